@@ -1,0 +1,86 @@
+"""Training regions: which windows are taken, and the set they are kept as.
+
+A region set is the border between the services that look at slides (ingest,
+cluster) and those that look at pixels (train, synthesize, evaluate):
+
+    regions/<set>/set.json          RegionSet
+    regions/<set>/<slide>.parquet   one row per region (shared.imaging.regions.COLUMNS)
+    regions/<set>/<slide>.tar       WebDataset: <key>.png (RGB), <key>.mask.png (labels)
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from shared.contracts.base import Classes, Contract, Name, Split
+
+
+class RegionRule(Contract):
+    """Which windows of a slide become regions: the paper's heterogeneity rule.
+
+    A window is kept if at least `min_classes` classes each hold between `low` and
+    `high` of its tissue area (HeteroTissue-Diffuse, heterogeneous patch sampling).
+    """
+
+    size: int = Field(256, ge=32, le=4096, description="side of a region in pixels at `mpp`")
+    mpp: float = Field(0.5, gt=0)
+    low: float = Field(0.2, ge=0, le=1, description="least share of a class that counts")
+    high: float = Field(0.8, ge=0, le=1, description="greatest share of a class that counts")
+    min_classes: int = Field(2, ge=1, description="how many classes must lie between the bounds")
+    count_background: bool = Field(
+        False, description="take background as a class, and shares of the whole window"
+    )
+    min_tissue: float = Field(0.25, ge=0, le=1, description="least labelled share of a window")
+    overlap: float = Field(0.5, ge=0, lt=1, description="share of its side that windows overlap")
+    max_per_slide: int = Field(400, ge=1, description="cap; the most diverse windows stay")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RegionRule:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) is above high ({self.high})")
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Pixels at `mpp` between the corners of neighbouring windows."""
+        return max(1, round(self.size * (1 - self.overlap)))
+
+
+class RegionSetSlide(Contract):
+    """One slide's part of a region set."""
+
+    slide: Name
+    split: Split
+    regions: int = Field(ge=0)
+    sha256: str = Field("", description="of its WebDataset shard; empty where it has no region")
+
+
+class RegionSet(Contract):
+    """The record at `regions/<set>/set.json`."""
+
+    name: Name
+    cohort: Name
+    labels: str = Field(description="'annotation', or 'clusters/<run>'")
+    classes: Classes
+    rule: RegionRule
+    slides: tuple[RegionSetSlide, ...]
+
+    def of_split(self, *splits: Split) -> list[RegionSetSlide]:
+        """The slides of the given splits that have regions."""
+        return [item for item in self.slides if item.split in splits and item.regions]
+
+
+def region_set_key(name: str) -> str:
+    """Key of a region set's record."""
+    return f"regions/{name}/set.json"
+
+
+def region_table_key(name: str, slide: str) -> str:
+    """Key of the table of a slide's regions."""
+    return f"regions/{name}/{slide}.parquet"
+
+
+def region_tar_key(name: str, slide: str) -> str:
+    """Key of the WebDataset shard with a slide's region images and label maps."""
+    return f"regions/{name}/{slide}.tar"

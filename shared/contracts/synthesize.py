@@ -1,0 +1,86 @@
+"""Synthesize: a dataset request → images with their label maps and provenance.
+
+datasets/<id>/shards/<n>.tar        WebDataset: <key>.png, <key>.mask.png, <key>.json
+datasets/<id>/manifest.parquet      one row per image
+datasets/<id>/preview.png
+datasets/<id>/dataset.json          DatasetRecord
+datasets/<id>/exports/<format>/…    what was asked for besides
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Classes, Contract, Name, Request, Split
+from shared.contracts.regions import region_set_key
+from shared.contracts.train import model_key
+
+ExportFormat = Literal["folder", "coco", "geojson"]
+
+
+class MapSource(Contract):
+    """Where the label maps come from: regions of a set, turned and mirrored."""
+
+    regions: Name | None = Field(None, description="region set; default: the model's own")
+    splits: tuple[Split, ...] = ("train",)
+    augment: bool = Field(True, description="turn and mirror the maps at random")
+
+
+class CropSource(Contract):
+    """Where the crops come from."""
+
+    regions: Name | None = Field(None, description="region set; default: the model's own")
+    splits: tuple[Split, ...] = ("train",)
+    slide: Literal["same", "other", "any"] = Field(
+        "any", description="the slide of a crop, against that of the map"
+    )
+
+
+class DatasetRequest(Request):
+    """Make a dataset of synthetic images with their label maps."""
+
+    stage: ClassVar[str] = "synthesize"
+
+    dataset: Name
+    model: Name
+    version: Name = "1"
+    images: int = Field(64, ge=1, le=10_000_000)
+    proportions: dict[str, float] = Field(
+        default_factory=dict,
+        description="class name → wanted share of all labelled pixels; empty: as the maps have it",
+    )
+    maps: MapSource = MapSource()
+    crops: CropSource = CropSource()
+    steps: int = Field(20, ge=1, le=1000)
+    guidance_map: float = Field(1.5, ge=0, le=20)
+    guidance_crops: float = Field(1.5, ge=0, le=20)
+    seed: int = 0
+    shard_size: int = Field(32, ge=1, le=10_000)
+    batch_size: int = Field(16, ge=1, le=1024)
+    exports: tuple[ExportFormat, ...] = ()
+
+    def inputs(self) -> list[str]:
+        named = {self.maps.regions, self.crops.regions} - {None}
+        sets = [region_set_key(str(name)) for name in sorted(map(str, named))]
+        return [model_key(self.model, self.version), *sets]
+
+
+class DatasetRecord(Contract):
+    """The record at `datasets/<id>/dataset.json`."""
+
+    dataset: Name
+    model: str
+    images: int
+    size: int
+    mpp: float
+    classes: Classes
+    proportions: dict[str, float] = Field(description="class name → share that was reached")
+    shards: tuple[str, ...]
+    request: DatasetRequest
+
+
+def dataset_key(dataset: str, name: str) -> str:
+    """Key of one of a dataset's objects."""
+    return f"datasets/{dataset}/{name}"

@@ -1,0 +1,140 @@
+"""Train: regions → VAE + dual-conditioned denoiser → published model version.
+
+training/<run>/checkpoints/<stage>-<step>.safetensors   everything a resume needs
+training/<run>/metrics.jsonl, samples/, tensorboard/
+models/<name>/<version>/            a diffusers pipeline folder
+models/<name>/<version>/model.json  ModelRecord
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from shared.contracts.base import Classes, Contract, Name, Request
+from shared.contracts.regions import region_set_key
+
+
+class VaeRecipe(Contract):
+    """The autoencoder: an own small one, or any diffusers VAE."""
+
+    pretrained: str | None = Field(None, description="folder or hub id of a diffusers VAE")
+    channels: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
+    layers: int = Field(1, ge=1)
+    latent_channels: int = Field(16, ge=1)
+    steps: int = Field(0, ge=0, description="training steps; 0 keeps it as it is")
+    batch_size: int = Field(8, ge=1)
+    crop: int = Field(128, ge=32, description="side of the random crops it is trained on, pixels")
+    learning_rate: float = Field(2e-4, gt=0)
+    kl_weight: float = Field(1e-6, ge=0)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent pixel, of an own VAE."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+class DenoiserRecipe(Contract):
+    """The UNet, its condition and its training."""
+
+    channels: tuple[int, ...] = Field((128, 256, 384), min_length=1)
+    layers: int = Field(1, ge=1)
+    attention: tuple[bool, ...] = Field((False, True, True), description="per level")
+    condition_channels: int = Field(64, ge=4, description="channels of the encoded condition")
+    steps: int = Field(1000, ge=0)
+    batch_size: int = Field(16, ge=1, description="per process")
+    learning_rate: float = Field(2e-4, gt=0)
+    warmup: int = Field(100, ge=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    grad_clip: float = Field(1.0, gt=0)
+    drop_map: float = Field(0.1, ge=0, le=1, description="chance that the map alone is dropped")
+    drop_crops: float = Field(
+        0.1, ge=0, le=1, description="chance that the crops alone are dropped"
+    )
+    drop_both: float = Field(0.1, ge=0, le=1)
+    crop_min: float = Field(50 / 512, gt=0, le=1, description="least crop side / image side")
+    crop_max: float = Field(200 / 512, gt=0, le=1, description="greatest crop side / image side")
+    crop_complexity: float = Field(1.0, ge=0, description="α of d = d_base (1 + α complexity)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DenoiserRecipe:
+        if len(self.attention) != len(self.channels):
+            raise ValueError("`attention` needs one entry per entry of `channels`")
+        if self.drop_map + self.drop_crops + self.drop_both >= 1:
+            raise ValueError("the drop chances must add up to less than 1")
+        if self.crop_min > self.crop_max:
+            raise ValueError("crop_min is above crop_max")
+        return self
+
+
+class Recipe(Contract):
+    """A training recipe; `services/train/recipes/*.yaml` hold the named ones."""
+
+    name: Name
+    size: int = Field(256, ge=32, description="side of the images in pixels")
+    vae: VaeRecipe = VaeRecipe()
+    denoiser: DenoiserRecipe = DenoiserRecipe()
+    precision: str = Field("fp32", pattern="^(fp32|bf16)$")
+    segment_steps: int = Field(500, ge=1, description="steps between two resumable checkpoints")
+    sample_every: int = Field(500, ge=1, description="steps between two sample sheets")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Recipe:
+        if self.vae.pretrained is None:
+            total = self.vae.factor * 2 ** (len(self.denoiser.channels) - 1)
+            if self.size % total:
+                raise ValueError(f"size {self.size} must be a multiple of {total} for these levels")
+        return self
+
+
+class TrainRequest(Request):
+    """Train a model on the train split of a region set, and publish it."""
+
+    stage: ClassVar[str] = "train"
+
+    run: Name
+    regions: Name = Field(description="name of the region set")
+    recipe: Recipe
+    model: Name
+    version: Name = "1"
+    warm_start: str | None = Field(
+        None, description="'starter' (shipped), or models/<name>/<version> to start from"
+    )
+    seed: int = 0
+
+    def inputs(self) -> list[str]:
+        keys = [region_set_key(self.regions)]
+        if self.warm_start and self.warm_start != "starter":
+            keys.append(f"{self.warm_start}/model.json")
+        return keys
+
+
+class ModelRecord(Contract):
+    """The record at `models/<name>/<version>/model.json`."""
+
+    model: Name
+    version: Name
+    classes: Classes
+    size: int
+    mpp: float
+    regions: Name
+    run: Name
+    recipe: Recipe
+    warm_start: str | None
+    sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
+
+
+def model_prefix(model: str, version: str) -> str:
+    """Prefix of a model version's objects, with its trailing slash."""
+    return f"models/{model}/{version}/"
+
+
+def model_key(model: str, version: str) -> str:
+    """Key of a model version's record."""
+    return model_prefix(model, version) + "model.json"
+
+
+def training_key(run: str, name: str) -> str:
+    """Key of one of a training run's objects."""
+    return f"training/{run}/{name}"

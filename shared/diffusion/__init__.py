@@ -1,0 +1,1 @@
+"""The model: autoencoder, dual-conditioned denoiser, flow-matching sampler."""

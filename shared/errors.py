@@ -1,0 +1,33 @@
+"""Errors for people: what was wrong, with which input, what to do."""
+
+from __future__ import annotations
+
+
+class HeteroTissueError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class InputError(HeteroTissueError):
+    """An input that no retry will mend: a bad file, request or option.
+
+    The job engine parks a shard that raises it at once, and the command line
+    prints the message without a traceback.
+    """
+
+
+class JobError(HeteroTissueError):
+    """A job that ended without the result that was asked for."""
+
+
+class Cancelled(HeteroTissueError):
+    """Raised inside a shard when its job has been cancelled."""
+
+
+class MissingExtraError(InputError):
+    """A service's optional dependencies are not installed."""
+
+    def __init__(self, extra: str, cause: ImportError) -> None:
+        super().__init__(
+            f"{cause.name or cause} is not installed here; it comes with the '{extra}' extra: "
+            f"pip install 'heterotissue[{extra}]'"
+        )

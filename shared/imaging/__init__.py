@@ -1,0 +1,1 @@
+"""Reading slides, label maps and regions, and drawing sheets."""

@@ -1,0 +1,204 @@
+"""The ledger: a job's objects in the store, and the status computed from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from shared.contracts.base import Contract, Request
+from shared.errors import InputError
+from shared.jobs.stage import FINISH, PLAN, Plan
+from shared.storage import ObjectNotFoundError, ObjectStore, sha256
+
+State = Literal["planning", "running", "done", "partial", "failed", "cancelled"]
+
+
+class JobStatus(Contract):
+    """What a job's objects say of it."""
+
+    job: str
+    stage: str
+    state: State
+    phase: int
+    phases: int
+    done: int
+    total: int
+    failed: dict[str, str]
+    result: dict[str, Any] | None
+
+
+class Ledger:
+    """Reads and writes the objects of jobs in one store."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    @staticmethod
+    def key(job: str, name: str) -> str:
+        """Key of one of a job's objects."""
+        return f"jobs/{job}/{name}"
+
+    def identify(self, request: Request) -> str:
+        """Return the job's id: the stage, and a hash of the request and its inputs' content.
+
+        Raises:
+            InputError: an input that the request builds on is not in the store.
+        """
+        inputs = {}
+        for key in request.inputs():
+            try:
+                inputs[key] = sha256(self.store.get(key))
+            except ObjectNotFoundError as error:
+                raise InputError(
+                    f"{request.stage} needs {key}, which {self.store.url} does not hold: "
+                    "run the stage that makes it first, or check the name"
+                ) from error
+        identity = {"request": request.model_dump(mode="json"), "inputs": inputs}
+        digest = sha256(json.dumps(identity, sort_keys=True).encode())
+        return f"{request.stage}-{digest[:16]}"
+
+    def submit(self, request: Request, *, fresh: bool = False) -> str:
+        """Record a job, before anything is queued, and return its id.
+
+        The same request on the same inputs is the same job: if it is done, it stays
+        done; what failed or was cancelled is tried again. `fresh` does it all again.
+        """
+        job = self.identify(request)
+        result = self._optional(job, "result.json")
+        if fresh:
+            self.store.delete_prefix(self.key(job, ""))
+        elif result is not None:
+            if result["state"] == "done":
+                return job
+            for name in ("result.json", "cancelled", "done/finish.json", "attempts/", "failed/"):
+                self.store.delete_prefix(self.key(job, name))
+        record = {"stage": request.stage, "request": request.model_dump(mode="json")}
+        self.store.put_json(self.key(job, "request.json"), record)
+        self.store.put(f"open-jobs/{job}", b"")
+        return job
+
+    def open_jobs(self) -> list[str]:
+        """Ids of the jobs that have no result yet."""
+        return [key.removeprefix("open-jobs/") for key in self.store.list("open-jobs/")]
+
+    def jobs(self) -> Iterator[str]:
+        """Ids of all jobs."""
+        last = ""
+        for key in self.store.list("jobs/"):
+            job = key.split("/")[1]
+            if job != last:
+                yield (last := job)
+
+    def stage(self, job: str) -> str:
+        """Name of the stage that a job belongs to."""
+        return str(self._required(job)["stage"])
+
+    def request(self, job: str) -> dict[str, Any]:
+        """The job's request, as plain JSON."""
+        request: dict[str, Any] = self._required(job)["request"]
+        return request
+
+    def _required(self, job: str) -> dict[str, Any]:
+        record = self._optional(job, "request.json")
+        if record is None:
+            raise InputError(f"{self.store.url} holds no job {job!r}: 'htd jobs' lists them")
+        return record
+
+    def _optional(self, job: str, name: str) -> dict[str, Any] | None:
+        try:
+            value: dict[str, Any] = self.store.get_json(self.key(job, name))
+        except ObjectNotFoundError:
+            return None
+        return value
+
+    def plan(self, job: str) -> Plan | None:
+        """The job's plan, or None while there is none."""
+        try:
+            return self.store.get_model(self.key(job, "plan.json"), Plan)
+        except ObjectNotFoundError:
+            return None
+
+    def result(self, job: str) -> dict[str, Any] | None:
+        """The job's result record (`state`, `result`, `failed`), or None while it is open."""
+        return self._optional(job, "result.json")
+
+    def cancelled(self, job: str) -> bool:
+        """Say whether the job was cancelled."""
+        return self.store.exists(self.key(job, "cancelled"))
+
+    def settled(self, job: str, kind: Literal["done", "failed"]) -> set[str]:
+        """Units that are done, or parked."""
+        prefix = self.key(job, f"{kind}/")
+        return {key.removeprefix(prefix).removesuffix(".json") for key in self.store.list(prefix)}
+
+    def is_done(self, job: str, unit: str) -> bool:
+        """Say whether the unit's marker is there."""
+        return self.store.exists(self.key(job, f"done/{unit}.json"))
+
+    def marker(self, job: str, unit: str) -> dict[str, Any]:
+        """The unit's marker: outputs, timings, and its summary under `result`."""
+        value: dict[str, Any] = self.store.get_json(self.key(job, f"done/{unit}.json"))
+        return value
+
+    def runnable(self, job: str) -> tuple[int, list[str]]:
+        """Return the current phase (-1 while planning) and its units that are not settled.
+
+        The units are ['plan'] before there is a plan, and ['finish'] when every phase
+        is done or a phase ended with a parked shard; they are empty once the job has
+        a result.
+        """
+        if self.store.exists(self.key(job, "result.json")):
+            return 0, []
+        plan = self.plan(job)
+        parked = self.settled(job, "failed")
+        if plan is None:
+            return -1, [FINISH if PLAN in parked else PLAN]
+        settled = self.settled(job, "done") | parked
+        for index, phase in enumerate(plan.phases):
+            waiting = [shard.id for shard in phase if shard.id not in settled]
+            if waiting:
+                return index, waiting
+            if any(shard.id in parked for shard in phase):
+                break
+        return len(plan.phases), [FINISH]
+
+    def cancel(self, job: str) -> None:
+        """Stop a job: running units end at their next progress report."""
+        if self.result(job) is not None:
+            return
+        self.store.put(self.key(job, "cancelled"), b"")
+        self.close(job, "cancelled", None)
+
+    def close(self, job: str, state: State, result: dict[str, Any] | None) -> None:
+        """Write the job's result, and take it off the list of open jobs."""
+        record = {"state": state, "result": result, "failed": self.errors(job)}
+        self.store.put_json(self.key(job, "result.json"), record)
+        self.store.delete(f"open-jobs/{job}")
+
+    def errors(self, job: str) -> dict[str, str]:
+        """Parked units and what they failed with."""
+        return {
+            unit: str(self.store.get_json(self.key(job, f"failed/{unit}.json"))["error"])
+            for unit in sorted(self.settled(job, "failed"))
+        }
+
+    def status(self, job: str) -> JobStatus:
+        """Compute the job's status from its objects."""
+        record = self._required(job)
+        plan = self.plan(job)
+        result = self.result(job)
+        phase, _ = self.runnable(job)
+        shards = {shard.id for part in plan.phases for shard in part} if plan else set()
+        state: State = result["state"] if result else "running" if plan else "planning"
+        return JobStatus(
+            job=job,
+            stage=record["stage"],
+            state=state,
+            phase=max(0, phase),
+            phases=len(plan.phases) if plan else 0,
+            done=len(self.settled(job, "done") & shards),
+            total=len(shards),
+            failed=result["failed"] if result else self.errors(job),
+            result=result["result"] if result else None,
+        )

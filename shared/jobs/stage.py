@@ -1,0 +1,126 @@
+"""A stage: the pure work of a service on the object store."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import Field, JsonValue, model_validator
+
+from shared.contracts.base import Contract, Name, Request
+from shared.storage import ObjectStore, sha256, sha256_file
+
+R = TypeVar("R", bound=Request)
+
+PLAN = "plan"
+FINISH = "finish"
+
+
+class Shard(Contract):
+    """One piece of a job's work; its outputs follow from the request and these arguments."""
+
+    id: Name
+    args: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Plan(Contract):
+    """Phases of shards. Shards of a phase run in any order; phases run one after another."""
+
+    phases: tuple[tuple[Shard, ...], ...]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Plan:
+        ids = [shard.id for phase in self.phases for shard in phase]
+        if len(set(ids)) != len(ids) or {PLAN, FINISH} & set(ids):
+            raise ValueError("shard ids must differ, and must not be 'plan' or 'finish'")
+        return self
+
+
+class RecordingStore(ObjectStore):
+    """A store that notes the SHA-256 of everything put through it."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.inner = store
+        self.url = store.url
+        self.outputs: dict[str, str] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        self.inner.put(key, data)
+        self.outputs[key] = sha256(data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self.inner.put_file(key, path)
+        self.outputs[key] = sha256_file(path)
+
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+        self.outputs.pop(key, None)
+
+    def get(self, key: str) -> bytes:
+        return self.inner.get(key)
+
+    def exists(self, key: str) -> bool:
+        return self.inner.exists(key)
+
+    def size(self, key: str) -> int:
+        return self.inner.size(key)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        return self.inner.list(prefix)
+
+    def local(self, key: str) -> Path:
+        return self.inner.local(key)
+
+
+class Context:
+    """What a running unit sees of its job.
+
+    Attributes:
+        store: the object store; puts are recorded in the unit's marker.
+        threads: CPU threads to use; part of what fixes rounding.
+        device: 'cpu', 'cuda' or 'cuda:N'.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        threads: int,
+        device: str,
+        report: Callable[[int, int, str], None],
+    ) -> None:
+        self.store = RecordingStore(store)
+        self.threads = threads
+        self.device = device
+        self._report = report
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Tell how far the unit is. Raises `Cancelled` if its job was cancelled."""
+        self._report(done, total, note)
+
+
+class Stage(ABC, Generic[R]):
+    """The work of one service.
+
+    A stage keeps no state between calls: whatever a unit needs comes from the
+    request, its shard and the store. `run` must be deterministic and idempotent.
+    """
+
+    name: ClassVar[str]
+    request: type[R]
+
+    @abstractmethod
+    def plan(self, request: R, context: Context) -> Plan:
+        """Cut the request into shards. Raises `InputError` for what can't be done."""
+
+    @abstractmethod
+    def run(self, request: R, shard: Shard, context: Context) -> dict[str, Any]:
+        """Do one shard; return a JSON summary that `finish` will see."""
+
+    @abstractmethod
+    def finish(
+        self, request: R, done: dict[str, dict[str, Any]], context: Context
+    ) -> dict[str, Any]:
+        """Sum up: `done` maps every finished shard's id to its summary; return the job's result."""

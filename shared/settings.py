@@ -1,0 +1,42 @@
+"""Settings of a process, read from HTD_* environment variables."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What a process needs to know about its surroundings.
+
+    Every field is set by the environment variable `HTD_<NAME>`. There are no
+    default secrets: an S3 store without keys is an error.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HTD_", extra="ignore")
+
+    store: str = Field("out/store", description="a directory, or s3://bucket/prefix")
+    s3_endpoint: str = Field("", description="http(s)://host:port of the S3 server")
+    s3_access_key: SecretStr = SecretStr("")
+    s3_secret_key: SecretStr = SecretStr("")
+    s3_region: str = "us-east-1"
+    broker_url: SecretStr = Field(SecretStr(""), description="redis://[:password@]host:port/db")
+    cache_dir: Path = Path(tempfile.gettempdir()) / "heterotissue-cache"
+    threads: int = Field(2, ge=1, description="CPU threads of one worker; fixes rounding")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    max_failures: int = Field(3, ge=1, description="errors after which a shard is parked")
+    max_starts: int = Field(12, ge=1, description="starts (lost workers) after which it is parked")
+    lease_seconds: int = Field(60, ge=2, description="a shard's lease outlives its worker by this")
+    reconcile_seconds: float = Field(15.0, gt=0, description="pause between two reconciliations")
+    visibility_timeout: int = Field(3600, ge=5, description="seconds; longer than any shard")
+    log_level: str = "INFO"
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return this process's settings, read once."""
+    return Settings()
