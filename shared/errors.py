@@ -19,7 +19,7 @@ class JobError(HeteroTissueError):
     """A job that ended without the result that was asked for."""
 
 
-class Cancelled(HeteroTissueError):
+class CancelledError(HeteroTissueError):
     """Raised inside a shard when its job has been cancelled."""
 
 

@@ -43,7 +43,7 @@ class CropRule:
 
 def complexity(image: UInt8, mask: NDArray[np.bool_]) -> float:
     """Entropy of the grey values under `mask`, 0 (flat) to 1 (all 64 levels alike)."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[mask]
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)[mask]
     if not grey.size:
         return 0.0
     shares = np.bincount(grey >> 2, minlength=64) / grey.size
@@ -91,9 +91,7 @@ def take_crop(
     return Crop(label, x, y, image[y : y + side, x : x + side])
 
 
-def take_crops(
-    image: UInt8, labels: UInt8, rule: CropRule, rng: np.random.Generator
-) -> list[Crop]:
+def take_crops(image: UInt8, labels: UInt8, rule: CropRule, rng: np.random.Generator) -> list[Crop]:
     """Cut one crop of every class present (background excluded) out of an image."""
     present = [int(label) for label in np.unique(labels) if label]
     found = [take_crop(image, labels, label, rule, rng) for label in present]

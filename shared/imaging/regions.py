@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -129,9 +130,8 @@ def choose_windows(
 
 def encode_png(array: UInt8) -> bytes:
     """Encode uint8 (h, w) or RGB (h, w, 3) as PNG: the same array gives the same bytes."""
-    if array.ndim == 3:
-        array = cv2.cvtColor(array, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".png", array, [cv2.IMWRITE_PNG_COMPRESSION, 4])
+    pixels = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 4])
     if not done:
         raise InputError(f"cannot write an array of shape {array.shape} as PNG")
     return data.tobytes()
@@ -142,8 +142,9 @@ def decode_png(data: bytes) -> UInt8:
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise InputError("an image in a shard is broken: make the shard again")
-    rgb: UInt8 = cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array
-    return rgb
+    return np.asarray(
+        cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array, np.uint8
+    )
 
 
 def pack_tar(members: Iterable[tuple[str, bytes]]) -> bytes:
@@ -205,3 +206,35 @@ def region_table(rows: list[dict[str, object]]) -> bytes:
     body = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), body)
     return body.getvalue()
+
+
+class RegionIndex:
+    """Random access to the regions of a set, without holding them in memory.
+
+    Shards are plain tars, so a region is two reads at known offsets of a local file.
+    """
+
+    def __init__(self, store: ObjectStore, record: RegionSet, *splits: Split) -> None:
+        self.record = record
+        self._entries: list[tuple[str, str, Path, tuple[int, int], tuple[int, int]]] = []
+        for part in record.of_split(*splits):
+            path = store.local(region_tar_key(record.name, part.slide))
+            with tarfile.open(path, mode="r:") as tar:
+                spans = {member.name: (member.offset_data, member.size) for member in tar}
+            self._entries += [
+                (name.removesuffix(".mask.png"), part.slide, path, span,
+                 spans[name.removesuffix(".mask.png") + ".png"])
+                for name, span in spans.items()
+                if name.endswith(".mask.png")
+            ]  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Region:
+        key, slide, path, labels, image = self._entries[index]
+        with path.open("rb") as file:
+            file.seek(labels[0])
+            mask = decode_png(file.read(labels[1]))
+            file.seek(image[0])
+            return Region(key, slide, decode_png(file.read(image[1])), mask)

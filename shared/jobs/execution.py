@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shared.contracts.base import Request
-from shared.errors import Cancelled, InputError
+from shared.errors import CancelledError, InputError
 from shared.jobs.leases import Leases
 from shared.jobs.ledger import Ledger
 from shared.jobs.reporting import Reporter
@@ -49,7 +49,7 @@ def execute(
         try:
             _count_start(ledger, job, unit, config)
             _run(ledger, stage, job, unit, reporter, config)
-        except Cancelled:
+        except CancelledError:
             return []
         except Exception as error:
             parked = _record_failure(ledger, job, unit, error, config)
@@ -169,7 +169,7 @@ def _report(
         if time.monotonic() - checked > CANCEL_CHECK_SECONDS:
             checked = time.monotonic()
             if ledger.cancelled(job):
-                raise Cancelled(job)
+                raise CancelledError(job)
 
     return report
 

@@ -97,7 +97,7 @@ class Context:
         self._report = report
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Tell how far the unit is. Raises `Cancelled` if its job was cancelled."""
+        """Tell how far the unit is. Raises `CancelledError` if its job was cancelled."""
         self._report(done, total, note)
 
 

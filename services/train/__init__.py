@@ -1,0 +1,1 @@
+"""Train: regions → VAE + dual-conditioned denoiser → published model version."""

@@ -1,0 +1,57 @@
+"""The model card: what a published version is, from what, and how it was trained."""
+
+from __future__ import annotations
+
+from shared.contracts.regions import RegionSet
+from shared.contracts.train import ModelRecord
+
+
+def model_card(
+    model: ModelRecord, record: RegionSet, rows: dict[str, list[dict[str, float]]]
+) -> str:
+    """Write the card in Markdown, with the metadata block that model hubs read."""
+    recipe = model.recipe
+    counts = {
+        split: (len(parts), sum(part.regions for part in parts))
+        for split in ("train", "val", "test")
+        if (parts := record.of_split(split))
+    }
+    lines = [
+        "---",
+        "library_name: diffusers",
+        "tags: [histopathology, semantic-image-synthesis, latent-diffusion]",
+        "---",
+        f"# {model.model} {model.version}",
+        "",
+        "A latent diffusion model of histology, conditioned on a semantic label map and on raw",
+        "tissue crops (HeteroTissue-Diffuse, Alfasly et al., NeurIPS 2025; `concat` baseline).",
+        "",
+        "```python",
+        "from shared.diffusion.pipeline import HeteroTissuePipeline",
+        'pipeline = HeteroTissuePipeline.from_pretrained("<this folder>")',
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| image | {model.size} × {model.size} px at {model.mpp} µm/px |",
+        f"| classes | {', '.join(model.classes.names)} |",
+        f"| region set | {model.regions} (labels: {record.labels}) |",
+        *(
+            f"| {split} split | {slides} slides, {regions} regions |"
+            for split, (slides, regions) in counts.items()
+        ),
+        f"| recipe | {recipe.name}: VAE {recipe.vae.steps} steps, "
+        f"denoiser {recipe.denoiser.steps} steps of {recipe.denoiser.batch_size} |",
+        f"| warm start | {model.warm_start or 'none'} |",
+        f"| objective | flow matching; EMA {recipe.denoiser.ema} |",
+        *(
+            f"| last {kind} loss | {values[-1]['loss']:.4f} (step {int(values[-1]['step'])}) |"
+            for kind, values in rows.items()
+            if values
+        ),
+        "",
+        "Only the train split was seen in training. The images are synthetic and for research;",
+        "they are not for diagnosis.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,114 @@
+"""Train on many processes: `torchrun … -m services.train.distributed JOB`.
+
+Every process runs the job's segments in step; gradients are averaged, and the
+first process alone writes to the store and the ledger. A job that is killed goes
+on from its last finished segment when the same command is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from services.train.stage import TrainStage
+from shared.contracts.train import TrainRequest
+from shared.errors import JobError
+from shared.jobs import Context, Ledger, NoLeases, Reporter, execute
+from shared.jobs.stage import FINISH
+from shared.logging import configure_logging
+from shared.settings import Settings, settings
+from shared.storage import ObjectStore, open_store
+from shared.threads import limit
+
+
+class ReadOnlyStore(ObjectStore):
+    """What the other processes see: every put and delete is left to the first one."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.inner = store
+        self.url = store.url
+
+    def put(self, key: str, data: bytes) -> None:
+        pass
+
+    def put_file(self, key: str, path: Path) -> None:
+        pass
+
+    def delete(self, key: str) -> None:
+        pass
+
+    def get(self, key: str) -> bytes:
+        return self.inner.get(key)
+
+    def exists(self, key: str) -> bool:
+        return self.inner.exists(key)
+
+    def size(self, key: str) -> int:
+        return self.inner.size(key)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        return self.inner.list(prefix)
+
+    def local(self, key: str) -> Path:
+        return self.inner.local(key)
+
+
+def run(job: str, store: ObjectStore, config: Settings) -> str:
+    """Run a submitted train job in an initialized process group; return its state.
+
+    Raises:
+        JobError: a unit failed; the ledger holds the error.
+    """
+    first = distributed.get_rank() == 0
+    ledger, stage = Ledger(store), TrainStage()
+    while True:
+        distributed.barrier()
+        _, units = ledger.runnable(job)
+        plan = ledger.plan(job)
+        distributed.barrier()
+        if not units:
+            return ledger.status(job).state
+        unit = units[0]
+        if first:
+            execute(ledger, stage, job, unit, leases=NoLeases(), reporter=Reporter(), config=config)
+            if unit in ledger.runnable(job)[1]:
+                raise JobError(f"{job}: {unit} failed; see jobs/{job}/attempts/{unit}.json")
+        elif plan is not None and unit != FINISH:
+            shard = next(shard for phase in plan.phases for shard in phase if shard.id == unit)
+            request = TrainRequest.model_validate(ledger.request(job))
+            context = Context(
+                ReadOnlyStore(store),
+                threads=config.threads,
+                device=config.device if config.device != "auto" else "cpu",
+                report=lambda *_: None,
+            )
+            stage.run(request, shard, context)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job", help="id of a submitted train job")
+    parser.add_argument("--store", help="directory or s3://bucket/prefix; default HTD_STORE")
+    arguments = parser.parse_args()
+    config = settings()
+    configure_logging(config.log_level)
+    limit(config.threads)
+    gpu = torch.cuda.is_available()
+    distributed.init_process_group("nccl" if gpu else "gloo")
+    if gpu:
+        local = int(os.environ["LOCAL_RANK"])
+        torch.cuda.set_device(local)
+        config = config.model_copy(update={"device": f"cuda:{local}"})
+    try:
+        run(arguments.job, open_store(arguments.store), config)
+    finally:
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""One training loop for both networks, with exact resume.
+
+All randomness of step s follows from (seed, s), so a checkpoint is weights, their
+moving average and the optimizer's moments: resuming gives the same bytes as not
+having stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import safetensors.torch
+import torch
+from torch import Tensor, distributed, nn
+
+from services.train.data import Batch, Batches
+
+LOG_EVERY = 10
+
+
+class Objective(Protocol):
+    """What is trained: a module and its loss on a batch."""
+
+    module: nn.Module
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return named losses; 'loss' is the one that is minimized."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one training: see `shared.contracts.train`."""
+
+    batch_size: int
+    learning_rate: float
+    steps: int
+    warmup: int
+    ema: float
+    grad_clip: float
+    precision: str
+    seed: int
+    device: str
+
+
+@dataclass
+class Progress:
+    """What a segment measured: `metrics` are reproducible, the seconds are not."""
+
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+class Training:
+    """A module in training: its optimizer and moving average."""
+
+    def __init__(self, objective: Objective, settings: Settings) -> None:
+        self.objective = objective
+        self.settings = settings
+        self.module = objective.module
+        self.optimizer = torch.optim.AdamW(
+            self.module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        self.average = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+
+    def rate(self, step: int) -> float:
+        """Learning rate: linear warm-up, then half a cosine down to a tenth."""
+        settings = self.settings
+        if step < settings.warmup:
+            return settings.learning_rate * (step + 1) / settings.warmup
+        share = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+        return settings.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
+
+    def step(self, step: int, batch: Batch) -> dict[str, float]:
+        """Do one step and return its figures."""
+        settings = self.settings
+        rank, processes = world()
+        generator = torch.Generator().manual_seed(
+            (settings.seed * 1_000_003 + step) * processes + rank
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        kind = settings.device.partition(":")[0]
+        with torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
+            losses = self.objective.loss(batch, generator)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        if processes > 1:
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    distributed.all_reduce(parameter.grad)
+                    parameter.grad /= processes
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), settings.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(settings.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                self.average[name].lerp_(parameter, 1 - decay)
+        figures = {name: float(value.detach()) for name, value in losses.items()}
+        if not math.isfinite(figures["loss"]):
+            raise ArithmeticError(f"the loss is {figures['loss']} at step {step}")
+        return {"step": step, **figures, "grad_norm": float(norm), "learning_rate": self.rate(step)}
+
+    def run(
+        self,
+        batches: Batches,
+        start: int,
+        stop: int,
+        report: Callable[[int, str], None],
+    ) -> Progress:
+        """Train from step `start` to `stop`."""
+        progress = Progress()
+        began = mark = time.perf_counter()
+        rank, _ = world()
+        for step, batch in batches.stream(start, stop, self.settings.batch_size, rank):
+            progress.waiting += time.perf_counter() - mark
+            figures = self.step(step, batch)
+            if step % LOG_EVERY == 0 or step == stop - 1:
+                progress.metrics.append(figures)
+            report(step + 1 - start, f"loss {figures['loss']:.4f}")
+            mark = time.perf_counter()
+        progress.seconds = time.perf_counter() - began
+        return progress
+
+    def save(self) -> bytes:
+        """Everything a resume needs, as safetensors."""
+        tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
+        tensors |= {f"average/{name}": value for name, value in self.average.items()}
+        for name, parameter in self.module.named_parameters():
+            state = self.optimizer.state.get(parameter, {})
+            tensors |= {f"optimizer/{key}/{name}": value for key, value in state.items()}
+        return safetensors.torch.save({key: t.detach().cpu() for key, t in tensors.items()})
+
+    def load(self, data: bytes) -> None:
+        """Go on from what `save` gave."""
+        tensors = safetensors.torch.load(data)
+        prefix = "model/"
+        self.module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+        for name, parameter in self.module.named_parameters():
+            self.average[name].copy_(tensors[f"average/{name}"])
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            if f"optimizer/step/{name}" in tensors:
+                self.optimizer.state[parameter] = {
+                    key: tensors[f"optimizer/{key}/{name}"].to(
+                        "cpu" if key == "step" else parameter.device
+                    )
+                    for key in keys
+                }
+
+    def use_average(self) -> None:
+        """Put the moving average in the place of the weights."""
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(self.average[name])

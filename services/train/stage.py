@@ -1,0 +1,327 @@
+"""The train stage: segments of VAE training, then of denoiser training, then publishing."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from shared.imaging.sheet import colorize, sheet
+
+from services.train.card import model_card
+from services.train.data import Batches
+from services.train.events import FILE_NAME, event_log
+from services.train.loop import Progress, Settings, Training
+from services.train.objectives import DenoiserObjective, VaeObjective
+from services.train.starter import Weights, read_starter, read_version, start_denoiser, start_vae
+from shared.contracts.regions import RegionSet
+from shared.contracts.train import (
+    ModelRecord,
+    Recipe,
+    TrainRequest,
+    model_key,
+    model_prefix,
+    training_key,
+)
+from shared.diffusion.autoencoder import encode_latents, make_vae, to_unit, vae_factor
+from shared.diffusion.crops import Crop, CropRule
+from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.flow import image_seed
+from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.errors import InputError
+from shared.imaging.regions import RegionIndex, encode_png, load_region_set
+from shared.jobs import Context, Plan, Shard, Stage
+from shared.storage import ObjectStore, sha256_file
+
+NORMALIZATION_IMAGES = 256
+SAMPLES = 8
+
+
+class TrainStage(Stage[TrainRequest]):
+    """Trains and publishes a model version."""
+
+    name: ClassVar[str] = "train"
+    request = TrainRequest
+
+    def plan(self, request: TrainRequest, context: Context) -> Plan:
+        record = load_region_set(context.store, request.regions)
+        recipe = request.recipe
+        if record.rule.size < recipe.size:
+            raise InputError(
+                f"regions of {request.regions!r} are {record.rule.size} px, smaller than the "
+                f"recipe's {recipe.size}: ingest with a larger region size, or lower `size`"
+            )
+        if not record.of_split("train"):
+            raise InputError(f"region set {request.regions!r} has no region in its train split")
+        _starting_weights(context.store, request)
+        segments = [
+            Shard(id=f"{kind}-{stop:08d}", args={"kind": kind, "start": start, "stop": stop})
+            for kind, steps in (("vae", recipe.vae.steps), ("denoiser", recipe.denoiser.steps))
+            for start, stop in _segments(steps, recipe.segment_steps)
+        ]
+        return Plan(phases=tuple((shard,) for shard in segments))
+
+    def run(self, request: TrainRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        torch.set_num_threads(context.threads)
+        torch.manual_seed(request.seed)
+        record = load_region_set(context.store, request.regions)
+        start, stop = int(str(shard.args["start"])), int(str(shard.args["stop"]))
+        segment = _vae_segment if shard.args["kind"] == "vae" else _denoiser_segment
+        progress = segment(request, record, start, stop, context)
+        context.store.put(
+            training_key(request.run, f"metrics/{shard.id}.jsonl"),
+            "".join(json.dumps(row) + "\n" for row in progress.metrics).encode(),
+        )
+        waited = progress.waiting / progress.seconds if progress.seconds else 0.0
+        return {"steps": stop - start, "waiting_for_data": round(waited, 4)}
+
+    def finish(
+        self, request: TrainRequest, done: dict[str, dict[str, Any]], context: Context
+    ) -> dict[str, Any]:
+        torch.set_num_threads(context.threads)
+        store, record = context.store, load_region_set(context.store, request.regions)
+        rows: dict[str, list[dict[str, float]]] = {"vae": [], "denoiser": []}
+        for shard in done:
+            lines = store.get(training_key(request.run, f"metrics/{shard}.jsonl")).splitlines()
+            rows[shard.partition("-")[0]] += [json.loads(line) for line in lines]
+        store.put(training_key(request.run, f"tensorboard/{FILE_NAME}"), event_log(rows))
+        vae = _load_vae(store, request.run)
+        denoiser = _make_denoiser(request, record, vae)
+        objective = DenoiserObjective(denoiser, vae, request.recipe.denoiser, "cpu")
+        training = Training(objective, _settings(request, "denoiser", "cpu"))
+        training.load(store.get(_checkpoint(request, "denoiser", request.recipe.denoiser.steps)))
+        training.use_average()
+        _publish(store, request, record, HeteroTissuePipeline(vae, denoiser), rows)
+        last = {kind: values[-1] for kind, values in rows.items() if values}
+        return {"model": f"{request.model}/{request.version}", "last": last}
+
+
+def _segments(steps: int, length: int) -> list[tuple[int, int]]:
+    """Cut 0…steps into segments; no steps are one empty segment, which writes the start."""
+    if not steps:
+        return [(0, 0)]
+    return [(start, min(start + length, steps)) for start in range(0, steps, length)]
+
+
+def _checkpoint(request: TrainRequest, kind: str, step: int) -> str:
+    return training_key(request.run, f"checkpoints/{kind}-{step:08d}.safetensors")
+
+
+def _settings(request: TrainRequest, kind: str, device: str) -> Settings:
+    recipe = request.recipe
+    if kind == "vae":
+        return Settings(
+            batch_size=recipe.vae.batch_size,
+            learning_rate=recipe.vae.learning_rate,
+            steps=recipe.vae.steps,
+            warmup=min(100, recipe.vae.steps // 10 + 1),
+            ema=0.995,
+            grad_clip=1.0,
+            precision=recipe.precision,
+            seed=request.seed,
+            device=device,
+        )
+    return Settings(
+        batch_size=recipe.denoiser.batch_size,
+        learning_rate=recipe.denoiser.learning_rate,
+        steps=recipe.denoiser.steps,
+        warmup=recipe.denoiser.warmup,
+        ema=recipe.denoiser.ema,
+        grad_clip=recipe.denoiser.grad_clip,
+        precision=recipe.precision,
+        seed=request.seed + 1,
+        device=device,
+    )
+
+
+def _starting_weights(store: ObjectStore, request: TrainRequest) -> Weights | None:
+    if request.warm_start is None:
+        return None
+    if request.warm_start == "starter":
+        return read_starter()
+    return read_version(store, request.warm_start)
+
+
+def _crop_rule(recipe: Recipe) -> CropRule:
+    denoiser = recipe.denoiser
+    return CropRule(denoiser.crop_min, denoiser.crop_max, denoiser.crop_complexity)
+
+
+def _continue(
+    training: Training, request: TrainRequest, kind: str, start: int, store: ObjectStore
+) -> None:
+    if start:
+        training.load(store.get(_checkpoint(request, kind, start)))
+
+
+def _keep(
+    training: Training, request: TrainRequest, kind: str, start: int, stop: int, store: ObjectStore
+) -> None:
+    """Write the checkpoint at `stop`; of the older ones only that at `start` stays."""
+    store.put(_checkpoint(request, kind, stop), training.save())
+    before = start - request.recipe.segment_steps
+    if before > 0:
+        store.delete(_checkpoint(request, kind, before))
+
+
+def _vae_segment(
+    request: TrainRequest, record: RegionSet, start: int, stop: int, context: Context
+) -> Progress:
+    recipe = request.recipe.vae
+    vae = make_vae(recipe)
+    weights = _starting_weights(context.store, request)
+    if weights is not None and recipe.pretrained is None:
+        start_vae(vae, weights)
+    training = Training(
+        VaeObjective(vae, recipe, context.device), _settings(request, "vae", context.device)
+    )
+    _continue(training, request, "vae", start, context.store)
+    index = RegionIndex(context.store, record, "train")
+    batches = Batches(index, recipe.crop, None, (request.seed, 1))
+    progress = training.run(
+        batches, start, stop, lambda done, note: context.progress(done, stop - start, note)
+    )
+    if stop < recipe.steps:
+        _keep(training, request, "vae", start, stop, context.store)
+        return progress
+    training.use_average()
+    if recipe.steps:
+        _normalize(
+            vae, Batches(index, request.recipe.size, None, (request.seed, 2)), context.device
+        )
+    with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
+        vae.save_pretrained(folder, safe_serialization=True)
+        _put_folder(context.store, training_key(request.run, "vae/"), Path(folder))
+    return progress
+
+
+def _normalize(vae: AutoencoderKL, batches: Batches, device: str) -> None:
+    """Set shift and scale so that latents of the training regions have mean 0 and variance 1."""
+    vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
+    with torch.no_grad():
+        images = [batches.draw(step, 32).images for step in range(NORMALIZATION_IMAGES // 32)]
+        latents = torch.cat(
+            [encode_latents(vae, to_unit(torch.from_numpy(part)).to(device)) for part in images]
+        )
+    mean, std = float(latents.mean()), float(latents.std())
+    vae.register_to_config(scaling_factor=1 / max(std, 1e-6), shift_factor=mean)
+
+
+def _put_folder(store: ObjectStore, prefix: str, folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            store.put_file(prefix + path.relative_to(folder).as_posix(), path)
+
+
+def _load_vae(store: ObjectStore, run: str) -> AutoencoderKL:
+    with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
+        for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+            (Path(folder) / name).write_bytes(store.get(training_key(run, f"vae/{name}")))
+        return AutoencoderKL.from_pretrained(folder, use_safetensors=True)
+
+
+def _make_denoiser(request: TrainRequest, record: RegionSet, vae: AutoencoderKL) -> Denoiser:
+    recipe = request.recipe.denoiser
+    denoiser: Denoiser = Denoiser(
+        classes=len(record.classes),
+        latent_channels=vae.config.latent_channels,
+        factor=vae_factor(vae),
+        channels=recipe.channels,
+        layers=recipe.layers,
+        attention=recipe.attention,
+        condition_channels=recipe.condition_channels,
+    )
+    return denoiser
+
+
+def _denoiser_segment(
+    request: TrainRequest, record: RegionSet, start: int, stop: int, context: Context
+) -> Progress:
+    recipe = request.recipe.denoiser
+    vae = _load_vae(context.store, request.run)
+    denoiser = _make_denoiser(request, record, vae)
+    weights = _starting_weights(context.store, request)
+    if weights is not None:
+        start_denoiser(denoiser, weights, record.classes.names)
+    training = Training(
+        DenoiserObjective(denoiser, vae, recipe, context.device),
+        _settings(request, "denoiser", context.device),
+    )
+    _continue(training, request, "denoiser", start, context.store)
+    index = RegionIndex(context.store, record, "train")
+    batches = Batches(index, request.recipe.size, _crop_rule(request.recipe), (request.seed, 3))
+    progress = training.run(
+        batches, start, stop, lambda done, note: context.progress(done, stop - start, note)
+    )
+    _keep(training, request, "denoiser", start, stop, context.store)
+    every = request.recipe.sample_every
+    if stop // every > start // every or stop == recipe.steps:
+        training.use_average()
+        picture = _samples(HeteroTissuePipeline(vae, denoiser), batches, record, request.seed)
+        key = training_key(request.run, f"samples/{stop:08d}.png")
+        context.store.put(key, encode_png(picture))
+    return progress
+
+
+def _samples(
+    pipeline: HeteroTissuePipeline, batches: Batches, record: RegionSet, seed: int
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Draw the same few regions at every step: map, crops, sample, the real region."""
+    batch = batches.draw(2**31, SAMPLES)
+    made = pipeline(batch.labels, batch.crops, [image_seed(seed, i) for i in range(SAMPLES)])
+    maps = [colorize(mask, record.classes.colors) for mask in batch.labels]
+    canvases = [paste(crops, batch.images.shape[1]) for crops in batch.crops]
+    return sheet(
+        [maps, canvases, list(made), list(batch.images)],
+        ["label map", "crops", "synthetic", "real"],
+        [],
+        legend=list(zip(record.classes.names, record.classes.colors, strict=True)),
+    )
+
+
+def paste(crops: list[Crop], side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Show crops at their places on a grey canvas."""
+    canvas = np.full((side, side, 3), 230, np.uint8)
+    for crop in crops:
+        height, width = crop.pixels.shape[:2]
+        canvas[crop.y : crop.y + height, crop.x : crop.x + width] = crop.pixels
+        corner = (crop.x + width - 1, crop.y + height - 1)
+        cv2.rectangle(canvas, (crop.x, crop.y), corner, (120, 120, 120), 1)
+    return canvas
+
+
+def _publish(
+    store: ObjectStore,
+    request: TrainRequest,
+    record: RegionSet,
+    pipeline: HeteroTissuePipeline,
+    rows: dict[str, list[dict[str, float]]],
+) -> None:
+    prefix = model_prefix(request.model, request.version)
+    with tempfile.TemporaryDirectory(prefix="htd-model-") as name:
+        folder = Path(name)
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        weights = {
+            path.relative_to(folder).as_posix(): sha256_file(path)
+            for path in sorted(folder.rglob("*.safetensors"))
+        }
+        model = ModelRecord(
+            model=request.model,
+            version=request.version,
+            classes=record.classes,
+            size=request.recipe.size,
+            mpp=record.rule.mpp,
+            regions=request.regions,
+            run=request.run,
+            recipe=request.recipe,
+            warm_start=request.warm_start,
+            sha256=weights,
+        )
+        (folder / "README.md").write_text(model_card(model, record, rows), encoding="utf-8")
+        _put_folder(store, prefix, folder)
+    store.put_json(model_key(request.model, request.version), model)

@@ -1,0 +1,122 @@
+"""The starter checkpoint: a small model made on phantom slides, to warm-start from.
+
+`python -m services.train.starter STORE MODEL/VERSION` writes it from a published
+model, in half precision; `make starter` does the whole way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from shared.diffusion.condition import adapt_first_layer
+from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.model_store import load_model
+from shared.errors import InputError
+from shared.storage import ObjectStore, open_store
+
+PATH = Path(__file__).parent / "starter.safetensors"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights to start from: tensors by name, the VAE's normalization, and the class names."""
+
+    vae: dict[str, Tensor]
+    denoiser: dict[str, Tensor]
+    normalization: dict[str, Any]
+    classes: list[str]
+
+
+def read_starter(path: Path = PATH) -> Weights:
+    """Read the shipped checkpoint. Raises `InputError` if it is missing."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run 'make starter' to make it")
+    with safe_open(path, framework="pt") as file:
+        meta = json.loads(file.metadata()["heterotissue"])
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    return Weights(
+        _part(tensors, "vae."), _part(tensors, "denoiser."), meta["normalization"], meta["classes"]
+    )
+
+
+def read_version(store: ObjectStore, reference: str) -> Weights:
+    """Read a published version, `models/<name>/<version>`."""
+    parts = reference.split("/")
+    if len(parts) != 3 or parts[0] != "models":
+        raise InputError(f"{reference!r} is no model: give 'starter' or models/<name>/<version>")
+    sampler = load_model(store, parts[1], parts[2], "cpu")
+    return Weights(
+        dict(sampler.pipeline.vae.state_dict()),
+        dict(sampler.pipeline.denoiser.state_dict()),
+        normalization(sampler.pipeline.vae),
+        sampler.record.classes.names,
+    )
+
+
+def normalization(vae: Any) -> dict[str, Any]:
+    """What of a VAE's config says how its latents are normalized."""
+    return {"scaling_factor": vae.config.scaling_factor, "shift_factor": vae.config.shift_factor}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def start_vae(vae: Any, weights: Weights) -> None:
+    """Load the weights into a VAE of the same shape."""
+    _load(vae, weights.vae, "the VAE")
+    vae.register_to_config(**weights.normalization)
+
+
+def start_denoiser(denoiser: Denoiser, weights: Weights, classes: list[str]) -> None:
+    """Load the weights into a denoiser of the same shape, for any classes."""
+    state = dict(weights.denoiser)
+    first = "condition.first.weight"
+    state[first] = adapt_first_layer(state[first], weights.classes, classes)
+    _load(denoiser, state, "the denoiser")
+
+
+def _load(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"the checkpoint to start from does not fit {what} of the recipe: use its channels, "
+            "layers and latent_channels, or no warm start"
+        ) from error
+
+
+def write_starter(store: ObjectStore, reference: str, path: Path) -> None:
+    """Write a published version as a starter checkpoint in half precision."""
+    weights = read_version(store, reference)
+    tensors = {f"vae.{k}": v for k, v in weights.vae.items()}
+    tensors |= {f"denoiser.{k}": v for k, v in weights.denoiser.items()}
+    meta = {"normalization": weights.normalization, "classes": weights.classes}
+    half = {name: value.to(torch.float16).contiguous() for name, value in tensors.items()}
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(safetensors.torch.save(half, {"heterotissue": json.dumps(meta)}))
+    Path(file.name).replace(path)
+    path.chmod(0o644)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store", help="directory or s3://bucket/prefix")
+    parser.add_argument("model", help="<name>/<version>")
+    parser.add_argument("--output", type=Path, default=PATH)
+    arguments = parser.parse_args()
+    write_starter(open_store(arguments.store), f"models/{arguments.model}", arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The autoencoder: an own small AutoencoderKL, or any diffusers VAE by name."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from shared.contracts.train import VaeRecipe
+from shared.errors import InputError
+
+
+def make_vae(recipe: VaeRecipe) -> AutoencoderKL:
+    """Make the recipe's VAE: a fresh one, or the pretrained one that it names.
+
+    Raises:
+        InputError: the named VAE is neither a folder here nor can it be fetched.
+    """
+    if recipe.pretrained is not None:
+        try:
+            return AutoencoderKL.from_pretrained(recipe.pretrained, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot load the VAE {recipe.pretrained!r}: {error}. Give a folder in diffusers "
+                "format, or a hub id and access to the hub"
+            ) from error
+    levels = len(recipe.channels)
+    return AutoencoderKL(
+        block_out_channels=recipe.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=recipe.layers,
+        latent_channels=recipe.latent_channels,
+        norm_num_groups=min(32, *recipe.channels) // 2,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+def vae_factor(vae: AutoencoderKL) -> int:
+    """Pixels per latent pixel."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Map uint8 NHWC pixels to float32 in [-1, 1], NCHW."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Map NCHW in [-1, 1] to uint8 NHWC pixels."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def encode_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Encode (B, 3, H, W) in [-1, 1] to normalized latents: (mode - shift) · scale."""
+    mode: Tensor = vae.encode(images).latent_dist.mode()
+    latents: Tensor = (mode - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    return latents
+
+
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Decode normalized latents to (B, 3, H, W), about [-1, 1]."""
+    raw = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    decoded: Tensor = vae.decode(raw, return_dict=False)[0]
+    return decoded

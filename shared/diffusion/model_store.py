@@ -1,0 +1,71 @@
+"""Loading published models from the object store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.contracts.train import ModelRecord, model_key, model_prefix
+from shared.diffusion.crops import Crop
+from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.storage import ObjectStore
+
+
+class Sampler:
+    """A published model, ready to generate."""
+
+    def __init__(self, record: ModelRecord, pipeline: HeteroTissuePipeline) -> None:
+        self.record = record
+        self.pipeline = pipeline
+
+    def generate(
+        self,
+        labels: NDArray[np.uint8],
+        crops: Sequence[Sequence[Crop]],
+        seeds: Sequence[int],
+        **options: Any,
+    ) -> NDArray[np.uint8]:
+        """Synthesize images; see `HeteroTissuePipeline.__call__`."""
+        images: NDArray[np.uint8] = self.pipeline(labels, crops, seeds, **options)
+        return images
+
+
+def load_model(store: ObjectStore, model: str, version: str, device: str) -> Sampler:
+    """Load a model version. Raises `ObjectNotFoundError` if it is not in the store."""
+    record = store.get_model(model_key(model, version), ModelRecord)
+    key = tuple(sorted(record.sha256.items()))
+    return Sampler(record, _load(_Source(store, model_prefix(model, version)), key, device))
+
+
+class _Source:
+    """A store and prefix that hash alike, so that weights alone decide what is cached."""
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self.store = store
+        self.prefix = prefix
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source)
+
+
+@lru_cache(maxsize=2)
+def _load(source: _Source, weights: tuple[tuple[str, str], ...], device: str) -> Any:
+    with tempfile.TemporaryDirectory(prefix="htd-model-") as name:
+        folder = Path(name)
+        for key in source.store.list(source.prefix):
+            target = folder / key.removeprefix(source.prefix)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.store.local(key), target)
+        pipeline = HeteroTissuePipeline.from_pretrained(folder, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)

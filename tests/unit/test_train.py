@@ -1,0 +1,164 @@
+"""Training: batches, exact resume, and what a published version is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.train.data import Batches, symmetry
+from services.train.stage import TrainStage
+from shared.contracts.train import DenoiserRecipe, ModelRecord, Recipe, TrainRequest, VaeRecipe
+from shared.diffusion.crops import CropRule
+from shared.diffusion.model_store import load_model
+from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.errors import InputError
+from shared.imaging.regions import RegionIndex
+from shared.jobs import Context, Ledger, Shard, run_job
+from shared.settings import Settings
+from shared.storage import DirectoryStore, ObjectStore
+from tests.region_sets import CLASSES, make_region_set
+
+RECIPE = Recipe(
+    name="toy",
+    size=32,
+    segment_steps=2,
+    sample_every=4,
+    vae=VaeRecipe(channels=(8, 16), latent_channels=4, steps=4, batch_size=2, crop=32),
+    denoiser=DenoiserRecipe(
+        channels=(32, 64), attention=(False, True), condition_channels=32, steps=4, batch_size=2
+    ),
+)
+
+
+def train(store: ObjectStore, recipe: Recipe = RECIPE, **fields: object) -> None:
+    request = TrainRequest(run="r", regions="toy", recipe=recipe, model="m", **fields)  # type: ignore[arg-type]
+    ledger = Ledger(store)
+    status = run_job(ledger, TrainStage(), ledger.submit(request), config=Settings(threads=1))
+    assert status.state == "done", status.failed
+
+
+def outputs(store: ObjectStore) -> dict[str, bytes]:
+    kept = [key for key in store.list() if not key.startswith(("jobs/", "open-jobs/"))]
+    return {key: store.get(key) for key in kept}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
+    store = DirectoryStore(tmp_path_factory.mktemp("store"))
+    make_region_set(store)
+    train(store)
+    return store
+
+
+def test_batches_depend_on_seed_step_and_rank_alone(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    index = RegionIndex(store, make_region_set(store), "train")
+    batches = Batches(index, 32, CropRule(), (1, 2))
+    first, again = batches.draw(5, 4), Batches(index, 32, CropRule(), (1, 2)).draw(5, 4)
+    assert np.array_equal(first.images, again.images)
+    assert first.keys == again.keys
+    assert not np.array_equal(first.images, batches.draw(6, 4).images)
+    assert not np.array_equal(first.images, batches.draw(5, 4, rank=1).images)
+    assert [step for step, _ in batches.stream(3, 6, 2, 0)] == [3, 4, 5]
+
+
+def test_batches_never_see_the_test_split(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    index = RegionIndex(store, make_region_set(store), "train")
+    batches = Batches(index, 32, None, (0,))
+    seen = {key.split("_")[0] for step in range(20) for key in batches.draw(step, 4).keys}
+    assert seen == {"slide-a", "slide-b"}
+
+
+def test_crops_are_cut_from_their_own_class(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    index = RegionIndex(store, make_region_set(store), "train")
+    batch = Batches(index, 64, CropRule(), (0,)).draw(0, 6)
+    for image, labels, crops in zip(batch.images, batch.labels, batch.crops, strict=True):
+        assert {crop.label for crop in crops} == set(np.unique(labels)) - {0}
+        for crop in crops:
+            side = crop.pixels.shape[0]
+            assert 50 / 512 * 64 - 1 <= side <= 200 / 512 * 64 + 1
+            window = np.s_[crop.y : crop.y + side, crop.x : crop.x + side]
+            assert np.array_equal(image[window], crop.pixels)
+            assert (labels[window] == crop.label).mean() > 0.5
+
+
+def test_the_eight_symmetries_differ() -> None:
+    array = np.arange(9, dtype=np.uint8).reshape(3, 3)
+    assert len({symmetry(array, which).tobytes() for which in range(8)}) == 8
+
+
+def test_publishes_a_diffusers_folder(trained: DirectoryStore) -> None:
+    folder = trained.root / "models/m/1"
+    pipeline = HeteroTissuePipeline.from_pretrained(folder, use_safetensors=True)
+    assert pipeline.denoiser.config.classes == len(CLASSES)
+    record = trained.get_model("models/m/1/model.json", ModelRecord)
+    assert set(record.sha256) == {
+        "vae/diffusion_pytorch_model.safetensors",
+        "denoiser/diffusion_pytorch_model.safetensors",
+    }
+    assert "stroma" in (folder / "README.md").read_text()
+    keys = list(trained.list("training/r/"))
+    assert "training/r/samples/00000004.png" in keys
+    assert any("tensorboard" in key for key in keys)
+
+
+def test_a_rerun_and_a_resumed_run_give_the_same_bytes(
+    trained: DirectoryStore, tmp_path: Path
+) -> None:
+    store = DirectoryStore(tmp_path)
+    make_region_set(store)
+    request = TrainRequest(run="r", regions="toy", recipe=RECIPE, model="m")
+    stage = TrainStage()
+    context = Context(store, threads=1, device="cpu", report=lambda *_: None)
+    plan = stage.plan(request, context)
+    for phase in plan.phases:
+        for shard in phase:
+            with pytest.raises(KeyboardInterrupt):  # killed in the middle of the segment
+                stage.run(request, shard, Context(store, threads=1, device="cpu", report=_kill))
+            stage.run(request, shard, context)
+            stage.run(request, shard, context)
+    train(store)
+    assert outputs(store) == outputs(trained)
+
+
+def _kill(done: int, total: int, note: str) -> None:
+    raise KeyboardInterrupt
+
+
+def test_generation_depends_on_the_image_seed_not_on_the_batch(trained: DirectoryStore) -> None:
+    sampler = load_model(trained, "m", "1", "cpu")
+    labels = np.ones((3, 32, 32), np.uint8)
+    made = sampler.generate(labels, [[]] * 3, [7, 8, 9], steps=3)
+    alone = sampler.generate(labels[:1], [[]], [9], steps=3)[0]
+    assert np.abs(made[2].astype(int) - alone).max() <= 1
+    assert not np.array_equal(made[0], made[1])
+
+
+def test_generation_refuses_what_does_not_fit(trained: DirectoryStore) -> None:
+    sampler = load_model(trained, "m", "1", "cpu")
+    with pytest.raises(InputError, match="beyond the model's 3 classes"):
+        sampler.generate(np.full((1, 32, 32), 3, np.uint8), [[]], [0])
+    with pytest.raises(InputError, match="no multiple"):
+        sampler.generate(np.ones((1, 33, 32), np.uint8), [[]], [0])
+
+
+def test_warm_start_from_a_version_with_other_classes(trained: DirectoryStore) -> None:
+    stage = TrainStage()
+    wrong = RECIPE.model_copy(update={"vae": RECIPE.vae.model_copy(update={"latent_channels": 8})})
+    context = Context(trained, threads=1, device="cpu", report=lambda *_: None)
+    request = TrainRequest(run="w", regions="toy", recipe=wrong, model="w", warm_start="models/m/1")
+    with pytest.raises(InputError, match="does not fit"):
+        stage.run(request, Shard(id="vae", args={"kind": "vae", "start": 0, "stop": 2}), context)
+
+
+def test_a_recipe_larger_than_the_regions_is_refused(trained: DirectoryStore) -> None:
+    large = RECIPE.model_copy(update={"size": 128})
+    request = TrainRequest(run="x", regions="toy", recipe=large, model="x")
+    ledger = Ledger(trained)
+    status = run_job(ledger, TrainStage(), ledger.submit(request))
+    assert status.state == "failed"
+    assert "smaller than the recipe's 128" in status.failed["plan"]
