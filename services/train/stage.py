@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from shared.imaging.sheet import colorize, sheet
 
 from services.train.card import model_card
 from services.train.data import Batches
@@ -35,6 +34,7 @@ from shared.diffusion.flow import image_seed
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.imaging.regions import RegionIndex, encode_png, load_region_set
+from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import ObjectStore, sha256_file
 
@@ -222,7 +222,9 @@ def _load_vae(store: ObjectStore, run: str) -> AutoencoderKL:
     with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
         for name in ("config.json", "diffusion_pytorch_model.safetensors"):
             (Path(folder) / name).write_bytes(store.get(training_key(run, f"vae/{name}")))
-        return AutoencoderKL.from_pretrained(folder, use_safetensors=True)
+        vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
+    vae.register_to_config(_name_or_path="")  # a temporary folder is no provenance
+    return vae
 
 
 def _make_denoiser(request: TrainRequest, record: RegionSet, vae: AutoencoderKL) -> Denoiser:

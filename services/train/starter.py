@@ -1,12 +1,7 @@
-"""The starter checkpoint: a small model made on phantom slides, to warm-start from.
-
-`python -m services.train.starter STORE MODEL/VERSION` writes it from a published
-model, in half precision; `make starter` does the whole way.
-"""
+"""The starter checkpoint: a small model made on phantom slides, to warm-start from."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from dataclasses import dataclass
@@ -22,7 +17,7 @@ from shared.diffusion.condition import adapt_first_layer
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
-from shared.storage import ObjectStore, open_store
+from shared.storage import ObjectStore
 
 PATH = Path(__file__).parent / "starter.safetensors"
 
@@ -107,16 +102,3 @@ def write_starter(store: ObjectStore, reference: str, path: Path) -> None:
         file.write(safetensors.torch.save(half, {"heterotissue": json.dumps(meta)}))
     Path(file.name).replace(path)
     path.chmod(0o644)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("store", help="directory or s3://bucket/prefix")
-    parser.add_argument("model", help="<name>/<version>")
-    parser.add_argument("--output", type=Path, default=PATH)
-    arguments = parser.parse_args()
-    write_starter(open_store(arguments.store), f"models/{arguments.model}", arguments.output)
-
-
-if __name__ == "__main__":
-    main()

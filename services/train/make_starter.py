@@ -1,0 +1,115 @@
+"""Make the starter checkpoint: phantom slides → regions → training → `starter.safetensors`.
+
+`make starter` runs it; killed, it goes on where it was. It takes an hour or so on
+two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import yaml
+
+from services.train.stage import TrainStage
+from services.train.starter import PATH, write_starter
+from shared.contracts.base import Split
+from shared.contracts.regions import (
+    RegionRule,
+    RegionSet,
+    RegionSetSlide,
+    region_set_key,
+    region_tar_key,
+)
+from shared.contracts.train import Recipe, TrainRequest
+from shared.imaging.regions import Region, choose_windows, pack_regions
+from shared.jobs import Ledger, Reporter, run_job
+from shared.phantom import PHANTOM_CLASSES, Slide
+from shared.phantom.slide import MPP, SCALE
+from shared.storage import ObjectStore, open_store, sha256
+from shared.threads import limit
+
+SLIDES = 24
+SIDE = 4096
+RULE = RegionRule(
+    size=128, mpp=1.0, low=0.2, high=1.0, min_classes=1, overlap=0.5, max_per_slide=500
+)
+
+
+def slide_regions(slide: Slide, name: str) -> Iterator[Region]:
+    """Cut a phantom slide's regions out of its pixels, at twice the slide's mpp."""
+    labels = slide.labels(0, 0, slide.rows, slide.columns)
+    ratio = RULE.mpp / (MPP * SCALE)
+    side, stride = round(RULE.size * ratio), round(RULE.stride * ratio)
+    size = (RULE.size, RULE.size)
+    for window in choose_windows(labels, len(PHANTOM_CLASSES), side, stride, RULE):
+        part = labels[window.y : window.y + side, window.x : window.x + side]
+        image = slide.render(window.y, window.x, side, side)
+        yield Region(
+            f"{name}_{window.x * SCALE}_{window.y * SCALE}",
+            name,
+            cv2.resize(image, size, interpolation=cv2.INTER_AREA),
+            cv2.resize(part, size, interpolation=cv2.INTER_NEAREST),
+        )
+
+
+def write_regions(store: ObjectStore) -> None:
+    """Write the region set `starter` from phantom slides; the last one is held out."""
+    if store.exists(region_set_key("starter")):
+        return
+    parts = []
+    for number in range(SLIDES):
+        name = f"phantom-{number}"
+        split: Split = "train" if number < SLIDES - 1 else "test"
+        regions = list(slide_regions(Slide(SIDE, SIDE, number), name))
+        tar = pack_regions(regions)
+        store.put(region_tar_key("starter", name), tar)
+        parts.append(
+            RegionSetSlide(slide=name, split=split, regions=len(regions), sha256=sha256(tar))
+        )
+        print(f"{name}: {len(regions)} regions", file=sys.stderr)
+    record = RegionSet(
+        name="starter",
+        cohort="starter",
+        labels="annotation",
+        classes=PHANTOM_CLASSES,
+        rule=RULE,
+        slides=tuple(parts),
+    )
+    store.put_json(region_set_key("starter"), record)
+
+
+class Lines(Reporter):
+    """Prints a line now and then."""
+
+    def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
+        if done % 50 == 0 or done == total:
+            print(f"{unit} {done}/{total} {note}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", default="out/starter", help="where regions and checkpoints go")
+    parser.add_argument("--output", type=Path, default=PATH)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    limit(arguments.threads)
+    store = open_store(arguments.store)
+    write_regions(store)
+    recipe = Recipe.model_validate(
+        yaml.safe_load((Path(__file__).parent / "recipes/starter.yaml").read_text())
+    )
+    request = TrainRequest(run="starter", regions="starter", recipe=recipe, model="starter")
+    ledger = Ledger(store)
+    status = run_job(ledger, TrainStage(), ledger.submit(request), reporter=Lines())
+    if status.state != "done":
+        sys.exit(f"training ended {status.state}: {status.failed}")
+    write_starter(store, "models/starter/1", arguments.output)
+    print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
