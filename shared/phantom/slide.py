@@ -44,6 +44,9 @@ TILE = 512
 FIELD = 8
 """Label pixels per sample of the layout's smooth fields."""
 
+PAD = 4
+"""Samples of the fields beyond the slide's edges, for the interpolation."""
+
 GLANDS = 10
 GLAND_SIDE = 76
 """Label pixels of a gland's stamp."""
@@ -81,10 +84,8 @@ def draw_gland(rng: np.random.Generator, cytoplasm: Texture) -> GlandStamp:
     u, v = span[None] * c + span[:, None] * s, (-span[None] * s + span[:, None] * c) / stretch
     phases = rng.uniform(0, 2 * np.pi, 3)
     amplitudes = rng.uniform(0.02, 0.09, 3)
-    wobble = sum(
-        a * np.cos(k * theta + p)
-        for k, (a, p) in enumerate(zip(amplitudes, phases, strict=True), 2)
-    )
+    waves = zip(amplitudes, phases, strict=True)
+    wobble = sum(a * np.cos(k * theta + p) for k, (a, p) in enumerate(waves, 2))
     outer = side * rng.uniform(0.24, 0.40)
     coarse = (np.hypot(u, v) < outer * (1 + wobble)).astype(np.uint8)
     mask = coarse.reshape(GLAND_SIDE, SCALE, GLAND_SIDE, SCALE).mean((1, 3)) > 0.5
@@ -146,8 +147,8 @@ class Slide:
         self._grain = rng.normal(0, 2.2, (SIDE, SIDE)).round().astype(np.int16)
 
     def _field(self, rng: np.random.Generator, micrometres: float) -> Float:
-        """Smooth noise over the slide, one sample per FIELD label pixels, of unit variance."""
-        shape = (self.rows // FIELD + 4, self.columns // FIELD + 4)
+        """Smooth noise over the slide and PAD beyond, one sample per FIELD label pixels."""
+        shape = self._grid()[0].shape
         sigma = micrometres / (MPP * SCALE * FIELD)
         margin = int(4 * sigma)
         noise = rng.standard_normal((shape[0] + 2 * margin, shape[1] + 2 * margin))
@@ -155,11 +156,15 @@ class Slide:
         smooth = smooth * (2 * np.sqrt(np.pi) * sigma)
         return smooth[margin : margin + shape[0], margin : margin + shape[1]]
 
+    def _grid(self) -> tuple[Float, Float]:
+        """Where the samples of the smooth fields lie, in units of FIELD label pixels."""
+        rows, columns = -(-self.rows // FIELD) + PAD, -(-self.columns // FIELD) + PAD
+        y, x = np.mgrid[-PAD:rows, -PAD:columns].astype(np.float32)
+        return y, x
+
     def _lay_out(self, rng: np.random.Generator) -> None:
         """Decide where which tissue lies, as smooth scores on the coarse grid."""
-        y, x = np.mgrid[0 : self.rows // FIELD + 4, 0 : self.columns // FIELD + 4].astype(
-            np.float32
-        )
+        y, x = self._grid()
         y, x = y * FIELD / self.rows * 2 - 1, x * FIELD / self.columns * 2 - 1
         rim = 1 - (np.abs(x) ** 3 + np.abs(y) ** 3) ** (1 / 3)
         self.tissue = 9 * rim + 0.5 * self._field(rng, 220) - 1.7
@@ -178,7 +183,8 @@ class Slide:
                     0 <= top <= self.rows - GLAND_SIDE and 0 <= left <= self.columns - GLAND_SIDE
                 ):
                     continue
-                at = ((top + GLAND_SIDE // 2) // FIELD, (left + GLAND_SIDE // 2) // FIELD)
+                middle = GLAND_SIDE // 2
+                at = ((top + middle) // FIELD + PAD, (left + middle) // FIELD + PAD)
                 near = np.s_[max(0, at[0] - 3) : at[0] + 4, max(0, at[1] - 3) : at[1] + 4]
                 free = self.tumor[near].max() < 0.1 and self.fat[near].max() < 0
                 if zone[at] > -0.4 and free and self.tissue[near].min() > 0.5 and lot < 0.9:
@@ -196,8 +202,8 @@ class Slide:
     def labels(self, top: int, left: int, rows: int, columns: int) -> UInt8:
         """Return the label raster of a window: uint8 (rows, columns), label pixels."""
         y, x = np.mgrid[top : top + rows, left : left + columns].astype(np.float32)
-        wobble = wrapped(self._edge, top, left, rows, columns)
-        fx, fy = x / FIELD, y / FIELD
+        wobble = self._edge[y.astype(int) % SIDE, x.astype(int) % SIDE]
+        fx, fy = x / FIELD + PAD, y / FIELD + PAD
 
         def score(field: Float, rough: float) -> Float:
             smooth = cv2.remap(field, fx, fy, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
