@@ -1,6 +1,8 @@
 """Synthesize: a dataset request → images with their label maps and provenance.
 
+datasets/<id>/choices.parquet       the map of every image, chosen once by the plan
 datasets/<id>/shards/<n>.tar        WebDataset: <key>.png, <key>.mask.png, <key>.json
+datasets/<id>/shards/<n>.parquet    that shard's rows of the manifest
 datasets/<id>/manifest.parquet      one row per image
 datasets/<id>/preview.png
 datasets/<id>/dataset.json          DatasetRecord
@@ -79,6 +81,40 @@ class DatasetRecord(Contract):
     proportions: dict[str, float] = Field(description="class name → share that was reached")
     shards: tuple[str, ...]
     request: DatasetRequest
+
+
+class CropOrigin(Contract):
+    """Where one crop was cut, and where it stands in the image; pixels of the model's mpp."""
+
+    label: int = Field(ge=1)
+    region: str = Field(description="key of the region it was cut from")
+    slide: str
+    x: int = Field(description="corner in that region")
+    y: int
+    side: int
+    placed_x: int = Field(description="corner in the image")
+    placed_y: int
+
+
+class Provenance(Contract):
+    """What one image was made from: `<key>.json` in its shard."""
+
+    key: Name
+    index: int
+    model: str = Field(description="<name>/<version>")
+    weights: dict[str, str] = Field(description="file → SHA-256")
+    map_regions: str = Field(description="region set of the map")
+    map_region: str = Field(description="key of the map's region")
+    map_slide: str
+    map_x: int = Field(description="corner of the window in that region")
+    map_y: int
+    symmetry: int = Field(ge=0, le=7, description="of shared.imaging.augment.symmetry")
+    crop_regions: str = Field(description="region set of the crops")
+    crops: tuple[CropOrigin, ...]
+    seed: int
+    steps: int
+    guidance_map: float
+    guidance_crops: float
 
 
 def dataset_key(dataset: str, name: str) -> str:

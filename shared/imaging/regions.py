@@ -203,8 +203,13 @@ def read_regions(store: ObjectStore, record: RegionSet, *splits: Split) -> Itera
 
 def region_table(rows: list[dict[str, object]]) -> bytes:
     """Write region rows (see `COLUMNS`) as Parquet."""
+    return table_bytes(pa.Table.from_pylist(rows, schema=COLUMNS))
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """Write a table as Parquet: the same table gives the same bytes."""
     body = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), body)
+    pq.write_table(table, body)
     return body.getvalue()
 
 
@@ -230,6 +235,11 @@ class RegionIndex:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the regions, in their order."""
+        return [entry[0] for entry in self._entries]
 
     def __getitem__(self, index: int) -> Region:
         key, slide, path, labels, image = self._entries[index]

@@ -1,0 +1,1 @@
+"""Synthesize: a dataset request → images with their label maps and provenance."""

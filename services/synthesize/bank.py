@@ -1,0 +1,99 @@
+"""A bank of regions that maps and crops are taken from, in the model's labels."""
+
+from __future__ import annotations
+
+import io
+from functools import cached_property
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shared.contracts.base import Split
+from shared.contracts.regions import region_table_key
+from shared.contracts.train import ModelRecord
+from shared.datasets import relabel
+from shared.errors import InputError
+from shared.imaging.regions import Region, RegionIndex, load_region_set
+from shared.storage import ObjectStore
+
+
+class RegionBank:
+    """What the tables of a region set say, and its pixels on demand.
+
+    Attributes:
+        name: of the region set.
+        keys: key of every region, slide by slide.
+        slides: str (n,), slide of every region.
+        shares: float64 (n, classes of the model), share of the window per class.
+
+    Raises:
+        InputError: the set does not fit the model (classes, size, resolution), or has
+            no region in the splits.
+    """
+
+    def __init__(
+        self, store: ObjectStore, name: str, splits: tuple[Split, ...], model: ModelRecord
+    ) -> None:
+        record = load_region_set(store, name)
+        self.name = name
+        self._store, self._record, self._splits = store, record, splits
+        self._table = relabel(record.classes, model.classes, f"region set {name!r}")
+        if record.rule.size < model.size:
+            raise InputError(
+                f"regions of {name!r} are {record.rule.size} px, smaller than the model's "
+                f"{model.size} px: ingest with a larger region size"
+            )
+        if abs(record.rule.mpp / model.mpp - 1) > 0.05:
+            raise InputError(
+                f"regions of {name!r} are at {record.rule.mpp} µm per pixel, the model at "
+                f"{model.mpp}: ingest the slides at the model's resolution"
+            )
+        parts = record.of_split(*splits)
+        if not parts:
+            raise InputError(f"region set {name!r} has no region in {' or '.join(splits)}")
+        self.keys: list[str] = []
+        slides, shares = [], []
+        for part in parts:
+            body = store.get(region_table_key(name, part.slide))
+            rows = pq.read_table(io.BytesIO(body), columns=["key", "slide", "fractions"])
+            self.keys += rows["key"].to_pylist()
+            slides += rows["slide"].to_pylist()
+            shares += rows["fractions"].to_pylist()
+        self.slides = np.array(slides)
+        self.shares: NDArray[np.float64] = np.zeros((len(shares), len(model.classes)))
+        found = np.array(shares, np.float64)
+        for index in range(found.shape[1]):
+            self.shares[:, self._table[index]] += found[:, index]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Number of every region, by its key."""
+        return {key: number for number, key in enumerate(self.keys)}
+
+    @cached_property
+    def pixels(self) -> RegionIndex:
+        """The set's images and label maps, with the set's own labels."""
+        return RegionIndex(self._store, self._record, *self._splits)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {key: position for position, key in enumerate(self.pixels.keys)}
+
+    def read(self, number: int) -> Region:
+        """Read a region, its labels turned into the model's.
+
+        Raises:
+            InputError: the table names a region that the shard does not hold.
+        """
+        key = self.keys[number]
+        if key not in self._positions:
+            raise InputError(
+                f"region set {self.name!r}: the shard of {self.slides[number]} lacks {key}, which "
+                "its table names: make the region set again"
+            )
+        region = self.pixels[self._positions[key]]
+        return Region(key, region.slide, region.image, self._table[region.labels])

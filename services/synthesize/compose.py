@@ -1,0 +1,141 @@
+"""Composing one image's condition: its map, turned, and a crop of every tissue in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.synthesize.bank import RegionBank
+from services.synthesize.choice import donors
+from shared.contracts.synthesize import CropOrigin, DatasetRequest, Provenance
+from shared.contracts.train import ModelRecord
+from shared.diffusion.crops import Crop, CropRule, move_crop, place, take_crop
+from shared.diffusion.flow import image_seed
+from shared.imaging.augment import symmetry
+
+UInt8 = NDArray[np.uint8]
+
+
+WINDOWS = 16
+
+
+def typical_window(labels: UInt8, size: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Choose the window of a larger label map whose class shares are nearest to the whole's.
+
+    Proportions are planned with whole regions; so a window keeps them, nearly.
+
+    Returns:
+        (x, y) of the best of a few random corners.
+    """
+
+    def shares(part: UInt8) -> NDArray[np.float64]:
+        return np.bincount(part.ravel(), minlength=256) / part.size
+
+    whole = shares(labels)
+    corners = rng.integers(labels.shape[0] - size + 1, size=(WINDOWS, 2)).tolist()
+    return min(
+        ((x, y) for x, y in corners),
+        key=lambda at: np.abs(
+            shares(labels[at[1] : at[1] + size, at[0] : at[0] + size]) - whole
+        ).sum(),
+    )
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What one image is made from.
+
+    Attributes:
+        labels: uint8 (size, size), the model's labels.
+        crops: at most one per class present.
+        provenance: where both come from.
+    """
+
+    labels: UInt8
+    crops: list[Crop]
+    provenance: Provenance
+
+
+class Composer:
+    """Composes images of a request; image `index` depends on the request and `index` alone."""
+
+    def __init__(
+        self, request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
+    ) -> None:
+        self.request, self.model, self.maps, self.crops = request, model, maps, crops
+        recipe = model.recipe.denoiser
+        self.rule = CropRule(recipe.crop_min, recipe.crop_max, recipe.crop_complexity)
+
+    def compose(self, index: int, map_number: int) -> Composition:
+        """Compose image `index` with the map of region `map_number`."""
+        request, model = self.request, self.model
+        seed = image_seed(request.seed, index)
+        rng = np.random.default_rng(seed)
+        region = self.maps.read(map_number)
+        x, y = typical_window(region.labels, model.size, rng)
+        which = int(rng.integers(8)) if request.maps.augment else 0
+        labels = symmetry(region.labels[y : y + model.size, x : x + model.size], which)
+        crops: list[Crop] = []
+        origins: list[CropOrigin] = []
+        for label in np.unique(labels[labels > 0]).tolist():
+            found = self._crop(label, region.key, region.slide, labels, rng)
+            if found is not None:
+                crops.append(found[0])
+                origins.append(found[1])
+        provenance = Provenance(
+            key=f"{index:08d}",
+            index=index,
+            model=f"{request.model}/{request.version}",
+            weights=model.sha256,
+            map_regions=self.maps.name,
+            map_region=region.key,
+            map_slide=region.slide,
+            map_x=x,
+            map_y=y,
+            symmetry=which,
+            crop_regions=self.crops.name,
+            crops=tuple(origins),
+            seed=seed,
+            steps=request.steps,
+            guidance_map=request.guidance_map,
+            guidance_crops=request.guidance_crops,
+        )
+        return Composition(labels, crops, provenance)
+
+    def _crop(
+        self, label: int, map_key: str, map_slide: str, labels: UInt8, rng: np.random.Generator
+    ) -> tuple[Crop, CropOrigin] | None:
+        """Cut a crop of a class out of a donor, other than the map's own region if possible.
+
+        None if no donor holds the class: a table may miss a class of very few pixels.
+        """
+        bank = self.crops
+        pool = donors(bank.shares, bank.slides, label, map_slide, self.request.crops.slide)
+        others = [number for number in pool.tolist() if bank.keys[number] != map_key]
+        pool_of = others or pool.tolist()
+        if not pool_of:
+            return None
+        donor = bank.read(int(pool_of[rng.integers(len(pool_of))]))
+        size = self.model.size
+        corner = place(donor.labels, label, size, rng)
+        if corner is None:
+            return None
+        left, top = corner
+        window = np.s_[top : top + size, left : left + size]
+        cut = take_crop(donor.image[window], donor.labels[window], label, self.rule, rng)
+        moved = None if cut is None else move_crop(cut, labels, rng)
+        if cut is None or moved is None:
+            return None
+        origin = CropOrigin(
+            label=label,
+            region=donor.key,
+            slide=donor.slide,
+            x=left + cut.x,
+            y=top + cut.y,
+            side=cut.pixels.shape[0],
+            placed_x=moved.x,
+            placed_y=moved.y,
+        )
+        return moved, origin

@@ -1,0 +1,278 @@
+"""The synthesize stage: choose maps once, generate shard by shard, sum up."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from services.synthesize.bank import RegionBank
+from services.synthesize.choice import check_donors, choose_maps, wanted_shares
+from services.synthesize.compose import Composer
+from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
+from shared.contracts.train import ModelRecord, model_key
+from shared.datasets import Sample, draw_crops, read_shard, recut_crops, shard_members
+from shared.diffusion.flow import image_seed
+from shared.diffusion.model_store import load_model
+from shared.errors import JobError
+from shared.exports import classes_json, coco_bytes, sample_files, write_coco
+from shared.imaging.regions import encode_png, pack_tar
+from shared.imaging.sheet import colorize, sheet
+from shared.jobs import Context, Plan, Shard, Stage
+from shared.storage import ObjectStore
+
+PREVIEWS = 8
+CHOICE_ROWS = 65536  # rows per group, so that a shard reads few rows besides its own
+
+MANIFEST = pa.schema(
+    [
+        ("key", pa.string()),
+        ("index", pa.int64()),
+        ("shard", pa.string()),  # key in the store
+        ("image", pa.string()),  # file name in the shard
+        ("mask", pa.string()),
+        ("map_region", pa.string()),
+        ("map_slide", pa.string()),
+        ("symmetry", pa.int8()),
+        ("seed", pa.int64()),
+        ("crop_labels", pa.list_(pa.uint8())),
+        ("crop_regions", pa.list_(pa.string())),
+        ("crop_slides", pa.list_(pa.string())),
+        ("fractions", pa.list_(pa.float32())),  # share of the image per class, background first
+    ]
+)
+
+
+class SynthesizeStage(Stage[DatasetRequest]):
+    """Makes datasets of synthetic images."""
+
+    name: ClassVar[str] = "synthesize"
+    request = DatasetRequest
+
+    def plan(self, request: DatasetRequest, context: Context) -> Plan:
+        model = _model(context.store, request)
+        wanted = wanted_shares(request.proportions, model.classes)
+        maps, crops = _banks(context.store, request, model)
+        rng = np.random.default_rng(image_seed(request.seed, -1))
+        chosen = choose_maps(maps.shares, request.images, wanted, rng)
+        pairs = {
+            (str(maps.slides[number]), int(label))
+            for number in np.unique(chosen)
+            for label in np.flatnonzero(maps.shares[number])
+            if label
+        }
+        source = f"region set {crops.name!r} ({', '.join(request.crops.splits)})"
+        check_donors(crops.shares, crops.slides, pairs, request.crops.slide, model.classes, source)
+        body = io.BytesIO()
+        keys = pa.DictionaryArray.from_arrays(pa.array(chosen), pa.array(maps.keys))
+        pq.write_table(pa.table({"region": keys}), body, row_group_size=CHOICE_ROWS)
+        context.store.put(dataset_key(request.dataset, "choices.parquet"), body.getvalue())
+        starts = range(0, request.images, request.shard_size)
+        return Plan(
+            phases=(
+                tuple(
+                    Shard(
+                        id=f"shard-{number:06d}",
+                        args={
+                            "number": number,
+                            "start": start,
+                            "stop": min(start + request.shard_size, request.images),
+                        },
+                    )
+                    for number, start in enumerate(starts)
+                ),
+            )
+        )
+
+    def run(self, request: DatasetRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        torch.set_num_threads(context.threads)
+        store = context.store
+        number, start, stop = (int(str(shard.args[name])) for name in ("number", "start", "stop"))
+        sampler = load_model(store, request.model, request.version, context.device)
+        model = sampler.record
+        maps, crops = _banks(store, request, model)
+        composer = Composer(request, model, maps, crops)
+        chosen = [maps.numbers[key] for key in _choices(store, request.dataset, start, stop)]
+        samples: list[Sample] = []
+        for first in range(start, stop, request.batch_size):
+            context.progress(first - start, stop - start, "images")
+            indices = range(first, min(first + request.batch_size, stop))
+            batch = [composer.compose(index, chosen[index - start]) for index in indices]
+            images = sampler.generate(
+                np.stack([item.labels for item in batch]),
+                [item.crops for item in batch],
+                [item.provenance.seed for item in batch],
+                steps=request.steps,
+                guidance_map=request.guidance_map,
+                guidance_crops=request.guidance_crops,
+            )
+            samples += [
+                Sample(image, item.labels, item.provenance)
+                for image, item in zip(images, batch, strict=True)
+            ]
+        context.progress(stop - start, stop - start, "images")
+        counts = [np.bincount(s.labels.ravel(), minlength=len(model.classes)) for s in samples]
+        key = _shard_key(request.dataset, number)
+        store.put(key, pack_tar(shard_members(samples)))
+        rows = [_row(*pair, key) for pair in zip(samples, counts, strict=True)]
+        body = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST), body)
+        store.put(_rows_key(key), body.getvalue())
+        for kind in request.exports:
+            for sample in samples:
+                for name, data in sample_files(sample, model.classes, kind):
+                    store.put(dataset_key(request.dataset, _export(kind, name)), data)
+        if "coco" in request.exports:
+            store.put(_coco_key(request.dataset, number), coco_bytes(samples, model.classes))
+        return {"number": number, "images": len(samples), "pixels": np.sum(counts, 0).tolist()}
+
+    def finish(
+        self, request: DatasetRequest, done: dict[str, dict[str, Any]], context: Context
+    ) -> dict[str, Any]:
+        store, model = context.store, _model(context.store, request)
+        numbers = sorted(int(part["number"]) for part in done.values())
+        if not numbers:
+            raise JobError(f"dataset {request.dataset!r}: no shard was made")
+        shards = tuple(_shard_key(request.dataset, number) for number in numbers)
+        pixels = np.sum([part["pixels"] for part in done.values()], axis=0)[1:]
+        reached = (pixels / max(1, pixels.sum())).round(6).tolist()
+        record = DatasetRecord(
+            dataset=request.dataset,
+            model=f"{request.model}/{request.version}",
+            images=sum(int(part["images"]) for part in done.values()),
+            size=model.size,
+            mpp=model.mpp,
+            classes=model.classes,
+            proportions=dict(zip(model.classes.names[1:], reached, strict=True)),
+            shards=shards,
+            request=request,
+        )
+        distinct = _write_manifest(store, request.dataset, shards)
+        _write_exports(store, request, model, numbers)
+        _, crops = _banks(store, request, model)
+        preview = _preview(list(itertools.islice(read_shard(store.get(shards[0])), PREVIEWS)),
+                           crops, model)  # fmt: skip
+        store.put(dataset_key(request.dataset, "preview.png"), encode_png(preview))
+        store.put_json(dataset_key(request.dataset, "dataset.json"), record)
+        return {
+            "dataset": request.dataset,
+            "images": record.images,
+            "distinct_maps": distinct,
+            "wanted": request.proportions,
+            "proportions": record.proportions,
+        }
+
+
+def _shard_key(dataset: str, number: int) -> str:
+    return dataset_key(dataset, f"shards/{number:06d}.tar")
+
+
+def _rows_key(shard: str) -> str:
+    return shard.removesuffix(".tar") + ".parquet"
+
+
+def _export(kind: str, name: str) -> str:
+    """Path of an export's file below the dataset; `geojson/` is there only once."""
+    return f"exports/{name}" if name.startswith(f"{kind}/") else f"exports/{kind}/{name}"
+
+
+def _coco_key(dataset: str, number: int) -> str:
+    return dataset_key(dataset, f"exports/coco/shards/{number:06d}.json")
+
+
+def _model(store: ObjectStore, request: DatasetRequest) -> ModelRecord:
+    return store.get_model(model_key(request.model, request.version), ModelRecord)
+
+
+def _banks(
+    store: ObjectStore, request: DatasetRequest, model: ModelRecord
+) -> tuple[RegionBank, RegionBank]:
+    """The banks of maps and of crops; one and the same if both sources are."""
+    wanted = [
+        (source.regions or model.regions, source.splits) for source in (request.maps, request.crops)
+    ]
+    maps = RegionBank(store, *wanted[0], model)
+    return maps, maps if wanted[0] == wanted[1] else RegionBank(store, *wanted[1], model)
+
+
+def _choices(store: ObjectStore, dataset: str, start: int, stop: int) -> list[str]:
+    """Read the map regions of images `start` to `stop`."""
+    file = pq.ParquetFile(store.local(dataset_key(dataset, "choices.parquet")))
+    first, last = start // CHOICE_ROWS, (stop - 1) // CHOICE_ROWS
+    table = file.read_row_groups(list(range(first, last + 1)))
+    keys: list[str] = table["region"].slice(start - first * CHOICE_ROWS, stop - start).to_pylist()
+    return keys
+
+
+def _row(sample: Sample, counts: NDArray[np.int64], shard: str) -> dict[str, object]:
+    source = sample.provenance
+    return {
+        "key": source.key,
+        "index": source.index,
+        "shard": shard,
+        "image": f"{source.key}.png",
+        "mask": f"{source.key}.mask.png",
+        "map_region": source.map_region,
+        "map_slide": source.map_slide,
+        "symmetry": source.symmetry,
+        "seed": source.seed,
+        "crop_labels": [crop.label for crop in source.crops],
+        "crop_regions": [crop.region for crop in source.crops],
+        "crop_slides": [crop.slide for crop in source.crops],
+        "fractions": (counts / counts.sum()).tolist(),
+    }
+
+
+def _write_manifest(store: ObjectStore, dataset: str, shards: tuple[str, ...]) -> int:
+    """Join the shards' rows, one row group each; return the number of distinct maps."""
+    seen: set[str] = set()
+    key = dataset_key(dataset, "manifest.parquet")
+    with store.writing(key) as path, pq.ParquetWriter(path, MANIFEST) as writer:
+        for shard in shards:
+            rows = pq.read_table(io.BytesIO(store.get(_rows_key(shard))), schema=MANIFEST)
+            seen.update(rows["map_region"].to_pylist())
+            writer.write_table(rows)
+    return len(seen)
+
+
+def _write_exports(
+    store: ObjectStore, request: DatasetRequest, model: ModelRecord, numbers: list[int]
+) -> None:
+    if "folder" in request.exports:
+        key = dataset_key(request.dataset, _export("folder", "classes.json"))
+        store.put(key, classes_json(model.classes))
+    if "coco" in request.exports:
+
+        def parts(name: str) -> Iterator[Any]:
+            for number in numbers:
+                yield from json.loads(store.get(_coco_key(request.dataset, number)))[name]
+
+        key = dataset_key(request.dataset, _export("coco", "annotations.json"))
+        with store.writing(key) as path, path.open("w", encoding="utf-8") as file:
+            write_coco(file, model.classes, parts("images"), parts("annotations"))
+
+
+def _preview(samples: list[Sample], crops: RegionBank, model: ModelRecord) -> NDArray[np.uint8]:
+    """Draw the first images of a dataset below their maps and crops."""
+    canvases = [
+        draw_crops(recut_crops(sample.provenance, crops.pixels), model.size) for sample in samples
+    ]
+    picture: NDArray[np.uint8] = sheet(
+        [
+            [colorize(sample.labels, model.classes.colors) for sample in samples],
+            canvases,
+            [sample.image for sample in samples],
+        ],
+        ["label map", "crops", "synthetic"],
+        [sample.provenance.key for sample in samples],
+        legend=list(zip(model.classes.names, model.classes.colors, strict=True)),
+    )
+    return picture

@@ -1,0 +1,57 @@
+"""Untrained toy models, for tests that need images but no quality."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from shared.contracts.regions import RegionSet
+from shared.contracts.train import (
+    DenoiserRecipe,
+    ModelRecord,
+    Recipe,
+    VaeRecipe,
+    model_key,
+    model_prefix,
+)
+from shared.diffusion.autoencoder import make_vae, vae_factor
+from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.storage import ObjectStore, sha256_file
+
+
+def publish_toy_model(store: ObjectStore, regions: RegionSet, size: int = 32) -> ModelRecord:
+    """Publish version `toy/1`, seeded and untrained, for the classes of a region set."""
+    recipe = Recipe(
+        name="toy",
+        size=size,
+        vae=VaeRecipe(channels=(8, 16), latent_channels=4),
+        denoiser=DenoiserRecipe(channels=(32, 64), attention=(False, True), condition_channels=32),
+    )
+    torch.manual_seed(0)
+    vae = make_vae(recipe.vae)
+    denoiser = Denoiser(
+        classes=len(regions.classes),
+        latent_channels=vae.config.latent_channels,
+        factor=vae_factor(vae),
+        channels=recipe.denoiser.channels,
+        layers=recipe.denoiser.layers,
+        attention=recipe.denoiser.attention,
+        condition_channels=recipe.denoiser.condition_channels,
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        HeteroTissuePipeline(vae, denoiser).save_pretrained(folder, safe_serialization=True)
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        names = {path: path.relative_to(folder).as_posix() for path in files}
+        for path in files:
+            store.put_file(model_prefix("toy", "1") + names[path], path)
+        weights = {names[p]: sha256_file(p) for p in files if p.suffix == ".safetensors"}
+    record = ModelRecord(
+        model="toy", version="1", classes=regions.classes, size=size, mpp=regions.rule.mpp,
+        regions=regions.name, run="none", recipe=recipe, warm_start=None, sha256=weights,
+    )  # fmt: skip
+    store.put_json(model_key("toy", "1"), record)
+    return record
