@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
 import yaml
 
 from services.train.stage import TrainStage
@@ -25,10 +26,12 @@ from shared.contracts.regions import (
     region_tar_key,
 )
 from shared.contracts.train import Recipe, TrainRequest
+from shared.imaging.label_map import enlarge
 from shared.imaging.regions import Region, choose_windows, pack_regions
 from shared.jobs import Ledger, Reporter, run_job
 from shared.phantom import PHANTOM_CLASSES, Slide
-from shared.phantom.slide import MPP, SCALE
+from shared.phantom.slide import SCALE
+from shared.phantom.texture import MPP
 from shared.storage import ObjectStore, open_store, sha256
 from shared.threads import limit
 
@@ -51,8 +54,8 @@ def slide_regions(slide: Slide, name: str) -> Iterator[Region]:
         yield Region(
             f"{name}_{window.x * SCALE}_{window.y * SCALE}",
             name,
-            cv2.resize(image, size, interpolation=cv2.INTER_AREA),
-            cv2.resize(part, size, interpolation=cv2.INTER_NEAREST),
+            np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8),
+            enlarge(part, size),
         )
 
 

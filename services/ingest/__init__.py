@@ -1,0 +1,1 @@
+"""Ingest: slides and their annotations → tissue, label maps, patch index, regions."""

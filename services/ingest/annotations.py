@@ -1,0 +1,341 @@
+"""Annotations → label maps: ASAP XML, QuPath GeoJSON, PANDA masks, indexed images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from xml.etree.ElementTree import Element, ParseError
+
+import numpy as np
+import rasterio
+import rasterio.features
+import tifffile
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import parse
+from numpy.typing import NDArray
+from PIL import Image
+from shapely import STRtree, box, get_coordinates, make_valid
+from shapely.affinity import scale, translate
+from shapely.errors import ShapelyError
+from shapely.geometry import Polygon, shape
+from shapely.geometry.base import BaseGeometry
+
+from shared.contracts.base import Classes
+from shared.contracts.ingest import LabelFormat
+from shared.errors import InputError
+from shared.imaging.label_map import TILE
+
+UInt8 = NDArray[np.uint8]
+
+PANDA_NAMES: dict[str, dict[int, str]] = {
+    "panda-radboud": {
+        1: "stroma", 2: "benign", 3: "gleason 3", 4: "gleason 4", 5: "gleason 5",
+    },
+    "panda-karolinska": {1: "benign", 2: "cancer"},
+}  # fmt: skip
+
+ASPECT_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Outline:
+    """An annotated area in level-0 pixels, and the name of its class."""
+
+    name: str
+    area: BaseGeometry
+
+
+def guess_format(path: Path) -> LabelFormat:
+    """Guess an annotation's format by its file name."""
+    suffix = path.suffix.lower()
+    if suffix == ".xml":
+        return "asap"
+    if suffix in {".geojson", ".json"}:
+        return "geojson"
+    if suffix in {".png", ".tif", ".tiff", ".npy"}:
+        return "indexed"
+    raise InputError(
+        f"{path.name}: labels must be ASAP .xml, QuPath .geojson, or an indexed .png, .tif or .npy"
+    )
+
+
+def read_asap(path: Path) -> list[Outline]:
+    """Read an ASAP XML file (Camelyon16); its polygons have no holes, later ones lie above.
+
+    Raises:
+        InputError: the file is no such XML, or a polygon is malformed.
+    """
+    try:
+        root = cast(Element, parse(path).getroot())
+    except (ParseError, DefusedXmlException) as error:
+        raise InputError(f"{path.name} is no well-formed XML: {error}") from error
+    outlines = []
+    for number, item in enumerate(root.iter("Annotation")):
+        try:
+            points = [
+                (float(point.attrib["X"]), float(point.attrib["Y"]), int(point.attrib["Order"]))
+                for point in item.iter("Coordinate")
+            ]
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"{path.name}: annotation {number} has a malformed coordinate ({error})"
+            ) from error
+        if len(points) < 3:
+            continue  # ASAP also keeps dots and rulers
+        ring = [(x, y) for x, y, _ in sorted(points, key=lambda point: point[2])]
+        name = item.get("PartOfGroup") or "None"
+        outlines.append(Outline(name, make_valid(Polygon(ring))))
+    if root.tag != "ASAP_Annotations":
+        raise InputError(f"{path.name} is no ASAP annotation: its root is <{root.tag}>")
+    return outlines
+
+
+def read_geojson(path: Path) -> list[Outline]:
+    """Read QuPath GeoJSON: a FeatureCollection, a list of features, or one feature.
+
+    Raises:
+        InputError: the file is no such JSON, or a geometry is malformed.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path.name} is no JSON: {error}") from error
+    features = content.get("features", [content]) if isinstance(content, dict) else content
+    if not isinstance(features, list):
+        raise InputError(f"{path.name} holds no GeoJSON features")
+    outlines = []
+    for number, feature in enumerate(features):
+        try:
+            geometry = feature["geometry"]
+            if geometry is None or geometry["type"] not in {"Polygon", "MultiPolygon"}:
+                continue  # points and lines have no area
+            area = make_valid(shape(_flat(geometry)))
+        except (KeyError, TypeError, ValueError, ShapelyError) as error:
+            raise InputError(f"{path.name}: feature {number} is malformed ({error})") from error
+        outlines.append(Outline(_classification(feature), area))
+    return outlines
+
+
+def settle(outlines: list[Outline]) -> list[Outline]:
+    """Bring outlines that were traced along pixel centres into continuous coordinates.
+
+    Contour tracers such as OpenCV's name boundary pixels by their whole-number indices:
+    all vertices are integers and edges run diagonally. There a pixel on the outline
+    belongs to it, and its centre lies half a pixel further. Outlines along pixel edges
+    (axis-parallel) and drawn ones (fractions) are continuous already.
+    """
+    points = [get_coordinates(outline.area) for outline in outlines]
+    whole = all((part == part.round()).all() for part in points)
+    steps = (np.abs(np.diff(part, axis=0)) for part in points)
+    diagonal = any(((step == 1).all(1)).any() for step in steps)
+    if not (whole and diagonal):
+        return outlines
+    return [
+        Outline(outline.name, translate(outline.area, 0.5, 0.5).buffer(0.01))
+        for outline in outlines
+    ]
+
+
+def _flat(geometry: dict[str, Any]) -> dict[str, Any]:
+    """Drop third coordinates."""
+
+    def flat(value: Any) -> Any:
+        if isinstance(value[0], int | float):
+            return value[:2]
+        return [flat(part) for part in value]
+
+    return {"type": geometry["type"], "coordinates": flat(geometry["coordinates"])}
+
+
+def _classification(feature: dict[str, Any]) -> str:
+    properties = feature.get("properties") or {}
+    found = properties.get("classification") or properties.get("label") or properties.get("name")
+    name = found.get("name") if isinstance(found, dict) else found
+    return str(name) if name else "None"
+
+
+def name_to_index(
+    names: Sequence[str], classes: Classes, label_names: dict[str, str], path: Path
+) -> dict[str, int]:
+    """Map annotation names to class indices.
+
+    A name is looked up in `label_names`, then among the classes; case, `_` and `-` do
+    not matter.
+
+    Raises:
+        InputError: a name belongs to no class.
+    """
+    known = _by_plain_name(classes)
+    renamed = {_plain(key): _plain(value) for key, value in label_names.items()}
+    wanted = {name: renamed.get(_plain(name), _plain(name)) for name in set(names)}
+    unknown = sorted(name for name, target in wanted.items() if target not in known)
+    if unknown:
+        raise InputError(
+            f"{path.name} has labels that are not among the classes {classes.names}: {unknown}. "
+            "Add them to the classes, or map them with label_names"
+        )
+    return {name: known[target] for name, target in wanted.items()}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").replace("-", " ")
+
+
+def _by_plain_name(classes: Classes) -> dict[str, int]:
+    return {_plain(item.name): item.index for item in classes.items}
+
+
+def rasterize(
+    outlines: Sequence[tuple[BaseGeometry, int]], width: int, height: int, factor: float
+) -> Iterator[UInt8]:
+    """Paint outlines in their order, as strips of `TILE` rows.
+
+    A pixel belongs to an outline if its centre does.
+
+    Args:
+        outlines: areas in level-0 pixels with their class indices.
+        width, height: size of the label map in pixels.
+        factor: level-0 pixels per label pixel.
+    """
+    areas = [scale(area, 1 / factor, 1 / factor, origin=(0, 0)) for area, _ in outlines]
+    tree = STRtree(areas)
+    for top in range(0, height, TILE):
+        rows = min(TILE, height - top)
+        here = sorted(tree.query(box(-1, top - 1, width + 1, top + rows + 1)).tolist())
+        shapes = [(areas[i], outlines[i][1]) for i in here if not areas[i].is_empty]
+        if not shapes:
+            yield np.zeros((rows, width), np.uint8)
+            continue
+        yield rasterio.features.rasterize(
+            shapes,
+            out_shape=(rows, width),
+            transform=rasterio.Affine.translation(0, top),
+            dtype=np.uint8,
+        )
+
+
+def read_indexed(path: Path) -> UInt8:
+    """Read an indexed label image: PNG (grey or palette), TIFF (the red channel counts) or npy.
+
+    Returns:
+        uint8 (height, width).
+
+    Raises:
+        InputError: the file cannot be read, or its values do not fit into uint8.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            array = np.load(path, allow_pickle=False)
+        elif path.suffix.lower() == ".png":
+            with Image.open(path) as image:
+                array = np.asarray(
+                    image if image.mode in {"P", "L", "I;16", "I"} else image.convert("RGB")
+                )
+        else:
+            array = tifffile.imread(path, series=0, level=0)
+    except (OSError, ValueError, tifffile.TiffFileError) as error:
+        raise InputError(f"label image {path.name} cannot be read: {error}") from error
+    if array.ndim == 3:
+        array = array[..., 0]
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"label image {path.name} must be one channel of integers")
+    if array.size and (array.min() < 0 or array.max() > 255):
+        raise InputError(f"label image {path.name} has values beyond 0…255: {array.max()}")
+    return np.asarray(array, np.uint8)
+
+
+def lookup(
+    values: NDArray[np.int64],
+    classes: Classes,
+    label_names: dict[str, str],
+    known: dict[int, str],
+    path: Path,
+) -> UInt8:
+    """Make a table from pixel values to class indices: uint8 (256,).
+
+    A value is looked up in `label_names` (as text), then in the format's own names, then
+    taken as an index.
+
+    Raises:
+        InputError: a value of the image belongs to no class.
+    """
+    plain = _by_plain_name(classes)
+    table, wrong = np.zeros(256, np.uint8), []
+    for value in values.tolist():
+        if value == 0 and "0" not in label_names:
+            continue
+        name = label_names.get(str(value), known.get(value))
+        if name is not None and _plain(name) in plain:
+            table[value] = plain[_plain(name)]
+        elif name is None and not known and value < len(classes):
+            table[value] = value
+        else:
+            wrong.append(value if name is None else f"{value} ({name})")
+    if wrong:
+        raise InputError(
+            f"{path.name} has labels outside the classes {classes.names}: {wrong}. Add them to the "
+            "classes, or map them with label_names"
+        )
+    return table
+
+
+def label_strips(
+    path: Path,
+    kind: LabelFormat,
+    classes: Classes,
+    label_names: dict[str, str],
+    slide_size: tuple[int, int],
+    map_size: tuple[int, int],
+) -> Iterator[UInt8]:
+    """Turn an annotation into strips of a slide's label map.
+
+    All checks are done before the first strip is given.
+
+    Args:
+        path: the annotation.
+        kind: its format.
+        classes: of the label map.
+        label_names: annotation names or pixel values → class names.
+        slide_size: width and height of the slide, level-0 pixels.
+        map_size: width and height of the label map.
+
+    Raises:
+        InputError: the annotation is malformed, does not fit the slide, or has labels
+            that belong to no class.
+    """
+    if not path.is_file():
+        raise InputError(f"labels {path} are not there")
+    width, height = map_size
+    if kind in {"asap", "geojson"}:
+        outlines = settle(read_asap(path) if kind == "asap" else read_geojson(path))
+        indices = name_to_index([o.name for o in outlines], classes, label_names, path)
+        painted = [(outline.area, indices[outline.name]) for outline in outlines]
+        return rasterize(painted, width, height, slide_size[0] / width)
+    image = read_indexed(path)
+    _check_shape(path, image, slide_size)
+    present = np.flatnonzero(np.bincount(image.ravel(), minlength=256))
+    table = lookup(present, classes, label_names, PANDA_NAMES.get(kind, {}), path)
+    return _resampled(image, table, width, height)
+
+
+def _resampled(image: UInt8, table: UInt8, width: int, height: int) -> Iterator[UInt8]:
+    columns = ((np.arange(width) + 0.5) * image.shape[1] / width).astype(int)
+    for top in range(0, height, TILE):
+        rows = np.arange(top, min(top + TILE, height))
+        picked = ((rows + 0.5) * image.shape[0] / height).astype(int)
+        yield table[image[picked][:, columns]]
+
+
+def _check_shape(path: Path, image: UInt8, slide_size: tuple[int, int]) -> None:
+    """Raise `InputError` unless the image is the slide at some lower resolution."""
+    ratios = (slide_size[0] / image.shape[1], slide_size[1] / image.shape[0])
+    slack = ASPECT_TOLERANCE + 1.0 / min(image.shape)
+    if min(ratios) < 0.99 or abs(ratios[0] / ratios[1] - 1) > slack:
+        raise InputError(
+            f"label image {path.name} is {image.shape[1]}×{image.shape[0]} px, which does not fit "
+            f"its slide of {slide_size[0]}×{slide_size[1]} px: the sides' ratios differ, or it is "
+            "larger"
+        )

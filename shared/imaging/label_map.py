@@ -1,0 +1,116 @@
+"""Label maps: tiled, deflated, one-channel TIFFs that OpenSlide and QuPath open as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+import openslide
+import tifffile
+from numpy.typing import NDArray
+
+from shared.errors import InputError
+
+UInt8 = NDArray[np.uint8]
+
+TILE = 512
+
+
+def write_label_map(
+    path: Path, strips: Iterator[UInt8], width: int, height: int, mpp: float
+) -> None:
+    """Write a label map from strips of `TILE` rows, so that memory stays bounded.
+
+    Args:
+        path: a .tif file.
+        strips: uint8 (TILE or, at the end, fewer rows; width).
+        width, height: pixels.
+        mpp: µm per pixel.
+    """
+
+    def tiles() -> Iterator[UInt8]:
+        for strip in strips:
+            for x in range(0, width, TILE):
+                tile = strip[:, x : x + TILE]
+                missing = (TILE - tile.shape[0], TILE - tile.shape[1])
+                yield np.pad(tile, ((0, missing[0]), (0, missing[1])))
+
+    tifffile.imwrite(
+        path,
+        tiles(),
+        shape=(height, width),
+        dtype=np.uint8,
+        tile=(TILE, TILE),
+        compression="zlib",
+        photometric="minisblack",
+        resolution=(1e4 / mpp, 1e4 / mpp),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+        bigtiff=width * height > 2**31,
+    )
+
+
+class LabelMap:
+    """An open label map.
+
+    Attributes:
+        width, height: pixels.
+        mpp: µm per pixel.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._source = openslide.OpenSlide(path)
+        except (openslide.OpenSlideError, OSError) as error:
+            raise InputError(f"label map {path.name} cannot be opened: {error}") from error
+        self.width, self.height = self._source.dimensions
+        self.mpp = float(self._source.properties[openslide.PROPERTY_NAME_MPP_X])
+
+    def __enter__(self) -> LabelMap:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._source.close()
+
+    def window(self, x: int, y: int, width: int, height: int) -> UInt8:
+        """Read a window in the label map's own pixels: uint8 (height, width); outside is 0."""
+        region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
+        labels: UInt8 = np.where(region[..., 3] > 0, region[..., 0], 0).astype(np.uint8)
+        return labels
+
+    def whole(self) -> UInt8:
+        """Read all of it: uint8 (height, width)."""
+        strips = (
+            self.window(0, y, self.width, min(TILE * 8, self.height - y))
+            for y in range(0, self.height, TILE * 8)
+        )
+        return np.concatenate(list(strips))
+
+    def read(self, x: int, y: int, size: tuple[int, int], mpp: float, slide_mpp: float) -> UInt8:
+        """Read a window in the slide's coordinates, by nearest neighbour.
+
+        Args:
+            x, y: its corner, level-0 pixels of the slide.
+            size: width and height in pixels at `mpp`.
+            mpp: µm per pixel of the result.
+            slide_mpp: µm per level-0 pixel of the slide.
+        """
+        left, top = x * slide_mpp / self.mpp, y * slide_mpp / self.mpp
+        step = mpp / self.mpp
+        xs = np.floor(left + (np.arange(size[0]) + 0.5) * step).astype(int)
+        ys = np.floor(top + (np.arange(size[1]) + 0.5) * step).astype(int)
+        part = self.window(int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
+        return part[np.ix_(ys - ys[0], xs - xs[0])]
+
+
+def enlarge(labels: UInt8, size: tuple[int, int]) -> UInt8:
+    """Resize a label map by nearest neighbour to (width, height)."""
+    return np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

@@ -1,0 +1,66 @@
+"""Cutting a slide's regions out of its pixels and its label map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
+from shared.imaging.label_map import LabelMap
+from shared.imaging.regions import Region, choose_windows, pack_regions, region_table
+from shared.imaging.slide import Slide
+from shared.storage import ObjectStore, sha256
+
+
+def cut_regions(
+    store: ObjectStore,
+    name: str,
+    slide_name: str,
+    slide: Slide,
+    labels: LabelMap,
+    classes: int,
+    rule: RegionRule,
+) -> tuple[int, str]:
+    """Choose a slide's regions and write their table and shard.
+
+    Args:
+        store: where to.
+        name: region set.
+        slide_name, slide: the open slide.
+        labels: its label map, at any resolution; regions get it by nearest neighbour.
+        classes: number of classes, background included.
+        rule: which windows, and their size and mpp.
+
+    Returns:
+        The number of regions, and the SHA-256 of the shard.
+    """
+    ratio = rule.mpp / labels.mpp
+    side, stride = max(1, round(rule.size * ratio)), max(1, round(rule.stride * ratio))
+    windows = choose_windows(labels.whole(), classes, side, stride, rule)
+    size = (rule.size, rule.size)
+    rows: list[dict[str, object]] = []
+
+    def regions() -> Iterator[Region]:
+        for window in windows:
+            x = round(window.x * labels.mpp / slide.mpp)
+            y = round(window.y * labels.mpp / slide.mpp)
+            key = f"{slide_name}_{x}_{y}"
+            rows.append(
+                {
+                    "key": key,
+                    "slide": slide_name,
+                    "x": x,
+                    "y": y,
+                    "size": rule.size,
+                    "mpp": rule.mpp,
+                    "tissue": 1 - window.fractions[0],
+                    "fractions": window.fractions,
+                    "entropy": window.entropy,
+                }
+            )
+            image = slide.read(x, y, size, rule.mpp)
+            yield Region(key, slide_name, image, labels.read(x, y, size, rule.mpp, slide.mpp))
+
+    tar = pack_regions(regions())
+    store.put(region_tar_key(name, slide_name), tar)
+    store.put(region_table_key(name, slide_name), region_table(rows))
+    return len(windows), sha256(tar)

@@ -1,0 +1,205 @@
+"""Slides: any format that OpenSlide 4 opens, and plain images with a stated resolution."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+
+import cv2
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from shared.contracts.ingest import SlideRecord, slide_key
+from shared.errors import InputError
+from shared.storage import ObjectStore
+
+UInt8 = NDArray[np.uint8]
+
+MAX_PLAIN_PIXELS = 500_000_000
+"""Plain images are decoded whole; larger ones must become pyramidal TIFFs first."""
+
+FINER = 1.1
+"""A read may ask for a resolution finer than level 0 by this factor at most."""
+
+
+class Slide:
+    """An open slide. Positions are level-0 pixels; sizes are pixels at a stated mpp.
+
+    Attributes:
+        width, height: level-0 pixels.
+        mpp, mpp_y: µm per level-0 pixel.
+        vendor: format, as OpenSlide names it; 'image' for plain images.
+        levels: number of pyramid levels.
+        objective: nominal magnification, if stated.
+    """
+
+    def __init__(self, path: Path, source: openslide.AbstractSlide, mpp: float | None) -> None:
+        self.path = path
+        self._source = source
+        properties = source.properties
+        self.width, self.height = source.dimensions
+        self.levels = source.level_count
+        self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "image")
+        self.objective = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+        stated = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
+        stated_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+        known = stated or mpp
+        if known is None:
+            raise InputError(
+                f"{path.name} states no resolution: pass --mpp with its µm per pixel "
+                "(about 0.25 at 40x, 0.5 at 20x)"
+            )
+        self.mpp = known
+        self.mpp_y = stated_y if stated and stated_y else known
+
+    @classmethod
+    def open(cls, path: Path, mpp: float | None = None) -> Slide:
+        """Open a slide or a plain image.
+
+        Args:
+            path: the file.
+            mpp: µm per pixel, for files that state none.
+
+        Raises:
+            InputError: the file is missing, in no known format, damaged, too large a
+                plain image, or of unknown resolution.
+        """
+        if not path.is_file():
+            raise InputError(f"{path} is not there")
+        try:
+            if openslide.OpenSlide.detect_format(path) is None:
+                with Image.open(path) as image:
+                    if image.width * image.height > MAX_PLAIN_PIXELS:
+                        raise InputError(
+                            f"{path.name} is a plain image of {image.width}×{image.height} px: "
+                            "make it a pyramidal TIFF first (vips tiffsave --tile --pyramid)"
+                        )
+            source = openslide.open_slide(path)
+        except (openslide.OpenSlideError, UnidentifiedImageError, OSError) as error:
+            reason = str(error) or "not a slide or an image"
+            raise InputError(
+                f"{path.name} cannot be opened: {reason}. It may be damaged, incomplete, or of a "
+                "format or compression that OpenSlide does not read"
+            ) from error
+        try:
+            return cls(path, source, mpp)
+        except InputError:
+            source.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def check_mpp(self, mpp: float) -> None:
+        """Raise `InputError` if `mpp` is finer than the slide."""
+        if mpp * FINER < self.mpp:
+            raise InputError(
+                f"{self.path.name} has {self.mpp:.4g} µm/px at its finest level, too coarse for "
+                f"the {mpp:.4g} µm/px that were asked for"
+            )
+
+    def read(self, x: int, y: int, size: tuple[int, int], mpp: float) -> UInt8:
+        """Read a window.
+
+        Args:
+            x, y: its corner, level-0 pixels; may lie outside, which reads as white.
+            size: width and height in pixels at `mpp`.
+            mpp: µm per pixel of the result; read from the nearest finer level and averaged.
+
+        Returns:
+            uint8 RGB (height, width, 3).
+
+        Raises:
+            InputError: `mpp` is finer than the slide, or the file is damaged here.
+        """
+        self.check_mpp(mpp)
+        level = self._source.get_best_level_for_downsample(mpp / self.mpp * 1.001)
+        scale = self._source.level_downsamples[level]
+        spans = (
+            max(1, round(size[0] * mpp / self.mpp / scale)),
+            max(1, round(size[1] * mpp / self.mpp_y / scale)),
+        )
+        try:
+            tile = self._source.read_region((x, y), level, spans)
+        except openslide.OpenSlideError as error:
+            raise InputError(
+                f"{self.path.name} cannot be read at ({x}, {y}): {error}. The file is damaged or "
+                "incomplete; copy it again from its source"
+            ) from error
+        white = Image.new("RGB", tile.size, (255, 255, 255))
+        white.paste(tile, mask=tile.getchannel("A"))
+        rgb = np.asarray(white, np.uint8)
+        if spans == size:
+            return rgb
+        return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+    def thumbnail(self, max_side: int) -> UInt8:
+        """Read the whole slide, at most `max_side` pixels wide or high: uint8 RGB."""
+        factor = max(1.0, self.width / max_side, self.height / max_side)
+        size = (max(1, round(self.width / factor)), max(1, round(self.height / factor)))
+        return self.read(0, 0, size, self.mpp * self.width / size[0])
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text else 0.0
+    except ValueError:
+        return None
+    return value if value > 0 else None
+
+
+@contextmanager
+def local_source(store: ObjectStore, source: str) -> Iterator[Path]:
+    """Give a local path of a slide's main file, with its companions beside it.
+
+    Args:
+        store: the object store.
+        source: an absolute path, or a key `slides/<slide>/source/<file>`; formats of
+            several files (MRXS, DICOM) keep them all below that prefix.
+
+    Raises:
+        InputError: there is no such file or object.
+    """
+    if Path(source).is_absolute():
+        yield Path(source)
+        return
+    head, _, rest = source.partition("/source/")
+    prefix = f"{head}/source/"
+    keys = list(store.list(prefix))
+    if source not in keys or len(keys) == 1:
+        yield store.local(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="htd-slide-") as folder:
+        for key in keys:
+            link = Path(folder) / PurePosixPath(key.removeprefix(prefix))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(store.local(key))
+        yield Path(folder) / rest
+
+
+@contextmanager
+def open_record(store: ObjectStore, slide: str) -> Iterator[tuple[Slide, SlideRecord]]:
+    """Open an ingested slide by its name. Raises `ObjectNotFoundError` if there is none."""
+    record = store.get_model(slide_key(slide), SlideRecord)
+    with (
+        local_source(store, record.source) as path,
+        Slide.open(path, record.mpp) as opened,
+    ):
+        yield opened, record
