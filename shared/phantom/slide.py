@@ -138,13 +138,17 @@ class Slide:
         self.width, self.height, self.seed = width, height, seed
         rng = np.random.default_rng([seed, 1])
         self.palette = _palette(rng)
-        self.banks = _banks(seed)
         self.columns, self.rows = width // SCALE, height // SCALE
         self._lay_out(rng)
         self._modulation = _enlarge(1 + 0.10 * texture.torus_noise(rng, 90), 2)
         self._edge = texture.torus_noise(rng, 4)
         self._choice = np.clip(_enlarge(texture.torus_noise(rng, 45), 3) * 3 + 0.5, 0, 1)
         self._grain = rng.normal(0, 2.2, (SIDE, SIDE)).round().astype(np.int16)
+
+    @property
+    def banks(self) -> Banks:
+        """The slide's textures, drawn when they are first needed."""
+        return _banks(self.seed)
 
     def _field(self, rng: np.random.Generator, micrometres: float) -> Float:
         """Smooth noise over the slide and PAD beyond, one sample per FIELD label pixels."""
@@ -153,8 +157,8 @@ class Slide:
         margin = int(4 * sigma)
         noise = rng.standard_normal((shape[0] + 2 * margin, shape[1] + 2 * margin))
         smooth = cv2.GaussianBlur(noise.astype(np.float32), (0, 0), sigma)
-        smooth = smooth * (2 * np.sqrt(np.pi) * sigma)
-        return smooth[margin : margin + shape[0], margin : margin + shape[1]]
+        inner = smooth[margin : margin + shape[0], margin : margin + shape[1]]
+        return np.asarray(inner * (2 * np.sqrt(np.pi) * sigma), np.float32)
 
     def _grid(self) -> tuple[Float, Float]:
         """Where the samples of the smooth fields lie, in units of FIELD label pixels."""
@@ -165,13 +169,15 @@ class Slide:
     def _lay_out(self, rng: np.random.Generator) -> None:
         """Decide where which tissue lies, as smooth scores on the coarse grid."""
         y, x = self._grid()
-        y, x = y * FIELD / self.rows * 2 - 1, x * FIELD / self.columns * 2 - 1
-        rim = 1 - (np.abs(x) ** 3 + np.abs(y) ** 3) ** (1 / 3)
-        self.tissue = 9 * rim + 0.5 * self._field(rng, 220) - 1.7
-        self.tumor = self._field(rng, 65) + 0.7 * self._field(rng, 320) - rng.uniform(0.15, 0.55)
-        self.necrosis = self._field(rng, 130) + 0.45 * self.tumor - 1.35
-        self.lymphocytes = self._field(rng, 55) - rng.uniform(1.05, 1.35)
-        self.fat = self._field(rng, 190) - rng.uniform(0.8, 1.1)
+        down, across = y * FIELD / self.rows * 2 - 1, x * FIELD / self.columns * 2 - 1
+        rim = 1 - (np.abs(across) ** 3 + np.abs(down) ** 3) ** (1 / 3)
+        outline = 9 * rim + 0.5 * self._field(rng, 220) - 1.7
+        self.tissue = _single(outline)
+        nests = self._field(rng, 65) + 0.7 * self._field(rng, 320)
+        self.tumor = _single(nests - rng.uniform(0.15, 0.55))
+        self.necrosis = _single(self._field(rng, 130) + 0.45 * self.tumor - 1.35)
+        self.lymphocytes = _single(self._field(rng, 55) - rng.uniform(1.05, 1.35))
+        self.fat = _single(self._field(rng, 190) - rng.uniform(0.8, 1.1))
         zone = self._field(rng, 300)
         self.glands: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         for row in range(self.rows // GLAND_PITCH):
@@ -261,7 +267,7 @@ class Slide:
         hq = np.clip(h * slow * LEVELS, 0, 2.55 * LEVELS).astype(np.uint16)
         eq = np.clip(e * slow * LEVELS, 0, 2.55 * LEVELS).astype(np.uint16)
         rgb = self.palette[hq, eq].astype(np.int16) + wrapped(self._grain, *window)[..., None]
-        return rgb.clip(0, 255).astype(np.uint8)
+        return np.asarray(rgb.clip(0, 255), np.uint8)
 
     def _tissue(
         self, index: int, window: tuple[int, int, int, int], choose: Float
@@ -341,6 +347,10 @@ def wrapped(array: NDArray[Any], top: int, left: int, rows: int, columns: int) -
     if left + columns > width:
         return np.concatenate((part[:, left:], part[:, : left + columns - width]), 1)
     return part[:, left : left + columns]
+
+
+def _single(array: NDArray[Any]) -> Float:
+    return np.asarray(array, np.float32)
 
 
 def _enlarge(array: Float, times: int) -> Float:

@@ -37,7 +37,7 @@ def torus_noise(rng: np.random.Generator, sigma: float, sigma_y: float | None = 
     gain = np.exp(-2 * np.pi**2 * ((sigma * fx) ** 2 + ((sigma_y or sigma) * fy) ** 2))
     spectrum = np.fft.rfft2(rng.standard_normal((SIDE, SIDE))) * gain
     noise = np.fft.irfft2(spectrum, (SIDE, SIDE)).astype(np.float32)
-    return (noise - noise.mean()) / noise.std()
+    return np.asarray((noise - noise.mean()) / noise.std(), np.float32)
 
 
 def scatter(
