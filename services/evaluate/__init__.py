@@ -1,0 +1,1 @@
+"""Evaluate: a synthetic dataset against held-out real regions → report."""

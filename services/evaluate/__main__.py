@@ -1,0 +1,6 @@
+"""Run an evaluate worker: `python -m services.evaluate`."""
+
+from services.evaluate.stage import EvaluateStage
+from shared.worker import serve
+
+serve(EvaluateStage())

@@ -1,0 +1,147 @@
+"""The segmenter that measures usefulness and label faithfulness: DeepLabV3+ (Chen et al. 2018).
+
+Label 0 stands for background and for unlabelled tissue alike, so it is neither
+learned nor scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from services.evaluate.data import Pairs, centre
+from shared.errors import InputError
+from shared.imaging.augment import jitter_stain, symmetry
+
+UInt8 = NDArray[np.uint8]
+Int = NDArray[np.int64]
+
+LEARNING_RATE = 1e-3
+IGNORED = -1
+
+
+def make_segmenter(encoder: str, classes: int, seed: int) -> nn.Module:
+    """Make an untrained DeepLabV3+ for labels 1 to `classes` - 1.
+
+    Raises:
+        InputError: segmentation_models_pytorch knows no such encoder.
+    """
+    check_encoder(encoder)
+    torch.manual_seed(seed)
+    model: nn.Module = smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=classes - 1)
+    return model
+
+
+def check_encoder(encoder: str) -> None:
+    """Raise `InputError` if there is no such segmenter encoder."""
+    names = smp.encoders.get_encoder_names()
+    if encoder not in names and not encoder.startswith("tu-"):
+        raise InputError(
+            f"segmentation_models_pytorch has no encoder {encoder!r}: take one of "
+            f"{', '.join(sorted(names)[:12])}, …, or 'tu-<timm model>'"
+        )
+
+
+def to_input(images: UInt8) -> Tensor:
+    """Turn uint8 RGB (n, h, w, 3) into float32 (n, 3, h, w) in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_segmenter(
+    model: nn.Module,
+    pairs: Pairs,
+    *,
+    size: int,
+    steps: int,
+    batch: int,
+    seed: int,
+    device: str,
+    progress: Callable[[int], None],
+) -> None:
+    """Train on random windows, turned, mirrored and stained anew; in place.
+
+    AdamW with a one-cycle schedule; step `i` sees the same pairs for the same seed.
+    """
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    for step in range(steps):
+        images, labels = _draw(pairs, size, batch, np.random.default_rng([seed, step]))
+        target = torch.from_numpy(labels.astype(np.int64)).to(device) + IGNORED
+        scores = model(to_input(images).to(device))
+        labelled = (target != IGNORED).sum().clamp(min=1)
+        loss = F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum") / labelled
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        progress(step + 1)
+
+
+def _draw(pairs: Pairs, size: int, batch: int, rng: np.random.Generator) -> tuple[UInt8, UInt8]:
+    images, labels = [], []
+    for number in rng.integers(len(pairs), size=batch).tolist():
+        image, mask = pairs.pair(number)
+        x, y = rng.integers(image.shape[0] - size + 1, size=2)
+        window, which = np.s_[y : y + size, x : x + size], int(rng.integers(8))
+        images.append(jitter_stain(symmetry(image[window], which), rng))
+        labels.append(symmetry(mask[window], which))
+    return np.stack(images), np.stack(labels)
+
+
+@torch.inference_mode()
+def confusion(
+    model: nn.Module,
+    pairs: Pairs,
+    numbers: Sequence[int],
+    *,
+    classes: int,
+    size: int,
+    batch: int,
+    device: str,
+    progress: Callable[[int], None],
+) -> Int:
+    """Count labelled pixels by (true, predicted) label over the centres of the pairs.
+
+    Returns:
+        int64 (classes, classes); row and column 0 stay empty.
+    """
+    model.to(device).eval()
+    counts = np.zeros(classes * classes, np.int64)
+    for start in range(0, len(numbers), batch):
+        found = [pairs.pair(number) for number in numbers[start : start + batch]]
+        images = np.stack([centre(image, size) for image, _ in found])
+        truth = np.stack([centre(mask, size) for _, mask in found]).astype(np.int64)
+        predicted = model(to_input(images).to(device)).argmax(1).cpu().numpy() + 1
+        labelled = truth > 0
+        cells = truth[labelled] * classes + predicted[labelled]
+        counts += np.bincount(cells, minlength=classes * classes)
+        progress(min(start + batch, len(numbers)))
+    return counts.reshape(classes, classes)
+
+
+def iou_scores(counts: Int) -> dict[str, float | list[float | None] | None]:
+    """Score a confusion matrix (classes, classes) of true by predicted labels.
+
+    Returns:
+        `iou`: per label from 1 on, TP / (TP + FP + FN), None where the truth has none;
+        `mean_iou` over the classes that the truth has; `accuracy` of labelled pixels;
+        both None where nothing is labelled.
+    """
+    hit = np.diag(counts).astype(float)
+    union = counts.sum(0) + counts.sum(1) - hit
+    present = counts.sum(1) > 0
+    iou = [hit[c] / union[c] if present[c] else None for c in range(1, len(counts))]
+    known = [value for value in iou if value is not None]
+    total = counts.sum()
+    return {
+        "mean_iou": float(np.mean(known)) if known else None,
+        "accuracy": float(hit.sum() / total) if total else None,
+        "iou": [None if value is None else float(value) for value in iou],
+    }

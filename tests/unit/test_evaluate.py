@@ -1,0 +1,258 @@
+"""Fréchet distance, segmentation scores, honest splits, the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from services.evaluate import stage as evaluate
+from services.evaluate.data import gather, spread
+from services.evaluate.fidelity import fidelity, nearest
+from services.evaluate.frechet import Moments, distance_of, frechet_distance
+from services.evaluate.segmentation import (
+    confusion,
+    iou_scores,
+    make_segmenter,
+    to_input,
+    train_segmenter,
+)
+from services.evaluate.stage import EvaluateStage
+from services.synthesize.stage import SynthesizeStage
+from shared.contracts.base import Split
+from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.synthesize import DatasetRequest, MapSource
+from shared.errors import InputError
+from shared.imaging.regions import decode_png
+from shared.jobs import JobStatus, Ledger, run_job
+from shared.settings import Settings
+from shared.storage import DirectoryStore
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set, texture_region
+
+CONFIG = Settings(threads=1, device="cpu")
+
+
+class Colours:
+    """A stand-in encoder: means and spreads of the colour channels."""
+
+    license = "none"
+
+    def encode(self, images: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        pixels = images.reshape(len(images), -1, 3).astype(np.float32)
+        return np.concatenate([pixels.mean(1), pixels.std(1)], 1)
+
+
+def make_store(folder: Path, splits: dict[str, Split] | None = None) -> DirectoryStore:
+    store = DirectoryStore(folder)
+    publish_toy_model(store, make_region_set(store, splits=splits))
+    request = DatasetRequest(dataset="d", model="toy", images=9, steps=1)
+    ledger = Ledger(store)
+    assert run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG).result
+    return store
+
+
+def run_evaluate(store: DirectoryStore, **fields: object) -> JobStatus:
+    options: dict[str, object] = {
+        "report": "r", "dataset": "d", "segmenter_steps": 2, "segmenter_batch": 2,
+    }  # fmt: skip
+    request = EvaluateRequest.model_validate(options | fields)
+    ledger = Ledger(store)
+    return run_job(ledger, EvaluateStage(), ledger.submit(request), config=CONFIG)
+
+
+@pytest.fixture(autouse=True)
+def _colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "load_encoder", lambda *_, **__: Colours())
+
+
+def test_frechet_agrees_with_the_direct_formula() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12))
+    other = rng.normal(size=(150, 12)) @ rng.normal(size=(12, 12)) + 0.5
+    a, b = np.cov(one.T), np.cov(other.T)
+    gap = one.mean(0) - other.mean(0)
+    direct = gap @ gap + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
+    assert distance_of(one, other) == pytest.approx(direct, rel=1e-9)
+    assert distance_of(one, one) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_of_known_gaussians() -> None:
+    """Of diagonal Gaussians: d² = |Δμ|² + Σ (σ1 - σ2)²."""
+    one, other = Moments(2), Moments(2)
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * np.sqrt(3 / 4)
+    one.update(corners * [1, 2])
+    other.update(corners * [3, 5] + [10, 0])
+    assert frechet_distance(one, other) == pytest.approx(100 + 4 + 9)
+
+
+def test_frechet_of_fewer_images_than_dimensions_is_finite() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(5, 64)).astype(np.float32)
+    assert distance_of(features, features) == pytest.approx(0, abs=1e-5)
+    assert distance_of(features, features + 1) == pytest.approx(64, rel=1e-5)
+
+
+def test_moments_of_a_stream_are_those_of_the_whole() -> None:
+    data = np.random.default_rng(2).normal(5, 3, (57, 6))
+    moments = Moments(6)
+    for part in np.split(data, [1, 10, 40]):
+        moments.update(part)
+    assert np.allclose(moments.mean, data.mean(0))
+    assert np.allclose(moments.covariance, np.cov(data.T))
+
+
+def test_fidelity_compares_at_the_same_n_and_says_when_n_is_small() -> None:
+    rng = np.random.default_rng(3)
+    draw = lambda n, shift=0.0: (rng.normal(size=(n, 4)) + shift).astype(np.float32)  # noqa: E731
+    found = fidelity(draw(60, 2.0), draw(80), draw(90), 0)
+    assert found["matched"]["n"] == 40
+    assert found["matched"]["synthetic"] > 10 > found["matched"]["floor"]
+    assert found["reliable"]
+    assert not fidelity(draw(6), draw(6), draw(6), 0)["reliable"]
+    assert fidelity(draw(6), draw(3), draw(6), 0)["matched"] is None
+
+
+def test_nearest_is_by_direction() -> None:
+    bank = np.array([[1, 0], [0, 5], [3, 3]], np.float32)
+    assert nearest(np.array([[0, 1], [9, 8]], np.float32), bank) == [1, 2]
+
+
+def test_iou_by_hand() -> None:
+    counts = np.zeros((4, 4), np.int64)
+    counts[1] = [0, 3, 1, 0]  # class 3 is absent from the truth and predicted once
+    counts[2] = [0, 2, 1, 1]
+    scores = iou_scores(counts)
+    assert scores["iou"] == [3 / 6, 1 / 5, None]
+    assert scores["mean_iou"] == pytest.approx((3 / 6 + 1 / 5) / 2)
+    assert scores["accuracy"] == pytest.approx(4 / 8)
+    assert iou_scores(np.zeros((3, 3), np.int64))["mean_iou"] is None
+
+
+class Textures:
+    """Real-looking pairs of two tissues."""
+
+    def __init__(self, count: int, size: int) -> None:
+        rng = np.random.default_rng(0)
+        self.regions = [texture_region(f"s_{i}_0", "s", size, rng) for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def pair(self, number: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        return self.regions[number].image, self.regions[number].labels
+
+
+def test_the_segmenter_learns_and_repeats_itself() -> None:
+    pairs = Textures(8, 32)
+
+    def trained(steps: int) -> float:
+        model = make_segmenter("resnet18", 3, 0)
+        train_segmenter(
+            model, pairs, size=32, steps=steps, batch=4, seed=0, device="cpu",
+            progress=lambda _: None,
+        )  # fmt: skip
+        counts = confusion(
+            model, pairs, range(8), classes=3, size=32, batch=4, device="cpu",
+            progress=lambda _: None,
+        )  # fmt: skip
+        assert counts.sum() == sum((pairs.pair(i)[1] > 0).sum() for i in range(8))
+        score = iou_scores(counts)["mean_iou"]
+        assert isinstance(score, float)
+        return score
+
+    better = trained(15)
+    assert better > 0.6
+    assert better == trained(15)
+    with pytest.raises(InputError, match="no encoder 'resnet1'"):
+        make_segmenter("resnet1", 3, 0)
+    ends = to_input(np.array([0, 255], np.uint8).repeat(3).reshape(1, 1, 2, 3))
+    assert ends[0, 0, 0].tolist() == [-1, 1]
+
+
+def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    status = run_evaluate(store, seeds=2)
+    assert status.state == "done", status.failed
+    report = store.get_json("reports/r/report.json")
+    assert report["held_out"] is True
+    assert report["cautions"] == []
+    assert report["real_test"] == {"slides": ["slide-c"], "regions": 6}
+    assert report["real_train"] == {"slides": ["slide-a", "slide-b"], "regions": 12}
+    assert report["frechet"]["n"] == {"synthetic": 9, "test": 6}
+    assert report["frechet"]["matched"]["n"] == 3
+    for source, n in (("real", 12), ("synthetic", 9), ("both", 21)):
+        row = report["segmentation"][source]
+        assert row["trained_on"] == n
+        assert row["seeds"] == 2
+        assert row["spread"] is not None
+        assert set(row["iou"]) == {"stroma", "tumor"}
+    assert report["faithfulness"]["n"] == 9
+    page = store.get("reports/r/report.html").decode()
+    assert "Held out: yes" in page
+    assert "with fewer than 3" in page
+    assert "http" not in page.replace("http-equiv", "")  # self-contained
+    assert decode_png(store.get("reports/r/sheet.png")).shape[1] > 8 * 32
+
+
+def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
+    stores = [make_store(tmp_path / name) for name in ("a", "b")]
+    found = []
+    for store in stores:
+        run_evaluate(store)
+        found.append({key: store.get(key) for key in store.list("reports/")})
+    assert found[0] == found[1]
+    assert len(found[0]) == 3
+
+
+def test_without_a_held_out_slide_the_report_says_so(tmp_path: Path) -> None:
+    store = make_store(tmp_path, {"alone": "train"})
+    assert run_evaluate(store).state == "done"
+    report = store.get_json("reports/r/report.json")
+    assert report["held_out"] is False
+    assert "No slide is held out" in report["cautions"][0]
+    assert report["real_train"]["regions"] == 4
+    assert report["real_test"]["regions"] == 2
+    assert "Held out: no" in store.get("reports/r/report.html").decode()
+    material = gather(store, EvaluateRequest(report="r", dataset="d"))
+    assert not set(material.train.positions) & set(material.test.positions)
+
+
+def test_testing_on_training_slides_or_test_maps_is_flagged(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    material = gather(store, EvaluateRequest(report="r", dataset="d", real_test=("train",)))
+    assert not material.held_out
+    assert "slide-a" in material.cautions[0]
+    request = DatasetRequest(
+        dataset="d", model="toy", images=2, steps=1, maps=MapSource(splits=("test",))
+    )
+    ledger = Ledger(store)
+    run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG)
+    material = gather(store, EvaluateRequest(report="r", dataset="d"))
+    assert not material.held_out
+    assert "test split" in material.cautions[0]
+
+
+def test_a_segmenter_that_failed_leaves_a_partial_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path)
+
+    def broken(*_: object) -> None:
+        raise InputError("no features today")
+
+    monkeypatch.setattr(evaluate, "_features", broken)
+    assert run_evaluate(store).state == "partial"
+    report = store.get_json("reports/r/report.json")
+    assert report["frechet"] is None
+    assert report["segmentation"]["real"] is not None
+    assert "Not measured" in store.get("reports/r/report.html").decode()
+    assert json.loads(store.get("reports/r/report.json")) == report
+
+
+def test_images_for_a_capped_score_are_evenly_apart() -> None:
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 8) == [0, 1, 2]
