@@ -1,0 +1,1 @@
+"""Embed: patches → features."""

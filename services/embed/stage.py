@@ -1,0 +1,130 @@
+"""The embed stage: train the embedded encoder if it is asked for, then one shard per slide."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from services.embed.features import Features, write_features
+from services.embed.training import WINDOW, train_encoder
+from shared.contracts.embed import (
+    EmbedRequest,
+    FeatureRecord,
+    feature_record_key,
+    features_key,
+)
+from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
+from shared.encoders import embedded_key, load_encoder
+from shared.errors import InputError
+from shared.imaging.slide import open_record
+from shared.jobs import Context, Plan, Shard, Stage
+from shared.storage import sha256_file
+
+FIT = "fit-encoder"
+
+
+class EmbedStage(Stage[EmbedRequest]):
+    """Patches → features."""
+
+    name: ClassVar[str] = "embed"
+    request = EmbedRequest
+
+    def plan(self, request: EmbedRequest, context: Context) -> Plan:
+        record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
+        slides = tuple(Shard(id=slide) for slide in sorted(record.splits))
+        if request.encoder == "embedded":
+            return Plan(phases=((Shard(id=FIT),), slides))
+        load_encoder(request.encoder, context.store, weights=request.weights)
+        return Plan(phases=(slides,))
+
+    def run(self, request: EmbedRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        torch.set_num_threads(context.threads)
+        record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
+        if shard.id == FIT:
+            return _fit(request, record, context)
+        return _embed(request, record, shard.id, context)
+
+    def finish(
+        self, request: EmbedRequest, done: dict[str, dict[str, Any]], context: Context
+    ) -> dict[str, Any]:
+        slides = {name: part for name, part in sorted(done.items()) if name != FIT}
+        first = next(iter(slides.values()))
+        record = FeatureRecord(
+            encoder=request.encoder,
+            cohort=request.cohort,
+            dim=first["dim"],
+            license=first["license"],
+            slides={name: part["patches"] for name, part in slides.items()},
+            sha256={name: part["sha256"] for name, part in slides.items()},
+        )
+        context.store.put_json(feature_record_key(request.encoder, request.cohort), record)
+        return {"slides": len(slides), "patches": sum(record.slides.values()), "dim": record.dim}
+
+
+def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[str, Any]:
+    """Train on windows around patches of the train split, evenly over its slides."""
+    slides = record.of_split("train")
+    each = max(1, request.train_patches // max(1, len(slides)))
+    rng = np.random.default_rng([request.seed, 3])
+    windows: list[NDArray[np.uint8]] = []
+    for name in slides:
+        table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
+        x, y = (np.asarray(table[axis]) for axis in ("x", "y"))
+        chosen = np.sort(rng.permutation(len(x))[:each])
+        with open_record(context.store, name) as (slide, _):
+            mpp = record.patches.mpp * record.patches.size / 64
+            margin = (WINDOW - 64) / 2 * mpp / slide.mpp
+            for i in chosen:
+                corner = (round(x[i] - margin), round(y[i] - margin))
+                windows.append(slide.read(*corner, (WINDOW, WINDOW), mpp))
+    if len(windows) < 2:
+        raise InputError(
+            f"cohort {request.cohort!r} has {len(windows)} patches in its train split, too few to "
+            "train an encoder: add slides, or lower min_tissue"
+        )
+    net = train_encoder(
+        np.stack(windows), request.train_steps, request.seed, context.device, context.progress
+    )
+    data = safetensors.torch.save({k: v.cpu() for k, v in net.state_dict().items()})
+    context.store.put(embedded_key(request.cohort), data)
+    return {"windows": len(windows)}
+
+
+def _embed(
+    request: EmbedRequest, record: CohortRecord, name: str, context: Context
+) -> dict[str, Any]:
+    encoder = load_encoder(
+        request.encoder,
+        context.store,
+        cohort=request.cohort,
+        weights=request.weights,
+        device=context.device,
+    )
+    grid = record.patches
+    table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
+    coords = np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
+    parts = []
+    with open_record(context.store, name) as (slide, slide_record):
+        for start in range(0, len(coords), request.batch_size):
+            batch = coords[start : start + request.batch_size].tolist()
+            images = np.stack(
+                [slide.read(x, y, (grid.size, grid.size), grid.mpp) for x, y in batch]
+            )
+            parts.append(encoder.encode(images, request.batch_size))
+            context.progress(start + len(batch), len(coords), name)
+    features = np.concatenate(parts) if parts else np.zeros((0, encoder.dim), np.float32)
+    key = features_key(request.encoder, request.cohort, name)
+    with context.store.writing(key) as path:
+        write_features(path, Features(coords, features), slide_record, grid, request.encoder)
+        digest = sha256_file(path)
+    return {
+        "patches": len(coords),
+        "dim": encoder.dim,
+        "license": encoder.license,
+        "sha256": digest,
+    }

@@ -1,0 +1,98 @@
+"""Self-supervised training of the embedded encoder, from the cohort's own patches.
+
+Contrastive (SimCLR, Chen et al. 2020), with two of tissue's own symmetries: patches a
+few cells apart are mostly the same tissue, so the two views of an image are crops at
+different places of a wider window; and no direction or staining is special, so views
+are turned, mirrored and re-stained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shared.encoders import IMAGENET, PatchNet, normalized, random_net
+
+UInt8 = NDArray[np.uint8]
+
+SIDE = 64
+WINDOW = 96
+"""Side of the window from which two views are cropped."""
+
+BATCH = 96
+TEMPERATURE = 0.2
+PROJECTION = 96
+
+
+def view(window: UInt8, rng: np.random.Generator) -> UInt8:
+    """Crop, turn, re-stain and sometimes blur a window: uint8 (SIDE, SIDE, 3)."""
+    side = int(rng.integers(52, 77))
+    y, x = rng.integers(window.shape[0] - side + 1, size=2)
+    crop = np.ascontiguousarray(np.rot90(window[y : y + side, x : x + side], int(rng.integers(4))))
+    image = cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    if rng.random() < 0.5:
+        image = cv2.flip(image, 1)
+    gain = np.exp(rng.normal(0, 0.25) + rng.normal(0, 0.15, 3))
+    levels = (np.arange(256) + 1) / 256
+    table = np.clip(256 * levels[:, None] ** gain[None] - 1, 0, 255).astype(np.uint8)
+    image = cv2.LUT(image, table[:, None, :])
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
+    return np.asarray(image, np.uint8)
+
+
+def contrastive_loss(first: Tensor, second: Tensor) -> Tensor:
+    """NT-Xent of two views' projections (N, d): each must find its partner among 2N - 1."""
+    joined = functional.normalize(torch.cat([first, second]), dim=1)
+    scores = joined @ joined.T / TEMPERATURE
+    scores.fill_diagonal_(-torch.inf)
+    count = len(first)
+    partner = torch.arange(2 * count, device=scores.device).roll(count)
+    return functional.cross_entropy(scores, partner)
+
+
+def train_encoder(
+    windows: UInt8,
+    steps: int,
+    seed: int,
+    device: str,
+    report: Callable[[int, int, str], None],
+) -> PatchNet:
+    """Train the embedded encoder.
+
+    Args:
+        windows: uint8 RGB (N, WINDOW, WINDOW, 3).
+        steps: of `BATCH` pairs of views.
+        seed: decides weights and views.
+        device: to train on.
+        report: called with steps done, all steps, and a note.
+    """
+    net = random_net(seed).to(device)
+    head = nn.Sequential(nn.Linear(net.dim, 192), nn.ReLU(), nn.Linear(192, PROJECTION))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in head.parameters():
+        with torch.no_grad():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    head = head.to(device)
+    parameters = [*net.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(2, steps))
+    rng = np.random.default_rng([seed, 7])
+    for step in range(steps):
+        chosen = rng.choice(len(windows), min(BATCH, len(windows)), replace=False)
+        views = [np.stack([view(windows[i], rng) for i in chosen]) for _ in range(2)]
+        pixels = normalized(torch.from_numpy(np.concatenate(views)).to(device), IMAGENET)
+        first, second = head(net(pixels)).chunk(2)
+        loss = contrastive_loss(first, second)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        report(step + 1, steps, f"loss {loss.item():.3f}")
+    return net.eval()

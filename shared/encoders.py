@@ -1,0 +1,372 @@
+"""Patch encoders: the embedded one that is trained here, foundation models, any timm model."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shared.errors import InputError
+from shared.storage import ObjectStore
+
+UInt8 = NDArray[np.uint8]
+Float = NDArray[np.float32]
+Triple = tuple[float, float, float]
+Pooling = Literal["model", "class_and_mean"]
+
+IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+H_OPTIMUS: tuple[Triple, Triple] = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+NON_COMMERCIAL = "CC-BY-NC-ND-4.0"
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """A pathology foundation model: how to load it, and under what terms.
+
+    Attributes:
+        hub: timm's name of it on the hub; empty if it loads only by its own package.
+        dim: width of its features.
+        normalization: mean and standard deviation of its input.
+        pooling: the model's own output, or class token joined with the mean patch token.
+        first_patch: index of the first patch token.
+        license: of weights and, for the non-commercial ones, of models trained on its outputs.
+        gated: whether the hub asks for an account and consent.
+        options: timm's arguments.
+    """
+
+    hub: str
+    dim: int
+    normalization: tuple[Triple, Triple]
+    license: str
+    gated: bool
+    size: int = 224
+    pooling: Pooling = "model"
+    first_patch: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_VIT = {"init_values": 1e-5, "num_classes": 0, "dynamic_img_size": True}
+_SWIGLU = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU}
+
+REGISTRY: dict[str, Foundation] = {
+    "uni_v1": Foundation(
+        "hf-hub:MahmoodLab/uni", 1024, IMAGENET, NON_COMMERCIAL, True, options=_VIT,
+    ),
+    "uni_v2": Foundation(
+        "hf-hub:MahmoodLab/UNI2-h", 1536, IMAGENET, NON_COMMERCIAL, True,
+        options=_VIT | _SWIGLU | {
+            "img_size": 224, "patch_size": 14, "depth": 24, "num_heads": 24, "embed_dim": 1536,
+            "mlp_ratio": 2.66667 * 2, "no_embed_class": True, "reg_tokens": 8,
+        },
+    ),
+    "virchow": Foundation(
+        "hf-hub:paige-ai/Virchow", 2560, IMAGENET, "Apache-2.0", True,
+        pooling="class_and_mean", options=_SWIGLU,
+    ),
+    "virchow2": Foundation(
+        "hf-hub:paige-ai/Virchow2", 2560, IMAGENET, NON_COMMERCIAL, True,
+        pooling="class_and_mean", first_patch=5, options=_SWIGLU,
+    ),
+    "gigapath": Foundation(
+        "hf-hub:prov-gigapath/prov-gigapath", 1536, IMAGENET, "Apache-2.0 with conditions", True,
+    ),
+    "hoptimus0": Foundation(
+        "hf-hub:bioptimus/H-optimus-0", 1536, H_OPTIMUS, "Apache-2.0", False,
+        options={"init_values": 1e-5, "dynamic_img_size": False},
+    ),
+    "hoptimus1": Foundation(
+        "hf-hub:bioptimus/H-optimus-1", 1536, H_OPTIMUS, NON_COMMERCIAL, True,
+        options={"init_values": 1e-5, "dynamic_img_size": False},
+    ),
+    "h0-mini": Foundation(
+        "hf-hub:bioptimus/H0-mini", 1536, H_OPTIMUS, NON_COMMERCIAL, True,
+        pooling="class_and_mean", first_patch=5, options=_SWIGLU,
+    ),
+    "kaiko-vits16": Foundation(
+        "hf-hub:1aurent/vit_small_patch16_224.kaiko_ai_towards_large_pathology_fms", 384, HALF,
+        "see its card", False, options={"num_classes": 0, "dynamic_img_size": True},
+    ),
+    "kaiko-vitb8": Foundation(
+        "hf-hub:1aurent/vit_base_patch8_224.kaiko_ai_towards_large_pathology_fms", 768, HALF,
+        "see its card", False, options={"num_classes": 0, "dynamic_img_size": True},
+    ),
+    "lunit-vits8": Foundation(
+        "hf-hub:1aurent/vit_small_patch8_224.lunit_dino", 384, IMAGENET, "non-commercial", False,
+        options={"num_classes": 0},
+    ),
+    "resnet50-bt": Foundation(
+        "hf-hub:1aurent/resnet50.lunit_bt", 2048, IMAGENET, "non-commercial", False,
+        options={"num_classes": 0},
+    ),
+    **{
+        key: Foundation("", dim, IMAGENET, license_, gated)
+        for key, dim, license_, gated in (
+            ("conch_v1", 512, NON_COMMERCIAL, True),
+            ("conch_v15", 768, NON_COMMERCIAL, True),
+            ("phikon", 768, "Owkin non-commercial", False),
+            ("phikon_v2", 1024, "Owkin non-commercial", False),
+            ("midnight12k", 1536, "MIT", True),
+            ("openmidnight", 1536, "Apache-2.0", True),
+            ("hibou_l", 1024, "Apache-2.0", True),
+            ("keep", 768, "MIT", False),
+            ("gpfm", 1024, NON_COMMERCIAL, False),
+            ("musk", 1024, "see its card", True),
+            ("ctranspath", 768, "GPL-3.0", False),
+        )
+    },
+}  # fmt: skip
+
+
+class PatchNet(nn.Module):
+    """The embedded encoder: a small residual network for patches of 64 px.
+
+    Its features join the mean and the spread of the last maps: which textures there
+    are, and how they vary.
+    """
+
+    WIDTHS = (32, 64, 128, 192)
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = self.WIDTHS
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(8, widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        self.blocks = nn.ModuleList(_Block(a, b) for a, b in itertools.pairwise(widths))
+
+    @property
+    def dim(self) -> int:
+        """Width of the features."""
+        return 2 * self.WIDTHS[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode normalized (N, 3, 64, 64) to (N, dim)."""
+        hidden = self.stem(images)
+        for block in self.blocks:
+            hidden = block(hidden)
+        maps = hidden.flatten(2)
+        return torch.cat([maps.mean(2), maps.std(2)], 1)
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+            nn.GroupNorm(8, after),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(after, after, 3, padding=1, bias=False),
+            nn.GroupNorm(8, after),
+        )
+        self.skip = nn.Conv2d(before, after, 1, stride=2, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return functional.relu(self.main(hidden) + self.skip(hidden))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns images into feature vectors.
+
+    Attributes:
+        name: as it was asked for.
+        dim: width of the features.
+        size: side of the input in pixels; images are resized to it.
+        normalization: mean and standard deviation of the input.
+        license: of the weights.
+    """
+
+    name: str
+    dim: int
+    size: int
+    normalization: tuple[Triple, Triple]
+    license: str
+    device: str
+    forward: Callable[[Tensor], Tensor]
+
+    def encode(self, images: UInt8, batch_size: int = 64) -> Float:
+        """Encode uint8 RGB (N, H, W, 3) to float32 (N, dim)."""
+        parts = [
+            self._encode(images[start : start + batch_size])
+            for start in range(0, len(images), batch_size)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+    @torch.inference_mode()
+    def _encode(self, images: UInt8) -> Float:
+        if images.shape[1:3] != (self.size, self.size):
+            shrinks = images.shape[1] > self.size
+            kind = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+            side = (self.size, self.size)
+            images = np.stack(
+                [np.asarray(cv2.resize(i, side, interpolation=kind), np.uint8) for i in images]
+            )
+        pixels = normalized(torch.from_numpy(images).to(self.device), self.normalization)
+        features: Float = self.forward(pixels).float().cpu().numpy()
+        return features
+
+
+def normalized(images: Tensor, normalization: tuple[Triple, Triple]) -> Tensor:
+    """Map uint8 (N, H, W, 3) to normalized float32 (N, 3, H, W)."""
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in normalization)
+    return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def embedded_key(cohort: str) -> str:
+    """Key of the weights of a cohort's embedded encoder."""
+    return f"encoders/embedded-{cohort}/model.safetensors"
+
+
+def random_net(seed: int = 0) -> PatchNet:
+    """An untrained `PatchNet`, the same for the same seed."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    net = PatchNet()
+    torch.random.set_rng_state(state)
+    return net
+
+
+def load_encoder(
+    name: str,
+    store: ObjectStore,
+    *,
+    cohort: str = "",
+    weights: str | None = None,
+    device: str = "cpu",
+) -> Encoder:
+    """Load an encoder.
+
+    Args:
+        name: 'embedded', 'random', a key of `REGISTRY`, a timm model name, or
+            'hf-hub:owner/name'.
+        store: where the embedded encoder and weights under a key lie.
+        cohort: whose embedded encoder.
+        weights: key or path of local weights (.safetensors, or .pt/.bin of plain tensors).
+        device: to run on.
+
+    Raises:
+        InputError: it is unknown, gated, absent or offline; the message says how to get it.
+    """
+    if name in {"embedded", "random"}:
+        net = random_net()
+        if name == "embedded":
+            key = embedded_key(cohort)
+            if not store.exists(key):
+                raise InputError(
+                    f"cohort {cohort!r} has no embedded encoder: run 'htd embed --cohort {cohort}'"
+                )
+            net.load_state_dict(safetensors.torch.load(store.get(key)))
+        return Encoder(name, net.dim, 64, IMAGENET, "Apache-2.0", device, net.to(device).eval())
+    known = REGISTRY.get(name)
+    if known is not None and not known.hub:
+        raise InputError(
+            f"encoder {name!r} (licence {known.license}) loads only by its own package: make its "
+            "features with TRIDENT or CLAM, and import the HDF5 files with 'htd embed --import'"
+        )
+    model = _timm_model(name, known, weights, store)
+    normalization, size = _input(model, known)
+    forward = _pooled(model, known) if known else model
+    dim = known.dim if known else int(model.num_features)
+    return Encoder(
+        name,
+        dim,
+        size,
+        normalization,
+        known.license if known else "see its card",
+        device,
+        _on(model, forward, device),
+    )
+
+
+def _on(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], device: str
+) -> Callable[[Tensor], Tensor]:
+    model.to(device).eval()
+    return forward
+
+
+def _timm_model(
+    name: str, known: Foundation | None, weights: str | None, store: ObjectStore
+) -> Any:
+    hub = known.hub if known else name
+    options = known.options if known else {"num_classes": 0}
+    local = hub.startswith("hf-hub:") or timm.is_model(hub)
+    if not local:
+        raise InputError(
+            f"{name!r} is no encoder: give 'embedded', one of {sorted(REGISTRY)}, a timm model "
+            "name, or hf-hub:owner/name"
+        )
+    try:
+        model = timm.create_model(hub, pretrained=weights is None, **options)
+    except Exception as error:  # the hub's client raises many kinds
+        raise InputError(_how_to_get(name, hub, known, error)) from error
+    if weights is not None:
+        model.load_state_dict(read_weights(weights, store))
+    return model
+
+
+def _how_to_get(name: str, hub: str, known: Foundation | None, error: Exception) -> str:
+    page = hub.removeprefix("hf-hub:")
+    steps = f"put its weights in a file and pass --weights FILE (the error was: {error})"
+    if known is not None and known.gated:
+        return (
+            f"encoder {name!r} is gated (licence {known.license}): accept its terms on the page "
+            f"of {page} on the hub, run 'huggingface-cli login', and try again; or {steps}"
+        )
+    return f"the weights of encoder {name!r} ({page}) are not here and cannot be fetched: {steps}"
+
+
+def read_weights(weights: str, store: ObjectStore) -> dict[str, Tensor]:
+    """Read a weights file (absolute path or store key): safetensors, or a .pt of plain tensors.
+
+    Raises:
+        InputError: it is not there, or holds anything but tensors.
+    """
+    path = Path(weights) if Path(weights).is_absolute() else store.local(weights)
+    if not path.is_file():
+        raise InputError(f"weights {weights} are not there")
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load(path.read_bytes())
+    try:
+        loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"weights {path.name} hold more than plain tensors, which is not loaded: convert them "
+            "to .safetensors"
+        ) from error
+    state: dict[str, Tensor] = loaded
+    return state
+
+
+def _input(model: Any, known: Foundation | None) -> tuple[tuple[Triple, Triple], int]:
+    if known is not None:
+        return known.normalization, known.size
+    config = timm.data.resolve_data_config({}, model=model)
+    return (tuple(config["mean"]), tuple(config["std"])), int(config["input_size"][-1])
+
+
+def _pooled(model: Any, known: Foundation) -> Callable[[Tensor], Tensor]:
+    if known.pooling == "model":
+        return lambda images: model(images)
+
+    def class_and_mean(images: Tensor) -> Tensor:
+        tokens = model.forward_features(images)
+        return torch.cat([tokens[:, 0], tokens[:, known.first_patch :].mean(1)], 1)
+
+    return class_and_mean

@@ -1,0 +1,283 @@
+"""Ingest: annotations, tissue, patches, regions, and errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+from PIL import Image
+
+from services.ingest.annotations import label_strips, read_geojson
+from services.ingest.stage import IngestStage
+from services.ingest.tissue import stain_of, tissue_mask
+from shared.contracts.base import Classes
+from shared.contracts.ingest import (
+    CohortRecord,
+    IngestRequest,
+    PatchGrid,
+    SlideRecord,
+    SlideSource,
+)
+from shared.contracts.regions import RegionRule
+from shared.errors import InputError
+from shared.imaging.label_map import LabelMap
+from shared.imaging.regions import load_region_set, read_regions
+from shared.jobs import JobStatus, Ledger, run_job
+from shared.storage import DirectoryStore
+
+CLASSES = Classes.of("stroma", "tumor")
+SIDE = 512
+GRID = PatchGrid(size=64, mpp=1.0, stride=64)
+RULE = RegionRule(size=128, mpp=1.0)
+
+
+def write_slide(folder: Path, name: str = "slide", mpp: float | None = 1.0) -> Path:
+    """A pink slide with a violet half, on glass, as a tiled TIFF."""
+    rng = np.random.default_rng(0)
+    image = np.full((SIDE, SIDE, 3), 245, np.uint8)
+    image[64:448, 64:448] = (225, 150, 190)
+    image[64:448, 256:448] = (120, 70, 150)
+    image = (image + rng.normal(0, 6, image.shape)).clip(0, 255).astype(np.uint8)
+    path = folder / f"{name}.tiff"
+    resolution: dict[str, Any] = {}
+    if mpp:
+        resolution = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, image, tile=(256, 256), photometric="rgb", **resolution)
+    return path
+
+
+def truth() -> np.ndarray[Any, Any]:
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[64:448, 64:256] = 1
+    labels[64:448, 256:448] = 2
+    labels[128:192, 96:160] = 0  # a hole
+    return labels
+
+
+def write_labels(folder: Path) -> dict[str, Path]:
+    """The same truth as GeoJSON, ASAP XML and indexed images."""
+    stroma = [[64, 64], [256, 64], [256, 448], [64, 448], [64, 64]]
+    hole = [[96, 128], [160, 128], [160, 192], [96, 192], [96, 128]]
+    tumor = [[256, 64], [448, 64], [448, 448], [256, 448], [256, 64]]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": rings},
+            "properties": {"classification": {"name": name}},
+        }
+        for name, rings in (("Stroma", [stroma, hole]), ("TUMOR", [tumor]))
+    ]
+    paths = {key: folder / f"labels.{key}" for key in ("geojson", "xml", "png", "npy", "tif")}
+    paths["geojson"].write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    annotations = "".join(
+        f'<Annotation Name="a" Type="Polygon" PartOfGroup="{name}"><Coordinates>'
+        + "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(ring[:-1]))
+        + "</Coordinates></Annotation>"
+        for name, ring in (("stroma", stroma), ("background", hole), ("tumor", tumor))
+    )  # fmt: skip
+    paths["xml"].write_text(
+        f"<ASAP_Annotations><Annotations>{annotations}</Annotations></ASAP_Annotations>"
+    )
+    labels = truth()
+    Image.fromarray(labels).save(paths["png"])
+    np.save(paths["npy"], labels)
+    tifffile.imwrite(paths["tif"], labels[::4, ::4])
+    return paths
+
+
+def ingest(store: DirectoryStore, *slides: SlideSource, **fields: Any) -> JobStatus:
+    fields = {"classes": CLASSES, "patches": GRID, "regions": RULE} | fields
+    request = IngestRequest(cohort="c", slides=slides, **fields)
+    ledger = Ledger(store)
+    return run_job(ledger, IngestStage(), ledger.submit(request))
+
+
+def source(path: Path, labels: Path | None = None, **fields: Any) -> SlideSource:
+    return SlideSource(
+        slide="s", source=str(path), labels=str(labels) if labels else None, **fields
+    )
+
+
+@pytest.mark.parametrize("kind", ["geojson", "xml", "png", "npy", "tif"])
+def test_every_label_format_gives_the_same_map(kind: str, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    path, labels = write_slide(tmp_path), write_labels(tmp_path)
+    status = ingest(store, source(path, labels[kind]))
+    assert status.state == "done", status.failed
+    with LabelMap(store.local("slides/s/labels.tif")) as opened:
+        assert opened.mpp == pytest.approx(1.0)
+        assert np.array_equal(opened.whole(), truth())
+        window = opened.read(250, 100, (8, 4), 2.0, 1.0)
+        assert np.array_equal(window, truth()[101:109:2, 251:267:2])
+
+
+def test_records_patches_and_regions(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    status = ingest(store, source(write_slide(tmp_path), write_labels(tmp_path)["geojson"]))
+    assert status.state == "done", status.failed
+    record = store.get_model("slides/s/slide.json", SlideRecord)
+    assert (record.width, record.mpp, record.stain) == (SIDE, pytest.approx(1.0), "h&e")
+    assert 0.5 < record.tissue_fraction < 0.6
+    cohort = store.get_model("cohorts/c.json", CohortRecord)
+    assert cohort.splits == {"s": "train"}
+    table = pq.read_table(store.local("patches/c/s.parquet"))
+    assert table.num_rows == 36  # 6 × 6 patches of 64 px lie in the tissue
+    rows = {(row["x"], row["y"]): row["fractions"] for row in table.to_pylist()}
+    assert rows[64, 64] == pytest.approx([0, 1, 0])
+    assert rows[384, 64] == pytest.approx([0, 0, 1])
+    regions = load_region_set(store, "c")
+    kept = list(read_regions(store, regions, "train"))
+    assert kept
+    for region in kept:
+        shares = np.bincount(region.labels.ravel(), minlength=3)[1:]
+        assert (shares / shares.sum()).min() >= 0.2
+        violet = region.labels == 2
+        assert region.image[violet].mean() < region.image[region.labels == 1].mean() - 40
+
+
+def test_a_slide_without_resolution_asks_for_mpp(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    path = write_slide(tmp_path, "müde Probe", mpp=None)
+    status = ingest(store, source(path))
+    assert "müde Probe.tiff states no resolution: pass --mpp" in status.failed["s"]
+    assert ingest(store, source(path, mpp=1.0)).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<ASAP_Annotations><Anno", "labels.xml is no well-formed XML"),
+        (b"<html/>", "labels.xml is no ASAP annotation"),
+        (b'{"features": [', "labels.geojson is no JSON"),
+        (b'{"features": [{"geometry": {"type": "Polygon", "coordinates": [[1]]}}]}', "feature 0"),
+    ],
+)
+def test_malformed_annotations_name_the_file(tmp_path: Path, content: bytes, message: str) -> None:
+    labels = tmp_path / ("labels.xml" if content.startswith(b"<") else "labels.geojson")
+    labels.write_bytes(content)
+    store = DirectoryStore(tmp_path / "store")
+    status = ingest(store, source(write_slide(tmp_path), labels))
+    assert status.state == "failed"
+    assert message in status.failed["s"]
+    assert not store.exists("slides/s/slide.json")
+    assert not store.exists("slides/s/labels.tif")
+
+
+def test_labels_outside_the_classes_are_listed(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.png"
+    Image.fromarray(truth() * 3).save(labels)
+    store = DirectoryStore(tmp_path / "store")
+    path = write_slide(tmp_path)
+    status = ingest(store, source(path, labels))
+    assert "labels.png has labels outside the classes" in status.failed["s"]
+    assert "[3, 6]" in status.failed["s"]
+    assert ingest(store, source(path, labels), label_names={"3": "stroma", "6": "tumor"}).state == "done"  # fmt: skip
+
+
+def test_a_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
+    labels = tmp_path / "wrong.png"
+    Image.fromarray(truth()[:300]).save(labels)
+    status = ingest(DirectoryStore(tmp_path / "store"), source(write_slide(tmp_path), labels))
+    assert "wrong.png is 512×300 px, which does not fit" in status.failed["s"]
+
+
+def test_a_truncated_slide_is_refused(tmp_path: Path) -> None:
+    path = write_slide(tmp_path)
+    path.write_bytes(path.read_bytes()[:200_000])
+    store = DirectoryStore(tmp_path / "store")
+    status = ingest(store, source(path))
+    assert status.state == "failed"
+    assert "slide.tiff" in status.failed["s"]
+    assert list(store.list("slides/")) == []
+
+
+def test_good_slides_go_on_where_others_fail(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    bad = tmp_path / "bad.svs"
+    bad.write_bytes(b"no slide")
+    good = SlideSource(slide="good", source=str(write_slide(tmp_path)))
+    status = ingest(store, good, SlideSource(slide="bad", source=str(bad)))
+    assert status.state == "partial"
+    assert set(status.failed) == {"bad"}
+    assert set(store.get_model("cohorts/c.json", CohortRecord).splits) == {"good"}
+
+
+def test_panda_masks_have_names_of_their_own(tmp_path: Path) -> None:
+    mask = tmp_path / "mask.tif"
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, :32, 0] = 1
+    image[:, 32:, 0] = 4
+    tifffile.imwrite(mask, image, photometric="rgb")
+    classes = Classes.of("stroma", "benign", "Gleason 3", "Gleason 4", "Gleason 5")
+    strips = label_strips(mask, "panda-radboud", classes, {}, (64, 64), (64, 64))
+    assert np.unique(np.concatenate(list(strips))).tolist() == [1, 4]
+    with pytest.raises(InputError, match="4"):
+        list(label_strips(mask, "panda-karolinska", Classes.of("benign", "cancer"), {}, (64, 64), (64, 64)))  # fmt: skip
+
+
+def test_blank_and_dark_fields() -> None:
+    rng = np.random.default_rng(0)
+    blank = (244 + rng.normal(0, 2, (256, 256, 3))).clip(0, 255).astype(np.uint8)
+    assert not tissue_mask(blank, 8.0).any()
+    dark = rng.integers(0, 40, (256, 256, 3)).astype(np.uint8)
+    assert stain_of(dark, tissue_mask(dark, 8.0)) == "other"
+
+
+def test_geojson_with_a_third_coordinate(real_data: Path) -> None:
+    outlines = read_geojson(real_data / "annotations/polygons_3d.geojson")
+    assert outlines
+    assert all(outline.area.area > 0 for outline in outlines)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("TCGA-CR-7395-01A-01-TS1.svs", "states no resolution: pass --mpp"),
+        ("camelyon_dicom_jpeg.dcm", "too coarse"),
+        ("fluorescence.ndpi", "does not look like H&E"),
+        ("broken/histolab_broken.svs", "cannot be opened"),
+        ("broken/osp_unopenable.tiff", "compression"),
+        ("broken/osp_unreadable.svs", "smaller than one patch"),
+        ("broken/osp_small.svs", "smaller than one patch"),
+        ("broken/pathml_small_dicom.dcm", "cannot be opened"),
+    ],
+)
+def test_real_slides_that_cannot_be_used(
+    real_data: Path, tmp_path: Path, file: str, message: str
+) -> None:
+    path = real_data / "wsi" / file
+    status = ingest(DirectoryStore(tmp_path / "store"), source(path), classes=None)
+    assert message in status.failed["s"]
+    assert path.name in status.failed["s"]
+
+
+def test_a_real_aperio_slide(real_data: Path, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    status = ingest(store, source(real_data / "wsi/CMU-1-Small-Region.svs"), classes=None)
+    assert status.state == "done", status.failed
+    record = store.get_model("slides/s/slide.json", SlideRecord)
+    assert (record.vendor, record.stain) == ("aperio", "h&e")
+    assert record.mpp == pytest.approx(0.499)
+    assert record.tissue_fraction > 0.25
+
+
+def test_real_mosaic_mask_geojson_and_xml_agree(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "wsi/mosaic"
+    classes = Classes.of(
+        "Normal", "Polyp", "Low-grade IN", "High-grade IN", "Serrated adenoma", "Adenocarcinoma"
+    )
+    with tifffile.TiffFile(folder / "ebhi_mosaic_test.tiff") as file:
+        height, width = file.pages[0].shape[:2]  # type: ignore[union-attr]
+    maps = {}
+    for suffix, kind in (("_mask.tiff", "indexed"), (".geojson", "geojson"), (".xml", "asap")):
+        path = folder / f"ebhi_mosaic_test{suffix}"
+        strips = label_strips(path, kind, classes, {}, (width, height), (width, height))  # type: ignore[arg-type]
+        maps[kind] = np.concatenate(list(strips))
+    assert (maps["indexed"] == maps["geojson"]).mean() >= 0.999
+    holes = (maps["indexed"] == 0) & (maps["asap"] > 0)
+    assert (maps["indexed"] == maps["asap"])[~holes].mean() >= 0.999

@@ -1,0 +1,80 @@
+"""The region rule, by hand-computed examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shared.contracts.base import SplitFractions
+from shared.contracts.regions import RegionRule
+from shared.imaging.regions import (
+    Region,
+    choose_windows,
+    class_entropy,
+    pack_regions,
+    unpack_regions,
+)
+
+
+def halves(share: float, background: float = 0.0) -> np.ndarray:  # type: ignore[type-arg]
+    """A 100 × 100 map: background rows, then class 1 on `share` of the columns, class 2 else."""
+    labels = np.full((100, 100), 2, np.uint8)
+    labels[:, : round(share * 100)] = 1
+    labels[: round(background * 100)] = 0
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"), [(0.1, False), (0.2, True), (0.5, True), (0.8, True), (0.81, False)]
+)
+def test_two_classes_must_lie_between_the_bounds(share: float, kept: bool) -> None:
+    assert bool(choose_windows(halves(share), 3, 100, 50, RegionRule())) is kept
+
+
+def test_shares_are_of_the_tissue_unless_background_counts() -> None:
+    labels = halves(0.1, background=0.5)
+    assert not choose_windows(labels, 3, 100, 50, RegionRule())
+    assert choose_windows(labels, 3, 100, 50, RegionRule(count_background=True))
+    sparse = halves(0.5, background=0.9)
+    assert not choose_windows(sparse, 3, 100, 50, RegionRule())
+    assert choose_windows(sparse, 3, 100, 50, RegionRule(min_tissue=0.05))
+
+
+def test_the_cap_keeps_the_most_diverse() -> None:
+    labels = np.concatenate([halves(0.2), halves(0.5), halves(0.3)], 1)
+    windows = choose_windows(labels, 3, 100, 100, RegionRule(max_per_slide=1))
+    assert [(window.x, window.y) for window in windows] == [(100, 0)]
+    assert windows[0].entropy == pytest.approx(1.0)
+    assert windows[0].fractions == pytest.approx((0, 0.5, 0.5))
+
+
+def test_windows_larger_than_the_map_do_not_fit() -> None:
+    assert choose_windows(halves(0.5), 3, 101, 50, RegionRule()) == []
+
+
+def test_entropy_of_equal_shares_is_the_logarithm_of_their_number() -> None:
+    assert class_entropy(np.full(8, 1 / 8)) == pytest.approx(3.0)
+    assert class_entropy(np.array([1.0, 0.0])) == 0
+
+
+def test_shards_are_lossless_and_reproducible() -> None:
+    rng = np.random.default_rng(0)
+    region = Region(
+        "s_0_0", "s", rng.integers(0, 256, (32, 32, 3)).astype(np.uint8),
+        rng.integers(0, 200, (32, 32)).astype(np.uint8),
+    )  # fmt: skip
+    data = pack_regions([region])
+    assert data == pack_regions([region])
+    (back,) = unpack_regions(data, "s")
+    assert np.array_equal(back.image, region.image)
+    assert np.array_equal(back.labels, region.labels)
+
+
+def test_splits_hold_back_whole_slides_and_do_not_depend_on_order() -> None:
+    slides = [f"slide-{i}" for i in range(10)]
+    splits = SplitFractions(val=0.1, test=0.3, seed=1).assign(slides)
+    assert splits == SplitFractions(val=0.1, test=0.3, seed=1).assign(slides[::-1])
+    kinds = list(splits.values())
+    assert (kinds.count("test"), kinds.count("val"), kinds.count("train")) == (3, 1, 6)
+    assert SplitFractions(test=0.5).assign(["only"]) == {"only": "train"}
+    assert sorted(SplitFractions(test=0.1).assign(["a", "b"]).values()) == ["test", "train"]
