@@ -1,0 +1,1 @@
+"""Cluster: features → tissue types → pseudo label maps and regions."""

@@ -1,0 +1,75 @@
+"""The light classifier: tissue types straight from pixels, distilled from the clustering.
+
+The paper labels new slides with a small network in place of the foundation model
+(HeteroTissue-Diffuse, section 3); here it is the embedded encoder's network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from shared.encoders import IMAGENET, PatchNet, normalized, random_net
+
+BATCH = 64
+
+
+class TypeClassifier(nn.Module):
+    """Logits of `k` tissue types for patches of 64 px."""
+
+    def __init__(self, net: PatchNet, k: int) -> None:
+        super().__init__()
+        self.net = net
+        self.head = nn.Linear(net.dim, k)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map uint8 (N, 64, 64, 3) to (N, k)."""
+        logits: torch.Tensor = self.head(self.net(normalized(images, IMAGENET)))
+        return logits
+
+
+def train_classifier(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    k: int,
+    steps: int,
+    seed: int,
+    device: str,
+    report: Callable[[int, int, str], None],
+) -> TypeClassifier:
+    """Train on patches (N, 64, 64, 3) and their types (N,), turned and mirrored at random."""
+    torch.manual_seed(seed)
+    model = TypeClassifier(random_net(seed), k).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(2, steps))
+    rng = np.random.default_rng([seed, 11])
+    for step in range(steps):
+        chosen = rng.integers(len(images), size=BATCH)
+        turned = np.rot90(images[chosen], int(rng.integers(4)), axes=(1, 2))
+        if rng.random() < 0.5:
+            turned = turned[:, ::-1]
+        batch = torch.from_numpy(np.ascontiguousarray(turned)).to(device)
+        loss = functional.cross_entropy(model(batch), torch.from_numpy(labels[chosen]).to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        report(step + 1, steps, f"loss {loss.item():.3f}")
+    return model.eval()
+
+
+@torch.inference_mode()
+def accuracy(
+    model: TypeClassifier, images: NDArray[np.uint8], labels: NDArray[np.int64], device: str
+) -> float:
+    """Top-1 accuracy on patches, 0 to 1."""
+    found = [
+        model(torch.from_numpy(images[start : start + BATCH]).to(device)).argmax(1).cpu().numpy()
+        for start in range(0, len(images), BATCH)
+    ]
+    return float((np.concatenate(found) == labels).mean())

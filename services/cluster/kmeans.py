@@ -1,0 +1,116 @@
+"""Hierarchical spherical k-means: split what varies most (HeteroTissue-Diffuse, section 3)."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import InputError
+
+Float = NDArray[np.float32]
+
+REDO = 3
+
+
+def normalize(features: Float) -> Float:
+    """Scale rows to unit length; zero rows stay zero."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.ascontiguousarray(features / np.maximum(norms, 1e-12), np.float32)
+
+
+def diverse_sample(features: Float, count: int, seed: int) -> NDArray[np.int64]:
+    """Choose `count` rows that differ: each next one lies farthest from those chosen.
+
+    Farthest-point sampling on unit vectors, from a random start; half of the rows are
+    drawn at random, so that outliers do not crowd out what is common.
+
+    Returns:
+        int64 indices, sorted.
+    """
+    total = len(features)
+    if total <= count:
+        return np.arange(total)
+    rng = np.random.default_rng(seed)
+    unit = normalize(features)
+    chosen = rng.permutation(total)[: count - count // 2].tolist()
+    nearest = np.full(total, -1.0, np.float32)
+    for start in range(0, len(chosen), 256):
+        similar = unit @ unit[chosen[start : start + 256]].T
+        np.maximum(nearest, similar.max(1), out=nearest)
+    for _ in range(count // 2):
+        farthest = int(nearest.argmin())
+        chosen.append(farthest)
+        np.maximum(nearest, unit @ unit[farthest], out=nearest)
+        nearest[farthest] = np.inf
+    return np.sort(np.array(chosen, np.int64))
+
+
+def kmeans(points: Float, k: int, iterations: int, seed: int) -> Float:
+    """Spherical k-means by FAISS, on a GPU where there is one.
+
+    Returns:
+        float32 (k, d) centroids of unit length.
+    """
+    gpu = hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0
+    model = faiss.Kmeans(
+        points.shape[1],
+        k,
+        niter=iterations,
+        nredo=REDO,
+        spherical=True,
+        seed=seed,
+        gpu=gpu,
+        min_points_per_centroid=1,
+        max_points_per_centroid=max(1, len(points)),
+    )
+    model.train(points)
+    return normalize(np.asarray(model.centroids, np.float32).reshape(k, -1))
+
+
+def hierarchical_kmeans(features: Float, k: int, first_k: int, iterations: int, seed: int) -> Float:
+    """Cluster into `first_k`, then split the cluster of greatest scatter in two until `k`.
+
+    Args:
+        features: float32 (n, d); made unit length here.
+        k: number of clusters.
+        first_k: clusters before the first split, at most `k`.
+        iterations: of each k-means.
+        seed: decides the starts.
+
+    Returns:
+        float32 (k, d) centroids of unit length.
+
+    Raises:
+        InputError: there are fewer distinct features than clusters.
+    """
+    points = normalize(features)
+    distinct = len(np.unique(points, axis=0))
+    if distinct < k:
+        raise InputError(
+            f"{distinct} different sampled patches cannot make {k} tissue types: lower k, or "
+            "sample more patches per slide"
+        )
+    centroids = kmeans(points, min(first_k, k), iterations, seed)
+    while len(centroids) < k:
+        labels, distances = assign(points, centroids)
+        scatter = np.bincount(labels, distances, len(centroids))
+        worst = next(
+            int(index)
+            for index in np.argsort(-scatter)
+            if len(np.unique(points[labels == index], axis=0)) > 1
+        )
+        halves = kmeans(points[labels == worst], 2, iterations, seed + len(centroids))
+        centroids = np.concatenate([np.delete(centroids, worst, 0), halves])
+    return centroids
+
+
+def assign(features: Float, centroids: Float) -> tuple[NDArray[np.int64], Float]:
+    """Find each row's nearest centroid.
+
+    Returns:
+        int64 (n,) indices, and float32 (n,) cosine distances (0 to 2).
+    """
+    scores = normalize(features) @ centroids.T
+    labels = scores.argmax(1)
+    return labels, np.asarray(1 - scores[np.arange(len(scores)), labels], np.float32)

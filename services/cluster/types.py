@@ -1,0 +1,91 @@
+"""Tissue types: a small file in which a person names and merges what the clustering found."""
+
+from __future__ import annotations
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from shared.contracts.base import Classes, Contract, LabelClass, class_color
+from shared.contracts.cluster import cluster_key
+from shared.errors import InputError
+from shared.storage import ObjectStore
+
+HEADER = """\
+# Tissue types of this clustering: label (cluster + 1) -> name, colour, merge.
+# Rename as you like. Types of the same name are one class; `merge: N` takes a type
+# into type N. Then run: htd cluster --apply
+"""
+
+
+class TissueType(Contract):
+    """What a person says of one type."""
+
+    name: str = Field(min_length=1, max_length=128)
+    color: tuple[int, int, int]
+    merge: int | None = None
+
+
+def default_types(k: int) -> dict[int, TissueType]:
+    """Number the types 1 … k."""
+    return {
+        label: TissueType(name=f"type {label}", color=class_color(label))
+        for label in range(1, k + 1)
+    }
+
+
+def write_types(types: dict[int, TissueType]) -> bytes:
+    """Write types as YAML for a person."""
+    plain = {label: kind.model_dump(mode="json") for label, kind in types.items()}
+    return (HEADER + yaml.safe_dump(plain, sort_keys=True, default_flow_style=None)).encode()
+
+
+def read_types(store: ObjectStore, run: str, k: int) -> dict[int, TissueType]:
+    """Read a run's types file.
+
+    Raises:
+        InputError: it is malformed, or a type is missing or merged into none.
+    """
+    key = cluster_key(run, "types.yaml")
+    try:
+        plain = yaml.safe_load(store.get(key))
+        types = {int(label): TissueType.model_validate(kind) for label, kind in plain.items()}
+    except (yaml.YAMLError, ValidationError, AttributeError, ValueError) as error:
+        raise InputError(f"{key} is malformed: {error}") from error
+    if set(types) != set(range(1, k + 1)):
+        raise InputError(f"{key} must list the types 1 to {k}, each once")
+    for label, kind in types.items():
+        if kind.merge is not None and kind.merge not in types:
+            raise InputError(f"{key}: type {label} is merged into {kind.merge}, which is none")
+    return types
+
+
+def classes_of(types: dict[int, TissueType]) -> tuple[Classes, NDArray[np.uint8]]:
+    """Turn types into classes.
+
+    Returns:
+        The classes, background first, and a table uint8 (256,) from type to class.
+
+    Raises:
+        InputError: types are merged in a circle.
+    """
+    table = np.zeros(256, np.uint8)
+    items = [LabelClass(index=0, name="background", color=class_color(0))]
+    index: dict[str, int] = {}
+    for label in sorted(types):
+        kind = types[_target(types, label)]
+        if kind.name not in index:
+            index[kind.name] = len(items)
+            items.append(LabelClass(index=len(items), name=kind.name, color=kind.color))
+        table[label] = index[kind.name]
+    return Classes(items=tuple(items)), table
+
+
+def _target(types: dict[int, TissueType], label: int) -> int:
+    seen = {label}
+    while (merged := types[label].merge) is not None:
+        if merged in seen:
+            raise InputError(f"tissue types {sorted(seen)} are merged in a circle")
+        seen.add(label := merged)
+    return label
