@@ -22,7 +22,7 @@ from shared.imaging.augment import jitter_stain, symmetry
 UInt8 = NDArray[np.uint8]
 Int = NDArray[np.int64]
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3
 IGNORED = -1
 
 
@@ -66,10 +66,12 @@ def train_segmenter(
 ) -> None:
     """Train on random windows, turned, mirrored and stained anew; in place.
 
-    AdamW with a one-cycle schedule; step `i` sees the same pairs for the same seed.
+    Cross-entropy and soft Dice (which keeps rare classes from being given up), AdamW with
+    a one-cycle schedule. Step `i` sees the same pairs for the same seed.
     """
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-2)
+    dice = smp.losses.DiceLoss("multiclass", ignore_index=IGNORED)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for step in range(steps):
         images, labels = _draw(pairs, size, batch, np.random.default_rng([seed, step]))
@@ -77,8 +79,9 @@ def train_segmenter(
         scores = model(to_input(images).to(device))
         labelled = (target != IGNORED).sum().clamp(min=1)
         loss = F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum") / labelled
+        loss = loss + dice(scores, target)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
         progress(step + 1)
