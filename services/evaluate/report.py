@@ -98,9 +98,7 @@ def html_report(report: dict[str, Any], material: Material, sheet: bytes) -> str
     source = files("services.evaluate").joinpath("template.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         report=report,
-        colors={
-            item.name: f"#{bytes(item.color).hex()}" for item in material.dataset.classes.items
-        },
+        classes=material.dataset.classes.items[1:],
         request=material.dataset.request,
         sheet=base64.b64encode(sheet).decode(),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from services.evaluate import stage as evaluate
 from services.evaluate.data import gather, spread
 from services.evaluate.fidelity import fidelity, nearest
 from services.evaluate.frechet import Moments, distance_of, frechet_distance
+from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import (
     confusion,
     iou_scores,
@@ -22,7 +25,7 @@ from services.evaluate.segmentation import (
 )
 from services.evaluate.stage import EvaluateStage
 from services.synthesize.stage import SynthesizeStage
-from shared.contracts.base import Split
+from shared.contracts.base import Classes, Split
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.synthesize import DatasetRequest, MapSource
 from shared.errors import InputError
@@ -195,6 +198,33 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     assert "with fewer than 3" in page
     assert "http" not in page.replace("http-equiv", "")  # self-contained
     assert decode_png(store.get("reports/r/sheet.png")).shape[1] > 8 * 32
+
+
+def test_the_page_shows_every_score_below_its_own_class(tmp_path: Path) -> None:
+    """Class names that sort otherwise than their indices, as records in the store do."""
+    store = make_store(tmp_path)
+    material = gather(store, EvaluateRequest(report="r", dataset="d"))
+    record = material.dataset.model_copy(
+        update={
+            "classes": Classes.of("zona", "acinus"),
+            "proportions": {"acinus": 0.6, "zona": 0.4},
+        }
+    )
+    material = replace(material, dataset=record)
+    score = {"mean_iou": 0.5, "accuracy": 0.5, "iou": [0.111, 0.888], "n": 6}
+    parts = [{"source": "real", "seed": 0, "n": 12, "test": score, "faithfulness": score}]
+    report = summarize(EvaluateRequest(report="r", dataset="d"), material, None, parts)
+    assert report["segmentation"]["real"]["iou"] == {"zona": 0.111, "acinus": 0.888}
+    assert report["segmentation"]["both"] is None
+    shuffled = json.loads(json.dumps(report, sort_keys=True))
+    page = html_report(shuffled, material, b"")
+    cells = re.findall(r"<t[hd][^>]*>(?:<span[^>]*></span>)?([^<]*)<", page)
+    columns = cells.index("mean IoU") + 2
+    assert cells[columns : columns + 2] == ["zona", "acinus"]
+    row = cells.index("real", columns) + 5
+    assert cells[row : row + 2] == ["0.111", "0.888"]
+    shares = cells.index("reached")
+    assert cells[shares + 1 : shares + 7] == ["zona", "–", "0.400", "acinus", "–", "0.600"]
 
 
 def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
