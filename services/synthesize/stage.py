@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -155,6 +156,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             shards=shards,
             request=request,
         )
+        _drop_stale(store, request, set(numbers))
         distinct = _write_manifest(store, request.dataset, shards)
         _write_exports(store, request, model, numbers)
         _, crops = _banks(store, request, model)
@@ -229,6 +231,26 @@ def _row(sample: Sample, counts: NDArray[np.int64], shard: str) -> dict[str, obj
         "crop_slides": [crop.slide for crop in source.crops],
         "fractions": (counts / counts.sum()).tolist(),
     }
+
+
+def _drop_stale(store: ObjectStore, request: DatasetRequest, numbers: set[int]) -> None:
+    """Delete what an earlier request of the same name left and this one did not make."""
+    shards = dataset_key(request.dataset, "shards/")
+    for key in store.list(shards):
+        if int(PurePosixPath(key).stem) not in numbers:
+            store.delete(key)
+    exports = dataset_key(request.dataset, "exports/")
+    for key in store.list(exports):
+        path = PurePosixPath(key.removeprefix(exports))
+        made = path.parts[0] in request.exports
+        if made and path.stem.isdigit():
+            number = int(path.stem)
+            if path.parts[1] == "shards":
+                made = number in numbers
+            else:
+                made = number < request.images and number // request.shard_size in numbers
+        if not made:
+            store.delete(key)
 
 
 def _write_manifest(store: ObjectStore, dataset: str, shards: tuple[str, ...]) -> int:

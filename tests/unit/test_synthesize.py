@@ -159,6 +159,15 @@ def test_crops_from_another_slide_or_the_same(tmp_path: Path) -> None:
                 assert (crop.slide == sample.provenance.map_slide) is expected
 
 
+def test_a_smaller_dataset_of_the_same_name_leaves_nothing_of_the_larger(tmp_path: Path) -> None:
+    store, fresh = make_store(tmp_path / "a"), make_store(tmp_path / "b")
+    synthesize(store, images=6, shard_size=2, exports=["folder", "coco", "geojson"])
+    for one in (store, fresh):
+        assert synthesize(one, images=3, shard_size=2, exports=["folder", "coco"]).state == "done"
+    assert list(store.list("datasets/")) == list(fresh.list("datasets/"))
+    assert sum(key.endswith(".png") for key in store.list("datasets/d/exports/folder/images/")) == 3
+
+
 def test_other_slide_is_refused_where_there_is_only_one(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     publish_toy_model(store, make_region_set(store, splits={"alone": "train"}))
