@@ -10,7 +10,6 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from services.embed.features import Features, write_features
 from services.embed.training import WINDOW, train_encoder
 from shared.contracts.embed import (
     EmbedRequest,
@@ -21,6 +20,7 @@ from shared.contracts.embed import (
 from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
 from shared.encoders import embedded_key, load_encoder
 from shared.errors import InputError
+from shared.features import Features, write_features
 from shared.imaging.slide import open_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import sha256_file

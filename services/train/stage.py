@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -27,8 +26,9 @@ from shared.contracts.train import (
     model_prefix,
     training_key,
 )
+from shared.datasets import draw_crops
 from shared.diffusion.autoencoder import encode_latents, make_vae, to_unit, vae_factor
-from shared.diffusion.crops import Crop, CropRule
+from shared.diffusion.crops import CropRule
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import image_seed
 from shared.diffusion.pipeline import HeteroTissuePipeline
@@ -277,24 +277,13 @@ def _samples(
     batch = batches.draw(2**31, SAMPLES)
     made = pipeline(batch.labels, batch.crops, [image_seed(seed, i) for i in range(SAMPLES)])
     maps = [colorize(mask, record.classes.colors) for mask in batch.labels]
-    canvases = [paste(crops, batch.images.shape[1]) for crops in batch.crops]
+    canvases = [draw_crops(crops, batch.images.shape[1]) for crops in batch.crops]
     return sheet(
         [maps, canvases, list(made), list(batch.images)],
         ["label map", "crops", "synthetic", "real"],
         [],
         legend=list(zip(record.classes.names, record.classes.colors, strict=True)),
     )
-
-
-def paste(crops: list[Crop], side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Show crops at their places on a grey canvas."""
-    canvas = np.full((side, side, 3), 230, np.uint8)
-    for crop in crops:
-        height, width = crop.pixels.shape[:2]
-        canvas[crop.y : crop.y + height, crop.x : crop.x + width] = crop.pixels
-        corner = (crop.x + width - 1, crop.y + height - 1)
-        cv2.rectangle(canvas, (crop.x, crop.y), corner, (120, 120, 120), 1)
-    return canvas
 
 
 def _publish(

@@ -74,12 +74,15 @@ def write_labels(folder: Path) -> dict[str, Path]:
     ]
     paths = {key: folder / f"labels.{key}" for key in ("geojson", "xml", "png", "npy", "tif")}
     paths["geojson"].write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    annotations = "".join(
-        f'<Annotation Name="a" Type="Polygon" PartOfGroup="{name}"><Coordinates>'
-        + "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(ring[:-1]))
-        + "</Coordinates></Annotation>"
-        for name, ring in (("stroma", stroma), ("background", hole), ("tumor", tumor))
-    )  # fmt: skip
+    annotations = ""
+    for name, ring in (("stroma", stroma), ("background", hole), ("tumor", tumor)):
+        points = "".join(
+            f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(ring[:-1])
+        )
+        annotations += (
+            f'<Annotation Name="a" Type="Polygon" PartOfGroup="{name}">'
+            f"<Coordinates>{points}</Coordinates></Annotation>"
+        )
     paths["xml"].write_text(
         f"<ASAP_Annotations><Annotations>{annotations}</Annotations></ASAP_Annotations>"
     )
@@ -176,7 +179,8 @@ def test_labels_outside_the_classes_are_listed(tmp_path: Path) -> None:
     status = ingest(store, source(path, labels))
     assert "labels.png has labels outside the classes" in status.failed["s"]
     assert "[3, 6]" in status.failed["s"]
-    assert ingest(store, source(path, labels), label_names={"3": "stroma", "6": "tumor"}).state == "done"  # fmt: skip
+    names = {"3": "stroma", "6": "tumor"}
+    assert ingest(store, source(path, labels), label_names=names).state == "done"
 
 
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -217,7 +221,9 @@ def test_panda_masks_have_names_of_their_own(tmp_path: Path) -> None:
     strips = label_strips(mask, "panda-radboud", classes, {}, (64, 64), (64, 64))
     assert np.unique(np.concatenate(list(strips))).tolist() == [1, 4]
     with pytest.raises(InputError, match="4"):
-        list(label_strips(mask, "panda-karolinska", Classes.of("benign", "cancer"), {}, (64, 64), (64, 64)))  # fmt: skip
+        label_strips(
+            mask, "panda-karolinska", Classes.of("benign", "cancer"), {}, (64, 64), (64, 64)
+        )
 
 
 def test_blank_and_dark_fields() -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.train.data import Batches, symmetry
+from services.train.data import Batches
 from services.train.stage import TrainStage
 from shared.contracts.train import DenoiserRecipe, ModelRecord, Recipe, TrainRequest, VaeRecipe
 from shared.diffusion.crops import CropRule
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
+from shared.imaging.augment import symmetry
 from shared.imaging.regions import RegionIndex
 from shared.jobs import Context, Ledger, Shard, run_job
 from shared.settings import Settings

@@ -1,0 +1,33 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install lint test demo starter clean
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: .venv/installed  ## make .venv with everything
+
+lint: install    ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint       ## lint, then all tests
+	$(BIN)/pytest
+
+demo: install    ## slides to a synthetic annotated dataset; SLIDES=folder MPP=0.5 CLASSES=a,b for yours
+	$(BIN)/htd demo --out out/demo $(if $(SLIDES),--slides '$(SLIDES)') $(if $(MPP),--mpp $(MPP)) $(if $(CLASSES),--classes '$(CLASSES)')
+
+starter: install ## make the starter checkpoint anew (about an hour on 2 cores)
+	$(BIN)/python -m services.train.make_starter --store out/starter
+
+clean:           ## remove what was made
+	rm -rf out build *.egg-info

@@ -1,0 +1,1 @@
+"""The gateway: the only front door. Today a command line, `htd`."""

@@ -1,0 +1,528 @@
+"""`htd`: the command line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
+
+from services.gateway import sources
+from services.gateway.progress import console
+from services.gateway.submit import Target, report, run_and_report, run_or_fail
+from services.stages import REQUESTS
+from shared.contracts.base import Classes, Request
+from shared.contracts.cluster import ClusterRequest
+from shared.contracts.embed import EmbedRequest
+from shared.contracts.evaluate import EvaluateRequest, report_key
+from shared.contracts.ingest import IngestRequest, PatchGrid
+from shared.contracts.regions import RegionRule
+from shared.contracts.synthesize import CropSource, DatasetRequest, ExportFormat, MapSource
+from shared.contracts.train import Recipe, TrainRequest
+from shared.errors import HeteroTissueError, InputError, JobError
+from shared.jobs import Ledger
+from shared.logging import configure_logging
+
+app = typer.Typer(
+    help="Heterogeneous histopathology images with their annotations, made from your slides.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+jobs_app = typer.Typer(help="Look at jobs, cancel them, try failed ones again.")
+stack_app = typer.Typer(help="Redis, S3 and one worker per service on this machine, no Docker.")
+app.add_typer(jobs_app, name="jobs", no_args_is_help=True)
+app.add_typer(stack_app, name="stack", no_args_is_help=True)
+
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="A directory or s3://bucket/prefix [HTD_STORE].")
+]
+BrokerOption = Annotated[
+    str | None,
+    typer.Option("--broker", help="redis:// URL: run on the workers [HTD_BROKER_URL]."),
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Do it all again, even if done.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a field, e.g. --set regions.low=0.1 (repeatable)."),
+]
+
+
+def example(text: str) -> str:
+    """Format a command's example for its help."""
+    return f"[dim]Example:[/] {text}"
+
+
+@app.command(epilog=example("htd phantom slides/ --count 4 --side 8192"))
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Where the slides go.")],
+    count: Annotated[int, typer.Option(min=1)] = 1,
+    side: Annotated[int, typer.Option(help="Width and height in pixels at 0.5 µm.")] = 4096,
+    seed: Annotated[int, typer.Option(help="Of the first slide; the next ones follow.")] = 0,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Write H&E-like phantom slides with their exact ground truth."""
+    from shared.phantom import write_phantom
+
+    for number in range(count):
+        made = write_phantom(folder, f"phantom-{seed + number}", side, side, seed + number, threads)
+        labels = ", ".join(path.name for path in (made.mask, made.geojson, made.xml))
+        console.print(f"{made.slide}  (labels: {labels})")
+
+
+@app.command(epilog=example("htd ingest slides/ --cohort lung --classes stroma,tumor --mpp 0.5"))
+def ingest(
+    slides: Annotated[list[Path], typer.Argument(help="Slides, or folders of slides.")],
+    cohort: Annotated[str, typer.Option(help="Name of the cohort.")] = "cohort",
+    classes: Annotated[
+        str | None, typer.Option(help="Class names in the order of their indices, from 1.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of annotations; default: beside the slides.")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of slides that state none.")
+    ] = None,
+    region_size: Annotated[int, typer.Option(help="Side of a region in pixels.")] = 256,
+    region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Leave the files where they are.")
+    ] = False,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Ingest slides: tissue, label maps, patch index, training regions.
+
+    Annotations are found by name: <slide>.geojson, <slide>.xml, <slide>_mask.tiff.
+    """
+    target = Target.of(store, broker)
+    found = sources.prepare(
+        target.store,
+        sources.find_slides(slides),
+        labels=labels,
+        use_labels=classes is not None,
+        mpp=mpp,
+        in_place=in_place,
+    )
+    request = IngestRequest(
+        cohort=cohort,
+        slides=found,
+        classes=Classes.of(*parse_names(classes)) if classes else None,
+        patches=PatchGrid(mpp=region_mpp),
+        regions=RegionRule(size=region_size, mpp=region_mpp),
+    )
+    run_and_report(target, changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd embed --cohort lung --encoder hoptimus0"))
+def embed(
+    cohort: Annotated[str, typer.Option(help="Name of the cohort.")] = "cohort",
+    encoder: Annotated[
+        str, typer.Option(help="'embedded', a registry key, a timm name or hf-hub:owner/name.")
+    ] = "embedded",
+    weights: Annotated[Path | None, typer.Option(help="Local weights file.")] = None,
+    imported: Annotated[
+        Path | None, typer.Option("--import", help="Folder of TRIDENT/CLAM .h5 files to take.")
+    ] = None,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Embed a cohort's patches, or take features that were made elsewhere."""
+    target = Target.of(store, broker)
+    if imported is not None:
+        from shared.features import import_features
+
+        record = import_features(target.store, cohort, encoder, imported)
+        console.print(f"embed: [green]imported[/] {sum(record.slides.values())} features")
+        return
+    request = EmbedRequest(
+        cohort=cohort, encoder=encoder, weights=str(weights.resolve()) if weights else None
+    )
+    run_and_report(target, changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd cluster --cohort lung --run types --k 20"))
+def cluster(
+    run: Annotated[
+        str, typer.Option(help="Name of the clustering and of its region set.")
+    ] = "types",
+    cohort: Annotated[str, typer.Option(help="Name of the cohort.")] = "cohort",
+    encoder: Annotated[str, typer.Option(help="Whose features.")] = "embedded",
+    k: Annotated[int, typer.Option(help="Number of tissue types.", min=2, max=255)] = 100,
+    region_size: Annotated[int, typer.Option(help="Side of a region in pixels.")] = 256,
+    region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Find tissue types, map them onto the slides, and cut regions.
+
+    Edit clusters/<run>/types.yaml to name or merge types, then run this again.
+    """
+    request = ClusterRequest(
+        run=run,
+        cohort=cohort,
+        encoder=encoder,
+        k=k,
+        regions=RegionRule(size=region_size, mpp=region_mpp),
+    )
+    run_and_report(Target.of(store, broker), changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd train --regions lung --recipe tiny --warm-start starter"))
+def train(
+    regions: Annotated[str, typer.Option(help="Region set: a cohort or a clustering.")],
+    model: Annotated[str, typer.Option(help="Name of the model.")] = "model",
+    version: Annotated[str, typer.Option(help="Version to publish.")] = "1",
+    recipe: Annotated[str, typer.Option(help="tiny, base, paper, or a YAML file.")] = "tiny",
+    warm_start: Annotated[
+        str | None, typer.Option(help="'starter', or models/<name>/<version>.")
+    ] = None,
+    seed: int = 0,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Train a model on a region set's train split, and publish it."""
+    request = TrainRequest(
+        run=f"{model}-{version}",
+        regions=regions,
+        recipe=load_recipe(recipe),
+        model=model,
+        version=version,
+        warm_start=warm_start,
+        seed=seed,
+    )
+    run_and_report(Target.of(store, broker), changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd synthesize --model lung --images 1000 --proportion tumor=0.4"))
+def synthesize(
+    model: Annotated[str, typer.Option(help="<name> or <name>/<version>.")],
+    dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
+    images: Annotated[int, typer.Option(min=1)] = 64,
+    proportion: Annotated[
+        list[str] | None, typer.Option(help="class=share of labelled pixels (repeatable).")
+    ] = None,
+    maps: Annotated[str | None, typer.Option(help="Region set that maps come from.")] = None,
+    crops: Annotated[str | None, typer.Option(help="Region set that crops come from.")] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 20,
+    guidance_map: float = 1.5,
+    guidance_crops: float = 1.5,
+    seed: int = 0,
+    export: Annotated[
+        list[str] | None, typer.Option(help="folder, coco, geojson (repeatable).")
+    ] = None,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Make a dataset of synthetic images with their label maps."""
+    name, _, version = model.partition("/")
+    request = DatasetRequest(
+        dataset=dataset,
+        model=name,
+        version=version or "1",
+        images=images,
+        proportions=parse_proportions(proportion or []),
+        maps=MapSource(regions=maps),
+        crops=CropSource(regions=crops),
+        steps=steps,
+        guidance_map=guidance_map,
+        guidance_crops=guidance_crops,
+        seed=seed,
+        exports=export_formats(export or []),
+    )
+    run_and_report(Target.of(store, broker), changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd evaluate --dataset dataset --report first"))
+def evaluate(
+    dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
+    name: Annotated[str, typer.Option("--report", help="Name of the report.")] = "report",
+    encoder: Annotated[str, typer.Option(help="Encoder of the Fréchet distance.")] = "embedded",
+    seeds: Annotated[int, typer.Option(min=1)] = 1,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Measure a dataset against held-out real regions."""
+    target = Target.of(store, broker)
+    request = EvaluateRequest(report=name, dataset=dataset, encoder=encoder, seeds=seeds)
+    run_and_report(target, changed(request, change), fresh=fresh)
+    console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
+
+
+@app.command(epilog=example("htd pipeline study.yaml --store s3://bucket"))
+def pipeline(
+    file: Annotated[Path, typer.Argument(help="YAML with a list of `requests`.")],
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+) -> None:
+    """Run many requests in order, from one file; all are checked before the first starts."""
+    target = Target.of(store, broker)
+    for request in load_pipeline(file):
+        run_or_fail(target, request)
+
+
+@app.command(epilog=example("htd export dataset out/dataset"))
+def export(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="folder, coco, geojson.")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a dataset as plain files."""
+    from shared.exports import export_dataset
+
+    export_dataset(
+        Target.of(store, None).store, dataset, folder, export_formats(formats or ["folder"])
+    )
+    console.print(f"dataset: {folder}")
+
+
+@app.command(epilog=example("htd demo --out out/demo --slides my-slides/ --mpp 0.5"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("out/demo"),
+    slides: Annotated[
+        Path | None, typer.Option(help="A folder with your slides; else phantoms are made.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class names of your slides' annotations, from 1.")
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="µm per pixel of slides without.")] = None,
+) -> None:
+    """The whole way in minutes: slides → tissue types → model → dataset → report."""
+    from services.gateway.demo import collect, demo_slides, run_demo, summary
+
+    started = time.time()
+    target = Target.of(str(out / "store"), "")
+    found = demo_slides(target.store, out, slides, parse_names(classes) if classes else None, mpp)
+    timings: dict[str, float] = {}
+
+    def run(request: Request) -> None:
+        began = time.time()
+        run_or_fail(target, request)
+        timings[request.stage] = time.time() - began
+
+    run_demo(found, load_recipe("tiny"), run)
+    collect(target.store, out)
+    console.print(summary(out, timings, time.time() - started))
+
+
+@app.command(epilog=example("htd doctor"))
+def doctor() -> None:
+    """Say what this machine has, what is missing, and what to do."""
+    from services.gateway.doctor import examine
+
+    findings = examine()
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.good else "[yellow]![/]"
+        table.add_row(mark, finding.name, finding.detail)
+    console.print(table)
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+@jobs_app.command("list", epilog=example("htd jobs list"))
+def jobs_list(store: StoreOption = None) -> None:
+    """List jobs with their state."""
+    ledger = Ledger(Target.of(store, "").store)
+    table = Table("job", "state", "done", "failed", box=None)
+    for job in ledger.jobs():
+        status = ledger.status(job)
+        table.add_row(job, status.state, f"{status.done}/{status.total}", str(len(status.failed)))
+    console.print(table)
+
+
+@jobs_app.command("show", epilog=example("htd jobs show train-0123456789abcdef"))
+def jobs_show(job: str, store: StoreOption = None) -> None:
+    """Show one job."""
+    report(Ledger(Target.of(store, "").store).status(job))
+
+
+@jobs_app.command("cancel", epilog=example("htd jobs cancel train-0123456789abcdef"))
+def jobs_cancel(job: str, store: StoreOption = None) -> None:
+    """Stop a job."""
+    ledger = Ledger(Target.of(store, "").store)
+    ledger.stage(job)
+    ledger.cancel(job)
+    report(ledger.status(job))
+
+
+@jobs_app.command("retry", epilog=example("htd jobs retry train-0123456789abcdef"))
+def jobs_retry(job: str, store: StoreOption = None, broker: BrokerOption = None) -> None:
+    """Try again what failed or was cancelled."""
+    target = Target.of(store, broker)
+    ledger = Ledger(target.store)
+    kind = REQUESTS[ledger.stage(job)]
+    run_and_report(target, kind.model_validate(ledger.request(job)))
+
+
+@stack_app.command("up", epilog=example("htd stack up --services ingest,embed"))
+def stack_up(
+    folder: Annotated[Path, typer.Option(help="Data, logs and keys.")] = Path("out/stack"),
+    services: Annotated[str, typer.Option(help="Which workers.")] = ",".join(REQUESTS),
+) -> None:
+    """Start the local stack; Ctrl-C stops it."""
+    from services.gateway.stack import Stack
+
+    names = parse_names(services)
+    unknown = set(names) - set(REQUESTS)
+    if unknown:
+        raise InputError(f"no such services: {sorted(unknown)}; there are {', '.join(REQUESTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with Stack(folder, names, lambda line: console.print(line, highlight=False)) as stack:
+        console.print(f"ready       source {stack.folder / 'env'}", highlight=False)
+        try:
+            while True:
+                stack.check()
+                time.sleep(1)
+        except KeyboardInterrupt:
+            console.print("stopping; running shards are finished or handed back")
+
+
+@stack_app.command("status", epilog=example("htd stack status"))
+def stack_state(folder: Annotated[Path, typer.Option()] = Path("out/stack")) -> None:
+    """Say what of the stack runs."""
+    from services.gateway.stack import stack_status
+
+    states = stack_status(folder)
+    for name, running in states.items():
+        console.print(f"{name:<12}{'[green]runs[/]' if running else '[red]is gone[/]'}")
+    if not states or not all(states.values()):
+        if not states:
+            console.print(f"no stack is up in {folder}")
+        raise typer.Exit(1)
+
+
+def parse_names(text: str) -> list[str]:
+    """Split a comma list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def export_formats(names: list[str]) -> tuple[ExportFormat, ...]:
+    """Check names of export formats."""
+    return TypeAdapter(tuple[ExportFormat, ...]).validate_python(tuple(names))
+
+
+def parse_proportions(items: list[str]) -> dict[str, float]:
+    """Read class=share pairs. Raises `InputError` for anything else."""
+    shares = {}
+    for item in items:
+        name, _, share = item.rpartition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError as error:
+            raise InputError(f"{item!r} is no class=share, such as tumor=0.4") from error
+    return shares
+
+
+def changed(request: Request, changes: list[str] | None) -> Request:
+    """Set fields of a request by dotted names; values are read as YAML.
+
+    Raises:
+        InputError: there is no such field, or the value does not fit.
+    """
+    plain: dict[str, Any] = request.model_dump(mode="json")
+    for item in changes or []:
+        path, sign, value = item.partition("=")
+        part: Any = plain
+        *parents, last = path.split(".")
+        for name in parents:
+            part = part.get(name) if isinstance(part, dict) else None
+        if not sign or not isinstance(part, dict) or last not in part:
+            raise InputError(f"--set {item}: {request.stage} has no field {path!r}")
+        part[last] = yaml.safe_load(value)
+    return type(request).model_validate(plain)
+
+
+def load_recipe(name: str) -> Recipe:
+    """Load a recipe by its name, or from a YAML file. Raises `InputError`."""
+    shipped = files("services").joinpath("train", "recipes", f"{name}.yaml")
+    path = Path(name)
+    if not shipped.is_file() and not path.is_file():
+        raise InputError(f"no recipe {name!r}: give tiny, base, paper, or a YAML file")
+    text = shipped.read_text() if shipped.is_file() else path.read_text()
+    return Recipe.model_validate(_yaml(text, name))
+
+
+def load_pipeline(file: Path) -> list[Request]:
+    """Read and check a pipeline file. Raises `InputError` naming the request that is wrong."""
+    if not file.is_file():
+        raise InputError(f"{file} is not there")
+    content = _yaml(file.read_text(), str(file))
+    items = TypeAdapter(list[dict[str, Any]]).validate_python(content.get("requests"))
+    requests = []
+    for number, item in enumerate(items, 1):
+        stage = item.pop("stage", None)
+        if stage not in REQUESTS:
+            raise InputError(f"{file}: request {number} has stage {stage!r}; use {list(REQUESTS)}")
+        try:
+            requests.append(REQUESTS[stage].model_validate(item))
+        except ValidationError as error:
+            raise InputError(f"{file}: request {number} ({stage}): {_plain(error)}") from error
+    return requests
+
+
+def _yaml(text: str, name: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{name} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{name} must hold fields")
+    return content
+
+
+def _plain(error: ValidationError) -> str:
+    """Say what does not validate in one line."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        lines.append(f"{place}: {item['msg']}" if place else item["msg"])
+    return "; ".join(lines)
+
+
+def main() -> None:
+    """Run the command line; errors on purpose are one line, and exit codes tell them apart."""
+    configure_logging("WARNING")
+    try:
+        app(standalone_mode=True)
+    except ValidationError as error:
+        console.print(f"[red]error:[/] {_plain(error)}", highlight=False)
+        sys.exit(2)
+    except JobError as error:
+        console.print(f"[red]error:[/] {error}", highlight=False)
+        sys.exit(1)
+    except InputError as error:
+        console.print(f"[red]error:[/] {error}", highlight=False)
+        sys.exit(2)
+    except HeteroTissueError as error:
+        console.print(f"[red]error:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted; run the same command again to go on")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
