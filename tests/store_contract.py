@@ -1,0 +1,52 @@
+"""What every object store must do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.errors import InputError
+from shared.storage import ObjectNotFoundError, ObjectStore
+
+
+def check_store(store: ObjectStore, folder: Path) -> None:
+    """Try every operation of a store that is empty."""
+    store.put("a/one", b"1")
+    store.put("a/two.tar", b"22")
+    store.put("ab", b"3")
+    assert store.get("a/one") == b"1"
+    store.put("a/one", b"changed")
+    assert store.get("a/one") == b"changed"
+    assert (store.exists("a/one"), store.exists("a"), store.exists("a/on")) == (True, False, False)
+    assert store.size("a/two.tar") == 2
+    assert list(store.list()) == ["a/one", "a/two.tar", "ab"]
+    assert list(store.list("a/")) == ["a/one", "a/two.tar"]
+    assert list(store.list("a")) == ["a/one", "a/two.tar", "ab"]
+    assert list(store.list("nothing/")) == []
+    for missing in (store.get, store.size, store.local):
+        with pytest.raises(ObjectNotFoundError, match="no object 'a/none'"):
+            missing("a/none")
+    source = folder / "source.bin"
+    source.write_bytes(bytes(range(256)) * 5000)
+    store.put_file("files/müde 1.bin", source)
+    assert store.local("files/müde 1.bin").read_bytes() == source.read_bytes()
+    store.put("files/müde 1.bin", b"new")
+    assert store.local("files/müde 1.bin").read_bytes() == b"new"
+    with store.writing("b/made.txt") as path:
+        assert path.suffix == ".txt"
+        path.write_text("made")
+    assert store.get("b/made.txt") == b"made"
+    with pytest.raises(RuntimeError), store.writing("b/half.txt") as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert not store.exists("b/half.txt")
+    for bad in ("", "/etc/passwd", "../up", "a/../../b", "a//b", "a\\b", "a/"):
+        with pytest.raises(InputError, match="no store key"):
+            store.put(bad, b"")
+    store.delete("ab")
+    store.delete("ab")
+    store.delete_prefix("a/")
+    assert list(store.list()) == ["b/made.txt", "files/müde 1.bin"]
+    store.put_json("c.json", {"b": 1, "a": [1.5]})
+    assert store.get_json("c.json") == {"a": [1.5], "b": 1}

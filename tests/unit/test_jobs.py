@@ -1,0 +1,175 @@
+"""The job engine, in process: phases, markers, retries, cancelling, resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import InputError
+from shared.jobs import JobStatus, Ledger, NoLeases, Reporter, execute, run_job
+from shared.settings import Settings
+from shared.storage import DirectoryStore
+from tests.toy import ToyRequest, ToyStage
+
+CONFIG = Settings(max_failures=3, max_starts=5)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(DirectoryStore(tmp_path))
+
+
+def run(ledger: Ledger, reporter: Reporter | None = None, **fields: Any) -> JobStatus:
+    job = ledger.submit(ToyRequest(**fields))
+    return run_job(ledger, ToyStage(), job, reporter=reporter, config=CONFIG)
+
+
+def step(ledger: Ledger, job: str, unit: str) -> list[str]:
+    return execute(
+        ledger, ToyStage(), job, unit, leases=NoLeases(), reporter=Reporter(), config=CONFIG
+    )
+
+
+def test_phases_run_in_order_and_finish_sums_up(ledger: Ledger) -> None:
+    status = run(ledger, parts=4)
+    assert (status.state, status.done, status.total) == ("done", 6, 6)
+    assert status.result == {"sums": [14, 14]}
+    assert ledger.open_jobs() == []
+    marker = ledger.marker(status.job, "square-3")
+    assert set(marker["outputs"]) == {"toy/toy/square-3"}
+    assert len(marker["outputs"]["toy/toy/square-3"]) == 64
+
+
+def test_units_say_what_comes_next(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=2))
+    assert ledger.runnable(job) == (-1, ["plan"])
+    assert step(ledger, job, "plan") == ["square-0", "square-1"]
+    assert step(ledger, job, "square-1") == []
+    assert step(ledger, job, "square-0") == ["sum-a", "sum-b"]
+    assert step(ledger, job, "sum-a") == []
+    assert step(ledger, job, "sum-b") == ["finish"]
+    assert step(ledger, job, "finish") == []
+    assert ledger.status(job).state == "done"
+    assert step(ledger, job, "square-0") == []
+
+
+def test_a_unit_that_is_done_does_nothing_twice(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=1))
+    step(ledger, job, "plan")
+    step(ledger, job, "square-0")
+    ledger.store.put("toy/toy/square-0", b"untouched")
+    assert step(ledger, job, "square-0") == ["sum-a", "sum-b"]
+    assert ledger.store.get("toy/toy/square-0") == b"untouched"
+
+
+def test_the_same_request_is_the_same_job_and_is_not_done_again(ledger: Ledger) -> None:
+    first = run(ledger, parts=2)
+    ledger.store.delete("toy/toy/square-0")
+    again = run(ledger, parts=2)
+    assert again.job == first.job
+    assert not ledger.store.exists("toy/toy/square-0")
+    fresh = ledger.submit(ToyRequest(parts=2), fresh=True)
+    run_job(ledger, ToyStage(), fresh, config=CONFIG)
+    assert ledger.store.exists("toy/toy/square-0")
+
+
+def test_other_inputs_make_another_job(ledger: Ledger) -> None:
+    class WithInput(ToyRequest):
+        def inputs(self) -> list[str]:
+            return ["input.json"]
+
+    with pytest.raises(InputError, match=r"needs input\.json"):
+        ledger.submit(WithInput())
+    ledger.store.put("input.json", b"1")
+    first = ledger.submit(WithInput())
+    ledger.store.put("input.json", b"2")
+    assert ledger.submit(WithInput()) != first
+
+
+def test_a_flaky_shard_is_tried_again(ledger: Ledger) -> None:
+    status = run(ledger, faults={"square-1": "once"})
+    assert status.state == "done"
+    attempts = ledger.store.get_json(ledger.key(status.job, "attempts/square-1.json"))
+    assert attempts["starts"] == 2
+    assert [error["error"] for error in attempts["errors"]] == ["flaky"]
+
+
+def test_a_broken_shard_is_parked_and_stops_later_phases(ledger: Ledger) -> None:
+    status = run(ledger, faults={"square-1": "always"})
+    assert status.state == "failed"
+    assert status.failed == {"square-1": "broken"}
+    record = ledger.store.get_json(ledger.key(status.job, "failed/square-1.json"))
+    assert record["attempts"] == 3
+    assert "RuntimeError" in record["traceback"]
+    assert not ledger.store.exists("toy/toy/sum-a")
+    assert ledger.open_jobs() == []
+
+
+def test_bad_input_is_parked_at_once(ledger: Ledger) -> None:
+    status = run(ledger, faults={"square-1": "input"})
+    attempts = ledger.store.get_json(ledger.key(status.job, "attempts/square-1.json"))
+    assert len(attempts["errors"]) == 1
+    assert status.failed == {"square-1": "square-1 is bad"}
+
+
+def test_a_job_is_partial_if_some_of_its_last_phase_failed(ledger: Ledger) -> None:
+    status = run(ledger, parts=3, faults={"sum-b": "always"})
+    assert status.state == "partial"
+    assert status.result == {"sums": [5]}
+    assert set(status.failed) == {"sum-b"}
+
+
+def test_a_plan_that_cannot_be_made_fails_the_job(ledger: Ledger) -> None:
+    status = run(ledger, parts=1001)
+    assert status.state == "failed"
+    assert status.failed == {"plan": "too many parts: at most 1000"}
+
+
+def test_what_failed_is_tried_again_when_asked_for_again(ledger: Ledger) -> None:
+    first = run(ledger, faults={"square-1": "always"})
+    assert first.state == "failed"
+    kept = ledger.store.get(ledger.key(first.job, "done/square-0.json"))
+    job = ledger.submit(ToyRequest(faults={"square-1": "always"}))
+    assert ledger.status(job).state == "running"
+    assert ledger.runnable(job) == (0, ["square-1"])
+    assert ledger.store.get(ledger.key(job, "done/square-0.json")) == kept
+
+
+def test_a_worker_that_is_always_killed_parks_its_shard(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=1))
+    step(ledger, job, "plan")
+    attempts = {"starts": CONFIG.max_starts, "errors": []}
+    ledger.store.put_json(ledger.key(job, "attempts/square-0.json"), attempts)
+    step(ledger, job, "square-0")
+    assert "its worker was killed" in ledger.status(job).failed["square-0"]
+
+
+def test_a_torn_job_goes_on_from_its_markers(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=3))
+    step(ledger, job, "plan")
+    step(ledger, job, "square-2")
+    assert ledger.open_jobs() == [job]
+    assert ledger.runnable(job) == (0, ["square-0", "square-1"])
+    assert run_job(ledger, ToyStage(), job, config=CONFIG).result == {"sums": [5, 5]}
+
+
+def test_a_cancelled_job_stops_where_it_is(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.jobs.execution.CANCEL_CHECK_SECONDS", 0.0)
+
+    class CancelsWhenBusy(Reporter):
+        def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
+            if unit == "square-1":
+                ledger.cancel(job)
+
+    status = run(ledger, CancelsWhenBusy(), parts=3, seconds=0.1)
+    assert status.state == "cancelled"
+    assert ledger.store.exists("toy/toy/square-0")
+    assert not ledger.store.exists("toy/toy/square-1")
+    assert ledger.open_jobs() == []
+
+
+def test_unknown_jobs_are_named(ledger: Ledger) -> None:
+    with pytest.raises(InputError, match="no job 'toy-x'"):
+        ledger.status("toy-x")

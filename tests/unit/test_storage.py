@@ -1,0 +1,42 @@
+"""The object store on a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.errors import InputError
+from shared.settings import Settings
+from shared.storage import DirectoryStore, open_store
+from tests.store_contract import check_store
+
+
+def test_a_directory_is_an_object_store(tmp_path: Path) -> None:
+    check_store(DirectoryStore(tmp_path / "store"), tmp_path)
+
+
+def test_interrupted_puts_leave_nothing(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        store.put_file("a/b", tmp_path / "missing")
+    assert list(store.list()) == []
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://host/x", "no store"),
+        ("s3://", "no store"),
+        ("s3://bucket", "HTD_S3_ENDPOINT"),
+    ],
+)
+def test_malformed_addresses_are_refused(url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_store(url, Settings())
+
+
+def test_an_s3_store_has_no_default_keys() -> None:
+    with pytest.raises(InputError, match="HTD_S3_ACCESS_KEY"):
+        open_store("s3://bucket", Settings(s3_endpoint="http://127.0.0.1:1"))
