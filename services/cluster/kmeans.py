@@ -92,16 +92,21 @@ def hierarchical_kmeans(features: Float, k: int, first_k: int, iterations: int, 
             "sample more patches per slide"
         )
     centroids = kmeans(points, min(first_k, k), iterations, seed)
+    labels, distances = assign(points, centroids)
     while len(centroids) < k:
-        labels, distances = assign(points, centroids)
         scatter = np.bincount(labels, distances, len(centroids))
         worst = next(
             int(index)
-            for index in np.argsort(-scatter)
+            for index in np.argsort(-scatter, kind="stable")
             if len(np.unique(points[labels == index], axis=0)) > 1
         )
-        halves = kmeans(points[labels == worst], 2, iterations, seed + len(centroids))
-        centroids = np.concatenate([np.delete(centroids, worst, 0), halves])
+        members = np.flatnonzero(labels == worst)
+        new = len(centroids)
+        halves = kmeans(points[members], 2, iterations, seed + new)
+        side, distances[members] = assign(points[members], halves)
+        labels[members[side == 1]] = new
+        centroids[worst] = halves[0]
+        centroids = np.concatenate([centroids, halves[1:]])
     return centroids
 
 

@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import cv2
+import faiss
 import h5py
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
 from services.cluster.classifier import accuracy, train_classifier
+from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.kmeans import assign, diverse_sample, hierarchical_kmeans
-from services.cluster.types import classes_of, default_types, read_types, write_types
+from services.cluster.regions import cut_slide, sum_up, write_map
+from services.cluster.types import default_types, read_types, write_types
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, cluster_key
-from shared.contracts.embed import features_key
-from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, slide_key
-from shared.contracts.regions import RegionSet, RegionSetSlide, region_set_key
+from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
+from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
 from shared.errors import InputError
-from shared.imaging.label_map import LabelMap, write_label_map
-from shared.imaging.region_cutting import cut_regions
-from shared.imaging.regions import encode_png, table_bytes
-from shared.imaging.sheet import sheet
-from shared.imaging.slide import open_record
+from shared.imaging.regions import table_bytes
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import ObjectStore
 
 FIT, CLASSIFY = "fit", "classifier"
 STREAM = 16384
-EXAMPLES = 10
+"""Features in memory at a time."""
+
+POOL = 10
+"""Patches from which a slide's diverse sample is chosen, for each one of the sample."""
+
 CLASSIFIER_PATCHES = 4000
 
 
@@ -46,6 +48,16 @@ class ClusterStage(Stage[ClusterRequest]):
     def plan(self, request: ClusterRequest, context: Context) -> Plan:
         record = _cohort(context.store, request)
         training, every = record.of_split("train"), sorted(record.splits)
+        stride = record.patches.stride * record.patches.mpp
+        side = request.regions.size * request.regions.mpp
+        if request.regions.min_classes > 1 and side < 2 * stride:
+            raise InputError(
+                f"patches every {stride:g} µm are too coarse for regions of {side:g} µm, which "
+                "would hold one tissue type each: ingest the cohort with a smaller patch stride "
+                "(a quarter of a region or less), or ask for larger regions"
+            )
+        if context.store.exists(cluster_key(request.run, "types.yaml")):
+            read_types(context.store, request.run, request.k)
         phases = [
             tuple(Shard(id=f"sample-{name}", args={"slide": name}) for name in training),
             (Shard(id=FIT),),
@@ -58,6 +70,7 @@ class ClusterStage(Stage[ClusterRequest]):
 
     def run(self, request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
         torch.set_num_threads(context.threads)
+        faiss.omp_set_num_threads(context.threads)
         slide = str(shard.args.get("slide", ""))
         if shard.id.startswith("sample-"):
             return _sample(request, slide, context.store)
@@ -67,7 +80,7 @@ class ClusterStage(Stage[ClusterRequest]):
             return _assign(request, slide, context)
         if shard.id == CLASSIFY:
             return _classify(request, context)
-        return _cut(request, slide, context.store)
+        return cut_slide(context.store, request.run, request.k, slide, request.regions)
 
     def finish(
         self, request: ClusterRequest, done: dict[str, dict[str, Any]], context: Context
@@ -87,28 +100,12 @@ class ClusterStage(Stage[ClusterRequest]):
             classifier_slides=tuple(done.get(CLASSIFY, {}).get("slides", ())),
         )
         store.put_json(cluster_key(request.run, "run.json"), made)
-        store.put(cluster_key(request.run, "gallery.png"), encode_png(_gallery(request, store)))
-        classes, _ = classes_of(read_types(store, request.run, request.k))
-        regions = RegionSet(
-            name=request.run,
-            cohort=request.cohort,
-            labels=f"clusters/{request.run}",
-            classes=classes,
-            rule=request.regions,
-            slides=tuple(
-                RegionSetSlide(
-                    slide=name,
-                    split=record.splits[name],
-                    regions=done[f"regions-{name}"]["regions"],
-                    sha256=done[f"regions-{name}"]["sha256"],
-                )
-                for name in sorted(record.splits)
-            ),
-        )
-        store.put_json(region_set_key(request.run), regions)
+        shards = {name: f"regions-{name}" for name in sorted(record.splits)}
+        cut = {name: done[shard] for name, shard in shards.items() if shard in done}
+        regions = sum_up(store, made, request.regions, cut)
         return {
             "types": request.k,
-            "classes": len(classes) - 1,
+            "classes": len(regions.classes) - 1,
             "patches": int(counts.sum()),
             "regions": sum(part.regions for part in regions.slides),
             "classifier_accuracy": made.classifier_accuracy,
@@ -119,16 +116,34 @@ def _cohort(store: ObjectStore, request: ClusterRequest) -> CohortRecord:
     return store.get_model(cohort_key(request.cohort), CohortRecord)
 
 
-def _features(store: ObjectStore, request: ClusterRequest, slide: str) -> Path:
-    return store.local(features_key(request.encoder, request.cohort, slide))
+def _stream(
+    store: ObjectStore, request: ClusterRequest, slide: str
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield a slide's coordinates and features, at most `STREAM` patches at a time."""
+    path = store.local(features_key(request.encoder, request.cohort, slide))
+    with h5py.File(path, "r") as file:
+        coords, features = file["coords"], file["features"]
+        for start in range(0, len(features), STREAM):
+            part = slice(start, start + STREAM)
+            yield np.asarray(coords[part], np.int64), np.asarray(features[part], np.float32)
 
 
 def _sample(request: ClusterRequest, slide: str, store: ObjectStore) -> dict[str, Any]:
-    with h5py.File(_features(store, request, slide), "r") as file:
-        features = np.asarray(file["features"], np.float32)
-    chosen = diverse_sample(features, request.sample_per_slide, request.seed)
+    """Choose from a random pool, so that memory does not grow with the number of patches."""
+    path = store.local(features_key(request.encoder, request.cohort, slide))
+    with h5py.File(path, "r") as file:
+        total, width = file["features"].shape
+    drawn = np.random.default_rng([request.seed, 2]).permutation(total)
+    wanted = np.zeros(total, bool)
+    wanted[drawn[: POOL * request.sample_per_slide]] = True
+    parts, seen = [np.zeros((0, width), np.float32)], 0
+    for _, features in _stream(store, request, slide):
+        parts.append(features[wanted[seen : seen + len(features)]])
+        seen += len(features)
+    pool = np.concatenate(parts)
+    chosen = diverse_sample(pool, request.sample_per_slide, request.seed)
     body = io.BytesIO()
-    np.save(body, features[chosen])
+    np.save(body, pool[chosen])
     store.put(cluster_key(request.run, f"samples/{slide}.npy"), body.getvalue())
     return {"sampled": len(chosen)}
 
@@ -156,87 +171,100 @@ def _assign(request: ClusterRequest, slide: str, context: Context) -> dict[str, 
     """Stream a slide's features past the centroids; memory does not grow with their number."""
     store = context.store
     centroids = _load(store, cluster_key(request.run, "centroids.npy"))
-    found: list[NDArray[np.uint8]] = []
-    distances: list[NDArray[np.float32]] = []
-    with h5py.File(_features(store, request, slide), "r") as file:
-        coords = np.asarray(file["coords"], np.int64).reshape(-1, 2)
-        features = file["features"]
-        for start in range(0, len(coords), STREAM):
-            part = np.asarray(features[start : start + STREAM], np.float32)
-            label, distance = assign(part, centroids)
-            found.append(label.astype(np.uint8))
-            distances.append(distance)
-            context.progress(start + len(part), len(coords), slide)
-    clusters = np.concatenate(found) if found else np.zeros(0, np.uint8)
-    spread = np.concatenate(distances) if distances else np.zeros(0, np.float32)
+    count = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
+    coords, clusters = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.uint8)]
+    distances, seen = [np.zeros(0, np.float32)], 0
+    for where, features in _stream(store, request, slide):
+        label, distance = assign(features, centroids)
+        coords.append(where)
+        clusters.append(label.astype(np.uint8))
+        distances.append(distance)
+        seen += len(where)
+        context.progress(seen, count.slides[slide], slide)
+    return _record_types(
+        request, slide, np.concatenate(coords), np.concatenate(clusters),
+        np.concatenate(distances), store,
+    )  # fmt: skip
+
+
+def _record_types(
+    request: ClusterRequest,
+    slide: str,
+    coords: NDArray[np.int64],
+    clusters: NDArray[np.uint8],
+    distances: NDArray[np.float32],
+    store: ObjectStore,
+) -> dict[str, Any]:
+    """Write a slide's assignments and its label map."""
     table = pa.table(
-        {"x": coords[:, 0], "y": coords[:, 1], "cluster": clusters, "distance": spread}
+        {"x": coords[:, 0], "y": coords[:, 1], "cluster": clusters, "distance": distances}
     )
     store.put(cluster_key(request.run, f"assignments/{slide}.parquet"), table_bytes(table))
     record = store.get_model(slide_key(slide), SlideRecord)
     grid = _cohort(store, request).patches
-    labels = type_map(coords, clusters, record, grid.size, grid.stride, grid.mpp)
-    if request.smoothing:
-        labels = majority(labels, request.k, request.smoothing)
+    covers = max(1, round(grid.size / grid.stride))
+    labels = vote(type_map(coords, clusters, record, grid), request.k, covers, request.smoothing)
     with store.writing(cluster_key(request.run, f"labels/{slide}.tif")) as path:
-        height, width = labels.shape
-        strips = (labels[top : top + 512] for top in range(0, height, 512))
-        write_label_map(path, strips, width, height, grid.stride * grid.mpp)
+        write_map(path, labels, grid.stride * grid.mpp)
     return {
         "counts": np.bincount(clusters, minlength=request.k).tolist(),
-        "distances": np.bincount(clusters, spread, request.k).round(4).tolist(),
+        "distances": np.bincount(clusters, distances, request.k).round(4).tolist(),
     }
 
 
 def type_map(
-    coords: NDArray[np.int64],
-    clusters: NDArray[np.uint8],
-    record: SlideRecord,
-    size: int,
-    stride: int,
-    mpp: float,
+    coords: NDArray[np.int64], clusters: NDArray[np.uint8], record: SlideRecord, grid: PatchGrid
 ) -> NDArray[np.uint8]:
-    """Lay patch clusters out as a map of one pixel per stride: cluster + 1, 0 without tissue.
+    """Lay patch clusters out, one pixel per stride: cluster + 1, 0 where no patch lies.
 
-    A pixel covers the middle of its patch, so the map is shifted by half the overlap.
+    A patch stands at its corner's pixel; with overlap it covers further ones, see `vote`.
     """
-    step = stride * mpp / record.mpp
+    step = grid.stride * grid.mpp
     shape = (
-        max(1, int(np.ceil(record.height * record.mpp_y / (stride * mpp)))),
-        max(1, int(np.ceil(record.width * record.mpp / (stride * mpp)))),
+        max(1, math.ceil(record.height * record.mpp_y / step)),
+        max(1, math.ceil(record.width * record.mpp / step)),
     )
     labels = np.zeros(shape, np.uint8)
-    shift = (size - stride) * mpp / record.mpp / 2
-    columns = np.clip(np.round((coords[:, 0] + shift) / step), 0, shape[1] - 1).astype(int)
-    rows = np.clip(np.round((coords[:, 1] + shift) / step), 0, shape[0] - 1).astype(int)
-    labels[rows, columns] = clusters + 1
+    columns = np.round(coords[:, 0] * record.mpp / step).astype(int)
+    rows = np.round(coords[:, 1] * record.mpp_y / step).astype(int)
+    labels[rows.clip(0, shape[0] - 1), columns.clip(0, shape[1] - 1)] = clusters + 1
     return labels
 
 
-def majority(labels: NDArray[np.uint8], k: int, radius: int) -> NDArray[np.uint8]:
-    """Replace each type by the most frequent one around it; background stays as it is."""
-    size = 2 * radius + 1
+def vote(labels: NDArray[np.uint8], k: int, covers: int, radius: int) -> NDArray[np.uint8]:
+    """Let the patches that cover a pixel, and those `radius` further, vote on its type.
+
+    Args:
+        labels: uint8 (height, width) of `type_map`.
+        k: number of types.
+        covers: pixels that a patch covers each way, from its own on to the right and down.
+        radius: of the smoothing, in pixels.
+
+    Returns:
+        uint8 (height, width). Tissue is where at least half of the covering patches are.
+        Ties go to the pixel's own patch where patches do not overlap, else to the lower type.
+    """
+    side, anchor = covers + 2 * radius, covers - 1 + radius
+
+    def count(mask: NDArray[np.bool_], size: int, at: int) -> NDArray[np.float32]:
+        votes = cv2.boxFilter(
+            mask.astype(np.float32), -1, (size, size), anchor=(at, at), normalize=False,
+            borderType=cv2.BORDER_CONSTANT,
+        )  # fmt: skip
+        return np.asarray(votes, np.float32)
+
+    tissue = count(labels > 0, covers, covers - 1) >= covers**2 / 2
     best = np.zeros(labels.shape, np.float32)
-    out = labels.copy()
+    out = np.zeros_like(labels)
     for label in range(1, k + 1):
-        mask = (labels == label).astype(np.float32)
+        mask = labels == label
         if not mask.any():
             continue
-        votes = cv2.boxFilter(mask, -1, (size, size), normalize=False) + 0.5 * mask
-        wins = (votes > best) & (labels > 0)
+        votes = count(mask, side, anchor) + (0.5 * mask if covers == 1 else 0)
+        wins = (votes > best) & tissue
         out[wins] = label
         best[wins] = votes[wins]
     return out
-
-
-def _patches(
-    request: ClusterRequest, slide: str, rows: list[tuple[int, int]], store: ObjectStore
-) -> NDArray[np.uint8]:
-    """Read patches of a slide as uint8 (N, 64, 64, 3)."""
-    grid = _cohort(store, request).patches
-    mpp = grid.size * grid.mpp / 64
-    with open_record(store, slide) as (opened, _):
-        return np.stack([opened.read(x, y, (64, 64), mpp) for x, y in rows])
 
 
 def _classify(request: ClusterRequest, context: Context) -> dict[str, Any]:
@@ -261,75 +289,15 @@ def _labelled(
     """Read at most `limit` patches with their clusters, evenly over the slides."""
     images, labels = [], []
     rng = np.random.default_rng([request.seed, 5])
+    grid = _cohort(context.store, request).patches
     for slide in slides:
-        table = _assignments(request, slide, context.store)
+        table = read_assignments(context.store, request.run, slide)
         chosen = np.sort(rng.permutation(table.num_rows)[: max(1, limit // len(slides))])
         rows = table.take(chosen)
         where = list(zip(rows["x"].to_pylist(), rows["y"].to_pylist(), strict=True))
         if where:
-            images.append(_patches(request, slide, where, context.store))
+            images.append(read_patches(context.store, slide, grid, where))
             labels.append(np.asarray(rows["cluster"], np.int64))
     if not images:
         raise InputError(f"slides {slides} have no patches to train the classifier on")
     return np.concatenate(images), np.concatenate(labels)
-
-
-def _assignments(request: ClusterRequest, slide: str, store: ObjectStore) -> pa.Table:
-    return pq.read_table(store.local(cluster_key(request.run, f"assignments/{slide}.parquet")))
-
-
-def _cut(request: ClusterRequest, slide: str, store: ObjectStore) -> dict[str, Any]:
-    """Cut regions along the type map, with types named and merged as the types file says."""
-    types = read_types(store, request.run, request.k)
-    classes, table = classes_of(types)
-    key = cluster_key(request.run, f"labels/{slide}.tif")
-    with (
-        LabelMap(store.local(key)) as raw,
-        store.writing(cluster_key(request.run, f"classes/{slide}.tif")) as path,
-    ):
-        labels = table[raw.whole()]
-        write_label_map(
-            path,
-            (labels[top : top + 512] for top in range(0, raw.height, 512)),
-            raw.width,
-            raw.height,
-            raw.mpp,
-        )
-    merged = store.local(cluster_key(request.run, f"classes/{slide}.tif"))
-    with open_record(store, slide) as (opened, _), LabelMap(merged) as merged_labels:
-        count, digest = cut_regions(
-            store, request.run, slide, opened, merged_labels, len(classes), request.regions
-        )
-    return {"regions": count, "sha256": digest}
-
-
-def _gallery(request: ClusterRequest, store: ObjectStore) -> NDArray[np.uint8]:
-    """Draw each type's patches nearest to its centroid, from as many slides as there are."""
-    types = read_types(store, request.run, request.k)
-    candidates: dict[int, list[tuple[float, str, int, int]]] = {}
-    for slide in sorted(_cohort(store, request).splits):
-        table = _assignments(request, slide, store)
-        clusters, distance = np.asarray(table["cluster"]), np.asarray(table["distance"])
-        for cluster in np.unique(clusters).tolist():
-            members = np.flatnonzero(clusters == cluster)
-            for i in members[np.argsort(distance[members], kind="stable")[:EXAMPLES]].tolist():
-                spot = (float(distance[i]), slide, table["x"][i].as_py(), table["y"][i].as_py())
-                candidates.setdefault(cluster, []).append(spot)
-    rows, names = [], []
-    for cluster in sorted(candidates):
-        by_slide: dict[str, list[tuple[float, str, int, int]]] = {}
-        for spot in sorted(candidates[cluster]):
-            by_slide.setdefault(spot[1], []).append(spot)
-        turns = sorted(
-            (rank, *spot) for spots in by_slide.values() for rank, spot in enumerate(spots)
-        )[:EXAMPLES]
-        images = [_patches(request, slide, [(x, y)], store)[0] for _, _, slide, x, y in turns]
-        rows.append([enlarge_image(image) for image in images])
-        names.append(types[cluster + 1].name)
-    return sheet(rows, names)
-
-
-def enlarge_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge an image for looking at."""
-    size = (image.shape[1] * 3 // 2, image.shape[0] * 3 // 2)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)

@@ -15,7 +15,7 @@ from shared.storage import ObjectStore
 HEADER = """\
 # Tissue types of this clustering: label (cluster + 1) -> name, colour, merge.
 # Rename as you like. Types of the same name are one class; `merge: N` takes a type
-# into type N. Then run: htd cluster --apply
+# into type N. Then run htd cluster with --fresh, which keeps this file.
 """
 
 
@@ -54,7 +54,10 @@ def read_types(store: ObjectStore, run: str, k: int) -> dict[int, TissueType]:
     except (yaml.YAMLError, ValidationError, AttributeError, ValueError) as error:
         raise InputError(f"{key} is malformed: {error}") from error
     if set(types) != set(range(1, k + 1)):
-        raise InputError(f"{key} must list the types 1 to {k}, each once")
+        raise InputError(
+            f"{key} must list the types 1 to {k}, each once: mend it, delete it to have it written "
+            "anew, or give the clustering another name"
+        )
     for label, kind in types.items():
         if kind.merge is not None and kind.merge not in types:
             raise InputError(f"{key}: type {label} is merged into {kind.merge}, which is none")

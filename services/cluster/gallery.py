@@ -1,0 +1,88 @@
+"""The gallery: example patches of every tissue type, for a person to name it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shared.contracts.cluster import cluster_key
+from shared.contracts.ingest import CohortRecord, PatchGrid
+from shared.imaging.sheet import sheet
+from shared.imaging.slide import open_record
+from shared.storage import ObjectStore
+
+UInt8 = NDArray[np.uint8]
+Spot = tuple[int, int]
+
+EXAMPLES = 10
+SHOWN = 96
+"""Side of an example in pixels."""
+
+
+def read_assignments(store: ObjectStore, run: str, slide: str) -> pa.Table:
+    """Read a slide's patches with their clusters: x, y, cluster, distance."""
+    return pq.read_table(store.local(cluster_key(run, f"assignments/{slide}.parquet")))
+
+
+def read_patches(store: ObjectStore, slide: str, grid: PatchGrid, spots: list[Spot]) -> UInt8:
+    """Read patches at level-0 corners as uint8 RGB (N, 64, 64, 3), whatever the grid's size."""
+    mpp = grid.size * grid.mpp / 64
+    with open_record(store, slide) as (opened, _):
+        mpp = max(mpp, opened.mpp)
+        side = max(1, round(grid.size * grid.mpp / mpp))
+        images = [opened.read(x, y, (side, side), mpp) for x, y in spots]
+    return np.stack([_resized(image, 64) for image in images])
+
+
+def draw_gallery(
+    store: ObjectStore, run: str, cohort: CohortRecord, names: dict[int, str]
+) -> UInt8:
+    """Draw each type's patches nearest to its centroid, taking turns between slides.
+
+    Args:
+        store: where slides and assignments are.
+        run: the clustering.
+        cohort: its cohort.
+        names: label (cluster + 1) → name.
+
+    Returns:
+        uint8 RGB: one row for each type that has patches.
+    """
+    ranked: dict[int, list[tuple[int, float, str, Spot]]] = {}
+    for slide in sorted(cohort.splits):
+        table = read_assignments(store, run, slide)
+        columns = (np.asarray(table[name]) for name in ("cluster", "distance", "x", "y"))
+        clusters, distances, xs, ys = columns
+        for cluster in np.unique(clusters).tolist():
+            members = np.flatnonzero(clusters == cluster)
+            nearest = members[np.argsort(distances[members], kind="stable")[:EXAMPLES]]
+            ranked.setdefault(cluster, []).extend(
+                (turn, float(distances[i]), slide, (int(xs[i]), int(ys[i])))
+                for turn, i in enumerate(nearest.tolist())
+            )
+    chosen = {cluster: sorted(ranked[cluster])[:EXAMPLES] for cluster in sorted(ranked)}
+    images = _read_all(store, cohort.patches, [spot for row in chosen.values() for spot in row])
+    rows = [[images[slide, place] for _, _, slide, place in row] for row in chosen.values()]
+    return sheet(rows, [names[cluster + 1] for cluster in chosen])
+
+
+def _read_all(
+    store: ObjectStore, grid: PatchGrid, wanted: list[tuple[int, float, str, Spot]]
+) -> dict[tuple[str, Spot], UInt8]:
+    """Open every slide once, however many types it shows."""
+    found: dict[tuple[str, Spot], UInt8] = {}
+    for slide in sorted({slide for _, _, slide, _ in wanted}):
+        spots = [place for _, _, name, place in wanted if name == slide]
+        for place, image in zip(spots, read_patches(store, slide, grid, spots), strict=True):
+            found[slide, place] = _resized(image, SHOWN)
+    return found
+
+
+def _resized(image: UInt8, side: int) -> UInt8:
+    if image.shape[0] == side:
+        return image
+    kind = cv2.INTER_AREA if image.shape[0] > side else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (side, side), interpolation=kind), np.uint8)

@@ -1,0 +1,94 @@
+"""Regions along the pseudo label maps, with types named and merged as a person says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.cluster.gallery import draw_gallery
+from services.cluster.types import classes_of, read_types
+from shared.contracts.cluster import ClusterRecord, cluster_key
+from shared.contracts.ingest import CohortRecord, cohort_key
+from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
+from shared.imaging.label_map import TILE, LabelMap, write_label_map
+from shared.imaging.region_cutting import cut_regions
+from shared.imaging.regions import encode_png, load_region_set
+from shared.imaging.slide import open_record
+from shared.storage import ObjectStore
+
+
+def write_map(path: Path, labels: NDArray[np.uint8], mpp: float) -> None:
+    """Write a label map that is in memory: uint8 (height, width)."""
+    height, width = labels.shape
+    strips = (labels[top : top + TILE] for top in range(0, height, TILE))
+    write_label_map(path, strips, width, height, mpp)
+
+
+def cut_slide(store: ObjectStore, run: str, k: int, slide: str, rule: RegionRule) -> dict[str, Any]:
+    """Map a slide's types to classes, and cut its regions.
+
+    Returns:
+        `regions`, their number, and `sha256` of their shard.
+    """
+    classes, table = classes_of(read_types(store, run, k))
+    with LabelMap(store.local(cluster_key(run, f"labels/{slide}.tif"))) as raw:
+        labels, mpp = table[raw.whole()], raw.mpp
+    key = cluster_key(run, f"classes/{slide}.tif")
+    with store.writing(key) as path:
+        write_map(path, labels, mpp)
+    with open_record(store, slide) as (opened, _), LabelMap(store.local(key)) as merged:
+        count, digest = cut_regions(store, run, slide, opened, merged, len(classes), rule)
+    return {"regions": count, "sha256": digest}
+
+
+def sum_up(
+    store: ObjectStore, record: ClusterRecord, rule: RegionRule, parts: dict[str, dict[str, Any]]
+) -> RegionSet:
+    """Write the record of a clustering's region set, and the gallery of its types.
+
+    Args:
+        store: where to.
+        record: the clustering.
+        rule: of its regions.
+        parts: slide → what `cut_slide` returned.
+    """
+    cohort = store.get_model(cohort_key(record.cohort), CohortRecord)
+    types = read_types(store, record.run, record.k)
+    classes, _ = classes_of(types)
+    names = {label: kind.name for label, kind in types.items()}
+    picture = draw_gallery(store, record.run, cohort, names)
+    store.put(cluster_key(record.run, "gallery.png"), encode_png(picture))
+    made = RegionSet(
+        name=record.run,
+        cohort=record.cohort,
+        labels=f"clusters/{record.run}",
+        classes=classes,
+        rule=rule,
+        slides=tuple(
+            RegionSetSlide(slide=name, split=cohort.splits[name], **parts[name])
+            for name in sorted(parts)
+        ),
+    )
+    store.put_json(region_set_key(record.run), made)
+    return made
+
+
+def apply_types(store: ObjectStore, run: str) -> RegionSet:
+    """Make a clustering's regions and gallery anew after its types.yaml was edited.
+
+    The clustering itself stays; the same file gives the same bytes.
+
+    Raises:
+        InputError: there is no such clustering, or its types.yaml is malformed.
+    """
+    record = store.get_model(cluster_key(run, "run.json"), ClusterRecord)
+    before = load_region_set(store, run)
+    classes_of(read_types(store, run, record.k))
+    parts = {
+        part.slide: cut_slide(store, run, record.k, part.slide, before.rule)
+        for part in before.slides
+    }
+    return sum_up(store, record, before.rule, parts)
