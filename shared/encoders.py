@@ -138,7 +138,7 @@ class PatchNet(nn.Module):
     are, and how they vary.
     """
 
-    WIDTHS = (32, 64, 128, 192)
+    WIDTHS = (24, 48, 96, 192)
 
     def __init__(self) -> None:
         super().__init__()

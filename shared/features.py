@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
-from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
+from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
 from shared.errors import InputError
 from shared.storage import ObjectStore, sha256_file
 
@@ -22,25 +23,41 @@ class Features:
     Attributes:
         coords: int64 (N, 2), level-0 x and y.
         features: float32 (N, D).
+        side: of a patch in level-0 pixels, where the file states it.
     """
 
     coords: NDArray[np.int64]
     features: NDArray[np.float32]
+    side: int | None = None
 
 
 def write_features(
-    path: Path, found: Features, slide: SlideRecord, grid: PatchGrid, encoder: str
+    path: Path,
+    coords: NDArray[np.int64],
+    batches: Iterable[NDArray[np.float32]],
+    dim: int,
+    slide: SlideRecord,
+    grid: PatchGrid,
+    encoder: str,
 ) -> None:
-    """Write features with the attributes that TRIDENT gives its files."""
-    magnification = round(10 / grid.mpp, 2)
-    with h5py.File(path, "w", libver="latest") as file:
-        coords = file.create_dataset("coords", data=found.coords, track_times=False)
-        coords.attrs.update(
+    """Write features with the attributes that TRIDENT gives its files.
+
+    Args:
+        path: an .h5 file.
+        coords: int64 (N, 2), level-0 x and y.
+        batches: float32 (n, dim) arrays, together N rows in the order of `coords`.
+        dim: width of the features.
+        slide, grid: what the patches were cut from, and how.
+        encoder: what made the features.
+    """
+    with h5py.File(path, "w") as file:
+        places = file.create_dataset("coords", data=coords, track_times=False)
+        places.attrs.update(
             {
                 "patch_size": grid.size,
                 "patch_size_level0": round(grid.size * grid.mpp / slide.mpp),
                 "level0_magnification": round(10 / slide.mpp, 2),
-                "target_magnification": magnification,
+                "target_magnification": round(10 / grid.mpp, 2),
                 "overlap": max(0, grid.size - grid.stride),
                 "name": slide.slide,
                 "savetodir": "",
@@ -49,9 +66,13 @@ def write_features(
             }
         )
         features = file.create_dataset(
-            "features", data=found.features, chunks=True, track_times=False
+            "features", (len(coords), dim), np.float32, track_times=False
         )
         features.attrs.update({"name": slide.slide, "savetodir": "", "encoder": encoder})
+        done = 0
+        for batch in batches:
+            features[done : done + len(batch)] = batch
+            done += len(batch)
 
 
 def read_features(path: Path) -> Features:
@@ -64,6 +85,7 @@ def read_features(path: Path) -> Features:
         with h5py.File(path, "r") as file:
             features = np.asarray(file["features"], np.float32)
             coords = np.asarray(file["coords"], np.int64)
+            stated = file["coords"].attrs.get("patch_size_level0")
     except (OSError, KeyError) as error:
         raise InputError(
             f"{path.name} is no features file: it needs the HDF5 datasets 'features' (N, D) and "
@@ -77,7 +99,7 @@ def read_features(path: Path) -> Features:
         )
     if not np.isfinite(features).all():
         raise InputError(f"{path.name} has features that are not finite")
-    return Features(coords, features)
+    return Features(coords, features, None if stated is None else int(stated))
 
 
 def import_features(
@@ -85,22 +107,32 @@ def import_features(
 ) -> FeatureRecord:
     """Take features made elsewhere: one `<slide>.h5` for each slide of the cohort.
 
+    They are written anew in this project's layout. Patches need not be the cohort's own,
+    but as large.
+
     Raises:
-        InputError: a slide's file is missing or malformed, or the widths differ.
+        InputError: a slide's file is missing or malformed, its patches are of another size
+            or lie outside the slide, or the widths differ.
     """
     record = store.get_model(cohort_key(cohort), CohortRecord)
-    counts, digests, widths = {}, {}, {}
-    for slide in sorted(record.splits):
-        path = folder / f"{slide}.h5"
+    grid = record.patches
+    slides = {name: store.get_model(slide_key(name), SlideRecord) for name in sorted(record.splits)}
+    widths: dict[str, int] = {}
+    for name, slide in slides.items():
+        path = folder / f"{name}.h5"
         if not path.is_file():
-            raise InputError(f"{folder} holds no {slide}.h5, which cohort {cohort!r} needs")
+            raise InputError(f"{folder} holds no {name}.h5, which cohort {cohort!r} needs")
         found = read_features(path)
-        counts[slide], widths[slide] = len(found.features), found.features.shape[1]
-        digests[slide] = sha256_file(path)
+        widths[name] = found.features.shape[1]
+        _check_places(path, found, slide, grid)
     if len(set(widths.values())) != 1:
         raise InputError(f"features of different widths: {widths}")
-    for slide in counts:
-        store.put_file(features_key(encoder, cohort, slide), folder / f"{slide}.h5")
+    counts, digests = {}, {}
+    for name, slide in slides.items():
+        found = read_features(folder / f"{name}.h5")
+        with store.writing(features_key(encoder, cohort, name)) as path:
+            write_features(path, found.coords, [found.features], widths[name], slide, grid, encoder)
+            counts[name], digests[name] = len(found.coords), sha256_file(path)
     made = FeatureRecord(
         encoder=encoder,
         cohort=cohort,
@@ -111,3 +143,18 @@ def import_features(
     )
     store.put_json(feature_record_key(encoder, cohort), made)
     return made
+
+
+def _check_places(path: Path, found: Features, slide: SlideRecord, grid: PatchGrid) -> None:
+    side = grid.size * grid.mpp / slide.mpp
+    if found.side is not None and abs(found.side - side) > 0.05 * side:
+        raise InputError(
+            f"{path.name} has patches of {found.side} level-0 px, the cohort's are {side:.0f}: "
+            "ingest the slides as a cohort with that patch size, or make the features anew"
+        )
+    inside = (found.coords >= 0) & (found.coords < (slide.width, slide.height))
+    if not inside.all():
+        raise InputError(
+            f"{path.name} has patches outside {slide.slide} ({slide.width}×{slide.height} px): "
+            "was it made from another slide, or are its coordinates not of level 0?"
+        )

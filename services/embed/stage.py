@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import safetensors.torch
@@ -20,8 +22,8 @@ from shared.contracts.embed import (
 from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
 from shared.encoders import embedded_key, load_encoder
 from shared.errors import InputError
-from shared.features import Features, write_features
-from shared.imaging.slide import open_record
+from shared.features import write_features
+from shared.imaging.slide import Slide, open_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import sha256_file
 
@@ -72,7 +74,8 @@ def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[
     each = max(1, request.train_patches // max(1, len(slides)))
     rng = np.random.default_rng([request.seed, 3])
     windows: list[NDArray[np.uint8]] = []
-    for name in slides:
+    numbers: list[int] = []
+    for number, name in enumerate(slides):
         table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
         x, y = (np.asarray(table[axis]) for axis in ("x", "y"))
         chosen = np.sort(rng.permutation(len(x))[:each])
@@ -81,18 +84,31 @@ def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[
             margin = (WINDOW - 64) / 2 * mpp / slide.mpp
             for i in chosen:
                 corner = (round(x[i] - margin), round(y[i] - margin))
-                windows.append(slide.read(*corner, (WINDOW, WINDOW), mpp))
+                windows.append(_read(slide, *corner, WINDOW, mpp))
+                numbers.append(number)
+        context.progress(0, request.train_steps, f"read {name}")
     if len(windows) < 2:
         raise InputError(
             f"cohort {request.cohort!r} has {len(windows)} patches in its train split, too few to "
             "train an encoder: add slides, or lower min_tissue"
         )
     net = train_encoder(
-        np.stack(windows), request.train_steps, request.seed, context.device, context.progress
-    )
+        np.stack(windows), np.array(numbers), request.train_steps, request.seed, context.device,
+        context.progress,
+    )  # fmt: skip
     data = safetensors.torch.save({k: v.cpu() for k, v in net.state_dict().items()})
     context.store.put(embedded_key(request.cohort), data)
     return {"windows": len(windows)}
+
+
+def _read(slide: Slide, x: int, y: int, side: int, mpp: float) -> NDArray[np.uint8]:
+    """Read a square; where `mpp` is finer than the slide, enlarge its finest pixels."""
+    finest = max(mpp, slide.mpp)
+    pixels = max(1, round(side * mpp / finest))
+    image = slide.read(x, y, (pixels, pixels), finest)
+    if pixels == side:
+        return image
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def _embed(
@@ -108,19 +124,21 @@ def _embed(
     grid = record.patches
     table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
     coords = np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
-    parts = []
-    with open_record(context.store, name) as (slide, slide_record):
-        for start in range(0, len(coords), request.batch_size):
-            batch = coords[start : start + request.batch_size].tolist()
-            images = np.stack(
-                [slide.read(x, y, (grid.size, grid.size), grid.mpp) for x, y in batch]
-            )
-            parts.append(encoder.encode(images, request.batch_size))
-            context.progress(start + len(batch), len(coords), name)
-    features = np.concatenate(parts) if parts else np.zeros((0, encoder.dim), np.float32)
+    size = (grid.size, grid.size)
     key = features_key(request.encoder, request.cohort, name)
-    with context.store.writing(key) as path:
-        write_features(path, Features(coords, features), slide_record, grid, request.encoder)
+    with (
+        open_record(context.store, name) as (slide, slide_record),
+        context.store.writing(key) as path,
+    ):
+
+        def batches() -> Iterator[NDArray[np.float32]]:
+            for start in range(0, len(coords), request.batch_size):
+                batch = coords[start : start + request.batch_size].tolist()
+                images = np.stack([slide.read(x, y, size, grid.mpp) for x, y in batch])
+                yield encoder.encode(images, request.batch_size)
+                context.progress(start + len(batch), len(coords), name)
+
+        write_features(path, coords, batches(), encoder.dim, slide_record, grid, request.encoder)
         digest = sha256_file(path)
     return {
         "patches": len(coords),

@@ -1,9 +1,10 @@
 """Self-supervised training of the embedded encoder, from the cohort's own patches.
 
-Contrastive (SimCLR, Chen et al. 2020), with two of tissue's own symmetries: patches a
-few cells apart are mostly the same tissue, so the two views of an image are crops at
-different places of a wider window; and no direction or staining is special, so views
-are turned, mirrored and re-stained.
+Contrastive (SimCLR, Chen et al. 2020), with what is particular to tissue: patches a few
+cells apart are mostly the same tissue, so the two views of an image are crops at
+different places of a wider window; no direction or staining is special, so views are
+turned, mirrored and re-stained; and a batch comes from one slide, so that its staining
+tells no two patches apart and only the tissue can.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def contrastive_loss(first: Tensor, second: Tensor) -> Tensor:
 
 def train_encoder(
     windows: UInt8,
+    slides: NDArray[np.int64],
     steps: int,
     seed: int,
     device: str,
@@ -68,7 +70,8 @@ def train_encoder(
 
     Args:
         windows: uint8 RGB (N, WINDOW, WINDOW, 3).
-        steps: of `BATCH` pairs of views.
+        slides: (N,) number of each window's slide.
+        steps: of `BATCH` pairs of views, all of one slide.
         seed: decides weights and views.
         device: to train on.
         report: called with steps done, all steps, and a note.
@@ -85,7 +88,8 @@ def train_encoder(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(2, steps))
     rng = np.random.default_rng([seed, 7])
     for step in range(steps):
-        chosen = rng.choice(len(windows), min(BATCH, len(windows)), replace=False)
+        members = np.flatnonzero(slides == slides[rng.integers(len(slides))])
+        chosen = rng.choice(members, min(BATCH, len(members)), replace=False)
         views = [np.stack([view(windows[i], rng) for i in chosen]) for _ in range(2)]
         pixels = normalized(torch.from_numpy(np.concatenate(views)).to(device), IMAGENET)
         first, second = head(net(pixels)).chunk(2)
