@@ -226,7 +226,7 @@ class S3Store(ObjectStore):
     def get(self, key: str) -> bytes:
         try:
             response = self.client.get_object(self.bucket, self._name(key))
-        except S3Error as error:
+        except (S3Error, InvalidResponseError) as error:
             raise self._translated(error, key) from error
         try:
             return response.read()
@@ -234,14 +234,21 @@ class S3Store(ObjectStore):
             response.close()
             response.release_conn()
 
-    def _translated(self, error: S3Error, key: str) -> Exception:
-        missing = error.code in {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NotFound"}
+    def _translated(self, error: S3Error | InvalidResponseError, key: str) -> Exception:
+        """Tell a missing object from other errors.
+
+        Servers that send their errors as text/xml (rclone) get past the client's parser.
+        """
+        if isinstance(error, S3Error):
+            missing = error.code in {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NotFound"}
+        else:
+            missing = "Response code: 404" in str(error)
         return ObjectNotFoundError(self, key) if missing else error
 
     def _etag(self, key: str) -> tuple[str, int]:
         try:
             stat = self.client.stat_object(self.bucket, self._name(key))
-        except S3Error as error:
+        except (S3Error, InvalidResponseError) as error:
             raise self._translated(error, key) from error
         return (stat.etag or "").strip('"'), stat.size or 0
 

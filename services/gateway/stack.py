@@ -179,7 +179,7 @@ class Stack:
     def _start_s3(self) -> None:
         address = self.environment["HTD_S3_ENDPOINT"].removeprefix("http://")
         keys = f"{self.environment['HTD_S3_ACCESS_KEY']},{self.environment['HTD_S3_SECRET_KEY']}"
-        self.environment["RCLONE_AUTH_KEY"] = keys
+        self.environment["RCLONE_AUTH_KEY"] = f'"{keys}"'  # not on the command line, for ps to see
         self._launch(
             "s3",
             [

@@ -37,6 +37,11 @@ class Target:
             config = config.model_copy(update={"broker_url": type(config.broker_url)(broker)})
         return cls(open_store(store, config), config)
 
+    @classmethod
+    def of_config(cls, config: Settings) -> Target:
+        """Open the target that settings name."""
+        return cls(open_store(config=config), config)
+
     @property
     def queued(self) -> bool:
         """Whether requests go through the queue."""

@@ -1,0 +1,117 @@
+"""Jobs over real Redis and S3: nothing is lost and nothing appears twice."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from services.gateway.stack import Stack
+from shared.jobs import JobStatus, Ledger, run_job
+from shared.live import RedisLeases, connect
+from shared.settings import Settings
+from shared.storage import DirectoryStore, InputError, open_store
+from shared.worker import Dispatcher
+from tests.integration.conftest import kill, toy_worker, wait_for
+from tests.store_contract import check_store
+from tests.toy import ToyRequest, ToyStage
+
+
+def submit(config: Settings, request: ToyRequest) -> tuple[Ledger, str]:
+    ledger = Ledger(open_store(config=config))
+    job = ledger.submit(request)
+    Dispatcher(config).start(ledger, job)
+    return ledger, job
+
+
+def finished(ledger: Ledger, job: str, seconds: float = 60) -> JobStatus:
+    wait_for(lambda: ledger.result(job) is not None, seconds)
+    return ledger.status(job)
+
+
+def test_an_s3_server_is_an_object_store(config: Settings, tmp_path: Path) -> None:
+    check_store(open_store("s3://contract-test/some/prefix", config), tmp_path)
+
+
+def test_wrong_keys_are_told_apart(config: Settings) -> None:
+    wrong = config.model_copy(update={"s3_secret_key": type(config.s3_secret_key)("wrong")})
+    with pytest.raises(InputError, match="refused the keys"):
+        open_store(config=wrong)
+
+
+def test_a_queued_job_gives_the_bytes_of_one_in_process(
+    servers: Stack, config: Settings, tmp_path: Path
+) -> None:
+    request = ToyRequest(name="bytes", parts=6, faults={"square-2": "once"})
+    here = Ledger(DirectoryStore(tmp_path))
+    run_job(here, ToyStage(), here.submit(request))
+    with toy_worker(servers):
+        ledger, job = submit(config, request)
+        assert finished(ledger, job).state == "done"
+    keys = list(here.store.list("toy/bytes/"))
+    assert keys == list(ledger.store.list("toy/bytes/"))
+    for key in keys:
+        assert here.store.get(key) == ledger.store.get(key)
+
+
+def test_workers_killed_at_random_lose_nothing(servers: Stack, config: Settings) -> None:
+    """Kill -9 the worker again and again; every shard ends done, each with the right result."""
+    request = ToyRequest(name="killed", parts=30, seconds=0.15, faults={"square-7": "kill"})
+    ledger, job = submit(config, request)
+    moments = random.Random(0)  # noqa: S311 - moments to kill at, no secret
+    for _ in range(4):
+        with toy_worker(servers) as worker:
+            before = len(ledger.settled(job, "done"))
+            wait_for(lambda seen=before: len(ledger.settled(job, "done")) > seen + 1)  # type: ignore[misc]
+            time.sleep(moments.uniform(0, 0.2))
+            kill(worker)
+    with toy_worker(servers):
+        status = finished(ledger, job, 90)
+    assert (status.state, status.done) == ("done", 32)
+    total = sum(i * i for i in range(30))
+    assert status.result == {"sums": [total, total]}
+    for i in range(30):
+        assert ledger.store.get(f"toy/killed/square-{i}") == str(i * i).encode()
+
+
+def test_a_wiped_redis_loses_nothing(servers: Stack, config: Settings) -> None:
+    request = ToyRequest(name="wiped", parts=20, seconds=0.1)
+    ledger, job = submit(config, request)
+    redis = connect(config.broker_url.get_secret_value())
+    with toy_worker(servers):
+        wait_for(lambda: len(ledger.settled(job, "done")) > 3)
+        redis.flushall()
+        status = finished(ledger, job, 90)
+    assert (status.state, status.done) == ("done", 22)
+
+
+def test_a_cancelled_job_stops_on_its_worker(servers: Stack, config: Settings) -> None:
+    ledger, job = submit(config, ToyRequest(name="cancelled", parts=3, seconds=30))
+    with toy_worker(servers):
+        wait_for(lambda: ledger.plan(job) is not None)
+        ledger.cancel(job)
+        other, second = submit(config, ToyRequest(name="after", parts=1))
+        assert finished(other, second).state == "done"
+    assert ledger.status(job).state == "cancelled"
+    assert list(ledger.store.list("toy/cancelled/")) == []
+
+
+def test_leases_are_exclusive_and_expire(config: Settings) -> None:
+    redis = connect(config.broker_url.get_secret_value())
+    one, other = RedisLeases(redis, 2), RedisLeases(redis, 2)
+    with one.hold("job/shard") as mine:
+        assert mine
+        with other.hold("job/shard") as theirs:
+            assert not theirs
+        assert other.alive("job/shard")
+    assert not other.alive("job/shard")
+    redis.set("lease:job/dead", "token", px=200)
+    wait_for(lambda: not one.alive("job/dead"), 5)
+
+
+def test_without_a_lease_store_work_goes_on(config: Settings) -> None:
+    nowhere = connect("redis://127.0.0.1:1/0")
+    with RedisLeases(nowhere, 2).hold("job/shard") as mine:
+        assert mine
