@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,16 +38,21 @@ class Foundation:
 
     Attributes:
         hub: timm's name of it on the hub; empty if it loads only by its own package.
+        architecture: timm's name of its network, which takes a weights file without the hub;
+            empty where only the hub describes it.
         dim: width of its features.
         normalization: mean and standard deviation of its input.
         pooling: the model's own output, or class token joined with the mean patch token.
         first_patch: index of the first patch token.
         license: of weights and, for the non-commercial ones, of models trained on its outputs.
         gated: whether the hub asks for an account and consent.
+        size: side of the input in pixels.
+        resize: side that images are scaled to before their middle is cut out; default `size`.
         options: timm's arguments.
     """
 
     hub: str
+    architecture: str
     dim: int
     normalization: tuple[Triple, Triple]
     license: str
@@ -56,64 +60,83 @@ class Foundation:
     size: int = 224
     pooling: Pooling = "model"
     first_patch: int = 1
+    resize: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
 _VIT = {"init_values": 1e-5, "num_classes": 0, "dynamic_img_size": True}
 _SWIGLU = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU}
+_VIRCHOW = _VIT | _SWIGLU | {"img_size": 224, "mlp_ratio": 5.3375, "global_pool": ""}
+_OPTIMUS = {
+    "init_values": 1e-5, "num_classes": 0, "img_size": 224, "global_pool": "token",
+    "dynamic_img_size": False,
+}  # fmt: skip
+_KAIKO = "hf-hub:1aurent/{}.kaiko_ai_towards_large_pathology_fms"
 
 REGISTRY: dict[str, Foundation] = {
     "uni_v1": Foundation(
-        "hf-hub:MahmoodLab/uni", 1024, IMAGENET, NON_COMMERCIAL, True, options=_VIT,
+        "hf-hub:MahmoodLab/uni", "vit_large_patch16_224", 1024, IMAGENET, NON_COMMERCIAL, True,
+        options=_VIT | {"img_size": 224, "patch_size": 16},
     ),
     "uni_v2": Foundation(
-        "hf-hub:MahmoodLab/UNI2-h", 1536, IMAGENET, NON_COMMERCIAL, True,
+        "hf-hub:MahmoodLab/UNI2-h", "vit_giant_patch14_224", 1536, IMAGENET, NON_COMMERCIAL, True,
         options=_VIT | _SWIGLU | {
             "img_size": 224, "patch_size": 14, "depth": 24, "num_heads": 24, "embed_dim": 1536,
             "mlp_ratio": 2.66667 * 2, "no_embed_class": True, "reg_tokens": 8,
         },
     ),
     "virchow": Foundation(
-        "hf-hub:paige-ai/Virchow", 2560, IMAGENET, "Apache-2.0", True,
-        pooling="class_and_mean", options=_SWIGLU,
+        "hf-hub:paige-ai/Virchow", "vit_huge_patch14_224", 2560, IMAGENET, "Apache-2.0", True,
+        pooling="class_and_mean", options=_VIRCHOW,
     ),
     "virchow2": Foundation(
-        "hf-hub:paige-ai/Virchow2", 2560, IMAGENET, NON_COMMERCIAL, True,
-        pooling="class_and_mean", first_patch=5, options=_SWIGLU,
+        "hf-hub:paige-ai/Virchow2", "vit_huge_patch14_224", 2560, IMAGENET, NON_COMMERCIAL, True,
+        pooling="class_and_mean", first_patch=5, options=_VIRCHOW | {"reg_tokens": 4},
     ),
     "gigapath": Foundation(
-        "hf-hub:prov-gigapath/prov-gigapath", 1536, IMAGENET, "Apache-2.0 with conditions", True,
+        "hf-hub:prov-gigapath/prov-gigapath", "vit_giant_patch14_dinov2", 1536, IMAGENET,
+        "Apache-2.0 with conditions", True, resize=256,
+        options={
+            "img_size": 224, "patch_size": 16, "embed_dim": 1536, "depth": 40, "num_heads": 24,
+            "mlp_ratio": 5.33334, "num_classes": 0, "dynamic_img_size": True,
+        },
     ),
     "hoptimus0": Foundation(
-        "hf-hub:bioptimus/H-optimus-0", 1536, H_OPTIMUS, "Apache-2.0", False,
-        options={"init_values": 1e-5, "dynamic_img_size": False},
+        "hf-hub:bioptimus/H-optimus-0", "vit_giant_patch14_reg4_dinov2", 1536, H_OPTIMUS,
+        "Apache-2.0", False, options=_OPTIMUS,
     ),
     "hoptimus1": Foundation(
-        "hf-hub:bioptimus/H-optimus-1", 1536, H_OPTIMUS, NON_COMMERCIAL, True,
-        options={"init_values": 1e-5, "dynamic_img_size": False},
+        "hf-hub:bioptimus/H-optimus-1", "vit_giant_patch14_reg4_dinov2", 1536, H_OPTIMUS,
+        NON_COMMERCIAL, True, options=_OPTIMUS,
     ),
     "h0-mini": Foundation(
-        "hf-hub:bioptimus/H0-mini", 1536, H_OPTIMUS, NON_COMMERCIAL, True,
+        "hf-hub:bioptimus/H0-mini", "", 1536, H_OPTIMUS, NON_COMMERCIAL, True,
         pooling="class_and_mean", first_patch=5, options=_SWIGLU,
     ),
-    "kaiko-vits16": Foundation(
-        "hf-hub:1aurent/vit_small_patch16_224.kaiko_ai_towards_large_pathology_fms", 384, HALF,
-        "see its card", False, options={"num_classes": 0, "dynamic_img_size": True},
-    ),
-    "kaiko-vitb8": Foundation(
-        "hf-hub:1aurent/vit_base_patch8_224.kaiko_ai_towards_large_pathology_fms", 768, HALF,
-        "see its card", False, options={"num_classes": 0, "dynamic_img_size": True},
+    **{
+        f"kaiko-vit{size[0]}{patch}": Foundation(
+            _KAIKO.format(f"vit_{size}_patch{patch}_224"), f"vit_{size}_patch{patch}_224", dim,
+            HALF, "see its card", False,
+            options={"num_classes": 0, "img_size": 224, "dynamic_img_size": True},
+        )
+        for size, dim in (("small", 384), ("base", 768))
+        for patch in (8, 16)
+    },
+    "kaiko-vitl14": Foundation(
+        _KAIKO.format("vit_large_patch14_reg4_dinov2"), "vit_large_patch14_reg4_dinov2", 1024,
+        HALF, "see its card", False,
+        options={"num_classes": 0, "img_size": 518, "dynamic_img_size": True},
     ),
     "lunit-vits8": Foundation(
-        "hf-hub:1aurent/vit_small_patch8_224.lunit_dino", 384, IMAGENET, "non-commercial", False,
-        options={"num_classes": 0},
+        "hf-hub:1aurent/vit_small_patch8_224.lunit_dino", "vit_small_patch8_224", 384, IMAGENET,
+        "Lunit non-commercial", False, options={"num_classes": 0},
     ),
     "resnet50-bt": Foundation(
-        "hf-hub:1aurent/resnet50.lunit_bt", 2048, IMAGENET, "non-commercial", False,
-        options={"num_classes": 0},
+        "hf-hub:1aurent/resnet50.lunit_bt", "resnet50", 2048, IMAGENET, "Lunit non-commercial",
+        False, options={"num_classes": 0},
     ),
     **{
-        key: Foundation("", dim, IMAGENET, license_, gated)
+        key: Foundation("", "", dim, IMAGENET, license_, gated)
         for key, dim, license_, gated in (
             ("conch_v1", 512, NON_COMMERCIAL, True),
             ("conch_v15", 768, NON_COMMERCIAL, True),
@@ -124,6 +147,7 @@ REGISTRY: dict[str, Foundation] = {
             ("hibou_l", 1024, "Apache-2.0", True),
             ("keep", 768, "MIT", False),
             ("gpfm", 1024, NON_COMMERCIAL, False),
+            ("genbio-pathfm", 4608, "GenBio community", False),
             ("musk", 1024, "see its card", True),
             ("ctranspath", 768, "GPL-3.0", False),
         )
@@ -187,9 +211,10 @@ class Encoder:
     Attributes:
         name: as it was asked for.
         dim: width of the features.
-        size: side of the input in pixels; images are resized to it.
+        size: side of the input in pixels.
         normalization: mean and standard deviation of the input.
         license: of the weights.
+        resize: side that images are scaled to before their middle is cut out.
     """
 
     name: str
@@ -199,6 +224,7 @@ class Encoder:
     license: str
     device: str
     forward: Callable[[Tensor], Tensor]
+    resize: int
 
     def encode(self, images: UInt8, batch_size: int = 64) -> Float:
         """Encode uint8 RGB (N, H, W, 3) to float32 (N, dim)."""
@@ -210,13 +236,16 @@ class Encoder:
 
     @torch.inference_mode()
     def _encode(self, images: UInt8) -> Float:
-        if images.shape[1:3] != (self.size, self.size):
-            shrinks = images.shape[1] > self.size
+        if images.shape[1:3] != (self.resize, self.resize):
+            shrinks = images.shape[1] > self.resize
             kind = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-            side = (self.size, self.size)
+            side = (self.resize, self.resize)
             images = np.stack(
                 [np.asarray(cv2.resize(i, side, interpolation=kind), np.uint8) for i in images]
             )
+        edge = (self.resize - self.size) // 2
+        middle = slice(edge, edge + self.size)
+        images = np.ascontiguousarray(images[:, middle, middle])
         pixels = normalized(torch.from_numpy(images).to(self.device), self.normalization)
         features: Float = self.forward(pixels).float().cpu().numpy()
         return features
@@ -272,68 +301,91 @@ def load_encoder(
                     f"cohort {cohort!r} has no embedded encoder: run 'htd embed --cohort {cohort}'"
                 )
             net.load_state_dict(safetensors.torch.load(store.get(key)))
-        return Encoder(name, net.dim, 64, IMAGENET, "Apache-2.0", device, net.to(device).eval())
+        net.to(device).eval()
+        return Encoder(name, net.dim, 64, IMAGENET, "Apache-2.0", device, net, resize=64)
     known = REGISTRY.get(name)
     if known is not None and not known.hub:
         raise InputError(
             f"encoder {name!r} (licence {known.license}) loads only by its own package: make its "
             "features with TRIDENT or CLAM, and import the HDF5 files with 'htd embed --import'"
         )
-    model = _timm_model(name, known, weights, store)
+    model = _timm_model(name, known, weights, store).to(device).eval()
     normalization, size = _input(model, known)
-    forward = _pooled(model, known) if known else model
-    dim = known.dim if known else int(model.num_features)
     return Encoder(
         name,
-        dim,
+        known.dim if known else int(model.num_features),
         size,
         normalization,
         known.license if known else "see its card",
         device,
-        _on(model, forward, device),
+        _pooled(model, known) if known else model,
+        resize=(known.resize if known else None) or size,
     )
-
-
-def _on(
-    model: nn.Module, forward: Callable[[Tensor], Tensor], device: str
-) -> Callable[[Tensor], Tensor]:
-    model.to(device).eval()
-    return forward
 
 
 def _timm_model(
     name: str, known: Foundation | None, weights: str | None, store: ObjectStore
 ) -> Any:
+    """Build a timm network with its published weights, or those of a file."""
     hub = known.hub if known else name
-    options = known.options if known else {"num_classes": 0}
-    local = hub.startswith("hf-hub:") or timm.is_model(hub)
-    if not local:
+    if not hub.startswith("hf-hub:") and not timm.is_model(hub):
         raise InputError(
             f"{name!r} is no encoder: give 'embedded', one of {sorted(REGISTRY)}, a timm model "
             "name, or hf-hub:owner/name"
         )
+    state = read_weights(weights, store) if weights is not None else None
+    source = known.architecture if known and known.architecture and state is not None else hub
+    options = known.options if known else {"num_classes": 0}
     try:
-        model = timm.create_model(hub, pretrained=weights is None, **options)
+        model = timm.create_model(source, pretrained=state is None, **options)
     except Exception as error:  # the hub's client raises many kinds
-        raise InputError(_how_to_get(name, hub, known, error)) from error
-    if weights is not None:
-        model.load_state_dict(read_weights(weights, store))
+        raise InputError(_how_to_get(name, hub, known, weights, error)) from error
+    if state is not None:
+        _fill(model, state, name, str(weights))
     return model
 
 
-def _how_to_get(name: str, hub: str, known: Foundation | None, error: Exception) -> str:
+def _fill(model: Any, state: dict[str, Tensor], name: str, weights: str) -> None:
+    """Load weights; those of a classifier that the encoder lacks are left out."""
+    own = model.state_dict()
+    heads = model.pretrained_cfg.get("classifier") or ()
+    names = (heads,) if isinstance(heads, str) else tuple(heads)
+    dropped = tuple(f"{head}." for head in names)
+    kept = {k: v for k, v in state.items() if k in own or not (dropped and k.startswith(dropped))}
+    try:
+        model.load_state_dict(kept)
+    except RuntimeError as error:
+        raise InputError(
+            f"weights {Path(weights).name} are not those of {name!r}: "
+            f"{' '.join(str(error).split())[:400]}"
+        ) from error
+
+
+def _how_to_get(
+    name: str, hub: str, known: Foundation | None, weights: str | None, error: Exception
+) -> str:
     page = hub.removeprefix("hf-hub:")
+    if weights is not None:
+        return (
+            f"the network of encoder {name!r} ({page}) cannot be fetched, which its weights file "
+            "needs: run once where the hub can be reached, or give the timm model name of its "
+            f"network as the encoder (the error was: {error})"
+        )
     steps = f"put its weights in a file and pass --weights FILE (the error was: {error})"
     if known is not None and known.gated:
         return (
-            f"encoder {name!r} is gated (licence {known.license}): accept its terms on the page "
-            f"of {page} on the hub, run 'huggingface-cli login', and try again; or {steps}"
+            f"encoder {name!r} is gated (licence {known.license}): accept its terms at "
+            f"https://huggingface.co/{page}, run 'huggingface-cli login', and try again; or {steps}"
         )
     return f"the weights of encoder {name!r} ({page}) are not here and cannot be fetched: {steps}"
 
 
 def read_weights(weights: str, store: ObjectStore) -> dict[str, Tensor]:
-    """Read a weights file (absolute path or store key): safetensors, or a .pt of plain tensors.
+    """Read a weights file: safetensors, or a .pt or .bin of plain tensors.
+
+    Args:
+        weights: absolute path or store key.
+        store: where the key is looked up.
 
     Raises:
         InputError: it is not there, or holds anything but tensors.
@@ -341,16 +393,13 @@ def read_weights(weights: str, store: ObjectStore) -> dict[str, Tensor]:
     path = Path(weights) if Path(weights).is_absolute() else store.local(weights)
     if not path.is_file():
         raise InputError(f"weights {weights} are not there")
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load(path.read_bytes())
     try:
-        loaded = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except Exception as error:
+        state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # torch, zip and safetensors raise their own kinds
         raise InputError(
-            f"weights {path.name} hold more than plain tensors, which is not loaded: convert them "
-            "to .safetensors"
+            f"weights {path.name} are damaged, or hold more than plain tensors, which is not "
+            f"loaded: convert them to .safetensors ({type(error).__name__})"
         ) from error
-    state: dict[str, Tensor] = loaded
     return state
 
 
