@@ -1,0 +1,286 @@
+"""Cluster: tissue types, their maps and regions, and what a person says of them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from services.cluster import stage
+from services.cluster.kmeans import assign, diverse_sample, hierarchical_kmeans, normalize
+from services.cluster.regions import apply_types
+from services.cluster.stage import ClusterStage, type_map, vote
+from services.cluster.types import TissueType, classes_of, default_types, read_types, write_types
+from shared.contracts.cluster import ClusterRecord, ClusterRequest, cluster_key
+from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
+from shared.contracts.ingest import PatchGrid, SlideRecord, patches_key, slide_key
+from shared.contracts.regions import RegionRule
+from shared.errors import InputError
+from shared.features import write_features
+from shared.imaging.label_map import LabelMap
+from shared.imaging.regions import decode_png, load_region_set, read_regions
+from shared.jobs import JobStatus, Ledger, run_job
+from shared.storage import DirectoryStore
+from tests.texture_slides import RULE, SPLITS, ingest_textures
+
+GRID = PatchGrid(size=64, mpp=1.0, stride=32)
+TISSUES = 3
+
+
+def blobs(
+    spreads: list[float], count: int, seed: int = 0
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Points around orthogonal directions, each with its own spread, and which is whose."""
+    rng = np.random.default_rng(seed)
+    centres = np.eye(len(spreads), 16) * 10
+    owners = np.repeat(np.arange(len(spreads)), count)
+    noise = rng.normal(size=(len(owners), 16)) * np.array(spreads)[owners, None]
+    return (centres[owners] + noise).astype(np.float32), owners
+
+
+def request(**change: Any) -> ClusterRequest:
+    given: dict[str, Any] = {
+        "run": "types", "cohort": "textures", "encoder": "ideal", "k": TISSUES,
+        "sample_per_slide": 60, "regions": RULE,
+    }  # fmt: skip
+    return ClusterRequest(**(given | change))
+
+
+def run(store: DirectoryStore, wanted: ClusterRequest, *, fresh: bool = False) -> JobStatus:
+    ledger = Ledger(store)
+    return run_job(ledger, ClusterStage(), ledger.submit(wanted, fresh=fresh))
+
+
+def contents(store: DirectoryStore, name: str) -> dict[str, str]:
+    keys = [*store.list(f"clusters/{name}/"), *store.list(f"regions/{name}/")]
+    return {key: hashlib.sha256(store.get(key)).hexdigest() for key in keys}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
+    """Slides whose features say their tissue plainly, clustered into three types."""
+    folder = tmp_path_factory.mktemp("cluster")
+    store = DirectoryStore(folder / "store")
+    ingest_textures(store, folder)
+    counts = {}
+    for number, slide in enumerate(SPLITS):
+        table = pq.read_table(store.local(patches_key("textures", slide)))
+        shares = np.array(table["fractions"].to_pylist())[:, 1:]
+        noise = np.random.default_rng(number).normal(0, 0.05, (len(shares), 8))
+        features = (shares @ np.eye(3, 8) + noise).astype(np.float32)
+        coords = np.stack([np.asarray(table[axis]) for axis in ("x", "y")], 1)
+        record = store.get_model(slide_key(slide), SlideRecord)
+        with store.writing(features_key("ideal", "textures", slide)) as path:
+            write_features(path, coords, [features], 8, record, GRID, "ideal")
+        counts[slide] = len(coords)
+    made = FeatureRecord(
+        encoder="ideal", cohort="textures", dim=8, license="none", slides=counts,
+        sha256=dict.fromkeys(counts, ""),
+    )  # fmt: skip
+    store.put_json(feature_record_key("ideal", "textures"), made)
+    status = run(store, request(classifier_steps=5))
+    assert status.state == "done", status.failed
+    return store
+
+
+def test_blobs_are_found() -> None:
+    points, owners = blobs([0.3] * 5, 40)
+    labels, distances = assign(points, hierarchical_kmeans(points, 5, 5, 20, 0))
+    assert len({(a, b) for a, b in zip(owners, labels, strict=True)}) == 5
+    assert distances.max() < 0.1
+
+
+def test_what_varies_most_is_split() -> None:
+    points, owners = blobs([0.2, 3.0, 0.2], 60)
+    before, _ = assign(points, hierarchical_kmeans(points, 3, 3, 20, 0))
+    after, _ = assign(points, hierarchical_kmeans(points, 4, 3, 20, 0))
+    assert len(set(before[owners == 1])) < len(set(after[owners == 1]))
+    for tight in (0, 2):
+        assert len(set(after[owners == tight])) == 1
+
+
+def test_clustering_is_the_same_each_time() -> None:
+    points, _ = blobs([1.0] * 6, 50)
+    first, second = (hierarchical_kmeans(points, 12, 6, 20, 3) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert np.allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
+
+
+def test_more_types_than_different_patches_are_refused() -> None:
+    points = np.repeat(normalize(np.eye(4, 8, dtype=np.float32)), 9, axis=0)
+    assert hierarchical_kmeans(points, 4, 2, 10, 0).shape == (4, 8)
+    with pytest.raises(InputError, match="4 different sampled patches cannot make 5"):
+        hierarchical_kmeans(points, 5, 2, 10, 0)
+
+
+def test_a_sample_holds_what_is_rare() -> None:
+    common, _ = blobs([0.1], 2000)
+    rare = np.zeros((3, 16), np.float32)
+    rare[:, 5:8] = np.eye(3) * 4
+    chosen = diverse_sample(np.concatenate([common, rare]), 20, seed=1)
+    assert len(set(chosen.tolist())) == 20
+    assert {2000, 2001, 2002} <= set(chosen.tolist())
+
+
+def test_streaming_assigns_as_all_at_once(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map of the finished run is the one that batches of 7 patches give."""
+    monkeypatch.setattr(stage, "STREAM", 7)
+    status = run(store, request(run="streamed"))
+    assert status.state == "done", status.failed
+    for slide in SPLITS:
+        whole, parts = (
+            pq.read_table(store.local(cluster_key(name, f"assignments/{slide}.parquet")))
+            for name in ("types", "streamed")
+        )
+        assert whole.select(["x", "y", "cluster"]) == parts.select(["x", "y", "cluster"])
+        assert np.allclose(whole["distance"], parts["distance"], atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [16, 32, 64])
+def test_every_pixel_between_patches_has_a_type(stride: int) -> None:
+    """Whatever the overlap, a slide of two halves gives a whole map of two halves."""
+    grid = PatchGrid(size=64, mpp=1.0, stride=stride)
+    corners = np.arange(0, 512 - 64 + 1, stride) * 2  # level 0 has 0.5 µm/px
+    coords = np.stack(np.meshgrid(corners, corners), -1).reshape(-1, 2)
+    record = SlideRecord.model_construct(width=1024, height=1024, mpp=0.5, mpp_y=0.5)
+    clusters = (coords[:, 0] + 64 > 512).astype(np.uint8)
+    covers = 64 // stride
+    labels = vote(type_map(coords, clusters, record, grid), 2, covers, 0)
+    side = 512 // stride
+    assert labels.shape == (side, side)
+    edge = covers // 2
+    inner = labels[edge : side - edge, edge : side - edge]
+    assert (inner > 0).all()
+    middle = side // 2
+    assert (labels[edge : side - edge, edge : middle - 1] == 1).all()
+    assert (labels[edge : side - edge, middle + 1 : side - edge] == 2).all()
+
+
+def test_smoothing_outvotes_a_speck_and_keeps_background() -> None:
+    labels = np.ones((9, 9), np.uint8)
+    labels[4, 4] = 2
+    labels[:, 7:] = 0
+    assert vote(labels, 2, 1, 0)[4, 4] == 2
+    smooth = vote(labels, 2, 1, 1)
+    assert smooth[4, 4] == 1
+    assert not smooth[:, 7:].any()
+
+
+def test_types_follow_tissue_on_held_out_slides(store: DirectoryStore) -> None:
+    with (
+        LabelMap(store.local(cluster_key("types", "labels/s3.tif"))) as found,
+        LabelMap(store.local(slide_key("s3", "labels.tif"))) as truth,
+    ):
+        assert found.mpp == pytest.approx(32.0)
+        types, tissue = found.whole(), truth.read(0, 0, (found.width, found.height), 32.0, 1.0)
+    both = (types > 0) & (tissue > 0)
+    table = np.zeros((TISSUES + 1, TISSUES + 1))
+    np.add.at(table, (types[both], tissue[both]), 1)
+    assert table.max(1).sum() / both.sum() > 0.9
+    assert both.sum() / (tissue > 0).sum() > 0.85
+
+
+def test_the_record_counts_every_patch(store: DirectoryStore) -> None:
+    record = store.get_model(cluster_key("types", "run.json"), ClusterRecord)
+    features = store.get_model(feature_record_key("ideal", "textures"), FeatureRecord)
+    assert sum(record.counts) == sum(features.slides.values())
+    assert len(record.mean_distance) == record.k == TISSUES
+    assert max(record.mean_distance) < 0.5
+    assert record.classifier_slides == ("s3",)
+    assert record.classifier_accuracy is not None
+
+
+def test_regions_hold_the_types_map(store: DirectoryStore) -> None:
+    regions = load_region_set(store, "types")
+    assert regions.classes.names == ["background", "type 1", "type 2", "type 3"]
+    assert {part.slide: part.split for part in regions.slides} == SPLITS
+    found = list(read_regions(store, regions, "train", "test"))
+    assert found
+    for region in found:
+        assert region.image.shape == (RULE.size, RULE.size, 3)
+        blocks = region.labels.reshape(4, 32, 4, 32)
+        assert (blocks == blocks[:, :1, :, :1]).all()  # one type for each patch stride
+        shares = np.bincount(region.labels.ravel(), minlength=4)[1:] / (region.labels > 0).sum()
+        assert ((shares >= RULE.low) & (shares <= RULE.high)).sum() >= RULE.min_classes
+
+
+def test_the_gallery_has_a_row_for_each_type(store: DirectoryStore) -> None:
+    picture = decode_png(store.get(cluster_key("types", "gallery.png")))
+    assert picture.shape[0] >= TISSUES * 96
+
+
+def test_running_again_gives_the_same_bytes(store: DirectoryStore) -> None:
+    before = contents(store, "types")
+    assert run(store, request(classifier_steps=5), fresh=True).state == "done"
+    assert contents(store, "types") == before
+
+
+def test_edited_types_are_kept_and_applied(store: DirectoryStore) -> None:
+    assert run(store, request(run="named")).state == "done"
+    key = cluster_key("named", "types.yaml")
+    before = contents(store, "named")
+    apply_types(store, "named")
+    assert contents(store, "named") == before
+    plain = yaml.safe_load(store.get(key))
+    plain[1]["name"] = "stroma"
+    plain[3]["merge"] = 1
+    store.put(key, yaml.safe_dump(plain).encode())
+    regions = apply_types(store, "named")
+    assert regions.classes.names == ["background", "stroma", "type 2"]
+    assert load_region_set(store, "named") == regions
+    applied = contents(store, "named")
+    assert max(int(r.labels.max()) for r in read_regions(store, regions, "train")) == 2
+    assert run(store, request(run="named"), fresh=True).state == "done"
+    assert contents(store, "named") == applied
+
+
+def test_merges_follow_chains_and_equal_names() -> None:
+    def kind(name: str, merge: int | None = None) -> TissueType:
+        return TissueType(name=name, color=(1, 2, 3), merge=merge)
+
+    types = {1: kind("a"), 2: kind("b", 3), 3: kind("c", 1), 4: kind("d"), 5: kind("a")}
+    classes, table = classes_of(types)
+    assert classes.names == ["background", "a", "d"]
+    assert table[:6].tolist() == [0, 1, 1, 1, 2, 1]
+    with pytest.raises(InputError, match="in a circle"):
+        classes_of({1: kind("a", 2), 2: kind("b", 1)})
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (b"1: {name: a", "malformed"),
+        (b"1: {name: a, color: [0, 0, 0]}", "must list the types 1 to 2"),
+        (b"1: {name: a, color: [0, 0, 0], merge: 9}\n2: {name: b, color: [0, 0, 0]}", "into 9"),
+    ],
+)
+def test_a_bad_types_file_is_named(tmp_path: Path, edit: bytes, message: str) -> None:
+    store = DirectoryStore(tmp_path)
+    store.put(cluster_key("run", "types.yaml"), write_types(default_types(2)))
+    assert read_types(store, "run", 2) == default_types(2)
+    store.put(cluster_key("run", "types.yaml"), edit)
+    with pytest.raises(InputError, match=rf"clusters/run/types\.yaml.*{message}"):
+        read_types(store, "run", 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"run": "coarse", "regions": RegionRule(size=48, mpp=1.0)}, "too coarse for regions"),
+        ({"run": "many", "k": 255, "sample_per_slide": 20}, "cannot make 255 tissue types"),
+        ({"k": 2}, "must list the types 1 to 2"),
+    ],
+)
+def test_impossible_requests_fail_with_the_reason(
+    store: DirectoryStore, change: dict[str, Any], message: str
+) -> None:
+    status = run(store, request(**change))
+    assert status.state == "failed"
+    assert message in " ".join(status.failed.values())

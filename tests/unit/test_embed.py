@@ -1,0 +1,188 @@
+"""Embed: the embedded encoder learns tissue, and features keep the field's layout."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+from services.embed import training
+from services.embed.stage import EmbedStage
+from shared.contracts.embed import (
+    EmbedRequest,
+    FeatureRecord,
+    feature_record_key,
+    features_key,
+)
+from shared.contracts.ingest import PatchGrid, SlideRecord, patches_key, slide_key
+from shared.encoders import embedded_key
+from shared.errors import InputError
+from shared.features import import_features, read_features, write_features
+from shared.jobs import Ledger, run_job
+from shared.storage import DirectoryStore
+from tests.texture_slides import SPLITS, ingest_textures
+
+STEPS = 120
+BATCH = 32
+
+
+def embed(store: DirectoryStore, encoder: str, *, steps: int = STEPS, fresh: bool = False) -> None:
+    ledger = Ledger(store)
+    request = EmbedRequest(cohort="textures", encoder=encoder, train_steps=steps)
+    status = run_job(ledger, EmbedStage(), ledger.submit(request, fresh=fresh))
+    assert status.state == "done", status.failed
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
+    folder = tmp_path_factory.mktemp("embed")
+    store = DirectoryStore(folder / "store")
+    ingest_textures(store, folder)
+    embed(store, "random")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "BATCH", BATCH)
+        embed(store, "embedded")
+    return store
+
+
+def agreement(store: DirectoryStore, encoder: str) -> float:
+    """Adjusted Rand index of clusters and true tissue, over all slides together."""
+    features, truth = [], []
+    for slide in SPLITS:
+        table = pq.read_table(store.local(patches_key("textures", slide)))
+        shares = np.array(table["fractions"].to_pylist())[:, 1:]
+        pure = shares.max(1) > 0.8
+        found = read_features(store.local(features_key(encoder, "textures", slide)))
+        features.append(found.features[pure])
+        truth.append(shares[pure].argmax(1))
+    points = np.concatenate(features)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    clusters = KMeans(3, n_init=5, random_state=0).fit_predict(points)
+    return float(adjusted_rand_score(np.concatenate(truth), clusters))
+
+
+def test_the_embedded_encoder_finds_tissue_better_than_random_weights(
+    store: DirectoryStore,
+) -> None:
+    trained, random = agreement(store, "embedded"), agreement(store, "random")
+    assert trained > random + 0.2
+    assert trained > 0.5
+
+
+def test_the_record_lists_what_was_embedded(store: DirectoryStore) -> None:
+    record = store.get_model(feature_record_key("embedded", "textures"), FeatureRecord)
+    assert set(record.slides) == set(SPLITS)
+    assert record.license == "Apache-2.0"
+    for slide, count in record.slides.items():
+        found = read_features(store.local(features_key("embedded", "textures", slide)))
+        assert found.features.shape == (count, record.dim)
+
+
+def test_training_and_embedding_again_give_the_same_bytes(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    ingest_textures(store, tmp_path, side=256, stride=64)
+    keys = [embedded_key("textures"), features_key("embedded", "textures", "s0")]
+    embed(store, "embedded", steps=2)
+    first = [store.get(key) for key in keys]
+    time.sleep(1.1)  # HDF5 could write times of a second's resolution
+    embed(store, "embedded", steps=2, fresh=True)
+    assert [store.get(key) for key in keys] == first
+
+
+def test_files_have_tridents_layout(store: DirectoryStore) -> None:
+    table = pq.read_table(store.local(patches_key("textures", "s0")))
+    with h5py.File(store.local(features_key("embedded", "textures", "s0")), "r") as file:
+        coords, features = file["coords"], file["features"]
+        assert coords.dtype == np.int64
+        assert features.dtype == np.float32
+        assert coords[:, 0].tolist() == table["x"].to_pylist()
+        assert dict(coords.attrs) == {
+            "patch_size": 64, "patch_size_level0": 64, "level0_magnification": 10.0,
+            "target_magnification": 10.0, "overlap": 32, "name": "s0", "savetodir": "",
+            "level0_width": 512, "level0_height": 512,
+        }  # fmt: skip
+        assert dict(features.attrs) == {"name": "s0", "savetodir": "", "encoder": "embedded"}
+
+
+def test_a_slide_without_patches_has_an_empty_file(store: DirectoryStore, tmp_path: Path) -> None:
+    slide = store.get_model(slide_key("s0"), SlideRecord)
+    path = tmp_path / "none.h5"
+    grid = PatchGrid(size=64, mpp=1.0, stride=32)
+    write_features(path, np.zeros((0, 2), np.int64), [], 8, slide, grid, "random")
+    assert read_features(path).features.shape == (0, 8)
+
+
+def write_clam(path: Path, coords: np.ndarray, features: np.ndarray, **attrs: int) -> None:
+    """Write features as CLAM and TRIDENT do, with chunks that grow."""
+    with h5py.File(path, "w") as file:
+        places = file.create_dataset("coords", data=coords, maxshape=(None, 2), chunks=True)
+        places.attrs.update(attrs)
+        file.create_dataset("features", data=features)
+
+
+def test_features_made_elsewhere_are_imported(store: DirectoryStore, tmp_path: Path) -> None:
+    coords = np.array([[0, 0], [64, 0], [64, 128]])
+    features = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float16)
+    write_clam(tmp_path / "s0.h5", coords.astype(np.int32), features, patch_level=0)
+    write_clam(tmp_path / "s1.h5", coords, features[None])
+    write_clam(tmp_path / "s2.h5", coords, features.astype(np.float64), patch_size_level0=64)
+    write_clam(tmp_path / "s3.h5", coords, features)
+    record = import_features(store, "textures", "conch_v1", tmp_path, "CC-BY-NC-ND-4.0")
+    assert record.slides == dict.fromkeys(SPLITS, 3)
+    assert (record.dim, record.license) == (5, "CC-BY-NC-ND-4.0")
+    for slide in SPLITS:
+        found = read_features(store.local(features_key("conch_v1", "textures", slide)))
+        assert np.array_equal(found.features, features.astype(np.float32))
+        assert np.array_equal(found.coords, coords)
+        assert found.side == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"side": 512}, "patches of 512 level-0 px"),
+        ({"coords": np.array([[0, 0], [9000, 0]])}, "outside s3"),
+        ({"features": np.zeros((3, 4), np.float32)}, "do not fit together"),
+        ({"features": np.full((2, 4), np.nan, np.float32)}, "not finite"),
+        ({"features": np.zeros((2, 7), np.float32)}, "different widths"),
+        ({}, "holds no s3.h5"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused_and_nothing_is_written(
+    store: DirectoryStore, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    coords, features = np.array([[0, 0], [64, 0]]), np.zeros((2, 4), np.float32)
+    for slide in ("s0", "s1", "s2"):
+        write_clam(tmp_path / f"{slide}.h5", coords, features)
+    if change:
+        given = {"coords": coords, "features": features, "side": 64} | change
+        write_clam(
+            tmp_path / "s3.h5", given["coords"], given["features"],
+            patch_size_level0=given["side"],
+        )  # fmt: skip
+    with pytest.raises(InputError, match=message):
+        import_features(store, "textures", "elsewhere", tmp_path)
+    assert not list(store.list("features/elsewhere/"))
+
+
+def test_a_file_that_is_no_hdf5_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "slide.h5"
+    path.write_bytes(b"no features")
+    with pytest.raises(InputError, match=r"slide\.h5 is no features file"):
+        read_features(path)
+
+
+def test_a_cohort_without_patches_cannot_train(store: DirectoryStore) -> None:
+    ledger = Ledger(store)
+    cohort = store.get_json("cohorts/textures.json")
+    cohort |= {"cohort": "held", "splits": {"s3": "test"}, "sha256": {"s3": cohort["sha256"]["s3"]}}
+    store.put_json("cohorts/held.json", cohort)
+    status = run_job(ledger, EmbedStage(), ledger.submit(EmbedRequest(cohort="held")))
+    assert status.state == "failed"
+    assert "too few to train an encoder" in next(iter(status.failed.values()))
