@@ -117,7 +117,7 @@ def ingest(
         cohort=cohort,
         slides=found,
         classes=Classes.of(*parse_names(classes)) if classes else None,
-        patches=PatchGrid(mpp=region_mpp),
+        patches=PatchGrid(size=region_size // 2, mpp=region_mpp, stride=region_size // 4),
         regions=RegionRule(size=region_size, mpp=region_mpp),
     )
     run_and_report(target, changed(request, change), fresh=fresh)
@@ -169,7 +169,7 @@ def cluster(
 ) -> None:
     """Find tissue types, map them onto the slides, and cut regions.
 
-    Edit clusters/<run>/types.yaml to name or merge types, then run this again.
+    Edit clusters/<run>/types.yaml to name or merge types, then run this with --fresh.
     """
     request = ClusterRequest(
         run=run,

@@ -45,7 +45,7 @@ def requests(slides: list[str]) -> list[Request]:
     return [
         IngestRequest(
             cohort="c", slides=sources, classes=PHANTOM_CLASSES, regions=RULE,
-            patches=PatchGrid(size=64, mpp=1.0, stride=64),
+            patches=PatchGrid(size=32, mpp=1.0, stride=16, min_tissue=0.7),
         ),
         EmbedRequest(cohort="c", train_steps=3, train_patches=64),
         ClusterRequest(
