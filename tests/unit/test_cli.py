@@ -1,0 +1,141 @@
+"""The command line: exit codes that scripts can trust, and errors for people."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from services.gateway import cli
+from services.gateway.cli import changed, load_pipeline, load_recipe, parse_proportions
+from services.gateway.sources import find_labels, find_slides, prepare, slide_name
+from services.stages import REQUESTS, load_stage
+from shared.contracts.embed import EmbedRequest
+from shared.errors import InputError
+from shared.storage import DirectoryStore
+from tests.region_sets import make_region_set
+
+
+def htd(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["htd", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+def test_every_command_explains_itself_with_an_example() -> None:
+    group = get_command(cli.app)
+    for command in group.commands.values():  # type: ignore[attr-defined]
+        for each in getattr(command, "commands", {"": command}).values():
+            assert each.help, each.name
+            assert "Example:" in (each.epilog or ""), each.name
+
+
+def test_every_stage_can_be_loaded() -> None:
+    for name, request in REQUESTS.items():
+        stage = load_stage(name)
+        assert (stage.name, stage.request) == (name, request)
+    with pytest.raises(InputError, match="'nothing' is no stage"):
+        load_stage("nothing")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["embed", "--cohort", "none"], "needs cohorts/none.json"),
+        (["embed", "--cohort", "no/name"], "cohort: String should match"),
+        (["train", "--regions", "none", "--recipe", "huge"], "no recipe 'huge'"),
+        (["synthesize", "--model", "m", "--proportion", "tumor"], "no class=share"),
+        (["jobs", "show", "train-0"], "holds no job 'train-0'"),
+        (["ingest", "nowhere.svs"], "nowhere.svs is not there"),
+        (["embed", "--set", "seeds=1"], "has no field 'seeds'"),
+        (["pipeline", "nowhere.yaml"], "nowhere.yaml is not there"),
+        (["stack", "up", "--services", "paint"], "no such services: ['paint']"),
+    ],
+)
+def test_bad_input_ends_with_two_and_one_line(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HTD_STORE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "400")
+    if words[:2] == ["embed", "--set"]:
+        DirectoryStore(tmp_path).put("cohorts/cohort.json", b"{}")
+    assert htd(monkeypatch, *words) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_a_failed_job_ends_with_one(tmp_path: Path) -> None:
+    make_region_set(DirectoryStore(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "services.gateway.cli", "train", "--regions", "toy",
+         "--recipe", "tiny", "--store", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "smaller than the" in done.stderr
+
+
+def test_recipes_are_valid() -> None:
+    sizes = {name: load_recipe(name).size for name in ("tiny", "starter", "base", "paper")}
+    assert sizes == {"tiny": 128, "starter": 128, "base": 256, "paper": 512}
+    paper = load_recipe("paper").denoiser
+    assert (round(paper.crop_min * 512), round(paper.crop_max * 512)) == (50, 200)
+    assert load_recipe("tiny").vae.channels == load_recipe("starter").vae.channels
+
+
+def test_fields_are_changed_by_dotted_names() -> None:
+    request = changed(EmbedRequest(cohort="c"), ["seed=3", "weights=null"])
+    assert isinstance(request, EmbedRequest)
+    assert request.seed == 3
+
+
+def test_proportions_are_read() -> None:
+    assert parse_proportions(["tumor=0.4", "a=b=0.1"]) == {"tumor": 0.4, "a=b": 0.1}
+
+
+def test_a_pipeline_is_checked_whole_before_it_starts(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("requests:\n- {stage: embed, cohort: c}\n- {stage: cluster, run: r}\n")
+    with pytest.raises(InputError, match=r"request 2 \(cluster\): cohort: Field required"):
+        load_pipeline(file)
+    file.write_text("requests:\n- {stage: paint}\n")
+    with pytest.raises(InputError, match="request 1 has stage 'paint'"):
+        load_pipeline(file)
+    file.write_text("requests:\n- {stage: embed, cohort: c}\n")
+    assert load_pipeline(file) == [EmbedRequest(cohort="c")]
+
+
+def test_slides_and_their_labels_are_found_and_put_into_the_store(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "b one").mkdir(parents=True)
+    for name in ("a.svs", "a.geojson", "b one.mrxs", "b one/Slidedat.ini", "x_mask.tiff", "n.txt"):
+        (folder / name).write_bytes(name.encode())
+    found = find_slides([folder])
+    assert [path.name for path in found] == ["a.svs", "b one.mrxs"]
+    assert find_labels(found[0], None) == folder / "a.geojson"
+    assert slide_name(Path("müde Probe (2).svs")) == "m-de-Probe-2"
+    store = DirectoryStore(tmp_path / "store")
+    made = prepare(store, found, labels=None, use_labels=True, mpp=0.5, in_place=False)
+    assert [item.slide for item in made] == ["a", "b-one"]
+    assert made[0].labels == "slides/a/annotation/a.geojson"
+    assert list(store.list("slides/b-one/")) == [
+        "slides/b-one/source/b one.mrxs",
+        "slides/b-one/source/b one/Slidedat.ini",
+    ]
+    stays = prepare(store, found[:1], labels=None, use_labels=False, mpp=None, in_place=True)
+    assert stays[0].source == str(folder / "a.svs")
+    twice = [*found, folder / "a.geojson"]
+    with pytest.raises(InputError, match="would both be named 'a'"):
+        prepare(store, twice, labels=None, use_labels=False, mpp=None, in_place=True)
+    with pytest.raises(InputError, match="no slide in"):
+        find_slides([folder / "b one"])
