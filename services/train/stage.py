@@ -97,8 +97,10 @@ class TrainStage(Stage[TrainRequest]):
         training.load(store.get(_checkpoint(request, "denoiser", request.recipe.denoiser.steps)))
         training.use_average()
         _publish(store, request, record, HeteroTissuePipeline(vae, denoiser), rows)
-        last = {kind: values[-1] for kind, values in rows.items() if values}
-        return {"model": f"{request.model}/{request.version}", "last": last}
+        return {
+            "model": f"{request.model}/{request.version}",
+            **{f"{kind}_loss": round(v[-1]["loss"], 4) for kind, v in rows.items() if v},
+        }
 
 
 def _segments(steps: int, length: int) -> list[tuple[int, int]]:

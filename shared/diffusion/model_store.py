@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 
 from shared.contracts.train import ModelRecord, model_key, model_prefix
@@ -66,6 +67,6 @@ def _load(source: _Source, weights: tuple[tuple[str, str], ...], device: str) ->
             target = folder / key.removeprefix(source.prefix)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.store.local(key), target)
+        disable_progress_bar()
         pipeline = HeteroTissuePipeline.from_pretrained(folder, use_safetensors=True)
-    pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

@@ -1,0 +1,87 @@
+"""How well do clusters of an encoder's features agree with the known tissue types?
+
+    python benchmarks/encoder_ari.py STORE COHORT [--encoders random embedded] [--k 6]
+
+Embeds and clusters an annotated cohort with each encoder, and prints the adjusted Rand
+index of clusters against the main tissue type of every patch, on train and on held-out
+slides, for all patches and for those of one tissue type (at least 90 %).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+from sklearn.metrics import adjusted_rand_score
+
+from services.stages import load_stage
+from shared.contracts.base import Request
+from shared.contracts.cluster import ClusterRequest, cluster_key
+from shared.contracts.embed import EmbedRequest
+from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
+from shared.contracts.regions import RegionRule
+from shared.jobs import Ledger, run_job
+from shared.storage import ObjectStore, open_store
+from shared.threads import limit
+
+
+def run(store: ObjectStore, request: Request) -> None:
+    ledger = Ledger(store)
+    status = run_job(ledger, load_stage(request.stage), ledger.submit(request))
+    if status.state != "done":
+        raise SystemExit(f"{request.stage} ended {status.state}: {status.failed}")
+
+
+def agreement(store: ObjectStore, cohort: str, name: str, slides: list[str]) -> dict[str, float]:
+    """ARI of one clustering on some slides."""
+    truth, found, purity = [], [], []
+    for slide in slides:
+        fractions = np.array(
+            pq.read_table(store.local(patches_key(cohort, slide)))["fractions"].to_pylist()
+        )
+        assigned = pq.read_table(store.local(cluster_key(name, f"assignments/{slide}.parquet")))
+        truth.append(fractions.argmax(1))
+        purity.append(fractions.max(1))
+        found.append(np.asarray(assigned["cluster"]))
+    labels, clusters = np.concatenate(truth), np.concatenate(found)
+    pure = np.concatenate(purity) >= 0.9
+    return {
+        "n": len(labels),
+        "all": round(adjusted_rand_score(labels, clusters), 3),
+        "n_pure": int(pure.sum()),
+        "pure": round(adjusted_rand_score(labels[pure], clusters[pure]), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store")
+    parser.add_argument("cohort")
+    parser.add_argument("--encoders", nargs="+", default=["random", "embedded"])
+    parser.add_argument("--k", type=int, default=6)
+    arguments = parser.parse_args()
+    limit(2)
+    store = open_store(arguments.store)
+    record = store.get_model(cohort_key(arguments.cohort), CohortRecord)
+    results = {}
+    for encoder in arguments.encoders:
+        name = f"ari-{encoder}-{arguments.k}"
+        run(store, EmbedRequest(cohort=arguments.cohort, encoder=encoder))
+        run(
+            store,
+            ClusterRequest(
+                run=name, cohort=arguments.cohort, encoder=encoder, k=arguments.k, smoothing=0,
+                sample_per_slide=500, regions=RegionRule(size=128, mpp=1.0, max_per_slide=1),
+            ),
+        )  # fmt: skip
+        results[encoder] = {
+            "train": agreement(store, arguments.cohort, name, record.of_split("train")),
+            "held out": agreement(store, arguments.cohort, name, record.of_split("val", "test")),
+        }
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
