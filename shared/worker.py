@@ -20,6 +20,7 @@ from shared.live import RedisLeases, RedisReporter, connect
 from shared.logging import configure_logging
 from shared.settings import Settings, settings
 from shared.storage import open_store
+from shared.threads import limit
 
 TASK = "htd.run"
 
@@ -140,7 +141,7 @@ def serve(stage: Stage[Any]) -> None:
     """Work on the queue of `stage` until the process is told to stop."""
     config = settings()
     configure_logging(config.log_level)
-    worker_process_init.connect(lambda **_: limit_threads(config.threads), weak=False)
+    worker_process_init.connect(lambda **_: limit(config.threads), weak=False)
     worker_app(stage, config).worker_main(
         [
             "worker",
@@ -153,10 +154,3 @@ def serve(stage: Stage[Any]) -> None:
             "--loglevel", config.log_level,
         ]
     )  # fmt: skip
-
-
-def limit_threads(threads: int) -> None:
-    """Fix the CPU threads of numeric libraries: rounding depends on their number."""
-    from shared.threads import limit
-
-    limit(threads)

@@ -80,5 +80,5 @@ class RichReporter(Reporter):
             self.bars.update(self.shard, completed=done, total=total, note=note)
 
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
-        kind = "[red]failed[/]" if parked else "[yellow]will be tried again[/]"
-        console.print(f"{self.name}: {unit} {kind}: {error}", highlight=False)
+        if not parked:  # what is parked stands in the final report
+            console.print(f"{self.name}: {unit} will be tried again: {error}", highlight=False)
