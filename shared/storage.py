@@ -285,6 +285,38 @@ class S3Store(ObjectStore):
         return path
 
 
+class StoreView(ObjectStore):
+    """Another store, seen through: subclasses change what a put or a delete does."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self.inner = inner
+        self.url = inner.url
+
+    def put(self, key: str, data: bytes) -> None:
+        self.inner.put(key, data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self.inner.put_file(key, path)
+
+    def get(self, key: str) -> bytes:
+        return self.inner.get(key)
+
+    def exists(self, key: str) -> bool:
+        return self.inner.exists(key)
+
+    def size(self, key: str) -> int:
+        return self.inner.size(key)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        return self.inner.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+
+    def local(self, key: str) -> Path:
+        return self.inner.local(key)
+
+
 def open_store(url: str | None = None, config: Settings | None = None) -> ObjectStore:
     """Open the store at `url`: a directory, or `s3://bucket[/prefix]`.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,16 +21,12 @@ from shared.jobs import Context, Ledger, NoLeases, Reporter, execute
 from shared.jobs.stage import FINISH
 from shared.logging import configure_logging
 from shared.settings import Settings, settings
-from shared.storage import ObjectStore, open_store
+from shared.storage import ObjectStore, StoreView, open_store
 from shared.threads import limit
 
 
-class ReadOnlyStore(ObjectStore):
+class ReadOnlyStore(StoreView):
     """What the other processes see: every put and delete is left to the first one."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self.inner = store
-        self.url = store.url
 
     def put(self, key: str, data: bytes) -> None:
         pass
@@ -41,21 +36,6 @@ class ReadOnlyStore(ObjectStore):
 
     def delete(self, key: str) -> None:
         pass
-
-    def get(self, key: str) -> bytes:
-        return self.inner.get(key)
-
-    def exists(self, key: str) -> bool:
-        return self.inner.exists(key)
-
-    def size(self, key: str) -> int:
-        return self.inner.size(key)
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        return self.inner.list(prefix)
-
-    def local(self, key: str) -> Path:
-        return self.inner.local(key)
 
 
 def run(job: str, store: ObjectStore, config: Settings) -> str:

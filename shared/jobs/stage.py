@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field, JsonValue, model_validator
 
 from shared.contracts.base import Contract, Name, Request
-from shared.storage import ObjectStore, sha256, sha256_file
+from shared.storage import ObjectStore, StoreView, sha256, sha256_file
 
 R = TypeVar("R", bound=Request)
 
@@ -38,40 +38,24 @@ class Plan(Contract):
         return self
 
 
-class RecordingStore(ObjectStore):
+class RecordingStore(StoreView):
     """A store that notes the SHA-256 of everything put through it."""
 
-    def __init__(self, store: ObjectStore) -> None:
-        self.inner = store
-        self.url = store.url
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
         self.outputs: dict[str, str] = {}
 
     def put(self, key: str, data: bytes) -> None:
-        self.inner.put(key, data)
+        super().put(key, data)
         self.outputs[key] = sha256(data)
 
     def put_file(self, key: str, path: Path) -> None:
-        self.inner.put_file(key, path)
+        super().put_file(key, path)
         self.outputs[key] = sha256_file(path)
 
     def delete(self, key: str) -> None:
-        self.inner.delete(key)
+        super().delete(key)
         self.outputs.pop(key, None)
-
-    def get(self, key: str) -> bytes:
-        return self.inner.get(key)
-
-    def exists(self, key: str) -> bool:
-        return self.inner.exists(key)
-
-    def size(self, key: str) -> int:
-        return self.inner.size(key)
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        return self.inner.list(prefix)
-
-    def local(self, key: str) -> Path:
-        return self.inner.local(key)
 
 
 class Context:
