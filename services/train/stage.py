@@ -224,7 +224,7 @@ def _load_vae(store: ObjectStore, run: str) -> AutoencoderKL:
     with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
         for name in ("config.json", "diffusion_pytorch_model.safetensors"):
             (Path(folder) / name).write_bytes(store.get(training_key(run, f"vae/{name}")))
-        vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
+        vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     vae.register_to_config(_name_or_path="")  # a temporary folder is no provenance
     return vae
 

@@ -68,5 +68,7 @@ def _load(source: _Source, weights: tuple[tuple[str, str], ...], device: str) ->
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.store.local(key), target)
         disable_progress_bar()
-        pipeline = HeteroTissuePipeline.from_pretrained(folder, use_safetensors=True)
+        pipeline = HeteroTissuePipeline.from_pretrained(
+            folder, use_safetensors=True, low_cpu_mem_usage=False
+        )
     return pipeline.to(device)
