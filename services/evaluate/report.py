@@ -47,7 +47,8 @@ def summarize(
     Returns:
         The content of `report.json`; None stands for what was not measured.
     """
-    names = material.dataset.classes.names[1:]
+    classes = material.dataset.classes
+    names = classes.names[classes.first :]
 
     def named(scores: dict[str, Any] | None) -> dict[str, Any] | None:
         if scores is None:
@@ -95,10 +96,11 @@ def html_report(report: dict[str, Any], material: Material, sheet: bytes) -> str
     """Render the page: self-contained, with the sheet inside."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["figure"] = _figure
+    classes = material.dataset.classes
     source = files("services.evaluate").joinpath("template.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         report=report,
-        classes=material.dataset.classes.items[1:],
+        classes=classes.items[classes.first :],
         request=material.dataset.request,
         sheet=base64.b64encode(sheet).decode(),
     )

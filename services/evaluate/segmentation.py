@@ -1,7 +1,7 @@
 """The segmenter that measures usefulness and label faithfulness: DeepLabV3+ (Chen et al. 2018).
 
-Label 0 stands for background and for unlabelled tissue alike, so it is neither
-learned nor scored.
+Where labels are not exhaustive, label 0 stands for background and for unlabelled tissue
+alike, so it is neither learned nor scored; where they are, it is a class like others.
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from services.evaluate.data import Pairs, centre
+from shared.contracts.base import Classes
 from shared.errors import InputError
-from shared.imaging.augment import jitter_stain, symmetry
+from shared.imaging.augment import restain, stain_table, symmetry
 
 UInt8 = NDArray[np.uint8]
 Int = NDArray[np.int64]
 
 LEARNING_RATE = 3e-3
 IGNORED = -1
+"""Target of pixels of no class: labels are counted from the first class on."""
 
 
-def make_segmenter(encoder: str, classes: int, seed: int) -> nn.Module:
-    """Make an untrained DeepLabV3+ for labels 1 to `classes` - 1.
+def make_segmenter(encoder: str, classes: Classes, seed: int) -> nn.Module:
+    """Make an untrained DeepLabV3+ for the labels from `classes.first` on.
 
     Raises:
         InputError: segmentation_models_pytorch knows no such encoder.
     """
     check_encoder(encoder)
     torch.manual_seed(seed)
-    model: nn.Module = smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=classes - 1)
+    model: nn.Module = smp.DeepLabV3Plus(
+        encoder, encoder_weights=None, classes=len(classes) - classes.first
+    )
     return model
 
 
@@ -57,6 +61,7 @@ def train_segmenter(
     model: nn.Module,
     pairs: Pairs,
     *,
+    first: int,
     size: int,
     steps: int,
     batch: int,
@@ -67,7 +72,8 @@ def train_segmenter(
     """Train on random windows, turned, mirrored and stained anew; in place.
 
     Cross-entropy and soft Dice (which keeps rare classes from being given up), AdamW with
-    a one-cycle schedule. Step `i` sees the same pairs for the same seed.
+    a one-cycle schedule. Step `i` sees the same pairs for the same seed. Labels below `first`
+    are not learned.
     """
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-2)
@@ -75,7 +81,7 @@ def train_segmenter(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for step in range(steps):
         images, labels = _draw(pairs, size, batch, np.random.default_rng([seed, step]))
-        target = torch.from_numpy(labels.astype(np.int64)).to(device) + IGNORED
+        target = torch.from_numpy(labels.astype(np.int64)).to(device) - first
         scores = model(to_input(images).to(device))
         labelled = (target != IGNORED).sum().clamp(min=1)
         loss = F.cross_entropy(scores, target, ignore_index=IGNORED, reduction="sum") / labelled
@@ -93,7 +99,7 @@ def _draw(pairs: Pairs, size: int, batch: int, rng: np.random.Generator) -> tupl
         image, mask = pairs.pair(number)
         x, y = rng.integers(image.shape[0] - size + 1, size=2)
         window, which = np.s_[y : y + size, x : x + size], int(rng.integers(8))
-        images.append(jitter_stain(symmetry(image[window], which), rng))
+        images.append(restain(symmetry(image[window], which), stain_table(rng)))
         labels.append(symmetry(mask[window], which))
     return np.stack(images), np.stack(labels)
 
@@ -104,7 +110,7 @@ def confusion(
     pairs: Pairs,
     numbers: Sequence[int],
     *,
-    classes: int,
+    classes: Classes,
     size: int,
     batch: int,
     device: str,
@@ -113,34 +119,35 @@ def confusion(
     """Count labelled pixels by (true, predicted) label over the centres of the pairs.
 
     Returns:
-        int64 (classes, classes); row and column 0 stay empty.
+        int64 (classes, classes); row and column 0 stay empty where 0 is no class.
     """
     model.to(device).eval()
-    counts = np.zeros(classes * classes, np.int64)
+    kinds, first = len(classes), classes.first
+    counts = np.zeros(kinds * kinds, np.int64)
     for start in range(0, len(numbers), batch):
         found = [pairs.pair(number) for number in numbers[start : start + batch]]
         images = np.stack([centre(image, size) for image, _ in found])
         truth = np.stack([centre(mask, size) for _, mask in found]).astype(np.int64)
-        predicted = model(to_input(images).to(device)).argmax(1).cpu().numpy() + 1
-        labelled = truth > 0
-        cells = truth[labelled] * classes + predicted[labelled]
-        counts += np.bincount(cells, minlength=classes * classes)
+        predicted = model(to_input(images).to(device)).argmax(1).cpu().numpy() + first
+        labelled = truth >= first
+        cells = truth[labelled] * kinds + predicted[labelled]
+        counts += np.bincount(cells, minlength=kinds * kinds)
         progress(min(start + batch, len(numbers)))
-    return counts.reshape(classes, classes)
+    return counts.reshape(kinds, kinds)
 
 
-def iou_scores(counts: Int) -> dict[str, float | list[float | None] | None]:
+def iou_scores(counts: Int, first: int) -> dict[str, float | list[float | None] | None]:
     """Score a confusion matrix (classes, classes) of true by predicted labels.
 
     Returns:
-        `iou`: per label from 1 on, TP / (TP + FP + FN), None where the truth has none;
+        `iou`: per label from `first` on, TP / (TP + FP + FN), None where the truth has none;
         `mean_iou` over the classes that the truth has; `accuracy` of labelled pixels;
         both None where nothing is labelled.
     """
     hit = np.diag(counts).astype(float)
     union = counts.sum(0) + counts.sum(1) - hit
     present = counts.sum(1) > 0
-    iou = [hit[c] / union[c] if present[c] else None for c in range(1, len(counts))]
+    iou = [hit[c] / union[c] if present[c] else None for c in range(first, len(counts))]
     known = [value for value in iou if value is not None]
     total = counts.sum()
     return {

@@ -149,12 +149,13 @@ def _segmenter(
         "synthetic": material.synthetic,
         "both": JoinedPairs(material.train, material.synthetic),
     }
-    size, classes = material.dataset.size, len(material.dataset.classes)
+    size, classes = material.dataset.size, material.dataset.classes
     steps = request.segmenter_steps
     model = make_segmenter(request.segmenter_encoder, classes, request.seed + seed)
     train_segmenter(
         model,
         pairs[source],
+        first=classes.first,
         size=size,
         steps=steps,
         batch=request.segmenter_batch,
@@ -170,7 +171,7 @@ def _segmenter(
             device=context.device,
             progress=lambda done: context.progress(done, len(numbers), "scoring"),
         )  # fmt: skip
-        return {**iou_scores(counts), "n": len(numbers)}
+        return {**iou_scores(counts, classes.first), "n": len(numbers)}
 
     result: dict[str, Any] = {"source": source, "seed": seed, "n": len(pairs[source])}
     result["test"] = score(material.test)

@@ -123,6 +123,52 @@ def ingest(
     run_and_report(target, changed(request, change), fresh=fresh)
 
 
+@app.command(epilog=example("htd tiles crc/ --classes gland --mpp 0.5 --slide 'patient(\\d+)'"))
+def tiles(
+    folder: Annotated[Path, typer.Argument(help="Tiles, in folders train/, val/, test/ or not.")],
+    classes: Annotated[
+        str, typer.Option(help="Class names in the order of their indices, from 1.")
+    ],
+    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles.")],
+    cohort: Annotated[str, typer.Option(help="Name of the cohort.")] = "cohort",
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of masks; default: beside the tiles.")
+    ] = None,
+    slide: Annotated[
+        str | None,
+        typer.Option(help="Regular expression; its first group is a tile's slide or patient."),
+    ] = None,
+    region_size: Annotated[int, typer.Option(help="Side of a region in pixels.")] = 256,
+    region_mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of regions; default: that of the tiles.")
+    ] = None,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Ingest tiles that were cut elsewhere, with their masks, as training regions.
+
+    Masks are found by name: <tile>.mask.png, <tile>_mask.png. They hold class indices; or,
+    below a folder with the name of a class, that class wherever they are not black. What is
+    in no class is the class 0, other tissue.
+    """
+    target = Target.of(store, broker)
+    kinds = Classes.of(*parse_names(classes), exhaustive=True)
+    request = IngestRequest(
+        cohort=cohort,
+        tiles=sources.prepare_tiles(
+            target.store, cohort, folder, masks=masks, classes=kinds, slide_pattern=slide, mpp=mpp
+        ),
+        classes=kinds,
+        regions=RegionRule(
+            size=region_size, mpp=region_mpp or mpp, low=0, high=1, min_classes=1, min_tissue=0,
+            count_background=True, overlap=0, max_per_slide=10_000,
+        ),
+    )  # fmt: skip
+    run_and_report(target, changed(request, change), fresh=fresh)
+
+
 @app.command(epilog=example("htd embed --cohort lung --encoder hoptimus0"))
 def embed(
     cohort: Annotated[str, typer.Option(help="Name of the cohort.")] = "cohort",

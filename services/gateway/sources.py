@@ -1,13 +1,17 @@
-"""Slides and annotations on disk → sources that ingest can read."""
+"""Slides, tiles and annotations on disk → sources that ingest can read."""
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import openslide
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from shared.contracts.ingest import SlideSource, slide_key
+from shared.contracts.base import Classes, Split
+from shared.contracts.ingest import TILE_COLUMNS, SlideSource, slide_key, tiles_key
 from shared.errors import InputError
 from shared.storage import ObjectStore
 
@@ -16,6 +20,12 @@ SLIDES = {
     ".dcm", ".png", ".jpg", ".jpeg", ".czi",
 }  # fmt: skip
 LABELS = ("{}.geojson", "{}.xml", "{}_mask.tiff", "{}_mask.tif", "{}_mask.png", "{}.json")
+TILES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
+TILE_MASKS = ("{}.mask.png", "{}_mask.png", "{}_mask.tif", "{}_mask.tiff", "{}_anno.bmp")
+SPLITS: dict[str, Split] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 
 
 def find_slides(paths: list[Path]) -> list[Path]:
@@ -51,6 +61,77 @@ def slide_name(path: Path) -> str:
     """Make a store-safe name of a slide's file name."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")
     return name[:120] or "slide"
+
+
+def prepare_tiles(
+    store: ObjectStore,
+    cohort: str,
+    folder: Path,
+    *,
+    masks: Path | None,
+    classes: Classes,
+    slide_pattern: str | None,
+    mpp: float,
+) -> str:
+    """List a folder of tiles and their masks as a table in the store; files stay in place.
+
+    A folder named train, val or test above a tile gives its split. A folder that has
+    the name of a class says what the foreground of its masks is; elsewhere masks hold
+    the indices of classes (or, for two classes, 0 and 255).
+
+    Args:
+        store: where the table is put.
+        cohort: name of the cohort.
+        folder: searched with the folders below it.
+        masks: folder with the same folders and names below it; default: beside the tiles.
+        classes: of the masks.
+        slide_pattern: regular expression whose first group, searched for in a tile's file
+            name, names its slide or patient; None: every tile is a slide of its own.
+        mpp: µm per pixel of the tiles.
+
+    Returns:
+        Key of the table.
+
+    Raises:
+        InputError: there is no tile, one has no mask, or a name does not fit the pattern.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder")
+    rows = []
+    for path in sorted(item for item in folder.rglob("*") if item.suffix.lower() in TILES):
+        if any(path.name.endswith(pattern.format("")) for pattern in TILE_MASKS):
+            continue
+        parts = path.relative_to(folder).parent.parts
+        beside = masks.joinpath(*parts) if masks else path.parent
+        names = [pattern.format(path.stem) for pattern in TILE_MASKS]
+        names += [f"{path.stem}.png", path.name] if masks else []
+        mask = next((beside / name for name in names if (beside / name).is_file()), None)
+        if mask is None:
+            raise InputError(f"{path} has no mask: looked in {beside} for {', '.join(names)}")
+        kinds = [classes.index(part) for part in parts if part in classes.names]
+        found = re.search(slide_pattern, path.name) if slide_pattern else None
+        if slide_pattern and (found is None or not found.groups() or not found[1]):
+            raise InputError(
+                f"{path.name} does not fit the pattern {slide_pattern!r}: its first group in "
+                "(brackets) must be the slide's or patient's name"
+            )
+        rows.append(
+            {
+                "slide": slide_name(Path(found[1])) if found else slide_name(path),
+                "split": next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS),
+                              None),
+                "image": str(path.resolve()),
+                "mask": str(mask.resolve()),
+                "label": kinds[-1] if kinds else None,
+                "mpp": mpp,
+            }
+        )  # fmt: skip
+    if not rows:
+        raise InputError(f"no tile in {folder}")
+    body = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=TILE_COLUMNS), body)
+    store.put(tiles_key(cohort), body.getvalue())
+    return tiles_key(cohort)
 
 
 def companions(path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The ingest stage: one shard per slide."""
+"""The ingest stage: one shard per slide, or per slide that tiles were cut from."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.ingest.annotations import guess_format, label_strips
 from services.ingest.patches import patch_index
+from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from services.ingest.tissue import MPP, stain_of, tissue_mask
 from shared.contracts.base import Split
 from shared.contracts.ingest import (
@@ -47,9 +48,16 @@ class IngestStage(Stage[IngestRequest]):
     request = IngestRequest
 
     def plan(self, request: IngestRequest, context: Context) -> Plan:
-        return Plan(phases=(tuple(Shard(id=item.slide) for item in request.slides),))
+        tiles = read_tiles(context.store, request.tiles) if request.tiles else {}
+        given_splits(tiles)
+        slides = [item.slide for item in request.slides]
+        if both := sorted(set(slides) & set(tiles)):
+            raise InputError(f"{both} are names of slides and of tiles' slides: rename one")
+        return Plan(phases=(tuple(Shard(id=name) for name in (*slides, *tiles)),))
 
     def run(self, request: IngestRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        if request.tiles and shard.id not in {item.slide for item in request.slides}:
+            return _ingest_tiles(request, request.tiles, shard.id, context)
         source = next(item for item in request.slides if item.slide == shard.id)
         with (
             local_source(context.store, source.source) as path,
@@ -61,16 +69,20 @@ class IngestStage(Stage[IngestRequest]):
         self, request: IngestRequest, done: dict[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         given = {item.slide: item.split for item in request.slides if item.split}
+        if request.tiles:
+            given |= given_splits(read_tiles(context.store, request.tiles))
         drawn = request.split.assign([name for name in done if name not in given])
         splits: dict[str, Split] = {name: given.get(name) or drawn[name] for name in sorted(done)}
-        record = CohortRecord(
-            cohort=request.cohort,
-            classes=request.classes,
-            patches=request.patches,
-            splits=splits,
-            sha256={name: done[name]["sha256"] for name in sorted(done)},
-        )
-        context.store.put_json(cohort_key(request.cohort), record)
+        slides = sorted({item.slide for item in request.slides} & set(done))
+        if slides:
+            record = CohortRecord(
+                cohort=request.cohort,
+                classes=request.classes,
+                patches=request.patches,
+                splits={name: splits[name] for name in slides},
+                sha256={name: done[name]["sha256"] for name in slides},
+            )
+            context.store.put_json(cohort_key(request.cohort), record)
         labelled = [name for name in sorted(done) if done[name]["region_sha256"] is not None]
         if request.classes is not None:
             regions = RegionSet(
@@ -96,6 +108,18 @@ class IngestStage(Stage[IngestRequest]):
             "patches": sum(part["patches"] for part in done.values()),
             "regions": sum(part["regions"] for part in done.values()),
         }
+
+
+def _ingest_tiles(
+    request: IngestRequest, tiles: str, slide: str, context: Context
+) -> dict[str, Any]:
+    if request.classes is None:
+        raise InputError(f"{slide}: masks need classes")
+    rows = read_tiles(context.store, tiles)[slide]
+    regions, region_sha = cut_tiles(
+        context.store, request.cohort, slide, rows, request.classes, request.regions
+    )
+    return {"patches": 0, "regions": regions, "region_sha256": region_sha}
 
 
 def _ingest(

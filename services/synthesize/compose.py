@@ -11,7 +11,7 @@ from services.synthesize.bank import RegionBank
 from services.synthesize.choice import donors
 from shared.contracts.synthesize import CropOrigin, DatasetRequest, Provenance
 from shared.contracts.train import ModelRecord
-from shared.diffusion.crops import Crop, CropRule, move_crop, place, take_crop
+from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, place, take_crop
 from shared.diffusion.flow import image_seed
 from shared.imaging.augment import symmetry
 
@@ -65,8 +65,7 @@ class Composer:
         self, request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
     ) -> None:
         self.request, self.model, self.maps, self.crops = request, model, maps, crops
-        recipe = model.recipe.denoiser
-        self.rule = CropRule(recipe.crop_min, recipe.crop_max, recipe.crop_complexity)
+        self.rule = CropRule.of(model.recipe.denoiser, model.classes)
 
     def compose(self, index: int, map_number: int) -> Composition:
         """Compose image `index` with the map of region `map_number`."""
@@ -79,7 +78,7 @@ class Composer:
         labels = symmetry(region.labels[y : y + model.size, x : x + model.size], which)
         crops: list[Crop] = []
         origins: list[CropOrigin] = []
-        for label in np.unique(labels[labels > 0]).tolist():
+        for label in cropped_labels(labels, self.rule):
             found = self._crop(label, region.key, region.slide, labels, rng)
             if found is not None:
                 crops.append(found[0])
@@ -101,6 +100,7 @@ class Composer:
             steps=request.steps,
             guidance_map=request.guidance_map,
             guidance_crops=request.guidance_crops,
+            condition=request.condition,
         )
         return Composition(labels, crops, provenance)
 
@@ -124,7 +124,7 @@ class Composer:
             return None
         left, top = corner
         window = np.s_[top : top + size, left : left + size]
-        cut = take_crop(donor.image[window], donor.labels[window], label, self.rule, rng)
+        cut = take_crop(donor.image[window], donor.labels[window], label, self.rule, rng, size)
         moved = None if cut is None else move_crop(cut, labels, rng)
         if cut is None or moved is None:
             return None

@@ -68,7 +68,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             (str(maps.slides[number]), int(label))
             for number in np.unique(chosen)
             for label in np.flatnonzero(maps.shares[number])
-            if label
+            if label >= model.classes.first
         }
         source = f"region set {crops.name!r} ({', '.join(request.crops.splits)})"
         check_donors(crops.shares, crops.slides, pairs, request.crops.slide, model.classes, source)
@@ -114,6 +114,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
                 steps=request.steps,
                 guidance_map=request.guidance_map,
                 guidance_crops=request.guidance_crops,
+                use_map=request.condition in {"both", "map"},
+                use_crops=request.condition in {"both", "crops"},
             )
             samples += [
                 Sample(image, item.labels, item.provenance)

@@ -27,8 +27,8 @@ class Objective(Protocol):
 
     module: nn.Module
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return named losses; 'loss' is the one that is minimized."""
+    def loss(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
+        """Return named figures; 'loss' is the one that is minimized."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Training:
             group["lr"] = self.rate(step)
         kind = settings.device.partition(":")[0]
         with torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
-            losses = self.objective.loss(batch, generator)
+            losses = self.objective.loss(batch, generator, step)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         if processes > 1:
             for parameter in self.module.parameters():

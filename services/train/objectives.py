@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from services.train.critic import PatchCritic, critic_loss, deceit_loss
 from services.train.data import Batch
-from shared.contracts.train import DenoiserRecipe, VaeRecipe
+from shared.contracts.train import VaeRecipe
 from shared.diffusion.autoencoder import encode_latents, to_unit
-from shared.diffusion.condition import condition_tensor
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_times, flow_loss
 
@@ -18,19 +18,22 @@ from shared.diffusion.flow import draw_times, flow_loss
 class VaeObjective:
     """Reconstruct pixels and their differences: L1 + L1 of finite differences + a little KL.
 
-    The differences keep nuclear edges and chromatin, which plain L1 smooths away.
+    The differences keep nuclear edges and chromatin, which plain L1 smooths away; in the
+    last steps a patch critic asks for the fine texture that no such loss can ask for.
     """
 
     def __init__(self, vae: AutoencoderKL, recipe: VaeRecipe, device: str) -> None:
-        self.module = vae.to(device)
+        self.vae = vae.to(device)
+        self.critic = PatchCritic().to(device)
+        self.module: nn.Module = nn.ModuleDict({"vae": self.vae, "critic": self.critic})
         self.recipe = recipe
         self.device = device
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         images = to_unit(torch.from_numpy(batch.images)).to(self.device)
-        posterior = self.module.encode(images).latent_dist
+        posterior = self.vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
-        decoded = self.module.decode(posterior.mean + posterior.std * noise).sample.float()
+        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
         pixel = (decoded - images).abs().mean()
         edges = sum(
             (decoded.diff(dim=axis) - images.diff(dim=axis)).abs().mean() for axis in (2, 3)
@@ -38,36 +41,35 @@ class VaeObjective:
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         total = pixel + edges + self.recipe.kl_weight * posterior.mean[0].numel() * kl
         mse = functional.mse_loss(decoded.detach(), images)
-        return {"loss": total, "psnr": 10 * torch.log10(4 / mse), "kl": kl}
+        figures = {"psnr": 10 * torch.log10(4 / mse), "kl": kl}
+        if step >= self.recipe.steps - self.recipe.adversarial_steps:
+            last_layer = self.vae.decoder.conv_out.weight
+            judged = critic_loss(self.critic, images, decoded)
+            total = total + deceit_loss(self.critic, decoded, total, last_layer) + judged
+            figures["critic"] = judged
+        return {"loss": total, **figures}
 
 
 class DenoiserObjective:
     """Flow matching on latents, with map and crops dropped at random."""
 
-    def __init__(
-        self, denoiser: Denoiser, vae: AutoencoderKL, recipe: DenoiserRecipe, device: str
-    ) -> None:
-        self.module = denoiser.to(device)
+    def __init__(self, denoiser: Denoiser, vae: AutoencoderKL, device: str) -> None:
+        self.denoiser: Denoiser = denoiser.to(device)
+        self.module: nn.Module = self.denoiser
         self.vae = vae.to(device).eval().requires_grad_(False)
-        self.recipe = recipe
         self.device = device
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        recipe, count = self.recipe, len(batch.images)
+    def loss(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         with torch.no_grad():
             images = to_unit(torch.from_numpy(batch.images)).to(self.device)
             latents = encode_latents(self.vae, images).float()
-        draw = torch.rand(count, generator=generator)
-        both = draw < recipe.drop_both
-        no_map = both | (draw >= 1 - recipe.drop_map)
-        no_crops = both | ((draw < recipe.drop_both + recipe.drop_crops) & ~both)
-        condition = condition_tensor(
+        condition = self.denoiser.lay_out(
             batch.labels,
             batch.crops,
-            int(self.module.config.classes),
-            use_map=(~no_map).tolist(),
-            use_crops=(~no_crops).tolist(),
-        ).to(self.device)
-        times = draw_times(count, generator).to(self.device)
+            batch.use_map,
+            batch.use_crops,
+            lambda pixels: encode_latents(self.vae, pixels).float(),
+        )
+        times = draw_times(len(batch.images), generator).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        return {"loss": flow_loss(self.module, latents, condition, times, noise)}
+        return {"loss": flow_loss(self.denoiser, latents, condition, times, noise)}

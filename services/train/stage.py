@@ -20,16 +20,14 @@ from services.train.starter import Weights, read_starter, read_version, start_de
 from shared.contracts.regions import RegionSet
 from shared.contracts.train import (
     ModelRecord,
-    Recipe,
     TrainRequest,
     model_key,
     model_prefix,
     training_key,
 )
 from shared.datasets import draw_crops
-from shared.diffusion.autoencoder import encode_latents, make_vae, to_unit, vae_factor
-from shared.diffusion.crops import CropRule
-from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.autoencoder import encode_latents, make_vae, to_unit
+from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.flow import image_seed
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
@@ -91,8 +89,8 @@ class TrainStage(Stage[TrainRequest]):
             rows[shard.partition("-")[0]] += [json.loads(line) for line in lines]
         store.put(training_key(request.run, f"tensorboard/{FILE_NAME}"), event_log(rows))
         vae = _load_vae(store, request.run)
-        denoiser = _make_denoiser(request, record, vae)
-        objective = DenoiserObjective(denoiser, vae, request.recipe.denoiser, "cpu")
+        denoiser = make_denoiser(request.recipe.denoiser, record.classes, vae)
+        objective = DenoiserObjective(denoiser, vae, "cpu")
         training = Training(objective, _settings(request, "denoiser", "cpu"))
         training.load(store.get(_checkpoint(request, "denoiser", request.recipe.denoiser.steps)))
         training.use_average()
@@ -147,11 +145,6 @@ def _starting_weights(store: ObjectStore, request: TrainRequest) -> Weights | No
     if request.warm_start == "starter":
         return read_starter()
     return read_version(store, request.warm_start)
-
-
-def _crop_rule(recipe: Recipe) -> CropRule:
-    denoiser = recipe.denoiser
-    return CropRule(denoiser.crop_min, denoiser.crop_max, denoiser.crop_complexity)
 
 
 def _continue(
@@ -229,36 +222,22 @@ def _load_vae(store: ObjectStore, run: str) -> AutoencoderKL:
     return vae
 
 
-def _make_denoiser(request: TrainRequest, record: RegionSet, vae: AutoencoderKL) -> Denoiser:
-    recipe = request.recipe.denoiser
-    denoiser: Denoiser = Denoiser(
-        classes=len(record.classes),
-        latent_channels=vae.config.latent_channels,
-        factor=vae_factor(vae),
-        channels=recipe.channels,
-        layers=recipe.layers,
-        attention=recipe.attention,
-        condition_channels=recipe.condition_channels,
-    )
-    return denoiser
-
-
 def _denoiser_segment(
     request: TrainRequest, record: RegionSet, start: int, stop: int, context: Context
 ) -> Progress:
     recipe = request.recipe.denoiser
     vae = _load_vae(context.store, request.run)
-    denoiser = _make_denoiser(request, record, vae)
+    denoiser = make_denoiser(request.recipe.denoiser, record.classes, vae)
     weights = _starting_weights(context.store, request)
     if weights is not None:
         start_denoiser(denoiser, weights, record.classes.names)
     training = Training(
-        DenoiserObjective(denoiser, vae, recipe, context.device),
+        DenoiserObjective(denoiser, vae, context.device),
         _settings(request, "denoiser", context.device),
     )
     _continue(training, request, "denoiser", start, context.store)
     index = RegionIndex(context.store, record, "train")
-    batches = Batches(index, request.recipe.size, _crop_rule(request.recipe), (request.seed, 3))
+    batches = Batches(index, request.recipe.size, recipe, (request.seed, 3))
     progress = training.run(
         batches, start, stop, lambda done, note: context.progress(done, stop - start, note)
     )

@@ -13,7 +13,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from shared.diffusion.condition import adapt_first_layer
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
@@ -75,9 +74,13 @@ def start_vae(vae: Any, weights: Weights) -> None:
 
 def start_denoiser(denoiser: Denoiser, weights: Weights, classes: list[str]) -> None:
     """Load the weights into a denoiser of the same shape, for any classes."""
-    state = dict(weights.denoiser)
-    first = "condition.first.weight"
-    state[first] = adapt_first_layer(state[first], weights.classes, classes)
+    try:
+        state = denoiser.adapted(weights.denoiser, weights.classes, classes)
+    except KeyError as error:
+        raise InputError(
+            "the checkpoint to start from has another conditioning than the recipe: use the same, "
+            "or no warm start"
+        ) from error
     _load(denoiser, state, "the denoiser")
 
 

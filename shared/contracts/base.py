@@ -60,6 +60,11 @@ class Classes(Contract):
     """The classes of a label map, in the order of their indices; index 0 is background."""
 
     items: tuple[LabelClass, ...] = Field(min_length=2)
+    exhaustive: bool = Field(
+        False,
+        description="all tissue was labelled, so that 0 is a class of its own (other tissue); "
+        "False: 0 is glass, or tissue that nobody labelled",
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Classes:
@@ -71,13 +76,14 @@ class Classes(Contract):
         return self
 
     @classmethod
-    def of(cls, *names: str) -> Classes:
-        """Make classes 1, 2, … with the given names and default colours, after background."""
-        full = ("background", *names)
+    def of(cls, *names: str, exhaustive: bool = False) -> Classes:
+        """Make classes 1, 2, … with the given names and default colours, after class 0."""
+        full = ("other" if exhaustive else "background", *names)
         return cls(
             items=tuple(
                 LabelClass(index=i, name=name, color=class_color(i)) for i, name in enumerate(full)
-            )
+            ),
+            exhaustive=exhaustive,
         )
 
     def __len__(self) -> int:
@@ -87,6 +93,11 @@ class Classes(Contract):
     def names(self) -> list[str]:
         """All names, background first."""
         return [item.name for item in self.items]
+
+    @property
+    def first(self) -> int:
+        """Index of the first class of tissue: 0 where labels are exhaustive, else 1."""
+        return 0 if self.exhaustive else 1
 
     @property
     def colors(self) -> list[tuple[int, int, int]]:

@@ -1,25 +1,39 @@
-"""Ingest: slides and their annotations → records, label maps, patch index, regions.
+"""Ingest: slides or cut tiles with their annotations → records, label maps, patches, regions.
 
 slides/<slide>/source/<files>   the slide itself, unless it is referred to in place
 slides/<slide>/slide.json       SlideRecord
 slides/<slide>/tissue.png       tissue mask, 255 = tissue
 slides/<slide>/thumbnail.png
 slides/<slide>/labels.tif       label map (annotated slides only)
+tiles/<cohort>.parquet          tiles that were cut elsewhere, and their masks (TILE_COLUMNS)
 patches/<cohort>/<slide>.parquet  patch index
 cohorts/<cohort>.json           CohortRecord
-regions/<cohort>/…              region set of the annotated slides
+regions/<cohort>/…              region set of the annotated slides and of the tiles
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import pyarrow as pa
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions
 from shared.contracts.regions import RegionRule
 
 LabelFormat = Literal["asap", "geojson", "panda-radboud", "panda-karolinska", "indexed"]
+
+
+TILE_COLUMNS = pa.schema(
+    [
+        ("slide", pa.string()),  # slide or patient: never divided between splits
+        ("split", pa.string()),  # null: drawn by the request's fractions
+        ("image", pa.string()),  # key in the store, or absolute path
+        ("mask", pa.string()),  # indices of classes, or foreground (any value) of `label`
+        ("label", pa.uint8()),  # null: the mask holds indices
+        ("mpp", pa.float64()),
+    ]
+)
 
 
 class SlideSource(Contract):
@@ -43,13 +57,14 @@ class PatchGrid(Contract):
 
 
 class IngestRequest(Request):
-    """Ingest slides as a cohort."""
+    """Ingest slides, or tiles that were cut elsewhere, as a cohort."""
 
     stage: ClassVar[str] = "ingest"
 
     cohort: Name
-    slides: tuple[SlideSource, ...] = Field(min_length=1)
-    classes: Classes | None = Field(None, description="needed where any slide has labels")
+    slides: tuple[SlideSource, ...] = ()
+    tiles: str | None = Field(None, description="key of a table of tiles and their masks")
+    classes: Classes | None = Field(None, description="needed where there are labels")
     label_names: dict[str, str] = Field(
         default_factory=dict, description="annotation name or pixel value → class name"
     )
@@ -60,13 +75,18 @@ class IngestRequest(Request):
 
     @model_validator(mode="after")
     def _consistent(self) -> IngestRequest:
+        if not self.slides and self.tiles is None:
+            raise ValueError("give slides or tiles")
         names = [item.slide for item in self.slides]
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
             raise ValueError(f"slide names must differ; given more than once: {sorted(doubled)}")
-        if self.classes is None and any(item.labels for item in self.slides):
-            raise ValueError("slides with labels need `classes`")
+        if self.classes is None and (self.tiles or any(item.labels for item in self.slides)):
+            raise ValueError("labels need `classes`")
         return self
+
+    def inputs(self) -> list[str]:
+        return [self.tiles] if self.tiles else []
 
 
 class SlideRecord(Contract):
@@ -105,6 +125,11 @@ class CohortRecord(Contract):
 def cohort_key(cohort: str) -> str:
     """Key of a cohort's record."""
     return f"cohorts/{cohort}.json"
+
+
+def tiles_key(cohort: str) -> str:
+    """Key of a cohort's table of tiles."""
+    return f"tiles/{cohort}.parquet"
 
 
 def slide_key(slide: str, name: str = "slide.json") -> str:

@@ -19,6 +19,7 @@ from shared.contracts.base import Classes, Contract, Name, Request, Split
 from shared.contracts.regions import region_set_key
 from shared.contracts.train import model_key
 
+Condition = Literal["both", "map", "crops", "none"]
 ExportFormat = Literal["folder", "coco", "geojson"]
 
 
@@ -58,6 +59,7 @@ class DatasetRequest(Request):
     steps: int = Field(20, ge=1, le=1000)
     guidance_map: float = Field(1.5, ge=0, le=20)
     guidance_crops: float = Field(1.5, ge=0, le=20)
+    condition: Condition = Field("both", description="what the model is given (for ablations)")
     seed: int = 0
     shard_size: int = Field(32, ge=1, le=10_000)
     batch_size: int = Field(16, ge=1, le=1024)
@@ -86,7 +88,7 @@ class DatasetRecord(Contract):
 class CropOrigin(Contract):
     """Where one crop was cut, and where it stands in the image; pixels of the model's mpp."""
 
-    label: int = Field(ge=1)
+    label: int = Field(ge=0)
     region: str = Field(description="key of the region it was cut from")
     slide: str
     x: int = Field(description="corner in that region")
@@ -115,6 +117,7 @@ class Provenance(Contract):
     steps: int
     guidance_map: float
     guidance_crops: float
+    condition: Condition
 
 
 def dataset_key(dataset: str, name: str) -> str:

@@ -8,7 +8,7 @@ models/<name>/<version>/model.json  ModelRecord
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,9 @@ class VaeRecipe(Contract):
     layers: int = Field(1, ge=1)
     latent_channels: int = Field(16, ge=1)
     steps: int = Field(0, ge=0, description="training steps; 0 keeps it as it is")
+    adversarial_steps: int = Field(
+        0, ge=0, description="of these, the last ones that are also against a patch critic"
+    )
     batch_size: int = Field(8, ge=1)
     crop: int = Field(128, ge=32, description="side of the random crops it is trained on, pixels")
     learning_rate: float = Field(2e-4, gt=0)
@@ -38,6 +41,11 @@ class VaeRecipe(Contract):
 class DenoiserRecipe(Contract):
     """The UNet, its condition and its training."""
 
+    conditioning: Literal["concat", "regional"] = Field(
+        "regional",
+        description="concat: the paper's canvases beside the map; regional: attention of every "
+        "place to the crops of its own class",
+    )
     channels: tuple[int, ...] = Field((128, 256, 384), min_length=1)
     layers: int = Field(1, ge=1)
     attention: tuple[bool, ...] = Field((False, True, True), description="per level")
@@ -53,6 +61,11 @@ class DenoiserRecipe(Contract):
         0.1, ge=0, le=1, description="chance that the crops alone are dropped"
     )
     drop_both: float = Field(0.1, ge=0, le=1)
+    crop_augment: bool = Field(
+        True,
+        description="turn crops, take half of them from elsewhere on the slide, and place them "
+        "anew, so that they carry appearance but no layout; False: cut in place (the paper)",
+    )
     crop_min: float = Field(50 / 512, gt=0, le=1, description="least crop side / image side")
     crop_max: float = Field(200 / 512, gt=0, le=1, description="greatest crop side / image side")
     crop_complexity: float = Field(1.0, ge=0, description="α of d = d_base (1 + α complexity)")

@@ -13,6 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.contracts.base import Classes
+from shared.contracts.train import DenoiserRecipe
+
 UInt8 = NDArray[np.uint8]
 
 
@@ -21,7 +24,7 @@ class Crop:
     """A square of raw tissue and where it stands in the image.
 
     Attributes:
-        label: class index, 1 or more.
+        label: class index.
         x, y: its corner in the image, pixels.
         pixels: uint8 RGB (side, side, 3).
     """
@@ -34,11 +37,21 @@ class Crop:
 
 @dataclass(frozen=True)
 class CropRule:
-    """How large crops are: shares of the image's side, and α of the complexity."""
+    """How large crops are (shares of the image's side, α of the complexity), and of what.
+
+    Attributes:
+        first: the first label that has a crop; 0 where that is tissue, and not glass.
+    """
 
     low: float = 50 / 512
     high: float = 200 / 512
     complexity: float = 1.0
+    first: int = 1
+
+    @classmethod
+    def of(cls, recipe: DenoiserRecipe, classes: Classes) -> CropRule:
+        """The rule of a recipe for these classes."""
+        return cls(recipe.crop_min, recipe.crop_max, recipe.crop_complexity, classes.first)
 
 
 def complexity(image: UInt8, mask: NDArray[np.bool_]) -> float:
@@ -79,11 +92,16 @@ def place(labels: UInt8, label: int, side: int, rng: np.random.Generator) -> tup
 
 
 def take_crop(
-    image: UInt8, labels: UInt8, label: int, rule: CropRule, rng: np.random.Generator
+    image: UInt8,
+    labels: UInt8,
+    label: int,
+    rule: CropRule,
+    rng: np.random.Generator,
+    size: int,
 ) -> Crop | None:
-    """Cut a crop of one class out of an image, or None if the class is absent."""
+    """Cut a crop of one class, for an image of side `size`; None if the class is absent."""
     score = complexity(image, labels == label)
-    side = crop_side(image.shape[0], score, rule, rng)
+    side = crop_side(size, score, rule, rng)
     spot = place(labels, label, side, rng)
     if spot is None:
         return None
@@ -91,11 +109,9 @@ def take_crop(
     return Crop(label, x, y, image[y : y + side, x : x + side])
 
 
-def take_crops(image: UInt8, labels: UInt8, rule: CropRule, rng: np.random.Generator) -> list[Crop]:
-    """Cut one crop of every class present (background excluded) out of an image."""
-    present = [int(label) for label in np.unique(labels) if label]
-    found = [take_crop(image, labels, label, rule, rng) for label in present]
-    return [crop for crop in found if crop is not None]
+def cropped_labels(labels: UInt8, rule: CropRule) -> list[int]:
+    """List the classes of a label map that have a crop."""
+    return [int(label) for label in np.unique(labels) if label >= rule.first]
 
 
 def move_crop(crop: Crop, labels: UInt8, rng: np.random.Generator) -> Crop | None:

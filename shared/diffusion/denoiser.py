@@ -1,74 +1,60 @@
-"""The denoiser: a UNet over latents whose extra input is the encoded condition."""
+"""What every denoiser can do, whatever its conditioning."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 
-import torch
-from diffusers import ConfigMixin, ModelMixin, UNet2DModel
-from diffusers.configuration_utils import register_to_config
+import numpy as np
+from diffusers import ConfigMixin, ModelMixin
+from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.diffusion.condition import ConditionEncoder, condition_width
+from shared.diffusion.crops import Crop
 
 TIME_SCALE = 1000.0
 
+Tensors = dict[str, Tensor]
+Encode = Callable[[Tensor], Tensor]
+"""Images (B, 3, H, W) in [-1, 1] to normalized latents."""
+
 
 class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Predicts the flow's velocity v = ε - x0 from a noisy latent and its condition.
+    """Predicts the flow's velocity v = ε - x0 from a noisy latent and its condition."""
 
-    Args:
-        classes: number of classes, background included.
-        latent_channels: channels of the latent.
-        factor: pixels per latent pixel.
-        channels: of the UNet's levels.
-        layers: residual layers per level.
-        attention: per level, whether it has self-attention.
-        condition_channels: channels of the encoded condition.
-    """
-
-    @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(
+    @abstractmethod
+    def lay_out(
         self,
-        classes: int,
-        latent_channels: int,
-        factor: int,
-        channels: tuple[int, ...],
-        layers: int,
-        attention: tuple[bool, ...],
-        condition_channels: int,
-    ) -> None:
-        super().__init__()
-        self.condition = ConditionEncoder(condition_width(classes), condition_channels, factor)
-        self.unet = UNet2DModel(
-            in_channels=latent_channels + condition_channels,
-            out_channels=latent_channels,
-            block_out_channels=channels,
-            layers_per_block=layers,
-            down_block_types=["AttnDownBlock2D" if here else "DownBlock2D" for here in attention],
-            up_block_types=["AttnUpBlock2D" if here else "UpBlock2D" for here in attention[::-1]],
-            attention_head_dim=32,
-            norm_num_groups=32,
-        )
+        labels: NDArray[np.uint8],
+        crops: Sequence[Sequence[Crop]],
+        use_map: Sequence[bool],
+        use_crops: Sequence[bool],
+        encode: Encode,
+    ) -> Tensors:
+        """Lay label maps and crops out as tensors, on this network's device.
 
-    def encode_condition(self, condition: Tensor) -> Tensor:
-        """Encode (batch, condition_width, H, W) once per image; every step reuses it."""
-        encoded: Tensor = self.condition(condition)
-        return encoded
+        Args:
+            labels: uint8 (batch, H, W).
+            crops: of each image.
+            use_map, use_crops: per image, False drops that condition.
+            encode: the autoencoder's encoder.
+        """
 
-    def forward(self, sample: Tensor, time: Tensor, encoded: Tensor) -> Tensor:
+    @abstractmethod
+    def encode_condition(self, condition: Tensors) -> Tensors:
+        """Encode a condition once per image; every step reuses it. Rows are images."""
+
+    @abstractmethod
+    def forward(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
         """Predict the velocity.
 
         Args:
             sample: (batch, latent_channels, h, w), x_t = (1 - t) x0 + t ε.
             time: (batch,), t in [0, 1]; every row may have its own.
-            encoded: (batch, condition_channels, h, w) of `encode_condition`.
+            encoded: of `encode_condition`.
         """
-        joined = torch.cat([sample, encoded], 1)
-        velocity: Tensor = self.unet(joined, time * TIME_SCALE, return_dict=False)[0]
-        return velocity
 
-
-def denoiser_config(denoiser: Denoiser) -> dict[str, Any]:
-    """The arguments that `denoiser` was made with."""
-    return {key: value for key, value in denoiser.config.items() if not key.startswith("_")}
+    @staticmethod
+    @abstractmethod
+    def adapted(state: Tensors, source: list[str], target: list[str]) -> Tensors:
+        """Carry weights over from classes `source` to classes `target` (names)."""

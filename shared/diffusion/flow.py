@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.denoiser import Denoiser, Tensors
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,7 +23,7 @@ def draw_times(count: int, generator: torch.Generator) -> Tensor:
 
 
 def flow_loss(
-    denoiser: Denoiser, latents: Tensor, condition: Tensor, times: Tensor, noise: Tensor
+    denoiser: Denoiser, latents: Tensor, condition: Tensors, times: Tensor, noise: Tensor
 ) -> Tensor:
     """Mean squared error of the predicted velocity; latents (B, C, h, w), times (B,)."""
     share = times.view(-1, 1, 1, 1)
@@ -47,9 +47,9 @@ def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
 
 def guided(
     denoiser: Denoiser,
-    both: Tensor,
-    map_only: Tensor,
-    neither: Tensor,
+    both: Tensors,
+    map_only: Tensors,
+    neither: Tensors,
     guidance_map: float,
     guidance_crops: float,
 ) -> Velocity:
@@ -61,7 +61,7 @@ def guided(
     v(m,c) is; with equal guidances, v(m,∅) drops out.
 
     Args:
-        both, map_only, neither: encoded conditions (B, C, h, w).
+        both, map_only, neither: encoded conditions of the same images.
     """
     branches = [
         (encoded, weight)
@@ -73,9 +73,10 @@ def guided(
         if weight != 0
     ]
 
+    count = len(branches)
+    encoded = {name: torch.cat([each[name] for each, _ in branches]) for name in branches[0][0]}
+
     def velocity(sample: Tensor, times: Tensor) -> Tensor:
-        count = len(branches)
-        encoded = torch.cat([encoded for encoded, _ in branches])
         parts = denoiser(sample.repeat(count, 1, 1, 1), times.repeat(count), encoded).chunk(count)
         total = torch.zeros_like(sample)
         for part, (_, weight) in zip(parts, branches, strict=True):

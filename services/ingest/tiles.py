@@ -1,0 +1,152 @@
+"""Tiles that were cut elsewhere, with their masks → regions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shared.contracts.base import Classes, Split
+from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
+from shared.errors import InputError
+from shared.imaging.regions import Region, choose_windows, pack_regions, region_table
+from shared.imaging.slide import local_source
+from shared.storage import ObjectStore, sha256
+
+UInt8 = NDArray[np.uint8]
+Row = dict[str, Any]
+
+LARGEST = 8192
+
+
+def read_tiles(store: ObjectStore, key: str) -> dict[str, list[Row]]:
+    """Read a table of tiles (`TILE_COLUMNS`), grouped by slide."""
+    slides: dict[str, list[Row]] = {}
+    for row in pq.read_table(store.local(key)).to_pylist():
+        slides.setdefault(row["slide"], []).append(row)
+    return slides
+
+
+def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
+    """Return the slides whose split is given.
+
+    Raises:
+        InputError: tiles of one slide are in two splits.
+    """
+    found: dict[str, Split] = {}
+    for slide, rows in slides.items():
+        splits = {row["split"] for row in rows}
+        if len(splits) > 1:
+            raise InputError(
+                f"tiles of {slide!r} are in the splits {sorted(map(str, splits))}: a slide or "
+                "patient belongs to one split, or the figures will flatter"
+            )
+        if (split := splits.pop()) is not None:
+            found[slide] = split
+    return found
+
+
+def cut_tiles(
+    store: ObjectStore, name: str, slide: str, rows: list[Row], classes: Classes, rule: RegionRule
+) -> tuple[int, str]:
+    """Write the regions of one slide's tiles: their table and their shard.
+
+    Args:
+        store: where to.
+        name: region set.
+        slide: name of the slide or patient.
+        rows: its tiles.
+        classes: of the label maps.
+        rule: which windows of a tile, and their size and mpp.
+
+    Returns:
+        The number of regions, and the SHA-256 of the shard.
+
+    Raises:
+        InputError: a tile can't be read, is too small, or does not fit its mask.
+    """
+    table: list[dict[str, object]] = []
+
+    def regions() -> Iterator[Region]:
+        for number, row in enumerate(rows):
+            image, labels = _read(store, row, classes, rule)
+            ratio = rule.mpp / row["mpp"]
+            stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(row["image"]).stem)
+            for window in choose_windows(labels, len(classes), rule.size, rule.stride, rule):
+                x, y = round(window.x * ratio), round(window.y * ratio)
+                key = f"{slide}_{number}-{stem}_{x}_{y}"  # names may recur in other folders
+                table.append(
+                    {
+                        "key": key,
+                        "slide": slide,
+                        "x": x,
+                        "y": y,
+                        "size": rule.size,
+                        "mpp": rule.mpp,
+                        "tissue": 1 - window.fractions[0],
+                        "fractions": window.fractions,
+                        "entropy": window.entropy,
+                    }
+                )
+                part = np.s_[window.y : window.y + rule.size, window.x : window.x + rule.size]
+                yield Region(key, slide, image[part], labels[part])
+
+    tar = pack_regions(regions())
+    store.put(region_tar_key(name, slide), tar)
+    store.put(region_table_key(name, slide), region_table(table))
+    return len(table), sha256(tar)
+
+
+def _read(store: ObjectStore, row: Row, classes: Classes, rule: RegionRule) -> tuple[UInt8, UInt8]:
+    """Read a tile and its labels at the rule's resolution."""
+    image = _pixels(store, row["image"], cv2.IMREAD_COLOR_RGB)
+    mask = _pixels(store, row["mask"], cv2.IMREAD_GRAYSCALE)
+    name = Path(row["image"]).name
+    if image.shape[:2] != mask.shape:
+        raise InputError(
+            f"tile {name} is {image.shape[1]}×{image.shape[0]} px, its mask "
+            f"{mask.shape[1]}×{mask.shape[0]}: both must be alike"
+        )
+    if row["label"] is not None:
+        labels = np.where(mask > 0, row["label"], 0).astype(np.uint8)
+    elif len(classes) == 2 and mask.max() == 255:
+        labels = (mask >= 128).astype(np.uint8)
+    else:
+        labels = mask
+    if labels.max() >= len(classes):
+        raise InputError(
+            f"the mask of tile {name} holds {labels.max()}, but there are classes 0 to "
+            f"{len(classes) - 1} ({', '.join(classes.names)})"
+        )
+    scale = row["mpp"] / rule.mpp
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    if min(size) < rule.size:
+        raise InputError(
+            f"tile {name} is {size[0]}×{size[1]} px at {rule.mpp} µm/px, smaller than a region of "
+            f"{rule.size} px: take smaller regions, or a smaller region mpp"
+        )
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = (
+        cv2.resize(image, size, interpolation=kind),
+        cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT),
+    )
+    return np.asarray(resized[0], np.uint8), np.asarray(resized[1], np.uint8)
+
+
+def _pixels(store: ObjectStore, source: str, kind: int) -> UInt8:
+    with local_source(store, source) as path:
+        array = cv2.imdecode(np.fromfile(path, np.uint8), kind)
+    if array is None:
+        raise InputError(f"{Path(source).name} can't be read as an image: is it damaged?")
+    if max(array.shape[:2]) > LARGEST:
+        raise InputError(
+            f"{Path(source).name} is {array.shape[1]}×{array.shape[0]} px, more than a tile's "
+            f"{LARGEST}: ingest it as a slide"
+        )
+    return np.asarray(array, np.uint8)

@@ -1,0 +1,234 @@
+"""Region-masked conditioning: every place attends to the crops of its own class only.
+
+The label map becomes an embedding of each pixel's class, folded onto the latent grid, so
+its cost does not grow with the number of classes. Crops go through the autoencoder: a
+crop's latents are its tokens, in the space in which the image is made. A summary of a
+class's tokens is spread over the area of that class, which carries the staining; and in
+the UNet's attention levels each place looks at the tokens of the classes under it, which
+carries the texture. All of this but the attention itself is computed once per image, and
+its cost grows with the number of crops given, not of classes known. Tokens know nothing
+of where a crop was cut, so crops can't carry layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shared.diffusion.crops import Crop
+from shared.diffusion.denoiser import TIME_SCALE, Denoiser, Encode, Tensors
+
+MAP_WIDTH = 8
+NEVER = -1e4
+"""Attention bias that no softmax survives, also in half precision."""
+
+
+class RegionAttention:
+    """Attention of diffusers' transformer blocks, with a bias of its own for every level."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        regions: Tensors | None = None,
+    ) -> Tensor:
+        """Attend to the image itself, or (with the level's bias) to tokens of crops."""
+        batch, count, _ = hidden_states.shape
+        source, bias = hidden_states, None
+        if encoder_hidden_states is not None and regions is not None:
+            source, bias = encoder_hidden_states, regions[bias_name(count)].to(hidden_states.dtype)
+        query, key, value = (
+            project(x).view(batch, x.shape[1], attn.heads, -1).transpose(1, 2)
+            for project, x in (
+                (attn.to_q, hidden_states),
+                (attn.to_k, source),
+                (attn.to_v, source),
+            )
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
+        out: Tensor = attn.to_out[0](mixed.to(query.dtype))
+        return out
+
+
+def bias_name(places: int) -> str:
+    """Name of the bias (batch, 1, places, tokens) of the level with so many places."""
+    return f"bias_{places}"
+
+
+class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers wants it named here
+    """A UNet with region-masked cross-attention to the latents of crops.
+
+    Args:
+        classes: number of classes, background included.
+        latent_channels: channels of the latent.
+        factor: pixels per latent pixel.
+        channels: of the UNet's levels.
+        layers: residual layers per level.
+        attention: per level, whether it has self- and cross-attention.
+        condition_channels: width of the tokens, and of the encoded map.
+        first: the first class that has crops.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        classes: int,
+        latent_channels: int,
+        factor: int,
+        channels: tuple[int, ...],
+        layers: int,
+        attention: tuple[bool, ...],
+        condition_channels: int,
+        first: int,
+    ) -> None:
+        super().__init__()
+        width = condition_channels
+        self.pixel_classes = nn.Embedding(classes + 1, MAP_WIDTH)  # the last one: map dropped
+        self.map = nn.Sequential(
+            nn.PixelUnshuffle(factor),
+            nn.Conv2d(MAP_WIDTH * factor**2, width, 1),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        self.crop = nn.Sequential(
+            nn.Conv2d(latent_channels, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        self.crop_classes = nn.Embedding(classes, width)
+        self.no_crop = nn.Parameter(torch.zeros(width))
+        self.summary = nn.Sequential(
+            nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.unet = UNet2DConditionModel(
+            in_channels=latent_channels + 2 * width,
+            out_channels=latent_channels,
+            block_out_channels=channels,
+            layers_per_block=layers,
+            down_block_types=["CrossAttnDownBlock2D" if x else "DownBlock2D" for x in attention],
+            up_block_types=["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in attention[::-1]],
+            attention_head_dim=[size // 32 for size in channels],  # heads, by diffusers' old name
+            cross_attention_dim=width,
+            use_linear_projection=True,
+        )
+        self.unet.set_attn_processor(RegionAttention())
+
+    def lay_out(
+        self,
+        labels: NDArray[np.uint8],
+        crops: Sequence[Sequence[Crop]],
+        use_map: Sequence[bool],
+        use_crops: Sequence[bool],
+        encode: Encode,
+    ) -> Tensors:
+        """Return `labels` (B, H, W), `crops` (B, N, C, s, s) latents, `present` (B, N, s, s)
+        where they are known, and `shares` (B, N, h, w) of each place that a crop speaks for.
+        """
+        factor, batch = int(self.config.factor), len(labels)
+        most = max(1, *(len(own) for own in crops))
+        side = max([crop.pixels.shape[0] for own in crops for crop in own], default=factor)
+        side = math.ceil(side / factor) * factor
+        pixels = np.zeros((batch, most, side, side, 3), np.uint8)
+        present = np.zeros((batch, most, side // factor, side // factor), bool)
+        areas = np.zeros((batch, most, *labels.shape[1:]), np.float32)
+        for index, own in enumerate(crops):
+            for number, crop in enumerate(own if use_crops[index] else ()):
+                size = crop.pixels.shape[0]
+                edge = ((0, side - size), (0, side - size), (0, 0))
+                pixels[index, number] = np.pad(crop.pixels, edge, mode="symmetric")
+                cells = max(1, size // factor)
+                present[index, number, :cells, :cells] = True
+                here = labels[index] == crop.label
+                areas[index, number] = here if use_map[index] else 1 / len(own)
+        kept = torch.tensor(list(use_map)).view(-1, 1, 1)
+        known = torch.from_numpy(labels).long()
+        chosen = torch.from_numpy(pixels).flatten(0, 1).to(self.device)
+        latents = encode(chosen.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        kinds = [[crop.label for crop in own] + [0] * (most - len(own)) for own in crops]
+        return {
+            "labels": torch.where(kept, known, int(self.config.classes)).to(self.device),
+            "crops": latents.view(batch, most, *latents.shape[1:]),
+            "kinds": torch.tensor(kinds, device=self.device),
+            "present": torch.from_numpy(present).to(self.device),
+            "shares": functional.avg_pool2d(torch.from_numpy(areas).to(self.device), factor),
+        }
+
+    def encode_condition(self, condition: Tensors) -> Tensors:
+        latents, present = condition["crops"], condition["present"].flatten(2)
+        batch, most = latents.shape[:2]
+        encoded = self.crop(latents.flatten(0, 1)).flatten(2).transpose(1, 2)
+        kinds = self.crop_classes(condition["kinds"]).unsqueeze(2)
+        tokens = encoded.view(batch, most, *encoded.shape[1:]) + kinds
+        features = torch.cat(
+            [
+                self.map(self.pixel_classes(condition["labels"]).permute(0, 3, 1, 2)),
+                torch.einsum("bnhw,bnc->bchw", condition["shares"], self._summary(tokens, present)),
+            ],
+            1,
+        )
+        nothing = self.no_crop.expand(batch, 1, -1)
+        return {
+            "features": features,
+            "tokens": torch.cat([nothing, tokens.flatten(1, 2)], 1),
+            **self._biases(condition["shares"], present),
+        }
+
+    def _summary(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Mean and spread of each crop's tokens, (B, N, T, C) to (B, N, C); 0 for no crop."""
+        weight = present.unsqueeze(-1).to(tokens.dtype)
+        count = weight.sum(2).clamp_min(1)
+        mean = (tokens * weight).sum(2) / count
+        spread = ((tokens - mean.unsqueeze(2)).square() * weight).sum(2) / count
+        joined = torch.cat([mean, (spread + 1e-6).sqrt()], -1)
+        summary: Tensor = self.summary(joined) * present.any(2).unsqueeze(-1)
+        return summary
+
+    def _biases(self, shares: Tensor, present: Tensor) -> Tensors:
+        """Of every attention level: the log of the share of a place that a token speaks for."""
+        biases = {}
+        for level, attends in enumerate(self.config.attention):
+            if level:
+                shares = functional.avg_pool2d(shares, 2)
+            last = level == len(self.config.attention) - 1  # the middle block attends, always
+            if attends or last:
+                reach = shares.clamp_min(1e-9).log().masked_fill(shares <= 0, NEVER)
+                spread = reach.flatten(2).transpose(1, 2).unsqueeze(-1)  # (B, places, N, 1)
+                bias = spread.expand(-1, -1, -1, present.shape[2]).flatten(2)
+                bias = bias.masked_fill(~present.flatten(1).unsqueeze(1), NEVER)
+                biases[bias_name(bias.shape[1])] = functional.pad(bias, (1, 0)).unsqueeze(1)
+        return biases
+
+    def forward(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
+        joined = torch.cat([sample, encoded["features"]], 1)
+        velocity: Tensor = self.unet(
+            joined,
+            time * TIME_SCALE,
+            encoded["tokens"],
+            cross_attention_kwargs={"regions": encoded},
+            return_dict=False,
+        )[0]
+        return velocity
+
+    @staticmethod
+    def adapted(state: Tensors, source: list[str], target: list[str]) -> Tensors:
+        changed = {}
+        for name in ("pixel_classes.weight", "crop_classes.weight"):
+            table = state[name]
+            known = {kind: table[index] for index, kind in enumerate(source)}
+            mean = table[1 : len(source)].mean(0)
+            rows = [known.get(kind, mean) for kind in target]
+            changed[name] = torch.stack([*rows, *table[len(source) :]])
+        return {**state, **changed}
