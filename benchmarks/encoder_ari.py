@@ -1,10 +1,11 @@
 """How well do clusters of an encoder's features agree with the known tissue types?
 
-    python benchmarks/encoder_ari.py STORE COHORT [--encoders random embedded] [--k 6]
+    python benchmarks/encoder_ari.py STORE COHORT [--encoders random embedded] [--k 6] [--seeds 3]
 
 Embeds and clusters an annotated cohort with each encoder, and prints the adjusted Rand
 index of clusters against the main tissue type of every patch, on train and on held-out
-slides, for all patches and for those of one tissue type (at least 90 %).
+slides, for all patches and for those of one tissue type (at least 90 %): mean and sample
+standard deviation over seeds of the encoder's training and of the clustering.
 """
 
 from __future__ import annotations
@@ -61,26 +62,40 @@ def main() -> None:
     parser.add_argument("cohort")
     parser.add_argument("--encoders", nargs="+", default=["random", "embedded"])
     parser.add_argument("--k", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     limit(2)
     store = open_store(arguments.store)
     record = store.get_model(cohort_key(arguments.cohort), CohortRecord)
+    groups = {"train": record.of_split("train"), "held out": record.of_split("val", "test")}
     results = {}
     for encoder in arguments.encoders:
-        name = f"ari-{encoder}-{arguments.k}"
-        run(store, EmbedRequest(cohort=arguments.cohort, encoder=encoder))
-        run(
-            store,
-            ClusterRequest(
-                run=name, cohort=arguments.cohort, encoder=encoder, k=arguments.k, smoothing=0,
-                sample_per_slide=500, regions=RegionRule(size=128, mpp=1.0, max_per_slide=1),
-            ),
-        )  # fmt: skip
-        results[encoder] = {
-            "train": agreement(store, arguments.cohort, name, record.of_split("train")),
-            "held out": agreement(store, arguments.cohort, name, record.of_split("val", "test")),
-        }
+        found: dict[str, list[dict[str, float]]] = {group: [] for group in groups}
+        for seed in range(arguments.seeds):
+            name = f"ari-{encoder}-{arguments.k}-{seed}"
+            run(store, EmbedRequest(cohort=arguments.cohort, encoder=encoder, seed=seed))
+            run(
+                store,
+                ClusterRequest(
+                    run=name, cohort=arguments.cohort, encoder=encoder, k=arguments.k, seed=seed,
+                    smoothing=0, sample_per_slide=500,
+                    regions=RegionRule(size=128, mpp=1.0, max_per_slide=1),
+                ),
+            )  # fmt: skip
+            for group, slides in groups.items():
+                found[group].append(agreement(store, arguments.cohort, name, slides))
+        results[encoder] = {group: summary(rows) for group, rows in found.items()}
     print(json.dumps(results, indent=1))
+
+
+def summary(rows: list[dict[str, float]]) -> dict[str, object]:
+    """Mean and spread of each figure over seeds; counts as they are."""
+    spread = {
+        name: [round(float(np.mean([row[name] for row in rows])), 3),
+               round(float(np.std([row[name] for row in rows], ddof=1)), 3) if rows[1:] else None]
+        for name in ("all", "pure")
+    }  # fmt: skip
+    return {"n": rows[0]["n"], "n_pure": rows[0]["n_pure"], "seeds": len(rows), **spread}
 
 
 if __name__ == "__main__":

@@ -80,6 +80,13 @@ class DatasetIndex:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def provenance(self, index: int) -> Provenance:
+        """Read what a sample was made from, without its pixels."""
+        path, spans = self._entries[index]
+        with path.open("rb") as file:
+            file.seek(spans[0][0])
+            return Provenance.model_validate_json(file.read(spans[0][1]))
+
     def __getitem__(self, index: int) -> Sample:
         path, spans = self._entries[index]
         bodies = []

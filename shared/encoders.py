@@ -339,8 +339,8 @@ def _timm_model(
     """Build a timm network with its published weights, or those of a file."""
     if known and known.package:
         model = timm.create_model(known.architecture, **known.options)
-        state = read_weights(weights, store) if weights else _packaged(known.package, model)
-        _fill(model, state, name, weights or known.package)
+        own = read_weights(weights, store) if weights else _packaged(known.package, model)
+        _fill(model, own, name, weights or known.package)
         return model
     hub = known.hub if known else name
     if not hub.startswith("hf-hub:") and not timm.is_model(hub):

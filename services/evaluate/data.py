@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,9 @@ class Pairs(Protocol):
     def pair(self, number: int) -> tuple[UInt8, UInt8]:
         """Return an image and its label map."""
 
+    def slide(self, number: int) -> str:
+        """Name the slide that it shows, or that its label map comes from."""
+
 
 @dataclass(frozen=True)
 class RealPairs:
@@ -49,6 +53,9 @@ class RealPairs:
         region = self.regions[self.positions[number]]
         return region.image, self.table[region.labels]
 
+    def slide(self, number: int) -> str:
+        return self.regions.slides[self.positions[number]]
+
 
 @dataclass(frozen=True)
 class SyntheticPairs:
@@ -62,6 +69,9 @@ class SyntheticPairs:
     def pair(self, number: int) -> tuple[UInt8, UInt8]:
         sample = self.samples[number]
         return sample.image, sample.labels
+
+    def slide(self, number: int) -> str:
+        return self.samples.provenance(number).map_slide
 
 
 @dataclass(frozen=True)
@@ -78,12 +88,18 @@ class JoinedPairs:
         shift = number - len(self.first)
         return self.first.pair(number) if shift < 0 else self.second.pair(shift)
 
+    def slide(self, number: int) -> str:
+        shift = number - len(self.first)
+        return self.first.slide(number) if shift < 0 else self.second.slide(shift)
+
 
 @dataclass(frozen=True)
 class Material:
     """Everything a report compares.
 
     Attributes:
+        rows: the ablation's datasets, whose maps and crops are of test slides.
+        seen: the same of training slides.
         held_out: whether the test regions' slides were seen by no training.
         cautions: what a reader must know before believing a figure.
     """
@@ -94,6 +110,8 @@ class Material:
     train: RealPairs
     test: RealPairs
     synthetic: SyntheticPairs
+    rows: dict[str, SyntheticPairs]
+    seen: dict[str, SyntheticPairs]
     train_slides: list[str]
     test_slides: list[str]
     held_out: bool
@@ -156,6 +174,10 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
             "Maps or crops of the dataset were taken from the test split: what it is tested on "
             "is partly what it was made from."
         )
+    others = [
+        {row: _row(store, name, dataset) for row, name in named.items()}
+        for named in (request.ablation, request.seen)
+    ]
     return Material(
         dataset=dataset,
         model=model,
@@ -163,11 +185,24 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
         train=train,
         test=test,
         synthetic=SyntheticPairs(DatasetIndex(store, dataset)),
+        rows=others[0],
+        seen=others[1],
         train_slides=train_slides,
         test_slides=test_slides,
         held_out=held_out and "test" not in sources,
         cautions=cautions,
     )
+
+
+def _row(store: ObjectStore, name: str, dataset: DatasetRecord) -> SyntheticPairs:
+    """Open a dataset that stands beside the one that is measured."""
+    record = load_dataset(store, name)
+    if (record.size, record.classes) != (dataset.size, dataset.classes):
+        raise InputError(
+            f"dataset {name!r} has other classes or another size than {dataset.dataset!r}: rows of "
+            "an ablation must differ in what the model was given, and in nothing else"
+        )
+    return SyntheticPairs(DatasetIndex(store, record))
 
 
 def _training_slides(store: ObjectStore, model: ModelRecord, real: RegionSet) -> set[str]:
@@ -196,6 +231,18 @@ def _halve(
             "relax the region rule"
         )
     return RealPairs(regions, kept, table), RealPairs(regions, tested, table)
+
+
+def few_of(pairs: RealPairs, share: float) -> RealPairs:
+    """Keep whole slides, in the order of a hash of their names, until `share` of pairs is in."""
+    of_slide: dict[str, list[int]] = {}
+    for position in pairs.positions:
+        of_slide.setdefault(pairs.regions.slides[position], []).append(position)
+    kept: list[int] = []
+    for slide in sorted(of_slide, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if len(kept) < share * len(pairs):
+            kept += of_slide[slide]
+    return replace(pairs, positions=sorted(kept))
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
+
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+FORMAT = "heterotissue-frechet-1"
+"""Of files of reference statistics."""
+
+
+def as_features(least: int, **named: NDArray[np.floating]) -> list[Float]:
+    """Turn arrays of features (n, dim) into float64, checked.
+
+    Raises:
+        ValueError: an array with fewer than `least` rows, another dim, or NaN or infinity.
+    """
+    found: list[Float] = []
+    for name, array in named.items():
+        if array.ndim != 2 or len(array) < least:
+            raise ValueError(f"{name}: need features ({least} or more, dim), not {array.shape}")
+        if found and array.shape[1] != found[0].shape[1]:
+            raise ValueError(f"{name}: dim is {array.shape[1]}, not {found[0].shape[1]}")
+        broken = int((~np.isfinite(array)).any(1).sum())
+        if broken:
+            raise ValueError(f"{name}: {broken} of {len(array)} rows are not finite")
+        found.append(np.asarray(array, np.float64))
+    return found
 
 
 class Moments:
@@ -20,6 +49,14 @@ class Moments:
         self.count = 0
         self.mean: Float = np.zeros(dim)
         self._scatter: Float = np.zeros((dim, dim))
+
+    @classmethod
+    def of(cls, count: int, mean: Float, covariance: Float) -> Moments:
+        """Take up moments that were worked out before."""
+        moments = cls(len(mean))
+        moments.count, moments.mean = count, mean
+        moments._scatter = covariance * (count - 1)
+        return moments
 
     def update(self, features: NDArray[np.floating]) -> Moments:
         """Add features (n, dim); batches are merged as by Chan, Golub and LeVeque (1979)."""
@@ -42,22 +79,154 @@ class Moments:
         return self._scatter / (self.count - 1)
 
 
-def frechet_distance(one: Moments, other: Moments) -> float:
-    """d² = |μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1^½ Σ2 Σ1^½)^½), at least 0.
+def gaussian_distance(mean: Float, covariance: Float, other: Float, spread: Float) -> float:
+    """d² = |μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1^½ Σ2 Σ1^½)^½), at least 0 (Dowson and Landau 1982).
 
     The root is taken of a symmetric matrix by its eigenvalues, so singular
     covariances (fewer features than dimensions) cause no complex numbers.
     """
-    first, second = one.covariance, other.covariance
-    values, vectors = np.linalg.eigh(first)
+    values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    product = root @ second @ root
+    product = root @ spread @ root
     overlap = np.sqrt(np.linalg.eigvalsh((product + product.T) / 2).clip(0)).sum()
-    distance = np.square(one.mean - other.mean).sum() + np.trace(first) + np.trace(second)
+    distance = np.square(mean - other).sum() + np.trace(covariance) + np.trace(spread)
+    return max(0.0, float(distance - 2 * overlap))
+
+
+def frechet_distance(one: Moments, other: Moments) -> float:
+    """Fréchet distance d² of the Gaussians with these moments."""
+    return gaussian_distance(one.mean, one.covariance, other.mean, other.covariance)
+
+
+def _factor(features: Float, counts: Int) -> tuple[Float, Float]:
+    """Mean (dim,) and a factor R of the covariance RᵀR, of rows that occur `counts` times."""
+    total = counts.sum()
+    mean = counts @ features / total
+    rows = np.sqrt(counts / (total - 1))[:, None] * (features - mean)
+    if len(rows) > rows.shape[1]:
+        rows = np.asarray(np.linalg.qr(rows, mode="r"))
+    return mean, rows
+
+
+def _between(one: tuple[Float, Float], other: tuple[Float, Float]) -> float:
+    """Fréchet distance of factored moments, by tr (Σ1Σ2)^½ = |R1 R2ᵀ|*, the nuclear norm.
+
+    Its matrix has as many rows and columns as there are features, if that is below dim,
+    and no root is taken of rounding noise.
+    """
+    (mean, rows), (centre, columns) = one, other
+    overlap = np.linalg.svd(rows @ columns.T, compute_uv=False).sum()
+    distance = np.square(mean - centre).sum() + np.square(rows).sum() + np.square(columns).sum()
     return max(0.0, float(distance - 2 * overlap))
 
 
 def distance_of(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     """Fréchet distance of two arrays of features (n, dim) and (m, dim)."""
-    dim = one.shape[1]
-    return frechet_distance(Moments(dim).update(one), Moments(dim).update(other))
+    first, second = as_features(2, one=one, other=other)
+    return _between(
+        _factor(first, np.ones(len(first), np.int64)),
+        _factor(second, np.ones(len(second), np.int64)),
+    )
+
+
+def bootstrap(
+    one: NDArray[np.floating],
+    other: NDArray[np.floating],
+    draws: int,
+    rng: np.random.Generator,
+    *,
+    groups_one: Int,
+    groups_other: Int,
+) -> tuple[float, float]:
+    """90 % interval of the Fréchet distance over resampled slides.
+
+    Whole slides are drawn with replacement, since images of one slide are not independent;
+    a side of a single slide therefore does not vary. A draw has fewer distinct images than
+    the data, and fewer images make for a greater distance: so the percentiles are shifted
+    by what the draws lie above the distance of the data on average.
+
+    Args:
+        one, other: features (n, dim) and (m, dim).
+        draws: resamples, at least 1.
+        rng: of the draws.
+        groups_one, groups_other: slide of each feature, (n,) and (m,).
+    """
+    sides = []
+    for features, groups in zip(
+        as_features(2, one=one, other=other), (groups_one, groups_other), strict=True
+    ):
+        if groups.shape != (len(features),):
+            raise ValueError(f"need one group per feature: {groups.shape}, {len(features)}")
+        sides.append((features, np.unique(groups, return_inverse=True)[1]))
+    if draws < 1:
+        raise ValueError(f"a bootstrap needs at least 1 draw, not {draws}")
+
+    def resample(features: Float, slides: Int) -> tuple[Float, Float]:
+        number = int(slides.max()) + 1
+        drawn = np.bincount(rng.integers(number, size=number), minlength=number)[slides]
+        return _factor(features[drawn > 0], drawn[drawn > 0])
+
+    distances = [_between(*(resample(*side) for side in sides)) for _ in range(draws)]
+    low, high = np.quantile(distances, (0.05, 0.95)) - np.mean(distances) + distance_of(one, other)
+    return max(0.0, float(low)), float(high)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of a reference set, and what they were taken of.
+
+    Attributes:
+        moments: of the features.
+        encoder: name of the encoder that made the features.
+        source: which images.
+        size: side of the images, in px.
+        mpp: of the images, in µm per px.
+    """
+
+    moments: Moments
+    encoder: str
+    source: str
+    size: int
+    mpp: float
+
+    def distance(self, moments: Moments, encoder: str) -> float:
+        """Fréchet distance to other features, which must be of the same encoder."""
+        if encoder != self.encoder:
+            raise ValueError(f"features of {encoder!r} cannot be held against {self.encoder!r}")
+        return frechet_distance(self.moments, moments)
+
+
+def save_statistics(moments: Moments, *, encoder: str, source: str, size: int, mpp: float) -> bytes:
+    """Serialize reference statistics: safetensors, described by JSON in its metadata."""
+    tensors = {"mean": moments.mean, "covariance": moments.covariance}
+    about = {
+        "format": FORMAT, "n": moments.count, "encoder": encoder, "source": source,
+        "size": size, "mpp": mpp, "sha256": _digest(tensors),
+    }  # fmt: skip
+    return bytes(safetensors.numpy.save(tensors, {"statistics": json.dumps(about)}))
+
+
+def load_statistics(data: bytes) -> Statistics:
+    """Read what `save_statistics` made.
+
+    Raises:
+        ValueError: another format, or damaged.
+    """
+    try:
+        tensors = safetensors.numpy.load(data)
+        # the library gives the metadata of files only, not of bytes
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        about = json.loads(header["__metadata__"]["statistics"])
+        form, intact = about["format"], about["sha256"] == _digest(tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a file of Fréchet statistics, or damaged: {error}") from error
+    if form != FORMAT:
+        raise ValueError(f"Fréchet statistics of format {form!r}, not {FORMAT!r}")
+    if not intact:
+        raise ValueError("Fréchet statistics are damaged: their checksum differs")
+    moments = Moments.of(about["n"], tensors["mean"], tensors["covariance"])
+    return Statistics(moments, about["encoder"], about["source"], about["size"], about["mpp"])
+
+
+def _digest(tensors: dict[str, Float]) -> str:
+    return hashlib.sha256(tensors["mean"].tobytes() + tensors["covariance"].tobytes()).hexdigest()

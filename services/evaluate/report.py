@@ -35,13 +35,15 @@ def _over_seeds(scores: list[dict[str, Any]]) -> dict[str, Any] | None:
 def summarize(
     request: EvaluateRequest,
     material: Material,
-    features: dict[str, Any] | None,
+    features: list[dict[str, Any]],
+    appearance: dict[str, Any] | None,
     segmenters: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Gather all figures with what they were measured on.
 
     Args:
-        features: summary of the features shard, None if it failed.
+        features: summaries of the encoders that were done.
+        appearance: summary of the appearance shard, None if it failed.
         segmenters: summaries of the segmenter shards that were done.
 
     Returns:
@@ -56,7 +58,7 @@ def summarize(
         return {**scores, "iou": dict(zip(names, scores["iou"], strict=True))}
 
     segmentation = {}
-    for source in ("real", "synthetic", "both"):
+    for source in ("real", "synthetic", "both", "few", "few_both"):
         parts = [part for part in segmenters if part["source"] == source]
         scores = named(_over_seeds([part["test"] for part in parts]))
         segmentation[source] = scores and {**scores, "trained_on": parts[0]["n"]}
@@ -75,17 +77,39 @@ def summarize(
         "cautions": material.cautions,
         "real_train": {"slides": material.train_slides, "regions": len(material.train)},
         "real_test": {"slides": material.test_slides, "regions": len(material.test)},
-        "frechet": features and {k: v for k, v in features.items() if k != "nearest"},
+        "fidelity": [{k: v for k, v in part.items() if k != "nearest"} for part in features],
+        "appearance": appearance,
         "segmenter": {
             "architecture": "DeepLabV3+",
             "encoder": request.segmenter_encoder,
             "steps": request.segmenter_steps,
             "batch": request.segmenter_batch,
             "seeds": request.seeds,
+            "few": request.few,
         },
         "segmentation": segmentation,
         "faithfulness": named(_over_seeds(faithful)),
     }
+
+
+ROWS = {
+    "floor": "floor: the other half of the real test slides",
+    "train": "real training images",
+    "dataset": "this dataset",
+    "reconstruction": "real test images through the autoencoder",
+    "none": "unconditional",
+    "map": "map only",
+    "crops": "crops only",
+    "both": "map + crops",
+    "embedding": "map + embedding",
+    **{
+        f"seen {row}": f"{name}, of training slides"
+        for row, name in (
+            ("none", "unconditional"), ("map", "map only"), ("crops", "crops only"),
+            ("both", "map + crops"), ("embedding", "map + embedding"),
+        )
+    },
+}  # fmt: skip
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
@@ -102,5 +126,6 @@ def html_report(report: dict[str, Any], material: Material, sheet: bytes) -> str
         report=report,
         classes=classes.items[classes.first :],
         request=material.dataset.request,
+        names=ROWS,
         sheet=base64.b64encode(sheet).decode(),
     )

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from services.evaluate.appearance import copying, crop_pairs, retrieval, stain_errors
 from services.evaluate.data import (
     JoinedPairs,
     Material,
     Pairs,
     centre,
+    few_of,
     gather,
     spread,
 )
-from services.evaluate.fidelity import fidelity, nearest
+from services.evaluate.fidelity import Features, fidelity, nearest
+from services.evaluate.leakage import authenticity
+from services.evaluate.reconstruction import reconstruct, reconstruction_scores
 from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import (
     check_encoder,
@@ -35,12 +40,15 @@ from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import ObjectStore
 
 FEATURES = "features"
+APPEARANCE = "appearance"
 TRAINING_SETS = ("real", "synthetic", "both")
+FEW_SETS = ("few", "few_both")
 COLUMNS = 8
 MOST_FEATURES = 10_000  # images per side of a Fréchet distance
 MOST_SCORED = 2_000  # images that a segmenter is scored on
 ENCODE_BATCH = 64
 OUTPUT_STRIDE = 16  # of DeepLabV3+
+TURNS = 4  # tissue has no direction: each turn of an image is another view for a Fréchet distance
 
 UInt8 = NDArray[np.uint8]
 
@@ -59,19 +67,26 @@ class EvaluateStage(Stage[EvaluateRequest]):
                 f"DeepLabV3+ needs images whose side is a multiple of {OUTPUT_STRIDE}, not "
                 f"{material.dataset.size} px"
             )
-        _encoder(request, material, context)  # a missing or gated one is told of at once
+        for name in request.encoders:  # a missing or gated one is told of at once
+            _encoder(request, name, material, context)
+        features = [
+            Shard(id=f"{FEATURES}-{number}", args={"encoder": name})
+            for number, name in enumerate(request.encoders)
+        ]
         segmenters = [
             Shard(id=f"segmenter-{source}-{seed}", args={"source": source, "seed": seed})
             for seed in range(request.seeds)
-            for source in TRAINING_SETS
+            for source in (*TRAINING_SETS, *(FEW_SETS if request.few else ()))
         ]
-        return Plan(phases=((Shard(id=FEATURES), *segmenters),))
+        return Plan(phases=((*features, Shard(id=APPEARANCE), *segmenters),))
 
     def run(self, request: EvaluateRequest, shard: Shard, context: Context) -> dict[str, Any]:
         torch.set_num_threads(context.threads)
         material = gather(context.store, request)
-        if shard.id == FEATURES:
-            return _features(request, material, context)
+        if shard.id == APPEARANCE:
+            return _appearance(request, material, context)
+        if "encoder" in shard.args:
+            return _features(request, str(shard.args["encoder"]), material, context)
         return _segmenter(
             request, material, str(shard.args["source"]), int(str(shard.args["seed"])), context
         )
@@ -83,10 +98,10 @@ class EvaluateStage(Stage[EvaluateRequest]):
             raise JobError(f"report {request.report!r}: nothing could be measured")
         store = context.store
         material = gather(store, request)
-        features = done.get(FEATURES)
-        segmenters = [part for name, part in done.items() if name != FEATURES]
-        report = summarize(request, material, features, segmenters)
-        neighbours = features["nearest"] if features else []
+        features = [part for name, part in sorted(done.items()) if name.startswith(FEATURES)]
+        segmenters = [part for name, part in done.items() if name.startswith("segmenter")]
+        report = summarize(request, material, features, done.get(APPEARANCE), segmenters)
+        neighbours = features[0]["nearest"] if features else []
         picture = encode_png(_sheet(store, material, neighbours))
         store.put(report_key(request.report, "sheet.png"), picture)
         page = html_report(report, material, picture)
@@ -95,49 +110,103 @@ class EvaluateStage(Stage[EvaluateRequest]):
         return {
             "report": request.report,
             "held_out": report["held_out"],
-            "frechet": features["frechet"] if features else None,
-            "segmentation": report["segmentation"],
-            "faithfulness": report["faithfulness"],
+            "over_floor": {
+                part["encoder"]: part["rows"]["dataset"]["over_floor"]
+                for part in features
+                if part["rows"]
+            },
+            "mean_iou": {k: v and v["mean_iou"] for k, v in report["segmentation"].items()},
         }
 
 
-def _encoder(request: EvaluateRequest, material: Material, context: Context) -> Encoder:
+def _encoder(request: EvaluateRequest, name: str, material: Material, context: Context) -> Encoder:
     return load_encoder(
-        request.encoder,
+        name,
         context.store,
-        weights=request.encoder_weights,
+        weights=request.encoder_weights.get(name),
         device=context.device,
         cohort=material.real.cohort,
     )
 
 
-def _features(request: EvaluateRequest, material: Material, context: Context) -> dict[str, Any]:
-    encoder = _encoder(request, material, context)
-    sources: list[Pairs] = [material.synthetic, material.test, material.train]
-    numbers = [spread(len(source), MOST_FEATURES) for source in sources]
-    total = sum(map(len, numbers))
-    encoded: list[NDArray[np.float32]] = []
+def _sources(material: Material) -> dict[str, Pairs]:
+    """Every source of images, by the name of its row."""
+    return {
+        "test": material.test,
+        "train": material.train,
+        "dataset": material.synthetic,
+        **material.rows,
+        **{f"seen {row}": pairs for row, pairs in material.seen.items()},
+    }
+
+
+def _features(
+    request: EvaluateRequest, name: str, material: Material, context: Context
+) -> dict[str, Any]:
+    encoder = _encoder(request, name, material, context)
+    sources = _sources(material)
+    numbers = {row: spread(len(pairs), MOST_FEATURES) for row, pairs in sources.items()}
+    total = sum(map(len, numbers.values()))
+    encoded: dict[str, Features] = {}
     seen = 0
-    for source, chosen in zip(sources, numbers, strict=True):
+
+    def features(pairs: Pairs, chosen: list[int], change: Callable[[UInt8], UInt8]) -> Features:
+        nonlocal seen
         parts = []
         for start in range(0, len(chosen), ENCODE_BATCH):
-            pairs = [source.pair(number) for number in chosen[start : start + ENCODE_BATCH]]
-            images = np.stack([centre(image, material.dataset.size) for image, _ in pairs])
-            parts.append(encoder.encode(images))
-            seen += len(pairs)
-            context.progress(seen, total, "features")
-        encoded.append(np.concatenate(parts))
-    synthetic, test, train = encoded
-    shown = spread(len(numbers[0]), COLUMNS)
-    neighbours = nearest(synthetic[shown], train)
+            batch = chosen[start : start + ENCODE_BATCH]
+            images = change(
+                np.stack([centre(pairs.pair(n)[0], material.dataset.size) for n in batch])
+            )
+            turns = [np.ascontiguousarray(np.rot90(images, k, (1, 2))) for k in range(TURNS)]
+            parts.append(np.stack([encoder.encode(turn) for turn in turns], 1))
+            seen += len(batch)
+            context.progress(min(seen, total), total, name)
+        return Features(np.concatenate(parts), np.array([pairs.slide(n) for n in chosen]))
+
+    for row, pairs in sources.items():
+        encoded[row] = features(pairs, numbers[row], lambda images: images)
+    decode = reconstruct(context, material.model)
+    encoded["reconstruction"] = features(material.test, numbers["test"], decode)
+    test, train = encoded.pop("test"), encoded["train"]
+    upright = {row: each.values[:, 0] for row, each in encoded.items()}
+    shown = spread(len(numbers["dataset"]), COLUMNS)
+    neighbours = nearest(upright["dataset"][shown], upright["train"])
     return {
-        **fidelity(synthetic, test, train, request.seed),
-        "encoder": request.encoder,
+        **fidelity(test, encoded, request.seed),
+        "encoder": name,
         "license": encoder.license,
+        "leakage": {
+            row: authenticity(upright[row], train.values[:, 0], test.values[:, 0])
+            for row in ("dataset", "both")
+            if row in upright
+        },
+        "retrieval": _retrieval(request, material, encoder, context.store),
         "nearest": [
-            {"sample": numbers[0][row], "train": numbers[2][near]}
+            {"sample": numbers["dataset"][row], "train": numbers["train"][near]}
             for row, near in zip(shown, neighbours, strict=True)
         ],
+    }  # fmt: skip
+
+
+def _retrieval(
+    request: EvaluateRequest, material: Material, encoder: Encoder | None, store: ObjectStore
+) -> dict[str, Any]:
+    """Find crops again in the images made from them, and in those that were not given them."""
+    return {
+        row: retrieval(crop_pairs(store, material.rows[row], request.seed), encoder, request.seed)
+        for row in ("map", "both")
+        if row in material.rows
+    }
+
+
+def _appearance(request: EvaluateRequest, material: Material, context: Context) -> dict[str, Any]:
+    store = context.store
+    return {
+        "stain": stain_errors(store, material),
+        "copying": copying(store, material),
+        "retrieval": _retrieval(request, material, None, store),
+        "autoencoder": reconstruction_scores(context, material),
     }
 
 
@@ -149,6 +218,9 @@ def _segmenter(
         "synthetic": material.synthetic,
         "both": JoinedPairs(material.train, material.synthetic),
     }
+    if request.few:
+        pairs["few"] = few_of(material.train, request.few)
+        pairs["few_both"] = JoinedPairs(pairs["few"], material.synthetic)
     size, classes = material.dataset.size, material.dataset.classes
     steps = request.segmenter_steps
     model = make_segmenter(request.segmenter_encoder, classes, request.seed + seed)
@@ -176,7 +248,7 @@ def _segmenter(
     result: dict[str, Any] = {"source": source, "seed": seed, "n": len(pairs[source])}
     result["test"] = score(material.test)
     if source == "real":
-        result["faithfulness"] = score(material.synthetic)
+        result["faithfulness"] = score(material.rows.get("both", material.synthetic))
     return result
 
 

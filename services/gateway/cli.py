@@ -300,7 +300,10 @@ def synthesize(
 def evaluate(
     dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
     name: Annotated[str, typer.Option("--report", help="Name of the report.")] = "report",
-    encoder: Annotated[str, typer.Option(help="Encoder of the Fréchet distance.")] = "embedded",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="Encoder of the Fréchet distance; default 'embedded' (repeatable)."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 1,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -309,7 +312,9 @@ def evaluate(
 ) -> None:
     """Measure a dataset against held-out real regions."""
     target = Target.of(store, broker)
-    request = EvaluateRequest(report=name, dataset=dataset, encoder=encoder, seeds=seeds)
+    request = EvaluateRequest(
+        report=name, dataset=dataset, encoders=tuple(encoder or ["embedded"]), seeds=seeds
+    )
     run_and_report(target, changed(request, change), fresh=fresh)
     console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
 

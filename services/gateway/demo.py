@@ -131,18 +131,19 @@ def summary(out: Path, timings: dict[str, float], total: float) -> Table:
 
 def headline(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Pick the figures that a newcomer looks at first."""
-    fidelity, scores = report["frechet"] or {}, report["segmentation"]
-    matched = fidelity.get("matched") or {}
+    scores = report["segmentation"]
     rows = [
         ("tested on", "held-out slides" if report["held_out"] else "TRAINING slides (no other)"),
     ]
-    if matched:
-        rows.append(
-            (
-                f"Fréchet distance, {fidelity['encoder']}, n {matched['n']}",
-                f"{matched['synthetic']:.2f} (real against real: {matched['floor']:.2f})",
+    for fidelity in report["fidelity"]:
+        if found := fidelity["rows"]:
+            rows.append(
+                (
+                    f"Fréchet distance, {fidelity['encoder']}, n {fidelity['n']}",
+                    f"{found['dataset']['frechet']:.2f} "
+                    f"(real against real: {found['floor']['frechet']:.2f})",
+                )
             )
-        )
     for source in ("real", "synthetic", "both"):
         if scores[source]:
             rows.append(

@@ -27,11 +27,11 @@ def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[in
     Raises:
         InputError: an unknown class, a negative share, or shares above 1 in sum.
     """
-    unknown = [name for name in proportions if name not in classes.names[1:]]
+    unknown = [name for name in proportions if name not in classes.names[classes.first :]]
     if unknown:
         raise InputError(
             f"proportions name {unknown}, which the model does not know; "
-            f"it knows {classes.names[1:]}"
+            f"it knows {classes.names[classes.first :]}"
         )
     total = sum(proportions.values())
     if min(proportions.values(), default=0.0) < 0 or total > 1 + 1e-6:
@@ -42,14 +42,14 @@ def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[in
     return {classes.index(name): float(share) for name, share in proportions.items()}
 
 
-def _gaps(shares: Float, wanted: Mapping[int, float]) -> tuple[Float, Float]:
+def _gaps(shares: Float, wanted: Mapping[int, float], first: int) -> tuple[Float, Float]:
     """Split regions into their labelled share (n,) and its gaps to what is wanted (n, classes)."""
     labels = sorted(wanted)
-    tissue = np.maximum(1 - shares[:, 0], 1e-6)
+    tissue = np.maximum(shares[:, first:].sum(1), 1e-6)
     return tissue, shares[:, labels] / tissue[:, None] - [wanted[label] for label in labels]
 
 
-def balance(shares: Float, wanted: Mapping[int, float]) -> Float:
+def balance(shares: Float, wanted: Mapping[int, float], first: int = 1) -> Float:
     """Weigh regions so that their expected class shares are as wanted.
 
     Of all ways to spread the labelled pixels over the regions that do it, the one of
@@ -60,11 +60,12 @@ def balance(shares: Float, wanted: Mapping[int, float]) -> Float:
     Args:
         shares: (n, classes) share of each window per class, background first.
         wanted: label → share of the labelled pixels.
+        first: the first label that counts as labelled.
 
     Returns:
         (n,), positive, sum 1.
     """
-    tissue, gaps = _gaps(shares, wanted)
+    tissue, gaps = _gaps(shares, wanted, first)
     weights = _spread(gaps) / tissue
     normal: Float = weights / weights.sum()
     return normal
@@ -102,7 +103,7 @@ def _dual(gaps: Float, multipliers: Float) -> tuple[float, Float]:
 
 
 def choose_maps(
-    shares: Float, count: int, wanted: Mapping[int, float], rng: np.random.Generator
+    shares: Float, count: int, wanted: Mapping[int, float], rng: np.random.Generator, first: int = 1
 ) -> Int:
     """Choose the regions whose maps a dataset takes.
 
@@ -116,10 +117,10 @@ def choose_maps(
         rounds = [rng.permutation(len(shares)) for _ in range(-(-count // len(shares)))]
         return np.concatenate(rounds)[:count]
     order = rng.permutation(len(shares))
-    steps = np.cumsum(balance(shares, wanted)[order]) * count
+    steps = np.cumsum(balance(shares, wanted, first)[order]) * count
     drawn = np.searchsorted(steps, np.arange(count) + rng.random(), side="right")
     chosen: Int = rng.permutation(order[np.minimum(drawn, len(shares) - 1)])
-    return _swap(*_gaps(shares, wanted), chosen, rng)
+    return _swap(*_gaps(shares, wanted, first), chosen, rng)
 
 
 def _swap(tissue: Float, gaps: Float, chosen: Int, rng: np.random.Generator) -> Int:

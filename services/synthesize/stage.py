@@ -63,7 +63,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         wanted = wanted_shares(request.proportions, model.classes)
         maps, crops = _banks(context.store, request, model)
         rng = np.random.default_rng(image_seed(request.seed, -1))
-        chosen = choose_maps(maps.shares, request.images, wanted, rng)
+        chosen = choose_maps(maps.shares, request.images, wanted, rng, model.classes.first)
         pairs = {
             (str(maps.slides[number]), int(label))
             for number in np.unique(chosen)
@@ -145,7 +145,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
         if not numbers:
             raise JobError(f"dataset {request.dataset!r}: no shard was made")
         shards = tuple(_shard_key(request.dataset, number) for number in numbers)
-        pixels = np.sum([part["pixels"] for part in done.values()], axis=0)[1:]
+        first = model.classes.first
+        pixels = np.sum([part["pixels"] for part in done.values()], axis=0)[first:]
         reached = (pixels / max(1, pixels.sum())).round(6).tolist()
         record = DatasetRecord(
             dataset=request.dataset,
@@ -154,7 +155,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             size=model.size,
             mpp=model.mpp,
             classes=model.classes,
-            proportions=dict(zip(model.classes.names[1:], reached, strict=True)),
+            proportions=dict(zip(model.classes.names[first:], reached, strict=True)),
             shards=shards,
             request=request,
         )

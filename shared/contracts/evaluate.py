@@ -15,7 +15,7 @@ from shared.contracts.synthesize import dataset_key
 
 
 class EvaluateRequest(Request):
-    """Measure a synthetic dataset."""
+    """Measure a synthetic dataset, and with it the model that made it."""
 
     stage: ClassVar[str] = "evaluate"
 
@@ -24,17 +24,33 @@ class EvaluateRequest(Request):
     regions: Name | None = Field(None, description="real region set; default: the model's own")
     real_train: tuple[Split, ...] = Field(("train",), description="splits the segmenter trains on")
     real_test: tuple[Split, ...] = Field(("test",), description="splits everything is tested on")
-    encoder: str = Field("embedded", description="encoder of the Fréchet distance")
-    encoder_weights: str | None = None
+    ablation: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="row → dataset made from maps and crops of the test split, alike but for what "
+        "the model was given (none, map, crops, both, …)",
+    )
+    seen: dict[Name, Name] = Field(
+        default_factory=dict, description="the same rows, with maps and crops of training slides"
+    )
+    encoders: tuple[str, ...] = Field(
+        ("embedded",), min_length=1, description="encoders of the Fréchet distances"
+    )
+    encoder_weights: dict[str, str] = Field(
+        default_factory=dict, description="encoder → key or path of its weights"
+    )
     segmenter_encoder: str = "resnet18"
     segmenter_steps: int = Field(300, ge=1)
     segmenter_batch: int = Field(16, ge=1)
+    few: float | None = Field(
+        None, gt=0, lt=1, description="train segmenters on this share of the real regions too"
+    )
     seeds: int = Field(1, ge=1, le=20)
     seed: int = 0
 
     def inputs(self) -> list[str]:
         sets = [region_set_key(self.regions)] if self.regions else []
-        return [dataset_key(self.dataset, "dataset.json"), *sets]
+        datasets = [self.dataset, *self.ablation.values(), *self.seen.values()]
+        return [*(dataset_key(name, "dataset.json") for name in datasets), *sets]
 
 
 def report_key(report: str, name: str) -> str:

@@ -217,6 +217,10 @@ class RegionIndex:
     """Random access to the regions of a set, without holding them in memory.
 
     Shards are plain tars, so a region is two reads at known offsets of a local file.
+
+    Attributes:
+        keys: key of every region.
+        slides: slide of every region.
     """
 
     def __init__(self, store: ObjectStore, record: RegionSet, *splits: Split) -> None:
@@ -232,19 +236,11 @@ class RegionIndex:
                 for name, span in spans.items()
                 if name.endswith(".mask.png")
             ]  # fmt: skip
+        self.keys = [entry[0] for entry in self._entries]
+        self.slides = [entry[1] for entry in self._entries]
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    @property
-    def keys(self) -> list[str]:
-        """Keys of the regions, in their order."""
-        return [entry[0] for entry in self._entries]
-
-    @property
-    def slides(self) -> list[str]:
-        """Slides of the regions, in their order."""
-        return [entry[1] for entry in self._entries]
 
     def __getitem__(self, index: int) -> Region:
         key, slide, path, labels, image = self._entries[index]

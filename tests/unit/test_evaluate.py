@@ -13,7 +13,7 @@ from scipy.linalg import sqrtm
 
 from services.evaluate import stage as evaluate
 from services.evaluate.data import gather, spread
-from services.evaluate.fidelity import fidelity, nearest
+from services.evaluate.fidelity import Features, fidelity, halves, nearest
 from services.evaluate.frechet import Moments, distance_of, frechet_distance
 from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import (
@@ -27,7 +27,7 @@ from services.evaluate.stage import EvaluateStage
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes, Split
 from shared.contracts.evaluate import EvaluateRequest
-from shared.contracts.synthesize import DatasetRequest, MapSource
+from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.errors import InputError
 from shared.imaging.regions import decode_png
 from shared.jobs import JobStatus, Ledger, run_job
@@ -108,15 +108,42 @@ def test_moments_of_a_stream_are_those_of_the_whole() -> None:
     assert np.allclose(moments.covariance, np.cov(data.T))
 
 
-def test_fidelity_compares_at_the_same_n_and_says_when_n_is_small() -> None:
-    rng = np.random.default_rng(3)
-    draw = lambda n, shift=0.0: (rng.normal(size=(n, 4)) + shift).astype(np.float32)  # noqa: E731
-    found = fidelity(draw(60, 2.0), draw(80), draw(90), 0)
-    assert found["matched"]["n"] == 40
-    assert found["matched"]["synthetic"] > 10 > found["matched"]["floor"]
+def features(seed: int, slides: list[str], shift: float = 0.0, dim: int = 4) -> Features:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(len(slides), 2, dim)) + shift
+    return Features(values.astype(np.float32), np.array(slides))
+
+
+def test_fidelity_compares_at_one_n_and_says_when_it_is_small() -> None:
+    test = features(0, ["a"] * 30 + ["b"] * 20 + ["c"] * 30)
+    sources = {"near": features(1, ["x"] * 90), "far": features(2, ["x"] * 60, 2.0)}
+    found = fidelity(test, sources, 0)
+    assert found["n"] == 30
     assert found["reliable"]
-    assert not fidelity(draw(6), draw(6), draw(6), 0)["reliable"]
-    assert fidelity(draw(6), draw(3), draw(6), 0)["matched"] is None
+    rows = found["rows"]
+    assert rows["far"]["frechet"] > 10 > rows["near"]["over_floor"]
+    assert rows["floor"]["interval"][0] <= rows["floor"]["frechet"] <= rows["floor"]["interval"][1]
+    assert rows["near"]["recall"] > rows["far"]["recall"]
+    small = fidelity(features(3, ["a", "b", "c"]), {"few": features(4, ["x"] * 2)}, 0)
+    assert not small["reliable"]
+    assert small["rows"] == {}
+
+
+def test_images_are_never_held_against_the_slides_they_were_made_from() -> None:
+    test = features(0, ["a"] * 60 + ["b"] * 60)
+    copies = Features(test.values.copy(), test.slides)
+    honest = fidelity(test, {"copies": copies}, 0)["rows"]
+    assert honest["copies"]["frechet"] == pytest.approx(honest["floor"]["frechet"])
+    stolen = Features(test.values.copy(), np.array(["elsewhere"] * 120))
+    rows = fidelity(test, {"stolen": stolen}, 0)["rows"]
+    assert rows["stolen"]["frechet"] < rows["floor"]["frechet"]
+
+
+def test_slides_are_halved_whole() -> None:
+    one, other = halves(np.array(["a"] * 5 + ["b"] * 3 + ["c"] * 2 + ["d"]))
+    assert one | other == {"a", "b", "c", "d"}
+    assert not one & other
+    assert {len(one), len(other)} == {2}
 
 
 def test_nearest_is_by_direction() -> None:
@@ -184,8 +211,12 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     assert report["cautions"] == []
     assert report["real_test"] == {"slides": ["slide-c"], "regions": 6}
     assert report["real_train"] == {"slides": ["slide-a", "slide-b"], "regions": 12}
-    assert report["frechet"]["n"] == {"synthetic": 9, "test": 6}
-    assert report["frechet"]["matched"]["n"] == 3
+    (found,) = report["fidelity"]
+    assert found["encoder"] == "embedded"
+    assert found["n"] == 3
+    assert set(found["rows"]) == {"floor", "train", "dataset", "reconstruction"}
+    assert 0 <= found["leakage"]["dataset"]["authentic"] <= 1
+    assert report["appearance"]["autoencoder"]["n"] == 6
     for source, n in (("real", 12), ("synthetic", 9), ("both", 21)):
         row = report["segmentation"][source]
         assert row["trained_on"] == n
@@ -213,7 +244,7 @@ def test_the_page_shows_every_score_below_its_own_class(tmp_path: Path) -> None:
     material = replace(material, dataset=record)
     score = {"mean_iou": 0.5, "accuracy": 0.5, "iou": [0.111, 0.888], "n": 6}
     parts = [{"source": "real", "seed": 0, "n": 12, "test": score, "faithfulness": score}]
-    report = summarize(EvaluateRequest(report="r", dataset="d"), material, None, parts)
+    report = summarize(EvaluateRequest(report="r", dataset="d"), material, [], None, parts)
     assert report["segmentation"]["real"]["iou"] == {"zona": 0.111, "acinus": 0.888}
     assert report["segmentation"]["both"] is None
     shuffled = json.loads(json.dumps(report, sort_keys=True))
@@ -225,6 +256,38 @@ def test_the_page_shows_every_score_below_its_own_class(tmp_path: Path) -> None:
     assert cells[row : row + 2] == ["0.111", "0.888"]
     shares = cells.index("reached")
     assert cells[shares + 1 : shares + 7] == ["zona", "–", "0.400", "acinus", "–", "0.600"]
+
+
+def test_the_ablation_tells_what_each_condition_is_worth(tmp_path: Path) -> None:
+    store = make_store(tmp_path, {f"slide-{n}": "train" if n < 4 else "test" for n in range(9)})
+    ledger = Ledger(store)
+    for row in ("none", "map", "crops", "both"):
+        for splits, name in ((("test",), row), (("train",), f"seen-{row}")):
+            request = DatasetRequest(
+                dataset=name, model="toy", images=30, steps=1, condition=row,
+                maps=MapSource(splits=splits), crops=CropSource(splits=splits, slide="same"),
+            )  # fmt: skip
+            assert run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG).result
+    rows = {row: row for row in ("none", "map", "crops", "both")}
+    status = run_evaluate(
+        store, ablation=rows, seen={"both": "seen-both"}, encoders=("one", "two"), few=0.3
+    )
+    assert status.state == "done", status.failed
+    report = store.get_json("reports/r/report.json")
+    assert report["held_out"]
+    assert [part["encoder"] for part in report["fidelity"]] == ["one", "two"]
+    for part in report["fidelity"]:
+        assert {*rows, "seen both", "floor"} < set(part["rows"])
+        assert part["retrieval"]["both"]["chance"] == pytest.approx(1 / 32)
+    looks = report["appearance"]
+    assert set(looks["stain"]) == {*rows, "real"}
+    assert looks["stain"]["real"] < looks["stain"]["both"]  # the toy model is untrained
+    assert looks["copying"] == {"made": None, "chance": None, "n": 0, "n_chance": 0}  # tiny crops
+    assert report["segmentation"]["few"]["trained_on"] == 12
+    assert report["segmentation"]["few_both"]["trained_on"] == 21
+    page = store.get("reports/r/report.html").decode()
+    assert "map + crops, of training slides" in page
+    assert "few real + synthetic" in page
 
 
 def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -276,7 +339,7 @@ def test_a_segmenter_that_failed_leaves_a_partial_report(
     monkeypatch.setattr(evaluate, "_features", broken)
     assert run_evaluate(store).state == "partial"
     report = store.get_json("reports/r/report.json")
-    assert report["frechet"] is None
+    assert report["fidelity"] == []
     assert report["segmentation"]["real"] is not None
     assert "Not measured" in store.get("reports/r/report.html").decode()
     assert json.loads(store.get("reports/r/report.json")) == report

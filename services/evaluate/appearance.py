@@ -1,0 +1,169 @@
+"""Whether images look like the crops that they were given: staining, retrieval, copying."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.evaluate.data import Material, SyntheticPairs, spread
+from services.evaluate.leakage import BLOCK, crop_copying
+from services.evaluate.retrieval import retrieval_top1
+from services.evaluate.stain import stain_error, stain_statistics
+from shared.contracts.synthesize import CropOrigin
+from shared.datasets import Sample
+from shared.diffusion.crops import place
+from shared.encoders import Encoder
+from shared.imaging.regions import RegionIndex, load_region_set
+from shared.storage import ObjectStore
+
+UInt8 = NDArray[np.uint8]
+
+MOST_COPIES = 300  # images that are searched for copied crops
+LEAST_PIXELS = 32  # of a region whose staining is compared
+
+
+@dataclass(frozen=True)
+class CropBank:
+    """The regions that a dataset's crops were cut from."""
+
+    regions: RegionIndex
+    numbers: dict[str, int]
+
+    @classmethod
+    def of(cls, store: ObjectStore, pairs: SyntheticPairs) -> CropBank:
+        """Open the bank of a dataset."""
+        first = pairs.samples[0].provenance
+        record = load_region_set(store, first.crop_regions)
+        regions = RegionIndex(store, record, "train", "val", "test")
+        return cls(regions, {key: number for number, key in enumerate(regions.keys)})
+
+    def cut(self, origin: CropOrigin) -> UInt8:
+        """Cut a crop again, uint8 RGB (side, side, 3)."""
+        image = self.regions[self.numbers[origin.region]].image
+        return image[origin.y : origin.y + origin.side, origin.x : origin.x + origin.side]
+
+    def source(self, sample: Sample) -> tuple[UInt8, UInt8]:
+        """Read the real window that a sample's map was taken from: image and labels."""
+        origin, size = sample.provenance, len(sample.labels)
+        region = self.regions[self.numbers[origin.map_region]]
+        window = np.s_[origin.map_y : origin.map_y + size, origin.map_x : origin.map_x + size]
+        return region.image[window], region.labels[window]
+
+
+def stain_errors(store: ObjectStore, material: Material) -> dict[str, Any]:
+    """Compare the staining of each synthetic region with that of the crop of its class.
+
+    Returns:
+        For each ablation row, and for 'real' (the regions that the maps were taken from,
+        which no image can be asked to beat), the mean error in units of optical density.
+    """
+    found: dict[str, list[float]] = {}
+    for row, pairs in material.rows.items():
+        bank = CropBank.of(store, pairs)
+        for number in range(len(pairs)):
+            sample = pairs.samples[number]
+            real, labels = bank.source(sample)
+            for origin in sample.provenance.crops:
+                wanted = stain_statistics(bank.cut(origin), None)
+                inside = sample.labels == origin.label
+                if inside.sum() < LEAST_PIXELS:
+                    continue
+                made = stain_statistics(sample.image, inside)
+                found.setdefault(row, []).append(stain_error(made, wanted))
+                if row == "both" and (labels == origin.label).sum() >= LEAST_PIXELS:
+                    truth = stain_statistics(real, labels == origin.label)
+                    found.setdefault("real", []).append(stain_error(truth, wanted))
+    return {row: float(np.mean(errors)) for row, errors in found.items()}
+
+
+def copying(store: ObjectStore, material: Material) -> dict[str, Any]:
+    """Measure how much of a crop reappears in its image, against chance.
+
+    Returns:
+        `made`: mean share of the crops' textured blocks found in the images made from
+        them; `chance`: found in the real region of the same map, which is another one
+        of the slide where there is one; and `n` crops.
+    """
+    pairs = material.rows.get("both", material.synthetic)
+    bank = CropBank.of(store, pairs)
+    made, chance = [], []
+    for number in spread(len(pairs), MOST_COPIES):
+        sample = pairs.samples[number]
+        real, _ = bank.source(sample)
+        for origin in sample.provenance.crops:
+            crop = bank.cut(origin)
+            if origin.side < BLOCK:
+                continue
+            made.append(crop_copying(sample.image, crop))
+            if origin.region != sample.provenance.map_region:
+                chance.append(crop_copying(real, crop))
+    return {
+        "made": float(np.mean(made)) if made else None,
+        "chance": float(np.mean(chance)) if chance else None,
+        "n": len(made),
+        "n_chance": len(chance),
+    }
+
+
+@dataclass(frozen=True)
+class CropPairs:
+    """Crops, and windows of the same side and class out of the images made from them.
+
+    Attributes:
+        windows, crops: lists of uint8 RGB (side, side, 3).
+        labels: int64 (n,), class of each.
+        slides: int64 (n,), number of each crop's slide.
+    """
+
+    windows: list[UInt8]
+    crops: list[UInt8]
+    labels: NDArray[np.int64]
+    slides: NDArray[np.int64]
+
+
+def crop_pairs(store: ObjectStore, pairs: SyntheticPairs, seed: int) -> CropPairs:
+    """Cut, for every crop given, a window of the same class out of the image made."""
+    bank = CropBank.of(store, pairs)
+    windows, crops, labels, slides = [], [], [], []
+    for number in range(len(pairs)):
+        sample = pairs.samples[number]
+        rng = np.random.default_rng([seed, number])
+        for origin in sample.provenance.crops:
+            spot = place(sample.labels, origin.label, origin.side, rng)
+            if spot is None:
+                continue
+            x, y = spot
+            windows.append(sample.image[y : y + origin.side, x : x + origin.side])
+            crops.append(bank.cut(origin))
+            labels.append(origin.label)
+            slides.append(origin.slide)
+    numbers = np.unique(np.array(slides, np.str_), return_inverse=True)[1]
+    return CropPairs(windows, crops, np.array(labels, np.int64), numbers.astype(np.int64))
+
+
+def retrieval(found: CropPairs, encoder: Encoder | None, seed: int) -> dict[str, Any]:
+    """Find each window's own crop among 31 others of its class, from other slides.
+
+    Args:
+        found: windows and crops.
+        encoder: whose features are compared; None for stain statistics.
+        seed: of the draw of the others.
+    """
+    queries, keys = (
+        np.stack([_stain_vector(image) for image in images])
+        if encoder is None
+        else np.concatenate([encoder.encode(image[None]) for image in images])
+        for images in (found.windows, found.crops)
+    )
+    rng = np.random.default_rng(seed)
+    return retrieval_top1(queries, keys, found.labels, found.slides, rng=rng)
+
+
+def _stain_vector(image: UInt8) -> NDArray[np.float64]:
+    """Mean (3) and upper half of the covariance (6) of the optical density."""
+    statistics = stain_statistics(image, None)
+    upper = statistics.covariance[np.triu_indices(3)]
+    return np.concatenate([statistics.mean, upper])
