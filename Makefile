@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install lint test demo starter clean
+.PHONY: help install lint test demo starter bench-quality clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,6 +28,9 @@ demo: install    ## slides to a synthetic annotated dataset; SLIDES=folder MPP=0
 
 starter: install ## make the starter checkpoint anew (about an hour on 2 cores)
 	$(BIN)/python -m services.train.make_starter --store out/starter
+
+bench-quality: install  ## train and measure on TILES=folder CLASSES=a,b MPP=0.5 REGION_MPP=0.875 [SLIDE=regex] [RECIPE=cpu-small]
+	$(BIN)/python benchmarks/quality.py $(TILES) --classes '$(CLASSES)' --mpp $(MPP) --region-mpp $(REGION_MPP) $(if $(SLIDE),--slide '$(SLIDE)') $(if $(RECIPE),--recipe $(RECIPE))
 
 clean:           ## remove what was made
 	rm -rf out build *.egg-info

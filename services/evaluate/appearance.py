@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.evaluate.data import Material, SyntheticPairs, spread
-from services.evaluate.leakage import BLOCK, crop_copying
 from services.evaluate.retrieval import retrieval_top1
 from services.evaluate.stain import stain_error, stain_statistics
 from shared.contracts.synthesize import CropOrigin
 from shared.datasets import Sample
 from shared.diffusion.crops import place
 from shared.encoders import Encoder
+from shared.imaging.copying import BLOCK, crop_copying
 from shared.imaging.regions import RegionIndex, load_region_set
 from shared.storage import ObjectStore
 

@@ -23,9 +23,9 @@ from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest, report_key
 from shared.contracts.ingest import IngestRequest, PatchGrid
-from shared.contracts.regions import RegionRule
+from shared.contracts.regions import RegionRule, RegionSet, region_set_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, ExportFormat, MapSource
-from shared.contracts.train import Recipe, TrainRequest
+from shared.contracts.train import ModelRecord, Recipe, TrainRequest, model_key
 from shared.errors import HeteroTissueError, InputError, JobError
 from shared.jobs import Ledger
 from shared.logging import configure_logging
@@ -316,6 +316,58 @@ def evaluate(
         report=name, dataset=dataset, encoders=tuple(encoder or ["embedded"]), seeds=seeds
     )
     run_and_report(target, changed(request, change), fresh=fresh)
+    console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
+
+
+@app.command(epilog=example("htd study --model lung --encoder efficientnet-lite0 --seeds 3"))
+def study(
+    model: Annotated[str, typer.Option(help="<name> or <name>/<version>.")],
+    name: Annotated[str, typer.Option(help="Name of the study and its report.")] = "study",
+    images: Annotated[int, typer.Option(help="Of the dataset to train segmenters on.")] = 1000,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the Fréchet distances; default: ImageNet's two (repeatable)."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Segmenters of each kind.")] = 3,
+    segmenter_steps: Annotated[int, typer.Option(min=1)] = 300,
+    few: Annotated[float, typer.Option(help="Share of real regions of the low-label rows.")] = 0.1,
+    steps: Annotated[int, typer.Option(min=1)] = 20,
+    guidance_map: float = 1.5,
+    guidance_crops: float = 1.5,
+    seed: int = 0,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+) -> None:
+    """The whole measurement of a model: what map and crops are worth, usefulness, leakage."""
+    from services.gateway.study import study as requests
+
+    target = Target.of(store, broker)
+    base, _, version = model.partition("/")
+    record = target.store.get_model(model_key(base, version or "1"), ModelRecord)
+    regions = target.store.get_model(region_set_key(record.regions), RegionSet)
+    evaluate = EvaluateRequest(
+        report=name,
+        dataset=name,
+        encoders=tuple(encoder or ["efficientnet-lite0", "efficientnet-lite2"]),
+        seeds=seeds,
+        segmenter_steps=segmenter_steps,
+        few=few,
+    )
+    for request in requests(
+        name,
+        base,
+        version or "1",
+        regions=sum(part.regions for part in regions.of_split("test")),
+        images=images,
+        evaluate=evaluate,
+        sampling={
+            "steps": steps,
+            "guidance_map": guidance_map,
+            "guidance_crops": guidance_crops,
+            "seed": seed,
+        },
+    ):
+        run_or_fail(target, request)
     console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
 
 

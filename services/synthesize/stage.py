@@ -17,20 +17,22 @@ from numpy.typing import NDArray
 
 from services.synthesize.bank import RegionBank
 from services.synthesize.choice import check_donors, choose_maps, wanted_shares
-from services.synthesize.compose import Composer
+from services.synthesize.compose import Composer, Composition
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.contracts.train import ModelRecord, model_key
 from shared.datasets import Sample, draw_crops, read_shard, recut_crops, shard_members
 from shared.diffusion.flow import image_seed
-from shared.diffusion.model_store import load_model
+from shared.diffusion.model_store import Sampler, load_model
 from shared.errors import JobError
 from shared.exports import classes_json, coco_bytes, sample_files, write_coco
+from shared.imaging.copying import BLOCK, crop_copying
 from shared.imaging.regions import encode_png, pack_tar
 from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import ObjectStore
 
 PREVIEWS = 8
+ATTEMPTS = 3  # at an image that does not copy its crops
 CHOICE_ROWS = 65536  # rows per group, so that a shard reads few rows besides its own
 
 MANIFEST = pa.schema(
@@ -107,20 +109,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             context.progress(first - start, stop - start, "images")
             indices = range(first, min(first + request.batch_size, stop))
             batch = [composer.compose(index, chosen[index - start]) for index in indices]
-            images = sampler.generate(
-                np.stack([item.labels for item in batch]),
-                [item.crops for item in batch],
-                [item.provenance.seed for item in batch],
-                steps=request.steps,
-                guidance_map=request.guidance_map,
-                guidance_crops=request.guidance_crops,
-                use_map=request.condition in {"both", "map"},
-                use_crops=request.condition in {"both", "crops"},
-            )
-            samples += [
-                Sample(image, item.labels, item.provenance)
-                for image, item in zip(images, batch, strict=True)
-            ]
+            samples += _generate(sampler, request, batch)
         context.progress(stop - start, stop - start, "images")
         counts = [np.bincount(s.labels.ravel(), minlength=len(model.classes)) for s in samples]
         key = _shard_key(request.dataset, number)
@@ -135,15 +124,23 @@ class SynthesizeStage(Stage[DatasetRequest]):
                     store.put(dataset_key(request.dataset, _export(kind, name)), data)
         if "coco" in request.exports:
             store.put(_coco_key(request.dataset, number), coco_bytes(samples, model.classes))
-        return {"number": number, "images": len(samples), "pixels": np.sum(counts, 0).tolist()}
+        return {
+            "number": number,
+            "images": len(samples),
+            "refused": stop - start - len(samples),
+            "pixels": np.sum(counts, 0).tolist() if counts else [0] * len(model.classes),
+        }
 
     def finish(
         self, request: DatasetRequest, done: dict[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         store, model = context.store, _model(context.store, request)
-        numbers = sorted(int(part["number"]) for part in done.values())
+        numbers = sorted(int(part["number"]) for part in done.values() if part["images"])
         if not numbers:
-            raise JobError(f"dataset {request.dataset!r}: no shard was made")
+            raise JobError(
+                f"dataset {request.dataset!r}: no image was made, or all copied their crops: "
+                "look at the failed shards, or raise max_copied"
+            )
         shards = tuple(_shard_key(request.dataset, number) for number in numbers)
         first = model.classes.first
         pixels = np.sum([part["pixels"] for part in done.values()], axis=0)[first:]
@@ -170,10 +167,50 @@ class SynthesizeStage(Stage[DatasetRequest]):
         return {
             "dataset": request.dataset,
             "images": record.images,
+            "refused": sum(int(part["refused"]) for part in done.values()),
             "distinct_maps": distinct,
             "wanted": request.proportions,
             "proportions": record.proportions,
         }
+
+
+def _generate(sampler: Sampler, request: DatasetRequest, batch: list[Composition]) -> list[Sample]:
+    """Make the images of a batch; copies of a crop are made anew, and left out in the end."""
+    samples: list[Sample] = []
+    for attempt in range(ATTEMPTS if request.max_copied is not None else 1):
+        seeds = [
+            image_seed(item.provenance.seed, attempt) if attempt else item.provenance.seed
+            for item in batch
+        ]
+        images = sampler.generate(
+            np.stack([item.labels for item in batch]),
+            [item.crops for item in batch],
+            seeds,
+            steps=request.steps,
+            guidance_map=request.guidance_map,
+            guidance_crops=request.guidance_crops,
+            use_map=request.condition in {"both", "map"},
+            use_crops=request.condition in {"both", "crops"},
+        )
+        refused: list[Composition] = []
+        for image, item, seed in zip(images, batch, seeds, strict=True):
+            copied = None
+            if request.max_copied is not None:
+                shares = [
+                    crop_copying(image, crop.pixels)
+                    for crop in item.crops
+                    if len(crop.pixels) >= BLOCK
+                ]
+                copied = max(shares, default=0.0)
+                if copied > request.max_copied:
+                    refused.append(item)
+                    continue
+            provenance = item.provenance.model_copy(update={"seed": seed, "copied": copied})
+            samples.append(Sample(image, item.labels, provenance))
+        batch = refused
+        if not batch:
+            break
+    return sorted(samples, key=lambda sample: sample.provenance.index)
 
 
 def _shard_key(dataset: str, number: int) -> str:

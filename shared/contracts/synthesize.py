@@ -60,6 +60,13 @@ class DatasetRequest(Request):
     guidance_map: float = Field(1.5, ge=0, le=20)
     guidance_crops: float = Field(1.5, ge=0, le=20)
     condition: Condition = Field("both", description="what the model is given (for ablations)")
+    max_copied: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="greatest share of a crop's textured blocks that may reappear in an image; "
+        "an image above it is made anew from other noise, and left out if that does not help",
+    )
     seed: int = 0
     shard_size: int = Field(32, ge=1, le=10_000)
     batch_size: int = Field(16, ge=1, le=1024)
@@ -113,11 +120,14 @@ class Provenance(Contract):
     symmetry: int = Field(ge=0, le=7, description="of shared.imaging.augment.symmetry")
     crop_regions: str = Field(description="region set of the crops")
     crops: tuple[CropOrigin, ...]
-    seed: int
+    seed: int = Field(description="of the noise")
     steps: int
     guidance_map: float
     guidance_crops: float
     condition: Condition
+    copied: float | None = Field(
+        None, description="greatest share of a crop that reappears; None: not looked for"
+    )
 
 
 def dataset_key(dataset: str, name: str) -> str:

@@ -12,8 +12,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from services.gateway.sources import prepare_tiles
 from services.ingest.annotations import label_strips, read_geojson
 from services.ingest.stage import IngestStage
+from services.ingest.tiles import given_splits
 from services.ingest.tissue import stain_of, tissue_mask
 from shared.contracts.base import Classes
 from shared.contracts.ingest import (
@@ -287,3 +289,77 @@ def test_real_mosaic_mask_geojson_and_xml_agree(real_data: Path, tmp_path: Path)
     assert (maps["indexed"] == maps["geojson"]).mean() >= 0.999
     holes = (maps["indexed"] == 0) & (maps["asap"] > 0)
     assert (maps["indexed"] == maps["asap"])[~holes].mean() >= 0.999
+
+
+def write_tiles(folder: Path, binary: bool = True) -> None:
+    """Tiles of two classes in folders of splits and classes, each with its mask."""
+    rng = np.random.default_rng(0)
+    for split, patient in (("train", 1), ("train", 2), ("test", 3)):
+        for kind in CLASSES.names[1:]:
+            below = folder / split / kind
+            below.mkdir(parents=True, exist_ok=True)
+            image = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+            mask = np.zeros((96, 96), np.uint8)
+            mask[:, 48:] = 255 if binary else 1
+            Image.fromarray(image).save(below / f"p{patient}-1.png")
+            Image.fromarray(mask).convert("1" if binary else "L").save(
+                below / f"p{patient}-1.mask.png"
+            )
+
+
+def ingest_tiles(
+    store: DirectoryStore, folder: Path, classes: Classes, **options: Any
+) -> JobStatus:
+    settings = {"masks": None, "slide_pattern": r"p(\d+)", "mpp": 0.5} | options
+    request = IngestRequest(
+        cohort="t", classes=classes,
+        tiles=prepare_tiles(store, "t", folder, classes=classes, **settings),
+        regions=RegionRule(
+            size=32, mpp=1.0, low=0, high=1, min_classes=1, min_tissue=0, count_background=True,
+            overlap=0,
+        ),
+    )  # fmt: skip
+    ledger = Ledger(store)
+    return run_job(ledger, IngestStage(), ledger.submit(request))
+
+
+def test_tiles_become_regions_by_the_classes_of_their_folders(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles")
+    store = DirectoryStore(tmp_path / "store")
+    classes = Classes.of("stroma", "tumor", exhaustive=True)
+    assert ingest_tiles(store, tmp_path / "tiles", classes).state == "done"
+    record = load_region_set(store, "t")
+    assert {part.slide: part.split for part in record.slides} == {
+        "1": "train", "2": "train", "3": "test",
+    }  # fmt: skip
+    regions = list(read_regions(store, record, "train", "test"))
+    assert len({region.key for region in regions}) == len(regions) == 6  # equal names, all kept
+    assert all(region.image.shape == (32, 32, 3) for region in regions)
+    assert sorted(int(region.labels.max()) for region in regions) == [1, 1, 1, 2, 2, 2]
+    assert all((region.labels[:, :15] == 0).all() for region in regions)
+
+
+def test_tiles_with_one_class_need_no_folders(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", binary=False)
+    store = DirectoryStore(tmp_path / "store")
+    assert ingest_tiles(store, tmp_path / "tiles", Classes.of("gland")).state == "done"
+    regions = list(read_regions(store, load_region_set(store, "t"), "test"))
+    assert [set(np.unique(region.labels)) for region in regions] == [{0, 1}, {0, 1}]
+
+
+def test_bad_tiles_are_named(tmp_path: Path) -> None:
+    folder, store = tmp_path / "tiles", DirectoryStore(tmp_path / "store")
+    write_tiles(folder)
+    with pytest.raises(InputError, match="does not fit the pattern"):
+        ingest_tiles(store, folder, CLASSES, slide_pattern=r"case(\d+)")
+    with pytest.raises(InputError, match=r"'1' are in the splits"):
+        given_splits({"1": [{"split": "train"}, {"split": "test"}]})
+    small = ingest_tiles(store, folder, CLASSES, mpp=0.2)
+    assert "smaller than a region" in next(iter(small.failed.values()))
+    (folder / "train/stroma/p1-1.png").write_bytes(b"no image")
+    status = ingest_tiles(store, folder, CLASSES)
+    assert status.state == "partial"
+    assert "p1-1.png can't be read" in status.failed["1"]
+    (folder / "train/stroma/p2-1.mask.png").unlink()
+    with pytest.raises(InputError, match=r"p2-1\.png has no mask"):
+        ingest_tiles(store, folder, CLASSES)

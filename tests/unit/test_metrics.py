@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from services.evaluate import coverage, leakage
+from services.evaluate import coverage
 from services.evaluate.coverage import manifold_scores
 from services.evaluate.frechet import (
     Moments,
@@ -19,7 +19,7 @@ from services.evaluate.frechet import (
     load_statistics,
     save_statistics,
 )
-from services.evaluate.leakage import authenticity, crop_copying
+from services.evaluate.leakage import authenticity
 from services.evaluate.retrieval import retrieval_top1
 from services.evaluate.stain import (
     StainStatistics,
@@ -27,6 +27,8 @@ from services.evaluate.stain import (
     stain_error,
     stain_statistics,
 )
+from shared.imaging import copying
+from shared.imaging.copying import crop_copying
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:  # type: ignore[type-arg]
@@ -422,7 +424,7 @@ def test_crop_copying_agrees_with_template_matching(monkeypatch: pytest.MonkeyPa
         for block in (grey[1][y : y + 16, x : x + 16] for y in (0, 16) for x in (0, 16))
     ]
     for number, limit in enumerate(sorted(best, reverse=True), 1):
-        monkeypatch.setattr(leakage, "COPIED", limit - 1e-4)
+        monkeypatch.setattr(copying, "COPIED", limit - 1e-4)
         assert crop_copying(image, crop) == number / 4
 
 
