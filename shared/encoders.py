@@ -339,7 +339,7 @@ def _timm_model(
     """Build a timm network with its published weights, or those of a file."""
     if known and known.package:
         model = timm.create_model(known.architecture, **known.options)
-        own = read_weights(weights, store) if weights else _packaged(known.package, model)
+        own = read_weights(weights, store) if weights else packaged_state(known.package, model)
         _fill(model, own, name, weights or known.package)
         return model
     hub = known.hub if known else name
@@ -376,8 +376,8 @@ def packaged_weights(package: str) -> Path:
     return path
 
 
-def _packaged(package: str, model: Any) -> dict[str, Tensor]:
-    """Read a package's weights under the model's own names; the classifier is left out."""
+def packaged_state(package: str, model: Any) -> dict[str, Tensor]:
+    """Read a package's weights under the names of a timm model of the same order."""
     state = torch.load(packaged_weights(package), map_location="cpu", weights_only=True)
     return dict(zip(model.state_dict(), state.values(), strict=False))
 

@@ -41,10 +41,11 @@ class VaeRecipe(Contract):
 class DenoiserRecipe(Contract):
     """The UNet, its condition and its training."""
 
-    conditioning: Literal["concat", "regional"] = Field(
+    conditioning: Literal["concat", "regional", "embedding"] = Field(
         "regional",
         description="concat: the paper's canvases beside the map; regional: attention of every "
-        "place to the crops of its own class",
+        "place to the crops of its own class; embedding: the same with an ImageNet vector in the "
+        "place of each crop (for comparison)",
     )
     channels: tuple[int, ...] = Field((128, 256, 384), min_length=1)
     layers: int = Field(1, ge=1)

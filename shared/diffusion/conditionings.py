@@ -9,10 +9,12 @@ from shared.contracts.train import DenoiserRecipe
 from shared.diffusion.autoencoder import vae_factor
 from shared.diffusion.concat import ConcatDenoiser
 from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.embedding import EmbeddingDenoiser
 from shared.diffusion.regional import RegionalDenoiser
 
 CONDITIONINGS: dict[str, type[ConcatDenoiser] | type[RegionalDenoiser]] = {
     "concat": ConcatDenoiser,
+    "embedding": EmbeddingDenoiser,
     "regional": RegionalDenoiser,
 }
 
@@ -29,4 +31,6 @@ def make_denoiser(recipe: DenoiserRecipe, classes: Classes, vae: AutoencoderKL) 
         condition_channels=recipe.condition_channels,
         first=classes.first,
     )
+    if isinstance(denoiser, EmbeddingDenoiser):
+        denoiser.start_encoder()
     return denoiser

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from numpy.typing import NDArray
 
-from shared.diffusion import concat, regional  # noqa: F401 - classes that a folder may name
+from shared.diffusion import concat, embedding, regional  # noqa: F401 - classes that a folder may name
 from shared.diffusion.autoencoder import (
     decode_latents,
     encode_latents,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -82,6 +82,9 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         first: the first class that has crops.
     """
 
+    crop_channels: ClassVar[int | None] = None
+    """Channels of what a crop is turned into; None: those of the latent."""
+
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
@@ -104,7 +107,7 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
             nn.Conv2d(width, width, 3, padding=1),
         )
         self.crop = nn.Sequential(
-            nn.Conv2d(latent_channels, width, 3, padding=1),
+            nn.Conv2d(self.crop_channels or latent_channels, width, 3, padding=1),
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1),
         )

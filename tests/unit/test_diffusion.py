@@ -28,7 +28,8 @@ def small_denoiser(conditioning: str, classes: Classes = CLASSES) -> Denoiser:
     )  # fmt: skip
     denoiser = make_denoiser(recipe, classes, small_vae())
     for parameter in denoiser.parameters():  # fresh biases are zero, and would hide mistakes
-        torch.nn.init.normal_(parameter, std=0.1)
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
     return denoiser.eval()
 
 
@@ -62,7 +63,11 @@ def two_halves() -> np.ndarray:  # type: ignore[type-arg]
 
 
 def noise_crop(label: int, seed: int, side: int = 12) -> Crop:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    """Noise in a colour of its own."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 120, (side, side, 3), dtype=np.uint8) + rng.integers(
+        0, 120, 3, dtype=np.uint8
+    )
     return Crop(label, 0, 0, pixels)
 
 
