@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from services.evaluate.data import (
     spread,
 )
 from services.evaluate.fidelity import Features, fidelity, nearest
+from services.evaluate.frechet import Moments, load_statistics, save_statistics
 from services.evaluate.leakage import authenticity
 from services.evaluate.reconstruction import reconstruct, reconstruction_scores
 from services.evaluate.report import html_report, summarize
@@ -170,12 +172,19 @@ def _features(
     encoded["reconstruction"] = features(material.test, numbers["test"], decode)
     test, train = encoded.pop("test"), encoded["train"]
     upright = {row: each.values[:, 0] for row, each in encoded.items()}
+    real = Moments(test.values.shape[2]).update(test.values[:, 0])
+    statistics = save_statistics(
+        real, encoder=name, source=f"{material.real.name} ({', '.join(request.real_test)})",
+        size=material.dataset.size, mpp=material.dataset.mpp,
+    )  # fmt: skip
+    context.store.put(report_key(request.report, f"reference-{name}.safetensors"), statistics)
     shown = spread(len(numbers["dataset"]), COLUMNS)
     neighbours = nearest(upright["dataset"][shown], upright["train"])
     return {
         **fidelity(test, encoded, request.seed),
         "encoder": name,
         "license": encoder.license,
+        "reference": _against(request, name, upright["dataset"], context.store),
         "leakage": {
             row: authenticity(upright[row], train.values[:, 0], test.values[:, 0])
             for row in ("dataset", "both")
@@ -187,6 +196,23 @@ def _features(
             for row, near in zip(shown, neighbours, strict=True)
         ],
     }  # fmt: skip
+
+
+def _against(
+    request: EvaluateRequest, encoder: str, features: NDArray[np.float32], store: ObjectStore
+) -> dict[str, Any] | None:
+    """Hold features (n, dim) against statistics that were saved elsewhere, if any are given."""
+    source = request.references.get(encoder)
+    if source is None:
+        return None
+    path = Path(source) if Path(source).is_absolute() else store.local(source)
+    try:
+        reference = load_statistics(path.read_bytes())
+        moments = Moments(features.shape[1]).update(features)
+        distance = reference.distance(moments, encoder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"reference {source} can't be used: {error}") from error
+    return {"source": reference.source, "n": [len(features), reference.moments.count], "frechet": distance}
 
 
 def _retrieval(

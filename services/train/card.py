@@ -24,7 +24,8 @@ def model_card(
         f"# {model.model} {model.version}",
         "",
         "A latent diffusion model of histology, conditioned on a semantic label map and on raw",
-        "tissue crops (HeteroTissue-Diffuse, Alfasly et al., NeurIPS 2025; `concat` baseline).",
+        "tissue crops (HeteroTissue-Diffuse, Alfasly et al., NeurIPS 2025), by "
+        f"`{recipe.denoiser.conditioning}` conditioning.",
         "",
         "```python",
         "from shared.diffusion.pipeline import HeteroTissuePipeline",

@@ -1,6 +1,7 @@
 """Evaluate: a synthetic dataset against held-out real regions → report.
 
 reports/<report>/report.json, report.html, sheet.png
+reports/<report>/reference-<encoder>.safetensors   statistics of the real test images, to share
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ class EvaluateRequest(Request):
     )
     encoder_weights: dict[str, str] = Field(
         default_factory=dict, description="encoder → key or path of its weights"
+    )
+    references: dict[str, str] = Field(
+        default_factory=dict,
+        description="encoder → key or path of statistics that another report saved; the dataset "
+        "is held against them too",
     )
     segmenter_encoder: str = "resnet18"
     segmenter_steps: int = Field(300, ge=1)

@@ -297,7 +297,21 @@ def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
         run_evaluate(store)
         found.append({key: store.get(key) for key in store.list("reports/")})
     assert found[0] == found[1]
-    assert len(found[0]) == 3
+    assert len(found[0]) == 4
+
+
+def test_statistics_of_one_report_are_a_reference_for_another(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    run_evaluate(store)
+    key = "reports/r/reference-embedded.safetensors"
+    assert run_evaluate(store, report="s", references={"embedded": key}).state == "done"
+    (found,) = store.get_json("reports/s/report.json")["fidelity"]
+    assert found["reference"]["n"] == [9, 6]
+    assert found["reference"]["source"] == "toy (test)"
+    assert found["reference"]["frechet"] > 0
+    store.put("broken", b"no statistics")
+    status = run_evaluate(store, report="t", references={"embedded": "broken"})
+    assert "reference broken can't be used" in str(status.failed)
 
 
 def test_without_a_held_out_slide_the_report_says_so(tmp_path: Path) -> None:
