@@ -26,7 +26,7 @@ def figures(report: dict[str, Any]) -> dict[str, float | None]:
     """Sum a study's report up; of several encoders the least favourable counts."""
     fidelity, looks, scores = report["fidelity"], report["appearance"], report["segmentation"]
     rows = [part["rows"] for part in fidelity]
-    found = [looks["retrieval"]["both"], *(part["retrieval"]["both"] for part in fidelity)]
+    found = [each["retrieval"]["both"]["top1"] for each in (looks, *fidelity)]
     real = scores["real"]["mean_iou"]
     return {
         "fd_gain": min(row["map"]["frechet"] / row["both"]["frechet"] for row in rows),
@@ -35,7 +35,7 @@ def figures(report: dict[str, Any]) -> dict[str, float | None]:
         "iou_augmented_gain": scores["both"]["mean_iou"] - real,
         "stain_gain": looks["stain"]["map"] / looks["stain"]["both"],
         "faithfulness_ratio": report["faithfulness"]["mean_iou"] / real,
-        "crop_retrieval_top1": min(each["top1"] for each in found),
+        "crop_retrieval_top1": None if None in found else min(found),
         "excess_copies": max(
             row["excess_copies"] for part in fidelity for row in part["leakage"].values()
         ),

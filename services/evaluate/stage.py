@@ -212,7 +212,11 @@ def _against(
         distance = reference.distance(moments, encoder)
     except (OSError, ValueError) as error:
         raise InputError(f"reference {source} can't be used: {error}") from error
-    return {"source": reference.source, "n": [len(features), reference.moments.count], "frechet": distance}
+    return {
+        "source": reference.source,
+        "n": [len(features), reference.moments.count],
+        "frechet": distance,
+    }
 
 
 def _retrieval(

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from benchmarks.quality import figures
 from services.gateway import cli
 from services.gateway.cli import changed, load_pipeline, load_recipe, parse_proportions
 from services.gateway.sources import find_labels, find_slides, prepare, slide_name
 from services.stages import REQUESTS, load_stage
+from shared.contracts.base import Split
 from shared.contracts.embed import EmbedRequest
+from shared.datasets import read_shard
 from shared.errors import InputError
 from shared.storage import DirectoryStore
+from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
 
@@ -139,3 +143,29 @@ def test_slides_and_their_labels_are_found_and_put_into_the_store(tmp_path: Path
         prepare(store, twice, labels=None, use_labels=False, mpp=None, in_place=True)
     with pytest.raises(InputError, match="no slide in"):
         find_slides([folder / "b one"])
+
+
+def test_a_study_is_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    slides: dict[str, Split] = {f"slide-{n}": "train" if n < 3 else "test" for n in range(6)}
+    publish_toy_model(store, make_region_set(store, splits=slides))
+    words = (
+        "study", "--model", "toy", "--name", "s", "--images", "4", "--encoder", "random",
+        "--seeds", "1", "--segmenter-steps", "2", "--steps", "1", "--few", "0.4",
+        "--store", str(tmp_path),
+    )  # fmt: skip
+    assert htd(monkeypatch, *words) == 0
+    report = store.get_json("reports/s/report.json")
+    assert report["held_out"]
+    rows = report["fidelity"][0]["rows"]
+    assert {"none", "map", "crops", "both", "seen both", "reconstruction", "floor"} < set(rows)
+    both, map_only = (
+        [read.provenance for read in read_shard(store.get(f"datasets/s-{row}/shards/000000.tar"))]
+        for row in ("both", "map")
+    )
+    assert [(p.map_region, p.seed) for p in both] == [(p.map_region, p.seed) for p in map_only]
+    assert {p.map_slide for p in both} == {"slide-3", "slide-4", "slide-5"}
+    assert all(crop.slide == p.map_slide for p in both for crop in p.crops)
+    found = figures(report)
+    assert found["crop_retrieval_top1"] is None  # too few crops to choose among
+    assert found["fd_gain"] == rows["map"]["frechet"] / rows["both"]["frechet"]
