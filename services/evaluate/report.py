@@ -94,6 +94,7 @@ def summarize(
 
 ROWS = {
     "floor": "floor: the other half of the real test slides",
+    "real": "the real regions of the maps",
     "train": "real training images",
     "dataset": "this dataset",
     "reconstruction": "real test images through the autoencoder",
