@@ -15,7 +15,7 @@ from PIL import Image
 from services.gateway.sources import prepare_tiles
 from services.ingest.annotations import label_strips, read_geojson
 from services.ingest.stage import IngestStage
-from services.ingest.tiles import given_splits
+from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from services.ingest.tissue import stain_of, tissue_mask
 from shared.contracts.base import Classes
 from shared.contracts.ingest import (
@@ -363,3 +363,31 @@ def test_bad_tiles_are_named(tmp_path: Path) -> None:
     (folder / "train/stroma/p2-1.mask.png").unlink()
     with pytest.raises(InputError, match=r"p2-1\.png has no mask"):
         ingest_tiles(store, folder, CLASSES)
+
+
+def test_real_tiles_are_split_by_patient(real_data: Path, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    names = (
+        "normal",
+        "polyp",
+        "low_grade_in",
+        "high_grade_in",
+        "serrated_adenoma",
+        "adenocarcinoma",
+    )
+    classes = Classes.of(*names, exhaustive=True)
+    key = prepare_tiles(
+        store, "t", real_data / "ebhi_seg", masks=None, classes=classes,
+        slide_pattern=r"GT\D*(\d+)", mpp=0.5,
+    )  # fmt: skip
+    patients = read_tiles(store, key)
+    splits = list(given_splits(patients).values())
+    assert {split: splits.count(split) for split in set(splits)} == {
+        "train": 165, "val": 30, "test": 53,
+    }  # fmt: skip
+    few = dict(list(patients.items())[:2])
+    rule = RegionRule(
+        size=128, mpp=0.875, low=0, high=1, min_classes=1, min_tissue=0, count_background=True
+    )
+    for slide, rows in few.items():
+        assert cut_tiles(store, "t", slide, rows, classes, rule)[0] == len(rows)
