@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from services.evaluate.data import Material
 from shared.contracts.evaluate import EvaluateRequest
+from shared.encoders import REGISTRY
 
 
 def _over_seeds(scores: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -82,6 +83,7 @@ def summarize(
         "segmenter": {
             "architecture": "DeepLabV3+",
             "encoder": request.segmenter_encoder,
+            "imagenet": request.segmenter_encoder in REGISTRY,
             "steps": request.segmenter_steps,
             "batch": request.segmenter_batch,
             "seeds": request.seeds,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from services.evaluate.data import Pairs, centre
 from shared.contracts.base import Classes
+from shared.encoders import IMAGENET, REGISTRY, packaged_state, packaged_weights
 from shared.errors import InputError
 from shared.imaging.augment import restain, stain_table, symmetry
 
@@ -29,23 +31,48 @@ IGNORED = -1
 
 
 def make_segmenter(encoder: str, classes: Classes, seed: int) -> nn.Module:
-    """Make an untrained DeepLabV3+ for the labels from `classes.first` on.
+    """Make a DeepLabV3+ for the labels from `classes.first` on.
+
+    Args:
+        encoder: of segmentation_models_pytorch, untrained; or one of `shared.encoders` whose
+            ImageNet weights come with a package.
+        classes: of the label maps.
+        seed: of the untrained weights.
 
     Raises:
-        InputError: segmentation_models_pytorch knows no such encoder.
+        InputError: there is no such encoder.
     """
     check_encoder(encoder)
     torch.manual_seed(seed)
+    known = REGISTRY.get(encoder)
+    if known is not None:
+        kinds = len(classes) - classes.first
+        network = smp.DeepLabV3Plus(f"tu-{known.architecture}", encoder_weights=None, classes=kinds)
+        whole = timm.create_model(known.architecture)
+        state, own = packaged_state(known.package, whole), network.encoder.model
+        own.load_state_dict({name: state[name] for name in own.state_dict()})
+        return nn.Sequential(_ImageNetInput(), network)
     model: nn.Module = smp.DeepLabV3Plus(
         encoder, encoder_weights=None, classes=len(classes) - classes.first
     )
     return model
 
 
+class _ImageNetInput(nn.Module):
+    """Turns images in [-1, 1] into what ImageNet's weights expect."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in IMAGENET)
+        return (images / 2 + 0.5 - mean) / std
+
+
 def check_encoder(encoder: str) -> None:
     """Raise `InputError` if there is no such segmenter encoder."""
     names = smp.encoders.get_encoder_names()
-    if encoder not in names and not encoder.startswith("tu-"):
+    known = REGISTRY.get(encoder)
+    if known is not None and known.package:
+        packaged_weights(known.package)
+    elif encoder not in names and not encoder.startswith("tu-"):
         raise InputError(
             f"segmentation_models_pytorch has no encoder {encoder!r}: take one of "
             f"{', '.join(sorted(names)[:12])}, …, or 'tu-<timm model>'"

@@ -350,6 +350,7 @@ def study(
         dataset=name,
         encoders=tuple(encoder or ["efficientnet-lite0", "efficientnet-lite2"]),
         seeds=seeds,
+        segmenter_encoder="efficientnet-lite0",
         segmenter_steps=segmenter_steps,
         few=few,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
 
 from services.evaluate import stage as evaluate
@@ -200,6 +201,15 @@ def test_the_segmenter_learns_and_repeats_itself() -> None:
         make_segmenter("resnet1", CLASSES, 0)
     ends = to_input(np.array([0, 255], np.uint8).repeat(3).reshape(1, 1, 2, 3))
     assert ends[0, 0, 0].tolist() == [-1, 1]
+
+
+def test_a_segmenter_can_start_from_imagenet() -> None:
+    one, other = (make_segmenter("efficientnet-lite0", CLASSES, seed) for seed in (0, 1))
+    stems = [
+        dict(model.named_parameters())["1.encoder.model.conv_stem.weight"] for model in (one, other)
+    ]
+    assert torch.equal(*stems)
+    assert one.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 64, 64)
 
 
 def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
