@@ -16,7 +16,9 @@ from shared.imaging.augment import restain, stain_table, symmetry
 from shared.imaging.regions import RegionIndex
 
 UInt8 = NDArray[np.uint8]
+Float16 = NDArray[np.float16]
 
+TURNS = 8
 ELSEWHERE = 0.5
 """Share of augmented crops that come from another region of the slide, where there is one."""
 
@@ -31,6 +33,7 @@ class Batch:
         crops: the crops of each image.
         use_map, use_crops: of each image, False where that condition is dropped.
         keys: region of each image.
+        latents: float16 (batch, C, h, w) of the images, where they were computed before.
     """
 
     images: UInt8
@@ -39,6 +42,25 @@ class Batch:
     use_map: list[bool]
     use_crops: list[bool]
     keys: list[str]
+    latents: Float16 | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """How a region is shown: its corner in pixels, one of eight symmetries, its staining."""
+
+    x: int
+    y: int
+    turn: int
+    table: UInt8 | None
+
+    def cut(self, array: UInt8, side: int) -> UInt8:
+        """Cut the view out of a region's image or label map, staining as it is."""
+        return symmetry(array[self.y : self.y + side, self.x : self.x + side], self.turn)
+
+    def stain(self, image: UInt8) -> UInt8:
+        """Give an image this view's staining."""
+        return image if self.table is None else restain(image, self.table)
 
 
 class Batches:
@@ -49,10 +71,17 @@ class Batches:
         side: of the images, cut out of the regions at random.
         recipe: how crops are made and conditions dropped; None for images alone.
         seed: of everything that is drawn.
+        latents: of every view of every region, float16 (regions, views, C, h, w), where the
+            recipe has so many views and they were computed before.
     """
 
     def __init__(
-        self, index: RegionIndex, side: int, recipe: DenoiserRecipe | None, seed: tuple[int, ...]
+        self,
+        index: RegionIndex,
+        side: int,
+        recipe: DenoiserRecipe | None,
+        seed: tuple[int, ...],
+        latents: Float16 | None = None,
     ) -> None:
         if not len(index):
             raise InputError(
@@ -63,6 +92,8 @@ class Batches:
         self.side = side
         self.recipe = recipe
         self.seed = seed
+        self.latents = latents
+        self.views_per_region = recipe.views if recipe is not None else 0
         self._of_slide: dict[str, list[int]] = {}
         for number, slide in enumerate(index.slides):
             self._of_slide.setdefault(slide, []).append(number)
@@ -70,23 +101,43 @@ class Batches:
     def draw(self, step: int, size: int, rank: int = 0) -> Batch:
         """Draw the batch of one step."""
         rng = np.random.default_rng([*self.seed, rank, step])
-        images, labels, crops, keys = [], [], [], []
+        images, labels, crops, keys, known = [], [], [], [], []
         use_map, use_crops = self._dropped(rng, size)
         for row, chosen in enumerate(rng.integers(len(self.index), size=size)):
-            region = self.index[int(chosen)]
-            x, y = rng.integers(region.image.shape[0] - self.side + 1, size=2)
-            window = np.s_[y : y + self.side, x : x + self.side]
-            which = int(rng.integers(8))
             # Without crops to tell it, the staining must be as it is, or the model learns
             # stainings that no slide has.
-            table = stain_table(rng) if use_crops[row] else None
-            image = _restained(symmetry(region.image[window], which), table)
-            mask = symmetry(region.labels[window], which)
-            crops.append(self._crops(image, mask, region.slide, table, rng))
+            number, view = self._draw_view(int(chosen), rng, stained=use_crops[row])
+            region = self.index[int(chosen)]
+            image = view.stain(view.cut(region.image, self.side))
+            mask = view.cut(region.labels, self.side)
+            crops.append(self._crops(image, mask, region.slide, view, rng))
             images.append(image)
             labels.append(mask)
             keys.append(region.key)
-        return Batch(np.stack(images), np.stack(labels), crops, use_map, use_crops, keys)
+            if self.latents is not None:
+                known.append(self.latents[chosen, number])
+        latents = np.stack(known) if known else None
+        return Batch(np.stack(images), np.stack(labels), crops, use_map, use_crops, keys, latents)
+
+    def view_image(self, region: int, number: int) -> UInt8:
+        """Return the image (side, side, 3) of one of a region's `views_per_region` views."""
+        view = self._view(region, number)
+        return view.stain(view.cut(self.index[region].image, self.side))
+
+    def _draw_view(self, region: int, rng: np.random.Generator, stained: bool) -> tuple[int, View]:
+        if not self.views_per_region:
+            return 0, self._new_view(rng, int(rng.integers(TURNS)), stained)
+        number = int(rng.integers(self.views_per_region if stained else TURNS))
+        return number, self._view(region, number)
+
+    def _view(self, region: int, number: int) -> View:
+        """View `number`: the first eight turn the region as it is, the others re-stain it too."""
+        rng = np.random.default_rng([*self.seed, 1, region, number])  # 1: apart from the steps'
+        return self._new_view(rng, number % TURNS, stained=number >= TURNS)
+
+    def _new_view(self, rng: np.random.Generator, turn: int, stained: bool) -> View:
+        x, y = rng.integers(self.index.record.rule.size - self.side + 1, size=2)
+        return View(int(x), int(y), turn, stain_table(rng) if stained else None)
 
     def _dropped(self, rng: np.random.Generator, size: int) -> tuple[list[bool], list[bool]]:
         recipe, draw = self.recipe, rng.random(size)
@@ -98,7 +149,7 @@ class Batches:
         return (~no_map).tolist(), (~no_crops).tolist()
 
     def _crops(
-        self, image: UInt8, mask: UInt8, slide: str, table: UInt8 | None, rng: np.random.Generator
+        self, image: UInt8, mask: UInt8, slide: str, view: View, rng: np.random.Generator
     ) -> list[Crop]:
         recipe = self.recipe
         if recipe is None:
@@ -111,7 +162,7 @@ class Batches:
                 others = self._of_slide[slide]
                 donor = self.index[others[rng.integers(len(others))]]
                 if (donor.labels == label).any():
-                    source, labels = _restained(donor.image, table), donor.labels
+                    source, labels = view.stain(donor.image), donor.labels
             crop = take_crop(source, labels, label, rule, rng, self.side)
             if crop is not None and recipe.crop_augment:
                 turned = symmetry(crop.pixels, int(rng.integers(8)))
@@ -129,7 +180,3 @@ class Batches:
                 batch = ahead.result()
                 ahead = pool.submit(self.draw, step + 1, size, rank)
                 yield step, batch
-
-
-def _restained(image: UInt8, table: UInt8 | None) -> UInt8:
-    return image if table is None else restain(image, table)

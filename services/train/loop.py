@@ -70,7 +70,11 @@ class Training:
         self.settings = settings
         self.module = objective.module
         self.optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+            self.module.parameters(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
+            fused=True,
         )
         self.average = {name: p.detach().clone() for name, p in self.module.named_parameters()}
 
@@ -154,10 +158,7 @@ class Training:
             keys = ("step", "exp_avg", "exp_avg_sq")
             if f"optimizer/step/{name}" in tensors:
                 self.optimizer.state[parameter] = {
-                    key: tensors[f"optimizer/{key}/{name}"].to(
-                        "cpu" if key == "step" else parameter.device
-                    )
-                    for key in keys
+                    key: tensors[f"optimizer/{key}/{name}"].to(parameter.device) for key in keys
                 }
 
     def use_average(self) -> None:

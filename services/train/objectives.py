@@ -60,9 +60,7 @@ class DenoiserObjective:
         self.device = device
 
     def loss(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
-        with torch.no_grad():
-            images = to_unit(torch.from_numpy(batch.images)).to(self.device)
-            latents = encode_latents(self.vae, images).float()
+        latents = self._latents(batch)
         condition = self.denoiser.lay_out(
             batch.labels,
             batch.crops,
@@ -73,3 +71,10 @@ class DenoiserObjective:
         times = draw_times(len(batch.images), generator).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         return {"loss": flow_loss(self.denoiser, latents, condition, times, noise)}
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch) -> Tensor:
+        if batch.latents is not None:
+            return torch.from_numpy(batch.latents).to(self.device).float()
+        images = to_unit(torch.from_numpy(batch.images)).to(self.device)
+        return encode_latents(self.vae, images).float()

@@ -1,4 +1,4 @@
-"""The train stage: segments of VAE training, then of denoiser training, then publishing."""
+"""The train stage: segments of VAE training, latents, segments of denoiser training, publishing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import torch
 from diffusers import AutoencoderKL
 
 from services.train.card import model_card
-from services.train.data import Batches
+from services.train.data import Batches, Float16
 from services.train.events import FILE_NAME, event_log
+from services.train.latents import SHARD_REGIONS, encode_views, latents_key, read_latents
 from services.train.loop import Progress, Settings, Training
 from services.train.objectives import DenoiserObjective, VaeObjective
 from services.train.starter import Weights, read_starter, read_version, start_denoiser, start_vae
 from shared.contracts.regions import RegionSet
 from shared.contracts.train import (
     ModelRecord,
+    Recipe,
     TrainRequest,
     model_key,
     model_prefix,
@@ -57,18 +59,20 @@ class TrainStage(Stage[TrainRequest]):
         if not record.of_split("train"):
             raise InputError(f"region set {request.regions!r} has no region in its train split")
         _starting_weights(context.store, request)
-        segments = [
-            Shard(id=f"{kind}-{stop:08d}", args={"kind": kind, "start": start, "stop": stop})
+        vae, denoiser = (
+            [(_shard(kind, *span),) for span in _segments(steps, recipe.segment_steps)]
             for kind, steps in (("vae", recipe.vae.steps), ("denoiser", recipe.denoiser.steps))
-            for start, stop in _segments(steps, recipe.segment_steps)
-        ]
-        return Plan(phases=tuple((shard,) for shard in segments))
+        )
+        latents = _latent_shards(record, recipe)
+        return Plan(phases=(*vae, *([latents] if latents else []), *denoiser))
 
     def run(self, request: TrainRequest, shard: Shard, context: Context) -> dict[str, Any]:
         torch.set_num_threads(context.threads)
         torch.manual_seed(request.seed)
         record = load_region_set(context.store, request.regions)
         start, stop = int(str(shard.args["start"])), int(str(shard.args["stop"]))
+        if shard.args["kind"] == "latents":
+            return _encode(request, record, shard.id, (start, stop), context)
         segment = _vae_segment if shard.args["kind"] == "vae" else _denoiser_segment
         progress = segment(request, record, start, stop, context)
         context.store.put(
@@ -85,6 +89,8 @@ class TrainStage(Stage[TrainRequest]):
         store, record = context.store, load_region_set(context.store, request.regions)
         rows: dict[str, list[dict[str, float]]] = {"vae": [], "denoiser": []}
         for shard in done:
+            if shard.startswith("latents"):
+                continue
             lines = store.get(training_key(request.run, f"metrics/{shard}.jsonl")).splitlines()
             rows[shard.partition("-")[0]] += [json.loads(line) for line in lines]
         store.put(training_key(request.run, f"tensorboard/{FILE_NAME}"), event_log(rows))
@@ -106,6 +112,38 @@ def _segments(steps: int, length: int) -> list[tuple[int, int]]:
     if not steps:
         return [(0, 0)]
     return [(start, min(start + length, steps)) for start in range(0, steps, length)]
+
+
+def _shard(kind: str, start: int, stop: int) -> Shard:
+    return Shard(id=f"{kind}-{stop:08d}", args={"kind": kind, "start": start, "stop": stop})
+
+
+def _latent_shards(record: RegionSet, recipe: Recipe) -> tuple[Shard, ...]:
+    """The shards that compute the latents of all views; none where none are kept."""
+    if not recipe.denoiser.views:
+        return ()
+    regions = sum(part.regions for part in record.of_split("train"))
+    return tuple(_shard("latents", *span) for span in _segments(regions, SHARD_REGIONS))
+
+
+def _encode(
+    request: TrainRequest, record: RegionSet, shard: str, span: tuple[int, int], context: Context
+) -> dict[str, Any]:
+    vae = _load_vae(context.store, request.run).to(context.device).eval()
+    batches = _denoiser_batches(request, record, context.store)
+    data = encode_views(
+        vae, batches, span, context.device, request.recipe.precision, context.progress
+    )
+    context.store.put(latents_key(request.run, shard), data)
+    return {"views": (span[1] - span[0]) * batches.views_per_region}
+
+
+def _denoiser_batches(
+    request: TrainRequest, record: RegionSet, store: ObjectStore, latents: Float16 | None = None
+) -> Batches:
+    index = RegionIndex(store, record, "train")
+    recipe = request.recipe
+    return Batches(index, recipe.size, recipe.denoiser, (request.seed, 3), latents)
 
 
 def _checkpoint(request: TrainRequest, kind: str, step: int) -> str:
@@ -236,8 +274,9 @@ def _denoiser_segment(
         _settings(request, "denoiser", context.device),
     )
     _continue(training, request, "denoiser", start, context.store)
-    index = RegionIndex(context.store, record, "train")
-    batches = Batches(index, request.recipe.size, recipe, (request.seed, 3))
+    shards = [shard.id for shard in _latent_shards(record, request.recipe)]
+    latents = read_latents(context.store, request.run, shards) if shards else None
+    batches = _denoiser_batches(request, record, context.store, latents)
     progress = training.run(
         batches, start, stop, lambda done, note: context.progress(done, stop - start, note)
     )

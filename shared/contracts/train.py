@@ -1,5 +1,6 @@
 """Train: regions → VAE + dual-conditioned denoiser → published model version.
 
+training/<run>/latents/<shard>.safetensors              of the regions' views, where they are kept
 training/<run>/checkpoints/<stage>-<step>.safetensors   everything a resume needs
 training/<run>/metrics.jsonl, samples/, tensorboard/
 models/<name>/<version>/            a diffusers pipeline folder
@@ -62,6 +63,12 @@ class DenoiserRecipe(Contract):
         0.1, ge=0, le=1, description="chance that the crops alone are dropped"
     )
     drop_both: float = Field(0.1, ge=0, le=1)
+    views: int = Field(
+        0,
+        ge=0,
+        description="turned and re-stained views of each region whose latents are computed once "
+        "and kept (the first 8 in their own staining); 0: new views in every step",
+    )
     crop_augment: bool = Field(
         True,
         description="turn crops, take half of them from elsewhere on the slide, and place them "
@@ -79,6 +86,8 @@ class DenoiserRecipe(Contract):
             raise ValueError("the drop chances must add up to less than 1")
         if self.crop_min > self.crop_max:
             raise ValueError("crop_min is above crop_max")
+        if 0 < self.views < 8:
+            raise ValueError("views must be 0, or at least 8: the turns of a region as it is")
         return self
 
 

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
+import torch
 
 from services.train.data import Batches
+from services.train.latents import encode_views
 from services.train.stage import TrainStage
 from shared.contracts.train import DenoiserRecipe, ModelRecord, Recipe, TrainRequest, VaeRecipe
+from shared.diffusion.autoencoder import encode_latents, make_vae, to_unit
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
@@ -27,7 +31,12 @@ RECIPE = Recipe(
     sample_every=4,
     vae=VaeRecipe(channels=(8, 16), latent_channels=4, steps=4, batch_size=2, crop=32),
     denoiser=DenoiserRecipe(
-        channels=(32, 64), attention=(False, True), condition_channels=32, steps=4, batch_size=2
+        channels=(32, 64),
+        attention=(False, True),
+        condition_channels=32,
+        steps=4,
+        batch_size=2,
+        views=8,
     ),
 )
 
@@ -113,6 +122,27 @@ def test_images_without_crops_keep_their_own_staining(tmp_path: Path) -> None:
     assert kept == [not used for used in batch.use_crops]
     assert 0.5 < kept.count(True) / 64 < 0.9
     assert any(not m for m in batch.use_map)
+
+
+def test_kept_latents_are_those_of_the_images_drawn(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    index = RegionIndex(store, make_region_set(store), "train")
+    vae = make_vae(RECIPE.vae)
+    recipe = DenoiserRecipe(views=12)
+    fresh = Batches(index, 32, recipe, (0,))
+    data = encode_views(vae, fresh, (0, len(index)), "cpu", "fp32", lambda *_: None)
+    kept = safetensors.numpy.load(data)["latents"]
+    assert kept.shape == (len(index), 12, 4, 16, 16)
+    batch = Batches(index, 32, recipe, (0,), kept).draw(3, 32)
+    assert batch.latents is not None
+    with torch.no_grad():
+        expected = encode_latents(vae, to_unit(torch.from_numpy(batch.images)))
+    assert np.allclose(batch.latents, expected.numpy(), atol=2e-3)
+    assert np.array_equal(batch.images, fresh.draw(3, 32).images)
+    own = {fresh.view_image(i, v).tobytes() for i in range(len(index)) for v in range(8)}
+    plain = [i.tobytes() for i, used in zip(batch.images, batch.use_crops, strict=True) if not used]
+    assert plain
+    assert own.issuperset(plain)
 
 
 def test_the_eight_symmetries_differ() -> None:

@@ -1,0 +1,63 @@
+"""Latents of the training regions' views, computed once for the whole training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import safetensors.numpy
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+
+from services.train.data import Batches
+from shared.contracts.train import training_key
+from shared.diffusion.autoencoder import encode_latents, to_unit
+from shared.storage import ObjectStore
+
+Float16 = NDArray[np.float16]
+
+SHARD_REGIONS = 256
+BATCH = 16
+
+
+def latents_key(run: str, shard: str) -> str:
+    """Key of the latents of one shard's regions."""
+    return training_key(run, f"latents/{shard}.safetensors")
+
+
+def encode_views(
+    vae: AutoencoderKL,
+    batches: Batches,
+    span: tuple[int, int],
+    device: str,
+    precision: str,
+    report: Callable[[int, int], None],
+) -> bytes:
+    """Encode every view of the regions from span[0] to span[1].
+
+    Args:
+        report: told how many of how many views are done.
+
+    Returns:
+        safetensors with `latents`, float16 (regions, views, C, h, w).
+    """
+    count = batches.views_per_region
+    views = [(region, number) for region in range(*span) for number in range(count)]
+    parts = []
+    kind = device.partition(":")[0]
+    with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
+        for first in range(0, len(views), BATCH):
+            chosen = views[first : first + BATCH]
+            images = np.stack([batches.view_image(*which) for which in chosen])
+            encoded = encode_latents(vae, to_unit(torch.from_numpy(images)).to(device))
+            parts.append(encoded.half().cpu().numpy())
+            report(first + len(chosen), len(views))
+    joined = np.concatenate(parts)
+    return safetensors.numpy.save({"latents": joined.reshape(-1, count, *joined.shape[1:])})
+
+
+def read_latents(store: ObjectStore, run: str, shards: list[str]) -> Float16:
+    """Read what `encode_views` wrote for all shards: float16 (regions, views, C, h, w)."""
+    parts = [safetensors.numpy.load(store.get(latents_key(run, s)))["latents"] for s in shards]
+    return np.concatenate(parts)
