@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,25 +100,31 @@ class Batches:
             self._of_slide.setdefault(slide, []).append(number)
 
     def draw(self, step: int, size: int, rank: int = 0) -> Batch:
-        """Draw the batch of one step."""
-        rng = np.random.default_rng([*self.seed, rank, step])
-        images, labels, crops, keys, known = [], [], [], [], []
-        use_map, use_crops = self._dropped(rng, size)
-        for row, chosen in enumerate(rng.integers(len(self.index), size=size)):
-            # Without crops to tell it, the staining must be as it is, or the model learns
-            # stainings that no slide has.
-            number, view = self._draw_view(int(chosen), rng, stained=use_crops[row])
-            region = self.index[int(chosen)]
-            image = view.stain(view.cut(region.image, self.side))
-            mask = view.cut(region.labels, self.side)
-            crops.append(self._crops(image, mask, region.slide, view, rng))
-            images.append(image)
-            labels.append(mask)
-            keys.append(region.key)
-            if self.latents is not None:
-                known.append(self.latents[chosen, number])
-        latents = np.stack(known) if known else None
-        return Batch(np.stack(images), np.stack(labels), crops, use_map, use_crops, keys, latents)
+        """Draw one process's part of the batch of a step.
+
+        Every row is drawn by itself, so that two processes with half the size draw the
+        same rows as one.
+        """
+        rows = [self._row(step, rank * size + place) for place in range(size)]
+        images, labels, crops, use_map, use_crops, keys, latents = map(
+            list, zip(*rows, strict=True)
+        )
+        known = np.stack(latents) if self.latents is not None else None
+        return Batch(np.stack(images), np.stack(labels), crops, use_map, use_crops, keys, known)
+
+    def _row(self, step: int, row: int) -> tuple[Any, ...]:
+        rng = np.random.default_rng([*self.seed, step, row])
+        chosen = int(rng.integers(len(self.index)))
+        use_map, use_crops = self._dropped(float(rng.random()))
+        # Without crops to tell it, the staining must be as it is, or the model learns
+        # stainings that no slide has.
+        number, view = self._draw_view(chosen, rng, stained=use_crops)
+        region = self.index[chosen]
+        image = view.stain(view.cut(region.image, self.side))
+        mask = view.cut(region.labels, self.side)
+        crops = self._crops(image, mask, region.slide, view, rng)
+        latents = self.latents[chosen, number] if self.latents is not None else None
+        return image, mask, crops, use_map, use_crops, region.key, latents
 
     def view_image(self, region: int, number: int) -> UInt8:
         """Return the image (side, side, 3) of one of a region's `views_per_region` views."""
@@ -139,14 +146,14 @@ class Batches:
         x, y = rng.integers(self.index.record.rule.size - self.side + 1, size=2)
         return View(int(x), int(y), turn, stain_table(rng) if stained else None)
 
-    def _dropped(self, rng: np.random.Generator, size: int) -> tuple[list[bool], list[bool]]:
-        recipe, draw = self.recipe, rng.random(size)
+    def _dropped(self, draw: float) -> tuple[bool, bool]:
+        """Return whether the map and whether the crops are used, of one draw from [0, 1)."""
+        recipe = self.recipe
         if recipe is None:
-            return [True] * size, [True] * size
+            return True, True
         both = draw < recipe.drop_both
-        no_map = both | (draw >= 1 - recipe.drop_map)
-        no_crops = draw < recipe.drop_both + recipe.drop_crops
-        return (~no_map).tolist(), (~no_crops).tolist()
+        crops = not both and draw < recipe.drop_both + recipe.drop_crops
+        return not both and draw < 1 - recipe.drop_map, not both and not crops
 
     def _crops(
         self, image: UInt8, mask: UInt8, slide: str, view: View, rng: np.random.Generator

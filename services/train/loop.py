@@ -1,6 +1,6 @@
 """One training loop for both networks, with exact resume.
 
-All randomness of step s follows from (seed, s), so a checkpoint is weights, their
+All randomness of row r of step s follows from (seed, s, r), so a checkpoint is weights, their
 moving average and the optimizer's moments: resuming gives the same bytes as not
 having stopped.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from services.train.data import Batch, Batches
+from shared.diffusion.flow import image_seed
 
 LOG_EVERY = 10
 
@@ -27,8 +28,8 @@ class Objective(Protocol):
 
     module: nn.Module
 
-    def loss(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
-        """Return named figures; 'loss' is the one that is minimized."""
+    def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
+        """Return named figures of a batch, with a seed per row; 'loss' is what is minimized."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,15 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
+def _mean(value: Tensor) -> Tensor:
+    """Average a tensor over all processes, in place."""
+    _, processes = world()
+    if processes > 1:
+        distributed.all_reduce(value)
+        value /= processes
+    return value
+
+
 class Training:
     """A module in training: its optimizer and moving average."""
 
@@ -90,20 +100,18 @@ class Training:
         """Do one step and return its figures."""
         settings = self.settings
         rank, processes = world()
-        generator = torch.Generator().manual_seed(
-            (settings.seed * 1_000_003 + step) * processes + rank
-        )
+        size = len(batch.images)
+        first = (step * processes + rank) * size
+        seeds = [image_seed(settings.seed, row) for row in range(first, first + size)]
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         kind = settings.device.partition(":")[0]
         with torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
-            losses = self.objective.loss(batch, generator, step)
+            losses = self.objective.loss(batch, seeds, step)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
-        if processes > 1:
-            for parameter in self.module.parameters():
-                if parameter.grad is not None:
-                    distributed.all_reduce(parameter.grad)
-                    parameter.grad /= processes
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                _mean(parameter.grad)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), settings.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -111,7 +119,7 @@ class Training:
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
                 self.average[name].lerp_(parameter, 1 - decay)
-        figures = {name: float(value.detach()) for name, value in losses.items()}
+        figures = {name: float(_mean(value.detach())) for name, value in losses.items()}
         if not math.isfinite(figures["loss"]):
             raise ArithmeticError(f"the loss is {figures['loss']} at step {step}")
         return {"step": step, **figures, "grad_norm": float(norm), "learning_rate": self.rate(step)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from services.train.data import Batch
 from shared.contracts.train import VaeRecipe
 from shared.diffusion.autoencoder import encode_latents, to_unit
 from shared.diffusion.denoiser import Denoiser
-from shared.diffusion.flow import draw_times, flow_loss
+from shared.diffusion.flow import draw_noise, draw_times, flow_loss
 
 
 class VaeObjective:
@@ -29,10 +31,10 @@ class VaeObjective:
         self.recipe = recipe
         self.device = device
 
-    def loss(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
         images = to_unit(torch.from_numpy(batch.images)).to(self.device)
         posterior = self.vae.encode(images).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
+        noise = draw_noise(seeds, posterior.mean.shape[1:]).to(self.device)
         decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
         pixel = (decoded - images).abs().mean()
         edges = sum(
@@ -59,7 +61,7 @@ class DenoiserObjective:
         self.vae = vae.to(device).eval().requires_grad_(False)
         self.device = device
 
-    def loss(self, batch: Batch, generator: torch.Generator, step: int) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
         latents = self._latents(batch)
         condition = self.denoiser.lay_out(
             batch.labels,
@@ -68,8 +70,8 @@ class DenoiserObjective:
             batch.use_crops,
             lambda pixels: encode_latents(self.vae, pixels).float(),
         )
-        times = draw_times(len(batch.images), generator).to(self.device)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        times = draw_times(seeds).to(self.device)
+        noise = draw_noise(seeds, latents.shape[1:]).to(self.device)
         return {"loss": flow_loss(self.denoiser, latents, condition, times, noise)}
 
     @torch.no_grad()

@@ -17,9 +17,10 @@ from shared.diffusion.denoiser import Denoiser, Tensors
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
-def draw_times(count: int, generator: torch.Generator) -> Tensor:
-    """Draw training times from the logit-normal distribution (Esser et al. 2024, section 3.1)."""
-    return torch.sigmoid(torch.randn(count, generator=generator))
+def draw_times(seeds: Sequence[int]) -> Tensor:
+    """Draw a training time per seed, logit-normally (Esser et al. 2024, section 3.1)."""
+    other = [seed ^ 1 for seed in seeds]  # the noise has the seeds themselves
+    return torch.sigmoid(draw_noise(other, (1, 1, 1)).flatten())
 
 
 def flow_loss(
@@ -34,12 +35,12 @@ def flow_loss(
 
 
 def image_seed(seed: int, index: int) -> int:
-    """Seed of image `index` of a request, whatever batch, worker or try makes it."""
+    """Seed of image `index` of a request or training, whatever batch, worker or try makes it."""
     digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+def draw_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Draw float32 noise (len(seeds), *shape), each row from its own seed, on the CPU."""
     rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)

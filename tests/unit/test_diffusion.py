@@ -330,14 +330,15 @@ def test_the_regional_model_learns_to_paint_each_class_like_its_crop() -> None:
         attention=(True, True), condition_channels=32, first=1,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(denoiser.parameters(), 2e-3)
-    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
     both = [True] * 16
-    for _ in range(120):
+    for step in range(120):
         images, labels, crops = two_colours(rng, 16)
         latents = encode(images)
         condition = denoiser.lay_out(labels, crops, both, both, encode)
-        noise = torch.randn(latents.shape, generator=generator)
-        flow_loss(denoiser, latents, condition, draw_times(16, generator), noise).backward()
+        seeds = [image_seed(0, 16 * step + row) for row in range(16)]
+        noise = draw_noise(seeds, latents.shape[1:])
+        flow_loss(denoiser, latents, condition, draw_times(seeds), noise).backward()
         optimizer.step()
         optimizer.zero_grad()
     images, labels, crops = two_colours(np.random.default_rng(9), 16)
