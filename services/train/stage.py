@@ -16,7 +16,8 @@ from services.train.data import Batches, Float16
 from services.train.events import FILE_NAME, event_log
 from services.train.latents import SHARD_REGIONS, encode_views, latents_key, read_latents
 from services.train.loop import Progress, Settings, Training
-from services.train.objectives import DenoiserObjective, VaeObjective
+from services.train.objectives import DecoderObjective, DenoiserObjective, VaeObjective
+from services.train.perceptual import PerceptualLoss
 from services.train.starter import Weights, read_starter, read_version, start_denoiser, start_vae
 from shared.contracts.regions import RegionSet
 from shared.contracts.train import (
@@ -59,22 +60,33 @@ class TrainStage(Stage[TrainRequest]):
         if not record.of_split("train"):
             raise InputError(f"region set {request.regions!r} has no region in its train split")
         _starting_weights(context.store, request)
-        vae, denoiser = (
+        _perceptual(request, context.store, context.device)
+        vae, decoder, denoiser = (
             [(_shard(kind, *span),) for span in _segments(steps, recipe.segment_steps)]
-            for kind, steps in (("vae", recipe.vae.steps), ("denoiser", recipe.denoiser.steps))
+            for kind, steps in _steps(recipe).items()
         )
         latents = _latent_shards(record, recipe)
-        return Plan(phases=(*vae, *([latents] if latents else []), *denoiser))
+        return Plan(
+            phases=(
+                *vae,
+                *(decoder if recipe.vae.decoder_steps else ()),
+                *([latents] if latents else ()),
+                *denoiser,
+            )
+        )
 
     def run(self, request: TrainRequest, shard: Shard, context: Context) -> dict[str, Any]:
         torch.set_num_threads(context.threads)
         torch.manual_seed(request.seed)
         record = load_region_set(context.store, request.regions)
         start, stop = int(str(shard.args["start"])), int(str(shard.args["stop"]))
-        if shard.args["kind"] == "latents":
+        kind = str(shard.args["kind"])
+        if kind == "latents":
             return _encode(request, record, shard.id, (start, stop), context)
-        segment = _vae_segment if shard.args["kind"] == "vae" else _denoiser_segment
-        progress = segment(request, record, start, stop, context)
+        if kind == "denoiser":
+            progress = _denoiser_segment(request, record, start, stop, context)
+        else:
+            progress = _autoencoder_segment(request, record, kind, start, stop, context)
         context.store.put(
             training_key(request.run, f"metrics/{shard.id}.jsonl"),
             "".join(json.dumps(row) + "\n" for row in progress.metrics).encode(),
@@ -87,14 +99,14 @@ class TrainStage(Stage[TrainRequest]):
     ) -> dict[str, Any]:
         torch.set_num_threads(context.threads)
         store, record = context.store, load_region_set(context.store, request.regions)
-        rows: dict[str, list[dict[str, float]]] = {"vae": [], "denoiser": []}
+        rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in _steps(request.recipe)}
         for shard in done:
-            if shard.startswith("latents"):
-                continue
-            lines = store.get(training_key(request.run, f"metrics/{shard}.jsonl")).splitlines()
-            rows[shard.partition("-")[0]] += [json.loads(line) for line in lines]
+            kind = shard.partition("-")[0]
+            if kind in rows:
+                lines = store.get(training_key(request.run, f"metrics/{shard}.jsonl")).splitlines()
+                rows[kind] += [json.loads(line) for line in lines]
         store.put(training_key(request.run, f"tensorboard/{FILE_NAME}"), event_log(rows))
-        vae = _load_vae(store, request.run)
+        vae = _load_vae(store, request)
         denoiser = make_denoiser(request.recipe.denoiser, record.classes, vae)
         objective = DenoiserObjective(denoiser, vae, "cpu")
         training = Training(objective, _settings(request, "denoiser", "cpu"))
@@ -105,6 +117,15 @@ class TrainStage(Stage[TrainRequest]):
             "model": f"{request.model}/{request.version}",
             **{f"{kind}_loss": round(v[-1]["loss"], 4) for kind, v in rows.items() if v},
         }
+
+
+def _steps(recipe: Recipe) -> dict[str, int]:
+    """Steps of each training of a run, in their order."""
+    return {
+        "vae": recipe.vae.steps,
+        "decoder": recipe.vae.decoder_steps,
+        "denoiser": recipe.denoiser.steps,
+    }
 
 
 def _segments(steps: int, length: int) -> list[tuple[int, int]]:
@@ -129,7 +150,7 @@ def _latent_shards(record: RegionSet, recipe: Recipe) -> tuple[Shard, ...]:
 def _encode(
     request: TrainRequest, record: RegionSet, shard: str, span: tuple[int, int], context: Context
 ) -> dict[str, Any]:
-    vae = _load_vae(context.store, request.run).to(context.device).eval()
+    vae = _load_vae(context.store, request).to(context.device).eval()
     batches = _denoiser_batches(request, record, context.store)
     data = encode_views(
         vae, batches, span, context.device, request.recipe.precision, context.progress
@@ -151,28 +172,17 @@ def _checkpoint(request: TrainRequest, kind: str, step: int) -> str:
 
 
 def _settings(request: TrainRequest, kind: str, device: str) -> Settings:
-    recipe = request.recipe
-    if kind == "vae":
-        return Settings(
-            batch_size=recipe.vae.batch_size,
-            learning_rate=recipe.vae.learning_rate,
-            steps=recipe.vae.steps,
-            warmup=min(100, recipe.vae.steps // 10 + 1),
-            ema=0.995,
-            grad_clip=1.0,
-            precision=recipe.precision,
-            seed=request.seed,
-            device=device,
-        )
+    recipe, steps = request.recipe, _steps(request.recipe)[kind]
+    own = recipe.denoiser if kind == "denoiser" else recipe.vae
     return Settings(
-        batch_size=recipe.denoiser.batch_size,
-        learning_rate=recipe.denoiser.learning_rate,
-        steps=recipe.denoiser.steps,
-        warmup=recipe.denoiser.warmup,
-        ema=recipe.denoiser.ema,
-        grad_clip=recipe.denoiser.grad_clip,
+        batch_size=own.batch_size,
+        learning_rate=own.learning_rate,
+        steps=steps,
+        warmup=min(own.warmup, steps // 10 + 1),
+        ema=own.ema,
+        grad_clip=own.grad_clip,
         precision=recipe.precision,
-        seed=request.seed + 1,
+        seed=request.seed + list(_steps(recipe)).index(kind),
         device=device,
     )
 
@@ -202,35 +212,45 @@ def _keep(
         store.delete(_checkpoint(request, kind, before))
 
 
-def _vae_segment(
-    request: TrainRequest, record: RegionSet, start: int, stop: int, context: Context
+def _autoencoder_segment(
+    request: TrainRequest, record: RegionSet, kind: str, start: int, stop: int, context: Context
 ) -> Progress:
-    recipe = request.recipe.vae
-    vae = make_vae(recipe)
-    weights = _starting_weights(context.store, request)
-    if weights is not None and recipe.pretrained is None:
-        start_vae(vae, weights)
-    training = Training(
-        VaeObjective(vae, recipe, context.device), _settings(request, "vae", context.device)
-    )
-    _continue(training, request, "vae", start, context.store)
-    index = RegionIndex(context.store, record, "train")
+    """Train the VAE, or (kind 'decoder') its decoder alone; the last segment writes it."""
+    recipe, store, device = request.recipe.vae, context.store, context.device
+    objective: VaeObjective | DecoderObjective
+    if kind == "vae":
+        vae = make_vae(recipe)
+        weights = _starting_weights(store, request)
+        if weights is not None and recipe.pretrained is None:
+            start_vae(vae, weights)
+        objective = VaeObjective(vae, recipe, device)
+    else:
+        vae = _read_vae(store, training_key(request.run, "vae/"))
+        objective = DecoderObjective(vae, _perceptual(request, store, device), device)
+    training = Training(objective, _settings(request, kind, device))
+    _continue(training, request, kind, start, store)
+    index = RegionIndex(store, record, "train")
     batches = Batches(index, recipe.crop, None, (request.seed, 1))
     progress = training.run(
         batches, start, stop, lambda done, note: context.progress(done, stop - start, note)
     )
-    if stop < recipe.steps:
-        _keep(training, request, "vae", start, stop, context.store)
+    if stop < _steps(request.recipe)[kind]:
+        _keep(training, request, kind, start, stop, store)
         return progress
     training.use_average()
-    if recipe.steps:
-        _normalize(
-            vae, Batches(index, request.recipe.size, None, (request.seed, 2)), context.device
-        )
+    if kind == "vae" and recipe.steps:
+        _normalize(vae, Batches(index, request.recipe.size, None, (request.seed, 2)), device)
     with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
         vae.save_pretrained(folder, safe_serialization=True)
-        _put_folder(context.store, training_key(request.run, "vae/"), Path(folder))
+        _put_folder(store, training_key(request.run, f"{kind}/"), Path(folder))
     return progress
+
+
+def _perceptual(request: TrainRequest, store: ObjectStore, device: str) -> PerceptualLoss | None:
+    recipe = request.recipe.vae
+    if not recipe.decoder_steps or recipe.perceptual is None:
+        return None
+    return PerceptualLoss(recipe.perceptual, store, device)
 
 
 def _normalize(vae: AutoencoderKL, batches: Batches, device: str) -> None:
@@ -251,10 +271,16 @@ def _put_folder(store: ObjectStore, prefix: str, folder: Path) -> None:
             store.put_file(prefix + path.relative_to(folder).as_posix(), path)
 
 
-def _load_vae(store: ObjectStore, run: str) -> AutoencoderKL:
+def _load_vae(store: ObjectStore, request: TrainRequest) -> AutoencoderKL:
+    """Load the run's finished autoencoder."""
+    kind = "decoder" if request.recipe.vae.decoder_steps else "vae"
+    return _read_vae(store, training_key(request.run, f"{kind}/"))
+
+
+def _read_vae(store: ObjectStore, prefix: str) -> AutoencoderKL:
     with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
         for name in ("config.json", "diffusion_pytorch_model.safetensors"):
-            (Path(folder) / name).write_bytes(store.get(training_key(run, f"vae/{name}")))
+            (Path(folder) / name).write_bytes(store.get(prefix + name))
         vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     vae.register_to_config(_name_or_path="")  # a temporary folder is no provenance
     return vae
@@ -264,7 +290,7 @@ def _denoiser_segment(
     request: TrainRequest, record: RegionSet, start: int, stop: int, context: Context
 ) -> Progress:
     recipe = request.recipe.denoiser
-    vae = _load_vae(context.store, request.run)
+    vae = _load_vae(context.store, request)
     denoiser = make_denoiser(request.recipe.denoiser, record.classes, vae)
     weights = _starting_weights(context.store, request)
     if weights is not None:

@@ -25,12 +25,21 @@ class VaeRecipe(Contract):
     layers: int = Field(1, ge=1)
     latent_channels: int = Field(16, ge=1)
     steps: int = Field(0, ge=0, description="training steps; 0 keeps it as it is")
-    adversarial_steps: int = Field(
-        0, ge=0, description="of these, the last ones that are also against a patch critic"
+    decoder_steps: int = Field(
+        0,
+        ge=0,
+        description="further steps of the decoder alone, against a patch critic and a perceptual "
+        "loss; latents stay as they are",
+    )
+    perceptual: str | None = Field(
+        None, description="encoder of the perceptual loss, such as efficientnet-lite1"
     )
     batch_size: int = Field(8, ge=1)
     crop: int = Field(128, ge=32, description="side of the random crops it is trained on, pixels")
     learning_rate: float = Field(2e-4, gt=0)
+    warmup: int = Field(100, ge=0)
+    ema: float = Field(0.995, ge=0, lt=1)
+    grad_clip: float = Field(1.0, gt=0)
     kl_weight: float = Field(1e-6, ge=0)
 
     @property

@@ -83,7 +83,7 @@ def test_an_embedded_encoder_that_was_not_trained_is_asked_for(store: DirectoryS
     assert embedded_key("lung") != embedded_key("liver")
 
 
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite2"])
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"])
 def test_imagenets_weights_come_with_a_package_and_know_a_cat(
     store: DirectoryStore, name: str
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from diffusers import AutoencoderKL
 
 from services.train.data import Batches
 from services.train.latents import encode_views
@@ -29,7 +30,15 @@ RECIPE = Recipe(
     size=32,
     segment_steps=2,
     sample_every=4,
-    vae=VaeRecipe(channels=(8, 16), latent_channels=4, steps=4, batch_size=2, crop=32),
+    vae=VaeRecipe(
+        channels=(8, 16),
+        latent_channels=4,
+        steps=4,
+        decoder_steps=2,
+        perceptual="efficientnet-lite1",
+        batch_size=2,
+        crop=32,
+    ),
     denoiser=DenoiserRecipe(
         channels=(32, 64),
         attention=(False, True),
@@ -164,6 +173,28 @@ def test_publishes_a_diffusers_folder(trained: DirectoryStore) -> None:
     keys = list(trained.list("training/r/"))
     assert "training/r/samples/00000004.png" in keys
     assert any("tensorboard" in key for key in keys)
+
+
+def test_the_decoder_is_trained_alone(trained: DirectoryStore) -> None:
+    before, after = (
+        AutoencoderKL.from_pretrained(trained.root / "training/r" / kind).state_dict()
+        for kind in ("vae", "decoder")
+    )
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert "decoder.conv_out.weight" in changed
+    assert not any(name.startswith(("encoder.", "quant_conv.")) for name in changed)
+    published = AutoencoderKL.from_pretrained(trained.root / "models/m/1/vae").state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in published.items())
+
+
+def test_a_missing_perceptual_network_is_told_before_training(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    make_region_set(store)
+    vae = RECIPE.vae.model_copy(update={"perceptual": "no-such-network"})
+    recipe = RECIPE.model_copy(update={"vae": vae})
+    context = Context(store, threads=1, device="cpu", report=lambda *_: None)
+    with pytest.raises(InputError, match="no-such-network"):
+        TrainStage().plan(TrainRequest(run="r", regions="toy", recipe=recipe, model="m"), context)
 
 
 def test_a_rerun_and_a_resumed_run_give_the_same_bytes(
