@@ -6,8 +6,6 @@ makes of it, and not the latents of its pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 import timm
@@ -17,8 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.diffusion.crops import Crop
-from shared.diffusion.denoiser import Encode, Tensors
+from shared.diffusion.denoiser import Encode
 from shared.diffusion.regional import RegionalDenoiser
 from shared.encoders import IMAGENET, REGISTRY, normalized, packaged_state
 
@@ -55,35 +52,16 @@ class EmbeddingDenoiser(RegionalDenoiser, ModelMixin):  # type: ignore[misc]  # 
         state = packaged_state(REGISTRY[ENCODER].package, self.encoder)
         self.encoder.load_state_dict({k: v for k, v in state.items() if "classifier" not in k})
 
-    def lay_out(
-        self,
-        labels: UInt8,
-        crops: Sequence[Sequence[Crop]],
-        use_map: Sequence[bool],
-        use_crops: Sequence[bool],
-        encode: Encode,
-    ) -> Tensors:
-        """Return what `RegionalDenoiser.lay_out` does, with one place for each crop."""
-        flat = [crop for own in crops for crop in own]
-        vectors = iter(self._vectors([crop.pixels for crop in flat]))
-        laid = super().lay_out(labels, crops, use_map, use_crops, encode)
-        batch, most = laid["crops"].shape[:2]
-        embedded = torch.zeros(batch, most, self.crop_channels, 1, 1, device=self.device)
-        for index, own in enumerate(crops):
-            for number in range(len(own)):
-                embedded[index, number, :, 0, 0] = next(vectors)
-        present = laid["present"].flatten(2).any(2)[:, :, None, None]
-        return {**laid, "crops": embedded, "present": present}
-
     @torch.no_grad()
-    def _vectors(self, crops: list[UInt8]) -> Tensor:
-        """Encode crops, (n, dim)."""
+    def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
+        """Turn each crop into one place with the encoder's vector, (n, dim, 1, 1)."""
+        present = torch.ones(len(crops), 1, 1, dtype=torch.bool)
         if not crops:
-            return torch.zeros(0, self.crop_channels, device=self.device)
+            return torch.zeros(0, self.crop_channels, 1, 1), present
         side = REGISTRY[ENCODER].size
         images = np.stack(
             [cv2.resize(c, (side, side), interpolation=cv2.INTER_CUBIC) for c in crops]
         )
         pixels = normalized(torch.from_numpy(images).to(self.device), IMAGENET)
         vectors: Tensor = self.encoder.eval()(pixels.to(self.dtype)).float()
-        return vectors
+        return vectors[:, :, None, None], present

@@ -46,41 +46,44 @@ def draw_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.stack(rows)
 
 
-def guided(
-    denoiser: Denoiser,
-    both: Tensors,
-    map_only: Tensors,
-    neither: Tensors,
-    guidance_map: float,
-    guidance_crops: float,
-) -> Velocity:
+def guidance_weights(
+    guidance_map: float, guidance_crops: float, use_map: bool = True, use_crops: bool = True
+) -> dict[tuple[bool, bool], float]:
     """Weigh map and crops apart by classifier-free guidance (as Brooks et al. 2023, eq. 3).
 
     v = v(∅,∅) + g_map (v(m,∅) - v(∅,∅)) + g_crops (v(m,c) - v(m,∅))
 
-    Branches whose weight is zero are not computed: with both guidances at 1, only
-    v(m,c) is; with equal guidances, v(m,∅) drops out.
+    Args:
+        guidance_map, guidance_crops: 1 is none extra.
+        use_map, use_crops: False replaces m or c by ∅.
+
+    Returns:
+        (map given, crops given) → weight of that prediction; those of no weight are left
+        out: with both guidances at 1, only v(m,c) is there.
+    """
+    weights: dict[tuple[bool, bool], float] = {}
+    for branch, weight in (
+        ((use_map, use_crops), guidance_crops),
+        ((use_map, False), guidance_map - guidance_crops),
+        ((False, False), 1.0 - guidance_map),
+    ):
+        weights[branch] = weights.get(branch, 0.0) + weight
+    return {branch: weight for branch, weight in weights.items() if weight}
+
+
+def guided(denoiser: Denoiser, encoded: Tensors, weights: Sequence[float]) -> Velocity:
+    """Weigh the predictions of several branches, all computed in one batch.
 
     Args:
-        both, map_only, neither: encoded conditions of the same images.
+        encoded: encoded conditions of the images, branch after branch.
+        weights: of each branch.
     """
-    branches = [
-        (encoded, weight)
-        for encoded, weight in (
-            (both, guidance_crops),
-            (map_only, guidance_map - guidance_crops),
-            (neither, 1.0 - guidance_map),
-        )
-        if weight != 0
-    ]
-
-    count = len(branches)
-    encoded = {name: torch.cat([each[name] for each, _ in branches]) for name in branches[0][0]}
+    count = len(weights)
 
     def velocity(sample: Tensor, times: Tensor) -> Tensor:
         parts = denoiser(sample.repeat(count, 1, 1, 1), times.repeat(count), encoded).chunk(count)
         total = torch.zeros_like(sample)
-        for part, (_, weight) in zip(parts, branches, strict=True):
+        for part, weight in zip(parts, weights, strict=True):
             total = total + weight * part
         return total
 

@@ -18,7 +18,7 @@ from shared.diffusion.autoencoder import (
 )
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser
-from shared.diffusion.flow import draw_noise, guided, sample_flow
+from shared.diffusion.flow import draw_noise, guidance_weights, guided, sample_flow
 from shared.errors import InputError
 
 
@@ -75,19 +75,16 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"{batch} label maps need {batch} crop lists and seeds, "
                 f"not {len(crops)} and {len(seeds)}"
             )
-        both, map_only, neither = [
-            self.denoiser.encode_condition(
-                self.denoiser.lay_out(
-                    labels,
-                    crops,
-                    [maps] * batch,
-                    [used] * batch,
-                    lambda images: encode_latents(self.vae, images),
-                )
-            )
-            for maps, used in ((use_map, use_crops), (use_map, False), (False, False))
-        ]
-        velocity = guided(self.denoiser, both, map_only, neither, guidance_map, guidance_crops)
+        weights = guidance_weights(guidance_map, guidance_crops, use_map, use_crops)
+        condition = self.denoiser.lay_out(
+            np.tile(labels, (len(weights), 1, 1)),
+            list(crops) * len(weights),
+            [given for given, _ in weights for _ in range(batch)],
+            [given for _, given in weights for _ in range(batch)],
+            lambda images: encode_latents(self.vae, images),
+        )
+        encoded = self.denoiser.encode_condition(condition)
+        velocity = guided(self.denoiser, encoded, list(weights.values()))
         shape = (int(self.vae.config.latent_channels), height // factor, width // factor)
         noise = draw_noise(seeds, shape).to(self.device)
         latents = sample_flow(velocity, noise, steps, callback)

@@ -27,6 +27,8 @@ from torch.nn import functional
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import TIME_SCALE, Denoiser, Encode, Tensors
 
+UInt8 = NDArray[np.uint8]
+
 MAP_WIDTH = 8
 NEVER = -1e4
 """Attention bias that no softmax survives, also in half precision."""
@@ -131,7 +133,7 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
 
     def lay_out(
         self,
-        labels: NDArray[np.uint8],
+        labels: UInt8,
         crops: Sequence[Sequence[Crop]],
         use_map: Sequence[bool],
         use_crops: Sequence[bool],
@@ -140,34 +142,50 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         """Return `labels` (B, H, W), `crops` (B, N, C, s, s) latents, `present` (B, N, s, s)
         where they are known, and `shares` (B, N, h, w) of each place that a crop speaks for.
         """
-        factor, batch = int(self.config.factor), len(labels)
-        most = max(1, *(len(own) for own in crops))
-        side = max([crop.pixels.shape[0] for own in crops for crop in own], default=factor)
-        side = math.ceil(side / factor) * factor
-        pixels = np.zeros((batch, most, side, side, 3), np.uint8)
-        present = np.zeros((batch, most, side // factor, side // factor), bool)
+        batch, classes = len(labels), int(self.config.classes)
+        used = [list(own) if use else [] for own, use in zip(crops, use_crops, strict=True)]
+        most = max(1, *(len(own) for own in used))
+        places = [(index, number) for index, own in enumerate(used) for number in range(len(own))]
+        tokens, known = self._represent([crop.pixels for own in used for crop in own], encode)
+        laid = torch.zeros(batch, most, *tokens.shape[1:], device=self.device)
+        present = torch.zeros(batch, most, *known.shape[1:], dtype=torch.bool, device=self.device)
+        kinds = torch.zeros(batch, most, dtype=torch.long)
         areas = np.zeros((batch, most, *labels.shape[1:]), np.float32)
-        for index, own in enumerate(crops):
-            for number, crop in enumerate(own if use_crops[index] else ()):
-                size = crop.pixels.shape[0]
-                edge = ((0, side - size), (0, side - size), (0, 0))
-                pixels[index, number] = np.pad(crop.pixels, edge, mode="symmetric")
-                cells = max(1, size // factor)
-                present[index, number, :cells, :cells] = True
-                here = labels[index] == crop.label
-                areas[index, number] = here if use_map[index] else 1 / len(own)
+        for row, (index, number) in enumerate(places):
+            label = used[index][number].label
+            laid[index, number], present[index, number] = tokens[row], known[row]
+            kinds[index, number] = label
+            areas[index, number] = (
+                labels[index] == label if use_map[index] else 1 / len(used[index])
+            )
+        maps = torch.from_numpy(labels).long()
         kept = torch.tensor(list(use_map)).view(-1, 1, 1)
-        known = torch.from_numpy(labels).long()
-        chosen = torch.from_numpy(pixels).flatten(0, 1).to(self.device)
-        latents = encode(chosen.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        kinds = [[crop.label for crop in own] + [0] * (most - len(own)) for own in crops]
         return {
-            "labels": torch.where(kept, known, int(self.config.classes)).to(self.device),
-            "crops": latents.view(batch, most, *latents.shape[1:]),
-            "kinds": torch.tensor(kinds, device=self.device),
-            "present": torch.from_numpy(present).to(self.device),
-            "shares": functional.avg_pool2d(torch.from_numpy(areas).to(self.device), factor),
+            "labels": torch.where(kept, maps, classes).to(self.device),
+            "crops": laid,
+            "kinds": kinds.to(self.device),
+            "present": present,
+            "shares": functional.avg_pool2d(
+                torch.from_numpy(areas).to(self.device), int(self.config.factor)
+            ),
         }
+
+    def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
+        """Turn crops into latents (n, C, s, s), and say where they are known, (n, s, s)."""
+        factor = int(self.config.factor)
+        side = math.ceil(max([len(crop) for crop in crops], default=1) / factor) * factor
+        present = torch.zeros(len(crops), side // factor, side // factor, dtype=torch.bool)
+        if not crops:
+            channels = int(self.config.latent_channels)
+            return torch.zeros(0, channels, *present.shape[1:]), present
+        pixels = np.zeros((len(crops), side, side, 3), np.uint8)
+        for row, crop in enumerate(crops):
+            edge = (0, side - len(crop))
+            pixels[row] = np.pad(crop, (edge, edge, (0, 0)), mode="symmetric")
+            cells = max(1, len(crop) // factor)
+            present[row, :cells, :cells] = True
+        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        return encode(images.float() / 127.5 - 1), present
 
     def encode_condition(self, condition: Tensors) -> Tensors:
         latents, present = condition["crops"], condition["present"].flatten(2)

@@ -19,6 +19,7 @@ from shared.diffusion.flow import (
     draw_noise,
     draw_times,
     flow_loss,
+    guidance_weights,
     guided,
     image_seed,
     sample_flow,
@@ -276,17 +277,32 @@ def test_guidance_weighs_map_and_crops_apart(conditioning: str) -> None:
     denoiser = small_denoiser(conditioning)
     labels = two_halves().repeat(2, 0)
     crops = [[noise_crop(1, 0), noise_crop(2, 1)], [noise_crop(2, 2)]]
-    both, map_only, neither = (
-        encoded(denoiser, labels, crops, use_map, use_crops)
-        for use_map, use_crops in ((True, True), (True, False), (False, False))
-    )
-    x, t = torch.randn(2, 4, 8, 8), torch.full((2,), 0.5)
+    vae, x, t = small_vae(), torch.randn(2, 4, 8, 8), torch.full((2,), 0.5)
     with torch.no_grad():
-        parts = [denoiser(x, t, each) for each in (both, map_only, neither)]
+        both, map_only, neither = (
+            denoiser(x, t, encoded(denoiser, labels, crops, use_map, use_crops))
+            for use_map, use_crops in ((True, True), (True, False), (False, False))
+        )
         for g_map, g_crops in ((1.0, 1.0), (1.5, 1.5), (2.0, 1.2), (1.0, 0.0), (0.0, 0.0)):
-            expected = parts[2] + g_map * (parts[1] - parts[2]) + g_crops * (parts[0] - parts[1])
-            made = guided(denoiser, both, map_only, neither, g_map, g_crops)(x, t)
+            expected = neither + g_map * (map_only - neither) + g_crops * (both - map_only)
+            weights = guidance_weights(g_map, g_crops)
+            condition = denoiser.lay_out(
+                np.tile(labels, (len(weights), 1, 1)),
+                crops * len(weights),
+                [given for given, _ in weights for _ in range(2)],
+                [given for _, given in weights for _ in range(2)],
+                lambda images: encode_latents(vae, images),
+            )
+            rows = denoiser.encode_condition(condition)
+            made = guided(denoiser, rows, list(weights.values()))(x, t)
             assert torch.allclose(made, expected, atol=1e-4)
+
+
+def test_predictions_without_weight_are_not_computed() -> None:
+    assert guidance_weights(1, 1) == {(True, True): 1}
+    assert guidance_weights(1.5, 1.5) == {(True, True): 1.5, (False, False): -0.5}
+    assert guidance_weights(1.5, 1.5, use_crops=False) == {(True, False): 1.5, (False, False): -0.5}
+    assert guidance_weights(3, 2, use_map=False, use_crops=False) == {(False, False): 1}
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
@@ -344,7 +360,7 @@ def test_the_regional_model_learns_to_paint_each_class_like_its_crop() -> None:
     images, labels, crops = two_colours(np.random.default_rng(9), 16)
     with torch.no_grad():
         given = denoiser.encode_condition(denoiser.lay_out(labels, crops, both, both, encode))
-        velocity = guided(denoiser, given, given, given, 1, 1)
+        velocity = guided(denoiser, given, [1.0])
         made = sample_flow(velocity, draw_noise(range(16), (3, 8, 8)), 10)
     wanted = encode(images)
     other = wanted.roll(1, 0)
