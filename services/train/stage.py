@@ -310,18 +310,19 @@ def _denoiser_segment(
     every = request.recipe.sample_every
     if stop // every > start // every or stop == recipe.steps:
         training.use_average()
-        picture = _samples(HeteroTissuePipeline(vae, denoiser), batches, record, request.seed)
+        picture = _samples(HeteroTissuePipeline(vae, denoiser), batches, record, request)
         key = training_key(request.run, f"samples/{stop:08d}.png")
         context.store.put(key, encode_png(picture))
     return progress
 
 
 def _samples(
-    pipeline: HeteroTissuePipeline, batches: Batches, record: RegionSet, seed: int
+    pipeline: HeteroTissuePipeline, batches: Batches, record: RegionSet, request: TrainRequest
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Draw the same few regions at every step: map, crops, sample, the real region."""
     batch = batches.draw(2**31, SAMPLES)
-    made = pipeline(batch.labels, batch.crops, [image_seed(seed, i) for i in range(SAMPLES)])
+    seeds = [image_seed(request.seed, number) for number in range(SAMPLES)]
+    made = pipeline(batch.labels, batch.crops, seeds, precision=request.recipe.precision)
     maps = [colorize(mask, record.classes.colors) for mask in batch.labels]
     canvases = [draw_crops(crops, batch.images.shape[1]) for crops in batch.crops]
     return sheet(

@@ -84,7 +84,7 @@ def guided(denoiser: Denoiser, encoded: Tensors, weights: Sequence[float]) -> Ve
         parts = denoiser(sample.repeat(count, 1, 1, 1), times.repeat(count), encoded).chunk(count)
         total = torch.zeros_like(sample)
         for part, weight in zip(parts, weights, strict=True):
-            total = total + weight * part
+            total = total + weight * part.float()
         return total
 
     return velocity

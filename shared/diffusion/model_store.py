@@ -33,8 +33,11 @@ class Sampler:
         seeds: Sequence[int],
         **options: Any,
     ) -> NDArray[np.uint8]:
-        """Synthesize images; see `HeteroTissuePipeline.__call__`."""
-        images: NDArray[np.uint8] = self.pipeline(labels, crops, seeds, **options)
+        """Synthesize images in the precision of the training; see `HeteroTissuePipeline`."""
+        precision = self.record.recipe.precision
+        images: NDArray[np.uint8] = self.pipeline(
+            labels, crops, seeds, precision=precision, **options
+        )
         return images
 
 

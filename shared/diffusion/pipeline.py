@@ -44,6 +44,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance_crops: float = 1.5,
         use_map: bool = True,
         use_crops: bool = True,
+        precision: str = "fp32",
         callback: Callable[[int], None] | None = None,
     ) -> NDArray[np.uint8]:
         """Synthesize one image per label map.
@@ -55,6 +56,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             steps: denoising steps.
             guidance_map, guidance_crops: weights of the two conditions; 1 is none extra.
             use_map, use_crops: False drops that condition altogether.
+            precision: 'bf16' computes the networks in it, by autocast; the solver stays fp32.
             callback: called with the number of steps done.
 
         Returns:
@@ -75,18 +77,20 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
                 f"{batch} label maps need {batch} crop lists and seeds, "
                 f"not {len(crops)} and {len(seeds)}"
             )
-        weights = guidance_weights(guidance_map, guidance_crops, use_map, use_crops)
-        condition = self.denoiser.lay_out(
-            np.tile(labels, (len(weights), 1, 1)),
-            list(crops) * len(weights),
-            [given for given, _ in weights for _ in range(batch)],
-            [given for _, given in weights for _ in range(batch)],
-            lambda images: encode_latents(self.vae, images),
-        )
-        encoded = self.denoiser.encode_condition(condition)
-        velocity = guided(self.denoiser, encoded, list(weights.values()))
-        shape = (int(self.vae.config.latent_channels), height // factor, width // factor)
-        noise = draw_noise(seeds, shape).to(self.device)
-        latents = sample_flow(velocity, noise, steps, callback)
-        pixels: NDArray[np.uint8] = to_pixels(decode_latents(self.vae, latents)).cpu().numpy()
+        bf16 = precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            weights = guidance_weights(guidance_map, guidance_crops, use_map, use_crops)
+            condition = self.denoiser.lay_out(
+                np.tile(labels, (len(weights), 1, 1)),
+                list(crops) * len(weights),
+                [given for given, _ in weights for _ in range(batch)],
+                [given for _, given in weights for _ in range(batch)],
+                lambda images: encode_latents(self.vae, images),
+            )
+            encoded = self.denoiser.encode_condition(condition)
+            velocity = guided(self.denoiser, encoded, list(weights.values()))
+            shape = (int(self.vae.config.latent_channels), height // factor, width // factor)
+            noise = draw_noise(seeds, shape).to(self.device)
+            latents = sample_flow(velocity, noise, steps, callback)
+            pixels: NDArray[np.uint8] = to_pixels(decode_latents(self.vae, latents)).cpu().numpy()
         return pixels
