@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from numpy.typing import NDArray
 from torch import Tensor
@@ -43,6 +44,11 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @abstractmethod
     def encode_condition(self, condition: Tensors) -> Tensors:
         """Encode a condition once per image; every step reuses it. Rows are images."""
+
+    @staticmethod
+    def join(parts: Sequence[Tensors]) -> Tensors:
+        """Join encoded conditions of several groups of images into those of one batch."""
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @abstractmethod
     def forward(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:

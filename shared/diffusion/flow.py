@@ -71,6 +71,14 @@ def guidance_weights(
     return {branch: weight for branch, weight in weights.items() if weight}
 
 
+def combine(parts: Tensor, weights: Sequence[float]) -> Tensor:
+    """Sum the branches' predictions (branches · B, …), branch after branch, by their weights."""
+    total = torch.zeros_like(parts[: len(parts) // len(weights)], dtype=torch.float32)
+    for part, weight in zip(parts.chunk(len(weights)), weights, strict=True):
+        total += weight * part.float()
+    return total
+
+
 def guided(denoiser: Denoiser, encoded: Tensors, weights: Sequence[float]) -> Velocity:
     """Weigh the predictions of several branches, all computed in one batch.
 
@@ -81,13 +89,45 @@ def guided(denoiser: Denoiser, encoded: Tensors, weights: Sequence[float]) -> Ve
     count = len(weights)
 
     def velocity(sample: Tensor, times: Tensor) -> Tensor:
-        parts = denoiser(sample.repeat(count, 1, 1, 1), times.repeat(count), encoded).chunk(count)
-        total = torch.zeros_like(sample)
-        for part, weight in zip(parts, weights, strict=True):
-            total = total + weight * part.float()
-        return total
+        rows = denoiser(sample.repeat(count, 1, 1, 1), times.repeat(count), encoded)
+        return combine(rows, weights)
 
     return velocity
+
+
+class Solver:
+    """Integrates dx/dt = v from t = 1 to 0 by Adams-Bashforth of second order.
+
+    One evaluation per step; the first step is Euler's.
+
+    Attributes:
+        sample: x at the present time, (B, C, h, w); at first the noise.
+        steps: number of equal steps.
+        done: steps done.
+    """
+
+    def __init__(self, noise: Tensor, steps: int) -> None:
+        self.sample = noise
+        self.steps = steps
+        self.done = 0
+        self._before: Tensor | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether `sample` is x0."""
+        return self.done == self.steps
+
+    @property
+    def times(self) -> Tensor:
+        """The present time of every row, (B,)."""
+        now = 1 - self.done / self.steps
+        return torch.full((len(self.sample),), now, device=self.sample.device)
+
+    def advance(self, velocity: Tensor) -> None:
+        """Go one step on by the velocity at the present time."""
+        slope = velocity if self._before is None else 1.5 * velocity - 0.5 * self._before
+        self.sample, self._before = self.sample - slope / self.steps, velocity
+        self.done += 1
 
 
 def sample_flow(
@@ -96,25 +136,17 @@ def sample_flow(
     steps: int,
     callback: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Integrate dx/dt = v from t = 1 to 0 by Adams-Bashforth of second order.
-
-    One evaluation per step; the first step is Euler's.
+    """Integrate from noise to x0, (B, C, h, w).
 
     Args:
         velocity: v(x, t) of (B, C, h, w) and (B,).
         noise: x at t = 1.
         steps: number of equal steps.
         callback: called with the number of steps done.
-
-    Returns:
-        x0, (B, C, h, w).
     """
-    sample, before = noise, None
-    for step in range(steps):
-        times = torch.full((len(noise),), 1 - step / steps, device=noise.device)
-        now = velocity(sample, times)
-        slope = now if before is None else 1.5 * now - 0.5 * before
-        sample, before = sample - slope / steps, now
+    solver = Solver(noise, steps)
+    while not solver.finished:
+        solver.advance(velocity(solver.sample, solver.times))
         if callback is not None:
-            callback(step + 1)
-    return sample
+            callback(solver.done)
+    return solver.sample

@@ -207,6 +207,20 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
             **self._biases(condition["shares"], present),
         }
 
+    @staticmethod
+    def join(parts: Sequence[Tensors]) -> Tensors:
+        """Join conditions; tokens are padded to the same number, and no place attends to those."""
+        most = max(part["tokens"].shape[1] for part in parts)
+
+        def padded(name: str, value: Tensor) -> Tensor:
+            if name == "tokens":
+                return functional.pad(value, (0, 0, 0, most - value.shape[1]))
+            if name.startswith("bias"):
+                return functional.pad(value, (0, most - value.shape[3]), value=NEVER)
+            return value
+
+        return {name: torch.cat([padded(name, part[name]) for part in parts]) for name in parts[0]}
+
     def _summary(self, tokens: Tensor, present: Tensor) -> Tensor:
         """Mean and spread of each crop's tokens, (B, N, T, C) to (B, N, C); 0 for no crop."""
         weight = present.unsqueeze(-1).to(tokens.dtype)

@@ -1,0 +1,1 @@
+"""Serving a published model: many requests in flight on one denoiser."""

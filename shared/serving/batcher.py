@@ -1,0 +1,124 @@
+"""In-flight batching: requests join and leave between denoising steps.
+
+One step of one batch runs at a time. Between two steps the next batch is chosen anew:
+the most urgent trajectory, and with it others that may share its batch, each at its
+own time. An urgent request so waits for one step of a bulk request and not for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from shared.diffusion.denoiser import Tensors
+from shared.diffusion.flow import Solver, combine
+
+Denoise = Callable[[Tensor, Tensor, Tensors], Awaitable[Tensor]]
+"""Samples (rows, C, h, w), times (rows,) and encoded conditions to velocities."""
+
+
+@dataclass(eq=False)
+class Trajectory:
+    """Images on their way from noise to latents.
+
+    Attributes:
+        solver: where they are.
+        encoded: encoded conditions, branch after branch (see `flow.guided`).
+        weights: of the branches.
+        urgent: goes before all that are not.
+        alone: keeps a batch of its own, so that its bits depend on nothing else.
+        report: called with the number of steps done.
+    """
+
+    solver: Solver
+    encoded: Tensors
+    weights: tuple[float, ...]
+    urgent: bool = False
+    alone: bool = True
+    report: Callable[[int], None] = lambda _: None
+    ended: asyncio.Future[Tensor] = field(init=False)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch that it takes: images times branches."""
+        return len(self.solver.sample) * len(self.weights)
+
+
+class StepBatcher:
+    """Runs trajectories on a denoiser.
+
+    Args:
+        denoise: one call of the denoiser.
+        join: joins encoded conditions, see `Denoiser.join`.
+        most: rows of a batch at most, but for a single trajectory that has more.
+    """
+
+    def __init__(
+        self, denoise: Denoise, join: Callable[[Sequence[Tensors]], Tensors], most: int
+    ) -> None:
+        self._denoise = denoise
+        self._join = join
+        self._most = most
+        self._waiting: list[Trajectory] = []
+        self._loop: asyncio.Task[None] | None = None
+
+    async def run(self, trajectory: Trajectory) -> Tensor:
+        """Denoise a trajectory to its end and return its latents.
+
+        Cancelling the call takes the trajectory out before the next step.
+        """
+        trajectory.ended = asyncio.get_running_loop().create_future()
+        self._waiting.append(trajectory)
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.create_task(self._steps())
+        try:
+            return await trajectory.ended
+        finally:
+            self._leave(trajectory)
+
+    async def _steps(self) -> None:
+        while self._waiting:
+            batch = self._choose()
+            try:
+                await self._step(batch)
+            except Exception as error:
+                for each in batch:
+                    self._leave(each)
+                    if not each.ended.done():
+                        each.ended.set_exception(error)
+
+    def _leave(self, trajectory: Trajectory) -> None:
+        if trajectory in self._waiting:
+            self._waiting.remove(trajectory)
+
+    def _choose(self) -> list[Trajectory]:
+        """The first of the most urgent, and whoever may share its batch and fits in."""
+        first = min(self._waiting, key=lambda each: not each.urgent)
+        batch, rows = [first], first.rows
+        if first.alone:
+            return batch
+        for other in sorted(self._waiting, key=lambda each: not each.urgent):
+            fits = rows + other.rows <= self._most
+            alike = other.solver.sample.shape[1:] == first.solver.sample.shape[1:]
+            if other is not first and not other.alone and fits and alike:
+                batch.append(other)
+                rows += other.rows
+        return batch
+
+    async def _step(self, batch: Sequence[Trajectory]) -> None:
+        samples = [each.solver.sample.repeat(len(each.weights), 1, 1, 1) for each in batch]
+        times = [each.solver.times.repeat(len(each.weights)) for each in batch]
+        encoded = self._join([each.encoded for each in batch])
+        rows = await self._denoise(torch.cat(samples), torch.cat(times), encoded)
+        for each, part in zip(batch, torch.split(rows, [each.rows for each in batch]), strict=True):
+            if each.ended.done():  # cancelled meanwhile
+                continue
+            each.solver.advance(combine(part, each.weights))
+            each.report(each.solver.done)
+            if each.solver.finished:
+                self._leave(each)
+                each.ended.set_result(each.solver.sample)

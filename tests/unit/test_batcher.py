@@ -1,0 +1,117 @@
+"""In-flight batching: who shares a batch with whom, and what stays apart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from shared.diffusion.denoiser import Denoiser, Tensors
+from shared.diffusion.flow import Solver
+from shared.serving.batcher import StepBatcher, Trajectory
+
+
+class Recorder:
+    """A denoiser that notes the times of every batch; its velocity is x · scale · t."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[float]] = []
+        self.fails = False
+
+    async def __call__(self, sample: Tensor, times: Tensor, encoded: Tensors) -> Tensor:
+        self.batches.append(times.tolist())
+        await asyncio.sleep(0)
+        if self.fails:
+            raise RuntimeError("out of memory")
+        return sample * (encoded["scale"] * times).view(-1, 1, 1, 1)
+
+
+def trajectory(
+    rows: int = 1, steps: int = 4, weights: Sequence[float] = (1.0,), scale: float = 1.0,
+    **options: bool,
+) -> Trajectory:  # fmt: skip
+    noise = torch.arange(rows * 4.0).view(rows, 1, 2, 2) + 1
+    condition = {"scale": torch.full((rows * len(weights),), scale)}
+    return Trajectory(Solver(noise, steps), condition, tuple(weights), **options)
+
+
+def gather(denoise: Recorder, most: int, *trajectories: Trajectory) -> list[Tensor]:
+    async def all_of_them() -> list[Tensor]:
+        batcher = StepBatcher(denoise, Denoiser.join, most)
+        return list(await asyncio.gather(*(batcher.run(each) for each in trajectories)))
+
+    return asyncio.run(all_of_them())
+
+
+def test_requests_at_different_steps_share_a_batch_and_get_what_they_would_alone() -> None:
+    kinds = [{"steps": 2}, {"steps": 5, "scale": 0.5}, {"rows": 2, "weights": (1.5, -0.5)}]
+    together = Recorder()
+    made = gather(together, 8, *(trajectory(**kind, alone=False) for kind in kinds))  # type: ignore[arg-type]
+    single = [gather(Recorder(), 8, trajectory(**kind))[0] for kind in kinds]  # type: ignore[arg-type]
+    assert all(torch.allclose(one, other) for one, other in zip(made, single, strict=True))
+    assert together.batches[1] == pytest.approx([0.5, 0.8, 0.75, 0.75, 0.75, 0.75])
+    assert len(together.batches) == 5
+
+
+def test_a_trajectory_that_stays_alone_shares_no_batch() -> None:
+    denoise = Recorder()
+    gather(denoise, 8, trajectory(rows=3), trajectory(rows=2, alone=False))
+    assert {len(batch) for batch in denoise.batches} == {2, 3}
+
+
+def test_batches_stay_below_the_limit_but_for_one_that_is_larger_by_itself() -> None:
+    denoise = Recorder()
+    gather(denoise, 4, *(trajectory(rows=rows, alone=False) for rows in (3, 2, 1, 6)))
+    assert {len(batch) for batch in denoise.batches} == {4, 2, 6}
+
+
+def test_an_urgent_request_waits_for_one_step_and_not_for_the_end() -> None:
+    denoise = Recorder()
+
+    async def join_late() -> None:
+        batcher = StepBatcher(denoise, Denoiser.join, 8)
+        bulk = asyncio.create_task(batcher.run(trajectory(rows=4, steps=50)))
+        while len(denoise.batches) < 3:
+            await asyncio.sleep(0)
+        await batcher.run(trajectory(steps=5, urgent=True))
+        assert not bulk.done()
+        assert len(denoise.batches) <= 3 + 1 + 5
+        await bulk
+
+    asyncio.run(join_late())
+    assert len(denoise.batches) == 55
+
+
+def test_a_cancelled_request_costs_no_further_step() -> None:
+    denoise = Recorder()
+
+    async def give_up() -> None:
+        batcher = StepBatcher(denoise, Denoiser.join, 8)
+        task = asyncio.create_task(batcher.run(trajectory(steps=1000)))
+        while len(denoise.batches) < 3:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        before = len(denoise.batches)
+        await batcher.run(trajectory(steps=2))
+        assert len(denoise.batches) <= before + 3
+
+    asyncio.run(give_up())
+
+
+def test_a_failing_step_is_told_to_those_in_it_and_the_batcher_goes_on() -> None:
+    denoise = Recorder()
+
+    async def fail_once() -> None:
+        batcher = StepBatcher(denoise, Denoiser.join, 8)
+        denoise.fails = True
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await batcher.run(trajectory())
+        denoise.fails = False
+        await batcher.run(trajectory(steps=2))
+
+    asyncio.run(fail_once())
