@@ -19,7 +19,12 @@ from shared.diffusion.flow import draw_noise, draw_times, flow_loss
 
 
 class VaeObjective:
-    """Reconstruct pixels and their differences, with a little KL."""
+    """Reconstruct pixels and their differences, at full and at half the size.
+
+    Half the latents decode to half the image (EQ-VAE, Kouzelis et al. 2025). Without this,
+    latents become as white as noise, and no denoiser finds anything in them. The KL term
+    is only there to keep them finite, for the same reason.
+    """
 
     def __init__(self, vae: AutoencoderKL, recipe: VaeRecipe, device: str) -> None:
         self.vae = vae.to(device)
@@ -31,11 +36,17 @@ class VaeObjective:
         images = to_unit(torch.from_numpy(batch.images)).to(self.device)
         posterior = self.vae.encode(images).latent_dist
         noise = draw_noise(seeds, posterior.mean.shape[1:]).to(self.device)
-        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        latents = posterior.mean + posterior.std * noise
+        decoded = self.vae.decode(latents).sample.float()
+        halved = self.vae.decode(functional.avg_pool2d(latents, 2)).sample.float()
+        full, half = (
+            pixel_loss(decoded, images),
+            pixel_loss(halved, functional.avg_pool2d(images, 2)),
+        )
         kl = posterior.kl().mean()
-        total = pixel_loss(decoded, images) + self.recipe.kl_weight * kl
-        figures = {"psnr": psnr(decoded, images), "kl": kl / posterior.mean[0].numel()}
-        return {"loss": total, **figures}
+        total = full + self.recipe.equivariance * half + self.recipe.kl_weight * kl
+        return {"loss": total, "psnr": psnr(decoded, images), "half": half,
+                "kl": kl / posterior.mean[0].numel()}  # fmt: skip
 
 
 class DecoderObjective:

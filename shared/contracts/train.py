@@ -40,7 +40,10 @@ class VaeRecipe(Contract):
     warmup: int = Field(100, ge=0)
     ema: float = Field(0.995, ge=0, lt=1)
     grad_clip: float = Field(1.0, gt=0)
-    kl_weight: float = Field(1e-6, ge=0)
+    kl_weight: float = Field(1e-9, ge=0)
+    equivariance: float = Field(
+        0.5, ge=0, description="weight of decoding half the latents to half the image"
+    )
 
     @property
     def factor(self) -> int:
