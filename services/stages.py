@@ -10,6 +10,7 @@ from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.ingest import IngestRequest
+from shared.contracts.serving import PublishRequest
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest
 from shared.errors import InputError, MissingExtraError
@@ -22,6 +23,7 @@ REQUESTS: dict[str, type[Request]] = {
         EmbedRequest,
         ClusterRequest,
         TrainRequest,
+        PublishRequest,
         DatasetRequest,
         EvaluateRequest,
     )

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     broker_url: SecretStr = Field(SecretStr(""), description="redis://[:password@]host:port/db")
     cache_dir: Path = Path(tempfile.gettempdir()) / "heterotissue-cache"
+    triton_url: str = Field("", description="host:port of Triton's gRPC; empty: sample in process")
     threads: int = Field(2, ge=1, description="CPU threads of one worker; fixes rounding")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     max_failures: int = Field(3, ge=1, description="errors after which a shard is parked")

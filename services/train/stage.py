@@ -29,7 +29,7 @@ from shared.contracts.train import (
     training_key,
 )
 from shared.datasets import draw_crops
-from shared.diffusion.autoencoder import encode_latents, make_vae, to_unit
+from shared.diffusion.autoencoder import encode_latents, make_vae, read_vae, to_unit
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.flow import image_seed
 from shared.diffusion.pipeline import HeteroTissuePipeline
@@ -281,9 +281,7 @@ def _read_vae(store: ObjectStore, prefix: str) -> AutoencoderKL:
     with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
         for name in ("config.json", "diffusion_pytorch_model.safetensors"):
             (Path(folder) / name).write_bytes(store.get(prefix + name))
-        vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
-    vae.register_to_config(_name_or_path="")  # a temporary folder is no provenance
-    return vae
+        return read_vae(Path(folder))
 
 
 def _denoiser_segment(

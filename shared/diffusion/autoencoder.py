@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
@@ -36,6 +38,13 @@ def make_vae(recipe: VaeRecipe) -> AutoencoderKL:
         scaling_factor=1.0,
         shift_factor=0.0,
     )
+
+
+def read_vae(folder: Path) -> AutoencoderKL:
+    """Load a VAE from its folder in diffusers' format."""
+    vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+    vae.register_to_config(_name_or_path="")  # a temporary folder is no provenance
+    return vae.eval()
 
 
 def vae_factor(vae: AutoencoderKL) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from diffusers import AutoencoderKL
 
 from shared.contracts.base import Classes
@@ -33,4 +36,13 @@ def make_denoiser(recipe: DenoiserRecipe, classes: Classes, vae: AutoencoderKL) 
     )
     if isinstance(denoiser, EmbeddingDenoiser):
         denoiser.start_encoder()
+    return denoiser
+
+
+def load_denoiser(folder: Path) -> Denoiser:
+    """Load a denoiser of any conditioning from its folder in diffusers' format."""
+    name = json.loads((folder / "config.json").read_text())["_class_name"]
+    (kind,) = [kind for kind in CONDITIONINGS.values() if kind.__name__ == name]
+    denoiser: Denoiser = kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+    denoiser.eval()
     return denoiser

@@ -45,6 +45,24 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def encode_condition(self, condition: Tensors) -> Tensors:
         """Encode a condition once per image; every step reuses it. Rows are images."""
 
+    def encode_branches(
+        self,
+        labels: NDArray[np.uint8],
+        crops: Sequence[Sequence[Crop]],
+        branches: Sequence[tuple[bool, bool]],
+        encode: Encode,
+    ) -> Tensors:
+        """Encode images' conditions, branch after branch: (map given, crops given)."""
+        batch, count = len(labels), len(branches)
+        condition = self.lay_out(
+            np.tile(labels, (count, 1, 1)),
+            list(crops) * count,
+            [given for given, _ in branches for _ in range(batch)],
+            [given for _, given in branches for _ in range(batch)],
+            encode,
+        )
+        return self.encode_condition(condition)
+
     @staticmethod
     def join(parts: Sequence[Tensors]) -> Tensors:
         """Join encoded conditions of several groups of images into those of one batch."""

@@ -65,32 +65,45 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             InputError: shapes, labels or lengths do not fit the model.
         """
-        classes = int(self.denoiser.config.classes)
         factor = vae_factor(self.vae)
-        batch, height, width = labels.shape
-        if height % factor or width % factor:
-            raise InputError(f"label maps of {height}×{width} are no multiple of {factor} pixels")
-        if labels.max(initial=0) >= classes:
-            raise InputError(f"label {labels.max()} is beyond the model's {classes} classes")
-        if len(crops) != batch or len(seeds) != batch:
-            raise InputError(
-                f"{batch} label maps need {batch} crop lists and seeds, "
-                f"not {len(crops)} and {len(seeds)}"
-            )
+        check_inputs(labels, crops, seeds, int(self.denoiser.config.classes), factor)
+        height, width = labels.shape[1:]
+        weights = guidance_weights(guidance_map, guidance_crops, use_map, use_crops)
         bf16 = precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            weights = guidance_weights(guidance_map, guidance_crops, use_map, use_crops)
-            condition = self.denoiser.lay_out(
-                np.tile(labels, (len(weights), 1, 1)),
-                list(crops) * len(weights),
-                [given for given, _ in weights for _ in range(batch)],
-                [given for _, given in weights for _ in range(batch)],
-                lambda images: encode_latents(self.vae, images),
+            encoded = self.denoiser.encode_branches(
+                labels, crops, list(weights), lambda images: encode_latents(self.vae, images)
             )
-            encoded = self.denoiser.encode_condition(condition)
             velocity = guided(self.denoiser, encoded, list(weights.values()))
             shape = (int(self.vae.config.latent_channels), height // factor, width // factor)
             noise = draw_noise(seeds, shape).to(self.device)
             latents = sample_flow(velocity, noise, steps, callback)
             pixels: NDArray[np.uint8] = to_pixels(decode_latents(self.vae, latents)).cpu().numpy()
         return pixels
+
+
+def check_inputs(
+    labels: NDArray[np.uint8],
+    crops: Sequence[Sequence[Crop]],
+    seeds: Sequence[int],
+    classes: int,
+    factor: int,
+) -> None:
+    """Check what an image is to be made from.
+
+    Raises:
+        InputError: shapes, labels or lengths do not fit a model of so many classes, whose
+            latents are smaller by `factor`.
+    """
+    batch, height, width = labels.shape
+    if height % factor or width % factor:
+        raise InputError(f"label maps of {height}×{width} are no multiple of {factor} pixels")
+    known = [crop.label for own in crops for crop in own]
+    if max(labels.max(initial=0), *known, 0) >= classes or min(known, default=0) < 0:
+        worst = max(int(labels.max(initial=0)), *known, 0)
+        raise InputError(f"label {worst} is beyond the model's {classes} classes")
+    if len(crops) != batch or len(seeds) != batch:
+        raise InputError(
+            f"{batch} label maps need {batch} crop lists and seeds, "
+            f"not {len(crops)} and {len(seeds)}"
+        )

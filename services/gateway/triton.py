@@ -1,0 +1,83 @@
+"""A Triton server as an ordinary process: NVIDIA's, or the one inside the pytriton wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import shared
+from shared.errors import InputError
+
+WHEEL = Path(sys.prefix) / "triton" / "pytriton" / "tritonserver"
+"""Where `make install` unpacks the pytriton wheel."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start a server.
+
+    Attributes:
+        command: its command line.
+        environment: what it needs besides this process's.
+    """
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def plan_launch(
+    folder: Path, repository: str, ports: tuple[int, int, int], environment: dict[str, str]
+) -> Launch:
+    """Plan the start of a Triton server.
+
+    Args:
+        folder: for its backends, where the wheel's are used.
+        repository: folder or s3:// address of the model repository.
+        ports: of HTTP, gRPC and metrics.
+        environment: of the server.
+
+    Raises:
+        InputError: there is none on this machine.
+    """
+    found = shutil.which("tritonserver")
+    program = Path(found) if found else WHEEL / "bin" / "tritonserver"
+    if not program.is_file():
+        raise InputError(
+            "no tritonserver: run 'make install' (which unpacks the pytriton wheel), or start "
+            "NVIDIA's container and set HTD_TRITON_URL"
+        )
+    command = [
+        str(program), f"--model-repository={repository}", "--model-control-mode=explicit",
+        "--http-address=127.0.0.1", "--grpc-address=127.0.0.1", "--metrics-address=127.0.0.1",
+        f"--http-port={ports[0]}", f"--grpc-port={ports[1]}", f"--metrics-port={ports[2]}",
+        "--disable-auto-complete-config", "--exit-timeout-secs=30",
+    ]  # fmt: skip
+    packages = [str(Path(shared.__file__).parents[1]), sysconfig.get_path("purelib")]
+    own = {"PYTHONPATH": os.pathsep.join(packages), "OMP_WAIT_POLICY": "PASSIVE"}
+    if not found:
+        program.chmod(0o755)
+        command.append(f"--backend-directory={_unpack(folder)}")
+        libraries = [WHEEL.parents[1] / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
+        own |= {
+            "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        }
+    return Launch(command, environment | own)
+
+
+def _unpack(folder: Path) -> Path:
+    """Put the wheel's Python backend and this Python's stub into one folder."""
+    backends = folder / "backends"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = WHEEL / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise InputError(f"the pytriton wheel has no backend for Python {version}")
+    shutil.copytree(WHEEL / "backends" / "python", backends / "python", dirs_exist_ok=True)
+    (backends / "python" / stub.name).unlink(missing_ok=True)
+    shutil.copy(stub, backends / "python" / stub.name)
+    (backends / "python" / stub.name).chmod(0o755)
+    return backends

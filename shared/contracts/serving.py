@@ -1,0 +1,57 @@
+"""Publish: a model version → what Triton serves.
+
+triton/<model>-<part>/…     Triton's model repository, see shared.serving.repository
+triton/<model>.json         ServedModel
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Contract, Name, Request
+from shared.contracts.train import model_key
+
+Engine = Literal["pytorch", "tensorrt"]
+
+
+class PublishRequest(Request):
+    """Serve a model version on Triton from now on; requests under way end on the old one."""
+
+    stage: ClassVar[str] = "publish"
+
+    model: Name
+    version: Name = "1"
+    number: int = Field(ge=1, description="Triton's number of it: one more than the last")
+    engine: Engine = "pytorch"
+    device: Literal["cpu", "cuda"] = Field("cpu", description="what Triton runs the networks on")
+
+    def inputs(self) -> list[str]:
+        return [model_key(self.model, self.version)]
+
+
+class ServedVersion(Contract):
+    """A version on Triton."""
+
+    number: int = Field(ge=1, description="Triton's number of it; grows with every publishing")
+    version: Name = Field(description="the model's version")
+    engine: Engine
+    sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
+
+
+class ServedModel(Contract):
+    """The record at `triton/<model>.json`; the last version is the one in use."""
+
+    model: Name
+    versions: tuple[ServedVersion, ...]
+
+
+def served_key(model: str) -> str:
+    """Key of the record of what is published of a model."""
+    return f"triton/{model}.json"
+
+
+def served_prefix(name: str) -> str:
+    """Prefix of a served model's objects, by Triton's name of it."""
+    return f"triton/{name}/"

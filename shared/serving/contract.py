@@ -1,0 +1,197 @@
+"""What passes between the models on a Triton server, and their configurations.
+
+    <model>-sampler       maps, crops, seeds → images; the loop (Python backend)
+    <model>-denoiser      one step of a batch, each row at its own time
+    <model>-vae_encoder   crops → latents
+    <model>-vae_decoder   latents → images
+
+All floating point tensors on the wire are FP32; an engine computes in what it likes.
+The same contract holds for a PyTorch engine and for a TensorRT plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from shared.contracts.train import ModelRecord
+from shared.diffusion.autoencoder import encode_latents, vae_factor
+from shared.diffusion.crops import Crop
+from shared.diffusion.pipeline import HeteroTissuePipeline
+
+Part = Literal["sampler", "denoiser", "vae_encoder", "vae_decoder"]
+PARTS: tuple[Part, ...] = ("vae_encoder", "vae_decoder", "denoiser", "sampler")
+"""In the order in which they are loaded: the sampler needs the others."""
+
+REFUSED = "refused: "
+"""What the message of an error begins with that the request is to blame for."""
+
+MOST_IMAGES = 256
+"""Images of one request at most."""
+MOST_ROWS = 64
+"""Rows that requests of several users share at most; a single request may bring more."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the contract.
+
+    Attributes:
+        name: on the wire.
+        kind: Triton's name of its type, such as FP32.
+        dims: without the batch; -1 may vary.
+    """
+
+    name: str
+    kind: str
+    dims: tuple[int, ...]
+
+
+def served_name(model: str, part: Part) -> str:
+    """Triton's name of a part of a model."""
+    return f"{model}-{part}"
+
+
+SAMPLER_INPUTS = (
+    Tensor("labels", "UINT8", (-1, -1)),
+    Tensor("crops", "UINT8", (-1, -1, -1, 3)),  # (most crops, greatest side, same, 3)
+    Tensor("crop_labels", "INT32", (-1,)),  # -1: no crop at this place
+    Tensor("crop_sides", "INT32", (-1,)),
+    Tensor("crop_corners", "INT32", (-1, 2)),  # x, y
+    Tensor("seeds", "INT64", (1,)),
+)
+SAMPLER_OUTPUTS = (Tensor("images", "UINT8", (-1, -1, 3)), Tensor("step", "INT32", (1,)))
+
+
+def encoder_tensors(latent_channels: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs of the VAE's encoder: images in [-1, 1] to normalized latents."""
+    return (
+        (Tensor("images", "FP32", (3, -1, -1)),),
+        (Tensor("latents", "FP32", (latent_channels, -1, -1)),),
+    )
+
+
+def decoder_tensors(latent_channels: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs of the VAE's decoder: normalized latents to pixels."""
+    return (
+        (Tensor("latents", "FP32", (latent_channels, -1, -1)),),
+        (Tensor("images", "UINT8", (-1, -1, 3)),),
+    )
+
+
+def denoiser_tensors(
+    pipeline: HeteroTissuePipeline, size: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs of the denoiser for images of `size` pixels.
+
+    Found by encoding two conditions: a dimension in which they differ may vary.
+    """
+    side = size // vae_factor(pipeline.vae)
+    latent = (int(pipeline.vae.config.latent_channels), side, side)
+    few, many = (_encoded(pipeline, size, count) for count in (1, 2))
+    condition = [
+        Tensor(
+            name,
+            "FP32",
+            tuple(
+                one if one == other else -1
+                for one, other in zip(few[name].shape[1:], many[name].shape[1:], strict=True)
+            ),
+        )
+        for name in sorted(few)
+    ]
+    inputs = (Tensor("sample", "FP32", latent), Tensor("time", "FP32", (1,)), *condition)
+    return inputs, (Tensor("velocity", "FP32", latent),)
+
+
+@torch.inference_mode()
+def _encoded(pipeline: HeteroTissuePipeline, size: int, crops: int) -> dict[str, torch.Tensor]:
+    denoiser = pipeline.denoiser
+    first = int(denoiser.config.first)
+    pixels = np.zeros((size // 8 * crops, size // 8 * crops, 3), np.uint8)
+    given = [Crop(first + number, 0, 0, pixels) for number in range(crops)]
+    labels = np.full((1, size, size), first, np.uint8)
+    return denoiser.encode_condition(
+        denoiser.lay_out(
+            labels, [given], [True], [True], lambda images: encode_latents(pipeline.vae, images)
+        )
+    )
+
+
+def config(
+    name: str,
+    backend: str,
+    tensors: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
+    parameters: dict[str, str],
+    *,
+    most: int,
+    device: str,
+    batching: bool,
+    decoupled: bool = False,
+) -> str:
+    """Write a model's config.pbtxt.
+
+    Args:
+        name: Triton's name of the model.
+        backend: 'python' or 'tensorrt'.
+        tensors: its inputs and outputs.
+        parameters: told to the model.
+        most: rows of a batch at most.
+        device: 'cpu' or 'cuda'.
+        batching: whether Triton joins the rows of several requests.
+        decoupled: whether a request may have several answers.
+    """
+    kinds = model_config_pb2.DataType
+    proto = model_config_pb2.ModelConfig(name=name, backend=backend, max_batch_size=most)
+    for field, group in zip((proto.input, proto.output), tensors, strict=True):
+        for tensor in group:
+            entry = field.add(
+                name=tensor.name, data_type=kinds.Value(f"TYPE_{tensor.kind}"), dims=tensor.dims
+            )
+            if tensor.name == "time":
+                entry.reshape.SetInParent()  # (rows, 1) on the wire, (rows,) for the engine
+    where = proto.instance_group.add(count=1)
+    where.kind = where.KIND_GPU if device == "cuda" else where.KIND_CPU
+    if batching:
+        proto.dynamic_batching.SetInParent()
+    proto.model_transaction_policy.decoupled = decoupled
+    proto.version_policy.latest.num_versions = 2  # what is under way on the old one is finished
+    for key, value in parameters.items():
+        proto.parameters[key].string_value = value
+    if device == "cuda":
+        proto.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+    return str(text_format.MessageToString(proto))
+
+
+def part_configs(
+    record: ModelRecord, pipeline: HeteroTissuePipeline, *, engine: str, device: str
+) -> dict[Part, str]:
+    """The config.pbtxt of every part of a model version."""
+    channels = int(pipeline.vae.config.latent_channels)
+    shared = {"precision": record.recipe.precision, "version": record.version}
+    tensors = {
+        "vae_encoder": encoder_tensors(channels),
+        "vae_decoder": decoder_tensors(channels),
+        "denoiser": denoiser_tensors(pipeline, record.size),
+    }
+    configs: dict[Part, str] = {}
+    for part in PARTS:
+        name = served_name(record.model, part)
+        if part == "sampler":
+            parameters = shared | {"model": record.model, "size": str(record.size)}
+            configs[part] = config(
+                name, "python", (SAMPLER_INPUTS, SAMPLER_OUTPUTS), parameters,
+                most=MOST_IMAGES, device=device, batching=False, decoupled=True,
+            )  # fmt: skip
+        else:
+            backend = "tensorrt" if engine == "tensorrt" and part == "denoiser" else "python"
+            most = 3 * MOST_IMAGES if part == "denoiser" else MOST_IMAGES
+            configs[part] = config(
+                name, backend, tensors[part], shared, most=most, device=device, batching=True
+            )
+    return configs

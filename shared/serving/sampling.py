@@ -1,0 +1,184 @@
+"""The sampler of a Triton server: requests to images, with engines that answer over BLS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared.diffusion.crops import Crop
+from shared.diffusion.denoiser import Denoiser, Tensors
+from shared.diffusion.flow import Solver, draw_noise, guidance_weights
+from shared.diffusion.pipeline import check_inputs
+from shared.errors import InputError
+from shared.serving.batcher import StepBatcher, Trajectory
+from shared.serving.engine import computing
+
+UInt8 = NDArray[np.uint8]
+
+MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Options:
+    """How images are sampled; see `HeteroTissuePipeline.__call__`.
+
+    Attributes:
+        urgent: goes before all requests that are not.
+        alone: the request's batch is its own, so that its bits depend on nothing else.
+    """
+
+    steps: int = 20
+    guidance_map: float = 1.0
+    guidance_crops: float = 1.0
+    use_map: bool = True
+    use_crops: bool = True
+    urgent: bool = False
+    alone: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise InputError(f"steps must be 1 to {MOST_STEPS}, not {self.steps}")
+        if not (0 <= self.guidance_map <= 20 and 0 <= self.guidance_crops <= 20):
+            raise InputError(
+                f"guidance must be 0 to 20, not {self.guidance_map} and {self.guidance_crops}"
+            )
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What the sampler asks: each a call of one of the server's models."""
+
+    denoise: Callable[[Tensor, Tensor, Tensors], Awaitable[Tensor]]
+    encode: Callable[[Tensor], Awaitable[Tensor]]
+    decode: Callable[[Tensor], Awaitable[Tensor]]
+
+
+class Sampling:
+    """Makes images of many requests at a time.
+
+    Args:
+        denoiser: encodes conditions; its UNet is not used.
+        engines: run the networks.
+        most: rows of several requests that share a batch at most.
+        device: where latents are.
+        precision: 'fp32' or 'bf16', of the conditions.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, engines: Engines, *, most: int, device: str, precision: str
+    ) -> None:
+        self.denoiser = denoiser
+        self.engines = engines
+        self.device = device
+        self.precision = precision
+        self.batcher = StepBatcher(engines.denoise, type(denoiser).join, most)
+
+    async def __call__(
+        self,
+        labels: UInt8,
+        crops: Sequence[Sequence[Crop]],
+        seeds: Sequence[int],
+        options: Options,
+        report: Callable[[int], None],
+    ) -> Tensor:
+        """Make one image per label map, uint8 (batch, H, W, 3).
+
+        Raises:
+            InputError: the request does not fit the model.
+        """
+        settings = self.denoiser.config
+        factor = int(settings.factor)
+        check_inputs(labels, crops, seeds, int(settings.classes), factor)
+        weights = guidance_weights(
+            options.guidance_map, options.guidance_crops, options.use_map, options.use_crops
+        )
+        encoded = await self._encode(labels, crops, list(weights))
+        shape = (
+            int(settings.latent_channels),
+            labels.shape[1] // factor,
+            labels.shape[2] // factor,
+        )
+        trajectory = Trajectory(
+            Solver(draw_noise(seeds, shape).to(self.device), options.steps),
+            encoded,
+            tuple(weights.values()),
+            urgent=options.urgent,
+            alone=options.alone,
+            report=report,
+        )
+        latents = await self.batcher.run(trajectory)
+        return await self.engines.decode(latents)
+
+    async def _encode(
+        self,
+        labels: UInt8,
+        crops: Sequence[Sequence[Crop]],
+        branches: list[tuple[bool, bool]],
+    ) -> Tensors:
+        """Encode conditions beside the loop, so that other requests' steps go on."""
+        loop = asyncio.get_running_loop()
+
+        def encode(images: Tensor) -> Tensor:
+            answer = self.engines.encode(images)
+            return asyncio.run_coroutine_threadsafe(_awaited(answer), loop).result()
+
+        def work() -> Tensors:
+            with computing(self.device, self.precision):
+                found = self.denoiser.encode_branches(labels, crops, branches, encode)
+                return {name: value.float().contiguous() for name, value in found.items()}
+
+        return await asyncio.to_thread(work)
+
+
+async def _awaited(answer: Awaitable[Tensor]) -> Tensor:
+    return await answer
+
+
+def unpack_crops(
+    pixels: UInt8, labels: NDArray[np.int32], sides: NDArray[np.int32], corners: NDArray[np.int32]
+) -> list[list[Crop]]:
+    """Turn the tensors of `contract.SAMPLER_INPUTS` into crops, image by image.
+
+    Raises:
+        InputError: a crop's side is beyond its pixels.
+    """
+    if ((sides < 1) | (sides > pixels.shape[2]))[labels >= 0].any():
+        raise InputError(f"crop_sides must be 1 to {pixels.shape[2]}, the side of `crops`")
+    return [
+        [
+            Crop(int(label), int(x), int(y), image[:side, :side])
+            for image, label, side, (x, y) in zip(*own, strict=True)
+            if label >= 0
+        ]
+        for own in zip(pixels, labels, sides, corners, strict=True)
+    ]
+
+
+def pack_crops(
+    crops: Sequence[Sequence[Crop]],
+) -> tuple[UInt8, NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Turn crops into the tensors that `unpack_crops` reads."""
+    most = max(1, *(len(own) for own in crops))
+    side = max([len(crop.pixels) for own in crops for crop in own], default=1)
+    pixels = np.zeros((len(crops), most, side, side, 3), np.uint8)
+    labels = np.full((len(crops), most), -1, np.int32)
+    sides = np.ones((len(crops), most), np.int32)
+    corners = np.zeros((len(crops), most, 2), np.int32)
+    for index, own in enumerate(crops):
+        for number, crop in enumerate(own):
+            size = len(crop.pixels)
+            pixels[index, number, :size, :size] = crop.pixels
+            labels[index, number], sides[index, number] = crop.label, size
+            corners[index, number] = crop.x, crop.y
+    return pixels, labels, sides, corners
+
+
+def as_array(tensor: Tensor) -> NDArray[np.generic]:
+    """A tensor on any device as an array."""
+    found: NDArray[np.generic] = tensor.cpu().numpy()
+    return found

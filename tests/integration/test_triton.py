@@ -1,0 +1,180 @@
+"""A published model on a real Triton server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+from services.gateway.stack import free_port
+from services.gateway.triton import plan_launch
+from services.publish.stage import PublishStage
+from services.train.stage import TrainStage
+from shared.contracts.serving import PublishRequest
+from shared.contracts.train import TrainRequest
+from shared.diffusion.crops import Crop
+from shared.diffusion.model_store import load_model
+from shared.errors import InputError
+from shared.jobs import Ledger, run_job
+from shared.serving.client import Server, ServingError, TritonSampler
+from shared.serving.repository import served
+from shared.settings import Settings
+from shared.storage import DirectoryStore
+from tests.region_sets import make_region_set
+from tests.unit.test_train import RECIPE
+
+SIZE = 32
+
+
+@dataclass
+class Running:
+    """A server and the store whose models it serves."""
+
+    store: DirectoryStore
+    url: str
+    child: subprocess.Popen[bytes]
+
+    def sampler(self) -> TritonSampler:
+        return TritonSampler(self.url, "m", served(self.store, "m").versions[-1].number)
+
+
+def publish(store: DirectoryStore, url: str, version: str, monkey: pytest.MonkeyPatch) -> None:
+    from shared.settings import settings
+
+    monkey.setenv("HTD_TRITON_URL", url)
+    settings.cache_clear()
+    ledger = Ledger(store)
+    known = served(store, "m").versions
+    number = known[-1].number + 1 if known else 1
+    job = ledger.submit(PublishRequest(model="m", version=version, number=number))
+    status = run_job(ledger, PublishStage(), job, config=Settings(threads=1))
+    settings.cache_clear()
+    assert status.state == "done", status.failed
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("triton")
+    store = DirectoryStore(folder / "store")
+    make_region_set(store)
+    ledger = Ledger(store)
+    for version in ("1", "2"):
+        request = TrainRequest(
+            run=f"r{version}", regions="toy", recipe=RECIPE, model="m", version=version,
+            seed=int(version),
+        )  # fmt: skip
+        run_job(ledger, TrainStage(), ledger.submit(request), config=Settings(threads=1))
+    ports = (free_port(), free_port(), free_port())
+    (folder / "store" / "triton").mkdir()
+    launch = plan_launch(folder, str(folder / "store" / "triton"), ports, {"HTD_THREADS": "1"})
+    with (folder / "log").open("wb") as log:
+        child = subprocess.Popen(
+            launch.command, env=os.environ | launch.environment, stdout=log, stderr=log
+        )
+        url = f"127.0.0.1:{ports[1]}"
+        try:
+            Server(url).wait(60)
+            with pytest.MonkeyPatch.context() as monkey:
+                publish(store, url, "1", monkey)
+            yield Running(store, url, child)
+        finally:
+            child.terminate()
+            child.wait(60)
+            print((folder / "log").read_text()[-4000:])
+
+
+def example(seed: int, count: int = 2) -> tuple[np.ndarray, list[list[Crop]], list[int]]:  # type: ignore[type-arg]
+    rng = np.random.default_rng(seed)
+    labels = np.ones((count, SIZE, SIZE), np.uint8)
+    labels[:, :, SIZE // 2 :] = 2
+    crops = [
+        [Crop(label, 1, 2, rng.integers(256, size=(side, side, 3), dtype=np.uint8))
+         for label, side in ((1, 6 + seed % 3), (2, 9))[: 1 + number % 2]]
+        for number in range(count)
+    ]  # fmt: skip
+    return labels, crops, [seed * 100 + number for number in range(count)]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+def test_triton_gives_what_the_process_gives(running: Running, guidance: float) -> None:
+    options = {"steps": 3, "guidance_map": guidance, "guidance_crops": guidance}
+    here = load_model(running.store, "m", "1", "cpu").generate(*example(1), **options)
+    steps: list[int] = []
+    there = running.sampler().generate(*example(1), callback=steps.append, **options)
+    assert there.shape == here.shape == (2, SIZE, SIZE, 3)
+    assert np.abs(there.astype(int) - here).max() <= 1
+    assert steps == [1, 2, 3]
+
+
+def test_many_clients_with_other_steps_each_get_their_own(running: Running) -> None:
+    model, sampler = load_model(running.store, "m", "1", "cpu"), running.sampler()
+    asked = [(seed, {"steps": 2 + seed % 4, "urgent": seed % 3 == 0}) for seed in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        made = list(pool.map(lambda each: sampler.generate(*example(each[0]), **each[1]), asked))
+    for (seed, options), images in zip(asked, made, strict=True):
+        expected = model.generate(*example(seed), steps=options["steps"])
+        assert np.abs(images.astype(int) - expected).max() <= 1
+
+
+def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
+    sampler = running.sampler()
+    labels, crops, seeds = example(1)
+    with pytest.raises(InputError, match="beyond the model's"):
+        sampler.generate(labels + 7, crops, seeds)
+    with pytest.raises(InputError, match="no multiple"):
+        sampler.generate(labels[:, :31], crops, seeds)
+    with pytest.raises(InputError, match="steps must be 1 to 1000"):
+        sampler.generate(labels, crops, seeds, steps=0)
+    with pytest.raises(InputError, match="unexpected keyword"):
+        sampler.generate(labels, crops, seeds, speed=3)
+    given = InferInput("labels", [1, SIZE, SIZE], "FP32")
+    given.set_data_from_numpy(np.zeros((1, SIZE, SIZE), np.float32))
+    with pytest.raises(InferenceServerException, match="FP32|expected"):
+        InferenceServerClient(running.url).infer("m-vae_encoder", [given])
+
+
+def test_a_version_is_swapped_under_load_without_a_failure(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, failures, made = threading.Event(), [], []
+
+    def load() -> None:
+        sampler = running.sampler()
+        while not stop.is_set():
+            try:
+                made.append(sampler.generate(*example(1), steps=3))
+            except Exception as error:
+                failures.append(error)
+                return
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    publish(running.store, running.url, "2", monkeypatch)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert made
+    new = running.sampler().generate(*example(1), steps=3)
+    expected = load_model(running.store, "m", "2", "cpu").generate(*example(1), steps=3)
+    assert np.abs(new.astype(int) - expected).max() <= 1
+    publish(running.store, running.url, "1", monkeypatch)  # back
+    assert [each.version for each in served(running.store, "m").versions] == ["1", "2", "1"]
+    back = running.sampler().generate(*example(1), steps=3)
+    assert np.abs(back.astype(int) - made[0]).max() <= 1
+
+
+def test_a_dead_server_is_an_error_that_says_so() -> None:
+    sampler = TritonSampler(f"127.0.0.1:{free_port()}", "m", 1)
+    with pytest.raises(ServingError, match="Triton"):
+        sampler.generate(*example(1))

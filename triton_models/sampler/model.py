@@ -1,0 +1,113 @@
+"""Maps, crops and seeds to images: the denoising loop, which calls the other models (BLS)."""
+
+import asyncio
+import json
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+from torch.utils.dlpack import from_dlpack
+
+from shared.diffusion.conditionings import load_denoiser
+from shared.errors import InputError
+from shared.serving.contract import MOST_ROWS, REFUSED, SAMPLER_INPUTS, served_name
+from shared.serving.engine import device_of, parameters, version_folder
+from shared.serving.sampling import Engines, Options, Sampling, as_array, unpack_crops
+
+
+class TritonPythonModel:
+    """Inputs and outputs: `shared.serving.contract`. Options are the request's parameters.
+
+    A request gets one answer with `images`; if it asks for `progress`, also one with `step`
+    after every step.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        self.version = int(args["model_version"])
+        self.model = parameters(args)["model"]
+        denoiser = load_denoiser(version_folder(args))
+        del denoiser.unet  # the denoiser's own model has it
+        device = device_of(args)
+        self.sampling = Sampling(
+            denoiser.to(device),
+            Engines(self._denoise, self._encode, self._decode),
+            most=MOST_ROWS,
+            device=device,
+            precision=parameters(args)["precision"],
+        )
+
+    async def execute(self, requests: list[Any]) -> None:
+        await asyncio.gather(*(self._answer(request) for request in requests))
+
+    async def _answer(self, request: Any) -> None:
+        sender = request.get_response_sender()
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        task = asyncio.current_task()
+        try:
+            given = {name: self._read(request, name) for name in (t.name for t in SAMPLER_INPUTS)}
+            asked = json.loads(request.parameters() or "{}")
+            progress = bool(asked.pop("progress", False))
+
+            def report(step: int) -> None:
+                if sender.is_cancelled() and task is not None:
+                    task.cancel()
+                elif progress:
+                    sender.send(_response("step", torch.tensor([[step]], dtype=torch.int32)))
+
+            crops = unpack_crops(
+                *(given[f"crop{name}"] for name in ("s", "_labels", "_sides", "_corners"))
+            )
+            seeds = given["seeds"][:, 0].tolist()
+            images = await self.sampling(given["labels"], crops, seeds, Options(**asked), report)
+            sender.send(_response("images", images), flags=final)
+        except asyncio.CancelledError:
+            sender.send(_refusal("cancelled", pb_utils.TritonError.CANCELLED), flags=final)
+        except (InputError, TypeError, ValueError) as error:
+            sender.send(
+                _refusal(REFUSED + str(error), pb_utils.TritonError.INVALID_ARG), flags=final
+            )
+        except Exception as error:
+            sender.send(
+                _refusal(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL),
+                flags=final,
+            )
+
+    def _read(self, request: Any, name: str) -> Any:
+        found = pb_utils.get_input_tensor_by_name(request, name)
+        return as_array(from_dlpack(found.to_dlpack()))
+
+    async def _denoise(
+        self, sample: torch.Tensor, time: torch.Tensor, encoded: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        return await self._ask(
+            "denoiser", "velocity", {"sample": sample, "time": time[:, None], **encoded}
+        )
+
+    async def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        return await self._ask("vae_encoder", "latents", {"images": images})
+
+    async def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return await self._ask("vae_decoder", "images", {"latents": latents})
+
+    async def _ask(self, part: Any, output: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        request = pb_utils.InferenceRequest(
+            model_name=served_name(self.model, part),
+            model_version=self.version,
+            requested_output_names=[output],
+            inputs=[pb_utils.Tensor.from_dlpack(n, t.contiguous()) for n, t in tensors.items()],
+        )
+        response = await request.async_exec()
+        if response.has_error():
+            raise RuntimeError(response.error().message())
+        found = pb_utils.get_output_tensor_by_name(response, output)
+        return from_dlpack(found.to_dlpack()).clone()  # Triton frees what it lent
+
+
+def _response(name: str, value: torch.Tensor) -> Any:
+    return pb_utils.InferenceResponse(
+        output_tensors=[pb_utils.Tensor.from_dlpack(name, value.contiguous())]
+    )
+
+
+def _refusal(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
