@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from shared.serving.engine import computing
 UInt8 = NDArray[np.uint8]
 
 MOST_STEPS = 1000
+ENCODERS = 2
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Sampling:
         self.engines = engines
         self.device = device
         self.precision = precision
+        # Not the loop's own threads: the engines' calls take those, and would wait for ours.
+        self._encoders = ThreadPoolExecutor(ENCODERS)
         self.batcher = StepBatcher(engines.denoise, type(denoiser).join, most)
 
     async def __call__(
@@ -132,7 +136,7 @@ class Sampling:
                 found = self.denoiser.encode_branches(labels, crops, branches, encode)
                 return {name: value.float().contiguous() for name, value in found.items()}
 
-        return await asyncio.to_thread(work)
+        return await loop.run_in_executor(self._encoders, work)
 
 
 async def _awaited(answer: Awaitable[Tensor]) -> Tensor:

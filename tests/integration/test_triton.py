@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,7 +137,7 @@ def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
         sampler.generate(labels, crops, seeds, speed=3)
     given = InferInput("labels", [1, SIZE, SIZE], "FP32")
     given.set_data_from_numpy(np.zeros((1, SIZE, SIZE), np.float32))
-    with pytest.raises(InferenceServerException, match="FP32|expected"):
+    with pytest.raises(InferenceServerException, match="shape"):
         InferenceServerClient(running.url).infer("m-vae_encoder", [given])
 
 
