@@ -1,0 +1,95 @@
+"""Which solver, and how many steps?  python benchmarks/solver.py STORE MODEL
+
+Images of the val split's maps and crops from the same noise by several solvers, held against
+what very many steps give. Prints the root mean square error of the latents (their standard
+deviation is 1) by the number of evaluations of the denoiser.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.synthesize.bank import RegionBank
+from services.synthesize.compose import Composer
+from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
+from shared.diffusion.autoencoder import encode_latents, vae_factor
+from shared.diffusion.flow import Velocity, draw_noise, guided, sample_flow
+from shared.diffusion.model_store import load_model
+from shared.storage import open_store
+
+EVALUATIONS = (4, 6, 10, 20, 40)
+REFERENCE = 400
+
+
+def euler(velocity: Velocity, sample: Tensor, steps: int) -> Tensor:
+    """First order, one evaluation per step."""
+    for step in range(steps):
+        times = torch.full((len(sample),), 1 - step / steps)
+        sample = sample - velocity(sample, times) / steps
+    return sample
+
+
+def heun(velocity: Velocity, sample: Tensor, evaluations: int) -> Tensor:
+    """Second order, two evaluations per step."""
+    steps = evaluations // 2
+    for step in range(steps):
+        times = torch.full((len(sample),), 1 - step / steps)
+        first = velocity(sample, times)
+        second = velocity(sample - first / steps, times - 1 / steps)
+        sample = sample - (first + second) / (2 * steps)
+    return sample
+
+
+SOLVERS: dict[str, Callable[[Velocity, Tensor, int], Tensor]] = {
+    "Euler": euler,
+    "Heun": heun,
+    "Adams-Bashforth 2": sample_flow,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store")
+    parser.add_argument("model", help="<name>/<version>")
+    parser.add_argument("--images", type=int, default=16)
+    given = parser.parse_args()
+    store = open_store(given.store)
+    name, _, version = given.model.partition("/")
+    sampler = load_model(store, name, version or "1", "cpu")
+    model, pipeline = sampler.record, sampler.pipeline
+    bank = RegionBank(store, model.regions, ("val",), model)
+    request = DatasetRequest(
+        dataset="solver", model=name, images=given.images,
+        maps=MapSource(splits=("val",)), crops=CropSource(splits=("val",), slide="same"),
+    )  # fmt: skip
+    composer = Composer(request, model, bank, bank)
+    numbers = np.linspace(0, len(bank) - 1, given.images).astype(int)
+    made = [composer.compose(index, int(number)) for index, number in enumerate(numbers)]
+    labels = np.stack([each.labels for each in made])
+    side = model.size // vae_factor(pipeline.vae)
+    noise = draw_noise(range(given.images), (int(pipeline.vae.config.latent_channels), side, side))
+    bf16 = model.recipe.precision == "bf16"
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        every = [True] * given.images
+        condition = pipeline.denoiser.lay_out(
+            labels, [each.crops for each in made], every, every,
+            lambda images: encode_latents(pipeline.vae, images),
+        )  # fmt: skip
+        velocity = guided(pipeline.denoiser, pipeline.denoiser.encode_condition(condition), [1.0])
+        reference = sample_flow(velocity, noise, REFERENCE)
+        print(f"evaluations | {' | '.join(SOLVERS)}")
+        for count in EVALUATIONS:
+            errors = [
+                (solve(velocity, noise, count) - reference).square().mean().sqrt()
+                for solve in SOLVERS.values()
+            ]
+            print(f"{count} | {' | '.join(f'{error:.4f}' for error in errors)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
