@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest, report_key
 from shared.contracts.ingest import IngestRequest, PatchGrid
 from shared.contracts.regions import RegionRule, RegionSet, region_set_key
+from shared.contracts.serving import PublishRequest, ServedModel, served_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, ExportFormat, MapSource
 from shared.contracts.train import ModelRecord, Recipe, TrainRequest, model_key
 from shared.errors import HeteroTissueError, InputError, JobError
@@ -253,6 +255,28 @@ def train(
         seed=seed,
     )
     run_and_report(Target.of(store, broker), changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd publish --model lung/2"))
+def publish(
+    model: Annotated[str, typer.Option(help="<name> or <name>/<version>.")],
+    engine: Annotated[str, typer.Option(help="pytorch or tensorrt.")] = "pytorch",
+    device: Annotated[str, typer.Option(help="cpu or cuda: what Triton computes on.")] = "cpu",
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+) -> None:
+    """Serve a model version on Triton from now on; going back is the same command."""
+    target = Target.of(store, broker)
+    name, _, version = model.partition("/")
+    key = served_key(name)
+    known = target.store.get_model(key, ServedModel).versions if target.store.exists(key) else ()
+    request = PublishRequest.model_validate(
+        {
+            "model": name, "version": version or "1", "engine": engine, "device": device,
+            "number": known[-1].number + 1 if known else 1,
+        }
+    )  # fmt: skip
+    run_and_report(target, request)
 
 
 @app.command(epilog=example("htd synthesize --model lung --images 1000 --proportion tumor=0.4"))
@@ -485,6 +509,7 @@ def jobs_retry(job: str, store: StoreOption = None, broker: BrokerOption = None)
 def stack_up(
     folder: Annotated[Path, typer.Option(help="Data, logs and keys.")] = Path("out/stack"),
     services: Annotated[str, typer.Option(help="Which workers.")] = ",".join(REQUESTS),
+    triton: Annotated[bool, typer.Option(help="With a Triton server; then 'htd publish'.")] = False,
 ) -> None:
     """Start the local stack; Ctrl-C stops it."""
     from services.gateway.stack import Stack
@@ -494,7 +519,8 @@ def stack_up(
     if unknown:
         raise InputError(f"no such services: {sorted(unknown)}; there are {', '.join(REQUESTS)}")
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with Stack(folder, names, lambda line: console.print(line, highlight=False)) as stack:
+    say = functools.partial(console.print, highlight=False)
+    with Stack(folder, names, say, triton=triton) as stack:
         console.print(f"ready       source {stack.folder / 'env'}", highlight=False)
         try:
             while True:

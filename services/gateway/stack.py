@@ -27,6 +27,7 @@ from shared.storage import open_store
 from shared.worker import make_app
 
 BUCKET = "heterotissue"
+SERVERS = {"redis", "s3", "triton"}
 START_SECONDS = 120
 STOP_SECONDS = 40
 
@@ -75,8 +76,16 @@ class Stack:
     addresses and keys; keys are drawn once per folder.
     """
 
-    def __init__(self, folder: Path, services: list[str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        services: list[str],
+        say: Callable[[str], None],
+        *,
+        triton: bool = False,
+    ) -> None:
         self.folder = folder.resolve()
+        self.triton = triton
         self.services = services
         self.say = say
         self.processes: list[Process] = []
@@ -115,6 +124,8 @@ class Stack:
         self.environment = self._environment()
         self._start_redis()
         self._start_s3()
+        if self.triton:
+            self._start_triton()
         for service in self.services:
             self._start_python(service, f"services.{service}")
         self._start_python("reconciler", "shared.reconciler")
@@ -142,14 +153,20 @@ class Stack:
             "HTD_CACHE_DIR": str(self.folder / "cache"),
         }
 
-    def _launch(self, name: str, command: list[str], stdin: bytes | None = None) -> None:
+    def _launch(
+        self,
+        name: str,
+        command: list[str],
+        stdin: bytes | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         log = (self.folder / "logs" / f"{name}.log").open("ab")
         child = subprocess.Popen(  # noqa: S603 - our own command lines
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            env=os.environ | self.environment,
+            env=os.environ | (environment or self.environment),
             start_new_session=True,
         )
         if stdin is not None and child.stdin is not None:
@@ -191,6 +208,26 @@ class Stack:
         del self.environment["RCLONE_AUTH_KEY"]
         self._wait("s3", self._s3_answers)
         self.say(f"s3          http://{address}/{BUCKET}")
+
+    def _start_triton(self) -> None:
+        from services.gateway.triton import plan_launch
+        from shared.serving.client import Server
+
+        ports = (free_port(), free_port(), free_port())
+        repository = f"s3://{self.environment['HTD_S3_ENDPOINT']}/{BUCKET}/triton"
+        open_store(config=self.config).put("triton/README", b"Triton's model repository\n")
+        keys = {
+            "AWS_ACCESS_KEY_ID": self.environment["HTD_S3_ACCESS_KEY"],
+            "AWS_SECRET_ACCESS_KEY": self.environment["HTD_S3_SECRET_KEY"],
+            "AWS_DEFAULT_REGION": self.config.s3_region,
+        }
+        environment = self.environment | keys
+        launch = plan_launch(self.folder / "triton", repository, ports, environment)
+        self._launch("triton", launch.command, environment=launch.environment)
+        server = Server(f"127.0.0.1:{ports[1]}")
+        self._wait("triton", server.ready)
+        self.environment["HTD_TRITON_URL"] = server.url
+        self.say(f"triton      {server.url}, metrics http://127.0.0.1:{ports[2]}/metrics")
 
     def _s3_answers(self) -> bool:
         port = int(self.environment["HTD_S3_ENDPOINT"].rsplit(":", 1)[1])
@@ -237,8 +274,8 @@ class Stack:
 
     def stop(self) -> None:
         """Stop all processes, workers before servers; what they were at is taken up later."""
-        workers = [p for p in self.processes if p.name not in {"redis", "s3"}]
-        servers = [p for p in self.processes if p.name in {"redis", "s3"}]
+        workers = [p for p in self.processes if p.name not in SERVERS]
+        servers = [p for p in self.processes if p.name in SERVERS]
         for group in (workers, servers):
             for process in group:
                 _signal(process, signal.SIGTERM)

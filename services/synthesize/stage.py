@@ -18,21 +18,19 @@ from numpy.typing import NDArray
 from services.synthesize.bank import RegionBank
 from services.synthesize.choice import check_donors, choose_maps, wanted_shares
 from services.synthesize.compose import Composer, Composition
+from services.synthesize.generate import made, sampler_of
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.contracts.train import ModelRecord, model_key
-from shared.datasets import Sample, draw_crops, read_shard, recut_crops, shard_members
+from shared.datasets import Sample, draw_crops, read_shard, recut_crops
 from shared.diffusion.flow import image_seed
-from shared.diffusion.model_store import Sampler, load_model
 from shared.errors import JobError
 from shared.exports import classes_json, coco_bytes, sample_files, write_coco
-from shared.imaging.copying import BLOCK, crop_copying
 from shared.imaging.regions import encode_png, pack_tar
 from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import ObjectStore
 
 PREVIEWS = 8
-ATTEMPTS = 3  # at an image that does not copy its crops
 CHOICE_ROWS = 65536  # rows per group, so that a shard reads few rows besides its own
 
 MANIFEST = pa.schema(
@@ -99,21 +97,27 @@ class SynthesizeStage(Stage[DatasetRequest]):
         torch.set_num_threads(context.threads)
         store = context.store
         number, start, stop = (int(str(shard.args[name])) for name in ("number", "start", "stop"))
-        sampler = load_model(store, request.model, request.version, context.device)
-        model = sampler.record
+        model = _model(store, request)
+        generate, at_a_time = sampler_of(context, request, model)
         maps, crops = _banks(store, request, model)
         composer = Composer(request, model, maps, crops)
         chosen = [maps.numbers[key] for key in _choices(store, request.dataset, start, stop)]
+
+        def batches() -> Iterator[list[Composition]]:
+            for first in range(start, stop, request.batch_size):
+                indices = range(first, min(first + request.batch_size, stop))
+                yield [composer.compose(index, chosen[index - start]) for index in indices]
+
         samples: list[Sample] = []
-        for first in range(start, stop, request.batch_size):
-            context.progress(first - start, stop - start, "images")
-            indices = range(first, min(first + request.batch_size, stop))
-            batch = [composer.compose(index, chosen[index - start]) for index in indices]
-            samples += _generate(sampler, request, batch)
-        context.progress(stop - start, stop - start, "images")
+        members: list[tuple[str, bytes]] = []
+        context.progress(0, stop - start, "images")
+        for part in made(generate, request, batches(), at_a_time):
+            samples += part.samples
+            members += part.members
+            context.progress(len(samples), stop - start, "images")
         counts = [np.bincount(s.labels.ravel(), minlength=len(model.classes)) for s in samples]
         key = _shard_key(request.dataset, number)
-        store.put(key, pack_tar(shard_members(samples)))
+        store.put(key, pack_tar(members))
         rows = [_row(*pair, key) for pair in zip(samples, counts, strict=True)]
         body = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST), body)
@@ -172,45 +176,6 @@ class SynthesizeStage(Stage[DatasetRequest]):
             "wanted": request.proportions,
             "proportions": record.proportions,
         }
-
-
-def _generate(sampler: Sampler, request: DatasetRequest, batch: list[Composition]) -> list[Sample]:
-    """Make the images of a batch; copies of a crop are made anew, and left out in the end."""
-    samples: list[Sample] = []
-    for attempt in range(ATTEMPTS if request.max_copied is not None else 1):
-        seeds = [
-            image_seed(item.provenance.seed, attempt) if attempt else item.provenance.seed
-            for item in batch
-        ]
-        images = sampler.generate(
-            np.stack([item.labels for item in batch]),
-            [item.crops for item in batch],
-            seeds,
-            steps=request.steps,
-            guidance_map=request.guidance_map,
-            guidance_crops=request.guidance_crops,
-            use_map=request.condition in {"both", "map"},
-            use_crops=request.condition in {"both", "crops"},
-        )
-        refused: list[Composition] = []
-        for image, item, seed in zip(images, batch, seeds, strict=True):
-            copied = None
-            if request.max_copied is not None:
-                shares = [
-                    crop_copying(image, crop.pixels)
-                    for crop in item.crops
-                    if len(crop.pixels) >= BLOCK
-                ]
-                copied = max(shares, default=0.0)
-                if copied > request.max_copied:
-                    refused.append(item)
-                    continue
-            provenance = item.provenance.model_copy(update={"seed": seed, "copied": copied})
-            samples.append(Sample(image, item.labels, provenance))
-        batch = refused
-        if not batch:
-            break
-    return sorted(samples, key=lambda sample: sample.provenance.index)
 
 
 def _shard_key(dataset: str, number: int) -> str:
