@@ -10,6 +10,7 @@ help:            ## list the targets
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --target .venv/triton nvidia-pytriton==0.7.0
 	touch $@
 
 install: .venv/installed  ## make .venv with everything

@@ -7,14 +7,18 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from shared.contracts.serving import PublishRequest, ServedVersion
 from shared.contracts.train import ModelRecord, model_key
 from shared.diffusion.model_store import load_model
+from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.serving.client import Server
-from shared.serving.contract import PARTS, Part, part_configs
+from shared.serving.contract import PARTS, Part, denoiser_tensors, part_configs
 from shared.serving.repository import add_version
 from shared.settings import settings
+from shared.storage import ObjectStore
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -44,6 +48,9 @@ class PublishStage(Stage[PublishRequest]):
             pipeline.vae.save_pretrained(folder / "vae", safe_serialization=True)
             pipeline.denoiser.save_pretrained(folder / "denoiser", safe_serialization=True)
             files = {part: _files(part, folder) for part in PARTS}
+            if request.engine == "tensorrt":
+                plan = _plan(pipeline, record, folder, context.store)
+                files["denoiser"] = {"model.plan": plan}
             add_version(context.store, entry, request.model, configs, files)
         return {"number": request.number}
 
@@ -59,6 +66,21 @@ class PublishStage(Stage[PublishRequest]):
             "number": request.number,
             "loaded": bool(config.triton_url),
         }
+
+
+def _plan(
+    pipeline: HeteroTissuePipeline, record: ModelRecord, folder: Path, store: ObjectStore
+) -> Path:
+    """Export the denoiser and build its plan for this machine's GPU."""
+    from services.publish.onnx_graph import export_onnx
+    from services.publish.plan import build_plan
+
+    graph, plan = folder / "denoiser.onnx", folder / "model.plan"
+    dtype = torch.bfloat16 if record.recipe.precision == "bf16" else torch.float32
+    export_onnx(pipeline, record.size, graph, dtype)
+    inputs, _ = denoiser_tensors(pipeline, record.size)
+    plan.write_bytes(build_plan(graph, inputs, store))
+    return plan
 
 
 def _files(part: Part, folder: Path) -> dict[str, Path]:
