@@ -40,7 +40,7 @@ class Options:
     use_map: bool = True
     use_crops: bool = True
     urgent: bool = False
-    alone: bool = False
+    alone: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MOST_STEPS:
