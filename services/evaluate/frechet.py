@@ -198,7 +198,10 @@ class Statistics:
 
 def save_statistics(moments: Moments, *, encoder: str, source: str, size: int, mpp: float) -> bytes:
     """Serialize reference statistics: safetensors, described by JSON in its metadata."""
-    tensors = {"mean": moments.mean, "covariance": moments.covariance}
+    tensors = {  # contiguous: safetensors ignores strides
+        "mean": np.ascontiguousarray(moments.mean),
+        "covariance": np.ascontiguousarray(moments.covariance),
+    }
     about = {
         "format": FORMAT, "n": moments.count, "encoder": encoder, "source": source,
         "size": size, "mpp": mpp, "sha256": _digest(tensors),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import safetensors.numpy
+import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
@@ -51,10 +52,11 @@ def encode_views(
             chosen = views[first : first + BATCH]
             images = np.stack([batches.view_image(*which) for which in chosen])
             encoded = encode_latents(vae, to_unit(torch.from_numpy(images)).to(device))
-            parts.append(encoded.half().cpu().numpy())
+            parts.append(encoded.half().cpu())
             report(first + len(chosen), len(views))
-    joined = np.concatenate(parts)
-    return safetensors.numpy.save({"latents": joined.reshape(-1, count, *joined.shape[1:])})
+    joined = torch.cat(parts)
+    shaped = joined.reshape(-1, count, *joined.shape[1:]).contiguous()  # as safetensors wants it
+    return safetensors.torch.save({"latents": shaped})
 
 
 def read_latents(store: ObjectStore, run: str, shards: list[str]) -> Float16:

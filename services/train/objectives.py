@@ -21,9 +21,8 @@ from shared.diffusion.flow import draw_noise, draw_times, flow_loss
 class VaeObjective:
     """Reconstruct pixels and their differences, at full and at half the size.
 
-    Half the latents decode to half the image (EQ-VAE, Kouzelis et al. 2025). Without this,
-    latents become as white as noise, and no denoiser finds anything in them. The KL term
-    is only there to keep them finite, for the same reason.
+    Half the latents decode to half the image, which keeps them smooth enough for a denoiser
+    (EQ-VAE, Kouzelis et al. 2025). The KL term is only there to keep them finite.
     """
 
     def __init__(self, vae: AutoencoderKL, recipe: VaeRecipe, device: str) -> None:

@@ -137,7 +137,7 @@ def test_images_without_crops_keep_their_own_staining(tmp_path: Path) -> None:
 def test_kept_latents_are_those_of_the_images_drawn(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     index = RegionIndex(store, make_region_set(store), "train")
-    vae = make_vae(RECIPE.vae)
+    vae = make_vae(VaeRecipe(channels=(16, 16), latent_channels=4))
     recipe = DenoiserRecipe(views=12)
     fresh = Batches(index, 32, recipe, (0,))
     data = encode_views(vae, fresh, (0, len(index)), "cpu", "fp32", lambda *_: None)
