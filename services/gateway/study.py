@@ -19,7 +19,7 @@ def study(
     regions: int,
     images: int,
     evaluate: EvaluateRequest,
-    sampling: dict[str, float],
+    sampling: dict[str, float | None],
 ) -> Iterator[Request]:
     """Yield the requests of a study, in order.
 

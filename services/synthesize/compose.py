@@ -65,6 +65,7 @@ class Composer:
         self, request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
     ) -> None:
         self.request, self.model, self.maps, self.crops = request, model, maps, crops
+        self.sampling = request.sampling(model)
         self.rule = CropRule.of(model.recipe.denoiser, model.classes)
 
     def compose(self, index: int, map_number: int) -> Composition:
@@ -97,9 +98,9 @@ class Composer:
             crop_regions=self.crops.name,
             crops=tuple(origins),
             seed=seed,
-            steps=request.steps,
-            guidance_map=request.guidance_map,
-            guidance_crops=request.guidance_crops,
+            steps=self.sampling.steps,
+            guidance_map=self.sampling.guidance_map,
+            guidance_crops=self.sampling.guidance_crops,
             condition=request.condition,
         )
         return Composition(labels, crops, provenance)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +37,14 @@ def sampler_of(
     Raises:
         InputError: a Triton server is configured, and does not serve this version.
     """
+    options = request.sampling(model).model_dump() | {
+        "use_map": request.condition in {"both", "map"},
+        "use_crops": request.condition in {"both", "crops"},
+    }
     url = settings().triton_url
     if not url:
         found = load_model(context.store, request.model, request.version, context.device)
-        return found.generate, 1
+        return partial(found.generate, **options), 1
     from shared.serving.client import TritonSampler
     from shared.serving.repository import served
 
@@ -54,7 +58,8 @@ def sampler_of(
             f"Triton at {url} does not serve {request.model}/{request.version}: "
             f"run 'htd publish --model {request.model}/{request.version}', or unset HTD_TRITON_URL"
         )
-    return TritonSampler(url, request.model, numbers[-1]).generate, IN_FLIGHT
+    sampler = TritonSampler(url, request.model, numbers[-1])
+    return partial(sampler.generate, **options), IN_FLIGHT
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,6 @@ def _samples(generate: Generate, request: DatasetRequest, batch: list[Compositio
             np.stack([item.labels for item in batch]),
             [item.crops for item in batch],
             seeds,
-            **_options(request),
         )
         refused: list[Composition] = []
         for image, item, seed in zip(images, batch, seeds, strict=True):
@@ -124,13 +128,3 @@ def _samples(generate: Generate, request: DatasetRequest, batch: list[Compositio
         if not batch:
             break
     return sorted(samples, key=lambda sample: sample.provenance.index)
-
-
-def _options(request: DatasetRequest) -> dict[str, Any]:
-    return {
-        "steps": request.steps,
-        "guidance_map": request.guidance_map,
-        "guidance_crops": request.guidance_crops,
-        "use_map": request.condition in {"both", "map"},
-        "use_crops": request.condition in {"both", "crops"},
-    }

@@ -60,6 +60,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
 
     def plan(self, request: DatasetRequest, context: Context) -> Plan:
         model = _model(context.store, request)
+        request.sampling(model)  # refuses what the model can't do
         wanted = wanted_shares(request.proportions, model.classes)
         maps, crops = _banks(context.store, request, model)
         rng = np.random.default_rng(image_seed(request.seed, -1))

@@ -1,4 +1,4 @@
-"""The losses: of the autoencoder, of its decoder alone, and of the denoiser."""
+"""The losses: of the autoencoder, of its decoder alone, of the denoiser, and of its student."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from torch.nn import functional
 from services.train.critic import PatchCritic, critic_loss, deceit_loss
 from services.train.data import Batch
 from services.train.perceptual import PerceptualLoss
-from shared.contracts.train import VaeRecipe
+from shared.contracts.train import StudentRecipe, VaeRecipe
 from shared.diffusion.autoencoder import encode_latents, to_unit
-from shared.diffusion.denoiser import Denoiser
-from shared.diffusion.flow import draw_noise, draw_times, flow_loss
+from shared.diffusion.denoiser import Denoiser, Tensors
+from shared.diffusion.flow import (
+    Solver,
+    draw_noise,
+    draw_times,
+    flow_loss,
+    guidance_weights,
+    guided,
+)
 
 
 class VaeObjective:
@@ -102,16 +109,20 @@ class DenoiserObjective:
 
     def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
         latents = self._latents(batch)
-        condition = self.denoiser.lay_out(
-            batch.labels,
-            batch.crops,
-            batch.use_map,
-            batch.use_crops,
-            lambda pixels: encode_latents(self.vae, pixels).float(),
-        )
+        condition = self._lay_out(batch, True, True)
         times = draw_times(seeds).to(self.device)
         noise = draw_noise(seeds, latents.shape[1:]).to(self.device)
         return {"loss": flow_loss(self.denoiser, latents, condition, times, noise)}
+
+    def _lay_out(self, batch: Batch, use_map: bool, use_crops: bool) -> Tensors:
+        """Lay the batch's conditions out, without those that it, or the caller, drops."""
+        return self.denoiser.lay_out(
+            batch.labels,
+            batch.crops,
+            [use_map and use for use in batch.use_map],
+            [use_crops and use for use in batch.use_crops],
+            lambda pixels: encode_latents(self.vae, pixels).float(),
+        )
 
     @torch.no_grad()
     def _latents(self, batch: Batch) -> Tensor:
@@ -119,3 +130,50 @@ class DenoiserObjective:
             return torch.from_numpy(batch.latents).to(self.device).float()
         images = to_unit(torch.from_numpy(batch.images)).to(self.device)
         return encode_latents(self.vae, images).float()
+
+
+class StudentObjective(DenoiserObjective):
+    """Take one step where the teacher takes several (as PeRFlow, Yan et al. 2024).
+
+    The way from noise to image is cut into `sampling_steps` equal parts. From a noisy latent
+    at the beginning of a part the teacher goes to its end, guided; the student learns the
+    mean velocity of that.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        teacher: Denoiser,
+        vae: AutoencoderKL,
+        recipe: StudentRecipe,
+        device: str,
+    ) -> None:
+        super().__init__(denoiser, vae, device)
+        self.teacher: Denoiser = teacher.to(device).eval().requires_grad_(False)
+        self.recipe = recipe
+
+    def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
+        latents = self._latents(batch)
+        noise = draw_noise(seeds, latents.shape[1:]).to(self.device)
+        parts = self.recipe.sampling_steps
+        times = torch.tensor([1 - (seed >> 1) % parts / parts for seed in seeds]).to(self.device)
+        share = times.view(-1, 1, 1, 1)
+        start = (1 - share) * latents + share * noise
+        condition = self._lay_out(batch, True, True)
+        with torch.no_grad():
+            wanted = (start - self._taught(batch, start, times)) * parts
+        predicted = self.denoiser(start, times, self.denoiser.encode_condition(condition))
+        return {"loss": (predicted.float() - wanted).square().mean()}
+
+    def _taught(self, batch: Batch, sample: Tensor, times: Tensor) -> Tensor:
+        """Where the teacher comes to at the end of the parts that begin at `times`."""
+        weights = guidance_weights(self.recipe.guidance_map, self.recipe.guidance_crops)
+        encoded = self.teacher.join(
+            [self.teacher.encode_condition(self._lay_out(batch, *branch)) for branch in weights]
+        )
+        velocity = guided(self.teacher, encoded, list(weights.values()))
+        steps = self.recipe.teacher_steps
+        solver = Solver(sample, steps * self.recipe.sampling_steps)
+        for number in range(steps):
+            solver.advance(velocity(solver.sample, times - number / solver.steps))
+        return solver.sample

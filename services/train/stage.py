@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from pathlib import Path
@@ -16,7 +17,12 @@ from services.train.data import Batches, Float16
 from services.train.events import FILE_NAME, event_log
 from services.train.latents import SHARD_REGIONS, encode_views, latents_key, read_latents
 from services.train.loop import Progress, Settings, Training
-from services.train.objectives import DecoderObjective, DenoiserObjective, VaeObjective
+from services.train.objectives import (
+    DecoderObjective,
+    DenoiserObjective,
+    StudentObjective,
+    VaeObjective,
+)
 from services.train.perceptual import PerceptualLoss
 from services.train.starter import Weights, read_starter, read_version, start_denoiser, start_vae
 from shared.contracts.regions import RegionSet
@@ -293,10 +299,11 @@ def _denoiser_segment(
     weights = _starting_weights(context.store, request)
     if weights is not None:
         start_denoiser(denoiser, weights, record.classes.names)
-    training = Training(
-        DenoiserObjective(denoiser, vae, context.device),
-        _settings(request, "denoiser", context.device),
-    )
+    objective = DenoiserObjective(denoiser, vae, context.device)
+    if recipe.student is not None:
+        teacher = copy.deepcopy(denoiser)
+        objective = StudentObjective(denoiser, teacher, vae, recipe.student, context.device)
+    training = Training(objective, _settings(request, "denoiser", context.device))
     _continue(training, request, "denoiser", start, context.store)
     shards = [shard.id for shard in _latent_shards(record, request.recipe)]
     latents = read_latents(context.store, request.run, shards) if shards else None
@@ -320,7 +327,9 @@ def _samples(
     """Draw the same few regions at every step: map, crops, sample, the real region."""
     batch = batches.draw(2**31, SAMPLES)
     seeds = [image_seed(request.seed, number) for number in range(SAMPLES)]
-    made = pipeline(batch.labels, batch.crops, seeds, precision=request.recipe.precision)
+    options = request.recipe.sampling.model_dump()
+    precision = request.recipe.precision
+    made = pipeline(batch.labels, batch.crops, seeds, precision=precision, **options)
     maps = [colorize(mask, record.classes.colors) for mask in batch.labels]
     canvases = [draw_crops(crops, batch.images.shape[1]) for crops in batch.crops]
     return sheet(

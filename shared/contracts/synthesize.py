@@ -17,7 +17,8 @@ from pydantic import Field
 
 from shared.contracts.base import Classes, Contract, Name, Request, Split
 from shared.contracts.regions import region_set_key
-from shared.contracts.train import model_key
+from shared.contracts.train import ModelRecord, Sampling, model_key
+from shared.errors import InputError
 
 Condition = Literal["both", "map", "crops", "none"]
 ExportFormat = Literal["folder", "coco", "geojson"]
@@ -56,9 +57,9 @@ class DatasetRequest(Request):
     )
     maps: MapSource = MapSource()
     crops: CropSource = CropSource()
-    steps: int = Field(20, ge=1, le=1000)
-    guidance_map: float = Field(1.5, ge=0, le=20)
-    guidance_crops: float = Field(1.5, ge=0, le=20)
+    steps: int | None = Field(None, ge=1, le=1000, description="default: the model's")
+    guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
+    guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")
     condition: Condition = Field("both", description="what the model is given (for ablations)")
     max_copied: float | None = Field(
         None,
@@ -71,6 +72,26 @@ class DatasetRequest(Request):
     shard_size: int = Field(32, ge=1, le=10_000)
     batch_size: int = Field(16, ge=1, le=1024)
     exports: tuple[ExportFormat, ...] = ()
+
+    def sampling(self, model: ModelRecord) -> Sampling:
+        """How the images are sampled: as the model's recipe says, but for what is asked.
+
+        Raises:
+            InputError: a few-step model is asked for steps or guidance that it did not learn.
+        """
+        own = model.recipe.sampling
+        asked = {
+            name: value
+            for name in ("steps", "guidance_map", "guidance_crops")
+            if (value := getattr(self, name)) is not None
+        }
+        if own.first_order and any(getattr(own, name) != value for name, value in asked.items()):
+            raise InputError(
+                f"{self.model}/{self.version} is a student that samples in {own.steps} steps "
+                f"without guidance: leave out {', '.join(asked)}, or take its teacher "
+                f"{model.warm_start}"
+            )
+        return own.model_copy(update=asked)
 
     def inputs(self) -> list[str]:
         named = {self.maps.regions, self.crops.regions} - {None}

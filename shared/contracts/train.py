@@ -51,6 +51,17 @@ class VaeRecipe(Contract):
         return int(2 ** (len(self.channels) - 1))
 
 
+class StudentRecipe(Contract):
+    """A denoiser that learns to take the steps of another, many at a time."""
+
+    sampling_steps: int = Field(4, ge=1, le=16, description="steps in which it makes an image")
+    teacher_steps: int = Field(
+        5, ge=1, description="steps of the teacher for each of the student's"
+    )
+    guidance_map: float = Field(1.0, ge=0, le=20, description="the teacher's, learnt with it")
+    guidance_crops: float = Field(1.0, ge=0, le=20)
+
+
 class DenoiserRecipe(Contract):
     """The UNet, its condition and its training."""
 
@@ -64,6 +75,9 @@ class DenoiserRecipe(Contract):
     layers: int = Field(1, ge=1)
     attention: tuple[bool, ...] = Field((False, True, True), description="per level")
     condition_channels: int = Field(64, ge=4, description="channels of the encoded condition")
+    student: StudentRecipe | None = Field(
+        None, description="learn from the model of the warm start, to sample in few steps"
+    )
     steps: int = Field(1000, ge=0)
     batch_size: int = Field(16, ge=1, description="per process")
     learning_rate: float = Field(2e-4, gt=0)
@@ -103,6 +117,15 @@ class DenoiserRecipe(Contract):
         return self
 
 
+class Sampling(Contract):
+    """How a model's images are sampled; see `shared.diffusion.pipeline`."""
+
+    steps: int = Field(20, ge=1, le=1000)
+    guidance_map: float = Field(1.5, ge=0, le=20)
+    guidance_crops: float = Field(1.5, ge=0, le=20)
+    first_order: bool = Field(False, description="of the solver, for few-step students")
+
+
 class Recipe(Contract):
     """A training recipe; `services/train/recipes/*.yaml` hold the named ones."""
 
@@ -113,6 +136,16 @@ class Recipe(Contract):
     precision: str = Field("fp32", pattern="^(fp32|bf16)$")
     segment_steps: int = Field(500, ge=1, description="steps between two resumable checkpoints")
     sample_every: int = Field(500, ge=1, description="steps between two sample sheets")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How images of a model of this recipe are sampled, unless a request says otherwise."""
+        student = self.denoiser.student
+        if student is None:
+            return Sampling()
+        return Sampling(
+            steps=student.sampling_steps, guidance_map=1, guidance_crops=1, first_order=True
+        )
 
     @model_validator(mode="after")
     def _divisible(self) -> Recipe:
@@ -137,6 +170,15 @@ class TrainRequest(Request):
         None, description="'starter' (shipped), or models/<name>/<version> to start from"
     )
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _taught(self) -> TrainRequest:
+        if self.recipe.denoiser.student and (self.warm_start is None or self.recipe.vae.steps):
+            raise ValueError(
+                "a student needs a teacher and its autoencoder: set warm_start to the teacher's "
+                "models/<name>/<version>, and recipe.vae.steps to 0"
+            )
+        return self
 
     def inputs(self) -> list[str]:
         keys = [region_set_key(self.regions)]

@@ -98,7 +98,7 @@ def guided(denoiser: Denoiser, encoded: Tensors, weights: Sequence[float]) -> Ve
 class Solver:
     """Integrates dx/dt = v from t = 1 to 0 by Adams-Bashforth of second order.
 
-    One evaluation per step; the first step is Euler's.
+    One evaluation per step; the first step is Euler's, and with `first_order` all are.
 
     Attributes:
         sample: x at the present time, (B, C, h, w); at first the noise.
@@ -106,9 +106,10 @@ class Solver:
         done: steps done.
     """
 
-    def __init__(self, noise: Tensor, steps: int) -> None:
+    def __init__(self, noise: Tensor, steps: int, first_order: bool = False) -> None:
         self.sample = noise
         self.steps = steps
+        self.first_order = first_order
         self.done = 0
         self._before: Tensor | None = None
 
@@ -125,7 +126,9 @@ class Solver:
 
     def advance(self, velocity: Tensor) -> None:
         """Go one step on by the velocity at the present time."""
-        slope = velocity if self._before is None else 1.5 * velocity - 0.5 * self._before
+        slope = velocity
+        if self._before is not None and not self.first_order:
+            slope = 1.5 * velocity - 0.5 * self._before
         self.sample, self._before = self.sample - slope / self.steps, velocity
         self.done += 1
 
@@ -135,6 +138,7 @@ def sample_flow(
     noise: Tensor,
     steps: int,
     callback: Callable[[int], None] | None = None,
+    first_order: bool = False,
 ) -> Tensor:
     """Integrate from noise to x0, (B, C, h, w).
 
@@ -143,8 +147,9 @@ def sample_flow(
         noise: x at t = 1.
         steps: number of equal steps.
         callback: called with the number of steps done.
+        first_order: take Euler's steps, as students are taught to.
     """
-    solver = Solver(noise, steps)
+    solver = Solver(noise, steps, first_order)
     while not solver.finished:
         solver.advance(velocity(solver.sample, solver.times))
         if callback is not None:

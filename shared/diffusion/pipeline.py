@@ -44,6 +44,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance_crops: float = 1.5,
         use_map: bool = True,
         use_crops: bool = True,
+        first_order: bool = False,
         precision: str = "fp32",
         callback: Callable[[int], None] | None = None,
     ) -> NDArray[np.uint8]:
@@ -56,6 +57,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             steps: denoising steps.
             guidance_map, guidance_crops: weights of the two conditions; 1 is none extra.
             use_map, use_crops: False drops that condition altogether.
+            first_order: of the solver, for few-step students.
             precision: 'bf16' computes the networks in it, by autocast; the solver stays fp32.
             callback: called with the number of steps done.
 
@@ -77,7 +79,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             velocity = guided(self.denoiser, encoded, list(weights.values()))
             shape = (int(self.vae.config.latent_channels), height // factor, width // factor)
             noise = draw_noise(seeds, shape).to(self.device)
-            latents = sample_flow(velocity, noise, steps, callback)
+            latents = sample_flow(velocity, noise, steps, callback, first_order)
             pixels: NDArray[np.uint8] = to_pixels(decode_latents(self.vae, latents)).cpu().numpy()
         return pixels
 

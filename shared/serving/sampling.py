@@ -39,6 +39,7 @@ class Options:
     guidance_crops: float = 1.0
     use_map: bool = True
     use_crops: bool = True
+    first_order: bool = False
     urgent: bool = False
     alone: bool = True
 
@@ -108,7 +109,7 @@ class Sampling:
             labels.shape[2] // factor,
         )
         trajectory = Trajectory(
-            Solver(draw_noise(seeds, shape).to(self.device), options.steps),
+            Solver(draw_noise(seeds, shape).to(self.device), options.steps, options.first_order),
             encoded,
             tuple(weights.values()),
             urgent=options.urgent,

@@ -116,7 +116,10 @@ def test_triton_gives_what_the_process_gives(running: Running, guidance: float) 
 
 def test_many_clients_with_other_steps_each_get_their_own(running: Running) -> None:
     model, sampler = load_model(running.store, "m", "1", "cpu"), running.sampler()
-    asked = [(seed, {"steps": 2 + seed % 4, "urgent": seed % 3 == 0, "alone": False}) for seed in range(12)]
+    asked = [
+        (seed, {"steps": 2 + seed % 4, "urgent": seed % 3 == 0, "alone": False})
+        for seed in range(12)
+    ]
     with ThreadPoolExecutor(12) as pool:
         made = list(pool.map(lambda each: sampler.generate(*example(each[0]), **each[1]), asked))
     for (seed, options), images in zip(asked, made, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,24 @@ import pytest
 import safetensors.numpy
 import torch
 from diffusers import AutoencoderKL
+from pydantic import ValidationError
 
 from services.train.data import Batches
 from services.train.latents import encode_views
+from services.train.objectives import StudentObjective
 from services.train.stage import TrainStage
-from shared.contracts.train import DenoiserRecipe, ModelRecord, Recipe, TrainRequest, VaeRecipe
+from shared.contracts.synthesize import DatasetRequest
+from shared.contracts.train import (
+    DenoiserRecipe,
+    ModelRecord,
+    Recipe,
+    StudentRecipe,
+    TrainRequest,
+    VaeRecipe,
+)
 from shared.diffusion.autoencoder import encode_latents, make_vae, to_unit
+from shared.diffusion.conditionings import make_denoiser
+from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
@@ -51,7 +64,8 @@ RECIPE = Recipe(
 
 
 def train(store: ObjectStore, recipe: Recipe = RECIPE, **fields: object) -> None:
-    request = TrainRequest(run="r", regions="toy", recipe=recipe, model="m", **fields)  # type: ignore[arg-type]
+    names = {"run": "r", "regions": "toy", "model": "m"}
+    request = TrainRequest.model_validate({**names, "recipe": recipe, **fields})
     ledger = Ledger(store)
     status = run_job(ledger, TrainStage(), ledger.submit(request), config=Settings(threads=1))
     assert status.state == "done", status.failed
@@ -253,3 +267,51 @@ def test_a_recipe_larger_than_the_regions_is_refused(trained: DirectoryStore) ->
     status = run_job(ledger, TrainStage(), ledger.submit(request))
     assert status.state == "failed"
     assert "smaller than the recipe's 128" in status.failed["plan"]
+
+
+STUDENT = RECIPE.model_copy(
+    update={
+        "vae": RECIPE.vae.model_copy(update={"steps": 0, "decoder_steps": 0}),
+        "denoiser": RECIPE.denoiser.model_copy(
+            update={"student": StudentRecipe(sampling_steps=2, teacher_steps=2)}
+        ),
+    }
+)
+
+
+def test_a_student_is_published_and_says_what_it_is(trained: DirectoryStore) -> None:
+    train(trained, STUDENT, version="2", warm_start="models/m/1", run="student")
+    model = trained.get_model("models/m/2/model.json", ModelRecord)
+    request = DatasetRequest(dataset="d", model="m", version="2")
+    assert request.sampling(model).steps == 2
+    assert request.sampling(model).first_order
+    with pytest.raises(InputError, match="samples in 2 steps without guidance"):
+        request.model_copy(update={"steps": 20}).sampling(model)
+    before, after = (
+        AutoencoderKL.from_pretrained(trained.root / f"models/m/{version}/vae").state_dict()
+        for version in "12"
+    )
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_a_student_needs_a_teacher() -> None:
+    with pytest.raises(ValidationError, match="needs a teacher"):
+        TrainRequest(run="r", regions="toy", recipe=STUDENT, model="m")
+
+
+def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    record = make_region_set(store)
+    batch = Batches(RegionIndex(store, record, "train"), 32, DenoiserRecipe(), (0,)).draw(0, 4)
+    torch.manual_seed(0)
+    vae = make_vae(RECIPE.vae)
+    denoiser, other = (make_denoiser(RECIPE.denoiser, record.classes, vae) for _ in range(2))
+
+    def loss(teacher: Denoiser, teacher_steps: int) -> float:
+        recipe = StudentRecipe(sampling_steps=8, teacher_steps=teacher_steps)
+        objective = StudentObjective(denoiser, teacher, vae, recipe, "cpu")
+        return float(objective.loss(batch, [5, 6, 7, 8], 0)["loss"].detach())
+
+    assert loss(copy.deepcopy(denoiser), 1) < 1e-10
+    assert loss(copy.deepcopy(denoiser), 4) > 1e-9
+    assert loss(other, 1) > 1e-3
