@@ -35,8 +35,8 @@ class Options:
     """
 
     steps: int = 20
-    guidance_map: float = 1.0
-    guidance_crops: float = 1.0
+    guidance_map: float = 1.5
+    guidance_crops: float = 1.5
     use_map: bool = True
     use_crops: bool = True
     first_order: bool = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from services.gateway.stack import free_port
 from services.gateway.triton import plan_launch
@@ -138,10 +138,15 @@ def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
         sampler.generate(labels, crops, seeds, steps=0)
     with pytest.raises(InputError, match="unexpected keyword"):
         sampler.generate(labels, crops, seeds, speed=3)
-    given = InferInput("labels", [1, SIZE, SIZE], "FP32")
-    given.set_data_from_numpy(np.zeros((1, SIZE, SIZE), np.float32))
-    with pytest.raises(InferenceServerException, match="shape"):
-        InferenceServerClient(running.url).infer("m-vae_encoder", [given])
+    client = InferenceServerClient(running.url)
+    for kind, shape, reason in (
+        ("FP32", [1, 4, 32, 32], "shape"),
+        ("UINT8", [1, 3, 32, 32], "type"),
+    ):
+        given = InferInput("images", shape, kind)
+        given.set_data_from_numpy(np.zeros(shape, triton_to_np_dtype(kind)))
+        with pytest.raises(InferenceServerException, match=reason):
+            client.infer("m-vae_encoder", [given])
 
 
 def test_a_version_is_swapped_under_load_without_a_failure(
