@@ -90,8 +90,10 @@ def test_a_failed_job_ends_with_one(tmp_path: Path) -> None:
 
 
 def test_recipes_are_valid() -> None:
-    sizes = {name: load_recipe(name).size for name in ("tiny", "starter", "base", "paper")}
-    assert sizes == {"tiny": 128, "starter": 128, "base": 256, "paper": 512}
+    sizes = {
+        name: load_recipe(name).size for name in ("tiny", "starter", "cpu-small", "base", "paper")
+    }
+    assert sizes == {"tiny": 128, "starter": 128, "cpu-small": 128, "base": 224, "paper": 512}
     paper = load_recipe("paper").denoiser
     assert (round(paper.crop_min * 512), round(paper.crop_max * 512)) == (50, 200)
     assert load_recipe("tiny").vae.channels == load_recipe("starter").vae.channels
