@@ -15,14 +15,15 @@ import json
 from typing import Any
 
 from services.gateway.cli import load_recipe
+from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.regions import RegionSet, region_set_key
-from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
+from shared.contracts.synthesize import Condition
 from shared.contracts.train import Recipe, TrainRequest, model_prefix
 from shared.jobs import Ledger
 
-ROWS = ("none", "map", "both")
+ROWS: tuple[Condition, ...] = ("none", "map", "both")
 
 
 def recipe_of(name: str, conditioning: str, steps: int, vae: str) -> Recipe:
@@ -37,22 +38,12 @@ def measure(target: Target, model: str, images: int) -> dict[str, Any]:
     """Make the rows and measure them against the val split."""
     rows = {row: f"{model}-{row}" for row in ROWS}
     for row, dataset in rows.items():
-        run_or_fail(
-            target,
-            DatasetRequest.model_validate(
-                {
-                    "dataset": dataset, "model": model, "images": images, "condition": row,
-                    "maps": MapSource(splits=("val",), augment=False),
-                    "crops": CropSource(splits=("val",), slide="same"),
-                }
-            ),
-        )  # fmt: skip
+        run_or_fail(target, counterparts(dataset, model, "1", "val", images, row))
     run_or_fail(
         target,
         EvaluateRequest(
             report=model, dataset=rows["both"], real_test=("val",), ablation=rows,
-            encoders=("efficientnet-lite0", "efficientnet-lite2"),
-            segmenter_encoder="efficientnet-lite0", segmenter_steps=200,
+            encoders=MEASURES, segmenter_encoder=MEASURES[0], segmenter_steps=200,
         ),
     )  # fmt: skip
     report: dict[str, Any] = target.store.get_json(f"reports/{model}/report.json")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from services.evaluate.fidelity import Features, fidelity
+from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
-from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.contracts.train import ModelRecord, model_key
 from shared.datasets import DatasetIndex, load_dataset
 from shared.encoders import load_encoder
@@ -37,13 +37,11 @@ def make(target: Target, model: str, version: str, images: int, setting: tuple[A
     """Make a setting's dataset and return its name."""
     steps, guidance_map, guidance_crops = setting
     name = f"guidance-{steps}-{guidance_map}-{guidance_crops}".replace(".", "_")
-    request = {
-        "dataset": name, "model": model, "version": version, "images": images,
-        "maps": MapSource(splits=("val",), augment=False),
-        "crops": CropSource(splits=("val",), slide="same"),
-        "steps": steps, "guidance_map": guidance_map, "guidance_crops": guidance_crops,
-    }  # fmt: skip
-    run_or_fail(target, DatasetRequest.model_validate(request))
+    request = counterparts(
+        name, model, version, "val", images,
+        steps=steps, guidance_map=guidance_map, guidance_crops=guidance_crops,
+    )  # fmt: skip
+    run_or_fail(target, request)
     return name
 
 
@@ -52,7 +50,7 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("model", help="<name>/<version>")
     parser.add_argument("--images", type=int, default=228)
-    parser.add_argument("--encoders", nargs="+", default=["efficientnet-lite0"])
+    parser.add_argument("--encoders", nargs="+", default=MEASURES[:1])
     given = parser.parse_args()
     target = Target.of(given.store, "")
     model, _, version = given.model.partition("/")

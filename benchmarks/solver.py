@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from services.gateway.study import counterparts
 from services.synthesize.bank import RegionBank
 from services.synthesize.compose import Composer
-from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.diffusion.autoencoder import encode_latents, vae_factor
 from shared.diffusion.flow import Velocity, draw_noise, guided, sample_flow
 from shared.diffusion.model_store import load_model
@@ -24,14 +25,6 @@ from shared.storage import open_store
 
 EVALUATIONS = (4, 6, 10, 20, 40)
 REFERENCE = 400
-
-
-def euler(velocity: Velocity, sample: Tensor, steps: int) -> Tensor:
-    """First order, one evaluation per step."""
-    for step in range(steps):
-        times = torch.full((len(sample),), 1 - step / steps)
-        sample = sample - velocity(sample, times) / steps
-    return sample
 
 
 def heun(velocity: Velocity, sample: Tensor, evaluations: int) -> Tensor:
@@ -46,7 +39,7 @@ def heun(velocity: Velocity, sample: Tensor, evaluations: int) -> Tensor:
 
 
 SOLVERS: dict[str, Callable[[Velocity, Tensor, int], Tensor]] = {
-    "Euler": euler,
+    "Euler": partial(sample_flow, first_order=True),
     "Heun": heun,
     "Adams-Bashforth 2": sample_flow,
 }
@@ -63,10 +56,7 @@ def main() -> None:
     sampler = load_model(store, name, version or "1", "cpu")
     model, pipeline = sampler.record, sampler.pipeline
     bank = RegionBank(store, model.regions, ("val",), model)
-    request = DatasetRequest(
-        dataset="solver", model=name, images=given.images,
-        maps=MapSource(splits=("val",)), crops=CropSource(splits=("val",), slide="same"),
-    )  # fmt: skip
+    request = counterparts("solver", name, version or "1", "val", given.images)
     composer = Composer(request, model, bank, bank)
     numbers = np.linspace(0, len(bank) - 1, given.images).astype(int)
     made = [composer.compose(index, int(number)) for index, number in enumerate(numbers)]

@@ -363,6 +363,7 @@ def study(
     broker: BrokerOption = None,
 ) -> None:
     """The whole measurement of a model: what map and crops are worth, usefulness, leakage."""
+    from services.gateway.study import MEASURES
     from services.gateway.study import study as requests
 
     target = Target.of(store, broker)
@@ -372,9 +373,9 @@ def study(
     evaluate = EvaluateRequest(
         report=name,
         dataset=name,
-        encoders=tuple(encoder or ["efficientnet-lite0", "efficientnet-lite2"]),
+        encoders=tuple(encoder or MEASURES),
         seeds=seeds,
-        segmenter_encoder="efficientnet-lite0",
+        segmenter_encoder=MEASURES[0],
         segmenter_steps=segmenter_steps,
         few=few,
     )

@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from shared.contracts.base import Request, Split
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.synthesize import Condition, CropSource, DatasetRequest, MapSource
 
 ROWS: tuple[Condition, ...] = ("none", "map", "crops", "both")
+MEASURES = ("efficientnet-lite0", "efficientnet-lite2")
+"""ImageNet's two encoders that a Fréchet distance is taken with unless others are asked for."""
+
+
+def counterparts(
+    dataset: str,
+    model: str,
+    version: str,
+    split: Split,
+    images: int,
+    condition: Condition = "both",
+    **sampling: Any,
+) -> DatasetRequest:
+    """Request images of a split's maps and crops.
+
+    Maps are as they are outside the training split, so that each image has its real counterpart.
+
+    Args:
+        dataset: its name.
+        model, version: what makes it.
+        split: where maps and crops come from; the crops of the map's own slide.
+        images: how many.
+        condition: what the model is given.
+        sampling: `steps`, `guidance_map`, `guidance_crops`, `seed`.
+    """
+    return DatasetRequest.model_validate(
+        {
+            "dataset": dataset,
+            "model": model,
+            "version": version,
+            "images": images,
+            "condition": condition,
+            "maps": MapSource(splits=(split,), augment=split == "train"),
+            "crops": CropSource(splits=(split,), slide="same"),
+            **sampling,
+        }
+    )
 
 
 def study(
@@ -32,26 +70,11 @@ def study(
         sampling: `steps`, `guidance_map`, `guidance_crops`, `seed` of all datasets.
     """
 
-    def made(row: Condition, split: Split, count: int, dataset: str) -> DatasetRequest:
-        own = split == "test"  # test maps as they are, so that each has its real counterpart
-        return DatasetRequest.model_validate(
-            {
-                "dataset": dataset,
-                "model": model,
-                "version": version,
-                "images": count,
-                "condition": row,
-                "maps": MapSource(splits=(split,), augment=not own),
-                "crops": CropSource(splits=(split,), slide="same"),
-                **sampling,
-            }
-        )
-
     rows = {row: f"{name}-{row}" for row in ROWS}
     seen = {row: f"{name}-seen-{row}" for row in ROWS}
     for row in ROWS:
-        yield made(row, "test", regions, rows[row])
-        yield made(row, "train", regions, seen[row])
-    yield made("both", "train", images, name)
+        yield counterparts(rows[row], model, version, "test", regions, row, **sampling)
+        yield counterparts(seen[row], model, version, "train", regions, row, **sampling)
+    yield counterparts(name, model, version, "train", images, **sampling)
     update = {"report": name, "dataset": name, "ablation": rows, "seen": seen}
     yield evaluate.model_copy(update=update)
