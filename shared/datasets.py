@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.contracts.base import Classes
+from shared.contracts.base import Classes, Split
+from shared.contracts.regions import RegionSet
 from shared.contracts.synthesize import DatasetRecord, Provenance, dataset_key
+from shared.contracts.train import ModelRecord
 from shared.diffusion.crops import Crop
 from shared.errors import InputError
 from shared.imaging.regions import RegionIndex, decode_png, encode_png, unpack_tar
@@ -120,6 +122,32 @@ def relabel(found: Classes, wanted: Classes, whose: str) -> UInt8:
     table = np.zeros(256, np.uint8)
     for item in found.items[1:]:
         table[item.index] = wanted.index(item.name)
+    return table
+
+
+def check_region_set(record: RegionSet, splits: Sequence[Split], model: ModelRecord) -> UInt8:
+    """Check that maps or crops of a model can be taken from some splits of a region set.
+
+    Returns:
+        A table uint8 (256,) that maps the set's labels to the model's.
+
+    Raises:
+        InputError: the set does not fit the model (classes, size, resolution), or has no
+            region in the splits.
+    """
+    table = relabel(record.classes, model.classes, f"region set {record.name!r}")
+    if record.rule.size < model.size:
+        raise InputError(
+            f"regions of {record.name!r} are {record.rule.size} px, smaller than the model's "
+            f"{model.size} px: ingest with a larger region size"
+        )
+    if abs(record.rule.mpp / model.mpp - 1) > 0.05:
+        raise InputError(
+            f"regions of {record.name!r} are at {record.rule.mpp} µm per pixel, the model at "
+            f"{model.mpp}: ingest the slides at the model's resolution"
+        )
+    if not record.of_split(*splits):
+        raise InputError(f"region set {record.name!r} has no region in {' or '.join(splits)}")
     return table
 
 

@@ -1,4 +1,4 @@
-"""What lives in Redis besides the queues: leases and progress. All of it may be lost."""
+"""What lives in Redis besides the queues: leases, progress, counts. All of it may be lost."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.jobs.reporting import Reporter
+from shared.metrics import count_unit
 
 PROGRESS_SECONDS = 3600
 
@@ -73,7 +74,7 @@ class RedisLeases:
 
 
 class RedisReporter(Reporter):
-    """Publishes progress to a Redis hash per job, for whoever looks."""
+    """Publishes progress to a Redis hash per job, and counts units, for whoever looks."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
@@ -83,6 +84,14 @@ class RedisReporter(Reporter):
         with suppress(RedisError):  # progress is only for looking
             self.redis.hset(f"progress:{job}", unit, value)
             self.redis.expire(f"progress:{job}", PROGRESS_SECONDS)
+
+    def done(self, job: str, unit: str, seconds: float) -> None:
+        with suppress(RedisError):
+            count_unit(self.redis, job, "done", seconds)
+
+    def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
+        with suppress(RedisError):
+            count_unit(self.redis, job, "parked" if parked else "failed", 0.0)
 
 
 def read_progress(redis: Redis, job: str) -> dict[str, dict[str, Any]]:

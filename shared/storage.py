@@ -14,9 +14,10 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 from urllib.parse import urlparse
 
 from minio import Minio
@@ -91,6 +92,17 @@ class ObjectStore(ABC):
 
         Libraries that need a real file (OpenSlide, HDF5) read through this. An S3
         store downloads into a cache, keyed by the object's ETag.
+        """
+
+    @abstractmethod
+    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """Read the object as a stream, front to back. Raises `ObjectNotFoundError`."""
+
+    @abstractmethod
+    def presign(self, key: str, seconds: int) -> str | None:
+        """Return a URL from which anybody can read the object for so long.
+
+        None where the store has no server of its own.
         """
 
     def delete_prefix(self, prefix: str) -> None:
@@ -181,6 +193,14 @@ class DirectoryStore(ObjectStore):
             raise ObjectNotFoundError(self, key)
         return path
 
+    @contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        with self.local(key).open("rb") as file:
+            yield file
+
+    def presign(self, key: str, seconds: int) -> str | None:
+        return None
+
 
 class S3Store(ObjectStore):
     """Objects in a bucket of any S3 server (MinIO, AWS, …), below an optional prefix."""
@@ -224,15 +244,8 @@ class S3Store(ObjectStore):
         self.client.fput_object(self.bucket, self._name(key), str(path))
 
     def get(self, key: str) -> bytes:
-        try:
-            response = self.client.get_object(self.bucket, self._name(key))
-        except (S3Error, InvalidResponseError) as error:
-            raise self._translated(error, key) from error
-        try:
-            return response.read()
-        finally:
-            response.close()
-            response.release_conn()
+        with self.open(key) as stream:
+            return stream.read()
 
     def _translated(self, error: S3Error | InvalidResponseError, key: str) -> Exception:
         """Tell a missing object from other errors.
@@ -284,6 +297,23 @@ class S3Store(ObjectStore):
             self.client.fget_object(self.bucket, self._name(key), str(path))
         return path
 
+    @contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        try:
+            response = self.client.get_object(self.bucket, self._name(key))
+        except (S3Error, InvalidResponseError) as error:
+            raise self._translated(error, key) from error
+        try:
+            yield cast(IO[bytes], response)
+        finally:
+            response.close()
+            response.release_conn()
+
+    def presign(self, key: str, seconds: int) -> str | None:
+        return self.client.presigned_get_object(
+            self.bucket, self._name(key), expires=timedelta(seconds=seconds)
+        )
+
 
 class StoreView(ObjectStore):
     """Another store, seen through: subclasses change what a put or a delete does."""
@@ -315,6 +345,12 @@ class StoreView(ObjectStore):
 
     def local(self, key: str) -> Path:
         return self.inner.local(key)
+
+    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        return self.inner.open(key)
+
+    def presign(self, key: str, seconds: int) -> str | None:
+        return self.inner.presign(key, seconds)
 
 
 def open_store(url: str | None = None, config: Settings | None = None) -> ObjectStore:

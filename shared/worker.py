@@ -13,13 +13,15 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import worker_process_init
+from kombu.exceptions import OperationalError
 
-from shared.errors import InputError
+from shared.errors import HeteroTissueError, InputError
 from shared.jobs import Ledger, Stage, execute
 from shared.live import RedisLeases, RedisReporter, connect
 from shared.logging import configure_logging
 from shared.settings import Settings, settings
 from shared.storage import open_store
+from shared.tenants import ledger_of, tenant_ledger, tenants
 from shared.threads import limit
 
 TASK = "htd.run"
@@ -66,6 +68,10 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
     return app
 
 
+class QueueError(HeteroTissueError):
+    """The queue cannot be reached; what was to be queued is, when the reconciler can."""
+
+
 class Dispatcher:
     """Queues units of jobs."""
 
@@ -75,9 +81,12 @@ class Dispatcher:
         self.redis = connect(config.broker_url.get_secret_value())
 
     def send(self, stage: str, job: str, units: list[str]) -> None:
-        """Queue units for the workers of `stage`."""
-        for unit in units:
-            self.app.send_task(TASK, args=[job, unit], queue=stage)
+        """Queue units for the workers of `stage`. Raises `QueueError`."""
+        try:
+            for unit in units:
+                self.app.send_task(TASK, args=[job, unit], queue=stage)
+        except OperationalError as error:
+            raise QueueError(f"{job} is recorded, but the queue cannot be reached") from error
 
     def start(self, ledger: Ledger, job: str) -> None:
         """Queue what a freshly submitted job can do now."""
@@ -103,12 +112,13 @@ class Dispatcher:
 
 def reconcile_forever(config: Settings, stop: threading.Event) -> None:
     """Reconcile every `config.reconcile_seconds` until `stop` is set."""
-    ledger = Ledger(open_store(config=config))
+    root = open_store(config=config)
     dispatcher = Dispatcher(config)
     while not stop.wait(config.reconcile_seconds):
         try:
-            if sent := dispatcher.reconcile(ledger):
-                log.warning("queued %d units again", sent)
+            for tenant in tenants(root):
+                if sent := dispatcher.reconcile(tenant_ledger(config, tenant)):
+                    log.warning("queued %d units of tenant %s again", sent, tenant)
         except Exception:
             log.exception("reconciliation failed; trying again")
 
@@ -119,7 +129,7 @@ def worker_app(stage: Stage[Any], config: Settings) -> Celery:
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def run(job: str, unit: str) -> None:
-        ledger = Ledger(open_store(config=config))
+        ledger = ledger_of(config, job)
         redis = connect(config.broker_url.get_secret_value())
         log.info("%s: %s", job, unit)
         following = execute(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shared.contracts.base import Split
 from shared.contracts.regions import region_table_key
 from shared.contracts.train import ModelRecord
-from shared.datasets import relabel
+from shared.datasets import check_region_set
 from shared.errors import InputError
 from shared.imaging.regions import Region, RegionIndex, load_region_set
 from shared.storage import ObjectStore
@@ -38,23 +38,10 @@ class RegionBank:
         record = load_region_set(store, name)
         self.name = name
         self._store, self._record, self._splits = store, record, splits
-        self._table = relabel(record.classes, model.classes, f"region set {name!r}")
-        if record.rule.size < model.size:
-            raise InputError(
-                f"regions of {name!r} are {record.rule.size} px, smaller than the model's "
-                f"{model.size} px: ingest with a larger region size"
-            )
-        if abs(record.rule.mpp / model.mpp - 1) > 0.05:
-            raise InputError(
-                f"regions of {name!r} are at {record.rule.mpp} µm per pixel, the model at "
-                f"{model.mpp}: ingest the slides at the model's resolution"
-            )
-        parts = record.of_split(*splits)
-        if not parts:
-            raise InputError(f"region set {name!r} has no region in {' or '.join(splits)}")
+        self._table = check_region_set(record, splits, model)
         self.keys: list[str] = []
         slides, shares = [], []
-        for part in parts:
+        for part in record.of_split(*splits):
             body = store.get(region_table_key(name, part.slide))
             rows = pq.read_table(io.BytesIO(body), columns=["key", "slide", "fractions"])
             self.keys += rows["key"].to_pylist()

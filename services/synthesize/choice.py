@@ -21,27 +21,6 @@ SWAPS = 400
 TOLERANCE = 0.002
 
 
-def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[int, float]:
-    """Check requested proportions and return label → share of the labelled pixels.
-
-    Raises:
-        InputError: an unknown class, a negative share, or shares above 1 in sum.
-    """
-    unknown = [name for name in proportions if name not in classes.names[classes.first :]]
-    if unknown:
-        raise InputError(
-            f"proportions name {unknown}, which the model does not know; "
-            f"it knows {classes.names[classes.first :]}"
-        )
-    total = sum(proportions.values())
-    if min(proportions.values(), default=0.0) < 0 or total > 1 + 1e-6:
-        raise InputError(
-            f"proportions are shares of the labelled pixels: none below 0, at most 1 in sum, "
-            f"not {dict(proportions)} (sum {total:g})"
-        )
-    return {classes.index(name): float(share) for name, share in proportions.items()}
-
-
 def _gaps(shares: Float, wanted: Mapping[int, float], first: int) -> tuple[Float, Float]:
     """Split regions into their labelled share (n,) and its gaps to what is wanted (n, classes)."""
     labels = sorted(wanted)

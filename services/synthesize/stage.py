@@ -16,10 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from services.synthesize.bank import RegionBank
-from services.synthesize.choice import check_donors, choose_maps, wanted_shares
+from services.synthesize.choice import check_donors, choose_maps
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import made, sampler_of
-from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
+from shared.contracts.synthesize import (
+    DatasetRecord,
+    DatasetRequest,
+    dataset_key,
+    wanted_shares,
+)
 from shared.contracts.train import ModelRecord, model_key
 from shared.datasets import Sample, draw_crops, read_shard, recut_crops
 from shared.diffusion.flow import image_seed

@@ -11,6 +11,7 @@ datasets/<id>/exports/<format>/…    what was asked for besides
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -79,24 +80,56 @@ class DatasetRequest(Request):
         Raises:
             InputError: a few-step model is asked for steps or guidance that it did not learn.
         """
-        own = model.recipe.sampling
-        asked = {
-            name: value
-            for name in ("steps", "guidance_map", "guidance_crops")
-            if (value := getattr(self, name)) is not None
-        }
-        if own.first_order and any(getattr(own, name) != value for name, value in asked.items()):
-            raise InputError(
-                f"{self.model}/{self.version} is a student that samples in {own.steps} steps "
-                f"without guidance: leave out {', '.join(asked)}, or take its teacher "
-                f"{model.warm_start}"
-            )
-        return own.model_copy(update=asked)
+        return chosen_sampling(model, self.steps, self.guidance_map, self.guidance_crops)
 
     def inputs(self) -> list[str]:
         named = {self.maps.regions, self.crops.regions} - {None}
         sets = [region_set_key(str(name)) for name in sorted(map(str, named))]
         return [model_key(self.model, self.version), *sets]
+
+
+def chosen_sampling(
+    model: ModelRecord,
+    steps: int | None,
+    guidance_map: float | None,
+    guidance_crops: float | None,
+) -> Sampling:
+    """How images are sampled: as the model's recipe says, but for what is not None.
+
+    Raises:
+        InputError: a few-step model is asked for steps or guidance that it did not learn.
+    """
+    own = model.recipe.sampling
+    given = {"steps": steps, "guidance_map": guidance_map, "guidance_crops": guidance_crops}
+    asked = {name: value for name, value in given.items() if value is not None}
+    if own.first_order and any(getattr(own, name) != value for name, value in asked.items()):
+        raise InputError(
+            f"{model.model}/{model.version} is a student that samples in {own.steps} steps "
+            f"without guidance: leave out {', '.join(asked)}, or take its teacher "
+            f"{model.warm_start}"
+        )
+    return own.model_copy(update=asked)
+
+
+def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[int, float]:
+    """Check requested proportions and return label → share of the labelled pixels.
+
+    Raises:
+        InputError: an unknown class, a negative share, or shares above 1 in sum.
+    """
+    unknown = [name for name in proportions if name not in classes.names[classes.first :]]
+    if unknown:
+        raise InputError(
+            f"proportions name {unknown}, which the model does not know; "
+            f"it knows {classes.names[classes.first :]}"
+        )
+    total = sum(proportions.values())
+    if min(proportions.values(), default=0.0) < 0 or total > 1 + 1e-6:
+        raise InputError(
+            f"proportions are shares of the labelled pixels: none below 0, at most 1 in sum, "
+            f"not {dict(proportions)} (sum {total:g})"
+        )
+    return {classes.index(name): float(share) for name, share in proportions.items()}
 
 
 class DatasetRecord(Contract):

@@ -47,8 +47,10 @@ def execute(
         if not mine:
             return []
         try:
+            started = time.monotonic()
             _count_start(ledger, job, unit, config)
             _run(ledger, stage, job, unit, reporter, config)
+            reporter.done(job, unit, time.monotonic() - started)
         except CancelledError:
             return []
         except Exception as error:

@@ -29,10 +29,17 @@ class JobStatus(Contract):
 
 
 class Ledger:
-    """Reads and writes the objects of jobs in one store."""
+    """Reads and writes the objects of jobs in one store.
 
-    def __init__(self, store: ObjectStore) -> None:
+    Args:
+        store: where the jobs are.
+        owner: the tenant whose store it is, if it is one's; their ids start with it, so that
+            jobs of several tenants can share a queue.
+    """
+
+    def __init__(self, store: ObjectStore, owner: str = "") -> None:
         self.store = store
+        self.owner = owner
 
     @staticmethod
     def key(job: str, name: str) -> str:
@@ -40,7 +47,7 @@ class Ledger:
         return f"jobs/{job}/{name}"
 
     def identify(self, request: Request) -> str:
-        """Return the job's id: the stage, and a hash of the request and its inputs' content.
+        """Return the job's id: owner, stage, and a hash of the request and its inputs' content.
 
         Raises:
             InputError: an input that the request builds on is not in the store.
@@ -56,7 +63,8 @@ class Ledger:
                 ) from error
         identity = {"request": request.model_dump(mode="json"), "inputs": inputs}
         digest = sha256(json.dumps(identity, sort_keys=True).encode())
-        return f"{request.stage}-{digest[:16]}"
+        own = f"{request.stage}-{digest[:16]}"
+        return f"{self.owner}.{own}" if self.owner else own
 
     def submit(self, request: Request, *, fresh: bool = False) -> str:
         """Record a job, before anything is queued, and return its id.

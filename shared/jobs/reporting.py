@@ -12,5 +12,8 @@ class Reporter:
     def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
         """A running unit has come to `done` of `total`."""
 
+    def done(self, job: str, unit: str, seconds: float) -> None:
+        """A unit has been done, in so many seconds."""
+
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
         """A unit raised an error; it will be tried again unless it is parked."""

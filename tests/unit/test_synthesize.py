@@ -13,7 +13,7 @@ from PIL import Image
 from rasterio.features import rasterize
 
 from services.synthesize import generate
-from services.synthesize.choice import balance, choose_maps, donors, wanted_shares
+from services.synthesize.choice import balance, choose_maps, donors
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes
 from shared.contracts.synthesize import (
@@ -22,6 +22,7 @@ from shared.contracts.synthesize import (
     DatasetRequest,
     MapSource,
     Provenance,
+    wanted_shares,
 )
 from shared.datasets import (
     DatasetIndex,

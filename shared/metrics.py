@@ -1,0 +1,46 @@
+"""Counts of the work that was done, kept in Redis, so that one process can show all of them.
+
+Workers come and go and fork; what each of them counted would have to be gathered from all.
+A wiped Redis sets the counts back to zero, which Prometheus takes for a restart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+COUNTS, SECONDS = "metrics:units", "metrics:seconds"
+
+
+@dataclass(frozen=True)
+class UnitCount:
+    """Units of a stage that ended alike: done, failed (tried again) or parked."""
+
+    stage: str
+    outcome: str
+    units: int
+    seconds: float
+
+
+def stage_of(job: str) -> str:
+    """Name of a job's stage, by the job's id."""
+    return job.rpartition(".")[2].rpartition("-")[0]
+
+
+def count_unit(redis: Redis, job: str, outcome: str, seconds: float) -> None:
+    """Count a unit that has ended. Raises `RedisError`."""
+    name = f"{stage_of(job)}|{outcome}"
+    redis.hincrby(COUNTS, name, 1)
+    redis.hincrbyfloat(SECONDS, name, seconds)
+
+
+def read_counts(redis: Redis) -> list[UnitCount]:
+    """Return all counts. Raises `RedisError`."""
+    units: Any = redis.hgetall(COUNTS)
+    seconds: Any = redis.hgetall(SECONDS)
+    return [
+        UnitCount(*name.split("|"), int(count), float(seconds.get(name, 0.0)))
+        for name, count in sorted(units.items())
+    ]
