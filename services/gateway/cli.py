@@ -19,7 +19,7 @@ from services.gateway import sources
 from services.gateway.progress import console
 from services.gateway.submit import Target, report, run_and_report, run_or_fail
 from services.stages import REQUESTS
-from shared.contracts.base import Classes, Request
+from shared.contracts.base import Classes, Request, explain
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest, report_key
@@ -509,7 +509,9 @@ def jobs_retry(job: str, store: StoreOption = None, broker: BrokerOption = None)
 @stack_app.command("up", epilog=example("htd stack up --services ingest,embed"))
 def stack_up(
     folder: Annotated[Path, typer.Option(help="Data, logs and keys.")] = Path("out/stack"),
-    services: Annotated[str, typer.Option(help="Which workers.")] = ",".join(REQUESTS),
+    services: Annotated[str, typer.Option(help="Which workers; named twice: two.")] = ",".join(
+        REQUESTS
+    ),
     triton: Annotated[bool, typer.Option(help="With a Triton server; then 'htd publish'.")] = False,
 ) -> None:
     """Start the local stack; Ctrl-C stops it."""
@@ -610,7 +612,7 @@ def load_pipeline(file: Path) -> list[Request]:
         try:
             requests.append(REQUESTS[stage].model_validate(item))
         except ValidationError as error:
-            raise InputError(f"{file}: request {number} ({stage}): {_plain(error)}") from error
+            raise InputError(f"{file}: request {number} ({stage}): {explain(error)}") from error
     return requests
 
 
@@ -624,22 +626,13 @@ def _yaml(text: str, name: str) -> dict[str, Any]:
     return content
 
 
-def _plain(error: ValidationError) -> str:
-    """Say what does not validate in one line."""
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        lines.append(f"{place}: {item['msg']}" if place else item["msg"])
-    return "; ".join(lines)
-
-
 def main() -> None:
     """Run the command line; errors on purpose are one line, and exit codes tell them apart."""
     configure_logging("WARNING")
     try:
         app(standalone_mode=True)
     except ValidationError as error:
-        console.print(f"[red]error:[/] {_plain(error)}", highlight=False)
+        console.print(f"[red]error:[/] {explain(error)}", highlight=False)
         sys.exit(2)
     except JobError as error:
         console.print(f"[red]error:[/] {error}", highlight=False)
