@@ -19,7 +19,7 @@ from services.gateway import sources
 from services.gateway.progress import console
 from services.gateway.submit import Target, report, run_and_report, run_or_fail
 from services.stages import REQUESTS
-from shared.contracts.base import Classes, Request
+from shared.contracts.base import Classes, Request, explain
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest, report_key
@@ -28,9 +28,11 @@ from shared.contracts.regions import RegionRule, RegionSet, region_set_key
 from shared.contracts.serving import PublishRequest, ServedModel, served_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, ExportFormat, MapSource
 from shared.contracts.train import ModelRecord, Recipe, TrainRequest, model_key
+from shared.device import choose_device
 from shared.errors import HeteroTissueError, InputError, JobError
 from shared.jobs import Ledger
 from shared.logging import configure_logging
+from shared.threads import limit
 
 app = typer.Typer(
     help="Heterogeneous histopathology images with their annotations, made from your slides.",
@@ -397,6 +399,41 @@ def study(
     console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
 
 
+@app.command(epilog=example("htd estimate --model lung --images 1000000 --size 512 --tflops 400"))
+def estimate(
+    model: Annotated[str, typer.Option(help="<name> or <name>/<version>.")],
+    images: Annotated[int, typer.Option(min=1)] = 1_000_000,
+    size: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images made at a time.")] = 16,
+    tflops: Annotated[
+        float | None,
+        typer.Option(help="Sustained TFLOP/s of another device, as its benchmark found."),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """What a dataset will cost, measured on one batch on this machine."""
+    from services.gateway.estimate import estimate as measure
+    from shared.diffusion.model_store import load_model
+
+    target = Target.of(store, "")
+    name, _, version = model.partition("/")
+    device = choose_device(target.config.device)
+    sampler = load_model(target.store, name, version or "1", device)
+    limit(target.config.threads)
+    cost = measure(sampler, size or sampler.record.size, batch)
+    hours = images * cost.seconds / 3600
+    rows = {
+        "denoiser": f"{cost.evaluations} evaluations per image",
+        "work": f"{cost.flops / 1e9:,.1f} GFLOP per image, {images * cost.flops:.3g} FLOP in all",
+        f"on this {device}": f"{1 / cost.seconds:,.2f} images/s: {hours:,.1f} hours",
+        "storage": f"{images * cost.stored / 1e9:,.1f} GB, {cost.stored:,} bytes per image",
+    }
+    if tflops:
+        rows[f"at {tflops:g} TFLOP/s"] = f"{images * cost.flops / tflops / 3.6e15:,.1f} hours"
+    for title, text in rows.items():
+        console.print(f"{title:<20}{text}", highlight=False)
+
+
 @app.command(epilog=example("htd pipeline study.yaml --store s3://bucket"))
 def pipeline(
     file: Annotated[Path, typer.Argument(help="YAML with a list of `requests`.")],
@@ -509,7 +546,9 @@ def jobs_retry(job: str, store: StoreOption = None, broker: BrokerOption = None)
 @stack_app.command("up", epilog=example("htd stack up --services ingest,embed"))
 def stack_up(
     folder: Annotated[Path, typer.Option(help="Data, logs and keys.")] = Path("out/stack"),
-    services: Annotated[str, typer.Option(help="Which workers.")] = ",".join(REQUESTS),
+    services: Annotated[str, typer.Option(help="Which workers; named twice: two.")] = ",".join(
+        REQUESTS
+    ),
     triton: Annotated[bool, typer.Option(help="With a Triton server; then 'htd publish'.")] = False,
 ) -> None:
     """Start the local stack; Ctrl-C stops it."""
@@ -610,7 +649,7 @@ def load_pipeline(file: Path) -> list[Request]:
         try:
             requests.append(REQUESTS[stage].model_validate(item))
         except ValidationError as error:
-            raise InputError(f"{file}: request {number} ({stage}): {_plain(error)}") from error
+            raise InputError(f"{file}: request {number} ({stage}): {explain(error)}") from error
     return requests
 
 
@@ -624,22 +663,13 @@ def _yaml(text: str, name: str) -> dict[str, Any]:
     return content
 
 
-def _plain(error: ValidationError) -> str:
-    """Say what does not validate in one line."""
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        lines.append(f"{place}: {item['msg']}" if place else item["msg"])
-    return "; ".join(lines)
-
-
 def main() -> None:
     """Run the command line; errors on purpose are one line, and exit codes tell them apart."""
     configure_logging("WARNING")
     try:
         app(standalone_mode=True)
     except ValidationError as error:
-        console.print(f"[red]error:[/] {_plain(error)}", highlight=False)
+        console.print(f"[red]error:[/] {explain(error)}", highlight=False)
         sys.exit(2)
     except JobError as error:
         console.print(f"[red]error:[/] {error}", highlight=False)

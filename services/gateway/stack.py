@@ -126,8 +126,10 @@ class Stack:
         self._start_s3()
         if self.triton:
             self._start_triton()
-        for service in self.services:
-            self._start_python(service, f"services.{service}")
+        for number, service in enumerate(self.services):
+            again = self.services[:number].count(service)
+            name = f"{service}-{again + 1}" if again else service
+            self._start_python(name, f"services.{service}")
         self._start_python("reconciler", "shared.reconciler")
         self._wait_for_workers()
         env = self.folder / "env"
@@ -246,8 +248,8 @@ class Stack:
 
         def healthy() -> bool:
             answers = app.control.ping(timeout=1.0)
-            names = {name.split("-")[0] for answer in answers for name in answer}
-            return set(self.services) <= names
+            names = sorted(name.split("-")[0] for answer in answers for name in answer)
+            return names == sorted(self.services)
 
         if self.services:
             self._wait("the workers", healthy)

@@ -6,7 +6,14 @@ import colorsys
 import hashlib
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 Name = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=128)
@@ -20,6 +27,15 @@ class Contract(BaseModel):
     """A strict, immutable record."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def explain(error: ValidationError) -> str:
+    """Say in one line which fields do not validate, and why."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        lines.append(f"{place}: {item['msg']}" if place else item["msg"])
+    return "; ".join(lines)
 
 
 class Request(Contract):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shared.contracts.base import Request
+from shared.device import choose_device
 from shared.errors import CancelledError, InputError
 from shared.jobs.leases import Leases
 from shared.jobs.ledger import Ledger
@@ -118,7 +119,7 @@ def _run(
     context = Context(
         ledger.store,
         threads=config.threads,
-        device=_device(config),
+        device=choose_device(config),
         report=_report(ledger, job, unit, reporter),
     )
     if unit == PLAN:
@@ -174,13 +175,3 @@ def _report(
                 raise CancelledError(job)
 
     return report
-
-
-def _device(config: Settings) -> str:
-    if config.device != "auto":
-        return config.device
-    try:
-        import torch
-    except ImportError:
-        return "cpu"
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,23 +12,37 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-
-def version_folder(arguments: dict[str, str]) -> Path:
-    """Folder of the version that is being loaded, of the arguments of `initialize`."""
-    return Path(arguments["model_repository"]) / arguments["model_version"]
+from shared.settings import settings
+from shared.threads import limit
 
 
-def parameters(arguments: dict[str, str]) -> dict[str, str]:
-    """Parameters of the model's configuration."""
-    found = json.loads(arguments["model_config"])["parameters"]
-    return {name: str(value["string_value"]) for name, value in found.items()}
+class Instance:
+    """What the server tells an instance of a model; its threads are limited as a worker's are.
 
+    Args:
+        arguments: of `initialize`.
 
-def device_of(arguments: dict[str, str]) -> str:
-    """The device that the server gave to this instance."""
-    if arguments["model_instance_kind"] == "GPU":
-        return f"cuda:{arguments['model_instance_device_id']}"
-    return "cpu"
+    Attributes:
+        folder: of the version that is being loaded.
+        version: its number.
+        device: that the server gave to this instance.
+        inputs: names of the model's inputs.
+        parameters: of the model's configuration.
+        precision: one of them, 'fp32' or 'bf16'.
+    """
+
+    def __init__(self, arguments: dict[str, str]) -> None:
+        limit(settings().threads)
+        self.version = int(arguments["model_version"])
+        self.folder = Path(arguments["model_repository"]) / arguments["model_version"]
+        gpu = arguments["model_instance_kind"] == "GPU"
+        self.device = f"cuda:{arguments['model_instance_device_id']}" if gpu else "cpu"
+        config = json.loads(arguments["model_config"])
+        self.inputs = [str(tensor["name"]) for tensor in config["input"]]
+        self.parameters = {
+            name: str(value["string_value"]) for name, value in config["parameters"].items()
+        }
+        self.precision = self.parameters["precision"]
 
 
 @contextmanager
@@ -44,40 +58,36 @@ class Batched:
 
     Args:
         utilities: Triton's `triton_python_backend_utils`.
-        inputs: names of the network's inputs.
-        output: name of its output.
+        instance: where and how it runs.
+        output: name of the network's output.
         network: from the inputs' tensors, rows first, to the output's.
-        device: where it runs.
     """
 
     def __init__(
-        self,
-        utilities: Any,
-        inputs: Sequence[str],
-        output: str,
-        network: Callable[..., Tensor],
-        device: str,
+        self, utilities: Any, instance: Instance, output: str, network: Callable[..., Tensor]
     ) -> None:
         self.utilities = utilities
-        self.inputs = inputs
+        self.instance = instance
         self.output = output
         self.network = network
-        self.device = device
 
     def __call__(self, requests: Sequence[Any]) -> list[Any]:
         """Answer Triton's requests, each with its rows of the network's output."""
-        given = [[self._read(request, name) for name in self.inputs] for request in requests]
+        given = [
+            [self._read(request, name) for name in self.instance.inputs] for request in requests
+        ]
         joined = [
             torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*given, strict=True)
         ]
-        rows = self.network(*joined)
+        with computing(self.instance.device, self.instance.precision):
+            rows = self.network(*joined)
         sizes = [len(parts[0]) for parts in given]
         return [self._answer(part.contiguous()) for part in torch.split(rows, sizes)]
 
     def _read(self, request: Any, name: str) -> Tensor:
         found = self.utilities.get_input_tensor_by_name(request, name)
         # Through DLPack: with NumPy 2, arrays do not pass this backend.
-        return from_dlpack(found.to_dlpack()).to(self.device)
+        return from_dlpack(found.to_dlpack()).to(self.instance.device)
 
     def _answer(self, value: Tensor) -> Any:
         tensor = self.utilities.Tensor.from_dlpack(self.output, value)

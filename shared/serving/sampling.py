@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
+from shared.contracts.train import Sampling
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import Solver, draw_noise, guidance_weights
@@ -21,35 +23,19 @@ from shared.serving.engine import computing
 
 UInt8 = NDArray[np.uint8]
 
-MOST_STEPS = 1000
 ENCODERS = 2
 
 
-@dataclass(frozen=True)
-class Options:
-    """How images are sampled; see `HeteroTissuePipeline.__call__`.
+class Options(Sampling):
+    """What a request may ask of the sampler; see `HeteroTissuePipeline.__call__`."""
 
-    Attributes:
-        urgent: goes before all requests that are not.
-        alone: the request's batch is its own, so that its bits depend on nothing else.
-    """
-
-    steps: int = 20
-    guidance_map: float = 1.5
-    guidance_crops: float = 1.5
     use_map: bool = True
     use_crops: bool = True
-    first_order: bool = False
-    urgent: bool = False
-    alone: bool = True
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise InputError(f"steps must be 1 to {MOST_STEPS}, not {self.steps}")
-        if not (0 <= self.guidance_map <= 20 and 0 <= self.guidance_crops <= 20):
-            raise InputError(
-                f"guidance must be 0 to 20, not {self.guidance_map} and {self.guidance_crops}"
-            )
+    progress: bool = Field(False, description="answer after every step")
+    urgent: bool = Field(False, description="go before all requests that are not")
+    alone: bool = Field(
+        True, description="have batches of its own, so that its bits depend on nothing else"
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ class Engines:
     decode: Callable[[Tensor], Awaitable[Tensor]]
 
 
-class Sampling:
+class InFlightSampler:
     """Makes images of many requests at a time.
 
     Args:

@@ -1,31 +1,28 @@
 """One denoising step of a batch, in PyTorch."""
 
-import json
 from typing import Any
 
 import torch
 import triton_python_backend_utils as pb_utils
 
 from shared.diffusion.conditionings import load_denoiser
-from shared.serving.engine import Batched, computing, device_of, parameters, version_folder
+from shared.serving.engine import Batched, Instance
 
 
 class TritonPythonModel:
     """Inputs and outputs: `shared.serving.contract.denoiser_tensors`."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        device, precision = device_of(args), parameters(args)["precision"]
-        denoiser = load_denoiser(version_folder(args)).to(device)
-        names = [tensor["name"] for tensor in json.loads(args["model_config"])["input"]]
+        own = Instance(args)
+        denoiser = load_denoiser(own.folder).to(own.device)
+        names = own.inputs[2:]
 
         def step(
             sample: torch.Tensor, time: torch.Tensor, *condition: torch.Tensor
         ) -> torch.Tensor:
-            encoded = dict(zip(names[2:], condition, strict=True))
-            with computing(device, precision):
-                return denoiser(sample, time, encoded).float()
+            return denoiser(sample, time, dict(zip(names, condition, strict=True))).float()
 
-        self.answer = Batched(pb_utils, names, "velocity", step, device)
+        self.answer = Batched(pb_utils, own, "velocity", step)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return self.answer(requests)

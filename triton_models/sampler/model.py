@@ -1,18 +1,19 @@
 """Maps, crops and seeds to images: the denoising loop, which calls the other models (BLS)."""
 
 import asyncio
-import json
 from typing import Any
 
 import torch
 import triton_python_backend_utils as pb_utils
+from pydantic import ValidationError
 from torch.utils.dlpack import from_dlpack
 
+from shared.contracts.base import explain
 from shared.diffusion.conditionings import load_denoiser
 from shared.errors import InputError
 from shared.serving.contract import MOST_ROWS, REFUSED, SAMPLER_INPUTS, served_name
-from shared.serving.engine import device_of, parameters, version_folder
-from shared.serving.sampling import Engines, Options, Sampling, as_array, unpack_crops
+from shared.serving.engine import Instance
+from shared.serving.sampling import Engines, InFlightSampler, Options, as_array, unpack_crops
 
 
 class TritonPythonModel:
@@ -23,17 +24,15 @@ class TritonPythonModel:
     """
 
     def initialize(self, args: dict[str, str]) -> None:
-        self.version = int(args["model_version"])
-        self.model = parameters(args)["model"]
-        denoiser = load_denoiser(version_folder(args))
+        self.own = Instance(args)
+        denoiser = load_denoiser(self.own.folder)
         del denoiser.unet  # the denoiser's own model has it
-        device = device_of(args)
-        self.sampling = Sampling(
-            denoiser.to(device),
+        self.sampler = InFlightSampler(
+            denoiser.to(self.own.device),
             Engines(self._denoise, self._encode, self._decode),
             most=MOST_ROWS,
-            device=device,
-            precision=parameters(args)["precision"],
+            device=self.own.device,
+            precision=self.own.precision,
         )
 
     async def execute(self, requests: list[Any]) -> None:
@@ -45,27 +44,25 @@ class TritonPythonModel:
         task = asyncio.current_task()
         try:
             given = {name: self._read(request, name) for name in (t.name for t in SAMPLER_INPUTS)}
-            asked = json.loads(request.parameters() or "{}")
-            progress = bool(asked.pop("progress", False))
+            options = Options.model_validate_json(request.parameters() or "{}")
 
             def report(step: int) -> None:
                 if sender.is_cancelled() and task is not None:
                     task.cancel()
-                elif progress:
+                elif options.progress:
                     sender.send(_response("step", torch.tensor([[step]], dtype=torch.int32)))
 
             crops = unpack_crops(
                 *(given[f"crop{name}"] for name in ("s", "_labels", "_sides", "_corners"))
             )
             seeds = given["seeds"][:, 0].tolist()
-            images = await self.sampling(given["labels"], crops, seeds, Options(**asked), report)
+            images = await self.sampler(given["labels"], crops, seeds, options, report)
             sender.send(_response("images", images), flags=final)
         except asyncio.CancelledError:
             sender.send(_refusal("cancelled", pb_utils.TritonError.CANCELLED), flags=final)
-        except (InputError, TypeError, ValueError) as error:
-            sender.send(
-                _refusal(REFUSED + str(error), pb_utils.TritonError.INVALID_ARG), flags=final
-            )
+        except (InputError, ValidationError) as error:
+            reason = explain(error) if isinstance(error, ValidationError) else str(error)
+            sender.send(_refusal(REFUSED + reason, pb_utils.TritonError.INVALID_ARG), flags=final)
         except Exception as error:
             sender.send(
                 _refusal(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL),
@@ -91,8 +88,8 @@ class TritonPythonModel:
 
     async def _ask(self, part: Any, output: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         request = pb_utils.InferenceRequest(
-            model_name=served_name(self.model, part),
-            model_version=self.version,
+            model_name=served_name(self.own.parameters["model"], part),
+            model_version=self.own.version,
             requested_output_names=[output],
             inputs=[pb_utils.Tensor.from_dlpack(n, t.contiguous()) for n, t in tensors.items()],
         )

@@ -1,0 +1,349 @@
+"""How fast are images made?  python benchmarks/synthesis.py STORE MODEL [--student MODEL]
+
+Everything is a ratio of two things that take turns in one run: the default path and a plain
+diffusers pipeline on the same weights, Triton and the same sampler in process, the whole
+service and Triton alone, two workers and one. Then: how long one image takes while a dataset
+is made. Maps and crops are the val split's; the stack is a real one, in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from numpy.typing import NDArray
+
+from services.evaluate.fidelity import Features, fidelity
+from services.gateway.stack import Stack
+from services.gateway.study import MEASURES, counterparts
+from services.gateway.submit import Target, run_or_fail
+from services.synthesize.bank import RegionBank
+from services.synthesize.compose import Composer
+from services.synthesize.generate import IN_FLIGHT
+from shared.contracts.serving import PublishRequest, served_key, served_prefix
+from shared.contracts.train import ModelRecord, model_key, model_prefix
+from shared.diffusion.autoencoder import decode_latents, encode_latents, to_pixels
+from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.flow import draw_noise
+from shared.diffusion.model_store import load_model
+from shared.encoders import load_encoder
+from shared.serving.client import Server, TritonSampler
+from shared.serving.contract import served_name
+from shared.serving.repository import served
+from shared.settings import settings
+from shared.storage import ObjectStore, open_store
+from shared.threads import limit
+
+UInt8 = NDArray[np.uint8]
+BATCH = 16
+STUB = Path(__file__).parent / "stub_sampler" / "model.py"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one call makes images from."""
+
+    labels: UInt8
+    crops: list[Any]
+    seeds: list[int]
+
+    def row(self, number: int) -> Batch:
+        """One of its images alone."""
+        part = slice(number, number + 1)
+        return Batch(self.labels[part], self.crops[part], self.seeds[part])
+
+
+Make = Callable[[Batch], UInt8]
+
+
+class PlainPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """What one would write first: diffusers' scheduler, guidance by a doubled batch, fp32.
+
+    Euler's steps on the flow are DDIM's.
+    """
+
+    vae: AutoencoderKL
+    denoiser: Denoiser
+    scheduler: FlowMatchEulerDiscreteScheduler
+
+    def __init__(self, vae: Any, denoiser: Any, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, denoiser=denoiser, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, steps: int = 50, guidance: float = 1.5) -> UInt8:
+        branches = [(False, False), (True, True)]
+        encoded = self.denoiser.encode_branches(
+            batch.labels, batch.crops, branches, lambda images: encode_latents(self.vae, images)
+        )
+        side = batch.labels.shape[1] // int(self.denoiser.config.factor)
+        latents = draw_noise(batch.seeds, (int(self.vae.config.latent_channels), side, side))
+        self.scheduler.set_timesteps(steps)
+        for time_step in self.scheduler.timesteps:
+            times = time_step.expand(2 * len(latents)) / self.scheduler.config.num_train_timesteps
+            nothing, both = self.denoiser(torch.cat([latents] * 2), times, encoded).chunk(2)
+            velocity = nothing + guidance * (both - nothing)
+            latents = self.scheduler.step(velocity, time_step, latents).prev_sample
+        pixels: UInt8 = to_pixels(decode_latents(self.vae, latents)).numpy()
+        return pixels
+
+
+def work(store: ObjectStore, model: ModelRecord, images: int) -> list[Batch]:
+    """Compose whole batches of the val split's maps and crops."""
+    bank = RegionBank(store, model.regions, ("val",), model)
+    request = counterparts("speed", model.model, model.version, "val", images)
+    composer = Composer(request, model, bank, bank)
+    numbers = np.linspace(0, len(bank) - 1, images).astype(int)
+    made = [composer.compose(index, int(number)) for index, number in enumerate(numbers)]
+    return [
+        Batch(
+            np.stack([each.labels for each in part]),
+            [each.crops for each in part],
+            [each.provenance.seed for each in part],
+        )
+        for part in (made[start : start + BATCH] for start in range(0, images, BATCH))
+    ]
+
+
+def rate(make: Make, batches: list[Batch], at_a_time: int = 1) -> float:
+    """Images per second."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(at_a_time) as pool:
+        count = sum(len(images) for images in pool.map(make, batches))
+    return count / (time.perf_counter() - began)
+
+
+def taking_turns(rounds: int, **ways: Callable[[], float]) -> dict[str, float]:
+    """Measure ways in turn, after one turn that does not count; the median of each."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, measure in ways.items():
+            found = measure()
+            if number:
+                rates[name].append(found)
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def distances(store: ObjectStore, model: ModelRecord, ways: dict[str, Make]) -> dict[str, Any]:
+    """Fréchet distance of each way's images to the val split, with the floor."""
+    bank = RegionBank(store, model.regions, ("val",), model)
+    batches = work(store, model, len(bank))
+    slides = bank.slides[np.linspace(0, len(bank) - 1, len(bank)).astype(int)]
+    encoder = load_encoder(MEASURES[0], store)
+    real = encoder.encode(np.stack([bank.pixels[number].image for number in range(len(bank))]))
+    made = {}
+    for name, make in ways.items():
+        images = np.concatenate([make(batch) for batch in batches])
+        made[name] = Features(encoder.encode(images)[:, None], slides)
+    found = fidelity(Features(real[:, None], bank.slides), made, 0)["rows"]
+    return {name: round(row["frechet"], 3) for name, row in found.items()}
+
+
+def in_process(store: ObjectStore, model: ModelRecord) -> Make:
+    """Our default path, in this process."""
+    sampler = load_model(store, model.model, model.version, "cpu")
+    options = model.recipe.sampling.model_dump()
+    return lambda batch: sampler.generate(batch.labels, batch.crops, batch.seeds, **options)
+
+
+def on_triton(url: str, store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
+    """The same on a Triton server."""
+    sampler = TritonSampler(url, model.model, served(store, model.model).versions[-1].number)
+    options = model.recipe.sampling.model_dump() | more
+    return lambda batch: sampler.generate(batch.labels, batch.crops, batch.seeds, **options)
+
+
+@contextmanager
+def stack(source: ObjectStore, model: ModelRecord, *services: str) -> Iterator[Target]:
+    """A stack with Triton that serves the model, and the model's regions."""
+    with (
+        tempfile.TemporaryDirectory(prefix="htd-speed-") as folder,
+        Stack(Path(folder), ["publish", *services], print, triton=True) as running,
+    ):
+        target = Target.of_config(running.config)
+        for prefix in (model_prefix(model.model, model.version), f"regions/{model.regions}/"):
+            for key in source.list(prefix):
+                target.store.put(key, source.get(key))
+        run_or_fail(target, PublishRequest(model=model.model, version=model.version, number=1))
+        yield target
+
+
+def dataset_rate(target: Target, model: ModelRecord, images: int, name: str) -> float:
+    """Images per second of a dataset request, from its submission to its end."""
+    request = counterparts(name, model.model, model.version, "val", images)
+    began = time.perf_counter()
+    run_or_fail(target, request)
+    return images / (time.perf_counter() - began)
+
+
+def latency(
+    bulk: Make, urgent: Make, batches: list[Batch], requests: int, pause: float
+) -> dict[str, float]:
+    """Seconds of an interactive image, with an idle server and while a dataset is made.
+
+    Args:
+        bulk, urgent: the same server, asked for a dataset's batches and for one image.
+        requests: interactive images.
+        pause: seconds between an answer and the next request.
+    """
+    ones = [batches[number % len(batches)].row(number % BATCH) for number in range(requests)]
+    stop, counts = threading.Event(), [0] * IN_FLIGHT
+
+    def keep_busy(place: int) -> None:
+        for batch in itertools.cycle(batches):
+            if stop.is_set():
+                return
+            counts[place] += len(bulk(batch))
+
+    def one(batch: Batch) -> float:
+        began = time.perf_counter()
+        urgent(batch)
+        return time.perf_counter() - began
+
+    def bulk_rate(during: Callable[[], None]) -> float:
+        before, began = sum(counts), time.perf_counter()
+        during()
+        return (sum(counts) - before) / (time.perf_counter() - began)
+
+    idle = [one(batch) for batch in ones]
+    busy: list[float] = []
+
+    def interactive() -> None:
+        for batch in ones:
+            busy.append(one(batch))
+            time.sleep(pause)
+
+    threads = [threading.Thread(target=keep_busy, args=(n,)) for n in range(IN_FLIGHT)]
+    for thread in threads:
+        thread.start()
+    length = requests * (statistics.median(idle) + pause)
+    alone = bulk_rate(lambda: time.sleep(length))
+    beside = bulk_rate(interactive)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    quantiles = {
+        f"{name}_p{share}": float(np.percentile(values, share))
+        for name, values in (("idle", idle), ("busy", busy))
+        for share in (50, 95)
+    }
+    return quantiles | {
+        "pause": pause,
+        "ratio_p50": quantiles["busy_p50"] / quantiles["idle_p50"],
+        "ratio_p95": quantiles["busy_p95"] / quantiles["idle_p95"],
+        "bulk_kept": beside / alone,
+    }
+
+
+def workers_ratio(source: ObjectStore, model: ModelRecord, images: int) -> dict[str, float]:
+    """Datasets by one worker and by two, with a stub in the sampler's place."""
+    rates = {}
+    for name, services in (("one", ["synthesize"]), ("two", ["synthesize", "synthesize"])):
+        with stack(source, model, *services) as target:
+            prefix = served_prefix(served_name(model.model, "sampler"))
+            target.store.put(f"{prefix}2/model.py", STUB.read_bytes())
+            entry = served(target.store, model.model)
+            stub = entry.versions[-1].model_copy(update={"number": 2})
+            target.store.put_json(
+                served_key(model.model), entry.model_copy(update={"versions": (stub,)})
+            )
+            client = Server(target.config.triton_url).client
+            client.load_model(served_name(model.model, "sampler"))
+            dataset_rate(target, model, 2 * BATCH, "warm")
+            rates[name] = dataset_rate(target, model, images, "dataset")
+    return {**rates, "ratio": rates["two"] / rates["one"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store")
+    parser.add_argument("model", help="<name>/<version>")
+    parser.add_argument("--student", help="<name>/<version> of a few-step student")
+    parser.add_argument("--out", type=Path, default=Path("out/synthesis.json"))
+    parser.add_argument("--batches", type=int, default=4, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=256, help="of the service's dataset")
+    given = parser.parse_args()
+    limit(settings().threads)
+    source = open_store(given.store)
+
+    def record(name: str) -> ModelRecord:
+        base, _, version = name.partition("/")
+        return source.get_model(model_key(base, version or "1"), ModelRecord)
+
+    model = record(given.model)
+    batches = work(source, model, given.batches * BATCH)
+    loaded = load_model(source, model.model, model.version, "cpu").pipeline
+    plain = PlainPipeline(loaded.vae, loaded.denoiser, FlowMatchEulerDiscreteScheduler())
+    ways: dict[str, Make] = {"plain": plain, "default": in_process(source, model)}
+    if given.student:
+        ways["student"] = in_process(source, record(given.student))
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {settings().threads} threads",
+        "sampling": {
+            name: record(each).recipe.sampling.model_dump()
+            for name, each in (("default", given.model), ("student", given.student))
+            if each
+        },
+    }
+
+    def keep(name: str, value: Any) -> None:
+        result[name] = value
+        print(json.dumps({name: value}), flush=True)
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    rates = taking_turns(
+        given.rounds,
+        **{name: lambda make=make: rate(make, batches[:2]) for name, make in ways.items()},
+    )
+    keep("images_per_second", rates)
+    keep("speedup_default", rates["default"] / rates["plain"])
+    if given.student:
+        keep("speedup_student", rates["student"] / rates["plain"])
+    keep("frechet", distances(source, model, ways))
+    with stack(source, model, "synthesize") as target:
+        url = target.config.triton_url
+        served_here = on_triton(url, target.store, model)
+        rates = taking_turns(
+            given.rounds,
+            process=lambda: rate(ways["default"], batches),
+            triton=lambda: rate(served_here, batches, IN_FLIGHT),
+        )
+        keep("triton", rates)
+        keep("triton_ratio", rates["triton"] / rates["process"])
+        numbers = itertools.count()
+        rates = taking_turns(
+            given.rounds,
+            triton=lambda: rate(
+                served_here, batches * (given.images // len(batches) // BATCH), IN_FLIGHT
+            ),
+            service=lambda: dataset_rate(target, model, given.images, f"dataset-{next(numbers)}"),
+        )
+        keep("service", rates)
+        keep("service_ratio", rates["service"] / rates["triton"])
+        urgent = on_triton(url, target.store, model, urgent=True)
+        keep("latency", latency(served_here, urgent, batches, requests=20, pause=5.0))
+    found = workers_ratio(source, model, 1024)
+    keep("workers", found)
+    keep("two_workers_ratio", found["ratio"])
+
+
+if __name__ == "__main__":
+    main()
