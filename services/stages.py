@@ -9,6 +9,7 @@ from shared.contracts.base import Request
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.image import ImageRequest
 from shared.contracts.ingest import IngestRequest
 from shared.contracts.serving import PublishRequest
 from shared.contracts.synthesize import DatasetRequest
@@ -25,6 +26,7 @@ REQUESTS: dict[str, type[Request]] = {
         TrainRequest,
         PublishRequest,
         DatasetRequest,
+        ImageRequest,
         EvaluateRequest,
     )
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -48,15 +48,22 @@ def shard_members(samples: Sequence[Sample]) -> Iterator[tuple[str, bytes]]:
 
 def read_shard(data: bytes) -> Iterator[Sample]:
     """Yield the samples of a shard in their order."""
-    files = dict(unpack_tar(data))
-    for name, body in files.items():
-        if name.endswith(".json"):
-            key = name.removesuffix(".json")
+    yield from read_members(unpack_tar(data))
+
+
+def read_members(members: Iterable[tuple[str, bytes]]) -> Iterator[Sample]:
+    """Yield the samples of a shard's files, which come as `shard_members` has written them."""
+    files: dict[str, bytes] = {}
+    for name, body in members:
+        files[name] = body
+        if name.endswith(".png") and not name.endswith(".mask.png"):
+            key = name.removesuffix(".png")
             yield Sample(
-                decode_png(files[f"{key}.png"]),
-                decode_png(files[f"{key}.mask.png"]),
-                Provenance.model_validate_json(body),
+                decode_png(body),
+                decode_png(files.pop(f"{key}.mask.png")),
+                Provenance.model_validate_json(files.pop(f"{key}.json")),
             )
+            files.clear()
 
 
 def load_dataset(store: ObjectStore, dataset: str) -> DatasetRecord:

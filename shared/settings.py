@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     lease_seconds: int = Field(60, ge=2, description="a shard's lease outlives its worker by this")
     reconcile_seconds: float = Field(15.0, gt=0, description="pause between two reconciliations")
     visibility_timeout: int = Field(3600, ge=5, description="seconds; longer than any shard")
+    gateway_host: str = Field("127.0.0.1", description="address that the gateway listens on")
+    gateway_port: int = Field(8000, ge=1, le=65535)
+    gateway_requests_per_minute: int = Field(600, ge=1, description="of one token")
     log_level: str = "INFO"
 
 

@@ -21,11 +21,16 @@ def check_store(store: ObjectStore, folder: Path) -> None:
     assert store.get("a/one") == b"changed"
     assert (store.exists("a/one"), store.exists("a"), store.exists("a/on")) == (True, False, False)
     assert store.size("a/two.tar") == 2
+    with store.open("a/two.tar") as stream:
+        assert (stream.read(1), stream.read()) == (b"2", b"2")
+    store.put("a/deep/er/x", b"")
+    assert (store.folders(""), store.folders("a/"), store.folders("b/")) == (["a"], ["deep"], [])
+    store.delete("a/deep/er/x")
     assert list(store.list()) == ["a/one", "a/two.tar", "ab"]
     assert list(store.list("a/")) == ["a/one", "a/two.tar"]
     assert list(store.list("a")) == ["a/one", "a/two.tar", "ab"]
     assert list(store.list("nothing/")) == []
-    for missing in (store.get, store.size, store.local):
+    for missing in (store.get, store.size, store.local, lambda key: store.open(key).__enter__()):
         with pytest.raises(ObjectNotFoundError, match="no object 'a/none'"):
             missing("a/none")
     source = folder / "source.bin"

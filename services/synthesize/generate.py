@@ -16,11 +16,9 @@ from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import ModelRecord
 from shared.datasets import Sample, shard_members
 from shared.diffusion.flow import image_seed
-from shared.diffusion.model_store import load_model
-from shared.errors import InputError
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.jobs import Context
-from shared.settings import settings
+from shared.serving.sampler import open_sampler
 
 ATTEMPTS = 3  # at an image that does not copy its crops
 IN_FLIGHT = 3
@@ -32,34 +30,13 @@ Generate = Callable[..., NDArray[np.uint8]]
 def sampler_of(
     context: Context, request: DatasetRequest, model: ModelRecord
 ) -> tuple[Generate, int]:
-    """Where images are made: (generate, batches at a time).
-
-    Raises:
-        InputError: a Triton server is configured, and does not serve this version.
-    """
+    """Where images are made: (generate, batches at a time). Raises as `open_sampler` does."""
     options = request.sampling(model).model_dump() | {
         "use_map": request.condition in {"both", "map"},
         "use_crops": request.condition in {"both", "crops"},
     }
-    url = settings().triton_url
-    if not url:
-        found = load_model(context.store, request.model, request.version, context.device)
-        return partial(found.generate, **options), 1
-    from shared.serving.client import TritonSampler
-    from shared.serving.repository import served
-
-    numbers = [
-        each.number
-        for each in served(context.store, request.model).versions
-        if each.version == request.version and each.sha256 == model.sha256
-    ]
-    if not numbers:
-        raise InputError(
-            f"Triton at {url} does not serve {request.model}/{request.version}: "
-            f"run 'htd publish --model {request.model}/{request.version}', or unset HTD_TRITON_URL"
-        )
-    sampler = TritonSampler(url, request.model, numbers[-1])
-    return partial(sampler.generate, **options), IN_FLIGHT
+    sampler, remote = open_sampler(context.store, model, context.device)
+    return partial(sampler.generate, **options), IN_FLIGHT if remote else 1
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from shared.contracts.synthesize import (
     wanted_shares,
 )
 from shared.contracts.train import ModelRecord, model_key
+from shared.dataset_card import croissant, dataset_card
 from shared.datasets import Sample, draw_crops, read_shard, recut_crops
 from shared.diffusion.flow import image_seed
 from shared.errors import JobError
@@ -33,7 +34,7 @@ from shared.exports import classes_json, coco_bytes, sample_files, write_coco
 from shared.imaging.regions import encode_png, pack_tar
 from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import ObjectStore
+from shared.storage import ObjectStore, sha256, sha256_file
 
 PREVIEWS = 8
 CHOICE_ROWS = 65536  # rows per group, so that a shard reads few rows besides its own
@@ -123,7 +124,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
             context.progress(len(samples), stop - start, "images")
         counts = [np.bincount(s.labels.ravel(), minlength=len(model.classes)) for s in samples]
         key = _shard_key(request.dataset, number)
-        store.put(key, pack_tar(members))
+        tar = pack_tar(members)
+        store.put(key, tar)
         rows = [_row(*pair, key) for pair in zip(samples, counts, strict=True)]
         body = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST), body)
@@ -139,6 +141,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             "images": len(samples),
             "refused": stop - start - len(samples),
             "pixels": np.sum(counts, 0).tolist() if counts else [0] * len(model.classes),
+            "sha256": sha256(tar),
         }
 
     def finish(
@@ -173,6 +176,12 @@ class SynthesizeStage(Stage[DatasetRequest]):
         preview = _preview(list(itertools.islice(read_shard(store.get(shards[0])), PREVIEWS)),
                            crops, model)  # fmt: skip
         store.put(dataset_key(request.dataset, "preview.png"), encode_png(preview))
+        digests = {
+            f"shards/{int(part['number']):06d}.tar": str(part["sha256"])
+            for part in done.values()
+            if part["images"]
+        }
+        _describe(store, record, digests)
         store.put_json(dataset_key(request.dataset, "dataset.json"), record)
         return {
             "dataset": request.dataset,
@@ -274,6 +283,15 @@ def _write_manifest(store: ObjectStore, dataset: str, shards: tuple[str, ...]) -
             seen.update(rows["map_region"].to_pylist())
             writer.write_table(rows)
     return len(seen)
+
+
+def _describe(store: ObjectStore, record: DatasetRecord, digests: dict[str, str]) -> None:
+    """Write the dataset's card and its Croissant metadata."""
+    manifest = store.local(dataset_key(record.dataset, "manifest.parquet"))
+    digests = digests | {"manifest.parquet": sha256_file(manifest)}
+    card = dataset_card(record).encode()
+    store.put(dataset_key(record.dataset, "README.md"), card)
+    store.put_json(dataset_key(record.dataset, "croissant.json"), croissant(record, digests))
 
 
 def _write_exports(

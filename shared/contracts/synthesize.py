@@ -5,6 +5,7 @@ datasets/<id>/shards/<n>.tar        WebDataset: <key>.png, <key>.mask.png, <key>
 datasets/<id>/shards/<n>.parquet    that shard's rows of the manifest
 datasets/<id>/manifest.parquet      one row per image
 datasets/<id>/preview.png
+datasets/<id>/README.md             card; croissant.json: the same for machines
 datasets/<id>/dataset.json          DatasetRecord
 datasets/<id>/exports/<format>/…    what was asked for besides
 """

@@ -1,0 +1,8 @@
+"""Serve the HTTP API: `python -m services.gateway`."""
+
+from services.gateway.api.server import serve
+from shared.logging import configure_logging
+from shared.settings import settings
+
+configure_logging(settings().log_level)
+serve(settings())

@@ -1,0 +1,10 @@
+"""The HTTP API: REST below /v1, described by /openapi.json. See docs/api.md.
+
+The object store is the truth here too: there is no database. Redis keeps rate limits and
+the day's quotas, and may be lost.
+
+access/tokens/<sha256>.json          TokenRecord; the token itself is nowhere
+access/tenants/<tenant>.json         TenantRecord
+audit/<tenant>/<date>/<time>-<id>.json   who made what from what; written once, never changed
+idempotency/<key>.json               what a request with an Idempotency-Key was answered
+"""

@@ -1,0 +1,93 @@
+"""Who calls, and what they may do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from services.gateway.api.house import House
+from services.gateway.api.limits import Quota
+from services.gateway.api.problems import ProblemError
+from services.gateway.api.tokens import Scope, TokenRecord
+from shared.contracts.base import Request as JobRequest
+from shared.jobs import Ledger
+from shared.storage import ObjectStore
+
+_bearer = HTTPBearer(auto_error=False, description="a token of this gateway")
+
+
+def house_of(request: Request) -> House:
+    """The house that the app was made with."""
+    house: House = request.app.state.house
+    return house
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A token's holder, and the part of the store that is theirs."""
+
+    token: TokenRecord
+    house: House
+    ledger: Ledger
+
+    @property
+    def store(self) -> ObjectStore:
+        """The tenant's store."""
+        return self.ledger.store
+
+    def submit(self, request: JobRequest) -> str:
+        """Record and queue a job, and note it in the audit log."""
+        job = self.house.submit(self.ledger, request)
+        self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
+        return job
+
+    def audit(self, action: str, **what: Any) -> None:
+        """Note what was done in the audit log."""
+        self.house.audit(self.token.tenant, self.token.name, action, what)
+
+    def spend(self, quota: Quota, amount: int) -> None:
+        """Count against the tenant's quota. Raises `ProblemError` (429)."""
+        record = self.house.tenant(self.token.tenant)
+        most = record.images_per_day if quota == "images" else record.upload_bytes_per_day
+        self.house.limits.spend(self.token.tenant, quota, amount, most)
+
+
+def allowed(scope: Scope) -> Callable[..., Caller]:
+    """Make the dependency of an operation that needs `scope`; admin may do everything."""
+
+    def check(
+        house: Annotated[House, Depends(house_of)],
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    ) -> Caller:
+        token = house.tokens.find(credentials.credentials) if credentials else None
+        if token is None:
+            raise ProblemError(
+                401,
+                "unauthorized",
+                "no token of this gateway was sent",
+                remedy="send 'Authorization: Bearer <token>'; 'htd gateway' prints the first one",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        house.limits.count_request(token.id)
+        if not {scope, "admin"} & set(token.scopes):
+            raise ProblemError(
+                403,
+                "forbidden",
+                f"this needs the scope {scope!r}; token {token.name!r} has "
+                f"{', '.join(token.scopes) or 'none'}",
+                remedy="use another token, or have an administrator make one",
+            )
+        return Caller(token, house, house.ledger(token.tenant))
+
+    return check
+
+
+Reader = Annotated[Caller, Depends(allowed("read"))]
+Annotator = Annotated[Caller, Depends(allowed("annotate"))]
+Generator = Annotated[Caller, Depends(allowed("generate"))]
+Trainer = Annotated[Caller, Depends(allowed("train"))]
+Admin = Annotated[Caller, Depends(allowed("admin"))]

@@ -1,0 +1,43 @@
+"""What can be said of a dataset request before anything is queued."""
+
+from __future__ import annotations
+
+from services.gateway.api.problems import ProblemError, blaming
+from shared.contracts.regions import RegionSet, region_set_key
+from shared.contracts.synthesize import DatasetRequest, wanted_shares
+from shared.contracts.train import ModelRecord, model_key
+from shared.datasets import check_region_set
+from shared.storage import ObjectStore
+
+MOST_SHARDS = 100_000
+"""A job's status lists its shards' markers; beyond this many that takes too long."""
+
+
+def check_dataset(store: ObjectStore, request: DatasetRequest) -> None:
+    """Check a request against the model and the region sets that it names.
+
+    What only a plan can see, such as a class that no crop can be had of, ends the job instead.
+
+    Raises:
+        ProblemError: 422, naming the field that is wrong.
+    """
+    with blaming("#/model"):
+        model = store.get_model(model_key(request.model, request.version), ModelRecord)
+    with blaming("#/proportions"):
+        wanted_shares(request.proportions, model.classes)
+    with blaming("#/steps"):
+        request.sampling(model)
+    for field, source in (("maps", request.maps), ("crops", request.crops)):
+        with blaming(f"#/{field}"):
+            name = source.regions or model.regions
+            check_region_set(store.get_model(region_set_key(name), RegionSet), source.splits, model)
+    shards = -(-request.images // request.shard_size)
+    if shards > MOST_SHARDS:
+        raise ProblemError(
+            422,
+            "invalid",
+            f"{request.images} images in shards of {request.shard_size} are {shards} shards; "
+            f"at most {MOST_SHARDS} are taken",
+            remedy=f"set shard_size to {-(-request.images // MOST_SHARDS)} or more",
+            pointer="#/shard_size",
+        )

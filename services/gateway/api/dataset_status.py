@@ -1,0 +1,94 @@
+"""A dataset's status: computed from its job's objects, and from what its workers report."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from shared.contracts.gateway import ENDED, DatasetStatus, JobState, Submission, submission_key
+from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
+from shared.errors import InputError
+from shared.jobs import Ledger
+from shared.storage import ObjectNotFoundError
+
+SAMPLED = 8
+"""Finished shards whose times give the rate."""
+
+SHOWN = 100
+
+
+def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
+    """Find the job of a dataset; one made without the gateway is known by its record alone."""
+    store = ledger.store
+    try:
+        return store.get_model(submission_key(dataset), Submission)
+    except ObjectNotFoundError:
+        pass
+    try:
+        request = store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord).request
+        return Submission(job=ledger.identify(request), request=request)
+    except InputError:
+        return None
+
+
+def dataset_status(
+    ledger: Ledger, submission: Submission, progress: dict[str, dict[str, Any]]
+) -> DatasetStatus:
+    """Compute a dataset's status.
+
+    Args:
+        ledger: of the store that it lies in.
+        submission: its job.
+        progress: what running shards have reported, as `shared.live.read_progress` gives it.
+    """
+    request, job = submission.request, submission.job
+    plan, ended = ledger.plan(job), ledger.result(job)
+    shards = [shard for phase in plan.phases for shard in phase] if plan else []
+    done = ledger.settled(job, "done")
+    finished = [shard.id for shard in shards if shard.id in done]
+    failed = ended["failed"] if ended else ledger.errors(job)
+    result = ended["result"] if ended else None
+    made = result["images"] if result else _planned_images(request, finished)
+    busy = {
+        unit: report
+        for unit, report in progress.items()
+        if unit not in done and unit not in failed and report["done"] < report["total"]
+    }
+    if not ended:
+        made += sum(int(report["done"]) for report in busy.values())
+    state: JobState = ended["state"] if ended else "running" if plan else "planning"
+    rate = None if state in ENDED else _rate(ledger, job, finished, len(busy))
+    return DatasetStatus(
+        dataset=request.dataset,
+        model=f"{request.model}/{request.version}",
+        job=job,
+        state=state,
+        images=request.images,
+        made=made,
+        shards=len(shards),
+        shards_done=len(finished),
+        failed=dict(islice(sorted(failed.items()), SHOWN)),
+        images_per_second=rate,
+        seconds_left=round((request.images - made) / rate, 1) if rate else None,
+        created=submission.created,
+        result=result,
+    )
+
+
+def _planned_images(request: DatasetRequest, shards: list[str]) -> int:
+    """Images of finished shards; only the last shard may be smaller than the others."""
+    sizes = (
+        min(request.shard_size, request.images - int(shard.rpartition("-")[2]) * request.shard_size)
+        for shard in shards
+    )
+    return sum(sizes)
+
+
+def _rate(ledger: Ledger, job: str, finished: list[str], workers: int) -> float | None:
+    """Images per second: what a worker made in some finished shards, times the busy workers."""
+    markers = [ledger.marker(job, shard) for shard in finished[-SAMPLED:]]
+    seconds = sum(float(marker["seconds"]) for marker in markers)
+    images = sum(int(marker["result"]["images"]) for marker in markers)
+    if not workers or not images or not seconds:
+        return None
+    return round(workers * images / seconds, 3)

@@ -1,0 +1,75 @@
+"""Rate limits of tokens and daily quotas of tenants, counted in Redis.
+
+Without Redis nothing is limited in rate, and a tenant that has a quota is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Literal
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from services.gateway.api.problems import ProblemError
+
+Quota = Literal["images", "upload_bytes"]
+
+WINDOW_SECONDS = 60
+DAY_SECONDS = 86_400
+
+
+class Limits:
+    """Counts what tokens and tenants do.
+
+    Args:
+        redis: where the counters are.
+        requests: of one token in a minute.
+    """
+
+    def __init__(self, redis: Redis, requests: int) -> None:
+        self.redis = redis
+        self.requests = requests
+
+    def count_request(self, token: str) -> None:
+        """Count a request. Raises `ProblemError` (429) beyond the limit."""
+        window = int(time.time()) // WINDOW_SECONDS
+        key = f"rate:{token}:{window}"
+        with suppress(RedisError):
+            count = int(self.redis.incr(key))  # type: ignore[arg-type]
+            if count == 1:
+                self.redis.expire(key, WINDOW_SECONDS)
+            if count > self.requests:
+                wait = (window + 1) * WINDOW_SECONDS - int(time.time())
+                raise ProblemError(
+                    429,
+                    "rate-limited",
+                    f"this token has made {self.requests} requests within a minute",
+                    remedy=f"wait {wait} s",
+                    headers={"Retry-After": str(max(1, wait))},
+                )
+
+    def spend(self, tenant: str, quota: Quota, amount: int, most: int | None) -> None:
+        """Count `amount` against a tenant's day.
+
+        Raises:
+            ProblemError: it would be more than `most` (429); nothing is counted then.
+            RedisError: there is a quota, and nothing to count with.
+        """
+        if most is None:
+            return
+        key = f"quota:{tenant}:{quota}:{datetime.now(UTC):%Y-%m-%d}"
+        spent = int(self.redis.incrby(key, amount))  # type: ignore[arg-type]
+        self.redis.expire(key, DAY_SECONDS)
+        if spent > most:
+            self.redis.decrby(key, amount)
+            raise ProblemError(
+                429,
+                "quota",
+                f"{amount} {quota.replace('_', ' ')} are more than the {most - spent + amount} "
+                f"that tenant {tenant!r} has left today of {most}",
+                remedy="ask for less, wait until tomorrow (UTC), or have the quota raised",
+                headers={"Retry-After": str(DAY_SECONDS - int(time.time()) % DAY_SECONDS)},
+            )

@@ -1,0 +1,110 @@
+"""Health and figures, for those who run the gateway. No token is needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.gateway.api.access import house_of
+from services.gateway.api.house import House
+from services.gateway.api.problems import documented
+from services.stages import REQUESTS
+from shared.metrics import read_counts
+
+router = APIRouter(tags=["operation"])
+
+
+class WorkCollector(Collector):
+    """What the workers have counted, and how much waits for them."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """Read the counts anew for every scrape; none where Redis is away."""
+        units = CounterMetricFamily(
+            "htd_units", "Units of jobs that have ended", labels=["stage", "outcome"]
+        )
+        seconds = CounterMetricFamily(
+            "htd_unit_seconds", "Seconds that units took", labels=["stage", "outcome"]
+        )
+        waiting = GaugeMetricFamily("htd_queue_length", "Units that wait", labels=["stage"])
+        with suppress(RedisError):
+            for count in read_counts(self.house.redis):
+                units.add_metric([count.stage, count.outcome], count.units)
+                seconds.add_metric([count.stage, count.outcome], count.seconds)
+            for stage in REQUESTS:
+                waiting.add_metric([stage], int(self.house.redis.llen(stage)))  # type: ignore[arg-type]
+        yield from (units, seconds, waiting)
+
+
+class Figures:
+    """The gateway's metrics."""
+
+    def __init__(self, house: House) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(WorkCollector(house))
+        self.requests = Counter(
+            "htd_http_requests", "Requests answered", ["method", "route", "status"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.seconds = Histogram(
+            "htd_http_seconds", "Seconds until an answer began", ["route"], registry=self.registry
+        )
+
+
+class Counting:
+    """Middleware that counts requests by route, so that names do not become labels."""
+
+    def __init__(self, app: ASGIApp, figures: Figures) -> None:
+        self.app, self.figures = app, figures
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")
+                self.figures.requests.labels(scope["method"], route, message["status"]).inc()
+                self.figures.seconds.labels(route).observe(time.perf_counter() - began)
+            await send(message)
+
+        await self.app(scope, receive, counted)
+
+
+@router.get("/healthz")
+def health() -> dict[str, str]:
+    """Say that the process runs."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=documented(503))
+def readiness(house: Annotated[House, Depends(house_of)]) -> dict[str, str]:
+    """Say that the store and Redis answer."""
+    next(house.root.list("open-jobs/"), None)
+    house.redis.ping()
+    return {"status": "ready"}
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}},
+)
+def metrics(request: Request) -> Response:
+    """Return figures in the format of Prometheus."""
+    figures: Figures = request.app.state.figures
+    return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)

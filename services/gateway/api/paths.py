@@ -1,0 +1,41 @@
+"""Over HTTP, files are named by their keys in the store: never by a path on a worker's disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from services.gateway.api.problems import ProblemError, pointer
+from shared.contracts.base import Request
+
+
+def check_paths(request: Request) -> None:
+    """Refuse a request with an absolute path, or one that climbs.
+
+    Requests are also read from the command line, where somebody names files of their own.
+
+    Raises:
+        ProblemError: 422, naming the field.
+    """
+    for place, text in _texts(request.model_dump(mode="json"), ()):
+        path = PurePosixPath(text)
+        if path.is_absolute() or ".." in path.parts or "\\" in text or text.startswith("~"):
+            raise ProblemError(
+                422,
+                "invalid",
+                f"{text!r} is a path; over HTTP, files are named by their keys in the store",
+                remedy="upload the file, and give its key",
+                pointer=pointer(*place),
+            )
+
+
+def _texts(value: Any, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _texts(part, (*place, name))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _texts(part, (*place, number))

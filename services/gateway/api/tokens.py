@@ -1,0 +1,98 @@
+"""Bearer tokens, kept as hashes.
+
+A token is 32 random bytes. Nobody can guess those, so one round of SHA-256 hides them as
+well as a slow password hash would, and finding a token is one look-up by its hash: there
+is nothing to compare in constant time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Contract, Name
+from shared.storage import ObjectNotFoundError, ObjectStore
+from shared.tenants import LOCAL, Tenant
+
+Scope = Literal["read", "annotate", "generate", "train", "admin"]
+
+PREFIX = "access/tokens/"
+KNOWN_SECONDS = 10.0
+"""How long a token is taken as it was; a revoked one is refused after that at the latest."""
+
+_SHAPE = re.compile(r"htd_[A-Za-z0-9_-]{43}")
+
+
+class TokenRecord(Contract):
+    """What a token may do; `id` is the start of its hash."""
+
+    id: str
+    name: Name = Field(description="whose it is, for people and the audit log")
+    tenant: Tenant
+    scopes: tuple[Scope, ...]
+    created: datetime
+
+
+class Tokens:
+    """The tokens of a store.
+
+    Args:
+        root: the store's root.
+    """
+
+    def __init__(self, root: ObjectStore) -> None:
+        self.root = root
+        self._known: dict[str, tuple[float, TokenRecord]] = {}
+
+    def create(self, name: str, tenant: str, scopes: tuple[Scope, ...]) -> tuple[str, TokenRecord]:
+        """Make a token; it is returned here and nowhere else."""
+        token = f"htd_{secrets.token_urlsafe(32)}"
+        digest = _digest(token)
+        record = TokenRecord(
+            id=digest[:16], name=name, tenant=tenant, scopes=scopes, created=datetime.now(UTC)
+        )
+        self.root.put_json(f"{PREFIX}{digest}.json", record)
+        return token, record
+
+    def create_first(self) -> str | None:
+        """Make the local administrator's token where there is no token at all, else None."""
+        if next(self.root.list(PREFIX), None) is not None:
+            return None
+        return self.create("admin", LOCAL, ("admin",))[0]
+
+    def find(self, token: str) -> TokenRecord | None:
+        """Return what a token may do, or None if it is none of ours."""
+        if not _SHAPE.fullmatch(token):
+            return None
+        digest, now = _digest(token), time.monotonic()
+        known = self._known.get(digest)
+        if known is not None and now - known[0] < KNOWN_SECONDS:
+            return known[1]
+        self._known.pop(digest, None)
+        try:
+            record = self.root.get_model(f"{PREFIX}{digest}.json", TokenRecord)
+        except ObjectNotFoundError:
+            return None
+        self._known[digest] = (now, record)
+        return record
+
+    def all(self, tenant: str | None) -> list[TokenRecord]:
+        """Return the tokens of a tenant; None: of all."""
+        records = [self.root.get_model(key, TokenRecord) for key in self.root.list(PREFIX)]
+        return [item for item in records if tenant in {None, item.tenant}]
+
+    def revoke(self, record: TokenRecord) -> None:
+        """Make a token void."""
+        for key in list(self.root.list(PREFIX + record.id)):
+            self.root.delete(key)
+        self._known.clear()
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Image: one label map and crops → one image, at once."""

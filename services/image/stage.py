@@ -1,0 +1,104 @@
+"""The image stage: read what was given, generate, keep the picture."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shared.contracts.image import GivenCrop, ImageRequest, image_key
+from shared.contracts.train import ModelRecord, model_key
+from shared.datasets import relabel
+from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
+from shared.diffusion.flow import image_seed
+from shared.errors import InputError
+from shared.imaging.regions import RegionIndex, decode_png, encode_png, load_region_set
+from shared.jobs import Context, Plan, Shard, Stage
+from shared.serving.sampler import open_sampler
+from shared.storage import ObjectStore
+
+UInt8 = NDArray[np.uint8]
+
+
+class ImageStage(Stage[ImageRequest]):
+    """Makes single images."""
+
+    name: ClassVar[str] = "image"
+    request = ImageRequest
+
+    def plan(self, request: ImageRequest, context: Context) -> Plan:
+        return Plan(phases=((Shard(id="image"),),))
+
+    def run(self, request: ImageRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        torch.set_num_threads(context.threads)
+        store = context.store
+        model = store.get_model(model_key(request.model, request.version), ModelRecord)
+        labels = decode_png(store.get(request.labels))
+        if labels.shape != (model.size, model.size):
+            raise InputError(
+                f"the label map has shape {labels.shape}, but {request.model}/{request.version} "
+                f"makes images of {model.size} px: give one channel of {model.size}×{model.size}"
+            )
+        seed = image_seed(request.seed, 0)
+        rng = np.random.default_rng(seed)
+        crops = [_placed(store, crop, labels, model, rng) for crop in request.crops]
+        sampler, remote = open_sampler(store, model, context.device)
+        options = request.sampling(model).model_dump() | ({"urgent": True} if remote else {})
+        images = sampler.generate(labels[None], [crops], [seed], **options)
+        store.put(image_key(request.image), encode_png(images[0]))
+        return {}
+
+    def finish(
+        self, request: ImageRequest, done: dict[str, dict[str, Any]], context: Context
+    ) -> dict[str, Any]:
+        return {"image": image_key(request.image)}
+
+
+def _placed(
+    store: ObjectStore,
+    given: GivenCrop,
+    labels: UInt8,
+    model: ModelRecord,
+    rng: np.random.Generator,
+) -> Crop:
+    """Read or cut a crop, and place it where its class is.
+
+    Raises:
+        InputError: the class is not in the label map or not in the region, or the crop is
+            not a square of at most the image's size.
+    """
+    if given.pixels is not None:
+        pixels = decode_png(store.get(given.pixels))
+        if pixels.ndim != 3 or pixels.shape[0] != pixels.shape[1] or len(pixels) > model.size:
+            raise InputError(
+                f"a crop has shape {pixels.shape}: give an RGB square of at most {model.size} px"
+            )
+        crop: Crop | None = Crop(given.label, 0, 0, pixels)
+    else:
+        crop = _cut(store, given, model, rng)
+    placed = None if crop is None else move_crop(crop, labels, rng)
+    if placed is None:
+        where = given.region if crop is None else "the label map"
+        raise InputError(f"a crop is of class {given.label}, which {where} does not hold")
+    return placed
+
+
+def _cut(
+    store: ObjectStore, given: GivenCrop, model: ModelRecord, rng: np.random.Generator
+) -> Crop | None:
+    """Cut a crop of a class out of a region; None where the region does not hold the class."""
+    name, key = str(given.regions), str(given.region)
+    record = load_region_set(store, name)
+    slide = key.rsplit("_", 2)[0]  # a region's key is <slide>_<x>_<y>
+    own = [part for part in record.slides if part.slide == slide]
+    index = RegionIndex(
+        store, record.model_copy(update={"slides": tuple(own)}), "train", "val", "test"
+    )
+    if key not in index.keys:
+        raise InputError(f"region set {name!r} has no region {key!r}")
+    region = index[index.keys.index(key)]
+    table = relabel(record.classes, model.classes, f"region set {name!r}")
+    rule = CropRule.of(model.recipe.denoiser, model.classes)
+    return take_crop(region.image, table[region.labels], given.label, rule, rng, model.size)

@@ -1,0 +1,66 @@
+"""Image: one label map and crops, given or named → one image, at once.
+
+images/inputs/<sha256>.png   what was given: label maps and crops
+images/<image>.png           what was made
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from shared.contracts.base import Contract, Name, Request
+from shared.contracts.regions import region_set_key
+from shared.contracts.synthesize import chosen_sampling
+from shared.contracts.train import ModelRecord, Sampling, model_key
+
+
+class GivenCrop(Contract):
+    """A crop of one class: an image that was given, or cut out of a region."""
+
+    label: int = Field(ge=0, le=255)
+    pixels: str | None = Field(None, description="key of a square PNG")
+    regions: Name | None = Field(None, description="region set to cut from")
+    region: str | None = Field(None, description="key of the region in that set")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GivenCrop:
+        if (self.pixels is None) == (self.regions is None or self.region is None):
+            raise ValueError("a crop needs either pixels, or regions and region")
+        return self
+
+
+class ImageRequest(Request):
+    """Make one image from a label map and crops."""
+
+    stage: ClassVar[str] = "image"
+
+    image: Name = Field(description="names the result")
+    model: Name
+    version: Name = "1"
+    labels: str = Field(description="key of the label map: PNG of indices, of the model's size")
+    crops: tuple[GivenCrop, ...] = Field((), max_length=255)
+    steps: int | None = Field(None, ge=1, le=1000, description="default: the model's")
+    guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
+    guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
+
+    def sampling(self, model: ModelRecord) -> Sampling:
+        """How the image is sampled. Raises `InputError`; see `chosen_sampling`."""
+        return chosen_sampling(model, self.steps, self.guidance_map, self.guidance_crops)
+
+    def inputs(self) -> list[str]:
+        named = sorted({crop.regions for crop in self.crops if crop.regions})
+        return [model_key(self.model, self.version), *map(region_set_key, named)]
+
+
+def image_key(image: str) -> str:
+    """Key of the image that was made."""
+    return f"images/{image}.png"
+
+
+def input_key(data: bytes) -> str:
+    """Key of something that was given, by its content."""
+    return f"images/inputs/{hashlib.sha256(data).hexdigest()}.png"

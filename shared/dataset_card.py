@@ -1,0 +1,207 @@
+"""What a dataset says of itself: a card for people and the Hugging Face hub, and Croissant.
+
+With its card, a dataset's folder is one that `datasets.load_dataset(folder)` opens: the
+front matter names the WebDataset shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from shared.contracts.synthesize import DatasetRecord
+
+CROISSANT = "http://mlcommons.org/croissant/"
+CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": CROISSANT,
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "extract": "cr:extract",
+    "excludes": "cr:excludes",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+
+
+def describe(record: DatasetRecord) -> str:
+    """Say in a sentence what a dataset is."""
+    return (
+        f"{record.images} synthetic histopathology images of {record.size} px at {record.mpp:g} "
+        f"µm per pixel with their label maps, made by {record.model}."
+    )
+
+
+def dataset_card(record: DatasetRecord) -> str:
+    """Write a dataset's card: YAML front matter, then Markdown."""
+    front = {
+        "pretty_name": record.dataset,
+        "task_categories": ["image-segmentation"],
+        "tags": ["histopathology", "synthetic", "webdataset"],
+        "size_categories": [_size_category(record.images)],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": "train", "path": "shards/*.tar"}],
+            }
+        ],
+    }
+    asked, request = record.request.proportions, record.request
+    rows = [
+        f"| {item.index} | {item.name} | {_share(asked.get(item.name))} | "
+        f"{_share(record.proportions.get(item.name))} |"
+        for item in record.classes.items
+    ]
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False).strip(),
+        "---",
+        f"# {record.dataset}",
+        "",
+        describe(record),
+        "Research use; not for diagnosis.",
+        "",
+        "| label | class | share of labelled pixels asked for | reached |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        "Each sample is `<key>.png` (RGB), `<key>.mask.png` (label indices) and `<key>.json`",
+        "(what it was made from: map, crops, seed, weights) in the shards `shards/*.tar`;",
+        "`manifest.parquet` has one row per image.",
+        "",
+        f"Maps: {request.maps.regions or 'the region set of the model'}, splits "
+        f"{', '.join(request.maps.splits)}. Crops: "
+        f"{request.crops.regions or 'the region set of the model'}, splits "
+        f"{', '.join(request.crops.splits)}, slide: {request.crops.slide}. Seed {request.seed}.",
+        "The images follow slides of patients; whoever shares them must be allowed to share those.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _size_category(images: int) -> str:
+    bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"),
+              (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))  # fmt: skip
+    return next((name for bound, name in bounds if images < bound), "10M<n<100M")
+
+
+def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any]:
+    """Describe a dataset as Croissant 1.0 JSON-LD.
+
+    Args:
+        record: the dataset.
+        sha256: file of the dataset → SHA-256, of `manifest.parquet` and of every shard.
+    """
+    files = [
+        {
+            "@type": "cr:FileObject",
+            "@id": name,
+            "name": PurePosixPath(name).name,
+            "contentUrl": name,
+            "encodingFormat": "application/x-tar"
+            if name.endswith(".tar")
+            else "application/vnd.apache.parquet",
+            "sha256": digest,
+        }
+        for name, digest in sorted(sha256.items())
+    ]
+    shards = [{"@id": name} for name in sorted(sha256) if name.endswith(".tar")]
+    return {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "name": record.dataset,
+        "description": describe(record),
+        "conformsTo": CROISSANT + "1.0",
+        "distribution": [
+            *files,
+            _file_set("images", "*.png", "image/png", shards) | {"excludes": "*.mask.png"},
+            _file_set("masks", "*.mask.png", "image/png", shards),
+        ],
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": "samples",
+                "name": "samples",
+                "key": {"@id": "samples/key"},
+                "field": [
+                    _column("key", "sc:Text"),
+                    _column("map_slide", "sc:Text"),
+                    _column("seed", "sc:Integer"),
+                    _content("image", "images", r"(\d+)\.png$"),
+                    _content("mask", "masks", r"(\d+)\.mask\.png$"),
+                ],
+            }
+        ],
+    }
+
+
+def _file_set(
+    name: str, pattern: str, media_type: str, containers: list[dict[str, str]]
+) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileSet",
+        "@id": name,
+        "name": name,
+        "containedIn": containers,
+        "encodingFormat": media_type,
+        "includes": pattern,
+    }
+
+
+def _column(name: str, kind: str) -> dict[str, Any]:
+    return {
+        "@type": "cr:Field",
+        "@id": f"samples/{name}",
+        "name": name,
+        "dataType": kind,
+        "source": {"fileObject": {"@id": "manifest.parquet"}, "extract": {"column": name}},
+    }
+
+
+def _content(name: str, files: str, key: str) -> dict[str, Any]:
+    """A field of pixels, joined to its row by the key in its file name."""
+    return {
+        "@type": "cr:Field",
+        "@id": f"samples/{name}",
+        "name": name,
+        "dataType": "sc:ImageObject",
+        "source": {"fileSet": {"@id": files}, "extract": {"fileProperty": "content"}},
+        "references": {
+            "fileSet": {"@id": files},
+            "extract": {"fileProperty": "filename"},
+            "transform": {"regex": key},
+        },
+    }

@@ -1,0 +1,55 @@
+"""Where images are made: in this process, or on a Triton server where one is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.contracts.train import ModelRecord
+from shared.diffusion.crops import Crop
+from shared.diffusion.model_store import load_model
+from shared.errors import InputError
+from shared.settings import settings
+from shared.storage import ObjectStore
+
+
+class Generator(Protocol):
+    """Makes images; see `HeteroTissuePipeline.__call__`."""
+
+    def generate(
+        self,
+        labels: NDArray[np.uint8],
+        crops: Sequence[Sequence[Crop]],
+        seeds: Sequence[int],
+        **options: Any,
+    ) -> NDArray[np.uint8]:
+        """Synthesize images, uint8 RGB (batch, H, W, 3)."""
+
+
+def open_sampler(store: ObjectStore, model: ModelRecord, device: str) -> tuple[Generator, bool]:
+    """Open what makes a model's images, and say whether it is a Triton server.
+
+    Raises:
+        InputError: a Triton server is configured, and does not serve this version.
+    """
+    url = settings().triton_url
+    if not url:
+        return load_model(store, model.model, model.version, device), False
+    from shared.serving.client import TritonSampler
+    from shared.serving.repository import served
+
+    numbers = [
+        each.number
+        for each in served(store, model.model).versions
+        if each.version == model.version and each.sha256 == model.sha256
+    ]
+    if not numbers:
+        name = f"{model.model}/{model.version}"
+        raise InputError(
+            f"Triton at {url} does not serve {name}: "
+            f"run 'htd publish --model {name}', or unset HTD_TRITON_URL"
+        )
+    return TritonSampler(url, model.model, numbers[-1]), True

@@ -1,0 +1,43 @@
+"""A gateway without servers, for tests of its logic: a directory store, and no Redis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from services.gateway.api.app import make_app
+from services.gateway.api.house import House
+from services.gateway.api.tokens import Scope
+from services.stages import load_stage
+from shared.jobs import JobStatus, run_job
+from shared.settings import Settings
+from shared.tenants import LOCAL, ledger_of
+
+
+class Gateway:
+    """The application on a store below `folder`, and a client with an administrator's token."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.config = Settings(
+            store=str(folder),
+            broker_url="redis://127.0.0.1:1/0",
+            threads=1,
+            device="cpu",
+            **options,
+        )
+        self.app = make_app(self.config)
+        self.house: House = self.app.state.house
+        self.client = self.holding("admin")
+
+    def holding(self, *scopes: Scope, tenant: str = LOCAL) -> TestClient:
+        """A client with a new token."""
+        token, _ = self.house.tokens.create("tester", tenant, scopes)
+        headers = {"Authorization": f"Bearer {token}"}
+        return TestClient(self.app, headers=headers, raise_server_exceptions=False)
+
+    def work(self, job: str) -> JobStatus:
+        """Do a job that was submitted, as a worker would."""
+        ledger = ledger_of(self.config, job)
+        return run_job(ledger, load_stage(ledger.stage(job)), job, config=self.config)

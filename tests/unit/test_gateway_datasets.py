@@ -1,0 +1,212 @@
+"""The HTTP API's datasets, jobs and errors, on a directory store."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.stages import load_stage
+from shared.datasets import read_shard
+from shared.imaging.regions import decode_png
+from shared.jobs import NoLeases, Reporter, execute
+from shared.storage import DirectoryStore, sha256
+from shared.tenants import ledger_of
+from tests.gateway import Gateway
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+
+BODY: dict[str, Any] = {
+    "dataset": "d", "model": "toy", "images": 6, "steps": 2, "shard_size": 4, "batch_size": 4,
+}  # fmt: skip
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    return Gateway(tmp_path)
+
+
+def test_a_dataset_is_submitted_watched_and_downloaded(gateway: Gateway) -> None:
+    client = gateway.client
+    answer = client.post("/v1/datasets", json=BODY)
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["Location"] == "/v1/datasets/d"
+    status = answer.json()
+    assert (status["state"], status["images"], status["made"]) == ("planning", 6, 0)
+    ledger, stage = ledger_of(gateway.config, status["job"]), load_stage("synthesize")
+    for unit in ("plan", "shard-000001"):
+        execute(
+            ledger, stage, status["job"], unit,
+            leases=NoLeases(), reporter=Reporter(), config=gateway.config,
+        )  # fmt: skip
+    status = client.get("/v1/datasets/d").json()
+    assert (status["state"], status["shards_done"], status["made"]) == ("running", 1, 2)
+    assert decode_png(client.get("/v1/datasets/d/preview").content).ndim == 3
+    assert client.get("/v1/datasets/d/archive").status_code == 409
+    gateway.work(status["job"])
+    shown = client.get("/v1/datasets/d")
+    assert (shown.json()["state"], shown.json()["made"]) == ("done", 6)
+    same = client.get("/v1/datasets/d", headers={"If-None-Match": shown.headers["ETag"]})
+    assert (same.status_code, same.content) == (304, b"")
+    links = client.get("/v1/datasets/d/shards").json()["items"]
+    assert [link["shard"] for link in links] == ["000000.tar", "000001.tar"]
+    for link in links:
+        body = client.get(link["url"]).content
+        assert (len(body), sha256(body)) == (link["bytes"], link["sha256"])
+    events = client.get("/v1/datasets/d/events").text
+    assert events.startswith("event: status\ndata: ")
+    assert json.loads(events.partition("data: ")[2].splitlines()[0])["state"] == "done"
+
+
+def test_the_archive_holds_the_whole_dataset(gateway: Gateway) -> None:
+    job = gateway.client.post("/v1/datasets", json=BODY | {"exports": ["folder"]}).json()["job"]
+    gateway.work(job)
+    data = gateway.client.get("/v1/datasets/d/archive").content
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert {"d/README.md", "d/croissant.json", "d/manifest.parquet", "d/dataset.json"} < set(files)
+    assert "d/exports/folder/images/00000000.png" in files
+    assert not {"d/submission.json", "d/choices.parquet", "d/shards/000000.parquet"} & set(files)
+    samples = [s for n in (0, 1) for s in read_shard(files[f"d/shards/00000{n}.tar"])]
+    assert [sample.provenance.index for sample in samples] == list(range(6))
+
+
+def test_a_dataset_describes_itself(gateway: Gateway) -> None:
+    job = gateway.client.post("/v1/datasets", json=BODY | {"proportions": {"tumor": 0.5}}).json()
+    gateway.work(job["job"])
+    card = gateway.client.get("/v1/datasets/d/card")
+    assert card.headers["Content-Type"].startswith("text/markdown")
+    _, front, text = card.text.split("---\n", 2)
+    assert yaml.safe_load(front)["configs"][0]["data_files"][0]["path"] == "shards/*.tar"
+    assert "| 2 | tumor | 0.500 |" in text
+    croissant = gateway.client.get("/v1/datasets/d/croissant").json()
+    files = {item["@id"]: item for item in croissant["distribution"]}
+    for name in ("manifest.parquet", "shards/000001.tar"):
+        body = gateway.client.get(f"/v1/datasets/d/files/{name}").content
+        assert files[name]["sha256"] == sha256(body)
+    assert croissant["conformsTo"].endswith("croissant/1.0")
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        ({"model": "none"}, "#/model", "models/none/1/model.json"),
+        ({"proportions": {"necrosis": 0.5}}, "#/proportions", "necrosis"),
+        ({"proportions": {"tumor": 0.8, "stroma": 0.8}}, "#/proportions", "at most 1 in sum"),
+        ({"maps": {"splits": ["val"]}}, "#/maps", "no region in val"),
+        ({"crops": {"regions": "none"}}, "#/crops", "regions/none/set.json"),
+        ({"images": 10_000_000}, "#/shard_size", "at most 100000"),
+        ({"images": 0}, "#/images", "greater than or equal to 1"),
+        ({"dataset": "../up"}, "#/dataset", "should match"),
+        ({"colour": 1}, "#/colour", "not permitted"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_at_once(
+    gateway: Gateway, change: dict[str, Any], pointer: str, words: str
+) -> None:
+    answer = gateway.client.post("/v1/datasets", json=BODY | change)
+    assert answer.status_code == 422
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["errors"][0]["pointer"] == pointer
+    assert words in problem["detail"]
+    assert gateway.client.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_submission_is_idempotent(gateway: Gateway) -> None:
+    key = {"Idempotency-Key": "k"}
+    first = gateway.client.post("/v1/datasets", json=BODY, headers=key)
+    again = gateway.client.post("/v1/datasets", json=BODY, headers=key)
+    assert (again.status_code, again.json()) == (202, first.json())
+    other = gateway.client.post("/v1/datasets", json=BODY | {"dataset": "e"}, headers=key)
+    assert other.status_code == 422
+    assert other.json()["type"].endswith("idempotency-key-reused")
+    taken = gateway.client.post("/v1/datasets", json=BODY | {"seed": 1})
+    assert (taken.status_code, taken.json()["errors"][0]["pointer"]) == (409, "#/dataset")
+    assert len(gateway.client.get("/v1/jobs").json()["items"]) == 1
+
+
+def test_datasets_are_listed_in_pages(gateway: Gateway) -> None:
+    for name in ("a", "b", "c"):
+        gateway.client.post("/v1/datasets", json=BODY | {"dataset": name})
+    gateway.client.post("/v1/datasets/b/cancel")
+    first = gateway.client.get("/v1/datasets", params={"limit": 2}).json()
+    assert ([item["dataset"] for item in first["items"]], first["next"]) == (["a", "b"], "b")
+    rest = gateway.client.get("/v1/datasets", params={"cursor": first["next"]}).json()
+    assert ([item["dataset"] for item in rest["items"]], rest["next"]) == (["c"], None)
+    found = gateway.client.get("/v1/datasets", params={"state": "cancelled"}).json()
+    assert [item["dataset"] for item in found["items"]] == ["b"]
+    assert gateway.client.get("/v1/datasets", params={"model": "other"}).json()["items"] == []
+
+
+def test_what_is_in_the_making_is_cancelled_before_it_is_deleted(gateway: Gateway) -> None:
+    job = gateway.client.post("/v1/datasets", json=BODY).json()["job"]
+    refused = gateway.client.delete("/v1/datasets/d")
+    assert refused.status_code == 409
+    assert "cancel" in refused.json()["remedy"]
+    assert gateway.client.post("/v1/datasets/d/cancel").json()["state"] == "cancelled"
+    assert gateway.client.delete("/v1/datasets/d").status_code == 204
+    assert gateway.client.get("/v1/datasets/d").status_code == 404
+    assert gateway.client.get(f"/v1/jobs/{job}").status_code == 404
+    assert list(gateway.house.root.list("datasets/")) == []
+
+
+def test_failed_shards_are_named_with_the_reason(gateway: Gateway) -> None:
+    job = gateway.client.post("/v1/datasets", json=BODY).json()["job"]
+    gateway.house.root.delete("regions/toy/slide-a.tar")
+    gateway.work(job)
+    status = gateway.client.get("/v1/datasets/d").json()
+    assert status["state"] == "failed"
+    assert set(status["failed"]) == {"shard-000000", "shard-000001"}
+    assert gateway.client.post(f"/v1/jobs/{job}/retry").json()["state"] == "running"
+
+
+def test_a_dataset_made_without_the_gateway_is_seen(gateway: Gateway) -> None:
+    job = gateway.client.post("/v1/datasets", json=BODY).json()["job"]
+    gateway.work(job)
+    gateway.house.root.delete("datasets/d/submission.json")
+    status = gateway.client.get("/v1/datasets/d").json()
+    assert (status["job"], status["state"], status["made"]) == (job, "done", 6)
+
+
+def test_every_error_is_a_problem_document(gateway: Gateway) -> None:
+    for answer, status in (
+        (gateway.client.get("/v1/nothing"), 404),
+        (gateway.client.put("/v1/datasets"), 405),
+        (gateway.client.get("/v1/datasets/none"), 404),
+        (gateway.client.get("/v1/jobs/train-0123456789abcdef"), 404),
+        (gateway.client.get("/v1/datasets", params={"limit": 0}), 422),
+        (gateway.client.post("/v1/datasets", content=b"{", headers=JSON), 400),
+        (gateway.client.post("/v1/datasets", json={"dataset": "x" * (3 << 20)}), 413),
+    ):  # fmt: skip
+        assert answer.status_code == status, answer.text
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["status"] == status
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_paths_on_a_workers_disk_are_refused(gateway: Gateway) -> None:
+    body = {"cohort": "c", "slides": [{"slide": "a", "source": "/etc/passwd"}]}
+    answer = gateway.client.post("/v1/ingest", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "#/slides/0/source"
+
+
+def test_health_and_figures(gateway: Gateway) -> None:
+    gateway.client.get("/v1/datasets/none")
+    assert gateway.client.get("/healthz").json() == {"status": "ok"}
+    assert gateway.client.get("/readyz").status_code == 503
+    figures = gateway.client.get("/metrics").text
+    assert (
+        'htd_http_requests_total{method="GET",route="/v1/datasets/{dataset}",status="404"}'
+        in figures
+    )
