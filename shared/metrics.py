@@ -40,7 +40,8 @@ def read_counts(redis: Redis) -> list[UnitCount]:
     """Return all counts. Raises `RedisError`."""
     units: Any = redis.hgetall(COUNTS)
     seconds: Any = redis.hgetall(SECONDS)
-    return [
-        UnitCount(*name.split("|"), int(count), float(seconds.get(name, 0.0)))
-        for name, count in sorted(units.items())
-    ]
+    counts = []
+    for name, count in sorted(units.items()):
+        stage, _, outcome = name.partition("|")
+        counts.append(UnitCount(stage, outcome, int(count), float(seconds.get(name, 0.0))))
+    return counts

@@ -83,8 +83,8 @@ class ObjectStore(ABC):
         """Yield all keys that start with `prefix`, sorted."""
 
     @abstractmethod
-    def folders(self, prefix: str) -> list[str]:
-        """Return the names of the folders directly below `prefix` (which ends in /), sorted."""
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the folders directly below `prefix` (which ends in /), sorted."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -188,10 +188,12 @@ class DirectoryStore(ObjectStore):
         )
         yield from sorted(key for key in keys if key.startswith(prefix))
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Iterator[str]:
         base = self.root / prefix
         found = (item for item in base.iterdir() if item.is_dir()) if base.is_dir() else ()
-        return sorted(item.name for item in found if any(files for _, _, files in os.walk(item)))
+        yield from sorted(
+            item.name for item in found if any(files for _, _, files in os.walk(item))
+        )
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
@@ -289,10 +291,10 @@ class S3Store(ObjectStore):
         names = (item.object_name or "" for item in objects if not item.is_dir)
         yield from sorted(name.removeprefix(self.prefix) for name in names)
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Iterator[str]:
         objects = self.client.list_objects(self.bucket, self.prefix + prefix)
         names = (item.object_name or "" for item in objects if item.is_dir)
-        return sorted(name.removeprefix(self.prefix + prefix).rstrip("/") for name in names)
+        yield from sorted(name.removeprefix(self.prefix + prefix).rstrip("/") for name in names)
 
     def delete(self, key: str) -> None:
         self.client.remove_object(self.bucket, self._name(key))
@@ -354,7 +356,7 @@ class StoreView(ObjectStore):
     def list(self, prefix: str = "") -> Iterator[str]:
         return self.inner.list(prefix)
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Iterator[str]:
         return self.inner.folders(prefix)
 
     def delete(self, key: str) -> None:

@@ -6,24 +6,27 @@ import functools
 import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
-from services.gateway import sources
+from services.gateway import remote, sources
 from services.gateway.progress import console
-from services.gateway.submit import Target, report, run_and_report, run_or_fail
+from services.gateway.submit import Target, end, report, run_and_report, run_or_fail
 from services.stages import REQUESTS
 from shared.contracts.base import Classes, Request, explain
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest, report_key
 from shared.contracts.ingest import IngestRequest, PatchGrid
+from shared.contracts.jobs import JobStatus
 from shared.contracts.regions import RegionRule, RegionSet, region_set_key
 from shared.contracts.serving import PublishRequest, ServedModel, served_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, ExportFormat, MapSource
@@ -32,7 +35,10 @@ from shared.device import choose_device
 from shared.errors import HeteroTissueError, InputError, JobError
 from shared.jobs import Ledger
 from shared.logging import configure_logging
+from shared.settings import settings
 from shared.threads import limit
+
+R = TypeVar("R", bound=Request)
 
 app = typer.Typer(
     help="Heterogeneous histopathology images with their annotations, made from your slides.",
@@ -41,7 +47,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 jobs_app = typer.Typer(help="Look at jobs, cancel them, try failed ones again.")
-stack_app = typer.Typer(help="Redis, S3 and one worker per service on this machine, no Docker.")
+stack_app = typer.Typer(help="Redis, S3, workers and the gateway on this machine, no Docker.")
 app.add_typer(jobs_app, name="jobs", no_args_is_help=True)
 app.add_typer(stack_app, name="stack", no_args_is_help=True)
 
@@ -51,6 +57,10 @@ StoreOption = Annotated[
 BrokerOption = Annotated[
     str | None,
     typer.Option("--broker", help="redis:// URL: run on the workers [HTD_BROKER_URL]."),
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", help="Address of a gateway: run there, with the token in HTD_TOKEN."),
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do it all again, even if done.")]
 SetOption = Annotated[
@@ -300,6 +310,7 @@ def synthesize(
     ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
+    server: ServerOption = None,
     fresh: FreshOption = False,
     change: SetOption = None,
 ) -> None:
@@ -319,7 +330,14 @@ def synthesize(
         seed=seed,
         exports=export_formats(export or []),
     )
-    run_and_report(Target.of(store, broker), changed(request, change), fresh=fresh)
+    asked = changed(request, change)
+    if server is None:
+        run_and_report(Target.of(store, broker), asked, fresh=fresh)
+    elif fresh or store or broker:
+        raise InputError("--server goes with none of --store, --broker and --fresh")
+    else:
+        with remote.connect(server) as client:
+            end(remote.make_dataset(client, asked))
 
 
 @app.command(epilog=example("htd evaluate --dataset dataset --report first"))
@@ -509,38 +527,63 @@ def doctor() -> None:
 
 
 @jobs_app.command("list", epilog=example("htd jobs list"))
-def jobs_list(store: StoreOption = None) -> None:
+def jobs_list(store: StoreOption = None, server: ServerOption = None) -> None:
     """List jobs with their state."""
-    ledger = Ledger(Target.of(store, "").store)
     table = Table("job", "state", "done", "failed", box=None)
-    for job in ledger.jobs():
-        status = ledger.status(job)
-        table.add_row(job, status.state, f"{status.done}/{status.total}", str(len(status.failed)))
+    with all_jobs(store, server) as jobs:
+        for status in jobs:
+            done = f"{status.done}/{status.total}"
+            table.add_row(status.job, status.state, done, str(len(status.failed)))
     console.print(table)
 
 
+@contextmanager
+def all_jobs(store: str | None, server: str | None) -> Iterator[Iterable[JobStatus]]:
+    """The jobs of a store, or of a gateway."""
+    if server is None:
+        ledger = Ledger(Target.of(store, "").store)
+        yield map(ledger.status, ledger.jobs())
+    else:
+        with remote.connect(server) as client:
+            yield client.jobs()
+
+
 @jobs_app.command("show", epilog=example("htd jobs show train-0123456789abcdef"))
-def jobs_show(job: str, store: StoreOption = None) -> None:
+def jobs_show(job: str, store: StoreOption = None, server: ServerOption = None) -> None:
     """Show one job."""
-    report(Ledger(Target.of(store, "").store).status(job))
+    if server is None:
+        report(Ledger(Target.of(store, "").store).status(job))
+    else:
+        with remote.connect(server) as client:
+            report(client.job(job))
 
 
 @jobs_app.command("cancel", epilog=example("htd jobs cancel train-0123456789abcdef"))
-def jobs_cancel(job: str, store: StoreOption = None) -> None:
+def jobs_cancel(job: str, store: StoreOption = None, server: ServerOption = None) -> None:
     """Stop a job."""
-    ledger = Ledger(Target.of(store, "").store)
-    ledger.stage(job)
-    ledger.cancel(job)
-    report(ledger.status(job))
+    if server is None:
+        ledger = Ledger(Target.of(store, "").store)
+        ledger.stage(job)
+        ledger.cancel(job)
+        report(ledger.status(job))
+    else:
+        with remote.connect(server) as client:
+            report(client.cancel_job(job))
 
 
 @jobs_app.command("retry", epilog=example("htd jobs retry train-0123456789abcdef"))
-def jobs_retry(job: str, store: StoreOption = None, broker: BrokerOption = None) -> None:
+def jobs_retry(
+    job: str, store: StoreOption = None, broker: BrokerOption = None, server: ServerOption = None
+) -> None:
     """Try again what failed or was cancelled."""
-    target = Target.of(store, broker)
-    ledger = Ledger(target.store)
-    kind = REQUESTS[ledger.stage(job)]
-    run_and_report(target, kind.model_validate(ledger.request(job)))
+    if server is None:
+        target = Target.of(store, broker)
+        ledger = Ledger(target.store)
+        kind = REQUESTS[ledger.stage(job)]
+        run_and_report(target, kind.model_validate(ledger.request(job)))
+    else:
+        with remote.connect(server) as client:
+            end(remote.retry(client, job))
 
 
 @stack_app.command("up", epilog=example("htd stack up --services ingest,embed"))
@@ -560,7 +603,7 @@ def stack_up(
         raise InputError(f"no such services: {sorted(unknown)}; there are {', '.join(REQUESTS)}")
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     say = functools.partial(console.print, highlight=False)
-    with Stack(folder, names, say, triton=triton) as stack:
+    with Stack(folder, names, say, triton=triton, gateway=True) as stack:
         console.print(f"ready       source {stack.folder / 'env'}", highlight=False)
         try:
             while True:
@@ -568,6 +611,15 @@ def stack_up(
                 time.sleep(1)
         except KeyboardInterrupt:
             console.print("stopping; running shards are finished or handed back")
+
+
+@app.command(epilog=example("htd gateway"))
+def gateway() -> None:
+    """Serve the HTTP API at HTD_GATEWAY_HOST and HTD_GATEWAY_PORT; Ctrl-C stops it."""
+    from services.gateway.api.server import serve
+
+    configure_logging(settings().log_level)
+    serve(settings())
 
 
 @stack_app.command("status", epilog=example("htd stack status"))
@@ -606,7 +658,7 @@ def parse_proportions(items: list[str]) -> dict[str, float]:
     return shares
 
 
-def changed(request: Request, changes: list[str] | None) -> Request:
+def changed(request: R, changes: list[str] | None) -> R:
     """Set fields of a request by dotted names; values are read as YAML.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The local stack: Redis, an S3 server and one worker per service, as ordinary processes."""
+"""The local stack: Redis, S3, one worker per service, the gateway, as ordinary processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+import httpx2
 from redis.exceptions import RedisError
 
+from services.gateway.api.tokens import Tokens
 from shared.errors import HeteroTissueError, InputError
 from shared.live import connect
 from shared.settings import Settings
@@ -74,6 +76,9 @@ class Stack:
 
     The folder keeps logs, Redis's and S3's data, and `env` (mode 0600) with the
     addresses and keys; keys are drawn once per folder.
+
+    Attributes:
+        token: of the gateway's administrator, if it was made at this start.
     """
 
     def __init__(
@@ -83,9 +88,12 @@ class Stack:
         say: Callable[[str], None],
         *,
         triton: bool = False,
+        gateway: bool = False,
     ) -> None:
         self.folder = folder.resolve()
         self.triton = triton
+        self.gateway = gateway
+        self.token: str | None = None
         self.services = services
         self.say = say
         self.processes: list[Process] = []
@@ -132,6 +140,8 @@ class Stack:
             self._start_python(name, f"services.{service}")
         self._start_python("reconciler", "shared.reconciler")
         self._wait_for_workers()
+        if self.gateway:
+            self._start_gateway()
         env = self.folder / "env"
         env.touch(mode=0o600)
         env.write_text("".join(f"export {k}={v}\n" for k, v in sorted(self.environment.items())))
@@ -153,6 +163,7 @@ class Stack:
             "HTD_S3_SECRET_KEY": drawn["secret"],
             "HTD_BROKER_URL": f"redis://:{drawn['redis']}@127.0.0.1:{redis}/0",
             "HTD_CACHE_DIR": str(self.folder / "cache"),
+            "HTD_GATEWAY_PORT": os.environ.get("HTD_GATEWAY_PORT") or str(free_port()),
         }
 
     def _launch(
@@ -242,6 +253,27 @@ class Stack:
 
     def _start_python(self, name: str, module: str) -> None:
         self._launch(name, [sys.executable, "-m", module])
+
+    @property
+    def url(self) -> str:
+        """Where the gateway listens."""
+        return f"http://{self.config.gateway_host}:{self.config.gateway_port}"
+
+    def _start_gateway(self) -> None:
+        # Here, and not by the gateway, whose output ends in a log.
+        self.token = Tokens(open_store(config=self.config)).create_first()
+        self._start_python("gateway", "services.gateway")
+
+        def healthy() -> bool:
+            try:
+                return httpx2.get(f"{self.url}/readyz").is_success
+            except httpx2.TransportError:
+                return False
+
+        self._wait("the gateway", healthy)
+        self.say(f"gateway     {self.url}/v1")
+        if self.token is not None:
+            self.say(f"token       {self.token}  (shown this once)")
 
     def _wait_for_workers(self) -> None:
         app = make_app(self.config)

@@ -85,7 +85,11 @@ def report(status: JobStatus) -> None:
 
 def run_and_report(target: Target, request: Request, *, fresh: bool = False) -> None:
     """Run a request, report it, and leave with its exit code unless it is done."""
-    status = run_request(target, request, fresh=fresh)
+    end(run_request(target, request, fresh=fresh))
+
+
+def end(status: JobStatus) -> None:
+    """Report a job that has ended, and leave with its exit code unless it is done."""
     report(status)
     if status.state != "done":
         raise typer.Exit(EXIT_CODES[status.state])

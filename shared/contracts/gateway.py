@@ -6,17 +6,13 @@ datasets/<id>/submission.json   Submission
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Base64Bytes, Field, model_validator
 
-from shared.contracts.base import Contract
+from shared.contracts.base import Contract, Name
+from shared.contracts.jobs import JobStatus, State
 from shared.contracts.synthesize import DatasetRequest, dataset_key
-
-JobState = Literal["planning", "running", "done", "partial", "failed", "cancelled"]
-
-ENDED = frozenset({"done", "partial", "failed", "cancelled"})
-"""States that a job does not leave by itself."""
 
 
 class Submission(Contract):
@@ -34,7 +30,7 @@ class DatasetStatus(Contract):
     dataset: str
     model: str = Field(description="<name>/<version>")
     job: str
-    state: JobState
+    state: State
     images: int = Field(description="that were asked for")
     made: int = Field(description="images made so far; those refused as copies are not among them")
     shards: int
@@ -69,27 +65,43 @@ class ShardPage(Contract):
     next: str | None = Field(description="`cursor` of the next page")
 
 
-class JobSummary(Contract):
-    """A job as its objects show it."""
-
-    job: str
-    stage: str
-    state: JobState
-    phase: int
-    phases: int
-    done: int
-    total: int
-    failed: dict[str, str]
-    result: dict[str, Any] | None
-
-
 class JobPage(Contract):
     """Some of the jobs, by id."""
 
-    items: tuple[JobSummary, ...]
+    items: tuple[JobStatus, ...]
     next: str | None = Field(description="`cursor` of the next page")
 
 
 def submission_key(dataset: str) -> str:
     """Key of a dataset's submission."""
     return dataset_key(dataset, "submission.json")
+
+
+class CropBody(Contract):
+    """A crop of one class: a picture, or a region to cut it from."""
+
+    tissue: str = Field(max_length=128, description="name of the class")
+    png: Base64Bytes | None = Field(None, description="base64 of a square PNG")
+    regions: Name | None = Field(None, description="region set to cut from")
+    region: Name | None = Field(None, description="key of the region in that set")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CropBody:
+        if (self.png is None) == (self.regions is None or self.region is None):
+            raise ValueError("a crop needs either png, or regions and region")
+        return self
+
+
+class ImageBody(Contract):
+    """What one image is to be made from."""
+
+    model: Name
+    version: Name = "1"
+    labels: Base64Bytes = Field(
+        description="base64 of a PNG of class indices (grey or palette), of the model's size"
+    )
+    crops: tuple[CropBody, ...] = Field((), max_length=64)
+    steps: int | None = Field(None, ge=1, le=200, description="default: the model's")
+    guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
+    guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")
+    seed: int = Field(0, ge=0, lt=2**63)

@@ -23,7 +23,7 @@ class GivenCrop(Contract):
     label: int = Field(ge=0, le=255)
     pixels: str | None = Field(None, description="key of a square PNG")
     regions: Name | None = Field(None, description="region set to cut from")
-    region: str | None = Field(None, description="key of the region in that set")
+    region: Name | None = Field(None, description="key of the region in that set")
 
     @model_validator(mode="after")
     def _one_source(self) -> GivenCrop:

@@ -14,9 +14,10 @@ A job is a stage, a request, and shards. Its objects:
 A *unit* is what a worker is handed: `plan`, a shard's id, or `finish`.
 """
 
+from shared.contracts.jobs import JobStatus
 from shared.jobs.execution import execute
 from shared.jobs.leases import Leases, NoLeases
-from shared.jobs.ledger import JobStatus, Ledger
+from shared.jobs.ledger import Ledger
 from shared.jobs.reporting import Reporter
 from shared.jobs.runner import run_job
 from shared.jobs.stage import Context, Plan, Shard, Stage

@@ -6,26 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from shared.contracts.base import Contract, Request
+from shared.contracts.base import Request
+from shared.contracts.jobs import JobStatus, State
 from shared.errors import InputError
 from shared.jobs.stage import FINISH, PLAN, Plan
 from shared.storage import ObjectNotFoundError, ObjectStore, sha256
-
-State = Literal["planning", "running", "done", "partial", "failed", "cancelled"]
-
-
-class JobStatus(Contract):
-    """What a job's objects say of it."""
-
-    job: str
-    stage: str
-    state: State
-    phase: int
-    phases: int
-    done: int
-    total: int
-    failed: dict[str, str]
-    result: dict[str, Any] | None
 
 
 class Ledger:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.contracts.jobs import JobStatus
 from shared.jobs.execution import execute
 from shared.jobs.leases import NoLeases
-from shared.jobs.ledger import JobStatus, Ledger
+from shared.jobs.ledger import Ledger
 from shared.jobs.reporting import Reporter
 from shared.jobs.stage import Stage
 from shared.settings import Settings, settings

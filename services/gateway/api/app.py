@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.api import datasets, jobs, ops, problems
+from services.gateway.api import datasets, images, jobs, ops, problems
 from services.gateway.api.house import House
 from services.gateway.api.ops import Counting, Figures
 from services.gateway.api.problems import TYPES, ProblemDetails, answer, documented
@@ -109,7 +109,7 @@ def make_app(config: Settings) -> FastAPI:
     app.state.watching = Watching()
     app.state.figures = Figures(house)
     problems.install(app)
-    for module in (datasets, jobs, ops):
+    for module in (datasets, images, jobs, ops):
         app.include_router(module.router)
     return app
 

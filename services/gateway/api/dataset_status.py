@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from shared.contracts.gateway import ENDED, DatasetStatus, JobState, Submission, submission_key
+from shared.contracts.gateway import DatasetStatus, Submission, submission_key
+from shared.contracts.jobs import ENDED, State
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
 from shared.jobs import Ledger
@@ -56,7 +57,7 @@ def dataset_status(
     }
     if not ended:
         made += sum(int(report["done"]) for report in busy.values())
-    state: JobState = ended["state"] if ended else "running" if plan else "planning"
+    state: State = ended["state"] if ended else "running" if plan else "planning"
     rate = None if state in ENDED else _rate(ledger, job, finished, len(busy))
     return DatasetStatus(
         dataset=request.dataset,

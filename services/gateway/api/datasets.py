@@ -28,12 +28,12 @@ from shared.contracts.base import Name
 from shared.contracts.gateway import (
     DatasetPage,
     DatasetStatus,
-    JobState,
     ShardLink,
     ShardPage,
     Submission,
     submission_key,
 )
+from shared.contracts.jobs import State
 from shared.contracts.synthesize import DatasetRequest, dataset_key
 from shared.contracts.train import ModelRecord, model_key
 from shared.datasets import Sample, read_members
@@ -156,7 +156,7 @@ def list_datasets(
     limit: Limit = 50,
     cursor: Cursor = None,
     model: Annotated[str | None, Query(description="<name>, or <name>/<version>")] = None,
-    state: JobState | None = None,
+    state: State | None = None,
 ) -> DatasetPage:
     """List datasets by name."""
 

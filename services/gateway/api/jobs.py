@@ -19,8 +19,9 @@ from shared.contracts.base import Request as JobRequest
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest
-from shared.contracts.gateway import JobPage, JobSummary
+from shared.contracts.gateway import JobPage
 from shared.contracts.ingest import IngestRequest
+from shared.contracts.jobs import JobStatus
 from shared.contracts.serving import PublishRequest
 from shared.contracts.train import TrainRequest
 
@@ -32,14 +33,15 @@ JobId = Annotated[
 
 
 def _job(caller: Reader, job: JobId) -> tuple[Caller, str]:
-    return _known(caller, job)
+    return known_job(caller, job)
 
 
 def _own_job(caller: Trainer, job: JobId) -> tuple[Caller, str]:
-    return _known(caller, job)
+    return known_job(caller, job)
 
 
-def _known(caller: Caller, job: str) -> tuple[Caller, str]:
+def known_job(caller: Caller, job: str) -> tuple[Caller, str]:
+    """Check that the caller has such a job. Raises `ProblemError` (404)."""
     if not caller.store.exists(caller.ledger.key(job, "request.json")):
         raise ProblemError(
             404, "no-job", f"there is no job {job!r}", remedy="GET /v1/jobs lists those there are"
@@ -51,28 +53,23 @@ Readable = Annotated[tuple[Caller, str], Depends(_job)]
 Changeable = Annotated[tuple[Caller, str], Depends(_own_job)]
 
 
-def summary(caller: Caller, job: str) -> JobSummary:
-    """Compute a job's summary."""
-    return JobSummary.model_validate(caller.ledger.status(job).model_dump())
-
-
 @router.get("/jobs")
 def list_jobs(
     caller: Reader, limit: Limit = 50, cursor: Cursor = None, stage: str | None = None
 ) -> JobPage:
     """List jobs by id; an id starts with the stage."""
 
-    def read(job: str) -> JobSummary | None:
-        return summary(caller, job) if stage in {None, caller.ledger.stage(job)} else None
+    def read(job: str) -> JobStatus | None:
+        return caller.ledger.status(job) if stage in {None, caller.ledger.stage(job)} else None
 
     items, following = page(caller.store.folders("jobs/"), cursor, limit, read)
     return JobPage(items=items, next=following)
 
 
 @router.get("/jobs/{job}", responses=documented(404))
-def show_job(found: Readable) -> JobSummary:
+def show_job(found: Readable) -> JobStatus:
     """Say how a job is."""
-    return summary(*found)
+    return found[0].ledger.status(found[1])
 
 
 @router.get("/jobs/{job}/events", response_class=EventSourceResponse, responses=documented(404))
@@ -80,29 +77,29 @@ async def watch_job(found: Readable, request: Request) -> AsyncIterator[ServerSe
     """Follow a job live: an event `status` for every change, until it ends."""
     watching: Watching = request.app.state.watching
     caller, job = found
-    async for status in watching.follow(f"job/{job}", lambda: summary(caller, job)):
+    async for status in watching.follow(f"job/{job}", lambda: caller.ledger.status(job)):
         yield ServerSentEvent(event="status", data=status)
 
 
 @router.post("/jobs/{job}/cancel", responses=documented(404))
-def cancel_job(found: Changeable) -> JobSummary:
+def cancel_job(found: Changeable) -> JobStatus:
     """Stop a job; what has ended is left as it is."""
     caller, job = found
     caller.ledger.cancel(job)
     caller.audit("cancel", job=job)
-    return summary(caller, job)
+    return caller.ledger.status(job)
 
 
 @router.post("/jobs/{job}/retry", status_code=202, responses=documented(404))
-def retry_job(found: Changeable) -> JobSummary:
+def retry_job(found: Changeable) -> JobStatus:
     """Try again what failed or was cancelled; a training goes on from its last checkpoint."""
     caller, job = found
     kind = REQUESTS[caller.ledger.stage(job)]
     again = caller.submit(kind.model_validate(caller.ledger.request(job)))
-    return summary(caller, again)
+    return caller.ledger.status(again)
 
 
-def submit(caller: Caller, request: JobRequest, response: Response, key: str | None) -> JobSummary:
+def submit(caller: Caller, request: JobRequest, response: Response, key: str | None) -> JobStatus:
     """Record and queue a job, once for every Idempotency-Key."""
     check_paths(request)
     job = check_key(caller.store, key, request)
@@ -110,13 +107,13 @@ def submit(caller: Caller, request: JobRequest, response: Response, key: str | N
         job = caller.submit(request)
         keep_key(caller.store, key, request, job)
     response.headers["Location"] = f"/v1/jobs/{job}"
-    return summary(caller, job)
+    return caller.ledger.status(job)
 
 
 @router.post("/ingest", status_code=202)
 def submit_ingest(
     request: IngestRequest, caller: Annotator, response: Response, key: IdempotencyKey = None
-) -> JobSummary:
+) -> JobStatus:
     """Ingest slides of the store as a cohort."""
     return submit(caller, request, response, key)
 
@@ -124,7 +121,7 @@ def submit_ingest(
 @router.post("/embed", status_code=202)
 def submit_embed(
     request: EmbedRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobSummary:
+) -> JobStatus:
     """Embed a cohort's patches."""
     return submit(caller, request, response, key)
 
@@ -132,7 +129,7 @@ def submit_embed(
 @router.post("/cluster", status_code=202)
 def submit_cluster(
     request: ClusterRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobSummary:
+) -> JobStatus:
     """Find tissue types in a cohort's features."""
     return submit(caller, request, response, key)
 
@@ -140,7 +137,7 @@ def submit_cluster(
 @router.post("/train", status_code=202)
 def submit_train(
     request: TrainRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobSummary:
+) -> JobStatus:
     """Train and publish a model version."""
     return submit(caller, request, response, key)
 
@@ -148,7 +145,7 @@ def submit_train(
 @router.post("/publish", status_code=202)
 def submit_publish(
     request: PublishRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobSummary:
+) -> JobStatus:
     """Serve a model version on Triton; an older one again is the way back."""
     return submit(caller, request, response, key)
 
@@ -156,6 +153,6 @@ def submit_publish(
 @router.post("/evaluate", status_code=202)
 def submit_evaluate(
     request: EvaluateRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobSummary:
+) -> JobStatus:
     """Measure a dataset against held-out real regions."""
     return submit(caller, request, response, key)

@@ -38,7 +38,7 @@ class Limits:
         window = int(time.time()) // WINDOW_SECONDS
         key = f"rate:{token}:{window}"
         with suppress(RedisError):
-            count = int(self.redis.incr(key))  # type: ignore[arg-type]
+            count = int(self.redis.incr(key))
             if count == 1:
                 self.redis.expire(key, WINDOW_SECONDS)
             if count > self.requests:
@@ -61,7 +61,7 @@ class Limits:
         if most is None:
             return
         key = f"quota:{tenant}:{quota}:{datetime.now(UTC):%Y-%m-%d}"
-        spent = int(self.redis.incrby(key, amount))  # type: ignore[arg-type]
+        spent = int(self.redis.incrby(key, amount))
         self.redis.expire(key, DAY_SECONDS)
         if spent > most:
             self.redis.decrby(key, amount)

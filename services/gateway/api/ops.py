@@ -44,7 +44,7 @@ class WorkCollector(Collector):
                 units.add_metric([count.stage, count.outcome], count.units)
                 seconds.add_metric([count.stage, count.outcome], count.seconds)
             for stage in REQUESTS:
-                waiting.add_metric([stage], int(self.house.redis.llen(stage)))  # type: ignore[arg-type]
+                waiting.add_metric([stage], int(self.house.redis.llen(stage)))
         yield from (units, seconds, waiting)
 
 

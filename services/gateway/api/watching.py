@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from shared.contracts.gateway import ENDED
+from shared.contracts.jobs import ENDED
 
 POLL_SECONDS = 1.0
 

@@ -1,0 +1,256 @@
+"""The client: one method for what one wants, typed by the contracts."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import urljoin
+
+import httpx2
+from pydantic import BaseModel
+
+from shared.contracts.base import Request
+from shared.contracts.gateway import (
+    DatasetPage,
+    DatasetStatus,
+    ImageBody,
+    JobPage,
+    ShardLink,
+    ShardPage,
+)
+from shared.contracts.jobs import JobStatus
+from shared.contracts.synthesize import DatasetRequest
+from shared.errors import HeteroTissueError, InputError
+
+M = TypeVar("M", bound=BaseModel)
+
+MOST_WAIT = 60
+CHUNK = 1 << 20
+WHOLE = ("README.md", "croissant.json", "dataset.json", "manifest.parquet", "preview.png")
+"""A dataset's files besides its shards."""
+
+
+class ServerError(HeteroTissueError):
+    """The gateway cannot be reached, or failed; another try may help."""
+
+
+class RefusedError(InputError):
+    """The gateway refused a request.
+
+    Attributes:
+        problem: its problem document.
+    """
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        remedy = problem.get("remedy")
+        super().__init__(problem["detail"] + (f" ({remedy})" if remedy else ""))
+        self.problem = problem
+
+
+class Client:
+    """A connection to a gateway.
+
+    Args:
+        server: its address, without /v1.
+        token: a token of it.
+
+    Every method raises `RefusedError` for what the gateway refuses, and `ServerError`.
+    """
+
+    def __init__(self, server: str, token: str) -> None:
+        self._http = httpx2.Client(
+            base_url=server,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx2.Timeout(30.0, read=MOST_WAIT + 30.0),
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def submit(self, request: Request) -> JobStatus:
+        """Submit a request of any stage but synthesize and image."""
+        answer = self._send("POST", f"/v1/{request.stage}", request, headers=_key())
+        return JobStatus.model_validate_json(answer.content)
+
+    def submit_dataset(self, request: DatasetRequest) -> DatasetStatus:
+        """Ask for a dataset."""
+        answer = self._send("POST", "/v1/datasets", request, headers=_key())
+        return DatasetStatus.model_validate_json(answer.content)
+
+    def dataset(self, dataset: str) -> DatasetStatus:
+        """Say how a dataset is."""
+        return self._get(f"/v1/datasets/{dataset}", DatasetStatus)
+
+    def datasets(self, **filters: str) -> Iterator[DatasetStatus]:
+        """List datasets; `filters` are `model` and `state`."""
+        for found in self._pages("/v1/datasets", DatasetPage, filters):
+            yield from found.items
+
+    def watch_dataset(self, dataset: str) -> Iterator[DatasetStatus]:
+        """Yield a dataset's status with every change, until its job ends."""
+        yield from self._watch(f"/v1/datasets/{dataset}/events", DatasetStatus)
+
+    def cancel_dataset(self, dataset: str) -> DatasetStatus:
+        """Stop making a dataset."""
+        answer = self._send("POST", f"/v1/datasets/{dataset}/cancel")
+        return DatasetStatus.model_validate_json(answer.content)
+
+    def delete_dataset(self, dataset: str) -> None:
+        """Delete a dataset that is not in the making."""
+        self._send("DELETE", f"/v1/datasets/{dataset}")
+
+    def shards(self, dataset: str) -> Iterator[ShardLink]:
+        """List a dataset's finished shards."""
+        for found in self._pages(f"/v1/datasets/{dataset}/shards", ShardPage, {}):
+            yield from found.items
+
+    def download_dataset(self, dataset: str, folder: Path) -> None:
+        """Download a finished dataset: shards, checked by their SHA-256, manifest and card.
+
+        Shards that lie in `folder` already are not fetched again.
+
+        Raises:
+            ServerError: a shard arrived with other bytes than were made.
+        """
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        for link in self.shards(dataset):
+            path = folder / "shards" / link.shard
+            if not path.is_file() or _sha256(path) != link.sha256:
+                self._download(link.url, path)
+                if _sha256(path) != link.sha256:
+                    path.unlink()
+                    raise ServerError(f"{link.shard} of {dataset!r} arrived damaged: try again")
+        for name in WHOLE:
+            self._download(f"/v1/datasets/{dataset}/files/{name}", folder / name)
+
+    def make_image(self, body: ImageBody) -> bytes:
+        """Make one image, and wait for it; PNG."""
+        wait = {"Prefer": f"wait={MOST_WAIT}"}
+        answer = self._send("POST", "/v1/images", body, headers=wait)
+        while answer.status_code == httpx2.codes.ACCEPTED:
+            answer = self._send("GET", answer.headers["Location"], headers=wait)
+        return answer.content
+
+    def job(self, job: str) -> JobStatus:
+        """Say how a job is."""
+        return self._get(f"/v1/jobs/{job}", JobStatus)
+
+    def jobs(self) -> Iterator[JobStatus]:
+        """List jobs."""
+        for found in self._pages("/v1/jobs", JobPage, {}):
+            yield from found.items
+
+    def watch_job(self, job: str) -> Iterator[JobStatus]:
+        """Yield a job's status with every change, until it ends."""
+        yield from self._watch(f"/v1/jobs/{job}/events", JobStatus)
+
+    def cancel_job(self, job: str) -> JobStatus:
+        """Stop a job."""
+        answer = self._send("POST", f"/v1/jobs/{job}/cancel")
+        return JobStatus.model_validate_json(answer.content)
+
+    def retry_job(self, job: str) -> JobStatus:
+        """Try again what failed or was cancelled."""
+        answer = self._send("POST", f"/v1/jobs/{job}/retry")
+        return JobStatus.model_validate_json(answer.content)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+    ) -> httpx2.Response:
+        content = None if body is None else body.model_dump_json(exclude_unset=True)
+        typed = {"Content-Type": "application/json"} if content is not None else {}
+        try:
+            answer = self._http.request(
+                method, path, content=content, headers=(headers or {}) | typed, params=params
+            )
+        except httpx2.TransportError as error:
+            raise ServerError(f"{self._http.base_url} cannot be reached: {error}") from error
+        return _checked(answer)
+
+    def _get(self, path: str, kind: type[M]) -> M:
+        return kind.model_validate_json(self._send("GET", path).content)
+
+    def _pages(self, path: str, kind: type[M], filters: dict[str, str]) -> Iterator[M]:
+        cursor: str | None = None
+        while True:
+            params = filters | ({"cursor": cursor} if cursor else {})
+            found = kind.model_validate_json(self._send("GET", path, params=params).content)
+            yield found
+            cursor = getattr(found, "next", None)
+            if cursor is None:
+                return
+
+    def _watch(self, path: str, kind: type[M]) -> Iterator[M]:
+        try:
+            with self._http.sse(path) as events:
+                if not events.response.is_success:
+                    events.response.read()
+                    _checked(events.response)
+                for event in events:
+                    if event.event == "status":
+                        yield kind.model_validate_json(event.data)
+        except httpx2.TransportError as error:
+            raise ServerError(f"{self._http.base_url} broke off: {error}") from error
+
+    def _download(self, url: str, path: Path) -> None:
+        """Fetch to a file; our token is not sent to other servers."""
+        own = urljoin(str(self._http.base_url), url)
+        ours = own.startswith(str(self._http.base_url))
+        fetch = self._http if ours else httpx2.Client(timeout=self._http.timeout)
+        part = path.with_name(path.name + ".part")
+        try:
+            with fetch.stream("GET", own) as answer:
+                if not answer.is_success:
+                    answer.read()
+                _checked(answer)
+                with part.open("wb") as file:
+                    for data in answer.iter_bytes(CHUNK):
+                        file.write(data)
+        except httpx2.TransportError as error:
+            raise ServerError(f"{own} broke off: {error}") from error
+        finally:
+            if fetch is not self._http:
+                fetch.close()
+        part.replace(path)
+
+
+def _checked(answer: httpx2.Response) -> httpx2.Response:
+    if answer.is_success:
+        return answer
+    if answer.headers.get("Content-Type") != "application/problem+json":
+        raise ServerError(f"{answer.url.host} answered {answer.status_code}")
+    problem = answer.json()
+    if answer.is_server_error:
+        raise ServerError(str(problem["detail"]))
+    raise RefusedError(problem)
+
+
+def _key() -> dict[str, str]:
+    return {"Idempotency-Key": uuid.uuid4().hex}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

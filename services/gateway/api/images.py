@@ -1,0 +1,180 @@
+"""/v1/images: one image now."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from typing import Annotated, Any
+
+import numpy as np
+from anyio import sleep
+from fastapi import APIRouter, Header, Response
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.api.access import Caller, Generator, Reader
+from services.gateway.api.jobs import JobId, known_job
+from services.gateway.api.problems import ProblemError, blaming, documented
+from shared.contracts.gateway import CropBody, ImageBody
+from shared.contracts.image import GivenCrop, ImageRequest, input_key
+from shared.contracts.regions import RegionSet, region_set_key
+from shared.contracts.train import ModelRecord, model_key
+from shared.errors import InputError
+from shared.imaging.regions import encode_png
+from shared.storage import ObjectStore, sha256
+
+UInt8 = NDArray[np.uint8]
+
+MOST_BODY = 32 << 20
+LEAST_CROP = 8
+WAIT_SECONDS, MOST_WAIT = 20.0, 60.0
+POLL_SECONDS = 0.05
+
+Prefer = Annotated[
+    str | None,
+    Header(
+        max_length=100,
+        description="`wait=<seconds>` for the image before a 202: 20 if not given, 60 at most",
+    ),
+]
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}}, "description": "The image"},
+    202: {"description": "Not made yet: ask again at Location"},
+}
+
+router = APIRouter(prefix="/v1/images", tags=["images"])
+
+
+@router.post(
+    "", response_class=Response, max_body_size=MOST_BODY, responses=documented(404) | PICTURE
+)
+async def make_image(body: ImageBody, caller: Generator, prefer: Prefer = None) -> Response:
+    """Make one image from a label map and crops, ahead of all datasets."""
+    job = await run_in_threadpool(_submit, caller, body)
+    return await _wait(caller, job, _seconds(prefer))
+
+
+@router.get("/{job}", response_class=Response, responses=documented(404) | PICTURE)
+async def show_image(job: JobId, caller: Reader, prefer: Prefer = None) -> Response:
+    """Return an image that was asked for before; without `Prefer`, at once."""
+    await run_in_threadpool(known_job, caller, job)
+    return await _wait(caller, job, _seconds(prefer) if prefer else 0.0)
+
+
+def _seconds(prefer: str | None) -> float:
+    found = re.search(r"\bwait=(\d{1,6})", prefer or "")
+    return min(MOST_WAIT, float(found[1])) if found else WAIT_SECONDS
+
+
+async def _wait(caller: Caller, job: str, seconds: float) -> Response:
+    deadline = time.monotonic() + seconds
+    while (response := await run_in_threadpool(_answer, caller, job)) is None:
+        if time.monotonic() >= deadline:
+            headers = {"Location": f"/v1/images/{job}", "Retry-After": "1"}
+            return Response(status_code=202, headers=headers)
+        await sleep(POLL_SECONDS)
+    return response
+
+
+def _answer(caller: Caller, job: str) -> Response | None:
+    ended = caller.ledger.result(job)
+    if ended is None:
+        return None
+    if ended["state"] != "done" or "image" not in (ended["result"] or {}):
+        why = "; ".join(ended["failed"].values()) or f"its job is {ended['state']}"
+        raise ProblemError(422, "image-failed", f"no image was made: {why}")
+    picture = caller.store.get(str(ended["result"]["image"]))
+    headers = {"Content-Location": f"/v1/images/{job}", "Cache-Control": "private, max-age=86400"}
+    return Response(picture, media_type="image/png", headers=headers)
+
+
+def _submit(caller: Caller, body: ImageBody) -> str:
+    request, given = _read(caller.store, body)
+    job = caller.ledger.identify(request)
+    ended = caller.ledger.result(job)
+    if ended is None or ended["state"] != "done":
+        caller.spend("images", 1)
+        for data in given:
+            caller.store.put(input_key(data), data)
+        caller.submit(request)
+    return job
+
+
+def _read(store: ObjectStore, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
+    """Check what was sent against the model; return the request, and the pictures it names."""
+    with blaming("#/model"):
+        model = store.get_model(model_key(body.model, body.version), ModelRecord)
+    with blaming("#/labels"):
+        labels = encode_png(_label_map(body.labels, model))
+    given, crops = [labels], []
+    for number, item in enumerate(body.crops):
+        with blaming(f"#/crops/{number}"):
+            crop, pixels = _crop(store, item, model)
+            crops.append(crop)
+            given += [pixels] if pixels is not None else []
+    options = body.model_dump(
+        include={"model", "version", "steps", "guidance_map", "guidance_crops", "seed"}
+    )
+    request = ImageRequest(image="none", labels=input_key(labels), crops=tuple(crops), **options)
+    with blaming("#/steps"):
+        request.sampling(model)
+    name = sha256(request.model_dump_json().encode())[:32]
+    return request.model_copy(update={"image": name}), given
+
+
+def _crop(store: ObjectStore, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, bytes | None]:
+    if item.tissue not in model.classes.names[model.classes.first :]:
+        raise InputError(
+            f"{model.model}/{model.version} has no tissue {item.tissue!r}; "
+            f"it knows {model.classes.names[model.classes.first :]}"
+        )
+    label = model.classes.index(item.tissue)
+    if item.png is None:
+        store.get_model(region_set_key(str(item.regions)), RegionSet)
+        return GivenCrop(label=label, regions=item.regions, region=item.region), None
+    pixels = encode_png(_square(item.png, model.size))
+    return GivenCrop(label=label, pixels=input_key(pixels)), pixels
+
+
+def _label_map(data: bytes, model: ModelRecord) -> UInt8:
+    """Decode a label map, uint8 (size, size). Raises `InputError`."""
+    with _opened(data, model.size) as image:
+        if image.size != (model.size, model.size) or image.mode not in {"L", "P", "1"}:
+            raise InputError(
+                f"the label map is {image.mode} of {image.width}×{image.height} px: give indices "
+                f"(grey or palette) of {model.size}×{model.size} px, as {model.model} makes images"
+            )
+        labels = np.asarray(image, np.uint8)
+    if labels.max() >= len(model.classes):
+        raise InputError(
+            f"the label map holds {labels.max()}; the model's labels are 0 to "
+            f"{len(model.classes) - 1}: {', '.join(model.classes.names)}"
+        )
+    return labels
+
+
+def _square(data: bytes, most: int) -> UInt8:
+    """Decode a crop, uint8 RGB (side, side, 3). Raises `InputError`."""
+    with _opened(data, most) as image:
+        if image.width != image.height or image.width < LEAST_CROP:
+            raise InputError(
+                f"a crop is {image.width}×{image.height} px: give a square of {LEAST_CROP} to "
+                f"{most} px"
+            )
+        return np.asarray(image.convert("RGB"), np.uint8)
+
+
+def _opened(data: bytes, most: int) -> Image.Image:
+    """Open a PNG of at most `most` pixels each way, before it is decoded."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if max(image.size) > most:
+            raise InputError(
+                f"a picture is {image.width}×{image.height} px; at most {most}×{most} are taken"
+            )
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError("a picture is no PNG that can be read: send base64 of one") from error
+    return image

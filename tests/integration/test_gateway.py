@@ -1,0 +1,128 @@
+"""The HTTP API on real Redis, S3 and workers, through the client."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from htd_client import Client, RefusedError
+from services.gateway.stack import Stack
+from services.synthesize.stage import SynthesizeStage
+from shared.contracts.gateway import CropBody, ImageBody
+from shared.contracts.synthesize import DatasetRequest
+from shared.imaging.regions import decode_png, encode_png
+from shared.jobs import Ledger, run_job
+from shared.settings import Settings
+from shared.storage import DirectoryStore, open_store
+from tests.integration.conftest import QUICK, wait_for
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+from tests.unit.test_cli import htd
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Redis, S3, the gateway, and the workers of synthesize and image."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (QUICK | {"HTD_GATEWAY_REQUESTS_PER_MINUTE": "100000"}).items():
+            patch.setenv(name, value)
+        folder = tmp_path_factory.mktemp("gateway")
+        with Stack(folder, ["synthesize", "image"], print, gateway=True) as stack:
+            store = open_store(config=stack.config)
+            publish_toy_model(store, make_region_set(store))
+            yield stack
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[Client]:
+    """A client with the administrator's token."""
+    with Client(stack.url, str(stack.token)) as client:
+        yield client
+
+
+def request(dataset: str, images: int = 12, **fields: object) -> DatasetRequest:
+    options = {"model": "toy", "steps": 2, "shard_size": 4, "batch_size": 4} | fields
+    return DatasetRequest.model_validate({"dataset": dataset, "images": images} | options)
+
+
+def test_a_dataset_over_http_has_the_bytes_of_one_in_process(
+    client: Client, tmp_path: Path
+) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    publish_toy_model(store, make_region_set(store))
+    ledger = Ledger(store)
+    run_job(ledger, SynthesizeStage(), ledger.submit(request("d")), config=Settings())
+    client.submit_dataset(request("d"))
+    seen = list(client.watch_dataset("d"))
+    assert (seen[-1].state, seen[-1].made, seen[-1].shards_done) == ("done", 12, 3)
+    assert all(before.made <= after.made for before, after in pairwise(seen))
+    client.download_dataset("d", tmp_path / "d")
+    found = [path for path in sorted((tmp_path / "d").rglob("*")) if path.is_file()]
+    assert len(found) == 8
+    for path in found:
+        key = f"datasets/d/{path.relative_to(tmp_path / 'd').as_posix()}"
+        assert path.read_bytes() == store.get(key), key
+    assert client.submit_dataset(request("d")).state == "done"
+
+
+def test_an_image_overtakes_a_dataset(client: Client) -> None:
+    client.submit_dataset(request("bulk", images=400, steps=100, shard_size=200))
+    labels = np.ones((32, 32), np.uint8)
+    labels[16:] = 2
+    crop = np.random.default_rng(0).integers(256, size=(12, 12, 3), dtype=np.uint8)
+    crops = (
+        CropBody(tissue="tumor", png=b64encode(encode_png(crop))),
+        CropBody(tissue="stroma", regions="toy", region="slide-a_0_0"),
+    )
+    body = ImageBody(model="toy", steps=4, labels=b64encode(encode_png(labels)), crops=crops)
+    picture = client.make_image(body)
+    status = client.dataset("bulk")
+    assert decode_png(picture).shape == (32, 32, 3)
+    assert status.state in {"planning", "running"}
+    assert client.make_image(body) == picture
+    assert client.cancel_dataset("bulk").state == "cancelled"
+
+
+def deleted(client: Client, dataset: str) -> bool:
+    """Delete a dataset, unless a worker is still at it."""
+    try:
+        client.delete_dataset(dataset)
+    except RefusedError as error:
+        if error.problem["status"] != 409:
+            raise
+        return False
+    return True
+
+
+def test_a_cancelled_dataset_can_be_deleted_and_made_anew(client: Client) -> None:
+    client.submit_dataset(request("c", images=400, steps=100, shard_size=100))
+    for status in client.watch_dataset("c"):
+        if status.state == "running":
+            client.cancel_dataset("c")
+    assert client.dataset("c").state == "cancelled"
+    with pytest.raises(RefusedError, match="asked for before"):
+        client.submit_dataset(request("c"))
+    wait_for(lambda: deleted(client, "c"))  # its worker stops at its next report
+    client.submit_dataset(request("c"))
+    assert [status.state for status in client.watch_dataset("c")][-1] == "done"
+
+
+def test_the_command_line_reads_alike_over_http(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ("--server", stack.url)
+    words = ("synthesize", "--model", "toy", "--dataset", "cli", "--images", "4", "--steps", "2")
+    assert htd(monkeypatch, *words, *server) == 2
+    assert "set HTD_TOKEN" in capsys.readouterr().err
+    monkeypatch.setenv("HTD_TOKEN", str(stack.token))
+    assert htd(monkeypatch, *words, *server) == 0
+    assert "synthesize: done dataset cli," in " ".join(capsys.readouterr().err.split())
+    assert htd(monkeypatch, *words, "--proportion", "bone=1", *server) == 2
+    assert "bone" in capsys.readouterr().err
+    assert htd(monkeypatch, "jobs", "list", *server) == 0
+    assert "synthesize-" in capsys.readouterr().err

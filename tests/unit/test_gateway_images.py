@@ -1,0 +1,110 @@
+"""The HTTP API's single images, on a directory store."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.imaging.regions import decode_png, encode_png
+from shared.storage import DirectoryStore
+from tests.gateway import Gateway
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+
+NOW = {"Prefer": "wait=0"}
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    return Gateway(tmp_path)
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def label_map(size: int = 32) -> np.ndarray:  # type: ignore[type-arg]
+    labels = np.ones((size, size), np.uint8)
+    labels[size // 2 :] = 2
+    return labels
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    crop = np.random.default_rng(0).integers(256, size=(12, 12, 3), dtype=np.uint8)
+    return {
+        "model": "toy",
+        "steps": 2,
+        "labels": text(encode_png(label_map())),
+        "crops": [
+            {"tissue": "tumor", "png": text(encode_png(crop))},
+            {"tissue": "stroma", "regions": "toy", "region": "slide-a_0_0"},
+        ],
+    } | fields
+
+
+def test_an_image_is_made_from_a_map_and_crops(gateway: Gateway) -> None:
+    waiting = gateway.client.post("/v1/images", json=body(), headers=NOW)
+    assert waiting.status_code == 202
+    place = waiting.headers["Location"]
+    assert gateway.client.get(place).status_code == 202
+    assert gateway.work(place.rpartition("/")[2]).state == "done"
+    made = gateway.client.get(place)
+    assert (made.status_code, made.headers["Content-Type"]) == (200, "image/png")
+    assert decode_png(made.content).shape == (32, 32, 3)
+    again = gateway.client.post("/v1/images", json=body())
+    assert (again.status_code, again.content) == (200, made.content)
+    other = gateway.client.post("/v1/images", json=body(seed=1), headers=NOW)
+    gateway.work(other.headers["Location"].rpartition("/")[2])
+    assert gateway.client.get(other.headers["Location"]).content != made.content
+
+
+def test_palettes_are_taken_by_their_indices(gateway: Gateway) -> None:
+    picture = Image.fromarray(label_map(), mode="L")
+    picture.putpalette([9] * 6 + [200, 0, 0])
+    data = io.BytesIO()
+    picture.save(data, format="PNG")
+    place = gateway.client.post(
+        "/v1/images", json=body(labels=text(data.getvalue()), crops=[]), headers=NOW
+    ).headers["Location"]
+    plain = gateway.client.post("/v1/images", json=body(crops=[]), headers=NOW)
+    assert plain.headers["Location"] == place
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "words"),
+    [
+        ({"model": "none"}, "#/model", "models/none/1"),
+        ({"labels": text(encode_png(label_map(16)))}, "#/labels", "16×16 px"),
+        ({"labels": text(encode_png(label_map() * 5))}, "#/labels", "holds 10"),
+        ({"labels": text(b"GIF89a")}, "#/labels", "no PNG"),
+        ({"labels": "%%%"}, "#/labels", "no PNG"),
+        ({"crops": [{"tissue": "bone", "png": "AAAA"}]}, "#/crops/0", "no tissue 'bone'"),
+        ({"crops": [{"tissue": "tumor"}]}, "#/crops/0", "either png"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_at_once(
+    gateway: Gateway, change: dict[str, Any], pointer: str, words: str
+) -> None:
+    answer = gateway.client.post("/v1/images", json=body(**change), headers=NOW)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == pointer
+    assert words in answer.json()["detail"]
+
+
+def test_what_only_the_worker_sees_is_told(gateway: Gateway) -> None:
+    crops = [{"tissue": "tumor", "regions": "toy", "region": "slide-a_9_9"}]
+    place = gateway.client.post("/v1/images", json=body(crops=crops), headers=NOW).headers[
+        "Location"
+    ]
+    gateway.work(place.rpartition("/")[2])
+    answer = gateway.client.get(place)
+    assert answer.status_code == 422
+    assert "no region 'slide-a_9_9'" in answer.json()["detail"]
