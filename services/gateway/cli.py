@@ -564,7 +564,7 @@ def stack_up(
         console.print(f"ready       source {stack.folder / 'env'}", highlight=False)
         try:
             while True:
-                stack.check()
+                stack.revive()
                 time.sleep(1)
         except KeyboardInterrupt:
             console.print("stopping; running shards are finished or handed back")

@@ -25,6 +25,8 @@ from shared.settings import settings
 ATTEMPTS = 3  # at an image that does not copy its crops
 IN_FLIGHT = 3
 """Batches that a Triton server is asked for at a time, so that it never waits for us."""
+WAIT_SECONDS = 120.0
+"""For a Triton server that is starting."""
 
 Generate = Callable[..., NDArray[np.uint8]]
 
@@ -34,8 +36,11 @@ def sampler_of(
 ) -> tuple[Generate, int]:
     """Where images are made: (generate, batches at a time).
 
+    A Triton server that has started anew is waited for, and told to load the version.
+
     Raises:
-        InputError: a Triton server is configured, and does not serve this version.
+        InputError: a Triton server is configured, and this version is not published.
+        ServingError: the server does not answer, or cannot load the version.
     """
     options = request.sampling(model).model_dump() | {
         "use_map": request.condition in {"both", "map"},
@@ -45,7 +50,7 @@ def sampler_of(
     if not url:
         found = load_model(context.store, request.model, request.version, context.device)
         return partial(found.generate, **options), 1
-    from shared.serving.client import TritonSampler
+    from shared.serving.client import Server, TritonSampler
     from shared.serving.repository import served
 
     numbers = [
@@ -58,6 +63,10 @@ def sampler_of(
             f"Triton at {url} does not serve {request.model}/{request.version}: "
             f"run 'htd publish --model {request.model}/{request.version}', or unset HTD_TRITON_URL"
         )
+    server = Server(url)
+    server.wait(WAIT_SECONDS)
+    if not server.serves(request.model, numbers[-1]):
+        server.load(request.model, numbers[-1], model.size)
     sampler = TritonSampler(url, request.model, numbers[-1])
     return partial(sampler.generate, **options), IN_FLIGHT
 
