@@ -30,7 +30,7 @@ from shared.contracts.jobs import JobStatus
 from shared.contracts.regions import RegionRule, RegionSet, region_set_key
 from shared.contracts.serving import PublishRequest, ServedModel, served_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, ExportFormat, MapSource
-from shared.contracts.train import ModelRecord, Recipe, TrainRequest, model_key
+from shared.contracts.train import ModelRecord, Recipe, StudentRecipe, TrainRequest, model_key
 from shared.device import choose_device
 from shared.errors import HeteroTissueError, InputError, JobError
 from shared.jobs import Ledger
@@ -267,6 +267,46 @@ def train(
         seed=seed,
     )
     run_and_report(Target.of(store, broker), changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd distill --model lung/2 --into lung-fast"))
+def distill(
+    model: Annotated[str, typer.Option(help="The teacher: <name> or <name>/<version>.")],
+    into: Annotated[str, typer.Option(help="Name of the student.")],
+    sampling_steps: Annotated[int, typer.Option(help="In which it makes an image.")] = 4,
+    teacher_steps: Annotated[int, typer.Option(help="For each of the student's.")] = 5,
+    steps: Annotated[int, typer.Option(help="Of training.")] = 1000,
+    learning_rate: float = 1e-4,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Train a student that makes a model's images in few steps, without guidance."""
+    target = Target.of(store, broker)
+    name, _, version = model.partition("/")
+    teacher = target.store.get_model(model_key(name, version or "1"), ModelRecord)
+    student = StudentRecipe(
+        sampling_steps=sampling_steps,
+        teacher_steps=teacher_steps,
+        guidance_map=teacher.recipe.sampling.guidance_map,
+        guidance_crops=teacher.recipe.sampling.guidance_crops,
+    )
+    own = {"student": student, "steps": steps, "learning_rate": learning_rate}
+    recipe = teacher.recipe.model_copy(
+        update={
+            "vae": teacher.recipe.vae.model_copy(update={"steps": 0, "decoder_steps": 0}),
+            "denoiser": teacher.recipe.denoiser.model_copy(update=own),
+        }
+    )
+    request = TrainRequest(
+        run=f"{into}-1",
+        regions=teacher.regions,
+        recipe=recipe,
+        model=into,
+        warm_start=f"models/{teacher.model}/{teacher.version}",
+    )
+    run_and_report(target, changed(request, change), fresh=fresh)
 
 
 @app.command(epilog=example("htd publish --model lung/2"))
@@ -607,7 +647,7 @@ def stack_up(
         console.print(f"ready       source {stack.folder / 'env'}", highlight=False)
         try:
             while True:
-                stack.check()
+                stack.revive()
                 time.sleep(1)
         except KeyboardInterrupt:
             console.print("stopping; running shards are finished or handed back")

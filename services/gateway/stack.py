@@ -32,15 +32,21 @@ BUCKET = "heterotissue"
 SERVERS = {"redis", "s3", "triton"}
 START_SECONDS = 120
 STOP_SECONDS = 40
+HOPELESS_SECONDS = 5
+"""A process that lives no longer than this is not started again."""
 
 
 @dataclass
 class Process:
-    """A child of the stack."""
+    """A child of the stack, and what it takes to start it again."""
 
     name: str
     child: subprocess.Popen[bytes]
     log: IO[bytes]
+    command: list[str]
+    environment: dict[str, str]
+    stdin: bytes | None
+    started: float
 
 
 def find_redis() -> Path:
@@ -145,6 +151,9 @@ class Stack:
         env = self.folder / "env"
         env.touch(mode=0o600)
         env.write_text("".join(f"export {k}={v}\n" for k, v in sorted(self.environment.items())))
+        self._write_state()
+
+    def _write_state(self) -> None:
         state = {process.name: process.child.pid for process in self.processes}
         (self.folder / "stack.json").write_text(json.dumps(state, indent=1))
 
@@ -173,19 +182,21 @@ class Stack:
         stdin: bytes | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
+        environment = dict(self.environment if environment is None else environment)
         log = (self.folder / "logs" / f"{name}.log").open("ab")
         child = subprocess.Popen(  # noqa: S603 - our own command lines
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            env=os.environ | (environment or self.environment),
+            env=os.environ | environment,
             start_new_session=True,
         )
         if stdin is not None and child.stdin is not None:
             child.stdin.write(stdin)
             child.stdin.close()
-        self.processes.append(Process(name, child, log))
+        own = Process(name, child, log, command, environment, stdin, time.monotonic())
+        self.processes.append(own)
 
     def _start_redis(self) -> None:
         url = self.environment["HTD_BROKER_URL"]
@@ -305,6 +316,24 @@ class Stack:
                 raise HeteroTissueError(
                     f"{process.name} ended with {code}: see {self.folder}/logs/{process.name}.log"
                 )
+
+    def revive(self) -> None:
+        """Start again what has ended.
+
+        Raises:
+            HeteroTissueError: a process ended soon after its start.
+        """
+        for process in list(self.processes):
+            code = process.child.poll()
+            if code is None:
+                continue
+            if time.monotonic() - process.started < HOPELESS_SECONDS:
+                self.check()
+            self.say(f"{process.name} ended with {code}; starting it again")
+            process.log.close()
+            self.processes.remove(process)
+            self._launch(process.name, process.command, process.stdin, process.environment)
+        self._write_state()
 
     def stop(self) -> None:
         """Stop all processes, workers before servers; what they were at is taken up later."""

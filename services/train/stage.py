@@ -227,7 +227,9 @@ def _autoencoder_segment(
     if kind == "vae":
         vae = make_vae(recipe)
         weights = _starting_weights(store, request)
-        if weights is not None and recipe.pretrained is None:
+        if weights is not None and (
+            recipe.pretrained is None or request.recipe.denoiser.student is not None
+        ):
             start_vae(vae, weights)
         objective = VaeObjective(vae, recipe, device)
     else:

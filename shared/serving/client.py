@@ -53,6 +53,14 @@ class Server:
         except InferenceServerException:
             return False
 
+    def serves(self, model: str, number: int) -> bool:
+        """Whether a version is loaded."""
+        try:
+            name = served_name(model, "sampler")
+            return bool(self.client.is_model_ready(name, str(number)))
+        except InferenceServerException as error:
+            raise _told(error) from error
+
     def load(self, model: str, number: int, size: int) -> None:
         """Load all parts of a version and make one image with it.
 

@@ -15,6 +15,9 @@ from shared.errors import InputError
 from shared.settings import settings
 from shared.storage import ObjectStore
 
+WAIT_SECONDS = 120.0
+"""For a Triton server that is starting."""
+
 
 class Generator(Protocol):
     """Makes images; see `HeteroTissuePipeline.__call__`."""
@@ -32,13 +35,16 @@ class Generator(Protocol):
 def open_sampler(store: ObjectStore, model: ModelRecord, device: str) -> tuple[Generator, bool]:
     """Open what makes a model's images, and say whether it is a Triton server.
 
+    A Triton server that has started anew is waited for, and told to load the version.
+
     Raises:
-        InputError: a Triton server is configured, and does not serve this version.
+        InputError: a Triton server is configured, and this version is not published.
+        ServingError: the server does not answer, or cannot load the version.
     """
     url = settings().triton_url
     if not url:
         return load_model(store, model.model, model.version, device), False
-    from shared.serving.client import TritonSampler
+    from shared.serving.client import Server, TritonSampler
     from shared.serving.repository import served
 
     numbers = [
@@ -52,4 +58,8 @@ def open_sampler(store: ObjectStore, model: ModelRecord, device: str) -> tuple[G
             f"Triton at {url} does not serve {name}: "
             f"run 'htd publish --model {name}', or unset HTD_TRITON_URL"
         )
+    server = Server(url)
+    server.wait(WAIT_SECONDS)
+    if not server.serves(model.model, numbers[-1]):
+        server.load(model.model, numbers[-1], model.size)
     return TritonSampler(url, model.model, numbers[-1]), True

@@ -149,6 +149,25 @@ def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
             client.infer("m-vae_encoder", [given])
 
 
+def test_a_request_that_is_given_up_costs_no_further_step(running: Running) -> None:
+    class GivenUpError(Exception):
+        pass
+
+    def steps_done() -> int:
+        found = InferenceServerClient(running.url).get_inference_statistics("m-denoiser")
+        return sum(int(part.execution_count) for part in found.model_stats)
+
+    def give_up(step: int) -> None:
+        if step == 2:
+            raise GivenUpError
+
+    before = steps_done()
+    with pytest.raises(GivenUpError):
+        running.sampler().generate(*example(1), steps=1000, callback=give_up)
+    running.sampler().generate(*example(1), steps=20, urgent=False)  # waits for its turn
+    assert steps_done() - before < 500
+
+
 def test_a_version_is_swapped_under_load_without_a_failure(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

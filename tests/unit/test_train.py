@@ -11,7 +11,9 @@ import safetensors.numpy
 import torch
 from diffusers import AutoencoderKL
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from services.gateway.cli import app
 from services.train.data import Batches
 from services.train.latents import encode_views
 from services.train.objectives import StudentObjective
@@ -280,16 +282,19 @@ STUDENT = RECIPE.model_copy(
 
 
 def test_a_student_is_published_and_says_what_it_is(trained: DirectoryStore) -> None:
-    train(trained, STUDENT, version="2", warm_start="models/m/1", run="student")
-    model = trained.get_model("models/m/2/model.json", ModelRecord)
-    request = DatasetRequest(dataset="d", model="m", version="2")
+    few = ["--sampling-steps", "2", "--teacher-steps", "2", "--steps", "4"]
+    command = ["distill", "--model", "m", "--into", "fast", *few, "--store", str(trained.root)]
+    outcome = CliRunner().invoke(app, command)
+    assert outcome.exit_code == 0, outcome.output
+    model = trained.get_model("models/fast/1/model.json", ModelRecord)
+    request = DatasetRequest(dataset="d", model="fast")
     assert request.sampling(model).steps == 2
     assert request.sampling(model).first_order
     with pytest.raises(InputError, match="samples in 2 steps without guidance"):
         request.model_copy(update={"steps": 20}).sampling(model)
     before, after = (
-        AutoencoderKL.from_pretrained(trained.root / f"models/m/{version}/vae").state_dict()
-        for version in "12"
+        AutoencoderKL.from_pretrained(trained.root / f"models/{name}/1/vae").state_dict()
+        for name in ("m", "fast")
     )
     assert all(torch.equal(value, before[name]) for name, value in after.items())
 

@@ -1,0 +1,64 @@
+"""Datasets through the whole service: queue, S3, and a Triton that has its models from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from services.gateway.stack import Stack
+from services.gateway.submit import Target, run_request
+from shared.contracts.serving import PublishRequest
+from shared.contracts.synthesize import DatasetRequest, dataset_key
+from shared.jobs import Ledger
+from shared.live import read_progress
+from shared.worker import Dispatcher
+from tests.integration.conftest import wait_for
+from tests.region_sets import make_region_set
+from tests.unit.test_train import train
+
+
+def request(dataset: str) -> DatasetRequest:
+    return DatasetRequest(dataset=dataset, model="m", images=40, shard_size=20, batch_size=2)
+
+
+def shards(target: Target, dataset: str) -> dict[str, bytes]:
+    prefix = dataset_key(dataset, "shards/")
+    tars = [key for key in target.store.list(prefix) if key.endswith(".tar")]
+    return {key.removeprefix(prefix): target.store.get(key) for key in tars}
+
+
+def test_a_server_that_is_killed_costs_time_and_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTD_RECONCILE_SECONDS", "0.5")
+    with Stack(tmp_path, ["publish", "synthesize"], print, triton=True) as stack:
+        target = Target.of_config(stack.config)
+        make_region_set(target.store)
+        train(target.store)
+        unpublished = run_request(target, request("early"))
+        assert "run 'htd publish" in str(unpublished.failed)
+        assert run_request(target, PublishRequest(model="m", number=1)).state == "done"
+        assert run_request(target, request("whole")).state == "done"
+
+        ledger = Ledger(target.store)
+        job = ledger.submit(request("killed"))
+        dispatcher = Dispatcher(target.config)
+        dispatcher.start(ledger, job)
+        wait_for(
+            lambda: any(each["done"] for each in read_progress(dispatcher.redis, job).values())
+        )
+        triton = next(process for process in stack.processes if process.name == "triton")
+        os.killpg(triton.child.pid, signal.SIGKILL)
+        triton.child.wait()
+        stack.revive()
+        wait_for(lambda: ledger.status(job).state not in {"planning", "running"}, 120)
+        assert ledger.status(job).state == "done", ledger.status(job).failed
+        assert shards(target, "killed") == shards(target, "whole")
+        tries = [
+            target.store.get_json(key)["errors"]
+            for key in target.store.list(ledger.key(job, "attempts/"))
+        ]
+        assert "Triton" in str(tries)
