@@ -240,7 +240,8 @@ class S3Store(ObjectStore):
             region=config.s3_region,
         )
 
-    def _name(self, key: str) -> str:
+    def name(self, key: str) -> str:
+        """Name of the object in the bucket."""
         return self.prefix + check_key(key)
 
     def create_bucket(self) -> None:
@@ -249,10 +250,10 @@ class S3Store(ObjectStore):
             self.client.make_bucket(self.bucket)
 
     def put(self, key: str, data: bytes) -> None:
-        self.client.put_object(self.bucket, self._name(key), io.BytesIO(data), len(data))
+        self.client.put_object(self.bucket, self.name(key), io.BytesIO(data), len(data))
 
     def put_file(self, key: str, path: Path) -> None:
-        self.client.fput_object(self.bucket, self._name(key), str(path))
+        self.client.fput_object(self.bucket, self.name(key), str(path))
 
     def get(self, key: str) -> bytes:
         with self.open(key) as stream:
@@ -271,7 +272,7 @@ class S3Store(ObjectStore):
 
     def _etag(self, key: str) -> tuple[str, int]:
         try:
-            stat = self.client.stat_object(self.bucket, self._name(key))
+            stat = self.client.stat_object(self.bucket, self.name(key))
         except (S3Error, InvalidResponseError) as error:
             raise self._translated(error, key) from error
         return (stat.etag or "").strip('"'), stat.size or 0
@@ -297,7 +298,7 @@ class S3Store(ObjectStore):
         yield from sorted(name.removeprefix(self.prefix + prefix).rstrip("/") for name in names)
 
     def delete(self, key: str) -> None:
-        self.client.remove_object(self.bucket, self._name(key))
+        self.client.remove_object(self.bucket, self.name(key))
 
     def delete_prefix(self, prefix: str) -> None:
         names = (DeleteObject(self.prefix + key) for key in self.list(prefix))
@@ -310,13 +311,13 @@ class S3Store(ObjectStore):
         path = self.cache / version / check_key(key)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.client.fget_object(self.bucket, self._name(key), str(path))
+            self.client.fget_object(self.bucket, self.name(key), str(path))
         return path
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
         try:
-            response = self.client.get_object(self.bucket, self._name(key))
+            response = self.client.get_object(self.bucket, self.name(key))
         except (S3Error, InvalidResponseError) as error:
             raise self._translated(error, key) from error
         try:
@@ -327,7 +328,7 @@ class S3Store(ObjectStore):
 
     def presign(self, key: str, seconds: int) -> str | None:
         return self.client.presigned_get_object(
-            self.bucket, self._name(key), expires=timedelta(seconds=seconds)
+            self.bucket, self.name(key), expires=timedelta(seconds=seconds)
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, Name
+from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
 from shared.contracts.synthesize import DatasetRequest, dataset_key
 
@@ -105,3 +106,61 @@ class ImageBody(Contract):
     guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
     guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")
     seed: int = Field(0, ge=0, lt=2**63)
+
+
+class SlideInfo(Contract):
+    """A slide in the store, ingested or not."""
+
+    slide: Name
+    source: str | None = Field(description="key of its main file: `source` of an ingest request")
+    files: dict[str, int] = Field(description="key → bytes, of all its files")
+    annotation: str | None = Field(description="key of its annotation: `labels` of that request")
+    record: SlideRecord | None = Field(description="None until it is ingested")
+
+
+class SlidePage(Contract):
+    """Some of the slides, by name."""
+
+    items: tuple[SlideInfo, ...]
+    next: str | None = Field(description="`cursor` of the next page")
+
+
+class SlideReference(Contract):
+    """A slide that lies elsewhere in the store: the record at `slides/<slide>/reference.json`."""
+
+    slide: Name
+    source: str = Field(max_length=1024, description="key of its main file")
+
+
+class UploadBody(Contract):
+    """A large file that comes in parts."""
+
+    file: str = Field(min_length=1, max_length=256, description="name, below the slide's source")
+    bytes: int = Field(ge=1, le=2**40)
+
+
+class UploadPart(Contract):
+    """One part of an upload."""
+
+    number: int
+    bytes: int
+    url: str = Field(description="absolute: PUT there, without a token; else relative, with token")
+
+
+class Upload(Contract):
+    """An upload under way: the record at `uploads/<upload>.json`."""
+
+    upload: Name
+    slide: Name
+    file: str
+    bytes: int
+    part_bytes: int = Field(description="of every part but the last")
+    parts: int
+
+
+class UploadStatus(Contract):
+    """What of an upload has arrived, and where the next parts go."""
+
+    upload: Upload
+    arrived: tuple[int, ...]
+    missing: tuple[UploadPart, ...] = Field(description="the next parts, at most 100")

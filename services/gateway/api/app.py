@@ -9,10 +9,20 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.api import datasets, images, jobs, ops, problems
+from services.gateway.api import (
+    datasets,
+    images,
+    jobs,
+    ops,
+    problems,
+    slides,
+    tiles,
+    uploads,
+)
 from services.gateway.api.house import House
 from services.gateway.api.ops import Counting, Figures
 from services.gateway.api.problems import TYPES, ProblemDetails, answer, documented
+from services.gateway.api.tiles import Zooms
 from services.gateway.api.watching import Watching
 from shared.settings import Settings
 
@@ -107,9 +117,10 @@ def make_app(config: Settings) -> FastAPI:
     )
     app.state.house = house
     app.state.watching = Watching()
+    app.state.zooms = Zooms()
     app.state.figures = Figures(house)
     problems.install(app)
-    for module in (datasets, images, jobs, ops):
+    for module in (datasets, images, slides, uploads, tiles, jobs, ops):
         app.include_router(module.router)
     return app
 

@@ -1,0 +1,185 @@
+"""/v1/slides: bring slides and annotations in, list and delete them."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.api.access import Annotator, Caller, Reader
+from services.gateway.api.paging import Cursor, Limit, page
+from services.gateway.api.problems import ProblemError, blaming, documented
+from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
+from services.gateway.api.streams import send_object
+from shared.contracts.base import Name
+from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
+from shared.contracts.ingest import SlideRecord, slide_key
+from shared.storage import ObjectStore
+
+MOST_SLIDE = 1 << 40
+MOST_ANNOTATION = 2 << 30
+ANNOTATIONS = (".geojson", ".json", ".xml", ".tif", ".tiff", ".png", ".npy")
+
+router = APIRouter(prefix="/v1/slides", tags=["slides"])
+
+SlideName = Annotated[Name, Path(description="name of the slide")]
+FileName = Annotated[str, Path(max_length=256, description="name of the file")]
+
+
+def slide_info(store: ObjectStore, slide: str) -> SlideInfo | None:
+    """Say what the store holds of a slide; None for nothing."""
+    prefix = slide_key(slide, "")
+    keys = list(store.list(prefix))
+    if not keys:
+        return None
+    sources = [key for key in keys if key.startswith(prefix + "source/")]
+    annotations = [key for key in keys if key.startswith(prefix + "annotation/")]
+    record, reference = (
+        store.get_model(key, kind) if key in keys else None
+        for key, kind in (
+            (slide_key(slide), SlideRecord),
+            (slide_key(slide, "reference.json"), SlideReference),
+        )
+    )
+    main = [key for key in sources if key.count("/") == prefix.count("/") + 1]
+    source = record.source if isinstance(record, SlideRecord) else None
+    if source is None and isinstance(reference, SlideReference):
+        source = reference.source
+    return SlideInfo(
+        slide=slide,
+        source=source or next(iter(main), None),
+        files={key: store.size(key) for key in (*sources, *annotations)},
+        annotation=next(iter(annotations), None),
+        record=record if isinstance(record, SlideRecord) else None,
+    )
+
+
+def find_slide(caller: Caller, slide: str) -> SlideInfo:
+    """Return what there is of a slide. Raises `ProblemError` (404)."""
+    info = slide_info(caller.store, slide)
+    if info is None:
+        raise ProblemError(
+            404,
+            "no-slide",
+            f"there is no slide {slide!r}",
+            remedy="GET /v1/slides lists those there are",
+        )
+    return info
+
+
+@router.get("")
+def list_slides(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> SlidePage:
+    """List slides by name."""
+    names = caller.store.folders("slides/")
+    items, following = page(names, cursor, limit, lambda name: slide_info(caller.store, name))
+    return SlidePage(items=items, next=following)
+
+
+@router.get("/{slide}", responses=documented(404))
+def show_slide(slide: SlideName, caller: Reader) -> SlideInfo:
+    """Say what there is of a slide."""
+    return find_slide(caller, slide)
+
+
+@router.post("", status_code=201)
+def register_slide(reference: SlideReference, caller: Annotator, response: Response) -> SlideInfo:
+    """Register a slide that lies in the store already."""
+    with blaming("#/source"):
+        caller.store.size(reference.source)
+    caller.store.put_json(slide_key(reference.slide, "reference.json"), reference)
+    caller.audit("register slide", slide=reference.slide, source=reference.source)
+    response.headers["Location"] = f"/v1/slides/{reference.slide}"
+    return find_slide(caller, reference.slide)
+
+
+@router.put(
+    "/{slide}/source/{file:path}",
+    max_body_size=MOST_SLIDE,
+    openapi_extra=RAW_BODY,
+    responses=documented(400, 413),
+)
+async def put_source(
+    slide: SlideName,
+    file: FileName,
+    request: Request,
+    caller: Annotator,
+    content_length: ContentLength,
+) -> SlideInfo:
+    """Upload a slide's file as the body; formats of several files take several of these."""
+    key = slide_key(slide, f"source/{file_name(file)}")
+    return await _put(request, caller, slide, key, content_length)
+
+
+@router.put(
+    "/{slide}/annotation/{file}",
+    max_body_size=MOST_ANNOTATION,
+    openapi_extra=RAW_BODY,
+    responses=documented(400, 413, 415),
+)
+async def put_annotation(
+    slide: SlideName,
+    file: FileName,
+    request: Request,
+    caller: Annotator,
+    content_length: ContentLength,
+) -> SlideInfo:
+    """Upload a slide's annotation as the body: QuPath GeoJSON, ASAP XML, or a label image.
+
+    It takes the place of the one before; ingest reads it, and says what does not fit.
+    """
+    key = slide_key(slide, f"annotation/{file_name(file)}")
+    if PurePosixPath(file).suffix.lower() not in ANNOTATIONS:
+        raise ProblemError(
+            415,
+            "unknown-annotation",
+            f"{file!r} is no annotation",
+            remedy=f"name it by its format: {', '.join(ANNOTATIONS)}",
+        )
+    info = await _put(request, caller, slide, key, content_length)
+    for other in info.files:
+        if other.startswith(slide_key(slide, "annotation/")) and other != key:
+            await run_in_threadpool(caller.store.delete, other)
+    return await run_in_threadpool(find_slide, caller, slide)
+
+
+async def _put(request: Request, caller: Caller, slide: str, key: str, size: int) -> SlideInfo:
+    await run_in_threadpool(caller.spend, "upload_bytes", size)
+    async with received(request) as path:
+        await run_in_threadpool(caller.store.put_file, key, path)
+    await run_in_threadpool(caller.audit, "upload", slide=slide, key=key, bytes=size)
+    return await run_in_threadpool(find_slide, caller, slide)
+
+
+@router.get(
+    "/{slide}/annotation",
+    response_class=StreamingResponse,
+    responses=documented(404) | {200: {"content": {"application/octet-stream": {}}}},
+)
+def get_annotation(slide: SlideName, caller: Reader) -> StreamingResponse:
+    """Download a slide's annotation as it was uploaded."""
+    key = find_slide(caller, slide).annotation
+    if key is None:
+        raise ProblemError(404, "no-annotation", f"slide {slide!r} has no annotation")
+    return send_object(caller.store, key, "application/octet-stream", PurePosixPath(key).name)
+
+
+@router.get(
+    "/{slide}/labels.tif",
+    response_class=StreamingResponse,
+    responses=documented(404) | {200: {"content": {"image/tiff": {}}}},
+)
+def get_label_map(slide: SlideName, caller: Reader) -> StreamingResponse:
+    """Download the label map that ingest made of the annotation."""
+    key = slide_key(slide, "labels.tif")
+    return send_object(caller.store, key, "image/tiff", f"{slide}-labels.tif")
+
+
+@router.delete("/{slide}", status_code=204, responses=documented(404))
+def delete_slide(slide: SlideName, caller: Annotator) -> None:
+    """Delete a slide and all that was made of it alone; cohorts and models stay."""
+    find_slide(caller, slide)
+    caller.store.delete_prefix(slide_key(slide, ""))
+    caller.audit("delete slide", slide=slide)

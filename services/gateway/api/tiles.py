@@ -1,0 +1,259 @@
+"""Deep-zoom tiles of slides and of their label maps, in the layout of OpenSeadragon."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from contextlib import ExitStack
+from pathlib import Path as FilePath
+from typing import Annotated
+
+import numpy as np
+import openslide
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from numpy.typing import NDArray
+from openslide.deepzoom import DeepZoomGenerator
+from PIL import Image
+
+from services.gateway.api.access import Caller, Reader
+from services.gateway.api.problems import ProblemError, documented
+from services.gateway.api.slides import SlideName, find_slide
+from shared.contracts.base import Classes, Name, class_color
+from shared.contracts.ingest import CohortRecord, cohort_key, slide_key
+from shared.errors import InputError
+from shared.imaging.label_map import TILE, LabelMap
+from shared.imaging.slide import MAX_PLAIN_PIXELS, local_source
+from shared.storage import ObjectStore, sha256
+
+SIDE, OVERLAP = 254, 1
+QUALITY = 80
+OPACITY = 110
+OPEN = 16
+"""Slides held open; opening one takes longer than a tile."""
+CACHED = "private, max-age=3600"
+FRESH_SECONDS = 10.0
+"""How long an open slide is taken as the one in the store."""
+
+COARSE = 16
+"""Label maps have one level; tiles coarser than this are read from a smaller copy."""
+
+router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
+
+Level = Annotated[int, Path(ge=0, le=64)]
+Address = Annotated[int, Path(ge=0, le=2**31)]
+Match = Annotated[str | None, Header(alias="If-None-Match")]
+
+
+class Zoom:
+    """An open slide that tiles are cut from; closed when nobody uses it any more.
+
+    Attributes:
+        tiles: the generator.
+        labels: the label map if there is one, and the side of its pixels in level-0 pixels.
+    """
+
+    def __init__(self, store: ObjectStore, source: str, labels: str | None) -> None:
+        stack = ExitStack()
+        weakref.finalize(self, stack.close)
+        path = stack.enter_context(local_source(store, source))
+        self.slide = stack.enter_context(_open(path))
+        self.tiles = DeepZoomGenerator(self.slide, SIDE, OVERLAP, limit_bounds=False)
+        self.labels: LabelMap | None = None
+        if labels is not None:
+            self.labels = stack.enter_context(LabelMap(store.local(labels)))
+        self._small: NDArray[np.uint8] | None = None
+        self._lock = threading.Lock()
+
+    def tile(self, level: int, column: int, row: int) -> bytes:
+        """Cut a tile, JPEG. Raises `ProblemError` (404) where there is none."""
+        self._check(level, column, row)
+        body = io.BytesIO()
+        try:
+            tile = self.tiles.get_tile(level, (column, row))
+        except openslide.OpenSlideError as error:
+            raise InputError(f"the slide's file is damaged here: {error}") from error
+        tile.save(body, "JPEG", quality=QUALITY)
+        return body.getvalue()
+
+    def label_tile(self, level: int, column: int, row: int, classes: Classes | None) -> bytes:
+        """Cut a tile of the label map, a translucent PNG; label 0 is clear."""
+        self._check(level, column, row)
+        if self.labels is None:
+            raise ProblemError(404, "no-labels", "the slide has no label map")
+        corner = self.tiles.get_tile_coordinates(level, (column, row))[0]
+        width, height = self.tiles.get_tile_dimensions(level, (column, row))
+        shrink = 2 ** (self.tiles.level_count - 1 - level)
+        # Level-0 pixels of the slide per pixel of the label map, which may differ each way.
+        scales = (self.slide.dimensions[0] / self.labels.width,
+                  self.slide.dimensions[1] / self.labels.height)  # fmt: skip
+        xs, ys = (
+            ((start + (np.arange(count) + 0.5) * shrink) / scale).astype(int)
+            for start, count, scale in zip(corner, (width, height), scales, strict=True)
+        )
+        picked = self._labels_at(xs.clip(0, self.labels.width - 1),
+                                 ys.clip(0, self.labels.height - 1))  # fmt: skip
+        picture = Image.fromarray(picked, mode="L")
+        colors = classes.colors if classes else [class_color(index) for index in range(256)]
+        picture.putpalette([channel for color in colors for channel in color])
+        body = io.BytesIO()
+        picture.save(body, "PNG", transparency=bytes([0]) + bytes([OPACITY]) * (len(colors) - 1))
+        return body.getvalue()
+
+    def _labels_at(self, xs: NDArray[np.int64], ys: NDArray[np.int64]) -> NDArray[np.uint8]:
+        if self.labels is None:
+            raise ValueError("no label map")
+        with self._lock:
+            if xs[-1] - xs[0] > COARSE * SIDE or ys[-1] - ys[0] > COARSE * SIDE:
+                if self._small is None:
+                    self._small = _shrunk(self.labels)
+                return self._small[np.ix_(ys // COARSE, xs // COARSE)]
+            spans = (int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
+            part = self.labels.window(int(xs[0]), int(ys[0]), *spans)
+            return part[np.ix_(ys - ys[0], xs - xs[0])]
+
+    def _check(self, level: int, column: int, row: int) -> None:
+        if level < self.tiles.level_count:
+            columns, rows = self.tiles.level_tiles[level]
+            if column < columns and row < rows:
+                return
+        raise ProblemError(
+            404,
+            "no-tile",
+            f"there is no tile {column}_{row} at level {level}",
+            remedy="deepzoom.dzi says how large the slide is",
+        )
+
+
+def _open(path: FilePath) -> openslide.AbstractSlide:
+    """Open a slide or a plain image. Raises `InputError`."""
+    try:
+        if openslide.OpenSlide.detect_format(path) is None:
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PLAIN_PIXELS:
+                    raise InputError(f"{path.name} is too large for a plain image")
+        return openslide.open_slide(path)
+    except (openslide.OpenSlideError, OSError) as error:
+        raise InputError(f"{path.name} cannot be opened as a slide or an image") from error
+
+
+def _shrunk(labels: LabelMap) -> NDArray[np.uint8]:
+    """Take every `COARSE`th pixel of a label map, strip by strip."""
+    strips = (
+        labels.window(0, y, labels.width, min(TILE, labels.height - y))[::COARSE, ::COARSE]
+        for y in range(0, labels.height, TILE)
+    )
+    return np.concatenate(list(strips))
+
+
+class Zooms:
+    """The slides held open, least recently used first."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[tuple[str, str], tuple[float, str, Zoom]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, caller: Caller, slide: str) -> tuple[Zoom, str]:
+        """Open a slide, or take it as it is open.
+
+        Returns:
+            The slide, and its version, which its tiles' ETags are made of.
+
+        Raises:
+            ProblemError: there is no such slide, or no file of it (404).
+            InputError: its file cannot be opened.
+        """
+        key, now = (caller.store.url, slide), time.monotonic()
+        with self._lock:
+            checked, version, zoom = self._open.get(key, (0.0, "", None))
+            if zoom is None or now - checked > FRESH_SECONDS:
+                source, labels, found = _look(caller, slide)
+                if zoom is None or found != version:
+                    version, zoom = found, Zoom(caller.store, source, labels)
+                self._open[key] = (now, version, zoom)
+            self._open.move_to_end(key)
+            while len(self._open) > OPEN:
+                self._open.popitem(last=False)
+        return zoom, version
+
+
+def _look(caller: Caller, slide: str) -> tuple[str, str | None, str]:
+    """Return the keys of a slide's file and label map, and a hash of what they are."""
+    info = find_slide(caller, slide)
+    if info.source is None:
+        raise ProblemError(404, "no-source", f"slide {slide!r} has no file")
+    labels = slide_key(slide, "labels.tif")
+    size = caller.store.size(labels) if caller.store.exists(labels) else None
+    version = sha256(f"{info.model_dump_json()} {size}".encode())[:24]
+    return info.source, None if size is None else labels, version
+
+
+def _zoom(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:
+    zooms: Zooms = request.app.state.zooms
+    return zooms.get(caller, slide)
+
+
+@router.get(
+    "/deepzoom.dzi",
+    response_class=Response,
+    responses=documented(404) | {200: {"content": {"application/xml": {}}}},
+)
+def describe_tiles(slide: SlideName, request: Request, caller: Reader) -> Response:
+    """Describe a slide's tiles: the file that OpenSeadragon opens."""
+    zoom, _ = _zoom(request, caller, slide)
+    return Response(zoom.tiles.get_dzi("jpeg"), media_type="application/xml")
+
+
+@router.get(
+    "/deepzoom/{level}/{column}_{row}.jpeg",
+    response_class=Response,
+    responses=documented(404)
+    | {200: {"content": {"image/jpeg": {}}}, 304: {"description": "Not modified"}},
+)
+def get_tile(
+    slide: SlideName,
+    level: Level,
+    column: Address,
+    row: Address,
+    request: Request,
+    caller: Reader,
+    match: Match = None,
+) -> Response:
+    """Return a tile of the slide."""
+    zoom, version = _zoom(request, caller, slide)
+    tag = f'"{version}-{level}-{column}-{row}"'
+    headers = {"ETag": tag, "Cache-Control": CACHED}
+    if match is not None and tag in match:
+        return Response(status_code=304, headers=headers)
+    return Response(zoom.tile(level, column, row), media_type="image/jpeg", headers=headers)
+
+
+@router.get(
+    "/labels/{level}/{column}_{row}.png",
+    response_class=Response,
+    responses=documented(404)
+    | {200: {"content": {"image/png": {}}}, 304: {"description": "Not modified"}},
+)
+def get_label_tile(
+    slide: SlideName,
+    level: Level,
+    column: Address,
+    row: Address,
+    request: Request,
+    caller: Reader,
+    cohort: Annotated[Name | None, Query(description="whose classes give the colours")] = None,
+    match: Match = None,
+) -> Response:
+    """Return a tile of the slide's label map, to lay over the slide's own."""
+    classes = None
+    if cohort is not None:
+        classes = caller.store.get_model(cohort_key(cohort), CohortRecord).classes
+    zoom, version = _zoom(request, caller, slide)
+    tag = f'"{version}-{level}-{column}-{row}-{cohort}"'
+    headers = {"ETag": tag, "Cache-Control": CACHED}
+    if match is not None and tag in match:
+        return Response(status_code=304, headers=headers)
+    picture = zoom.label_tile(level, column, row, classes)
+    return Response(picture, media_type="image/png", headers=headers)

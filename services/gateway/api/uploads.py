@@ -1,0 +1,165 @@
+"""/v1/slides/{slide}/uploads: large files in parts, resumable."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.api.access import Annotator, Caller
+from services.gateway.api.problems import ProblemError, documented
+from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
+from services.gateway.api.slides import SlideName, find_slide
+from shared.contracts.base import Contract, Name
+from shared.contracts.gateway import SlideInfo, Upload, UploadBody, UploadPart, UploadStatus
+from shared.contracts.ingest import slide_key
+from shared.storage import ObjectNotFoundError
+from shared.uploads import PartUpload, part_upload
+
+PART_BYTES = 64 << 20
+MOST_PARTS = 10_000
+SHOWN = 100
+LINK_SECONDS = 12 * 3600
+
+router = APIRouter(prefix="/v1/slides/{slide}/uploads", tags=["uploads"])
+
+UploadName = Annotated[Name, Path(description="of the upload")]
+Number = Annotated[int, Path(ge=1, le=MOST_PARTS, description="of the part, from 1")]
+
+
+class Begun(Contract):
+    """The record at `uploads/<upload>.json`."""
+
+    upload: Upload
+    internal: str
+
+
+def _key(upload: str) -> str:
+    return f"uploads/{upload}.json"
+
+
+def _find(caller: Caller, slide: str, upload: str) -> tuple[Begun, PartUpload]:
+    try:
+        begun = caller.store.get_model(_key(upload), Begun)
+    except ObjectNotFoundError:
+        begun = None
+    if begun is None or begun.upload.slide != slide:
+        raise ProblemError(
+            404, "no-upload", f"slide {slide!r} has no upload {upload!r}", remedy="begin a new one"
+        )
+    return begun, part_upload(caller.store, slide_key(slide, f"source/{begun.upload.file}"))
+
+
+def _status(begun: Begun, parts: PartUpload) -> UploadStatus:
+    upload = begun.upload
+    arrived = parts.parts(begun.internal)
+    missing = [number for number in range(1, upload.parts + 1) if number not in arrived]
+    return UploadStatus(
+        upload=upload,
+        arrived=tuple(sorted(arrived)),
+        missing=tuple(
+            UploadPart(
+                number=number,
+                bytes=_size(upload, number),
+                url=parts.url(begun.internal, number, LINK_SECONDS)
+                or f"/v1/slides/{upload.slide}/uploads/{upload.upload}/parts/{number}",
+            )
+            for number in missing[:SHOWN]
+        ),
+    )
+
+
+def _size(upload: Upload, number: int) -> int:
+    return min(upload.part_bytes, upload.bytes - (number - 1) * upload.part_bytes)
+
+
+@router.post("", status_code=201)
+def begin_upload(
+    slide: SlideName, body: UploadBody, caller: Annotator, response: Response
+) -> UploadStatus:
+    """Begin to upload a large file in parts."""
+    file = file_name(body.file)
+    caller.spend("upload_bytes", body.bytes)
+    parts = part_upload(caller.store, slide_key(slide, f"source/{file}"))
+    part_bytes = max(PART_BYTES, -(-body.bytes // MOST_PARTS))
+    upload = Upload(
+        upload=secrets.token_hex(16),
+        slide=slide,
+        file=file,
+        bytes=body.bytes,
+        part_bytes=part_bytes,
+        parts=-(-body.bytes // part_bytes),
+    )
+    begun = Begun(upload=upload, internal=parts.begin())
+    caller.store.put_json(_key(upload.upload), begun)
+    caller.audit("begin upload", slide=slide, file=file, bytes=body.bytes)
+    response.headers["Location"] = f"/v1/slides/{slide}/uploads/{upload.upload}"
+    return _status(begun, parts)
+
+
+@router.get("/{upload}", responses=documented(404))
+def show_upload(slide: SlideName, upload: UploadName, caller: Annotator) -> UploadStatus:
+    """Say which parts have arrived, and where the next ones go."""
+    return _status(*_find(caller, slide, upload))
+
+
+@router.put(
+    "/{upload}/parts/{number}",
+    status_code=204,
+    max_body_size=1 << 30,
+    openapi_extra=RAW_BODY,
+    responses=documented(400, 404, 413),
+)
+async def put_part(
+    slide: SlideName,
+    upload: UploadName,
+    number: Number,
+    request: Request,
+    caller: Annotator,
+    content_length: ContentLength,
+) -> None:
+    """Upload one part as the body, where parts have no URLs of their own."""
+    begun, parts = await run_in_threadpool(_find, caller, slide, upload)
+    if number > begun.upload.parts or content_length != _size(begun.upload, number):
+        raise ProblemError(
+            422,
+            "wrong-part",
+            f"part {number} of {content_length} bytes does not fit: parts 1 to "
+            f"{begun.upload.parts} have {begun.upload.part_bytes} bytes, the last one the rest",
+        )
+    async with received(request) as path:
+        await run_in_threadpool(parts.put, begun.internal, number, path)
+
+
+@router.post("/{upload}/complete", responses=documented(404, 409))
+def complete_upload(slide: SlideName, upload: UploadName, caller: Annotator) -> SlideInfo:
+    """Join the parts to the slide's file."""
+    begun, parts = _find(caller, slide, upload)
+    arrived = parts.parts(begun.internal)
+    wrong = [
+        number
+        for number in range(1, begun.upload.parts + 1)
+        if arrived.get(number) != _size(begun.upload, number)
+    ]
+    if wrong:
+        raise ProblemError(
+            409,
+            "parts-missing",
+            f"{len(wrong)} of {begun.upload.parts} parts are missing or of a wrong size, "
+            f"the first of them part {wrong[0]}",
+            remedy="PUT them, then complete again",
+        )
+    parts.complete(begun.internal)
+    caller.store.delete(_key(upload))
+    caller.audit("complete upload", slide=slide, file=begun.upload.file)
+    return find_slide(caller, slide)
+
+
+@router.delete("/{upload}", status_code=204, responses=documented(404))
+def abort_upload(slide: SlideName, upload: UploadName, caller: Annotator) -> None:
+    """Forget an upload and its parts."""
+    begun, parts = _find(caller, slide, upload)
+    parts.abort(begun.internal)
+    caller.store.delete(_key(upload))

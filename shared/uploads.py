@@ -1,0 +1,146 @@
+"""Large objects in parts, so that an upload that breaks off goes on where it was.
+
+To an S3 server the parts go straight, by presigned URLs. A directory has no server: its
+parts are objects of their own until they are joined.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from minio.datatypes import Part
+from minio.error import InvalidResponseError, S3Error
+
+from shared.errors import InputError
+from shared.storage import ObjectStore, S3Store
+
+
+class PartUpload(ABC):
+    """An upload of one object in numbered parts, from 1."""
+
+    @abstractmethod
+    def begin(self) -> str:
+        """Begin, and return the store's name of the upload."""
+
+    @abstractmethod
+    def parts(self, upload: str) -> dict[int, int]:
+        """Return the parts that have arrived, with their bytes."""
+
+    @abstractmethod
+    def url(self, upload: str, number: int, seconds: int) -> str | None:
+        """Return a URL that a part can be PUT to; None: it is given to `put` instead."""
+
+    @abstractmethod
+    def put(self, upload: str, number: int, path: Path) -> None:
+        """Store a part. Raises `InputError` where parts have URLs."""
+
+    @abstractmethod
+    def complete(self, upload: str) -> None:
+        """Join the parts to the object."""
+
+    @abstractmethod
+    def abort(self, upload: str) -> None:
+        """Forget the parts."""
+
+
+class StoredParts(PartUpload):
+    """Parts as objects of any store, below `parts/<key>/`."""
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self.store, self.key = store, key
+        self.prefix = f"parts/{key}/"
+
+    def begin(self) -> str:
+        self.abort("")
+        return "parts"
+
+    def parts(self, upload: str) -> dict[int, int]:
+        keys = self.store.list(self.prefix)
+        return {int(key.removeprefix(self.prefix)): self.store.size(key) for key in keys}
+
+    def url(self, upload: str, number: int, seconds: int) -> str | None:
+        return None
+
+    def put(self, upload: str, number: int, path: Path) -> None:
+        self.store.put_file(f"{self.prefix}{number:05d}", path)
+
+    def complete(self, upload: str) -> None:
+        with self.store.writing(self.key) as path, path.open("wb") as whole:
+            for number in sorted(self.parts(upload)):
+                with self.store.open(f"{self.prefix}{number:05d}") as part:
+                    shutil.copyfileobj(part, whole, 1 << 20)
+        self.abort(upload)
+
+    def abort(self, upload: str) -> None:
+        self.store.delete_prefix(self.prefix)
+
+
+class S3Parts(PartUpload):
+    """S3's own multipart uploads.
+
+    The client's methods for them have a leading underscore, but there are no others.
+    """
+
+    def __init__(self, store: S3Store, key: str) -> None:
+        self.client, self.bucket = store.client, store.bucket
+        self.name = store.name(key)
+
+    def begin(self) -> str:
+        return str(self.client._create_multipart_upload(self.bucket, self.name, {}))
+
+    def parts(self, upload: str) -> dict[int, int]:
+        return {part.part_number: part.size or 0 for part in self._listed(upload)}
+
+    def _listed(self, upload: str) -> Iterator[Part]:
+        marker: str | None = None
+        with _told():
+            while True:
+                found = self.client._list_parts(
+                    self.bucket, self.name, upload, part_number_marker=marker
+                )
+                yield from found.parts
+                if not found.is_truncated:
+                    return
+                marker = str(found.next_part_number_marker)
+
+    def url(self, upload: str, number: int, seconds: int) -> str | None:
+        query: dict[str, str | list[str] | tuple[str]] = {
+            "uploadId": upload,
+            "partNumber": str(number),
+        }
+        return self.client.get_presigned_url(
+            "PUT", self.bucket, self.name, timedelta(seconds=seconds), extra_query_params=query
+        )
+
+    def put(self, upload: str, number: int, path: Path) -> None:
+        raise InputError("this store takes parts at their own URLs, which the upload lists")
+
+    def complete(self, upload: str) -> None:
+        with _told():
+            parts = sorted(self._listed(upload), key=lambda part: part.part_number)
+            self.client._complete_multipart_upload(self.bucket, self.name, upload, parts)
+
+    def abort(self, upload: str) -> None:
+        with _told():
+            self.client._abort_multipart_upload(self.bucket, self.name, upload)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (S3Error, InvalidResponseError) as error:
+        gone = "NoSuchUpload" in str(error) or "Response code: 404" in str(error)
+        if gone:
+            raise InputError("the store has no such upload any more: begin a new one") from error
+        raise
+
+
+def part_upload(store: ObjectStore, key: str) -> PartUpload:
+    """The way in which `store` takes the object `key` in parts."""
+    return S3Parts(store, key) if isinstance(store, S3Store) else StoredParts(store, key)

@@ -1,0 +1,155 @@
+"""The HTTP API's slides, uploads and tiles, on a directory store."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+from openslide.deepzoom import DeepZoomGenerator
+from PIL import Image
+
+from services.gateway.api import uploads
+from shared.imaging.label_map import LabelMap
+from shared.phantom import PHANTOM_CLASSES, write_phantom
+from tests.gateway import Gateway
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom slide with its annotation beside it."""
+    return write_phantom(tmp_path_factory.mktemp("slides"), "p", 1500, 1200, 3).slide
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    return Gateway(tmp_path)
+
+
+def ingest(gateway: Gateway, phantom: Path) -> None:
+    """Upload the phantom and its annotation, and ingest it as the API says."""
+    client = gateway.client
+    client.put("/v1/slides/p/source/p.tiff", content=phantom.read_bytes())
+    annotation = phantom.with_suffix(".geojson").read_bytes()
+    info = client.put("/v1/slides/p/annotation/p.geojson", content=annotation).json()
+    body = {
+        "cohort": "c",
+        "slides": [{"slide": "p", "source": info["source"], "labels": info["annotation"]}],
+        "classes": PHANTOM_CLASSES.model_dump(mode="json"),
+        "patches": {"size": 64, "mpp": 1.0, "stride": 64},
+        "regions": {"size": 64, "mpp": 1.0},
+    }
+    answer = client.post("/v1/ingest", json=body)
+    assert answer.status_code == 202, answer.text
+    assert gateway.work(answer.json()["job"]).state == "done"
+
+
+def test_slides_come_in_and_are_ingested(gateway: Gateway, phantom: Path) -> None:
+    ingest(gateway, phantom)
+    client = gateway.client
+    info = client.get("/v1/slides/p").json()
+    assert info["record"]["width"] == 1500
+    assert info["files"]["slides/p/source/p.tiff"] == phantom.stat().st_size
+    assert (
+        client.get("/v1/slides/p/annotation").content
+        == phantom.with_suffix(".geojson").read_bytes()
+    )
+    assert client.get("/v1/slides/p/labels.tif").content[:2] in (b"II", b"MM")
+    assert [item["slide"] for item in client.get("/v1/slides").json()["items"]] == ["p"]
+    client.put("/v1/slides/p/annotation/p.xml", content=b"<x/>")
+    assert client.get("/v1/slides/p").json()["annotation"] == "slides/p/annotation/p.xml"
+    assert client.delete("/v1/slides/p").status_code == 204
+    assert client.get("/v1/slides/p").status_code == 404
+
+
+def test_tiles_are_openslides_own(gateway: Gateway, phantom: Path) -> None:
+    ingest(gateway, phantom)
+    client = gateway.client
+    with openslide.OpenSlide(phantom) as slide:
+        expected = DeepZoomGenerator(slide, 254, 1, limit_bounds=False)
+        assert client.get("/v1/slides/p/deepzoom.dzi").text == expected.get_dzi("jpeg")
+        top = expected.level_count - 1
+        for level, column, row in ((top, 2, 1), (top - 2, 0, 0), (0, 0, 0)):
+            tile = client.get(f"/v1/slides/p/deepzoom/{level}/{column}_{row}.jpeg")
+            assert tile.headers["Cache-Control"] == "private, max-age=3600"
+            body = io.BytesIO()
+            expected.get_tile(level, (column, row)).save(body, "JPEG", quality=80)
+            assert tile.content == body.getvalue()
+            tag = {"If-None-Match": tile.headers["ETag"]}
+            assert client.get(str(tile.url), headers=tag).status_code == 304
+        assert client.get(f"/v1/slides/p/deepzoom/{top}/99_0.jpeg").status_code == 404
+        assert client.get("/v1/slides/p/deepzoom/60/0_0.jpeg").status_code == 404
+
+
+@pytest.mark.parametrize("back", [0, 2, 6])
+def test_label_tiles_lie_over_the_slides(gateway: Gateway, phantom: Path, back: int) -> None:
+    ingest(gateway, phantom)
+    with openslide.OpenSlide(phantom) as slide:
+        tiles = DeepZoomGenerator(slide, 254, 1, limit_bounds=False)
+        level = tiles.level_count - 1 - back
+        spot = (1, 2) if back == 0 else (0, 0)
+        corner = tiles.get_tile_coordinates(level, spot)[0]
+        size = tiles.get_tile_dimensions(level, spot)
+        place = f"/v1/slides/p/labels/{level}/{spot[0]}_{spot[1]}.png"
+        data = gateway.client.get(place, params={"cohort": "c"}).content
+    with Image.open(io.BytesIO(data)) as tile:
+        assert (tile.mode, tile.size) == ("P", size)
+        colors = np.asarray(tile.getpalette()).reshape(-1, 3)
+        assert colors[1].tolist() == list(PHANTOM_CLASSES.colors[1])
+        shown, alpha = np.asarray(tile), np.asarray(tile.convert("RGBA"))[..., 3]
+    with LabelMap(gateway.house.root.local("slides/p/labels.tif")) as labels:
+        expected = labels.read(*corner, size, labels.mpp * 0.5 * 2**back, labels.mpp * 0.5)
+    assert (shown == expected).mean() > (0.995 if back < 6 else 0.8)
+    assert ((alpha > 0) == (shown > 0)).all()
+    assert gateway.client.get(place.replace("/p/", "/q/")).status_code == 404
+
+
+def test_large_files_come_in_parts_and_go_on_where_they_broke_off(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "PART_BYTES", 1000)
+    client = gateway.client
+    data = np.random.default_rng(0).bytes(2500)
+    begun = client.post("/v1/slides/a/uploads", json={"file": "a.svs", "bytes": 2500})
+    place = begun.headers["Location"]
+    assert [part["bytes"] for part in begun.json()["missing"]] == [1000, 1000, 500]
+    client.put(f"{place}/parts/3", content=data[2000:])
+    assert client.put(f"{place}/parts/1", content=data[:999]).status_code == 422
+    client.put(f"{place}/parts/1", content=data[:1000])
+    refused = client.post(f"{place}/complete")
+    assert (refused.status_code, "part 2" in refused.json()["detail"]) == (409, True)
+    status = client.get(place).json()
+    assert (status["arrived"], len(status["missing"])) == ([1, 3], 1)
+    client.put(status["missing"][0]["url"], content=data[1000:2000])
+    assert client.post(f"{place}/complete").json()["files"] == {"slides/a/source/a.svs": 2500}
+    assert gateway.house.root.get("slides/a/source/a.svs") == data
+    assert client.get(place).status_code == 404
+    assert list(gateway.house.root.list("parts/")) == []
+    again = client.post("/v1/slides/a/uploads", json={"file": "b.svs", "bytes": 10}).headers
+    assert client.delete(again["Location"]).status_code == 204
+
+
+def test_slides_of_the_store_are_registered(gateway: Gateway, phantom: Path) -> None:
+    gateway.house.root.put_file("incoming/p.tiff", phantom)
+    body = {"slide": "r", "source": "incoming/p.tiff"}
+    assert gateway.client.post("/v1/slides", json=body).json()["source"] == "incoming/p.tiff"
+    assert gateway.client.get("/v1/slides/r/deepzoom.dzi").status_code == 200
+    for wrong in ("incoming/none.tiff", "../p.tiff", "/etc/passwd"):
+        answer = gateway.client.post("/v1/slides", json={"slide": "r", "source": wrong})
+        assert answer.status_code == 422, wrong
+        assert answer.json()["errors"][0]["pointer"] == "#/source"
+
+
+@pytest.mark.parametrize("file", ["..%2Fx.svs", ".hidden", "a/b/c.svs", "-x", "a%00b"])
+def test_names_of_files_stay_below_their_slide(gateway: Gateway, file: str) -> None:
+    answer = gateway.client.put(f"/v1/slides/a/source/{file}", content=b"x")
+    assert answer.status_code in {404, 422}, answer.text
+    assert list(gateway.house.root.list("slides/")) == []
+
+
+def test_annotations_of_unknown_formats_are_refused(gateway: Gateway) -> None:
+    answer = gateway.client.put("/v1/slides/a/annotation/a.docx", content=b"x")
+    assert answer.status_code == 415
+    assert ".geojson" in answer.json()["remedy"]
