@@ -7,18 +7,23 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 
 from htd_client import Client, RefusedError
+from services.gateway.api.limits import Limits
+from services.gateway.api.problems import ProblemError
 from services.gateway.stack import Stack
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.gateway import CropBody, ImageBody
 from shared.contracts.synthesize import DatasetRequest
 from shared.imaging.regions import decode_png, encode_png
 from shared.jobs import Ledger, run_job
+from shared.live import connect
 from shared.settings import Settings
 from shared.storage import DirectoryStore, open_store
+from shared.tenants import tenant_ledger
 from tests.integration.conftest import QUICK, wait_for
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -126,3 +131,79 @@ def test_the_command_line_reads_alike_over_http(
     assert "bone" in capsys.readouterr().err
     assert htd(monkeypatch, "jobs", "list", *server) == 0
     assert "synthesize-" in capsys.readouterr().err
+
+
+def test_rates_and_quotas_have_an_end(stack: Stack) -> None:
+    limits = Limits(connect(stack.config.broker_url.get_secret_value()), requests=2)
+    limits.spend("t", "images", 7, 10)
+    with pytest.raises(ProblemError, match="more than the 3 that tenant 't' has left") as refused:
+        limits.spend("t", "images", 4, 10)
+    assert refused.value.details.status == 429
+    limits.spend("t", "images", 3, 10)
+    limits.spend("t", "images", 10**9, None)
+
+    def hurry() -> None:
+        for _ in range(6):  # of which three are in one window
+            limits.count_request("a")
+
+    with pytest.raises(ProblemError, match="2 requests within a minute"):
+        hurry()
+
+
+def test_a_tenants_job_goes_through_the_queue(stack: Stack, client: Client) -> None:
+    admin = {"Authorization": f"Bearer {stack.token}"}
+    httpx2.put(f"{stack.url}/v1/tenants/acme", json={}, headers=admin).raise_for_status()
+    body = {"name": "t", "scopes": ["admin"], "tenant": "acme"}
+    made = httpx2.post(f"{stack.url}/v1/tokens", json=body, headers=admin).json()
+    store = tenant_ledger(stack.config, "acme").store
+    publish_toy_model(store, make_region_set(store))
+    with Client(stack.url, made["token"]) as theirs:
+        theirs.submit_dataset(request("theirs"))
+        assert [status.state for status in theirs.watch_dataset("theirs")][-1] == "done"
+        assert [status.dataset for status in theirs.datasets()] == ["theirs"]
+    assert "theirs" not in {status.dataset for status in client.datasets()}
+    with pytest.raises(RefusedError, match="no dataset 'theirs'"):
+        client.dataset("theirs")
+
+
+def test_large_slides_go_straight_to_s3_in_parts(stack: Stack) -> None:
+    admin = {"Authorization": f"Bearer {stack.token}"}
+    data = np.random.default_rng(0).bytes((70 << 20) + 5)
+    with httpx2.Client(base_url=stack.url, headers=admin, timeout=60) as api:
+        body = {"file": "large.svs", "bytes": len(data)}
+        begun = api.post("/v1/slides/large/uploads", json=body)
+        place, missing = begun.headers["Location"], begun.json()["missing"]
+        size = begun.json()["upload"]["part_bytes"]
+        assert api.post(f"{place}/complete").status_code == 409
+        for part in reversed(missing):
+            start = (part["number"] - 1) * size
+            sent = httpx2.put(part["url"], content=data[start : start + part["bytes"]], timeout=60)
+            sent.raise_for_status()
+        assert api.get(place).json()["arrived"] == [1, 2]
+        assert api.post(f"{place}/complete").status_code == 200
+        assert api.get(place).status_code == 404
+        store = open_store(config=stack.config)
+        assert store.local("slides/large/source/large.svs").read_bytes() == data
+        api.delete("/v1/slides/large").raise_for_status()
+
+
+def test_an_upload_costs_the_gateway_no_memory(stack: Stack) -> None:
+    process = next(each for each in stack.processes if each.name == "gateway")
+    before = peak_memory(process.child.pid)
+
+    def body() -> Iterator[bytes]:
+        for _ in range(256):
+            yield b"x" * (1 << 20)
+
+    headers = {"Authorization": f"Bearer {stack.token}", "Content-Length": str(256 << 20)}
+    answer = httpx2.put(
+        f"{stack.url}/v1/slides/big/source/big.svs", content=body(), headers=headers, timeout=120
+    )
+    assert answer.json()["files"] == {"slides/big/source/big.svs": 256 << 20}
+    assert peak_memory(process.child.pid) - before < 64 << 10
+
+
+def peak_memory(pid: int) -> int:
+    """Most memory that a process has had, KiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])

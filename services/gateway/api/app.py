@@ -10,6 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.api import (
+    admin,
     datasets,
     images,
     jobs,
@@ -120,7 +121,7 @@ def make_app(config: Settings) -> FastAPI:
     app.state.zooms = Zooms()
     app.state.figures = Figures(house)
     problems.install(app)
-    for module in (datasets, images, slides, uploads, tiles, jobs, ops):
+    for module in (datasets, images, slides, uploads, tiles, jobs, admin, ops):
         app.include_router(module.router)
     return app
 

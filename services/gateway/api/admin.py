@@ -1,0 +1,126 @@
+"""/v1/tokens, /v1/tenants, /v1/audit: for administrators."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+
+from services.gateway.api.access import Admin, Caller
+from services.gateway.api.paging import Cursor, Limit, page
+from services.gateway.api.problems import ProblemError, documented
+from services.gateway.api.tokens import Scope, TokenRecord
+from shared.contracts.base import Contract, Name
+from shared.tenants import LOCAL, Tenant, TenantRecord, tenant_key, tenants
+
+router = APIRouter(prefix="/v1", tags=["administration"])
+
+TokenId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="`id` of the token")]
+
+
+class TokenBody(Contract):
+    """A token to make."""
+
+    name: Name
+    scopes: tuple[Scope, ...]
+    tenant: Tenant | None = None
+    """Default: the caller's own; only the local tenant's administrators name others."""
+
+
+class NewToken(Contract):
+    """A token that was made; `token` is shown this once."""
+
+    token: str
+    record: TokenRecord
+
+
+class NamedTenant(Contract):
+    """A tenant and what it may use."""
+
+    tenant: str
+    record: TenantRecord
+
+
+class AuditPage(Contract):
+    """Some of a day's audit records, in order."""
+
+    items: tuple[dict[str, Any], ...]
+    next: str | None
+
+
+def _check_ruler(caller: Caller) -> None:
+    if caller.token.tenant != LOCAL:
+        raise ProblemError(
+            403,
+            "forbidden",
+            f"tenants are managed by tenant {LOCAL!r}; this token is of {caller.token.tenant!r}",
+        )
+
+
+@router.post("/tokens", status_code=201)
+def create_token(body: TokenBody, caller: Admin) -> NewToken:
+    """Make a token."""
+    tenant = body.tenant or caller.token.tenant
+    if tenant != caller.token.tenant:
+        _check_ruler(caller)
+    if tenant not in tenants(caller.house.root):
+        raise ProblemError(
+            422,
+            "invalid",
+            f"there is no tenant {tenant!r}",
+            remedy=f"PUT /v1/tenants/{tenant} first",
+            pointer="#/tenant",
+        )
+    token, record = caller.house.tokens.create(body.name, tenant, body.scopes)
+    caller.audit("create token", id=record.id, name=body.name, scopes=list(body.scopes))
+    return NewToken(token=token, record=record)
+
+
+@router.get("/tokens")
+def list_tokens(caller: Admin) -> list[TokenRecord]:
+    """List the tenant's tokens; the local tenant sees all."""
+    tenant = caller.token.tenant
+    return caller.house.tokens.all(None if tenant == LOCAL else tenant)
+
+
+@router.delete("/tokens/{token}", status_code=204, responses=documented(404))
+def revoke_token(token: TokenId, caller: Admin) -> None:
+    """Make a token void; other gateways of this store take it for some seconds more."""
+    for record in list_tokens(caller):
+        if record.id == token:
+            caller.house.tokens.revoke(record)
+            caller.audit("revoke token", id=token, name=record.name)
+            return
+    raise ProblemError(404, "no-token", f"there is no token {token!r}")
+
+
+@router.get("/tenants")
+def list_tenants(caller: Admin) -> list[NamedTenant]:
+    """List tenants and what they may use."""
+    _check_ruler(caller)
+    house = caller.house
+    return [NamedTenant(tenant=name, record=house.tenant(name)) for name in tenants(house.root)]
+
+
+@router.put("/tenants/{tenant}")
+def put_tenant(tenant: Tenant, body: TenantRecord, caller: Admin) -> NamedTenant:
+    """Make a tenant, or change what it may use. Its slides, models and datasets are its own."""
+    _check_ruler(caller)
+    caller.house.root.put_json(tenant_key(tenant), body)
+    caller.audit("put tenant", name=tenant, record=body.model_dump())
+    return NamedTenant(tenant=tenant, record=body)
+
+
+@router.get("/audit")
+def list_audit(
+    caller: Admin,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    day: Annotated[date | None, Query(description="UTC; default: today")] = None,
+) -> AuditPage:
+    """List who made what from what on one day, in the caller's tenant."""
+    chosen = day or datetime.now(UTC).date()
+    keys = caller.house.root.list(f"audit/{caller.token.tenant}/{chosen:%Y-%m-%d}/")
+    items, following = page(keys, cursor, limit, caller.house.root.get_json)
+    return AuditPage(items=items, next=following)

@@ -1,0 +1,119 @@
+"""The HTTP API's tokens, scopes, tenants, quotas and audit log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from services.gateway.api.tokens import Tokens
+from shared.storage import DirectoryStore
+from shared.tenants import ledger_of, tenant_ledger
+from tests.gateway import Gateway
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+from tests.unit.test_gateway_datasets import BODY
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    return Gateway(tmp_path)
+
+
+def test_the_first_token_is_made_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    token = Tokens(store).create_first()
+    assert token is not None
+    assert Tokens(store).create_first() is None
+    assert all(token not in store.get(key).decode() for key in store.list())
+    found = Tokens(store).find(token)
+    assert found is not None
+    assert (found.tenant, found.scopes) == ("local", ("admin",))
+    assert Tokens(store).find(token[:-1] + ("a" if token[-1] != "a" else "b")) is None
+
+
+def test_without_a_token_there_is_nothing(gateway: Gateway) -> None:
+    for headers in ({"Authorization": ""}, {"Authorization": "Bearer htd_x"}):
+        answer = gateway.client.get("/v1/datasets", headers=headers)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert answer.json()["type"].endswith("unauthorized")
+
+
+def test_scopes_are_kept_apart(gateway: Gateway) -> None:
+    reader, maker = gateway.holding("read"), gateway.holding("generate")
+    assert reader.get("/v1/datasets").status_code == 200
+    assert maker.get("/v1/datasets").status_code == 403
+    assert reader.post("/v1/datasets", json=BODY).status_code == 403
+    assert maker.post("/v1/datasets", json=BODY).status_code == 202
+    assert maker.post("/v1/embed", json={"cohort": "c"}).status_code == 403
+    assert reader.get("/v1/tokens").status_code == 403
+
+
+def test_tokens_are_made_and_revoked(gateway: Gateway) -> None:
+    made = gateway.client.post("/v1/tokens", json={"name": "ann", "scopes": ["read"]}).json()
+    headers = {"Authorization": f"Bearer {made['token']}"}
+    assert gateway.client.get("/v1/datasets", headers=headers).status_code == 200
+    listed = gateway.client.get("/v1/tokens").json()
+    assert made["record"] in listed
+    assert gateway.client.delete(f"/v1/tokens/{made['record']['id']}").status_code == 204
+    assert gateway.client.get("/v1/datasets", headers=headers).status_code == 401
+
+
+def test_tenants_do_not_see_each_other(gateway: Gateway) -> None:
+    token = {"name": "t", "scopes": ["admin"], "tenant": "acme"}
+    assert gateway.client.post("/v1/tokens", json=token).status_code == 422
+    assert gateway.client.put("/v1/tenants/acme", json={"images_per_day": 10}).status_code == 200
+    made = gateway.client.post("/v1/tokens", json=token).json()["token"]
+    theirs = gateway.holding("admin", tenant="acme")
+    theirs.headers["Authorization"] = f"Bearer {made}"
+    assert theirs.post("/v1/datasets", json=BODY).status_code == 422  # no such model of theirs
+    store = tenant_ledger(gateway.config, "acme").store
+    publish_toy_model(store, make_region_set(store))
+    theirs.put("/v1/slides/s/source/s.svs", content=b"theirs")
+    assert gateway.client.get("/v1/slides").json()["items"] == []
+    assert gateway.client.get("/v1/slides/s").status_code == 404
+    assert [item["slide"] for item in theirs.get("/v1/slides").json()["items"]] == ["s"]
+    assert theirs.get("/v1/tenants").status_code == 403
+    assert theirs.put("/v1/tenants/local", json={}).status_code == 403
+    assert theirs.post("/v1/tokens", json=token | {"tenant": "local"}).status_code == 403
+    assert {item["tenant"] for item in theirs.get("/v1/tokens").json()} == {"acme"}
+
+
+def test_a_tenants_job_is_done_in_its_own_part_of_the_store(gateway: Gateway) -> None:
+    gateway.client.put("/v1/tenants/acme", json={})
+    store = tenant_ledger(gateway.config, "acme").store
+    publish_toy_model(store, make_region_set(store))
+    theirs = gateway.holding("admin", tenant="acme")
+    job = theirs.post("/v1/datasets", json=BODY).json()["job"]
+    own = gateway.client.post("/v1/datasets", json=BODY).json()["job"]
+    assert job == f"acme.{own}"
+    assert ledger_of(gateway.config, job).store.url == store.url
+    assert gateway.work(job).state == "done"
+    assert theirs.get("/v1/datasets/d").json()["state"] == "done"
+    assert gateway.client.get("/v1/datasets/d").json()["state"] == "planning"
+    assert gateway.client.get(f"/v1/jobs/{job}").status_code == 404
+    assert all(key.startswith("tenants/acme/") for key in gateway.house.root.list("tenants/"))
+
+
+def test_a_quota_without_anything_to_count_with_refuses(gateway: Gateway) -> None:
+    gateway.client.put("/v1/tenants/local", json={"images_per_day": 10})
+    assert gateway.client.post("/v1/datasets", json=BODY).status_code == 503
+
+
+def test_without_redis_rates_are_not_limited(gateway: Gateway) -> None:
+    with pytest.raises(RedisConnectionError):
+        gateway.house.redis.ping()
+    gateway.house.limits.count_request("a")
+
+
+def test_what_was_made_from_what_is_in_the_audit_log(gateway: Gateway) -> None:
+    job = gateway.client.post("/v1/datasets", json=BODY).json()["job"]
+    gateway.client.post("/v1/datasets/d/cancel")
+    items = gateway.client.get("/v1/audit").json()["items"]
+    assert [item["action"] for item in items] == ["submit synthesize", "cancel"]
+    assert (items[0]["job"], items[0]["token"], items[0]["request"]["model"]) == (
+        job, "tester", "toy",
+    )  # fmt: skip
