@@ -124,7 +124,7 @@ def import_features(
             raise InputError(f"{folder} holds no {name}.h5, which cohort {cohort!r} needs")
         found = read_features(path)
         widths[name] = found.features.shape[1]
-        _check_places(path, found, slide, grid)
+        check_places(path, found, slide, grid)
     if len(set(widths.values())) != 1:
         raise InputError(f"features of different widths: {widths}")
     counts, digests = {}, {}
@@ -145,7 +145,8 @@ def import_features(
     return made
 
 
-def _check_places(path: Path, found: Features, slide: SlideRecord, grid: PatchGrid) -> None:
+def check_places(path: Path, found: Features, slide: SlideRecord, grid: PatchGrid) -> None:
+    """Raise `InputError` unless features are of patches of `slide`, as large as the grid's."""
     side = grid.size * grid.mpp / slide.mpp
     if found.side is not None and abs(found.side - side) > 0.05 * side:
         raise InputError(

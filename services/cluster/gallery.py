@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from shared.contracts.cluster import cluster_key
 from shared.contracts.ingest import CohortRecord, PatchGrid
-from shared.imaging.sheet import sheet
 from shared.imaging.slide import open_record
 from shared.storage import ObjectStore
 
@@ -37,19 +36,16 @@ def read_patches(store: ObjectStore, slide: str, grid: PatchGrid, spots: list[Sp
     return np.stack([_resized(image, 64) for image in images])
 
 
-def draw_gallery(
-    store: ObjectStore, run: str, cohort: CohortRecord, names: dict[int, str]
-) -> UInt8:
-    """Draw each type's patches nearest to its centroid, taking turns between slides.
+def find_examples(store: ObjectStore, run: str, cohort: CohortRecord) -> dict[int, list[UInt8]]:
+    """Read each type's patches nearest to its centroid, taking turns between slides.
 
     Args:
         store: where slides and assignments are.
         run: the clustering.
         cohort: its cohort.
-        names: label (cluster + 1) → name.
 
     Returns:
-        uint8 RGB: one row for each type that has patches.
+        Label (cluster + 1) → at most `EXAMPLES` RGB squares; types without patches are not in it.
     """
     ranked: dict[int, list[tuple[int, float, str, Spot]]] = {}
     for slide in sorted(cohort.splits):
@@ -65,8 +61,10 @@ def draw_gallery(
             )
     chosen = {cluster: sorted(ranked[cluster])[:EXAMPLES] for cluster in sorted(ranked)}
     images = _read_all(store, cohort.patches, [spot for row in chosen.values() for spot in row])
-    rows = [[images[slide, place] for _, _, slide, place in row] for row in chosen.values()]
-    return sheet(rows, [names[cluster + 1] for cluster in chosen])
+    return {
+        cluster + 1: [images[slide, place] for _, _, slide, place in row]
+        for cluster, row in chosen.items()
+    }
 
 
 def _read_all(

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.cluster.gallery import draw_gallery
-from services.cluster.types import classes_of, read_types
+from services.cluster.gallery import find_examples
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
 from shared.imaging.label_map import TILE, LabelMap, write_label_map
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.regions import encode_png, load_region_set
+from shared.imaging.sheet import sheet
 from shared.imaging.slide import open_record
 from shared.storage import ObjectStore
+from shared.tissue_types import classes_of, read_types
 
 
 def write_map(path: Path, labels: NDArray[np.uint8], mpp: float) -> None:
@@ -58,9 +59,11 @@ def sum_up(
     cohort = store.get_model(cohort_key(record.cohort), CohortRecord)
     types = read_types(store, record.run, record.k)
     classes, _ = classes_of(types)
-    names = {label: kind.name for label, kind in types.items()}
-    picture = draw_gallery(store, record.run, cohort, names)
+    examples = find_examples(store, record.run, cohort)
+    picture = sheet(list(examples.values()), [types[label].name for label in examples])
     store.put(cluster_key(record.run, "gallery.png"), encode_png(picture))
+    for label, squares in examples.items():
+        store.put(cluster_key(record.run, f"examples/{label}.png"), encode_png(np.hstack(squares)))
     made = RegionSet(
         name=record.run,
         cohort=record.cohort,

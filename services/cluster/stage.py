@@ -20,7 +20,6 @@ from services.cluster.classifier import accuracy, train_classifier
 from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.kmeans import assign, diverse_sample, hierarchical_kmeans
 from services.cluster.regions import cut_slide, sum_up, write_map
-from services.cluster.types import default_types, read_types, write_types
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
@@ -28,6 +27,7 @@ from shared.errors import InputError
 from shared.imaging.regions import table_bytes
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import ObjectStore
+from shared.tissue_types import default_types, read_types, write_types
 
 FIT, CLASSIFY = "fit", "classifier"
 STREAM = 16384

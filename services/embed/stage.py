@@ -19,10 +19,16 @@ from shared.contracts.embed import (
     feature_record_key,
     features_key,
 )
-from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
+from shared.contracts.ingest import (
+    CohortRecord,
+    SlideRecord,
+    cohort_key,
+    patches_key,
+    slide_key,
+)
 from shared.encoders import embedded_key, load_encoder
 from shared.errors import InputError
-from shared.features import write_features
+from shared.features import check_places, read_features, write_features
 from shared.imaging.slide import Slide, open_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import sha256_file
@@ -39,6 +45,18 @@ class EmbedStage(Stage[EmbedRequest]):
     def plan(self, request: EmbedRequest, context: Context) -> Plan:
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
         slides = tuple(Shard(id=slide) for slide in sorted(record.splits))
+        if request.imported is not None:
+            missing = [
+                shard.id
+                for shard in slides
+                if not context.store.exists(_imported(request, shard.id))
+            ]
+            if missing:
+                raise InputError(
+                    f"{request.imported} lacks <slide>.h5 of {', '.join(missing)}, which cohort "
+                    f"{request.cohort!r} needs: upload them too"
+                )
+            return Plan(phases=(slides,))
         if request.encoder == "embedded":
             return Plan(phases=((Shard(id=FIT),), slides))
         load_encoder(request.encoder, context.store, weights=request.weights)
@@ -49,6 +67,8 @@ class EmbedStage(Stage[EmbedRequest]):
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
         if shard.id == FIT:
             return _fit(request, record, context)
+        if request.imported is not None:
+            return _import(request, record, shard.id, context)
         return _embed(request, record, shard.id, context)
 
     def finish(
@@ -56,6 +76,9 @@ class EmbedStage(Stage[EmbedRequest]):
     ) -> dict[str, Any]:
         slides = {name: part for name, part in sorted(done.items()) if name != FIT}
         first = next(iter(slides.values()))
+        widths = {name: part["dim"] for name, part in slides.items()}
+        if len(set(widths.values())) != 1:
+            raise InputError(f"features of different widths: {widths}")
         record = FeatureRecord(
             encoder=request.encoder,
             cohort=request.cohort,
@@ -66,6 +89,32 @@ class EmbedStage(Stage[EmbedRequest]):
         )
         context.store.put_json(feature_record_key(request.encoder, request.cohort), record)
         return {"slides": len(slides), "patches": sum(record.slides.values()), "dim": record.dim}
+
+
+def _imported(request: EmbedRequest, slide: str) -> str:
+    return f"{request.imported}/{slide}.h5"
+
+
+def _import(
+    request: EmbedRequest, record: CohortRecord, name: str, context: Context
+) -> dict[str, Any]:
+    """Take a slide's features from elsewhere, written anew in our layout."""
+    slide = context.store.get_model(slide_key(name), SlideRecord)
+    source = context.store.local(_imported(request, name))
+    found = read_features(source)
+    check_places(source, found, slide, record.patches)
+    width = found.features.shape[1]
+    with context.store.writing(features_key(request.encoder, request.cohort, name)) as path:
+        write_features(
+            path, found.coords, [found.features], width, slide, record.patches, request.encoder
+        )
+        digest = sha256_file(path)
+    return {
+        "patches": len(found.coords),
+        "dim": width,
+        "license": "unknown",
+        "sha256": digest,
+    }
 
 
 def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[str, Any]:

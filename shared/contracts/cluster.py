@@ -6,6 +6,7 @@ clusters/<run>/types.yaml           names and merges; a person may edit it
 clusters/<run>/assignments/<slide>.parquet   x, y, cluster, distance
 clusters/<run>/labels/<slide>.tif   label map, one pixel per patch stride
 clusters/<run>/gallery.png          example patches of every type
+clusters/<run>/examples/<type>.png  the same of one type
 clusters/<run>/classifier.safetensors   the light classifier, if asked for
 regions/<run>/…                     region set from the pseudo label maps
 """
@@ -56,6 +57,14 @@ class ClusterRecord(Contract):
     mean_distance: tuple[float, ...] = Field(description="mean cosine distance to the centroid")
     classifier_accuracy: float | None = Field(description="on patches of held-out slides")
     classifier_slides: tuple[str, ...] = ()
+
+
+class TissueType(Contract):
+    """What a person says of one type."""
+
+    name: str = Field(min_length=1, max_length=128)
+    color: tuple[int, int, int]
+    merge: int | None = None
 
 
 def cluster_key(run: str, name: str) -> str:

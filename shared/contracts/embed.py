@@ -27,6 +27,9 @@ class EmbedRequest(Request):
         "a registry key, a timm model name, or hf-hub:owner/name",
     )
     weights: str | None = Field(None, description="key or absolute path of local weights")
+    imported: str | None = Field(
+        None, description="take features made elsewhere: prefix of <slide>.h5, as TRIDENT's"
+    )
     batch_size: int = Field(64, ge=1, le=4096)
     train_steps: int = Field(400, ge=1, description="steps of the embedded encoder's training")
     train_patches: int = Field(4000, ge=64, description="patches it is trained on, at most")

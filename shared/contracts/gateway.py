@@ -6,14 +6,17 @@ datasets/<id>/submission.json   Submission
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, Name
+from shared.contracts.cluster import TissueType
 from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
+from shared.contracts.serving import Engine
 from shared.contracts.synthesize import DatasetRequest, dataset_key
+from shared.contracts.train import ModelRecord
 
 
 class Submission(Contract):
@@ -164,3 +167,78 @@ class UploadStatus(Contract):
     upload: Upload
     arrived: tuple[int, ...]
     missing: tuple[UploadPart, ...] = Field(description="the next parts, at most 100")
+
+
+class Names(Contract):
+    """Some of the names of a kind of thing, sorted."""
+
+    items: tuple[str, ...]
+    next: str | None = Field(description="`cursor` of the next page")
+
+
+class RegionRow(Contract):
+    """One region of a set."""
+
+    key: str
+    slide: str
+    x: int = Field(description="level-0 pixels")
+    y: int
+    fractions: tuple[float, ...] = Field(description="share per class, background first")
+
+
+class RegionPage(Contract):
+    """Some of a slide's regions, by key."""
+
+    items: tuple[RegionRow, ...]
+    next: str | None = Field(description="`cursor` of the next page")
+
+
+class AtlasType(Contract):
+    """A tissue type that clustering found, and what a person says of it."""
+
+    label: int = Field(description="cluster + 1")
+    type: TissueType
+    patches: int
+    mean_distance: float = Field(description="mean cosine distance to the centroid")
+
+
+class Atlas(Contract):
+    """The tissue types of a clustering."""
+
+    run: str
+    cohort: str
+    encoder: str
+    types: tuple[AtlasType, ...]
+
+
+class TrainingRun(Contract):
+    """A training run: its job, its curves, its sample sheets."""
+
+    run: str
+    job: str | None
+    state: State | None
+    curves: dict[str, tuple[dict[str, float], ...]] = Field(
+        description="vae, decoder, denoiser → rows of metrics"
+    )
+    samples: tuple[str, ...] = Field(description="names of the sample sheets, in order")
+
+
+class ModelInfo(Contract):
+    """A model version."""
+
+    record: ModelRecord
+    served: bool = Field(description="whether it is what Triton serves of the model")
+
+
+class ModelPage(Contract):
+    """Some of the models' versions."""
+
+    items: tuple[ModelInfo, ...]
+    next: str | None = Field(description="`cursor` of the next page")
+
+
+class PublishBody(Contract):
+    """How a version is served."""
+
+    engine: Engine = "pytorch"
+    device: Literal["cpu", "cuda"] = "cpu"

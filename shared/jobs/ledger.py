@@ -71,6 +71,16 @@ class Ledger:
         self.store.put(f"open-jobs/{job}", b"")
         return job
 
+    def reopen(self, job: str, shards: str) -> None:
+        """Have the shards whose ids start with `shards` done anew, and what sums them up.
+
+        For what a person has changed since; the shards before them stay done.
+        """
+        for name in ("result.json", "cancelled", "done/finish.json", "attempts/", "failed/"):
+            self.store.delete_prefix(self.key(job, name))
+        self.store.delete_prefix(self.key(job, f"done/{shards}"))
+        self.store.put(f"open-jobs/{job}", b"")
+
     def open_jobs(self) -> list[str]:
         """Ids of the jobs that have no result yet."""
         return [key.removeprefix("open-jobs/") for key in self.store.list("open-jobs/")]

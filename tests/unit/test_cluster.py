@@ -15,8 +15,7 @@ from services.cluster import stage
 from services.cluster.kmeans import assign, diverse_sample, hierarchical_kmeans, normalize
 from services.cluster.regions import apply_types
 from services.cluster.stage import ClusterStage, type_map, vote
-from services.cluster.types import TissueType, classes_of, default_types, read_types, write_types
-from shared.contracts.cluster import ClusterRecord, ClusterRequest, cluster_key
+from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import PatchGrid, SlideRecord, patches_key, slide_key
 from shared.contracts.regions import RegionRule
@@ -26,6 +25,7 @@ from shared.imaging.label_map import LabelMap
 from shared.imaging.regions import decode_png, load_region_set, read_regions
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
+from shared.tissue_types import classes_of, default_types, read_types, write_types
 from tests.texture_slides import RULE, SPLITS, ingest_textures
 
 GRID = PatchGrid(size=64, mpp=1.0, stride=32)

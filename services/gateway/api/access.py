@@ -45,6 +45,12 @@ class Caller:
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
 
+    def reopen(self, job: str, shards: str) -> None:
+        """Have some shards of a finished job done anew, and note it in the audit log."""
+        self.ledger.reopen(job, shards)
+        self.house.start(self.ledger, job)
+        self.audit("reopen", job=job, shards=shards)
+
     def audit(self, action: str, **what: Any) -> None:
         """Note what was done in the audit log."""
         self.house.audit(self.token.tenant, self.token.name, action, what)

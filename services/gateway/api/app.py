@@ -11,9 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.api import (
     admin,
+    clusters,
+    cohorts,
     datasets,
     images,
     jobs,
+    models,
     ops,
     problems,
     slides,
@@ -121,7 +124,19 @@ def make_app(config: Settings) -> FastAPI:
     app.state.zooms = Zooms()
     app.state.figures = Figures(house)
     problems.install(app)
-    for module in (datasets, images, slides, uploads, tiles, jobs, admin, ops):
+    for module in (
+        datasets,
+        images,
+        slides,
+        uploads,
+        tiles,
+        cohorts,
+        clusters,
+        models,
+        jobs,
+        admin,
+        ops,
+    ):
         app.include_router(module.router)
     return app
 

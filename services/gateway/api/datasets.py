@@ -21,7 +21,7 @@ from services.gateway.api.dataset_checks import check_dataset
 from services.gateway.api.dataset_status import dataset_status, find_submission
 from services.gateway.api.idempotency import IdempotencyKey, check_key, keep_key
 from services.gateway.api.paging import Cursor, Limit, page
-from services.gateway.api.problems import ProblemError, documented
+from services.gateway.api.problems import ProblemError, documented, returning
 from services.gateway.api.streams import send_object, tar_stream
 from services.gateway.api.watching import Watching
 from shared.contracts.base import Name
@@ -230,7 +230,7 @@ def _worked_on(found: Found) -> bool:
 @router.get(
     "/{dataset}/preview",
     response_class=Response,
-    responses=documented(404, 409) | {200: {"content": {"image/png": {}}}},
+    responses=documented(404, 409) | returning("image/png"),
 )
 def preview_dataset(found: Readable) -> Response:
     """Draw the first images below their label maps, as soon as a shard is done."""
@@ -317,7 +317,7 @@ def list_shards(found: Readable, limit: Limit = 50, cursor: Cursor = None) -> Sh
 @router.get(
     "/{dataset}/files/{path:path}",
     response_class=StreamingResponse,
-    responses=documented(404) | {200: {"content": {"application/octet-stream": {}}}},
+    responses=documented(404) | returning("application/octet-stream"),
 )
 def download_file(
     found: Readable, path: Annotated[str, Path(max_length=512, description="as in the archive")]
@@ -332,7 +332,7 @@ def download_file(
 @router.get(
     "/{dataset}/archive",
     response_class=StreamingResponse,
-    responses=documented(404, 409) | {200: {"content": {"application/x-tar": {}}}},
+    responses=documented(404, 409) | returning("application/x-tar"),
 )
 def download_archive(found: Readable) -> StreamingResponse:
     """Download a dataset as one tar: shards, manifest, card, exports."""
@@ -358,7 +358,7 @@ def _members(found: Found) -> Iterator[tuple[str, str]]:
 @router.get(
     "/{dataset}/card",
     response_class=Response,
-    responses=documented(404) | {200: {"content": {"text/markdown": {}}}},
+    responses=documented(404) | returning("text/markdown"),
 )
 def show_card(found: Readable) -> Response:
     """Return the dataset card: Markdown with the front matter of the Hugging Face hub."""
@@ -369,7 +369,7 @@ def show_card(found: Readable) -> Response:
 @router.get(
     "/{dataset}/croissant",
     response_class=Response,
-    responses=documented(404) | {200: {"content": {"application/ld+json": {}}}},
+    responses=documented(404) | returning("application/ld+json"),
 )
 def show_croissant(found: Readable) -> Response:
     """Return the dataset's metadata as Croissant 1.0 JSON-LD."""

@@ -63,9 +63,13 @@ class House:
         if ledger.store.exists(f"open-jobs/{job}"):
             return job
         ledger.submit(request)
-        with suppress(QueueError):  # then the reconciler queues it
-            self.dispatcher.start(ledger, job)
+        self.start(ledger, job)
         return job
+
+    def start(self, ledger: Ledger, job: str) -> None:
+        """Queue what a job can do now."""
+        with suppress(QueueError):  # then the reconciler does
+            self.dispatcher.start(ledger, job)
 
     def progress(self, job: str) -> dict[str, dict[str, Any]]:
         """What the running units of a job have reported; nothing where Redis is away."""

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.api.access import house_of
 from services.gateway.api.house import House
-from services.gateway.api.problems import documented
+from services.gateway.api.problems import documented, returning
 from services.stages import REQUESTS
 from shared.metrics import read_counts
 
@@ -102,7 +102,7 @@ def readiness(house: Annotated[House, Depends(house_of)]) -> dict[str, str]:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}},
+    responses=returning("text/plain"),
 )
 def metrics(request: Request) -> Response:
     """Return figures in the format of Prometheus."""

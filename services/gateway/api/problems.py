@@ -185,3 +185,9 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
+
+
+def returning(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """Document that an operation returns bytes of a media type."""
+    schema = {"type": "string"} | ({} if media_type.startswith("text/") else {"format": "binary"})
+    return {200: {"content": {media_type: {"schema": schema}}}}

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Annotator, Caller, Reader
 from services.gateway.api.paging import Cursor, Limit, page
-from services.gateway.api.problems import ProblemError, blaming, documented
+from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
 from services.gateway.api.streams import send_object
 from shared.contracts.base import Name
@@ -156,7 +156,7 @@ async def _put(request: Request, caller: Caller, slide: str, key: str, size: int
 @router.get(
     "/{slide}/annotation",
     response_class=StreamingResponse,
-    responses=documented(404) | {200: {"content": {"application/octet-stream": {}}}},
+    responses=documented(404) | returning("application/octet-stream"),
 )
 def get_annotation(slide: SlideName, caller: Reader) -> StreamingResponse:
     """Download a slide's annotation as it was uploaded."""
@@ -169,7 +169,7 @@ def get_annotation(slide: SlideName, caller: Reader) -> StreamingResponse:
 @router.get(
     "/{slide}/labels.tif",
     response_class=StreamingResponse,
-    responses=documented(404) | {200: {"content": {"image/tiff": {}}}},
+    responses=documented(404) | returning("image/tiff"),
 )
 def get_label_map(slide: SlideName, caller: Reader) -> StreamingResponse:
     """Download the label map that ingest made of the annotation."""

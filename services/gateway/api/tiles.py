@@ -19,7 +19,7 @@ from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
 from services.gateway.api.access import Caller, Reader
-from services.gateway.api.problems import ProblemError, documented
+from services.gateway.api.problems import ProblemError, documented, returning
 from services.gateway.api.slides import SlideName, find_slide
 from shared.contracts.base import Classes, Name, class_color
 from shared.contracts.ingest import CohortRecord, cohort_key, slide_key
@@ -198,7 +198,7 @@ def _zoom(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:
 @router.get(
     "/deepzoom.dzi",
     response_class=Response,
-    responses=documented(404) | {200: {"content": {"application/xml": {}}}},
+    responses=documented(404) | returning("application/xml"),
 )
 def describe_tiles(slide: SlideName, request: Request, caller: Reader) -> Response:
     """Describe a slide's tiles: the file that OpenSeadragon opens."""
@@ -209,8 +209,7 @@ def describe_tiles(slide: SlideName, request: Request, caller: Reader) -> Respon
 @router.get(
     "/deepzoom/{level}/{column}_{row}.jpeg",
     response_class=Response,
-    responses=documented(404)
-    | {200: {"content": {"image/jpeg": {}}}, 304: {"description": "Not modified"}},
+    responses=documented(404) | returning("image/jpeg") | {304: {"description": "Not modified"}},
 )
 def get_tile(
     slide: SlideName,
@@ -233,8 +232,7 @@ def get_tile(
 @router.get(
     "/labels/{level}/{column}_{row}.png",
     response_class=Response,
-    responses=documented(404)
-    | {200: {"content": {"image/png": {}}}, 304: {"description": "Not modified"}},
+    responses=documented(404) | returning("image/png") | {304: {"description": "Not modified"}},
 )
 def get_label_tile(
     slide: SlideName,

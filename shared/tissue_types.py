@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from shared.contracts.base import Classes, Contract, LabelClass, class_color
-from shared.contracts.cluster import cluster_key
+from shared.contracts.base import Classes, LabelClass, class_color
+from shared.contracts.cluster import TissueType, cluster_key
 from shared.errors import InputError
 from shared.storage import ObjectStore
 
@@ -17,14 +17,6 @@ HEADER = """\
 # Rename as you like. Types of the same name are one class; `merge: N` takes a type
 # into type N. Then run htd cluster with --fresh, which keeps this file.
 """
-
-
-class TissueType(Contract):
-    """What a person says of one type."""
-
-    name: str = Field(min_length=1, max_length=128)
-    color: tuple[int, int, int]
-    merge: int | None = None
 
 
 def default_types(k: int) -> dict[int, TissueType]:
@@ -53,6 +45,12 @@ def read_types(store: ObjectStore, run: str, k: int) -> dict[int, TissueType]:
         types = {int(label): TissueType.model_validate(kind) for label, kind in plain.items()}
     except (yaml.YAMLError, ValidationError, AttributeError, ValueError) as error:
         raise InputError(f"{key} is malformed: {error}") from error
+    check_types(types, k, key)
+    return types
+
+
+def check_types(types: dict[int, TissueType], k: int, key: str) -> None:
+    """Raise `InputError` unless `types` are the types 1 to k, merged into one another only."""
     if set(types) != set(range(1, k + 1)):
         raise InputError(
             f"{key} must list the types 1 to {k}, each once: mend it, delete it to have it written "
@@ -61,7 +59,6 @@ def read_types(store: ObjectStore, run: str, k: int) -> dict[int, TissueType]:
     for label, kind in types.items():
         if kind.merge is not None and kind.merge not in types:
             raise InputError(f"{key}: type {label} is merged into {kind.merge}, which is none")
-    return types
 
 
 def classes_of(types: dict[int, TissueType]) -> tuple[Classes, NDArray[np.uint8]]:

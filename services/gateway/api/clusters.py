@@ -1,0 +1,143 @@
+"""/v1/clusters: clusterings, and the atlas of tissue types that people name and merge."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Response
+
+from services.gateway.api.access import Annotator, Caller, Reader
+from services.gateway.api.paging import Cursor, Limit, page
+from services.gateway.api.problems import ProblemError, blaming, documented, returning
+from shared.contracts.base import Name
+from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
+from shared.contracts.gateway import Atlas, AtlasType, Names
+from shared.contracts.jobs import JobStatus
+from shared.metrics import stage_of
+from shared.storage import sha256
+from shared.tissue_types import check_types, classes_of, read_types, write_types
+
+router = APIRouter(prefix="/v1/clusters", tags=["clusters"])
+
+Run = Annotated[Name, Path(description="name of the clustering")]
+
+
+def _record(caller: Caller, run: str) -> ClusterRecord:
+    return caller.store.get_model(cluster_key(run, "run.json"), ClusterRecord)
+
+
+def _tag(caller: Caller, run: str) -> str:
+    return f'"{sha256(caller.store.get(cluster_key(run, "types.yaml")))[:32]}"'
+
+
+@router.get("")
+def list_clusterings(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Names:
+    """List clusterings by name."""
+    items, following = page(caller.store.folders("clusters/"), cursor, limit, str)
+    return Names(items=items, next=following)
+
+
+@router.get("/{run}", responses=documented(404))
+def show_atlas(run: Run, caller: Reader, response: Response) -> Atlas:
+    """Return a clustering's tissue types: names, colours, merges, sizes."""
+    record = _record(caller, run)
+    response.headers["ETag"] = _tag(caller, run)
+    types = read_types(caller.store, run, record.k)
+    return Atlas(
+        run=run,
+        cohort=record.cohort,
+        encoder=record.encoder,
+        types=tuple(
+            AtlasType(
+                label=label,
+                type=kind,
+                patches=record.counts[label - 1],
+                mean_distance=record.mean_distance[label - 1],
+            )
+            for label, kind in sorted(types.items())
+        ),
+    )
+
+
+@router.get(
+    "/{run}/gallery.png",
+    response_class=Response,
+    responses=documented(404) | returning("image/png"),
+)
+def show_gallery(run: Run, caller: Reader) -> Response:
+    """Return example patches of every type, a row each."""
+    return Response(caller.store.get(cluster_key(run, "gallery.png")), media_type="image/png")
+
+
+@router.get(
+    "/{run}/types/{label}.png",
+    response_class=Response,
+    responses=documented(404) | returning("image/png"),
+)
+def show_examples(run: Run, label: Annotated[int, Path(ge=1, le=255)], caller: Reader) -> Response:
+    """Return example patches of one type, side by side."""
+    data = caller.store.get(cluster_key(run, f"examples/{label}.png"))
+    return Response(data, media_type="image/png")
+
+
+@router.put("/{run}/types", responses=documented(404, 412))
+def put_types(
+    run: Run,
+    types: dict[int, TissueType],
+    caller: Annotator,
+    response: Response,
+    if_match: Annotated[
+        str | None, Header(description="ETag of the atlas; refused if it has changed since")
+    ] = None,
+) -> Atlas:
+    """Name, colour and merge all types. Regions follow at POST /v1/clusters/{run}/apply."""
+    record = _record(caller, run)
+    if if_match is not None and _tag(caller, run) not in if_match:
+        raise ProblemError(
+            412,
+            "changed",
+            f"the types of {run!r} were changed by somebody else meanwhile",
+            remedy="GET the atlas, and make your changes again",
+        )
+    with blaming("#"):
+        check_types(types, record.k, "the body")
+        classes_of(types)
+    caller.store.put(cluster_key(run, "types.yaml"), write_types(types))
+    caller.audit("name types", run=run)
+    return show_atlas(run, caller, response)
+
+
+@router.post("/{run}/apply", status_code=202, responses=documented(404, 409))
+def apply_types(run: Run, caller: Annotator, response: Response) -> JobStatus:
+    """Make the clustering's regions and gallery anew, as its types are named and merged now."""
+    _record(caller, run)
+    job = _job(caller, run)
+    caller.reopen(job, "regions-")
+    response.headers["Location"] = f"/v1/jobs/{job}"
+    return caller.ledger.status(job)
+
+
+def _job(caller: Caller, run: str) -> str:
+    """Find the finished job that made a clustering.
+
+    Raises:
+        ProblemError: there is none, or it is running (409).
+    """
+    record = _record(caller, run)
+    for job in caller.store.folders("jobs/"):
+        if stage_of(job) != ClusterRequest.stage:
+            continue
+        request = ClusterRequest.model_validate(caller.ledger.request(job))
+        ended = caller.ledger.result(job)
+        if (
+            (request.run, request.cohort, request.k) == (run, record.cohort, record.k)
+            and ended is not None
+            and ended["state"] in {"done", "partial"}
+        ):
+            return job
+    raise ProblemError(
+        409,
+        "no-finished-job",
+        f"no finished job of clustering {run!r} is in the store",
+        remedy="wait for the one that runs, or POST /v1/cluster again",
+    )

@@ -1,0 +1,121 @@
+"""/v1/cohorts, /v1/regions, /v1/features: what ingest and embed have made, and features to take."""
+
+from __future__ import annotations
+
+import io
+from typing import Annotated, Literal
+
+import pyarrow.parquet as pq
+from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.api.access import Reader, Trainer
+from services.gateway.api.paging import Cursor, Limit, page
+from services.gateway.api.problems import ProblemError, documented, returning
+from services.gateway.api.receiving import RAW_BODY, ContentLength, received
+from shared.contracts.base import Name
+from shared.contracts.gateway import Names, RegionPage, RegionRow
+from shared.contracts.ingest import CohortRecord, cohort_key
+from shared.contracts.regions import RegionSet, region_set_key, region_table_key
+from shared.imaging.regions import RegionIndex, encode_png
+from shared.imaging.sheet import colorize
+
+MOST_FEATURES = 16 << 30
+
+router = APIRouter(prefix="/v1", tags=["cohorts"])
+
+SetName = Annotated[Name, Path(description="name of the region set")]
+
+
+@router.get("/cohorts")
+def list_cohorts(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Names:
+    """List cohorts by name."""
+    prefix, suffix = cohort_key("").split(".")[0], ".json"
+    names = (key.removeprefix(prefix).removesuffix(suffix) for key in caller.store.list(prefix))
+    items, following = page(names, cursor, limit, str)
+    return Names(items=items, next=following)
+
+
+@router.get("/cohorts/{cohort}", responses=documented(404))
+def show_cohort(cohort: Name, caller: Reader) -> CohortRecord:
+    """Return a cohort's record: its slides and their splits."""
+    return caller.store.get_model(cohort_key(cohort), CohortRecord)
+
+
+@router.get("/regions")
+def list_region_sets(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Names:
+    """List region sets by name."""
+    items, following = page(caller.store.folders("regions/"), cursor, limit, str)
+    return Names(items=items, next=following)
+
+
+@router.get("/regions/{name}", responses=documented(404))
+def show_region_set(name: SetName, caller: Reader) -> RegionSet:
+    """Return a region set's record."""
+    return caller.store.get_model(region_set_key(name), RegionSet)
+
+
+@router.get("/regions/{name}/{slide}", responses=documented(404))
+def list_regions(
+    name: SetName, slide: Name, caller: Reader, limit: Limit = 50, cursor: Cursor = None
+) -> RegionPage:
+    """List a slide's regions."""
+    body = caller.store.get(region_table_key(name, slide))
+    columns = ["key", "slide", "x", "y", "fractions"]
+    rows = {row["key"]: row for row in pq.read_table(io.BytesIO(body), columns=columns).to_pylist()}
+    items, following = page(
+        sorted(rows), cursor, limit, lambda key: RegionRow.model_validate(rows[key])
+    )
+    return RegionPage(items=items, next=following)
+
+
+@router.get(
+    "/regions/{name}/{slide}/{key}.png",
+    response_class=Response,
+    responses=documented(404) | returning("image/png"),
+)
+def show_region(
+    name: SetName,
+    slide: Name,
+    key: Name,
+    caller: Reader,
+    show: Annotated[
+        Literal["image", "labels", "colors"],
+        Query(description="the tissue, its class indices, or those in their colours"),
+    ] = "image",
+) -> Response:
+    """Return a region as PNG."""
+    record = caller.store.get_model(region_set_key(name), RegionSet)
+    own = tuple(part for part in record.slides if part.slide == slide and part.regions)
+    if not own:
+        raise ProblemError(404, "no-region", f"region set {name!r} has none of slide {slide!r}")
+    one = record.model_copy(update={"slides": own})
+    index = RegionIndex(caller.store, one, "train", "val", "test")
+    if key not in index.keys:
+        raise ProblemError(404, "no-region", f"region set {name!r} has no region {key!r}")
+    region = index[index.keys.index(key)]
+    shown = region.image if show == "image" else region.labels
+    if show == "colors":
+        shown = colorize(region.labels, record.classes.colors)
+    return Response(encode_png(shown), media_type="image/png")
+
+
+@router.put(
+    "/features/{name}/{slide}.h5",
+    status_code=204,
+    max_body_size=MOST_FEATURES,
+    openapi_extra=RAW_BODY,
+    responses=documented(400, 413),
+)
+async def put_features(
+    name: Name, slide: Name, request: Request, caller: Trainer, content_length: ContentLength
+) -> None:
+    """Upload a slide's features as TRIDENT or CLAM wrote them, under a name of your own.
+
+    Then POST /v1/embed with `imported: incoming/features/<name>` takes those of a cohort.
+    """
+    await run_in_threadpool(caller.spend, "upload_bytes", content_length)
+    key = f"incoming/features/{name}/{slide}.h5"
+    async with received(request) as path:
+        await run_in_threadpool(caller.store.put_file, key, path)
+    await run_in_threadpool(caller.audit, "upload", key=key, bytes=content_length)

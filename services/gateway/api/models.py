@@ -1,0 +1,154 @@
+"""/v1/runs and /v1/models: trainings and what they have published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+
+from services.gateway.api.access import Caller, Reader, Trainer
+from services.gateway.api.paging import Cursor, Limit, page
+from services.gateway.api.problems import ProblemError, documented, returning
+from shared.contracts.base import Name
+from shared.contracts.gateway import ModelInfo, ModelPage, Names, PublishBody, TrainingRun
+from shared.contracts.jobs import JobStatus
+from shared.contracts.serving import PublishRequest, ServedModel, served_key
+from shared.contracts.train import (
+    ModelRecord,
+    TrainRequest,
+    model_key,
+    model_prefix,
+    training_key,
+)
+from shared.metrics import stage_of
+
+router = APIRouter(prefix="/v1", tags=["models"])
+
+Run = Annotated[Name, Path(description="name of the training run")]
+Model = Annotated[Name, Path(description="name of the model")]
+Version = Annotated[Name, Path(description="its version")]
+
+
+@router.get("/runs")
+def list_runs(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Names:
+    """List training runs by name."""
+    items, following = page(caller.store.folders("training/"), cursor, limit, str)
+    return Names(items=items, next=following)
+
+
+@router.get("/runs/{run}", responses=documented(404))
+def show_run(run: Run, caller: Reader) -> TrainingRun:
+    """Return a run's curves and sample sheets; its job is cancelled and retried at /v1/jobs."""
+    prefix = training_key(run, "")
+    job = _job(caller, run)
+    curves: dict[str, list[dict[str, float]]] = {}
+    for key in caller.store.list(prefix + "metrics/"):
+        kind = PurePosixPath(key).name.partition("-")[0]
+        rows = caller.store.get(key).splitlines()
+        curves.setdefault(kind, []).extend(json.loads(row) for row in rows)
+    samples = [PurePosixPath(key).name for key in caller.store.list(prefix + "samples/")]
+    if job is None and not curves:
+        raise ProblemError(404, "no-run", f"there is no training run {run!r}")
+    return TrainingRun(
+        run=run,
+        job=job,
+        state=caller.ledger.status(job).state if job else None,
+        curves={kind: tuple(rows) for kind, rows in curves.items()},
+        samples=tuple(samples),
+    )
+
+
+def _job(caller: Caller, run: str) -> str | None:
+    """Find a run's job: the one that is open, else any."""
+    found = [
+        job
+        for job in caller.store.folders("jobs/")
+        if stage_of(job) == TrainRequest.stage and caller.ledger.request(job)["run"] == run
+    ]
+    running = [job for job in found if caller.ledger.result(job) is None]
+    return next(iter(running + found), None)
+
+
+@router.get(
+    "/runs/{run}/samples/{sheet}",
+    response_class=Response,
+    responses=documented(404) | returning("image/png"),
+)
+def show_samples(
+    run: Run, sheet: Annotated[str, Path(pattern=r"^\d{1,12}\.png$")], caller: Reader
+) -> Response:
+    """Return one of a run's sample sheets."""
+    return Response(caller.store.get(training_key(run, f"samples/{sheet}")), media_type="image/png")
+
+
+@router.get("/models")
+def list_models(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> ModelPage:
+    """List all versions of all models, by <name>/<version>."""
+    items, following = page(_versions(caller), cursor, limit, lambda name: _info(caller, name))
+    return ModelPage(items=items, next=following)
+
+
+def _versions(caller: Caller) -> Iterator[str]:
+    for model in caller.store.folders("models/"):
+        for version in caller.store.folders(f"models/{model}/"):
+            yield f"{model}/{version}"
+
+
+def _served(caller: Caller, model: str) -> ServedModel:
+    key = served_key(model)
+    if not caller.store.exists(key):
+        return ServedModel(model=model, versions=())
+    return caller.store.get_model(key, ServedModel)
+
+
+def _info(caller: Caller, name: str) -> ModelInfo | None:
+    model, _, version = name.partition("/")
+    if not caller.store.exists(model_key(model, version)):
+        return None  # it is being written
+    record = caller.store.get_model(model_key(model, version), ModelRecord)
+    served = _served(caller, model).versions
+    return ModelInfo(record=record, served=bool(served) and served[-1].version == version)
+
+
+@router.get("/models/{model}/{version}", responses=documented(404))
+def show_model(model: Model, version: Version, caller: Reader) -> ModelInfo:
+    """Return a version's record: classes, sizes, recipe, hashes."""
+    info = _info(caller, f"{model}/{version}")
+    if info is None:
+        raise ProblemError(
+            404,
+            "no-model",
+            f"there is no model {model}/{version}",
+            remedy="GET /v1/models lists those there are",
+        )
+    return info
+
+
+@router.get(
+    "/models/{model}/{version}/card",
+    response_class=Response,
+    responses=documented(404) | returning("text/markdown"),
+)
+def show_model_card(model: Model, version: Version, caller: Reader) -> Response:
+    """Return a version's card."""
+    data = caller.store.get(model_prefix(model, version) + "README.md")
+    return Response(data, media_type="text/markdown")
+
+
+@router.post("/models/{model}/{version}/publish", status_code=202, responses=documented(404))
+def publish_model(
+    model: Model, version: Version, body: PublishBody, caller: Trainer, response: Response
+) -> JobStatus:
+    """Serve this version on Triton from now on; publishing an older one is the way back."""
+    show_model(model, version, caller)
+    known = _served(caller, model).versions
+    number = known[-1].number + 1 if known else 1
+    request = PublishRequest(
+        model=model, version=version, number=number, engine=body.engine, device=body.device
+    )
+    job = caller.submit(request)
+    response.headers["Location"] = f"/v1/jobs/{job}"
+    return caller.ledger.status(job)

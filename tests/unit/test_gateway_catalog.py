@@ -1,0 +1,146 @@
+"""The HTTP API's cohorts, features, atlas of tissue types, runs and models."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from shared.imaging.regions import decode_png
+from shared.phantom import write_phantom
+from shared.storage import DirectoryStore
+from tests.gateway import Gateway
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+
+GRID = {"size": 32, "mpp": 1.0, "stride": 16, "min_tissue": 0.5}
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    """A cohort whose features were made elsewhere, and its clustering into four types."""
+    gateway = Gateway(tmp_path_factory.mktemp("store"))
+    client, folder = gateway.client, tmp_path_factory.mktemp("slides")
+    sources = []
+    for name in ("a", "b"):
+        slide = write_phantom(folder, name, 1536, 1536, ord(name)).slide
+        client.put(f"/v1/slides/{name}/source/{name}.tiff", content=slide.read_bytes())
+        sources.append({"slide": name, "source": f"slides/{name}/source/{name}.tiff"})
+    body = {"cohort": "c", "slides": sources, "patches": GRID, "split": {"test": 0}}
+    submit(gateway, "ingest", body)
+    for name in ("a", "b"):
+        table = pq.read_table(io.BytesIO(gateway.house.root.get(f"patches/c/{name}.parquet")))
+        coords = np.stack([table["x"], table["y"]], 1)
+        file = io.BytesIO()
+        with h5py.File(file, "w") as written:
+            written["coords"] = coords
+            written["features"] = np.random.default_rng(0).normal(size=(len(coords), 8))
+        sent = client.put(f"/v1/features/mine/{name}.h5", content=file.getvalue())
+        assert sent.status_code == 204
+    embed = {"cohort": "c", "encoder": "mine", "imported": "incoming/features/mine"}
+    submit(gateway, "embed", embed)
+    rule = {"size": 64, "mpp": 1.0, "low": 0.05, "high": 0.95}
+    submit(gateway, "cluster", {"run": "t", "cohort": "c", "encoder": "mine", "k": 4,
+                                "sample_per_slide": 50, "regions": rule})  # fmt: skip
+    return gateway
+
+
+def submit(gateway: Gateway, stage: str, body: dict[str, object]) -> None:
+    answer = gateway.client.post(f"/v1/{stage}", json=body)
+    assert answer.status_code == 202, answer.text
+    status = gateway.work(answer.json()["job"])
+    assert status.state == "done", status.failed
+
+
+def test_cohorts_and_their_features_are_there(clustered: Gateway) -> None:
+    assert clustered.client.get("/v1/cohorts").json()["items"] == ["c"]
+    assert set(clustered.client.get("/v1/cohorts/c").json()["splits"]) == {"a", "b"}
+    record = clustered.house.root.get_json("features/mine/c/features.json")
+    assert record["dim"] == 8
+    lacking = {"cohort": "c", "encoder": "x", "imported": "incoming/features/none"}
+    job = clustered.client.post("/v1/embed", json=lacking).json()["job"]
+    assert "lacks <slide>.h5 of a, b" in clustered.work(job).failed["plan"]
+
+
+def test_types_are_named_merged_and_applied(clustered: Gateway) -> None:
+    client = clustered.client
+    atlas = client.get("/v1/clusters/t")
+    kinds = {item["label"]: item["type"] for item in atlas.json()["types"]}
+    assert set(kinds) == {1, 2, 3, 4}
+    assert decode_png(client.get("/v1/clusters/t/gallery.png").content).ndim == 3
+    assert decode_png(client.get("/v1/clusters/t/types/1.png").content).shape[0] == 96
+    kinds[1] |= {"name": "stroma", "color": [1, 2, 3]}
+    kinds[2] |= {"merge": 1}
+    named = client.put(
+        "/v1/clusters/t/types", json=kinds, headers={"If-Match": atlas.headers["ETag"]}
+    )
+    assert named.json()["types"][0]["type"] == {"name": "stroma", "color": [1, 2, 3], "merge": None}
+    late = client.put(
+        "/v1/clusters/t/types", json=kinds, headers={"If-Match": atlas.headers["ETag"]}
+    )
+    assert late.status_code == 412
+    applied = client.post("/v1/clusters/t/apply")
+    assert applied.status_code == 202
+    assert clustered.work(applied.json()["job"]).state == "done"
+    names = [item["name"] for item in client.get("/v1/regions/t").json()["classes"]["items"]]
+    assert names == ["background", "stroma", "type 3", "type 4"]
+
+
+def test_merges_that_make_no_sense_are_refused(clustered: Gateway) -> None:
+    kind = {"name": "x", "color": [0, 0, 0], "merge": None}
+    for types, words in (
+        ({1: kind}, "types 1 to 4"),
+        ({n: kind | {"merge": 9} for n in range(1, 5)}, "merged into 9"),
+        ({n: kind | {"merge": n % 4 + 1} for n in range(1, 5)}, "in a circle"),
+    ):
+        answer = clustered.client.put("/v1/clusters/t/types", json=types)
+        assert answer.status_code == 422
+        assert words in answer.json()["detail"]
+
+
+def test_regions_are_listed_and_shown(clustered: Gateway) -> None:
+    client = clustered.client
+    first = client.get("/v1/regions/t/a", params={"limit": 1}).json()
+    key = first["items"][0]["key"]
+    assert key.startswith("a_")
+    assert sum(first["items"][0]["fractions"]) == pytest.approx(1, abs=1e-5)
+    assert decode_png(client.get(f"/v1/regions/t/a/{key}.png").content).shape == (64, 64, 3)
+    labels = client.get(f"/v1/regions/t/a/{key}.png", params={"show": "labels"})
+    assert decode_png(labels.content).shape == (64, 64)
+    assert client.get("/v1/regions/t/a/none.png").status_code == 404
+    assert client.get("/v1/regions/none").status_code == 404
+
+
+def test_models_are_listed_and_published(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    gateway = Gateway(tmp_path)
+    items = gateway.client.get("/v1/models").json()["items"]
+    assert [(item["record"]["model"], item["served"]) for item in items] == [("toy", False)]
+    assert gateway.client.get("/v1/models/toy/2").status_code == 404
+    answer = gateway.client.post("/v1/models/toy/1/publish", json={})
+    assert answer.status_code == 202
+    assert gateway.work(answer.json()["job"]).state == "done"
+    assert gateway.client.get("/v1/models/toy/1").json()["served"]
+    again = gateway.client.post("/v1/models/toy/1/publish", json={}).json()["job"]
+    assert again != answer.json()["job"]
+    request = gateway.house.root.get_json(f"jobs/{again}/request.json")["request"]
+    assert request["number"] == 2
+
+
+def test_runs_show_their_curves_and_sheets(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    store = gateway.house.root
+    store.put("training/r/metrics/denoiser-00000002.jsonl", b'{"step": 1, "loss": 2.5}\n')
+    store.put("training/r/metrics/denoiser-00000004.jsonl", b'{"step": 3, "loss": 1.5}\n')
+    store.put("training/r/samples/00000004.png", b"png")
+    assert gateway.client.get("/v1/runs").json()["items"] == ["r"]
+    run = gateway.client.get("/v1/runs/r").json()
+    assert [row["loss"] for row in run["curves"]["denoiser"]] == [2.5, 1.5]
+    assert run["samples"] == ["00000004.png"]
+    assert gateway.client.get("/v1/runs/r/samples/00000004.png").content == b"png"
+    assert gateway.client.get("/v1/runs/none").status_code == 404
