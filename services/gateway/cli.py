@@ -475,7 +475,7 @@ def estimate(
 
     target = Target.of(store, "")
     name, _, version = model.partition("/")
-    device = choose_device(target.config.device)
+    device = choose_device(target.config)
     sampler = load_model(target.store, name, version or "1", device)
     limit(target.config.threads)
     cost = measure(sampler, size or sampler.record.size, batch)

@@ -57,7 +57,7 @@ def study(
     regions: int,
     images: int,
     evaluate: EvaluateRequest,
-    sampling: dict[str, float | None],
+    sampling: dict[str, Any],
 ) -> Iterator[Request]:
     """Yield the requests of a study, in order.
 
