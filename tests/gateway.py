@@ -1,11 +1,11 @@
-"""A gateway without servers, for tests of its logic: a directory store, and no Redis."""
+"""A gateway in this process, for tests of its logic: a directory store, and mostly no Redis."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from services.gateway.api.app import make_app
 from services.gateway.api.house import House
@@ -19,13 +19,13 @@ from shared.tenants import LOCAL, ledger_of
 class Gateway:
     """The application on a store below `folder`, and a client with an administrator's token."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, broker: str = "redis://127.0.0.1:1/0") -> None:
         self.config = Settings(
             store=str(folder),
-            broker_url="redis://127.0.0.1:1/0",
+            broker_url=SecretStr(broker),
             threads=1,
             device="cpu",
-            **options,
+            gateway_requests_per_minute=1_000_000,
         )
         self.app = make_app(self.config)
         self.house: House = self.app.state.house

@@ -152,6 +152,8 @@ def _document_problems(described: dict[str, Any]) -> None:
             common = [422, 503]
             if path.startswith("/v1/"):
                 common += [401, 403, 429]
+            if "{" in path:
+                common += [404]
             if "requestBody" in operation:
                 common += [400, 413]
             operation["responses"] |= {
