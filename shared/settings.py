@@ -21,6 +21,9 @@ class Settings(BaseSettings):
 
     store: str = Field("out/store", description="a directory, or s3://bucket/prefix")
     s3_endpoint: str = Field("", description="http(s)://host:port of the S3 server")
+    s3_public_endpoint: str = Field(
+        "", description="the S3 server as clients reach it, in presigned URLs; empty: the same"
+    )
     s3_access_key: SecretStr = SecretStr("")
     s3_secret_key: SecretStr = SecretStr("")
     s3_region: str = "us-east-1"

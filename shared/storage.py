@@ -213,18 +213,32 @@ class DirectoryStore(ObjectStore):
         return None
 
 
+def _client(setting: str, url: str, config: Settings) -> Minio:
+    endpoint = urlparse(url)
+    if endpoint.scheme not in {"http", "https"} or not endpoint.netloc:
+        raise InputError(
+            f"{setting}={url!r} is no S3 server: set it to http://host:port or https://host"
+        )
+    if not config.s3_access_key.get_secret_value():
+        raise InputError("an s3:// store needs HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY")
+    return Minio(
+        endpoint.netloc,
+        access_key=config.s3_access_key.get_secret_value(),
+        secret_key=config.s3_secret_key.get_secret_value(),
+        secure=endpoint.scheme == "https",
+        region=config.s3_region,
+    )
+
+
 class S3Store(ObjectStore):
-    """Objects in a bucket of any S3 server (MinIO, AWS, …), below an optional prefix."""
+    """Objects in a bucket of any S3 server (MinIO, AWS, …), below an optional prefix.
+
+    Attributes:
+        client: of the server.
+        signer: signs URLs for those who reach the server under another address.
+    """
 
     def __init__(self, bucket: str, prefix: str, config: Settings) -> None:
-        endpoint = urlparse(config.s3_endpoint)
-        if endpoint.scheme not in {"http", "https"} or not endpoint.netloc:
-            raise InputError(
-                f"HTD_S3_ENDPOINT={config.s3_endpoint!r} is no S3 server: "
-                "set it to http://host:port or https://host"
-            )
-        if not config.s3_access_key.get_secret_value():
-            raise InputError("an s3:// store needs HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY")
         self.bucket = bucket
         self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
@@ -232,12 +246,11 @@ class S3Store(ObjectStore):
             config.cache_dir
             / hashlib.sha256(f"{config.s3_endpoint}/{self.url}".encode()).hexdigest()[:16]
         )
-        self.client = Minio(
-            endpoint.netloc,
-            access_key=config.s3_access_key.get_secret_value(),
-            secret_key=config.s3_secret_key.get_secret_value(),
-            secure=endpoint.scheme == "https",
-            region=config.s3_region,
+        self.client = _client("HTD_S3_ENDPOINT", config.s3_endpoint, config)
+        self.signer = (
+            _client("HTD_S3_PUBLIC_ENDPOINT", config.s3_public_endpoint, config)
+            if config.s3_public_endpoint
+            else self.client
         )
 
     def name(self, key: str) -> str:
@@ -327,7 +340,7 @@ class S3Store(ObjectStore):
             response.release_conn()
 
     def presign(self, key: str, seconds: int) -> str | None:
-        return self.client.presigned_get_object(
+        return self.signer.presigned_get_object(
             self.bucket, self.name(key), expires=timedelta(seconds=seconds)
         )
 

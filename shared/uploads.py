@@ -87,7 +87,7 @@ class S3Parts(PartUpload):
     """
 
     def __init__(self, store: S3Store, key: str) -> None:
-        self.client, self.bucket = store.client, store.bucket
+        self.client, self.signer, self.bucket = store.client, store.signer, store.bucket
         self.name = store.name(key)
 
     def begin(self) -> str:
@@ -113,7 +113,7 @@ class S3Parts(PartUpload):
             "uploadId": upload,
             "partNumber": str(number),
         }
-        return self.client.get_presigned_url(
+        return self.signer.get_presigned_url(
             "PUT", self.bucket, self.name, timedelta(seconds=seconds), extra_query_params=query
         )
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from services.gateway.api import watching
 from services.stages import load_stage
 from shared.datasets import read_shard
+from shared.errors import InputError
 from shared.imaging.regions import decode_png
 from shared.jobs import NoLeases, Reporter, execute
 from shared.storage import DirectoryStore, sha256
@@ -210,3 +216,42 @@ def test_health_and_figures(gateway: Gateway) -> None:
         'htd_http_requests_total{method="GET",route="/v1/datasets/{dataset}",status="404"}'
         in figures
     )
+
+
+def test_many_listeners_share_one_poller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.01)
+    looks = 0
+
+    def look() -> SimpleNamespace:
+        nonlocal looks
+        looks += 1
+        return SimpleNamespace(state="done" if looks == 5 else "running", looks=looks)
+
+    async def listen(board: watching.Watching) -> list[str]:
+        return [status.state async for status in board.follow("job", look)]
+
+    async def all_listeners() -> list[list[str]]:
+        board = watching.Watching()
+        return await asyncio.gather(*(listen(board) for _ in range(300)))
+
+    heard = asyncio.run(all_listeners())
+    assert looks == 5
+    assert len(heard) == 300
+    assert all(states[-1] == "done" for states in heard)
+
+
+def test_a_poller_that_fails_ends_its_listeners() -> None:
+    def look() -> SimpleNamespace:
+        raise InputError("gone")
+
+    async def listen() -> None:
+        async for _ in watching.Watching().follow("job", look):
+            pass
+
+    with pytest.raises(InputError, match="gone"):
+        asyncio.run(listen())
+
+
+def test_the_gateway_serves_without_torch() -> None:
+    code = "import sys, services.gateway.api.server; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
+from pydantic import SecretStr
 
 from shared.errors import InputError
 from shared.settings import Settings
-from shared.storage import DirectoryStore, open_store
+from shared.storage import DirectoryStore, S3Store, open_store
+from shared.uploads import part_upload
 from tests.store_contract import check_store
 
 
@@ -40,3 +43,17 @@ def test_malformed_addresses_are_refused(url: str, message: str) -> None:
 def test_an_s3_store_has_no_default_keys() -> None:
     with pytest.raises(InputError, match="HTD_S3_ACCESS_KEY"):
         open_store("s3://bucket", Settings(s3_endpoint="http://127.0.0.1:1"))
+
+
+def test_presigned_urls_name_the_server_as_clients_reach_it() -> None:
+    config = Settings(
+        s3_endpoint="http://minio:9000",
+        s3_public_endpoint="https://data.example.org",
+        s3_access_key=SecretStr("key"),
+        s3_secret_key=SecretStr("secret"),
+    )
+    store = S3Store("bucket", "some/prefix", config)
+    url = urlparse(store.presign("a/b.tar", 60) or "")
+    assert (url.netloc, url.path) == ("data.example.org", "/bucket/some/prefix/a/b.tar")
+    parts = part_upload(store, "a/b.tar")
+    assert "partNumber=3" in (parts.url("upload", 3, 60) or "")
