@@ -22,14 +22,15 @@ CONTEXT: dict[str, Any] = {
     "cr": CROISSANT,
     "rai": "http://mlcommons.org/croissant/RAI/",
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "samplingRate": "cr:samplingRate",
     "citeAs": "cr:citeAs",
     "column": "cr:column",
     "conformsTo": "dct:conformsTo",
-    "containedIn": "cr:containedIn",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "extract": "cr:extract",
-    "excludes": "cr:excludes",
     "field": "cr:field",
     "fileObject": "cr:fileObject",
     "fileProperty": "cr:fileProperty",
@@ -133,7 +134,7 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any
             "contentUrl": name,
             "encodingFormat": "application/x-tar"
             if name.endswith(".tar")
-            else "application/vnd.apache.parquet",
+            else "application/x-parquet",
             "sha256": digest,
         }
         for name, digest in sorted(sha256.items())
@@ -147,7 +148,7 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any
         "conformsTo": CROISSANT + "1.0",
         "distribution": [
             *files,
-            _file_set("images", "*.png", "image/png", shards) | {"excludes": "*.mask.png"},
+            _file_set("images", "*[0-9].png", "image/png", shards),
             _file_set("masks", "*.mask.png", "image/png", shards),
         ],
         "recordSet": [
@@ -160,10 +161,10 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any
                     _column("key", "sc:Text"),
                     _column("map_slide", "sc:Text"),
                     _column("seed", "sc:Integer"),
-                    _content("image", "images", r"(\d+)\.png$"),
-                    _content("mask", "masks", r"(\d+)\.mask\.png$"),
                 ],
-            }
+            },
+            _pictures("images", r"(\d+)\.png$"),
+            _pictures("masks", r"(\d+)\.mask\.png$"),
         ],
     }
 
@@ -191,17 +192,25 @@ def _column(name: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _content(name: str, files: str, key: str) -> dict[str, Any]:
-    """A field of pixels, joined to its row by the key in its file name."""
+def _pictures(files: str, key: str) -> dict[str, Any]:
+    """A record set of pixels, joined to the samples by the key in their file names."""
+
+    def field(name: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "@type": "cr:Field",
+            "@id": f"{files}/{name}",
+            "name": name,
+            "dataType": kind,
+            "source": {"fileSet": {"@id": files}} | source,
+        }
+
+    names = {"extract": {"fileProperty": "filename"}, "transform": {"regex": key}}
     return {
-        "@type": "cr:Field",
-        "@id": f"samples/{name}",
-        "name": name,
-        "dataType": "sc:ImageObject",
-        "source": {"fileSet": {"@id": files}, "extract": {"fileProperty": "content"}},
-        "references": {
-            "fileSet": {"@id": files},
-            "extract": {"fileProperty": "filename"},
-            "transform": {"regex": key},
-        },
+        "@type": "cr:RecordSet",
+        "@id": f"{files}-of-samples",
+        "name": f"{files}-of-samples",
+        "field": [
+            field("key", "sc:Text", names) | {"references": {"field": {"@id": "samples/key"}}},
+            field("pixels", "sc:ImageObject", {"extract": {"fileProperty": "content"}}),
+        ],
     }
