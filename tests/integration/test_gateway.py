@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
 from itertools import pairwise
@@ -21,6 +24,7 @@ from shared.contracts.synthesize import DatasetRequest
 from shared.imaging.regions import decode_png, encode_png
 from shared.jobs import Ledger, run_job
 from shared.live import connect
+from shared.phantom import write_phantom
 from shared.settings import Settings
 from shared.storage import DirectoryStore, open_store
 from shared.tenants import tenant_ledger
@@ -61,18 +65,18 @@ def test_a_dataset_over_http_has_the_bytes_of_one_in_process(
     store = DirectoryStore(tmp_path / "store")
     publish_toy_model(store, make_region_set(store))
     ledger = Ledger(store)
-    run_job(ledger, SynthesizeStage(), ledger.submit(request("d")), config=Settings())
-    client.submit_dataset(request("d"))
-    seen = list(client.watch_dataset("d"))
+    run_job(ledger, SynthesizeStage(), ledger.submit(request("whole")), config=Settings())
+    client.submit_dataset(request("whole"))
+    seen = list(client.watch_dataset("whole"))
     assert (seen[-1].state, seen[-1].made, seen[-1].shards_done) == ("done", 12, 3)
     assert all(before.made <= after.made for before, after in pairwise(seen))
-    client.download_dataset("d", tmp_path / "d")
+    client.download_dataset("whole", tmp_path / "d")
     found = [path for path in sorted((tmp_path / "d").rglob("*")) if path.is_file()]
     assert len(found) == 8
     for path in found:
-        key = f"datasets/d/{path.relative_to(tmp_path / 'd').as_posix()}"
+        key = f"datasets/whole/{path.relative_to(tmp_path / 'd').as_posix()}"
         assert path.read_bytes() == store.get(key), key
-    assert client.submit_dataset(request("d")).state == "done"
+    assert client.submit_dataset(request("whole")).state == "done"
 
 
 def test_an_image_overtakes_a_dataset(client: Client) -> None:
@@ -207,3 +211,38 @@ def peak_memory(pid: int) -> int:
     """Most memory that a process has had, KiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def test_the_lines_of_the_docs_work(stack: Stack, tmp_path: Path) -> None:
+    """Run every shell block of docs/api.md, with the names of things that are there."""
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)[1:]  # the first sets URL and AUTH
+    assert len(blocks) == 4
+    names = {"lung": "toy", "slide_1024_2048": "slide-a_0_0", ": 1000,": ": 8,"}
+    labels = np.ones((32, 32), np.uint8)
+    labels[16:] = 2
+    (tmp_path / "map.png").write_bytes(encode_png(labels))
+    (tmp_path / "crop.png").write_bytes(encode_png(np.full((12, 12, 3), 150, np.uint8)))
+    (tmp_path / "a.svs").write_bytes(write_phantom(tmp_path, "p", 600, 600, 0).slide.read_bytes())
+    (tmp_path / "a.geojson").write_bytes((tmp_path / "p.geojson").read_bytes())
+    (tmp_path / ".curlrc").write_text("fail-with-body\n")
+    script = "\n".join(blocks)
+    for name, there in names.items():
+        script = script.replace(name, there)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "URL": stack.url,
+            "AUTH": f"Authorization: Bearer {stack.token}",
+            "CURL_HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    for made in ("sheet.png", "image.png"):
+        assert decode_png((tmp_path / made).read_bytes()).ndim == 3
+    assert (tmp_path / "d" / "manifest.parquet").is_file()
