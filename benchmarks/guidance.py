@@ -29,7 +29,6 @@ SETTINGS: tuple[tuple[int, float, float], ...] = (
     (10, 1.0, 1.25),
     (6, 1.25, 1.25),
     (20, 1.25, 1.25),
-    (40, 1.25, 1.25),
 )
 """(steps, guidance of the map, guidance of the crops)."""
 
