@@ -21,14 +21,14 @@ from shared.encoders import load_encoder
 from shared.imaging.regions import RegionIndex, load_region_set
 
 SETTINGS: tuple[tuple[int, float, float], ...] = (
-    (20, 1.0, 1.0),
-    (20, 1.25, 1.25),
-    (20, 1.5, 1.5),
-    (20, 2.0, 2.0),
-    (20, 1.5, 1.0),
-    (20, 1.0, 1.5),
     (10, 1.0, 1.0),
-    (40, 1.0, 1.0),
+    (10, 1.25, 1.25),
+    (10, 1.5, 1.5),
+    (10, 2.0, 2.0),
+    (10, 1.25, 1.0),
+    (10, 1.0, 1.25),
+    (6, 1.25, 1.25),
+    (20, 1.25, 1.25),
 )
 """(steps, guidance of the map, guidance of the crops)."""
 

@@ -120,9 +120,9 @@ class DenoiserRecipe(Contract):
 class Sampling(Contract):
     """How a model's images are sampled; see `shared.diffusion.pipeline`."""
 
-    steps: int = Field(20, ge=1, le=1000)
-    guidance_map: float = Field(1.5, ge=0, le=20)
-    guidance_crops: float = Field(1.5, ge=0, le=20)
+    steps: int = Field(10, ge=1, le=1000)
+    guidance_map: float = Field(1.25, ge=0, le=20)
+    guidance_crops: float = Field(1.25, ge=0, le=20)
     first_order: bool = Field(False, description="of the solver, for few-step students")
 
 
