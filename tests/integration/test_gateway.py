@@ -60,7 +60,7 @@ def request(dataset: str, images: int = 12, **fields: object) -> DatasetRequest:
 
 
 def test_a_dataset_over_http_has_the_bytes_of_one_in_process(
-    client: Client, tmp_path: Path
+    stack: Stack, client: Client, tmp_path: Path
 ) -> None:
     store = DirectoryStore(tmp_path / "store")
     publish_toy_model(store, make_region_set(store))
@@ -77,10 +77,13 @@ def test_a_dataset_over_http_has_the_bytes_of_one_in_process(
         key = f"datasets/whole/{path.relative_to(tmp_path / 'd').as_posix()}"
         assert path.read_bytes() == store.get(key), key
     assert client.submit_dataset(request("whole")).state == "done"
+    figures = httpx2.get(f"{stack.url}/metrics").text
+    assert 'htd_units_total{outcome="done",stage="synthesize"} 5.0' in figures
+    assert 'htd_queue_length{stage="synthesize"} 0.0' in figures
 
 
 def test_an_image_overtakes_a_dataset(client: Client) -> None:
-    client.submit_dataset(request("bulk", images=400, steps=100, shard_size=200))
+    client.submit_dataset(request("bulk", images=4000, steps=10, shard_size=2000))
     labels = np.ones((32, 32), np.uint8)
     labels[16:] = 2
     crop = np.random.default_rng(0).integers(256, size=(12, 12, 3), dtype=np.uint8)
@@ -109,7 +112,7 @@ def deleted(client: Client, dataset: str) -> bool:
 
 
 def test_a_cancelled_dataset_can_be_deleted_and_made_anew(client: Client) -> None:
-    client.submit_dataset(request("c", images=400, steps=100, shard_size=100))
+    client.submit_dataset(request("c", images=4000, steps=10, shard_size=2000))
     for status in client.watch_dataset("c"):
         if status.state == "running":
             client.cancel_dataset("c")
@@ -159,8 +162,8 @@ def test_a_tenants_job_goes_through_the_queue(stack: Stack, client: Client) -> N
     httpx2.put(f"{stack.url}/v1/tenants/acme", json={}, headers=admin).raise_for_status()
     body = {"name": "t", "scopes": ["admin"], "tenant": "acme"}
     made = httpx2.post(f"{stack.url}/v1/tokens", json=body, headers=admin).json()
-    store = tenant_ledger(stack.config, "acme").store
-    publish_toy_model(store, make_region_set(store))
+    ledger = tenant_ledger(stack.config, "acme")
+    publish_toy_model(ledger.store, make_region_set(ledger.store))
     with Client(stack.url, made["token"]) as theirs:
         theirs.submit_dataset(request("theirs"))
         assert [status.state for status in theirs.watch_dataset("theirs")][-1] == "done"
@@ -168,6 +171,9 @@ def test_a_tenants_job_goes_through_the_queue(stack: Stack, client: Client) -> N
     assert "theirs" not in {status.dataset for status in client.datasets()}
     with pytest.raises(RefusedError, match="no dataset 'theirs'"):
         client.dataset("theirs")
+    lost = ledger.submit(request("lost"))  # never queued; the reconciler finds it
+    wait_for(lambda: ledger.result(lost) is not None)
+    assert ledger.status(lost).state == "done"
 
 
 def test_large_slides_go_straight_to_s3_in_parts(stack: Stack) -> None:

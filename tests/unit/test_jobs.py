@@ -146,6 +146,17 @@ def test_a_worker_that_is_always_killed_parks_its_shard(ledger: Ledger) -> None:
     assert "its worker was killed" in ledger.status(job).failed["square-0"]
 
 
+def test_a_finished_job_is_taken_up_again_from_some_shards(ledger: Ledger) -> None:
+    job = run(ledger, parts=2).job
+    squares = ledger.store.get(ledger.key(job, "done/square-1.json"))
+    ledger.store.put("toy/toy/square-1", b"7")
+    ledger.reopen(job, "sum-")
+    assert ledger.open_jobs() == [job]
+    assert ledger.runnable(job) == (1, ["sum-a", "sum-b"])
+    assert run_job(ledger, ToyStage(), job, config=CONFIG).result == {"sums": [7, 7]}
+    assert ledger.store.get(ledger.key(job, "done/square-1.json")) == squares
+
+
 def test_a_torn_job_goes_on_from_its_markers(ledger: Ledger) -> None:
     job = ledger.submit(ToyRequest(parts=3))
     step(ledger, job, "plan")

@@ -117,6 +117,7 @@ def make_app(config: Settings) -> FastAPI:
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         max_body_size=MOST_JSON,
     )
     app.state.house = house

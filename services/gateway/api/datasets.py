@@ -119,7 +119,8 @@ def submit_dataset(
                 remedy="send the request again",
                 headers={"Retry-After": "1"},
             )
-        if check_key(caller.store, key, request) is None:
+        answered = check_key(caller.store, key, request)
+        if answered is None or find_submission(caller.ledger, request.dataset) is None:
             _submit(caller, request, key)
     found = _find(caller, request.dataset)
     response.headers["Location"] = f"/v1/datasets/{request.dataset}"

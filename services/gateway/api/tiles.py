@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import OrderedDict
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Annotated
 
@@ -148,11 +149,21 @@ def _shrunk(labels: LabelMap) -> NDArray[np.uint8]:
     return np.concatenate(list(strips))
 
 
+@dataclass
+class _Slot:
+    """A slide that is open, or being opened by one of those who want it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    zoom: Zoom | None = None
+    version: str = ""
+    checked: float = 0.0
+
+
 class Zooms:
     """The slides held open, least recently used first."""
 
     def __init__(self) -> None:
-        self._open: OrderedDict[tuple[str, str], tuple[float, str, Zoom]] = OrderedDict()
+        self._slots: OrderedDict[tuple[str, str], _Slot] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, caller: Caller, slide: str) -> tuple[Zoom, str]:
@@ -165,18 +176,20 @@ class Zooms:
             ProblemError: there is no such slide, or no file of it (404).
             InputError: its file cannot be opened.
         """
-        key, now = (caller.store.url, slide), time.monotonic()
+        key = (caller.store.url, slide)
         with self._lock:
-            checked, version, zoom = self._open.get(key, (0.0, "", None))
-            if zoom is None or now - checked > FRESH_SECONDS:
-                source, labels, found = _look(caller, slide)
-                if zoom is None or found != version:
-                    version, zoom = found, Zoom(caller.store, source, labels)
-                self._open[key] = (now, version, zoom)
-            self._open.move_to_end(key)
-            while len(self._open) > OPEN:
-                self._open.popitem(last=False)
-        return zoom, version
+            slot = self._slots.setdefault(key, _Slot())
+            self._slots.move_to_end(key)
+            while len(self._slots) > OPEN:
+                self._slots.popitem(last=False)
+        with slot.lock:  # another slide need not wait while this one is fetched
+            now = time.monotonic()
+            if slot.zoom is None or now - slot.checked > FRESH_SECONDS:
+                source, labels, version = _look(caller, slide)
+                if slot.zoom is None or version != slot.version:
+                    slot.zoom, slot.version = Zoom(caller.store, source, labels), version
+                slot.checked = now
+            return slot.zoom, slot.version
 
 
 def _look(caller: Caller, slide: str) -> tuple[str, str | None, str]:
