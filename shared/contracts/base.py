@@ -41,6 +41,8 @@ def explain(error: ValidationError) -> str:
 class Request(Contract):
     """What one job of a stage is asked to make."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     stage: ClassVar[str]
 
     def inputs(self) -> list[str]:

@@ -32,6 +32,7 @@ BODY: dict[str, Any] = {
 }  # fmt: skip
 
 JSON = {"Content-Type": "application/json"}
+NAN = b'{"dataset": "d", "model": "toy", "proportions": {"tumor": NaN}}'
 
 
 @pytest.fixture
@@ -192,6 +193,7 @@ def test_every_error_is_a_problem_document(gateway: Gateway) -> None:
         (gateway.client.get("/v1/jobs/train-0123456789abcdef"), 404),
         (gateway.client.get("/v1/datasets", params={"limit": 0}), 422),
         (gateway.client.post("/v1/datasets", content=b"{", headers=JSON), 400),
+        (gateway.client.post("/v1/datasets", content=NAN, headers=JSON), 422),
         (gateway.client.post("/v1/datasets", json={"dataset": "x" * (3 << 20)}), 413),
     ):  # fmt: skip
         assert answer.status_code == status, answer.text

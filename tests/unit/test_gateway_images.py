@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from pathlib import Path
 from typing import Any
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -35,6 +37,17 @@ def label_map(size: int = 32) -> np.ndarray:  # type: ignore[type-arg]
     labels = np.ones((size, size), np.uint8)
     labels[size // 2 :] = 2
     return labels
+
+
+def huge_png(side: int) -> bytes:
+    """A PNG of few bytes that says it is huge."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
 def body(**fields: Any) -> dict[str, Any]:
@@ -86,6 +99,7 @@ def test_palettes_are_taken_by_their_indices(gateway: Gateway) -> None:
         ({"labels": text(encode_png(label_map() * 5))}, "#/labels", "holds 10"),
         ({"labels": text(b"GIF89a")}, "#/labels", "no PNG"),
         ({"labels": "%%%"}, "#/labels", "no PNG"),
+        ({"labels": text(huge_png(100_000))}, "#/labels", "PNG"),
         ({"crops": [{"tissue": "bone", "png": "AAAA"}]}, "#/crops/0", "no tissue 'bone'"),
         ({"crops": [{"tissue": "tumor"}]}, "#/crops/0", "either png"),
     ],

@@ -29,6 +29,13 @@ UInt8 = NDArray[np.uint8]
 
 MOST_BODY = 32 << 20
 LEAST_CROP = 8
+UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
 WAIT_SECONDS, MOST_WAIT = 20.0, 60.0
 POLL_SECONDS = 0.05
 
@@ -175,6 +182,6 @@ def _opened(data: bytes, most: int) -> Image.Image:
                 f"a picture is {image.width}×{image.height} px; at most {most}×{most} are taken"
             )
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError("a picture is no PNG that can be read: send base64 of one") from error
     return image

@@ -136,7 +136,7 @@ def _open(path: FilePath) -> openslide.AbstractSlide:
                 if image.width * image.height > MAX_PLAIN_PIXELS:
                     raise InputError(f"{path.name} is too large for a plain image")
         return openslide.open_slide(path)
-    except (openslide.OpenSlideError, OSError) as error:
+    except (openslide.OpenSlideError, Image.DecompressionBombError, OSError) as error:
         raise InputError(f"{path.name} cannot be opened as a slide or an image") from error
 
 
