@@ -124,19 +124,26 @@ class CropPairs:
     slides: NDArray[np.int64]
 
 
-def crop_pairs(store: ObjectStore, pairs: SyntheticPairs, seed: int) -> CropPairs:
-    """Cut, for every crop given, a window of the same class out of the image made."""
+def crop_pairs(
+    store: ObjectStore, pairs: SyntheticPairs, seed: int, real: bool = False
+) -> CropPairs:
+    """Cut, for every crop given, a window of the same class out of the image made.
+
+    With `real`, out of the real region that the map was taken from: what the crop's slide
+    tells of its other regions.
+    """
     bank = CropBank.of(store, pairs)
     windows, crops, labels, slides = [], [], [], []
     for number in range(len(pairs)):
         sample = pairs.samples[number]
+        image, where = bank.source(sample) if real else (sample.image, sample.labels)
         rng = np.random.default_rng([seed, number])
         for origin in sample.provenance.crops:
-            spot = place(sample.labels, origin.label, origin.side, rng)
+            spot = place(where, origin.label, origin.side, rng)
             if spot is None:
                 continue
             x, y = spot
-            windows.append(sample.image[y : y + origin.side, x : x + origin.side])
+            windows.append(image[y : y + origin.side, x : x + origin.side])
             crops.append(bank.cut(origin))
             labels.append(origin.label)
             slides.append(origin.slide)
@@ -155,11 +162,22 @@ def retrieval(found: CropPairs, encoder: Encoder | None, seed: int) -> dict[str,
     queries, keys = (
         np.stack([_stain_vector(image) for image in images])
         if encoder is None
-        else np.concatenate([encoder.encode(image[None]) for image in images])
+        else _features(encoder, images)
         for images in (found.windows, found.crops)
     )
     rng = np.random.default_rng(seed)
     return retrieval_top1(queries, keys, found.labels, found.slides, rng=rng)
+
+
+def _features(encoder: Encoder, images: list[UInt8]) -> NDArray[np.float32]:
+    """Encode images of several sides, (n, dim); those of one side in one go."""
+    sides = np.array([len(image) for image in images])
+    found: dict[int, NDArray[np.float32]] = {}
+    for side in np.unique(sides):
+        rows = np.flatnonzero(sides == side).tolist()
+        values = encoder.encode(np.stack([images[row] for row in rows]))
+        found |= dict(zip(rows, values, strict=True))
+    return np.stack([found[row] for row in range(len(images))])
 
 
 def _stain_vector(image: UInt8) -> NDArray[np.float64]:

@@ -222,10 +222,14 @@ def _against(
 def _retrieval(
     request: EvaluateRequest, material: Material, encoder: Encoder | None, store: ObjectStore
 ) -> dict[str, Any]:
-    """Find crops again in the images made from them, and in those that were not given them."""
+    """Find crops again in the images made from them, in those without, and in real regions."""
     return {
-        row: retrieval(crop_pairs(store, material.rows[row], request.seed), encoder, request.seed)
-        for row in ("map", "both")
+        name: retrieval(
+            crop_pairs(store, material.rows[row], request.seed, name == "real"),
+            encoder,
+            request.seed,
+        )
+        for name, row in (("map", "map"), ("both", "both"), ("real", "both"))
         if row in material.rows
     }
 

@@ -20,8 +20,6 @@ UInt8 = NDArray[np.uint8]
 Float16 = NDArray[np.float16]
 
 TURNS = 8
-ELSEWHERE = 0.5
-"""Share of augmented crops that come from another region of the slide, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ class Batches:
         crops = []
         for label in cropped_labels(mask, rule):
             source, labels = image, mask
-            if recipe.crop_augment and rng.random() < ELSEWHERE:
+            if recipe.crop_augment and rng.random() < recipe.crop_elsewhere:
                 others = self._of_slide[slide]
                 donor = self.index[others[rng.integers(len(others))]]
                 if (donor.labels == label).any():

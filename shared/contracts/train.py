@@ -97,8 +97,15 @@ class DenoiserRecipe(Contract):
     )
     crop_augment: bool = Field(
         True,
-        description="turn crops, take half of them from elsewhere on the slide, and place them "
-        "anew, so that they carry appearance but no layout; False: cut in place (the paper)",
+        description="turn crops and place them anew, so that they carry appearance but no "
+        "layout; False: cut in place (the paper)",
+    )
+    crop_elsewhere: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of augmented crops from another region of the slide: the more, the "
+        "less a model follows the crop that it is given",
     )
     crop_min: float = Field(50 / 512, gt=0, le=1, description="least crop side / image side")
     crop_max: float = Field(200 / 512, gt=0, le=1, description="greatest crop side / image side")
