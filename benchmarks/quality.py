@@ -30,6 +30,9 @@ def figures(report: dict[str, Any]) -> dict[str, float | None]:
     real = scores["real"]["mean_iou"]
     return {
         "fd_gain": min(row["map"]["frechet"] / row["both"]["frechet"] for row in rows),
+        "fd_gain_own_slides": min(
+            row["map"]["own_slides"] / row["both"]["own_slides"] for row in rows
+        ),
         "fd_over_floor": max(row["both"]["over_floor"] for row in rows),
         "iou_synthetic_ratio": scores["synthetic"]["mean_iou"] / real,
         "iou_augmented_gain": scores["both"]["mean_iou"] - real,

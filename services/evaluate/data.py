@@ -37,6 +37,9 @@ class Pairs(Protocol):
     def slide(self, number: int) -> str:
         """Name the slide that it shows, or that its label map comes from."""
 
+    def region(self, number: int) -> str:
+        """Name the region that it shows, or that its label map comes from."""
+
 
 @dataclass(frozen=True)
 class RealPairs:
@@ -56,6 +59,9 @@ class RealPairs:
     def slide(self, number: int) -> str:
         return self.regions.slides[self.positions[number]]
 
+    def region(self, number: int) -> str:
+        return self.regions.keys[self.positions[number]]
+
 
 @dataclass(frozen=True)
 class SyntheticPairs:
@@ -73,6 +79,9 @@ class SyntheticPairs:
     def slide(self, number: int) -> str:
         return self.samples.provenance(number).map_slide
 
+    def region(self, number: int) -> str:
+        return self.samples.provenance(number).map_region
+
 
 @dataclass(frozen=True)
 class JoinedPairs:
@@ -85,12 +94,20 @@ class JoinedPairs:
         return len(self.first) + len(self.second)
 
     def pair(self, number: int) -> tuple[UInt8, UInt8]:
-        shift = number - len(self.first)
-        return self.first.pair(number) if shift < 0 else self.second.pair(shift)
+        pairs, own = self._of(number)
+        return pairs.pair(own)
 
     def slide(self, number: int) -> str:
+        pairs, own = self._of(number)
+        return pairs.slide(own)
+
+    def region(self, number: int) -> str:
+        pairs, own = self._of(number)
+        return pairs.region(own)
+
+    def _of(self, number: int) -> tuple[Pairs, int]:
         shift = number - len(self.first)
-        return self.first.slide(number) if shift < 0 else self.second.slide(shift)
+        return (self.first, number) if shift < 0 else (self.second, shift)
 
 
 @dataclass(frozen=True)

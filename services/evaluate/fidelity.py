@@ -31,10 +31,12 @@ class Features:
     Attributes:
         values: float32 (n, views, dim); views are turns of the same image.
         slides: str (n,), slide of each image, or that its label map came from.
+        regions: str (n,), the same of its region, where that is known.
     """
 
     values: NDArray[np.float32]
     slides: NDArray[np.str_]
+    regions: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -92,7 +94,8 @@ def fidelity(test: Features, sources: Mapping[str, Features], seed: int) -> dict
         `n` images (of `views` each) on either side, `dim`, `reliable` (whether n · views
         is at least twice dim) and `rows`: name ('floor' first) → `frechet` (mean over both
         folds), its 90 % `interval` over resampled slides, `over_floor`, and (of at least
-        `LEAST` images) `precision`, `recall`, `density`, `coverage` against all test images.
+        `LEAST` images) `precision`, `recall`, `density`, `coverage` against all test images;
+        of sources made from test slides also `own_slides` (see there).
         No rows where n is below 2.
     """
     folds = make_folds(test, sources)
@@ -123,12 +126,48 @@ def fidelity(test: Features, sources: Mapping[str, Features], seed: int) -> dict
             "frechet": float(np.mean(distances)),
             "interval": [float(edge) for edge in np.mean(intervals, axis=0)],
         }
+        own = own_slides(test, source, n, seed)
+        if own is not None:
+            rows[name]["own_slides"] = own
     floor = rows["floor"]["frechet"]
     for name, source in sources.items():
         rows[name]["over_floor"] = rows[name]["frechet"] / max(floor, 1e-12)
         if min(len(test), len(source)) >= LEAST:
             rows[name] |= manifold_scores(test.values[:, 0], source.values[:, 0])
     return {**found, "rows": rows}
+
+
+def own_slides(test: Features, source: Features, n: int, seed: int) -> float | None:
+    """Fréchet distance to other real regions of the slides that images were made from.
+
+    Every second real region is the reference; what is or was made from the map of one of
+    these is left out. Of `test` itself it is the floor.
+
+    Args:
+        test: real images, those of one slide in a row.
+        source: images of these slides.
+        n: most images on either side.
+        seed: of the draws to one n.
+
+    Returns:
+        The mean over both choices of every second region; None where regions are not known
+        or the images are of other slides.
+    """
+    if test.regions is None or source.regions is None:
+        return None
+    if not np.isin(source.slides, test.slides).all():
+        return None
+    distances = []
+    for start in range(2):
+        rng = np.random.default_rng([seed, start])
+        real = np.arange(start, len(test), 2)
+        made = np.flatnonzero(~np.isin(source.regions, test.regions[real]))
+        count = min(n, len(real), len(made))
+        if count < 2:
+            return None
+        sides = (source.of(rng.permutation(made)[:count]), test.of(rng.permutation(real)[:count]))
+        distances.append(distance_of(*sides))
+    return float(np.mean(distances))
 
 
 def _groups(source: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:

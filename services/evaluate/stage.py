@@ -164,7 +164,10 @@ def _features(
             parts.append(np.stack([encoder.encode(turn) for turn in turns], 1))
             seen += len(batch)
             context.progress(min(seen, total), total, name)
-        return Features(np.concatenate(parts), np.array([pairs.slide(n) for n in chosen]))
+        slides, regions = (
+            np.array([name(number) for number in chosen]) for name in (pairs.slide, pairs.region)
+        )
+        return Features(np.concatenate(parts), slides, regions)
 
     for row, pairs in sources.items():
         encoded[row] = features(pairs, numbers[row], lambda images: images)

@@ -140,6 +140,30 @@ def test_images_are_never_held_against_the_slides_they_were_made_from() -> None:
     assert rows["stolen"]["frechet"] < rows["floor"]["frechet"]
 
 
+def test_images_that_take_on_their_slides_looks_come_nearer_to_their_own_slides() -> None:
+    """Slides differ by a shift; images follow their slide's, or are drawn from all slides'."""
+    slides = [f"s{number // 20}" for number in range(200)]
+    shifts = np.repeat(np.random.default_rng(0).normal(scale=3, size=(10, 1, 4)), 20, 0)
+    keys = np.array([f"r{number}" for number in range(200)])
+
+    def drawn(seed: int, order: np.ndarray) -> Features:  # type: ignore[type-arg]
+        made = features(seed, slides)
+        return Features((made.values + shifts[order]).astype(np.float32), made.slides, keys)
+
+    near = np.arange(200)
+    astray = np.zeros(200, int)  # all look like the first slide
+    rows = fidelity(drawn(1, near), {"follows": drawn(2, near), "astray": drawn(3, astray)}, 0)[
+        "rows"
+    ]
+    assert rows["follows"]["own_slides"] < 2 * rows["floor"]["own_slides"]
+    assert rows["astray"]["own_slides"] > 5 * rows["follows"]["own_slides"]
+    copies = Features(drawn(1, near).values, np.array(slides), keys)
+    rows = fidelity(drawn(1, near), {"copies": copies}, 0)["rows"]
+    assert rows["copies"]["own_slides"] == pytest.approx(rows["floor"]["own_slides"])
+    other = Features(copies.values, np.array(["elsewhere"] * 200), keys)
+    assert "own_slides" not in fidelity(drawn(1, near), {"other": other}, 0)["rows"]["other"]
+
+
 def test_slides_are_halved_whole() -> None:
     one, other = halves(np.array(["a"] * 5 + ["b"] * 3 + ["c"] * 2 + ["d"]))
     assert one | other == {"a", "b", "c", "d"}
