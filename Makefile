@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install lint test test-api demo starter bench-quality clean
+.PHONY: help install lint test test-api demo starter bench-quality bench-synthesis clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,9 @@ starter: install ## make the starter checkpoint anew (about an hour on 2 cores)
 
 bench-quality: install  ## train and measure on TILES=folder CLASSES=a,b MPP=0.5 REGION_MPP=0.875 [SLIDE=regex] [RECIPE=cpu-small]
 	$(BIN)/python benchmarks/quality.py $(TILES) --classes '$(CLASSES)' --mpp $(MPP) --region-mpp $(REGION_MPP) $(if $(SLIDE),--slide '$(SLIDE)') $(if $(RECIPE),--recipe $(RECIPE))
+
+bench-synthesis: install  ## measure speed on STORE=folder MODEL=name/version [STUDENT=name/version]
+	$(BIN)/python benchmarks/synthesis.py $(STORE) $(MODEL) $(if $(STUDENT),--student $(STUDENT)) --out benchmarks/results/synthesis.json
 
 clean:           ## remove what was made
 	rm -rf out build *.egg-info

@@ -71,7 +71,12 @@ class DatasetRequest(Request):
         "an image above it is made anew from other noise, and left out if that does not help",
     )
     seed: int = 0
-    shard_size: int = Field(32, ge=1, le=10_000)
+    shard_size: int = Field(
+        128,
+        ge=1,
+        le=10_000,
+        description="images of a shard: the more, the less often a worker has none in flight",
+    )
     batch_size: int = Field(16, ge=1, le=1024)
     exports: tuple[ExportFormat, ...] = ()
 
