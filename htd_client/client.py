@@ -15,10 +15,13 @@ from pydantic import BaseModel
 
 from shared.contracts.base import Request
 from shared.contracts.gateway import (
+    DatasetEstimate,
     DatasetPage,
     DatasetStatus,
     ImageBody,
     JobPage,
+    ReportInfo,
+    ReportPage,
     ShardLink,
     ShardPage,
 )
@@ -101,6 +104,11 @@ class Client:
         answer = self._send("POST", "/v1/datasets", request, headers=_key())
         return DatasetStatus.model_validate_json(answer.content)
 
+    def estimate_dataset(self, request: DatasetRequest) -> DatasetEstimate:
+        """Say what a dataset will cost, going by earlier ones of the same model."""
+        answer = self._send("POST", "/v1/datasets/estimate", request)
+        return DatasetEstimate.model_validate_json(answer.content)
+
     def dataset(self, dataset: str) -> DatasetStatus:
         """Say how a dataset is."""
         return self._get(f"/v1/datasets/{dataset}", DatasetStatus)
@@ -154,6 +162,11 @@ class Client:
         while answer.status_code == httpx2.codes.ACCEPTED:
             answer = self._send("GET", answer.headers["Location"], headers=wait)
         return answer.content
+
+    def reports(self, **filters: str) -> Iterator[ReportInfo]:
+        """List evaluations; `filters` are `dataset` and `model` (<name>/<version>)."""
+        for found in self._pages("/v1/reports", ReportPage, filters):
+            yield from found.items
 
     def make_reader_study(self, body: StudyBody) -> NewStudy:
         """Make a blinded reader study; the readers' links are answered this once."""
