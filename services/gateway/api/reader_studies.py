@@ -63,7 +63,8 @@ class Found:
     record: StudyRecord
 
 
-def _found(caller: Generator, study: StudyName) -> Found:
+def find_own(caller: Caller, study: str) -> Found:
+    """Find a study. Raises `ProblemError` (404)."""
     record = find_study(caller.store, study)
     if record is None:
         raise ProblemError(
@@ -73,6 +74,10 @@ def _found(caller: Generator, study: StudyName) -> Found:
             remedy="GET /v1/reader-studies lists those there are",
         )
     return Found(caller, record)
+
+
+def _found(caller: Generator, study: StudyName) -> Found:
+    return find_own(caller, study)
 
 
 Own = Annotated[Found, Depends(_found)]
