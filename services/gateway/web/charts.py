@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 560, 220
-LEFT, TOP, BOTTOM = 56, 10, 24
-MOST_POINTS = 560
-SMOOTHING = 0.95
+WIDTH, HEIGHT = 360, 180
+LEFT, TOP, BOTTOM = 48, 10, 24
+MOST_POINTS = 360
+SMOOTHING = 0.9
 """Share of the mean before in the smoothed curve."""
+
+EXACT = frozenset({"learning_rate"})
+"""Metrics without noise, which smoothing would bend."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class Curve:
     left: int = LEFT
 
 
-def curve(title: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
+def curve(name: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
     """Draw values over steps; the scale leaves out the most extreme hundredth at either end."""
-    smoothed = _smooth(values)
+    smoothed = list(values) if name in EXACT else _smooth(values)
     ranked = sorted(values)
     edge = len(ranked) // 100
     low, high = ranked[edge], ranked[-1 - edge]
@@ -59,7 +62,7 @@ def curve(title: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
         return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in chosen)
 
     return Curve(
-        title=title,
+        title=name.replace("_", " "),
         last=f"{smoothed[-1]:.4g}",
         points=line(values),
         smooth=line(smoothed),
@@ -78,7 +81,7 @@ def curves(rows: Sequence[dict[str, float]]) -> list[Curve]:
         )
         if pairs:
             steps, values = zip(*pairs, strict=True)
-            drawn.append(curve(name.replace("_", " "), steps, values))
+            drawn.append(curve(name, steps, values))
     return drawn
 
 

@@ -14,6 +14,8 @@ from services.gateway.web.pages import Visitor, render
 from shared.contracts.base import Name
 
 MOST = 200
+PARTS = {"vae": "Autoencoder", "decoder": "Decoder", "denoiser": "Denoiser"}
+"""What a run trains, in its order."""
 
 router = APIRouter(prefix="/training", include_in_schema=False)
 
@@ -55,6 +57,10 @@ def run_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) ->
         caller,
         run=found,
         status=caller.ledger.status(found.job) if found.job else None,
-        parts=[(kind, curves(rows)) for kind, rows in found.curves.items()],
+        parts=[
+            (title, curves(found.curves[kind]))
+            for kind, title in PARTS.items()
+            if kind in found.curves
+        ],
         reports=reports,
     )

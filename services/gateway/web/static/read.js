@@ -26,11 +26,7 @@ async function ask(path, options = {}) {
 
 function show(name) {
   for (const section of sections) at(section).hidden = section !== name;
-  const heading = at(name).querySelector("h1");
-  if (heading) {
-    heading.tabIndex = -1;
-    heading.focus();
-  }
+  at(name).querySelector("[data-first]")?.focus(); // never the button that submits
 }
 
 function load(image) {
