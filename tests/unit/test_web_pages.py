@@ -68,7 +68,8 @@ def test_what_people_wrote_is_escaped(gateway: Gateway) -> None:
 
 
 def test_who_is_not_logged_in_is_asked_to(gateway: Gateway) -> None:
-    visitor = TestClient(gateway.app, follow_redirects=False)
+    ours = {"Origin": "http://testserver"}
+    visitor = TestClient(gateway.app, headers=ours, follow_redirects=False)
     for place in PAGES:
         answer = visitor.get(place)
         assert (answer.status_code, answer.headers["Location"]) == (303, f"/login?next={place}")
@@ -81,6 +82,11 @@ def test_who_is_not_logged_in_is_asked_to(gateway: Gateway) -> None:
     assert "samesite=strict" in cookie
     assert visitor.get("/datasets").status_code == 200
     assert visitor.post("/login?next=//evil.example", data={"token": token}).status_code == 422
+    theirs = {"Sec-Fetch-Site": "cross-site"}
+    assert visitor.post("/login", data={"token": token}, headers=theirs).status_code == 403
+    assert visitor.post("/logout").headers["Location"] == "/login"
+    assert visitor.get("/").headers["Location"] == "/datasets"
+    assert visitor.get("/datasets").status_code == 303
 
 
 def test_a_session_changes_things_only_from_our_pages(gateway: Gateway) -> None:

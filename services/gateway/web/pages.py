@@ -40,7 +40,11 @@ def render(
     """
     held = set(caller.token.scopes) if caller else set()
     may = {scope: bool({scope, "admin"} & held) for scope in SCOPES}
-    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"}
+    headers = {
+        "Content-Security-Policy": POLICY,
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "same-origin",  # else browsers send no Origin with forms
+    }
     return _templates.TemplateResponse(
         request, template, {"may": may, "here": request.url.path} | context, headers=headers
     )

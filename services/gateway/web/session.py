@@ -16,8 +16,14 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 def session_token(request: Request) -> str | None:
     """Return the token of a request's session; None where another site may have sent it."""
-    token = request.cookies.get(COOKIE)
-    if token is None or request.method in SAFE:
-        return token
-    origin = request.headers.get("Origin", "")
-    return token if urlsplit(origin).netloc == request.headers.get("Host") else None
+    if request.method in SAFE or from_our_page(request):
+        return request.cookies.get(COOKIE)
+    return None
+
+
+def from_our_page(request: Request) -> bool:
+    """Say whether a browser sent a request for a page of ours."""
+    site = request.headers.get("Sec-Fetch-Site")  # not sent over plain HTTP, but to loopback
+    if site is not None:
+        return site == "same-origin"
+    return urlsplit(request.headers.get("Origin", "")).netloc == request.headers.get("Host")
