@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install lint test test-api demo starter bench-quality bench-synthesis clean
+.PHONY: help install lint test test-api test-e2e demo starter bench-quality bench-synthesis clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +26,9 @@ test: lint       ## lint, then all tests
 
 test-api: install  ## ten thousand generated requests against the API's own description
 	API_EXAMPLES=100 $(BIN)/python -m pytest tests/integration/test_gateway_schema.py
+
+test-e2e: install  ## the pages in Chromium (apt-get install chromium), on a real local stack
+	$(BIN)/python -m pytest tests/e2e
 
 demo: install    ## slides to a synthetic annotated dataset; SLIDES=folder MPP=0.5 CLASSES=a,b for yours
 	$(BIN)/htd demo --out out/demo $(if $(SLIDES),--slides '$(SLIDES)') $(if $(MPP),--mpp $(MPP)) $(if $(CLASSES),--classes '$(CLASSES)')

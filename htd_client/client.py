@@ -15,14 +15,25 @@ from pydantic import BaseModel
 
 from shared.contracts.base import Request
 from shared.contracts.gateway import (
+    DatasetEstimate,
     DatasetPage,
     DatasetStatus,
     ImageBody,
     JobPage,
+    ReportInfo,
+    ReportPage,
     ShardLink,
     ShardPage,
 )
 from shared.contracts.jobs import JobStatus
+from shared.contracts.reader_study import (
+    NewStudy,
+    ReaderLink,
+    StudyBody,
+    StudyPage,
+    StudyResults,
+    StudyStatus,
+)
 from shared.contracts.synthesize import DatasetRequest
 from shared.errors import HeteroTissueError, InputError
 
@@ -93,6 +104,11 @@ class Client:
         answer = self._send("POST", "/v1/datasets", request, headers=_key())
         return DatasetStatus.model_validate_json(answer.content)
 
+    def estimate_dataset(self, request: DatasetRequest) -> DatasetEstimate:
+        """Say what a dataset will cost, going by earlier ones of the same model."""
+        answer = self._send("POST", "/v1/datasets/estimate", request)
+        return DatasetEstimate.model_validate_json(answer.content)
+
     def dataset(self, dataset: str) -> DatasetStatus:
         """Say how a dataset is."""
         return self._get(f"/v1/datasets/{dataset}", DatasetStatus)
@@ -146,6 +162,42 @@ class Client:
         while answer.status_code == httpx2.codes.ACCEPTED:
             answer = self._send("GET", answer.headers["Location"], headers=wait)
         return answer.content
+
+    def reports(self, **filters: str) -> Iterator[ReportInfo]:
+        """List evaluations; `filters` are `dataset` and `model` (<name>/<version>)."""
+        for found in self._pages("/v1/reports", ReportPage, filters):
+            yield from found.items
+
+    def make_reader_study(self, body: StudyBody) -> NewStudy:
+        """Make a blinded reader study; the readers' links are answered this once."""
+        answer = self._send("POST", "/v1/reader-studies", body)
+        return NewStudy.model_validate_json(answer.content)
+
+    def reader_study(self, study: str) -> StudyStatus:
+        """Say how far a reader study is."""
+        return self._get(f"/v1/reader-studies/{study}", StudyStatus)
+
+    def reader_studies(self) -> Iterator[StudyStatus]:
+        """List reader studies."""
+        for found in self._pages("/v1/reader-studies", StudyPage, {}):
+            yield from found.items
+
+    def renew_reader_link(self, study: str, reader: str) -> ReaderLink:
+        """Give a reader (r1, r2, …) a new link; the one before is void."""
+        answer = self._send("POST", f"/v1/reader-studies/{study}/readers/{reader}/link")
+        return ReaderLink.model_validate_json(answer.content)
+
+    def study_results(self, study: str) -> StudyResults:
+        """Return the results of a reader study so far."""
+        return self._get(f"/v1/reader-studies/{study}/results", StudyResults)
+
+    def study_answers(self, study: str) -> str:
+        """Return every answer of a reader study beside its truth, as CSV."""
+        return self._send("GET", f"/v1/reader-studies/{study}/answers.csv").text
+
+    def delete_reader_study(self, study: str) -> None:
+        """Delete a reader study with its pictures and answers."""
+        self._send("DELETE", f"/v1/reader-studies/{study}")
 
     def job(self, job: str) -> JobStatus:
         """Say how a job is."""

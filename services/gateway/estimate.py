@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared.diffusion.crops import Crop
-from shared.diffusion.flow import guidance_weights
+from shared.diffusion.guidance import guidance_weights
 from shared.diffusion.model_store import Sampler
 from shared.errors import InputError
 from shared.imaging.regions import encode_png

@@ -20,9 +20,9 @@ from shared.diffusion.flow import (
     draw_noise,
     draw_times,
     flow_loss,
-    guidance_weights,
     guided,
 )
+from shared.diffusion.guidance import guidance_weights
 
 
 class VaeObjective:

@@ -46,6 +46,19 @@ class DatasetStatus(Contract):
     result: dict[str, Any] | None = Field(description="what the job says in the end")
 
 
+class DatasetEstimate(Contract):
+    """What a dataset will cost, going by earlier ones of the same model."""
+
+    images: int
+    seconds: float | None = Field(
+        description="of one worker; None where the model has made no dataset yet"
+    )
+    bytes: int | None = Field(description="in the store, without exports")
+    measured_datasets: int = Field(description="that the estimate is derived from")
+    measured_images: int
+    evaluations: int = Field(description="of the denoiser per image, as asked for")
+
+
 class DatasetPage(Contract):
     """Some of the datasets, by name."""
 
@@ -221,6 +234,31 @@ class TrainingRun(Contract):
         description="vae, decoder, denoiser → rows of metrics"
     )
     samples: tuple[str, ...] = Field(description="names of the sample sheets, in order")
+
+
+class ReportInfo(Contract):
+    """An evaluation of a dataset, in short; the report itself says what was measured on what."""
+
+    report: str
+    dataset: str
+    model: str = Field(description="<name>/<version>")
+    images: int
+    held_out: bool = Field(description="whether the real test slides were kept from the model")
+    frechet: dict[str, float] = Field(description="encoder → Fréchet distance to real test images")
+    floor: dict[str, float] = Field(description="encoder → the same of real images to others")
+    mean_iou: dict[str, float] = Field(
+        description="what a segmenter was trained on → mean IoU on real test images"
+    )
+    faithfulness: float | None = Field(
+        description="mean IoU of the requested maps, as a segmenter of real images sees them"
+    )
+
+
+class ReportPage(Contract):
+    """Some of the reports, by name."""
+
+    items: tuple[ReportInfo, ...]
+    next: str | None = Field(description="`cursor` of the next page")
 
 
 class ModelInfo(Contract):

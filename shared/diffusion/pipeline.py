@@ -18,7 +18,8 @@ from shared.diffusion.autoencoder import (
 )
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser
-from shared.diffusion.flow import draw_noise, guidance_weights, guided, sample_flow
+from shared.diffusion.flow import draw_noise, guided, sample_flow
+from shared.diffusion.guidance import guidance_weights
 from shared.errors import InputError
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from shared.contracts.train import Sampling
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser, Tensors
-from shared.diffusion.flow import Solver, draw_noise, guidance_weights
+from shared.diffusion.flow import Solver, draw_noise
+from shared.diffusion.guidance import guidance_weights
 from shared.diffusion.pipeline import check_inputs
 from shared.errors import InputError
 from shared.serving.batcher import StepBatcher, Trajectory

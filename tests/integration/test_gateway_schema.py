@@ -28,7 +28,10 @@ from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 from tests.unit.test_gateway_datasets import BODY
 
-KNOWN = {"dataset": "d", "model": "toy", "version": "1", "name": "toy", "slide": "slide-a"}
+KNOWN = {
+    "dataset": "d", "model": "toy", "version": "1", "name": "toy", "slide": "slide-a",
+    "study": "s", "reader": "r1",
+}  # fmt: skip
 """Names of things that are there, for half of the requests."""
 
 CHECKS = [
@@ -53,6 +56,9 @@ def test_the_api_answers_as_it_says(config: Settings, tmp_path: Path, mode: Gene
     publish_toy_model(gateway.house.root, make_region_set(gateway.house.root))
     gateway.work(gateway.client.post("/v1/datasets", json=BODY).json()["job"])
     gateway.client.put("/v1/slides/slide-a/source/a.svs", content=b"no slide")
+    study = {"study": "s", "real": [{"regions": "toy"}], "synthetic": ["d"], "images": 2}
+    made = gateway.client.post("/v1/reader-studies", json=study | {"readers": ["Ann"]}).json()
+    reader = f"Bearer {made['links'][0]['token']}"
     headers = {"Authorization": gateway.client.headers["Authorization"], "Prefer": "wait=0"}
     schema = schemathesis.openapi.from_asgi("/openapi.json", gateway.app)
     for operation in (found.ok() for found in schema.get_all_operations()):
@@ -64,7 +70,8 @@ def test_the_api_answers_as_it_says(config: Settings, tmp_path: Path, mode: Gene
             for name in KNOWN.keys() & case.path_parameters.keys():
                 if dice.random() < 0.5:
                     case.path_parameters[name] = KNOWN[name]
-            case.call_and_validate(checks=CHECKS, headers=headers)
+            own = {"Authorization": reader} if case.path.startswith("/v1/reading") else {}
+            case.call_and_validate(checks=CHECKS, headers=headers | own)
 
         with suppress(Unsatisfiable):  # an operation without input has none that does not fit
             answers()

@@ -19,11 +19,11 @@ from shared.diffusion.flow import (
     draw_noise,
     draw_times,
     flow_loss,
-    guidance_weights,
     guided,
     image_seed,
     sample_flow,
 )
+from shared.diffusion.guidance import guidance_weights
 from shared.diffusion.regional import RegionalDenoiser
 
 CLASSES = Classes.of("stroma", "tumor")

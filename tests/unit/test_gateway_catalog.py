@@ -144,3 +144,27 @@ def test_runs_show_their_curves_and_sheets(tmp_path: Path) -> None:
     assert run["samples"] == ["00000004.png"]
     assert gateway.client.get("/v1/runs/r/samples/00000004.png").content == b"png"
     assert gateway.client.get("/v1/runs/none").status_code == 404
+
+
+def test_reports_are_listed_and_shown(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    publish_toy_model(gateway.house.root, make_region_set(gateway.house.root))
+    body = {"dataset": "d", "model": "toy", "images": 4, "steps": 1}
+    gateway.work(gateway.client.post("/v1/datasets", json=body).json()["job"])
+    ask = {"report": "r", "dataset": "d", "segmenter_steps": 1, "encoders": ["efficientnet-lite0"]}
+    submit(gateway, "evaluate", ask)
+    (found,) = gateway.client.get("/v1/reports", params={"dataset": "d"}).json()["items"]
+    report = gateway.client.get("/v1/reports/r").json()
+    assert (found["report"], found["model"], found["images"]) == ("r", "toy/1", 4)
+    rows = report["fidelity"][0]["rows"]
+    assert found["frechet"] == {"efficientnet-lite0": rows["dataset"]["frechet"]}
+    assert found["floor"] == {"efficientnet-lite0": rows["floor"]["frechet"]}
+    assert found["mean_iou"]["synthetic"] == report["segmentation"]["synthetic"]["mean_iou"]
+    assert gateway.client.get("/v1/reports", params={"model": "toy/2"}).json()["items"] == []
+    page = gateway.client.get("/v1/reports/r/page")
+    assert page.headers["Content-Type"].startswith("text/html")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox;" in policy
+    assert gateway.client.get("/v1/reports/none").status_code == 404
+    assert gateway.client.get("/v1/reports/none/page").status_code == 404

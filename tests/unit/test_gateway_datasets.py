@@ -103,6 +103,27 @@ def test_a_dataset_describes_itself(gateway: Gateway) -> None:
     assert croissant["conformsTo"].endswith("croissant/1.0")
 
 
+def test_an_estimate_goes_by_what_earlier_datasets_took(gateway: Gateway) -> None:
+    ask = BODY | {"dataset": "e", "images": 60}
+    first = gateway.client.post("/v1/datasets/estimate", json=ask).json()
+    assert (first["seconds"], first["bytes"], first["measured_images"]) == (None, None, 0)
+    gateway.work(gateway.client.post("/v1/datasets", json=BODY).json()["job"])
+    found = gateway.client.post("/v1/datasets/estimate", json=ask).json()
+    assert (found["measured_datasets"], found["measured_images"]) == (1, 6)
+    stored = sum(
+        gateway.house.root.size(f"datasets/d/shards/00000{number}.tar") for number in (0, 1)
+    )
+    assert found["bytes"] == 10 * stored
+    assert found["seconds"] > 0
+    more = ask | {"steps": 6, "guidance_map": 2, "guidance_crops": 1.5}
+    slower = gateway.client.post("/v1/datasets/estimate", json=more).json()
+    assert (found["evaluations"], slower["evaluations"]) == (2 * 2, 6 * 3)
+    assert slower["seconds"] == pytest.approx(found["seconds"] * 18 / 4, abs=0.5)
+    wrong = gateway.client.post("/v1/datasets/estimate", json=ask | {"model": "none"})
+    assert wrong.status_code == 422
+    assert len(gateway.client.get("/v1/datasets").json()["items"]) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "pointer", "words"),
     [

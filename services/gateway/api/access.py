@@ -13,11 +13,12 @@ from services.gateway.api.house import House
 from services.gateway.api.limits import Quota
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.tokens import Scope, TokenRecord
+from services.gateway.web.session import session_token
 from shared.contracts.base import Request as JobRequest
 from shared.jobs import Ledger
 from shared.storage import ObjectStore
 
-_bearer = HTTPBearer(auto_error=False, description="a token of this gateway")
+bearer = HTTPBearer(auto_error=False, description="a token of this gateway")
 
 
 def house_of(request: Request) -> House:
@@ -66,10 +67,12 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
     """Make the dependency of an operation that needs `scope`; admin may do everything."""
 
     def check(
+        request: Request,
         house: Annotated[House, Depends(house_of)],
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> Caller:
-        token = house.tokens.find(credentials.credentials) if credentials else None
+        given = credentials.credentials if credentials else session_token(request)
+        token = house.tokens.find(given) if given else None
         if token is None:
             raise ProblemError(
                 401,

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.api import (
@@ -19,6 +20,8 @@ from services.gateway.api import (
     models,
     ops,
     problems,
+    reader_studies,
+    reports,
     slides,
     tiles,
     uploads,
@@ -28,6 +31,11 @@ from services.gateway.api.ops import Counting, Figures
 from services.gateway.api.problems import TYPES, ProblemDetails, answer, documented
 from services.gateway.api.tiles import Zooms
 from services.gateway.api.watching import Watching
+from services.gateway.web import datasets as web_datasets
+from services.gateway.web import login
+from services.gateway.web import reader_studies as web_reader_studies
+from services.gateway.web import training as web_training
+from services.gateway.web.pages import FOLDER
 from shared.settings import Settings
 
 MOST_JSON = 2 << 20
@@ -134,11 +142,18 @@ def make_app(config: Settings) -> FastAPI:
         cohorts,
         clusters,
         models,
+        reader_studies,
+        reports,
         jobs,
         admin,
         ops,
+        login,
+        web_datasets,
+        web_training,
+        web_reader_studies,
     ):
         app.include_router(module.router)
+    app.mount("/static", StaticFiles(directory=FOLDER / "static"))
     return app
 
 

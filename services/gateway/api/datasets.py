@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from services.gateway.api.access import Caller, Generator, Reader
 from services.gateway.api.dataset_checks import check_dataset
+from services.gateway.api.dataset_estimate import estimate_dataset
 from services.gateway.api.dataset_status import dataset_status, find_submission
 from services.gateway.api.idempotency import IdempotencyKey, check_key, keep_key
 from services.gateway.api.paging import Cursor, Limit, page
@@ -26,6 +27,7 @@ from services.gateway.api.streams import send_object, tar_stream
 from services.gateway.api.watching import Watching
 from shared.contracts.base import Name
 from shared.contracts.gateway import (
+    DatasetEstimate,
     DatasetPage,
     DatasetStatus,
     ShardLink,
@@ -149,6 +151,13 @@ def _submit(caller: Caller, request: DatasetRequest, key: str | None) -> None:
         )
         caller.store.put_json(submission_key(request.dataset), submission)
     keep_key(caller.store, key, request, job)
+
+
+@router.post("/estimate")
+def estimate(request: DatasetRequest, caller: Reader) -> DatasetEstimate:
+    """Say what a dataset will cost, going by earlier ones of the same model; nothing is made."""
+    check_dataset(caller.store, request)
+    return estimate_dataset(caller.ledger, request)
 
 
 @router.get("")

@@ -43,7 +43,7 @@ def list_runs(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Names
 def show_run(run: Run, caller: Reader) -> TrainingRun:
     """Return a run's curves and sample sheets; its job is cancelled and retried at /v1/jobs."""
     prefix = training_key(run, "")
-    job = _job(caller, run)
+    job = run_job(caller, run)
     curves: dict[str, list[dict[str, float]]] = {}
     for key in caller.store.list(prefix + "metrics/"):
         kind = PurePosixPath(key).name.partition("-")[0]
@@ -61,8 +61,8 @@ def show_run(run: Run, caller: Reader) -> TrainingRun:
     )
 
 
-def _job(caller: Caller, run: str) -> str | None:
-    """Find a run's job: the one that is open, else any."""
+def run_job(caller: Caller, run: str) -> str | None:
+    """Find the job of a run: the one that is open, else any."""
     found = [
         job
         for job in caller.store.folders("jobs/")

@@ -1,0 +1,258 @@
+"""/v1/reader-studies for who makes a study, /v1/reading for who reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from services.gateway.api.access import Caller, Generator, house_of
+from services.gateway.api.house import House
+from services.gateway.api.paging import Cursor, Limit, page
+from services.gateway.api.problems import ProblemError, blaming, documented, returning
+from services.gateway.reader_study.links import drop_links, find_link, make_link
+from services.gateway.reader_study.readings import (
+    Desk,
+    SubmittedError,
+    UnansweredError,
+    UnknownImageError,
+)
+from services.gateway.reader_study.records import StudyRecord
+from services.gateway.reader_study.results import results_csv, study_results
+from services.gateway.reader_study.sets import real_set, synthetic_set
+from services.gateway.reader_study.studies import (
+    delete_study,
+    find_study,
+    make_study,
+    study_status,
+)
+from shared.contracts.base import Name
+from shared.contracts.reader_study import (
+    AnswerBody,
+    ImageId,
+    NewStudy,
+    ReaderLink,
+    Reading,
+    StudyBody,
+    StudyPage,
+    StudyResults,
+    StudyStatus,
+)
+from shared.live import RedisLeases
+from shared.storage import ObjectStore
+
+LEASE_SECONDS = 30
+
+router = APIRouter(prefix="/v1", tags=["reader studies"])
+
+StudyName = Annotated[Name, Path(description="name of the study")]
+ReaderId = Annotated[str, Path(pattern=r"^r\d{1,2}$", description="r1, r2, … of the study")]
+
+_bearer = HTTPBearer(
+    auto_error=False, scheme_name="Reader", description="the token of a reader's link"
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A study of the caller's."""
+
+    caller: Caller
+    record: StudyRecord
+
+
+def find_own(caller: Caller, study: str) -> Found:
+    """Find a study. Raises `ProblemError` (404)."""
+    record = find_study(caller.store, study)
+    if record is None:
+        raise ProblemError(
+            404,
+            "no-study",
+            f"there is no reader study {study!r}",
+            remedy="GET /v1/reader-studies lists those there are",
+        )
+    return Found(caller, record)
+
+
+def _found(caller: Generator, study: StudyName) -> Found:
+    return find_own(caller, study)
+
+
+Own = Annotated[Found, Depends(_found)]
+
+
+@router.post("/reader-studies", status_code=201, responses=documented(409))
+def make_reader_study(body: StudyBody, caller: Generator, response: Response) -> NewStudy:
+    """Make a blinded reader study, with a link for each reader that is shown this once."""
+    with RedisLeases(caller.house.redis, LEASE_SECONDS).hold(
+        f"reader-study/{caller.token.tenant}/{body.study}"
+    ) as mine:
+        if not mine or find_study(caller.store, body.study) is not None:
+            raise ProblemError(
+                409,
+                "study-exists",
+                f"there is a reader study {body.study!r}" + ("" if mine else " in the making"),
+                remedy="give it another name",
+                pointer="#/study",
+            )
+        record = _make(caller.store, body)
+    caller.audit("make reader study", study=record.study, readers=list(record.readers.values()))
+    response.headers["Location"] = f"/v1/reader-studies/{record.study}"
+    response.headers["Cache-Control"] = "no-store"
+    return NewStudy(
+        status=study_status(caller.store, record),
+        links=tuple(_link(caller, record, reader) for reader in record.readers),
+    )
+
+
+def _make(store: ObjectStore, body: StudyBody) -> StudyRecord:
+    sets = []
+    for number, asked in enumerate(body.real):
+        with blaming(f"#/real/{number}"):
+            sets.append(real_set(store, asked))
+    for number, dataset in enumerate(body.synthetic):
+        with blaming(f"#/synthetic/{number}"):
+            sets.append(synthetic_set(store, dataset))
+    with blaming("#/images"):
+        return make_study(store, body, sets)
+
+
+def _link(caller: Caller, record: StudyRecord, reader: str) -> ReaderLink:
+    token = make_link(caller.house.root, caller.token.tenant, record.study, reader)
+    return ReaderLink(
+        reader=reader, name=record.readers[reader], token=token, path=f"/read#{token}"
+    )
+
+
+@router.get("/reader-studies")
+def list_reader_studies(caller: Generator, limit: Limit = 50, cursor: Cursor = None) -> StudyPage:
+    """List reader studies by name."""
+
+    def read(name: str) -> StudyStatus | None:
+        record = find_study(caller.store, name)
+        return study_status(caller.store, record) if record is not None else None
+
+    items, following = page(caller.store.folders("reader_studies/"), cursor, limit, read)
+    return StudyPage(items=items, next=following)
+
+
+@router.get("/reader-studies/{study}", responses=documented(404))
+def show_reader_study(found: Own) -> StudyStatus:
+    """Say what a study shows, and how far its readers are."""
+    return study_status(found.caller.store, found.record)
+
+
+@router.delete("/reader-studies/{study}", status_code=204, responses=documented(404))
+def delete_reader_study(found: Own) -> None:
+    """Delete a study with its pictures, answers and links."""
+    caller, study = found.caller, found.record.study
+    drop_links(caller.house.root, caller.token.tenant, study)
+    delete_study(caller.store, study)
+    caller.audit("delete reader study", study=study)
+
+
+@router.post(
+    "/reader-studies/{study}/readers/{reader}/link", status_code=201, responses=documented(404)
+)
+def renew_reader_link(found: Own, reader: ReaderId, response: Response) -> ReaderLink:
+    """Give a reader a new link; the one before is void, the answers stay."""
+    caller, record = found.caller, found.record
+    if reader not in record.readers:
+        raise ProblemError(404, "no-reader", f"study {record.study!r} has no reader {reader!r}")
+    drop_links(caller.house.root, caller.token.tenant, record.study, reader)
+    caller.audit("renew reader link", study=record.study, reader=reader)
+    response.headers["Cache-Control"] = "no-store"
+    return _link(caller, record, reader)
+
+
+@router.get("/reader-studies/{study}/results", responses=documented(404))
+def show_study_results(found: Own) -> StudyResults:
+    """Hold the answers so far against the truth."""
+    return study_results(found.caller.store, found.record)
+
+
+@router.get(
+    "/reader-studies/{study}/answers.csv",
+    response_class=Response,
+    responses=documented(404) | returning("text/csv"),
+)
+def download_answers(found: Own) -> Response:
+    """Download every answer beside its truth, as CSV."""
+    name = f"{found.record.study}.csv"
+    return Response(
+        results_csv(found.caller.store, found.record),
+        media_type="text/csv",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+def _desk(
+    house: Annotated[House, Depends(house_of)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Desk:
+    link = find_link(house.root, credentials.credentials) if credentials else None
+    store = house.ledger(link.tenant).store if link else None
+    record = find_study(store, link.study) if link and store else None
+    if link is None or store is None or record is None:
+        raise ProblemError(
+            401,
+            "no-reading",
+            "this link opens no reader study",
+            remedy="open the link as it was sent to you, or ask for a new one",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    house.limits.count_request(link.id)
+    return Desk(store, record, link.reader)
+
+
+Reader = Annotated[Desk, Depends(_desk)]
+Image = Annotated[ImageId, Path(description="`image` of a place in the series")]
+
+
+def _no_image(error: UnknownImageError) -> ProblemError:
+    return ProblemError(404, "no-image", str(error), remedy="GET /v1/reading lists the series")
+
+
+@router.get("/reading")
+def show_reading(desk: Reader, response: Response) -> Reading:
+    """Return the series of a reader's link, with the answers so far."""
+    response.headers["Cache-Control"] = "no-store"
+    return desk.reading()
+
+
+@router.get(
+    "/reading/images/{image}",
+    response_class=Response,
+    responses=documented(404) | returning("image/jpeg"),
+)
+def show_reading_image(desk: Reader, image: Image) -> Response:
+    """Return an image of the series. All have one size, in pixels and in bytes."""
+    try:
+        picture = desk.picture(image)
+    except UnknownImageError as error:
+        raise _no_image(error) from error
+    return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+
+@router.put("/reading/answers/{image}", responses=documented(404, 409))
+def put_answer(desk: Reader, image: Image, body: AnswerBody) -> AnswerBody:
+    """Answer for an image, or change the answer; until the series is submitted."""
+    try:
+        return desk.answer(image, body)
+    except UnknownImageError as error:
+        raise _no_image(error) from error
+    except SubmittedError as error:
+        raise ProblemError(409, "submitted", str(error)) from error
+
+
+@router.post("/reading/submit", responses=documented(409))
+def submit_reading(desk: Reader) -> Reading:
+    """Submit the series: its answers are final."""
+    try:
+        return desk.submit()
+    except UnansweredError as error:
+        raise ProblemError(
+            409, "unanswered", str(error), remedy="answer for every image, then submit"
+        ) from error

@@ -1,0 +1,12 @@
+"""Reader study: blinded people say of images which are real. See docs/reader-study.md.
+
+Who reads sees `series` and `images` alone; only who made the study sees the key.
+
+reader_studies/<study>/study.json                    StudyRecord; written last
+reader_studies/<study>/key.json                      Key: what every picture is
+reader_studies/<study>/images/<picture>.jpg          all of one size in pixels and in bytes
+reader_studies/<study>/series/<reader>.json          Series: the pictures in a reader's order
+reader_studies/<study>/answers/<reader>/<image>.json Answer
+reader_studies/<study>/submitted/<reader>.json       Submitted
+access/readings/<sha256>.json                        ReadingRecord, by the hash of a reader's token
+"""

@@ -1,0 +1,131 @@
+"""A reader's side: the series, its pictures, its answers. Nothing here opens the key."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from services.gateway.reader_study.records import Series, StudyRecord, Submitted
+from services.gateway.reader_study.studies import find_submitted
+from shared.contracts.reader_study import Answer, AnswerBody, Reading, ReadingImage, study_key
+from shared.errors import InputError
+from shared.storage import ObjectNotFoundError, ObjectStore
+
+
+class SubmittedError(InputError):
+    """The series was submitted: its answers are final."""
+
+
+class UnansweredError(InputError):
+    """A series is submitted while images have no answer."""
+
+
+class UnknownImageError(InputError):
+    """The series has no such image."""
+
+
+class Desk:
+    """What one reader may see and do.
+
+    Args:
+        store: that the study lies in.
+        record: of the study.
+        reader: r1, r2, …
+    """
+
+    def __init__(self, store: ObjectStore, record: StudyRecord, reader: str) -> None:
+        self._store = store
+        self._record = record
+        self._reader = reader
+        self._series = store.get_model(self._key(f"series/{reader}.json"), Series)
+
+    def _key(self, name: str) -> str:
+        return study_key(self._record.study, name)
+
+    def reading(self) -> Reading:
+        """Return the series in its order, with the answers so far."""
+        answers = read_answers(self._store, self._record.study, self._reader)
+        return Reading(
+            study=self._record.study,
+            reader=self._record.readers[self._reader],
+            size=self._record.size,
+            mpp=self._record.mpp,
+            submitted=self._submitted(),
+            images=tuple(
+                ReadingImage(
+                    image=place.image,
+                    answer=_plain(answers[place.image]) if place.image in answers else None,
+                )
+                for place in self._series.places
+            ),
+        )
+
+    def _submitted(self) -> bool:
+        return find_submitted(self._store, self._record.study, self._reader) is not None
+
+    def picture(self, image: str) -> bytes:
+        """Return an image as JPEG. Raises `UnknownImageError`."""
+        return self._store.get(self._key(f"images/{self._picture(image)}.jpg"))
+
+    def _picture(self, image: str) -> str:
+        for place in self._series.places:
+            if place.image == image:
+                return place.picture
+        raise UnknownImageError(f"this series has no image {image!r}")
+
+    def answer(self, image: str, body: AnswerBody) -> AnswerBody:
+        """Keep an answer; the same again changes nothing.
+
+        An answer may be changed until the series is submitted. The time kept is that of the
+        first answer.
+
+        Raises:
+            UnknownImageError: the series has no such image.
+            SubmittedError: the series was submitted.
+        """
+        self._picture(image)
+        if self._submitted():
+            raise SubmittedError("this series was submitted: its answers are final")
+        key = self._key(f"answers/{self._reader}/{image}.json")
+        try:
+            before = self._store.get_model(key, Answer)
+        except ObjectNotFoundError:
+            before = None
+        kept = Answer(**body.model_dump(), answered=datetime.now(UTC))
+        if before is not None:
+            kept = kept.model_copy(update={"seconds": before.seconds, "changed": True})
+            if _said(before) == _said(kept):
+                return _plain(before)
+        self._store.put_json(key, kept)
+        return _plain(kept)
+
+    def submit(self) -> Reading:
+        """Make the answers final; again: nothing happens.
+
+        Raises:
+            UnansweredError: images have no answer yet.
+        """
+        found = self.reading()
+        left = sum(item.answer is None for item in found.images)
+        if left:
+            raise UnansweredError(f"{left} of {len(found.images)} images have no answer yet")
+        if not found.submitted:
+            key = self._key(f"submitted/{self._reader}.json")
+            self._store.put_json(key, Submitted(time=datetime.now(UTC)))
+        return found.model_copy(update={"submitted": True})
+
+
+def read_answers(store: ObjectStore, study: str, reader: str) -> dict[str, Answer]:
+    """Return a reader's answers, by the image's name in that reader's series."""
+    prefix = study_key(study, f"answers/{reader}/")
+    return {
+        key.removeprefix(prefix).removesuffix(".json"): store.get_model(key, Answer)
+        for key in store.list(prefix)
+    }
+
+
+def _said(answer: AnswerBody) -> tuple[str, int, str]:
+    return answer.answer, answer.quality, answer.note
+
+
+def _plain(answer: Answer) -> AnswerBody:
+    return AnswerBody.model_validate(answer.model_dump(include=set(AnswerBody.model_fields)))

@@ -1,0 +1,151 @@
+"""The sets that a study draws from: regions of slides, and synthetic datasets."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shared.contracts.base import Classes
+from shared.contracts.reader_study import Kind, RealSet
+from shared.contracts.regions import region_table_key, region_tar_key
+from shared.contracts.synthesize import dataset_key
+from shared.datasets import load_dataset
+from shared.errors import InputError
+from shared.imaging.regions import decode_png, load_region_set
+from shared.storage import ObjectStore
+
+UInt8 = NDArray[np.uint8]
+
+LEAST_SIDE = 32
+MPP_TOLERANCE = 0.05
+"""Relative; coarser differences would show, and pixels are not resampled."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image that a study may show.
+
+    Attributes:
+        kind: real or synthetic.
+        source: title of its set.
+        key: of the region or sample.
+        tissue: its most frequent class.
+        tar: key of the shard that holds it as `<key>.png`.
+    """
+
+    kind: Kind
+    source: str
+    key: str
+    tissue: str
+    tar: str
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One set.
+
+    Attributes:
+        title: how results name it.
+        size: side of its images, pixels.
+        mpp: of its images, µm per pixel.
+        candidates: its images.
+    """
+
+    title: str
+    size: int
+    mpp: float
+    candidates: tuple[Candidate, ...]
+
+
+def real_set(store: ObjectStore, asked: RealSet) -> ImageSet:
+    """List the regions of some splits of a region set.
+
+    Raises:
+        InputError: there is no such set.
+    """
+    record = load_region_set(store, asked.regions)
+    found: list[Candidate] = []
+    for part in record.of_split(*asked.splits):
+        rows = _rows(store, region_table_key(record.name, part.slide))
+        tar = region_tar_key(record.name, part.slide)
+        for key, fractions in rows:
+            tissue = _tissue(record.classes, fractions)
+            found.append(Candidate("real", asked.title, key, tissue, tar))
+    return ImageSet(asked.title, record.rule.size, record.rule.mpp, tuple(found))
+
+
+def synthetic_set(store: ObjectStore, dataset: str) -> ImageSet:
+    """List the images of a dataset.
+
+    Raises:
+        InputError: there is no such dataset, or it is still in the making.
+    """
+    record = load_dataset(store, dataset)
+    path = store.local(dataset_key(dataset, "manifest.parquet"))
+    rows = pq.read_table(path, columns=["key", "fractions", "shard"]).to_pylist()
+    found = tuple(
+        Candidate(
+            "synthetic", dataset, row["key"], _tissue(record.classes, row["fractions"]),
+            row["shard"],
+        )
+        for row in rows
+    )  # fmt: skip
+    return ImageSet(dataset, record.size, record.mpp, found)
+
+
+def _rows(store: ObjectStore, key: str) -> Iterator[tuple[str, list[float]]]:
+    for row in pq.read_table(store.local(key), columns=["key", "fractions"]).to_pylist():
+        yield row["key"], row["fractions"]
+
+
+def _tissue(classes: Classes, fractions: Sequence[float]) -> str:
+    shares = np.asarray(fractions)[classes.first :]
+    return classes.names[classes.first + int(shares.argmax())]
+
+
+def common_size(sets: Sequence[ImageSet]) -> tuple[int, float]:
+    """Return the side (pixels) and mpp that pictures of all sets can have.
+
+    Raises:
+        InputError: the sets differ in resolution, or one is too small to be judged.
+    """
+    finest, coarsest = (f(sets, key=lambda item: item.mpp) for f in (min, max))
+    if coarsest.mpp / finest.mpp - 1 > MPP_TOLERANCE:
+        raise InputError(
+            f"{finest.title} is at {finest.mpp:g} µm per pixel, {coarsest.title} at "
+            f"{coarsest.mpp:g}: a study shows one resolution, and resampling would tell the "
+            "sets apart; ingest the slides at the model's resolution"
+        )
+    smallest = min(sets, key=lambda item: item.size)
+    if smallest.size < LEAST_SIDE:
+        raise InputError(
+            f"images of {smallest.title} are {smallest.size} px; {LEAST_SIDE} is the least"
+        )
+    return smallest.size, finest.mpp
+
+
+def read_images(store: ObjectStore, chosen: Sequence[Candidate]) -> Iterator[tuple[int, UInt8]]:
+    """Yield the position of each candidate and its pixels, uint8 RGB, shard by shard.
+
+    Raises:
+        InputError: a shard is gone, or lacks an image.
+    """
+    by_tar: dict[str, list[int]] = {}
+    for position, item in enumerate(chosen):
+        by_tar.setdefault(item.tar, []).append(position)
+    for key, positions in by_tar.items():
+        path: Path = store.local(key)
+        with tarfile.open(path, mode="r:") as tar:
+            members = {member.name: member for member in tar}
+            for position in positions:
+                member = members.get(f"{chosen[position].key}.png")
+                file = tar.extractfile(member) if member is not None else None
+                if file is None:
+                    raise InputError(f"{key} lacks image {chosen[position].key!r}: make it again")
+                yield position, decode_png(file.read())

@@ -1,0 +1,122 @@
+"""Statistics of a reader study: exact small formulas on arrays.
+
+"Synthetic" is the signal: a hit is a synthetic image called synthetic, a false alarm a
+real image called synthetic.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.contracts.reader_study import Interval
+
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+CONFIDENCE = 0.95
+REPLICATES = 2000
+
+UNKNOWN = Interval(value=None, low=None, high=None)
+
+_NORMAL = NormalDist()
+
+
+def wilson(successes: int, count: int) -> Interval:
+    """Return a share with Wilson's score interval."""
+    if not count:
+        return UNKNOWN
+    z = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
+    share = successes / count
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == count else middle + half
+    return Interval(value=share, low=low, high=high)
+
+
+def detection(
+    hits: int, signals: int, false_alarms: int, noises: int
+) -> tuple[float | None, float | None]:
+    """Return d′ and criterion c with the log-linear correction (Hautus 1995).
+
+    Half a response is added to each count, and one to each total, so that rates of 0 and 1
+    have a finite z. Without signals or noises nothing can be said.
+    """
+    if not signals or not noises:
+        return None, None
+    hit = _NORMAL.inv_cdf((hits + 0.5) / (signals + 1))
+    alarm = _NORMAL.inv_cdf((false_alarms + 0.5) / (noises + 1))
+    return hit - alarm, -(hit + alarm) / 2
+
+
+def cohen_kappa(first: Bool, second: Bool) -> float | None:
+    """Return Cohen's kappa of two readers' answers, each bool (images,).
+
+    None where chance alone explains everything: no image, or one answer throughout.
+    """
+    if not len(first):
+        return None
+    observed = float(np.mean(first == second))
+    p, q = float(first.mean()), float(second.mean())
+    return _beyond_chance(observed, p * q + (1 - p) * (1 - q))
+
+
+def fleiss_kappa(answers: Bool) -> float | None:
+    """Return Fleiss' kappa of answers, bool (readers, images), of two readers or more."""
+    readers, images = answers.shape
+    if readers < 2 or not images:
+        return None
+    yes = answers.sum(0)
+    agreeing = yes * (yes - 1) + (readers - yes) * (readers - yes - 1)
+    observed = float(np.mean(agreeing / (readers * (readers - 1))))
+    share = float(answers.mean())
+    return _beyond_chance(observed, share**2 + (1 - share) ** 2)
+
+
+def _beyond_chance(observed: float, expected: float) -> float | None:
+    return None if math.isclose(expected, 1) else (observed - expected) / (1 - expected)
+
+
+def bootstrap_means(values: Float, strata: NDArray[np.int64]) -> Float:
+    """Draw readers and images anew, many times, and average each stratum of images.
+
+    Answers of one reader hang together, and so do answers to one image: taking each for
+    independent would make intervals too narrow. Images are drawn within their stratum, as the
+    design fixes how many there are. With one reader, only images are drawn.
+
+    Args:
+        values: (readers, images), NaN where there is no answer.
+        strata: (images,), 0 and up.
+
+    Returns:
+        (replicates, strata); NaN where a replicate has no answer.
+    """
+    rng = np.random.default_rng(0)
+    readers = len(values)
+    known = ~np.isnan(values)
+    drawn = (
+        rng.multinomial(readers, np.full(readers, 1 / readers), REPLICATES).astype(float)
+        if readers > 1
+        else np.ones((REPLICATES, readers))
+    )
+    sums, counts = drawn @ np.where(known, values, 0.0), drawn @ known
+    means = []
+    for stratum in range(int(strata.max()) + 1):
+        own = strata == stratum
+        images = int(own.sum())
+        weights = rng.multinomial(images, np.full(images, 1 / images), REPLICATES)
+        total = (weights * counts[:, own]).sum(1)
+        with np.errstate(invalid="ignore"):
+            means.append((weights * sums[:, own]).sum(1) / total)
+    return np.stack(means, axis=1)
+
+
+def around(value: float, replicates: Float) -> Interval:
+    """Return an estimate with the percentile interval of its replicates, (replicates,)."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(replicates, [tail, 1 - tail])
+    return Interval(value=value, low=float(low), high=float(high))

@@ -1,0 +1,177 @@
+"""Making studies, finding them, and deleting them."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from services.gateway.reader_study.design import choose, class_shares, series
+from services.gateway.reader_study.pictures import encode, pad
+from services.gateway.reader_study.records import (
+    Key,
+    Place,
+    Series,
+    StudyRecord,
+    Submitted,
+    Truth,
+)
+from services.gateway.reader_study.sets import (
+    Candidate,
+    ImageSet,
+    common_size,
+    read_images,
+)
+from shared.contracts.reader_study import (
+    KINDS,
+    Kind,
+    ReaderProgress,
+    StudyBody,
+    StudyStatus,
+    study_key,
+)
+from shared.errors import InputError
+from shared.storage import ObjectNotFoundError, ObjectStore
+
+
+def make_study(store: ObjectStore, body: StudyBody, sets: Sequence[ImageSet]) -> StudyRecord:
+    """Choose the images, render them, and draw a series for every reader.
+
+    Nothing is left behind where it fails, and what a try that was killed left is removed.
+
+    Args:
+        store: that the study is kept in.
+        body: what is asked for; its name is not taken.
+        sets: those that it names.
+
+    Raises:
+        InputError: the sets hold too few images, or differ in resolution.
+    """
+    store.delete_prefix(study_key(body.study, ""))
+    size, mpp = common_size(sets)
+    seed = secrets.randbits(63) if body.seed is None else body.seed
+    rng = np.random.default_rng(seed)
+    chosen = _choose(sets, body.images, rng)
+    try:
+        return _write(store, body, chosen, size, mpp, seed, rng)
+    except BaseException:
+        store.delete_prefix(study_key(body.study, ""))
+        raise
+
+
+def _choose(sets: Sequence[ImageSet], images: int, rng: np.random.Generator) -> list[Candidate]:
+    """Choose as many images of each kind."""
+    candidates: dict[Kind, list[Candidate]] = {kind: [] for kind in KINDS}
+    for item in sets:
+        for candidate in item.candidates:
+            candidates[candidate.kind].append(candidate)
+    for kind, found in candidates.items():
+        if len(found) < images:
+            raise InputError(
+                f"{images} {kind} images are asked for, the sets hold {len(found)}: "
+                "ask for fewer, or name further sets"
+            )
+    room = {kind: Counter(item.tissue for item in candidates[kind]) for kind in KINDS}
+    shares = class_shares(images, room)
+    return [
+        item
+        for kind in KINDS
+        for item in choose(
+            shares[kind], [(item.source, item.tissue, item) for item in candidates[kind]], rng
+        )
+    ]
+
+
+def _write(
+    store: ObjectStore,
+    body: StudyBody,
+    chosen: list[Candidate],
+    size: int,
+    mpp: float,
+    seed: int,
+    rng: np.random.Generator,
+) -> StudyRecord:
+    names = [secrets.token_hex(16) for _ in chosen]
+    encoded = [b""] * len(chosen)
+    for position, image in read_images(store, chosen):
+        encoded[position] = encode(image, size)
+    # Stored in the order of their random names, as a store's dates of objects tell an order too.
+    for name, data in sorted(zip(names, pad(encoded), strict=True)):
+        store.put(study_key(body.study, f"images/{name}.jpg"), data)
+    truths = tuple(
+        Truth(picture=name, kind=item.kind, source=item.source, key=item.key, tissue=item.tissue)
+        for name, item in zip(names, chosen, strict=True)
+    )
+    pictures: dict[Kind, list[str]] = {
+        kind: [truth.picture for truth in truths if truth.kind == kind] for kind in KINDS
+    }
+    readers = {f"r{number}": name for number, name in enumerate(body.readers, 1)}
+    for reader, order in zip(readers, series(pictures, len(readers), rng), strict=True):
+        places = (Place(image=secrets.token_hex(16), picture=name) for name in order)
+        store.put_json(study_key(body.study, f"series/{reader}.json"), Series(places=tuple(places)))
+    store.put_json(study_key(body.study, "key.json"), Key(seed=seed, pictures=truths))
+    record = StudyRecord(
+        study=body.study,
+        created=datetime.now(UTC),
+        real=body.real,
+        synthetic=body.synthetic,
+        images=body.images,
+        size=size,
+        mpp=mpp,
+        readers=readers,
+    )
+    store.put_json(study_key(body.study, "study.json"), record)
+    return record
+
+
+def find_study(store: ObjectStore, study: str) -> StudyRecord | None:
+    """Return a study's record; None where there is none, or it is in the making."""
+    try:
+        return store.get_model(study_key(study, "study.json"), StudyRecord)
+    except ObjectNotFoundError:
+        return None
+
+
+def find_submitted(store: ObjectStore, study: str, reader: str) -> datetime | None:
+    """Return when a reader has submitted, if so."""
+    try:
+        return store.get_model(study_key(study, f"submitted/{reader}.json"), Submitted).time
+    except ObjectNotFoundError:
+        return None
+
+
+def study_status(store: ObjectStore, record: StudyRecord) -> StudyStatus:
+    """Say what a study shows, and how far its readers are."""
+    key = store.get_model(study_key(record.study, "key.json"), Key)
+    classes: dict[str, dict[Kind, int]] = {}
+    for truth in key.pictures:
+        counts = classes.setdefault(truth.tissue, {"real": 0, "synthetic": 0})
+        counts[truth.kind] += 1
+    return StudyStatus(
+        study=record.study,
+        created=record.created,
+        real=record.real,
+        synthetic=record.synthetic,
+        images=record.images,
+        size=record.size,
+        mpp=record.mpp,
+        classes=classes,
+        readers=tuple(
+            ReaderProgress(
+                reader=reader,
+                name=name,
+                answered=sum(1 for _ in store.list(study_key(record.study, f"answers/{reader}/"))),
+                submitted=find_submitted(store, record.study, reader),
+            )
+            for reader, name in record.readers.items()
+        ),
+    )
+
+
+def delete_study(store: ObjectStore, study: str) -> None:
+    """Delete a study with its pictures and answers."""
+    store.delete(study_key(study, "study.json"))  # first: what is half deleted is no study
+    store.delete_prefix(study_key(study, ""))

@@ -1,0 +1,105 @@
+"""Curves as shapes of an SVG: what the template `charts.html` draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 360, 180
+LEFT, TOP, BOTTOM = 48, 10, 24
+MOST_POINTS = 360
+SMOOTHING = 0.9
+"""Share of the mean before in the smoothed curve."""
+
+EXACT = frozenset({"learning_rate"})
+"""Metrics without noise, which smoothing would bend."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over steps.
+
+    Attributes:
+        title: of the metric.
+        last: its last value, smoothed.
+        points, smooth: `points` of SVG polylines, as measured and smoothed.
+        rows, columns: (place, text) of the axes' ticks.
+    """
+
+    title: str
+    last: str
+    points: str
+    smooth: str
+    rows: tuple[tuple[float, str], ...]
+    columns: tuple[tuple[float, str], ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+
+
+def curve(name: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
+    """Draw values over steps; the scale leaves out the most extreme hundredth at either end."""
+    smoothed = list(values) if name in EXACT else _smooth(values)
+    ranked = sorted(values)
+    edge = len(ranked) // 100
+    low, high = ranked[edge], ranked[-1 - edge]
+    ticks = _ticks(low, high)
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+    first, last = steps[0], max(steps[-1], steps[0] + 1)
+
+    def x(step: float) -> float:
+        return LEFT + (step - first) / (last - first) * (WIDTH - LEFT - 8)
+
+    def y(value: float) -> float:
+        share = (min(max(value, low), high) - low) / ((high - low) or 1)
+        return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
+
+    def line(found: Sequence[float]) -> str:
+        stride = max(1, math.ceil(len(found) / MOST_POINTS))
+        pairs = list(zip(steps, found, strict=True))
+        chosen = pairs[::stride] + ([pairs[-1]] if (len(pairs) - 1) % stride else [])
+        return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in chosen)
+
+    return Curve(
+        title=name.replace("_", " "),
+        last=f"{smoothed[-1]:.4g}",
+        points=line(values),
+        smooth=line(smoothed),
+        rows=tuple((round(y(tick), 1), f"{tick:g}") for tick in ticks),
+        columns=tuple((round(x(tick), 1), f"{tick:,.0f}") for tick in _ticks(first, last)),
+    )
+
+
+def curves(rows: Sequence[dict[str, float]]) -> list[Curve]:
+    """Draw every metric of a run's rows but the step itself; what is not finite is left out."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
+    drawn = []
+    for name in names:
+        pairs = sorted(
+            (row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])
+        )
+        if pairs:
+            steps, values = zip(*pairs, strict=True)
+            drawn.append(curve(name, steps, values))
+    return drawn
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Exponential mean without the bias of its start."""
+    total = weight = 0.0
+    smoothed = []
+    for value in values:
+        total = SMOOTHING * total + (1 - SMOOTHING) * value
+        weight = SMOOTHING * weight + 1 - SMOOTHING
+        smoothed.append(total / weight)
+    return smoothed
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between `low` and `high`, about four of them."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= span / 4)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, max(last, first) + 1)]

@@ -1,0 +1,90 @@
+"""Datasets: the list, the form of a request, and one dataset live."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Path, Request, Response
+
+from services.gateway.api.dataset_status import dataset_status, find_submission
+from services.gateway.api.datasets import list_datasets
+from services.gateway.api.models import list_models
+from services.gateway.api.paging import Cursor
+from services.gateway.api.problems import ProblemError
+from services.gateway.api.reports import list_reports
+from services.gateway.web.pages import Maker, Visitor, render
+from shared.contracts.base import Name
+from shared.contracts.synthesize import DatasetRequest
+from shared.contracts.train import ModelRecord
+
+MOST = 200
+
+router = APIRouter(prefix="/datasets", include_in_schema=False)
+
+
+@router.get("")
+def datasets_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
+    """List datasets."""
+    return render(request, "datasets.html", caller, datasets=list_datasets(caller, 50, cursor))
+
+
+@router.get("/new")
+def new_dataset_page(request: Request, caller: Maker) -> Response:
+    """Show the form of a request; scripts fill it from the query."""
+    models = [_choice(item.record) for item in list_models(caller, MOST).items]
+    return render(request, "dataset_new.html", caller, models=models)
+
+
+def _choice(record: ModelRecord) -> dict[str, Any]:
+    sampling = record.recipe.sampling
+    return {
+        "model": record.model,
+        "version": record.version,
+        "size": record.size,
+        "mpp": record.mpp,
+        "student": sampling.first_order,
+        "sampling": sampling.model_dump(include={"steps", "guidance_map", "guidance_crops"}),
+        "classes": [
+            {"name": item.name, "color": item.color}
+            for item in record.classes.items[record.classes.first :]
+        ],
+    }
+
+
+@router.get("/{dataset}")
+def dataset_page(request: Request, caller: Visitor, dataset: Annotated[Name, Path()]) -> Response:
+    """Show one dataset; scripts follow it live."""
+    found = find_submission(caller.ledger, dataset)
+    if found is None:
+        raise ProblemError(
+            404, "no-dataset", f"there is no dataset {dataset!r}", remedy="/datasets lists them"
+        )
+    return render(
+        request,
+        "dataset.html",
+        caller,
+        dataset=dataset_status(caller.ledger, found, caller.house.progress(found.job)),
+        reports=list_reports(caller, MOST, dataset=dataset).items,
+        again=_query(found.request),
+    )
+
+
+def _query(request: DatasetRequest) -> str:
+    """Say a request as a query of the form, but for its name."""
+    fields = {
+        "model": f"{request.model}/{request.version}",
+        "images": request.images,
+        "proportions": json.dumps(request.proportions) if request.proportions else None,
+        "steps": request.steps,
+        "guidance_map": request.guidance_map,
+        "guidance_crops": request.guidance_crops,
+        "max_copied": request.max_copied,
+        "seed": request.seed,
+        "split": request.maps.splits[0],
+        "slide": request.crops.slide,
+        "exports": list(request.exports),
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    return urlencode(given, doseq=True)

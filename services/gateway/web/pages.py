@@ -1,0 +1,74 @@
+"""What all pages share: rendering, headers, and who looks at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials
+from fastapi.templating import Jinja2Templates
+from starlette.exceptions import HTTPException
+
+from services.gateway.api.access import Caller, allowed, bearer, house_of
+from services.gateway.api.house import House
+from services.gateway.api.problems import ProblemError
+from services.gateway.api.tokens import Scope
+
+FOLDER = Path(__file__).parent
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+SCOPES: tuple[Scope, ...] = ("read", "annotate", "generate", "train", "admin")
+
+_templates = Jinja2Templates(FOLDER / "templates")
+_templates.env.trim_blocks = _templates.env.lstrip_blocks = True
+
+
+def render(
+    request: Request, template: str, caller: Caller | None = None, **context: Any
+) -> Response:
+    """Answer with a page.
+
+    Args:
+        request: that is answered.
+        template: file below `templates`.
+        caller: who looks; what they may do is `may` in the template.
+        context: further names of the template.
+    """
+    held = set(caller.token.scopes) if caller else set()
+    may = {scope: bool({scope, "admin"} & held) for scope in SCOPES}
+    headers = {
+        "Content-Security-Policy": POLICY,
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "same-origin",  # else browsers send no Origin with forms
+    }
+    return _templates.TemplateResponse(
+        request, template, {"may": may, "here": request.url.path} | context, headers=headers
+    )
+
+
+def visiting(scope: Scope) -> Any:
+    """Make the dependency of a page: as `allowed`, but who has no session is sent to log in."""
+    check = allowed(scope)
+
+    def visit(
+        request: Request,
+        house: Annotated[House, Depends(house_of)],
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    ) -> Caller:
+        try:
+            return check(request, house, credentials)
+        except ProblemError as error:
+            if error.details.status != 401:
+                raise
+        place = quote(request.url.path)
+        raise HTTPException(303, headers={"Location": f"/login?next={place}"})
+
+    return visit
+
+
+Visitor = Annotated[Caller, Depends(visiting("read"))]
+Maker = Annotated[Caller, Depends(visiting("generate"))]

@@ -1,0 +1,62 @@
+"""Reader studies: making them, their progress and results; and the page that readers read on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from services.gateway.api.cohorts import list_region_sets
+from services.gateway.api.datasets import list_datasets
+from services.gateway.api.paging import Cursor
+from services.gateway.api.reader_studies import find_own, list_reader_studies
+from services.gateway.reader_study.results import study_results
+from services.gateway.reader_study.studies import study_status
+from services.gateway.web.pages import Maker, render
+from shared.contracts.base import Name
+
+MOST = 200
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/read")
+def reading_page(request: Request) -> Response:
+    """Show the page of all readers; the link's token is known to its script alone."""
+    return render(request, "read.html")
+
+
+@router.get("/reader-studies")
+def reader_studies_page(request: Request, caller: Maker, cursor: Cursor = None) -> Response:
+    """List studies."""
+    found = list_reader_studies(caller, 50, cursor)
+    return render(request, "reader_studies.html", caller, studies=found)
+
+
+@router.get("/reader-studies/new")
+def new_study_page(request: Request, caller: Maker) -> Response:
+    """Show the form of a study."""
+    finished = [
+        item for item in list_datasets(caller, MOST).items if item.state in {"done", "partial"}
+    ]
+    return render(
+        request,
+        "reader_study_new.html",
+        caller,
+        regions=list_region_sets(caller, MOST).items,
+        datasets=finished,
+    )
+
+
+@router.get("/reader-studies/{study}")
+def reader_study_page(request: Request, caller: Maker, study: Annotated[Name, Path()]) -> Response:
+    """Show a study's readers and results."""
+    record = find_own(caller, study).record
+    return render(
+        request,
+        "reader_study.html",
+        caller,
+        study=study_status(caller.store, record),
+        results=study_results(caller.store, record),
+        names=record.readers,
+    )

@@ -1,0 +1,66 @@
+"""Training: runs with their curves and samples, and the versions they have published."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+
+from services.gateway.api.models import list_models, list_runs, run_job, show_run
+from services.gateway.api.paging import Cursor
+from services.gateway.api.reports import list_reports
+from services.gateway.web.charts import curves
+from services.gateway.web.pages import Visitor, render
+from shared.contracts.base import Name
+
+MOST = 200
+PARTS = {"vae": "Autoencoder", "decoder": "Decoder", "denoiser": "Denoiser"}
+"""What a run trains, in its order."""
+
+router = APIRouter(prefix="/training", include_in_schema=False)
+
+
+@router.get("")
+def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
+    """List runs and model versions."""
+    found = list_runs(caller, 50, cursor)
+    runs: list[dict[str, Any]] = []
+    for name in found.items:
+        job = run_job(caller, name)
+        runs.append({"name": name, "status": caller.ledger.status(job) if job else None})
+    models = list_models(caller, MOST).items
+    return render(
+        request,
+        "training.html",
+        caller,
+        runs=runs,
+        next=found.next,
+        names=set(found.items),
+        models=models,
+        published={item.record.model for item in models if item.served},
+    )
+
+
+@router.get("/{run}")
+def run_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) -> Response:
+    """Show a run's curves, samples, and what its models were measured at."""
+    found = show_run(run, caller)
+    own = [item.record for item in list_models(caller, MOST).items if item.record.run == run]
+    reports = [
+        report
+        for record in own
+        for report in list_reports(caller, MOST, model=f"{record.model}/{record.version}").items
+    ]
+    return render(
+        request,
+        "run.html",
+        caller,
+        run=found,
+        status=caller.ledger.status(found.job) if found.job else None,
+        parts=[
+            (title, curves(found.curves[kind]))
+            for kind, title in PARTS.items()
+            if kind in found.curves
+        ],
+        reports=reports,
+    )

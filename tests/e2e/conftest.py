@@ -1,0 +1,62 @@
+"""Chromium on the pages of a real local stack: Redis, S3, workers, gateway."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from services.gateway.stack import Stack
+from shared.storage import open_store
+from tests.integration.conftest import QUICK
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+from playwright.sync_api import Browser, Page, sync_playwright
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack, with a toy model of two tissues."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (QUICK | {"HTD_GATEWAY_REQUESTS_PER_MINUTE": "100000"}).items():
+            patch.setenv(name, value)
+        with Stack(tmp_path_factory.mktemp("e2e"), ["synthesize"], print, gateway=True) as stack:
+            store = open_store(config=stack.config)
+            publish_toy_model(store, make_region_set(store))
+            yield stack
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A browser, or a skip where there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(stack: Stack, chromium: Browser) -> Iterator[Page]:
+    """A page of who has logged in; errors in its scripts fail the test."""
+    context = chromium.new_context(base_url=stack.url, accept_downloads=True)
+    found = context.new_page()
+    errors: list[str] = []
+    found.on("pageerror", lambda error: errors.append(str(error)))
+    found.goto("/login?next=/datasets")
+    found.get_by_label("Token").fill(str(stack.token))
+    found.get_by_role("button", name="Log in").click()
+    found.wait_for_url("**/datasets")
+    yield found
+    context.close()
+    assert errors == []
