@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     visibility_timeout: int = Field(3600, ge=5, description="seconds; longer than any shard")
     gateway_host: str = Field("127.0.0.1", description="address that the gateway listens on")
     gateway_port: int = Field(8000, ge=1, le=65535)
+    gateway_open: bool = Field(
+        False,
+        description="pages need no token for browsers of this machine; refused where the gateway "
+        "listens to others, and not for one behind a proxy",
+    )
     gateway_requests_per_minute: int = Field(600, ge=1, description="of one token")
     log_level: str = "INFO"
 

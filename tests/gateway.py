@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
@@ -19,13 +20,14 @@ from shared.tenants import LOCAL, ledger_of
 class Gateway:
     """The application on a store below `folder`, and a client with an administrator's token."""
 
-    def __init__(self, folder: Path, broker: str = "redis://127.0.0.1:1/0") -> None:
+    def __init__(self, folder: Path, broker: str = "redis://127.0.0.1:1/0", **config: Any) -> None:
         self.config = Settings(
             store=str(folder),
             broker_url=SecretStr(broker),
             threads=1,
             device="cpu",
             gateway_requests_per_minute=1_000_000,
+            **config,
         )
         self.app = make_app(self.config)
         self.house: House = self.app.state.house

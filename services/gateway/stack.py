@@ -172,6 +172,7 @@ class Stack:
             "HTD_S3_SECRET_KEY": drawn["secret"],
             "HTD_BROKER_URL": f"redis://:{drawn['redis']}@127.0.0.1:{redis}/0",
             "HTD_CACHE_DIR": str(self.folder / "cache"),
+            "HTD_GATEWAY_OPEN": "true",
             "HTD_GATEWAY_PORT": os.environ.get("HTD_GATEWAY_PORT") or str(free_port()),
         }
 
@@ -282,6 +283,7 @@ class Stack:
                 return False
 
         self._wait("the gateway", healthy)
+        self.say(f"pages       {self.url}")
         self.say(f"gateway     {self.url}/v1")
         if self.token is not None:
             self.say(f"token       {self.token}  (shown this once)")

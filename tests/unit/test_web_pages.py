@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from services.gateway.web.charts import curves
+from shared.errors import InputError
 from shared.storage import DirectoryStore
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
@@ -87,6 +89,31 @@ def test_who_is_not_logged_in_is_asked_to(gateway: Gateway) -> None:
     assert visitor.post("/logout").headers["Location"] == "/login"
     assert visitor.get("/").headers["Location"] == "/datasets"
     assert visitor.get("/datasets").status_code == 303
+
+
+def test_an_open_gateway_lets_browsers_of_this_machine_in(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, gateway_open=True)
+    home, here = "http://127.0.0.1:8000", ("127.0.0.1", 5000)
+    visitor = TestClient(gateway.app, base_url=home, client=here)
+    assert "<h1>Datasets</h1>" in visitor.get("/datasets?page=2").text
+    cookie = visitor.cookies["htd_session"]
+    admin = visitor.get("/v1/tokens", headers={"Authorization": f"Bearer {cookie}"})
+    assert admin.status_code == 403
+    sent = TestClient(gateway.app, base_url=home, client=here, follow_redirects=False)
+    linked = sent.get("/login?next=/training", headers={"Sec-Fetch-Site": "cross-site"})
+    assert 'href="/training">Go on' in linked.text
+
+    def asked(base_url: str, client: tuple[str, int], app: Any = gateway.app) -> str:
+        return TestClient(app, base_url=base_url, client=client).get("/datasets").text
+
+    assert "Token" in asked("http://rebound.example:8000", here)
+    assert "Token" in asked(home, ("192.0.2.7", 5000))
+    assert "Token" in asked(home, here, Gateway(tmp_path / "closed").app)
+
+
+def test_a_gateway_that_others_reach_is_never_open(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"HTD_GATEWAY_OPEN lets everybody in.*0\.0\.0\.0"):
+        Gateway(tmp_path, gateway_open=True, gateway_host="0.0.0.0")  # noqa: S104
 
 
 def test_a_session_changes_things_only_from_our_pages(gateway: Gateway) -> None:

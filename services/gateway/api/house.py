@@ -7,19 +7,21 @@ import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from services.gateway.api.limits import Limits
-from services.gateway.api.tokens import Tokens
+from services.gateway.api.tokens import Scope, Tokens
 from shared.contracts.base import Request
+from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.live import read_progress
 from shared.settings import Settings
 from shared.storage import open_store
-from shared.tenants import TenantRecord, tenant_key, tenant_ledger
+from shared.tenants import LOCAL, TenantRecord, tenant_key, tenant_ledger
 from shared.worker import Dispatcher, QueueError
 
 REDIS_SECONDS = 2.0
@@ -27,12 +29,26 @@ REDIS_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
+def is_loopback(host: str) -> bool:
+    """Say whether a name or address is this machine's own."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class House:
     """The rooms behind the front door.
 
+    Attributes:
+        open_session: token of browsers of this machine, where they need none of their own.
+
     Raises:
-        InputError: no broker is configured, or the store's address or keys are wrong.
+        InputError: no broker is configured, the store's address or keys are wrong, or pages
+            would be open to other machines.
     """
+
+    open_session: str | None
 
     def __init__(self, config: Settings) -> None:
         self.config = config
@@ -45,6 +61,15 @@ class House:
             decode_responses=True,
         )
         self.tokens = Tokens(self.root)
+        self.open_session = None
+        if config.gateway_open:
+            if not is_loopback(config.gateway_host):
+                raise InputError(
+                    f"HTD_GATEWAY_OPEN lets everybody in, and the gateway listens on "
+                    f"{config.gateway_host}: unset one of HTD_GATEWAY_OPEN and HTD_GATEWAY_HOST"
+                )
+            scopes: tuple[Scope, ...] = ("read", "annotate", "generate", "train")
+            self.open_session = self.tokens.lend("browser", LOCAL, scopes)
         self.limits = Limits(self.redis, config.gateway_requests_per_minute)
         self.ledger = lru_cache(maxsize=1024)(lambda tenant: tenant_ledger(config, tenant))
 

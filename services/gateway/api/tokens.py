@@ -49,16 +49,19 @@ class Tokens:
     def __init__(self, root: ObjectStore) -> None:
         self.root = root
         self._known: dict[str, tuple[float, TokenRecord]] = {}
+        self._lent: dict[str, TokenRecord] = {}
 
     def create(self, name: str, tenant: str, scopes: tuple[Scope, ...]) -> tuple[str, TokenRecord]:
         """Make a token; it is returned here and nowhere else."""
-        token = f"htd_{secrets.token_urlsafe(32)}"
-        digest = _digest(token)
-        record = TokenRecord(
-            id=digest[:16], name=name, tenant=tenant, scopes=scopes, created=datetime.now(UTC)
-        )
-        self.root.put_json(f"{PREFIX}{digest}.json", record)
+        token, record = _draw(name, tenant, scopes)
+        self.root.put_json(f"{PREFIX}{_digest(token)}.json", record)
         return token, record
+
+    def lend(self, name: str, tenant: str, scopes: tuple[Scope, ...]) -> str:
+        """Make a token that lives in this process alone."""
+        token, record = _draw(name, tenant, scopes)
+        self._lent[_digest(token)] = record
+        return token
 
     def create_first(self) -> str | None:
         """Make the local administrator's token where there is no token at all, else None."""
@@ -71,6 +74,8 @@ class Tokens:
         if not _SHAPE.fullmatch(token):
             return None
         digest, now = _digest(token), time.monotonic()
+        if digest in self._lent:
+            return self._lent[digest]
         known = self._known.get(digest)
         if known is not None and now - known[0] < KNOWN_SECONDS:
             return known[1]
@@ -92,6 +97,13 @@ class Tokens:
         for key in list(self.root.list(PREFIX + record.id)):
             self.root.delete(key)
         self._known.clear()
+
+
+def _draw(name: str, tenant: str, scopes: tuple[Scope, ...]) -> tuple[str, TokenRecord]:
+    token = f"htd_{secrets.token_urlsafe(32)}"
+    return token, TokenRecord(
+        id=_digest(token)[:16], name=name, tenant=tenant, scopes=scopes, created=datetime.now(UTC)
+    )
 
 
 def _digest(token: str) -> str:

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from services.gateway.api.access import house_of
 from services.gateway.api.problems import ProblemError
 from services.gateway.web.pages import render
-from services.gateway.web.session import COOKIE, from_our_page
+from services.gateway.web.session import COOKIE, from_our_page, home_token, keep_session
 
 router = APIRouter(include_in_schema=False)
 
@@ -25,8 +25,15 @@ def home() -> Response:
 
 @router.get("/login")
 def login_page(request: Request, next: Next = "/datasets") -> Response:
-    """Ask for a token."""
-    return render(request, "login.html", next=next, wrong=False)
+    """Ask for a token; browsers at home get a session without one."""
+    token = home_token(request, house_of(request))
+    if token is None:
+        return render(request, "login.html", next=next, wrong=False, home=False)
+    response: Response = RedirectResponse(next, 303)
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":  # the cookie would not follow there
+        response = render(request, "login.html", next=next, wrong=False, home=True)
+    keep_session(response, request, token)
+    return response
 
 
 @router.post("/login")
@@ -37,15 +44,9 @@ def log_in(
     if not from_our_page(request):
         raise ProblemError(403, "forbidden", "this was sent by a page of another site")
     if house_of(request).tokens.find(token.strip()) is None:
-        return render(request, "login.html", next=next, wrong=True)
+        return render(request, "login.html", next=next, wrong=True, home=False)
     response = RedirectResponse(next, 303)
-    response.set_cookie(
-        COOKIE,
-        token.strip(),
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-    )
+    keep_session(response, request, token.strip())
     return response
 
 

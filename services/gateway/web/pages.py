@@ -64,7 +64,8 @@ def visiting(scope: Scope) -> Any:
         except ProblemError as error:
             if error.details.status != 401:
                 raise
-        place = quote(request.url.path)
+        url = request.url
+        place = quote(f"{url.path}?{url.query}" if url.query else url.path)
         raise HTTPException(303, headers={"Location": f"/login?next={place}"})
 
     return visit

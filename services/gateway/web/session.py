@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import Request, Response
+
+from services.gateway.api.house import House, is_loopback
 
 COOKIE = "htd_session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -19,6 +21,23 @@ def session_token(request: Request) -> str | None:
     if request.method in SAFE or from_our_page(request):
         return request.cookies.get(COOKIE)
     return None
+
+
+def home_token(request: Request, house: House) -> str | None:
+    """Return an open gateway's token for a browser of this machine, else None.
+
+    The gateway must also be asked for by this machine's name: another site can have a name of
+    its own point here, to look through the browser's eyes.
+    """
+    client = request.client.host if request.client else ""
+    home = is_loopback(client) and is_loopback(request.url.hostname or "")
+    return house.open_session if home else None
+
+
+def keep_session(response: Response, request: Request, token: str) -> None:
+    """Give a browser the cookie of its session."""
+    secure = request.url.scheme == "https"
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
 
 
 def from_our_page(request: Request) -> bool:
