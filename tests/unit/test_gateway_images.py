@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zlib import compress, crc32
@@ -15,6 +16,8 @@ from PIL import Image
 
 from shared.imaging.regions import decode_png, encode_png
 from shared.storage import DirectoryStore
+from shared.sweeping import sweep
+from shared.tenants import tenant_ledger
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -122,3 +125,35 @@ def test_what_only_the_worker_sees_is_told(gateway: Gateway) -> None:
     answer = gateway.client.get(place)
     assert answer.status_code == 422
     assert "no region 'slide-a_9_9'" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("tenant", ["local", "acme"])
+def test_single_images_are_removed_when_they_are_old(gateway: Gateway, tenant: str) -> None:
+    gateway.client.put("/v1/tenants/acme", json={})
+    ledger = tenant_ledger(gateway.config, tenant)
+    store = ledger.store
+    publish_toy_model(store, make_region_set(store))
+    client = gateway.holding("read", "generate", tenant=tenant)
+    made, waiting = (
+        client.post("/v1/images", json=body(seed=seed), headers=NOW).headers["Location"]
+        for seed in (1, 2)
+    )
+    gateway.work(made.rpartition("/")[2])
+    asked = {"dataset": "d", "model": "toy", "images": 1, "steps": 1}
+    key = {"Idempotency-Key": "k"}
+    job = client.post("/v1/datasets", json=asked, headers=key).json()["job"]
+    gateway.work(job)
+    kept, now = timedelta(days=30), datetime.now(UTC)
+    assert sweep(ledger, kept, now + timedelta(days=6)) == 0
+    assert sweep(ledger, kept, now + timedelta(days=8)) == 1
+    assert list(store.list("idempotency/")) == []
+    assert client.get(made).status_code == 200
+    assert sweep(ledger, kept, now + timedelta(days=31)) == 3  # the image and both inputs
+    assert client.get(made).status_code == 404
+    assert list(store.list("images/")) == []
+    assert client.get(waiting).status_code == 202  # it is open
+    assert client.get("/v1/datasets/d").json()["state"] == "done"
+    again = client.post("/v1/images", json=body(seed=1), headers=NOW).headers["Location"]
+    assert again == made
+    gateway.work(made.rpartition("/")[2])
+    assert client.get(made).status_code == 200
