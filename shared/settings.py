@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     max_starts: int = Field(12, ge=1, description="starts (lost workers) after which it is parked")
     lease_seconds: int = Field(60, ge=2, description="a shard's lease outlives its worker by this")
     reconcile_seconds: float = Field(15.0, gt=0, description="pause between two reconciliations")
+    keep_images_days: int = Field(
+        30, ge=1, description="single images are removed this long after they were made"
+    )
     visibility_timeout: int = Field(3600, ge=5, description="seconds; longer than any shard")
     gateway_host: str = Field("127.0.0.1", description="address that the gateway listens on")
     gateway_port: int = Field(8000, ge=1, le=65535)

@@ -14,8 +14,8 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar, cast
 from urllib.parse import urlparse
@@ -81,6 +81,10 @@ class ObjectStore(ABC):
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield all keys that start with `prefix`, sorted."""
+
+    @abstractmethod
+    def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Yield all keys that start with `prefix`, sorted, and when they were last put (UTC)."""
 
     @abstractmethod
     def folders(self, prefix: str) -> Iterator[str]:
@@ -187,6 +191,11 @@ class DirectoryStore(ObjectStore):
             if not name.startswith(".part-")
         )
         yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        for key in self.list(prefix):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                yield key, datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
 
     def folders(self, prefix: str) -> Iterator[str]:
         base = self.root / prefix
@@ -305,6 +314,14 @@ class S3Store(ObjectStore):
         names = (item.object_name or "" for item in objects if not item.is_dir)
         yield from sorted(name.removeprefix(self.prefix) for name in names)
 
+    def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        objects = self.client.list_objects(self.bucket, self.prefix + prefix, recursive=True)
+        yield from sorted(
+            ((item.object_name or "").removeprefix(self.prefix), item.last_modified)
+            for item in objects
+            if item.last_modified is not None
+        )
+
     def folders(self, prefix: str) -> Iterator[str]:
         objects = self.client.list_objects(self.bucket, self.prefix + prefix)
         names = (item.object_name or "" for item in objects if item.is_dir)
@@ -369,6 +386,9 @@ class StoreView(ObjectStore):
 
     def list(self, prefix: str = "") -> Iterator[str]:
         return self.inner.list(prefix)
+
+    def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        return self.inner.dates(prefix)
 
     def folders(self, prefix: str) -> Iterator[str]:
         return self.inner.folders(prefix)

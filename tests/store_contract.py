@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ def check_store(store: ObjectStore, folder: Path) -> None:
     assert list(store.list("a/")) == ["a/one", "a/two.tar"]
     assert list(store.list("a")) == ["a/one", "a/two.tar", "ab"]
     assert list(store.list("nothing/")) == []
+    dates = dict(store.dates("a/"))
+    assert list(dates) == ["a/one", "a/two.tar"]
+    assert all(abs(datetime.now(UTC) - date) < timedelta(minutes=5) for date in dates.values())
     for missing in (store.get, store.size, store.local, lambda key: store.open(key).__enter__()):
         with pytest.raises(ObjectNotFoundError, match="no object 'a/none'"):
             missing("a/none")

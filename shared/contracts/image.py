@@ -16,6 +16,8 @@ from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import chosen_sampling
 from shared.contracts.train import ModelRecord, Sampling, model_key
 
+INPUTS = "images/inputs/"
+
 
 class GivenCrop(Contract):
     """A crop of one class: an image that was given, or cut out of a region."""
@@ -63,4 +65,4 @@ def image_key(image: str) -> str:
 
 def input_key(data: bytes) -> str:
     """Key of something that was given, by its content."""
-    return f"images/inputs/{hashlib.sha256(data).hexdigest()}.png"
+    return f"{INPUTS}{hashlib.sha256(data).hexdigest()}.png"

@@ -20,6 +20,7 @@ from services.gateway.api.problems import ProblemError
 from services.gateway.stack import Stack
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.gateway import CropBody, ImageBody
+from shared.contracts.reader_study import RealSet, StudyBody
 from shared.contracts.synthesize import DatasetRequest
 from shared.imaging.regions import decode_png, encode_png
 from shared.jobs import Ledger, run_job
@@ -57,6 +58,37 @@ def client(stack: Stack) -> Iterator[Client]:
 def request(dataset: str, images: int = 12, **fields: object) -> DatasetRequest:
     options = {"model": "toy", "steps": 2, "shard_size": 4, "batch_size": 4} | fields
     return DatasetRequest.model_validate({"dataset": dataset, "images": images} | options)
+
+
+def test_a_reader_study_over_http(stack: Stack, client: Client) -> None:
+    client.submit_dataset(request("shown"))
+    assert [status.state for status in client.watch_dataset("shown")][-1] == "done"
+    assert client.estimate_dataset(request("more", images=24)).measured_images >= 12
+    body = StudyBody(
+        study="s", real=(RealSet(regions="toy"),), synthetic=("shown",), images=3, readers=("Ann",)
+    )
+    (link,) = client.make_reader_study(body).links
+    with pytest.raises(RefusedError, match="there is a reader study 's'"):
+        client.make_reader_study(body)
+    link = client.renew_reader_link("s", link.reader)
+    headers = {"Authorization": f"Bearer {link.token}"}
+    with httpx2.Client(base_url=stack.url, headers=headers, timeout=60) as reader:
+        images = [item["image"] for item in reader.get("/v1/reading").json()["images"]]
+        lengths = set()
+        for image in images:
+            lengths.add(len(reader.get(f"/v1/reading/images/{image}").content))
+            answer = {"answer": "real", "quality": 4, "seconds": 1.5}
+            assert reader.put(f"/v1/reading/answers/{image}", json=answer).status_code == 200
+        assert reader.post("/v1/reading/submit").status_code == 200
+    assert len(lengths) == 1
+    (progress,) = client.reader_study("s").readers
+    assert (progress.answered, progress.submitted is None) == (6, False)
+    results = client.study_results("s")
+    assert (results.complete, results.pooled.accuracy.value) == (True, 0.5)
+    assert len(client.study_answers("s").splitlines()) == 7
+    assert [study.study for study in client.reader_studies()] == ["s"]
+    client.delete_reader_study("s")
+    assert list(client.reader_studies()) == []
 
 
 def test_a_dataset_over_http_has_the_bytes_of_one_in_process(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import struct
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zlib import compress, crc32
@@ -15,6 +17,8 @@ from PIL import Image
 
 from shared.imaging.regions import decode_png, encode_png
 from shared.storage import DirectoryStore
+from shared.sweeping import sweep
+from shared.tenants import tenant_ledger
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -122,3 +126,62 @@ def test_what_only_the_worker_sees_is_told(gateway: Gateway) -> None:
     answer = gateway.client.get(place)
     assert answer.status_code == 422
     assert "no region 'slide-a_9_9'" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("tenant", ["local", "acme"])
+def test_single_images_are_removed_when_they_are_old(gateway: Gateway, tenant: str) -> None:
+    gateway.client.put("/v1/tenants/acme", json={})
+    ledger = tenant_ledger(gateway.config, tenant)
+    store = ledger.store
+    publish_toy_model(store, make_region_set(store))
+    client = gateway.holding("read", "generate", tenant=tenant)
+    made, waiting = (
+        client.post("/v1/images", json=body(seed=seed), headers=NOW).headers["Location"]
+        for seed in (1, 2)
+    )
+    gateway.work(made.rpartition("/")[2])
+    asked = {"dataset": "d", "model": "toy", "images": 1, "steps": 1}
+    key = {"Idempotency-Key": "k"}
+    job = client.post("/v1/datasets", json=asked, headers=key).json()["job"]
+    gateway.work(job)
+    kept, now = timedelta(days=30), datetime.now(UTC)
+    assert sweep(ledger, kept, now + timedelta(days=6)) == 0
+    assert sweep(ledger, kept, now + timedelta(days=8)) == 1
+    assert list(store.list("idempotency/")) == []
+    assert client.get(made).status_code == 200
+    assert sweep(ledger, kept, now + timedelta(days=31)) == 3  # the image and both inputs
+    assert client.get(made).status_code == 404
+    assert list(store.list("images/")) == []
+    assert client.get(waiting).status_code == 202  # it is open
+    assert client.get("/v1/datasets/d").json()["state"] == "done"
+    again = client.post("/v1/images", json=body(seed=1), headers=NOW).headers["Location"]
+    assert again == made
+    gateway.work(made.rpartition("/")[2])
+    assert client.get(made).status_code == 200
+
+
+def test_a_form_with_files_is_the_same_request(gateway: Gateway) -> None:
+    plain = body()
+    job = gateway.client.post("/v1/images", json=plain, headers=NOW).headers["Location"]
+    bare = [{"tissue": "tumor"}, plain["crops"][-1]]
+    said = {"model": "toy", "steps": 2, "crops": bare}
+    labels = base64.b64decode(plain["labels"])
+    crop = base64.b64decode(plain["crops"][0]["png"])
+    files = [("labels", ("map.png", labels)), ("crops", ("crop.png", crop))]
+
+    def send(said: Any, files: Any = files) -> Any:
+        form = {"request": json.dumps(said)}
+        return gateway.client.post("/v1/images", data=form, files=files, headers=NOW)
+
+    answer = send(said)
+    assert (answer.status_code, answer.headers["Location"]) == (202, job), answer.text
+    for wrong, words in (
+        (send(said, files[:1]), "1 crops of `request` want a file, 0 files"),
+        (send(said, files[1:]), "one file `labels`"),
+        (send([1]), "no object of JSON"),
+        (send(said | {"colour": 1}), "not permitted"),
+        (gateway.client.post("/v1/images", content=b"{}"), "not understood"),
+    ):
+        assert wrong.status_code == 422
+        assert words in wrong.json()["detail"]
+    assert send(said | {"colour": 1}).json()["errors"][0]["pointer"] == "#/colour"

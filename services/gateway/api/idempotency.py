@@ -9,6 +9,7 @@ from fastapi import Header
 from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Contract, Request
 from shared.storage import ObjectNotFoundError, ObjectStore, sha256
+from shared.sweeping import KEYS
 
 IdempotencyKey = Annotated[
     str | None,
@@ -58,7 +59,7 @@ def keep_key(store: ObjectStore, key: str | None, request: Request, job: str) ->
 
 
 def _key(key: str) -> str:
-    return f"idempotency/{sha256(key.encode())}.json"
+    return f"{KEYS}{sha256(key.encode())}.json"
 
 
 def _fingerprint(request: Request) -> str:
