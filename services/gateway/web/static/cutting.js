@@ -1,5 +1,6 @@
 // A crop cut by hand from a picture of the user's, which stays on this machine.
-const SHOWN = 1024; // CSS pixels at most of the picture's longer side
+const SHOWN = 1024; // pixels of the longer side as it is drawn
+const MOST_ENLARGED = 8;
 
 export class Cutting {
   // `done` is called with the class, the crop's PNG, and the picture's name.
@@ -62,12 +63,12 @@ export class Cutting {
     const { least, most } = this.model.crop;
     const here = this.place(event);
     const [dx, dy] = [here[0] - this.start[0], here[1] - this.start[1]];
-    const most_here = Math.min(most, Math.floor(Math.min(this.picture.width, this.picture.height) / this.scale));
-    if (most_here < least) {
-      this.at("cut-note").textContent = `The picture is too small: a crop is at least ${least} px of the model's.`;
+    const room = Math.min(most, Math.floor(Math.min(this.picture.width, this.picture.height) / this.scale));
+    if (room < least) {
+      this.at("cut-note").textContent = `The picture is too small: a crop is at least ${least} px wide at the model’s ${this.model.mpp} µm per pixel.`;
       return;
     }
-    const side = Math.min(most_here, Math.max(least, Math.round(Math.max(Math.abs(dx), Math.abs(dy)) / this.scale)));
+    const side = Math.min(room, Math.max(least, Math.round(Math.max(Math.abs(dx), Math.abs(dy)) / this.scale)));
     const span = side * this.scale;
     const corner = (start, way, whole) => Math.min(whole - span, Math.max(0, way < 0 ? start - span : start));
     this.square = {
@@ -84,14 +85,15 @@ export class Cutting {
     canvas.parentElement.hidden = !picture;
     this.at("use").disabled = !square;
     if (!picture) return;
-    const shrink = Math.min(1, SHOWN / Math.max(picture.width, picture.height));
-    canvas.width = Math.max(1, Math.round(picture.width * shrink));
-    canvas.height = Math.max(1, Math.round(picture.height * shrink));
+    const zoom = Math.min(MOST_ENLARGED, SHOWN / Math.max(picture.width, picture.height));
+    canvas.width = Math.max(1, Math.round(picture.width * zoom));
+    canvas.height = Math.max(1, Math.round(picture.height * zoom));
     const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = zoom < 1;
     context.drawImage(picture, 0, 0, canvas.width, canvas.height);
     if (!square) return;
-    this.at("cut-note").textContent = `${square.side} × ${square.side} px of the model's`;
-    const [x, y, span] = [square.x, square.y, square.span].map((part) => part * shrink);
+    this.at("cut-note").textContent = `${square.side} × ${square.side} px at the model’s ${this.model.mpp} µm per pixel`;
+    const [x, y, span] = [square.x, square.y, square.span].map((part) => part * zoom);
     context.lineWidth = 3;
     context.strokeStyle = "#000";
     context.strokeRect(x, y, span, span);

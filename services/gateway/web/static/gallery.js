@@ -75,7 +75,7 @@ export class Gallery {
       take.dataset.region = row.key;
       take.append(picture);
       take.addEventListener("click", () => this.crop(row));
-      const map = Object.assign(document.createElement("button"), { type: "button", className: "button small", textContent: "Its map" });
+      const map = Object.assign(document.createElement("button"), { type: "button", className: "button small", textContent: "Take map" });
       map.setAttribute("aria-label", `Take the map of region ${row.key}`);
       map.addEventListener("click", () => this.map(row));
       tile.append(take, map);

@@ -246,11 +246,13 @@ const generate = guarded(async () => {
   try {
     const body = await request();
     const made = { data: map.data.slice(), size: map.size, colors, model: model.model };
-    const all = Array.from({ length: count }, async (_, number) => {
-      const picture = await make({ ...body, seed: seed + number }, control.signal, jobs);
-      add({ ...made, seed: seed + number, address: URL.createObjectURL(picture) });
-    });
-    await Promise.all(all);
+    const before = at("results").firstChild; // newest first, and variations in their order
+    const all = Array.from({ length: count }, (_, number) => make({ ...body, seed: seed + number }, control.signal, jobs));
+    Promise.all(all).catch(() => {}); // said below, of the first that fails
+    for (const [number, picture] of all.entries()) {
+      add({ ...made, seed: seed + number, address: URL.createObjectURL(await picture) }, before);
+      if (!number) look(results.at(-1));
+    }
     at("doing").textContent = `Made in ${((performance.now() - started) / 1000).toFixed(1)} s`;
   } catch (error) {
     control.abort();
@@ -269,9 +271,9 @@ function busy(is) {
   at("stop").hidden = !is;
 }
 
-function add(result) {
-  results.unshift(result);
-  for (const old of results.splice(MOST_RESULTS)) {
+function add(result, before) {
+  results.push(result);
+  for (const old of results.splice(0, results.length - MOST_RESULTS)) {
     URL.revokeObjectURL(old.address);
     old.tile.remove();
   }
@@ -280,8 +282,7 @@ function add(result) {
   button.append(Object.assign(new Image(), { src: result.address, alt: `Image of seed ${result.seed}` }));
   button.addEventListener("click", () => look(result));
   result.tile.append(button, Object.assign(document.createElement("small"), { textContent: result.seed }));
-  at("results").prepend(result.tile);
-  look(result);
+  at("results").insertBefore(result.tile, before);
 }
 
 function look(result) {
