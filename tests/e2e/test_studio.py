@@ -50,9 +50,8 @@ def stroke(page: Page, *places: tuple[float, float]) -> None:
 
 def painted(page: Page) -> Labels:
     """The map as the user would save it, uint8 (SIZE, SIZE)."""
-    page.wait_for_function("document.getElementById('save-map').href.startsWith('blob:')")
     with page.expect_download() as download:
-        page.get_by_role("link", name="Save map").click()
+        page.get_by_role("button", name="Save map").click()
     with Image.open(download.value.path()) as picture:
         assert picture.mode == "P"
         return np.asarray(picture, np.uint8)
@@ -171,6 +170,13 @@ def test_variations_differ_by_their_seed(studio: Page) -> None:
         tile.click()
         pictures.add(saved_image(studio))
     assert len(pictures) == 4
+    before = painted(studio)
+    studio.get_by_role("button", name="Clear").click()
+    with studio.expect_download() as download:
+        studio.get_by_role("button", name="Save its map").click()
+    assert download.value.suggested_filename == "toy-43.mask.png"
+    with Image.open(download.value.path()) as its:
+        np.testing.assert_array_equal(np.asarray(its), before)
     studio.get_by_label("Map over it").fill("0.5")
     expect(studio.locator("#over")).to_have_css("opacity", "0.5")
 

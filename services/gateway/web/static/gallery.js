@@ -13,7 +13,14 @@ export class Gallery {
     Object.assign(this, { list, crop, map, tiles: new Map() });
   }
 
+  close() {
+    this.record = null;
+    this.tiles.clear();
+    this.list.replaceChildren();
+  }
+
   async open(name, model) {
+    this.close();
     const record = await send("GET", `/v1/regions/${name}`);
     const names = record.classes.items.map((item) => item.name);
     const known = model.classes.map((item) => item.name);
@@ -27,8 +34,6 @@ export class Gallery {
     Object.assign(this, { record, model, names, table: names.map((item, label) => (label ? known.indexOf(item) : 0)) });
     this.slides = (train.length ? train : full).map((slide) => slide.slide);
     this.rows = [];
-    this.tiles.clear();
-    this.list.replaceChildren();
   }
 
   address(row) {

@@ -54,6 +54,7 @@ function open() {
     widen(2 * Math.round(model.size / 20) + 1);
     showClasses();
   }
+  gallery.close();
   painter.show(map, colors);
   choose(label);
   changed();
@@ -87,15 +88,13 @@ function changed() {
   at("hint").hidden = map.data.some((index) => index);
   if (!shown) over(map.data);
   like(parts);
-  saveMap();
   keep();
 }
 
-async function saveMap() {
-  const picture = await indexedPng(map.size, map.data, colors);
-  URL.revokeObjectURL(at("save-map").href);
-  at("save-map").href = URL.createObjectURL(picture);
-  at("save-map").download = `${model.model}-map.png`;
+async function save(name, size, data, own) {
+  const address = URL.createObjectURL(await indexedPng(size, data, own));
+  Object.assign(document.createElement("a"), { href: address, download: `${name}.mask.png` }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000); // when it is long written
 }
 
 // The form of a dataset, filled: as much of each tissue, sampled alike.
@@ -292,7 +291,7 @@ function look(result) {
   at("image").hidden = false;
   at("none").hidden = true;
   over(result.data, result.size, result.colors);
-  at("save-image").hidden = false;
+  at("save-image").hidden = at("save-its-map").hidden = false;
   at("save-image").href = result.address;
   at("save-image").download = `${result.model}-${result.seed}.png`;
   for (const each of results) each.tile.firstChild.setAttribute("aria-pressed", String(each === result));
@@ -374,6 +373,8 @@ function start() {
   at("undo").addEventListener("click", () => step("undo"));
   at("redo").addEventListener("click", () => step("redo"));
   at("clear").addEventListener("click", () => replace(new Uint8Array(map.data.length)));
+  at("save-map").addEventListener("click", () => save(model.model, map.size, map.data, colors));
+  at("save-its-map").addEventListener("click", () => save(`${shown.model}-${shown.seed}`, shown.size, shown.data, shown.colors));
   at("overlay").addEventListener("input", () => { at("over").style.opacity = at("overlay").value; });
   at("dice").addEventListener("click", () => {
     form.elements.seed.value = crypto.getRandomValues(new Uint32Array(1))[0];
