@@ -94,6 +94,9 @@ def submission_key(dataset: str) -> str:
     return dataset_key(dataset, "submission.json")
 
 
+MOST_CROPS = 64
+
+
 class CropBody(Contract):
     """A crop of one class: a picture, or a region to cut it from."""
 
@@ -117,7 +120,7 @@ class ImageBody(Contract):
     labels: Base64Bytes = Field(
         description="base64 of a PNG of class indices (grey or palette), of the model's size"
     )
-    crops: tuple[CropBody, ...] = Field((), max_length=64)
+    crops: tuple[CropBody, ...] = Field((), max_length=MOST_CROPS)
     steps: int | None = Field(None, ge=1, le=200, description="default: the model's")
     guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
     guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")

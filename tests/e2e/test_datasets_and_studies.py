@@ -73,6 +73,10 @@ def test_a_study_is_made_read_by_keyboard_and_its_results_seen(page: Page) -> No
     page.get_by_role("button", name="Make the study").click()
     link = page.get_by_label("Link for Ann").input_value()
 
+    page.get_by_role("link", name="To the study").click()
+    row = page.get_by_role("row", name="Ann").first
+    expect(row).to_contain_text("0 of 4")
+
     reader = page.context.browser.new_context().new_page()  # type: ignore[union-attr]
     sent: list[str] = []
     reader.on("request", lambda request: sent.append(request.url))
@@ -89,6 +93,7 @@ def test_a_study_is_made_read_by_keyboard_and_its_results_seen(page: Page) -> No
             reader.keyboard.type("r2 in a note is text")
         reader.keyboard.press("Enter")
     expect(reader.locator("#count")).to_have_text("4 of 4")
+    expect(row).to_contain_text("3 of 4", timeout=20_000)  # without a reload
     reader.close()  # and comes back another day, on another machine
 
     again = page.context.browser.new_context(viewport={"width": 820, "height": 1180}).new_page()  # type: ignore[union-attr]
@@ -116,9 +121,7 @@ def test_a_study_is_made_read_by_keyboard_and_its_results_seen(page: Page) -> No
     assert sent
     assert not any(token in address for address in sent)
 
-    page.get_by_role("link", name="To the study").click()
-    row = page.get_by_role("row", name="Ann").first
-    expect(row).to_contain_text("4 of 4")
+    expect(row).to_contain_text("4 of 4", timeout=20_000)
     expect(row).to_contain_text("UTC")
     expect(page.get_by_role("heading", name="Results")).to_contain_text("so far")
     expect(page.locator(".forest").first).to_be_visible()

@@ -166,5 +166,8 @@ def test_reports_are_listed_and_shown(tmp_path: Path) -> None:
     policy = page.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "sandbox;" in policy
+    shown = gateway.client.get("/datasets/d").text
+    assert 'href="/v1/reports/r/page"' in shown
+    assert f"{found['mean_iou']['synthetic']:.3f} / {found['mean_iou']['real']:.3f}" in shown
     assert gateway.client.get("/v1/reports/none").status_code == 404
     assert gateway.client.get("/v1/reports/none/page").status_code == 404

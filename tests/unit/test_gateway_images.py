@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import struct
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -171,3 +172,30 @@ def test_single_images_are_removed_when_they_are_old(gateway: Gateway, tenant: s
     assert again == made
     gateway.work(made.rpartition("/")[2])
     assert client.get(made).status_code == 200
+
+
+def test_a_form_with_files_is_the_same_request(gateway: Gateway) -> None:
+    plain = body()
+    job = gateway.client.post("/v1/images", json=plain, headers=NOW).headers["Location"]
+    bare = [{"tissue": "tumor"}, plain["crops"][-1]]
+    said = {"model": "toy", "steps": 2, "crops": bare}
+    labels = base64.b64decode(plain["labels"])
+    crop = base64.b64decode(plain["crops"][0]["png"])
+    files = [("labels", ("map.png", labels)), ("crops", ("crop.png", crop))]
+
+    def send(said: Any, files: Any = files) -> Any:
+        form = {"request": json.dumps(said)}
+        return gateway.client.post("/v1/images", data=form, files=files, headers=NOW)
+
+    answer = send(said)
+    assert (answer.status_code, answer.headers["Location"]) == (202, job), answer.text
+    for wrong, words in (
+        (send(said, files[:1]), "1 crops of `request` want a file, 0 files"),
+        (send(said, files[1:]), "one file `labels`"),
+        (send([1]), "no object of JSON"),
+        (send(said | {"colour": 1}), "not permitted"),
+        (gateway.client.post("/v1/images", content=b"{}"), "not understood"),
+    ):
+        assert wrong.status_code == 422
+        assert words in wrong.json()["detail"]
+    assert send(said | {"colour": 1}).json()["errors"][0]["pointer"] == "#/colour"

@@ -109,6 +109,18 @@ def test_scopes_decide_what_is_offered(gateway: Gateway) -> None:
     assert 'data-publish="toy/1"' in gateway.client.get("/training").text
 
 
+def test_what_is_not_there_is_said_on_a_page(gateway: Gateway) -> None:
+    for place, words in (
+        ("/datasets/none", "there is no dataset &#39;none&#39;"),
+        ("/training/none", "there is no training run &#39;none&#39;"),
+        ("/reader-studies/none", "there is no reader study &#39;none&#39;"),
+    ):
+        page = gateway.client.get(place)
+        assert page.status_code == 404
+        assert page.headers["Content-Type"].startswith("text/html")
+        assert words in page.text
+
+
 def test_the_reading_page_is_the_same_for_everybody(gateway: Gateway) -> None:
     """Nothing on it can tell the truth, as the server does not know whose page it is."""
     pages = {

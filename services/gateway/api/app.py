@@ -36,6 +36,7 @@ from services.gateway.web import login, studio
 from services.gateway.web import reader_studies as web_reader_studies
 from services.gateway.web import training as web_training
 from services.gateway.web.pages import FOLDER
+from shared.contracts.gateway import ImageBody
 from shared.settings import Settings
 
 MOST_JSON = 2 << 20
@@ -107,7 +108,7 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Describe the API, with the problems that any operation may end in."""
         if self.openapi_schema is None:
-            _document_problems(super().openapi())
+            _complete(super().openapi())
         return self.openapi_schema or {}
 
 
@@ -158,10 +159,12 @@ def make_app(config: Settings) -> FastAPI:
     return app
 
 
-def _document_problems(described: dict[str, Any]) -> None:
+def _complete(described: dict[str, Any]) -> None:
+    """Add what FastAPI does not know of: problems, and a body that is read by hand."""
     schemas = described["components"]["schemas"]
-    own = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= own.pop("$defs") | {"ProblemDetails": own}
+    for model in (ProblemDetails, ImageBody):
+        own = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= own.pop("$defs") | {model.__name__: own}
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for path, operations in described["paths"].items():

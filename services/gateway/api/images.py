@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import numpy as np
 from anyio import sleep
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, Generator, Reader
+from services.gateway.api.image_bodies import IMAGE_BODY, read_image_body
 from services.gateway.api.jobs import JobId, known_job
 from services.gateway.api.problems import ProblemError, blaming, documented
 from shared.contracts.gateway import CropBody, ImageBody
@@ -55,10 +56,15 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
 
 
 @router.post(
-    "", response_class=Response, max_body_size=MOST_BODY, responses=documented(404) | PICTURE
+    "",
+    response_class=Response,
+    max_body_size=MOST_BODY,
+    openapi_extra=IMAGE_BODY,
+    responses=documented(404) | PICTURE,
 )
-async def make_image(body: ImageBody, caller: Generator, prefer: Prefer = None) -> Response:
+async def make_image(request: Request, caller: Generator, prefer: Prefer = None) -> Response:
     """Make one image from a label map and crops, ahead of all datasets."""
+    body = await read_image_body(request)
     job = await run_in_threadpool(_submit, caller, body)
     return await _wait(caller, job, _seconds(prefer))
 

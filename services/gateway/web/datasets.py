@@ -14,14 +14,14 @@ from services.gateway.api.models import list_models
 from services.gateway.api.paging import Cursor
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.reports import list_reports
-from services.gateway.web.pages import Maker, Visitor, render
+from services.gateway.web.pages import Maker, PageRoute, Visitor, render
 from shared.contracts.base import Name
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import ModelRecord
 
 MOST = 200
 
-router = APIRouter(prefix="/datasets", include_in_schema=False)
+router = APIRouter(prefix="/datasets", include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("")

@@ -9,10 +9,10 @@ from fastapi.responses import RedirectResponse
 
 from services.gateway.api.access import house_of
 from services.gateway.api.problems import ProblemError
-from services.gateway.web.pages import render
+from services.gateway.web.pages import PageRoute, render
 from services.gateway.web.session import COOKIE, from_our_page
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 Next = Annotated[str, Query(pattern=r"^/([^/\\].*)?$", max_length=512)]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
@@ -48,6 +50,24 @@ def render(
     return _templates.TemplateResponse(
         request, template, {"may": may, "here": request.url.path} | context, headers=headers
     )
+
+
+class PageRoute(APIRoute):
+    """A page, whose problems are pages too."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap FastAPI's own handler."""
+        handle = super().get_route_handler()
+
+        async def shown(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ProblemError as error:
+                page = render(request, "problem.html", problem=error.details)
+                page.status_code = error.details.status
+                return page
+
+        return shown
 
 
 def visiting(scope: Scope) -> Any:

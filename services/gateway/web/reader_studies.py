@@ -12,12 +12,12 @@ from services.gateway.api.paging import Cursor
 from services.gateway.api.reader_studies import find_own, list_reader_studies
 from services.gateway.reader_study.results import study_results
 from services.gateway.reader_study.studies import study_status
-from services.gateway.web.pages import Maker, render
+from services.gateway.web.pages import Maker, PageRoute, render
 from shared.contracts.base import Name
 
 MOST = 200
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("/read")

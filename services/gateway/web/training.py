@@ -10,14 +10,14 @@ from services.gateway.api.models import list_models, list_runs, run_job, show_ru
 from services.gateway.api.paging import Cursor
 from services.gateway.api.reports import list_reports
 from services.gateway.web.charts import curves
-from services.gateway.web.pages import Visitor, render
+from services.gateway.web.pages import PageRoute, Visitor, render
 from shared.contracts.base import Name
 
 MOST = 200
 PARTS = {"vae": "Autoencoder", "decoder": "Decoder", "denoiser": "Denoiser"}
 """What a run trains, in its order."""
 
-router = APIRouter(prefix="/training", include_in_schema=False)
+router = APIRouter(prefix="/training", include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("")

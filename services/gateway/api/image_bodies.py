@@ -1,0 +1,118 @@
+"""The body of an image request: JSON with pictures in base64, or a form with them as files."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import ClientDisconnect
+
+from services.gateway.api.problems import ProblemError
+from shared.contracts.gateway import MOST_CROPS, ImageBody
+
+_FILE = {"type": "string", "format": "binary"}
+
+IMAGE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/ImageBody"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["request", "labels"],
+                    "properties": {
+                        "request": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "the same as JSON, but for the pictures sent as files",
+                        },
+                        "labels": _FILE,
+                        "crops": {
+                            "type": "array",
+                            "items": _FILE,
+                            "maxItems": MOST_CROPS,
+                            "description": "for each crop of the request, in order, that names "
+                            "neither a picture nor a region",
+                        },
+                    },
+                }
+            },
+        },
+    }
+}
+"""OpenAPI of an operation that reads its body by `read_image_body`."""
+
+
+async def read_image_body(request: Request) -> ImageBody:
+    """Read what an image is to be made from.
+
+    Raises:
+        ProblemError: the body broke off (400), or is neither JSON nor a form that fits (422).
+        RequestValidationError: a field is wrong.
+    """
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "multipart/form-data":
+            async with request.form(max_files=MOST_CROPS + 1, max_fields=1) as form:
+                data = await _joined(form)
+        elif kind == "application/json":
+            data = await request.body()
+        else:
+            raise ProblemError(
+                422,
+                "invalid",
+                f"a body of {kind or 'no type'} is not understood here",
+                remedy="send application/json or multipart/form-data, and say so in Content-Type",
+            )
+    except ClientDisconnect as error:
+        raise ProblemError(400, "broken-off", "the body broke off") from error
+    return await run_in_threadpool(_validated, data)
+
+
+def _validated(data: bytes) -> ImageBody:
+    try:
+        return ImageBody.model_validate_json(data)
+    except ValidationError as error:
+        items = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError(
+            [item | {"loc": ("body", *item["loc"])} for item in items]
+        ) from error
+
+
+async def _joined(form: FormData) -> bytes:
+    """Put the files of a form where the JSON of its part `request` has left them out."""
+    files = {name: await _files(form, name) for name in ("labels", "crops")}
+    said = form.get("request")
+    if not isinstance(said, str) or len(files["labels"]) != 1:
+        raise ProblemError(
+            422, "invalid", "the form needs one text `request` and one file `labels`"
+        )
+    try:
+        fields = json.loads(said)
+        crops = fields.get("crops", [])
+        bare = [crop for crop in crops if not {"png", "regions", "region"} & set(crop)]
+    except (ValueError, RecursionError, AttributeError, TypeError) as error:
+        raise ProblemError(422, "invalid", "`request` is no object of JSON that fits") from error
+    if len(bare) != len(files["crops"]):
+        raise ProblemError(
+            422,
+            "invalid",
+            f"{len(bare)} crops of `request` want a file, {len(files['crops'])} files `crops` came",
+        )
+    fields["labels"] = files["labels"][0]
+    for crop, png in zip(bare, files["crops"], strict=True):
+        crop["png"] = png
+    return json.dumps(fields).encode()
+
+
+async def _files(form: FormData, name: str) -> list[str]:
+    """Return the files of one name, in base64."""
+    found = [part for part in form.getlist(name) if isinstance(part, UploadFile)]
+    return [b64encode(await part.read()).decode() for part in found]
