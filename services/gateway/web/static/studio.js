@@ -63,10 +63,10 @@ function open() {
 
 const draft = () => `studio ${model.model}/${model.version}`;
 
-async function keep() {
-  const place = draft();
+function keep() {
   const sources = [...crops].filter(([, crop]) => crop.source.region);
-  sessionStorage.setItem(place, JSON.stringify({ labels: await base64(new Blob([map.data])), crops: sources }));
+  const letters = Array.from(map.data, (index) => String.fromCharCode(index));
+  sessionStorage.setItem(draft(), JSON.stringify({ labels: btoa(letters.join("")), crops: sources }));
 }
 
 function restored() {
