@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -341,7 +342,9 @@ class S3Store(ObjectStore):
         path = self.cache / version / check_key(key)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.client.fget_object(self.bucket, self.name(key), str(path))
+            # Others may fetch it at the same time: to a file of its own, then renamed.
+            part = f"{path}.{secrets.token_hex(8)}.part"
+            self.client.fget_object(self.bucket, self.name(key), str(path), tmp_file_path=part)
         return path
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +44,12 @@ def check_store(store: ObjectStore, folder: Path) -> None:
     assert store.local("files/müde 1.bin").read_bytes() == source.read_bytes()
     store.put("files/müde 1.bin", b"new")
     assert store.local("files/müde 1.bin").read_bytes() == b"new"
+    for number in range(8):
+        store.put("files/wanted.bin", bytes([number]) * 500_000)
+        with ThreadPoolExecutor(8) as pool:
+            paths = list(pool.map(store.local, ["files/wanted.bin"] * 8))
+        assert {path.read_bytes() for path in paths} == {bytes([number]) * 500_000}
+    store.delete("files/wanted.bin")
     with store.writing("b/made.txt") as path:
         assert path.suffix == ".txt"
         path.write_text("made")

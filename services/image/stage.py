@@ -91,8 +91,8 @@ def _cut(
     """Cut a crop of a class out of a region; None where the region does not hold the class."""
     name, key = str(given.regions), str(given.region)
     record = load_region_set(store, name)
-    slide = key.rsplit("_", 2)[0]  # a region's key is <slide>_<x>_<y>
-    own = [part for part in record.slides if part.slide == slide]
+    # A region's key is <slide>_<x>_<y>, or <slide>_<tile>_<x>_<y>.
+    own = [part for part in record.slides if key.startswith(f"{part.slide}_")]
     index = RegionIndex(
         store, record.model_copy(update={"slides": tuple(own)}), "train", "val", "test"
     )

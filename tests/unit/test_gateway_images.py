@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.imaging.regions import decode_png, encode_png
+from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
+from shared.imaging.regions import decode_png, encode_png, pack_regions
 from shared.storage import DirectoryStore
 from shared.sweeping import sweep
 from shared.tenants import tenant_ledger
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
-from tests.region_sets import make_region_set
+from tests.region_sets import make_region_set, texture_region
 
 NOW = {"Prefer": "wait=0"}
 
@@ -115,6 +116,19 @@ def test_what_cannot_be_made_is_refused_at_once(
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == pointer
     assert words in answer.json()["detail"]
+
+
+def test_crops_are_cut_from_sets_of_ready_tiles(gateway: Gateway) -> None:
+    """Their regions are named after slide and tile, `<slide>_<tile>_<x>_<y>`."""
+    key, store = "slide-a_0-tile_64_0", gateway.house.root
+    record = store.get_model(region_set_key("toy"), RegionSet)
+    store.put_json(region_set_key("tiles"), record.model_copy(update={"name": "tiles"}))
+    region = texture_region(key, "slide-a", 64, np.random.default_rng(0))
+    store.put(region_tar_key("tiles", "slide-a"), pack_regions([region]))
+    crops = [{"tissue": "tumor", "regions": "tiles", "region": key}]
+    answer = gateway.client.post("/v1/images", json=body(crops=crops), headers=NOW)
+    job = answer.headers["Location"].rpartition("/")[2]
+    assert gateway.work(job).state == "done"
 
 
 def test_what_only_the_worker_sees_is_told(gateway: Gateway) -> None:

@@ -32,7 +32,7 @@ from services.gateway.api.problems import TYPES, ProblemDetails, answer, documen
 from services.gateway.api.tiles import Zooms
 from services.gateway.api.watching import Watching
 from services.gateway.web import datasets as web_datasets
-from services.gateway.web import login
+from services.gateway.web import login, studio
 from services.gateway.web import reader_studies as web_reader_studies
 from services.gateway.web import training as web_training
 from services.gateway.web.pages import FOLDER
@@ -151,6 +151,7 @@ def make_app(config: Settings) -> FastAPI:
         login,
         web_datasets,
         web_training,
+        studio,
         web_reader_studies,
     ):
         app.include_router(module.router)

@@ -1,17 +1,22 @@
 // The gateway's API, as the pages call it.
-export async function send(method, path, body, headers = {}) {
+export async function ask(method, path, body, options = {}) {
   const typed = body === undefined ? {} : { "Content-Type": "application/json" };
   const answer = await fetch(path, {
+    ...options,
     method,
-    headers: { ...typed, ...headers },
+    headers: { ...typed, ...options.headers },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
-  if (answer.status === 204) return null;
+  if (answer.ok) return answer;
   const found = await answer.json().catch(() => null);
-  if (answer.ok) return found;
   const error = new Error(found?.detail ?? `the server answered ${answer.status}`);
   error.problem = found;
   throw error;
+}
+
+export async function send(method, path, body, headers = {}) {
+  const answer = await ask(method, path, body, { headers });
+  return answer.status === 204 ? null : answer.json();
 }
 
 export function explain(error) {

@@ -1,0 +1,37 @@
+"""The studio: a label map is painted, crops are picked, and an image is made at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from services.gateway.api.images import LEAST_CROP
+from services.gateway.api.models import list_models
+from services.gateway.web.pages import Maker, render
+from shared.contracts.train import ModelRecord
+
+MOST = 200
+
+router = APIRouter(prefix="/studio", include_in_schema=False)
+
+
+@router.get("")
+def studio_page(request: Request, caller: Maker) -> Response:
+    """Show the studio; its scripts paint, and ask the API for images."""
+    models = [_choice(item.record) for item in list_models(caller, MOST).items]
+    return render(request, "studio.html", caller, models=models)
+
+
+def _choice(record: ModelRecord) -> dict[str, Any]:
+    """Say what scripts need of a model; sides of crops are in pixels of its images."""
+    sampling, denoiser = record.recipe.sampling, record.recipe.denoiser
+    least = max(LEAST_CROP, round(denoiser.crop_min * record.size))
+    return {
+        **record.model_dump(mode="json", include={"model", "version", "size", "mpp", "regions"}),
+        "classes": record.classes.model_dump(mode="json")["items"],
+        "first": record.classes.first,
+        "student": sampling.first_order,
+        "sampling": sampling.model_dump(include={"steps", "guidance_map", "guidance_crops"}),
+        "crop": {"least": least, "most": max(least, round(denoiser.crop_max * record.size))},
+    }
