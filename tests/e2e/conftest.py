@@ -28,7 +28,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (QUICK | {"HTD_GATEWAY_REQUESTS_PER_MINUTE": "100000"}).items():
             patch.setenv(name, value)
-        with Stack(tmp_path_factory.mktemp("e2e"), ["synthesize"], print, gateway=True) as stack:
+        with Stack(
+            tmp_path_factory.mktemp("e2e"), ["synthesize", "ingest"], print, gateway=True
+        ) as stack:
             store = open_store(config=stack.config)
             publish_toy_model(store, make_region_set(store))
             yield stack
