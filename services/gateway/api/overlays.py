@@ -124,4 +124,5 @@ def _at(
         (at / step).astype(int).clip(0, count - 1)
         for at, step, count in zip(centres, steps, labels.shape[::-1], strict=True)
     )
-    return labels[np.ix_(ys, xs)]
+    picked: NDArray[np.uint8] = labels[np.ix_(ys, xs)]
+    return picked

@@ -238,7 +238,7 @@ def describe_tiles(slide: SlideName, request: Request, caller: Reader) -> Respon
 
 
 @router.get(
-    "/deepzoom/{level}/{column}_{row}.jpeg",
+    "/deepzoom_files/{level}/{column}_{row}.jpeg",
     response_class=Response,
     responses=documented(404) | returning("image/jpeg") | {304: {"description": "Not modified"}},
 )
