@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install lint test test-api test-e2e demo starter bench-quality bench-synthesis clean
+.PHONY: help install lint test test-api test-e2e assets demo starter bench-quality bench-synthesis clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -29,6 +29,11 @@ test-api: install  ## ten thousand generated requests against the API's own desc
 
 test-e2e: install  ## the pages in Chromium (apt-get install chromium), on a real local stack
 	$(BIN)/python -m pytest tests/e2e
+
+assets:          ## the scripts of others that the pages ship, anew (needs npm)
+	cd services/gateway/web && npm ci
+	cd services/gateway/web && cp node_modules/openseadragon/build/openseadragon/openseadragon.min.js static/vendor/
+	cd services/gateway/web && cp node_modules/openseadragon/LICENSE.txt static/vendor/openseadragon.LICENSE.txt
 
 demo: install    ## slides to a synthetic annotated dataset; SLIDES=folder MPP=0.5 CLASSES=a,b for yours
 	$(BIN)/htd demo --out out/demo $(if $(SLIDES),--slides '$(SLIDES)') $(if $(MPP),--mpp $(MPP)) $(if $(CLASSES),--classes '$(CLASSES)')

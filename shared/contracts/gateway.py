@@ -227,6 +227,22 @@ class Atlas(Contract):
     types: tuple[AtlasType, ...]
 
 
+class TypePlace(Contract):
+    """A slide that a tissue type lies on."""
+
+    slide: str
+    patches: int = Field(description="of the type on this slide")
+    x: int = Field(description="corner of the patch nearest to the type's centre, level-0 pixels")
+    y: int
+
+
+class TypePlaces(Contract):
+    """Some of the slides that a tissue type lies on, by name."""
+
+    items: tuple[TypePlace, ...]
+    next: str | None = Field(description="`cursor` of the next page")
+
+
 class TrainingRun(Contract):
     """A training run: its job, its curves, its sample sheets."""
 

@@ -29,7 +29,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         for name, value in (QUICK | {"HTD_GATEWAY_REQUESTS_PER_MINUTE": "100000"}).items():
             patch.setenv(name, value)
         with Stack(
-            tmp_path_factory.mktemp("e2e"), ["synthesize", "image"], print, gateway=True
+            tmp_path_factory.mktemp("e2e"),
+            ["synthesize", "image", "ingest"],
+            print,
+            gateway=True,
         ) as stack:
             store = open_store(config=stack.config)
             publish_toy_model(store, make_region_set(store))

@@ -72,15 +72,15 @@ def test_tiles_are_openslides_own(gateway: Gateway, phantom: Path) -> None:
         assert client.get("/v1/slides/p/deepzoom.dzi").text == expected.get_dzi("jpeg")
         top = expected.level_count - 1
         for level, column, row in ((top, 2, 1), (top - 2, 0, 0), (0, 0, 0)):
-            tile = client.get(f"/v1/slides/p/deepzoom/{level}/{column}_{row}.jpeg")
+            tile = client.get(f"/v1/slides/p/deepzoom_files/{level}/{column}_{row}.jpeg")
             assert tile.headers["Cache-Control"] == "private, max-age=3600"
             body = io.BytesIO()
             expected.get_tile(level, (column, row)).save(body, "JPEG", quality=80)
             assert tile.content == body.getvalue()
             tag = {"If-None-Match": tile.headers["ETag"]}
             assert client.get(str(tile.url), headers=tag).status_code == 304
-        assert client.get(f"/v1/slides/p/deepzoom/{top}/99_0.jpeg").status_code == 404
-        assert client.get("/v1/slides/p/deepzoom/60/0_0.jpeg").status_code == 404
+        assert client.get(f"/v1/slides/p/deepzoom_files/{top}/99_0.jpeg").status_code == 404
+        assert client.get("/v1/slides/p/deepzoom_files/60/0_0.jpeg").status_code == 404
 
 
 @pytest.mark.parametrize("back", [0, 2, 6])

@@ -19,6 +19,7 @@ from services.gateway.api import (
     jobs,
     models,
     ops,
+    overlays,
     problems,
     reader_studies,
     reports,
@@ -31,9 +32,11 @@ from services.gateway.api.ops import Counting, Figures
 from services.gateway.api.problems import TYPES, ProblemDetails, answer, documented
 from services.gateway.api.tiles import Zooms
 from services.gateway.api.watching import Watching
+from services.gateway.web import atlas as web_atlas
 from services.gateway.web import datasets as web_datasets
 from services.gateway.web import login, studio
 from services.gateway.web import reader_studies as web_reader_studies
+from services.gateway.web import slides as web_slides
 from services.gateway.web import training as web_training
 from services.gateway.web.pages import FOLDER
 from shared.contracts.gateway import ImageBody
@@ -140,6 +143,7 @@ def make_app(config: Settings) -> FastAPI:
         slides,
         uploads,
         tiles,
+        overlays,
         cohorts,
         clusters,
         models,
@@ -153,6 +157,8 @@ def make_app(config: Settings) -> FastAPI:
         web_training,
         studio,
         web_reader_studies,
+        web_slides,
+        web_atlas,
     ):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
+import pyarrow.parquet as pq
 from fastapi import APIRouter, Header, Path, Response
+from fastapi.responses import StreamingResponse
 
 from services.gateway.api.access import Annotator, Caller, Reader
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
+from services.gateway.api.slides import SlideName
+from services.gateway.api.streams import send_object
 from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
-from shared.contracts.gateway import Atlas, AtlasType, Names
+from shared.contracts.gateway import Atlas, AtlasType, Names, TypePlace, TypePlaces
 from shared.contracts.jobs import JobStatus
 from shared.metrics import stage_of
 from shared.storage import sha256
@@ -78,6 +83,43 @@ def show_examples(run: Run, label: Annotated[int, Path(ge=1, le=255)], caller: R
     """Return example patches of one type, side by side."""
     data = caller.store.get(cluster_key(run, f"examples/{label}.png"))
     return Response(data, media_type="image/png")
+
+
+@router.get("/{run}/types/{label}/slides", responses=documented(404))
+def list_places(
+    run: Run,
+    label: Annotated[int, Path(ge=1, le=255)],
+    caller: Reader,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> TypePlaces:
+    """List the slides that a type lies on, and where on each it is most typical."""
+    prefix, suffix = cluster_key(run, "assignments/"), ".parquet"
+    _record(caller, run)
+
+    def read(slide: str) -> TypePlace | None:
+        path = caller.store.local(f"{prefix}{slide}{suffix}")
+        table = pq.read_table(path, filters=[("cluster", "==", label - 1)])
+        if not table.num_rows:
+            return None
+        nearest = int(np.argmin(table["distance"]))
+        x, y = (table[name][nearest].as_py() for name in ("x", "y"))
+        return TypePlace(slide=slide, patches=table.num_rows, x=x, y=y)
+
+    names = (key.removeprefix(prefix).removesuffix(suffix) for key in caller.store.list(prefix))
+    items, following = page(names, cursor, limit, read)
+    return TypePlaces(items=items, next=following)
+
+
+@router.get(
+    "/{run}/labels/{slide}.tif",
+    response_class=StreamingResponse,
+    responses=documented(404) | returning("image/tiff"),
+)
+def get_type_map(run: Run, slide: SlideName, caller: Reader) -> StreamingResponse:
+    """Download a slide's pseudo-label map: tissue types as clustering found them."""
+    key = cluster_key(run, f"labels/{slide}.tif")
+    return send_object(caller.store, key, "image/tiff", f"{slide}-{run}.tif")
 
 
 @router.put("/{run}/types", responses=documented(404, 412))

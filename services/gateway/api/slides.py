@@ -167,6 +167,17 @@ def get_annotation(slide: SlideName, caller: Reader) -> StreamingResponse:
 
 
 @router.get(
+    "/{slide}/thumbnail.png",
+    response_class=Response,
+    responses=documented(404) | returning("image/png"),
+)
+def get_thumbnail(slide: SlideName, caller: Reader) -> Response:
+    """Return a small picture of the slide, which ingest made."""
+    data = caller.store.get(slide_key(slide, "thumbnail.png"))
+    return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=60"})
+
+
+@router.get(
     "/{slide}/labels.tif",
     response_class=StreamingResponse,
     responses=documented(404) | returning("image/tiff"),

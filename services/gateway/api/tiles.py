@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -31,7 +32,6 @@ from shared.storage import ObjectStore, sha256
 
 SIDE, OVERLAP = 254, 1
 QUALITY = 80
-OPACITY = 110
 OPEN = 16
 """Slides held open; opening one takes longer than a tile."""
 CACHED = "private, max-age=3600"
@@ -80,28 +80,36 @@ class Zoom:
         return body.getvalue()
 
     def label_tile(self, level: int, column: int, row: int, classes: Classes | None) -> bytes:
-        """Cut a tile of the label map, a translucent PNG; label 0 is clear."""
-        self._check(level, column, row)
+        """Cut a tile of the label map, a PNG; label 0 is clear."""
+        centres = self.centres(level, column, row)
         if self.labels is None:
             raise ProblemError(404, "no-labels", "the slide has no label map")
+        # Level-0 pixels of the slide per pixel of the label map, which may differ each way.
+        size = (self.labels.width, self.labels.height)
+        xs, ys = (
+            (at * count / whole).astype(int).clip(0, count - 1)
+            for at, count, whole in zip(centres, size, self.slide.dimensions, strict=True)
+        )
+        colors = classes.colors if classes else [class_color(index) for index in range(256)]
+        return colored(self._labels_at(xs, ys), colors)
+
+    def centres(
+        self, level: int, column: int, row: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return where the pixels of a tile lie: x (width,) and y (height,) in level-0 pixels.
+
+        Raises:
+            ProblemError: there is no such tile (404).
+        """
+        self._check(level, column, row)
         corner = self.tiles.get_tile_coordinates(level, (column, row))[0]
         width, height = self.tiles.get_tile_dimensions(level, (column, row))
         shrink = 2 ** (self.tiles.level_count - 1 - level)
-        # Level-0 pixels of the slide per pixel of the label map, which may differ each way.
-        scales = (self.slide.dimensions[0] / self.labels.width,
-                  self.slide.dimensions[1] / self.labels.height)  # fmt: skip
         xs, ys = (
-            ((start + (np.arange(count) + 0.5) * shrink) / scale).astype(int)
-            for start, count, scale in zip(corner, (width, height), scales, strict=True)
+            start + (np.arange(count) + 0.5) * shrink
+            for start, count in zip(corner, (width, height), strict=True)
         )
-        picked = self._labels_at(xs.clip(0, self.labels.width - 1),
-                                 ys.clip(0, self.labels.height - 1))  # fmt: skip
-        picture = Image.fromarray(picked, mode="L")
-        colors = classes.colors if classes else [class_color(index) for index in range(256)]
-        picture.putpalette([channel for color in colors for channel in color])
-        body = io.BytesIO()
-        picture.save(body, "PNG", transparency=bytes([0]) + bytes([OPACITY]) * (len(colors) - 1))
-        return body.getvalue()
+        return xs, ys
 
     def _labels_at(self, xs: NDArray[np.int64], ys: NDArray[np.int64]) -> NDArray[np.uint8]:
         if self.labels is None:
@@ -126,6 +134,15 @@ class Zoom:
             f"there is no tile {column}_{row} at level {level}",
             remedy="deepzoom.dzi says how large the slide is",
         )
+
+
+def colored(labels: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> bytes:
+    """Encode labels, uint8 (height, width), as a PNG of their colours, where label 0 is clear."""
+    picture = Image.fromarray(labels, mode="L")
+    picture.putpalette([channel for color in colors for channel in color])
+    body = io.BytesIO()
+    picture.save(body, "PNG", transparency=0)
+    return body.getvalue()
 
 
 def _open(path: FilePath) -> openslide.AbstractSlide:
@@ -203,7 +220,8 @@ def _look(caller: Caller, slide: str) -> tuple[str, str | None, str]:
     return info.source, None if size is None else labels, version
 
 
-def _zoom(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:
+def zoom_of(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:
+    """Open a slide, as `Zooms.get`."""
     zooms: Zooms = request.app.state.zooms
     return zooms.get(caller, slide)
 
@@ -215,12 +233,12 @@ def _zoom(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:
 )
 def describe_tiles(slide: SlideName, request: Request, caller: Reader) -> Response:
     """Describe a slide's tiles: the file that OpenSeadragon opens."""
-    zoom, _ = _zoom(request, caller, slide)
+    zoom, _ = zoom_of(request, caller, slide)
     return Response(zoom.tiles.get_dzi("jpeg"), media_type="application/xml")
 
 
 @router.get(
-    "/deepzoom/{level}/{column}_{row}.jpeg",
+    "/deepzoom_files/{level}/{column}_{row}.jpeg",
     response_class=Response,
     responses=documented(404) | returning("image/jpeg") | {304: {"description": "Not modified"}},
 )
@@ -234,7 +252,7 @@ def get_tile(
     match: Match = None,
 ) -> Response:
     """Return a tile of the slide."""
-    zoom, version = _zoom(request, caller, slide)
+    zoom, version = zoom_of(request, caller, slide)
     tag = f'"{version}-{level}-{column}-{row}"'
     headers = {"ETag": tag, "Cache-Control": CACHED}
     if match is not None and tag in match:
@@ -261,7 +279,7 @@ def get_label_tile(
     classes = None
     if cohort is not None:
         classes = caller.store.get_model(cohort_key(cohort), CohortRecord).classes
-    zoom, version = _zoom(request, caller, slide)
+    zoom, version = zoom_of(request, caller, slide)
     tag = f'"{version}-{level}-{column}-{row}-{cohort}"'
     headers = {"ETag": tag, "Cache-Control": CACHED}
     if match is not None and tag in match:

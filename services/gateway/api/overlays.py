@@ -1,0 +1,128 @@
+"""Tiles to lay over a slide's own: its tissue mask, and the tissue types that clustering found."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path as FilePath
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Path, Query, Request, Response
+from numpy.typing import NDArray
+from PIL import Image
+
+from services.gateway.api.access import Caller, Reader
+from services.gateway.api.problems import ProblemError, documented, returning
+from services.gateway.api.slides import SlideName, find_slide
+from services.gateway.api.tiles import Address, Level, Match, colored, zoom_of
+from shared.contracts.base import Name
+from shared.contracts.cluster import ClusterRecord, cluster_key
+from shared.contracts.ingest import slide_key
+from shared.imaging.label_map import LabelMap
+from shared.storage import sha256
+from shared.tissue_types import classes_of, read_types
+
+TISSUE = (0, 137, 123)
+HELD = 8
+"""Maps held in memory; the largest tissue mask takes 64 MiB."""
+
+FRESH = "private, no-cache"
+"""People recolour types: browsers ask again, and are mostly told that nothing changed."""
+
+router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
+
+Run = Annotated[Name, Path(description="name of the clustering")]
+Picture = documented(404) | returning("image/png") | {304: {"description": "Not modified"}}
+
+
+@router.get("/tissue/{level}/{column}_{row}.png", response_class=Response, responses=Picture)
+def get_tissue_tile(
+    slide: SlideName,
+    level: Level,
+    column: Address,
+    row: Address,
+    request: Request,
+    caller: Reader,
+    match: Match = None,
+) -> Response:
+    """Return a tile of the slide's tissue mask: tissue is coloured, glass is clear."""
+    path, version = _file(caller, slide_key(slide, "tissue.png"))
+    tag = f'"{version}-{level}-{column}-{row}"'
+    headers = {"ETag": tag, "Cache-Control": FRESH}
+    if match is not None and tag in match:
+        return Response(status_code=304, headers=headers)
+    zoom, _ = zoom_of(request, caller, slide)
+    mask, _ = _map(path, version)
+    height, width = mask.shape
+    steps = (zoom.slide.dimensions[0] / width, zoom.slide.dimensions[1] / height)
+    picked = _at(mask, zoom.centres(level, column, row), steps)
+    return Response(
+        colored((picked > 0).astype(np.uint8), [(0, 0, 0), TISSUE]),
+        media_type="image/png",
+        headers=headers,
+    )
+
+
+@router.get(
+    "/clusters/{run}/{level}/{column}_{row}.png", response_class=Response, responses=Picture
+)
+def get_type_tile(
+    slide: SlideName,
+    run: Run,
+    level: Level,
+    column: Address,
+    row: Address,
+    request: Request,
+    caller: Reader,
+    type: Annotated[int | None, Query(ge=1, le=255, description="show this type alone")] = None,
+    match: Match = None,
+) -> Response:
+    """Return a tile of a clustering's tissue types, in the colours that people gave them."""
+    path, version = _file(caller, cluster_key(run, f"labels/{slide}.tif"))
+    k = caller.store.get_model(cluster_key(run, "run.json"), ClusterRecord).k
+    classes, table = classes_of(read_types(caller.store, run, k))
+    if type is not None:
+        table = np.where(np.arange(256) == type, table, 0).astype(np.uint8)
+    look = sha256(table.tobytes() + bytes(np.asarray(classes.colors, np.uint8)))[:16]
+    tag = f'"{version}-{look}-{level}-{column}-{row}"'
+    headers = {"ETag": tag, "Cache-Control": FRESH}
+    if match is not None and tag in match:
+        return Response(status_code=304, headers=headers)
+    record = find_slide(caller, slide).record
+    if record is None:
+        raise ProblemError(404, "not-ingested", f"slide {slide!r} has not been ingested")
+    zoom, _ = zoom_of(request, caller, slide)
+    labels, mpp = _map(path, version)
+    picked = _at(labels, zoom.centres(level, column, row), (mpp / record.mpp, mpp / record.mpp_y))
+    return Response(colored(table[picked], classes.colors), media_type="image/png", headers=headers)
+
+
+def _file(caller: Caller, key: str) -> tuple[FilePath, str]:
+    """Return an object as a file, and its version. Raises `ObjectNotFoundError`."""
+    path = caller.store.local(key)
+    found = path.stat()
+    return path, sha256(f"{path} {found.st_size} {found.st_mtime_ns}".encode())[:24]
+
+
+@lru_cache(HELD)
+def _map(path: FilePath, version: str) -> tuple[NDArray[np.uint8], float]:
+    """Read a map whole: uint8 (height, width); and its µm per pixel, 0 where it says none."""
+    if path.suffix == ".tif":
+        with LabelMap(path) as opened:
+            return opened.whole(), opened.mpp
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L")), 0.0
+
+
+def _at(
+    labels: NDArray[np.uint8],
+    centres: tuple[NDArray[np.float64], NDArray[np.float64]],
+    steps: tuple[float, float],
+) -> NDArray[np.uint8]:
+    """Pick the labels at `centres`, where a pixel has sides of `steps` level-0 pixels."""
+    xs, ys = (
+        (at / step).astype(int).clip(0, count - 1)
+        for at, step, count in zip(centres, steps, labels.shape[::-1], strict=True)
+    )
+    picked: NDArray[np.uint8] = labels[np.ix_(ys, xs)]
+    return picked

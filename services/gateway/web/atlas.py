@@ -1,0 +1,67 @@
+"""Atlas: the tissue types that clusterings found, to be looked at, named and merged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+
+from services.gateway.api.access import Caller
+from services.gateway.api.clusters import list_clusterings, show_atlas
+from services.gateway.api.paging import Cursor
+from services.gateway.api.problems import ProblemError
+from services.gateway.web.pages import PageRoute, Visitor, render
+from shared.contracts.base import Name
+from shared.contracts.cluster import cluster_key
+from shared.contracts.gateway import AtlasType
+from shared.tissue_types import classes_of
+
+router = APIRouter(prefix="/atlas", include_in_schema=False, route_class=PageRoute)
+
+
+@router.get("")
+def atlases_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
+    """List clusterings."""
+    found = list_clusterings(caller, 50, cursor)
+    runs = [show_atlas(run, caller, Response()) for run in found.items if _is_made(caller, run)]
+    return render(request, "atlases.html", caller, runs=runs, next=found.next)
+
+
+@router.get("/{run}")
+def atlas_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) -> Response:
+    """Show the tissue types of a clustering; scripts change them."""
+    if not _is_made(caller, run):
+        raise ProblemError(
+            404, "no-clustering", f"there is no clustering {run!r}", remedy="/atlas lists them"
+        )
+    answer = Response()
+    atlas = show_atlas(run, caller, answer)
+    keys = set(caller.store.list(cluster_key(run, "examples/")))
+    return render(
+        request,
+        "atlas.html",
+        caller,
+        atlas=atlas,
+        tag=answer.headers["ETag"],
+        examples={
+            each.label
+            for each in atlas.types
+            if cluster_key(run, f"examples/{each.label}.png") in keys
+        },
+    )
+
+
+def shown_types(caller: Caller, run: str) -> list[dict[str, Any]]:
+    """Say in which name and colour each type of a clustering is drawn, the largest first."""
+    types: tuple[AtlasType, ...] = show_atlas(run, caller, Response()).types
+    classes, table = classes_of({each.label: each.type for each in types})
+    drawn = [(each, classes.items[table[each.label]]) for each in types]
+    return [
+        {"label": each.label, "name": item.name, "color": item.color, "patches": each.patches}
+        for each, item in sorted(drawn, key=lambda pair: -pair[0].patches)
+        if each.patches
+    ]
+
+
+def _is_made(caller: Caller, run: str) -> bool:
+    return caller.store.exists(cluster_key(run, "run.json"))

@@ -1,0 +1,73 @@
+"""Slides: the list, bringing them in, and the viewer of one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from services.gateway.api.access import Caller
+from services.gateway.api.clusters import list_clusterings
+from services.gateway.api.cohorts import list_cohorts, show_cohort
+from services.gateway.api.paging import Cursor
+from services.gateway.api.slides import ANNOTATIONS, find_slide, list_slides
+from services.gateway.web.atlas import shown_types
+from services.gateway.web.pages import PageRoute, Visitor, render
+from shared.contracts.base import Name, class_color
+from shared.contracts.cluster import cluster_key
+from shared.contracts.ingest import CohortRecord
+
+MOST = 200
+
+router = APIRouter(prefix="/slides", include_in_schema=False, route_class=PageRoute)
+
+
+@router.get("")
+def slides_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
+    """List slides."""
+    return render(
+        request,
+        "slides.html",
+        caller,
+        slides=list_slides(caller, 50, cursor),
+        annotations=",".join(ANNOTATIONS),
+        colors=[class_color(index) for index in range(256)],
+    )
+
+
+@router.get("/{slide}")
+def slide_page(
+    request: Request,
+    caller: Visitor,
+    slide: Annotated[Name, Path()],
+    run: Annotated[Name | None, Query()] = None,
+) -> Response:
+    """Show one slide; scripts lay its maps over it."""
+    info = find_slide(caller, slide)
+    runs = [
+        name
+        for name in list_clusterings(caller, MOST).items
+        if caller.store.exists(cluster_key(name, f"labels/{slide}.tif"))
+        and caller.store.exists(cluster_key(name, "run.json"))
+    ]
+    chosen = run if run in runs else next(iter(runs), None)
+    cohorts = _cohorts(caller, slide)
+    return render(
+        request,
+        "slide.html",
+        caller,
+        info=info,
+        cohorts=cohorts,
+        classes=next((each.classes for each in cohorts if each.classes), None),
+        palette=next((each.cohort for each in cohorts if each.classes), None),
+        runs=runs,
+        run=chosen,
+        asked=chosen is not None and run == chosen,
+        types=shown_types(caller, chosen) if chosen else [],
+    )
+
+
+def _cohorts(caller: Caller, slide: str) -> list[CohortRecord]:
+    """Read the cohorts that a slide is in."""
+    records = (show_cohort(name, caller) for name in list_cohorts(caller, MOST).items)
+    return [record for record in records if slide in record.splits]
