@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install lint test test-api demo starter bench-quality clean
+.PHONY: help install lint test test-api test-containers test-k8s secrets images sbom audit demo starter bench-quality clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +26,18 @@ test: lint       ## lint, then all tests
 
 test-api: install  ## ten thousand generated requests against the API's own description
 	API_EXAMPLES=100 $(BIN)/python -m pytest tests/integration/test_gateway_schema.py
+
+test-containers: install  ## build every image, run the compose file; needs a Docker engine
+	$(BIN)/python -m pytest -m containers -v -s tests/containers
+
+test-k8s: install  ## render and check the manifests; needs kubectl, but no cluster
+	$(BIN)/python -m pytest tests/deploy
+
+secrets:         ## draw what docker compose needs: secrets/ and .env
+	sh docker/secrets.sh
+
+images:          ## build the images that run without a GPU
+	docker compose --profile cpu --profile triton build
 
 demo: install    ## slides to a synthetic annotated dataset; SLIDES=folder MPP=0.5 CLASSES=a,b for yours
 	$(BIN)/htd demo --out out/demo $(if $(SLIDES),--slides '$(SLIDES)') $(if $(MPP),--mpp $(MPP)) $(if $(CLASSES),--classes '$(CLASSES)')

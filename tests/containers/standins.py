@@ -76,7 +76,9 @@ def ensure_base_images() -> dict[str, str]:
     return arguments
 
 
-def build(image: str, context: Path, arguments: dict[str, str], *, target: str = "", label: str = "") -> None:
+def build(
+    image: str, context: Path, arguments: dict[str, str], *, target: str = "", label: str = ""
+) -> None:
     """Build an image; its build may use this machine's network."""
     command = ["build", "--network", "host", "--tag", image]
     for name, value in arguments.items():
@@ -90,12 +92,20 @@ def _import_debian() -> None:
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name) / "root"
         subprocess.run(
-            ["debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", str(tree)],
+            [
+                "debootstrap",
+                "--variant=minbase",
+                "--include=ca-certificates",
+                "bookworm",
+                str(tree),
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
         )
         trusted = Path("etc/ssl/certs/ca-certificates.crt")  # this machine's, for its mirrors
         (tree / trusted).write_bytes((Path("/") / trusted).read_bytes())
+        clean = 'Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";\n'
+        (tree / "etc/apt/apt.conf.d/docker-clean").write_text(clean)
         tar = subprocess.Popen(["tar", "-C", str(tree), "-c", "."], stdout=subprocess.PIPE)
         subprocess.run(["docker", "import", "-", DEBIAN], stdin=tar.stdout, check=True)
         if tar.wait():
@@ -110,7 +120,7 @@ def torch_index() -> Iterator[str]:
         for package, version in (("torch", TORCH), ("torchvision", TORCHVISION)):
             target = folder / package
             subprocess.run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
+                [sys.executable, "-m", "pip", "download", "--quiet", "--quiet", "--no-deps",
                  f"{package}=={version}", "--dest", str(target)],
                 check=True,
             )  # fmt: skip
@@ -139,7 +149,9 @@ def _without_extension(wheel: Path) -> None:
             if item.filename.startswith(("torchvision/_C", "torchvision.libs/")):
                 continue
             if item.filename == "torchvision/_meta_registrations.py":
-                data = re.sub(rb'@torch\.library\.register_fake\("torchvision::q?nms"\)\n', b"", data)
+                data = re.sub(
+                    rb'@torch\.library\.register_fake\("torchvision::q?nms"\)\n', b"", data
+                )
             new.writestr(item, data)
     whole.unlink()
 
