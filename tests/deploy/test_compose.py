@@ -113,3 +113,12 @@ def test_the_wheel_holds_every_file_that_is_not_code(tmp_path: Path) -> None:
             if "**" in each
         )
         assert held or deep, f"{path}: add it to package-data in pyproject.toml"
+
+
+def test_dashboard_and_alerts_show_figures_that_exist() -> None:
+    monitoring = ROOT / "docker/monitoring"
+    shown = (monitoring / "grafana/dashboards/heterotissue.json").read_text()
+    named = set(re.findall(r"\bhtd_\w+", shown + (monitoring / "alerts.yml").read_text()))
+    code = (ROOT / "services/gateway/api/ops.py").read_text()
+    known = set(re.findall(r'"(htd_\w+)"', code))
+    assert {re.sub(r"_(total|bucket)$", "", name) for name in named} <= known

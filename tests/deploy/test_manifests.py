@@ -104,8 +104,8 @@ def test_images_are_ours_or_those_of_the_compose_file(manifests: tuple[Manifest,
     for name, template in pods(manifests):
         for container in containers(template):
             image = container["image"].removeprefix("registry.example.org/")
-            base, _, tag = image.partition(":")
-            assert tag not in {"", "latest"}, f"{name}: {image} names no version"
+            base, tag = re.fullmatch(r"([^:@]+)(?:[:@](.+))?", image).groups()  # type: ignore[union-attr]
+            assert tag not in {None, "latest"}, f"{name}: {image} names no version"
             assert image in foreign or base in BUILT, f"{name}: nobody builds {image}"
 
 
