@@ -67,12 +67,17 @@ class Running:
         )  # fmt: skip
 
 
-def bring_up(folder: Path, profiles: str, **settings: str) -> Compose:
+def bring_up(
+    folder: Path,
+    profiles: str,
+    files: tuple[str, ...] = ("docker-compose.yml",),
+    **settings: str,
+) -> Compose:
     """Plan a stack on free ports, with short times."""
     ports = {"GATEWAY_PORT": str(free_port()), "S3_PORT": str(free_port())}
     quick = {"HTD_LEASE_SECONDS": "4", "HTD_RECONCILE_SECONDS": "1"}
     links = {"HTD_S3_PUBLIC_ENDPOINT": f"http://127.0.0.1:{ports['S3_PORT']}"}
-    return Compose(folder, profiles, ports | quick | links | settings)
+    return Compose(folder, profiles, ports | quick | links | settings, files)
 
 
 @pytest.fixture(scope="module")

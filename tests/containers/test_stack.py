@@ -13,9 +13,9 @@ from htd_client import Client
 from shared.contracts.serving import PublishRequest
 from shared.contracts.synthesize import DatasetRequest
 from shared.storage import DirectoryStore
-from tests.containers.compose import wait_for
+from tests.containers.compose import free_port, wait_for
 from tests.containers.conftest import Running, bring_up
-from tests.containers.standins import docker
+from tests.containers.standins import HERE, base_images, build, docker
 
 pytestmark = pytest.mark.containers
 
@@ -32,6 +32,9 @@ ledger = Ledger(DirectoryStore("/work"))
 request = DatasetRequest.model_validate_json('''REQUEST''')
 assert run_job(ledger, SynthesizeStage(), ledger.submit(request), config=config).state == "done"
 """
+
+
+OTHER_S3 = "heterotissue-test/other-s3"
 
 
 def request(dataset: str, images: int, steps: int = 2) -> DatasetRequest:
@@ -87,7 +90,7 @@ def test_a_dataset_over_http_has_the_bytes_of_one_in_process(
 def test_killed_containers_and_a_wiped_redis_cost_time_and_no_byte(
     running: Running, tmp_path: Path
 ) -> None:
-    asked = request("killed", 160, steps=10)
+    asked = request("killed", 160, steps=5)
     containers = running.compose.containers()
     with Client(running.url, running.token) as client:
         job = client.submit_dataset(asked).job
@@ -161,3 +164,35 @@ def test_triton_serves_what_was_published(
         assert "toy-sampler" in docker("logs", compose.containers()["triton"])
     finally:
         compose.down()
+
+
+def test_another_s3_server_takes_the_place_of_the_one_in_the_compose_file(
+    images: dict[str, str],
+    running: Running,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    running.compose.run("stop")
+    build(OTHER_S3, HERE / "other_s3", {"PYTHON_IMAGE": base_images()["python"]})
+    port = str(free_port())
+    server = docker("run", "--detach", "--rm", "--publish", f"{port}:5000", OTHER_S3)
+    host = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+    endpoint = f"http://{host}:{port}"
+    compose = bring_up(
+        tmp_path,
+        "cpu",
+        HTD_S3_ENDPOINT=endpoint,
+        HTD_S3_PUBLIC_ENDPOINT=endpoint,
+        files=("docker-compose.yml", "docker-compose.external-s3.yml"),
+    )
+    try:
+        other = Running(compose, tmp_path_factory.mktemp("other"))
+        asked = request("elsewhere", 16)
+        with Client(other.url, other.token) as client:
+            client.submit_dataset(asked)
+            assert [*client.watch_dataset("elsewhere")][-1].state == "done"
+        expected = made_in_process(other, asked, tmp_path / "expected")
+        assert_same_bytes(other, expected, "elsewhere")
+    finally:
+        compose.down()
+        docker("kill", server)

@@ -267,3 +267,16 @@ def test_the_gpu_overlay_asks_for_gpus_where_the_compose_file_does() -> None:
         if "nvidia.com/gpu" in containers(template)[0]["resources"]["limits"]
     }
     assert asked == gpu - {"synthesize", "image"}, "these two ask Triton"
+
+
+def test_monitors_name_ports_that_there_are() -> None:
+    manifests = rendered("overlays/production")
+    services = {i["metadata"]["name"]: i for i in manifests if i["kind"] == "Service"}
+    monitors = [item for item in manifests if item["kind"] == "ServiceMonitor"]
+    assert {item["metadata"]["name"] for item in monitors} == {"gateway", "triton"}
+    for item in monitors:
+        service = services[item["metadata"]["name"]]
+        wanted = item["spec"]["selector"]["matchLabels"]
+        assert wanted.items() <= service["metadata"]["labels"].items()
+        ports = {port["name"] for port in service["spec"]["ports"]}
+        assert {endpoint["port"] for endpoint in item["spec"]["endpoints"]} <= ports
