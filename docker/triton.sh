@@ -11,6 +11,10 @@ TRITON_AWS_MOUNT_DIRECTORY=/tmp/models
 export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION TRITON_AWS_MOUNT_DIRECTORY
 mkdir -p "$TRITON_AWS_MOUNT_DIRECTORY"
 
+# Triton refuses a repository that is not there, and in S3 a folder is what has something in it.
+python3 -c 'from shared.storage import open_store
+open_store().put("triton/README", b"The model repository of Triton\n")'
+
 exec tritonserver \
     --model-repository="s3://${HTD_S3_ENDPOINT}/${HTD_STORE#s3://}/triton" \
     --model-control-mode=explicit \
