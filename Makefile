@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: help install lint test test-api test-containers test-k8s secrets images sbom audit digests demo starter bench-quality clean
 
 help:            ## list the targets
-	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
