@@ -108,10 +108,14 @@ def test_killed_containers_and_a_wiped_redis_cost_time_and_no_byte(
             docker("start", containers[service])
         before = shards()
         wait_for(lambda: shards() > before + 1, 180, "work to go on")
-        docker("kill", containers["s3"])
-        docker("start", containers["s3"])
+        docker("pause", containers["s3"])
+        ready = ["python", "-m", "shared.health", "http://127.0.0.1:8000/readyz"]
+        asked_now = ["docker", "exec", containers["gateway"], *ready]
+        assert subprocess.run(asked_now, capture_output=True).returncode == 1
+        docker("unpause", containers["s3"])
         wait_for(lambda: running.compose.healthy(), 180, "health")
-        wait_for(lambda: client.job(job).state == "done", 300, "the job's end")
+        wait_for(lambda: client.job(job).state not in {"planning", "running"}, 300, "the end")
+        assert client.job(job).state == "done", client.job(job).failed
     assert_same_bytes(running, made_in_process(running, asked, tmp_path / "expected"), "killed")
 
 
