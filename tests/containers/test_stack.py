@@ -150,11 +150,9 @@ def test_containers_have_no_rights_that_they_do_not_need(running: Running) -> No
 
 def test_triton_serves_what_was_published(
     images: dict[str, str],
-    running: Running,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    running.compose.run("stop")
     compose = bring_up(tmp_path, "cpu,triton", HTD_TRITON_URL="triton:8001")
     try:
         served = Running(compose, tmp_path_factory.mktemp("served"))
@@ -165,22 +163,24 @@ def test_triton_serves_what_was_published(
             client.submit_dataset(request("served", 16))
             last = [*client.watch_dataset("served")][-1]
             assert last.state == "done", last
-        assert "toy-sampler" in docker("logs", compose.containers()["triton"])
+            assert client.job(job).result == {"model": "toy/1", "number": 1, "loaded": True}
+        figures = "from urllib.request import urlopen as get;"
+        figures += "print(get('http://127.0.0.1:8002/metrics').read().decode())"
+        shown = docker("exec", compose.containers()["triton"], "python3", "-c", figures)
+        assert 'nv_inference_request_success{model="toy-sampler"' in shown
     finally:
         compose.down()
 
 
 def test_another_s3_server_takes_the_place_of_the_one_in_the_compose_file(
     images: dict[str, str],
-    running: Running,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    running.compose.run("stop")
     build(OTHER_S3, HERE / "other_s3", {"PYTHON_IMAGE": base_images()["python"]})
     port = str(free_port())
     server = docker("run", "--detach", "--rm", "--publish", f"{port}:5000", OTHER_S3)
-    host = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+    host = docker("inspect", "--format", "{{.NetworkSettings.Gateway}}", server)
     endpoint = f"http://{host}:{port}"
     compose = bring_up(
         tmp_path,
