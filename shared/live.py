@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.jobs.reporting import Reporter
-from shared.metrics import count_unit
+from shared.metrics import count_images, count_unit
 
 PROGRESS_SECONDS = 3600
 
@@ -85,9 +85,10 @@ class RedisReporter(Reporter):
             self.redis.hset(f"progress:{job}", unit, value)
             self.redis.expire(f"progress:{job}", PROGRESS_SECONDS)
 
-    def done(self, job: str, unit: str, seconds: float) -> None:
+    def done(self, job: str, unit: str, seconds: float, result: dict[str, Any]) -> None:
         with suppress(RedisError):
             count_unit(self.redis, job, "done", seconds)
+            count_images(self.redis, job, int(result.get("images", 0)))
 
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
         with suppress(RedisError):

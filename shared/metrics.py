@@ -11,7 +11,7 @@ from typing import Any
 
 from redis import Redis
 
-COUNTS, SECONDS = "metrics:units", "metrics:seconds"
+COUNTS, SECONDS, IMAGES = "metrics:units", "metrics:seconds", "metrics:images"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,18 @@ def count_unit(redis: Redis, job: str, outcome: str, seconds: float) -> None:
     name = f"{stage_of(job)}|{outcome}"
     redis.hincrby(COUNTS, name, 1)
     redis.hincrbyfloat(SECONDS, name, seconds)
+
+
+def count_images(redis: Redis, job: str, images: int) -> None:
+    """Count images that a unit of `job` has made. Raises `RedisError`."""
+    if images:
+        redis.hincrby(IMAGES, stage_of(job), images)
+
+
+def read_images(redis: Redis) -> dict[str, int]:
+    """Return the number of images made, by stage. Raises `RedisError`."""
+    images: Any = redis.hgetall(IMAGES)
+    return {stage: int(count) for stage, count in sorted(images.items())}
 
 
 def read_counts(redis: Redis) -> list[UnitCount]:

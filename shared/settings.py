@@ -1,4 +1,4 @@
-"""Settings of a process, read from HTD_* environment variables."""
+"""Settings of a process, read from HTD_* environment variables and files of secrets."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+SECRETS = Path("/run/secrets")
+"""Where containers find their secrets: a file `htd_<name>` each."""
+
 
 class Settings(BaseSettings):
     """What a process needs to know about its surroundings.
 
-    Every field is set by the environment variable `HTD_<NAME>`. There are no
-    default secrets: an S3 store without keys is an error.
+    Every field is set by the environment variable `HTD_<NAME>`, or by the file
+    `htd_<name>` in `SECRETS`. There are no default secrets: an S3 store without
+    keys is an error.
     """
 
-    model_config = SettingsConfigDict(env_prefix="HTD_", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="HTD_", extra="ignore", secrets_dir=SECRETS if SECRETS.is_dir() else None
+    )
 
     store: str = Field("out/store", description="a directory, or s3://bucket/prefix")
     s3_endpoint: str = Field("", description="http(s)://host:port of the S3 server")
@@ -38,6 +44,9 @@ class Settings(BaseSettings):
     reconcile_seconds: float = Field(15.0, gt=0, description="pause between two reconciliations")
     keep_images_days: int = Field(
         30, ge=1, description="single images are removed this long after they were made"
+    )
+    stop_seconds: int = Field(
+        30, ge=0, description="a worker told to stop hands its shard back after this"
     )
     visibility_timeout: int = Field(3600, ge=5, description="seconds; longer than any shard")
     gateway_host: str = Field("127.0.0.1", description="address that the gateway listens on")

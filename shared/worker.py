@@ -14,9 +14,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import heartbeat_sent, worker_process_init
 from kombu.exceptions import OperationalError
 
+from shared import health
 from shared.errors import HeteroTissueError, InputError
 from shared.jobs import Ledger, Stage, execute
 from shared.live import RedisLeases, RedisReporter, connect
@@ -54,7 +55,7 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_soft_shutdown_timeout=30,
+        worker_soft_shutdown_timeout=config.stop_seconds,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         visibility_timeout=config.visibility_timeout,
@@ -131,6 +132,7 @@ def reconcile_forever(config: Settings, stop: threading.Event) -> None:
                         log.info("removed %d old objects of tenant %s", removed, tenant)
         except Exception:
             log.exception("reconciliation failed; trying again")
+        health.beat()
 
 
 def worker_app(stage: Stage[Any], config: Settings) -> Celery:
@@ -162,6 +164,7 @@ def serve(stage: Stage[Any]) -> None:
     config = settings()
     configure_logging(config.log_level)
     worker_process_init.connect(lambda **_: limit(config.threads), weak=False)
+    heartbeat_sent.connect(lambda **_: health.beat(), weak=False)
     worker_app(stage, config).worker_main(
         [
             "worker",

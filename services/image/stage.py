@@ -48,7 +48,7 @@ class ImageStage(Stage[ImageRequest]):
         options = request.sampling(model).model_dump() | ({"urgent": True} if remote else {})
         images = sampler.generate(labels[None], [crops], [seed], **options)
         store.put(image_key(request.image), encode_png(images[0]))
-        return {}
+        return {"images": 1}
 
     def finish(
         self, request: ImageRequest, done: dict[str, dict[str, Any]], context: Context

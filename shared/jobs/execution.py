@@ -50,8 +50,8 @@ def execute(
         try:
             started = time.monotonic()
             _count_start(ledger, job, unit, config)
-            _run(ledger, stage, job, unit, reporter, config)
-            reporter.done(job, unit, time.monotonic() - started)
+            result = _run(ledger, stage, job, unit, reporter, config)
+            reporter.done(job, unit, time.monotonic() - started, result)
         except CancelledError:
             return []
         except Exception as error:
@@ -113,7 +113,8 @@ def _record_failure(
 
 def _run(
     ledger: Ledger, stage: Stage[Any], job: str, unit: str, reporter: Reporter, config: Settings
-) -> None:
+) -> dict[str, Any]:
+    """Do a unit and mark it; return what the stage made of a shard, else nothing."""
     started = time.time()
     request = stage.request.model_validate(ledger.request(job))
     context = Context(
@@ -125,11 +126,11 @@ def _run(
     if unit == PLAN:
         plan = stage.plan(request, context)
         ledger.store.put_json(ledger.key(job, "plan.json"), plan)
-        return
+        return {}
     plan = _planned(ledger, job)
     if unit == FINISH:
         _finish(ledger, stage, job, request, plan, context)
-        return
+        return {}
     shard = next(shard for phase in plan.phases for shard in phase if shard.id == unit)
     result = stage.run(request, shard, context)
     marker = {
@@ -140,6 +141,7 @@ def _run(
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     ledger.store.put_json(ledger.key(job, f"done/{unit}.json"), marker)
+    return result
 
 
 def _planned(ledger: Ledger, job: str) -> Plan:

@@ -111,6 +111,7 @@ def test_a_dataset_over_http_has_the_bytes_of_one_in_process(
     assert client.submit_dataset(request("whole")).state == "done"
     figures = httpx2.get(f"{stack.url}/metrics").text
     assert 'htd_units_total{outcome="done",stage="synthesize"} 5.0' in figures
+    assert 'htd_images_total{stage="synthesize"} 12.0' in figures
     assert 'htd_queue_length{stage="synthesize"} 0.0' in figures
 
 

@@ -76,6 +76,30 @@ def test_workers_killed_at_random_lose_nothing(servers: Stack, config: Settings)
         assert ledger.store.get(f"toy/killed/square-{i}") == str(i * i).encode()
 
 
+def test_a_worker_told_to_stop_hands_back_what_takes_too_long(
+    servers: Stack, config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container: SIGTERM, then the worker's own deadline, and no kill."""
+    monkeypatch.setenv("REMAP_SIGTERM", "SIGQUIT")
+    monkeypatch.setenv("HTD_STOP_SECONDS", "1")
+    ledger, job = submit(config, ToyRequest(name="stopped", parts=2, seconds=20))
+    with toy_worker(servers) as worker:
+        wait_for(lambda: bool(ledger.settled(job, "done")) or running(ledger, job))
+        worker.terminate()
+        assert worker.wait(15) == 0
+    assert not ledger.settled(job, "done")
+    queued = connect(config.broker_url.get_secret_value()).llen("toy")
+    assert queued == 2, "the part under way and the one that waits"
+    ledger.cancel(job)
+    with toy_worker(servers):
+        assert finished(ledger, job).state == "cancelled"
+
+
+def running(ledger: Ledger, job: str) -> bool:
+    """Whether a part of a toy job has been started."""
+    return any("square" in key for key in ledger.store.list(ledger.key(job, "attempts/")))
+
+
 def test_a_wiped_redis_loses_nothing(servers: Stack, config: Settings) -> None:
     request = ToyRequest(name="wiped", parts=20, seconds=0.1)
     ledger, job = submit(config, request)

@@ -19,7 +19,7 @@ from services.gateway.api.access import house_of
 from services.gateway.api.house import House
 from services.gateway.api.problems import documented, returning
 from services.stages import REQUESTS
-from shared.metrics import read_counts
+from shared.metrics import read_counts, read_images
 
 router = APIRouter(tags=["operation"])
 
@@ -38,14 +38,17 @@ class WorkCollector(Collector):
         seconds = CounterMetricFamily(
             "htd_unit_seconds", "Seconds that units took", labels=["stage", "outcome"]
         )
+        images = CounterMetricFamily("htd_images", "Images made", labels=["stage"])
         waiting = GaugeMetricFamily("htd_queue_length", "Units that wait", labels=["stage"])
         with suppress(RedisError):
             for count in read_counts(self.house.redis):
                 units.add_metric([count.stage, count.outcome], count.units)
                 seconds.add_metric([count.stage, count.outcome], count.seconds)
+            for stage, made in read_images(self.house.redis).items():
+                images.add_metric([stage], made)
             for stage in REQUESTS:
                 waiting.add_metric([stage], int(self.house.redis.llen(stage)))
-        yield from (units, seconds, waiting)
+        yield from (units, seconds, images, waiting)
 
 
 class Figures:

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Pins the production overlay to the digests that the registry has now. Needs kustomize and
+# docker buildx; run by `make digests REGISTRY=…` after the images were pushed.
+set -eu
+registry=${1:?the registry that the images were pushed to}
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' ../../../pyproject.toml)
+for service in gateway ingest triton cluster synthesize image embed train publish evaluate; do
+    case $service in
+        gateway | ingest | triton) tag=$version ;;
+        cluster | synthesize | image) tag=$version-cpu ;;
+        *) tag=$version-cuda ;;
+    esac
+    image=$registry/heterotissue/$service
+    digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$image:$tag")
+    kustomize edit set image "heterotissue/$service=$image@$digest"
+done
