@@ -31,7 +31,7 @@ test-e2e: install  ## the pages in Chromium (apt-get install chromium), on a rea
 	$(BIN)/python -m pytest tests/e2e
 
 assets:          ## the scripts of others that the pages ship, anew (needs npm)
-	cd services/gateway/web && npm ci
+	cd services/gateway/web && npm ci --ignore-scripts
 	cd services/gateway/web && cp node_modules/openseadragon/build/openseadragon/openseadragon.min.js static/vendor/
 	cd services/gateway/web && cp node_modules/openseadragon/LICENSE.txt static/vendor/openseadragon.LICENSE.txt
 

@@ -98,10 +98,11 @@ def test_a_dataset_over_http_has_the_bytes_of_one_in_process(
     publish_toy_model(store, make_region_set(store))
     ledger = Ledger(store)
     run_job(ledger, SynthesizeStage(), ledger.submit(request("whole")), config=Settings())
+    before = metrics(stack)
     client.submit_dataset(request("whole"))
     seen = list(client.watch_dataset("whole"))
     assert (seen[-1].state, seen[-1].made, seen[-1].shards_done) == ("done", 12, 3)
-    assert all(before.made <= after.made for before, after in pairwise(seen))
+    assert all(one.made <= other.made for one, other in pairwise(seen))
     client.download_dataset("whole", tmp_path / "d")
     found = [path for path in sorted((tmp_path / "d").rglob("*")) if path.is_file()]
     assert len(found) == 8
@@ -109,10 +110,22 @@ def test_a_dataset_over_http_has_the_bytes_of_one_in_process(
         key = f"datasets/whole/{path.relative_to(tmp_path / 'd').as_posix()}"
         assert path.read_bytes() == store.get(key), key
     assert client.submit_dataset(request("whole")).state == "done"
-    figures = httpx2.get(f"{stack.url}/metrics").text
-    assert 'htd_units_total{outcome="done",stage="synthesize"} 5.0' in figures
-    assert 'htd_images_total{stage="synthesize"} 12.0' in figures
-    assert 'htd_queue_length{stage="synthesize"} 0.0' in figures
+    after = metrics(stack)
+    for figure, more in (
+        ('htd_units_total{outcome="done",stage="synthesize"}', 5),
+        ('htd_images_total{stage="synthesize"}', 12),
+    ):
+        assert after[figure] - before.get(figure, 0) == more
+    assert after['htd_queue_length{stage="synthesize"}'] == 0
+
+
+def metrics(stack: Stack) -> dict[str, float]:
+    """What the gateway tells Prometheus, by name and labels."""
+    lines = httpx2.get(f"{stack.url}/metrics").text.splitlines()
+    return {
+        name: float(value)
+        for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    }
 
 
 def test_an_image_overtakes_a_dataset(client: Client) -> None:
@@ -256,8 +269,13 @@ def test_the_lines_of_the_docs_work(stack: Stack, tmp_path: Path) -> None:
     """Run every shell block of docs/api.md, with the names of things that are there."""
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)[1:]  # the first sets URL and AUTH
-    assert len(blocks) == 4
-    names = {"lung": "toy", "slide_1024_2048": "slide-a_0_0", ": 1000,": ": 8,"}
+    assert len(blocks) == 6
+    names = {
+        "lung": "toy",
+        "slide_1024_2048": "slide-a_0_0",
+        ": 1000,": ": 8,",
+        '"synthetic": ["d"], "images": 60': '"synthetic": ["shown"], "images": 3',
+    }
     labels = np.ones((32, 32), np.uint8)
     labels[16:] = 2
     (tmp_path / "map.png").write_bytes(encode_png(labels))
