@@ -20,6 +20,7 @@ from services.synthesize.bank import RegionBank
 from services.synthesize.compose import Composer
 from shared.diffusion.autoencoder import encode_latents, vae_factor
 from shared.diffusion.flow import Velocity, draw_noise, guided, sample_flow
+from shared.diffusion.guidance import Guidance
 from shared.diffusion.model_store import load_model
 from shared.storage import open_store
 
@@ -31,9 +32,9 @@ def heun(velocity: Velocity, sample: Tensor, evaluations: int) -> Tensor:
     """Second order, two evaluations per step."""
     steps = evaluations // 2
     for step in range(steps):
-        times = torch.full((len(sample),), 1 - step / steps)
-        first = velocity(sample, times)
-        second = velocity(sample - first / steps, times - 1 / steps)
+        time = 1 - step / steps
+        first = velocity(sample, time)
+        second = velocity(sample - first / steps, time - 1 / steps)
         sample = sample - (first + second) / (2 * steps)
     return sample
 
@@ -70,7 +71,8 @@ def main() -> None:
             labels, [each.crops for each in made], every, every,
             lambda images: encode_latents(pipeline.vae, images),
         )  # fmt: skip
-        velocity = guided(pipeline.denoiser, pipeline.denoiser.encode_condition(condition), [1.0])
+        encoded = pipeline.denoiser.encode_condition(condition)
+        velocity = guided(pipeline.denoiser, encoded, Guidance.of(1, 1))
         reference = sample_flow(velocity, noise, REFERENCE)
         print(f"evaluations | {' | '.join(SOLVERS)}")
         for count in EVALUATIONS:

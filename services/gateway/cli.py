@@ -30,7 +30,14 @@ from shared.contracts.jobs import JobStatus
 from shared.contracts.regions import RegionRule, RegionSet, region_set_key
 from shared.contracts.serving import PublishRequest, ServedModel, served_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, ExportFormat, MapSource
-from shared.contracts.train import ModelRecord, Recipe, StudentRecipe, TrainRequest, model_key
+from shared.contracts.train import (
+    GuidanceScale,
+    ModelRecord,
+    Recipe,
+    StudentRecipe,
+    TrainRequest,
+    model_key,
+)
 from shared.device import choose_device
 from shared.errors import HeteroTissueError, InputError, JobError
 from shared.jobs import Ledger
@@ -289,8 +296,9 @@ def distill(
     student = StudentRecipe(
         sampling_steps=sampling_steps,
         teacher_steps=teacher_steps,
-        guidance_map=teacher.recipe.sampling.guidance_map,
-        guidance_crops=teacher.recipe.sampling.guidance_crops,
+        guidance=GuidanceScale.model_validate(
+            teacher.recipe.sampling.model_dump(include=set(GuidanceScale.model_fields))
+        ),
     )
     own = {"student": student, "steps": steps, "learning_rate": learning_rate}
     recipe = teacher.recipe.model_copy(

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared.diffusion.crops import Crop
-from shared.diffusion.guidance import guidance_weights
+from shared.diffusion.guidance import Guidance
 from shared.diffusion.model_store import Sampler
 from shared.errors import InputError
 from shared.imaging.regions import encode_png
@@ -25,7 +25,7 @@ class Estimate:
     """The cost of one image.
 
     Attributes:
-        evaluations: of the denoiser, steps times guidance branches.
+        evaluations: of the denoiser, all guidance branches of all steps.
         flops: floating point operations; a multiplication and an addition are two.
         seconds: on this machine, as a share of a batch.
         stored: bytes of the PNGs of the image and its label map.
@@ -58,8 +58,14 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
     side = int(size * record.recipe.denoiser.crop_max)
     crop = rng.integers(256, size=(side, side, 3), dtype=np.uint8)
     crops = [[Crop(label, 0, 0, crop) for label in range(first, count)]] * batch
-    options = record.recipe.sampling.model_dump()
-    steps = int(options.pop("steps"))
+    sampling = record.recipe.sampling
+    steps = sampling.steps
+    scale = sampling.guidance_map, sampling.guidance_crops
+    guidance = Guidance.of(*scale, low=sampling.guidance_low, high=sampling.guidance_high)
+    # All steps that are measured are guided, so that they cost alike.
+    options = sampling.model_dump(exclude={"steps"}) | {"guidance_low": 0, "guidance_high": 1}
+    evaluations, per_step = guidance.evaluations(steps), len(guidance.branches)
+    after = evaluations / per_step - SHORT
 
     def make(number: int) -> tuple[float, NDArray[np.uint8]]:
         began = time.perf_counter()
@@ -73,17 +79,16 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
         return float(counter.get_total_flops())
 
     make(SHORT)
-    seconds = _extrapolate(make(SHORT)[0], make(LONG)[0], steps)
-    flops = _extrapolate(count_flops(SHORT), count_flops(LONG), steps)
+    seconds = _extrapolate(make(SHORT)[0], make(LONG)[0], after)
+    flops = _extrapolate(count_flops(SHORT), count_flops(LONG), after)
     image = make(steps)[1][0]
-    branches = guidance_weights(options["guidance_map"], options["guidance_crops"])
     return Estimate(
-        evaluations=steps * len(branches),
+        evaluations=evaluations,
         flops=flops / batch,
         seconds=seconds / batch,
         stored=len(encode_png(image)) + len(encode_png(labels[0])),
     )
 
 
-def _extrapolate(short: float, long: float, steps: int) -> float:
-    return short + (long - short) / (LONG - SHORT) * (steps - SHORT)
+def _extrapolate(short: float, long: float, after: float) -> float:
+    return short + (long - short) / (LONG - SHORT) * after

@@ -101,6 +101,8 @@ class Composer:
             steps=self.sampling.steps,
             guidance_map=self.sampling.guidance_map,
             guidance_crops=self.sampling.guidance_crops,
+            guidance_low=self.sampling.guidance_low,
+            guidance_high=self.sampling.guidance_high,
             condition=request.condition,
         )
         return Composition(labels, crops, provenance)

@@ -17,12 +17,12 @@ from shared.diffusion.autoencoder import encode_latents, to_unit
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import (
     Solver,
+    combine,
     draw_noise,
     draw_times,
     flow_loss,
-    guided,
 )
-from shared.diffusion.guidance import guidance_weights
+from shared.diffusion.guidance import Guidance
 
 
 class VaeObjective:
@@ -167,13 +167,21 @@ class StudentObjective(DenoiserObjective):
 
     def _taught(self, batch: Batch, sample: Tensor, times: Tensor) -> Tensor:
         """Where the teacher comes to at the end of the parts that begin at `times`."""
-        weights = guidance_weights(self.recipe.guidance_map, self.recipe.guidance_crops)
+        scale = self.recipe.guidance
+        guidance = Guidance.of(scale.guidance_map, scale.guidance_crops)
+        count = len(guidance.branches)
         encoded = self.teacher.join(
-            [self.teacher.encode_condition(self._lay_out(batch, *branch)) for branch in weights]
+            [
+                self.teacher.encode_condition(self._lay_out(batch, *branch))
+                for branch in guidance.branches
+            ]
         )
-        velocity = guided(self.teacher, encoded, list(weights.values()))
         steps = self.recipe.teacher_steps
         solver = Solver(sample, steps * self.recipe.sampling_steps)
         for number in range(steps):
-            solver.advance(velocity(solver.sample, times - number / solver.steps))
+            now = times - number / solver.steps
+            rows = self.teacher(solver.sample.repeat(count, 1, 1, 1), now.repeat(count), encoded)
+            inside = (scale.guidance_low <= now) & (now <= scale.guidance_high)
+            drawn = combine(rows, tuple(guidance.weights.values()))
+            solver.advance(torch.where(inside.view(-1, 1, 1, 1), drawn, rows[: len(sample)]))
         return solver.sample

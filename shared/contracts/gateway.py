@@ -15,7 +15,7 @@ from shared.contracts.cluster import TissueType
 from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
 from shared.contracts.serving import Engine
-from shared.contracts.synthesize import DatasetRequest, dataset_key
+from shared.contracts.synthesize import DatasetRequest, SamplingChoice, dataset_key
 from shared.contracts.train import ModelRecord
 
 
@@ -112,7 +112,7 @@ class CropBody(Contract):
         return self
 
 
-class ImageBody(Contract):
+class ImageBody(SamplingChoice):
     """What one image is to be made from."""
 
     model: Name
@@ -122,8 +122,6 @@ class ImageBody(Contract):
     )
     crops: tuple[CropBody, ...] = Field((), max_length=MOST_CROPS)
     steps: int | None = Field(None, ge=1, le=200, description="default: the model's")
-    guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
-    guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")
     seed: int = Field(0, ge=0, lt=2**63)
 
 

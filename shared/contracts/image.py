@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 
 from shared.contracts.base import Contract, Name, Request
 from shared.contracts.regions import region_set_key
-from shared.contracts.synthesize import chosen_sampling
-from shared.contracts.train import ModelRecord, Sampling, model_key
+from shared.contracts.synthesize import SamplingChoice
+from shared.contracts.train import model_key
 
 INPUTS = "images/inputs/"
 
@@ -34,7 +34,7 @@ class GivenCrop(Contract):
         return self
 
 
-class ImageRequest(Request):
+class ImageRequest(SamplingChoice, Request):
     """Make one image from a label map and crops."""
 
     stage: ClassVar[str] = "image"
@@ -44,14 +44,7 @@ class ImageRequest(Request):
     version: Name = "1"
     labels: str = Field(description="key of the label map: PNG of indices, of the model's size")
     crops: tuple[GivenCrop, ...] = Field((), max_length=255)
-    steps: int | None = Field(None, ge=1, le=1000, description="default: the model's")
-    guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
-    guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")
     seed: int = Field(0, ge=-(2**63), lt=2**63)
-
-    def sampling(self, model: ModelRecord) -> Sampling:
-        """How the image is sampled. Raises `InputError`; see `chosen_sampling`."""
-        return chosen_sampling(model, self.steps, self.guidance_map, self.guidance_crops)
 
     def inputs(self) -> list[str]:
         named = sorted({crop.regions for crop in self.crops if crop.regions})

@@ -44,7 +44,37 @@ class CropSource(Contract):
     )
 
 
-class DatasetRequest(Request):
+class SamplingChoice(Contract):
+    """What a request may ask of the sampling; None leaves it to the model's recipe."""
+
+    steps: int | None = Field(None, ge=1, le=1000, description="default: the model's")
+    guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
+    guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")
+    guidance_low: float | None = Field(
+        None, ge=0, le=1, description="time, of noise at 1 and image at 0, at which guidance ends"
+    )
+    guidance_high: float | None = Field(
+        None, ge=0, le=1, description="time at which guidance begins; default: the model's"
+    )
+
+    def sampling(self, model: ModelRecord) -> Sampling:
+        """How images are sampled: as the model's recipe says, but for what is asked.
+
+        Raises:
+            InputError: a few-step model is asked for steps or guidance that it did not learn.
+        """
+        own = model.recipe.sampling
+        given = self.model_dump(include=set(SamplingChoice.model_fields), exclude_none=True)
+        if own.first_order and any(getattr(own, name) != value for name, value in given.items()):
+            raise InputError(
+                f"{model.model}/{model.version} is a student that samples in {own.steps} steps "
+                f"without guidance: leave out {', '.join(given)}, or take its teacher "
+                f"{model.warm_start}"
+            )
+        return own.model_copy(update=given)
+
+
+class DatasetRequest(SamplingChoice, Request):
     """Make a dataset of synthetic images with their label maps."""
 
     stage: ClassVar[str] = "synthesize"
@@ -59,9 +89,6 @@ class DatasetRequest(Request):
     )
     maps: MapSource = MapSource()
     crops: CropSource = CropSource()
-    steps: int | None = Field(None, ge=1, le=1000, description="default: the model's")
-    guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
-    guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")
     condition: Condition = Field("both", description="what the model is given (for ablations)")
     max_copied: float | None = Field(
         None,
@@ -80,41 +107,10 @@ class DatasetRequest(Request):
     batch_size: int = Field(16, ge=1, le=1024)
     exports: tuple[ExportFormat, ...] = ()
 
-    def sampling(self, model: ModelRecord) -> Sampling:
-        """How the images are sampled: as the model's recipe says, but for what is asked.
-
-        Raises:
-            InputError: a few-step model is asked for steps or guidance that it did not learn.
-        """
-        return chosen_sampling(model, self.steps, self.guidance_map, self.guidance_crops)
-
     def inputs(self) -> list[str]:
         named = {self.maps.regions, self.crops.regions} - {None}
         sets = [region_set_key(str(name)) for name in sorted(map(str, named))]
         return [model_key(self.model, self.version), *sets]
-
-
-def chosen_sampling(
-    model: ModelRecord,
-    steps: int | None,
-    guidance_map: float | None,
-    guidance_crops: float | None,
-) -> Sampling:
-    """How images are sampled: as the model's recipe says, but for what is not None.
-
-    Raises:
-        InputError: a few-step model is asked for steps or guidance that it did not learn.
-    """
-    own = model.recipe.sampling
-    given = {"steps": steps, "guidance_map": guidance_map, "guidance_crops": guidance_crops}
-    asked = {name: value for name, value in given.items() if value is not None}
-    if own.first_order and any(getattr(own, name) != value for name, value in asked.items()):
-        raise InputError(
-            f"{model.model}/{model.version} is a student that samples in {own.steps} steps "
-            f"without guidance: leave out {', '.join(asked)}, or take its teacher "
-            f"{model.warm_start}"
-        )
-    return own.model_copy(update=asked)
 
 
 def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[int, float]:
@@ -184,6 +180,8 @@ class Provenance(Contract):
     steps: int
     guidance_map: float
     guidance_crops: float
+    guidance_low: float
+    guidance_high: float
     condition: Condition
     copied: float | None = Field(
         None, description="greatest share of a crop that reappears; None: not looked for"

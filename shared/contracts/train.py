@@ -51,6 +51,17 @@ class VaeRecipe(Contract):
         return int(2 ** (len(self.channels) - 1))
 
 
+class GuidanceScale(Contract):
+    """How far sampling is drawn to its conditions; see `shared.diffusion.guidance`."""
+
+    guidance_map: float = Field(1.5, ge=0, le=20, description="1: none extra")
+    guidance_crops: float = Field(1.5, ge=0, le=20, description="1: none extra")
+    guidance_low: float = Field(
+        0.25, ge=0, le=1, description="time t, of noise at 1 and image at 0, at which it ends"
+    )
+    guidance_high: float = Field(0.75, ge=0, le=1, description="time t at which it begins")
+
+
 class StudentRecipe(Contract):
     """A denoiser that learns to take the steps of another, many at a time."""
 
@@ -58,8 +69,7 @@ class StudentRecipe(Contract):
     teacher_steps: int = Field(
         5, ge=1, description="steps of the teacher for each of the student's"
     )
-    guidance_map: float = Field(1.0, ge=0, le=20, description="the teacher's, learnt with it")
-    guidance_crops: float = Field(1.0, ge=0, le=20)
+    guidance: GuidanceScale = Field(GuidanceScale(), description="the teacher's, learnt with it")
 
 
 class DenoiserRecipe(Contract):
@@ -124,12 +134,10 @@ class DenoiserRecipe(Contract):
         return self
 
 
-class Sampling(Contract):
+class Sampling(GuidanceScale):
     """How a model's images are sampled; see `shared.diffusion.pipeline`."""
 
     steps: int = Field(10, ge=1, le=1000)
-    guidance_map: float = Field(1.25, ge=0, le=20)
-    guidance_crops: float = Field(1.25, ge=0, le=20)
     first_order: bool = Field(False, description="of the solver, for few-step students")
 
 

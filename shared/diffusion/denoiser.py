@@ -68,6 +68,11 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Join encoded conditions of several groups of images into those of one batch."""
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    @staticmethod
+    def first(encoded: Tensors, rows: int) -> Tensors:
+        """The encoded conditions of the first rows."""
+        return {name: value[:rows] for name, value in encoded.items()}
+
     @abstractmethod
     def forward(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
         """Predict the velocity.

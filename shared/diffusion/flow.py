@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from shared.diffusion.denoiser import Denoiser, Tensors
+from shared.diffusion.guidance import Guidance
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
+Velocity = Callable[[Tensor, float], Tensor]
+"""Samples (B, C, h, w) and their time t to v."""
 
 
 def draw_times(seeds: Sequence[int]) -> Tensor:
@@ -54,18 +56,19 @@ def combine(parts: Tensor, weights: Sequence[float]) -> Tensor:
     return total
 
 
-def guided(denoiser: Denoiser, encoded: Tensors, weights: Sequence[float]) -> Velocity:
+def guided(denoiser: Denoiser, encoded: Tensors, guidance: Guidance) -> Velocity:
     """Weigh the predictions of several branches, all computed in one batch.
 
     Args:
         encoded: encoded conditions of the images, branch after branch.
-        weights: of each branch.
+        guidance: the branches' weights.
     """
-    count = len(weights)
 
-    def velocity(sample: Tensor, times: Tensor) -> Tensor:
-        rows = denoiser(sample.repeat(count, 1, 1, 1), times.repeat(count), encoded)
-        return combine(rows, weights)
+    def velocity(sample: Tensor, time: float) -> Tensor:
+        weights = guidance.at(time)
+        samples = sample.repeat(len(weights), 1, 1, 1)
+        times = torch.full((len(samples),), time, device=sample.device)
+        return combine(denoiser(samples, times, denoiser.first(encoded, len(samples))), weights)
 
     return velocity
 
@@ -94,10 +97,9 @@ class Solver:
         return self.done == self.steps
 
     @property
-    def times(self) -> Tensor:
-        """The present time of every row, (B,)."""
-        now = 1 - self.done / self.steps
-        return torch.full((len(self.sample),), now, device=self.sample.device)
+    def time(self) -> float:
+        """The present time t."""
+        return 1 - self.done / self.steps
 
     def advance(self, velocity: Tensor) -> None:
         """Go one step on by the velocity at the present time."""
@@ -118,7 +120,7 @@ def sample_flow(
     """Integrate from noise to x0, (B, C, h, w).
 
     Args:
-        velocity: v(x, t) of (B, C, h, w) and (B,).
+        velocity: v(x, t).
         noise: x at t = 1.
         steps: number of equal steps.
         callback: called with the number of steps done.
@@ -126,7 +128,7 @@ def sample_flow(
     """
     solver = Solver(noise, steps, first_order)
     while not solver.finished:
-        solver.advance(velocity(solver.sample, solver.times))
+        solver.advance(velocity(solver.sample, solver.time))
         if callback is not None:
             callback(solver.done)
     return solver.sample

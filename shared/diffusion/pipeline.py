@@ -19,7 +19,7 @@ from shared.diffusion.autoencoder import (
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_noise, guided, sample_flow
-from shared.diffusion.guidance import guidance_weights
+from shared.diffusion.guidance import Guidance
 from shared.errors import InputError
 
 
@@ -41,8 +41,10 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         seeds: Sequence[int],
         *,
         steps: int = 10,
-        guidance_map: float = 1.25,
-        guidance_crops: float = 1.25,
+        guidance_map: float = 1.5,
+        guidance_crops: float = 1.5,
+        guidance_low: float = 0.25,
+        guidance_high: float = 0.75,
         use_map: bool = True,
         use_crops: bool = True,
         first_order: bool = False,
@@ -57,6 +59,8 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             seeds: one per image; the noise follows from it alone.
             steps: denoising steps.
             guidance_map, guidance_crops: weights of the two conditions; 1 is none extra.
+            guidance_low, guidance_high: times, of noise at 1 and image at 0, between which
+                they count.
             use_map, use_crops: False drops that condition altogether.
             first_order: of the solver, for few-step students.
             precision: 'bf16' computes the networks in it, by autocast; the solver stays fp32.
@@ -71,13 +75,15 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         factor = vae_factor(self.vae)
         check_inputs(labels, crops, seeds, int(self.denoiser.config.classes), factor)
         height, width = labels.shape[1:]
-        weights = guidance_weights(guidance_map, guidance_crops, use_map, use_crops)
+        guidance = Guidance.of(
+            guidance_map, guidance_crops, use_map, use_crops, guidance_low, guidance_high
+        )
         bf16 = precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             encoded = self.denoiser.encode_branches(
-                labels, crops, list(weights), lambda images: encode_latents(self.vae, images)
+                labels, crops, guidance.branches, lambda images: encode_latents(self.vae, images)
             )
-            velocity = guided(self.denoiser, encoded, list(weights.values()))
+            velocity = guided(self.denoiser, encoded, guidance)
             shape = (int(self.vae.config.latent_channels), height // factor, width // factor)
             noise = draw_noise(seeds, shape).to(self.device)
             latents = sample_flow(velocity, noise, steps, callback, first_order)

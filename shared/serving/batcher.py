@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from shared.diffusion.denoiser import Tensors
+from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import Solver, combine
+from shared.diffusion.guidance import Guidance
 
 Denoise = Callable[[Tensor, Tensor, Tensors], Awaitable[Tensor]]
 """Samples (rows, C, h, w), times (rows,) and encoded conditions to velocities."""
@@ -28,7 +29,7 @@ class Trajectory:
     Attributes:
         solver: where they are.
         encoded: encoded conditions, branch after branch (see `flow.guided`).
-        weights: of the branches.
+        guidance: weights of the branches.
         urgent: goes before all that are not.
         alone: keeps a batch of its own, so that its bits depend on nothing else.
         report: called with the number of steps done.
@@ -36,15 +37,20 @@ class Trajectory:
 
     solver: Solver
     encoded: Tensors
-    weights: tuple[float, ...]
+    guidance: Guidance
     urgent: bool = False
     alone: bool = True
     report: Callable[[int], None] = lambda _: None
     ended: asyncio.Future[Tensor] = field(init=False)
 
     @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the branches that its next step asks."""
+        return self.guidance.at(self.solver.time)
+
+    @property
     def rows(self) -> int:
-        """Rows of a batch that it takes: images times branches."""
+        """Rows of a batch that its next step takes: images times branches."""
         return len(self.solver.sample) * len(self.weights)
 
 
@@ -111,9 +117,10 @@ class StepBatcher:
 
     async def _step(self, batch: Sequence[Trajectory]) -> None:
         samples = [each.solver.sample.repeat(len(each.weights), 1, 1, 1) for each in batch]
-        times = [each.solver.times.repeat(len(each.weights)) for each in batch]
-        encoded = self._join([each.encoded for each in batch])
-        rows = await self._denoise(torch.cat(samples), torch.cat(times), encoded)
+        times = [torch.full((each.rows,), each.solver.time) for each in batch]
+        encoded = self._join([Denoiser.first(each.encoded, each.rows) for each in batch])
+        now = torch.cat(times).to(samples[0].device)
+        rows = await self._denoise(torch.cat(samples), now, encoded)
         for each, part in zip(batch, torch.split(rows, [each.rows for each in batch]), strict=True):
             if each.ended.done():  # cancelled meanwhile
                 continue

@@ -16,7 +16,7 @@ from shared.contracts.train import Sampling
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import Solver, draw_noise
-from shared.diffusion.guidance import guidance_weights
+from shared.diffusion.guidance import Guidance
 from shared.diffusion.pipeline import check_inputs
 from shared.errors import InputError
 from shared.serving.batcher import StepBatcher, Trajectory
@@ -86,10 +86,15 @@ class InFlightSampler:
         settings = self.denoiser.config
         factor = int(settings.factor)
         check_inputs(labels, crops, seeds, int(settings.classes), factor)
-        weights = guidance_weights(
-            options.guidance_map, options.guidance_crops, options.use_map, options.use_crops
+        guidance = Guidance.of(
+            options.guidance_map,
+            options.guidance_crops,
+            options.use_map,
+            options.use_crops,
+            options.guidance_low,
+            options.guidance_high,
         )
-        encoded = await self._encode(labels, crops, list(weights))
+        encoded = await self._encode(labels, crops, guidance.branches)
         shape = (
             int(settings.latent_channels),
             labels.shape[1] // factor,
@@ -98,7 +103,7 @@ class InFlightSampler:
         trajectory = Trajectory(
             Solver(draw_noise(seeds, shape).to(self.device), options.steps, options.first_order),
             encoded,
-            tuple(weights.values()),
+            guidance,
             urgent=options.urgent,
             alone=options.alone,
             report=report,

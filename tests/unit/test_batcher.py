@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,7 +10,10 @@ from torch import Tensor
 
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import Solver
+from shared.diffusion.guidance import Guidance
 from shared.serving.batcher import StepBatcher, Trajectory
+
+PLAIN = Guidance.of(1, 1)
 
 
 class Recorder:
@@ -30,12 +32,12 @@ class Recorder:
 
 
 def trajectory(
-    rows: int = 1, steps: int = 4, weights: Sequence[float] = (1.0,), scale: float = 1.0,
+    rows: int = 1, steps: int = 4, scale: float = 1.0, guidance: Guidance = PLAIN,
     **options: bool,
 ) -> Trajectory:  # fmt: skip
     noise = torch.arange(rows * 4.0).view(rows, 1, 2, 2) + 1
-    condition = {"scale": torch.full((rows * len(weights),), scale)}
-    return Trajectory(Solver(noise, steps), condition, tuple(weights), **options)
+    condition = {"scale": torch.full((rows * len(guidance.branches),), scale)}
+    return Trajectory(Solver(noise, steps), condition, guidance, **options)
 
 
 def gather(denoise: Recorder, most: int, *trajectories: Trajectory) -> list[Tensor]:
@@ -47,13 +49,17 @@ def gather(denoise: Recorder, most: int, *trajectories: Trajectory) -> list[Tens
 
 
 def test_requests_at_different_steps_share_a_batch_and_get_what_they_would_alone() -> None:
-    kinds = [{"steps": 2}, {"steps": 5, "scale": 0.5}, {"rows": 2, "weights": (1.5, -0.5)}]
+    kinds = [
+        {"steps": 2},
+        {"steps": 5, "scale": 0.5},
+        {"rows": 2, "guidance": Guidance.of(1.5, 1.5, low=0.3)},
+    ]
     together = Recorder()
     made = gather(together, 8, *(trajectory(**kind, alone=False) for kind in kinds))  # type: ignore[arg-type]
     single = [gather(Recorder(), 8, trajectory(**kind))[0] for kind in kinds]  # type: ignore[arg-type]
     assert all(torch.allclose(one, other) for one, other in zip(made, single, strict=True))
     assert together.batches[1] == pytest.approx([0.5, 0.8, 0.75, 0.75, 0.75, 0.75])
-    assert len(together.batches) == 5
+    assert [len(batch) for batch in together.batches] == [6, 6, 5, 3, 1]
 
 
 def test_a_trajectory_that_stays_alone_shares_no_batch() -> None:

@@ -23,7 +23,7 @@ from shared.diffusion.flow import (
     image_seed,
     sample_flow,
 )
-from shared.diffusion.guidance import guidance_weights
+from shared.diffusion.guidance import Guidance
 from shared.diffusion.regional import RegionalDenoiser
 
 CLASSES = Classes.of("stroma", "tumor")
@@ -252,8 +252,8 @@ def test_the_sampler_solves_a_known_flow() -> None:
     data = torch.tensor([3.0, -2.0]).view(2, 1, 1, 1)
     noise = draw_noise([1, 2], (1, 1, 1))
 
-    def velocity(sample: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-        return (sample - data) / times.view(-1, 1, 1, 1)
+    def velocity(sample: torch.Tensor, time: float) -> torch.Tensor:
+        return (sample - data) / time
 
     for steps in (1, 2, 20):
         assert torch.allclose(sample_flow(velocity, noise, steps), data, atol=1e-5)
@@ -285,7 +285,7 @@ def test_guidance_weighs_map_and_crops_apart(conditioning: str) -> None:
         )
         for g_map, g_crops in ((1.0, 1.0), (1.5, 1.5), (2.0, 1.2), (1.0, 0.0), (0.0, 0.0)):
             expected = neither + g_map * (map_only - neither) + g_crops * (both - map_only)
-            weights = guidance_weights(g_map, g_crops)
+            weights = Guidance.of(g_map, g_crops).branches
             condition = denoiser.lay_out(
                 np.tile(labels, (len(weights), 1, 1)),
                 crops * len(weights),
@@ -294,15 +294,33 @@ def test_guidance_weighs_map_and_crops_apart(conditioning: str) -> None:
                 lambda images: encode_latents(vae, images),
             )
             rows = denoiser.encode_condition(condition)
-            made = guided(denoiser, rows, list(weights.values()))(x, t)
+            made = guided(denoiser, rows, Guidance.of(g_map, g_crops))(x, 0.5)
             assert torch.allclose(made, expected, atol=1e-4)
 
 
 def test_predictions_without_weight_are_not_computed() -> None:
-    assert guidance_weights(1, 1) == {(True, True): 1}
-    assert guidance_weights(1.5, 1.5) == {(True, True): 1.5, (False, False): -0.5}
-    assert guidance_weights(1.5, 1.5, use_crops=False) == {(True, False): 1.5, (False, False): -0.5}
-    assert guidance_weights(3, 2, use_map=False, use_crops=False) == {(False, False): 1}
+    assert Guidance.of(1, 1).weights == {(True, True): 1}
+    assert Guidance.of(1.5, 1.5).weights == {(True, True): 1.5, (False, False): -0.5}
+    by_map = Guidance.of(1.5, 1.5, use_crops=False)
+    assert by_map.weights == {(True, False): 1.5, (False, False): -0.5}
+    assert Guidance.of(3, 2, use_map=False, use_crops=False).weights == {(False, False): 1}
+
+
+def test_outside_its_interval_guidance_costs_and_changes_nothing() -> None:
+    guidance = Guidance.of(2, 1.5, low=0.25, high=0.75)
+    assert guidance.branches == [(True, True), (True, False), (False, False)]
+    assert [len(guidance.at(time)) for time in (1, 0.76, 0.75, 0.25, 0.2)] == [1, 1, 3, 3, 1]
+    assert guidance.evaluations(4) == 1 + 3 * 3
+    denoiser = small_denoiser("regional")
+    labels, crops = two_halves(), [[noise_crop(1, 0), noise_crop(2, 1)]]
+    x, encode = torch.randn(1, 4, 8, 8), lambda images: encode_latents(small_vae(), images)
+    with torch.no_grad():
+        rows = denoiser.encode_branches(labels, crops, guidance.branches, encode)
+        alone = denoiser.encode_branches(labels, crops, [(True, True)], encode)
+        velocity = guided(denoiser, rows, guidance)
+        plain = guided(denoiser, alone, Guidance.of(1, 1))
+        assert torch.equal(velocity(x, 0.9), plain(x, 0.9))
+        assert not torch.allclose(velocity(x, 0.5), plain(x, 0.5))
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
@@ -360,7 +378,7 @@ def test_the_regional_model_learns_to_paint_each_class_like_its_crop() -> None:
     images, labels, crops = two_colours(np.random.default_rng(9), 16)
     with torch.no_grad():
         given = denoiser.encode_condition(denoiser.lay_out(labels, crops, both, both, encode))
-        velocity = guided(denoiser, given, [1.0])
+        velocity = guided(denoiser, given, Guidance.of(1, 1))
         made = sample_flow(velocity, draw_noise(range(16), (3, 8, 8)), 10)
     wanted = encode(images)
     other = wanted.roll(1, 0)

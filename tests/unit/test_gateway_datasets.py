@@ -117,7 +117,7 @@ def test_an_estimate_goes_by_what_earlier_datasets_took(gateway: Gateway) -> Non
     assert found["seconds"] > 0
     more = ask | {"steps": 6, "guidance_map": 2, "guidance_crops": 1.5}
     slower = gateway.client.post("/v1/datasets/estimate", json=more).json()
-    assert (found["evaluations"], slower["evaluations"]) == (2 * 2, 6 * 3)
+    assert (found["evaluations"], slower["evaluations"]) == (1 + 2, 3 + 3 * 3)
     assert slower["seconds"] == pytest.approx(found["seconds"] * 18 / 4, abs=0.5)
     wrong = gateway.client.post("/v1/datasets/estimate", json=ask | {"model": "none"})
     assert wrong.status_code == 422

@@ -21,6 +21,7 @@ from services.train.stage import TrainStage
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import (
     DenoiserRecipe,
+    GuidanceScale,
     ModelRecord,
     Recipe,
     StudentRecipe,
@@ -313,7 +314,8 @@ def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_pa
     denoiser, other = (make_denoiser(RECIPE.denoiser, record.classes, vae) for _ in range(2))
 
     def loss(teacher: Denoiser, teacher_steps: int) -> float:
-        recipe = StudentRecipe(sampling_steps=8, teacher_steps=teacher_steps)
+        unguided = GuidanceScale(guidance_map=1, guidance_crops=1)
+        recipe = StudentRecipe(sampling_steps=8, teacher_steps=teacher_steps, guidance=unguided)
         objective = StudentObjective(denoiser, teacher, vae, recipe, "cpu")
         return float(objective.loss(batch, [5, 6, 7, 8], 0)["loss"].detach())
 

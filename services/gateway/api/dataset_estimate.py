@@ -10,7 +10,7 @@ from services.gateway.api.dataset_status import find_submission
 from shared.contracts.gateway import DatasetEstimate
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import ModelRecord, model_key
-from shared.diffusion.guidance import guidance_weights
+from shared.diffusion.guidance import Guidance
 from shared.jobs import Ledger
 
 DATASETS, SHARDS = 8, 8
@@ -50,13 +50,15 @@ def estimate_dataset(ledger: Ledger, request: DatasetRequest) -> DatasetEstimate
 
 def _evaluations(request: DatasetRequest, model: ModelRecord) -> int:
     sampling = request.sampling(model)
-    branches = guidance_weights(
+    guidance = Guidance.of(
         sampling.guidance_map,
         sampling.guidance_crops,
         use_map=request.condition in {"both", "map"},
         use_crops=request.condition in {"both", "crops"},
+        low=sampling.guidance_low,
+        high=sampling.guidance_high,
     )
-    return sampling.steps * len(branches)
+    return guidance.evaluations(sampling.steps)
 
 
 def _earlier(

@@ -21,6 +21,7 @@ from services.gateway.api.problems import ProblemError, blaming, documented
 from shared.contracts.gateway import CropBody, ImageBody
 from shared.contracts.image import GivenCrop, ImageRequest, input_key
 from shared.contracts.regions import RegionSet, region_set_key
+from shared.contracts.synthesize import SamplingChoice
 from shared.contracts.train import ModelRecord, model_key
 from shared.errors import InputError
 from shared.imaging.regions import encode_png
@@ -127,9 +128,7 @@ def _read(store: ObjectStore, body: ImageBody) -> tuple[ImageRequest, list[bytes
             crop, pixels = _crop(store, item, model)
             crops.append(crop)
             given += [pixels] if pixels is not None else []
-    options = body.model_dump(
-        include={"model", "version", "steps", "guidance_map", "guidance_crops", "seed"}
-    )
+    options = body.model_dump(include={"model", "version", "seed", *SamplingChoice.model_fields})
     request = ImageRequest(image="none", labels=input_key(labels), crops=tuple(crops), **options)
     with blaming("#/steps"):
         request.sampling(model)
