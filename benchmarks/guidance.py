@@ -1,46 +1,53 @@
-"""Which guidance and how many steps?  python benchmarks/guidance.py STORE MODEL
+"""Which guidance, when, and how many steps?  python benchmarks/guidance.py STORE MODEL
 
 Images of the val split's maps and crops, held against the val split, for each setting;
-nothing is chosen on the test split. Prints a table of the Fréchet distance, its share of the
-floor (one half of the val slides to the other).
+nothing is chosen on the test split. Prints a table of the Fréchet distance to other regions of
+the crops' own slides and its ratio to the floor, of the stain error against the crops, and of
+how often a crop is found again by its staining; the last row is the real regions.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import numpy as np
 
+from services.evaluate.appearance import crop_pairs, retrieval, stain_errors
+from services.evaluate.data import SyntheticPairs
 from services.evaluate.fidelity import Features, fidelity
 from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
-from shared.contracts.train import ModelRecord, model_key
+from shared.contracts.train import GuidanceScale, ModelRecord, model_key
 from shared.datasets import DatasetIndex, load_dataset
+from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
 from shared.imaging.regions import RegionIndex, load_region_set
 
-SETTINGS: tuple[tuple[int, float, float], ...] = (
-    (10, 1.0, 1.0),
-    (10, 1.25, 1.25),
-    (10, 1.5, 1.5),
-    (10, 2.0, 2.0),
-    (10, 1.25, 1.0),
-    (10, 1.0, 1.25),
-    (6, 1.25, 1.25),
-    (20, 1.25, 1.25),
+SETTINGS: tuple[tuple[int, float, float, float], ...] = (
+    (10, 1.0, 0.0, 1.0),
+    (10, 1.25, 0.0, 1.0),
+    (10, 1.5, 0.0, 1.0),
+    (10, 1.25, 0.0, 0.75),
+    (10, 1.25, 0.25, 0.75),
+    (10, 1.5, 0.0, 0.65),
+    (10, 1.5, 0.25, 0.75),
+    (10, 1.75, 0.25, 0.65),
+    (6, 1.5, 0.25, 0.75),
+    (20, 1.5, 0.25, 0.75),
 )
-"""(steps, guidance of the map, guidance of the crops)."""
+"""(steps, guidance of map and crops, from time, to time)."""
 
 
-def make(target: Target, model: str, version: str, images: int, setting: tuple[Any, ...]) -> str:
+def make(target: Target, model: ModelRecord, images: int, setting: tuple[float, ...]) -> str:
     """Make a setting's dataset and return its name."""
-    steps, guidance_map, guidance_crops = setting
-    name = f"guidance-{steps}-{guidance_map}-{guidance_crops}".replace(".", "_")
+    steps, scale, low, high = setting
+    name = f"guidance-{steps}-{scale}-{low}-{high}".replace(".", "_")
+    asked = GuidanceScale(
+        guidance_map=scale, guidance_crops=scale, guidance_low=low, guidance_high=high
+    )
     request = counterparts(
-        name, model, version, "val", images,
-        steps=steps, guidance_map=guidance_map, guidance_crops=guidance_crops,
-    )  # fmt: skip
+        name, model.model, model.version, "val", images, steps=steps, **asked.model_dump()
+    )
     run_or_fail(target, request)
     return name
 
@@ -50,32 +57,47 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("model", help="<name>/<version>")
     parser.add_argument("--images", type=int, default=228)
-    parser.add_argument("--encoders", nargs="+", default=MEASURES[:1])
+    parser.add_argument("--encoders", nargs="+", default=MEASURES)
     given = parser.parse_args()
     target = Target.of(given.store, "")
-    model, _, version = given.model.partition("/")
-    version = version or "1"
-    names = [make(target, model, version, given.images, setting) for setting in SETTINGS]
-    record = target.store.get_model(model_key(model, version), ModelRecord)
-    real = RegionIndex(target.store, load_region_set(target.store, record.regions), "val")
-    table: list[list[str]] = [[str(value) for value in setting] for setting in SETTINGS]
+    store = target.store
+    name, _, version = given.model.partition("/")
+    record = store.get_model(model_key(name, version or "1"), ModelRecord)
+    names = [make(target, record, given.images, setting) for setting in SETTINGS]
+    made = {name: SyntheticPairs(DatasetIndex(store, load_dataset(store, name))) for name in names}
+    real = RegionIndex(store, load_region_set(store, record.regions), "val")
+    pixels = np.stack([real[number].image for number in range(len(real))])
+    columns: list[dict[str, str]] = []
     for encoder_name in given.encoders:
-        encoder = load_encoder(encoder_name, target.store)
-        images = np.stack([real[number].image for number in range(len(real))])
-        test = Features(encoder.encode(images)[:, None], np.array(real.slides))
+        encoder = load_encoder(encoder_name, store)
         sources = {}
-        for name in names:
-            samples = DatasetIndex(target.store, load_dataset(target.store, name))
-            made = [samples[number] for number in range(len(samples))]
-            slides = np.array([sample.provenance.map_slide for sample in made])
-            features = encoder.encode(np.stack([sample.image for sample in made]))
-            sources[name] = Features(features[:, None], slides)
-        found = fidelity(test, sources, 0)
-        for line, name in zip(table, names, strict=True):
-            row = found["rows"][name]
-            line.append(f"{row['frechet']:.2f} ({row['over_floor']:.2f} of floor)")
-    print(" | ".join(["steps", "guidance_map", "guidance_crops", *given.encoders]))
-    print("\n".join(" | ".join(line) for line in table))
+        for name, pairs in made.items():
+            numbers = range(len(pairs))
+            images = np.stack([pairs.pair(number)[0] for number in numbers])
+            slides = np.array([pairs.slide(number) for number in numbers])
+            regions = np.array([pairs.region(number) for number in numbers])
+            sources[name] = Features(encoder.encode(images)[:, None], slides, regions)
+        truth = Features(
+            encoder.encode(pixels)[:, None], np.array(real.slides), np.array(real.keys)
+        )
+        found = fidelity(truth, sources, 0)
+        floor = found["floor"]["own_slides"]
+        own = {name: found["rows"][name]["own_slides"] for name in names}
+        columns.append({name: f"{value:.1f} ({value / floor:.2f})" for name, value in own.items()})
+    staining = stain_errors(store, {"both": made[names[0]]})
+    errors = stain_errors(store, made)
+    columns.append({name: f"{errors[name]:.3f}" for name in names})
+    again = {name: retrieval(crop_pairs(store, made[name], 0), None, 0)["top1"] for name in names}
+    columns.append({name: f"{value:.3f}" for name, value in again.items()})
+    asked = ("steps", "guidance", "from", "to", "evaluations")
+    print(" | ".join([*asked, *given.encoders, "stain error", "stain retrieval"]))
+    for setting, name in zip(SETTINGS, names, strict=True):
+        steps, scale, low, high = setting
+        evaluations = Guidance.of(scale, scale, low=low, high=high).evaluations(steps)
+        cells = [str(value) for value in (*setting, evaluations)]
+        print(" | ".join([*cells, *(column[name] for column in columns)]))
+    chance = retrieval(crop_pairs(store, made[names[0]], 0, real=True), None, 0)["top1"]
+    print(f"real regions: stain error {staining['real']:.3f}, stain retrieval {chance:.3f}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--region-size", default="128")
     parser.add_argument("--region-mpp", required=True)
     parser.add_argument("--recipe", default="cpu-small")
-    parser.add_argument("--images", default="1000", help="of the dataset segmenters train on")
+    parser.add_argument("--images", default="3000", help="of the dataset segmenters train on")
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
     given = parser.parse_args()
     store = ["--store", str(given.out / "store")]

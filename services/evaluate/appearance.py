@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,15 +54,19 @@ class CropBank:
         return region.image[window], region.labels[window]
 
 
-def stain_errors(store: ObjectStore, material: Material) -> dict[str, Any]:
+def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict[str, float]:
     """Compare the staining of each synthetic region with that of the crop of its class.
 
+    Args:
+        store: holds the regions.
+        rows: datasets by name of the ablation row.
+
     Returns:
-        For each ablation row, and for 'real' (the regions that the maps were taken from,
-        which no image can be asked to beat), the mean error in units of optical density.
+        For each row, and for 'real' (the regions that the maps of 'both' were taken from: how
+        far regions of one slide lie apart), the mean error in units of optical density.
     """
     found: dict[str, list[float]] = {}
-    for row, pairs in material.rows.items():
+    for row, pairs in rows.items():
         bank = CropBank.of(store, pairs)
         for number in range(len(pairs)):
             sample = pairs.samples[number]

@@ -129,6 +129,7 @@ def html_report(report: dict[str, Any], material: Material, sheet: bytes) -> str
         report=report,
         classes=classes.items[classes.first :],
         request=material.dataset.request,
+        sampling=material.synthetic.samples.provenance(0),
         names=ROWS,
         sheet=base64.b64encode(sheet).decode(),
     )

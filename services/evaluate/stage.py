@@ -240,7 +240,7 @@ def _retrieval(
 def _appearance(request: EvaluateRequest, material: Material, context: Context) -> dict[str, Any]:
     store = context.store
     return {
-        "stain": stain_errors(store, material),
+        "stain": stain_errors(store, material.rows),
         "copying": copying(store, material),
         "retrieval": _retrieval(request, material, None, store),
         "autoencoder": reconstruction_scores(context, material),
