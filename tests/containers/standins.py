@@ -25,6 +25,8 @@ DEBIAN = "debian:bookworm-slim"
 TORCH, TORCHVISION = "2.13.0", "0.28.0"
 """Of the CPU wheel that `pip download torch` finds where PyTorch's own index is out of reach."""
 LABEL = "org.heterotissue.standin=1"
+INDEX_PORT = 31415
+"""Always the same: the address is an argument of the builds, which are cached by it."""
 
 
 def docker(*arguments: str, check: bool = True) -> str:
@@ -126,10 +128,10 @@ def torch_index() -> Iterator[str]:
             )  # fmt: skip
         _without_extension(next((folder / "torchvision").glob("*.whl")))
         handler = functools.partial(_Quiet, directory=name)
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", INDEX_PORT), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http://127.0.0.1:{INDEX_PORT}"
         finally:
             server.shutdown()
             server.server_close()

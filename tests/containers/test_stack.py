@@ -128,8 +128,10 @@ def test_a_worker_that_is_stopped_lets_its_shard_end(running: Running) -> None:
         assert docker("inspect", "--format", "{{.State.ExitCode}}", worker) == "0"
         docker("start", worker)
         wait_for(lambda: client.job(job).state == "done", 180, "the job's end")
-    attempts = [running.store.get_json(key) for key in running.store.list(f"jobs/{job}/attempts/")]
-    assert all(each["starts"] == 1 and not each["errors"] for each in attempts)
+    attempts = {
+        key: running.store.get_json(key) for key in running.store.list(f"jobs/{job}/attempts/")
+    }
+    assert all(each == {"starts": 1, "errors": []} for each in attempts.values()), attempts
 
 
 def test_containers_have_no_rights_that_they_do_not_need(running: Running) -> None:
