@@ -100,6 +100,18 @@ def check_command(name: str, words: list[str]) -> None:
             raise AssertionError(f"{name}: {' '.join(words)}: {error}") from error
 
 
+def dockerfile_stages() -> dict[str, str]:
+    """Text of each stage of the Dockerfile by its name."""
+    stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1:]
+    return {text.split("\n")[0].split()[-1]: text for text in stages}
+
+
+def exposed_ports(stage: str) -> set[int]:
+    """Ports that the image of a stage listens on; workers listen on none."""
+    lines = re.findall(r"^EXPOSE (.+)$", dockerfile_stages().get(stage, ""), re.M)
+    return {int(port) for line in lines for port in line.split()}
+
+
 def dockerfile_argument(name: str) -> set[str]:
     """Defaults of a build argument."""
     return set(re.findall(rf"^ARG {name}=(\S+)", (ROOT / "Dockerfile").read_text(), re.M))

@@ -16,6 +16,8 @@ from tests.deploy.manifests import (
     check_command,
     compose,
     dockerfile_argument,
+    dockerfile_stages,
+    exposed_ports,
     secret_names,
     setting_names,
 )
@@ -52,7 +54,7 @@ def test_every_container_is_bounded_healthy_and_without_rights() -> None:
 
 def test_images_run_without_root_and_say_what_they_are() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
-    stages = {text.split("\n")[0].split()[-1]: text for text in dockerfile.split("\nFROM ")}
+    stages = dockerfile_stages()
     for name in ("service", "triton"):
         assert "\nUSER 10001:10001\n" in stages[name], f"{name} runs as root"
         for label in ("title", "description", "version", "revision", "licenses"):
@@ -196,11 +198,10 @@ def test_dashboard_and_alerts_show_figures_that_exist() -> None:
     assert {re.sub(r"_(total|bucket)$", "", name) for name in named} <= known
     scraped = yaml.safe_load((monitoring / "prometheus.yml").read_text())["scrape_configs"]
     targets = {each for job in scraped for each in job["static_configs"][0]["targets"]}
-    exposed = re.findall(r"^EXPOSE (.+)$", (ROOT / "Dockerfile").read_text(), re.M)
     for target in targets:
         host, port = target.split(":")
-        assert host in compose()["services"], f"{target} is no service"
-        assert port in " ".join(exposed).split(), f"nobody listens at {target}"
+        stage = compose()["services"][host]["build"]["target"]
+        assert int(port) in exposed_ports(stage), f"nobody listens at {target}"
 
 
 def test_figures_that_every_gateway_shows_are_counted_once() -> None:
