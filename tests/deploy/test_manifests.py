@@ -14,7 +14,11 @@ from pathlib import Path
 import jsonschema
 import kubernetes_validate
 import pytest
+from fastapi.routing import APIRoute
 
+from services.gateway.api.cohorts import MOST_FEATURES
+from services.gateway.api.ops import router
+from services.gateway.api.slides import MOST_ANNOTATION
 from services.stages import REQUESTS
 from shared.settings import Settings
 from shared.worker import make_app
@@ -38,6 +42,10 @@ SCHEMAS = {
     path.stem: json.loads(path.read_text())
     for path in (Path(__file__).parent / "schemas").glob("*.json")
 }
+
+
+BODY_SIZE = "nginx.ingress.kubernetes.io/proxy-body-size"
+GATEWAY_PATHS = {route.path for route in router.routes if isinstance(route, APIRoute)}
 
 
 @pytest.fixture(params=FOLDERS)
@@ -195,8 +203,10 @@ def test_ports_are_those_of_the_images(manifests: tuple[Manifest, ...]) -> None:
             ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
             assert set(ports.values()) <= exposed, name
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                asked = container.get(probe, {}).get("httpGet", {}).get("port")
-                assert asked is None or asked in ports, f"{name}: {probe} asks no port of it"
+                asked = container.get(probe, {}).get("httpGet")
+                assert asked is None or asked["port"] in ports, f"{name}: {probe} asks no port"
+                if asked and image.endswith("/gateway"):
+                    assert asked["path"] in GATEWAY_PATHS, f"{name} does not answer {probe}"
 
 
 def _addresses(manifests: tuple[Manifest, ...]) -> set[str]:
@@ -231,11 +241,17 @@ def test_addresses_are_those_of_services() -> None:
             assert not missing, f"{name}: nothing answers at {missing}"
 
 
-def test_the_ingress_leads_to_services_and_speaks_tls() -> None:
+def test_the_ingress_leads_to_services_speaks_tls_and_lets_files_in() -> None:
     manifests = rendered("overlays/production")
     services = {i["metadata"]["name"]: i["spec"] for i in manifests if i["kind"] == "Service"}
-    spec = next(item["spec"] for item in manifests if item["kind"] == "Ingress")
+    workloads = dict(pods(manifests))
+    ingress = next(item for item in manifests if item["kind"] == "Ingress")
+    spec = ingress["spec"]
     assert spec["tls"][0]["hosts"] == [spec["rules"][0]["host"]]
+    limit = int(ingress["metadata"]["annotations"][BODY_SIZE].removesuffix("g"))
+    assert max(MOST_FEATURES, MOST_ANNOTATION) <= limit << 30, "files that the API takes"
+    scratch = workloads["Deployment gateway"]["spec"]["volumes"][0]["emptyDir"]["sizeLimit"]
+    assert limit < int(scratch.removesuffix("Gi")), "a body would fill the gateway's scratch"
     for path in spec["rules"][0]["http"]["paths"]:
         backend = path["backend"]["service"]
         ports = [set(port.values()) for port in services[backend["name"]]["ports"]]
