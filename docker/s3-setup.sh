@@ -5,6 +5,7 @@ set -eu
 
 secrets=/run/secrets
 bucket=${HTD_STORE#s3://}
+bucket=${bucket%%/*}  # a prefix may follow
 user=$(cat "$secrets/htd_s3_access_key")
 export MC_CONFIG_DIR=/tmp
 

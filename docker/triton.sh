@@ -9,6 +9,7 @@ AWS_SECRET_ACCESS_KEY=${HTD_S3_SECRET_KEY:-$(cat "$secrets/htd_s3_secret_key")}
 AWS_DEFAULT_REGION=${HTD_S3_REGION:-us-east-1}
 TRITON_AWS_MOUNT_DIRECTORY=/tmp/models
 export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION TRITON_AWS_MOUNT_DIRECTORY
+rm -rf "$TRITON_AWS_MOUNT_DIRECTORY"  # copies of models that a killed server has left
 mkdir -p "$TRITON_AWS_MOUNT_DIRECTORY"
 
 # Triton refuses a repository that is not there, and in S3 a folder is what has something in it.

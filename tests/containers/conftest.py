@@ -13,6 +13,7 @@ import pytest
 from shared.settings import Settings
 from shared.storage import DirectoryStore, ObjectStore, open_store
 from tests.containers.compose import Compose, build_images, free_port
+from tests.containers.standins import trouble_with_builder
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
@@ -24,6 +25,8 @@ def images() -> dict[str, str]:
         pytest.skip("no Docker client on this machine")
     if subprocess.run(["docker", "info"], capture_output=True).returncode:
         pytest.skip("the Docker engine does not answer")
+    if trouble := trouble_with_builder():
+        pytest.fail(trouble, pytrace=False)
     return build_images()
 
 

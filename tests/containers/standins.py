@@ -42,6 +42,17 @@ def docker(*arguments: str, check: bool = True) -> str:
 BUILDKIT = {"DOCKER_BUILDKIT": "1"}
 
 
+def trouble_with_builder() -> str | None:
+    """Say why this client cannot build, or None."""
+    version = docker("version", "--format", "{{.Client.Version}}", check=False)
+    if int(version.split(".")[0]) < 23 or docker("buildx", "version", check=False):
+        return None
+    return (
+        f"docker {version} builds by its plugin buildx, which is not installed: install it, "
+        "or put a client before 23, which brings BuildKit itself, first in PATH"
+    )
+
+
 def base_images() -> dict[str, str]:
     """Base images by the name of their stand-in, as Dockerfile and compose file name them."""
     dockerfile = (ROOT / "Dockerfile").read_text()

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 import shutil
 import subprocess
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from services.gateway.cli import app
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("overlays/cpu", "overlays/gpu", "overlays/production", "jobs/train", "jobs/engine")
+OVERLAYS = ("overlays/cpu", "overlays/gpu", "overlays/production")
+FOLDERS = (*OVERLAYS, "jobs/train", "jobs/engine", "examples")
 Manifest = dict[str, Any]
 
 
@@ -42,6 +45,19 @@ def pods(manifests: tuple[Manifest, ...]) -> Iterator[tuple[str, Manifest]]:
     for item in manifests:
         if item["kind"] in {"Deployment", "StatefulSet", "Job"}:
             yield f"{item['kind']} {item['metadata']['name']}", item["spec"]["template"]
+        for job in jobs_of_runtime(item):
+            yield f"Job {job['metadata']['name']}", job["spec"]["template"]
+
+
+def jobs_of_runtime(item: Manifest) -> list[Manifest]:
+    """The Jobs that Kubeflow Trainer makes from a TrainingRuntime."""
+    if item["kind"] != "TrainingRuntime":
+        return []
+    return [
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}}
+        | {"spec": job["template"]["spec"]}
+        for job in item["spec"]["template"]["spec"]["replicatedJobs"]
+    ]
 
 
 def containers(template: Manifest) -> list[Manifest]:
@@ -64,16 +80,36 @@ def secret_names() -> set[str]:
     )
 
 
-def services() -> set[str]:
-    """Folders of services/ that can be run and have an extra."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    folders = {path.parent.name for path in (ROOT / "services").glob("*/__main__.py")}
-    return folders & set(project["optional-dependencies"])
-
-
 def compose() -> Manifest:
-    loaded: Manifest = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    """The compose file with the defaults of its variables."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    loaded: Manifest = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
     return loaded
+
+
+def check_command(name: str, words: list[str]) -> None:
+    """Fail where a command names a module, subcommand or option of ours that is not there."""
+    if "-m" in words:
+        module = words[words.index("-m") + 1]
+        assert importlib.util.find_spec(module), f"{name}: there is no {module}"
+    if words[:1] == ["htd"]:
+        group: Any = typer.main.get_command(app)
+        try:
+            group.commands[words[1]].make_context(words[1], words[2:])
+        except Exception as error:
+            raise AssertionError(f"{name}: {' '.join(words)}: {error}") from error
+
+
+def dockerfile_stages() -> dict[str, str]:
+    """Text of each stage of the Dockerfile by its name."""
+    stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1:]
+    return {text.split("\n")[0].split()[-1]: text for text in stages}
+
+
+def exposed_ports(stage: str) -> set[int]:
+    """Ports that the image of a stage listens on; workers listen on none."""
+    lines = re.findall(r"^EXPOSE (.+)$", dockerfile_stages().get(stage, ""), re.M)
+    return {int(port) for line in lines for port in line.split()}
 
 
 def dockerfile_argument(name: str) -> set[str]:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
 from pathlib import Path
 
+import yaml
+
 from services.stages import REQUESTS
-from tests.deploy.manifests import ROOT, compose, dockerfile_argument, secret_names, setting_names
+from tests.deploy.manifests import (
+    ROOT,
+    check_command,
+    compose,
+    dockerfile_argument,
+    dockerfile_stages,
+    exposed_ports,
+    secret_names,
+    setting_names,
+)
+
+TAGS = {"none": "", "cpu": "-cpu", "cuda": "-cuda"}
+"""End of an image's tag by the ACCELERATOR that it is built with."""
 
 
 def test_every_stage_has_a_worker_and_an_image() -> None:
@@ -34,7 +49,66 @@ def test_every_container_is_bounded_healthy_and_without_rights() -> None:
             rf"AS {target}\n(?:(?!^FROM).*\n)*?HEALTHCHECK", dockerfile, re.M
         )
         assert own or "healthcheck" in service or name == "s3-setup", f"{name} has no health check"
-        assert ":latest" not in service["image"]
+        assert re.search(r":(?!latest$).", service["image"]), f"{name}: its image has no version"
+
+
+def test_images_run_without_root_and_say_what_they_are() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    stages = dockerfile_stages()
+    for name in ("service", "triton"):
+        assert "\nUSER 10001:10001\n" in stages[name], f"{name} runs as root"
+        for label in ("title", "description", "version", "revision", "licenses"):
+            assert f"org.opencontainers.image.{label}=" in stages[name], f"{name}: no {label}"
+    assert 'ENTRYPOINT ["tini", "--"]' in stages["service"], "nobody reaps a worker's children"
+    assert "REMAP_SIGTERM=SIGQUIT" in stages["service"], "a stopped worker keeps its shard"
+    for base in re.findall(r"^ARG \w+_IMAGE=(\S+)", dockerfile, re.M):
+        assert re.search(r":(?!latest$).", base), f"{base} names no version"
+    for step in re.findall(r"^RUN (?:.*\\\n)*.*", dockerfile, re.M):
+        if "pip install" in step or "pip wheel" in step:
+            cached = "type=cache,target=/root/.cache/pip" in step or "--no-cache-dir" in step
+            assert cached, f"downloads its packages at every build: {step}"
+
+
+def test_commands_and_mounted_files_exist() -> None:
+    for words in re.findall(r"CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.M):
+        check_command("Dockerfile", json.loads(words))
+    for name, service in compose()["services"].items():
+        for words in (service.get("command", []), service.get("healthcheck", {}).get("test", [])):
+            check_command(name, words)
+        mounted = [each.split(":") for each in service.get("volumes", []) if each.startswith("./")]
+        for source, *_ in mounted:
+            assert (ROOT / source).exists(), f"{name} mounts {source}, which is not there"
+        assert set(service.get("entrypoint", [])) <= {target for _, target, *_ in mounted}, name
+
+
+def test_everything_starts_when_what_it_needs_is_ready() -> None:
+    needed = {"redis": "htd_broker_url", "s3-setup": "htd_s3_access_key"}
+    for name, service in compose()["services"].items():
+        after = {other: how["condition"] for other, how in service.get("depends_on", {}).items()}
+        for other, secret in needed.items():
+            if secret in service.get("secrets", []) and name != other:
+                assert other in after, f"{name} does not wait for {other}"
+        for other, condition in after.items():
+            ends = other == "s3-setup"
+            assert condition == f"service_{'completed_successfully' if ends else 'healthy'}", name
+
+
+def test_gpus_are_reserved_for_what_is_built_for_them() -> None:
+    (version,) = dockerfile_argument("VERSION")
+    one = [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    for name, service in compose()["services"].items():
+        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {})
+        if name.endswith("-gpu"):
+            assert service["profiles"] == ["gpu"], name
+            assert devices == {"devices": one}, f"{name} gets no GPU"
+        else:
+            assert not devices, f"{name} does not start without a GPU"
+        accelerator = service.get("build", {}).get("args", {}).get("ACCELERATOR")
+        if accelerator:
+            ending = f":{version}{TAGS[accelerator]}"
+            assert service["image"].endswith(ending), f"{name} is not tagged {ending}"
+            assert (accelerator == "cuda") == name.endswith("-gpu"), name
+    assert compose()["services"]["triton-gpu"]["networks"]["inner"]["aliases"] == ["triton"]
 
 
 def test_variables_and_secrets_are_known_to_the_settings() -> None:
@@ -122,3 +196,20 @@ def test_dashboard_and_alerts_show_figures_that_exist() -> None:
     code = (ROOT / "services/gateway/api/ops.py").read_text()
     known = set(re.findall(r'"(htd_\w+)"', code))
     assert {re.sub(r"_(total|bucket)$", "", name) for name in named} <= known
+    scraped = yaml.safe_load((monitoring / "prometheus.yml").read_text())["scrape_configs"]
+    targets = {each for job in scraped for each in job["static_configs"][0]["targets"]}
+    for target in targets:
+        host, port = target.split(":")
+        stage = compose()["services"][host]["build"]["target"]
+        assert int(port) in exposed_ports(stage), f"nobody listens at {target}"
+
+
+def test_figures_that_every_gateway_shows_are_counted_once() -> None:
+    """Workers count in Redis, and each gateway shows the same counts."""
+    board = json.loads(
+        (ROOT / "docker/monitoring/grafana/dashboards/heterotissue.json").read_text()
+    )
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            if re.search(r"htd_(units|images|queue)", target["expr"]):
+                assert target["expr"].startswith("max by (stage"), panel["title"]
