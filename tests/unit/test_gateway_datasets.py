@@ -87,6 +87,32 @@ def test_the_archive_holds_the_whole_dataset(gateway: Gateway) -> None:
     assert [sample.provenance.index for sample in samples] == list(range(6))
 
 
+def test_parts_of_files_can_be_asked_for(gateway: Gateway) -> None:
+    gateway.work(gateway.client.post("/v1/datasets", json=BODY).json()["job"])
+    place = "/v1/datasets/d/files/shards/000000.tar"
+    whole = gateway.client.get(place)
+    body, size, tag = whole.content, len(whole.content), whole.headers["ETag"]
+    assert whole.headers["Accept-Ranges"] == "bytes"
+    for asked, start, stop in (
+        ("bytes=0-9", 0, 10), ("bytes=700-", 700, size), ("bytes=-5", size - 5, size),
+        (f"bytes=9-{size + 9}", 9, size),
+    ):  # fmt: skip
+        part = gateway.client.get(place, headers={"Range": asked, "If-Range": tag})
+        assert (part.status_code, part.content) == (206, body[start:stop])
+        assert part.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{size}"
+        assert part.headers["Content-Length"] == str(stop - start)
+    for other in ({"Range": "bytes=5-2"}, {"Range": "bytes=0-1,4-5"}, {"Range": "lines=1-2"},
+                  {"Range": "bytes=-"}, {"Range": "bytes=0-9", "If-Range": '"older"'}):  # fmt: skip
+        answer = gateway.client.get(place, headers=other)
+        assert (answer.status_code, answer.content) == (200, body), other
+    for beyond in (f"bytes={size}-", "bytes=-0"):
+        refused = gateway.client.get(place, headers={"Range": beyond})
+        assert (refused.status_code, refused.headers["Content-Range"]) == (416, f"bytes */{size}")
+        assert refused.headers["Content-Type"] == "application/problem+json"
+    same = gateway.client.get(place, headers={"If-None-Match": tag})
+    assert (same.status_code, same.content) == (304, b"")
+
+
 def test_a_dataset_describes_itself(gateway: Gateway) -> None:
     job = gateway.client.post("/v1/datasets", json=BODY | {"proportions": {"tumor": 0.5}}).json()
     gateway.work(job["job"])

@@ -11,7 +11,7 @@ import pytest
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
-from services.gateway.api import uploads
+from services.gateway.api import tiles, uploads
 from shared.imaging.label_map import LabelMap
 from shared.phantom import PHANTOM_CLASSES, write_phantom
 from tests.gateway import Gateway
@@ -83,15 +83,36 @@ def test_tiles_are_openslides_own(gateway: Gateway, phantom: Path) -> None:
         assert client.get("/v1/slides/p/deepzoom_files/60/0_0.jpeg").status_code == 404
 
 
+def test_tiles_follow_what_they_are_cut_from(
+    gateway: Gateway, phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(gateway, phantom)
+    monkeypatch.setattr(tiles, "FRESH_SECONDS", -1.0)
+    place, key = "/v1/slides/p/labels/0/0_0.png", "slides/p/labels.tif"
+    before = gateway.client.get(place).headers["ETag"]
+    assert gateway.client.get(place).headers["ETag"] == before
+    gateway.house.root.put(key, gateway.house.root.get(key))  # of the same size
+    assert gateway.client.get(place).headers["ETag"] != before
+
+
+def test_a_download_keeps_a_name_that_is_not_ascii(gateway: Gateway) -> None:
+    place = "/v1/slides/a/annotation"
+    gateway.client.put(f"{place}/h\u00e9 \u6f22.geojson", content=b"{}").raise_for_status()
+    answer = gateway.client.get(place)
+    assert (answer.status_code, answer.content) == (200, b"{}")
+    said = answer.headers["Content-Disposition"]
+    assert said == "attachment; filename*=UTF-8''h%C3%A9%20%E6%BC%A2.geojson"
+
+
 @pytest.mark.parametrize("back", [0, 2, 6])
 def test_label_tiles_lie_over_the_slides(gateway: Gateway, phantom: Path, back: int) -> None:
     ingest(gateway, phantom)
     with openslide.OpenSlide(phantom) as slide:
-        tiles = DeepZoomGenerator(slide, 254, 1, limit_bounds=False)
-        level = tiles.level_count - 1 - back
+        zoom = DeepZoomGenerator(slide, 254, 1, limit_bounds=False)
+        level = zoom.level_count - 1 - back
         spot = (1, 2) if back == 0 else (0, 0)
-        corner = tiles.get_tile_coordinates(level, spot)[0]
-        size = tiles.get_tile_dimensions(level, spot)
+        corner = zoom.get_tile_coordinates(level, spot)[0]
+        size = zoom.get_tile_dimensions(level, spot)
         place = f"/v1/slides/p/labels/{level}/{spot[0]}_{spot[1]}.png"
         data = gateway.client.get(place, params={"cohort": "c"}).content
     with Image.open(io.BytesIO(data)) as tile:
