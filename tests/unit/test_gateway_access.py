@@ -82,6 +82,23 @@ def test_tenants_do_not_see_each_other(gateway: Gateway) -> None:
     assert {item["tenant"] for item in theirs.get("/v1/tokens").json()} == {"acme"}
 
 
+def test_the_local_tenant_does_not_read_others_through_the_root(gateway: Gateway) -> None:
+    gateway.client.put("/v1/tenants/acme", json={})
+    gateway.holding("annotate", tenant="acme").put("/v1/slides/s/source/s.svs", content=b"theirs")
+    ours = gateway.holding("annotate")
+    theirs = "tenants/acme/slides/s/source/s.svs"
+    assert gateway.house.root.exists(theirs)
+    for place, body, field in (
+        ("/v1/slides", {"slide": "x", "source": theirs}, "#/source"),
+        ("/v1/ingest", {"cohort": "c", "slides": [{"slide": "x", "source": theirs}]},
+         "#/slides/0/source"),
+        ("/v1/slides", {"slide": "x", "source": "access/tenants/acme.json"}, "#/source"),
+    ):  # fmt: skip
+        answer = ours.post(place, json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, field)
+        assert "none of your tenant's" in answer.json()["detail"]
+
+
 def test_a_tenants_job_is_done_in_its_own_part_of_the_store(gateway: Gateway) -> None:
     gateway.client.put("/v1/tenants/acme", json={})
     store = tenant_ledger(gateway.config, "acme").store

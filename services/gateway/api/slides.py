@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Annotator, Caller, Reader
 from services.gateway.api.paging import Cursor, Limit, page
+from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
 from services.gateway.api.streams import Wanted, send_object, sending
@@ -87,6 +88,7 @@ def show_slide(slide: SlideName, caller: Reader) -> SlideInfo:
 @router.post("", status_code=201)
 def register_slide(reference: SlideReference, caller: Annotator, response: Response) -> SlideInfo:
     """Register a slide that lies in the store already."""
+    check_paths(reference)
     with blaming("#/source"):
         caller.store.size(reference.source)
     caller.store.put_json(slide_key(reference.slide, "reference.json"), reference)
