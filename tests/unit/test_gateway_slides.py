@@ -14,6 +14,8 @@ from PIL import Image
 from services.gateway.api import tiles, uploads
 from shared.imaging.label_map import LabelMap
 from shared.phantom import PHANTOM_CLASSES, write_phantom
+from shared.storage import ObjectNotFoundError
+from shared.uploads import part_upload
 from tests.gateway import Gateway
 
 
@@ -150,6 +152,28 @@ def test_large_files_come_in_parts_and_go_on_where_they_broke_off(
     assert list(gateway.house.root.list("parts/")) == []
     again = client.post("/v1/slides/a/uploads", json={"file": "b.svs", "bytes": 10}).headers
     assert client.delete(again["Location"]).status_code == 204
+
+
+def test_parts_that_are_gone_leave_no_half_a_file(gateway: Gateway) -> None:
+    """As when an upload is completed twice at a time, and the other try is done first."""
+    store = gateway.house.root
+    parts = part_upload(store, "slides/a/source/a.svs")
+    name = parts.begin()
+    for number in (1, 2):
+        store.put(f"parts/slides/a/source/a.svs/{number:05d}", b"half")
+    store.delete("parts/slides/a/source/a.svs/00002")
+    with pytest.raises(ObjectNotFoundError):
+        parts.complete(name, 2)
+    assert not store.exists("slides/a/source/a.svs")
+
+
+@pytest.mark.parametrize("said", [2, 9])
+def test_a_body_has_the_size_that_was_counted(gateway: Gateway, said: int) -> None:
+    headers = {"Content-Length": str(said)}
+    for place in ("/v1/slides/a/source/a.svs", "/v1/features/f/a.h5"):
+        answer = gateway.client.put(place, content=b"12345", headers=headers)
+        assert (answer.status_code, f"says {said} bytes" in answer.text) == (400, True)
+    assert list(gateway.house.root.list("slides/")) == []
 
 
 def test_slides_of_the_store_are_registered(gateway: Gateway, phantom: Path) -> None:

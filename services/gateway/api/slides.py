@@ -149,7 +149,7 @@ async def put_annotation(
 
 async def _put(request: Request, caller: Caller, slide: str, key: str, size: int) -> SlideInfo:
     await run_in_threadpool(caller.spend, "upload_bytes", size)
-    async with received(request) as path:
+    async with received(request, size) as path:
         await run_in_threadpool(caller.store.put_file, key, path)
     await run_in_threadpool(caller.audit, "upload", slide=slide, key=key, bytes=size)
     return await run_in_threadpool(find_slide, caller, slide)
