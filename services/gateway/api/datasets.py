@@ -17,7 +17,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from redis.exceptions import RedisError
 
 from services.gateway.api.access import Caller, Generator, Reader
-from services.gateway.api.dataset_checks import check_dataset
+from services.gateway.api.dataset_checks import check_crops, check_dataset
 from services.gateway.api.dataset_estimate import estimate_dataset
 from services.gateway.api.dataset_status import dataset_status, find_submission
 from services.gateway.api.idempotency import IdempotencyKey, check_key, keep_key
@@ -143,6 +143,7 @@ def _submit(caller: Caller, request: DatasetRequest, key: str | None) -> None:
         )
     ended = caller.ledger.result(job)
     if before is None or (ended is not None and ended["state"] != "done"):
+        check_crops(caller.store, request)
         caller.spend("images", request.images)
     caller.submit(request)
     if before is None:
