@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from services.gateway.api import tokens
 from services.gateway.api.tokens import Tokens
 from shared.storage import DirectoryStore
 from shared.tenants import ledger_of, tenant_ledger
@@ -60,6 +61,28 @@ def test_tokens_are_made_and_revoked(gateway: Gateway) -> None:
     assert made["record"] in listed
     assert gateway.client.delete(f"/v1/tokens/{made['record']['id']}").status_code == 204
     assert gateway.client.get("/v1/datasets", headers=headers).status_code == 401
+
+
+def test_several_gateways_of_one_store_are_one(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "KNOWN_SECONDS", 0.0)
+    one, other = gateway.client, Gateway(tmp_path).client
+    key = {"Idempotency-Key": "k"}
+    job = one.post("/v1/datasets", json=BODY, headers=key).json()["job"]
+    assert other.post("/v1/datasets", json=BODY, headers=key).json()["job"] == job
+    assert other.post("/v1/datasets/d/cancel").json()["state"] == "cancelled"
+    assert one.get("/v1/datasets/d").json()["state"] == "cancelled"
+    begun = one.post("/v1/slides/s/uploads", json={"file": "s.svs", "bytes": 3})
+    part = begun.json()["missing"][0]["url"]
+    assert other.put(part, content=b"abc").status_code == 204
+    done = one.post(f"{begun.headers['Location']}/complete")
+    assert done.json()["files"] == other.get("/v1/slides/s").json()["files"]
+    made = one.post("/v1/tokens", json={"name": "ann", "scopes": ["read"]}).json()
+    ann = {"Authorization": f"Bearer {made['token']}"}
+    assert other.get("/v1/slides", headers=ann).status_code == 200
+    one.delete(f"/v1/tokens/{made['record']['id']}")
+    assert other.get("/v1/slides", headers=ann).status_code == 401
 
 
 def test_tenants_do_not_see_each_other(gateway: Gateway) -> None:
