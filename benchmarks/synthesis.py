@@ -33,7 +33,6 @@ from services.evaluate.fidelity import Features, fidelity
 from services.gateway.stack import Stack
 from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
-from services.synthesize.bank import RegionBank
 from services.synthesize.compose import Composer
 from services.synthesize.generate import IN_FLIGHT
 from shared.contracts.serving import PublishRequest, served_key, served_prefix
@@ -43,6 +42,7 @@ from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_noise
 from shared.diffusion.model_store import load_model
 from shared.encoders import load_encoder
+from shared.region_bank import RegionBank
 from shared.serving.client import Server, TritonSampler
 from shared.serving.contract import served_name
 from shared.serving.repository import served

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
-from urllib.parse import urljoin
+from urllib.parse import quote
 
 import httpx2
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from shared.contracts.base import Request
+from shared.contracts.cluster import TissueType
 from shared.contracts.gateway import (
+    Atlas,
     DatasetEstimate,
     DatasetPage,
     DatasetStatus,
     ImageBody,
     JobPage,
+    ModelInfo,
+    ModelPage,
+    Names,
+    PublishBody,
     ReportInfo,
     ReportPage,
     ShardLink,
     ShardPage,
+    SlideInfo,
+    SlidePage,
+    SlideReference,
+    TrainingRun,
+    Upload,
+    UploadBody,
+    UploadStatus,
 )
 from shared.contracts.jobs import JobStatus
 from shared.contracts.reader_study import (
@@ -73,11 +86,11 @@ class Client:
     """
 
     def __init__(self, server: str, token: str) -> None:
+        timeout = httpx2.Timeout(30.0, read=MOST_WAIT + 30.0)
         self._http = httpx2.Client(
-            base_url=server,
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx2.Timeout(30.0, read=MOST_WAIT + 30.0),
+            base_url=server, headers={"Authorization": f"Bearer {token}"}, timeout=timeout
         )
+        self._others = httpx2.Client(timeout=timeout)  # other servers are not sent our token
 
     def __enter__(self) -> Client:
         return self
@@ -93,6 +106,7 @@ class Client:
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
+        self._others.close()
 
     def submit(self, request: Request) -> JobStatus:
         """Submit a request of any stage but synthesize and image."""
@@ -162,6 +176,120 @@ class Client:
         while answer.status_code == httpx2.codes.ACCEPTED:
             answer = self._send("GET", answer.headers["Location"], headers=wait)
         return answer.content
+
+    def slides(self) -> Iterator[SlideInfo]:
+        """List slides."""
+        for found in self._pages("/v1/slides", SlidePage, {}):
+            yield from found.items
+
+    def slide(self, slide: str) -> SlideInfo:
+        """Say what there is of a slide."""
+        return self._get(f"/v1/slides/{slide}", SlideInfo)
+
+    def register_slide(self, slide: str, source: str) -> SlideInfo:
+        """Register a slide that lies in the store already, under the key `source`."""
+        answer = self._send("POST", "/v1/slides", SlideReference(slide=slide, source=source))
+        return SlideInfo.model_validate_json(answer.content)
+
+    def upload_slide(self, slide: str, path: Path) -> SlideInfo:
+        """Upload a slide's file in parts."""
+        return self.finish_upload(self.begin_upload(slide, path), path)
+
+    def begin_upload(self, slide: str, path: Path) -> Upload:
+        """Begin to upload a slide's file; nothing is sent of it yet."""
+        body = UploadBody(file=path.name, bytes=path.stat().st_size)
+        answer = self._send("POST", f"/v1/slides/{slide}/uploads", body)
+        return UploadStatus.model_validate_json(answer.content).upload
+
+    def finish_upload(self, upload: Upload, path: Path) -> SlideInfo:
+        """Send what is missing of an upload; call it again where that broke off.
+
+        Raises:
+            InputError: the file at `path` has another size than the upload.
+        """
+        if path.stat().st_size != upload.bytes:
+            raise InputError(f"{path} is not the file of {upload.bytes} bytes that was begun with")
+        place = f"/v1/slides/{upload.slide}/uploads/{upload.upload}"
+        while missing := self._get(place, UploadStatus).missing:
+            for part in missing:
+                start = (part.number - 1) * upload.part_bytes
+                self._put_file(part.url, path, start, part.bytes)
+        return SlideInfo.model_validate_json(self._send("POST", f"{place}/complete").content)
+
+    def annotate_slide(self, slide: str, path: Path) -> SlideInfo:
+        """Upload a slide's annotation: GeoJSON, XML or a label image, as its name says."""
+        place = f"/v1/slides/{slide}/annotation/{quote(path.name, safe='')}"
+        answer = self._put_file(place, path, 0, path.stat().st_size)
+        return SlideInfo.model_validate_json(answer.content)
+
+    def download_labels(self, slide: str, path: Path) -> None:
+        """Download the label map that ingest made of a slide's annotation; TIFF."""
+        self._download(f"/v1/slides/{slide}/labels.tif", path)
+
+    def delete_slide(self, slide: str) -> None:
+        """Delete a slide and all that was made of it alone."""
+        self._send("DELETE", f"/v1/slides/{slide}")
+
+    def clusterings(self) -> Iterator[str]:
+        """List clusterings by name."""
+        for found in self._pages("/v1/clusters", Names, {}):
+            yield from found.items
+
+    def atlas(self, run: str) -> Atlas:
+        """Return a clustering's tissue types."""
+        return self._get(f"/v1/clusters/{run}", Atlas)
+
+    def name_types(self, run: str, types: Mapping[int, TissueType]) -> Atlas:
+        """Name, colour or merge some tissue types; the others stay as they are.
+
+        It is refused where somebody else saves others at the same time.
+        """
+        found = self._send("GET", f"/v1/clusters/{run}")
+        atlas = Atlas.model_validate_json(found.content)
+        changed = {item.label: item.type for item in atlas.types} | dict(types)
+        seen = {"If-Match": found.headers["ETag"]}
+        body = RootModel[dict[int, TissueType]](changed)
+        answer = self._send("PUT", f"/v1/clusters/{run}/types", body, headers=seen)
+        return Atlas.model_validate_json(answer.content)
+
+    def apply_types(self, run: str) -> JobStatus:
+        """Make a clustering's regions anew, as its types are named and merged now."""
+        answer = self._send("POST", f"/v1/clusters/{run}/apply")
+        return JobStatus.model_validate_json(answer.content)
+
+    def download_types(self, run: str, slide: str, path: Path) -> None:
+        """Download a slide's map of tissue types as clustering found them; TIFF."""
+        self._download(f"/v1/clusters/{run}/labels/{slide}.tif", path)
+
+    def trainings(self) -> Iterator[str]:
+        """List training runs by name."""
+        for found in self._pages("/v1/runs", Names, {}):
+            yield from found.items
+
+    def training(self, run: str) -> TrainingRun:
+        """Return a run's curves and sheets; `cancel_job` and `retry_job` take its `job`."""
+        return self._get(f"/v1/runs/{run}", TrainingRun)
+
+    def sample_sheet(self, run: str, sheet: str) -> bytes:
+        """Return one of a run's `samples`; PNG."""
+        return self._send("GET", f"/v1/runs/{run}/samples/{sheet}").content
+
+    def models(self) -> Iterator[ModelInfo]:
+        """List all versions of all models."""
+        for found in self._pages("/v1/models", ModelPage, {}):
+            yield from found.items
+
+    def model(self, model: str, version: str = "1") -> ModelInfo:
+        """Return a model version's record, and whether it is served."""
+        return self._get(f"/v1/models/{model}/{version}", ModelInfo)
+
+    def publish_model(
+        self, model: str, version: str = "1", body: PublishBody | None = None
+    ) -> JobStatus:
+        """Serve a version from now on; publishing an older one again is the way back."""
+        place = f"/v1/models/{model}/{version}/publish"
+        answer = self._send("POST", place, body or PublishBody())
+        return JobStatus.model_validate_json(answer.content)
 
     def reports(self, **filters: str) -> Iterator[ReportInfo]:
         """List evaluations; `filters` are `dataset` and `model` (<name>/<version>)."""
@@ -241,6 +369,19 @@ class Client:
             raise ServerError(f"{self._http.base_url} cannot be reached: {error}") from error
         return _checked(answer)
 
+    def _put_file(self, url: str, path: Path, start: int, size: int) -> httpx2.Response:
+        """Send `size` bytes of a file, from `start` on, as they are read."""
+        headers = {"Content-Length": str(size)}
+        try:
+            answer = self._server(url).put(url, content=_part(path, start, size), headers=headers)
+        except httpx2.TransportError as error:
+            raise ServerError(f"sending {path} broke off: {error}") from error
+        return _checked(answer)
+
+    def _server(self, url: str) -> httpx2.Client:
+        """Return the client for a link that the gateway gave: to itself, or to the store."""
+        return self._http if url.startswith("/") else self._others
+
     def _get(self, path: str, kind: type[M]) -> M:
         return kind.model_validate_json(self._send("GET", path).content)
 
@@ -267,13 +408,9 @@ class Client:
             raise ServerError(f"{self._http.base_url} broke off: {error}") from error
 
     def _download(self, url: str, path: Path) -> None:
-        """Fetch to a file; our token is not sent to other servers."""
-        own = urljoin(str(self._http.base_url), url)
-        ours = own.startswith(str(self._http.base_url))
-        fetch = self._http if ours else httpx2.Client(timeout=self._http.timeout)
         part = path.with_name(path.name + ".part")
         try:
-            with fetch.stream("GET", own) as answer:
+            with self._server(url).stream("GET", url) as answer:
                 if not answer.is_success:
                     answer.read()
                 _checked(answer)
@@ -281,10 +418,7 @@ class Client:
                     for data in answer.iter_bytes(CHUNK):
                         file.write(data)
         except httpx2.TransportError as error:
-            raise ServerError(f"{own} broke off: {error}") from error
-        finally:
-            if fetch is not self._http:
-                fetch.close()
+            raise ServerError(f"{url} broke off: {error}") from error
         part.replace(path)
 
 
@@ -301,6 +435,14 @@ def _checked(answer: httpx2.Response) -> httpx2.Response:
 
 def _key() -> dict[str, str]:
     return {"Idempotency-Key": uuid.uuid4().hex}
+
+
+def _part(path: Path, start: int, size: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while data := file.read(min(CHUNK, size)):
+            size -= len(data)
+            yield data
 
 
 def _sha256(path: Path) -> str:

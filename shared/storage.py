@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlparse
 
 from minio import Minio
@@ -54,6 +54,13 @@ def check_key(key: str) -> str:
     return key
 
 
+class Stat(NamedTuple):
+    """What a store says of an object; `tag` is another one whenever the object is replaced."""
+
+    size: int
+    tag: str
+
+
 class ObjectStore(ABC):
     """Objects under keys. Implementations: `DirectoryStore`, `S3Store`."""
 
@@ -76,8 +83,8 @@ class ObjectStore(ABC):
         """Say whether there is an object under `key`."""
 
     @abstractmethod
-    def size(self, key: str) -> int:
-        """Return the object's size in bytes. Raises `ObjectNotFoundError`."""
+    def stat(self, key: str) -> Stat:
+        """Return the object's size in bytes, and its tag. Raises `ObjectNotFoundError`."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -104,8 +111,8 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
-    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
-        """Read the object as a stream, front to back. Raises `ObjectNotFoundError`."""
+    def open(self, key: str, start: int = 0) -> AbstractContextManager[IO[bytes]]:
+        """Read the object as a stream, from byte `start` on. Raises `ObjectNotFoundError`."""
 
     @abstractmethod
     def presign(self, key: str, seconds: int) -> str | None:
@@ -113,6 +120,10 @@ class ObjectStore(ABC):
 
         None where the store has no server of its own.
         """
+
+    def size(self, key: str) -> int:
+        """Return the object's size in bytes. Raises `ObjectNotFoundError`."""
+        return self.stat(key).size
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete every object whose key starts with `prefix`."""
@@ -180,8 +191,10 @@ class DirectoryStore(ObjectStore):
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
-    def size(self, key: str) -> int:
-        return self.local(key).stat().st_size
+    def stat(self, key: str) -> Stat:
+        found = self.local(key).stat()
+        # The inode too: a clock may be too coarse to tell two puts apart.
+        return Stat(found.st_size, f"{found.st_mtime_ns:x}-{found.st_ino:x}-{found.st_size:x}")
 
     def list(self, prefix: str = "") -> Iterator[str]:
         base = self.root / prefix.rpartition("/")[0]
@@ -215,8 +228,9 @@ class DirectoryStore(ObjectStore):
         return path
 
     @contextmanager
-    def open(self, key: str) -> Iterator[IO[bytes]]:
+    def open(self, key: str, start: int = 0) -> Iterator[IO[bytes]]:
         with self.local(key).open("rb") as file:
+            file.seek(start)
             yield file
 
     def presign(self, key: str, seconds: int) -> str | None:
@@ -293,22 +307,19 @@ class S3Store(ObjectStore):
             missing = "Response code: 404" in str(error)
         return ObjectNotFoundError(self, key) if missing else error
 
-    def _etag(self, key: str) -> tuple[str, int]:
+    def stat(self, key: str) -> Stat:
         try:
             stat = self.client.stat_object(self.bucket, self.name(key))
         except (S3Error, InvalidResponseError) as error:
             raise self._translated(error, key) from error
-        return (stat.etag or "").strip('"'), stat.size or 0
+        return Stat(stat.size or 0, (stat.etag or "").strip('"'))
 
     def exists(self, key: str) -> bool:
         try:
-            self._etag(key)
+            self.stat(key)
         except ObjectNotFoundError:
             return False
         return True
-
-    def size(self, key: str) -> int:
-        return self._etag(key)[1]
 
     def list(self, prefix: str = "") -> Iterator[str]:
         objects = self.client.list_objects(self.bucket, self.prefix + prefix, recursive=True)
@@ -337,8 +348,8 @@ class S3Store(ObjectStore):
             raise OSError(f"could not delete {error.name}: {error.message}")
 
     def local(self, key: str) -> Path:
-        etag, size = self._etag(key)
-        version = hashlib.sha256(f"{etag}-{size}".encode()).hexdigest()[:16]
+        size, tag = self.stat(key)
+        version = hashlib.sha256(f"{tag}-{size}".encode()).hexdigest()[:16]
         path = self.cache / version / check_key(key)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -348,9 +359,9 @@ class S3Store(ObjectStore):
         return path
 
     @contextmanager
-    def open(self, key: str) -> Iterator[IO[bytes]]:
+    def open(self, key: str, start: int = 0) -> Iterator[IO[bytes]]:
         try:
-            response = self.client.get_object(self.bucket, self.name(key))
+            response = self.client.get_object(self.bucket, self.name(key), offset=start)
         except (S3Error, InvalidResponseError) as error:
             raise self._translated(error, key) from error
         try:
@@ -384,8 +395,8 @@ class StoreView(ObjectStore):
     def exists(self, key: str) -> bool:
         return self.inner.exists(key)
 
-    def size(self, key: str) -> int:
-        return self.inner.size(key)
+    def stat(self, key: str) -> Stat:
+        return self.inner.stat(key)
 
     def list(self, prefix: str = "") -> Iterator[str]:
         return self.inner.list(prefix)
@@ -402,8 +413,8 @@ class StoreView(ObjectStore):
     def local(self, key: str) -> Path:
         return self.inner.local(key)
 
-    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
-        return self.inner.open(key)
+    def open(self, key: str, start: int = 0) -> AbstractContextManager[IO[bytes]]:
+        return self.inner.open(key, start)
 
     def presign(self, key: str, seconds: int) -> str | None:
         return self.inner.presign(key, seconds)

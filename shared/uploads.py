@@ -40,8 +40,8 @@ class PartUpload(ABC):
         """Store a part. Raises `InputError` where parts have URLs."""
 
     @abstractmethod
-    def complete(self, upload: str) -> None:
-        """Join the parts to the object."""
+    def complete(self, upload: str, parts: int) -> None:
+        """Join so many parts to the object; one that is gone leaves the object as it was."""
 
     @abstractmethod
     def abort(self, upload: str) -> None:
@@ -69,9 +69,10 @@ class StoredParts(PartUpload):
     def put(self, upload: str, number: int, path: Path) -> None:
         self.store.put_file(f"{self.prefix}{number:05d}", path)
 
-    def complete(self, upload: str) -> None:
+    def complete(self, upload: str, parts: int) -> None:
         with self.store.writing(self.key) as path, path.open("wb") as whole:
-            for number in sorted(self.parts(upload)):
+            # By number: another try of the same may be deleting what it has joined.
+            for number in range(1, parts + 1):
                 with self.store.open(f"{self.prefix}{number:05d}") as part:
                     shutil.copyfileobj(part, whole, 1 << 20)
         self.abort(upload)
@@ -120,10 +121,10 @@ class S3Parts(PartUpload):
     def put(self, upload: str, number: int, path: Path) -> None:
         raise InputError("this store takes parts at their own URLs, which the upload lists")
 
-    def complete(self, upload: str) -> None:
+    def complete(self, upload: str, parts: int) -> None:
         with _told():
-            parts = sorted(self._listed(upload), key=lambda part: part.part_number)
-            self.client._complete_multipart_upload(self.bucket, self.name, upload, parts)
+            listed = sorted(self._listed(upload), key=lambda part: part.part_number)[:parts]
+            self.client._complete_multipart_upload(self.bucket, self.name, upload, listed)
 
     def abort(self, upload: str) -> None:
         with _told():

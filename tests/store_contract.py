@@ -25,6 +25,12 @@ def check_store(store: ObjectStore, folder: Path) -> None:
     assert store.size("a/two.tar") == 2
     with store.open("a/two.tar") as stream:
         assert (stream.read(1), stream.read()) == (b"2", b"2")
+    with store.open("a/two.tar", 1) as stream:
+        assert stream.read() == b"2"
+    first = store.stat("a/one")
+    assert first == store.stat("a/one")
+    store.put("a/one", b"CHANGED")
+    assert store.stat("a/one").tag != first.tag
     store.put("a/deep/er/x", b"")
     assert [list(store.folders(prefix)) for prefix in ("", "a/", "b/")] == [["a"], ["deep"], []]
     store.delete("a/deep/er/x")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.synthesize.bank import RegionBank
-from services.synthesize.choice import donors
 from shared.contracts.synthesize import CropOrigin, DatasetRequest, Provenance
 from shared.contracts.train import ModelRecord
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, place, take_crop
-from shared.diffusion.flow import image_seed
 from shared.imaging.augment import symmetry
+from shared.map_choice import donors
+from shared.region_bank import RegionBank
+from shared.seeds import image_seed
 
 UInt8 = NDArray[np.uint8]
 

@@ -15,9 +15,9 @@ from services.synthesize.compose import Composition
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import ModelRecord
 from shared.datasets import Sample, shard_members
-from shared.diffusion.flow import image_seed
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.jobs import Context
+from shared.seeds import image_seed
 from shared.serving.sampler import open_sampler
 
 ATTEMPTS = 3  # at an image that does not copy its crops

@@ -15,25 +15,23 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from services.synthesize.bank import RegionBank
-from services.synthesize.choice import check_donors, choose_maps
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import made, sampler_of
 from shared.contracts.synthesize import (
     DatasetRecord,
     DatasetRequest,
     dataset_key,
-    wanted_shares,
 )
 from shared.contracts.train import ModelRecord, model_key
 from shared.dataset_card import croissant, dataset_card
 from shared.datasets import Sample, draw_crops, read_shard, recut_crops
-from shared.diffusion.flow import image_seed
 from shared.errors import JobError
 from shared.exports import classes_json, coco_bytes, sample_files, write_coco
 from shared.imaging.regions import encode_png, pack_tar
 from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
+from shared.map_choice import plan_maps
+from shared.region_bank import RegionBank, open_banks
 from shared.storage import ObjectStore, sha256, sha256_file
 
 PREVIEWS = 8
@@ -67,18 +65,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
     def plan(self, request: DatasetRequest, context: Context) -> Plan:
         model = _model(context.store, request)
         request.sampling(model)  # refuses what the model can't do
-        wanted = wanted_shares(request.proportions, model.classes)
-        maps, crops = _banks(context.store, request, model)
-        rng = np.random.default_rng(image_seed(request.seed, -1))
-        chosen = choose_maps(maps.shares, request.images, wanted, rng, model.classes.first)
-        pairs = {
-            (str(maps.slides[number]), int(label))
-            for number in np.unique(chosen)
-            for label in np.flatnonzero(maps.shares[number])
-            if label >= model.classes.first
-        }
-        source = f"region set {crops.name!r} ({', '.join(request.crops.splits)})"
-        check_donors(crops.shares, crops.slides, pairs, request.crops.slide, model.classes, source)
+        maps, crops = open_banks(context.store, request, model)
+        chosen = plan_maps(request, model, maps, crops)
         body = io.BytesIO()
         keys = pa.DictionaryArray.from_arrays(pa.array(chosen), pa.array(maps.keys))
         pq.write_table(pa.table({"region": keys}), body, row_group_size=CHOICE_ROWS)
@@ -106,7 +94,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         number, start, stop = (int(str(shard.args[name])) for name in ("number", "start", "stop"))
         model = _model(store, request)
         generate, at_a_time = sampler_of(context, request, model)
-        maps, crops = _banks(store, request, model)
+        maps, crops = open_banks(store, request, model)
         composer = Composer(request, model, maps, crops)
         chosen = [maps.numbers[key] for key in _choices(store, request.dataset, start, stop)]
 
@@ -172,7 +160,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         _drop_stale(store, request, set(numbers))
         distinct = _write_manifest(store, request.dataset, shards)
         _write_exports(store, request, model, numbers)
-        _, crops = _banks(store, request, model)
+        _, crops = open_banks(store, request, model)
         preview = _preview(list(itertools.islice(read_shard(store.get(shards[0])), PREVIEWS)),
                            crops, model)  # fmt: skip
         store.put(dataset_key(request.dataset, "preview.png"), encode_png(preview))
@@ -212,17 +200,6 @@ def _coco_key(dataset: str, number: int) -> str:
 
 def _model(store: ObjectStore, request: DatasetRequest) -> ModelRecord:
     return store.get_model(model_key(request.model, request.version), ModelRecord)
-
-
-def _banks(
-    store: ObjectStore, request: DatasetRequest, model: ModelRecord
-) -> tuple[RegionBank, RegionBank]:
-    """The banks of maps and of crops; one and the same if both sources are."""
-    wanted = [
-        (source.regions or model.regions, source.splits) for source in (request.maps, request.crops)
-    ]
-    maps = RegionBank(store, *wanted[0], model)
-    return maps, maps if wanted[0] == wanted[1] else RegionBank(store, *wanted[1], model)
 
 
 def _choices(store: ObjectStore, dataset: str, start: int, stop: int) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from services.train.data import Batch, Batches
-from shared.diffusion.flow import image_seed
+from shared.seeds import image_seed
 
 LOG_EVERY = 10
 

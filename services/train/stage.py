@@ -37,12 +37,12 @@ from shared.contracts.train import (
 from shared.datasets import draw_crops
 from shared.diffusion.autoencoder import encode_latents, make_vae, read_vae, to_unit
 from shared.diffusion.conditionings import make_denoiser
-from shared.diffusion.flow import image_seed
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.imaging.regions import RegionIndex, encode_png, load_region_set
 from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
+from shared.seeds import image_seed
 from shared.storage import ObjectStore, sha256_file
 
 NORMALIZATION_IMAGES = 256

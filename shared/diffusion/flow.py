@@ -6,7 +6,6 @@ there is nothing but noise, so the terminal signal-to-noise ratio is zero by its
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -34,12 +33,6 @@ def flow_loss(
     predicted = denoiser(noisy, times, denoiser.encode_condition(condition))
     loss: Tensor = (predicted.float() - (noise - latents)).square().mean()
     return loss
-
-
-def image_seed(seed: int, index: int) -> int:
-    """Seed of image `index` of a request or training, whatever batch, worker or try makes it."""
-    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def draw_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:

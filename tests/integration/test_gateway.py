@@ -222,7 +222,9 @@ def test_a_tenants_job_goes_through_the_queue(stack: Stack, client: Client) -> N
     assert ledger.status(lost).state == "done"
 
 
-def test_large_slides_go_straight_to_s3_in_parts(stack: Stack) -> None:
+def test_large_slides_go_straight_to_s3_in_parts(
+    stack: Stack, client: Client, tmp_path: Path
+) -> None:
     admin = {"Authorization": f"Bearer {stack.token}"}
     data = np.random.default_rng(0).bytes((70 << 20) + 5)
     with httpx2.Client(base_url=stack.url, headers=admin, timeout=60) as api:
@@ -241,6 +243,11 @@ def test_large_slides_go_straight_to_s3_in_parts(stack: Stack) -> None:
         store = open_store(config=stack.config)
         assert store.local("slides/large/source/large.svs").read_bytes() == data
         api.delete("/v1/slides/large").raise_for_status()
+    path = tmp_path / "large.svs"
+    path.write_bytes(data)
+    info = client.upload_slide("large", path)
+    assert store.local(str(info.source)).read_bytes() == data
+    client.delete_slide("large")
 
 
 def test_an_upload_costs_the_gateway_no_memory(stack: Stack) -> None:

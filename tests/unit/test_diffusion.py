@@ -15,16 +15,10 @@ from shared.diffusion.concat import adapt_first_layer, condition_tensor, conditi
 from shared.diffusion.conditionings import CONDITIONINGS, make_denoiser
 from shared.diffusion.crops import Crop, CropRule, complexity, crop_side, move_crop, place
 from shared.diffusion.denoiser import Denoiser, Tensors
-from shared.diffusion.flow import (
-    draw_noise,
-    draw_times,
-    flow_loss,
-    guided,
-    image_seed,
-    sample_flow,
-)
+from shared.diffusion.flow import draw_noise, draw_times, flow_loss, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.regional import RegionalDenoiser
+from shared.seeds import image_seed
 
 CLASSES = Classes.of("stroma", "tumor")
 SIDE = 32

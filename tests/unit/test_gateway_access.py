@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from services.gateway.api import tokens
 from services.gateway.api.tokens import Tokens
 from shared.storage import DirectoryStore
 from shared.tenants import ledger_of, tenant_ledger
@@ -62,6 +63,28 @@ def test_tokens_are_made_and_revoked(gateway: Gateway) -> None:
     assert gateway.client.get("/v1/datasets", headers=headers).status_code == 401
 
 
+def test_several_gateways_of_one_store_are_one(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "KNOWN_SECONDS", 0.0)
+    one, other = gateway.client, Gateway(tmp_path).client
+    key = {"Idempotency-Key": "k"}
+    job = one.post("/v1/datasets", json=BODY, headers=key).json()["job"]
+    assert other.post("/v1/datasets", json=BODY, headers=key).json()["job"] == job
+    assert other.post("/v1/datasets/d/cancel").json()["state"] == "cancelled"
+    assert one.get("/v1/datasets/d").json()["state"] == "cancelled"
+    begun = one.post("/v1/slides/s/uploads", json={"file": "s.svs", "bytes": 3})
+    part = begun.json()["missing"][0]["url"]
+    assert other.put(part, content=b"abc").status_code == 204
+    done = one.post(f"{begun.headers['Location']}/complete")
+    assert done.json()["files"] == other.get("/v1/slides/s").json()["files"]
+    made = one.post("/v1/tokens", json={"name": "ann", "scopes": ["read"]}).json()
+    ann = {"Authorization": f"Bearer {made['token']}"}
+    assert other.get("/v1/slides", headers=ann).status_code == 200
+    one.delete(f"/v1/tokens/{made['record']['id']}")
+    assert other.get("/v1/slides", headers=ann).status_code == 401
+
+
 def test_tenants_do_not_see_each_other(gateway: Gateway) -> None:
     token = {"name": "t", "scopes": ["admin"], "tenant": "acme"}
     assert gateway.client.post("/v1/tokens", json=token).status_code == 422
@@ -80,6 +103,23 @@ def test_tenants_do_not_see_each_other(gateway: Gateway) -> None:
     assert theirs.put("/v1/tenants/local", json={}).status_code == 403
     assert theirs.post("/v1/tokens", json=token | {"tenant": "local"}).status_code == 403
     assert {item["tenant"] for item in theirs.get("/v1/tokens").json()} == {"acme"}
+
+
+def test_the_local_tenant_does_not_read_others_through_the_root(gateway: Gateway) -> None:
+    gateway.client.put("/v1/tenants/acme", json={})
+    gateway.holding("annotate", tenant="acme").put("/v1/slides/s/source/s.svs", content=b"theirs")
+    ours = gateway.holding("annotate")
+    theirs = "tenants/acme/slides/s/source/s.svs"
+    assert gateway.house.root.exists(theirs)
+    for place, body, field in (
+        ("/v1/slides", {"slide": "x", "source": theirs}, "#/source"),
+        ("/v1/ingest", {"cohort": "c", "slides": [{"slide": "x", "source": theirs}]},
+         "#/slides/0/source"),
+        ("/v1/slides", {"slide": "x", "source": "access/tenants/acme.json"}, "#/source"),
+    ):  # fmt: skip
+        answer = ours.post(place, json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, field)
+        assert "none of your tenant's" in answer.json()["detail"]
 
 
 def test_a_tenants_job_is_done_in_its_own_part_of_the_store(gateway: Gateway) -> None:

@@ -132,6 +132,18 @@ def test_models_are_listed_and_published(tmp_path: Path) -> None:
     assert request["number"] == 2
 
 
+def test_publishings_that_wait_have_numbers_of_their_own(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    client = Gateway(tmp_path).client
+    jobs = [
+        client.post("/v1/models/toy/1/publish", json={"device": device}).json()["job"]
+        for device in ("cpu", "cuda", "cpu")
+    ]
+    requests = [store.get_json(f"jobs/{job}/request.json")["request"] for job in jobs]
+    assert [request["number"] for request in requests] == [1, 2, 3]
+
+
 def test_runs_show_their_curves_and_sheets(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path)
     store = gateway.house.root

@@ -12,14 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from services.gateway.api import watching
 from services.stages import load_stage
+from shared.contracts.regions import region_table_key
 from shared.datasets import read_shard
 from shared.errors import InputError
-from shared.imaging.regions import decode_png
+from shared.imaging.regions import decode_png, region_table
 from shared.jobs import NoLeases, Reporter, execute
 from shared.storage import DirectoryStore, sha256
 from shared.tenants import ledger_of
@@ -87,6 +89,32 @@ def test_the_archive_holds_the_whole_dataset(gateway: Gateway) -> None:
     assert [sample.provenance.index for sample in samples] == list(range(6))
 
 
+def test_parts_of_files_can_be_asked_for(gateway: Gateway) -> None:
+    gateway.work(gateway.client.post("/v1/datasets", json=BODY).json()["job"])
+    place = "/v1/datasets/d/files/shards/000000.tar"
+    whole = gateway.client.get(place)
+    body, size, tag = whole.content, len(whole.content), whole.headers["ETag"]
+    assert whole.headers["Accept-Ranges"] == "bytes"
+    for asked, start, stop in (
+        ("bytes=0-9", 0, 10), ("bytes=700-", 700, size), ("bytes=-5", size - 5, size),
+        (f"bytes=9-{size + 9}", 9, size),
+    ):  # fmt: skip
+        part = gateway.client.get(place, headers={"Range": asked, "If-Range": tag})
+        assert (part.status_code, part.content) == (206, body[start:stop])
+        assert part.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{size}"
+        assert part.headers["Content-Length"] == str(stop - start)
+    for other in ({"Range": "bytes=5-2"}, {"Range": "bytes=0-1,4-5"}, {"Range": "lines=1-2"},
+                  {"Range": "bytes=-"}, {"Range": "bytes=0-9", "If-Range": '"older"'}):  # fmt: skip
+        answer = gateway.client.get(place, headers=other)
+        assert (answer.status_code, answer.content) == (200, body), other
+    for beyond in (f"bytes={size}-", "bytes=-0"):
+        refused = gateway.client.get(place, headers={"Range": beyond})
+        assert (refused.status_code, refused.headers["Content-Range"]) == (416, f"bytes */{size}")
+        assert refused.headers["Content-Type"] == "application/problem+json"
+    same = gateway.client.get(place, headers={"If-None-Match": tag})
+    assert (same.status_code, same.content) == (304, b"")
+
+
 def test_a_dataset_describes_itself(gateway: Gateway) -> None:
     job = gateway.client.post("/v1/datasets", json=BODY | {"proportions": {"tumor": 0.5}}).json()
     gateway.work(job["job"])
@@ -133,6 +161,12 @@ def test_an_estimate_goes_by_what_earlier_datasets_took(gateway: Gateway) -> Non
         ({"proportions": {"tumor": 0.8, "stroma": 0.8}}, "#/proportions", "at most 1 in sum"),
         ({"maps": {"splits": ["val"]}}, "#/maps", "no region in val"),
         ({"crops": {"regions": "none"}}, "#/crops", "regions/none/set.json"),
+        ({"crops": {"splits": ["test"], "slide": "same"}}, "#/crops", "for the maps of 'slide-a'"),
+        (
+            {"maps": {"splits": ["test"]}, "crops": {"splits": ["test"], "slide": "other"}},
+            "#/crops",
+            "on any slide but 'slide-c'",
+        ),
         ({"images": 10_000_000}, "#/shard_size", "at most 100000"),
         ({"images": 0}, "#/images", "greater than or equal to 1"),
         ({"dataset": "../up"}, "#/dataset", "should match"),
@@ -148,6 +182,23 @@ def test_what_cannot_be_made_is_refused_at_once(
     problem = answer.json()
     assert problem["errors"][0]["pointer"] == pointer
     assert words in problem["detail"]
+    assert gateway.client.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_class_that_no_crop_can_be_cut_of_is_refused_at_once(gateway: Gateway) -> None:
+    bare = make_region_set(gateway.house.root, "bare")
+    for part in bare.slides:  # its tables say that it has no tumour
+        key = region_table_key("bare", part.slide)
+        rows = pq.read_table(io.BytesIO(gateway.house.root.get(key))).to_pylist()
+        for row in rows:
+            row["fractions"] = [row["fractions"][0], 1 - row["fractions"][0], 0.0]
+        gateway.house.root.put(key, region_table(rows))
+    body = BODY | {"crops": {"regions": "bare"}}
+    answer = gateway.client.post("/v1/datasets", json=body)
+    assert answer.status_code == 422
+    problem = answer.json()
+    assert problem["errors"][0]["pointer"] == "#/crops"
+    assert "no crop of 'tumor' for the maps of 'slide-a'" in problem["detail"]
     assert gateway.client.get("/v1/jobs").json()["items"] == []
 
 

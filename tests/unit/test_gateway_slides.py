@@ -11,9 +11,11 @@ import pytest
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
-from services.gateway.api import uploads
+from services.gateway.api import tiles, uploads
 from shared.imaging.label_map import LabelMap
 from shared.phantom import PHANTOM_CLASSES, write_phantom
+from shared.storage import ObjectNotFoundError
+from shared.uploads import part_upload
 from tests.gateway import Gateway
 
 
@@ -83,15 +85,36 @@ def test_tiles_are_openslides_own(gateway: Gateway, phantom: Path) -> None:
         assert client.get("/v1/slides/p/deepzoom_files/60/0_0.jpeg").status_code == 404
 
 
+def test_tiles_follow_what_they_are_cut_from(
+    gateway: Gateway, phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(gateway, phantom)
+    monkeypatch.setattr(tiles, "FRESH_SECONDS", -1.0)
+    place, key = "/v1/slides/p/labels/0/0_0.png", "slides/p/labels.tif"
+    before = gateway.client.get(place).headers["ETag"]
+    assert gateway.client.get(place).headers["ETag"] == before
+    gateway.house.root.put(key, gateway.house.root.get(key))  # of the same size
+    assert gateway.client.get(place).headers["ETag"] != before
+
+
+def test_a_download_keeps_a_name_that_is_not_ascii(gateway: Gateway) -> None:
+    place = "/v1/slides/a/annotation"
+    gateway.client.put(f"{place}/h\u00e9 \u6f22.geojson", content=b"{}").raise_for_status()
+    answer = gateway.client.get(place)
+    assert (answer.status_code, answer.content) == (200, b"{}")
+    said = answer.headers["Content-Disposition"]
+    assert said == "attachment; filename*=UTF-8''h%C3%A9%20%E6%BC%A2.geojson"
+
+
 @pytest.mark.parametrize("back", [0, 2, 6])
 def test_label_tiles_lie_over_the_slides(gateway: Gateway, phantom: Path, back: int) -> None:
     ingest(gateway, phantom)
     with openslide.OpenSlide(phantom) as slide:
-        tiles = DeepZoomGenerator(slide, 254, 1, limit_bounds=False)
-        level = tiles.level_count - 1 - back
+        zoom = DeepZoomGenerator(slide, 254, 1, limit_bounds=False)
+        level = zoom.level_count - 1 - back
         spot = (1, 2) if back == 0 else (0, 0)
-        corner = tiles.get_tile_coordinates(level, spot)[0]
-        size = tiles.get_tile_dimensions(level, spot)
+        corner = zoom.get_tile_coordinates(level, spot)[0]
+        size = zoom.get_tile_dimensions(level, spot)
         place = f"/v1/slides/p/labels/{level}/{spot[0]}_{spot[1]}.png"
         data = gateway.client.get(place, params={"cohort": "c"}).content
     with Image.open(io.BytesIO(data)) as tile:
@@ -129,6 +152,28 @@ def test_large_files_come_in_parts_and_go_on_where_they_broke_off(
     assert list(gateway.house.root.list("parts/")) == []
     again = client.post("/v1/slides/a/uploads", json={"file": "b.svs", "bytes": 10}).headers
     assert client.delete(again["Location"]).status_code == 204
+
+
+def test_parts_that_are_gone_leave_no_half_a_file(gateway: Gateway) -> None:
+    """As when an upload is completed twice at a time, and the other try is done first."""
+    store = gateway.house.root
+    parts = part_upload(store, "slides/a/source/a.svs")
+    name = parts.begin()
+    for number in (1, 2):
+        store.put(f"parts/slides/a/source/a.svs/{number:05d}", b"half")
+    store.delete("parts/slides/a/source/a.svs/00002")
+    with pytest.raises(ObjectNotFoundError):
+        parts.complete(name, 2)
+    assert not store.exists("slides/a/source/a.svs")
+
+
+@pytest.mark.parametrize("said", [2, 9])
+def test_a_body_has_the_size_that_was_counted(gateway: Gateway, said: int) -> None:
+    headers = {"Content-Length": str(said)}
+    for place in ("/v1/slides/a/source/a.svs", "/v1/features/f/a.h5"):
+        answer = gateway.client.put(place, content=b"12345", headers=headers)
+        assert (answer.status_code, f"says {said} bytes" in answer.text) == (400, True)
+    assert list(gateway.house.root.list("slides/")) == []
 
 
 def test_slides_of_the_store_are_registered(gateway: Gateway, phantom: Path) -> None:

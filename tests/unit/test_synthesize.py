@@ -13,7 +13,6 @@ from PIL import Image
 from rasterio.features import rasterize
 
 from services.synthesize import generate
-from services.synthesize.choice import balance, choose_maps, donors
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes
 from shared.contracts.synthesize import (
@@ -37,6 +36,7 @@ from shared.exports import coco_annotations, export_dataset, geojson_bytes, run_
 from shared.imaging.augment import symmetry
 from shared.imaging.regions import RegionIndex, decode_png, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
+from shared.map_choice import balance, choose_maps, donors
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model

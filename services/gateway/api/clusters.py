@@ -13,7 +13,7 @@ from services.gateway.api.access import Annotator, Caller, Reader
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.slides import SlideName
-from services.gateway.api.streams import send_object
+from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.gateway import Atlas, AtlasType, Names, TypePlace, TypePlaces
@@ -114,12 +114,12 @@ def list_places(
 @router.get(
     "/{run}/labels/{slide}.tif",
     response_class=StreamingResponse,
-    responses=documented(404) | returning("image/tiff"),
+    responses=documented(404) | sending("image/tiff"),
 )
-def get_type_map(run: Run, slide: SlideName, caller: Reader) -> StreamingResponse:
+def get_type_map(run: Run, slide: SlideName, caller: Reader, wanted: Wanted) -> Response:
     """Download a slide's pseudo-label map: tissue types as clustering found them."""
     key = cluster_key(run, f"labels/{slide}.tif")
-    return send_object(caller.store, key, "image/tiff", f"{slide}-{run}.tif")
+    return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-{run}.tif")
 
 
 @router.put("/{run}/types", responses=documented(404, 412))

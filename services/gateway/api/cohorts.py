@@ -116,6 +116,6 @@ async def put_features(
     """
     await run_in_threadpool(caller.spend, "upload_bytes", content_length)
     key = f"incoming/features/{name}/{slide}.h5"
-    async with received(request) as path:
+    async with received(request, content_length) as path:
         await run_in_threadpool(caller.store.put_file, key, path)
     await run_in_threadpool(caller.audit, "upload", key=key, bytes=content_length)

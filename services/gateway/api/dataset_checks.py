@@ -7,16 +7,19 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import DatasetRequest, wanted_shares
 from shared.contracts.train import ModelRecord, model_key
 from shared.datasets import check_region_set
+from shared.map_choice import plan_maps
+from shared.region_bank import open_banks
 from shared.storage import ObjectStore
 
 MOST_SHARDS = 100_000
 """A job's status lists its shards' markers; beyond this many that takes too long."""
 
+PLANNED_IMAGES, PLANNED_SLIDES = 100_000, 100
+"""What is planned while a client waits; of a larger request, the job's own plan says the same."""
+
 
 def check_dataset(store: ObjectStore, request: DatasetRequest) -> None:
-    """Check a request against the model and the region sets that it names.
-
-    What only a plan can see, such as a class that no crop can be had of, ends the job instead.
+    """Check a request against the model and the records of the region sets that it names.
 
     Raises:
         ProblemError: 422, naming the field that is wrong.
@@ -41,3 +44,21 @@ def check_dataset(store: ObjectStore, request: DatasetRequest) -> None:
             remedy=f"set shard_size to {-(-request.images // MOST_SHARDS)} or more",
             pointer="#/shard_size",
         )
+
+
+def check_crops(store: ObjectStore, request: DatasetRequest) -> None:
+    """Check that the maps which a checked request would take find a crop of each of their classes.
+
+    Raises:
+        ProblemError: 422, naming the class and the slide.
+    """
+    model = store.get_model(model_key(request.model, request.version), ModelRecord)
+    sets = [
+        store.get_model(region_set_key(source.regions or model.regions), RegionSet).of_split(
+            *source.splits
+        )
+        for source in (request.maps, request.crops)
+    ]
+    if request.images <= PLANNED_IMAGES and sum(map(len, sets)) <= PLANNED_SLIDES:
+        with blaming("#/crops"):
+            plan_maps(request, model, *open_banks(store, request, model))

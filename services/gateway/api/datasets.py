@@ -17,13 +17,13 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from redis.exceptions import RedisError
 
 from services.gateway.api.access import Caller, Generator, Reader
-from services.gateway.api.dataset_checks import check_dataset
+from services.gateway.api.dataset_checks import check_crops, check_dataset
 from services.gateway.api.dataset_estimate import estimate_dataset
 from services.gateway.api.dataset_status import dataset_status, find_submission
 from services.gateway.api.idempotency import IdempotencyKey, check_key, keep_key
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
-from services.gateway.api.streams import send_object, tar_stream
+from services.gateway.api.streams import Wanted, send_object, sending, tar_stream
 from services.gateway.api.watching import Watching
 from shared.contracts.base import Name
 from shared.contracts.gateway import (
@@ -143,6 +143,7 @@ def _submit(caller: Caller, request: DatasetRequest, key: str | None) -> None:
         )
     ended = caller.ledger.result(job)
     if before is None or (ended is not None and ended["state"] != "done"):
+        check_crops(caller.store, request)
         caller.spend("images", request.images)
     caller.submit(request)
     if before is None:
@@ -327,16 +328,19 @@ def list_shards(found: Readable, limit: Limit = 50, cursor: Cursor = None) -> Sh
 @router.get(
     "/{dataset}/files/{path:path}",
     response_class=StreamingResponse,
-    responses=documented(404) | returning("application/octet-stream"),
+    responses=documented(404) | sending("application/octet-stream"),
 )
 def download_file(
-    found: Readable, path: Annotated[str, Path(max_length=512, description="as in the archive")]
-) -> StreamingResponse:
-    """Download one file of a dataset."""
+    found: Readable,
+    path: Annotated[str, Path(max_length=512, description="as in the archive")],
+    wanted: Wanted,
+) -> Response:
+    """Download one file of a dataset, or a part of it."""
     if path.endswith(PRIVATE):
         raise ProblemError(404, "not-found", f"dataset {found.name!r} has no file {path!r}")
     key = dataset_key(found.name, path)
-    return send_object(found.store, key, "application/octet-stream", PurePosixPath(path).name)
+    name = PurePosixPath(path).name
+    return send_object(found.store, key, wanted, "application/octet-stream", name)
 
 
 @router.get(

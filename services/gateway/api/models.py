@@ -144,11 +144,23 @@ def publish_model(
 ) -> JobStatus:
     """Serve this version on Triton from now on; publishing an older one is the way back."""
     show_model(model, version, caller)
-    known = _served(caller, model).versions
-    number = known[-1].number + 1 if known else 1
     request = PublishRequest(
-        model=model, version=version, number=number, engine=body.engine, device=body.device
+        model=model,
+        version=version,
+        number=_next_number(caller, model),
+        engine=body.engine,
+        device=body.device,
     )
     job = caller.submit(request)
     response.headers["Location"] = f"/v1/jobs/{job}"
     return caller.ledger.status(job)
+
+
+def _next_number(caller: Caller, model: str) -> int:
+    """Return a number that no publishing of a model has, be it done, waiting, or to be retried."""
+    known = [each.number for each in _served(caller, model).versions]
+    for job in caller.store.folders("jobs/"):
+        if stage_of(job) == PublishRequest.stage:
+            request = caller.ledger.request(job)
+            known += [int(request["number"])] if request["model"] == model else []
+    return max(known, default=0) + 1

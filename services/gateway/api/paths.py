@@ -1,4 +1,4 @@
-"""Over HTTP, files are named by their keys in the store: never by a path on a worker's disk."""
+"""Over HTTP, files are named by their keys in the caller's store, and by nothing else."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from services.gateway.api.problems import ProblemError, pointer
-from shared.contracts.base import Request
+from shared.contracts.base import Contract
+
+OTHERS = frozenset({"access", "audit", "tenants"})
+"""Folders of the root that are not the local tenant's, though it has the root."""
 
 
-def check_paths(request: Request) -> None:
-    """Refuse a request with an absolute path, or one that climbs.
+def check_paths(request: Contract) -> None:
+    """Refuse a request with an absolute path, one that climbs, or one into `OTHERS`.
 
     Requests are also read from the command line, where somebody names files of their own.
 
@@ -26,6 +29,14 @@ def check_paths(request: Request) -> None:
                 "invalid",
                 f"{text!r} is a path; over HTTP, files are named by their keys in the store",
                 remedy="upload the file, and give its key",
+                pointer=pointer(*place),
+            )
+        if len(path.parts) > 1 and path.parts[0] in OTHERS:
+            raise ProblemError(
+                422,
+                "invalid",
+                f"{text!r} is none of your tenant's keys",
+                remedy="name what your tenant has, such as 'slides/a/source/a.svs'",
                 pointer=pointer(*place),
             )
 

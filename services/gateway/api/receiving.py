@@ -29,25 +29,40 @@ WRITE = 1 << 20
 
 
 @asynccontextmanager
-async def received(request: Request) -> AsyncIterator[Path]:
+async def received(request: Request, size: int) -> AsyncIterator[Path]:
     """Give a temporary file with the request's body.
 
+    Args:
+        request: whose body it is.
+        size: of the body in bytes, as its header says: what was counted against a quota. A body
+            that is also sent in chunks is not held to it by the server.
+
     Raises:
-        ProblemError: the body broke off (400).
+        ProblemError: the body broke off, or has another size (400).
     """
     with tempfile.TemporaryDirectory(prefix="htd-body-") as folder:
         path = Path(folder) / "body"
-        pending = bytearray()
+        pending, came = bytearray(), 0
         with path.open("wb") as file:
             try:
                 async for part in request.stream():
                     pending += part
+                    came += len(part)
+                    if came > size:
+                        break
                     if len(pending) >= WRITE:
                         await run_in_threadpool(file.write, bytes(pending))
                         pending.clear()
             except ClientDisconnect as error:
                 raise ProblemError(400, "broken-off", "the body broke off") from error
             file.write(pending)
+        if came != size:
+            raise ProblemError(
+                400,
+                "wrong-length",
+                f"Content-Length says {size} bytes, and {'more' if came > size else came} came",
+                remedy="send the size of the body",
+            )
         yield path
 
 

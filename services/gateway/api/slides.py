@@ -11,9 +11,10 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Annotator, Caller, Reader
 from services.gateway.api.paging import Cursor, Limit, page
+from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
-from services.gateway.api.streams import send_object
+from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
 from shared.contracts.ingest import SlideRecord, slide_key
@@ -87,6 +88,7 @@ def show_slide(slide: SlideName, caller: Reader) -> SlideInfo:
 @router.post("", status_code=201)
 def register_slide(reference: SlideReference, caller: Annotator, response: Response) -> SlideInfo:
     """Register a slide that lies in the store already."""
+    check_paths(reference)
     with blaming("#/source"):
         caller.store.size(reference.source)
     caller.store.put_json(slide_key(reference.slide, "reference.json"), reference)
@@ -147,7 +149,7 @@ async def put_annotation(
 
 async def _put(request: Request, caller: Caller, slide: str, key: str, size: int) -> SlideInfo:
     await run_in_threadpool(caller.spend, "upload_bytes", size)
-    async with received(request) as path:
+    async with received(request, size) as path:
         await run_in_threadpool(caller.store.put_file, key, path)
     await run_in_threadpool(caller.audit, "upload", slide=slide, key=key, bytes=size)
     return await run_in_threadpool(find_slide, caller, slide)
@@ -156,14 +158,15 @@ async def _put(request: Request, caller: Caller, slide: str, key: str, size: int
 @router.get(
     "/{slide}/annotation",
     response_class=StreamingResponse,
-    responses=documented(404) | returning("application/octet-stream"),
+    responses=documented(404) | sending("application/octet-stream"),
 )
-def get_annotation(slide: SlideName, caller: Reader) -> StreamingResponse:
+def get_annotation(slide: SlideName, caller: Reader, wanted: Wanted) -> Response:
     """Download a slide's annotation as it was uploaded."""
     key = find_slide(caller, slide).annotation
     if key is None:
         raise ProblemError(404, "no-annotation", f"slide {slide!r} has no annotation")
-    return send_object(caller.store, key, "application/octet-stream", PurePosixPath(key).name)
+    name = PurePosixPath(key).name
+    return send_object(caller.store, key, wanted, "application/octet-stream", name)
 
 
 @router.get(
@@ -180,12 +183,12 @@ def get_thumbnail(slide: SlideName, caller: Reader) -> Response:
 @router.get(
     "/{slide}/labels.tif",
     response_class=StreamingResponse,
-    responses=documented(404) | returning("image/tiff"),
+    responses=documented(404) | sending("image/tiff"),
 )
-def get_label_map(slide: SlideName, caller: Reader) -> StreamingResponse:
+def get_label_map(slide: SlideName, caller: Reader, wanted: Wanted) -> Response:
     """Download the label map that ingest made of the annotation."""
     key = slide_key(slide, "labels.tif")
-    return send_object(caller.store, key, "image/tiff", f"{slide}-labels.tif")
+    return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-labels.tif")
 
 
 @router.delete("/{slide}", status_code=204, responses=documented(404))

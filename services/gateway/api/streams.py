@@ -2,31 +2,104 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+from urllib.parse import quote
 
+from fastapi import Header, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 
+from services.gateway.api.problems import ProblemError, documented, returning
 from shared.storage import ObjectStore
 
 CHUNK = 1 << 20
 
+_ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
-def chunks(store: ObjectStore, key: str) -> Iterator[bytes]:
-    """Yield an object's bytes in parts. Raises `ObjectNotFoundError`."""
-    with store.open(key) as stream:
-        while part := stream.read(CHUNK):
+
+class WantedHeaders(BaseModel):
+    """What of an object a client wants, if not all of it."""
+
+    range: str | None = Field(None, description="`bytes=<first>-<last>`: one part of the object")
+    if_range: str | None = Field(None, description="an ETag: of another object, all is sent")
+    if_none_match: str | None = Field(None, description="ETags of what the client has already")
+
+
+Wanted = Annotated[WantedHeaders, Header()]
+
+
+def sending(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """Document that an operation answers by `send_object`."""
+    whole = returning(media_type)
+    return (
+        whole
+        | {206: whole[200] | {"description": "The part that was asked for"}}
+        | {304: {"description": "Not modified"}}
+        | documented(416)
+    )
+
+
+def chunks(store: ObjectStore, key: str, start: int, stop: int) -> Iterator[bytes]:
+    """Yield an object's bytes from `start` to before `stop`. Raises `ObjectNotFoundError`."""
+    with store.open(key, start) as stream:
+        while part := stream.read(min(CHUNK, stop - start)):
             yield part
+            start += len(part)
 
 
 def send_object(
-    store: ObjectStore, key: str, media_type: str, name: str | None = None
-) -> StreamingResponse:
-    """Answer with an object; `name` makes it a download. Raises `ObjectNotFoundError`."""
-    headers = {"Content-Length": str(store.size(key))}
-    if name is not None:
-        headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return StreamingResponse(chunks(store, key), media_type=media_type, headers=headers)
+    store: ObjectStore, key: str, wanted: WantedHeaders, media_type: str, name: str
+) -> Response:
+    """Answer with an object, or the part of it that is wanted, as a download called `name`.
+
+    Raises:
+        ObjectNotFoundError: there is none.
+        ProblemError: it has no such part (416).
+    """
+    size, tag = store.stat(key)
+    quoted = quote(name, safe="")
+    headers = {
+        "ETag": (tag := f'"{tag}"'),
+        "Cache-Control": "private, no-cache",
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quoted}"
+        if quoted != name
+        else f'attachment; filename="{name}"',
+    }
+    if wanted.if_none_match is not None and tag in wanted.if_none_match:
+        return Response(status_code=304, headers=headers)
+    part = _part(wanted.range, size) if wanted.if_range in {None, tag} else None
+    start, stop = part or (0, size)
+    headers["Content-Length"] = str(stop - start)
+    if part:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    body = chunks(store, key, start, stop)
+    return StreamingResponse(body, 206 if part else 200, headers, media_type)
+
+
+def _part(range: str | None, size: int) -> tuple[int, int] | None:
+    """Read a Range header: where the part starts, and where it stops.
+
+    None for all: what is none, is several, or is not understood may be ignored (RFC 9110).
+    """
+    found = _ONE_RANGE.fullmatch(range or "")
+    first, last = found.groups() if found else ("", "")
+    if not (first or last) or (first and last and int(last) < int(first)):
+        return None
+    start = int(first) if first else max(0, size - int(last))
+    stop = min(size, int(last) + 1) if first and last else size
+    if start >= stop:
+        raise ProblemError(
+            416,
+            "no-such-part",
+            f"there is no {range} of {size} bytes",
+            remedy="leave Range out, or ask for less",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return start, stop
 
 
 def tar_stream(store: ObjectStore, members: Sequence[tuple[str, str]]) -> Iterator[bytes]:
@@ -41,6 +114,6 @@ def tar_stream(store: ObjectStore, members: Sequence[tuple[str, str]]) -> Iterat
         info.size = store.size(key)
         info.mode = 0o644
         yield info.tobuf(tarfile.PAX_FORMAT)
-        yield from chunks(store, key)
+        yield from chunks(store, key, 0, info.size)
         yield b"\0" * (-info.size % tarfile.BLOCKSIZE)
     yield b"\0" * (2 * tarfile.BLOCKSIZE)

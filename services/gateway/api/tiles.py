@@ -215,9 +215,12 @@ def _look(caller: Caller, slide: str) -> tuple[str, str | None, str]:
     if info.source is None:
         raise ProblemError(404, "no-source", f"slide {slide!r} has no file")
     labels = slide_key(slide, "labels.tif")
-    size = caller.store.size(labels) if caller.store.exists(labels) else None
-    version = sha256(f"{info.model_dump_json()} {size}".encode())[:24]
-    return info.source, None if size is None else labels, version
+    mapped = caller.store.exists(labels)
+    # A source that is no file of the slide's own may be a path outside of the store.
+    keys = [key for key in info.files if key == info.source] + [labels] * mapped
+    tags = [caller.store.stat(key).tag for key in keys]
+    version = sha256(f"{info.model_dump_json()} {tags}".encode())[:24]
+    return info.source, labels if mapped else None, version
 
 
 def zoom_of(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:

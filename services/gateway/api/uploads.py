@@ -129,7 +129,7 @@ async def put_part(
             f"part {number} of {content_length} bytes does not fit: parts 1 to "
             f"{begun.upload.parts} have {begun.upload.part_bytes} bytes, the last one the rest",
         )
-    async with received(request) as path:
+    async with received(request, content_length) as path:
         await run_in_threadpool(parts.put, begun.internal, number, path)
 
 
@@ -151,7 +151,7 @@ def complete_upload(slide: SlideName, upload: UploadName, caller: Annotator) -> 
             f"the first of them part {wrong[0]}",
             remedy="PUT them, then complete again",
         )
-    parts.complete(begun.internal)
+    parts.complete(begun.internal, begun.upload.parts)
     caller.store.delete(_key(upload))
     caller.audit("complete upload", slide=slide, file=begun.upload.file)
     return find_slide(caller, slide)

@@ -9,7 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.contracts.base import Classes
+from shared.contracts.synthesize import DatasetRequest, wanted_shares
+from shared.contracts.train import ModelRecord
 from shared.errors import InputError
+from shared.region_bank import RegionBank
+from shared.seeds import image_seed
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -163,3 +167,30 @@ def check_donors(
             f"no crop of {classes.names[label]!r} for the maps of {slide!r}: {whose} has none "
             f"{where}. Take another crop source (splits, regions), or crops.slide = 'any'"
         )
+
+
+def plan_maps(
+    request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
+) -> Int:
+    """Choose the map of every image of a dataset; the same request has the same choice.
+
+    Returns:
+        int64 (images,) region numbers in `maps`.
+
+    Raises:
+        InputError: the proportions are none of the model's, or a class of a chosen map has no
+            region that a crop of it could be cut from.
+    """
+    first = model.classes.first
+    wanted = wanted_shares(request.proportions, model.classes)
+    rng = np.random.default_rng(image_seed(request.seed, -1))
+    chosen = choose_maps(maps.shares, request.images, wanted, rng, first)
+    pairs = {
+        (str(maps.slides[number]), int(label))
+        for number in np.unique(chosen)
+        for label in np.flatnonzero(maps.shares[number])
+        if label >= first
+    }
+    source = f"region set {crops.name!r} ({', '.join(request.crops.splits)})"
+    check_donors(crops.shares, crops.slides, pairs, request.crops.slide, model.classes, source)
+    return chosen

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from shared.contracts.base import Split
 from shared.contracts.regions import region_table_key
+from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import ModelRecord
 from shared.datasets import check_region_set
 from shared.errors import InputError
@@ -84,3 +85,14 @@ class RegionBank:
             )
         region = self.pixels[self._positions[key]]
         return Region(key, region.slide, region.image, self._table[region.labels])
+
+
+def open_banks(
+    store: ObjectStore, request: DatasetRequest, model: ModelRecord
+) -> tuple[RegionBank, RegionBank]:
+    """Open the banks of maps and of crops; one and the same if both sources are."""
+    wanted = [
+        (source.regions or model.regions, source.splits) for source in (request.maps, request.crops)
+    ]
+    maps = RegionBank(store, *wanted[0], model)
+    return maps, maps if wanted[0] == wanted[1] else RegionBank(store, *wanted[1], model)

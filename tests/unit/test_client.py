@@ -1,0 +1,130 @@
+"""The client's slides, tissue types, trainings and models, against a gateway below a path."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from htd_client import Client, RefusedError
+from services.gateway.api import uploads
+from shared.contracts.cluster import TissueType, cluster_key
+from shared.contracts.gateway import PublishBody
+from shared.errors import InputError
+from shared.tissue_types import default_types, write_types
+from tests.atlases import TYPES, make_atlas
+from tests.gateway import Gateway
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    gateway = Gateway(tmp_path_factory.mktemp("store"))
+    store = gateway.house.root
+    publish_toy_model(store, make_region_set(store))
+    make_atlas(store, tmp_path_factory.mktemp("slides"))
+    return gateway
+
+
+@pytest.fixture(scope="module")
+def url(gateway: Gateway) -> Iterator[str]:
+    """The gateway's address, as behind a proxy that gives it a path of its own."""
+    app = Starlette(routes=[Mount("/under", gateway.app)])
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}/under"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def client(gateway: Gateway, url: str) -> Iterator[Client]:
+    token, _ = gateway.house.tokens.create("tester", "local", ("admin",))
+    with Client(url, token) as client:
+        yield client
+
+
+def test_a_slide_goes_up_in_parts_and_goes_on_where_it_broke_off(
+    client: Client, gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "PART_BYTES", 1000)
+    path, data = tmp_path / "a b.svs", np.random.default_rng(0).bytes(250_500)
+    path.write_bytes(data)
+    begun = client.begin_upload("up", path)
+    first = f"/v1/slides/up/uploads/{begun.upload}/parts/1"
+    assert gateway.client.put(first, content=data[:1000]).status_code == 204
+    (tmp_path / "other").write_bytes(b"x")
+    with pytest.raises(InputError, match="not the file of 250500 bytes"):
+        client.finish_upload(begun, tmp_path / "other")
+    info = client.finish_upload(begun, path)  # more parts than an upload's status lists
+    assert gateway.house.root.get(str(info.source)) == data
+    assert client.upload_slide("up2", path).files == {"slides/up2/source/a b.svs": len(data)}
+    note = tmp_path / "hé #1.geojson"
+    note.write_bytes(b"{}")
+    assert client.annotate_slide("up", note).annotation == "slides/up/annotation/hé #1.geojson"
+    assert client.register_slide("up3", str(info.source)).source == info.source
+    assert {"up", "up2", "up3"} < {slide.slide for slide in client.slides()}
+    client.delete_slide("up")
+    with pytest.raises(RefusedError, match="no slide 'up'"):
+        client.slide("up")
+
+
+def test_tissue_types_are_named_one_by_one(
+    client: Client, gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, (run,) = gateway.house.root, client.clusterings()
+    before = {item.label: item.type for item in client.atlas(run).types}
+    kind = TissueType(name="gland", color=(1, 2, 3))
+    after = {item.label: item.type for item in client.name_types(run, {2: kind}).types}
+    assert after == before | {2: kind}
+    slide = next(store.list(cluster_key(run, "labels/"))).rpartition("/")[2].removesuffix(".tif")
+    client.download_types(run, slide, tmp_path / "types.tif")
+    client.download_labels(slide, tmp_path / "labels.tif")
+    for name, key in (
+        ("types.tif", cluster_key(run, f"labels/{slide}.tif")),
+        ("labels.tif", f"slides/{slide}/labels.tif"),
+    ):
+        assert (tmp_path / name).read_bytes() == store.get(key)
+    with pytest.raises(RefusedError, match="no finished job of clustering"):
+        client.apply_types(run)
+
+    send = Client._send
+
+    def meddled(self: Client, method: str, *rest: Any, **named: Any) -> Any:
+        answer = send(self, method, *rest, **named)
+        if method == "GET":  # somebody else saves
+            store.put(cluster_key(run, "types.yaml"), write_types(default_types(TYPES)))
+        return answer
+
+    monkeypatch.setattr(Client, "_send", meddled)
+    with pytest.raises(RefusedError, match="changed by somebody else"):
+        client.name_types(run, {1: kind})
+
+
+def test_trainings_and_models_are_seen_and_published(client: Client, gateway: Gateway) -> None:
+    store = gateway.house.root
+    store.put("training/r/metrics/vae-00000002.jsonl", b'{"step": 1, "loss": 2.5}\n')
+    store.put("training/r/samples/00000002.png", b"png")
+    assert list(client.trainings()) == ["r"]
+    run = client.training("r")
+    assert (run.curves["vae"][0]["loss"], run.samples) == (2.5, ("00000002.png",))
+    assert client.sample_sheet("r", run.samples[0]) == b"png"
+    assert [item.record.model for item in client.models()] == ["toy"]
+    assert not client.model("toy").served
+    jobs = [client.publish_model("toy"), client.publish_model("toy", body=PublishBody())]
+    assert [job.stage for job in jobs] == ["publish", "publish"]
+    with pytest.raises(RefusedError, match="no model toy/2"):
+        client.publish_model("toy", "2")
