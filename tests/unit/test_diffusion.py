@@ -260,6 +260,15 @@ def test_adams_bashforth_is_of_second_order() -> None:
     assert errors[1] < errors[0] / 3.4
 
 
+def test_training_visits_the_beginning_and_the_end_of_the_way() -> None:
+    times = draw_times(range(4000))
+    assert 0 < times.min() and times.max() < 1
+    assert (times > 0.9).float().mean() > 0.04
+    assert (times < 0.1).float().mean() > 0.04
+    assert ((0.25 < times) & (times < 0.75)).float().mean() > 0.55
+    assert torch.equal(draw_times([7, 8])[1:], draw_times([8]))
+
+
 def test_noise_follows_from_the_image_seed_alone() -> None:
     shape = (2, 3, 3)
     assert torch.equal(draw_noise([5, 6, 7], shape)[2], draw_noise([7], shape)[0])
@@ -313,7 +322,7 @@ def test_outside_its_interval_guidance_costs_and_changes_nothing() -> None:
         alone = denoiser.encode_branches(labels, crops, [(True, True)], encode)
         velocity = guided(denoiser, rows, guidance)
         plain = guided(denoiser, alone, Guidance.of(1, 1))
-        assert torch.equal(velocity(x, 0.9), plain(x, 0.9))
+        torch.testing.assert_close(velocity(x, 0.9), plain(x, 0.9))
         assert not torch.allclose(velocity(x, 0.5), plain(x, 0.5))
 
 
