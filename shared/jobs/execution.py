@@ -42,11 +42,11 @@ def execute(
     """
     if ledger.result(job) is not None:
         return []
-    if ledger.is_done(job, unit):
-        return _following(ledger, job, unit)
     with leases.hold(f"{job}/{unit}") as mine:
         if not mine:
             return []
+        if ledger.is_done(job, unit):  # asked under the lease, or it may end in between
+            return _following(ledger, job, unit)
         try:
             started = time.monotonic()
             _count_start(ledger, job, unit, config)

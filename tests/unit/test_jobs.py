@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,23 @@ def test_a_unit_that_is_done_does_nothing_twice(ledger: Ledger) -> None:
     ledger.store.put("toy/toy/square-0", b"untouched")
     assert step(ledger, job, "square-0") == ["sum-a", "sum-b"]
     assert ledger.store.get("toy/toy/square-0") == b"untouched"
+
+
+def test_a_unit_that_another_worker_ends_first_is_not_done_again(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=2))
+    step(ledger, job, "plan")
+
+    class Slow(NoLeases):
+        @contextmanager
+        def hold(self, name: str) -> Iterator[bool]:
+            step(ledger, job, "square-0")
+            yield True
+
+    late = execute(
+        ledger, ToyStage(), job, "square-0", leases=Slow(), reporter=Reporter(), config=CONFIG
+    )
+    assert late == []
+    assert ledger.store.get_json(ledger.key(job, "attempts/square-0.json"))["starts"] == 1
 
 
 def test_the_same_request_is_the_same_job_and_is_not_done_again(ledger: Ledger) -> None:
