@@ -232,6 +232,9 @@ class TypePlace(Contract):
     patches: int = Field(description="of the type on this slide")
     x: int = Field(description="corner of the patch nearest to the type's centre, level-0 pixels")
     y: int
+    nearest: tuple[tuple[int, int], ...] = Field(
+        description="corners of this patch and of those that follow, nearest first"
+    )
 
 
 class TypePlaces(Contract):

@@ -16,8 +16,10 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from services.gateway.stack import Stack
+from shared.contracts.train import ModelRecord, model_key, model_prefix
 from shared.imaging.regions import RegionIndex, decode_png, encode_png, load_region_set
 from shared.storage import open_store
+from tests.atlases import make_atlas
 
 SIZE = 32
 SOON = 60_000  # milliseconds: the first image also loads the model
@@ -207,6 +209,97 @@ def test_a_crop_is_cut_from_a_picture_of_the_users(studio: Page, tmp_path: Path)
     with Image.open(io.BytesIO(base64.b64decode(crop["png"]))) as cut:
         np.testing.assert_array_equal(np.asarray(cut.convert("RGB")), picture[10:20, 20:30])
     expect(studio.locator("#image")).to_be_visible(timeout=SOON)
+
+
+@pytest.fixture(scope="module")
+def atlas(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A clustering of four slides of 1 µm per pixel, and the toy model again, of 2 µm per pixel."""
+    store = open_store(config=stack.config)
+    make_atlas(store, tmp_path_factory.mktemp("slides"), "bands")
+    toy, wide = model_prefix("toy", "1"), model_prefix("wide", "1")
+    for key in list(store.list(toy)):
+        store.put(wide + key.removeprefix(toy), store.get(key))
+    record = store.get_model(model_key("toy", "1"), ModelRecord)
+    store.put_json(model_key("wide", "1"), record.model_copy(update={"model": "wide", "mpp": 2.0}))
+    return "bands"
+
+
+def crop_of_slide(stack: Stack, slide: str, x: int, y: int, side: int) -> bytes:
+    answer = httpx2.get(
+        f"{stack.url}/v1/slides/{slide}/crop.png",
+        params={"x": x, "y": y, "side": side, "mpp": 2.0},
+        headers={"Authorization": f"Bearer {stack.token}"},
+    )
+    assert answer.status_code == 200, answer.text
+    return bytes(answer.content)
+
+
+def test_crops_are_cut_from_a_slide_and_from_the_atlas(
+    studio: Page, stack: Stack, atlas: str
+) -> None:
+    """Each class has the pixels of the place that was clicked, at the model's scale."""
+    studio.goto("/studio?model=wide/1")
+    expect(studio.locator("#gallery img").first).to_be_visible()
+    studio.keyboard.press("f")
+    stroke(studio, (5, 5))
+    studio.keyboard.press("2")
+    studio.keyboard.press("b")
+    stroke(studio, (8.5, 16.5), (24.5, 16.5))
+
+    studio.keyboard.press("1")
+    studio.get_by_role("button", name="Slide", exact=True).click()
+    studio.get_by_label("Slide", exact=True).select_option("s1")
+    expect(studio.locator("#view[data-open]")).to_be_attached()
+    studio.locator("#view .openseadragon-canvas").first.focus()
+    studio.keyboard.press("Enter")
+    chosen = studio.locator(".chosen:visible")
+    expect(chosen).to_have_attribute("title", "Cut from slide s1 at 244, 244; click to drop it")
+    box = studio.locator("#view").bounding_box()
+    assert box is not None
+    across = box["height"] / 512  # the whole slide is in view, which is wider than high
+    studio.mouse.click(box["x"] + box["width"] / 2 + 100 * across, box["y"] + 156 * across)
+    expect(chosen).to_have_attribute("title", re.compile("at 3"))
+    expect(studio.locator("#view .taken")).to_be_visible()
+    found = re.search(r"at (\d+), (\d+)", str(chosen.get_attribute("title")))
+    assert found is not None
+    x, y = int(found[1]), int(found[2])
+    assert abs(x - 344) <= 1, x  # the square of 24 µm has its middle where the click was
+    assert abs(y - 144) <= 1, y
+    clicked = crop_of_slide(stack, "s1", x, y, 12)
+
+    studio.keyboard.press("2")
+    studio.get_by_role("button", name="Atlas", exact=True).click()
+    studio.get_by_label("Clustering").select_option(atlas)
+    studio.get_by_label("Tissue type").select_option("type 3")
+    # The middle of the patch of 64 µm at 352, 0, which is more than a crop may be.
+    patch = studio.get_by_role("button", name="Patch of s2 at 372, 20", exact=True)
+    patch.focus()
+    studio.keyboard.press("Enter")
+    expect(patch).to_have_attribute("aria-pressed", "true")
+    expect(chosen).to_have_count(2)
+    middle = crop_of_slide(stack, "s2", 372, 20, 12)
+
+    with studio.expect_request("**/v1/images") as sent:
+        studio.keyboard.press("g")
+    expect(studio.locator("#picking-note")).to_contain_text("12 × 12 px at the model’s 2 µm")
+    crops = {crop["tissue"]: crop["png"] for crop in sent.value.post_data_json["crops"]}
+    assert base64.b64decode(crops["stroma"]) == clicked
+    assert base64.b64decode(crops["tumor"]) == middle
+    expect(studio.locator("#image")).to_be_visible(timeout=SOON)
+
+
+def test_a_slide_that_is_too_coarse_for_the_model_says_so(studio: Page, atlas: str) -> None:
+    """The model has 0.5 µm per pixel, the slide 1 µm."""
+    studio.get_by_role("button", name="Slide", exact=True).click()
+    expect(studio.locator("#view[data-open]")).to_be_attached()
+    studio.locator("#view").click()
+    expect(studio.locator("#picking-note")).to_contain_text("too coarse for the 0.5 µm/px")
+    expect(studio.locator(".chosen:visible")).to_have_count(0)
+    studio.keyboard.press("0")  # of the studio's keys, which the viewer leaves alone
+    expect(studio.locator("#picking-note")).to_contain_text("background is no tissue")
+    expect(studio.locator("#view")).to_be_hidden()
+    studio.keyboard.press("1")
+    expect(studio.locator("#view")).to_be_visible()
 
 
 def test_a_draft_becomes_a_dataset(studio: Page) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+from httpx2 import Response
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
 from services.gateway.api import tiles, uploads
 from shared.imaging.label_map import LabelMap
+from shared.imaging.regions import decode_png
 from shared.phantom import PHANTOM_CLASSES, write_phantom
 from shared.storage import ObjectNotFoundError
 from shared.uploads import part_upload
@@ -104,6 +106,79 @@ def test_a_download_keeps_a_name_that_is_not_ascii(gateway: Gateway) -> None:
     assert (answer.status_code, answer.content) == (200, b"{}")
     said = answer.headers["Content-Disposition"]
     assert said == "attachment; filename*=UTF-8''h%C3%A9%20%E6%BC%A2.geojson"
+
+
+def crop(gateway: Gateway, **square: float) -> Response:
+    return gateway.client.get("/v1/slides/p/crop.png", params=square)
+
+
+def test_a_crop_is_the_place_at_the_scale_that_was_asked_for(
+    gateway: Gateway, phantom: Path
+) -> None:
+    """The phantom has 0.5 µm per pixel."""
+    ingest(gateway, phantom)
+    answer = crop(gateway, x=300, y=200, side=64, mpp=0.5)
+    assert answer.headers["Content-Type"] == "image/png"
+    with openslide.OpenSlide(phantom) as slide:
+        expected = np.asarray(slide.read_region((300, 200), 0, (64, 64)).convert("RGB"))
+    np.testing.assert_array_equal(decode_png(answer.content), expected)
+    means = expected.reshape(16, 4, 16, 4, 3).mean((1, 3))
+    coarse, beside = (
+        decode_png(crop(gateway, x=x, y=200, side=16, mpp=2.0).content) for x in (300, 304)
+    )
+    assert coarse.shape == (16, 16, 3)
+    assert np.abs(coarse - means).mean() < 8 < np.abs(beside - means).mean()  # levels are JPEG
+    for square in ({"x": 1436, "y": 1136, "side": 64}, {"x": 0, "y": 0, "side": 1}):
+        assert crop(gateway, **square, mpp=0.5).status_code == 200, square
+    again = gateway.client.get(str(answer.url), headers={"If-None-Match": answer.headers["ETag"]})
+    assert again.status_code == 304
+
+
+@pytest.mark.parametrize(
+    ("square", "words"),
+    [
+        ({"x": 1437, "y": 0, "side": 64, "mpp": 0.5}, "do not lie on the slide"),
+        ({"x": 0, "y": 1137, "side": 64, "mpp": 0.5}, "do not lie on the slide"),
+        ({"x": 0, "y": 0, "side": 64, "mpp": 900}, "do not lie on the slide"),
+        ({"x": 0, "y": 0, "side": 64, "mpp": 0.25}, "too coarse for the 0.25"),
+        ({"x": 0, "y": 0, "side": 1025, "mpp": 0.5}, "side: "),
+        ({"x": -1, "y": 0, "side": 64, "mpp": 0.5}, "x: "),
+        ({"x": 0, "y": 0, "side": 64, "mpp": float("nan")}, "mpp: "),
+        ({"x": 0, "y": 0, "side": 64, "mpp": float("inf")}, "mpp: "),
+        ({"x": 0, "y": 0, "side": 64}, "mpp: "),
+    ],
+)
+def test_no_crop_where_there_is_none(
+    gateway: Gateway, phantom: Path, square: dict[str, float], words: str
+) -> None:
+    ingest(gateway, phantom)
+    answer = crop(gateway, **square)
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert words in answer.json()["detail"]
+
+
+def test_a_crop_reads_no_more_of_a_slide_than_a_few_tiles(
+    gateway: Gateway, phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(gateway, phantom)
+    monkeypatch.setattr(tiles, "MOST_SPAN", 255)
+    answer = crop(gateway, x=0, y=0, side=64, mpp=2.0)
+    assert (answer.status_code, "spans 256 px" in answer.json()["detail"]) == (422, True)
+
+
+def test_crops_are_of_ones_own_ingested_slides(gateway: Gateway, phantom: Path) -> None:
+    square = {"x": 0, "y": 0, "side": 64, "mpp": 0.5}
+    assert crop(gateway, **square).status_code == 404
+    gateway.client.put("/v1/slides/p/source/p.tiff", content=phantom.read_bytes())
+    answer = crop(gateway, **square)
+    assert (answer.status_code, "has not been ingested" in answer.json()["detail"]) == (404, True)
+    ingest(gateway, phantom)
+    place = "/v1/slides/p/crop.png"
+    assert gateway.holding("read").get(place, params=square).status_code == 200
+    assert gateway.holding("generate").get(place, params=square).status_code == 403
+    stranger = gateway.holding("read", tenant="acme")
+    assert stranger.get(place, params=square).status_code == 404
 
 
 @pytest.mark.parametrize("back", [0, 2, 6])

@@ -167,7 +167,9 @@ def test_where_a_type_lies(gateway: Gateway) -> None:
     place = "/v1/clusters/types/types/3/slides"
     found = gateway.client.get(place, params={"limit": 3}).json()
     assert [item["slide"] for item in found["items"]] == ["s0", "s1", "s2"]
-    assert found["items"][0] == {"slide": "s0", "patches": 80, "x": 352, "y": 0}
+    nearest = [[x, y] for y in (0, 32) for x in range(352, 512, 32)]
+    first = {"slide": "s0", "patches": 80, "x": 352, "y": 0, "nearest": nearest}
+    assert found["items"][0] == first
     rest = gateway.client.get(place, params={"cursor": found["next"]}).json()
     assert [item["slide"] for item in rest["items"]] == ["s3"]
     assert gateway.client.get(place.replace("/3/", "/9/")).json()["items"] == []

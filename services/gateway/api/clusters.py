@@ -22,6 +22,9 @@ from shared.metrics import stage_of
 from shared.storage import sha256
 from shared.tissue_types import check_types, classes_of, read_types, write_types
 
+NEAREST = 10
+"""Patches of a type that a slide shows."""
+
 router = APIRouter(prefix="/v1/clusters", tags=["clusters"])
 
 Run = Annotated[Name, Path(description="name of the clustering")]
@@ -102,9 +105,10 @@ def list_places(
         table = pq.read_table(path, filters=[("cluster", "==", label - 1)])
         if not table.num_rows:
             return None
-        nearest = int(np.argmin(table["distance"]))
-        x, y = (table[name][nearest].as_py() for name in ("x", "y"))
-        return TypePlace(slide=slide, patches=table.num_rows, x=x, y=y)
+        order = np.argsort(table["distance"], kind="stable")[:NEAREST]
+        xs, ys = (np.asarray(table[name])[order].tolist() for name in ("x", "y"))
+        nearest = tuple(zip(xs, ys, strict=True))
+        return TypePlace(slide=slide, patches=table.num_rows, x=xs[0], y=ys[0], nearest=nearest)
 
     names = (key.removeprefix(prefix).removesuffix(suffix) for key in caller.store.list(prefix))
     items, following = page(names, cursor, limit, read)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.gateway.api.access import Caller, Reader
-from services.gateway.api.problems import ProblemError, documented, returning
-from services.gateway.api.slides import SlideName, find_slide
+from services.gateway.api.problems import documented, returning
+from services.gateway.api.slides import SlideName, ingested
 from services.gateway.api.tiles import Address, Level, Match, colored, zoom_of
 from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, cluster_key
@@ -88,9 +88,7 @@ def get_type_tile(
     headers = {"ETag": tag, "Cache-Control": FRESH}
     if match is not None and tag in match:
         return Response(status_code=304, headers=headers)
-    record = find_slide(caller, slide).record
-    if record is None:
-        raise ProblemError(404, "not-ingested", f"slide {slide!r} has not been ingested")
+    record = ingested(caller, slide)
     zoom, _ = zoom_of(request, caller, slide)
     labels, mpp = _map(path, version)
     picked = _at(labels, zoom.centres(level, column, row), (mpp / record.mpp, mpp / record.mpp_y))

@@ -71,6 +71,19 @@ def find_slide(caller: Caller, slide: str) -> SlideInfo:
     return info
 
 
+def ingested(caller: Caller, slide: str) -> SlideRecord:
+    """Return what ingest found of a slide. Raises `ProblemError` (404)."""
+    record = find_slide(caller, slide).record
+    if record is None:
+        raise ProblemError(
+            404,
+            "not-ingested",
+            f"slide {slide!r} has not been ingested: its resolution is not known yet",
+            remedy="POST /v1/ingest with it",
+        )
+    return record
+
+
 @router.get("")
 def list_slides(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> SlidePage:
     """List slides by name."""

@@ -1,4 +1,4 @@
-"""Deep-zoom tiles of slides and of their label maps, in the layout of OpenSeadragon."""
+"""Deep-zoom tiles of slides and of their label maps, in the layout of OpenSeadragon; crops."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from PIL import Image
 
 from services.gateway.api.access import Caller, Reader
 from services.gateway.api.problems import ProblemError, documented, returning
-from services.gateway.api.slides import SlideName, find_slide
+from services.gateway.api.slides import SlideName, find_slide, ingested
 from shared.contracts.base import Classes, Name, class_color
 from shared.contracts.ingest import CohortRecord, cohort_key, slide_key
 from shared.errors import InputError
 from shared.imaging.label_map import TILE, LabelMap
-from shared.imaging.slide import MAX_PLAIN_PIXELS, local_source
+from shared.imaging.regions import encode_png
+from shared.imaging.slide import MAX_PLAIN_PIXELS, Slide, local_source
 from shared.storage import ObjectStore, sha256
 
 SIDE, OVERLAP = 254, 1
@@ -37,6 +38,12 @@ OPEN = 16
 CACHED = "private, max-age=3600"
 FRESH_SECONDS = 10.0
 """How long an open slide is taken as the one in the store."""
+
+MOST_CROP = 1024
+"""Side of a crop in its own pixels."""
+
+MOST_SPAN = 4096
+"""Side of a crop in level-0 pixels: where a slide has no other level, all of them are read."""
 
 COARSE = 16
 """Label maps have one level; tiles coarser than this are read from a smaller copy."""
@@ -59,8 +66,8 @@ class Zoom:
     def __init__(self, store: ObjectStore, source: str, labels: str | None) -> None:
         stack = ExitStack()
         weakref.finalize(self, stack.close)
-        path = stack.enter_context(local_source(store, source))
-        self.slide = stack.enter_context(_open(path))
+        self.path = stack.enter_context(local_source(store, source))
+        self.slide = stack.enter_context(_open(self.path))
         self.tiles = DeepZoomGenerator(self.slide, SIDE, OVERLAP, limit_bounds=False)
         self.labels: LabelMap | None = None
         if labels is not None:
@@ -78,6 +85,33 @@ class Zoom:
             raise InputError(f"the slide's file is damaged here: {error}") from error
         tile.save(body, "JPEG", quality=QUALITY)
         return body.getvalue()
+
+    def crop(self, corner: tuple[int, int], side: int, mpp: float, stated: float) -> bytes:
+        """Cut a square, PNG.
+
+        Args:
+            corner: x and y in level-0 pixels.
+            side: in pixels at `mpp`.
+            mpp: µm per pixel of the square.
+            stated: µm per level-0 pixel, for files that state none.
+
+        Raises:
+            InputError: the square does not lie on the slide, spans too much of it, or is finer.
+        """
+        slide = Slide(self.path, self.slide, stated)
+        spans = [round(side * mpp / own) for own in (slide.mpp, slide.mpp_y)]
+        size = (slide.width, slide.height)
+        if any(at + span > whole for at, span, whole in zip(corner, spans, size, strict=True)):
+            raise InputError(
+                f"{spans[0]}×{spans[1]} px at {corner} do not lie on the slide, which has "
+                f"{slide.width}×{slide.height} px"
+            )
+        if max(spans) > MOST_SPAN:
+            raise InputError(
+                f"the square spans {max(spans)} px of the slide, and at most {MOST_SPAN} are read: "
+                "ask for a smaller side, or fewer µm per pixel"
+            )
+        return encode_png(slide.read(*corner, (side, side), mpp))
 
     def label_tile(self, level: int, column: int, row: int, classes: Classes | None) -> bytes:
         """Cut a tile of the label map, a PNG; label 0 is clear."""
@@ -288,4 +322,30 @@ def get_label_tile(
     if match is not None and tag in match:
         return Response(status_code=304, headers=headers)
     picture = zoom.label_tile(level, column, row, classes)
+    return Response(picture, media_type="image/png", headers=headers)
+
+
+@router.get(
+    "/crop.png",
+    response_class=Response,
+    responses=documented(404) | returning("image/png") | {304: {"description": "Not modified"}},
+)
+def get_crop(
+    slide: SlideName,
+    x: Annotated[int, Query(ge=0, le=2**31, description="left edge, level-0 pixels")],
+    y: Annotated[int, Query(ge=0, le=2**31, description="upper edge, level-0 pixels")],
+    side: Annotated[int, Query(ge=1, le=MOST_CROP, description="pixels of the square")],
+    mpp: Annotated[float, Query(gt=0, le=1000, description="µm per pixel of the square")],
+    request: Request,
+    caller: Reader,
+    match: Match = None,
+) -> Response:
+    """Cut a square out of an ingested slide, at any resolution that the slide has."""
+    record = ingested(caller, slide)
+    zoom, version = zoom_of(request, caller, slide)
+    tag = f'"{version}-crop-{x}-{y}-{side}-{mpp}"'
+    headers = {"ETag": tag, "Cache-Control": CACHED}
+    if match is not None and tag in match:
+        return Response(status_code=304, headers=headers)
+    picture = zoom.crop((x, y), side, mpp, record.mpp)
     return Response(picture, media_type="image/png", headers=headers)

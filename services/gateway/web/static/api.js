@@ -19,6 +19,16 @@ export async function send(method, path, body, headers = {}) {
   return answer.status === 204 ? null : answer.json();
 }
 
+// All items of a list that comes in pages.
+export async function list(path) {
+  const items = [];
+  for (let query = "", page; query !== null; query = page.next && `&cursor=${encodeURIComponent(page.next)}`) {
+    page = await send("GET", `${path}?limit=200${query}`);
+    items.push(...page.items);
+  }
+  return items;
+}
+
 export function explain(error) {
   const remedy = error.problem?.remedy;
   return remedy ? `${error.message} (${remedy})` : error.message;

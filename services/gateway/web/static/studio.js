@@ -1,10 +1,11 @@
 // The studio: paint a label map, pick crops, see the image.
-import { ask, explain, send } from "./api.js";
+import { ask, explain, list } from "./api.js";
 import { Cutting } from "./cutting.js";
 import { Gallery } from "./gallery.js";
 import { LabelMap, draw, shares } from "./label_map.js";
 import { Painter } from "./painter.js";
 import { base64, indexedPng } from "./png.js";
+import { Patches, SlideView, readAtlas } from "./slide_crops.js";
 
 const at = (id) => document.getElementById(id);
 const MOST_RESULTS = 24;
@@ -13,12 +14,17 @@ const TOOLS = { b: "brush", p: "polygon", f: "fill", e: "eraser" };
 
 const models = at("models") ? JSON.parse(at("models").textContent) : [];
 const form = at("sampling");
-const crops = new Map(); // class index → { source, address, title }: source as the API takes it
+const crops = new Map(); // class index → { source, address, title, square }: source as the API takes it
 let model = null;
 let colors = [];
 let map = null;
 let painter = null;
 let gallery = null;
+let lost = ""; // the region set that is not there any more
+let slides = []; // records of those that are ingested
+let view = null;
+let patches = null;
+let from = "regions"; // where crops are picked
 let cutting = null;
 let label = 0; // that is painted, and that crops are picked for
 let results = [];
@@ -143,8 +149,15 @@ function showCrops() {
     if (crop) Object.assign(button.firstChild, { src: crop.address, alt: "" });
     button.title = crop ? `${crop.title}; click to drop it` : "";
   }
-  gallery.mark(crops.get(label)?.source.region);
+  markCrop();
   keep();
+}
+
+function markCrop() {
+  const crop = crops.get(label);
+  gallery.mark(crop?.source.region);
+  view.mark(crop?.square);
+  patches.mark(crop?.square);
 }
 
 function choose(index) {
@@ -152,44 +165,97 @@ function choose(index) {
   label = index;
   painter.label = index;
   at("classes").children[index].querySelector("input").checked = true;
-  showGallery();
+  showPicking();
 }
 
 // Crops.
 
-const openSet = guarded(async (name) => {
-  at("gallery-note").textContent = "";
-  if (!at("sets").length) {
-    const { items } = await send("GET", "/v1/regions?limit=200");
-    at("sets").replaceChildren(...items.map((item) => new Option(item)));
-  }
-  at("sets").value = name;
-  if (at("sets").value !== name) {
-    at("gallery-note").textContent = `The region set ${name}, which the model learnt from, is not here any more.`;
-    return;
-  }
-  await gallery.open(name, model);
-  await showGallery();
-});
+const note = (text) => { at("picking-note").textContent = text; };
 
-const showGallery = guarded(async (more = false) => {
+const showPicking = guarded(async () => {
   const tissue = label >= model.first;
   at("of").textContent = model.classes[label].name;
   at("open").disabled = !tissue;
-  at("more").hidden = true;
-  if (!gallery.record) return;
-  if (!tissue) {
-    at("gallery").replaceChildren();
-    at("gallery-note").textContent = `${model.classes[label].name} is no tissue: it takes no crop.`;
-    return;
+  at("picking").hidden = !tissue;
+  for (const part of document.querySelectorAll("[data-source]")) part.hidden = part.dataset.source !== from;
+  for (const button of document.querySelectorAll("[data-from]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.from === from));
   }
+  note(tissue ? "" : `${model.classes[label].name} is no tissue: it takes no crop.`);
+  if (tissue) await { regions: showGallery, slide: showSlide, atlas: showAtlas }[from]();
+});
+
+const openSet = guarded(async (name) => {
+  if (!at("sets").length) at("sets").replaceChildren(...(await list("/v1/regions")).map((item) => new Option(item)));
+  at("sets").value = name;
+  lost = at("sets").value === name ? "" : name;
+  if (!lost) await gallery.open(name, model);
+  await showPicking();
+});
+
+async function showGallery(more = false) {
+  at("more").hidden = true;
+  if (lost) note(`The region set ${lost}, which the model learnt from, is not here any more.`);
+  if (!gallery.record) return;
   const asked = label;
   const rest = await gallery.show(label, more);
-  if (asked !== label) return showGallery();
+  if (from !== "regions") return;
+  if (asked !== label) return showPicking(); // the tiles may be of the class before
   at("more").hidden = !rest;
-  at("gallery-note").textContent = at("gallery").children.length ? "" : "No region of this set holds it.";
-  gallery.mark(crops.get(label)?.source.region);
+  note(at("gallery").children.length ? "" : "No region of this set holds it.");
+  markCrop();
+}
+
+async function showSlide() {
+  const asked = label;
+  if (!at("slides").length) {
+    slides = (await list("/v1/slides")).map((item) => item.record).filter(Boolean);
+    at("slides").replaceChildren(...slides.map((item) => new Option(item.slide)));
+  }
+  if (from !== "slide" || asked !== label) return; // what was chosen meanwhile is shown already
+  const record = slides.find((item) => item.slide === at("slides").value);
+  note(record ? "Click the slide; or move it with the arrows, and press Enter." : "No slide has been ingested yet.");
+  at("view").parentElement.hidden = !record;
+  if (record) view.open(record, model);
+  markCrop();
+}
+
+async function showAtlas() {
+  const asked = label;
+  if (!at("runs").length) at("runs").replaceChildren(...(await list("/v1/clusters")).map((item) => new Option(item)));
+  const run = at("runs").value;
+  const opened = run && run !== patches.run ? await readAtlas(run) : null;
+  if (from !== "atlas" || asked !== label || run !== at("runs").value) return;
+  if (!run) return note("No clustering has found tissue types yet.");
+  if (run !== patches.run) { // else it was opened meanwhile, and a type may have been chosen
+    Object.assign(patches, opened);
+    at("types").replaceChildren(...patches.types.map((item) => new Option(item.type.name, item.label)));
+  }
+  note("Choose a patch: these are the nearest to the type’s centre, of one slide after the other.");
+  const alike = patches.types.find((item) => item.type.name === model.classes[label].name);
+  if (alike) at("types").value = alike.label;
+  await showType();
+}
+
+const showType = guarded(async () => {
+  await patches.show(at("types").value, model);
+  markCrop();
 });
+
+async function cutOut(square) {
+  const [own, index] = [model, label];
+  try {
+    const answer = await ask("GET", square.address);
+    const png = await base64(await answer.blob());
+    if (own !== model) return;
+    const title = `Cut from slide ${square.slide} at ${square.x}, ${square.y}`;
+    crops.set(index, { source: { png }, address: square.address, title, square });
+    showCrops();
+    note(`${title}: ${square.side} × ${square.side} px at the model’s ${model.mpp} µm per pixel.`);
+  } catch (error) {
+    note(explain(error)); // here, as the page's own place for problems may be scrolled away
+  }
+}
 
 function cropOf(row) {
   return { source: { regions: gallery.record.name, region: row.key }, address: gallery.address(row), title: `Cut from region ${row.key}` };
@@ -357,6 +423,8 @@ function start() {
     (row) => { crops.set(label, cropOf(row)); showCrops(); },
     guarded(async (row) => replace(await gallery.labels(row))),
   );
+  view = new SlideView(at("view"), at("zoom"), cutOut);
+  patches = new Patches(at("patches"), cutOut);
   cutting = new Cutting(at("picture"), async (index, picture, name) => {
     crops.set(index, { source: { png: await base64(picture) }, address: URL.createObjectURL(picture), title: `Cut from ${name}` });
     showCrops();
@@ -366,7 +434,10 @@ function start() {
 
   at("model").addEventListener("change", open);
   at("sets").addEventListener("change", () => openSet(at("sets").value));
-  at("more").addEventListener("click", () => showGallery(true));
+  at("more").addEventListener("click", guarded(() => showGallery(true)));
+  at("slides").addEventListener("change", showPicking);
+  at("runs").addEventListener("change", showPicking);
+  at("types").addEventListener("change", showType);
   at("pick").addEventListener("click", pick);
   at("open").addEventListener("click", () => cutting.open(model, label));
   at("size").addEventListener("input", () => widen(Number(at("size").value)));
@@ -386,6 +457,9 @@ function start() {
   form.addEventListener("submit", (event) => { event.preventDefault(); generate(); });
   for (const button of document.querySelectorAll("[data-tool]")) {
     button.addEventListener("click", () => take(button.dataset.tool));
+  }
+  for (const button of document.querySelectorAll("[data-from]")) {
+    button.addEventListener("click", () => { from = button.dataset.from; showPicking(); });
   }
   for (const button of document.querySelectorAll("[data-close]")) {
     button.addEventListener("click", () => button.closest("dialog").close());

@@ -1,9 +1,8 @@
 // The viewer of a slide: OpenSeadragon, overlays, scale bar.
+import { deepZoom, tilesOf, zoomWith } from "./deepzoom.js";
 import { paintSwatches } from "./swatches.js";
 
-const { OpenSeadragon } = window;
 const SIDE = 254, OVERLAP = 1; // of the gateway's tiles
-const NEAR = 4; // screen pixels per slide pixel when a place was asked for, at most
 
 const element = document.getElementById("viewer");
 const { slide, mpp, palette, run } = element.dataset;
@@ -13,27 +12,14 @@ const problem = document.getElementById("problem");
 
 paintSwatches();
 
-const viewer = OpenSeadragon({
-  element,
-  tileSources: `${place}/deepzoom.dzi`,
-  drawer: "canvas",
-  showNavigationControl: false,
-  showNavigator: true,
-  navigatorPosition: "BOTTOM_RIGHT",
-  navigatorSizeRatio: 0.16,
-  maxZoomPixelRatio: NEAR,
-  visibilityRatio: 0.3,
-  animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 0.6,
+const viewer = deepZoom(element, {
+  tileSources: tilesOf(slide),
   gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
 });
 viewer.canvas.setAttribute("aria-label", `Slide ${slide}: arrows move, plus and minus zoom, 0 shows all`);
 viewer.addHandler("open-failed", () => { problem.textContent = "The slide cannot be opened: its file is missing or damaged."; });
 
-document.querySelector(".tools").addEventListener("click", (event) => {
-  const kind = event.target.dataset.zoom;
-  if (kind === "home") viewer.viewport.goHome();
-  else if (kind) viewer.viewport.zoomBy(kind === "in" ? 2 : 0.5).applyConstraints();
-});
+zoomWith(document.querySelector(".tools"), viewer);
 
 // Overlays
 const shown = {}; // overlay -> its layer
