@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install lint test test-api test-e2e test-containers test-k8s assets secrets images sbom audit digests demo starter bench-quality bench-synthesis bench-gateway clean
+.PHONY: help install lint test test-api test-e2e test-containers test-k8s assets secrets images sbom audit digests demo starter autoencoder bench-quality bench-synthesis bench-gateway clean
 
 help:            ## list the targets
 	@grep -E '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -68,6 +68,11 @@ demo: install    ## slides to a synthetic annotated dataset; SLIDES=folder MPP=0
 
 starter: install ## make the starter checkpoint anew (about an hour on 2 cores)
 	$(BIN)/python -m services.train.make_starter --store out/starter
+
+autoencoder: install  ## make the embedded autoencoder anew (one or two hours on 2 cores): as bench-quality
+	$(BIN)/htd tiles $(TILES) --cohort tiles --classes '$(CLASSES)' --mpp $(MPP) --region-size 128 --region-mpp $(REGION_MPP) $(if $(SLIDE),--slide '$(SLIDE)') --store out/autoencoder
+	$(BIN)/htd train --regions tiles --recipe autoencoder --model autoencoder --store out/autoencoder
+	$(BIN)/python -m services.train.embed_autoencoder out/autoencoder autoencoder/1
 
 bench-quality: install  ## train and measure on TILES=folder CLASSES=a,b MPP=0.5 REGION_MPP=0.875 [SLIDE=regex] [RECIPE=cpu-small]
 	$(BIN)/python benchmarks/quality.py $(TILES) --classes '$(CLASSES)' --mpp $(MPP) --region-mpp $(REGION_MPP) $(if $(SLIDE),--slide '$(SLIDE)') $(if $(RECIPE),--recipe $(RECIPE))

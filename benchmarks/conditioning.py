@@ -1,9 +1,9 @@
 """Which conditioning is worth its cost?
 
-    python benchmarks/conditioning.py STORE REGIONS VAE regional=2000 concat=3000 embedding=2000
+    python benchmarks/conditioning.py STORE REGIONS regional=2000 concat=3000 embedding=2000
 
-Trains a denoiser of each conditioning for so many steps, all on the autoencoder of model VAE
-and with everything else alike, then has each make the val split's images: with neither
+Trains a denoiser of each conditioning for so many steps, all on the recipe's pretrained
+autoencoder and with everything else alike, then has each make the val split's images: with neither
 condition, with the map, with both. Prints what they are worth, and the seconds that the
 training took. Nothing is chosen on the test split.
 """
@@ -20,16 +20,16 @@ from services.gateway.submit import Target, run_or_fail
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import Condition
-from shared.contracts.train import Recipe, TrainRequest, model_prefix
+from shared.contracts.train import Recipe, TrainRequest
 from shared.jobs import Ledger
 
 ROWS: tuple[Condition, ...] = ("none", "map", "both")
 
 
-def recipe_of(name: str, conditioning: str, steps: int, vae: str) -> Recipe:
-    """The named recipe with another conditioning, on a finished autoencoder."""
+def recipe_of(name: str, conditioning: str, steps: int) -> Recipe:
+    """The named recipe with another conditioning, on its autoencoder as it is."""
     recipe = load_recipe(name).model_dump()
-    recipe["vae"] |= {"pretrained": vae, "steps": 0, "decoder_steps": 0}
+    recipe["vae"] |= {"steps": 0, "decoder_steps": 0}
     recipe["denoiser"] |= {"conditioning": conditioning, "steps": steps}
     return Recipe.model_validate(recipe)
 
@@ -54,13 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store")
     parser.add_argument("regions")
-    parser.add_argument("vae", help="<model>/<version> whose autoencoder all use")
     parser.add_argument("candidates", nargs="+", help="<conditioning>=<steps>")
     parser.add_argument("--recipe", default="cpu-small")
     given = parser.parse_args()
     target = Target.of(given.store, "")
-    model, _, version = given.vae.partition("/")
-    folder = target.store.local(f"{model_prefix(model, version or '1')}vae/config.json").parent
     record = target.store.get_model(region_set_key(given.regions), RegionSet)
     images = sum(part.regions for part in record.of_split("val"))
     table = {}
@@ -70,7 +67,7 @@ def main() -> None:
         request = TrainRequest(
             run=name,
             regions=given.regions,
-            recipe=recipe_of(given.recipe, conditioning, int(steps), str(folder.resolve())),
+            recipe=recipe_of(given.recipe, conditioning, int(steps)),
             model=name,
         )
         run_or_fail(target, request)

@@ -18,9 +18,13 @@ from shared.contracts.regions import region_set_key
 
 
 class VaeRecipe(Contract):
-    """The autoencoder: an own small one, or any diffusers VAE."""
+    """The autoencoder: the embedded one, any diffusers VAE, or an own small one from nothing."""
 
-    pretrained: str | None = Field(None, description="folder or hub id of a diffusers VAE")
+    pretrained: str | None = Field(
+        None,
+        description="'embedded' (shipped, made on real tissue), or folder or hub id of a "
+        "diffusers VAE",
+    )
     channels: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
     layers: int = Field(1, ge=1)
     latent_channels: int = Field(16, ge=1)

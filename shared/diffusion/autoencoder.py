@@ -1,4 +1,4 @@
-"""The autoencoder: an own small AutoencoderKL, or any diffusers VAE by name."""
+"""The autoencoder: the embedded one, an own small AutoencoderKL, or any diffusers VAE by name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch import Tensor
 from shared.contracts.train import VaeRecipe
 from shared.errors import InputError
 
+EMBEDDED = Path(__file__).parent / "embedded_vae"
+"""Trained on real tissue, see its README; recipes name it 'embedded'."""
+
 
 def make_vae(recipe: VaeRecipe) -> AutoencoderKL:
     """Make the recipe's VAE: a fresh one, or the pretrained one that it names.
@@ -19,6 +22,8 @@ def make_vae(recipe: VaeRecipe) -> AutoencoderKL:
         InputError: the named VAE is neither a folder here nor can it be fetched.
     """
     if recipe.pretrained is not None:
+        if recipe.pretrained == "embedded":
+            return read_vae(EMBEDDED)
         try:
             return AutoencoderKL.from_pretrained(recipe.pretrained, use_safetensors=True)
         except (OSError, ValueError) as error:
