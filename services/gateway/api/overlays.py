@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.gateway.api.access import Caller, Reader
-from services.gateway.api.problems import documented, returning
 from services.gateway.api.slides import SlideName, ingested
-from services.gateway.api.tiles import Address, Level, Match, colored, zoom_of
+from services.gateway.api.tiles import Address, Level, Match, colored, drawing, drawn, zoom_of
 from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import slide_key
@@ -32,7 +31,7 @@ FRESH = "private, no-cache"
 router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
 
 Run = Annotated[Name, Path(description="name of the clustering")]
-Picture = documented(404) | returning("image/png") | {304: {"description": "Not modified"}}
+Picture = drawing("image/png")
 
 
 @router.get("/tissue/{level}/{column}_{row}.png", response_class=Response, responses=Picture)
@@ -47,20 +46,16 @@ def get_tissue_tile(
 ) -> Response:
     """Return a tile of the slide's tissue mask: tissue is coloured, glass is clear."""
     path, version = _file(caller, slide_key(slide, "tissue.png"))
-    tag = f'"{version}-{level}-{column}-{row}"'
-    headers = {"ETag": tag, "Cache-Control": FRESH}
-    if match is not None and tag in match:
-        return Response(status_code=304, headers=headers)
-    zoom, _ = zoom_of(request, caller, slide)
-    mask, _ = _map(path, version)
-    height, width = mask.shape
-    steps = (zoom.slide.dimensions[0] / width, zoom.slide.dimensions[1] / height)
-    picked = _at(mask, zoom.centres(level, column, row), steps)
-    return Response(
-        colored((picked > 0).astype(np.uint8), [(0, 0, 0), TISSUE]),
-        media_type="image/png",
-        headers=headers,
-    )
+
+    def draw() -> bytes:
+        zoom, _ = zoom_of(request, caller, slide)
+        mask, _ = _map(path, version)
+        height, width = mask.shape
+        steps = (zoom.slide.dimensions[0] / width, zoom.slide.dimensions[1] / height)
+        picked = _at(mask, zoom.centres(level, column, row), steps)
+        return colored((picked > 0).astype(np.uint8), [(0, 0, 0), TISSUE])
+
+    return drawn(f"{version}-{level}-{column}-{row}", match, FRESH, "image/png", draw)
 
 
 @router.get(
@@ -84,15 +79,16 @@ def get_type_tile(
     if type is not None:
         table = np.where(np.arange(256) == type, table, 0).astype(np.uint8)
     look = sha256(table.tobytes() + bytes(np.asarray(classes.colors, np.uint8)))[:16]
-    tag = f'"{version}-{look}-{level}-{column}-{row}"'
-    headers = {"ETag": tag, "Cache-Control": FRESH}
-    if match is not None and tag in match:
-        return Response(status_code=304, headers=headers)
-    record = ingested(caller, slide)
-    zoom, _ = zoom_of(request, caller, slide)
-    labels, mpp = _map(path, version)
-    picked = _at(labels, zoom.centres(level, column, row), (mpp / record.mpp, mpp / record.mpp_y))
-    return Response(colored(table[picked], classes.colors), media_type="image/png", headers=headers)
+
+    def draw() -> bytes:
+        record = ingested(caller, slide)
+        zoom, _ = zoom_of(request, caller, slide)
+        labels, mpp = _map(path, version)
+        steps = (mpp / record.mpp, mpp / record.mpp_y)
+        return colored(table[_at(labels, zoom.centres(level, column, row), steps)], classes.colors)
+
+    tag = f"{version}-{look}-{level}-{column}-{row}"
+    return drawn(tag, match, FRESH, "image/png", draw)
 
 
 def _file(caller: Caller, key: str) -> tuple[FilePath, str]:

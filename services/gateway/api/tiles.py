@@ -7,11 +7,12 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path as FilePath
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import openslide
@@ -53,6 +54,29 @@ router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
 Level = Annotated[int, Path(ge=0, le=64)]
 Address = Annotated[int, Path(ge=0, le=2**31)]
 Match = Annotated[str | None, Header(alias="If-None-Match")]
+
+
+def drawing(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """Document that an operation answers by `drawn`."""
+    return documented(404) | returning(media_type) | {304: {"description": "Not modified"}}
+
+
+def drawn(
+    tag: str, match: str | None, caching: str, media_type: str, draw: Callable[[], bytes]
+) -> Response:
+    """Answer with a picture, which is drawn unless the client has it already.
+
+    Args:
+        tag: of all that the picture depends on, without quotes.
+        match: ETags of what the client has.
+        caching: how long it may be kept.
+        media_type: of what `draw` returns.
+        draw: makes the picture.
+    """
+    headers = {"ETag": (tag := f'"{tag}"'), "Cache-Control": caching}
+    if match is not None and tag in match:
+        return Response(status_code=304, headers=headers)
+    return Response(draw(), media_type=media_type, headers=headers)
 
 
 class Zoom:
@@ -277,7 +301,7 @@ def describe_tiles(slide: SlideName, request: Request, caller: Reader) -> Respon
 @router.get(
     "/deepzoom_files/{level}/{column}_{row}.jpeg",
     response_class=Response,
-    responses=documented(404) | returning("image/jpeg") | {304: {"description": "Not modified"}},
+    responses=drawing("image/jpeg"),
 )
 def get_tile(
     slide: SlideName,
@@ -290,17 +314,14 @@ def get_tile(
 ) -> Response:
     """Return a tile of the slide."""
     zoom, version = zoom_of(request, caller, slide)
-    tag = f'"{version}-{level}-{column}-{row}"'
-    headers = {"ETag": tag, "Cache-Control": CACHED}
-    if match is not None and tag in match:
-        return Response(status_code=304, headers=headers)
-    return Response(zoom.tile(level, column, row), media_type="image/jpeg", headers=headers)
+    tag = f"{version}-{level}-{column}-{row}"
+    return drawn(tag, match, CACHED, "image/jpeg", partial(zoom.tile, level, column, row))
 
 
 @router.get(
     "/labels/{level}/{column}_{row}.png",
     response_class=Response,
-    responses=documented(404) | returning("image/png") | {304: {"description": "Not modified"}},
+    responses=drawing("image/png"),
 )
 def get_label_tile(
     slide: SlideName,
@@ -317,18 +338,15 @@ def get_label_tile(
     if cohort is not None:
         classes = caller.store.get_model(cohort_key(cohort), CohortRecord).classes
     zoom, version = zoom_of(request, caller, slide)
-    tag = f'"{version}-{level}-{column}-{row}-{cohort}"'
-    headers = {"ETag": tag, "Cache-Control": CACHED}
-    if match is not None and tag in match:
-        return Response(status_code=304, headers=headers)
-    picture = zoom.label_tile(level, column, row, classes)
-    return Response(picture, media_type="image/png", headers=headers)
+    tag = f"{version}-{level}-{column}-{row}-{cohort}"
+    draw = partial(zoom.label_tile, level, column, row, classes)
+    return drawn(tag, match, CACHED, "image/png", draw)
 
 
 @router.get(
     "/crop.png",
     response_class=Response,
-    responses=documented(404) | returning("image/png") | {304: {"description": "Not modified"}},
+    responses=drawing("image/png"),
 )
 def get_crop(
     slide: SlideName,
@@ -343,9 +361,6 @@ def get_crop(
     """Cut a square out of an ingested slide, at any resolution that the slide has."""
     record = ingested(caller, slide)
     zoom, version = zoom_of(request, caller, slide)
-    tag = f'"{version}-crop-{x}-{y}-{side}-{mpp}"'
-    headers = {"ETag": tag, "Cache-Control": CACHED}
-    if match is not None and tag in match:
-        return Response(status_code=304, headers=headers)
-    picture = zoom.crop((x, y), side, mpp, record.mpp)
-    return Response(picture, media_type="image/png", headers=headers)
+    tag = f"{version}-crop-{x}-{y}-{side}-{mpp}"
+    draw = partial(zoom.crop, (x, y), side, mpp, record.mpp)
+    return drawn(tag, match, CACHED, "image/png", draw)
