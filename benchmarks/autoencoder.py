@@ -12,29 +12,19 @@ import argparse
 import json
 
 import numpy as np
-import torch
-from skimage.metrics import structural_similarity
 
 from services.evaluate.fidelity import Features, fidelity
+from services.evaluate.reconstruction import likeness, reconstruct
 from services.gateway.study import MEASURES
 from shared.contracts.train import VaeRecipe
-from shared.diffusion.autoencoder import (
-    decode_latents,
-    encode_latents,
-    make_vae,
-    to_pixels,
-    to_unit,
-)
+from shared.diffusion.autoencoder import make_vae
 from shared.encoders import load_encoder
 from shared.imaging.regions import RegionIndex, load_region_set
 from shared.settings import settings
 from shared.storage import open_store
 from shared.threads import limit
 
-BATCH = 16
 
-
-@torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store")
@@ -48,17 +38,12 @@ def main() -> None:
     index = RegionIndex(store, load_region_set(store, given.regions), given.split)
     images = np.stack([index[number].image for number in range(len(index))])
     vae = make_vae(VaeRecipe(pretrained=given.vae)).eval()
-    parts = [to_unit(torch.from_numpy(images[n : n + BATCH])) for n in range(0, len(images), BATCH)]
-    again = torch.cat([to_pixels(decode_latents(vae, encode_latents(vae, x))) for x in parts])
-    made = again.numpy()
-    errors = ((images.astype(np.float64) - made) ** 2).mean((1, 2, 3))
-    similar = [
-        structural_similarity(a, b, channel_axis=2) for a, b in zip(images, made, strict=True)
-    ]
+    made = reconstruct(vae, "cpu")(images)
+    scores = likeness(zip(images, made, strict=True))
     figures = {
-        "n": len(images),
-        "psnr": round(float(np.mean(10 * np.log10(255**2 / errors))), 2),
-        "ssim": round(float(np.mean(similar)), 3),
+        "n": scores["n"],
+        "psnr": round(scores["psnr"], 2),
+        "ssim": round(scores["ssim"], 3),
     }
     slides, keys = np.array(index.slides), np.array(index.keys)
     for name in given.encoders:

@@ -34,6 +34,7 @@ from services.evaluate.segmentation import (
 )
 from shared.contracts.evaluate import EvaluateRequest, report_key
 from shared.datasets import draw_crops, recut_crops
+from shared.diffusion.model_store import load_model
 from shared.encoders import Encoder, load_encoder
 from shared.errors import InputError, JobError
 from shared.imaging.regions import RegionIndex, encode_png, load_region_set
@@ -171,7 +172,7 @@ def _features(
 
     for row, pairs in sources.items():
         encoded[row] = features(pairs, numbers[row], lambda images: images)
-    decode = reconstruct(context, material.model)
+    decode = _through(context, material)
     encoded["reconstruction"] = features(material.test, numbers["test"], decode)
     test, train = encoded.pop("test"), encoded["train"]
     upright = {row: each.values[:, 0] for row, each in encoded.items()}
@@ -199,6 +200,13 @@ def _features(
             for row, near in zip(shown, neighbours, strict=True)
         ],
     }  # fmt: skip
+
+
+def _through(context: Context, material: Material) -> Callable[[UInt8], UInt8]:
+    """What the autoencoder of the dataset's model makes of images."""
+    model = material.model
+    loaded = load_model(context.store, model.model, model.version, context.device)
+    return reconstruct(loaded.pipeline.vae, context.device)
 
 
 def _against(
@@ -243,7 +251,7 @@ def _appearance(request: EvaluateRequest, material: Material, context: Context) 
         "stain": stain_errors(store, material.rows),
         "copying": copying(store, material),
         "retrieval": _retrieval(request, material, None, store),
-        "autoencoder": reconstruction_scores(context, material),
+        "autoencoder": reconstruction_scores(material, _through(context, material)),
     }
 
 
