@@ -45,11 +45,11 @@ def main() -> None:
         "psnr": round(scores["psnr"], 2),
         "ssim": round(scores["ssim"], 3),
     }
-    slides, keys = np.array(index.slides), np.array(index.keys)
+    slides = [(slide,) for slide in index.slides]
     for name in given.encoders:
         encoder = load_encoder(name, store)
         real, given_back = (
-            Features(encoder.encode(pixels)[:, None], slides, keys) for pixels in (images, made)
+            Features(encoder.encode(pixels)[:, None], slides) for pixels in (images, made)
         )
         rows = fidelity(real, {"reconstruction": given_back}, 0)["rows"]
         figures[name] = {row: round(value["frechet"], 1) for row, value in rows.items()}

@@ -144,14 +144,14 @@ def distances(store: ObjectStore, model: ModelRecord, ways: dict[str, Make]) -> 
     """Fréchet distance of each way's images to the val split, with the floor."""
     bank = RegionBank(store, model.regions, ("val",), model)
     batches = work(store, model, len(bank))
-    slides = bank.slides[np.linspace(0, len(bank) - 1, len(bank)).astype(int)]
+    slides = [(slide,) for slide in bank.slides.tolist()]
     encoder = load_encoder(MEASURES[0], store)
     real = encoder.encode(np.stack([bank.pixels[number].image for number in range(len(bank))]))
     made = {}
     for name, make in ways.items():
         images = np.concatenate([make(batch) for batch in batches])
         made[name] = Features(encoder.encode(images)[:, None], slides)
-    found = fidelity(Features(real[:, None], bank.slides), made, 0)["rows"]
+    found = fidelity(Features(real[:, None], slides), made, 0)["rows"]
     return {name: round(row["frechet"], 3) for name, row in found.items()}
 
 

@@ -34,11 +34,8 @@ class Pairs(Protocol):
     def pair(self, number: int) -> tuple[UInt8, UInt8]:
         """Return an image and its label map."""
 
-    def slide(self, number: int) -> str:
-        """Name the slide that it shows, or that its label map comes from."""
-
-    def region(self, number: int) -> str:
-        """Name the region that it shows, or that its label map comes from."""
+    def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Name the slides, and the regions: what it shows, or its map's and then its crops'."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +53,9 @@ class RealPairs:
         region = self.regions[self.positions[number]]
         return region.image, self.table[region.labels]
 
-    def slide(self, number: int) -> str:
-        return self.regions.slides[self.positions[number]]
-
-    def region(self, number: int) -> str:
-        return self.regions.keys[self.positions[number]]
+    def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        position = self.positions[number]
+        return (self.regions.slides[position],), (self.regions.keys[position],)
 
 
 @dataclass(frozen=True)
@@ -76,11 +71,12 @@ class SyntheticPairs:
         sample = self.samples[number]
         return sample.image, sample.labels
 
-    def slide(self, number: int) -> str:
-        return self.samples.provenance(number).map_slide
-
-    def region(self, number: int) -> str:
-        return self.samples.provenance(number).map_region
+    def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        made = self.samples.provenance(number)
+        return (
+            (made.map_slide, *(crop.slide for crop in made.crops)),
+            (made.map_region, *(crop.region for crop in made.crops)),
+        )
 
 
 @dataclass(frozen=True)
@@ -97,13 +93,9 @@ class JoinedPairs:
         pairs, own = self._of(number)
         return pairs.pair(own)
 
-    def slide(self, number: int) -> str:
+    def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         pairs, own = self._of(number)
-        return pairs.slide(own)
-
-    def region(self, number: int) -> str:
-        pairs, own = self._of(number)
-        return pairs.region(own)
+        return pairs.origins(own)
 
     def _of(self, number: int) -> tuple[Pairs, int]:
         shift = number - len(self.first)

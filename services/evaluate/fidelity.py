@@ -2,13 +2,15 @@
 
 Real test slides are halved by slide. Every source of images (synthetic rows, real training
 images, the other half) is held against each half, at one n for all, and never with images
-that were made from the half's own slides. So the floor is what perfect images would get.
+whose map or crops are of the half's own slides. So the floor is what perfect images would get.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,17 @@ from numpy.typing import NDArray
 from services.evaluate.coverage import manifold_scores
 from services.evaluate.frechet import bootstrap, distance_of
 
+Origins = Sequence[tuple[str, ...]]
+"""Names of what each image was made from, first what it shows, or what its map was taken from."""
+
 DRAWS = 40
 """Of the bootstrap over slides."""
 
 LEAST = 6
 """Images that precision, recall, density and coverage need on either side."""
+
+PARTS = 3
+"""One real region in so many is the reference that its own slide's images are held against."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,13 @@ class Features:
 
     Attributes:
         values: float32 (n, views, dim); views are turns of the same image.
-        slides: str (n,), slide of each image, or that its label map came from.
-        regions: str (n,), the same of its region, where that is known.
+        slides: slides of each image's map and crops, or the one that it shows.
+        regions: the same of regions, where they are known.
     """
 
     values: NDArray[np.float32]
-    slides: NDArray[np.str_]
-    regions: NDArray[np.str_] | None = None
+    slides: Origins
+    regions: Origins | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -44,6 +52,11 @@ class Features:
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """All views of the images `rows`, (rows · views, dim)."""
         return self.values[rows].reshape(-1, self.values.shape[2])
+
+    @property
+    def shown(self) -> NDArray[np.str_]:
+        """Slide that each image shows, or that its map was taken from, (n,)."""
+        return np.array([names[0] for names in self.slides], np.str_)
 
 
 def halves(slides: NDArray[np.str_]) -> tuple[set[str], set[str]]:
@@ -60,119 +73,131 @@ def halves(slides: NDArray[np.str_]) -> tuple[set[str], set[str]]:
 
 @dataclass(frozen=True)
 class Fold:
-    """One half of the real test images, and which images of each source may be held against it."""
+    """Some real test images, and which images of each source may be held against them."""
 
     reference: NDArray[np.int64]
     candidates: dict[str, NDArray[np.int64]]
 
 
+def _apart(origins: Origins, names: AbstractSet[str]) -> NDArray[np.int64]:
+    """Numbers of the images that were made from nothing in `names`."""
+    return np.flatnonzero([names.isdisjoint(own) for own in origins])
+
+
 def make_folds(test: Features, sources: Mapping[str, Features]) -> list[Fold]:
     """Make the two folds; with one test slide alone, its images are halved instead."""
-    one, other = halves(test.slides)
+    sides = halves(test.shown)
     folds: list[Fold] = []
-    for side, rest in ((one, other), (other, one)):
-        inside = np.isin(test.slides, sorted(side))
-        if not rest or not side:
-            inside = np.arange(len(test)) % 2 == len(folds)
-        candidates = {"floor": np.flatnonzero(~inside)}
-        for name, source in sources.items():
-            own = np.isin(source.slides, sorted(side)) if rest and side else np.zeros(len(source))
-            candidates[name] = np.flatnonzero(own == 0)
-        folds.append(Fold(np.flatnonzero(inside), candidates))
+    for number, side in enumerate(sides):
+        if all(sides):
+            inside = np.isin(test.shown, sorted(side))
+        else:
+            inside, side = np.arange(len(test)) % 2 == number, set()
+        candidates = {name: _apart(source.slides, side) for name, source in sources.items()}
+        folds.append(Fold(np.flatnonzero(inside), {"floor": np.flatnonzero(~inside), **candidates}))
     return folds
+
+
+def make_own_folds(test: Features, sources: Mapping[str, Features]) -> list[Fold]:
+    """Make the folds that hold images against other regions of the slides they were made from.
+
+    The reference is every third real region; what shows one of these, or has its map or a
+    crop from one, is left out. Sources with images of other slides are too.
+    """
+    if test.regions is None:
+        return []
+    here = set(test.shown.tolist())
+    known = {
+        name: source.regions
+        for name, source in {"floor": test, **sources}.items()
+        if source.regions is not None and here.issuperset(chain.from_iterable(source.slides))
+    }
+    folds = []
+    for start in range(PARTS):
+        reference = np.arange(start, len(test), PARTS)
+        names = {test.regions[number][0] for number in reference.tolist()}
+        candidates = {name: _apart(regions, names) for name, regions in known.items()}
+        folds.append(Fold(reference, candidates))
+    return folds
+
+
+def _common(folds: Sequence[Fold]) -> int:
+    """Number of images that every side of every comparison has."""
+    return min(
+        (len(rows) for fold in folds for rows in (fold.reference, *fold.candidates.values())),
+        default=0,
+    )
+
+
+def _draws(
+    folds: Sequence[Fold], name: str, n: int, seed: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], np.random.Generator]]:
+    """Draw n images of a source and n real ones for each fold; the real ones are all sources'."""
+    for number, fold in enumerate(folds):
+        rng = np.random.default_rng([seed, number])
+        real = rng.permutation(fold.reference)[:n]
+        yield rng.permutation(fold.candidates[name])[:n], real, rng
 
 
 def fidelity(test: Features, sources: Mapping[str, Features], seed: int) -> dict[str, Any]:
     """Compare sources of images with real test images.
 
     Args:
-        test: real images of held-out slides.
+        test: real images of held-out slides, those of one slide in a row.
         sources: name → features; images made from test slides are told by their slides.
         seed: of the draws to one n.
 
     Returns:
         `n` images (of `views` each) on either side, `dim`, `reliable` (whether n · views
-        is at least twice dim) and `rows`: name ('floor' first) → `frechet` (mean over both
-        folds), its 90 % `interval` over resampled slides, `over_floor`, and (of at least
-        `LEAST` images) `precision`, `recall`, `density`, `coverage` against all test images;
-        of sources made from test slides also `own_slides` (see there).
-        No rows where n is below 2.
+        is at least twice dim) and `rows`: name ('floor' first) → means over both folds of
+        `frechet`, its 90 % `interval` over resampled slides and (of at least `LEAST` images)
+        `precision`, `recall`, `density`, `coverage`; and `over_floor`. No rows where n is
+        below 2. Of sources made from test slides also `own_slides`, the Fréchet distance to
+        other regions of these slides (see `make_own_folds`) at `n_own_slides` images.
     """
-    folds = make_folds(test, sources)
     pool = {"floor": test, **sources}
-    n = min(
-        *(len(fold.reference) for fold in folds),
-        *(len(rows) for fold in folds for rows in fold.candidates.values()),
-    )
+    folds = make_folds(test, sources)
+    n = _common(folds)
     views, dim = test.values.shape[1:]
     found: dict[str, Any] = {"n": n, "views": views, "dim": dim, "reliable": n * views >= 2 * dim}
     if n < 2:
         return {**found, "rows": {}}
     rows: dict[str, dict[str, Any]] = {}
     for name, source in pool.items():
-        distances, intervals = [], []
-        for number, fold in enumerate(folds):
-            rng = np.random.default_rng([seed, number])
-            real = rng.permutation(fold.reference)[:n]
-            made = rng.permutation(fold.candidates[name])[:n]
-            distances.append(distance_of(source.of(made), test.of(real)))
-            intervals.append(
-                bootstrap(
+        scores = []
+        for made, real, rng in _draws(folds, name, n, seed):
+            score: dict[str, Any] = {
+                "frechet": distance_of(source.of(made), test.of(real)),
+                "interval": bootstrap(
                     source.of(made), test.of(real), DRAWS, rng,
                     groups_one=_groups(source, made), groups_other=_groups(test, real),
-                )
-            )  # fmt: skip
+                ),
+            }  # fmt: skip
+            if n >= LEAST:
+                score |= manifold_scores(test.values[real, 0], source.values[made, 0])
+            scores.append(score)
         rows[name] = {
-            "frechet": float(np.mean(distances)),
-            "interval": [float(edge) for edge in np.mean(intervals, axis=0)],
+            figure: np.mean([score[figure] for score in scores], axis=0).tolist()
+            for figure in scores[0]
         }
-        own = own_slides(test, source, n, seed)
-        if own is not None:
-            rows[name]["own_slides"] = own
-    floor = rows["floor"]["frechet"]
-    for name, source in sources.items():
-        rows[name]["over_floor"] = rows[name]["frechet"] / max(floor, 1e-12)
-        if min(len(test), len(source)) >= LEAST:
-            rows[name] |= manifold_scores(test.values[:, 0], source.values[:, 0])
+    for name in sources:
+        rows[name]["over_floor"] = rows[name]["frechet"] / max(rows["floor"]["frechet"], 1e-12)
+    own_folds = make_own_folds(test, sources)
+    n_own = _common(own_folds)
+    if n_own >= 2:
+        found["n_own_slides"] = n_own
+        for name in own_folds[0].candidates:
+            distances = [
+                distance_of(pool[name].of(made), test.of(real))
+                for made, real, _ in _draws(own_folds, name, n_own, seed)
+            ]
+            rows[name]["own_slides"] = float(np.mean(distances))
     return {**found, "rows": rows}
-
-
-def own_slides(test: Features, source: Features, n: int, seed: int) -> float | None:
-    """Fréchet distance to other real regions of the slides that images were made from.
-
-    Every second real region is the reference; what is or was made from the map of one of
-    these is left out. Of `test` itself it is the floor.
-
-    Args:
-        test: real images, those of one slide in a row.
-        source: images of these slides.
-        n: most images on either side.
-        seed: of the draws to one n.
-
-    Returns:
-        The mean over both choices of every second region; None where regions are not known
-        or the images are of other slides.
-    """
-    if test.regions is None or source.regions is None:
-        return None
-    if not np.isin(source.slides, test.slides).all():
-        return None
-    distances = []
-    for start in range(2):
-        rng = np.random.default_rng([seed, start])
-        real = np.arange(start, len(test), 2)
-        made = np.flatnonzero(~np.isin(source.regions, test.regions[real]))
-        count = min(n, len(real), len(made))
-        if count < 2:
-            return None
-        sides = (source.of(rng.permutation(made)[:count]), test.of(rng.permutation(real)[:count]))
-        distances.append(distance_of(*sides))
-    return float(np.mean(distances))
 
 
 def _groups(source: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Number of the slide of every view."""
-    numbers = np.unique(source.slides[rows], return_inverse=True)[1]
+    numbers = np.unique(source.shown[rows], return_inverse=True)[1]
     return np.repeat(numbers, source.values.shape[1])
 
 

@@ -165,9 +165,7 @@ def _features(
             parts.append(np.stack([encoder.encode(turn) for turn in turns], 1))
             seen += len(batch)
             context.progress(min(seen, total), total, name)
-        slides, regions = (
-            np.array([name(number) for number in chosen]) for name in (pairs.slide, pairs.region)
-        )
+        slides, regions = zip(*(pairs.origins(number) for number in chosen), strict=True)
         return Features(np.concatenate(parts), slides, regions)
 
     for row, pairs in sources.items():

@@ -14,7 +14,7 @@ from scipy.linalg import sqrtm
 
 from services.evaluate import stage as evaluate
 from services.evaluate.data import gather, spread
-from services.evaluate.fidelity import Features, fidelity, halves, nearest
+from services.evaluate.fidelity import Features, fidelity, halves, make_own_folds, nearest
 from services.evaluate.frechet import Moments, distance_of, frechet_distance
 from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import (
@@ -112,7 +112,7 @@ def test_moments_of_a_stream_are_those_of_the_whole() -> None:
 def features(seed: int, slides: list[str], shift: float = 0.0, dim: int = 4) -> Features:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(len(slides), 2, dim)) + shift
-    return Features(values.astype(np.float32), np.array(slides))
+    return Features(values.astype(np.float32), [(slide,) for slide in slides])
 
 
 def test_fidelity_compares_at_one_n_and_says_when_it_is_small() -> None:
@@ -135,16 +135,30 @@ def test_images_are_never_held_against_the_slides_they_were_made_from() -> None:
     copies = Features(test.values.copy(), test.slides)
     honest = fidelity(test, {"copies": copies}, 0)["rows"]
     assert honest["copies"]["frechet"] == pytest.approx(honest["floor"]["frechet"])
-    stolen = Features(test.values.copy(), np.array(["elsewhere"] * 120))
+    stolen = Features(test.values.copy(), [("elsewhere",)] * 120)
     rows = fidelity(test, {"stolen": stolen}, 0)["rows"]
     assert rows["stolen"]["frechet"] < rows["floor"]["frechet"]
+    crops_of = Features(stolen.values, [("elsewhere", *own) for own in test.slides])
+    rows = fidelity(test, {"crops of": crops_of}, 0)["rows"]
+    assert rows["crops of"]["frechet"] == pytest.approx(honest["floor"]["frechet"])
+
+
+def test_precision_and_recall_are_taken_at_the_n_of_the_distance() -> None:
+    """Among more images every real one finds a near one: a larger set must not look better."""
+    test = features(0, ["a"] * 150 + ["b"] * 150)
+    many = features(1, ["x"] * 4000)
+    few = Features(many.values[:150], many.slides[:150])
+    rows = fidelity(test, {"many": many, "few": few}, 0)["rows"]
+    for score in ("precision", "recall", "density", "coverage"):
+        assert rows["many"][score] == pytest.approx(rows["few"][score], abs=0.15), score
+        assert rows["few"][score] == pytest.approx(rows["floor"][score], abs=0.15), score
 
 
 def test_images_that_take_on_their_slides_looks_come_nearer_to_their_own_slides() -> None:
     """Slides differ by a shift; images follow their slide's, or are drawn from all slides'."""
     slides = [f"s{number // 20}" for number in range(200)]
     shifts = np.repeat(np.random.default_rng(0).normal(scale=3, size=(10, 1, 4)), 20, 0)
-    keys = np.array([f"r{number}" for number in range(200)])
+    keys = [(f"r{number}",) for number in range(200)]
 
     def drawn(seed: int, order: np.ndarray) -> Features:  # type: ignore[type-arg]
         made = features(seed, slides)
@@ -152,16 +166,29 @@ def test_images_that_take_on_their_slides_looks_come_nearer_to_their_own_slides(
 
     near = np.arange(200)
     astray = np.zeros(200, int)  # all look like the first slide
-    rows = fidelity(drawn(1, near), {"follows": drawn(2, near), "astray": drawn(3, astray)}, 0)[
-        "rows"
-    ]
+    test = drawn(1, near)
+    sources = {"follows": drawn(2, near), "astray": drawn(3, astray), "copies": drawn(1, near)}
+    found = fidelity(test, sources, 0)
+    rows = found["rows"]
+    assert found["n_own_slides"] == 66
     assert rows["follows"]["own_slides"] < 2 * rows["floor"]["own_slides"]
     assert rows["astray"]["own_slides"] > 5 * rows["follows"]["own_slides"]
-    copies = Features(drawn(1, near).values, np.array(slides), keys)
-    rows = fidelity(drawn(1, near), {"copies": copies}, 0)["rows"]
     assert rows["copies"]["own_slides"] == pytest.approx(rows["floor"]["own_slides"])
-    other = Features(copies.values, np.array(["elsewhere"] * 200), keys)
-    assert "own_slides" not in fidelity(drawn(1, near), {"other": other}, 0)["rows"]["other"]
+    other = Features(test.values, [("elsewhere",)] * 200, keys)
+    assert "own_slides" not in fidelity(test, {"other": other}, 0)["rows"]["other"]
+
+
+def test_images_are_never_held_against_the_regions_of_their_crops() -> None:
+    """Images that repeat the region of their crop, and not that of their map."""
+    test = replace(features(0, ["a"] * 60 + ["b"] * 60), regions=[(f"r{n}",) for n in range(120)])
+    crops = [(number + 1) % 60 + number // 60 * 60 for number in range(120)]
+    repeats = Features(
+        test.values[crops], test.slides, [(f"r{n}", f"r{crop}") for n, crop in enumerate(crops)]
+    )
+    for fold in make_own_folds(test, {"repeats": repeats}):
+        shown = {crops[number] for number in fold.candidates["repeats"]}
+        assert shown
+        assert not shown & set(fold.reference.tolist())
 
 
 def test_slides_are_halved_whole() -> None:
