@@ -1,14 +1,16 @@
 """Which guidance, when, and how many steps?  python benchmarks/guidance.py STORE MODEL
 
-Images of the val split's maps and crops, held against the val split, for each setting;
-nothing is chosen on the test split. Prints a table of the Fréchet distance to other regions of
-the crops' own slides and its ratio to the floor, of the stain error against the crops, and of
-how often a crop is found again by its staining; the last row is the real regions.
+Images of the val split's maps and crops, held against the val split, for each setting; with
+`--condition map` of the maps alone, which may want another. Nothing is chosen on the test
+split. Prints a table of the Fréchet distance to other regions of the crops' own slides and its
+ratio to the floor, of the stain error against the crops, and of how often a crop is found again
+by its staining; the last row is the real regions.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from services.evaluate.data import SyntheticPairs
 from services.evaluate.fidelity import Features, fidelity
 from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
+from shared.contracts.synthesize import Condition
 from shared.contracts.train import GuidanceScale, ModelRecord, model_key
 from shared.datasets import DatasetIndex, load_dataset
 from shared.diffusion.guidance import Guidance
@@ -38,34 +41,41 @@ SETTINGS: tuple[tuple[int, float, float, float], ...] = (
 """(steps, guidance of map and crops, from time, to time)."""
 
 
-def make(target: Target, model: ModelRecord, images: int, setting: tuple[float, ...]) -> str:
+def make(
+    target: Target,
+    model: ModelRecord,
+    images: int,
+    condition: Condition,
+    setting: tuple[float, ...],
+) -> str:
     """Make a setting's dataset and return its name."""
     steps, scale, low, high = setting
-    name = f"guidance-{steps}-{scale}-{low}-{high}".replace(".", "_")
+    name = f"guidance-{condition}-{steps}-{scale}-{low}-{high}".replace(".", "_")
     asked = GuidanceScale(
         guidance_map=scale, guidance_crops=scale, guidance_low=low, guidance_high=high
     )
     request = counterparts(
-        name, model.model, model.version, "val", images, steps=steps, **asked.model_dump()
-    )
+        name, model.model, model.version, "val", images, condition, steps=steps,
+        **asked.model_dump(),
+    )  # fmt: skip
     run_or_fail(target, request)
     return name
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store")
     parser.add_argument("model", help="<name>/<version>")
-    parser.add_argument("--images", type=int, default=228)
+    parser.add_argument("--condition", choices=("both", "map"), default="both")
     parser.add_argument("--encoders", nargs="+", default=MEASURES)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     target = Target.of(given.store, "")
     store = target.store
     name, _, version = given.model.partition("/")
     record = store.get_model(model_key(name, version or "1"), ModelRecord)
-    names = [make(target, record, given.images, setting) for setting in SETTINGS]
-    made = {name: SyntheticPairs(DatasetIndex(store, load_dataset(store, name))) for name in names}
     real = RegionIndex(store, load_region_set(store, record.regions), "val")
+    names = [make(target, record, len(real), given.condition, setting) for setting in SETTINGS]
+    made = {name: SyntheticPairs(DatasetIndex(store, load_dataset(store, name))) for name in names}
     pixels = np.stack([real[number].image for number in range(len(real))])
     columns: list[dict[str, str]] = []
     for encoder_name in given.encoders:
@@ -74,15 +84,16 @@ def main() -> None:
         for name, pairs in made.items():
             numbers = range(len(pairs))
             images = np.stack([pairs.pair(number)[0] for number in numbers])
-            slides = np.array([pairs.slide(number) for number in numbers])
-            regions = np.array([pairs.region(number) for number in numbers])
+            slides, regions = zip(*map(pairs.origins, numbers), strict=True)
             sources[name] = Features(encoder.encode(images)[:, None], slides, regions)
         truth = Features(
-            encoder.encode(pixels)[:, None], np.array(real.slides), np.array(real.keys)
+            encoder.encode(pixels)[:, None],
+            [(slide,) for slide in real.slides],
+            [(key,) for key in real.keys],
         )
-        found = fidelity(truth, sources, 0)
-        floor = found["floor"]["own_slides"]
-        own = {name: found["rows"][name]["own_slides"] for name in names}
+        rows = fidelity(truth, sources, 0)["rows"]
+        floor = rows["floor"]["own_slides"]
+        own = {name: rows[name]["own_slides"] for name in names}
         columns.append({name: f"{value:.1f} ({value / floor:.2f})" for name, value in own.items()})
     staining = stain_errors(store, {"both": made[names[0]]})
     errors = stain_errors(store, made)
