@@ -19,7 +19,7 @@ from shared.contracts.train import ModelRecord, model_key
 from shared.datasets import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
 from shared.imaging.regions import RegionIndex, load_region_set
-from shared.storage import ObjectStore
+from shared.storage import ObjectNotFoundError, ObjectStore
 
 UInt8 = NDArray[np.uint8]
 
@@ -147,8 +147,8 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
             f"dataset {dataset.dataset!r} ({dataset.size} px at {dataset.mpp} µm): take regions "
             "at the same resolution, at least as large"
         )
-    trained = _training_slides(store, model, real)
     cautions: list[str] = []
+    trained = _training_slides(store, model, cautions)
     train_slides = [part.slide for part in real.of_split(*request.real_train)]
     test_slides = [part.slide for part in real.of_split(*request.real_test)]
     if not train_slides:
@@ -167,7 +167,12 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
                 f"Slides {', '.join(overlap)} are tested on, and were also trained on: "
                 "the figures are better than they would be on new slides."
             )
-        held_out = not overlap
+        if not _source_slides(store, dataset, model).isdisjoint(test_slides):
+            cautions.append(
+                f"Maps or crops of the dataset were taken from the {' or '.join(request.real_test)}"
+                " split: what it is tested on is partly what it was made from."
+            )
+        held_out = not cautions
     else:
         train, test = _halve(store, real, request, table)
         test_slides, held_out = train_slides, False
@@ -176,12 +181,6 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
             f"{' or '.join(request.real_test)}. The last quarter of every training slide is "
             "tested on instead. The generator has seen these slides, and windows at the border "
             "overlap, so no figure here says how it does on new slides."
-        )
-    sources = {*dataset.request.maps.splits, *dataset.request.crops.splits}
-    if "test" in sources:
-        cautions.append(
-            "Maps or crops of the dataset were taken from the test split: what it is tested on "
-            "is partly what it was made from."
         )
     others = [
         {row: _row(store, name, dataset) for row, name in named.items()}
@@ -198,7 +197,7 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
         seen=others[1],
         train_slides=train_slides,
         test_slides=test_slides,
-        held_out=held_out and "test" not in sources,
+        held_out=held_out,
         cautions=cautions,
     )
 
@@ -214,9 +213,31 @@ def _row(store: ObjectStore, name: str, dataset: DatasetRecord) -> SyntheticPair
     return SyntheticPairs(DatasetIndex(store, record))
 
 
-def _training_slides(store: ObjectStore, model: ModelRecord, real: RegionSet) -> set[str]:
-    record = real if model.regions == real.name else load_region_set(store, model.regions)
-    return {part.slide for part in record.of_split("train")}
+def _training_slides(store: ObjectStore, model: ModelRecord, cautions: list[str]) -> set[str]:
+    """Slides that a model, or one that it was started from, was trained on."""
+    slides: set[str] = set()
+    while True:
+        record = load_region_set(store, model.regions)
+        slides |= {part.slide for part in record.of_split("train")}
+        if model.warm_start in (None, "starter"):
+            return slides
+        try:
+            model = store.get_model(f"{model.warm_start}/model.json", ModelRecord)
+        except ObjectNotFoundError:
+            cautions.append(
+                f"The generator was started from {model.warm_start}, which is no longer here: "
+                "whether that was trained on slides that are tested on can't be told."
+            )
+            return slides
+
+
+def _source_slides(store: ObjectStore, dataset: DatasetRecord, model: ModelRecord) -> set[str]:
+    """Slides that maps and crops of a dataset may be from."""
+    return {
+        part.slide
+        for source in (dataset.request.maps, dataset.request.crops)
+        for part in load_region_set(store, source.regions or model.regions).of_split(*source.splits)
+    }
 
 
 def _halve(

@@ -29,6 +29,7 @@ from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes, Split
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
+from shared.contracts.train import ModelRecord
 from shared.errors import InputError
 from shared.imaging.regions import decode_png
 from shared.jobs import JobStatus, Ledger, run_job
@@ -401,6 +402,37 @@ def test_testing_on_training_slides_or_test_maps_is_flagged(tmp_path: Path) -> N
     material = gather(store, EvaluateRequest(report="r", dataset="d"))
     assert not material.held_out
     assert "test split" in material.cautions[0]
+
+
+def test_a_dataset_made_of_the_split_that_is_tested_on_is_flagged(tmp_path: Path) -> None:
+    """Whatever that split is: here val, as where settings are chosen."""
+    store = make_store(tmp_path, {"slide-a": "train", "slide-b": "val"})
+    request = DatasetRequest(
+        dataset="d", model="toy", images=2, steps=1, crops=CropSource(splits=("val",))
+    )
+    ledger = Ledger(store)
+    run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG)
+    material = gather(store, EvaluateRequest(report="r", dataset="d", real_test=("val",)))
+    assert not material.held_out
+    assert "val split" in material.cautions[0]
+
+
+def test_slides_that_the_models_model_was_trained_on_are_not_held_out(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    earlier = make_region_set(store, "earlier", splits={"slide-c": "train"})
+    record = store.get_model("models/toy/1/model.json", ModelRecord)
+    first = record.model_copy(update={"model": "first", "regions": earlier.name})
+    second = record.model_copy(update={"warm_start": "models/first/1"})
+    store.put_json("models/first/1/model.json", first)
+    store.put_json("models/toy/1/model.json", second)
+    request = EvaluateRequest(report="r", dataset="d")
+    material = gather(store, request)
+    assert not material.held_out
+    assert material.cautions[0].startswith("Slides slide-c are tested on")
+    store.delete("models/first/1/model.json")
+    material = gather(store, request)
+    assert not material.held_out
+    assert "models/first/1, which is no longer here" in material.cautions[0]
 
 
 def test_a_segmenter_that_failed_leaves_a_partial_report(
