@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from services.evaluate.data import Material, SyntheticPairs, spread
 from services.evaluate.retrieval import retrieval_top1
 from services.evaluate.stain import stain_error, stain_statistics
-from shared.contracts.synthesize import CropOrigin
+from shared.contracts.synthesize import CropOrigin, Provenance
 from shared.datasets import Sample
 from shared.diffusion.crops import place
 from shared.encoders import Encoder
+from shared.imaging.augment import symmetry
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.imaging.regions import RegionIndex, load_region_set
 from shared.storage import ObjectStore
@@ -26,32 +27,45 @@ MOST_COPIES = 300  # images that are searched for copied crops
 LEAST_PIXELS = 32  # of a region whose staining is compared
 
 
-@dataclass(frozen=True)
-class CropBank:
-    """The regions that a dataset's crops were cut from."""
+class Sources:
+    """The real regions that maps and crops of a dataset were taken from.
 
-    regions: RegionIndex
-    numbers: dict[str, int]
+    Args:
+        store: holds the region sets.
+        pairs: the dataset.
+    """
 
-    @classmethod
-    def of(cls, store: ObjectStore, pairs: SyntheticPairs) -> CropBank:
-        """Open the bank of a dataset."""
-        first = pairs.samples[0].provenance
-        record = load_region_set(store, first.crop_regions)
-        regions = RegionIndex(store, record, "train", "val", "test")
-        return cls(regions, {key: number for number, key in enumerate(regions.keys)})
+    def __init__(self, store: ObjectStore, pairs: SyntheticPairs) -> None:
+        first = pairs.samples.provenance(0)
+        self._regions = {
+            name: RegionIndex(store, load_region_set(store, name), "train", "val", "test")
+            for name in {first.map_regions, first.crop_regions}
+        }
+        self._numbers = {
+            name: {key: number for number, key in enumerate(regions.keys)}
+            for name, regions in self._regions.items()
+        }
 
-    def cut(self, origin: CropOrigin) -> UInt8:
+    def _image(self, regions: str, key: str) -> UInt8:
+        return self._regions[regions][self._numbers[regions][key]].image
+
+    def crop(self, made: Provenance, origin: CropOrigin) -> UInt8:
         """Cut a crop again, uint8 RGB (side, side, 3)."""
-        image = self.regions[self.numbers[origin.region]].image
+        image = self._image(made.crop_regions, origin.region)
         return image[origin.y : origin.y + origin.side, origin.x : origin.x + origin.side]
 
-    def source(self, sample: Sample) -> tuple[UInt8, UInt8]:
-        """Read the real window that a sample's map was taken from: image and labels."""
-        origin, size = sample.provenance, len(sample.labels)
-        region = self.regions[self.numbers[origin.map_region]]
-        window = np.s_[origin.map_y : origin.map_y + size, origin.map_x : origin.map_x + size]
-        return region.image[window], region.labels[window]
+    def real(self, sample: Sample) -> UInt8:
+        """Cut the real image of a sample's map, uint8 RGB (size, size, 3), turned as that is."""
+        made, size = sample.provenance, len(sample.labels)
+        image = self._image(made.map_regions, made.map_region)
+        return symmetry(
+            image[made.map_y : made.map_y + size, made.map_x : made.map_x + size], made.symmetry
+        )
+
+
+def from_elsewhere(made: Provenance) -> tuple[CropOrigin, ...]:
+    """Crops of other regions than the map's own, which the real image of the map may repeat."""
+    return tuple(origin for origin in made.crops if origin.region != made.map_region)
 
 
 def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict[str, float]:
@@ -63,23 +77,24 @@ def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict
 
     Returns:
         For each row, and for 'real' (the regions that the maps of 'both' were taken from: how
-        far regions of one slide lie apart), the mean error in units of optical density.
+        far other regions of the crop's slide lie apart), the mean error in units of optical
+        density.
     """
     found: dict[str, list[float]] = {}
     for row, pairs in rows.items():
-        bank = CropBank.of(store, pairs)
+        sources = Sources(store, pairs)
         for number in range(len(pairs)):
             sample = pairs.samples[number]
-            real, labels = bank.source(sample)
-            for origin in sample.provenance.crops:
-                wanted = stain_statistics(bank.cut(origin), None)
+            made = sample.provenance
+            for origin in made.crops:
                 inside = sample.labels == origin.label
                 if inside.sum() < LEAST_PIXELS:
                     continue
-                made = stain_statistics(sample.image, inside)
-                found.setdefault(row, []).append(stain_error(made, wanted))
-                if row == "both" and (labels == origin.label).sum() >= LEAST_PIXELS:
-                    truth = stain_statistics(real, labels == origin.label)
+                wanted = stain_statistics(sources.crop(made, origin), None)
+                error = stain_error(stain_statistics(sample.image, inside), wanted)
+                found.setdefault(row, []).append(error)
+                if row == "both" and origin in from_elsewhere(made):
+                    truth = stain_statistics(sources.real(sample), inside)
                     found.setdefault("real", []).append(stain_error(truth, wanted))
     return {row: float(np.mean(errors)) for row, errors in found.items()}
 
@@ -93,18 +108,17 @@ def copying(store: ObjectStore, material: Material) -> dict[str, Any]:
         of the slide where there is one; and `n` crops.
     """
     pairs = material.rows.get("both", material.synthetic)
-    bank = CropBank.of(store, pairs)
+    sources = Sources(store, pairs)
     made, chance = [], []
     for number in spread(len(pairs), MOST_COPIES):
         sample = pairs.samples[number]
-        real, _ = bank.source(sample)
         for origin in sample.provenance.crops:
-            crop = bank.cut(origin)
             if origin.side < BLOCK:
                 continue
+            crop = sources.crop(sample.provenance, origin)
             made.append(crop_copying(sample.image, crop))
-            if origin.region != sample.provenance.map_region:
-                chance.append(crop_copying(real, crop))
+            if origin in from_elsewhere(sample.provenance):
+                chance.append(crop_copying(sources.real(sample), crop))
     return {
         "made": float(np.mean(made)) if made else None,
         "chance": float(np.mean(chance)) if chance else None,
@@ -134,22 +148,23 @@ def crop_pairs(
 ) -> CropPairs:
     """Cut, for every crop given, a window of the same class out of the image made.
 
-    With `real`, out of the real region that the map was taken from: what the crop's slide
-    tells of its other regions.
+    With `real`, out of the real region that the map was taken from, and of crops from others:
+    what the crop's slide tells of its other regions.
     """
-    bank = CropBank.of(store, pairs)
+    sources = Sources(store, pairs)
     windows, crops, labels, slides = [], [], [], []
     for number in range(len(pairs)):
         sample = pairs.samples[number]
-        image, where = bank.source(sample) if real else (sample.image, sample.labels)
+        made = sample.provenance
+        image = sources.real(sample) if real else sample.image
         rng = np.random.default_rng([seed, number])
-        for origin in sample.provenance.crops:
-            spot = place(where, origin.label, origin.side, rng)
+        for origin in from_elsewhere(made) if real else made.crops:
+            spot = place(sample.labels, origin.label, origin.side, rng)
             if spot is None:
                 continue
             x, y = spot
             windows.append(image[y : y + origin.side, x : x + origin.side])
-            crops.append(bank.cut(origin))
+            crops.append(sources.crop(made, origin))
             labels.append(origin.label)
             slides.append(origin.slide)
     numbers = np.unique(np.array(slides, np.str_), return_inverse=True)[1]
@@ -164,6 +179,8 @@ def retrieval(found: CropPairs, encoder: Encoder | None, seed: int) -> dict[str,
         encoder: whose features are compared; None for stain statistics.
         seed: of the draw of the others.
     """
+    if not found.crops:
+        return {"top1": None, "n": 0, "skipped": 0, "chance": None}
     queries, keys = (
         np.stack([_stain_vector(image) for image in images])
         if encoder is None

@@ -15,6 +15,7 @@ from services.evaluate.data import (
     JoinedPairs,
     Material,
     Pairs,
+    SyntheticPairs,
     centre,
     few_of,
     gather,
@@ -139,8 +140,13 @@ def _sources(material: Material) -> dict[str, Pairs]:
         "train": material.train,
         "dataset": material.synthetic,
         **material.rows,
-        **{f"seen {row}": pairs for row, pairs in material.seen.items()},
+        **_seen(material),
     }
+
+
+def _seen(material: Material) -> dict[str, SyntheticPairs]:
+    """The rows of training slides, by their names in the report."""
+    return {f"seen {row}": pairs for row, pairs in material.seen.items()}
 
 
 def _features(
@@ -246,7 +252,7 @@ def _retrieval(
 def _appearance(request: EvaluateRequest, material: Material, context: Context) -> dict[str, Any]:
     store = context.store
     return {
-        "stain": stain_errors(store, material.rows),
+        "stain": stain_errors(store, material.rows | _seen(material)),
         "copying": copying(store, material),
         "retrieval": _retrieval(request, material, None, store),
         "autoencoder": reconstruction_scores(material, _through(context, material)),

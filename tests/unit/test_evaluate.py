@@ -342,7 +342,7 @@ def test_the_ablation_tells_what_each_condition_is_worth(tmp_path: Path) -> None
         assert {*rows, "seen both", "floor"} < set(part["rows"])
         assert part["retrieval"]["both"]["chance"] == pytest.approx(1 / 32)
     looks = report["appearance"]
-    assert set(looks["stain"]) == {*rows, "real"}
+    assert set(looks["stain"]) == {*rows, "seen both", "real"}
     assert looks["stain"]["real"] < looks["stain"]["both"]  # the toy model is untrained
     assert looks["copying"] == {"made": None, "chance": None, "n": 0, "n_chance": 0}  # tiny crops
     assert report["segmentation"]["few"]["trained_on"] == 12
