@@ -56,7 +56,8 @@ class EvaluateRequest(Request):
     def inputs(self) -> list[str]:
         sets = [region_set_key(self.regions)] if self.regions else []
         datasets = [self.dataset, *self.ablation.values(), *self.seen.values()]
-        return [*(dataset_key(name, "dataset.json") for name in datasets), *sets]
+        parts = ("dataset.json", "croissant.json")  # the latter has the digests of the images
+        return [*(dataset_key(name, part) for name in datasets for part in parts), *sets]
 
 
 def report_key(report: str, name: str) -> str:

@@ -362,6 +362,20 @@ def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len(found[0]) == 4
 
 
+def test_images_made_anew_by_another_model_are_measured_anew(tmp_path: Path) -> None:
+    """A model that was trained again under its old name makes another dataset of the old name."""
+    store = make_store(tmp_path)
+    ledger, request = Ledger(store), EvaluateRequest(report="r", dataset="d")
+    before, record = ledger.identify(request), store.get("datasets/d/dataset.json")
+    model = store.get_model("models/toy/1/model.json", ModelRecord)
+    again = model.model_copy(update={"sha256": dict.fromkeys(model.sha256, "0" * 64)})
+    store.put_json("models/toy/1/model.json", again)
+    made = DatasetRequest.model_validate(store.get_json("datasets/d/dataset.json")["request"])
+    run_job(ledger, SynthesizeStage(), ledger.submit(made), config=CONFIG)
+    assert store.get("datasets/d/dataset.json") == record
+    assert ledger.identify(request) != before
+
+
 def test_statistics_of_one_report_are_a_reference_for_another(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     run_evaluate(store)
