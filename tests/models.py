@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,14 +23,23 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.storage import ObjectStore, sha256_file
 
 
-def publish_toy_model(store: ObjectStore, regions: RegionSet, size: int = 32) -> ModelRecord:
-    """Publish version `toy/1`, seeded and untrained, for the classes of a region set."""
+def publish_toy_model(
+    store: ObjectStore,
+    regions: RegionSet,
+    size: int = 32,
+    model: str = "toy",
+    conditioning: Literal["regional", "embedding"] = "regional",
+) -> ModelRecord:
+    """Publish version 1 of a model, seeded and untrained, for the classes of a region set."""
     recipe = Recipe(
         name="toy",
         size=size,
         vae=VaeRecipe(channels=(8, 16), latent_channels=4),
-        denoiser=DenoiserRecipe(channels=(32, 64), attention=(False, True), condition_channels=32),
-    )
+        denoiser=DenoiserRecipe(
+            conditioning=conditioning, channels=(32, 64), attention=(False, True),
+            condition_channels=32,
+        ),
+    )  # fmt: skip
     torch.manual_seed(0)
     vae = make_vae(recipe.vae)
     denoiser = make_denoiser(recipe.denoiser, regions.classes, vae)
@@ -39,11 +49,11 @@ def publish_toy_model(store: ObjectStore, regions: RegionSet, size: int = 32) ->
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         names = {path: path.relative_to(folder).as_posix() for path in files}
         for path in files:
-            store.put_file(model_prefix("toy", "1") + names[path], path)
+            store.put_file(model_prefix(model, "1") + names[path], path)
         weights = {names[p]: sha256_file(p) for p in files if p.suffix == ".safetensors"}
     record = ModelRecord(
-        model="toy", version="1", classes=regions.classes, size=size, mpp=regions.rule.mpp,
+        model=model, version="1", classes=regions.classes, size=size, mpp=regions.rule.mpp,
         regions=regions.name, run="none", recipe=recipe, warm_start=None, sha256=weights,
     )  # fmt: skip
-    store.put_json(model_key("toy", "1"), record)
+    store.put_json(model_key(model, "1"), record)
     return record

@@ -148,7 +148,6 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
             "at the same resolution, at least as large"
         )
     cautions: list[str] = []
-    trained = _training_slides(store, model, cautions)
     train_slides = [part.slide for part in real.of_split(*request.real_train)]
     test_slides = [part.slide for part in real.of_split(*request.real_test)]
     if not train_slides:
@@ -161,6 +160,9 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
         train = RealPairs(regions, range(len(regions)), table)
         regions = RegionIndex(store, real, *request.real_test)
         test = RealPairs(regions, range(len(regions)), table)
+        datasets = (request.dataset, *request.ablation.values(), *request.seen.values())
+        models = dict.fromkeys(load_dataset(store, each).model for each in datasets)
+        trained = _training_slides(store, list(models), cautions)
         overlap = sorted(set(test_slides) & (set(train_slides) | trained))
         if overlap:
             cautions.append(
@@ -213,22 +215,25 @@ def _row(store: ObjectStore, name: str, dataset: DatasetRecord) -> SyntheticPair
     return SyntheticPairs(DatasetIndex(store, record))
 
 
-def _training_slides(store: ObjectStore, model: ModelRecord, cautions: list[str]) -> set[str]:
-    """Slides that a model, or one that it was started from, was trained on."""
+def _training_slides(store: ObjectStore, models: list[str], cautions: list[str]) -> set[str]:
+    """Slides that models (<name>/<version>), or what they were started from, were trained on."""
     slides: set[str] = set()
-    while True:
-        record = load_region_set(store, model.regions)
-        slides |= {part.slide for part in record.of_split("train")}
-        if model.warm_start in (None, "starter"):
-            return slides
+    for reference in models:  # grows by what each was started from
+        name, _, version = reference.partition("/")
         try:
-            model = store.get_model(f"{model.warm_start}/model.json", ModelRecord)
+            model = store.get_model(model_key(name, version), ModelRecord)
         except ObjectNotFoundError:
             cautions.append(
-                f"The generator was started from {model.warm_start}, which is no longer here: "
-                "whether that was trained on slides that are tested on can't be told."
+                f"Model {reference}, which a generator was started from, is no longer here: "
+                "whether it was trained on slides that are tested on can't be told."
             )
-            return slides
+            continue
+        record = load_region_set(store, model.regions)
+        slides |= {part.slide for part in record.of_split("train")}
+        start = (model.warm_start or "starter").removeprefix("models/")
+        if start not in ("starter", *models):
+            models.append(start)
+    return slides
 
 
 def _source_slides(store: ObjectStore, dataset: DatasetRecord, model: ModelRecord) -> set[str]:

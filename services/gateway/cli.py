@@ -43,6 +43,7 @@ from shared.errors import HeteroTissueError, InputError, JobError
 from shared.jobs import Ledger
 from shared.logging import configure_logging
 from shared.settings import settings
+from shared.storage import ObjectStore
 from shared.threads import limit
 
 R = TypeVar("R", bound=Request)
@@ -291,8 +292,7 @@ def distill(
 ) -> None:
     """Train a student that makes a model's images in few steps, without guidance."""
     target = Target.of(store, broker)
-    name, _, version = model.partition("/")
-    teacher = target.store.get_model(model_key(name, version or "1"), ModelRecord)
+    teacher = published(target.store, model)
     student = StudentRecipe(
         sampling_steps=sampling_steps,
         teacher_steps=teacher_steps,
@@ -426,6 +426,13 @@ def study(
     steps: Annotated[int | None, typer.Option(min=1, help="Default: the model's.")] = None,
     guidance_map: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
     guidance_crops: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
+    guidance_map_only: Annotated[
+        float | None, typer.Option(help="Of the row of maps alone; default: as the others.")
+    ] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(help="A model with `embedding` conditioning, for the row map + embedding."),
+    ] = None,
     seed: int = 0,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -435,9 +442,20 @@ def study(
     from services.gateway.study import study as requests
 
     target = Target.of(store, broker)
-    base, _, version = model.partition("/")
-    record = target.store.get_model(model_key(base, version or "1"), ModelRecord)
+    record = published(target.store, model)
+    compared = published(target.store, embedding) if embedding else None
+    if compared is not None and compared.recipe.denoiser.conditioning != "embedding":
+        raise InputError(
+            f"{embedding} is a model with {compared.recipe.denoiser.conditioning!r} conditioning: "
+            "train one with --set recipe.denoiser.conditioning=embedding"
+        )
     regions = target.store.get_model(region_set_key(record.regions), RegionSet)
+    tested = sum(part.regions for part in regions.of_split("test"))
+    if not tested:
+        raise InputError(
+            f"region set {record.regions!r} has no region in its test split: there is nothing to "
+            "measure on"
+        )
     evaluate = EvaluateRequest(
         report=name,
         dataset=name,
@@ -449,9 +467,9 @@ def study(
     )
     for request in requests(
         name,
-        base,
-        version or "1",
-        regions=sum(part.regions for part in regions.of_split("test")),
+        record.model,
+        record.version,
+        regions=tested,
         images=images,
         evaluate=evaluate,
         sampling={
@@ -460,6 +478,8 @@ def study(
             "guidance_crops": guidance_crops,
             "seed": seed,
         },
+        map_only={} if guidance_map_only is None else {"guidance_map": guidance_map_only},
+        embedding=(compared.model, compared.version) if compared else None,
     ):
         run_or_fail(target, request)
     console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
@@ -704,6 +724,12 @@ def parse_proportions(items: list[str]) -> dict[str, float]:
         except ValueError as error:
             raise InputError(f"{item!r} is no class=share, such as tumor=0.4") from error
     return shares
+
+
+def published(store: ObjectStore, model: str) -> ModelRecord:
+    """Return the record of a model, `<name>` or `<name>/<version>`."""
+    name, _, version = model.partition("/")
+    return store.get_model(model_key(name, version or "1"), ModelRecord)
 
 
 def changed(request: R, changes: list[str] | None) -> R:

@@ -58,6 +58,8 @@ def study(
     images: int,
     evaluate: EvaluateRequest,
     sampling: dict[str, Any],
+    map_only: dict[str, Any],
+    embedding: tuple[str, str] | None = None,
 ) -> Iterator[Request]:
     """Yield the requests of a study, in order.
 
@@ -68,13 +70,23 @@ def study(
         images: of the dataset, made of training slides, that segmenters are trained on.
         evaluate: report request; its datasets and rows are filled in.
         sampling: `steps`, `guidance_map`, `guidance_crops`, `seed` of all datasets.
+        map_only: what of it is another for the rows of maps alone, so that they are as good as
+            the model can make them.
+        embedding: name and version of the model of the row 'embedding', given embeddings of
+            the same crops.
     """
-
-    rows = {row: f"{name}-{row}" for row in ROWS}
-    seen = {row: f"{name}-seen-{row}" for row in ROWS}
-    for row in ROWS:
-        yield counterparts(rows[row], model, version, "test", regions, row, **sampling)
-        yield counterparts(seen[row], model, version, "train", regions, row, **sampling)
+    asked: dict[str, dict[str, Any]] = {
+        row: {"model": model, "version": version, "condition": row, **sampling} for row in ROWS
+    }
+    asked["map"] |= map_only
+    if embedding is not None:
+        own, number = embedding
+        asked["embedding"] = {**asked["both"], "model": own, "version": number}
+    rows = {row: f"{name}-{row}" for row in asked}
+    seen = {row: f"{name}-seen-{row}" for row in asked}
+    for row, fields in asked.items():
+        yield counterparts(rows[row], split="test", images=regions, **fields)
+        yield counterparts(seen[row], split="train", images=regions, **fields)
     yield counterparts(name, model, version, "train", images, **sampling)
     update = {"report": name, "dataset": name, "ablation": rows, "seen": seen}
     yield evaluate.model_copy(update=update)

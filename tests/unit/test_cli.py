@@ -150,24 +150,48 @@ def test_slides_and_their_labels_are_found_and_put_into_the_store(tmp_path: Path
 def test_a_study_is_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     slides: dict[str, Split] = {f"slide-{n}": "train" if n < 3 else "test" for n in range(6)}
-    publish_toy_model(store, make_region_set(store, splits=slides))
+    regions = make_region_set(store, splits=slides)
+    publish_toy_model(store, regions)
+    publish_toy_model(store, regions, model="vectors", conditioning="embedding")
     words = (
         "study", "--model", "toy", "--name", "s", "--images", "4", "--encoder", "random",
         "--seeds", "1", "--segmenter-steps", "2", "--steps", "1", "--few", "0.4",
-        "--store", str(tmp_path),
+        "--embedding", "vectors", "--guidance-map-only", "1.25", "--store", str(tmp_path),
     )  # fmt: skip
     assert htd(monkeypatch, *words) == 0
     report = store.get_json("reports/s/report.json")
     assert report["held_out"]
     rows = report["fidelity"][0]["rows"]
-    assert {"none", "map", "crops", "both", "seen both", "reconstruction", "floor"} < set(rows)
-    both, map_only = (
-        [read.provenance for read in read_shard(store.get(f"datasets/s-{row}/shards/000000.tar"))]
-        for row in ("both", "map")
-    )
-    assert [(p.map_region, p.seed) for p in both] == [(p.map_region, p.seed) for p in map_only]
+    names = ("none", "map", "crops", "both", "embedding")
+    assert {*names, "seen both", "seen embedding", "reconstruction", "floor"} < set(rows)
+    made = {
+        row: [
+            read.provenance for read in read_shard(store.get(f"datasets/s-{row}/shards/000000.tar"))
+        ]
+        for row in names
+    }
+    both = made["both"]
+    for row in names:
+        alike = [(p.map_region, p.crops, p.seed) for p in made[row]]
+        assert alike == [(p.map_region, p.crops, p.seed) for p in both], row
+        guidance = 1.25 if row == "map" else 1.5
+        assert {p.guidance_map for p in made[row]} == {guidance}
+        assert {p.condition for p in made[row]} == {"both" if row == "embedding" else row}
+    assert {p.model for p in made["embedding"]} == {"vectors/1"}
     assert {p.map_slide for p in both} == {"slide-3", "slide-4", "slide-5"}
     assert all(crop.slide == p.map_slide for p in both for crop in p.crops)
     found = figures(report)
     assert found["crop_retrieval_top1"] is None  # too few crops to choose among
     assert found["fd_gain"] == rows["map"]["frechet"] / rows["both"]["frechet"]
+
+
+def test_a_study_that_can_not_be_made_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store, splits={"alone": "train"}))
+    words = ("study", "--model", "toy", "--store", str(tmp_path))
+    assert htd(monkeypatch, *words) == 2
+    assert "no region in its test split" in capsys.readouterr().err
+    assert htd(monkeypatch, *words, "--embedding", "toy") == 2
+    assert "'regional' conditioning" in capsys.readouterr().err

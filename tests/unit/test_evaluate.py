@@ -431,22 +431,27 @@ def test_a_dataset_made_of_the_split_that_is_tested_on_is_flagged(tmp_path: Path
     assert "val split" in material.cautions[0]
 
 
-def test_slides_that_the_models_model_was_trained_on_are_not_held_out(tmp_path: Path) -> None:
+def test_slides_that_any_model_was_trained_on_are_not_held_out(tmp_path: Path) -> None:
+    """The model of another row, and the one that a model was started from."""
     store = make_store(tmp_path)
     earlier = make_region_set(store, "earlier", splits={"slide-c": "train"})
     record = store.get_model("models/toy/1/model.json", ModelRecord)
     first = record.model_copy(update={"model": "first", "regions": earlier.name})
-    second = record.model_copy(update={"warm_start": "models/first/1"})
     store.put_json("models/first/1/model.json", first)
-    store.put_json("models/toy/1/model.json", second)
+    row = store.get_json("datasets/d/dataset.json") | {"dataset": "row", "model": "first/1"}
+    store.put_json("datasets/row/dataset.json", row)
     request = EvaluateRequest(report="r", dataset="d")
-    material = gather(store, request)
-    assert not material.held_out
-    assert material.cautions[0].startswith("Slides slide-c are tested on")
+    assert gather(store, request).held_out
+    flagged = gather(store, request.model_copy(update={"ablation": {"embedding": "row"}}))
+    assert not flagged.held_out
+    assert flagged.cautions[0].startswith("Slides slide-c are tested on")
+    second = record.model_copy(update={"warm_start": "models/first/1"})
+    store.put_json("models/toy/1/model.json", second)
+    assert gather(store, request).cautions == flagged.cautions
     store.delete("models/first/1/model.json")
     material = gather(store, request)
     assert not material.held_out
-    assert "models/first/1, which is no longer here" in material.cautions[0]
+    assert "first/1, which a generator was started from" in material.cautions[0]
 
 
 def test_a_segmenter_that_failed_leaves_a_partial_report(
