@@ -21,14 +21,23 @@ from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import Condition
 from shared.contracts.train import Recipe, TrainRequest
+from shared.errors import InputError
 from shared.jobs import Ledger
 
 ROWS: tuple[Condition, ...] = ("none", "map", "both")
 
 
 def recipe_of(name: str, conditioning: str, steps: int) -> Recipe:
-    """The named recipe with another conditioning, on its autoencoder as it is."""
+    """The named recipe with another conditioning, on its pretrained autoencoder as it is.
+
+    Raises:
+        InputError: it has none, so that all would be trained on noise.
+    """
     recipe = load_recipe(name).model_dump()
+    if recipe["vae"]["pretrained"] is None:
+        raise InputError(
+            f"recipe {name!r} trains its own autoencoder: give one with `vae.pretrained`"
+        )
     recipe["vae"] |= {"steps": 0, "decoder_steps": 0}
     recipe["denoiser"] |= {"conditioning": conditioning, "steps": steps}
     return Recipe.model_validate(recipe)

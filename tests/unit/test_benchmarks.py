@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import guidance
+from benchmarks import guidance, quality
+from benchmarks.conditioning import recipe_of
 from shared.contracts.base import Split
+from shared.errors import InputError
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -37,3 +39,72 @@ def test_guidance_is_swept_on_the_val_split(
         made = store.get_json(f"datasets/guidance-{condition}-1-{scale}-0_0-1_0/dataset.json")
         assert made["request"]["condition"] == condition
         assert made["request"]["maps"]["splits"] == ["val"]
+
+
+@pytest.mark.parametrize(
+    ("words", "ingested", "trained"),
+    [
+        ("tiles --mpp 0.5 --slide (.*)", "tiles tiles", ["quality"]),
+        ("slides --slides --recipe base", "ingest slides", ["quality"]),
+        ("tiles --mpp 0.5 --embedding", "tiles tiles", ["quality", "quality-embedding"]),
+    ],
+)
+def test_the_way_from_a_folder_to_the_figures_is_one_command(
+    words: str, ingested: str, trained: list[str], tmp_path: Path
+) -> None:
+    common = ["--classes", "gland", "--region-mpp", "0.875", "--out", str(tmp_path)]
+    given = quality.arguments([*words.split(), *common])
+    first, *trainings, study = [" ".join(command) for command in quality.commands(given)]
+    assert first.startswith(f"{ingested} --store {tmp_path}/store --cohort quality")
+    assert f"--region-size {224 if 'base' in words else 128}" in first
+    assert [command.split("--model ")[1].split()[0] for command in trainings] == trained
+    assert study.startswith("study")
+    assert ("--embedding quality-embedding" in study) == (len(trained) > 1)
+
+
+def leak(excess: float, significant: bool) -> dict[str, object]:
+    return {"excess_copies": excess, "significant": significant}
+
+
+def test_of_several_encoders_the_least_favourable_counts() -> None:
+    def part(fd: tuple[float, float], own: tuple[float, float], over: float, top1: float | None,
+             excess: float) -> dict[str, object]:  # fmt: skip
+        rows = {
+            row: {"frechet": distance, "own_slides": near, "over_floor": over}
+            for row, distance, near in zip(("map", "both"), fd, own, strict=True)
+        }
+        leaks = {"dataset": leak(excess, excess > 0.02), "both": leak(0.0, False)}
+        return {"rows": rows, "retrieval": {"both": {"top1": top1}}, "leakage": leaks}
+
+    report = {
+        "fidelity": [
+            part((90, 30), (60, 20), 2.0, 0.5, 0.03),
+            part((80, 40), (80, 20), 1.5, 0.4, 0.0),
+        ],
+        "appearance": {"stain": {"map": 0.3, "both": 0.1}, "retrieval": {"both": {"top1": 0.6}}},
+        "segmentation": {
+            source: {"mean_iou": iou}
+            for source, iou in (("real", 0.8), ("synthetic", 0.76), ("both", 0.82))
+        },
+        "faithfulness": {"mean_iou": 0.72},
+    }  # fmt: skip
+    found = quality.figures(report)
+    assert found == pytest.approx(
+        {
+            "fd_gain": 2, "fd_gain_own_slides": 3, "fd_over_floor": 2, "iou_synthetic_ratio": 0.95,
+            "iou_augmented_gain": 0.02, "stain_gain": 3, "faithfulness_ratio": 0.9,
+            "crop_retrieval_top1": 0.4, "excess_copies": 0.03, "excess_copies_significant": 0.03,
+        }
+    )  # fmt: skip
+    report["fidelity"] = [part((90, 30), (60, 20), 2.0, None, 0.01)]
+    found = quality.figures(report)
+    assert found["crop_retrieval_top1"] is None
+    assert (found["excess_copies"], found["excess_copies_significant"]) == (0.01, 0)
+
+
+def test_conditionings_are_compared_on_a_trained_autoencoder() -> None:
+    recipe = recipe_of("cpu-small", "concat", 7)
+    assert (recipe.vae.pretrained, recipe.vae.steps, recipe.vae.decoder_steps) == ("embedded", 0, 0)
+    assert (recipe.denoiser.conditioning, recipe.denoiser.steps) == ("concat", 7)
+    with pytest.raises(InputError, match="'base' trains its own autoencoder"):
+        recipe_of("base", "concat", 7)
