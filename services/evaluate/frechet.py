@@ -189,10 +189,15 @@ class Statistics:
     size: int
     mpp: float
 
-    def distance(self, moments: Moments, encoder: str) -> float:
-        """Fréchet distance to other features, which must be of the same encoder."""
+    def distance(self, moments: Moments, *, encoder: str, size: int, mpp: float) -> float:
+        """Fréchet distance to features of the same encoder, of images of one size and scale."""
         if encoder != self.encoder:
             raise ValueError(f"features of {encoder!r} cannot be held against {self.encoder!r}")
+        if size != self.size or abs(mpp / self.mpp - 1) > 0.05:
+            raise ValueError(
+                f"images of {size} px at {mpp} µm per pixel cannot be held against those of "
+                f"{self.size} px at {self.mpp}"
+            )
         return frechet_distance(self.moments, moments)
 
 

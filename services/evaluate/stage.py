@@ -192,7 +192,7 @@ def _features(
         **fidelity(test, encoded, request.seed),
         "encoder": name,
         "license": encoder.license,
-        "reference": _against(request, name, upright["dataset"], context.store),
+        "reference": _against(request, name, upright["dataset"], material, context.store),
         "leakage": {
             row: authenticity(upright[row], train.values[:, 0], test.values[:, 0])
             for row in ("dataset", "both")
@@ -214,7 +214,11 @@ def _through(context: Context, material: Material) -> Callable[[UInt8], UInt8]:
 
 
 def _against(
-    request: EvaluateRequest, encoder: str, features: NDArray[np.float32], store: ObjectStore
+    request: EvaluateRequest,
+    encoder: str,
+    features: NDArray[np.float32],
+    material: Material,
+    store: ObjectStore,
 ) -> dict[str, Any] | None:
     """Hold features (n, dim) against statistics that were saved elsewhere, if any are given."""
     source = request.references.get(encoder)
@@ -224,7 +228,8 @@ def _against(
     try:
         reference = load_statistics(path.read_bytes())
         moments = Moments(features.shape[1]).update(features)
-        distance = reference.distance(moments, encoder)
+        dataset = material.dataset
+        distance = reference.distance(moments, encoder=encoder, size=dataset.size, mpp=dataset.mpp)
     except (OSError, ValueError) as error:
         raise InputError(f"reference {source} can't be used: {error}") from error
     return {

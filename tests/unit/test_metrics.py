@@ -137,9 +137,13 @@ def test_statistics_survive_a_round_trip() -> None:
     found = load_statistics(data)
     assert (found.encoder, found.source, found.size, found.mpp) == ("uni", "TCGA", 256, 0.5)
     assert found.moments.count == 50
-    assert found.distance(other, "uni") == pytest.approx(frechet_distance(reference, other))
+    same = found.distance(other, encoder="uni", size=256, mpp=0.51)
+    assert same == pytest.approx(frechet_distance(reference, other))
     with pytest.raises(ValueError, match="'dino' cannot be held against 'uni'"):
-        found.distance(other, "dino")
+        found.distance(other, encoder="dino", size=256, mpp=0.5)
+    for size, mpp in ((224, 0.5), (256, 1.0)):
+        with pytest.raises(ValueError, match=f"{size} px at {mpp} .* those of 256 px at 0.5"):
+            found.distance(other, encoder="uni", size=size, mpp=mpp)
 
 
 def test_loaded_statistics_can_be_added_to() -> None:
