@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
 from pydantic import ValidationError
@@ -142,10 +143,17 @@ def test_images_without_crops_keep_their_own_staining(tmp_path: Path) -> None:
     index = RegionIndex(store, make_region_set(store), "train")
     recipe = DenoiserRecipe(drop_crops=0.5, drop_both=0.2, drop_map=0.1)
     batch = Batches(index, 64, recipe, (0,)).draw(0, 64)
-    known = {index[i].key: {symmetry(index[i].image, w).tobytes() for w in range(8)}
+    known = {index[i].key: {symmetry(index[i].image, w).tobytes():
+                            symmetry(index[i].labels, w).tobytes() for w in range(8)}
              for i in range(len(index))}  # fmt: skip
     kept = [image.tobytes() in known[key]
             for image, key in zip(batch.images, batch.keys, strict=True)]  # fmt: skip
+    for image, labels, key, as_it_is in zip(
+        batch.images, batch.labels, batch.keys, kept, strict=True
+    ):  # the map is turned as its image is
+        turns = known[key]
+        assert not as_it_is or turns[image.tobytes()] == labels.tobytes()
+        assert labels.tobytes() in turns.values()
     assert kept == [not used for used in batch.use_crops]
     assert 0.5 < kept.count(True) / 64 < 0.9
     assert any(not m for m in batch.use_map)
@@ -190,6 +198,16 @@ def test_publishes_a_diffusers_folder(trained: DirectoryStore) -> None:
     keys = list(trained.list("training/r/"))
     assert "training/r/samples/00000004.png" in keys
     assert any("tensorboard" in key for key in keys)
+
+
+def test_what_is_published_is_the_moving_average(trained: DirectoryStore) -> None:
+    last = safetensors.torch.load(
+        trained.get("training/r/checkpoints/denoiser-00000004.safetensors")
+    )
+    made = HeteroTissuePipeline.from_pretrained(trained.root / "models/m/1", use_safetensors=True)
+    published = dict(made.denoiser.named_parameters())
+    assert all(torch.equal(v, last[f"average/{name}"]) for name, v in published.items())
+    assert any(not torch.equal(v, last[f"model/{name}"]) for name, v in published.items())
 
 
 def test_the_decoder_is_trained_alone(trained: DirectoryStore) -> None:
