@@ -148,18 +148,18 @@ def fidelity(test: Features, sources: Mapping[str, Features], seed: int) -> dict
         seed: of the draws to one n.
 
     Returns:
-        `n` images (of `views` each) on either side, `dim`, `reliable` (whether n · views
-        is at least twice dim) and `rows`: name ('floor' first) → means over both folds of
-        `frechet`, its 90 % `interval` over resampled slides and (of at least `LEAST` images)
-        `precision`, `recall`, `density`, `coverage`; and `over_floor`. No rows where n is
-        below 2. Of sources made from test slides also `own_slides`, the Fréchet distance to
-        other regions of these slides (see `make_own_folds`) at `n_own_slides` images.
+        `n` images (of `views` each) on either side, `dim`, `reliable` (whether n is at least
+        twice dim: views of an image are much alike) and `rows`: name ('floor' first) → means
+        over both folds of `frechet`, its 90 % `interval` over resampled slides and (of at least
+        `LEAST` images) `precision`, `recall`, `density`, `coverage`; and `over_floor`. No rows
+        where n is below 2. Of sources made from test slides also `own_slides`, the Fréchet
+        distance to other regions of these slides (see `make_own_folds`) at `n_own_slides` images.
     """
     pool = {"floor": test, **sources}
     folds = make_folds(test, sources)
     n = _common(folds)
     views, dim = test.values.shape[1:]
-    found: dict[str, Any] = {"n": n, "views": views, "dim": dim, "reliable": n * views >= 2 * dim}
+    found: dict[str, Any] = {"n": n, "views": views, "dim": dim, "reliable": n >= 2 * dim}
     if n < 2:
         return {**found, "rows": {}}
     rows: dict[str, dict[str, Any]] = {}

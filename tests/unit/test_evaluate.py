@@ -122,6 +122,8 @@ def test_fidelity_compares_at_one_n_and_says_when_it_is_small() -> None:
     found = fidelity(test, sources, 0)
     assert found["n"] == 30
     assert found["reliable"]
+    wide = features(0, ["a"] * 30 + ["b"] * 30, dim=16)  # two views each, much alike
+    assert not fidelity(wide, {}, 0)["reliable"]
     rows = found["rows"]
     assert rows["far"]["frechet"] > 10 > rows["near"]["over_floor"]
     assert rows["floor"]["interval"][0] <= rows["floor"]["frechet"] <= rows["floor"]["interval"][1]
