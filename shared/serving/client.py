@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from shared.diffusion.crops import Crop
 from shared.errors import HeteroTissueError, InputError
-from shared.serving.contract import PARTS, REFUSED, served_name
+from shared.serving.contract import MOST_IMAGES, PARTS, REFUSED, served_name
 from shared.serving.sampling import pack_crops
 
 UInt8 = NDArray[np.uint8]
@@ -109,9 +109,14 @@ class TritonSampler:
         May be called from many threads. A call that is given up is cancelled on the server.
 
         Raises:
-            InputError: the server refuses the request.
+            InputError: the server refuses the request, or it is of too many images.
             ServingError: the server is gone or fails.
         """
+        if len(labels) > MOST_IMAGES:
+            raise InputError(
+                f"{len(labels)} images at a time are more than the {MOST_IMAGES} that Triton "
+                "takes: make the batches smaller"
+            )
         names = ("crops", "crop_labels", "crop_sides", "crop_corners")
         tensors: dict[str, NDArray[Any]] = dict(zip(names, pack_crops(crops), strict=True))
         tensors |= {"labels": labels, "seeds": np.array(seeds, np.int64)[:, None]}

@@ -33,6 +33,8 @@ REFUSED = "refused: "
 
 MOST_IMAGES = 256
 """Images of one request at most."""
+MOST_CROPS = 255
+"""Crops of one image at most."""
 MOST_ROWS = 64
 """Rows that requests of several users share at most; a single request may bring more."""
 

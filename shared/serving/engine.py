@@ -54,7 +54,9 @@ def computing(device: str, precision: str) -> Iterator[None]:
 
 
 class Batched:
-    """Answers many requests by one call of a network.
+    """Answers many requests by one call of a network, but for those that must be alone.
+
+    Those have the parameter `alone`: their bits depend on no other request.
 
     Args:
         utilities: Triton's `triton_python_backend_utils`.
@@ -73,6 +75,29 @@ class Batched:
 
     def __call__(self, requests: Sequence[Any]) -> list[Any]:
         """Answer Triton's requests, each with its rows of the network's output."""
+        places: list[list[int]] = [[]]
+        for place, request in enumerate(requests):
+            if json.loads(request.parameters() or "{}").get("alone"):
+                places.append([place])
+            else:
+                places[0].append(place)
+        answers = {
+            place: answer
+            for group in filter(None, places)
+            for place, answer in zip(group, self._run([requests[n] for n in group]), strict=True)
+        }
+        return [answers[place] for place in range(len(requests))]
+
+    def _run(self, requests: Sequence[Any]) -> list[Any]:
+        try:
+            return self._compute(requests)
+        except Exception as error:
+            if len(requests) > 1:  # one of them may be to blame
+                return [answer for each in requests for answer in self._run([each])]
+            reason = self.utilities.TritonError(f"{type(error).__name__}: {error}")
+            return [self.utilities.InferenceResponse(output_tensors=[], error=reason)]
+
+    def _compute(self, requests: Sequence[Any]) -> list[Any]:
         given = [
             [self._read(request, name) for name in self.instance.inputs] for request in requests
         ]

@@ -134,6 +134,10 @@ def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
         sampler.generate(labels + 7, crops, seeds)
     with pytest.raises(InputError, match="no multiple"):
         sampler.generate(labels[:, :31], crops, seeds)
+    with pytest.raises(InputError, match="makes 32 px"):
+        sampler.generate(labels.repeat(2, 1).repeat(2, 2), crops, seeds)
+    with pytest.raises(InputError, match="reaches beyond the image"):
+        sampler.generate(labels, [[Crop(1, 30, 0, np.zeros((9, 9, 3), np.uint8))]] * 2, seeds)
     with pytest.raises(InputError, match="steps: Input should be greater"):
         sampler.generate(labels, crops, seeds, steps=0)
     with pytest.raises(InputError, match="speed: Extra inputs"):
