@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from shared.errors import InputError
 from shared.settings import settings
 from shared.threads import limit
 
@@ -22,9 +23,12 @@ class Instance:
     Args:
         arguments: of `initialize`.
 
+    Raises:
+        InputError: the model is for another type of GPU.
+
     Attributes:
-        folder: of the version that is being loaded.
-        version: its number.
+        name: Triton's name of the model.
+        folder: of its files.
         device: that the server gave to this instance.
         inputs: names of the model's inputs.
         parameters: of the model's configuration.
@@ -33,7 +37,7 @@ class Instance:
 
     def __init__(self, arguments: dict[str, str]) -> None:
         limit(settings().threads)
-        self.version = int(arguments["model_version"])
+        self.name = arguments["model_name"]
         self.folder = Path(arguments["model_repository"]) / arguments["model_version"]
         gpu = arguments["model_instance_kind"] == "GPU"
         self.device = f"cuda:{arguments['model_instance_device_id']}" if gpu else "cpu"
@@ -43,6 +47,12 @@ class Instance:
             name: str(value["string_value"]) for name, value in config["parameters"].items()
         }
         self.precision = self.parameters["precision"]
+        wanted = self.parameters.get("gpu")
+        if wanted and (found := torch.cuda.get_device_name(self.device)) != wanted:
+            raise InputError(
+                f"its plan was built for {wanted}, and this server has {found}: publish it from a "
+                "worker with such a GPU"
+            )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch.utils.dlpack import from_dlpack
 from shared.contracts.base import explain
 from shared.diffusion.conditionings import load_denoiser
 from shared.errors import InputError
-from shared.serving.contract import REFUSED, SAMPLER_INPUTS, served_name
+from shared.serving.contract import REFUSED, SAMPLER_INPUTS
 from shared.serving.engine import Instance
 from shared.serving.sampling import Engines, InFlightSampler, Options, as_array, unpack_crops
 
@@ -89,8 +89,7 @@ class TritonPythonModel:
         self, part: Any, output: str, tensors: dict[str, torch.Tensor], alone: bool = False
     ) -> torch.Tensor:
         request = pb_utils.InferenceRequest(
-            model_name=served_name(self.own.parameters["model"], part),
-            model_version=self.own.version,
+            model_name=self.own.name.removesuffix("sampler") + part,
             requested_output_names=[output],
             inputs=[pb_utils.Tensor.from_dlpack(n, t.contiguous()) for n, t in tensors.items()],
             parameters={"alone": alone},
