@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from services.image import stage as image
 from shared.contracts.base import Classes
+from shared.contracts.image import ImageRequest
 from shared.contracts.train import DenoiserRecipe, VaeRecipe
 from shared.diffusion.autoencoder import decode_latents, encode_latents, make_vae, to_pixels
 from shared.diffusion.conditionings import make_denoiser
@@ -21,11 +24,17 @@ from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Tensors
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
+from shared.imaging.regions import encode_png
+from shared.jobs import Ledger, run_job
 from shared.serving import sampling
 from shared.serving.client import TritonSampler
 from shared.serving.contract import MOST_CROPS, MOST_IMAGES
 from shared.serving.engine import Batched
 from shared.serving.sampling import Engines, InFlightSampler, Options, pack_crops, unpack_crops
+from shared.settings import Settings
+from shared.storage import DirectoryStore
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
 
 SIZE = 32
 
@@ -213,3 +222,24 @@ def test_a_row_that_the_network_refuses_fails_no_other_request() -> None:
     found = ask(network, ([1], False), ([13], False), ([2], False))
     assert [each.value for each in found] == [[1], None, [2]]
     assert [each.error for each in found] == [None, "ValueError: unlucky", None]
+
+
+def test_single_images_go_first_and_share_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Remote:
+        def generate(self, labels: Any, crops: Any, seeds: Any, **options: Any) -> Any:
+            asked.append(options)
+            return np.zeros((1, SIZE, SIZE, 3), np.uint8)
+
+    monkeypatch.setattr(image, "open_sampler", lambda store, model, device: (Remote(), True))
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    store.put("map.png", encode_png(np.ones((SIZE, SIZE), np.uint8)))
+    ledger = Ledger(store)
+    job = ledger.submit(ImageRequest(image="one", model="toy", labels="map.png"))
+    assert run_job(ledger, image.ImageStage(), job, config=Settings(threads=1)).state == "done"
+    assert asked[0]["urgent"]
+    assert not asked[0]["alone"]
