@@ -33,19 +33,20 @@ from services.evaluate.fidelity import Features, fidelity
 from services.gateway.stack import Stack
 from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
-from services.synthesize.compose import Composer
+from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
-from shared.contracts.serving import PublishRequest, served_key, served_prefix
+from shared.contracts.serving import PublishRequest, served_prefix
 from shared.contracts.train import ModelRecord, model_key, model_prefix
 from shared.diffusion.autoencoder import decode_latents, encode_latents, to_pixels
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_noise
 from shared.diffusion.model_store import load_model
 from shared.encoders import load_encoder
+from shared.errors import JobError
 from shared.region_bank import RegionBank
 from shared.serving.client import Server, TritonSampler
 from shared.serving.contract import served_name
-from shared.serving.repository import served
+from shared.serving.record import served
 from shared.settings import settings
 from shared.storage import ObjectStore, open_store
 from shared.threads import limit
@@ -104,20 +105,28 @@ class PlainPipeline(DiffusionPipeline):  # type: ignore[misc]
         return pixels
 
 
-def work(store: ObjectStore, model: ModelRecord, images: int) -> list[Batch]:
-    """Compose whole batches of the val split's maps and crops."""
-    bank = RegionBank(store, model.regions, ("val",), model)
+def val_bank(store: ObjectStore, model: ModelRecord) -> RegionBank:
+    """Regions that the model was not trained on."""
+    return RegionBank(store, model.regions, ("val",), model)
+
+
+def compose(bank: RegionBank, model: ModelRecord, images: int) -> list[Composition]:
+    """Compose images of a bank's maps and crops, spread over all its regions."""
     request = counterparts("speed", model.model, model.version, "val", images)
     composer = Composer(request, model, bank, bank)
-    numbers = np.linspace(0, len(bank) - 1, images).astype(int)
-    made = [composer.compose(index, int(number)) for index, number in enumerate(numbers)]
+    numbers = np.linspace(0, len(bank) - 1, images).astype(int).tolist()
+    return [composer.compose(index, number) for index, number in enumerate(numbers)]
+
+
+def batched(made: list[Composition]) -> list[Batch]:
+    """What so many calls make them from."""
     return [
         Batch(
             np.stack([each.labels for each in part]),
             [each.crops for each in part],
             [each.provenance.seed for each in part],
         )
-        for part in (made[start : start + BATCH] for start in range(0, images, BATCH))
+        for part in (made[start : start + BATCH] for start in range(0, len(made), BATCH))
     ]
 
 
@@ -140,25 +149,47 @@ def taking_turns(rounds: int, **ways: Callable[[], float]) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in rates.items()}
 
 
-def distances(store: ObjectStore, model: ModelRecord, ways: dict[str, Make]) -> dict[str, Any]:
-    """Fréchet distance of each way's images to the val split, with the floor."""
-    bank = RegionBank(store, model.regions, ("val",), model)
-    batches = work(store, model, len(bank))
-    slides = [(slide,) for slide in bank.slides.tolist()]
+def distances(
+    store: ObjectStore, model: ModelRecord, ways: dict[str, Make], most: int
+) -> dict[str, Any]:
+    """Fréchet distance of each way's images to the regions of their maps, with the floor.
+
+    Args:
+        store: holds the val split.
+        model: its maps are composed for it.
+        ways: name → what makes images.
+        most: images of each way at most.
+    """
+    bank = val_bank(store, model)
+    made = compose(bank, model, min(most, len(bank)))
+    slides = [(each.provenance.map_slide,) for each in made]
     encoder = load_encoder(MEASURES[0], store)
-    real = encoder.encode(np.stack([bank.pixels[number].image for number in range(len(bank))]))
-    made = {}
-    for name, make in ways.items():
-        images = np.concatenate([make(batch) for batch in batches])
-        made[name] = Features(encoder.encode(images)[:, None], slides)
-    found = fidelity(Features(real[:, None], slides), made, 0)["rows"]
-    return {name: round(row["frechet"], 3) for name, row in found.items()}
+    size = model.size
+    real = [
+        bank.read(bank.numbers[at.map_region]).image[
+            at.map_y : at.map_y + size, at.map_x : at.map_x + size
+        ]
+        for at in (each.provenance for each in made)
+    ]
+    features = {
+        name: Features(
+            encoder.encode(np.concatenate([make(batch) for batch in batched(made)]))[:, None],
+            slides,
+        )
+        for name, make in ways.items()
+    }
+    found = fidelity(Features(encoder.encode(np.stack(real))[:, None], slides), features, 0)
+    rows = {
+        name: {"frechet": row["frechet"], "interval": row["interval"]}
+        for name, row in found["rows"].items()
+    }
+    return {"encoder": MEASURES[0], "n": found["n"], "reliable": found["reliable"], "rows": rows}
 
 
-def in_process(store: ObjectStore, model: ModelRecord) -> Make:
+def in_process(store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
     """Our default path, in this process."""
     sampler = load_model(store, model.model, model.version, "cpu")
-    options = model.recipe.sampling.model_dump()
+    options = model.recipe.sampling.model_dump() | more
     return lambda batch: sampler.generate(batch.labels, batch.crops, batch.seeds, **options)
 
 
@@ -184,12 +215,19 @@ def stack(source: ObjectStore, model: ModelRecord, *services: str) -> Iterator[T
         yield target
 
 
-def dataset_rate(target: Target, model: ModelRecord, images: int, name: str) -> float:
-    """Images per second of a dataset request, from its submission to its end."""
-    request = counterparts(name, model.model, model.version, "val", images)
+def dataset_rate(target: Target, model: ModelRecord, images: int, name: str, **more: Any) -> float:
+    """Images per second of a dataset request, from its submission to its end.
+
+    Raises:
+        JobError: images are missing, which would be counted as made.
+    """
+    request = counterparts(name, model.model, model.version, "val", images, **more)
     began = time.perf_counter()
-    run_or_fail(target, request)
-    return images / (time.perf_counter() - began)
+    status = run_or_fail(target, request)
+    seconds = time.perf_counter() - began
+    if status.state != "done":
+        raise JobError(f"dataset {name} ended {status.state}: {status.failed}")
+    return images / seconds
 
 
 def latency(
@@ -206,10 +244,13 @@ def latency(
     stop, counts = threading.Event(), [0] * IN_FLIGHT
 
     def keep_busy(place: int) -> None:
-        for batch in itertools.cycle(batches):
-            if stop.is_set():
-                return
-            counts[place] += len(bulk(batch))
+        try:
+            for batch in itertools.cycle(batches):
+                if stop.is_set():
+                    return
+                counts[place] += len(bulk(batch))
+        finally:
+            stop.set()  # an error of one ends all: nothing may be measured beside an idle server
 
     def one(batch: Batch) -> float:
         began = time.perf_counter()
@@ -217,9 +258,17 @@ def latency(
         return time.perf_counter() - began
 
     def bulk_rate(during: Callable[[], None]) -> float:
-        before, began = sum(counts), time.perf_counter()
+        """Images per second between the first batch that ends in a time and the last one."""
+        before, began = next_batch()
         during()
-        return (sum(counts) - before) / (time.perf_counter() - began)
+        after, ended = next_batch()
+        return (after - before) / (ended - began)
+
+    def next_batch() -> tuple[int, float]:
+        before = sum(counts)
+        while sum(counts) == before and not stop.is_set():
+            time.sleep(0.005)
+        return sum(counts), time.perf_counter()
 
     idle = [one(batch) for batch in ones]
     busy: list[float] = []
@@ -229,15 +278,14 @@ def latency(
             busy.append(one(batch))
             time.sleep(pause)
 
-    threads = [threading.Thread(target=keep_busy, args=(n,)) for n in range(IN_FLIGHT)]
-    for thread in threads:
-        thread.start()
-    length = requests * (statistics.median(idle) + pause)
-    alone = bulk_rate(lambda: time.sleep(length))
-    beside = bulk_rate(interactive)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        tasks = [pool.submit(keep_busy, place) for place in range(IN_FLIGHT)]
+        length = requests * (statistics.median(idle) + pause)
+        alone = bulk_rate(lambda: time.sleep(length))
+        beside = bulk_rate(interactive)
+        stop.set()
+    for task in tasks:
+        task.result()
     quantiles = {
         f"{name}_p{share}": float(np.percentile(values, share))
         for name, values in (("idle", idle), ("busy", busy))
@@ -252,20 +300,22 @@ def latency(
 
 
 def workers_ratio(source: ObjectStore, model: ModelRecord, images: int) -> dict[str, float]:
-    """Datasets by one worker and by two, with a stub in the sampler's place."""
+    """Datasets by one worker and by two, with a stub in the sampler's place.
+
+    Args:
+        source: holds the model and its regions.
+        model: that the stub stands in for.
+        images: of the dataset; the more, the less its plan and its end count, which no second
+            worker makes faster.
+    """
     rates = {}
     for name, services in (("one", ["synthesize"]), ("two", ["synthesize", "synthesize"])):
         with stack(source, model, *services) as target:
-            prefix = served_prefix(served_name(model.model, "sampler"))
-            target.store.put(f"{prefix}2/model.py", STUB.read_bytes())
-            entry = served(target.store, model.model)
-            stub = entry.versions[-1].model_copy(update={"number": 2})
-            target.store.put_json(
-                served_key(model.model), entry.model_copy(update={"versions": (stub,)})
-            )
-            client = Server(target.config.triton_url).client
-            client.load_model(served_name(model.model, "sampler"))
-            dataset_rate(target, model, 2 * BATCH, "warm")
+            name_there = served_name(model.model, 1, "sampler")
+            target.store.put(f"{served_prefix(name_there)}1/model.py", STUB.read_bytes())
+            Server(target.config.triton_url).client.load_model(name_there)
+            # A shard for every worker.
+            dataset_rate(target, model, len(services) * BATCH, "warm", shard_size=BATCH)
             rates[name] = dataset_rate(target, model, images, "dataset")
     return {**rates, "ratio": rates["two"] / rates["one"]}
 
@@ -279,8 +329,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4, help="of a turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=256, help="of the service's dataset")
+    parser.add_argument("--quality-images", type=int, default=512, help="of Fréchet distances")
+    parser.add_argument("--stub-images", type=int, default=4096, help="of one worker against two")
     given = parser.parse_args()
     limit(settings().threads)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     source = open_store(given.store)
 
     def record(name: str) -> ModelRecord:
@@ -288,7 +341,8 @@ def main() -> None:
         return source.get_model(model_key(base, version or "1"), ModelRecord)
 
     model = record(given.model)
-    batches = work(source, model, given.batches * BATCH)
+    bank = val_bank(source, model)
+    batches = batched(compose(bank, model, given.batches * BATCH))
     loaded = load_model(source, model.model, model.version, "cpu").pipeline
     plain = PlainPipeline(loaded.vae, loaded.denoiser, FlowMatchEulerDiscreteScheduler())
     ways: dict[str, Make] = {"plain": plain, "default": in_process(source, model)}
@@ -317,7 +371,17 @@ def main() -> None:
     keep("speedup_default", rates["default"] / rates["plain"])
     if given.student:
         keep("speedup_student", rates["student"] / rates["plain"])
-    keep("frechet", distances(source, model, ways))
+    # What a student is held against: many steps of its teacher, which is never timed.
+    judged = ways | {"teacher": in_process(source, model, steps=20)}
+    frechet = distances(source, model, judged, given.quality_images)
+    keep("frechet", frechet)
+    against = {"default": "plain", "student": "teacher"}
+    ratios = {
+        name: frechet["rows"][name]["frechet"] / frechet["rows"][other]["frechet"]
+        for name, other in against.items()
+        if name in frechet["rows"]
+    }
+    keep("frechet_ratio", ratios)
     with stack(source, model, "synthesize") as target:
         url = target.config.triton_url
         served_here = on_triton(url, target.store, model)
@@ -329,18 +393,17 @@ def main() -> None:
         keep("triton", rates)
         keep("triton_ratio", rates["triton"] / rates["process"])
         numbers = itertools.count()
+        same = batched(compose(bank, model, given.images))
         rates = taking_turns(
             given.rounds,
-            triton=lambda: rate(
-                served_here, batches * (given.images // len(batches) // BATCH), IN_FLIGHT
-            ),
+            triton=lambda: rate(served_here, same, IN_FLIGHT),
             service=lambda: dataset_rate(target, model, given.images, f"dataset-{next(numbers)}"),
         )
         keep("service", rates)
         keep("service_ratio", rates["service"] / rates["triton"])
-        urgent = on_triton(url, target.store, model, urgent=True)
+        urgent = on_triton(url, target.store, model, urgent=True, alone=False)
         keep("latency", latency(served_here, urgent, batches, requests=20, pause=5.0))
-    found = workers_ratio(source, model, 1024)
+    found = workers_ratio(source, model, given.stub_images)
     keep("workers", found)
     keep("two_workers_ratio", found["ratio"])
 

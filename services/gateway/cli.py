@@ -19,6 +19,7 @@ from rich.table import Table
 
 from services.gateway import remote, sources
 from services.gateway.progress import console
+from services.gateway.publishing import next_number
 from services.gateway.submit import Target, end, report, run_and_report, run_or_fail
 from services.stages import REQUESTS
 from shared.contracts.base import Classes, Request, explain
@@ -28,7 +29,7 @@ from shared.contracts.evaluate import EvaluateRequest, report_key
 from shared.contracts.ingest import IngestRequest, PatchGrid
 from shared.contracts.jobs import JobStatus
 from shared.contracts.regions import RegionRule, RegionSet, region_set_key
-from shared.contracts.serving import PublishRequest, ServedModel, served_key
+from shared.contracts.serving import PublishRequest
 from shared.contracts.synthesize import CropSource, DatasetRequest, ExportFormat, MapSource
 from shared.contracts.train import (
     GuidanceScale,
@@ -328,12 +329,10 @@ def publish(
     """Serve a model version on Triton from now on; going back is the same command."""
     target = Target.of(store, broker)
     name, _, version = model.partition("/")
-    key = served_key(name)
-    known = target.store.get_model(key, ServedModel).versions if target.store.exists(key) else ()
     request = PublishRequest.model_validate(
         {
             "model": name, "version": version or "1", "engine": engine, "device": device,
-            "number": known[-1].number + 1 if known else 1,
+            "number": next_number(Ledger(target.store), name),
         }
     )  # fmt: skip
     run_and_report(target, request)

@@ -45,7 +45,10 @@ class ImageStage(Stage[ImageRequest]):
         rng = np.random.default_rng(seed)
         crops = [_placed(store, crop, labels, model, rng) for crop in request.crops]
         sampler, remote = open_sampler(store, model, context.device)
-        options = request.sampling(model).model_dump() | ({"urgent": True} if remote else {})
+        # It may share its steps with other people's images: these are looked at, one at a time,
+        # and need not be the same to the bit.
+        own = {"urgent": True, "alone": False} if remote else {}
+        options = request.sampling(model).model_dump() | own
         images = sampler.generate(labels[None], [crops], [seed], **options)
         store.put(image_key(request.image), encode_png(images[0]))
         return {"images": 1}

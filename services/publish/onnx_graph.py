@@ -21,6 +21,7 @@ OPSET = 20
 class DenoiserGraph(nn.Module):
     """One denoising step with the contract's inputs in order; FP32 outside, `dtype` inside.
 
+    The time stays FP32 until it is embedded: bf16 keeps three digits of it.
     TensorRT networks are strongly typed, so the types of the graph are those of the engine.
     """
 
@@ -32,7 +33,7 @@ class DenoiserGraph(nn.Module):
 
     def forward(self, sample: Tensor, time: Tensor, *condition: Tensor) -> Tensor:
         encoded = {n: c.to(self.dtype) for n, c in zip(self.names, condition, strict=True)}
-        velocity: Tensor = self.denoiser(sample.to(self.dtype), time.to(self.dtype), encoded)
+        velocity: Tensor = self.denoiser(sample.to(self.dtype), time, encoded)
         return velocity.float()
 
 

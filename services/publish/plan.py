@@ -3,44 +3,71 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from shared.errors import InputError
-from shared.serving.contract import Tensor
+from shared.serving.contract import MOST_BRANCHES, MOST_IMAGES, Tensor
 from shared.storage import ObjectStore
 
-ROWS = (1, 16, 768)
-"""Rows of the optimization profile: least, best, most."""
-TOKENS = (2, 128, 4096)
-"""The same of a dimension that may vary."""
+Profile = tuple[int, int, int]
+"""Least, best, and most of a dimension."""
+
+ROWS: Profile = (1, 16, MOST_BRANCHES * MOST_IMAGES)
 
 
-def build_plan(onnx: Path, inputs: tuple[Tensor, ...], store: ObjectStore) -> bytes:
+@dataclass(frozen=True)
+class Built:
+    """What a plan was built with and for; it runs with nothing else."""
+
+    tensorrt: str
+    gpu: str
+
+
+def build_plan(
+    onnx: Path, inputs: tuple[Tensor, ...], tokens: Profile, store: ObjectStore
+) -> tuple[bytes, Built]:
     """Build the plan of a graph on this machine's GPU, or take it from the cache.
+
+    Args:
+        onnx: the graph.
+        inputs: its inputs.
+        tokens: what it is built for of a dimension that may vary.
+        store: holds the cache, by graph, TensorRT and GPU.
 
     Raises:
         InputError: TensorRT or a GPU is missing, or the graph is refused.
     """
     trt = _tensorrt()
     gpu = torch.cuda.get_device_properties(0)
+    built = Built(str(trt.__version__), str(gpu.name))
+    machine = f"{built.tensorrt}/{built.gpu}/{gpu.major}.{gpu.minor}"
     digest = hashlib.sha256(onnx.read_bytes())
-    digest.update(f"{trt.__version__}/{gpu.name}/{gpu.major}.{gpu.minor}/{ROWS}/{TOKENS}".encode())
+    digest.update(f"{machine}/{ROWS}/{tokens}".encode())
     key = f"triton/plans/{digest.hexdigest()[:32]}.plan"
     if not store.exists(key):
-        store.put(key, _build(trt, onnx, inputs, store, f"triton/plans/{trt.__version__}.timing"))
-    return store.get(key)
+        # What was timed on another GPU would choose badly for this one.
+        timings = f"triton/plans/{hashlib.sha256(machine.encode()).hexdigest()[:32]}.timing"
+        store.put(key, _build(trt, onnx, inputs, tokens, store, timings))
+    return store.get(key), built
 
 
 def _build(
-    trt: Any, onnx: Path, inputs: tuple[Tensor, ...], store: ObjectStore, cache: str
+    trt: Any,
+    onnx: Path,
+    inputs: tuple[Tensor, ...],
+    tokens: Profile,
+    store: ObjectStore,
+    cache: str,
 ) -> bytes:
-    builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
-    parser = trt.OnnxParser(network, builder.logger)
+    parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
         errors = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
         raise InputError(f"TensorRT {trt.__version__} refuses the denoiser's graph: {errors}")
@@ -48,13 +75,13 @@ def _build(
     for tensor in inputs:
         dims = () if tensor.name == "time" else tensor.dims
         shapes = [
-            (rows, *(tokens if n == -1 else n for n in dims))
-            for rows, tokens in zip(ROWS, TOKENS, strict=True)
+            (rows, *(free if n == -1 else n for n in dims))
+            for rows, free in zip(ROWS, tokens, strict=True)
         ]
         profile.set_shape(tensor.name, *shapes)
     config.add_optimization_profile(profile)
     timings = config.create_timing_cache(store.get(cache) if store.exists(cache) else b"")
-    config.set_timing_cache(timings, ignore_mismatch=True)
+    config.set_timing_cache(timings, ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise InputError(f"TensorRT {trt.__version__} could not build the denoiser's plan")

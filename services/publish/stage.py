@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from services.publish.plan import Built, Profile, build_plan
 from shared.contracts.serving import PublishRequest, ServedVersion
 from shared.contracts.train import ModelRecord, model_key
+from shared.diffusion.autoencoder import vae_factor
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.errors import InputError
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.serving.client import Server
+from shared.serving.client import LoadError, Server
 from shared.serving.contract import PARTS, Part, denoiser_tensors, part_configs
-from shared.serving.repository import add_version
+from shared.serving.record import served
+from shared.serving.repository import add_version, drop_version
 from shared.settings import settings
 from shared.storage import ObjectStore
 
@@ -36,7 +41,6 @@ class PublishStage(Stage[PublishRequest]):
     def run(self, request: PublishRequest, shard: Shard, context: Context) -> dict[str, Any]:
         sampler = load_model(context.store, request.model, request.version, "cpu")
         record, pipeline = sampler.record, sampler.pipeline
-        configs = part_configs(record, pipeline, engine=request.engine, device=request.device)
         entry = ServedVersion(
             number=request.number,
             version=request.version,
@@ -48,11 +52,21 @@ class PublishStage(Stage[PublishRequest]):
             pipeline.vae.save_pretrained(folder / "vae", safe_serialization=True)
             pipeline.denoiser.save_pretrained(folder / "denoiser", safe_serialization=True)
             files = {part: _files(part, folder) for part in PARTS}
+            built: Built | None = None
             if request.engine == "tensorrt":
-                plan = _plan(pipeline, record, folder, context.store)
+                plan, built = _plan(pipeline, record, folder, context.store)
                 files["denoiser"] = {"model.plan": plan}
+            configs = part_configs(
+                record,
+                pipeline,
+                number=request.number,
+                engine=request.engine,
+                device=request.device,
+                gpu=built.gpu if built else "",
+            )
             add_version(context.store, entry, request.model, configs, files)
-        return {"number": request.number}
+        made = f" {built.tensorrt}, a plan for {built.gpu}" if built else ""
+        return {"number": request.number, "engine": request.engine + made}
 
     def finish(
         self, request: PublishRequest, done: dict[str, dict[str, Any]], context: Context
@@ -60,7 +74,16 @@ class PublishStage(Stage[PublishRequest]):
         config = settings()
         if config.triton_url:
             record = context.store.get_model(model_key(request.model, request.version), ModelRecord)
-            Server(config.triton_url).load(request.model, request.number, record.size)
+            server = Server(config.triton_url)
+            try:
+                server.load(request.model, request.number, record.size)
+            except LoadError as error:
+                drop_version(context.store, request.model, request.number)
+                raise InputError(
+                    f"{error}, {done['repository']['engine']}. The version before is still served"
+                ) from error
+            kept = served(context.store, request.model).versions
+            server.retire(request.model, {each.number for each in kept})
         return {
             "model": f"{request.model}/{request.version}",
             "number": request.number,
@@ -70,17 +93,29 @@ class PublishStage(Stage[PublishRequest]):
 
 def _plan(
     pipeline: HeteroTissuePipeline, record: ModelRecord, folder: Path, store: ObjectStore
-) -> Path:
+) -> tuple[Path, Built]:
     """Export the denoiser and build its plan for this machine's GPU."""
     from services.publish.onnx_graph import export_onnx
-    from services.publish.plan import build_plan
 
     graph, plan = folder / "denoiser.onnx", folder / "model.plan"
     dtype = torch.bfloat16 if record.recipe.precision == "bf16" else torch.float32
     export_onnx(pipeline, record.size, graph, dtype)
     inputs, _ = denoiser_tensors(pipeline, record.size)
-    plan.write_bytes(build_plan(graph, inputs, store))
-    return plan
+    body, built = build_plan(graph, inputs, token_profile(record, vae_factor(pipeline.vae)), store)
+    plan.write_bytes(body)
+    return plan, built
+
+
+def token_profile(record: ModelRecord, factor: int) -> Profile:
+    """Tokens that a plan is built for: of one place, of some crops, of the largest of every class.
+
+    Args:
+        record: of the model.
+        factor: pixels per latent pixel.
+    """
+    side = math.ceil(record.size * record.recipe.denoiser.crop_max / factor)
+    most = 1 + len(record.classes) * side**2
+    return 2, max(2, most // 4), most
 
 
 def _files(part: Part, folder: Path) -> dict[str, Path]:

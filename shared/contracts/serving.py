@@ -1,7 +1,7 @@
 """Publish: a model version → what Triton serves.
 
-triton/<model>-<part>/…     Triton's model repository, see shared.serving.repository
-triton/<model>.json         ServedModel
+triton/<model>-<number>-<part>/…    Triton's model repository, see shared.serving.repository
+triton/<model>.json                 ServedModel
 """
 
 from __future__ import annotations

@@ -14,6 +14,11 @@ from shared.errors import InputError
 EMBEDDED = Path(__file__).parent / "embedded_vae"
 """Trained on real tissue, see its README; recipes name it 'embedded'."""
 
+DECODED = 2**22
+"""Pixels decoded at a time: each takes some hundred bytes of every layer's features."""
+TILE = 1024
+"""Side of the largest image that is decoded in one piece, pixels."""
+
 
 def make_vae(recipe: VaeRecipe) -> AutoencoderKL:
     """Make the recipe's VAE: a fresh one, or the pretrained one that it names.
@@ -75,7 +80,14 @@ def encode_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Decode normalized latents to (B, 3, H, W), about [-1, 1]."""
+    """Decode normalized latents to (B, 3, H, W), about [-1, 1].
+
+    At most `DECODED` pixels at a time; images larger than `TILE` in tiles that overlap.
+    """
     raw = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    decoded: Tensor = vae.decode(raw, return_dict=False)[0]
-    return decoded
+    factor = vae_factor(vae)
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // factor
+    at_a_time = max(1, DECODED // (factor**2 * raw.shape[2] * raw.shape[3]))
+    parts = [vae.decode(part, return_dict=False)[0] for part in torch.split(raw, at_a_time)]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -72,8 +73,8 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         Raises:
             InputError: shapes, labels or lengths do not fit the model.
         """
+        check_inputs(labels, crops, seeds, self.denoiser)
         factor = vae_factor(self.vae)
-        check_inputs(labels, crops, seeds, int(self.denoiser.config.classes), factor)
         height, width = labels.shape[1:]
         guidance = Guidance.of(
             guidance_map, guidance_crops, use_map, use_crops, guidance_low, guidance_high
@@ -95,22 +96,32 @@ def check_inputs(
     labels: NDArray[np.uint8],
     crops: Sequence[Sequence[Crop]],
     seeds: Sequence[int],
-    classes: int,
-    factor: int,
+    denoiser: Denoiser,
 ) -> None:
     """Check what an image is to be made from.
 
     Raises:
-        InputError: shapes, labels or lengths do not fit a model of so many classes, whose
-            latents are smaller by `factor`.
+        InputError: shapes, labels, places or lengths do not fit the denoiser.
     """
     batch, height, width = labels.shape
+    factor, classes = int(denoiser.config.factor), int(denoiser.config.classes)
+    first = int(denoiser.config.first)
     if height % factor or width % factor:
         raise InputError(f"label maps of {height}×{width} are no multiple of {factor} pixels")
-    known = [crop.label for own in crops for crop in own]
-    if max(labels.max(initial=0), *known, 0) >= classes or min(known, default=0) < 0:
-        worst = max(int(labels.max(initial=0)), *known, 0)
-        raise InputError(f"label {worst} is beyond the model's {classes} classes")
+    if labels.max(initial=0) >= classes:
+        raise InputError(f"label {labels.max()} is beyond the model's {classes} classes")
+    for crop in itertools.chain.from_iterable(crops):
+        side = len(crop.pixels)
+        if not first <= crop.label < classes:
+            raise InputError(
+                f"a crop is of label {crop.label}, but this model takes crops of "
+                f"{first} to {classes - 1}"
+            )
+        if min(crop.x, crop.y) < 0 or crop.x + side > width or crop.y + side > height:
+            raise InputError(
+                f"a crop of {side} px at ({crop.x}, {crop.y}) reaches beyond the image of "
+                f"{width}×{height} px"
+            )
     if len(crops) != batch or len(seeds) != batch:
         raise InputError(
             f"{batch} label maps need {batch} crop lists and seeds, "

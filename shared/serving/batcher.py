@@ -33,6 +33,7 @@ class Trajectory:
         urgent: goes before all that are not.
         alone: keeps a batch of its own, so that its bits depend on nothing else.
         report: called with the number of steps done.
+        wanted: asked before every step; False cancels it.
     """
 
     solver: Solver
@@ -41,6 +42,7 @@ class Trajectory:
     urgent: bool = False
     alone: bool = True
     report: Callable[[int], None] = lambda _: None
+    wanted: Callable[[], bool] = lambda: True
     ended: asyncio.Future[Tensor] = field(init=False)
 
     @property
@@ -76,6 +78,10 @@ class StepBatcher:
         """Denoise a trajectory to its end and return its latents.
 
         Cancelling the call takes the trajectory out before the next step.
+
+        Raises:
+            asyncio.CancelledError: it is no longer wanted.
+            Exception: what the denoiser, `report` or `wanted` raised.
         """
         trajectory.ended = asyncio.get_running_loop().create_future()
         self._waiting.append(trajectory)
@@ -88,14 +94,34 @@ class StepBatcher:
 
     async def _steps(self) -> None:
         while self._waiting:
-            batch = self._choose()
+            batch = [each for each in self._choose() if self._is_wanted(each)]
+            if not batch:
+                continue
             try:
-                await self._step(batch)
+                velocities = await self._ask(batch)
             except Exception as error:
-                for each in batch:
-                    self._leave(each)
-                    if not each.ended.done():
-                        each.ended.set_exception(error)
+                if len(batch) == 1:
+                    self._fail(batch[0], error)
+                for each in batch:  # one of them may be to blame: the others go on without it
+                    each.alone = True
+                continue
+            for each, velocity in zip(batch, velocities, strict=True):
+                self._advance(each, velocity)
+
+    def _is_wanted(self, trajectory: Trajectory) -> bool:
+        try:
+            if not trajectory.wanted():
+                trajectory.ended.cancel()
+        except Exception as error:
+            self._fail(trajectory, error)
+        if trajectory.ended.done():
+            self._leave(trajectory)
+        return not trajectory.ended.done()
+
+    def _fail(self, trajectory: Trajectory, error: Exception) -> None:
+        self._leave(trajectory)
+        if not trajectory.ended.done():
+            trajectory.ended.set_exception(error)
 
     def _leave(self, trajectory: Trajectory) -> None:
         if trajectory in self._waiting:
@@ -115,17 +141,24 @@ class StepBatcher:
                 rows += other.rows
         return batch
 
-    async def _step(self, batch: Sequence[Trajectory]) -> None:
+    async def _ask(self, batch: Sequence[Trajectory]) -> list[Tensor]:
+        """Ask the denoiser for the velocity of each, (images, C, h, w)."""
         samples = [each.solver.sample.repeat(len(each.weights), 1, 1, 1) for each in batch]
         times = [torch.full((each.rows,), each.solver.time) for each in batch]
         encoded = self._join([Denoiser.first(each.encoded, each.rows) for each in batch])
         now = torch.cat(times).to(samples[0].device)
         rows = await self._denoise(torch.cat(samples), now, encoded)
-        for each, part in zip(batch, torch.split(rows, [each.rows for each in batch]), strict=True):
-            if each.ended.done():  # cancelled meanwhile
-                continue
-            each.solver.advance(combine(part, each.weights))
-            each.report(each.solver.done)
-            if each.solver.finished:
-                self._leave(each)
-                each.ended.set_result(each.solver.sample)
+        parts = torch.split(rows, [each.rows for each in batch])
+        return [combine(part, each.weights) for each, part in zip(batch, parts, strict=True)]
+
+    def _advance(self, trajectory: Trajectory, velocity: Tensor) -> None:
+        if trajectory.ended.done():  # cancelled meanwhile
+            return
+        try:
+            trajectory.solver.advance(velocity)
+            trajectory.report(trajectory.solver.done)
+        except Exception as error:
+            self._fail(trajectory, error)
+        if trajectory.solver.finished and not trajectory.ended.done():
+            self._leave(trajectory)
+            trajectory.ended.set_result(trajectory.solver.sample)

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from shared.diffusion.crops import Crop
 from shared.errors import HeteroTissueError, InputError
-from shared.serving.contract import PARTS, REFUSED, served_name
+from shared.serving.contract import MOST_IMAGES, PARTS, REFUSED, published_number, served_name
 from shared.serving.sampling import pack_crops
 
 UInt8 = NDArray[np.uint8]
 
 LOAD_SECONDS = 600.0
 """A TensorRT plan takes minutes to load where CUDA has to compile."""
+ANSWER_SECONDS = 30.0
+"""For questions that cost the server nothing; one that takes longer hangs."""
+KEEPALIVE = KeepAliveOptions(310_000, 20_000, http2_max_pings_without_data=0)
+"""Finds a server that is gone without a word. Triton takes pings more often than every five
+minutes for an attack."""
 
 
 class ServingError(HeteroTissueError):
     """The server did not answer, or could not do what was asked; another try may help."""
+
+
+class LoadError(ServingError):
+    """The server answers that it cannot load a model."""
 
 
 class Server:
@@ -49,36 +58,64 @@ class Server:
     def ready(self) -> bool:
         """Whether the server answers and takes requests."""
         try:
-            return bool(self.client.is_server_ready())
+            return bool(self.client.is_server_ready(client_timeout=ANSWER_SECONDS))
         except InferenceServerException:
             return False
 
     def serves(self, model: str, number: int) -> bool:
-        """Whether a version is loaded."""
+        """Whether a publishing is loaded."""
         try:
-            name = served_name(model, "sampler")
-            return bool(self.client.is_model_ready(name, str(number)))
+            name = served_name(model, number, "sampler")
+            return bool(self.client.is_model_ready(name, client_timeout=ANSWER_SECONDS))
         except InferenceServerException as error:
             raise _told(error) from error
 
     def load(self, model: str, number: int, size: int) -> None:
-        """Load all parts of a version and make one image with it.
-
-        The version before stays loaded until its requests have ended.
+        """Load all parts of a publishing and make one image with it.
 
         Raises:
-            ServingError: a part cannot be loaded; the server's reason is named.
+            LoadError: the server refuses a part; its reason is named.
+            ServingError: the server is gone, or cannot make an image.
         """
         for part in PARTS:
-            name = served_name(model, part)
+            name = served_name(model, number, part)
             try:
                 self.client.load_model(name, client_timeout=LOAD_SECONDS)
-                if not self.client.is_model_ready(name, str(number)):
-                    raise ServingError(f"Triton loaded {name}, but not its version {number}")
             except InferenceServerException as error:
-                raise ServingError(f"Triton cannot load {name}: {error.message()}") from error
+                lost = error.status() in {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
+                kind = ServingError if lost else LoadError
+                raise kind(f"Triton cannot load {name}: {error.message()}") from error
         blank = np.zeros((1, size, size), np.uint8)
         TritonSampler(self.url, model, number).generate(blank, [[]], [0], steps=1)
+
+    def retire(self, model: str, kept: Container[int]) -> None:
+        """Unload a model's publishings but for those `kept`; each first ends what it has begun.
+
+        Raises:
+            ServingError: the server is gone, or one does not end in time.
+        """
+        try:
+            found = self.client.get_model_repository_index(client_timeout=ANSWER_SECONDS).models
+            loaded = {published_number(each.name, model) for each in found if each.state == "READY"}
+            for number in loaded:
+                if number is not None and number not in kept:
+                    # The sampler first: what it has begun still needs the others.
+                    for part in reversed(PARTS):
+                        self._unload(served_name(model, number, part))
+        except InferenceServerException as error:
+            raise _told(error) from error
+
+    def _unload(self, name: str) -> None:
+        self.client.unload_model(name, client_timeout=ANSWER_SECONDS)
+        deadline = time.monotonic() + LOAD_SECONDS
+        while self._state(name) == "UNLOADING":
+            if time.monotonic() > deadline:
+                raise ServingError(f"Triton does not end what {name} has begun")
+            time.sleep(0.1)
+
+    def _state(self, name: str) -> str:
+        index = self.client.get_model_repository_index(client_timeout=ANSWER_SECONDS)
+        return next((each.state for each in index.models if each.name == name), "UNAVAILABLE")
 
 
 class TritonSampler:
@@ -87,13 +124,12 @@ class TritonSampler:
     Args:
         url: host:port of the server's gRPC service.
         model: name of the model.
-        number: Triton's number of the version.
+        number: of the publishing.
     """
 
     def __init__(self, url: str, model: str, number: int) -> None:
         self._url = url
-        self._name = served_name(model, "sampler")
-        self._number = str(number)
+        self._name = served_name(model, number, "sampler")
 
     def generate(
         self,
@@ -109,28 +145,34 @@ class TritonSampler:
         May be called from many threads. A call that is given up is cancelled on the server.
 
         Raises:
-            InputError: the server refuses the request.
+            InputError: the server refuses the request, or it is of too many images.
             ServingError: the server is gone or fails.
         """
+        if len(labels) > MOST_IMAGES:
+            raise InputError(
+                f"{len(labels)} images at a time are more than the {MOST_IMAGES} that Triton "
+                "takes: make the batches smaller"
+            )
         names = ("crops", "crop_labels", "crop_sides", "crop_corners")
         tensors: dict[str, NDArray[Any]] = dict(zip(names, pack_crops(crops), strict=True))
         tensors |= {"labels": labels, "seeds": np.array(seeds, np.int64)[:, None]}
         answers: SimpleQueue[tuple[Any, InferenceServerException | None]] = SimpleQueue()
-        client = InferenceServerClient(self._url)
+        client = InferenceServerClient(self._url, keepalive_options=KEEPALIVE)
         # A stream of its own, since an error on a stream does not say whose it is.
         client.start_stream(lambda result, error: answers.put((result, error)))
+        answered = False
         try:
             client.async_stream_infer(
                 self._name,
                 [_input(name, value) for name, value in tensors.items()],
-                model_version=self._number,
                 parameters=options | {"progress": callback is not None},
             )
             while True:
                 result, error = answers.get()
+                step = None if error is not None else result.as_numpy("step")
+                answered = step is None
                 if error is not None:
                     raise _told(error)
-                step = result.as_numpy("step")
                 if step is None:
                     images: UInt8 = result.as_numpy("images")
                     return images
@@ -139,7 +181,9 @@ class TritonSampler:
         except InferenceServerException as error:
             raise _told(error) from error
         finally:
-            client.stop_stream(cancel_requests=True)
+            # Only what is given up: of a stream that is cancelled, a thread stays for good.
+            client.stop_stream(cancel_requests=not answered)
+            client.close()
 
 
 def _input(name: str, value: NDArray[Any]) -> InferInput:

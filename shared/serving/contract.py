@@ -1,9 +1,12 @@
 """What passes between the models on a Triton server, and their configurations.
 
-    <model>-sampler       maps, crops, seeds → images; the loop (Python backend)
-    <model>-denoiser      one step of a batch, each row at its own time
-    <model>-vae_encoder   crops → latents
-    <model>-vae_decoder   latents → images
+    <model>-<number>-sampler       maps, crops, seeds → images; the loop (Python backend)
+    <model>-<number>-denoiser      one step of a batch, each row at its own time
+    <model>-<number>-vae_encoder   crops → latents
+    <model>-<number>-vae_decoder   latents → images
+
+Every publishing has a number, and models of its own. Versions of one model would share
+its config.pbtxt, and so could differ neither in tensors, engine, nor device.
 
 All floating point tensors on the wire are FP32; an engine computes in what it likes.
 The same contract holds for a PyTorch engine and for a TensorRT plan.
@@ -11,6 +14,7 @@ The same contract holds for a PyTorch engine and for a TensorRT plan.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +37,10 @@ REFUSED = "refused: "
 
 MOST_IMAGES = 256
 """Images of one request at most."""
+MOST_BRANCHES = 3
+"""Predictions that guidance weighs at most, see `shared.diffusion.guidance`."""
+MOST_CROPS = 255
+"""Crops of one image at most."""
 MOST_ROWS = 64
 """Rows that requests of several users share at most; a single request may bring more."""
 
@@ -52,9 +60,15 @@ class Tensor:
     dims: tuple[int, ...]
 
 
-def served_name(model: str, part: Part) -> str:
-    """Triton's name of a part of a model."""
-    return f"{model}-{part}"
+def served_name(model: str, number: int, part: Part) -> str:
+    """Triton's name of a part of a publishing of a model."""
+    return f"{model}-{number}-{part}"
+
+
+def published_number(name: str, model: str) -> int | None:
+    """The number in Triton's name of something, or None if that is no part of `model`."""
+    found = re.fullmatch(rf"{re.escape(model)}-(\d+)-({'|'.join(PARTS)})", name)
+    return int(found[1]) if found else None
 
 
 SAMPLER_INPUTS = (
@@ -160,7 +174,6 @@ def config(
     if batching:
         proto.dynamic_batching.SetInParent()
     proto.model_transaction_policy.decoupled = decoupled
-    proto.version_policy.latest.num_versions = 2  # what is under way on the old one is finished
     for key, value in parameters.items():
         proto.parameters[key].string_value = value
     if device == "cuda":
@@ -169,9 +182,23 @@ def config(
 
 
 def part_configs(
-    record: ModelRecord, pipeline: HeteroTissuePipeline, *, engine: str, device: str
+    record: ModelRecord,
+    pipeline: HeteroTissuePipeline,
+    *,
+    number: int,
+    engine: str,
+    device: str,
+    gpu: str = "",
 ) -> dict[Part, str]:
-    """The config.pbtxt of every part of a model version."""
+    """The config.pbtxt of every part of a publishing of a model version.
+
+    Args:
+        record, pipeline: of the version.
+        number: of the publishing.
+        engine: 'pytorch' or 'tensorrt', of the denoiser.
+        device: 'cpu' or 'cuda'.
+        gpu: the only type of GPU that may run it; any, if empty.
+    """
     channels = int(pipeline.vae.config.latent_channels)
     shared = {"precision": record.recipe.precision, "version": record.version}
     tensors = {
@@ -181,16 +208,16 @@ def part_configs(
     }
     configs: dict[Part, str] = {}
     for part in PARTS:
-        name = served_name(record.model, part)
+        name = served_name(record.model, number, part)
         if part == "sampler":
-            parameters = shared | {"model": record.model, "size": str(record.size)}
+            parameters = shared | {"size": str(record.size), "gpu": gpu}
             configs[part] = config(
                 name, "python", (SAMPLER_INPUTS, SAMPLER_OUTPUTS), parameters,
                 most=MOST_IMAGES, device=device, batching=False, decoupled=True,
             )  # fmt: skip
         else:
             backend = "tensorrt" if engine == "tensorrt" and part == "denoiser" else "python"
-            most = 3 * MOST_IMAGES if part == "denoiser" else MOST_IMAGES
+            most = MOST_BRANCHES * MOST_IMAGES if part == "denoiser" else MOST_IMAGES
             configs[part] = config(
                 name, backend, tensors[part], shared, most=most, device=device, batching=True
             )

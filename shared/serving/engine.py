@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from shared.errors import InputError
 from shared.settings import settings
 from shared.threads import limit
 
@@ -22,9 +23,12 @@ class Instance:
     Args:
         arguments: of `initialize`.
 
+    Raises:
+        InputError: the model is for another type of GPU.
+
     Attributes:
-        folder: of the version that is being loaded.
-        version: its number.
+        name: Triton's name of the model.
+        folder: of its files.
         device: that the server gave to this instance.
         inputs: names of the model's inputs.
         parameters: of the model's configuration.
@@ -33,7 +37,7 @@ class Instance:
 
     def __init__(self, arguments: dict[str, str]) -> None:
         limit(settings().threads)
-        self.version = int(arguments["model_version"])
+        self.name = arguments["model_name"]
         self.folder = Path(arguments["model_repository"]) / arguments["model_version"]
         gpu = arguments["model_instance_kind"] == "GPU"
         self.device = f"cuda:{arguments['model_instance_device_id']}" if gpu else "cpu"
@@ -43,6 +47,12 @@ class Instance:
             name: str(value["string_value"]) for name, value in config["parameters"].items()
         }
         self.precision = self.parameters["precision"]
+        wanted = self.parameters.get("gpu")
+        if wanted and (found := torch.cuda.get_device_name(self.device)) != wanted:
+            raise InputError(
+                f"its plan was built for {wanted}, and this server has {found}: publish it from a "
+                "worker with such a GPU"
+            )
 
 
 @contextmanager
@@ -54,7 +64,9 @@ def computing(device: str, precision: str) -> Iterator[None]:
 
 
 class Batched:
-    """Answers many requests by one call of a network.
+    """Answers many requests by one call of a network, but for those that must be alone.
+
+    Those have the parameter `alone`: their bits depend on no other request.
 
     Args:
         utilities: Triton's `triton_python_backend_utils`.
@@ -73,6 +85,29 @@ class Batched:
 
     def __call__(self, requests: Sequence[Any]) -> list[Any]:
         """Answer Triton's requests, each with its rows of the network's output."""
+        places: list[list[int]] = [[]]
+        for place, request in enumerate(requests):
+            if json.loads(request.parameters() or "{}").get("alone"):
+                places.append([place])
+            else:
+                places[0].append(place)
+        answers = {
+            place: answer
+            for group in filter(None, places)
+            for place, answer in zip(group, self._run([requests[n] for n in group]), strict=True)
+        }
+        return [answers[place] for place in range(len(requests))]
+
+    def _run(self, requests: Sequence[Any]) -> list[Any]:
+        try:
+            return self._compute(requests)
+        except Exception as error:
+            if len(requests) > 1:  # one of them may be to blame
+                return [answer for each in requests for answer in self._run([each])]
+            reason = self.utilities.TritonError(f"{type(error).__name__}: {error}")
+            return [self.utilities.InferenceResponse(output_tensors=[], error=reason)]
+
+    def _compute(self, requests: Sequence[Any]) -> list[Any]:
         given = [
             [self._read(request, name) for name in self.instance.inputs] for request in requests
         ]

@@ -45,7 +45,7 @@ def open_sampler(store: ObjectStore, model: ModelRecord, device: str) -> tuple[G
     if not url:
         return load_model(store, model.model, model.version, device), False
     from shared.serving.client import Server, TritonSampler
-    from shared.serving.repository import served
+    from shared.serving.record import served
 
     numbers = [
         each.number

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +21,7 @@ from shared.diffusion.guidance import Guidance
 from shared.diffusion.pipeline import check_inputs
 from shared.errors import InputError
 from shared.serving.batcher import StepBatcher, Trajectory
+from shared.serving.contract import MOST_CROPS, MOST_IMAGES, MOST_ROWS
 from shared.serving.engine import computing
 
 UInt8 = NDArray[np.uint8]
@@ -41,11 +43,14 @@ class Options(Sampling):
 
 @dataclass(frozen=True)
 class Engines:
-    """What the sampler asks: each a call of one of the server's models."""
+    """What the sampler asks: each a call of one of the server's models.
+
+    `encode` and `decode` are told whether the call must be `alone`, see `Options`.
+    """
 
     denoise: Callable[[Tensor, Tensor, Tensors], Awaitable[Tensor]]
-    encode: Callable[[Tensor], Awaitable[Tensor]]
-    decode: Callable[[Tensor], Awaitable[Tensor]]
+    encode: Callable[[Tensor, bool], Awaitable[Tensor]]
+    decode: Callable[[Tensor, bool], Awaitable[Tensor]]
 
 
 class InFlightSampler:
@@ -54,21 +59,22 @@ class InFlightSampler:
     Args:
         denoiser: encodes conditions; its UNet is not used.
         engines: run the networks.
-        most: rows of several requests that share a batch at most.
+        size: side of the images that it makes, pixels.
         device: where latents are.
         precision: 'fp32' or 'bf16', of the conditions.
     """
 
     def __init__(
-        self, denoiser: Denoiser, engines: Engines, *, most: int, device: str, precision: str
+        self, denoiser: Denoiser, engines: Engines, *, size: int, device: str, precision: str
     ) -> None:
         self.denoiser = denoiser
         self.engines = engines
+        self.size = size
         self.device = device
         self.precision = precision
         # Not the loop's own threads: the engines' calls take those, and would wait for ours.
         self._encoders = ThreadPoolExecutor(ENCODERS)
-        self.batcher = StepBatcher(engines.denoise, type(denoiser).join, most)
+        self.batcher = StepBatcher(engines.denoise, type(denoiser).join, MOST_ROWS)
 
     async def __call__(
         self,
@@ -77,15 +83,26 @@ class InFlightSampler:
         seeds: Sequence[int],
         options: Options,
         report: Callable[[int], None],
+        wanted: Callable[[], bool],
     ) -> Tensor:
         """Make one image per label map, uint8 (batch, H, W, 3).
 
+        Args:
+            labels, crops, seeds: see `HeteroTissuePipeline.__call__`.
+            options: how they are made.
+            report: called with the number of steps done.
+            wanted: asked before every step; False cancels the request.
+
         Raises:
             InputError: the request does not fit the model.
+            asyncio.CancelledError: it is no longer wanted.
         """
+        check_inputs(labels, crops, seeds, self.denoiser)
+        if labels.shape[1:] != (self.size, self.size):
+            height, width = labels.shape[1:]
+            raise InputError(f"the model makes {self.size} px, not maps of {height}×{width}")
         settings = self.denoiser.config
         factor = int(settings.factor)
-        check_inputs(labels, crops, seeds, int(settings.classes), factor)
         guidance = Guidance.of(
             options.guidance_map,
             options.guidance_crops,
@@ -94,7 +111,7 @@ class InFlightSampler:
             options.guidance_low,
             options.guidance_high,
         )
-        encoded = await self._encode(labels, crops, guidance.branches)
+        encoded = await self._encode(labels, crops, guidance.branches, options.alone)
         shape = (
             int(settings.latent_channels),
             labels.shape[1] // factor,
@@ -107,22 +124,28 @@ class InFlightSampler:
             urgent=options.urgent,
             alone=options.alone,
             report=report,
+            wanted=wanted,
         )
         latents = await self.batcher.run(trajectory)
-        return await self.engines.decode(latents)
+        return await self.engines.decode(latents, options.alone)
 
     async def _encode(
         self,
         labels: UInt8,
         crops: Sequence[Sequence[Crop]],
         branches: list[tuple[bool, bool]],
+        alone: bool,
     ) -> Tensors:
         """Encode conditions beside the loop, so that other requests' steps go on."""
         loop = asyncio.get_running_loop()
 
         def encode(images: Tensor) -> Tensor:
-            answer = self.engines.encode(images)
-            return asyncio.run_coroutine_threadsafe(_awaited(answer), loop).result()
+            # Images of a request may have more crops than the encoder takes at a time.
+            answers = [
+                asyncio.run_coroutine_threadsafe(_awaited(self.engines.encode(part, alone)), loop)
+                for part in torch.split(images, MOST_IMAGES)
+            ]
+            return torch.cat([answer.result() for answer in answers])
 
         def work() -> Tensors:
             with computing(self.device, self.precision):
@@ -142,8 +165,10 @@ def unpack_crops(
     """Turn the tensors of `contract.SAMPLER_INPUTS` into crops, image by image.
 
     Raises:
-        InputError: a crop's side is beyond its pixels.
+        InputError: there are too many, or a crop's side is beyond its pixels.
     """
+    if pixels.shape[1] > MOST_CROPS:
+        raise InputError(f"{pixels.shape[1]} crops of an image are more than {MOST_CROPS}")
     if ((sides < 1) | (sides > pixels.shape[2]))[labels >= 0].any():
         raise InputError(f"crop_sides must be 1 to {pixels.shape[2]}, the side of `crops`")
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from services.gateway.stack import free_port
@@ -24,10 +25,12 @@ from shared.diffusion.crops import Crop
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.jobs import Ledger, run_job
+from shared.serving import client
 from shared.serving.client import Server, ServingError, TritonSampler
-from shared.serving.repository import served
+from shared.serving.record import served
 from shared.settings import Settings
 from shared.storage import DirectoryStore
+from tests.integration.conftest import wait_for
 from tests.region_sets import make_region_set
 from tests.unit.test_train import RECIPE
 
@@ -66,11 +69,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     store = DirectoryStore(folder / "store")
     make_region_set(store)
     ledger = Ledger(store)
-    for version in ("1", "2"):
+    other = RECIPE.denoiser.model_copy(update={"conditioning": "concat"})  # has other tensors
+    for version, recipe in (
+        ("1", RECIPE),
+        ("2", RECIPE.model_copy(update={"denoiser": other})),
+    ):
         request = TrainRequest(
-            run=f"r{version}", regions="toy", recipe=RECIPE, model="m", version=version,
-            seed=int(version),
-        )  # fmt: skip
+            run=f"r{version}", regions="toy", recipe=recipe, model="m", version=version
+        )
         run_job(ledger, TrainStage(), ledger.submit(request), config=Settings(threads=1))
     ports = (free_port(), free_port(), free_port())
     (folder / "store" / "triton").mkdir()
@@ -108,10 +114,12 @@ def test_triton_gives_what_the_process_gives(running: Running, guidance: float) 
     options = {"steps": 3, "guidance_map": guidance, "guidance_crops": guidance}
     here = load_model(running.store, "m", "1", "cpu").generate(*example(1), **options)
     steps: list[int] = []
+    threads = threading.active_count()
     there = running.sampler().generate(*example(1), callback=steps.append, **options)
     assert there.shape == here.shape == (2, SIZE, SIZE, 3)
     assert np.abs(there.astype(int) - here).max() <= 1
     assert steps == [1, 2, 3]
+    wait_for(lambda: threading.active_count() <= threads)
 
 
 def test_many_clients_with_other_steps_each_get_their_own(running: Running) -> None:
@@ -134,11 +142,15 @@ def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
         sampler.generate(labels + 7, crops, seeds)
     with pytest.raises(InputError, match="no multiple"):
         sampler.generate(labels[:, :31], crops, seeds)
+    with pytest.raises(InputError, match="makes 32 px"):
+        sampler.generate(labels.repeat(2, 1).repeat(2, 2), crops, seeds)
+    with pytest.raises(InputError, match="reaches beyond the image"):
+        sampler.generate(labels, [[Crop(1, 30, 0, np.zeros((9, 9, 3), np.uint8))]] * 2, seeds)
     with pytest.raises(InputError, match="steps: Input should be greater"):
         sampler.generate(labels, crops, seeds, steps=0)
     with pytest.raises(InputError, match="speed: Extra inputs"):
         sampler.generate(labels, crops, seeds, speed=3)
-    client = InferenceServerClient(running.url)
+    raw = InferenceServerClient(running.url)
     for kind, shape, reason in (
         ("FP32", [1, 4, 32, 32], "shape"),
         ("UINT8", [1, 3, 32, 32], "type"),
@@ -146,7 +158,7 @@ def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
         given = InferInput("images", shape, kind)
         given.set_data_from_numpy(np.zeros(shape, triton_to_np_dtype(kind)))
         with pytest.raises(InferenceServerException, match=reason):
-            client.infer("m-vae_encoder", [given])
+            raw.infer("m-1-vae_encoder", [given])
 
 
 def test_a_request_that_is_given_up_costs_no_further_step(running: Running) -> None:
@@ -154,7 +166,7 @@ def test_a_request_that_is_given_up_costs_no_further_step(running: Running) -> N
         pass
 
     def steps_done() -> int:
-        found = InferenceServerClient(running.url).get_inference_statistics("m-denoiser")
+        found = InferenceServerClient(running.url).get_inference_statistics("m-1-denoiser")
         return sum(int(part.execution_count) for part in found.model_stats)
 
     def give_up(step: int) -> None:
@@ -166,6 +178,19 @@ def test_a_request_that_is_given_up_costs_no_further_step(running: Running) -> N
         running.sampler().generate(*example(1), steps=1000, callback=give_up)
     running.sampler().generate(*example(1), steps=20, urgent=False)  # waits for its turn
     assert steps_done() - before < 500
+
+
+def test_a_server_that_hangs_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "KEEPALIVE", KeepAliveOptions(10_000, 1000))  # gRPC's least
+
+    def hang(step: int) -> None:
+        running.child.send_signal(signal.SIGSTOP)
+
+    try:
+        with pytest.raises(ServingError, match="Triton"):
+            running.sampler().generate(*example(1), steps=1000, callback=hang)
+    finally:
+        running.child.send_signal(signal.SIGCONT)
 
 
 def test_a_version_is_swapped_under_load_without_a_failure(
@@ -195,12 +220,15 @@ def test_a_version_is_swapped_under_load_without_a_failure(
     expected = load_model(running.store, "m", "2", "cpu").generate(*example(1), steps=3)
     assert np.abs(new.astype(int) - expected).max() <= 1
     publish(running.store, running.url, "1", monkeypatch)  # back
-    assert [each.version for each in served(running.store, "m").versions] == ["1", "2", "1"]
+    assert [each.version for each in served(running.store, "m").versions] == ["2", "1"]
+    assert [Server(running.url).serves("m", number) for number in (1, 2, 3)] == [False, True, True]
     back = running.sampler().generate(*example(1), steps=3)
     assert np.abs(back.astype(int) - made[0]).max() <= 1
 
 
-def test_a_dead_server_is_an_error_that_says_so() -> None:
+def test_a_dead_server_is_an_error_that_says_so_and_leaves_no_thread() -> None:
     sampler = TritonSampler(f"127.0.0.1:{free_port()}", "m", 1)
+    threads = threading.active_count()
     with pytest.raises(ServingError, match="Triton"):
         sampler.generate(*example(1))
+    wait_for(lambda: threading.active_count() <= threads)

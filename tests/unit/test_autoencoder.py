@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from shared.contracts.train import VaeRecipe
+from shared.diffusion import autoencoder
 from shared.diffusion.autoencoder import (
     EMBEDDED,
     decode_latents,
@@ -41,3 +43,22 @@ def test_the_embedded_autoencoder_is_small_and_tells_no_path() -> None:
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) < 16e6
     assert "/" not in (EMBEDDED / "config.json").read_text()
     assert make_vae(VaeRecipe(pretrained="embedded")).dtype == torch.float32
+
+
+def test_many_images_are_decoded_in_parts_and_large_ones_in_tiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vae = make_vae(VaeRecipe(channels=(8, 16), latent_channels=4)).eval()
+    sizes: list[tuple[int, ...]] = []
+    vae.decoder.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape)))
+    latents = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = decode_latents(vae, latents)
+        monkeypatch.setattr(autoencoder, "DECODED", 2 * 32**2)
+        parts = decode_latents(vae, latents)
+        assert [size[0] for size in sizes] == [5, 2, 2, 1]
+        assert torch.allclose(whole, parts, atol=1e-5)
+        sizes.clear()
+        monkeypatch.setattr(autoencoder, "TILE", 16)
+        assert decode_latents(vae, latents[:1]).shape == whole[:1].shape
+        assert max(size[2] for size in sizes) == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ class Recorder:
 
 def trajectory(
     rows: int = 1, steps: int = 4, scale: float = 1.0, guidance: Guidance = PLAIN,
-    **options: bool,
+    **options: Any,
 ) -> Trajectory:  # fmt: skip
     noise = torch.arange(rows * 4.0).view(rows, 1, 2, 2) + 1
     condition = {"scale": torch.full((rows * len(guidance.branches),), scale)}
@@ -121,3 +122,66 @@ def test_a_failing_step_is_told_to_those_in_it_and_the_batcher_goes_on() -> None
         await batcher.run(trajectory(steps=2))
 
     asyncio.run(fail_once())
+
+
+def test_a_failing_request_fails_none_of_those_that_shared_its_batch() -> None:
+    denoise = Recorder()
+
+    async def step(sample: Tensor, times: Tensor, encoded: Tensors) -> Tensor:
+        if (encoded["scale"] == 13).any():
+            raise RuntimeError("a poisoned row")
+        return await denoise(sample, times, encoded)
+
+    def hung_up(step: int) -> None:
+        raise ConnectionError("nobody listens")
+
+    async def together() -> list[Any]:
+        batcher = StepBatcher(step, Denoiser.join, 8)
+        runs = (
+            batcher.run(each)
+            for each in (
+                trajectory(alone=False, scale=13),
+                trajectory(alone=False, report=hung_up),
+                trajectory(alone=False),
+            )
+        )
+        return await asyncio.gather(*runs, return_exceptions=True)
+
+    poisoned, silent, made = asyncio.run(together())
+    assert "poisoned" in str(poisoned)
+    assert "nobody listens" in str(silent)
+    assert torch.allclose(made, gather(Recorder(), 8, trajectory())[0])
+
+
+def test_giving_up_at_the_last_step_fails_no_other_request() -> None:
+    async def together() -> list[Any]:
+        batcher = StepBatcher(Recorder(), Denoiser.join, 8)
+        tasks: list[asyncio.Task[Tensor]] = []
+
+        def give_up(step: int) -> None:
+            if step == 4:
+                tasks[0].cancel()
+
+        for options in ({"report": give_up}, {}):
+            run = batcher.run(trajectory(alone=False, **options))
+            tasks.append(asyncio.create_task(run))
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    given_up, made = asyncio.run(together())
+    assert isinstance(given_up, asyncio.CancelledError)
+    assert isinstance(made, Tensor)
+
+
+def test_a_request_that_nobody_wants_any_more_costs_no_step_at_all() -> None:
+    denoise = Recorder()
+
+    async def wait_behind_another() -> None:
+        batcher = StepBatcher(denoise, Denoiser.join, 8)
+        bulk = asyncio.create_task(batcher.run(trajectory(rows=3, steps=5)))
+        await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await batcher.run(trajectory(rows=2, wanted=lambda: False))
+        await bulk
+
+    asyncio.run(wait_behind_another())
+    assert [len(batch) for batch in denoise.batches] == [3] * 5

@@ -16,8 +16,11 @@ from services.gateway.sources import find_labels, find_slides, prepare, slide_na
 from services.stages import REQUESTS, load_stage
 from shared.contracts.base import Split
 from shared.contracts.embed import EmbedRequest
+from shared.contracts.serving import PublishRequest
 from shared.datasets import read_shard
 from shared.errors import InputError
+from shared.jobs import Ledger
+from shared.serving.record import served
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -45,6 +48,16 @@ def test_every_stage_can_be_loaded() -> None:
         assert (stage.name, stage.request) == (name, request)
     with pytest.raises(InputError, match="'nothing' is no stage"):
         load_stage("nothing")
+
+
+def test_a_publishing_gets_a_number_that_none_waiting_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    Ledger(store).submit(PublishRequest(model="toy", number=1))
+    assert htd(monkeypatch, "publish", "--model", "toy", "--store", str(tmp_path)) == 0
+    assert [each.number for each in served(store, "toy").versions] == [2]
 
 
 @pytest.mark.parametrize(

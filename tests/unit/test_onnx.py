@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
+import torch
+from torch import Tensor
 
-from services.publish.onnx_graph import export_onnx, largest_error
+from services.publish.onnx_graph import DenoiserGraph, example, export_onnx, largest_error
 from shared.contracts.base import Classes
 from shared.contracts.train import DenoiserRecipe, VaeRecipe
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.serving.contract import denoiser_tensors
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "regional"])
-def test_onnx_computes_what_pytorch_does(tmp_path: Path, conditioning: str) -> None:
+def toy(conditioning: str) -> HeteroTissuePipeline:
     vae = make_vae(VaeRecipe(channels=(8, 16), latent_channels=4)).eval()
     recipe = DenoiserRecipe.model_validate(
         {
@@ -24,6 +27,32 @@ def test_onnx_computes_what_pytorch_does(tmp_path: Path, conditioning: str) -> N
         }
     )  # fmt: skip
     denoiser = make_denoiser(recipe, Classes.of("stroma", "tumor"), vae).eval()
-    pipeline = HeteroTissuePipeline(vae, denoiser)
+    return HeteroTissuePipeline(vae, denoiser)
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "regional"])
+def test_onnx_computes_what_pytorch_does(tmp_path: Path, conditioning: str) -> None:
+    pipeline = toy(conditioning)
     export_onnx(pipeline, 32, tmp_path / "denoiser.onnx")
+    export_onnx(pipeline, 32, tmp_path / "again.onnx")  # the cache of plans goes by its bytes
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "denoiser.onnx").read_bytes()
     assert largest_error(pipeline, 32, tmp_path / "denoiser.onnx") < 1e-4
+
+
+def test_a_graph_of_half_precision_keeps_the_time_and_its_weights_types(tmp_path: Path) -> None:
+    pipeline = toy("regional")
+    inputs, _ = denoiser_tensors(pipeline, 32)
+    graph = DenoiserGraph(pipeline.denoiser, [each.name for each in inputs[2:]], torch.bfloat16)
+    seen: list[Tensor] = []
+    graph.denoiser.unet.time_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    sample, _, *condition = example(inputs, 1, 5)
+    with torch.inference_mode():
+        velocity = graph(sample, torch.tensor([0.9]), *condition)
+    assert velocity.dtype == torch.float32
+    assert seen[0].tolist() == pytest.approx([900.0], abs=0.01)  # in bf16: 896 or 900
+    export_onnx(pipeline, 32, tmp_path / "denoiser.onnx", torch.bfloat16)
+    proto = onnx.load(tmp_path / "denoiser.onnx")
+    kinds = {each.data_type for each in proto.graph.initializer if len(each.dims) == 4}
+    assert kinds == {onnx.TensorProto.BFLOAT16}
+    given = {each.type.tensor_type.elem_type for each in [*proto.graph.input, *proto.graph.output]}
+    assert given == {onnx.TensorProto.FLOAT}

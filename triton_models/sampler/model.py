@@ -11,7 +11,7 @@ from torch.utils.dlpack import from_dlpack
 from shared.contracts.base import explain
 from shared.diffusion.conditionings import load_denoiser
 from shared.errors import InputError
-from shared.serving.contract import MOST_ROWS, REFUSED, SAMPLER_INPUTS, served_name
+from shared.serving.contract import REFUSED, SAMPLER_INPUTS
 from shared.serving.engine import Instance
 from shared.serving.sampling import Engines, InFlightSampler, Options, as_array, unpack_crops
 
@@ -30,7 +30,7 @@ class TritonPythonModel:
         self.sampler = InFlightSampler(
             denoiser.to(self.own.device),
             Engines(self._denoise, self._encode, self._decode),
-            most=MOST_ROWS,
+            size=int(self.own.parameters["size"]),
             device=self.own.device,
             precision=self.own.precision,
         )
@@ -41,22 +41,21 @@ class TritonPythonModel:
     async def _answer(self, request: Any) -> None:
         sender = request.get_response_sender()
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        task = asyncio.current_task()
         try:
             given = {name: self._read(request, name) for name in (t.name for t in SAMPLER_INPUTS)}
             options = Options.model_validate_json(request.parameters() or "{}")
 
             def report(step: int) -> None:
-                if sender.is_cancelled() and task is not None:
-                    task.cancel()
-                elif options.progress:
+                if options.progress:
                     sender.send(_response("step", torch.tensor([[step]], dtype=torch.int32)))
 
             crops = unpack_crops(
                 *(given[f"crop{name}"] for name in ("s", "_labels", "_sides", "_corners"))
             )
             seeds = given["seeds"][:, 0].tolist()
-            images = await self.sampler(given["labels"], crops, seeds, options, report)
+            images = await self.sampler(
+                given["labels"], crops, seeds, options, report, lambda: not sender.is_cancelled()
+            )
             sender.send(_response("images", images), flags=final)
         except asyncio.CancelledError:
             sender.send(_refusal("cancelled", pb_utils.TritonError.CANCELLED), flags=final)
@@ -80,24 +79,27 @@ class TritonPythonModel:
             "denoiser", "velocity", {"sample": sample, "time": time[:, None], **encoded}
         )
 
-    async def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        return await self._ask("vae_encoder", "latents", {"images": images})
+    async def _encode(self, images: torch.Tensor, alone: bool) -> torch.Tensor:
+        return await self._ask("vae_encoder", "latents", {"images": images}, alone)
 
-    async def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return await self._ask("vae_decoder", "images", {"latents": latents})
+    async def _decode(self, latents: torch.Tensor, alone: bool) -> torch.Tensor:
+        return await self._ask("vae_decoder", "images", {"latents": latents}, alone)
 
-    async def _ask(self, part: Any, output: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    async def _ask(
+        self, part: Any, output: str, tensors: dict[str, torch.Tensor], alone: bool = False
+    ) -> torch.Tensor:
         request = pb_utils.InferenceRequest(
-            model_name=served_name(self.own.parameters["model"], part),
-            model_version=self.own.version,
+            model_name=self.own.name.removesuffix("sampler") + part,
             requested_output_names=[output],
             inputs=[pb_utils.Tensor.from_dlpack(n, t.contiguous()) for n, t in tensors.items()],
+            parameters={"alone": alone},
         )
         response = await request.async_exec()
         if response.has_error():
             raise RuntimeError(response.error().message())
         found = pb_utils.get_output_tensor_by_name(response, output)
-        return from_dlpack(found.to_dlpack()).clone()  # Triton frees what it lent
+        lent = from_dlpack(found.to_dlpack())  # Triton frees it
+        return lent.to(self.own.device, copy=True)
 
 
 def _response(name: str, value: torch.Tensor) -> Any:

@@ -12,10 +12,11 @@ from fastapi import APIRouter, Path, Response
 from services.gateway.api.access import Caller, Reader, Trainer
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
+from services.gateway.publishing import next_number
 from shared.contracts.base import Name
 from shared.contracts.gateway import ModelInfo, ModelPage, Names, PublishBody, TrainingRun
 from shared.contracts.jobs import JobStatus
-from shared.contracts.serving import PublishRequest, ServedModel, served_key
+from shared.contracts.serving import PublishRequest
 from shared.contracts.train import (
     ModelRecord,
     TrainRequest,
@@ -24,6 +25,7 @@ from shared.contracts.train import (
     training_key,
 )
 from shared.metrics import stage_of
+from shared.serving.record import served
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -97,20 +99,13 @@ def _versions(caller: Caller) -> Iterator[str]:
             yield f"{model}/{version}"
 
 
-def _served(caller: Caller, model: str) -> ServedModel:
-    key = served_key(model)
-    if not caller.store.exists(key):
-        return ServedModel(model=model, versions=())
-    return caller.store.get_model(key, ServedModel)
-
-
 def _info(caller: Caller, name: str) -> ModelInfo | None:
     model, _, version = name.partition("/")
     if not caller.store.exists(model_key(model, version)):
         return None  # it is being written
     record = caller.store.get_model(model_key(model, version), ModelRecord)
-    served = _served(caller, model).versions
-    return ModelInfo(record=record, served=bool(served) and served[-1].version == version)
+    known = served(caller.store, model).versions
+    return ModelInfo(record=record, served=bool(known) and known[-1].version == version)
 
 
 @router.get("/models/{model}/{version}", responses=documented(404))
@@ -147,20 +142,10 @@ def publish_model(
     request = PublishRequest(
         model=model,
         version=version,
-        number=_next_number(caller, model),
+        number=next_number(caller.ledger, model),
         engine=body.engine,
         device=body.device,
     )
     job = caller.submit(request)
     response.headers["Location"] = f"/v1/jobs/{job}"
     return caller.ledger.status(job)
-
-
-def _next_number(caller: Caller, model: str) -> int:
-    """Return a number that no publishing of a model has, be it done, waiting, or to be retried."""
-    known = [each.number for each in _served(caller, model).versions]
-    for job in caller.store.folders("jobs/"):
-        if stage_of(job) == PublishRequest.stage:
-            request = caller.ledger.request(job)
-            known += [int(request["number"])] if request["model"] == model else []
-    return max(known, default=0) + 1

@@ -1,0 +1,145 @@
+"""Publishing: what is written to Triton's repository, and what the server is told."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from services.gateway.publishing import next_number
+from services.publish import stage as publishing
+from services.publish.stage import PublishStage
+from shared.contracts.jobs import JobStatus
+from shared.contracts.serving import PublishRequest
+from shared.contracts.train import ModelRecord
+from shared.errors import InputError
+from shared.jobs import Ledger, run_job
+from shared.serving.client import LoadError
+from shared.serving.contract import published_number
+from shared.serving.record import served
+from shared.serving.sampler import open_sampler
+from shared.settings import Settings, settings
+from shared.storage import DirectoryStore
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+
+
+class FakeServer:
+    """A server that notes what it is told."""
+
+    told: list[object]
+    refuses = False
+
+    def __init__(self, url: str) -> None:
+        pass
+
+    def load(self, model: str, number: int, size: int) -> None:
+        self.told.append(("load", number))
+        if self.refuses:
+            raise LoadError("Triton cannot load toy-2-denoiser: the plan is of another GPU")
+
+    def retire(self, model: str, kept: Container[int]) -> None:
+        self.told.append(("keep", kept))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DirectoryStore:
+    monkeypatch.setenv("HTD_TRITON_URL", "triton:8001")
+    settings.cache_clear()
+    monkeypatch.setattr(publishing, "Server", FakeServer)
+    monkeypatch.setattr(FakeServer, "told", [], raising=False)
+    made = DirectoryStore(tmp_path)
+    publish_toy_model(made, make_region_set(made))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def forget_settings() -> object:
+    yield
+    settings.cache_clear()
+
+
+def publish(store: DirectoryStore, number: int, **fields: str) -> JobStatus:
+    ledger = Ledger(store)
+    request = PublishRequest.model_validate({"model": "toy", "number": number, **fields})
+    return run_job(ledger, PublishStage(), ledger.submit(request), config=Settings(threads=1))
+
+
+def folders(store: DirectoryStore) -> set[int | None]:
+    keys = (key.split("/")[1] for key in store.list("triton/toy-"))
+    return {published_number(name, "toy") for name in keys}
+
+
+def test_every_publishing_has_models_and_configurations_of_its_own(store: DirectoryStore) -> None:
+    for number, device in ((1, "cpu"), (2, "cuda"), (3, "cpu")):
+        assert publish(store, number, device=device).state == "done"
+    assert [each.number for each in served(store, "toy").versions] == [2, 3]
+    assert folders(store) == {2, 3}
+    kinds = []
+    for number in (2, 3):
+        config = model_config_pb2.ModelConfig()
+        text_format.Parse(store.get(f"triton/toy-{number}-denoiser/config.pbtxt").decode(), config)
+        assert config.name == f"toy-{number}-denoiser"
+        kinds.append(config.instance_group[0].kind)
+    assert kinds == [
+        model_config_pb2.ModelInstanceGroup.KIND_GPU,
+        config.instance_group[0].KIND_CPU,
+    ]
+    assert FakeServer.told[-2:] == [("load", 3), ("keep", {2, 3})]
+
+
+def test_a_publishing_that_cannot_be_loaded_leaves_the_one_before(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, 1)
+    before = served(store, "toy")
+    monkeypatch.setattr(FakeServer, "refuses", True)
+    status = publish(store, 2)
+    assert status.state == "failed"
+    assert "another GPU, pytorch. The version before is still served" in status.failed["finish"]
+    assert served(store, "toy") == before
+    assert folders(store) == {1}
+    assert next_number(Ledger(store), "toy") == 3
+
+
+def copy_version(store: DirectoryStore, version: str) -> None:
+    """Make another version of the same weights."""
+    for key in list(store.list("models/toy/1/")):
+        store.put(key.replace("toy/1/", f"toy/{version}/"), store.get(key))
+    record = store.get_json("models/toy/1/model.json")
+    store.put_json(f"models/toy/{version}/model.json", {**record, "version": version})
+
+
+def test_a_number_is_not_given_to_a_second_version(store: DirectoryStore) -> None:
+    publish(store, 1)
+    assert publish(store, 1, device="cuda").state == "done"  # another try
+    copy_version(store, "2")
+    assert "has a publishing 1 already" in str(publish(store, 1, version="2").failed)
+
+
+def test_a_version_that_is_no_longer_served_is_to_be_published_again(store: DirectoryStore) -> None:
+    publish(store, 1)
+    for number, version in enumerate(("2", "3"), 2):
+        copy_version(store, version)
+        publish(store, number, version=version)
+    model = store.get_model("models/toy/1/model.json", ModelRecord)
+    with pytest.raises(InputError, match="run 'htd publish --model toy/1'"):
+        open_sampler(store, model, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "number"),
+    [
+        ("lung-3-sampler", "lung", 3),
+        ("lung-3-vae_decoder", "lung", 3),
+        ("lung-2-3-sampler", "lung", None),
+        ("lung-2-3-sampler", "lung-2", 3),
+        ("lung-sampler", "lung", None),
+        ("lungs-3-sampler", "lung", None),
+    ],
+)
+def test_names_say_whose_they_are(name: str, model: str, number: int | None) -> None:
+    assert published_number(name, model) == number

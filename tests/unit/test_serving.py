@@ -1,0 +1,245 @@
+"""What a Triton server's models do with requests, without the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from services.image import stage as image
+from shared.contracts.base import Classes
+from shared.contracts.image import ImageRequest
+from shared.contracts.train import DenoiserRecipe, VaeRecipe
+from shared.diffusion.autoencoder import decode_latents, encode_latents, make_vae, to_pixels
+from shared.diffusion.conditionings import make_denoiser
+from shared.diffusion.crops import Crop
+from shared.diffusion.denoiser import Tensors
+from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.errors import InputError
+from shared.imaging.regions import encode_png
+from shared.jobs import Ledger, run_job
+from shared.serving import sampling
+from shared.serving.client import TritonSampler
+from shared.serving.contract import MOST_CROPS, MOST_IMAGES
+from shared.serving.engine import Batched
+from shared.serving.sampling import Engines, InFlightSampler, Options, pack_crops, unpack_crops
+from shared.settings import Settings
+from shared.storage import DirectoryStore
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+
+SIZE = 32
+
+
+def crop(label: int = 1, x: int = 0, y: int = 0, side: int = 8) -> Crop:
+    return Crop(label, x, y, np.full((side, side, 3), 40 * label, np.uint8))
+
+
+class Server:
+    """The engines of a toy model, which note what they are asked; and its sampler."""
+
+    def __init__(self, conditioning: str = "regional") -> None:
+        torch.manual_seed(0)
+        vae = make_vae(VaeRecipe(channels=(8, 16), latent_channels=4)).eval()
+        recipe = DenoiserRecipe.model_validate(
+            {
+                "conditioning": conditioning, "channels": (32, 64), "attention": (False, True),
+                "condition_channels": 32,
+            }
+        )  # fmt: skip
+        denoiser = make_denoiser(recipe, Classes.of("stroma", "tumor"), vae).eval()
+        self.pipeline = HeteroTissuePipeline(vae, denoiser)
+        self.steps = 0
+        self.encoded: list[int] = []
+        self.alone: list[bool] = []
+        self.sampler = InFlightSampler(
+            denoiser,
+            Engines(self._denoise, self._encode, self._decode),
+            size=SIZE,
+            device="cpu",
+            precision="fp32",
+        )
+
+    async def _denoise(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
+        self.steps += 1
+        with torch.inference_mode():
+            return self.pipeline.denoiser(sample, time, encoded)  # type: ignore[no-any-return]
+
+    async def _encode(self, images: Tensor, alone: bool) -> Tensor:
+        self.encoded.append(len(images))
+        self.alone.append(alone)
+        with torch.inference_mode():
+            return encode_latents(self.pipeline.vae, images)
+
+    async def _decode(self, latents: Tensor, alone: bool) -> Tensor:
+        self.alone.append(alone)
+        with torch.inference_mode():
+            return to_pixels(decode_latents(self.pipeline.vae, latents))
+
+    def make(
+        self,
+        crops: Sequence[Sequence[Crop]],
+        size: int = SIZE,
+        wanted: Callable[[], bool] = lambda: True,
+        **options: Any,
+    ) -> np.ndarray[Any, Any]:
+        labels = np.ones((len(crops), size, size), np.uint8)
+        made = self.sampler(
+            labels, crops, range(len(crops)), Options(**options), lambda _: None, wanted
+        )
+        return np.asarray(asyncio.run(made))  # type: ignore[arg-type]
+
+
+def test_conditions_are_encoded_once_however_many_steps_there_are() -> None:
+    server = Server()
+    made = server.make([[crop()], [crop(2)]], steps=7)
+    expected = server.pipeline(
+        np.ones((2, SIZE, SIZE), np.uint8), [[crop()], [crop(2)]], range(2), steps=7
+    )
+    assert np.abs(made.astype(int) - expected).max() <= 1
+    assert server.steps == 7
+    assert server.encoded == [2]
+
+
+def test_more_crops_than_the_encoder_takes_at_a_time_are_encoded_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crops = [[crop(), crop(2)], [crop(2)]]
+    whole = Server().make(crops, steps=2)
+    monkeypatch.setattr(sampling, "MOST_IMAGES", 2)
+    server = Server()
+    assert np.abs(server.make(crops, steps=2).astype(int) - whole).max() <= 1
+    assert server.encoded == [2, 1]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_encoding_and_decoding_stay_alone_where_the_request_does(alone: bool) -> None:
+    server = Server()
+    server.make([[crop()]], steps=1, alone=alone)
+    assert server.alone == [alone, alone]
+
+
+def test_a_request_that_is_not_wanted_costs_no_step() -> None:
+    server = Server()
+    with pytest.raises(asyncio.CancelledError):
+        server.make([[crop()]], wanted=lambda: False)
+    assert server.steps == 0
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "regional"])
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (crop(x=-1), r"8 px at \(-1, 0\) reaches beyond"),
+        (crop(y=SIZE - 7), r"8 px at \(0, 25\) reaches beyond"),
+        (crop(side=SIZE + 1), "33 px at .* reaches beyond the image of 32×32"),
+        (crop(0), "label 0, but this model takes crops of 1 to 2"),
+        (crop(3), "label 3, but this model takes crops of 1 to 2"),
+    ],
+)
+def test_crops_that_do_not_fit_are_refused(conditioning: str, given: Crop, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        Server(conditioning).make([[given]])
+
+
+def test_maps_of_another_size_are_refused_before_anything_is_computed() -> None:
+    server = Server()
+    with pytest.raises(InputError, match="makes 32 px, not maps of 64×64"):
+        server.make([[crop()]], size=64)
+    assert not server.encoded
+
+
+def test_too_many_crops_or_images_are_refused() -> None:
+    with pytest.raises(InputError, match="256 crops of an image are more than 255"):
+        unpack_crops(*pack_crops([[crop(side=1)] * (MOST_CROPS + 1)]))
+    many = np.zeros((MOST_IMAGES + 1, 1, 1), np.uint8)
+    with pytest.raises(InputError, match="257 images at a time"):
+        TritonSampler("nowhere:1", "m", 1).generate(many, [[]] * len(many), range(len(many)))
+
+
+class Lent:
+    """A tensor as Triton hands it over."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def to_dlpack(self) -> Any:
+        return torch.utils.dlpack.to_dlpack(self.value)
+
+    @classmethod
+    def from_dlpack(cls, name: str, value: Tensor) -> Lent:
+        return cls(value)
+
+
+UTILITIES = SimpleNamespace(
+    get_input_tensor_by_name=lambda request, name: Lent(request.value),
+    Tensor=Lent,
+    TritonError=lambda text: text,
+    InferenceResponse=lambda output_tensors, error=None: SimpleNamespace(
+        value=output_tensors[0].value.tolist() if output_tensors else None, error=error
+    ),
+)
+
+
+def ask(network: Callable[[Tensor], Tensor], *requests: tuple[list[float], bool]) -> list[Any]:
+    """Answer requests of (values, alone) as the models with a network do."""
+    instance = SimpleNamespace(inputs=["x"], device="cpu", precision="fp32")
+    answer = Batched(UTILITIES, instance, "y", network)  # type: ignore[arg-type]
+    return answer(
+        [
+            SimpleNamespace(value=torch.tensor(values), parameters=lambda a=a: json.dumps(a))
+            for values, a in ((values, {"alone": alone}) for values, alone in requests)
+        ]
+    )
+
+
+def test_requests_share_a_call_of_the_network_unless_they_must_be_alone() -> None:
+    calls: list[int] = []
+
+    def network(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return 2 * x
+
+    found = ask(network, ([1], False), ([2, 3], True), ([4, 5], False), ([6], True))
+    assert [each.value for each in found] == [[2], [4, 6], [8, 10], [12]]
+    assert sorted(calls) == [1, 2, 3]
+
+
+def test_a_row_that_the_network_refuses_fails_no_other_request() -> None:
+    def network(x: Tensor) -> Tensor:
+        if (x == 13).any():
+            raise ValueError("unlucky")
+        return x
+
+    found = ask(network, ([1], False), ([13], False), ([2], False))
+    assert [each.value for each in found] == [[1], None, [2]]
+    assert [each.error for each in found] == [None, "ValueError: unlucky", None]
+
+
+def test_single_images_go_first_and_share_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Remote:
+        def generate(self, labels: Any, crops: Any, seeds: Any, **options: Any) -> Any:
+            asked.append(options)
+            return np.zeros((1, SIZE, SIZE, 3), np.uint8)
+
+    monkeypatch.setattr(image, "open_sampler", lambda store, model, device: (Remote(), True))
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    store.put("map.png", encode_png(np.ones((SIZE, SIZE), np.uint8)))
+    ledger = Ledger(store)
+    job = ledger.submit(ImageRequest(image="one", model="toy", labels="map.png"))
+    assert run_job(ledger, image.ImageStage(), job, config=Settings(threads=1)).state == "done"
+    assert asked[0]["urgent"]
+    assert not asked[0]["alone"]
