@@ -42,7 +42,7 @@ def publish_toy_model(
     )  # fmt: skip
     torch.manual_seed(0)
     vae = make_vae(recipe.vae)
-    denoiser = make_denoiser(recipe.denoiser, regions.classes, vae)
+    denoiser = make_denoiser(recipe.denoiser, size, regions.classes, vae)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         HeteroTissuePipeline(vae, denoiser).save_pretrained(folder, safe_serialization=True)

@@ -113,7 +113,7 @@ class TrainStage(Stage[TrainRequest]):
                 rows[kind] += [json.loads(line) for line in lines]
         store.put(training_key(request.run, f"tensorboard/{FILE_NAME}"), event_log(rows))
         vae = _load_vae(store, request)
-        denoiser = make_denoiser(request.recipe.denoiser, record.classes, vae)
+        denoiser = make_denoiser(request.recipe.denoiser, request.recipe.size, record.classes, vae)
         objective = DenoiserObjective(denoiser, vae, "cpu")
         training = Training(objective, _settings(request, "denoiser", "cpu"))
         training.load(store.get(_checkpoint(request, "denoiser", request.recipe.denoiser.steps)))
@@ -297,7 +297,7 @@ def _denoiser_segment(
 ) -> Progress:
     recipe = request.recipe.denoiser
     vae = _load_vae(context.store, request)
-    denoiser = make_denoiser(request.recipe.denoiser, record.classes, vae)
+    denoiser = make_denoiser(request.recipe.denoiser, request.recipe.size, record.classes, vae)
     weights = _starting_weights(context.store, request)
     if weights is not None:
         start_denoiser(denoiser, weights, record.classes.names)

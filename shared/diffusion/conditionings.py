@@ -22,9 +22,13 @@ CONDITIONINGS: dict[str, type[ConcatDenoiser] | type[RegionalDenoiser]] = {
 }
 
 
-def make_denoiser(recipe: DenoiserRecipe, classes: Classes, vae: AutoencoderKL) -> Denoiser:
-    """Make a recipe's denoiser, untrained, for latents of `vae`."""
-    denoiser: Denoiser = CONDITIONINGS[recipe.conditioning](
+def make_denoiser(
+    recipe: DenoiserRecipe, size: int, classes: Classes, vae: AutoencoderKL
+) -> Denoiser:
+    """Make a recipe's denoiser, untrained, for images of `size` pixels and latents of `vae`."""
+    kind = CONDITIONINGS[recipe.conditioning]
+    crops = {} if kind is ConcatDenoiser else {"crop_side": int(size * recipe.crop_max)}
+    denoiser: Denoiser = kind(
         classes=len(classes),
         latent_channels=vae.config.latent_channels,
         factor=vae_factor(vae),
@@ -33,6 +37,7 @@ def make_denoiser(recipe: DenoiserRecipe, classes: Classes, vae: AutoencoderKL) 
         attention=recipe.attention,
         condition_channels=recipe.condition_channels,
         first=classes.first,
+        **crops,
     )
     if isinstance(denoiser, EmbeddingDenoiser):
         denoiser.start_encoder()

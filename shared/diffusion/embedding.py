@@ -39,10 +39,12 @@ class EmbeddingDenoiser(RegionalDenoiser, ModelMixin):  # type: ignore[misc]  # 
         attention: tuple[bool, ...],
         condition_channels: int,
         first: int,
+        crop_side: int,
     ) -> None:
         super().__init__(
-            classes, latent_channels, factor, channels, layers, attention, condition_channels, first
-        )
+            classes, latent_channels, factor, channels, layers, attention, condition_channels,
+            first, crop_side,
+        )  # fmt: skip
         known = REGISTRY[ENCODER]
         self.encoder = timm.create_model(known.architecture, **known.options)
         self.encoder.requires_grad_(False)

@@ -12,7 +12,6 @@ of where a crop was cut, so crops can't carry layout.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -65,6 +64,12 @@ class RegionAttention:
         return out
 
 
+def _filled(crop: UInt8, side: int) -> UInt8:
+    """Fill a crop up to (side, side, 3) by mirroring, or cut off what is beyond."""
+    edge = (0, max(0, side - len(crop)))
+    return np.pad(crop, (edge, edge, (0, 0)), mode="symmetric")[:side, :side]
+
+
 def bias_name(places: int) -> str:
     """Name of the bias (batch, 1, places, tokens) of the level with so many places."""
     return f"bias_{places}"
@@ -82,6 +87,8 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         attention: per level, whether it has self- and cross-attention.
         condition_channels: width of the tokens, and of the encoded map.
         first: the first class that has crops.
+        crop_side: pixels that smaller crops are filled up to by mirroring. Were it the largest
+            of a batch, an image would depend on what it shares a batch with.
     """
 
     crop_channels: ClassVar[int | None] = None
@@ -98,6 +105,7 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         attention: tuple[bool, ...],
         condition_channels: int,
         first: int,
+        crop_side: int,
     ) -> None:
         super().__init__()
         width = condition_channels
@@ -172,25 +180,29 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
 
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
         """Turn crops into latents (n, C, s, s), and say where they are known, (n, s, s)."""
-        factor = int(self.config.factor)
-        side = math.ceil(max([len(crop) for crop in crops], default=1) / factor) * factor
-        present = torch.zeros(len(crops), side // factor, side // factor, dtype=torch.bool)
-        if not crops:
-            channels = int(self.config.latent_channels)
-            return torch.zeros(0, channels, *present.shape[1:]), present
-        pixels = np.zeros((len(crops), side, side, 3), np.uint8)
-        for row, crop in enumerate(crops):
-            edge = (0, side - len(crop))
-            pixels[row] = np.pad(crop, (edge, edge, (0, 0)), mode="symmetric")
-            cells = max(1, len(crop) // factor)
-            present[row, :cells, :cells] = True
-        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        return encode(images.float() / 127.5 - 1), present
+        factor, channels = int(self.config.factor), int(self.config.latent_channels)
+        cells = [max(1, len(crop) // factor) for crop in crops]
+        sides = [max(self._least_cells, own) for own in cells]
+        most = max(sides, default=1)
+        present = torch.zeros(len(crops), most, most, dtype=torch.bool)
+        latents = torch.zeros(len(crops), channels, most, most, device=self.device)
+        for side in sorted(set(sides)):
+            rows = [row for row, own in enumerate(sides) if own == side]
+            pixels = np.stack([_filled(crops[row], side * factor) for row in rows])
+            images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+            latents[rows, :, :side, :side] = encode(images.float() / 127.5 - 1).float()
+            for row in rows:
+                present[row, : cells[row], : cells[row]] = True
+        return latents, present
+
+    @property
+    def _least_cells(self) -> int:
+        return max(1, int(self.config.crop_side) // int(self.config.factor))
 
     def encode_condition(self, condition: Tensors) -> Tensors:
         latents, present = condition["crops"], condition["present"].flatten(2)
         batch, most = latents.shape[:2]
-        encoded = self.crop(latents.flatten(0, 1)).flatten(2).transpose(1, 2)
+        encoded = self._encode_crops(latents, condition["present"]).flatten(2).transpose(1, 2)
         kinds = self.crop_classes(condition["kinds"]).unsqueeze(2)
         tokens = encoded.view(batch, most, *encoded.shape[1:]) + kinds
         features = torch.cat(
@@ -206,6 +218,16 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
             "tokens": torch.cat([nothing, tokens.flatten(1, 2)], 1),
             **self._biases(condition["shares"], present),
         }
+
+    def _encode_crops(self, latents: Tensor, present: Tensor) -> Tensor:
+        """Encode latents (B, N, C, s, s) to (B · N, width, s, s), each within its own square."""
+        first, activation, second = self.crop
+        hidden = activation(first(latents.flatten(0, 1)))
+        sides = present[..., 0].sum(2).clamp_min(self._least_cells).flatten()
+        inside = torch.arange(present.shape[2], device=hidden.device) < sides.unsqueeze(1)
+        square = inside.unsqueeze(1) & inside.unsqueeze(2)
+        encoded: Tensor = second(hidden * square.unsqueeze(1))
+        return encoded
 
     @staticmethod
     def join(parts: Sequence[Tensors]) -> Tensors:

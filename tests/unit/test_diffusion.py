@@ -30,7 +30,7 @@ def small_denoiser(conditioning: str, classes: Classes = CLASSES) -> Denoiser:
         {"conditioning": conditioning, "channels": (32, 32), "attention": (False, True),
          "condition_channels": 16}
     )  # fmt: skip
-    denoiser = make_denoiser(recipe, classes, small_vae())
+    denoiser = make_denoiser(recipe, SIDE, classes, small_vae())
     for parameter in denoiser.parameters():  # fresh biases are zero, and would hide mistakes
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -365,7 +365,7 @@ def test_the_regional_model_learns_to_paint_each_class_like_its_crop() -> None:
     torch.manual_seed(0)
     denoiser = RegionalDenoiser(
         classes=3, latent_channels=3, factor=4, channels=(32, 64), layers=1,
-        attention=(True, True), condition_channels=32, first=1,
+        attention=(True, True), condition_channels=32, first=1, crop_side=8,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(denoiser.parameters(), 2e-3)
     rng = np.random.default_rng(0)
@@ -387,3 +387,25 @@ def test_the_regional_model_learns_to_paint_each_class_like_its_crop() -> None:
     wanted = encode(images)
     other = wanted.roll(1, 0)
     assert (made - wanted).abs().mean() < 0.4 * (made - other).abs().mean()
+
+
+@pytest.mark.parametrize("side", [5, 9, 20])
+def test_what_a_crop_says_does_not_depend_on_its_batch(side: int) -> None:
+    denoiser, vae = small_denoiser("regional"), small_vae()
+    rng = np.random.default_rng(0)
+    crops = [[Crop(1, 0, 0, rng.integers(0, 256, (own, own, 3), np.uint8))] for own in (side, SIDE)]
+    labels = np.ones((2, SIDE, SIDE), np.uint8)
+    sample, time = torch.randn(2, 4, SIDE // 4, SIDE // 4), torch.tensor([0.5, 0.5])
+
+    def velocity(rows: int) -> torch.Tensor:
+        given = [True] * rows
+        condition = denoiser.lay_out(
+            labels[:rows], crops[:rows], given, given, lambda images: encode_latents(vae, images)
+        )
+        with torch.no_grad():
+            found: torch.Tensor = denoiser(
+                sample[:rows], time[:rows], denoiser.encode_condition(condition)
+            )
+        return found[0]
+
+    assert torch.allclose(velocity(1), velocity(2), atol=1e-5)

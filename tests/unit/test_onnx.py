@@ -26,7 +26,7 @@ def toy(conditioning: str) -> HeteroTissuePipeline:
             "condition_channels": 32,
         }
     )  # fmt: skip
-    denoiser = make_denoiser(recipe, Classes.of("stroma", "tumor"), vae).eval()
+    denoiser = make_denoiser(recipe, 32, Classes.of("stroma", "tumor"), vae).eval()
     return HeteroTissuePipeline(vae, denoiser)
 
 

@@ -55,7 +55,7 @@ class Server:
                 "condition_channels": 32,
             }
         )  # fmt: skip
-        denoiser = make_denoiser(recipe, Classes.of("stroma", "tumor"), vae).eval()
+        denoiser = make_denoiser(recipe, SIZE, Classes.of("stroma", "tumor"), vae).eval()
         self.pipeline = HeteroTissuePipeline(vae, denoiser)
         self.steps = 0
         self.encoded: list[int] = []

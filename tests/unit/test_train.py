@@ -329,7 +329,7 @@ def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_pa
     batch = Batches(RegionIndex(store, record, "train"), 32, DenoiserRecipe(), (0,)).draw(0, 4)
     torch.manual_seed(0)
     vae = make_vae(RECIPE.vae)
-    denoiser, other = (make_denoiser(RECIPE.denoiser, record.classes, vae) for _ in range(2))
+    denoiser, other = (make_denoiser(RECIPE.denoiser, 32, record.classes, vae) for _ in range(2))
 
     def loss(teacher: Denoiser, teacher_steps: int) -> float:
         unguided = GuidanceScale(guidance_map=1, guidance_crops=1)
