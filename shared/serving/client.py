@@ -160,17 +160,18 @@ class TritonSampler:
         client = InferenceServerClient(self._url, keepalive_options=KEEPALIVE)
         # A stream of its own, since an error on a stream does not say whose it is.
         client.start_stream(lambda result, error: answers.put((result, error)))
-        answered = False
+        waiting = False
         try:
             client.async_stream_infer(
                 self._name,
                 [_input(name, value) for name, value in tensors.items()],
                 parameters=options | {"progress": callback is not None},
             )
+            waiting = True
             while True:
                 result, error = answers.get()
                 step = None if error is not None else result.as_numpy("step")
-                answered = step is None
+                waiting = step is not None
                 if error is not None:
                     raise _told(error)
                 if step is None:
@@ -182,7 +183,7 @@ class TritonSampler:
             raise _told(error) from error
         finally:
             # Only what is given up: of a stream that is cancelled, a thread stays for good.
-            client.stop_stream(cancel_requests=not answered)
+            client.stop_stream(cancel_requests=waiting)
             client.close()
 
 
