@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.regions import RegionSet, region_table_key
 from shared.contracts.synthesize import DatasetRecord
-from shared.contracts.train import ModelRecord, model_key
+from shared.contracts.train import SHIPPED, ModelRecord, model_key
 from shared.datasets import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
 from shared.imaging.regions import RegionIndex, load_region_set
@@ -230,8 +230,8 @@ def _training_slides(store: ObjectStore, models: list[str], cautions: list[str])
             continue
         record = load_region_set(store, model.regions)
         slides |= {part.slide for part in record.of_split("train")}
-        start = (model.warm_start or "starter").removeprefix("models/")
-        if start not in ("starter", *models):
+        start = (model.warm_start or "").removeprefix("models/")
+        if start not in ("", *SHIPPED, *models):
             models.append(start)
     return slides
 

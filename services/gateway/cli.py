@@ -257,7 +257,7 @@ def train(
     version: Annotated[str, typer.Option(help="Version to publish.")] = "1",
     recipe: Annotated[str, typer.Option(help="tiny, base, paper, or a YAML file.")] = "tiny",
     warm_start: Annotated[
-        str | None, typer.Option(help="'starter', or models/<name>/<version>.")
+        str | None, typer.Option(help="starter, colon (both shipped), or models/<name>/<version>.")
     ] = None,
     seed: int = 0,
     store: StoreOption = None,

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import yaml
 
+from services.train.ship import write_shipped
 from services.train.stage import TrainStage
-from services.train.starter import PATH, write_starter
+from services.train.warm_start import FOLDER
 from shared.contracts.base import Split
 from shared.contracts.regions import (
     RegionRule,
@@ -96,7 +97,7 @@ class Lines(Reporter):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", default="out/starter", help="where regions and checkpoints go")
-    parser.add_argument("--output", type=Path, default=PATH)
+    parser.add_argument("--output", type=Path, default=FOLDER / "starter.safetensors")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     limit(arguments.threads)
@@ -110,7 +111,7 @@ def main() -> None:
     status = run_job(ledger, TrainStage(), ledger.submit(request), reporter=Lines())
     if status.state != "done":
         sys.exit(f"training ended {status.state}: {status.failed}")
-    write_starter(store, "models/starter/1", arguments.output)
+    write_shipped(store, "models/starter/1", arguments.output)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB")
 
 

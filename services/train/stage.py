@@ -24,9 +24,10 @@ from services.train.objectives import (
     VaeObjective,
 )
 from services.train.perceptual import PerceptualLoss
-from services.train.starter import Weights, read_starter, read_version, start_denoiser, start_vae
+from services.train.warm_start import Weights, read_shipped, read_version, start_denoiser, start_vae
 from shared.contracts.regions import RegionSet
 from shared.contracts.train import (
+    SHIPPED,
     ModelRecord,
     Recipe,
     TrainRequest,
@@ -196,8 +197,8 @@ def _settings(request: TrainRequest, kind: str, device: str) -> Settings:
 def _starting_weights(store: ObjectStore, request: TrainRequest) -> Weights | None:
     if request.warm_start is None:
         return None
-    if request.warm_start == "starter":
-        return read_starter()
+    if request.warm_start in SHIPPED:
+        return read_shipped(request.warm_start)
     return read_version(store, request.warm_start)
 
 
@@ -227,9 +228,7 @@ def _autoencoder_segment(
     if kind == "vae":
         vae = make_vae(recipe)
         weights = _starting_weights(store, request)
-        if weights is not None and (
-            recipe.pretrained is None or request.recipe.denoiser.student is not None
-        ):
+        if weights is not None:  # a denoiser needs the latents that it has learnt
             start_vae(vae, weights)
         objective = VaeObjective(vae, recipe, device)
     else:

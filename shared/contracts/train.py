@@ -16,6 +16,9 @@ from pydantic import Field, model_validator
 from shared.contracts.base import Classes, Contract, Name, Request
 from shared.contracts.regions import region_set_key
 
+SHIPPED = ("starter", "colon")
+"""Checkpoints that come with the package (`services.train.warm_start`)."""
+
 
 class VaeRecipe(Contract):
     """The autoencoder: the embedded one, any diffusers VAE, or an own small one from nothing."""
@@ -186,7 +189,9 @@ class TrainRequest(Request):
     model: Name
     version: Name = "1"
     warm_start: str | None = Field(
-        None, description="'starter' (shipped), or models/<name>/<version> to start from"
+        None,
+        description="to start from: 'starter' (shipped, of phantoms), 'colon' (shipped, of colon "
+        "biopsies), or models/<name>/<version>",
     )
     seed: int = 0
 
@@ -201,7 +206,7 @@ class TrainRequest(Request):
 
     def inputs(self) -> list[str]:
         keys = [region_set_key(self.regions)]
-        if self.warm_start and self.warm_start != "starter":
+        if self.warm_start and self.warm_start not in SHIPPED:
             keys.append(f"{self.warm_start}/model.json")
         return keys
 

@@ -14,11 +14,12 @@ from diffusers import AutoencoderKL
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from services.gateway.cli import app
+from services.gateway.cli import app, load_recipe
 from services.train.data import Batches
 from services.train.latents import encode_views
 from services.train.objectives import StudentObjective
 from services.train.stage import TrainStage
+from services.train.warm_start import read_shipped, start_denoiser, start_vae
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import (
     DenoiserRecipe,
@@ -340,3 +341,22 @@ def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_pa
     assert loss(copy.deepcopy(denoiser), 1) < 1e-10
     assert loss(copy.deepcopy(denoiser), 4) > 1e-9
     assert loss(other, 1) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("starter", "tiny"), ("colon", "cpu-small")])
+def test_a_shipped_checkpoint_fits_its_recipe_and_other_classes(name: str, recipe: str) -> None:
+    weights, known = read_shipped(name), load_recipe(recipe)
+    vae = make_vae(known.vae)
+    denoiser = make_denoiser(known.denoiser, known.size, CLASSES, vae)
+    start_vae(vae, weights)
+    start_denoiser(denoiser, weights, CLASSES.names)
+    assert vae.config.scaling_factor == weights.normalization["scaling_factor"]
+    ends = [key for key in weights.denoiser if key.endswith("conv_out.weight")]
+    state = denoiser.state_dict()
+    assert ends
+    assert all(torch.equal(state[key], weights.denoiser[key]) for key in ends)
+
+
+def test_a_checkpoint_that_is_not_there_is_told() -> None:
+    with pytest.raises(InputError, match="missing"):
+        read_shipped("none")

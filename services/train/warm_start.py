@@ -1,24 +1,26 @@
-"""The starter checkpoint: a small model made on phantom slides, to warm-start from."""
+"""Checkpoints that come with the package, to warm-start from.
+
+`starter` is a small model made on phantom slides; `colon` is `cpu-small`, made on the training
+split of EBHI-Seg (Shi et al. 2023, CC BY 4.0; colorectal biopsies, H&E; other, gland).
+"""
 
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from shared.contracts.train import SHIPPED
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.storage import ObjectStore
 
-PATH = Path(__file__).parent / "starter.safetensors"
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,11 @@ class Weights:
     classes: list[str]
 
 
-def read_starter(path: Path = PATH) -> Weights:
-    """Read the shipped checkpoint. Raises `InputError` if it is missing."""
+def read_shipped(name: str) -> Weights:
+    """Read a shipped checkpoint. Raises `InputError` if it is missing."""
+    path = FOLDER / f"{name}.safetensors"
     if not path.is_file():
-        raise InputError(f"{path} is missing: run 'make starter' to make it")
+        raise InputError(f"{path} is missing: install the package anew")
     with safe_open(path, framework="pt") as file:
         meta = json.loads(file.metadata()["heterotissue"])
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
@@ -47,7 +50,9 @@ def read_version(store: ObjectStore, reference: str) -> Weights:
     """Read a published version, `models/<name>/<version>`."""
     parts = reference.split("/")
     if len(parts) != 3 or parts[0] != "models":
-        raise InputError(f"{reference!r} is no model: give 'starter' or models/<name>/<version>")
+        raise InputError(
+            f"{reference!r} is no model: give {' or '.join(SHIPPED)}, or models/<name>/<version>"
+        )
     sampler = load_model(store, parts[1], parts[2], "cpu")
     return Weights(
         dict(sampler.pipeline.vae.state_dict()),
@@ -92,16 +97,3 @@ def _load(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
             f"the checkpoint to start from does not fit {what} of the recipe: use its channels, "
             "layers and latent_channels, or no warm start"
         ) from error
-
-
-def write_starter(store: ObjectStore, reference: str, path: Path) -> None:
-    """Write a published version as a starter checkpoint in half precision."""
-    weights = read_version(store, reference)
-    tensors = {f"vae.{k}": v for k, v in weights.vae.items()}
-    tensors |= {f"denoiser.{k}": v for k, v in weights.denoiser.items()}
-    meta = {"normalization": weights.normalization, "classes": weights.classes}
-    half = {name: value.to(torch.float16).contiguous() for name, value in tensors.items()}
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(safetensors.torch.save(half, {"heterotissue": json.dumps(meta)}))
-    Path(file.name).replace(path)
-    path.chmod(0o644)
