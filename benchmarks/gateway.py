@@ -29,10 +29,11 @@ import psutil
 
 from htd_client import Client
 from services.gateway.api.tokens import Tokens
+from services.gateway.cli import published
 from services.gateway.stack import Stack
 from services.gateway.study import counterparts
 from shared.contracts.synthesize import DatasetRequest
-from shared.contracts.train import ModelRecord, model_key, model_prefix
+from shared.contracts.train import model_prefix
 from shared.storage import open_store
 from shared.tenants import LOCAL
 
@@ -175,8 +176,7 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["HTD_THREADS"] = "1"  # a core for the worker, one for all others
     source = open_store(given.store)
-    base, _, version = given.model.partition("/")
-    model = source.get_model(model_key(base, version or "1"), ModelRecord)
+    model = published(source, given.model)
     with (
         tempfile.TemporaryDirectory(prefix="htd-load-") as folder,
         Stack(Path(folder), ["synthesize"], print, gateway=True) as stack,

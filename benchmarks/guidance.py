@@ -17,10 +17,11 @@ import numpy as np
 from services.evaluate.appearance import crop_pairs, retrieval, stain_errors
 from services.evaluate.data import SyntheticPairs
 from services.evaluate.fidelity import Features, fidelity
+from services.gateway.cli import published
 from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
 from shared.contracts.synthesize import Condition
-from shared.contracts.train import GuidanceScale, ModelRecord, model_key
+from shared.contracts.train import GuidanceScale, ModelRecord
 from shared.datasets import DatasetIndex, load_dataset
 from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
@@ -71,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     target = Target.of(given.store, "")
     store = target.store
-    name, _, version = given.model.partition("/")
-    record = store.get_model(model_key(name, version or "1"), ModelRecord)
+    record = published(store, given.model)
     real = RegionIndex(store, load_region_set(store, record.regions), "val")
     names = [make(target, record, len(real), given.condition, setting) for setting in SETTINGS]
     made = {name: SyntheticPairs(DatasetIndex(store, load_dataset(store, name))) for name in names}

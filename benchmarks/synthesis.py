@@ -30,13 +30,14 @@ from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteSc
 from numpy.typing import NDArray
 
 from services.evaluate.fidelity import Features, fidelity
+from services.gateway.cli import published
 from services.gateway.stack import Stack
 from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
 from shared.contracts.serving import PublishRequest, served_prefix
-from shared.contracts.train import ModelRecord, model_key, model_prefix
+from shared.contracts.train import ModelRecord, model_prefix
 from shared.diffusion.autoencoder import decode_latents, encode_latents, to_pixels
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_noise
@@ -336,23 +337,19 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     source = open_store(given.store)
 
-    def record(name: str) -> ModelRecord:
-        base, _, version = name.partition("/")
-        return source.get_model(model_key(base, version or "1"), ModelRecord)
-
-    model = record(given.model)
+    model = published(source, given.model)
     bank = val_bank(source, model)
     batches = batched(compose(bank, model, given.batches * BATCH))
     loaded = load_model(source, model.model, model.version, "cpu").pipeline
     plain = PlainPipeline(loaded.vae, loaded.denoiser, FlowMatchEulerDiscreteScheduler())
     ways: dict[str, Make] = {"plain": plain, "default": in_process(source, model)}
     if given.student:
-        ways["student"] = in_process(source, record(given.student))
+        ways["student"] = in_process(source, published(source, given.student))
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {settings().threads} threads",
         "sampling": {
-            name: record(each).recipe.sampling.model_dump()
+            name: published(source, each).recipe.sampling.model_dump()
             for name, each in (("default", given.model), ("student", given.student))
             if each
         },

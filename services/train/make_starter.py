@@ -17,7 +17,7 @@ import yaml
 
 from services.train.ship import write_shipped
 from services.train.stage import TrainStage
-from services.train.warm_start import FOLDER
+from services.train.warm_start import shipped_path
 from shared.contracts.base import Split
 from shared.contracts.regions import (
     RegionRule,
@@ -97,7 +97,7 @@ class Lines(Reporter):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", default="out/starter", help="where regions and checkpoints go")
-    parser.add_argument("--output", type=Path, default=FOLDER / "starter.safetensors")
+    parser.add_argument("--output", type=Path, default=shipped_path("starter"))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     limit(arguments.threads)

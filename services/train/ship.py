@@ -15,7 +15,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from services.train.warm_start import FOLDER, read_version
+from services.train.warm_start import read_version, shipped_path
 from shared.contracts.train import SHIPPED
 from shared.storage import ObjectStore, open_store
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("model", help="<name>/<version>")
     parser.add_argument("name", choices=SHIPPED)
     arguments = parser.parse_args()
-    path = FOLDER / f"{arguments.name}.safetensors"
+    path = shipped_path(arguments.name)
     write_shipped(open_store(arguments.store), f"models/{arguments.model}", path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 

@@ -20,8 +20,6 @@ from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.storage import ObjectStore
 
-FOLDER = Path(__file__).parent
-
 
 @dataclass(frozen=True)
 class Weights:
@@ -33,9 +31,14 @@ class Weights:
     classes: list[str]
 
 
+def shipped_path(name: str) -> Path:
+    """Where a shipped checkpoint lies."""
+    return Path(__file__).parent / f"{name}.safetensors"
+
+
 def read_shipped(name: str) -> Weights:
     """Read a shipped checkpoint. Raises `InputError` if it is missing."""
-    path = FOLDER / f"{name}.safetensors"
+    path = shipped_path(name)
     if not path.is_file():
         raise InputError(f"{path} is missing: install the package anew")
     with safe_open(path, framework="pt") as file:
