@@ -27,19 +27,18 @@ from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
 from shared.imaging.regions import RegionIndex, load_region_set
 
-SETTINGS: tuple[tuple[int, float, float, float], ...] = (
-    (10, 1.0, 0.0, 1.0),
-    (10, 1.25, 0.0, 1.0),
-    (10, 1.5, 0.0, 1.0),
-    (10, 1.25, 0.0, 0.75),
-    (10, 1.25, 0.25, 0.75),
-    (10, 1.5, 0.0, 0.65),
-    (10, 1.5, 0.25, 0.75),
-    (10, 1.75, 0.25, 0.65),
-    (6, 1.5, 0.25, 0.75),
-    (20, 1.5, 0.25, 0.75),
+SETTINGS: tuple[tuple[int, float, float, float, float], ...] = (
+    (10, 1.0, 1.0, 0.0, 1.0),
+    (10, 1.5, 1.5, 0.0, 1.0),
+    (10, 1.25, 1.25, 0.25, 0.75),
+    (10, 1.5, 1.5, 0.25, 0.75),
+    (10, 1.75, 1.75, 0.25, 0.75),
+    (10, 1.5, 1.0, 0.25, 0.75),
+    (10, 1.0, 1.5, 0.25, 0.75),
+    (6, 1.5, 1.5, 0.25, 0.75),
+    (20, 1.5, 1.5, 0.25, 0.75),
 )
-"""(steps, guidance of map and crops, from time, to time)."""
+"""(steps, guidance of the map, of the crops, from time, to time)."""
 
 
 def make(
@@ -50,10 +49,11 @@ def make(
     setting: tuple[float, ...],
 ) -> str:
     """Make a setting's dataset and return its name."""
-    steps, scale, low, high = setting
-    name = f"guidance-{condition}-{steps}-{scale}-{low}-{high}".replace(".", "_")
+    steps, of_map, of_crops, low, high = setting
+    words = "-".join(map(str, setting)).replace(".", "_")
+    name = f"guidance-{model.model}-{model.version}-{condition}-{words}"
     asked = GuidanceScale(
-        guidance_map=scale, guidance_crops=scale, guidance_low=low, guidance_high=high
+        guidance_map=of_map, guidance_crops=of_crops, guidance_low=low, guidance_high=high
     )
     request = counterparts(
         name, model.model, model.version, "val", images, condition, steps=steps,
@@ -74,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = target.store
     record = published(store, given.model)
     real = RegionIndex(store, load_region_set(store, record.regions), "val")
-    names = [make(target, record, len(real), given.condition, setting) for setting in SETTINGS]
+    settings = [
+        setting for setting in SETTINGS if given.condition == "both" or setting[1] == setting[2]
+    ]
+    names = [make(target, record, len(real), given.condition, setting) for setting in settings]
     made = {name: SyntheticPairs(DatasetIndex(store, load_dataset(store, name))) for name in names}
     pixels = np.stack([real[number].image for number in range(len(real))])
     columns: list[dict[str, str]] = []
@@ -100,11 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     columns.append({name: f"{errors[name]:.3f}" for name in names})
     again = {name: retrieval(crop_pairs(store, made[name], 0), None, 0)["top1"] for name in names}
     columns.append({name: f"{value:.3f}" for name, value in again.items()})
-    asked = ("steps", "guidance", "from", "to", "evaluations")
+    asked = ("steps", "guidance, map", "guidance, crops", "from", "to", "evaluations")
     print(" | ".join([*asked, *given.encoders, "stain error", "stain retrieval"]))
-    for setting, name in zip(SETTINGS, names, strict=True):
-        steps, scale, low, high = setting
-        evaluations = Guidance.of(scale, scale, low=low, high=high).evaluations(steps)
+    for setting, name in zip(settings, names, strict=True):
+        steps, of_map, of_crops, low, high = setting
+        evaluations = Guidance.of(of_map, of_crops, low=low, high=high).evaluations(steps)
         cells = [str(value) for value in (*setting, evaluations)]
         print(" | ".join([*cells, *(column[name] for column in columns)]))
     chance = retrieval(crop_pairs(store, made[names[0]], 0, real=True), None, 0)["top1"]

@@ -24,6 +24,9 @@ from shared.diffusion.flow import (
 )
 from shared.diffusion.guidance import Guidance
 
+COLOUR = 8.0
+"""Weight of the errors of means over 8 x 8 px: white errors shrink by so much."""
+
 
 class VaeObjective:
     """Reconstruct pixels and their differences, at full and at half the size.
@@ -88,9 +91,12 @@ class DecoderObjective:
 
 
 def pixel_loss(made: Tensor, real: Tensor) -> Tensor:
-    """L1 of pixels and of their finite differences, which keep edges that L1 smooths away."""
+    """L1 of pixels; of their finite differences, which keep edges that L1 smooths away; and of
+    means over 8 x 8 px, whose colour neither edges nor a perceptual loss or critic heed.
+    """
     error = made - real
-    return error.abs().mean() + sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
+    edges = sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
+    return error.abs().mean() + edges + COLOUR * functional.avg_pool2d(error, 8).abs().mean()
 
 
 def psnr(made: Tensor, real: Tensor) -> Tensor:
@@ -170,12 +176,9 @@ class StudentObjective(DenoiserObjective):
         scale = self.recipe.guidance
         guidance = Guidance.of(scale.guidance_map, scale.guidance_crops)
         count = len(guidance.branches)
-        encoded = self.teacher.join(
-            [
-                self.teacher.encode_condition(self._lay_out(batch, *branch))
-                for branch in guidance.branches
-            ]
-        )
+        conditions = [self._lay_out(batch, *branch) for branch in guidance.branches]
+        encoded = self.teacher.join([self.teacher.encode_condition(each) for each in conditions])
+        staining = self.teacher.staining(conditions[0])
         steps = self.recipe.teacher_steps
         solver = Solver(sample, steps * self.recipe.sampling_steps)
         for number in range(steps):
@@ -183,5 +186,8 @@ class StudentObjective(DenoiserObjective):
             rows = self.teacher(solver.sample.repeat(count, 1, 1, 1), now.repeat(count), encoded)
             inside = (scale.guidance_low <= now) & (now <= scale.guidance_high)
             drawn = combine(rows, tuple(guidance.weights.values()))
-            solver.advance(torch.where(inside.view(-1, 1, 1, 1), drawn, rows[: len(sample)]))
+            velocity = torch.where(inside.view(-1, 1, 1, 1), drawn, rows[: len(sample)])
+            if staining is not None:
+                velocity = staining.draw(solver.sample, now, velocity, scale.guidance_staining)
+            solver.advance(velocity)
         return solver.sample

@@ -56,6 +56,9 @@ class SamplingChoice(Contract):
     guidance_high: float | None = Field(
         None, ge=0, le=1, description="time at which guidance begins; default: the model's"
     )
+    guidance_staining: float | None = Field(
+        None, ge=0, le=1, description="how far staining is drawn to that of the crops"
+    )
 
     def sampling(self, model: ModelRecord) -> Sampling:
         """How images are sampled: as the model's recipe says, but for what is asked.
@@ -182,6 +185,7 @@ class Provenance(Contract):
     guidance_crops: float
     guidance_low: float
     guidance_high: float
+    guidance_staining: float
     condition: Condition
     copied: float | None = Field(
         None, description="greatest share of a crop that reappears; None: not looked for"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.guidance import Guidance
+from shared.diffusion.staining import Staining
 
 Velocity = Callable[[Tensor, float], Tensor]
 """Samples (B, C, h, w) and their time t to v."""
@@ -56,11 +57,24 @@ def combine(parts: Tensor, weights: Sequence[float]) -> Tensor:
     return total
 
 
-def guided(denoiser: Denoiser, encoded: Tensors, guidance: Guidance) -> Velocity:
+def follow(
+    guidance: Guidance, sample: Tensor, time: float, rows: Tensor, staining: Staining | None
+) -> Tensor:
+    """Turn the branches' predictions at one time into the velocity that is followed."""
+    velocity = combine(rows, guidance.at(time))
+    if staining is None or not guidance.staining:
+        return velocity
+    times = torch.full((len(sample),), time, device=sample.device)
+    return staining.draw(sample, times, velocity, guidance.staining)
+
+
+def guided(
+    denoiser: Denoiser, encoded: Tensors, guidance: Guidance, staining: Staining | None = None
+) -> Velocity:
     """Weigh the predictions of several branches, all computed in one batch.
 
     Args:
-        encoded: encoded conditions of the images, branch after branch.
+        encoded, staining: of the images, see `Denoiser.encode_branches`.
         guidance: the branches' weights.
     """
 
@@ -68,7 +82,8 @@ def guided(denoiser: Denoiser, encoded: Tensors, guidance: Guidance) -> Velocity
         weights = guidance.at(time)
         samples = sample.repeat(len(weights), 1, 1, 1)
         times = torch.full((len(samples),), time, device=sample.device)
-        return combine(denoiser(samples, times, denoiser.first(encoded, len(samples))), weights)
+        rows = denoiser(samples, times, denoiser.first(encoded, len(samples)))
+        return follow(guidance, sample, time, rows, staining)
 
     return velocity
 

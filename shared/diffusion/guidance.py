@@ -19,11 +19,13 @@ class Guidance:
         weights: branch → weight of its prediction. The first branch is what was asked for.
         low, high: times t, of noise at 1 and image at 0, between which it guides; before and
             after, the first branch is taken as it is.
+        staining: strength of `Staining.draw`.
     """
 
     weights: dict[Branch, float]
     low: float = 0.0
     high: float = 1.0
+    staining: float = 0.0
 
     @classmethod
     def of(
@@ -34,27 +36,31 @@ class Guidance:
         use_crops: bool = True,
         low: float = 0.0,
         high: float = 1.0,
+        staining: float = 0.0,
     ) -> Guidance:
         """Weigh map and crops apart (as Brooks et al. 2023, eq. 3).
 
-        v = v(∅,∅) + g_map (v(m,∅) - v(∅,∅)) + g_crops (v(m,c) - v(m,∅))
+        v = v(∅,∅) + g_crops (v(∅,c) - v(∅,∅)) + g_map (v(m,c) - v(∅,c))
+
+        In this order the map's guidance leaves the staining to the crops: both of its
+        predictions know them.
 
         Branches of no weight are left out: with both guidances at 1, only v(m,c) is there.
 
         Args:
             guidance_map, guidance_crops: 1 is none extra.
             use_map, use_crops: False replaces m or c by ∅.
-            low, high: see the class.
+            low, high, staining: see the class.
         """
         asked = (use_map, use_crops)
-        weights = {asked: guidance_crops}
+        weights = {asked: guidance_map}
         for branch, weight in (
-            ((use_map, False), guidance_map - guidance_crops),
-            ((False, False), 1.0 - guidance_map),
+            ((False, use_crops), guidance_crops - guidance_map),
+            ((False, False), 1.0 - guidance_crops),
         ):
             weights[branch] = weights.get(branch, 0.0) + weight
         kept = {branch: weight for branch, weight in weights.items() if weight or branch == asked}
-        return cls(kept, low, high)
+        return cls(kept, low, high, staining)
 
     @property
     def branches(self) -> list[Branch]:

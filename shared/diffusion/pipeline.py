@@ -46,6 +46,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance_crops: float = 1.5,
         guidance_low: float = 0.25,
         guidance_high: float = 0.75,
+        guidance_staining: float = 0.5,
         use_map: bool = True,
         use_crops: bool = True,
         first_order: bool = False,
@@ -62,6 +63,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             guidance_map, guidance_crops: weights of the two conditions; 1 is none extra.
             guidance_low, guidance_high: times, of noise at 1 and image at 0, between which
                 they count.
+            guidance_staining: how far regions' mean latents are drawn to their crops', 0 to 1.
             use_map, use_crops: False drops that condition altogether.
             first_order: of the solver, for few-step students.
             precision: 'bf16' computes the networks in it, by autocast; the solver stays fp32.
@@ -77,14 +79,15 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         factor = vae_factor(self.vae)
         height, width = labels.shape[1:]
         guidance = Guidance.of(
-            guidance_map, guidance_crops, use_map, use_crops, guidance_low, guidance_high
-        )
+            guidance_map, guidance_crops, use_map, use_crops, guidance_low, guidance_high,
+            guidance_staining,
+        )  # fmt: skip
         bf16 = precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            encoded = self.denoiser.encode_branches(
+            encoded, staining = self.denoiser.encode_branches(
                 labels, crops, guidance.branches, lambda images: encode_latents(self.vae, images)
             )
-            velocity = guided(self.denoiser, encoded, guidance)
+            velocity = guided(self.denoiser, encoded, guidance, staining)
             shape = (int(self.vae.config.latent_channels), height // factor, width // factor)
             noise = draw_noise(seeds, shape).to(self.device)
             latents = sample_flow(velocity, noise, steps, callback, first_order)

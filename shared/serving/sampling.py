@@ -19,6 +19,7 @@ from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import Solver, draw_noise
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.pipeline import check_inputs
+from shared.diffusion.staining import Staining
 from shared.errors import InputError
 from shared.serving.batcher import StepBatcher, Trajectory
 from shared.serving.contract import MOST_CROPS, MOST_IMAGES, MOST_ROWS
@@ -110,8 +111,9 @@ class InFlightSampler:
             options.use_crops,
             options.guidance_low,
             options.guidance_high,
+            options.guidance_staining,
         )
-        encoded = await self._encode(labels, crops, guidance.branches, options.alone)
+        encoded, staining = await self._encode(labels, crops, guidance.branches, options.alone)
         shape = (
             int(settings.latent_channels),
             labels.shape[1] // factor,
@@ -121,6 +123,7 @@ class InFlightSampler:
             Solver(draw_noise(seeds, shape).to(self.device), options.steps, options.first_order),
             encoded,
             guidance,
+            staining,
             urgent=options.urgent,
             alone=options.alone,
             report=report,
@@ -135,7 +138,7 @@ class InFlightSampler:
         crops: Sequence[Sequence[Crop]],
         branches: list[tuple[bool, bool]],
         alone: bool,
-    ) -> Tensors:
+    ) -> tuple[Tensors, Staining | None]:
         """Encode conditions beside the loop, so that other requests' steps go on."""
         loop = asyncio.get_running_loop()
 
@@ -147,10 +150,10 @@ class InFlightSampler:
             ]
             return torch.cat([answer.result() for answer in answers])
 
-        def work() -> Tensors:
+        def work() -> tuple[Tensors, Staining | None]:
             with computing(self.device, self.precision):
-                found = self.denoiser.encode_branches(labels, crops, branches, encode)
-                return {name: value.float().contiguous() for name, value in found.items()}
+                found, staining = self.denoiser.encode_branches(labels, crops, branches, encode)
+                return {n: value.float().contiguous() for n, value in found.items()}, staining
 
         return await loop.run_in_executor(self._encoders, work)
 

@@ -14,6 +14,11 @@ from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
+SETTINGS = (
+    (1, 1.0, 1.0, 0.0, 1.0),
+    (1, 1.5, 1.0, 0.0, 1.0),  # of two conditions only
+    (1, 1.5, 1.5, 0.0, 1.0),
+)
 SPLITS: dict[str, Split] = {"slide-0": "train", **{f"slide-{n}": "val" for n in range(1, 5)}}
 
 
@@ -26,17 +31,17 @@ def test_guidance_is_swept_on_the_val_split(
 ) -> None:
     store = DirectoryStore(tmp_path)
     publish_toy_model(store, make_region_set(store, splits=SPLITS, size=32, regions=12))
-    monkeypatch.setattr(guidance, "SETTINGS", ((1, 1.0, 0.0, 1.0), (1, 1.5, 0.0, 1.0)))
+    monkeypatch.setattr(guidance, "SETTINGS", SETTINGS)
     guidance.main([str(tmp_path), "toy", "--encoders", "random", "--condition", condition])
-    heading, *rows, real = capsys.readouterr().out.splitlines()[-4:]
-    assert heading.startswith("steps | guidance | from | to | evaluations | random |")
-    assert [row.split(" | ")[:5] for row in rows] == [
-        ["1", "1.0", "0.0", "1.0", "1"],
-        ["1", "1.5", "0.0", "1.0", "2"],
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    asked = [setting for setting in SETTINGS if condition == "both" or setting[1] == setting[2]]
+    heading, *rows, real = lines[-2 - len(asked) :]
+    assert heading.startswith("steps | guidance, map | guidance, crops | from | to | evaluations |")
+    assert [row.split(" | ")[:5] for row in rows] == [[*map(str, setting)] for setting in asked]
     assert real.startswith("real regions: stain error")
-    for scale in ("1_0", "1_5"):
-        made = store.get_json(f"datasets/guidance-{condition}-1-{scale}-0_0-1_0/dataset.json")
+    for setting in asked:
+        name = f"guidance-toy-1-{condition}-{'-'.join(map(str, setting)).replace('.', '_')}"
+        made = store.get_json(f"datasets/{name}/dataset.json")
         assert made["request"]["condition"] == condition
         assert made["request"]["maps"]["splits"] == ["val"]
 

@@ -276,6 +276,47 @@ def test_noise_follows_from_the_image_seed_alone() -> None:
     assert image_seed(0, 1) != image_seed(0, 2) != image_seed(1, 1)
 
 
+def test_staining_draws_each_region_to_its_crops() -> None:
+    denoiser, vae = small_denoiser("regional"), small_vae()
+    crops = [[noise_crop(1, 0), noise_crop(1, 1), noise_crop(2, 2)]]
+    halves = np.s_[0, :, :, :4], np.s_[0, :, :, 4:]
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        return encode_latents(vae, images)
+
+    with torch.no_grad():
+        _, staining = denoiser.encode_branches(two_halves(), crops, [(True, True)], encode)
+        assert staining is not None
+        sample, velocity = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+
+        def means(time: float, strength: float) -> torch.Tensor:
+            """Of the halves of the image pointed to, (2, C)."""
+            drawn = staining.draw(sample, torch.tensor([time]), velocity, strength)
+            return torch.stack([(sample - time * drawn)[half].mean((1, 2)) for half in halves])
+
+        one, two, three = (
+            encode(torch.from_numpy(crop.pixels).permute(2, 0, 1)[None] / 127.5 - 1).mean((0, 2, 3))
+            for crop in crops[0]
+        )
+        wanted = torch.stack([(one + two) / 2, three])
+        for strength in (0.5, 1.0):
+            own = means(0.8, 0.0)
+            torch.testing.assert_close(means(0.8, strength), own + strength * (wanted - own))
+        assert torch.equal(means(0.5, 1.0), means(0.5, 0.0))
+
+
+@pytest.mark.parametrize(("use_map", "use_crops"), [(True, False), (False, True)])
+def test_without_map_or_crops_no_region_is_drawn(use_map: bool, use_crops: bool) -> None:
+    denoiser = small_denoiser("regional")
+    with torch.no_grad():
+        _, staining = denoiser.encode_branches(
+            two_halves(), [[noise_crop(1, 0), noise_crop(2, 1)]], [(use_map, use_crops)],
+            lambda images: encode_latents(small_vae(), images),
+        )  # fmt: skip
+    assert staining is not None
+    assert not staining.shares.any()
+
+
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_guidance_weighs_map_and_crops_apart(conditioning: str) -> None:
     denoiser = small_denoiser(conditioning)
@@ -283,12 +324,12 @@ def test_guidance_weighs_map_and_crops_apart(conditioning: str) -> None:
     crops = [[noise_crop(1, 0), noise_crop(2, 1)], [noise_crop(2, 2)]]
     vae, x, t = small_vae(), torch.randn(2, 4, 8, 8), torch.full((2,), 0.5)
     with torch.no_grad():
-        both, map_only, neither = (
+        both, crops_only, neither = (
             denoiser(x, t, encoded(denoiser, labels, crops, use_map, use_crops))
-            for use_map, use_crops in ((True, True), (True, False), (False, False))
+            for use_map, use_crops in ((True, True), (False, True), (False, False))
         )
         for g_map, g_crops in ((1.0, 1.0), (1.5, 1.5), (2.0, 1.2), (1.0, 0.0), (0.0, 0.0)):
-            expected = neither + g_map * (map_only - neither) + g_crops * (both - map_only)
+            expected = neither + g_crops * (crops_only - neither) + g_map * (both - crops_only)
             weights = Guidance.of(g_map, g_crops).branches
             condition = denoiser.lay_out(
                 np.tile(labels, (len(weights), 1, 1)),
@@ -307,20 +348,22 @@ def test_predictions_without_weight_are_not_computed() -> None:
     assert Guidance.of(1.5, 1.5).weights == {(True, True): 1.5, (False, False): -0.5}
     by_map = Guidance.of(1.5, 1.5, use_crops=False)
     assert by_map.weights == {(True, False): 1.5, (False, False): -0.5}
+    by_crops = Guidance.of(1.5, 2, use_map=False)
+    assert by_crops.weights == {(False, True): 2, (False, False): -1}
     assert Guidance.of(3, 2, use_map=False, use_crops=False).weights == {(False, False): 1}
 
 
 def test_outside_its_interval_guidance_costs_and_changes_nothing() -> None:
     guidance = Guidance.of(2, 1.5, low=0.25, high=0.75)
-    assert guidance.branches == [(True, True), (True, False), (False, False)]
+    assert guidance.branches == [(True, True), (False, True), (False, False)]
     assert [len(guidance.at(time)) for time in (1, 0.76, 0.75, 0.25, 0.2)] == [1, 1, 3, 3, 1]
     assert guidance.evaluations(4) == 1 + 3 * 3
     denoiser = small_denoiser("regional")
     labels, crops = two_halves(), [[noise_crop(1, 0), noise_crop(2, 1)]]
     x, encode = torch.randn(1, 4, 8, 8), lambda images: encode_latents(small_vae(), images)
     with torch.no_grad():
-        rows = denoiser.encode_branches(labels, crops, guidance.branches, encode)
-        alone = denoiser.encode_branches(labels, crops, [(True, True)], encode)
+        rows, _ = denoiser.encode_branches(labels, crops, guidance.branches, encode)
+        alone, _ = denoiser.encode_branches(labels, crops, [(True, True)], encode)
         velocity = guided(denoiser, rows, guidance)
         plain = guided(denoiser, alone, Guidance.of(1, 1))
         torch.testing.assert_close(velocity(x, 0.9), plain(x, 0.9))
