@@ -341,7 +341,7 @@ def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_pa
     denoiser, other = (make_denoiser(RECIPE.denoiser, 32, record.classes, vae) for _ in range(2))
 
     def loss(teacher: Denoiser, teacher_steps: int) -> float:
-        unguided = GuidanceScale(guidance_map=1, guidance_crops=1)
+        unguided = GuidanceScale(guidance_map=1, guidance_crops=1, guidance_staining=0)
         recipe = StudentRecipe(sampling_steps=8, teacher_steps=teacher_steps, guidance=unguided)
         objective = StudentObjective(denoiser, teacher, vae, recipe, "cpu")
         return float(objective.loss(batch, [5, 6, 7, 8], 0)["loss"].detach())
