@@ -314,6 +314,7 @@ def test_a_draft_becomes_a_dataset(studio: Page) -> None:
     expect(studio.locator("#classes output")).to_have_text(["0 %", "75 %", "25 %"])
     studio.get_by_label("Steps").fill("3")
     studio.get_by_label("Crop guidance").fill("2.5")
+    studio.get_by_label("Crop staining").fill("0.75")
     studio.get_by_label("Seed").fill("9")
     studio.get_by_role("link", name="Make a dataset like this").click()
     studio.wait_for_url(re.compile(r"/datasets/new\?"))
@@ -322,6 +323,7 @@ def test_a_draft_becomes_a_dataset(studio: Page) -> None:
         "steps": "3",
         "guidance_map": "",
         "guidance_crops": "2.5",
+        "guidance_staining": "0.75",
         "seed": "9",
     }
     for name, value in form.items():

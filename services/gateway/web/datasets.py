@@ -14,7 +14,7 @@ from services.gateway.api.models import list_models
 from services.gateway.api.paging import Cursor
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.reports import list_reports
-from services.gateway.web.pages import Maker, PageRoute, Visitor, render
+from services.gateway.web.pages import SHOWN_SAMPLING, Maker, PageRoute, Visitor, render
 from shared.contracts.base import Name
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import ModelRecord
@@ -45,7 +45,7 @@ def _choice(record: ModelRecord) -> dict[str, Any]:
         "size": record.size,
         "mpp": record.mpp,
         "student": sampling.first_order,
-        "sampling": sampling.model_dump(include={"steps", "guidance_map", "guidance_crops"}),
+        "sampling": sampling.model_dump(include=SHOWN_SAMPLING),
         "classes": [
             {"name": item.name, "color": item.color}
             for item in record.classes.items[record.classes.first :]
@@ -77,9 +77,7 @@ def _query(request: DatasetRequest) -> str:
         "model": f"{request.model}/{request.version}",
         "images": request.images,
         "proportions": json.dumps(request.proportions) if request.proportions else None,
-        "steps": request.steps,
-        "guidance_map": request.guidance_map,
-        "guidance_crops": request.guidance_crops,
+        **request.model_dump(include=SHOWN_SAMPLING),
         "max_copied": request.max_copied,
         "seed": request.seed,
         "split": request.maps.splits[0],

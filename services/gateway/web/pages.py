@@ -18,6 +18,9 @@ from services.gateway.api.house import House
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.tokens import Scope
 
+SHOWN_SAMPLING = {"steps", "guidance_map", "guidance_crops", "guidance_staining"}
+"""What forms ask of a model's sampling."""
+
 FOLDER = Path(__file__).parent
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from services.gateway.api.images import LEAST_CROP
 from services.gateway.api.models import list_models
-from services.gateway.web.pages import Maker, render
+from services.gateway.web.pages import SHOWN_SAMPLING, Maker, render
 from shared.contracts.train import ModelRecord
 
 MOST = 200
@@ -32,6 +32,6 @@ def _choice(record: ModelRecord) -> dict[str, Any]:
         "classes": record.classes.model_dump(mode="json")["items"],
         "first": record.classes.first,
         "student": sampling.first_order,
-        "sampling": sampling.model_dump(include={"steps", "guidance_map", "guidance_crops"}),
+        "sampling": sampling.model_dump(include=SHOWN_SAMPLING),
         "crop": {"least": least, "most": max(least, round(denoiser.crop_max * record.size))},
     }

@@ -6,6 +6,7 @@ const form = document.getElementById("dataset");
 const shares = document.getElementById("shares");
 const estimate = document.getElementById("estimate");
 const problem = document.getElementById("problem");
+const SAMPLING = ["steps", "guidance_map", "guidance_crops", "guidance_staining"];
 const WAIT = 400; // milliseconds without a change before an estimate is asked for
 let timer = 0;
 let asked = 0;
@@ -22,7 +23,7 @@ function sliders() {
 function fill(model, wanted) {
   document.getElementById("about").textContent =
     `${model.size} × ${model.size} px at ${model.mpp} µm per pixel`;
-  for (const name of ["steps", "guidance_map", "guidance_crops"]) {
+  for (const name of SAMPLING) {
     form.elements[name].placeholder = model.sampling[name];
     form.elements[name].disabled = model.student; // it learnt one way to sample
   }
@@ -84,7 +85,7 @@ function request() {
     seed: Number(data.get("seed")),
     exports: data.getAll("exports"),
   };
-  for (const name of ["steps", "guidance_map", "guidance_crops", "max_copied"]) {
+  for (const name of [...SAMPLING, "max_copied"]) {
     if (data.get(name)) body[name] = Number(data.get(name));
   }
   return body;
@@ -134,7 +135,7 @@ function fillFromQuery() {
     form.elements.model.value = name.includes("/") ? name : `${name}/${query.get("version") ?? "1"}`;
     if (!form.elements.model.value) form.elements.model.selectedIndex = 0;
   }
-  for (const name of ["dataset", "images", "steps", "guidance_map", "guidance_crops", "seed", "max_copied", "split", "slide"]) {
+  for (const name of ["dataset", "images", ...SAMPLING, "seed", "max_copied", "split", "slide"]) {
     if (query.has(name)) form.elements[name].value = query.get(name);
   }
   for (const box of form.querySelectorAll("[name=exports]")) {

@@ -9,7 +9,7 @@ import { Patches, SlideView, readAtlas } from "./slide_crops.js";
 
 const at = (id) => document.getElementById(id);
 const MOST_RESULTS = 24;
-const SAMPLING = ["steps", "guidance_map", "guidance_crops"];
+const SAMPLING = ["steps", "guidance_map", "guidance_crops", "guidance_staining"];
 const TOOLS = { b: "brush", p: "polygon", f: "fill", e: "eraser" };
 
 const models = at("models") ? JSON.parse(at("models").textContent) : [];
