@@ -24,9 +24,6 @@ from shared.diffusion.flow import (
 )
 from shared.diffusion.guidance import Guidance
 
-COLOUR = 8.0
-"""Weight of the errors of means over 8 x 8 px: white errors shrink by so much."""
-
 
 class VaeObjective:
     """Reconstruct pixels and their differences, at full and at half the size.
@@ -91,12 +88,9 @@ class DecoderObjective:
 
 
 def pixel_loss(made: Tensor, real: Tensor) -> Tensor:
-    """L1 of pixels; of their finite differences, which keep edges that L1 smooths away; and of
-    means over 8 x 8 px, whose colour neither edges nor a perceptual loss or critic heed.
-    """
+    """L1 of pixels and of their finite differences, which keep edges that L1 smooths away."""
     error = made - real
-    edges = sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
-    return error.abs().mean() + edges + COLOUR * functional.avg_pool2d(error, 8).abs().mean()
+    return error.abs().mean() + sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
 
 
 def psnr(made: Tensor, real: Tensor) -> Tensor:
