@@ -2,7 +2,7 @@
 
     python -m services.train.ship STORE MODEL NAME
 
-`colon` is the `quality/1` of `make bench-quality` on EBHI-Seg.
+What `colon` and `starter` are: `services.train.warm_start`.
 """
 
 from __future__ import annotations

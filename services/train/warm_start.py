@@ -1,7 +1,8 @@
 """Checkpoints that come with the package, to warm-start from.
 
 `starter` is a small model made on phantom slides; `colon` is `cpu-small`, made on the training
-split of EBHI-Seg (Shi et al. 2023, CC BY 4.0; colorectal biopsies, H&E; other, gland).
+split of EBHI-Seg (Shi et al. 2023, CC BY 4.0; colorectal biopsies, H&E; other, gland): the decoder
+in 3,000 steps on windows of 64 px and 1,200 of 128 px, the denoiser in 8,000.
 """
 
 from __future__ import annotations
