@@ -21,46 +21,55 @@ from services.gateway.cli import published
 from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
 from shared.contracts.synthesize import Condition
-from shared.contracts.train import GuidanceScale, ModelRecord
+from shared.contracts.train import ModelRecord, Sampling
 from shared.datasets import DatasetIndex, load_dataset
 from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
 from shared.imaging.regions import RegionIndex, load_region_set
 
-SETTINGS: tuple[tuple[int, float, float, float, float], ...] = (
-    (10, 1.0, 1.0, 0.0, 1.0),
-    (10, 1.5, 1.5, 0.0, 1.0),
-    (10, 1.25, 1.25, 0.25, 0.75),
-    (10, 1.5, 1.5, 0.25, 0.75),
-    (10, 1.75, 1.75, 0.25, 0.75),
-    (10, 1.5, 1.0, 0.25, 0.75),
-    (10, 1.0, 1.5, 0.25, 0.75),
-    (6, 1.5, 1.5, 0.25, 0.75),
-    (20, 1.5, 1.5, 0.25, 0.75),
+ALWAYS = {"guidance_low": 0.0, "guidance_high": 1.0}
+SETTINGS = (
+    Sampling(guidance_map=1, guidance_crops=1, **ALWAYS),
+    Sampling(guidance_map=1.5, guidance_crops=1.5, **ALWAYS),
+    Sampling(guidance_map=1.25, guidance_crops=1.25),
+    Sampling(),
+    Sampling(guidance_map=1.75, guidance_crops=1.75),
+    Sampling(guidance_crops=1),
+    Sampling(guidance_map=1),
+    Sampling(guidance_staining=0),
+    Sampling(guidance_staining=1),
+    Sampling(steps=6),
+    Sampling(steps=20),
 )
-"""(steps, guidance of the map, of the crops, from time, to time)."""
+
+
+def asked(setting: Sampling) -> dict[str, float]:
+    """What a setting asks, by name."""
+    return setting.model_dump(exclude={"first_order"})
 
 
 def make(
-    target: Target,
-    model: ModelRecord,
-    images: int,
-    condition: Condition,
-    setting: tuple[float, ...],
+    target: Target, model: ModelRecord, images: int, condition: Condition, setting: Sampling
 ) -> str:
     """Make a setting's dataset and return its name."""
-    steps, of_map, of_crops, low, high = setting
-    words = "-".join(map(str, setting)).replace(".", "_")
+    words = "-".join(map(str, asked(setting).values())).replace(".", "_")
     name = f"guidance-{model.model}-{model.version}-{condition}-{words}"
-    asked = GuidanceScale(
-        guidance_map=of_map, guidance_crops=of_crops, guidance_low=low, guidance_high=high
-    )
     request = counterparts(
-        name, model.model, model.version, "val", images, condition, steps=steps,
-        **asked.model_dump(),
-    )  # fmt: skip
+        name, model.model, model.version, "val", images, condition, **asked(setting)
+    )
     run_or_fail(target, request)
     return name
+
+
+def compared(condition: Condition) -> list[Sampling]:
+    """Settings that differ under a condition: maps alone know no crops."""
+    staining = Sampling().guidance_staining
+    return [
+        each
+        for each in SETTINGS
+        if condition == "both"
+        or (each.guidance_map == each.guidance_crops and each.guidance_staining == staining)
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,9 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = target.store
     record = published(store, given.model)
     real = RegionIndex(store, load_region_set(store, record.regions), "val")
-    settings = [
-        setting for setting in SETTINGS if given.condition == "both" or setting[1] == setting[2]
-    ]
+    settings = compared(given.condition)
     names = [make(target, record, len(real), given.condition, setting) for setting in settings]
     made = {name: SyntheticPairs(DatasetIndex(store, load_dataset(store, name))) for name in names}
     pixels = np.stack([real[number].image for number in range(len(real))])
@@ -103,13 +110,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     columns.append({name: f"{errors[name]:.3f}" for name in names})
     again = {name: retrieval(crop_pairs(store, made[name], 0), None, 0)["top1"] for name in names}
     columns.append({name: f"{value:.3f}" for name, value in again.items()})
-    asked = ("steps", "guidance, map", "guidance, crops", "from", "to", "evaluations")
-    print(" | ".join([*asked, *given.encoders, "stain error", "stain retrieval"]))
+    heading = [*asked(settings[0]), "evaluations", *given.encoders]
+    print(" | ".join([*heading, "stain error", "stain retrieval"]))
     for setting, name in zip(settings, names, strict=True):
-        steps, of_map, of_crops, low, high = setting
-        evaluations = Guidance.of(of_map, of_crops, low=low, high=high).evaluations(steps)
-        cells = [str(value) for value in (*setting, evaluations)]
-        print(" | ".join([*cells, *(column[name] for column in columns)]))
+        guidance = Guidance.of(
+            setting.guidance_map,
+            setting.guidance_crops,
+            low=setting.guidance_low,
+            high=setting.guidance_high,
+        )
+        cells = [*asked(setting).values(), guidance.evaluations(setting.steps)]
+        print(" | ".join([*map(str, cells), *(column[name] for column in columns)]))
     chance = retrieval(crop_pairs(store, made[names[0]], 0, real=True), None, 0)["top1"]
     print(f"real regions: stain error {staining['real']:.3f}, stain retrieval {chance:.3f}")
 

@@ -9,15 +9,18 @@ import pytest
 from benchmarks import guidance, quality
 from benchmarks.conditioning import recipe_of
 from shared.contracts.base import Split
+from shared.contracts.train import Sampling
 from shared.errors import InputError
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
+ALWAYS = {"steps": 1, "guidance_low": 0, "guidance_high": 1}
 SETTINGS = (
-    (1, 1.0, 1.0, 0.0, 1.0),
-    (1, 1.5, 1.0, 0.0, 1.0),  # of two conditions only
-    (1, 1.5, 1.5, 0.0, 1.0),
+    Sampling(guidance_map=1, guidance_crops=1, **ALWAYS),
+    Sampling(guidance_map=1.5, guidance_crops=1, **ALWAYS),
+    Sampling(guidance_map=1.5, guidance_crops=1.5, **ALWAYS),
+    Sampling(guidance_staining=1, **ALWAYS),
 )
 SPLITS: dict[str, Split] = {"slide-0": "train", **{f"slide-{n}": "val" for n in range(1, 5)}}
 
@@ -34,13 +37,15 @@ def test_guidance_is_swept_on_the_val_split(
     monkeypatch.setattr(guidance, "SETTINGS", SETTINGS)
     guidance.main([str(tmp_path), "toy", "--encoders", "random", "--condition", condition])
     lines = capsys.readouterr().out.splitlines()
-    asked = [setting for setting in SETTINGS if condition == "both" or setting[1] == setting[2]]
-    heading, *rows, real = lines[-2 - len(asked) :]
-    assert heading.startswith("steps | guidance, map | guidance, crops | from | to | evaluations |")
-    assert [row.split(" | ")[:5] for row in rows] == [[*map(str, setting)] for setting in asked]
+    rows = {"both": [0, 1, 2, 3], "map": [0, 2]}[condition]
+    heading, *table, real = lines[-2 - len(rows) :]
+    assert heading.startswith("guidance_map | guidance_crops | guidance_low | guidance_high | ")
     assert real.startswith("real regions: stain error")
-    for setting in asked:
-        name = f"guidance-toy-1-{condition}-{'-'.join(map(str, setting)).replace('.', '_')}"
+    for row, line in zip(rows, table, strict=True):
+        words = [str(value) for value in guidance.asked(SETTINGS[row]).values()]
+        evaluations = "1" if row == 0 else "2"
+        assert line.split(" | ")[:7] == [*words, evaluations]
+        name = f"guidance-toy-1-{condition}-{'-'.join(words).replace('.', '_')}"
         made = store.get_json(f"datasets/{name}/dataset.json")
         assert made["request"]["condition"] == condition
         assert made["request"]["maps"]["splits"] == ["val"]
