@@ -33,7 +33,7 @@ def counterparts(
         split: where maps and crops come from; the crops of the map's own slide.
         images: how many.
         condition: what the model is given.
-        sampling: `steps`, `guidance_map`, `guidance_crops`, `seed`.
+        sampling: `steps`, `seed`, and what of `GuidanceScale` is asked.
     """
     return DatasetRequest.model_validate(
         {
@@ -69,7 +69,7 @@ def study(
         regions: test regions; each gives its map to one image of every row.
         images: of the dataset, made of training slides, that segmenters are trained on.
         evaluate: report request; its datasets and rows are filled in.
-        sampling: `steps`, `guidance_map`, `guidance_crops`, `seed` of all datasets.
+        sampling: `steps`, `seed`, and what of `GuidanceScale` is asked of all datasets.
         map_only: what of it is another for the rows of maps alone, so that they are as good as
             the model can make them.
         embedding: name and version of the model of the row 'embedding', given embeddings of
