@@ -113,13 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heading = [*asked(settings[0]), "evaluations", *given.encoders]
     print(" | ".join([*heading, "stain error", "stain retrieval"]))
     for setting, name in zip(settings, names, strict=True):
-        guidance = Guidance.of(
-            setting.guidance_map,
-            setting.guidance_crops,
-            low=setting.guidance_low,
-            high=setting.guidance_high,
-        )
-        cells = [*asked(setting).values(), guidance.evaluations(setting.steps)]
+        evaluations = Guidance.from_scale(setting).evaluations(setting.steps)
+        cells = [*asked(setting).values(), evaluations]
         print(" | ".join([*map(str, cells), *(column[name] for column in columns)]))
     chance = retrieval(crop_pairs(store, made[names[0]], 0, real=True), None, 0)["top1"]
     print(f"real regions: stain error {staining['real']:.3f}, stain retrieval {chance:.3f}")

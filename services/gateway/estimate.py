@@ -60,8 +60,7 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
     crops = [[Crop(label, 0, 0, crop) for label in range(first, count)]] * batch
     sampling = record.recipe.sampling
     steps = sampling.steps
-    scale = sampling.guidance_map, sampling.guidance_crops
-    guidance = Guidance.of(*scale, low=sampling.guidance_low, high=sampling.guidance_high)
+    guidance = Guidance.from_scale(sampling)
     # All steps that are measured are guided, so that they cost alike.
     options = sampling.model_dump(exclude={"steps"}) | {"guidance_low": 0, "guidance_high": 1}
     evaluations, per_step = guidance.evaluations(steps), len(guidance.branches)

@@ -168,7 +168,7 @@ class StudentObjective(DenoiserObjective):
     def _taught(self, batch: Batch, sample: Tensor, times: Tensor) -> Tensor:
         """Where the teacher comes to at the end of the parts that begin at `times`."""
         scale = self.recipe.guidance
-        guidance = Guidance.of(scale.guidance_map, scale.guidance_crops)
+        guidance = Guidance.from_scale(scale)
         count = len(guidance.branches)
         conditions = [self._lay_out(batch, *branch) for branch in guidance.branches]
         encoded = self.teacher.join([self.teacher.encode_condition(each) for each in conditions])

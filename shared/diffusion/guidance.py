@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.contracts.train import GuidanceScale
+
 Branch = tuple[bool, bool]
 """(map given, crops given)."""
 
@@ -61,6 +63,21 @@ class Guidance:
             weights[branch] = weights.get(branch, 0.0) + weight
         kept = {branch: weight for branch, weight in weights.items() if weight or branch == asked}
         return cls(kept, low, high, staining)
+
+    @classmethod
+    def from_scale(
+        cls, scale: GuidanceScale, use_map: bool = True, use_crops: bool = True
+    ) -> Guidance:
+        """Weigh as a recipe or a request asks; see `of`."""
+        return cls.of(
+            scale.guidance_map,
+            scale.guidance_crops,
+            use_map,
+            use_crops,
+            scale.guidance_low,
+            scale.guidance_high,
+            scale.guidance_staining,
+        )
 
     @property
     def branches(self) -> list[Branch]:

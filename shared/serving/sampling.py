@@ -104,15 +104,7 @@ class InFlightSampler:
             raise InputError(f"the model makes {self.size} px, not maps of {height}×{width}")
         settings = self.denoiser.config
         factor = int(settings.factor)
-        guidance = Guidance.of(
-            options.guidance_map,
-            options.guidance_crops,
-            options.use_map,
-            options.use_crops,
-            options.guidance_low,
-            options.guidance_high,
-            options.guidance_staining,
-        )
+        guidance = Guidance.from_scale(options, options.use_map, options.use_crops)
         encoded, staining = await self._encode(labels, crops, guidance.branches, options.alone)
         shape = (
             int(settings.latent_channels),

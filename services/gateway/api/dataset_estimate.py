@@ -50,13 +50,10 @@ def estimate_dataset(ledger: Ledger, request: DatasetRequest) -> DatasetEstimate
 
 def _evaluations(request: DatasetRequest, model: ModelRecord) -> int:
     sampling = request.sampling(model)
-    guidance = Guidance.of(
-        sampling.guidance_map,
-        sampling.guidance_crops,
+    guidance = Guidance.from_scale(
+        sampling,
         use_map=request.condition in {"both", "map"},
         use_crops=request.condition in {"both", "crops"},
-        low=sampling.guidance_low,
-        high=sampling.guidance_high,
     )
     return guidance.evaluations(sampling.steps)
 
