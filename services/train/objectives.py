@@ -17,10 +17,10 @@ from shared.diffusion.autoencoder import encode_latents, to_unit
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import (
     Solver,
-    combine,
     draw_noise,
     draw_times,
     flow_loss,
+    guided,
 )
 from shared.diffusion.guidance import Guidance
 
@@ -135,9 +135,9 @@ class DenoiserObjective:
 class StudentObjective(DenoiserObjective):
     """Take one step where the teacher takes several (as PeRFlow, Yan et al. 2024).
 
-    The way from noise to image is cut into `sampling_steps` equal parts. From a noisy latent
-    at the beginning of a part the teacher goes to its end, guided; the student learns the
-    mean velocity of that.
+    The way from noise to image is cut into `sampling_steps` equal parts, which batches take by
+    turns. From a noisy latent at the beginning of a part the teacher goes to its end, guided;
+    the student learns the mean velocity of that.
     """
 
     def __init__(
@@ -156,32 +156,24 @@ class StudentObjective(DenoiserObjective):
         latents = self._latents(batch)
         noise = draw_noise(seeds, latents.shape[1:]).to(self.device)
         parts = self.recipe.sampling_steps
-        times = torch.tensor([1 - (seed >> 1) % parts / parts for seed in seeds]).to(self.device)
-        share = times.view(-1, 1, 1, 1)
-        start = (1 - share) * latents + share * noise
-        condition = self._lay_out(batch, True, True)
+        part = step % parts
+        time = 1 - part / parts
+        start = (1 - time) * latents + time * noise
         with torch.no_grad():
-            wanted = (start - self._taught(batch, start, times)) * parts
-        predicted = self.denoiser(start, times, self.denoiser.encode_condition(condition))
+            wanted = (start - self._taught(batch, start, part)) * parts
+        condition = self.denoiser.encode_condition(self._lay_out(batch, True, True))
+        times = torch.full((len(start),), time, device=self.device)
+        predicted = self.denoiser(start, times, condition)
         return {"loss": (predicted.float() - wanted).square().mean()}
 
-    def _taught(self, batch: Batch, sample: Tensor, times: Tensor) -> Tensor:
-        """Where the teacher comes to at the end of the parts that begin at `times`."""
-        scale = self.recipe.guidance
-        guidance = Guidance.from_scale(scale)
-        count = len(guidance.branches)
+    def _taught(self, batch: Batch, start: Tensor, part: int) -> Tensor:
+        """Where the teacher comes to at the end of a part."""
+        guidance = Guidance.from_scale(self.recipe.guidance)
         conditions = [self._lay_out(batch, *branch) for branch in guidance.branches]
         encoded = self.teacher.join([self.teacher.encode_condition(each) for each in conditions])
-        staining = self.teacher.staining(conditions[0])
+        velocity = guided(self.teacher, encoded, guidance, self.teacher.staining(conditions[0]))
         steps = self.recipe.teacher_steps
-        solver = Solver(sample, steps * self.recipe.sampling_steps)
-        for number in range(steps):
-            now = times - number / solver.steps
-            rows = self.teacher(solver.sample.repeat(count, 1, 1, 1), now.repeat(count), encoded)
-            inside = (scale.guidance_low <= now) & (now <= scale.guidance_high)
-            drawn = combine(rows, tuple(guidance.weights.values()))
-            velocity = torch.where(inside.view(-1, 1, 1, 1), drawn, rows[: len(sample)])
-            if staining is not None:
-                velocity = staining.draw(solver.sample, now, velocity, scale.guidance_staining)
-            solver.advance(velocity)
+        solver = Solver(start, self.recipe.sampling_steps * steps, done=part * steps)
+        for _ in range(steps):
+            solver.advance(velocity(solver.sample, solver.time))
         return solver.sample

@@ -95,15 +95,17 @@ class Solver:
 
     Attributes:
         sample: x at the present time, (B, C, h, w); at first the noise.
-        steps: number of equal steps.
-        done: steps done.
+        steps: number of equal steps from t = 1 to 0.
+        done: steps done; above 0 at first for a sample that is no pure noise.
     """
 
-    def __init__(self, noise: Tensor, steps: int, first_order: bool = False) -> None:
-        self.sample = noise
+    def __init__(
+        self, sample: Tensor, steps: int, first_order: bool = False, done: int = 0
+    ) -> None:
+        self.sample = sample
         self.steps = steps
         self.first_order = first_order
-        self.done = 0
+        self.done = done
         self._before: Tensor | None = None
 
     @property

@@ -332,13 +332,14 @@ def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_pa
     vae = make_vae(RECIPE.vae)
     denoiser, other = (make_denoiser(RECIPE.denoiser, 32, record.classes, vae) for _ in range(2))
 
-    def loss(teacher: Denoiser, teacher_steps: int) -> float:
+    def loss(teacher: Denoiser, teacher_steps: int, step: int = 0) -> float:
         unguided = GuidanceScale(guidance_map=1, guidance_crops=1, guidance_staining=0)
         recipe = StudentRecipe(sampling_steps=8, teacher_steps=teacher_steps, guidance=unguided)
         objective = StudentObjective(denoiser, teacher, vae, recipe, "cpu")
-        return float(objective.loss(batch, [5, 6, 7, 8], 0)["loss"].detach())
+        return float(objective.loss(batch, [5, 6, 7, 8], step)["loss"].detach())
 
     assert loss(copy.deepcopy(denoiser), 1) < 1e-10
+    assert loss(copy.deepcopy(denoiser), 1, step=13) < 1e-10
     assert loss(copy.deepcopy(denoiser), 4) > 1e-9
     assert loss(other, 1) > 1e-3
 
