@@ -9,6 +9,7 @@ is made. Maps and crops are the val split's; the stack is a real one, in a tempo
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import json
 import platform
@@ -341,7 +342,8 @@ def main() -> None:
     bank = val_bank(source, model)
     batches = batched(compose(bank, model, given.batches * BATCH))
     loaded = load_model(source, model.model, model.version, "cpu").pipeline
-    plain = PlainPipeline(loaded.vae, loaded.denoiser, FlowMatchEulerDiscreteScheduler())
+    as_diffusers = copy.deepcopy(loaded.vae).to(memory_format=torch.contiguous_format)
+    plain = PlainPipeline(as_diffusers, loaded.denoiser, FlowMatchEulerDiscreteScheduler())
     ways: dict[str, Make] = {"plain": plain, "default": in_process(source, model)}
     if given.student:
         ways["student"] = in_process(source, published(source, given.student))

@@ -259,6 +259,9 @@ def train(
     warm_start: Annotated[
         str | None, typer.Option(help="starter, colon (both shipped), or models/<name>/<version>.")
     ] = None,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Publish the warm start without training it.")
+    ] = False,
     seed: int = 0,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -266,10 +269,13 @@ def train(
     change: SetOption = None,
 ) -> None:
     """Train a model on a region set's train split, and publish it."""
+    if as_is and warm_start is None:
+        raise InputError("--as-is publishes a warm start: say which by --warm-start")
+    known = load_recipe(recipe)
     request = TrainRequest(
         run=f"{model}-{version}",
         regions=regions,
-        recipe=load_recipe(recipe),
+        recipe=known.untrained() if as_is else known,
         model=model,
         version=version,
         warm_start=warm_start,
@@ -304,7 +310,7 @@ def distill(
     own = {"student": student, "steps": steps, "learning_rate": learning_rate}
     recipe = teacher.recipe.model_copy(
         update={
-            "vae": teacher.recipe.vae.model_copy(update={"steps": 0, "decoder_steps": 0}),
+            "vae": teacher.recipe.untrained().vae,
             "denoiser": teacher.recipe.denoiser.model_copy(update=own),
         }
     )

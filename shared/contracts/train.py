@@ -173,6 +173,12 @@ class Recipe(Contract):
             first_order=True,
         )  # fmt: skip
 
+    def untrained(self) -> Recipe:
+        """The same without a step of training: for a warm start that is published as it is."""
+        vae = self.vae.model_copy(update={"steps": 0, "decoder_steps": 0})
+        denoiser = self.denoiser.model_copy(update={"steps": 0, "views": 0})
+        return self.model_copy(update={"vae": vae, "denoiser": denoiser})
+
     @model_validator(mode="after")
     def _divisible(self) -> Recipe:
         if self.vae.pretrained is None:

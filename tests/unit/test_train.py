@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+import yaml
 from diffusers import AutoencoderKL
 from pydantic import ValidationError
 from typer.testing import CliRunner
@@ -282,6 +283,25 @@ def test_warm_start_from_a_version_with_other_classes(trained: DirectoryStore) -
         stage.run(request, Shard(id="vae", args={"kind": "vae", "start": 0, "stop": 2}), context)
 
 
+def test_a_warm_start_is_published_as_it_is(trained: DirectoryStore, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE.model_dump(mode="json")))
+    command = ["train", "--regions", "toy", "--model", "same", "--recipe", str(recipe), "--as-is"]
+    store = ["--store", str(trained.root)]
+    refused = CliRunner().invoke(app, [*command, *store])
+    assert isinstance(refused.exception, InputError)
+    outcome = CliRunner().invoke(app, [*command, *store, "--warm-start", "models/m/1"])
+    assert outcome.exit_code == 0, outcome.output
+    for part in ("denoiser", "vae"):
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        before, after = (
+            safetensors.torch.load_file(trained.root / f"models/{m}/1/{name}")
+            for m in ("m", "same")
+        )
+        assert before.keys() == after.keys()
+        assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
 def test_a_recipe_larger_than_the_regions_is_refused(trained: DirectoryStore) -> None:
     large = RECIPE.model_copy(update={"size": 128})
     request = TrainRequest(run="x", regions="toy", recipe=large, model="x")
@@ -293,7 +313,7 @@ def test_a_recipe_larger_than_the_regions_is_refused(trained: DirectoryStore) ->
 
 STUDENT = RECIPE.model_copy(
     update={
-        "vae": RECIPE.vae.model_copy(update={"steps": 0, "decoder_steps": 0}),
+        "vae": RECIPE.untrained().vae,
         "denoiser": RECIPE.denoiser.model_copy(
             update={"student": StudentRecipe(sampling_steps=2, teacher_steps=2)}
         ),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import triton_python_backend_utils as pb_utils
 
 from shared.diffusion.autoencoder import decode_latents, read_vae, to_pixels
@@ -13,7 +14,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         own = Instance(args)
-        vae = read_vae(own.folder).to(own.device)
+        vae = read_vae(own.folder).to(own.device, memory_format=torch.channels_last)
         self.answer = Batched(
             pb_utils, own, "images", lambda latents: to_pixels(decode_latents(vae, latents))
         )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import triton_python_backend_utils as pb_utils
 
 from shared.diffusion.autoencoder import encode_latents, read_vae
@@ -13,7 +14,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         own = Instance(args)
-        vae = read_vae(own.folder).to(own.device)
+        vae = read_vae(own.folder).to(own.device, memory_format=torch.channels_last)
         self.answer = Batched(
             pb_utils, own, "latents", lambda images: encode_latents(vae, images).float()
         )
