@@ -33,12 +33,12 @@ def recipe_of(name: str, conditioning: str, steps: int) -> Recipe:
     Raises:
         InputError: it has none, so that all would be trained on noise.
     """
-    recipe = load_recipe(name).model_dump()
-    if recipe["vae"]["pretrained"] is None:
+    known = load_recipe(name)
+    if known.vae.pretrained is None:
         raise InputError(
             f"recipe {name!r} trains its own autoencoder: give one with `vae.pretrained`"
         )
-    recipe["vae"] |= {"steps": 0, "decoder_steps": 0}
+    recipe = known.model_dump() | {"vae": known.untrained().vae.model_dump()}
     recipe["denoiser"] |= {"conditioning": conditioning, "steps": steps}
     return Recipe.model_validate(recipe)
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shared.contracts.synthesize import DatasetRecord, dataset_key
-from shared.datasets import Sample, draw_crops, read_shard
+from services.gateway.cli import published
+from shared.datasets import Sample, draw_crops, load_dataset, read_shard
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, take_crop
 from shared.diffusion.model_store import load_model
 from shared.imaging.sheet import colorize, sheet
@@ -56,20 +56,19 @@ def appearances(samples: list[Sample], rows: int) -> list[Sample]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store")
-    parser.add_argument("model", help="<name>/<version>")
+    parser.add_argument("model", help="<name> or <name>/<version>")
     parser.add_argument("dataset", help="synthetic images, from whose first shard crops are cut")
     parser.add_argument("picture", type=Path)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     store = open_store(given.store)
-    sampler = load_model(store, *given.model.split("/"), device="cpu")
-    record, size = sampler.record, sampler.record.size
+    record = published(store, given.model)
+    sampler, size = load_model(store, record.model, record.version, "cpu"), record.size
     rule = CropRule.of(record.recipe.denoiser, record.classes)
     rng = np.random.default_rng(given.seed)
     maps = [draw_glands(size, rng) for _ in range(MAPS)]
-    dataset = store.get_model(dataset_key(given.dataset, "dataset.json"), DatasetRecord)
-    samples = list(read_shard(store.get(dataset.shards[0])))
+    samples = list(read_shard(store.get(load_dataset(store, given.dataset).shards[0])))
     rows = [[np.full((size, size, 3), 250, np.uint8)]]
     rows[0] += [colorize(labels, record.classes.colors) for labels in maps]
     for source in appearances(samples, given.rows):

@@ -159,17 +159,18 @@ class StudentObjective(DenoiserObjective):
         part = step % parts
         time = 1 - part / parts
         start = (1 - time) * latents + time * noise
-        with torch.no_grad():
-            wanted = (start - self._taught(batch, start, part)) * parts
-        condition = self.denoiser.encode_condition(self._lay_out(batch, True, True))
-        times = torch.full((len(start),), time, device=self.device)
-        predicted = self.denoiser(start, times, condition)
-        return {"loss": (predicted.float() - wanted).square().mean()}
-
-    def _taught(self, batch: Batch, start: Tensor, part: int) -> Tensor:
-        """Where the teacher comes to at the end of a part."""
         guidance = Guidance.from_scale(self.recipe.guidance)
         conditions = [self._lay_out(batch, *branch) for branch in guidance.branches]
+        with torch.no_grad():
+            wanted = (start - self._taught(guidance, conditions, start, part)) * parts
+        times = torch.full((len(start),), time, device=self.device)
+        predicted = self.denoiser(start, times, self.denoiser.encode_condition(conditions[0]))
+        return {"loss": (predicted.float() - wanted).square().mean()}
+
+    def _taught(
+        self, guidance: Guidance, conditions: Sequence[Tensors], start: Tensor, part: int
+    ) -> Tensor:
+        """Where the teacher comes to at the end of a part, by the conditions of the branches."""
         encoded = self.teacher.join([self.teacher.encode_condition(each) for each in conditions])
         velocity = guided(self.teacher, encoded, guidance, self.teacher.staining(conditions[0]))
         steps = self.recipe.teacher_steps

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.guidance import Guidance
-from shared.diffusion.staining import UNTIL, Staining
+from shared.diffusion.staining import Staining
 
 Velocity = Callable[[Tensor, float], Tensor]
 """Samples (B, C, h, w) and their time t to v."""
@@ -62,10 +62,9 @@ def follow(
 ) -> Tensor:
     """Turn the branches' predictions at one time into the velocity that is followed."""
     velocity = combine(rows, guidance.at(time))
-    if staining is None or not guidance.staining or time <= UNTIL:
+    if staining is None:
         return velocity
-    times = torch.full((len(sample),), time, device=sample.device)
-    return staining.draw(sample, times, velocity, guidance.staining)
+    return staining.draw(sample, time, velocity, guidance.staining)
 
 
 def guided(

@@ -24,24 +24,24 @@ class Staining:
     shares: Tensor
     means: Tensor
 
-    def draw(self, sample: Tensor, time: Tensor, velocity: Tensor, strength: float) -> Tensor:
+    def draw(self, sample: Tensor, time: float, velocity: Tensor, strength: float) -> Tensor:
         """Shift the regions of the image that a velocity points to, towards their crops.
 
         Args:
             sample: x_t, (B, C, h, w).
-            time: t, (B,).
+            time: t.
             velocity: (B, C, h, w); x0 = x_t - t v.
             strength: 0 leaves the means, 1 makes them the crops'.
 
         Returns:
             The velocity that points to the shifted image; the same at times up to `UNTIL`.
         """
-        now = time.view(-1, 1, 1, 1)
+        if time <= UNTIL or not strength:
+            return velocity
         with torch.autocast(sample.device.type, enabled=False):
-            image = sample.float() - now * velocity.float()
+            image = sample.float() - time * velocity.float()
             places = self.shares.sum((2, 3))
             sums = torch.einsum("bnhw,bchw->bnc", self.shares, image)
             lack = self.means - sums / places.clamp_min(1e-6).unsqueeze(2)
             shift = torch.einsum("bnhw,bnc->bchw", self.shares, lack)
-        pull = strength * (now > UNTIL) / now.clamp_min(UNTIL)
-        return velocity - pull * shift
+        return velocity - strength / time * shift

@@ -291,7 +291,7 @@ def test_staining_draws_each_region_to_its_crops() -> None:
 
         def means(time: float, strength: float) -> torch.Tensor:
             """Of the halves of the image pointed to, (2, C)."""
-            drawn = staining.draw(sample, torch.tensor([time]), velocity, strength)
+            drawn = staining.draw(sample, time, velocity, strength)
             return torch.stack([(sample - time * drawn)[half].mean((1, 2)) for half in halves])
 
         one, two, three = (
