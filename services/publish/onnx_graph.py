@@ -1,4 +1,4 @@
-"""The denoiser as an ONNX graph of the serving contract, for TensorRT."""
+"""The networks as ONNX graphs of the serving contract, for TensorRT."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from shared.diffusion.autoencoder import encode_latents, to_pixels, to_raw, vae_factor
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.serving.contract import Part, engine_tensors
 from shared.serving.contract import Tensor as Spec
-from shared.serving.contract import denoiser_tensors
 
 OPSET = 20
 
@@ -37,55 +39,87 @@ class DenoiserGraph(nn.Module):
         return velocity.float()
 
 
-def example(tensors: tuple[Spec, ...], rows: int, free: int) -> list[Tensor]:
+class VaeGraph(nn.Module):
+    """One half of the autoencoder; FP32 or pixels outside, `dtype` inside."""
+
+    def __init__(self, vae: AutoencoderKL, part: Part, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.vae = copy.deepcopy(vae).to(dtype)
+        self.vae.disable_tiling()
+        self.encodes = part == "vae_encoder"
+        self.dtype = dtype
+
+    def forward(self, given: Tensor) -> Tensor:
+        if self.encodes:
+            return encode_latents(self.vae, given.to(self.dtype)).float()
+        raw = to_raw(self.vae, given).to(self.dtype)
+        return to_pixels(self.vae.decode(raw, return_dict=False)[0])
+
+
+def example(tensors: tuple[Spec, ...], rows: int, free: int) -> tuple[Tensor, ...]:
     """Draw inputs of the contract: `rows` rows, `free` for every dimension that may vary."""
     generator = torch.Generator().manual_seed(rows * 1000 + free)
     made = []
     for tensor in tensors:
         shape = (rows,) if tensor.name == "time" else (rows, *tensor.dims)
         made.append(torch.rand([free if n == -1 else n for n in shape], generator=generator))
-    return made
+    return tuple(made)
+
+
+def make_graph(
+    pipeline: HeteroTissuePipeline, part: Part, size: int, dtype: torch.dtype
+) -> nn.Module:
+    """The network that a graph is written of."""
+    if part != "denoiser":
+        return VaeGraph(pipeline.vae, part, dtype).eval()
+    inputs, _ = engine_tensors(part, pipeline, size)
+    return DenoiserGraph(pipeline.denoiser, [spec.name for spec in inputs[2:]], dtype).eval()
 
 
 def export_onnx(
-    pipeline: HeteroTissuePipeline, size: int, path: Path, dtype: torch.dtype = torch.float32
+    pipeline: HeteroTissuePipeline,
+    part: Part,
+    size: int,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the denoiser for images of `size` pixels as ONNX, any number of rows and tokens."""
-    inputs, (output,) = denoiser_tensors(pipeline, size)
-    graph = DenoiserGraph(pipeline.denoiser, [spec.name for spec in inputs[2:]], dtype).eval()
-    rows, tokens = torch.export.Dim("rows", min=1, max=4096), torch.export.Dim("tokens", max=65536)
-    shapes = [
-        {0: rows} | {axis: tokens for axis, n in enumerate(spec.dims, 1) if n == -1}
+    """Write a network for images of `size` pixels as ONNX: any number of rows, tokens or pixels."""
+    inputs, (output,) = engine_tensors(part, pipeline, size)
+    unit = vae_factor(pipeline.vae) if part == "vae_encoder" else 1
+    rows, free = torch.export.Dim("rows", min=1, max=4096), torch.export.Dim("free", max=65536)
+    shapes = tuple(
+        {0: rows} | {axis: unit * free for axis, n in enumerate(spec.dims, 1) if n == -1}
         for spec in inputs
-    ]
+    )
     torch.onnx.export(
-        graph,
-        tuple(example(inputs, 2, 7)),
+        make_graph(pipeline, part, size, dtype),
+        example(inputs, 2, 7 * unit),
         path,
         input_names=[spec.name for spec in inputs],
         output_names=[output.name],
-        dynamic_shapes={"sample": shapes[0], "time": shapes[1], "condition": tuple(shapes[2:])},
+        dynamic_shapes=(*shapes[:2], shapes[2:]) if part == "denoiser" else shapes,
         opset_version=OPSET,
         dynamo=True,
         external_data=False,
     )
 
 
-def largest_error(pipeline: HeteroTissuePipeline, size: int, path: Path) -> float:
+def largest_error(pipeline: HeteroTissuePipeline, part: Part, size: int, path: Path) -> float:
     """Run a graph with onnxruntime and PyTorch on the same inputs of several shapes.
 
     Returns:
-        The greatest difference of the velocities.
+        The greatest difference of the outputs.
     """
-    inputs, _ = denoiser_tensors(pipeline, size)
+    inputs, _ = engine_tensors(part, pipeline, size)
+    unit = vae_factor(pipeline.vae) if part == "vae_encoder" else 1
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    network = make_graph(pipeline, part, size, torch.float32)
     worst = 0.0
-    for rows, tokens in ((1, 5), (3, 12)):
-        given = example(inputs, rows, tokens)
+    for rows, free in ((1, 5), (3, 12)):
+        given = example(inputs, rows, free * unit)
         named = {spec.name: value.numpy() for spec, value in zip(inputs, given, strict=True)}
         (there,) = session.run(None, named)
-        condition = {spec.name: v for spec, v in zip(inputs[2:], given[2:], strict=True)}
         with torch.inference_mode():
-            here = pipeline.denoiser(given[0], given[1], condition).numpy()
-        worst = max(worst, float(np.abs(there - here).max()))
+            here = network(*given).numpy()
+        worst = max(worst, float(np.abs(there.astype(float) - here).max()))
     return worst

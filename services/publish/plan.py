@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from shared.errors import InputError
-from shared.serving.contract import MOST_BRANCHES, MOST_IMAGES, Tensor
+from shared.serving.contract import Tensor
 from shared.storage import ObjectStore
 
 Profile = tuple[int, int, int]
 """Least, best, and most of a dimension."""
 
-ROWS: Profile = (1, 16, MOST_BRANCHES * MOST_IMAGES)
+BEST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class Built:
 
 
 def build_plan(
-    onnx: Path, inputs: tuple[Tensor, ...], tokens: Profile, store: ObjectStore
+    onnx: Path, inputs: tuple[Tensor, ...], most: int, free: Profile, store: ObjectStore
 ) -> tuple[bytes, Built]:
     """Build the plan of a graph on this machine's GPU, or take it from the cache.
 
     Args:
         onnx: the graph.
         inputs: its inputs.
-        tokens: what it is built for of a dimension that may vary.
+        most: rows of a batch at most.
+        free: what it is built for of a dimension that may vary.
         store: holds the cache, by graph, TensorRT and GPU.
 
     Raises:
@@ -46,12 +47,13 @@ def build_plan(
     built = Built(str(trt.__version__), str(gpu.name))
     machine = f"{built.tensorrt}/{built.gpu}/{gpu.major}.{gpu.minor}"
     digest = hashlib.sha256(onnx.read_bytes())
-    digest.update(f"{machine}/{ROWS}/{tokens}".encode())
+    rows = (1, min(BEST_ROWS, most), most)
+    digest.update(f"{machine}/{rows}/{free}".encode())
     key = f"triton/plans/{digest.hexdigest()[:32]}.plan"
     if not store.exists(key):
         # What was timed on another GPU would choose badly for this one.
         timings = f"triton/plans/{hashlib.sha256(machine.encode()).hexdigest()[:32]}.timing"
-        store.put(key, _build(trt, onnx, inputs, tokens, store, timings))
+        store.put(key, _build(trt, onnx, inputs, rows, free, store, timings))
     return store.get(key), built
 
 
@@ -59,7 +61,8 @@ def _build(
     trt: Any,
     onnx: Path,
     inputs: tuple[Tensor, ...],
-    tokens: Profile,
+    rows: Profile,
+    free: Profile,
     store: ObjectStore,
     cache: str,
 ) -> bytes:
@@ -70,13 +73,13 @@ def _build(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
         errors = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
-        raise InputError(f"TensorRT {trt.__version__} refuses the denoiser's graph: {errors}")
+        raise InputError(f"TensorRT {trt.__version__} refuses the graph {onnx.stem}: {errors}")
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for tensor in inputs:
         dims = () if tensor.name == "time" else tensor.dims
         shapes = [
-            (rows, *(free if n == -1 else n for n in dims))
-            for rows, free in zip(ROWS, tokens, strict=True)
+            (count, *(varying if n == -1 else n for n in dims))
+            for count, varying in zip(rows, free, strict=True)
         ]
         profile.set_shape(tensor.name, *shapes)
     config.add_optimization_profile(profile)
@@ -84,7 +87,7 @@ def _build(
     config.set_timing_cache(timings, ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise InputError(f"TensorRT {trt.__version__} could not build the denoiser's plan")
+        raise InputError(f"TensorRT {trt.__version__} could not build the plan of {onnx.stem}")
     store.put(cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 

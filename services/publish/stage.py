@@ -19,7 +19,7 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.serving.client import LoadError, Server
-from shared.serving.contract import PARTS, Part, denoiser_tensors, part_configs
+from shared.serving.contract import PARTS, Part, engine_tensors, most_rows, part_configs, planned
 from shared.serving.record import served
 from shared.serving.repository import add_version, drop_version
 from shared.settings import settings
@@ -54,8 +54,9 @@ class PublishStage(Stage[PublishRequest]):
             files = {part: _files(part, folder) for part in PARTS}
             built: Built | None = None
             if request.engine == "tensorrt":
-                plan, built = _plan(pipeline, record, folder, context.store)
-                files["denoiser"] = {"model.plan": plan}
+                for part in planned(record.size):
+                    plan, built = _plan(part, pipeline, record, folder, context.store)
+                    files[part] = {"model.plan": plan}
             configs = part_configs(
                 record,
                 pipeline,
@@ -65,7 +66,7 @@ class PublishStage(Stage[PublishRequest]):
                 gpu=built.gpu if built else "",
             )
             add_version(context.store, entry, request.model, configs, files)
-        made = f" {built.tensorrt}, a plan for {built.gpu}" if built else ""
+        made = f" {built.tensorrt}, plans for {built.gpu}" if built else ""
         return {"number": request.number, "engine": request.engine + made}
 
     def finish(
@@ -92,28 +93,38 @@ class PublishStage(Stage[PublishRequest]):
 
 
 def _plan(
-    pipeline: HeteroTissuePipeline, record: ModelRecord, folder: Path, store: ObjectStore
+    part: Part,
+    pipeline: HeteroTissuePipeline,
+    record: ModelRecord,
+    folder: Path,
+    store: ObjectStore,
 ) -> tuple[Path, Built]:
-    """Export the denoiser and build its plan for this machine's GPU."""
+    """Export a network and build its plan for this machine's GPU."""
     from services.publish.onnx_graph import export_onnx
 
-    graph, plan = folder / "denoiser.onnx", folder / "model.plan"
+    graph, plan = folder / f"{part}.onnx", folder / f"{part}.plan"
     dtype = torch.bfloat16 if record.recipe.precision == "bf16" else torch.float32
-    export_onnx(pipeline, record.size, graph, dtype)
-    inputs, _ = denoiser_tensors(pipeline, record.size)
-    body, built = build_plan(graph, inputs, token_profile(record, vae_factor(pipeline.vae)), store)
+    export_onnx(pipeline, part, record.size, graph, dtype)
+    inputs, _ = engine_tensors(part, pipeline, record.size)
+    free = free_profile(part, record, vae_factor(pipeline.vae))
+    body, built = build_plan(graph, inputs, most_rows(part, record.size), free, store)
     plan.write_bytes(body)
     return plan, built
 
 
-def token_profile(record: ModelRecord, factor: int) -> Profile:
-    """Tokens that a plan is built for: of one place, of some crops, of the largest of every class.
+def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:
+    """What a plan is built for of the dimension that may vary: pixels of a crop's side, or tokens.
+
+    Tokens are those of one place, of some crops, of the largest of every class.
 
     Args:
+        part: the network.
         record: of the model.
         factor: pixels per latent pixel.
     """
     side = math.ceil(record.size * record.recipe.denoiser.crop_max / factor)
+    if part == "vae_encoder":
+        return factor, side * factor, record.size
     most = 1 + len(record.classes) * side**2
     return 2, max(2, most // 4), most
 

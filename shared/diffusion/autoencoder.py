@@ -69,7 +69,8 @@ def to_unit(images: Tensor) -> Tensor:
 
 def to_pixels(images: Tensor) -> Tensor:
     """Map NCHW in [-1, 1] to uint8 NHWC pixels."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    levels = ((images.float() + 1) * 127.5).round().clamp(0, 255)
+    return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def encode_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
@@ -79,12 +80,18 @@ def encode_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
     return latents
 
 
+def to_raw(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Undo the normalization of `encode_latents`."""
+    raw: Tensor = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    return raw
+
+
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Decode normalized latents to (B, 3, H, W), about [-1, 1].
 
     At most `DECODED` pixels at a time; images larger than `TILE` in tiles that overlap.
     """
-    raw = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    raw = to_raw(vae, latents)
     factor = vae_factor(vae)
     vae.enable_tiling()
     vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // factor

@@ -24,7 +24,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from shared.contracts.train import ModelRecord
-from shared.diffusion.autoencoder import encode_latents, vae_factor
+from shared.diffusion.autoencoder import DECODED, TILE, encode_latents, vae_factor
 from shared.diffusion.crops import Crop
 from shared.diffusion.pipeline import HeteroTissuePipeline
 
@@ -82,20 +82,33 @@ SAMPLER_INPUTS = (
 SAMPLER_OUTPUTS = (Tensor("images", "UINT8", (-1, -1, 3)), Tensor("step", "INT32", (1,)))
 
 
-def encoder_tensors(latent_channels: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs of the VAE's encoder: images in [-1, 1] to normalized latents."""
-    return (
-        (Tensor("images", "FP32", (3, -1, -1)),),
-        (Tensor("latents", "FP32", (latent_channels, -1, -1)),),
-    )
+def engine_tensors(
+    part: Part, pipeline: HeteroTissuePipeline, size: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs of a network for images of `size` pixels.
+
+    vae_encoder: crops of any side, in [-1, 1], to normalized latents; vae_decoder: normalized
+    latents to pixels; denoiser: see `denoiser_tensors`.
+    """
+    channels, side = int(pipeline.vae.config.latent_channels), size // vae_factor(pipeline.vae)
+    if part == "vae_encoder":
+        return (
+            (Tensor("images", "FP32", (3, -1, -1)),),
+            (Tensor("latents", "FP32", (channels, -1, -1)),),
+        )
+    if part == "vae_decoder":
+        return (
+            (Tensor("latents", "FP32", (channels, side, side)),),
+            (Tensor("images", "UINT8", (size, size, 3)),),
+        )
+    return denoiser_tensors(pipeline, size)
 
 
-def decoder_tensors(latent_channels: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs of the VAE's decoder: normalized latents to pixels."""
-    return (
-        (Tensor("latents", "FP32", (latent_channels, -1, -1)),),
-        (Tensor("images", "UINT8", (-1, -1, 3)),),
-    )
+def most_rows(part: Part, size: int) -> int:
+    """Rows of a batch of a network at most, for images of `size` pixels."""
+    if part == "denoiser":
+        return MOST_BRANCHES * MOST_IMAGES
+    return min(MOST_IMAGES, max(1, DECODED // size**2))
 
 
 def denoiser_tensors(
@@ -181,6 +194,14 @@ def config(
     return str(text_format.MessageToString(proto))
 
 
+def planned(size: int) -> tuple[Part, ...]:
+    """The networks that TensorRT runs for images of `size` pixels, if it runs any.
+
+    Beyond `TILE` the autoencoder works in tiles, which no graph does.
+    """
+    return ("denoiser",) if size > TILE else ("vae_encoder", "vae_decoder", "denoiser")
+
+
 def part_configs(
     record: ModelRecord,
     pipeline: HeteroTissuePipeline,
@@ -195,17 +216,12 @@ def part_configs(
     Args:
         record, pipeline: of the version.
         number: of the publishing.
-        engine: 'pytorch' or 'tensorrt', of the denoiser.
+        engine: 'pytorch' or 'tensorrt', of the networks that `planned` names.
         device: 'cpu' or 'cuda'.
         gpu: the only type of GPU that may run it; any, if empty.
     """
-    channels = int(pipeline.vae.config.latent_channels)
     shared = {"precision": record.recipe.precision, "version": record.version}
-    tensors = {
-        "vae_encoder": encoder_tensors(channels),
-        "vae_decoder": decoder_tensors(channels),
-        "denoiser": denoiser_tensors(pipeline, record.size),
-    }
+    plans = planned(record.size) if engine == "tensorrt" else ()
     configs: dict[Part, str] = {}
     for part in PARTS:
         name = served_name(record.model, number, part)
@@ -216,9 +232,10 @@ def part_configs(
                 most=MOST_IMAGES, device=device, batching=False, decoupled=True,
             )  # fmt: skip
         else:
-            backend = "tensorrt" if engine == "tensorrt" and part == "denoiser" else "python"
-            most = MOST_BRANCHES * MOST_IMAGES if part == "denoiser" else MOST_IMAGES
+            # Triton would also join what must be alone; the sampler batches steps itself.
             configs[part] = config(
-                name, backend, tensors[part], shared, most=most, device=device, batching=True
-            )
+                name, "tensorrt" if part in plans else "python",
+                engine_tensors(part, pipeline, record.size), shared,
+                most=most_rows(part, record.size), device=device, batching=part not in plans,
+            )  # fmt: skip
     return configs

@@ -22,7 +22,7 @@ from shared.diffusion.pipeline import check_inputs
 from shared.diffusion.staining import Staining
 from shared.errors import InputError
 from shared.serving.batcher import StepBatcher, Trajectory
-from shared.serving.contract import MOST_CROPS, MOST_IMAGES, MOST_ROWS
+from shared.serving.contract import MOST_CROPS, MOST_ROWS, most_rows
 from shared.serving.engine import computing
 
 UInt8 = NDArray[np.uint8]
@@ -122,7 +122,8 @@ class InFlightSampler:
             wanted=wanted,
         )
         latents = await self.batcher.run(trajectory)
-        return await self.engines.decode(latents, options.alone)
+        parts = torch.split(latents, most_rows("vae_decoder", self.size))
+        return torch.cat([await self.engines.decode(part, options.alone) for part in parts])
 
     async def _encode(
         self,
@@ -138,7 +139,7 @@ class InFlightSampler:
             # Images of a request may have more crops than the encoder takes at a time.
             answers = [
                 asyncio.run_coroutine_threadsafe(_awaited(self.engines.encode(part, alone)), loop)
-                for part in torch.split(images, MOST_IMAGES)
+                for part in torch.split(images, most_rows("vae_encoder", self.size))
             ]
             return torch.cat([answer.result() for answer in answers])
 

@@ -15,7 +15,7 @@ from shared.contracts.train import DenoiserRecipe, VaeRecipe
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
-from shared.serving.contract import denoiser_tensors
+from shared.serving.contract import Part, engine_tensors
 
 
 def toy(conditioning: str) -> HeteroTissuePipeline:
@@ -33,15 +33,29 @@ def toy(conditioning: str) -> HeteroTissuePipeline:
 @pytest.mark.parametrize("conditioning", ["concat", "regional"])
 def test_onnx_computes_what_pytorch_does(tmp_path: Path, conditioning: str) -> None:
     pipeline = toy(conditioning)
-    export_onnx(pipeline, 32, tmp_path / "denoiser.onnx")
-    export_onnx(pipeline, 32, tmp_path / "again.onnx")  # the cache of plans goes by its bytes
+    export_onnx(pipeline, "denoiser", 32, tmp_path / "denoiser.onnx")
+    export_onnx(pipeline, "denoiser", 32, tmp_path / "again.onnx")
+    # The cache of plans goes by its bytes.
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "denoiser.onnx").read_bytes()
-    assert largest_error(pipeline, 32, tmp_path / "denoiser.onnx") < 1e-4
+    assert largest_error(pipeline, "denoiser", 32, tmp_path / "denoiser.onnx") < 1e-4
+
+
+@pytest.mark.parametrize(("part", "bound"), [("vae_encoder", 1e-4), ("vae_decoder", 1)])
+def test_graphs_of_the_autoencoder_compute_what_pytorch_does(
+    tmp_path: Path, part: Part, bound: float
+) -> None:
+    pipeline = toy("regional")
+    export_onnx(pipeline, part, 32, tmp_path / "part.onnx")
+    assert largest_error(pipeline, part, 32, tmp_path / "part.onnx") <= bound
+    graph = onnx.load(tmp_path / "part.onnx").graph
+    bytes_from = [each.op_type for each in graph.node if each.output[0] == graph.output[0].name]
+    if part == "vae_decoder":
+        assert bytes_from == ["Cast"]  # TensorRT has bytes at the border only
 
 
 def test_a_graph_of_half_precision_keeps_the_time_and_its_weights_types(tmp_path: Path) -> None:
     pipeline = toy("regional")
-    inputs, _ = denoiser_tensors(pipeline, 32)
+    inputs, _ = engine_tensors("denoiser", pipeline, 32)
     graph = DenoiserGraph(pipeline.denoiser, [each.name for each in inputs[2:]], torch.bfloat16)
     seen: list[Tensor] = []
     graph.denoiser.unet.time_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -50,7 +64,7 @@ def test_a_graph_of_half_precision_keeps_the_time_and_its_weights_types(tmp_path
         velocity = graph(sample, torch.tensor([0.9]), *condition)
     assert velocity.dtype == torch.float32
     assert seen[0].tolist() == pytest.approx([900.0], abs=0.01)  # in bf16: 896 or 900
-    export_onnx(pipeline, 32, tmp_path / "denoiser.onnx", torch.bfloat16)
+    export_onnx(pipeline, "denoiser", 32, tmp_path / "denoiser.onnx", torch.bfloat16)
     proto = onnx.load(tmp_path / "denoiser.onnx")
     kinds = {each.data_type for each in proto.graph.initializer if len(each.dims) == 4}
     assert kinds == {onnx.TensorProto.BFLOAT16}

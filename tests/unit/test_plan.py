@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.publish.plan import build_plan
+from services.publish.plan import Built, build_plan
 from shared.errors import InputError
 from shared.serving.contract import Tensor
 from shared.serving.engine import Instance
@@ -21,7 +21,10 @@ INPUTS = (
     Tensor("time", "FP32", (1,)),
     Tensor("tokens", "FP32", (-1, 32)),
 )
-TOKENS = (2, 10, 40)
+
+
+def build(graph: Path, store: DirectoryStore) -> tuple[bytes, Built]:
+    return build_plan(graph, INPUTS, 768, (2, 10, 40), store)
 
 
 class FakeTensorRT:
@@ -95,17 +98,17 @@ def test_a_plan_is_built_once_for_a_graph_a_tensorrt_and_a_gpu(
 ) -> None:
     store, graph = DirectoryStore(tmp_path / "store"), tmp_path / "graph.onnx"
     graph.write_bytes(b"one")
-    plan, built = build_plan(graph, INPUTS, TOKENS, store)
+    plan, built = build(graph, store)
     assert (plan, built.tensorrt, built.gpu) == (b"plan", "11.1.0", "NVIDIA L40S")
     assert tensorrt.flags == [1 << 1]  # strongly typed
     assert tensorrt.shapes["tokens"] == ((1, 2, 32), (16, 10, 32), (768, 40, 32))
     assert tensorrt.shapes["time"] == ((1,), (16,), (768,))
-    build_plan(graph, INPUTS, TOKENS, store)
+    build(graph, store)
     assert tensorrt.timings == [b""]  # built once
     graph.write_bytes(b"another")
-    build_plan(graph, INPUTS, TOKENS, store)
+    build(graph, store)
     use(monkeypatch, "NVIDIA A10")
-    build_plan(graph, INPUTS, TOKENS, store)
+    build(graph, store)
     # Timings are kept, but not for another GPU.
     assert tensorrt.timings == [b"", b"timed", b""]
 
@@ -115,13 +118,13 @@ def test_a_graph_that_tensorrt_refuses_is_an_error_that_says_why(
 ) -> None:
     tensorrt.refuses = True
     (tmp_path / "graph.onnx").write_bytes(b"one")
-    with pytest.raises(InputError, match=r"TensorRT 11.1.0 refuses .* no such operator"):
-        build_plan(tmp_path / "graph.onnx", INPUTS, TOKENS, DirectoryStore(tmp_path / "store"))
+    with pytest.raises(InputError, match=r"11.1.0 refuses the graph one: no such operator"):
+        build(tmp_path / "graph.onnx", DirectoryStore(tmp_path / "store"))
 
 
 def test_without_tensorrt_a_plan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no TensorRT here"):
-        build_plan(tmp_path / "graph.onnx", INPUTS, TOKENS, DirectoryStore(tmp_path / "store"))
+        build(tmp_path / "graph.onnx", DirectoryStore(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("gpu", ["NVIDIA L40S", "NVIDIA A10"])

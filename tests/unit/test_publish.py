@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from services.gateway.publishing import next_number
 from services.publish import stage as publishing
+from services.publish.plan import Built, Profile
 from services.publish.stage import PublishStage
 from shared.contracts.jobs import JobStatus
 from shared.contracts.serving import PublishRequest
@@ -18,7 +19,7 @@ from shared.contracts.train import ModelRecord
 from shared.errors import InputError
 from shared.jobs import Ledger, run_job
 from shared.serving.client import LoadError
-from shared.serving.contract import published_number
+from shared.serving.contract import PARTS, published_number
 from shared.serving.record import served
 from shared.serving.sampler import open_sampler
 from shared.settings import Settings, settings
@@ -103,6 +104,33 @@ def test_a_publishing_that_cannot_be_loaded_leaves_the_one_before(
     assert served(store, "toy") == before
     assert folders(store) == {1}
     assert next_number(Ledger(store), "toy") == 3
+
+
+def test_with_tensorrt_every_network_is_a_plan_for_the_gpu_of_the_worker(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def build_plan(
+        onnx: Path, inputs: object, most: int, free: Profile, store: DirectoryStore
+    ) -> tuple[bytes, Built]:
+        asked[onnx.stem] = (most, free)
+        return onnx.stem.encode(), Built("11.1.0", "NVIDIA L40S")
+
+    monkeypatch.setattr(publishing, "build_plan", build_plan)
+    assert publish(store, 1, engine="tensorrt", device="cuda").state == "done"
+    backends = {}
+    for part in PARTS:
+        config = model_config_pb2.ModelConfig()
+        text_format.Parse(store.get(f"triton/toy-1-{part}/config.pbtxt").decode(), config)
+        backends[part] = config.backend
+        if part != "sampler":
+            assert store.get(f"triton/toy-1-{part}/1/model.plan") == part.encode()
+            assert config.max_batch_size == asked[part][0]
+            assert not config.HasField("dynamic_batching")  # it would join what must be alone
+    assert config.parameters["gpu"].string_value == "NVIDIA L40S"
+    assert backends == {part: "python" if part == "sampler" else "tensorrt" for part in PARTS}
+    assert asked["vae_encoder"][1][2] == 32  # a crop may be as large as the image
 
 
 def copy_version(store: DirectoryStore, version: str) -> None:

@@ -114,7 +114,7 @@ def test_more_crops_than_the_encoder_takes_at_a_time_are_encoded_in_parts(
 ) -> None:
     crops = [[crop(), crop(2)], [crop(2)]]
     whole = Server().make(crops, steps=2)
-    monkeypatch.setattr(sampling, "MOST_IMAGES", 2)
+    monkeypatch.setattr(sampling, "most_rows", lambda part, size: 2)
     server = Server()
     assert np.abs(server.make(crops, steps=2).astype(int) - whole).max() <= 1
     assert server.encoded == [2, 1]
