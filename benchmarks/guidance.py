@@ -3,8 +3,9 @@
 Images of the val split's maps and crops, held against the val split, for each setting; with
 `--condition map` of the maps alone, which may want another. Nothing is chosen on the test
 split. Prints a table of the Fréchet distance to other regions of the crops' own slides and its
-ratio to the floor, of the stain error against the crops, and of how often a crop is found again
-by its staining; the last row is the real regions.
+ratio to the floor, of the stain error against the crops, of how often a crop is found again by
+its staining, and of how well a segmenter trained on real regions finds the maps in the images
+(mean IoU); the last row is the real regions.
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.evaluate.appearance import crop_pairs, retrieval, stain_errors
-from services.evaluate.data import SyntheticPairs
+from services.evaluate.data import RealPairs, SyntheticPairs
 from services.evaluate.fidelity import Features, fidelity
+from services.evaluate.segmentation import (
+    confusion,
+    iou_scores,
+    make_segmenter,
+    train_segmenter,
+)
 from services.gateway.cli import published
 from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
+from shared.contracts.base import Classes
 from shared.contracts.synthesize import Condition
 from shared.contracts.train import ModelRecord, Sampling
 from shared.datasets import DatasetIndex, load_dataset
@@ -27,15 +35,15 @@ from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
 from shared.imaging.regions import RegionIndex, load_region_set
 
+SEGMENTER_BATCH = 16
 ALWAYS = {"guidance_low": 0.0, "guidance_high": 1.0}
 SETTINGS = (
     Sampling(guidance_map=1, guidance_crops=1, **ALWAYS),
     Sampling(guidance_map=1.5, guidance_crops=1.5, **ALWAYS),
-    Sampling(guidance_map=1.25, guidance_crops=1.25),
+    Sampling(guidance_map=1.5, guidance_crops=1.5),
     Sampling(),
-    Sampling(guidance_map=1.75, guidance_crops=1.75),
-    Sampling(guidance_crops=1),
-    Sampling(guidance_map=1),
+    Sampling(guidance_map=2.5, guidance_crops=2.5),
+    Sampling(guidance_crops=1.5),
     Sampling(guidance_staining=0),
     Sampling(guidance_staining=1),
     Sampling(steps=6),
@@ -72,17 +80,44 @@ def compared(condition: Condition) -> list[Sampling]:
     ]
 
 
+def faithfulness(
+    real: RegionIndex,
+    train: RegionIndex,
+    classes: Classes,
+    made: dict[str, SyntheticPairs],
+    steps: int,
+) -> dict[str, float]:
+    """Mean IoU of a segmenter trained on real regions, on each dataset and on real ones."""
+    size, same = real[0].image.shape[0], np.arange(256, dtype=np.uint8)
+    learnt, held = (RealPairs(each, range(len(each)), same) for each in (train, real))
+    segmenter = make_segmenter(MEASURES[0], classes, 0)
+    train_segmenter(
+        segmenter, learnt, first=classes.first, size=size, steps=steps, batch=SEGMENTER_BATCH,
+        seed=0, device="cpu", progress=lambda done: None,
+    )  # fmt: skip
+    found = {}
+    for name, pairs in {**made, "real": held}.items():
+        counts = confusion(
+            segmenter, pairs, range(len(pairs)), classes=classes, size=size,
+            batch=SEGMENTER_BATCH, device="cpu", progress=lambda done: None,
+        )  # fmt: skip
+        found[name] = float(str(iou_scores(counts, classes.first)["mean_iou"]))
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store")
     parser.add_argument("model", help="<name>/<version>")
     parser.add_argument("--condition", choices=("both", "map"), default="both")
     parser.add_argument("--encoders", nargs="+", default=MEASURES)
+    parser.add_argument("--segmenter-steps", type=int, default=300)
     given = parser.parse_args(arguments)
     target = Target.of(given.store, "")
     store = target.store
     record = published(store, given.model)
-    real = RegionIndex(store, load_region_set(store, record.regions), "val")
+    known = load_region_set(store, record.regions)
+    real, train = (RegionIndex(store, known, split) for split in ("val", "train"))
     settings = compared(given.condition)
     names = [make(target, record, len(real), given.condition, setting) for setting in settings]
     made = {name: SyntheticPairs(DatasetIndex(store, load_dataset(store, name))) for name in names}
@@ -110,14 +145,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     columns.append({name: f"{errors[name]:.3f}" for name in names})
     again = {name: retrieval(crop_pairs(store, made[name], 0), None, 0)["top1"] for name in names}
     columns.append({name: f"{value:.3f}" for name, value in again.items()})
+    obeyed = faithfulness(real, train, known.classes, made, given.segmenter_steps)
+    columns.append({name: f"{obeyed[name]:.3f}" for name in names})
     heading = [*asked(settings[0]), "evaluations", *given.encoders]
-    print(" | ".join([*heading, "stain error", "stain retrieval"]))
+    print(" | ".join([*heading, "stain error", "stain retrieval", "faithfulness"]))
     for setting, name in zip(settings, names, strict=True):
         evaluations = Guidance.from_scale(setting).evaluations(setting.steps)
         cells = [*asked(setting).values(), evaluations]
         print(" | ".join([*map(str, cells), *(column[name] for column in columns)]))
     chance = retrieval(crop_pairs(store, made[names[0]], 0, real=True), None, 0)["top1"]
-    print(f"real regions: stain error {staining['real']:.3f}, stain retrieval {chance:.3f}")
+    print(
+        f"real regions: stain error {staining['real']:.3f}, stain retrieval {chance:.3f}, "
+        f"faithfulness {obeyed['real']:.3f}"
+    )
 
 
 if __name__ == "__main__":

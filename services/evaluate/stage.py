@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,6 +55,7 @@ OUTPUT_STRIDE = 16  # of DeepLabV3+
 TURNS = 4  # tissue has no direction: each turn of an image is another view for a Fréchet distance
 
 UInt8 = NDArray[np.uint8]
+Change = Callable[[UInt8], UInt8]
 
 
 class EvaluateStage(Stage[EvaluateRequest]):
@@ -155,11 +156,15 @@ def _features(
     encoder = _encoder(request, name, material, context)
     sources = _sources(material)
     numbers = {row: spread(len(pairs), MOST_FEATURES) for row, pairs in sources.items()}
-    total = sum(map(len, numbers.values()))
-    encoded: dict[str, Features] = {}
+    # A distance takes no more images of a source than there are real ones, so no more are turned.
+    turned = {row: spread(len(own), len(numbers["test"])) for row, own in numbers.items()}
+    total = sum(map(len, numbers.values())) + (TURNS - 1) * sum(map(len, turned.values()))
+    total += TURNS * len(numbers["test"])
     seen = 0
 
-    def features(pairs: Pairs, chosen: list[int], change: Callable[[UInt8], UInt8]) -> Features:
+    def encode(
+        pairs: Pairs, chosen: Sequence[int], turns: Sequence[int], change: Change = lambda x: x
+    ) -> NDArray[np.float32]:
         nonlocal seen
         parts = []
         for start in range(0, len(chosen), ENCODE_BATCH):
@@ -167,20 +172,28 @@ def _features(
             images = change(
                 np.stack([centre(pairs.pair(n)[0], material.dataset.size) for n in batch])
             )
-            turns = [np.ascontiguousarray(np.rot90(images, k, (1, 2))) for k in range(TURNS)]
-            parts.append(np.stack([encoder.encode(turn) for turn in turns], 1))
-            seen += len(batch)
-            context.progress(min(seen, total), total, name)
-        slides, regions = zip(*(pairs.origins(number) for number in chosen), strict=True)
-        return Features(np.concatenate(parts), slides, regions)
+            views = [np.ascontiguousarray(np.rot90(images, turn, (1, 2))) for turn in turns]
+            parts.append(np.stack([encoder.encode(view) for view in views], 1))
+            seen += len(batch) * len(turns)
+            context.progress(seen, total, name)
+        return np.concatenate(parts)
 
+    def features(pairs: Pairs, chosen: list[int], values: NDArray[np.float32]) -> Features:
+        slides, regions = zip(*map(pairs.origins, chosen), strict=True)
+        return Features(values, slides, regions)
+
+    upright: dict[str, NDArray[np.float32]] = {}
+    encoded: dict[str, Features] = {}
     for row, pairs in sources.items():
-        encoded[row] = features(pairs, numbers[row], lambda images: images)
-    decode = _through(context, material)
-    encoded["reconstruction"] = features(material.test, numbers["test"], decode)
-    test, train = encoded.pop("test"), encoded["train"]
-    upright = {row: each.values[:, 0] for row, each in encoded.items()}
-    real = Moments(test.values.shape[2]).update(test.values[:, 0])
+        first = encode(pairs, numbers[row], [0])
+        upright[row] = first[:, 0]
+        chosen = [numbers[row][place] for place in turned[row]]
+        others = encode(pairs, chosen, range(1, TURNS))
+        encoded[row] = features(pairs, chosen, np.concatenate([first[turned[row]], others], 1))
+    through = encode(material.test, numbers["test"], range(TURNS), _through(context, material))
+    encoded["reconstruction"] = features(material.test, numbers["test"], through)
+    test = encoded.pop("test")
+    real = Moments(test.values.shape[2]).update(upright["test"])
     statistics = save_statistics(
         real, encoder=name, source=f"{material.real.name} ({', '.join(request.real_test)})",
         size=material.dataset.size, mpp=material.dataset.mpp,
@@ -194,7 +207,7 @@ def _features(
         "license": encoder.license,
         "reference": _against(request, name, upright["dataset"], material, context.store),
         "leakage": {
-            row: authenticity(upright[row], train.values[:, 0], test.values[:, 0])
+            row: authenticity(upright[row], upright["train"], upright["test"])
             for row in ("dataset", "both")
             if row in upright
         },
@@ -206,7 +219,7 @@ def _features(
     }  # fmt: skip
 
 
-def _through(context: Context, material: Material) -> Callable[[UInt8], UInt8]:
+def _through(context: Context, material: Material) -> Change:
     """What the autoencoder of the dataset's model makes of images."""
     model = material.model
     loaded = load_model(context.store, model.model, model.version, context.device)

@@ -1,4 +1,4 @@
-"""Staining guidance: in the noisier half of the way, regions are drawn to their crops' colours."""
+"""Staining guidance: for most of the way, regions are drawn to their crops' colours."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-UNTIL = 0.5
-"""Time down to which it draws: colours are decided by then, and later it would cost texture."""
+UNTIL = 0.25
+"""Time down to which it draws: guidance carries colours away so long; later it costs texture."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,10 @@ def test_guidance_is_swept_on_the_val_split(
     store = DirectoryStore(tmp_path)
     publish_toy_model(store, make_region_set(store, splits=SPLITS, size=32, regions=12))
     monkeypatch.setattr(guidance, "SETTINGS", SETTINGS)
-    guidance.main([str(tmp_path), "toy", "--encoders", "random", "--condition", condition])
+    guidance.main(
+        [str(tmp_path), "toy", "--encoders", "random", "--condition", condition,
+         "--segmenter-steps", "1"]
+    )  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     rows = {"both": [0, 1, 2, 3], "map": [0, 2]}[condition]
     heading, *table, real = lines[-2 - len(rows) :]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from services.gateway.cli import app, load_recipe
 from services.train.data import Batches
 from services.train.latents import encode_views
-from services.train.objectives import StudentObjective
+from services.train.objectives import StudentObjective, staining_loss
 from services.train.stage import TrainStage
 from services.train.warm_start import read_shipped, start_denoiser, start_vae
 from shared.contracts.synthesize import DatasetRequest
@@ -88,6 +88,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
     make_region_set(store)
     train(store)
     return store
+
+
+def test_the_staining_loss_minds_colours_and_not_what_is_finer_than_its_blocks() -> None:
+    tissue = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
+    assert staining_loss(tissue, tissue) == 0
+    assert staining_loss(tissue.flip(3).roll(16, 3), tissue) < 1e-6  # moved within each block
+    redder = tissue - torch.tensor([0.0, 0.2, 0.0]).view(3, 1, 1)
+    assert staining_loss(redder, tissue) > 0.02
+    assert torch.isfinite(staining_loss(torch.full_like(tissue, -3), tissue))
 
 
 def test_batches_depend_on_seed_step_and_rank_alone(tmp_path: Path) -> None:
