@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -150,6 +151,35 @@ def _seen(material: Material) -> dict[str, SyntheticPairs]:
     return {f"seen {row}": pairs for row, pairs in material.seen.items()}
 
 
+@dataclass
+class _Views:
+    """Encodes turns of images, and tells the context how many of `total` are done."""
+
+    encoder: Encoder
+    size: int
+    context: Context
+    total: int
+    done: int = 0
+
+    def __call__(
+        self,
+        pairs: Pairs,
+        chosen: Sequence[int],
+        turns: Sequence[int],
+        change: Change = lambda x: x,
+    ) -> NDArray[np.float32]:
+        """Encode images of `pairs`, each changed and turned, to (images, turns, dim)."""
+        parts = []
+        for start in range(0, len(chosen), ENCODE_BATCH):
+            batch = chosen[start : start + ENCODE_BATCH]
+            images = change(np.stack([centre(pairs.pair(n)[0], self.size) for n in batch]))
+            views = [np.ascontiguousarray(np.rot90(images, turn, (1, 2))) for turn in turns]
+            parts.append(np.stack([self.encoder.encode(view) for view in views], 1))
+            self.done += len(batch) * len(turns)
+            self.context.progress(self.done, self.total, self.encoder.name)
+        return np.concatenate(parts)
+
+
 def _features(
     request: EvaluateRequest, name: str, material: Material, context: Context
 ) -> dict[str, Any]:
@@ -160,23 +190,7 @@ def _features(
     turned = {row: spread(len(own), len(numbers["test"])) for row, own in numbers.items()}
     total = sum(map(len, numbers.values())) + (TURNS - 1) * sum(map(len, turned.values()))
     total += TURNS * len(numbers["test"])
-    seen = 0
-
-    def encode(
-        pairs: Pairs, chosen: Sequence[int], turns: Sequence[int], change: Change = lambda x: x
-    ) -> NDArray[np.float32]:
-        nonlocal seen
-        parts = []
-        for start in range(0, len(chosen), ENCODE_BATCH):
-            batch = chosen[start : start + ENCODE_BATCH]
-            images = change(
-                np.stack([centre(pairs.pair(n)[0], material.dataset.size) for n in batch])
-            )
-            views = [np.ascontiguousarray(np.rot90(images, turn, (1, 2))) for turn in turns]
-            parts.append(np.stack([encoder.encode(view) for view in views], 1))
-            seen += len(batch) * len(turns)
-            context.progress(seen, total, name)
-        return np.concatenate(parts)
+    encode = _Views(encoder, material.dataset.size, context, total)
 
     def features(pairs: Pairs, chosen: list[int], values: NDArray[np.float32]) -> Features:
         slides, regions = zip(*map(pairs.origins, chosen), strict=True)
