@@ -155,6 +155,7 @@ def _seen(material: Material) -> dict[str, SyntheticPairs]:
 class _Views:
     """Encodes turns of images, and tells the context how many of `total` are done."""
 
+    name: str
     encoder: Encoder
     size: int
     context: Context
@@ -176,7 +177,7 @@ class _Views:
             views = [np.ascontiguousarray(np.rot90(images, turn, (1, 2))) for turn in turns]
             parts.append(np.stack([self.encoder.encode(view) for view in views], 1))
             self.done += len(batch) * len(turns)
-            self.context.progress(self.done, self.total, self.encoder.name)
+            self.context.progress(self.done, self.total, self.name)
         return np.concatenate(parts)
 
 
@@ -190,7 +191,7 @@ def _features(
     turned = {row: spread(len(own), len(numbers["test"])) for row, own in numbers.items()}
     total = sum(map(len, numbers.values())) + (TURNS - 1) * sum(map(len, turned.values()))
     total += TURNS * len(numbers["test"])
-    encode = _Views(encoder, material.dataset.size, context, total)
+    encode = _Views(name, encoder, material.dataset.size, context, total)
 
     def features(pairs: Pairs, chosen: list[int], values: NDArray[np.float32]) -> Features:
         slides, regions = zip(*map(pairs.origins, chosen), strict=True)

@@ -73,7 +73,7 @@ def _build(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
         errors = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
-        raise InputError(f"TensorRT {trt.__version__} refuses the graph {onnx.stem}: {errors}")
+        raise InputError(f"TensorRT {trt.__version__} refuses {onnx.name}: {errors}")
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for tensor in inputs:
         dims = () if tensor.name == "time" else tensor.dims
@@ -87,7 +87,7 @@ def _build(
     config.set_timing_cache(timings, ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise InputError(f"TensorRT {trt.__version__} could not build the plan of {onnx.stem}")
+        raise InputError(f"TensorRT {trt.__version__} could not build a plan of {onnx.name}")
     store.put(cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
