@@ -67,12 +67,11 @@ def example(tensors: tuple[Spec, ...], rows: int, free: int) -> tuple[Tensor, ..
 
 
 def make_graph(
-    pipeline: HeteroTissuePipeline, part: Part, size: int, dtype: torch.dtype
+    pipeline: HeteroTissuePipeline, part: Part, inputs: tuple[Spec, ...], dtype: torch.dtype
 ) -> nn.Module:
     """The network that a graph is written of."""
     if part != "denoiser":
         return VaeGraph(pipeline.vae, part, dtype).eval()
-    inputs, _ = engine_tensors(part, pipeline, size)
     return DenoiserGraph(pipeline.denoiser, [spec.name for spec in inputs[2:]], dtype).eval()
 
 
@@ -92,7 +91,7 @@ def export_onnx(
         for spec in inputs
     )
     torch.onnx.export(
-        make_graph(pipeline, part, size, dtype),
+        make_graph(pipeline, part, inputs, dtype),
         example(inputs, 2, 7 * unit),
         path,
         input_names=[spec.name for spec in inputs],
@@ -113,7 +112,7 @@ def largest_error(pipeline: HeteroTissuePipeline, part: Part, size: int, path: P
     inputs, _ = engine_tensors(part, pipeline, size)
     unit = vae_factor(pipeline.vae) if part == "vae_encoder" else 1
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    network = make_graph(pipeline, part, size, torch.float32)
+    network = make_graph(pipeline, part, inputs, torch.float32)
     worst = 0.0
     for rows, free in ((1, 5), (3, 12)):
         given = example(inputs, rows, free * unit)

@@ -17,7 +17,6 @@ from services.stages import REQUESTS, load_stage
 from shared.contracts.base import Split
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.serving import PublishRequest
-from shared.contracts.train import GuidanceScale
 from shared.datasets import read_shard
 from shared.errors import InputError
 from shared.jobs import Ledger
@@ -188,7 +187,7 @@ def test_a_study_is_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for row in names:
         alike = [(p.map_region, p.crops, p.seed) for p in made[row]]
         assert alike == [(p.map_region, p.crops, p.seed) for p in both], row
-        guidance = 1.25 if row == "map" else GuidanceScale().guidance_map
+        guidance = 1.25 if row == "map" else 2
         assert {p.guidance_map for p in made[row]} == {guidance}
         assert {p.condition for p in made[row]} == {"both" if row == "embedding" else row}
     assert {p.model for p in made["embedding"]} == {"vectors/1"}

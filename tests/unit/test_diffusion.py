@@ -18,7 +18,6 @@ from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import draw_noise, draw_times, flow_loss, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.regional import RegionalDenoiser
-from shared.diffusion.staining import UNTIL
 from shared.seeds import image_seed
 
 CLASSES = Classes.of("stroma", "tumor")
@@ -303,7 +302,7 @@ def test_staining_draws_each_region_to_its_crops() -> None:
         for strength in (0.5, 1.0):
             own = means(0.8, 0.0)
             torch.testing.assert_close(means(0.8, strength), own + strength * (wanted - own))
-        assert torch.equal(means(UNTIL, 1.0), means(UNTIL, 0.0))
+        assert torch.equal(means(0.25, 1.0), means(0.25, 0.0))
 
 
 @pytest.mark.parametrize(("use_map", "use_crops"), [(True, False), (False, True)])

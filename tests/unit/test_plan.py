@@ -118,7 +118,7 @@ def test_a_graph_that_tensorrt_refuses_is_an_error_that_says_why(
 ) -> None:
     tensorrt.refuses = True
     (tmp_path / "graph.onnx").write_bytes(b"one")
-    with pytest.raises(InputError, match=r"11.1.0 refuses graph.onnx: no such operator"):
+    with pytest.raises(InputError, match=r"TensorRT 11.1.0 refuses graph.onnx: no such operator"):
         build(tmp_path / "graph.onnx", DirectoryStore(tmp_path / "store"))
 
 
