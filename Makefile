@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install lint test test-api test-e2e test-containers test-k8s assets secrets images sbom audit digests demo starter autoencoder bench-quality bench-synthesis bench-gateway clean
+.PHONY: help install lint test test-api test-e2e test-containers test-k8s assets secrets images sbom audit digests demo starter autoencoder bench-quality bench-synthesis bench-gateway bench-gpu clean
 
 help:            ## list the targets
 	@grep -E '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -79,6 +79,9 @@ bench-quality: install  ## train and measure on TILES=folder (or SLIDES=folder) 
 
 bench-synthesis: install  ## measure speed on STORE=folder MODEL=name/version [STUDENT=name/version]
 	$(BIN)/python benchmarks/synthesis.py $(STORE) $(MODEL) $(if $(STUDENT),--student $(STUDENT)) --out benchmarks/results/synthesis.json
+
+bench-gpu: install  ## measure RECIPE=base on this machine's GPU
+	$(BIN)/python -m benchmarks.gpu --recipe $(or $(RECIPE),base) --out benchmarks/results/gpu.json
 
 bench-gateway: install  ## 200 clients that follow a dataset by STORE=folder MODEL=name/version, and a 2 GB upload
 	$(BIN)/python benchmarks/gateway.py $(STORE) $(MODEL) --out benchmarks/results/gateway.json

@@ -96,14 +96,16 @@ class PlainPipeline(DiffusionPipeline):  # type: ignore[misc]
             batch.labels, batch.crops, branches, lambda images: encode_latents(self.vae, images)
         )
         side = batch.labels.shape[1] // int(self.denoiser.config.factor)
-        latents = draw_noise(batch.seeds, (int(self.vae.config.latent_channels), side, side))
+        shape = (int(self.vae.config.latent_channels), side, side)
+        latents = draw_noise(batch.seeds, shape).to(self.device)
         self.scheduler.set_timesteps(steps)
         for time_step in self.scheduler.timesteps:
             times = time_step.expand(2 * len(latents)) / self.scheduler.config.num_train_timesteps
+            times = times.to(self.device)
             nothing, both = self.denoiser(torch.cat([latents] * 2), times, encoded).chunk(2)
             velocity = nothing + guidance * (both - nothing)
             latents = self.scheduler.step(velocity, time_step, latents).prev_sample
-        pixels: UInt8 = to_pixels(decode_latents(self.vae, latents)).numpy()
+        pixels: UInt8 = to_pixels(decode_latents(self.vae, latents)).cpu().numpy()
         return pixels
 
 

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared.diffusion.crops import Crop
+from shared.diffusion.gpu import uncaptured
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.model_store import Sampler
 from shared.errors import InputError
@@ -73,7 +74,12 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
 
     def count_flops(number: int) -> float:
         # Only the plain kernel of attention is counted on every device.
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        denoiser = sampler.pipeline.denoiser
+        with (
+            FlopCounterMode(display=False) as counter,
+            sdpa_kernel(SDPBackend.MATH),
+            uncaptured(denoiser),
+        ):
             make(number)
         return float(counter.get_total_flops())
 

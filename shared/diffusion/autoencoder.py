@@ -75,7 +75,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 def encode_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Encode (B, 3, H, W) in [-1, 1] to normalized latents: (mode - shift) · scale."""
-    mode: Tensor = vae.encode(images).latent_dist.mode()
+    mode: Tensor = vae.encode(images.to(vae.dtype)).latent_dist.mode()
     latents: Tensor = (mode - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
     return latents
 
@@ -91,7 +91,7 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
     At most `DECODED` pixels at a time; images larger than `TILE` in tiles that overlap.
     """
-    raw = to_raw(vae, latents)
+    raw = to_raw(vae, latents).to(vae.dtype)
     factor = vae_factor(vae)
     vae.enable_tiling()
     vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // factor

@@ -150,6 +150,7 @@ class ConcatDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers w
 
     def forward(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
         joined = torch.cat([sample, encoded["features"]], 1)
+        joined = joined.to(self.unet.dtype)
         velocity: Tensor = self.unet(joined, time * TIME_SCALE, return_dict=False)[0]
         return velocity
 

@@ -66,7 +66,8 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             guidance_staining: how far regions' mean latents are drawn to their crops', 0 to 1.
             use_map, use_crops: False drops that condition altogether.
             first_order: of the solver, for few-step students.
-            precision: 'bf16' computes the networks in it, by autocast; the solver stays fp32.
+            precision: 'bf16' computes the networks in it, by autocast unless their weights are;
+                the solver stays fp32.
             callback: called with the number of steps done.
 
         Returns:
@@ -82,8 +83,8 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             guidance_map, guidance_crops, use_map, use_crops, guidance_low, guidance_high,
             guidance_staining,
         )  # fmt: skip
-        bf16 = precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        autocast = precision == "bf16" and self.vae.dtype == torch.float32
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
             encoded, staining = self.denoiser.encode_branches(
                 labels, crops, guidance.branches, lambda images: encode_latents(self.vae, images)
             )

@@ -287,9 +287,9 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
     def forward(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
         joined = torch.cat([sample, encoded["features"]], 1)
         velocity: Tensor = self.unet(
-            joined,
+            joined.to(self.unet.dtype),
             time * TIME_SCALE,
-            encoded["tokens"],
+            encoded["tokens"].to(self.unet.dtype),
             cross_attention_kwargs={"regions": encoded},
             return_dict=False,
         )[0]

@@ -57,9 +57,9 @@ class Instance:
 
 @contextmanager
 def computing(device: str, precision: str) -> Iterator[None]:
-    """Inference in a precision, 'fp32' or 'bf16'."""
-    kind = device.partition(":")[0]
-    with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
+    """Inference in a precision, 'fp32' or 'bf16'; on a GPU, networks have it in their weights."""
+    autocast = precision == "bf16" and device == "cpu"
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         yield
 
 

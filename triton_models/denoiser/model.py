@@ -6,6 +6,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from shared.diffusion.conditionings import load_denoiser
+from shared.diffusion.gpu import prepare_denoiser
 from shared.serving.engine import Batched, Instance
 
 
@@ -15,6 +16,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         own = Instance(args)
         denoiser = load_denoiser(own.folder).to(own.device)
+        if own.device != "cpu":
+            prepare_denoiser(denoiser, own.precision)
         names = own.inputs[2:]
 
         def step(

@@ -1,0 +1,298 @@
+"""How fast is a recipe's model on a GPU, and what limits it?  python -m benchmarks.gpu [--recipe R]
+
+Untrained weights of the recipe's size do: speed does not depend on them. Measures, in one run:
+the bf16 matrix product as the peak; a step of the denoiser at many batch sizes, eager, as CUDA
+graphs, and compiled; images per second of our path and of a plain diffusers pipeline; what a step's
+time goes to; and how long the recipe's training would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.synthesis import Batch, PlainPipeline
+from services.gateway.cli import load_recipe
+from services.train import data
+from services.train.loop import Objective, Settings, Training
+from services.train.objectives import DecoderObjective, DenoiserObjective, VaeObjective
+from services.train.perceptual import PerceptualLoss
+from shared.contracts.base import Classes
+from shared.contracts.train import DenoiserRecipe, Recipe, VaeRecipe
+from shared.diffusion.autoencoder import decode_latents, encode_latents, make_vae, vae_factor
+from shared.diffusion.conditionings import make_denoiser
+from shared.diffusion.crops import Crop
+from shared.diffusion.denoiser import Denoiser, Tensors
+from shared.diffusion.gpu import Captured, prepare_denoiser, prepare_vae
+from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.errors import InputError
+from shared.storage import open_store
+
+CLASSES = Classes.of("gland", "stroma")
+SIZES = (1, 4, 16, 64, 256)
+PLAIN_SIZES = (16, 64)
+COMPILED_SIZES = (16, 256)
+KINDS = {
+    "matrix products, convolutions": ("gemm", "conv", "cutlass", "xmma", "nvjet", "fprop"),
+    "attention": ("attention", "fmha", "flash", "softmax"),
+    "normalization": ("norm", "moments"),
+    "copies and casts": ("copy", "cat", "memcpy", "transpose", "nchw", "nhwc"),
+    "element by element": ("elementwise", "pointwise", "triton"),
+}  # fmt: skip
+"""Kinds of kernels by words in their names, the first that fits."""
+
+
+def seconds(work: Callable[[], Any], least: float = 0.3) -> float:
+    """Median seconds of a call on the GPU, after two that do not count."""
+    for _ in range(2):
+        work()
+    torch.cuda.synchronize()
+    taken: list[float] = []
+    while len(taken) < 3 or (sum(taken) < least and len(taken) < 50):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        taken.append(start.elapsed_time(end) / 1000)
+    return statistics.median(taken)
+
+
+def peak() -> float:
+    """FLOP/s of a bf16 matrix product of random numbers, side 8192."""
+    side = 8192
+    one, other = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * side**3 / seconds(lambda: one @ other)
+
+
+def flops(work: Callable[[], Any]) -> float:
+    """Floating point operations of a call; a multiplication and an addition are two."""
+    # Only the plain kernel of attention is counted on every device.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return float(counter.get_total_flops())
+
+
+def example(recipe: Recipe, images: int) -> Batch:
+    """Label maps of two classes in bands, with a crop of each."""
+    rng, size = np.random.default_rng(0), recipe.size
+    bands = np.linspace(1, len(CLASSES), size, endpoint=False).astype(np.uint8)
+    labels = np.broadcast_to(bands, (images, size, size)).copy()
+    side = int(size * recipe.denoiser.crop_max)
+    pixels = rng.integers(256, size=(side, side, 3), dtype=np.uint8)
+    crops = [[Crop(label, 0, 0, pixels) for label in range(1, len(CLASSES))]] * images
+    return Batch(labels, crops, list(range(images)))
+
+
+class Step:
+    """A denoiser's step at a number of rows, in one of several ways."""
+
+    def __init__(self, denoiser: Denoiser, vae: AutoencoderKL, recipe: Recipe, rows: int) -> None:
+        self.denoiser = denoiser
+        batch, side = example(recipe, rows), recipe.size // vae_factor(vae)
+        self.encoded: Tensors
+        self.encoded, _ = denoiser.encode_branches(
+            batch.labels, batch.crops, [(True, True)], lambda images: encode_latents(vae, images)
+        )
+        channels = int(vae.config.latent_channels)
+        self.sample = torch.randn(rows, channels, side, side, device="cuda")
+        self.time = torch.full((rows,), 0.5, device="cuda")
+
+    def __call__(self) -> Tensor:
+        result: Tensor = self.denoiser(self.sample, self.time, self.encoded)
+        return result
+
+
+@torch.inference_mode()
+def denoiser_steps(steps: dict[int, Step], one: float, most: float) -> dict[int, Any]:
+    """Rows → milliseconds and share of the peak, kernel by kernel and as a CUDA graph.
+
+    Args:
+        steps: rows → a step of so many, of a denoiser that is not captured.
+        one: FLOPs of a row.
+        most: FLOP/s at best.
+    """
+    table: dict[int, Any] = {}
+    for rows, step in steps.items():
+        table[rows] = {}
+        forward = step.denoiser.forward
+        for way, found in (("kernels", forward), ("graph", Captured(forward, rows))):
+            step.denoiser.forward = found
+            taken = seconds(step)
+            row = {"ms": round(taken * 1000, 3), "of_peak": round(rows * one / taken / most, 3)}
+            table[rows][way] = row
+        step.denoiser.forward = forward
+        print(rows, table[rows], flush=True)
+    return table
+
+
+@torch.inference_mode()
+def kernels(step: Callable[[], Any]) -> dict[str, float]:
+    """Share of a step's time on the GPU by kind of kernel."""
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        step()
+        torch.cuda.synchronize()
+    shares: dict[str, float] = defaultdict(float)
+    for kernel in profile.key_averages():
+        kind = next(
+            (kind for kind, words in KINDS.items() if any(w in kernel.key.lower() for w in words)),
+            "other",
+        )
+        shares[kind] += kernel.self_device_time_total
+    total = sum(shares.values())
+    return {kind: round(share / total, 3) for kind, share in sorted(shares.items())}
+
+
+def images_per_second(vae: AutoencoderKL, denoiser: Denoiser, recipe: Recipe) -> dict[str, Any]:
+    """Way → images per call → images per second, from label maps to pixels."""
+    ours = HeteroTissuePipeline(copy.deepcopy(vae), copy.deepcopy(denoiser))
+    prepare_vae(ours.vae, recipe.precision)
+    prepare_denoiser(ours.denoiser, recipe.precision)
+    options = recipe.sampling.model_dump()
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    plain = PlainPipeline(vae, denoiser, scheduler)
+
+    def default(batch: Batch) -> Any:
+        return ours(batch.labels, batch.crops, batch.seeds, **options)
+
+    def autocast(batch: Batch) -> Any:
+        with torch.autocast("cuda", torch.bfloat16):
+            return plain(batch)
+
+    rates: dict[str, Any] = {}
+    for way, make, sizes in (
+        ("default", default, SIZES),
+        ("plain, fp32", plain, PLAIN_SIZES),
+        ("plain, bf16 by autocast", autocast, PLAIN_SIZES),
+    ):
+        rates[way] = {}
+        for size in sizes:
+            batch = example(recipe, size)
+            rates[way][size] = round(size / seconds(lambda: make(batch), least=1.0), 2)  # noqa: B023
+            print(way, size, rates[way][size], flush=True)
+    return rates
+
+
+def training(vae: AutoencoderKL, denoiser: Denoiser, recipe: Recipe, store: str) -> dict[str, Any]:
+    """Kind → seconds of a training step, and minutes of all that the recipe has."""
+    try:
+        perceptual = (
+            PerceptualLoss(recipe.vae.perceptual, open_store(store), "cuda")
+            if recipe.vae.perceptual
+            else None
+        )
+    except InputError as error:
+        print(f"decoder without its perceptual loss: {error}")
+        perceptual = None
+    kinds: dict[str, tuple[Callable[[], Objective], VaeRecipe | DenoiserRecipe, int]] = {
+        "vae": (lambda: VaeObjective(vae, recipe.vae, "cuda"), recipe.vae, recipe.vae.steps),
+        "decoder": (
+            lambda: DecoderObjective(vae, perceptual, "cuda"), recipe.vae, recipe.vae.decoder_steps
+        ),
+        "denoiser": (
+            lambda: DenoiserObjective(denoiser, vae, "cuda"), recipe.denoiser, recipe.denoiser.steps
+        ),
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for kind, (make, own, steps) in kinds.items():
+        if not steps:
+            continue
+        settings = Settings(
+            batch_size=own.batch_size, learning_rate=own.learning_rate, steps=steps,
+            warmup=own.warmup, ema=own.ema, grad_clip=own.grad_clip, precision=recipe.precision,
+            seed=0, device="cuda",
+        )  # fmt: skip
+        trained = Training(make(), settings)
+        side = recipe.size if kind == "denoiser" else recipe.vae.crop
+        batch = training_batch(recipe, own.batch_size, side, vae if kind == "denoiser" else None)
+        took = seconds(lambda: trained.step(0, batch), least=2.0)  # noqa: B023
+        found[kind] = {"seconds_per_step": round(took, 4), "minutes": round(took * steps / 60, 1)}
+        print(kind, found[kind], flush=True)
+    return found
+
+
+def training_batch(recipe: Recipe, rows: int, side: int, vae: AutoencoderKL | None) -> data.Batch:
+    """A batch of noise; with latents, as they are computed once, where a VAE is given."""
+    made = example(recipe, rows)
+    images = np.random.default_rng(0).integers(256, size=(rows, side, side, 3), dtype=np.uint8)
+    latents = None
+    if vae is not None:
+        places = side // vae_factor(vae)
+        latents = np.zeros((rows, int(vae.config.latent_channels), places, places), np.float16)
+    given = [True] * rows
+    return data.Batch(images, made.labels, made.crops, given, given, [""] * rows, latents)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="base")
+    parser.add_argument("--store", default="out/store", help="of the perceptual loss's weights")
+    parser.add_argument("--out", type=Path, default=Path("out/gpu.json"))
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("torch finds no GPU here")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    recipe = load_recipe(given.recipe)
+    vae = make_vae(recipe.vae).eval().cuda()
+    denoiser = make_denoiser(recipe.denoiser, recipe.size, CLASSES, vae).eval().cuda()
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "recipe": given.recipe,
+        "size": recipe.size,
+        "sampling": recipe.sampling.model_dump(),
+    }
+
+    def keep(name: str, value: Any) -> None:
+        result[name] = value
+        began = round(time.perf_counter() - start)
+        print(json.dumps({name: value, "after_seconds": began}), flush=True)
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    start = time.perf_counter()
+    most = peak()
+    keep("peak_teraflops", round(most / 1e12, 1))
+    rates = images_per_second(vae, denoiser, recipe)
+    keep("images_per_second", rates)
+    best = {way: max(found.values()) for way, found in rates.items()}
+    keep("speedup", {way: round(best["default"] / rate, 2) for way, rate in best.items()})
+    side = recipe.size // vae_factor(vae)
+    with torch.inference_mode():
+        latents = torch.randn(1, int(vae.config.latent_channels), side, side, device="cuda")
+        keep("decoder_gigaflops", round(flops(lambda: decode_latents(vae, latents)) / 1e9, 1))
+    keep("training", training(copy.deepcopy(vae), copy.deepcopy(denoiser), recipe, given.store))
+    prepare_vae(vae, recipe.precision)
+    forward = denoiser.forward
+    prepare_denoiser(denoiser, recipe.precision)
+    denoiser.forward = forward
+    with torch.inference_mode():
+        work = {rows: Step(denoiser, vae, recipe, rows) for rows in SIZES}
+        one = flops(work[1])
+    keep("denoiser_gigaflops", round(one / 1e9, 1))
+    keep("denoiser", denoiser_steps(work, one, most))
+    keep("kernels", kernels(work[max(SIZES)]))
+    denoiser.unet = torch.compile(denoiser.unet, dynamic=False)
+    again = {rows: work[rows] for rows in COMPILED_SIZES}
+    keep("denoiser_compiled", denoiser_steps(again, one, most))
+
+
+if __name__ == "__main__":
+    main()
