@@ -61,8 +61,8 @@ class VaeRecipe(Contract):
 class GuidanceScale(Contract):
     """How far sampling is drawn to its conditions; see `shared.diffusion.guidance`."""
 
-    guidance_map: float = Field(2, ge=0, le=20, description="1: none extra")
-    guidance_crops: float = Field(2, ge=0, le=20, description="1: none extra")
+    guidance_map: float = Field(1.75, ge=0, le=20, description="1: none extra")
+    guidance_crops: float = Field(1.75, ge=0, le=20, description="1: none extra")
     guidance_low: float = Field(
         0.25, ge=0, le=1, description="time t, of noise at 1 and image at 0, at which it ends"
     )
