@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -189,8 +191,14 @@ def images_per_second(vae: AutoencoderKL, denoiser: Denoiser, recipe: Recipe) ->
     return rates
 
 
-def training(vae: AutoencoderKL, denoiser: Denoiser, recipe: Recipe, store: str) -> dict[str, Any]:
-    """Kind → seconds of a training step, and minutes of all that the recipe has."""
+def training(
+    vae: AutoencoderKL, denoiser: Denoiser, recipe: Recipe, store: str, compiled: bool
+) -> dict[str, Any]:
+    """Kind → seconds of a training step, and minutes of all that the recipe has.
+
+    Args:
+        compiled: compile the networks, and have them channels last.
+    """
     try:
         perceptual = (
             PerceptualLoss(recipe.vae.perceptual, open_store(store), "cuda")
@@ -219,6 +227,14 @@ def training(vae: AutoencoderKL, denoiser: Denoiser, recipe: Recipe, store: str)
             seed=0, device="cuda",
         )  # fmt: skip
         trained = Training(make(), settings)
+        if compiled:
+            for network in {
+                "vae": (vae.encoder, vae.decoder),
+                "decoder": (vae.encoder, vae.decoder),
+                "denoiser": (denoiser.unet,),
+            }[kind]:
+                network.to(memory_format=torch.channels_last)
+                network.compile(dynamic=False)
         side = recipe.size if kind == "denoiser" else recipe.vae.crop
         batch = training_batch(recipe, own.batch_size, side, vae if kind == "denoiser" else None)
         took = seconds(lambda: trained.step(0, batch), least=2.0)  # noqa: B023
@@ -278,7 +294,9 @@ def main() -> None:
     with torch.inference_mode():
         latents = torch.randn(1, int(vae.config.latent_channels), side, side, device="cuda")
         keep("decoder_gigaflops", round(flops(lambda: decode_latents(vae, latents)) / 1e9, 1))
-    keep("training", training(copy.deepcopy(vae), copy.deepcopy(denoiser), recipe, given.store))
+    for name, compiled in (("training", False), ("training_compiled", True)):
+        own = copy.deepcopy(vae), copy.deepcopy(denoiser)
+        keep(name, training(*own, recipe, given.store, compiled))
     prepare_vae(vae, recipe.precision)
     forward = denoiser.forward
     prepare_denoiser(denoiser, recipe.precision)
@@ -289,8 +307,16 @@ def main() -> None:
     keep("denoiser_gigaflops", round(one / 1e9, 1))
     keep("denoiser", denoiser_steps(work, one, most))
     keep("kernels", kernels(work[max(SIZES)]))
-    denoiser.unet = torch.compile(denoiser.unet, dynamic=False)
     again = {rows: work[rows] for rows in COMPILED_SIZES}
+    whole = denoiser.unet
+    denoiser.unet = copy.deepcopy(whole)
+    torch._dynamo.config.recompile_limit = 64  # one for each kind of block
+    for block in denoiser.unet.modules():
+        if isinstance(block, (ResnetBlock2D, BasicTransformerBlock)):
+            block.compile(dynamic=True)
+    keep("denoiser_compiled_blocks", denoiser_steps(again, one, most))
+    denoiser.unet = whole
+    denoiser.unet.compile(dynamic=False)
     keep("denoiser_compiled", denoiser_steps(again, one, most))
 
 
