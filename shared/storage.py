@@ -355,7 +355,8 @@ class S3Store(ObjectStore):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Others may fetch it at the same time: to a file of its own, then renamed.
             part = f"{path}.{secrets.token_hex(8)}.part"
-            self.client.fget_object(self.bucket, self.name(key), str(path), tmp_file_path=part)
+            self.client.fget_object(self.bucket, self.name(key), part)
+            Path(part).replace(path)
         return path
 
     @contextmanager

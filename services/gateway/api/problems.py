@@ -188,6 +188,10 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def returning(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """Document that an operation returns bytes of a media type."""
-    schema = {"type": "string"} | ({} if media_type.startswith("text/") else {"format": "binary"})
+    """Document that an operation returns a file of a media type."""
+    schema = {"type": "string", "format": "binary"}
+    if media_type.startswith("text/"):
+        schema = {"type": "string"}
+    elif media_type.endswith("json"):
+        schema = {"type": "object"}
     return {200: {"content": {media_type: {"schema": schema}}}}
