@@ -25,11 +25,10 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.synthesis import Batch, PlainPipeline
 from services.gateway.cli import load_recipe
+from services.gateway.estimate import bands, count_flops
 from services.train import data
 from services.train.loop import Objective, Settings, Training
 from services.train.objectives import DecoderObjective, DenoiserObjective, VaeObjective
@@ -38,9 +37,8 @@ from shared.contracts.base import Classes
 from shared.contracts.train import DenoiserRecipe, Recipe, VaeRecipe
 from shared.diffusion.autoencoder import decode_latents, encode_latents, make_vae, vae_factor
 from shared.diffusion.conditionings import make_denoiser
-from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser, Tensors
-from shared.diffusion.gpu import Captured, prepare_denoiser, prepare_vae
+from shared.diffusion.gpu import Captured, prepare_denoiser, prepare_vae, uncaptured
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.storage import open_store
@@ -82,22 +80,10 @@ def peak() -> float:
     return 2 * side**3 / seconds(lambda: one @ other)
 
 
-def flops(work: Callable[[], Any]) -> float:
-    """Floating point operations of a call; a multiplication and an addition are two."""
-    # Only the plain kernel of attention is counted on every device.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        work()
-    return float(counter.get_total_flops())
-
-
 def example(recipe: Recipe, images: int) -> Batch:
     """Label maps of two classes in bands, with a crop of each."""
-    rng, size = np.random.default_rng(0), recipe.size
-    bands = np.linspace(1, len(CLASSES), size, endpoint=False).astype(np.uint8)
-    labels = np.broadcast_to(bands, (images, size, size)).copy()
-    side = int(size * recipe.denoiser.crop_max)
-    pixels = rng.integers(256, size=(side, side, 3), dtype=np.uint8)
-    crops = [[Crop(label, 0, 0, pixels) for label in range(1, len(CLASSES))]] * images
+    side = int(recipe.size * recipe.denoiser.crop_max)
+    labels, crops = bands(CLASSES, recipe.size, side, images)
     return Batch(labels, crops, list(range(images)))
 
 
@@ -255,6 +241,33 @@ def training_batch(recipe: Recipe, rows: int, side: int, vae: AutoencoderKL | No
     return data.Batch(images, made.labels, made.crops, given, given, [""] * rows, latents)
 
 
+def measure_steps(
+    vae: AutoencoderKL,
+    denoiser: Denoiser,
+    recipe: Recipe,
+    most: float,
+    keep: Callable[[str, Any], None],
+) -> None:
+    """A prepared denoiser's steps, as it is and compiled, given to `keep` by name."""
+    with torch.inference_mode():
+        work = {rows: Step(denoiser, vae, recipe, rows) for rows in SIZES}
+        one = count_flops(work[1])
+    keep("denoiser_gigaflops", round(one / 1e9, 1))
+    keep("denoiser", denoiser_steps(work, one, most))
+    keep("kernels", kernels(work[max(SIZES)]))
+    again = {rows: work[rows] for rows in COMPILED_SIZES}
+    whole = denoiser.unet
+    denoiser.unet = copy.deepcopy(whole)
+    torch._dynamo.config.recompile_limit = 64  # one for each kind of block
+    for block in denoiser.unet.modules():
+        if isinstance(block, (ResnetBlock2D, BasicTransformerBlock)):
+            block.compile(dynamic=True)
+    keep("denoiser_compiled_blocks", denoiser_steps(again, one, most))
+    denoiser.unet = whole
+    denoiser.unet.compile(dynamic=False)
+    keep("denoiser_compiled", denoiser_steps(again, one, most))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="base")
@@ -293,31 +306,14 @@ def main() -> None:
     side = recipe.size // vae_factor(vae)
     with torch.inference_mode():
         latents = torch.randn(1, int(vae.config.latent_channels), side, side, device="cuda")
-        keep("decoder_gigaflops", round(flops(lambda: decode_latents(vae, latents)) / 1e9, 1))
+        keep("decoder_gigaflops", round(count_flops(lambda: decode_latents(vae, latents)) / 1e9, 1))
     for name, compiled in (("training", False), ("training_compiled", True)):
         own = copy.deepcopy(vae), copy.deepcopy(denoiser)
         keep(name, training(*own, recipe, given.store, compiled))
     prepare_vae(vae, recipe.precision)
-    forward = denoiser.forward
     prepare_denoiser(denoiser, recipe.precision)
-    denoiser.forward = forward
-    with torch.inference_mode():
-        work = {rows: Step(denoiser, vae, recipe, rows) for rows in SIZES}
-        one = flops(work[1])
-    keep("denoiser_gigaflops", round(one / 1e9, 1))
-    keep("denoiser", denoiser_steps(work, one, most))
-    keep("kernels", kernels(work[max(SIZES)]))
-    again = {rows: work[rows] for rows in COMPILED_SIZES}
-    whole = denoiser.unet
-    denoiser.unet = copy.deepcopy(whole)
-    torch._dynamo.config.recompile_limit = 64  # one for each kind of block
-    for block in denoiser.unet.modules():
-        if isinstance(block, (ResnetBlock2D, BasicTransformerBlock)):
-            block.compile(dynamic=True)
-    keep("denoiser_compiled_blocks", denoiser_steps(again, one, most))
-    denoiser.unet = whole
-    denoiser.unet.compile(dynamic=False)
-    keep("denoiser_compiled", denoiser_steps(again, one, most))
+    with uncaptured(denoiser):
+        measure_steps(vae, denoiser, recipe, most, keep)
 
 
 if __name__ == "__main__":

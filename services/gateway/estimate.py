@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from shared.contracts.base import Classes
 from shared.diffusion.crops import Crop
 from shared.diffusion.gpu import uncaptured
 from shared.diffusion.guidance import Guidance
@@ -52,13 +55,8 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
     record, factor = sampler.record, int(sampler.pipeline.denoiser.config.factor)
     if size % (factor * 2 ** (len(record.recipe.denoiser.channels) - 1)):
         raise InputError(f"{record.model} makes no images of {size} px: its levels do not divide")
-    first, count = record.classes.first, len(record.classes)
-    rng = np.random.default_rng(0)
-    bands = np.linspace(first, count, size, endpoint=False).astype(np.uint8)
-    labels = np.broadcast_to(bands, (batch, size, size)).copy()
     side = int(size * record.recipe.denoiser.crop_max)
-    crop = rng.integers(256, size=(side, side, 3), dtype=np.uint8)
-    crops = [[Crop(label, 0, 0, crop) for label in range(first, count)]] * batch
+    labels, crops = bands(record.classes, size, side, batch)
     sampling = record.recipe.sampling
     steps = sampling.steps
     guidance = Guidance.from_scale(sampling)
@@ -72,20 +70,11 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
         images = sampler.generate(labels, crops, range(batch), steps=number, **options)
         return time.perf_counter() - began, images
 
-    def count_flops(number: int) -> float:
-        # Only the plain kernel of attention is counted on every device.
-        denoiser = sampler.pipeline.denoiser
-        with (
-            FlopCounterMode(display=False) as counter,
-            sdpa_kernel(SDPBackend.MATH),
-            uncaptured(denoiser),
-        ):
-            make(number)
-        return float(counter.get_total_flops())
-
     make(SHORT)
     seconds = _extrapolate(make(SHORT)[0], make(LONG)[0], after)
-    flops = _extrapolate(count_flops(SHORT), count_flops(LONG), after)
+    with uncaptured(sampler.pipeline.denoiser):
+        short, long = (count_flops(partial(make, steps)) for steps in (SHORT, LONG))
+    flops = _extrapolate(short, long, after)
     image = make(steps)[1][0]
     return Estimate(
         evaluations=evaluations,
@@ -93,6 +82,25 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
         seconds=seconds / batch,
         stored=len(encode_png(image)) + len(encode_png(labels[0])),
     )
+
+
+def bands(
+    classes: Classes, size: int, side: int, images: int
+) -> tuple[NDArray[np.uint8], list[list[Crop]]]:
+    """Label maps, uint8 (images, size, size), of all classes in bands; a crop of `side` of each."""
+    first, count = classes.first, len(classes)
+    band = np.linspace(first, count, size, endpoint=False).astype(np.uint8)
+    labels = np.broadcast_to(band, (images, size, size)).copy()
+    pixels = np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8)
+    return labels, [[Crop(label, 0, 0, pixels) for label in range(first, count)]] * images
+
+
+def count_flops(work: Callable[[], object]) -> float:
+    """Floating point operations of a call; a multiplication and an addition are two."""
+    # Only the plain kernel of attention is counted on every device.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return float(counter.get_total_flops())
 
 
 def _extrapolate(short: float, long: float, after: float) -> float:

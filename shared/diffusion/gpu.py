@@ -23,22 +23,28 @@ MOST_GRAPHS = 32
 
 
 def prepare_vae(vae: AutoencoderKL, precision: str) -> None:
-    """Have a VAE on a GPU compute in a precision, 'fp32' or 'bf16', without autocast."""
+    """Have a VAE compute fast where it is: channels last, and on a GPU in weights of a precision.
+
+    Args:
+        precision: 'fp32' or 'bf16'; on a CPU, autocast sees to it.
+    """
     _convert(vae, precision)
 
 
 def prepare_denoiser(denoiser: Denoiser, precision: str) -> None:
     """Have a denoiser on a GPU compute in a precision, and replay what it has computed before.
 
-    What encodes the conditions, once per image, stays fp32.
+    What encodes the conditions, once per image, stays fp32. On a CPU nothing changes.
     """
+    if denoiser.device.type == "cpu":
+        return
     _convert(denoiser.unet, precision)
     denoiser.forward = Captured(denoiser.forward)  # type: ignore[method-assign]
 
 
 def _convert(network: nn.Module, precision: str) -> None:
     network.to(memory_format=torch.channels_last)
-    if precision == "bf16":
+    if precision == "bf16" and next(network.parameters()).is_cuda:
         nn.Module.to(network, torch.bfloat16)  # diffusers' own warns of what it has none of
 
 

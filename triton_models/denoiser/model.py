@@ -16,8 +16,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         own = Instance(args)
         denoiser = load_denoiser(own.folder).to(own.device)
-        if own.device != "cpu":
-            prepare_denoiser(denoiser, own.precision)
+        prepare_denoiser(denoiser, own.precision)
         names = own.inputs[2:]
 
         def step(

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 import triton_python_backend_utils as pb_utils
 
 from shared.diffusion.autoencoder import decode_latents, read_vae, to_pixels
@@ -15,9 +14,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         own = Instance(args)
-        vae = read_vae(own.folder).to(own.device, memory_format=torch.channels_last)
-        if own.device != "cpu":
-            prepare_vae(vae, own.precision)
+        vae = read_vae(own.folder).to(own.device)
+        prepare_vae(vae, own.precision)
         self.answer = Batched(
             pb_utils, own, "images", lambda latents: to_pixels(decode_latents(vae, latents))
         )
