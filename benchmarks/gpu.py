@@ -37,7 +37,7 @@ from shared.contracts.base import Classes
 from shared.contracts.train import DenoiserRecipe, Recipe, VaeRecipe
 from shared.diffusion.autoencoder import decode_latents, encode_latents, make_vae, vae_factor
 from shared.diffusion.conditionings import make_denoiser
-from shared.diffusion.denoiser import Denoiser, Tensors
+from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.gpu import Captured, prepare_denoiser, prepare_vae, uncaptured
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
@@ -93,8 +93,7 @@ class Step:
     def __init__(self, denoiser: Denoiser, vae: AutoencoderKL, recipe: Recipe, rows: int) -> None:
         self.denoiser = denoiser
         batch, side = example(recipe, rows), recipe.size // vae_factor(vae)
-        self.encoded: Tensors
-        self.encoded, _ = denoiser.encode_branches(
+        self.encoded = denoiser.encode_branches(
             batch.labels, batch.crops, [(True, True)], lambda images: encode_latents(vae, images)
         )
         channels = int(vae.config.latent_channels)

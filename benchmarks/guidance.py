@@ -44,8 +44,8 @@ SETTINGS = (
     Sampling(),
     Sampling(guidance_map=2.5, guidance_crops=2.5),
     Sampling(guidance_crops=1.5),
-    Sampling(guidance_staining=0),
-    Sampling(guidance_staining=1),
+    Sampling(staining=0),
+    Sampling(staining=1),
     Sampling(steps=6),
     Sampling(steps=20),
 )
@@ -71,12 +71,12 @@ def make(
 
 def compared(condition: Condition) -> list[Sampling]:
     """Settings that differ under a condition: maps alone know no crops."""
-    staining = Sampling().guidance_staining
+    staining = Sampling().staining
     return [
         each
         for each in SETTINGS
         if condition == "both"
-        or (each.guidance_map == each.guidance_crops and each.guidance_staining == staining)
+        or (each.guidance_map == each.guidance_crops and each.staining == staining)
     ]
 
 

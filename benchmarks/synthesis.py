@@ -92,7 +92,7 @@ class PlainPipeline(DiffusionPipeline):  # type: ignore[misc]
     @torch.no_grad()
     def __call__(self, batch: Batch, steps: int = 50, guidance: float = 1.5) -> UInt8:
         branches = [(False, False), (True, True)]
-        encoded, _ = self.denoiser.encode_branches(
+        encoded = self.denoiser.encode_branches(
             batch.labels, batch.crops, branches, lambda images: encode_latents(self.vae, images)
         )
         side = batch.labels.shape[1] // int(self.denoiser.config.factor)

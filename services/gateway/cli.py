@@ -357,8 +357,8 @@ def synthesize(
     steps: Annotated[int | None, typer.Option(min=1, help="Default: the model's.")] = None,
     guidance_map: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
     guidance_crops: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
-    guidance_staining: Annotated[
-        float | None, typer.Option(help="How far regions are drawn to their crops' staining, 0–1.")
+    staining: Annotated[
+        float | None, typer.Option(help="How far regions are stained as their crops are, 0–1.")
     ] = None,
     seed: int = 0,
     export: Annotated[
@@ -383,7 +383,7 @@ def synthesize(
         steps=steps,
         guidance_map=guidance_map,
         guidance_crops=guidance_crops,
-        guidance_staining=guidance_staining,
+        staining=staining,
         seed=seed,
         exports=export_formats(export or []),
     )
@@ -435,8 +435,8 @@ def study(
     steps: Annotated[int | None, typer.Option(min=1, help="Default: the model's.")] = None,
     guidance_map: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
     guidance_crops: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
-    guidance_staining: Annotated[
-        float | None, typer.Option(help="How far regions are drawn to their crops' staining, 0–1.")
+    staining: Annotated[
+        float | None, typer.Option(help="How far regions are stained as their crops are, 0–1.")
     ] = None,
     guidance_map_only: Annotated[
         float | None, typer.Option(help="Of the row of maps alone; default: as the others.")
@@ -488,7 +488,7 @@ def study(
             "steps": steps,
             "guidance_map": guidance_map,
             "guidance_crops": guidance_crops,
-            "guidance_staining": guidance_staining,
+            "staining": staining,
             "seed": seed,
         },
         map_only={} if guidance_map_only is None else {"guidance_map": guidance_map_only},

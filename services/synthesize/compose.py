@@ -103,7 +103,7 @@ class Composer:
             guidance_crops=self.sampling.guidance_crops,
             guidance_low=self.sampling.guidance_low,
             guidance_high=self.sampling.guidance_high,
-            guidance_staining=self.sampling.guidance_staining,
+            staining=self.sampling.staining,
             condition=request.condition,
         )
         return Composition(labels, crops, provenance)

@@ -187,7 +187,7 @@ class StudentObjective(DenoiserObjective):
     ) -> Tensor:
         """Where the teacher comes to at the end of a part, by the conditions of the branches."""
         encoded = self.teacher.join([self.teacher.encode_condition(each) for each in conditions])
-        velocity = guided(self.teacher, encoded, guidance, self.teacher.staining(conditions[0]))
+        velocity = guided(self.teacher, encoded, guidance)
         steps = self.recipe.teacher_steps
         solver = Solver(start, self.recipe.sampling_steps * steps, done=part * steps)
         for _ in range(steps):

@@ -56,8 +56,8 @@ class SamplingChoice(Contract):
     guidance_high: float | None = Field(
         None, ge=0, le=1, description="time at which guidance begins; default: the model's"
     )
-    guidance_staining: float | None = Field(
-        None, ge=0, le=1, description="how far staining is drawn to that of the crops"
+    staining: float | None = Field(
+        None, ge=0, le=1, description="how far regions are stained as their crops are"
     )
 
     def sampling(self, model: ModelRecord) -> Sampling:
@@ -68,10 +68,11 @@ class SamplingChoice(Contract):
         """
         own = model.recipe.sampling
         given = self.model_dump(include=set(SamplingChoice.model_fields), exclude_none=True)
-        if own.first_order and any(getattr(own, name) != value for name, value in given.items()):
+        changed = {n for n, value in given.items() if n != "staining" and getattr(own, n) != value}
+        if own.first_order and changed:
             raise InputError(
                 f"{model.model}/{model.version} is a student that samples in {own.steps} steps "
-                f"without guidance: leave out {', '.join(given)}, or take its teacher "
+                f"without guidance: leave out {', '.join(sorted(changed))}, or take its teacher "
                 f"{model.warm_start}"
             )
         return own.model_copy(update=given)
@@ -185,7 +186,7 @@ class Provenance(Contract):
     guidance_crops: float
     guidance_low: float
     guidance_high: float
-    guidance_staining: float
+    staining: float
     condition: Condition
     copied: float | None = Field(
         None, description="greatest share of a crop that reappears; None: not looked for"

@@ -67,9 +67,6 @@ class GuidanceScale(Contract):
         0.25, ge=0, le=1, description="time t, of noise at 1 and image at 0, at which it ends"
     )
     guidance_high: float = Field(0.75, ge=0, le=1, description="time t at which it begins")
-    guidance_staining: float = Field(
-        0.5, ge=0, le=1, description="how far regions' mean latents are drawn to their crops'"
-    )
 
 
 class StudentRecipe(Contract):
@@ -149,6 +146,9 @@ class Sampling(GuidanceScale):
 
     steps: int = Field(10, ge=1, le=1000)
     first_order: bool = Field(False, description="of the solver, for few-step students")
+    staining: float = Field(
+        0.5, ge=0, le=1, description="how far regions are stained as their crops are"
+    )
 
 
 class Recipe(Contract):
@@ -169,8 +169,7 @@ class Recipe(Contract):
         if student is None:
             return Sampling()
         return Sampling(
-            steps=student.sampling_steps, guidance_map=1, guidance_crops=1, guidance_staining=0,
-            first_order=True,
+            steps=student.sampling_steps, guidance_map=1, guidance_crops=1, first_order=True
         )  # fmt: skip
 
     def untrained(self) -> Recipe:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.diffusion.crops import Crop
-from shared.diffusion.staining import Staining
 
 TIME_SCALE = 1000.0
 
@@ -46,22 +45,14 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def encode_condition(self, condition: Tensors) -> Tensors:
         """Encode a condition once per image; every step reuses it. Rows are images."""
 
-    def staining(self, condition: Tensors) -> Staining | None:
-        """What regions are to be stained like, by a condition of `lay_out`; None: not known."""
-        return None
-
     def encode_branches(
         self,
         labels: NDArray[np.uint8],
         crops: Sequence[Sequence[Crop]],
         branches: Sequence[tuple[bool, bool]],
         encode: Encode,
-    ) -> tuple[Tensors, Staining | None]:
-        """Encode images' conditions, branch after branch: (map given, crops given).
-
-        Returns:
-            The encoded conditions, and the staining that the first branch asks for.
-        """
+    ) -> Tensors:
+        """Encode images' conditions, branch after branch: (map given, crops given)."""
         batch, count = len(labels), len(branches)
         condition = self.lay_out(
             np.tile(labels, (count, 1, 1)),
@@ -70,7 +61,7 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
             [given for _, given in branches for _ in range(batch)],
             encode,
         )
-        return self.encode_condition(condition), self.staining(self.first(condition, batch))
+        return self.encode_condition(condition)
 
     @staticmethod
     def join(parts: Sequence[Tensors]) -> Tensors:

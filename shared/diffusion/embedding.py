@@ -15,9 +15,8 @@ from diffusers.configuration_utils import register_to_config
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.diffusion.denoiser import Encode, Tensors
+from shared.diffusion.denoiser import Encode
 from shared.diffusion.regional import RegionalDenoiser
-from shared.diffusion.staining import Staining
 from shared.encoders import IMAGENET, REGISTRY, normalized, packaged_state
 
 ENCODER = "efficientnet-lite0"
@@ -54,9 +53,6 @@ class EmbeddingDenoiser(RegionalDenoiser, ModelMixin):  # type: ignore[misc]  # 
         """Load the encoder's published weights. Raises `InputError` without their package."""
         state = packaged_state(REGISTRY[ENCODER].package, self.encoder)
         self.encoder.load_state_dict({k: v for k, v in state.items() if "classifier" not in k})
-
-    def staining(self, condition: Tensors) -> Staining | None:
-        return None  # vectors of the encoder are no latents
 
     @torch.no_grad()
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:

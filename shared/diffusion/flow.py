@@ -13,7 +13,6 @@ from torch import Tensor
 
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.guidance import Guidance
-from shared.diffusion.staining import Staining
 
 Velocity = Callable[[Tensor, float], Tensor]
 """Samples (B, C, h, w) and their time t to v."""
@@ -57,23 +56,11 @@ def combine(parts: Tensor, weights: Sequence[float]) -> Tensor:
     return total
 
 
-def follow(
-    guidance: Guidance, sample: Tensor, time: float, rows: Tensor, staining: Staining | None
-) -> Tensor:
-    """Turn the branches' predictions at one time into the velocity that is followed."""
-    velocity = combine(rows, guidance.at(time))
-    if staining is None:
-        return velocity
-    return staining.draw(sample, time, velocity, guidance.staining)
-
-
-def guided(
-    denoiser: Denoiser, encoded: Tensors, guidance: Guidance, staining: Staining | None = None
-) -> Velocity:
+def guided(denoiser: Denoiser, encoded: Tensors, guidance: Guidance) -> Velocity:
     """Weigh the predictions of several branches, all computed in one batch.
 
     Args:
-        encoded, staining: of the images, see `Denoiser.encode_branches`.
+        encoded: of the images, see `Denoiser.encode_branches`.
         guidance: the branches' weights.
     """
 
@@ -81,8 +68,7 @@ def guided(
         weights = guidance.at(time)
         samples = sample.repeat(len(weights), 1, 1, 1)
         times = torch.full((len(samples),), time, device=sample.device)
-        rows = denoiser(samples, times, denoiser.first(encoded, len(samples)))
-        return follow(guidance, sample, time, rows, staining)
+        return combine(denoiser(samples, times, denoiser.first(encoded, len(samples))), weights)
 
     return velocity
 

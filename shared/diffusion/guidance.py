@@ -21,13 +21,11 @@ class Guidance:
         weights: branch → weight of its prediction. The first branch is what was asked for.
         low, high: times t, of noise at 1 and image at 0, between which it guides; before and
             after, the first branch is taken as it is.
-        staining: strength of `Staining.draw`.
     """
 
     weights: dict[Branch, float]
     low: float = 0.0
     high: float = 1.0
-    staining: float = 0.0
 
     @classmethod
     def of(
@@ -38,7 +36,6 @@ class Guidance:
         use_crops: bool = True,
         low: float = 0.0,
         high: float = 1.0,
-        staining: float = 0.0,
     ) -> Guidance:
         """Weigh map and crops apart (as Brooks et al. 2023, eq. 3).
 
@@ -52,7 +49,7 @@ class Guidance:
         Args:
             guidance_map, guidance_crops: 1 is none extra.
             use_map, use_crops: False replaces m or c by ∅.
-            low, high, staining: see the class.
+            low, high: see the class.
         """
         asked = (use_map, use_crops)
         weights = {asked: guidance_map}
@@ -62,7 +59,7 @@ class Guidance:
         ):
             weights[branch] = weights.get(branch, 0.0) + weight
         kept = {branch: weight for branch, weight in weights.items() if weight or branch == asked}
-        return cls(kept, low, high, staining)
+        return cls(kept, low, high)
 
     @classmethod
     def from_scale(
@@ -76,7 +73,6 @@ class Guidance:
             use_crops,
             scale.guidance_low,
             scale.guidance_high,
-            scale.guidance_staining,
         )
 
     @property

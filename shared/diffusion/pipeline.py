@@ -21,6 +21,7 @@ from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_noise, guided, sample_flow
 from shared.diffusion.guidance import Guidance
+from shared.diffusion.staining import match_staining
 from shared.errors import InputError
 
 
@@ -46,7 +47,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance_crops: float = 1.75,
         guidance_low: float = 0.25,
         guidance_high: float = 0.75,
-        guidance_staining: float = 0.5,
+        staining: float = 0.5,
         use_map: bool = True,
         use_crops: bool = True,
         first_order: bool = False,
@@ -63,7 +64,8 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             guidance_map, guidance_crops: weights of the two conditions; 1 is none extra.
             guidance_low, guidance_high: times, of noise at 1 and image at 0, between which
                 they count.
-            guidance_staining: how far regions' mean latents are drawn to their crops', 0 to 1.
+            staining: how far regions are stained as their crops are, 0 to 1; see
+                `match_staining`.
             use_map, use_crops: False drops that condition altogether.
             first_order: of the solver, for few-step students.
             precision: 'bf16' computes the networks in it, by autocast unless their weights are;
@@ -80,19 +82,21 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         factor = vae_factor(self.vae)
         height, width = labels.shape[1:]
         guidance = Guidance.of(
-            guidance_map, guidance_crops, use_map, use_crops, guidance_low, guidance_high,
-            guidance_staining,
+            guidance_map, guidance_crops, use_map, use_crops, guidance_low, guidance_high
         )  # fmt: skip
         autocast = precision == "bf16" and self.vae.dtype == torch.float32
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            encoded, staining = self.denoiser.encode_branches(
+            encoded = self.denoiser.encode_branches(
                 labels, crops, guidance.branches, lambda images: encode_latents(self.vae, images)
             )
-            velocity = guided(self.denoiser, encoded, guidance, staining)
+            velocity = guided(self.denoiser, encoded, guidance)
             shape = (int(self.vae.config.latent_channels), height // factor, width // factor)
             noise = draw_noise(seeds, shape).to(self.device)
             latents = sample_flow(velocity, noise, steps, callback, first_order)
-            pixels: NDArray[np.uint8] = to_pixels(decode_latents(self.vae, latents)).cpu().numpy()
+            images = to_pixels(decode_latents(self.vae, latents))
+        if use_map and use_crops:
+            images = match_staining(images, labels, crops, staining)
+        pixels: NDArray[np.uint8] = images.cpu().numpy()
         return pixels
 
 

@@ -25,14 +25,10 @@ from torch.nn import functional
 
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import TIME_SCALE, Denoiser, Encode, Tensors
-from shared.diffusion.staining import Staining
 
 UInt8 = NDArray[np.uint8]
 
 MAP_WIDTH = 8
-LEAST_PLACES = 1
-"""Latent places that a region must cover for its mean to say anything."""
-
 NEVER = -1e4
 """Attention bias that no softmax survives, also in half precision."""
 
@@ -202,18 +198,6 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
     @property
     def _least_cells(self) -> int:
         return max(1, int(self.config.crop_side) // int(self.config.factor))
-
-    def staining(self, condition: Tensors) -> Staining | None:
-        known = condition["present"].unsqueeze(2)
-        places = known.sum((3, 4))
-        means = (condition["crops"] * known).sum((3, 4)) / places.clamp_min(1)
-        alike = condition["kinds"].unsqueeze(1) == condition["kinds"].unsqueeze(2)
-        given = places.squeeze(2) > 0
-        count = (alike & given.unsqueeze(1)).sum(2).clamp_min(1)  # crops of the same class
-        shares = condition["shares"]
-        mapped = condition["labels"][:, :1, 0] < int(self.config.classes)
-        drawn = given & mapped & (shares.sum((2, 3)) >= LEAST_PLACES)
-        return Staining(shares * (drawn / count)[..., None, None], means)
 
     def encode_condition(self, condition: Tensors) -> Tensors:
         latents, present = condition["crops"], condition["present"].flatten(2)

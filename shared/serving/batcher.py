@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from shared.diffusion.denoiser import Denoiser, Tensors
-from shared.diffusion.flow import Solver, follow
+from shared.diffusion.flow import Solver, combine
 from shared.diffusion.guidance import Guidance
-from shared.diffusion.staining import Staining
 
 Denoise = Callable[[Tensor, Tensor, Tensors], Awaitable[Tensor]]
 """Samples (rows, C, h, w), times (rows,) and encoded conditions to velocities."""
@@ -29,7 +28,7 @@ class Trajectory:
 
     Attributes:
         solver: where they are.
-        encoded, staining: see `Denoiser.encode_branches`.
+        encoded: see `Denoiser.encode_branches`.
         guidance: weights of the branches.
         urgent: goes before all that are not.
         alone: keeps a batch of its own, so that its bits depend on nothing else.
@@ -40,7 +39,6 @@ class Trajectory:
     solver: Solver
     encoded: Tensors
     guidance: Guidance
-    staining: Staining | None = None
     urgent: bool = False
     alone: bool = True
     report: Callable[[int], None] = lambda _: None
@@ -151,10 +149,7 @@ class StepBatcher:
         now = torch.cat(times).to(samples[0].device)
         rows = await self._denoise(torch.cat(samples), now, encoded)
         parts = torch.split(rows, [each.rows for each in batch])
-        return [
-            follow(each.guidance, each.solver.sample, each.solver.time, part, each.staining)
-            for each, part in zip(batch, parts, strict=True)
-        ]
+        return [combine(part, each.weights) for each, part in zip(batch, parts, strict=True)]
 
     def _advance(self, trajectory: Trajectory, velocity: Tensor) -> None:
         if trajectory.ended.done():  # cancelled meanwhile

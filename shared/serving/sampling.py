@@ -19,7 +19,7 @@ from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import Solver, draw_noise
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.pipeline import check_inputs
-from shared.diffusion.staining import Staining
+from shared.diffusion.staining import match_staining
 from shared.errors import InputError
 from shared.serving.batcher import StepBatcher, Trajectory
 from shared.serving.contract import MOST_CROPS, MOST_ROWS, most_rows
@@ -27,7 +27,7 @@ from shared.serving.engine import computing
 
 UInt8 = NDArray[np.uint8]
 
-ENCODERS = 2
+BESIDE = 2
 
 
 class Options(Sampling):
@@ -74,7 +74,7 @@ class InFlightSampler:
         self.device = device
         self.precision = precision
         # Not the loop's own threads: the engines' calls take those, and would wait for ours.
-        self._encoders = ThreadPoolExecutor(ENCODERS)
+        self._beside = ThreadPoolExecutor(BESIDE)
         self.batcher = StepBatcher(engines.denoise, type(denoiser).join, MOST_ROWS)
 
     async def __call__(
@@ -105,7 +105,7 @@ class InFlightSampler:
         settings = self.denoiser.config
         factor = int(settings.factor)
         guidance = Guidance.from_scale(options, options.use_map, options.use_crops)
-        encoded, staining = await self._encode(labels, crops, guidance.branches, options.alone)
+        encoded = await self._encode(labels, crops, guidance.branches, options.alone)
         shape = (
             int(settings.latent_channels),
             labels.shape[1] // factor,
@@ -115,7 +115,6 @@ class InFlightSampler:
             Solver(draw_noise(seeds, shape).to(self.device), options.steps, options.first_order),
             encoded,
             guidance,
-            staining,
             urgent=options.urgent,
             alone=options.alone,
             report=report,
@@ -123,7 +122,12 @@ class InFlightSampler:
         )
         latents = await self.batcher.run(trajectory)
         parts = torch.split(latents, most_rows("vae_decoder", self.size))
-        return torch.cat([await self.engines.decode(part, options.alone) for part in parts])
+        images = torch.cat([await self.engines.decode(part, options.alone) for part in parts])
+        if not (options.use_map and options.use_crops):
+            return images
+        return await asyncio.get_running_loop().run_in_executor(
+            self._beside, match_staining, images, labels, crops, options.staining
+        )
 
     async def _encode(
         self,
@@ -131,7 +135,7 @@ class InFlightSampler:
         crops: Sequence[Sequence[Crop]],
         branches: list[tuple[bool, bool]],
         alone: bool,
-    ) -> tuple[Tensors, Staining | None]:
+    ) -> Tensors:
         """Encode conditions beside the loop, so that other requests' steps go on."""
         loop = asyncio.get_running_loop()
 
@@ -143,12 +147,12 @@ class InFlightSampler:
             ]
             return torch.cat([answer.result() for answer in answers])
 
-        def work() -> tuple[Tensors, Staining | None]:
+        def work() -> Tensors:
             with computing(self.device, self.precision):
-                found, staining = self.denoiser.encode_branches(labels, crops, branches, encode)
-                return {n: value.float().contiguous() for n, value in found.items()}, staining
+                found = self.denoiser.encode_branches(labels, crops, branches, encode)
+                return {n: value.float().contiguous() for n, value in found.items()}
 
-        return await loop.run_in_executor(self._encoders, work)
+        return await loop.run_in_executor(self._beside, work)
 
 
 async def _awaited(answer: Awaitable[Tensor]) -> Tensor:

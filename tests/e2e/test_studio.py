@@ -323,7 +323,7 @@ def test_a_draft_becomes_a_dataset(studio: Page) -> None:
         "steps": "3",
         "guidance_map": "",
         "guidance_crops": "2.5",
-        "guidance_staining": "0.75",
+        "staining": "0.75",
         "seed": "9",
     }
     for name, value in form.items():

@@ -47,7 +47,7 @@ def test_the_plain_pipeline_makes_the_images_of_the_same_model(
     (batch,) = batched(compose(val_bank(store, model), model, 3))
     ours = sampler.generate(
         batch.labels, batch.crops, batch.seeds, steps=4, guidance_map=1.5, guidance_crops=1.5,
-        guidance_low=0, guidance_high=1, guidance_staining=0, first_order=True,
+        guidance_low=0, guidance_high=1, staining=0, first_order=True,
     )  # fmt: skip
     plain = PlainPipeline(
         sampler.pipeline.vae, sampler.pipeline.denoiser, FlowMatchEulerDiscreteScheduler()

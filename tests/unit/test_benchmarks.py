@@ -20,7 +20,7 @@ SETTINGS = (
     Sampling(guidance_map=1, guidance_crops=1, **ALWAYS),
     Sampling(guidance_map=1.5, guidance_crops=1, **ALWAYS),
     Sampling(guidance_map=1.5, guidance_crops=1.5, **ALWAYS),
-    Sampling(guidance_staining=1, **ALWAYS),
+    Sampling(staining=1, **ALWAYS),
 )
 SPLITS: dict[str, Split] = {"slide-0": "train", **{f"slide-{n}": "val" for n in range(1, 5)}}
 

@@ -18,6 +18,7 @@ from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import draw_noise, draw_times, flow_loss, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.regional import RegionalDenoiser
+from shared.diffusion.staining import match_staining
 from shared.seeds import image_seed
 
 CLASSES = Classes.of("stroma", "tumor")
@@ -276,45 +277,47 @@ def test_noise_follows_from_the_image_seed_alone() -> None:
     assert image_seed(0, 1) != image_seed(0, 2) != image_seed(1, 1)
 
 
-def test_staining_draws_each_region_to_its_crops() -> None:
-    denoiser, vae = small_denoiser("regional"), small_vae()
-    crops = [[noise_crop(1, 0), noise_crop(1, 1), noise_crop(2, 2)]]
-    halves = np.s_[0, :, :, :4], np.s_[0, :, :, 4:]
+def crop_of(label: int, level: int) -> Crop:
+    return Crop(label, 0, 0, np.full((16, 16, 3), level, np.uint8))
 
-    def encode(images: torch.Tensor) -> torch.Tensor:
-        return encode_latents(vae, images)
 
-    with torch.no_grad():
-        _, staining = denoiser.encode_branches(two_halves(), crops, [(True, True)], encode)
-        assert staining is not None
-        sample, velocity = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+def densities(images: torch.Tensor) -> torch.Tensor:
+    """Mean optical density of the halves' middles, where no border fades: (2, 3)."""
+    density = -((images.double() + 1) / 256).log()
+    return torch.stack([density[0, :, :12].mean((0, 1)), density[0, :, 20:].mean((0, 1))])
 
-        def means(time: float, strength: float) -> torch.Tensor:
-            """Of the halves of the image pointed to, (2, C)."""
-            drawn = staining.draw(sample, time, velocity, strength)
-            return torch.stack([(sample - time * drawn)[half].mean((1, 2)) for half in halves])
 
-        one, two, three = (
-            encode(torch.from_numpy(crop.pixels).permute(2, 0, 1)[None] / 127.5 - 1).mean((0, 2, 3))
-            for crop in crops[0]
+def test_regions_are_stained_as_their_crops() -> None:
+    column = torch.randint(90, 220, (1, SIDE, 1, 3), generator=torch.Generator().manual_seed(0))
+    column[:, 28:] = 255  # glass
+    images = column.expand(1, SIDE, SIDE, 3).to(torch.uint8)
+    labels = two_halves()
+    crops = [[crop_of(1, 110), crop_of(1, 130), crop_of(2, 180)]]
+    own = densities(images)
+    levels = [torch.tensor([111.0, 131.0]), torch.tensor([181.0])]
+    wanted = torch.stack([-(level / 256).log().mean() for level in levels])[:, None]
+    assert (own[0] < wanted[0]).all()
+    assert (own[1] > wanted[1]).all()
+    for strength in (0.5, 1.0):
+        made = match_staining(images, labels, crops, strength)
+        assert made.dtype == torch.uint8
+        torch.testing.assert_close(
+            densities(made), own * (wanted.double() / own) ** strength, rtol=0.02, atol=0
         )
-        wanted = torch.stack([(one + two) / 2, three])
-        for strength in (0.5, 1.0):
-            own = means(0.8, 0.0)
-            torch.testing.assert_close(means(0.8, strength), own + strength * (wanted - own))
-        assert torch.equal(means(0.25, 1.0), means(0.25, 0.0))
+        assert (made[:, 28:] == 255).all()
+    assert torch.equal(match_staining(images, labels, crops, 0), images)
+    assert torch.equal(match_staining(images, labels, [[]], 1), images)
+    half = match_staining(images, labels, [[crop_of(2, 180)]], 1)
+    assert torch.equal(half[:, :, :14], images[:, :, :14])
+    assert not torch.equal(half[:, :, 18:], images[:, :, 18:])
 
 
-@pytest.mark.parametrize(("use_map", "use_crops"), [(True, False), (False, True)])
-def test_without_map_or_crops_no_region_is_drawn(use_map: bool, use_crops: bool) -> None:
-    denoiser = small_denoiser("regional")
-    with torch.no_grad():
-        _, staining = denoiser.encode_branches(
-            two_halves(), [[noise_crop(1, 0), noise_crop(2, 1)]], [(use_map, use_crops)],
-            lambda images: encode_latents(small_vae(), images),
-        )  # fmt: skip
-    assert staining is not None
-    assert not staining.shares.any()
+def test_staining_is_scaled_twofold_at_most() -> None:
+    images = torch.full((2, SIDE, SIDE, 3), 127, dtype=torch.uint8)
+    crops = [[crop_of(1, 0)], [crop_of(1, 255)]]
+    made = match_staining(images, two_halves().repeat(2, 0), crops, 1)
+    assert made[0, 0, 0].tolist() == [63] * 3  # half the light, twice
+    assert made[1, 0, 0].tolist() == [180] * 3  # its root
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
@@ -362,8 +365,8 @@ def test_outside_its_interval_guidance_costs_and_changes_nothing() -> None:
     labels, crops = two_halves(), [[noise_crop(1, 0), noise_crop(2, 1)]]
     x, encode = torch.randn(1, 4, 8, 8), lambda images: encode_latents(small_vae(), images)
     with torch.no_grad():
-        rows, _ = denoiser.encode_branches(labels, crops, guidance.branches, encode)
-        alone, _ = denoiser.encode_branches(labels, crops, [(True, True)], encode)
+        rows = denoiser.encode_branches(labels, crops, guidance.branches, encode)
+        alone = denoiser.encode_branches(labels, crops, [(True, True)], encode)
         velocity = guided(denoiser, rows, guidance)
         plain = guided(denoiser, alone, Guidance.of(1, 1))
         torch.testing.assert_close(velocity(x, 0.9), plain(x, 0.9))

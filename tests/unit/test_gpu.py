@@ -73,7 +73,7 @@ def test_a_graph_keeps_no_answer_of_the_request_before() -> None:
     prepare_denoiser(denoiser, "fp32")
     assert isinstance(denoiser.forward, Captured)
     labels, crops, _ = request(2)
-    encoded, _ = denoiser.encode_branches(
+    encoded = denoiser.encode_branches(
         labels, crops, [(True, True)], lambda images: images[:, :1, ::4, ::4].expand(-1, 4, -1, -1)
     )
     sample, time = torch.randn(2, 4, 8, 8, device="cuda"), torch.ones(2, device="cuda")

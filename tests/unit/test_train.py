@@ -339,6 +339,7 @@ def test_a_student_is_published_and_says_what_it_is(trained: DirectoryStore) -> 
     request = DatasetRequest(dataset="d", model="fast")
     assert request.sampling(model).steps == 2
     assert request.sampling(model).first_order
+    assert request.model_copy(update={"staining": 1.0}).sampling(model).staining == 1
     with pytest.raises(InputError, match="samples in 2 steps without guidance"):
         request.model_copy(update={"steps": 20}).sampling(model)
     before, after = (
@@ -362,7 +363,7 @@ def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_pa
     denoiser, other = (make_denoiser(RECIPE.denoiser, 32, record.classes, vae) for _ in range(2))
 
     def loss(teacher: Denoiser, teacher_steps: int, step: int = 0) -> float:
-        unguided = GuidanceScale(guidance_map=1, guidance_crops=1, guidance_staining=0)
+        unguided = GuidanceScale(guidance_map=1, guidance_crops=1)
         recipe = StudentRecipe(sampling_steps=8, teacher_steps=teacher_steps, guidance=unguided)
         objective = StudentObjective(denoiser, teacher, vae, recipe, "cpu")
         return float(objective.loss(batch, [5, 6, 7, 8], step)["loss"].detach())

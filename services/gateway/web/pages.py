@@ -18,7 +18,7 @@ from services.gateway.api.house import House
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.tokens import Scope
 
-SHOWN_SAMPLING = {"steps", "guidance_map", "guidance_crops", "guidance_staining"}
+SHOWN_SAMPLING = {"steps", "guidance_map", "guidance_crops", "staining"}
 """What forms ask of a model's sampling."""
 
 FOLDER = Path(__file__).parent

@@ -6,7 +6,7 @@ const form = document.getElementById("dataset");
 const shares = document.getElementById("shares");
 const estimate = document.getElementById("estimate");
 const problem = document.getElementById("problem");
-const SAMPLING = ["steps", "guidance_map", "guidance_crops", "guidance_staining"];
+const SAMPLING = ["steps", "guidance_map", "guidance_crops", "staining"];
 const WAIT = 400; // milliseconds without a change before an estimate is asked for
 let timer = 0;
 let asked = 0;
@@ -25,7 +25,7 @@ function fill(model, wanted) {
     `${model.size} × ${model.size} px at ${model.mpp} µm per pixel`;
   for (const name of SAMPLING) {
     form.elements[name].placeholder = model.sampling[name];
-    form.elements[name].disabled = model.student; // it learnt one way to sample
+    form.elements[name].disabled = model.student && name !== "staining"; // it learnt one way
   }
   shares.replaceChildren(...model.classes.map((item) => {
     const label = document.createElement("label");

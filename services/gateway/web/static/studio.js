@@ -9,7 +9,7 @@ import { Patches, SlideView, readAtlas } from "./slide_crops.js";
 
 const at = (id) => document.getElementById(id);
 const MOST_RESULTS = 24;
-const SAMPLING = ["steps", "guidance_map", "guidance_crops", "guidance_staining"];
+const SAMPLING = ["steps", "guidance_map", "guidance_crops", "staining"];
 const TOOLS = { b: "brush", p: "polygon", f: "fill", e: "eraser" };
 
 const models = at("models") ? JSON.parse(at("models").textContent) : [];
@@ -51,7 +51,7 @@ function open() {
   at("about").textContent = `${model.size} × ${model.size} px at ${model.mpp} µm per pixel`;
   for (const name of SAMPLING) {
     form.elements[name].placeholder = model.sampling[name];
-    form.elements[name].disabled = model.student; // it learnt one way to sample
+    form.elements[name].disabled = model.student && name !== "staining"; // it learnt one way
   }
   if (!alike) {
     crops.clear();
