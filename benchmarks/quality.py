@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py TILES --classes gland --mpp 0.5 --slide 'patient(\\d+)' \\
         --region-mpp 0.875 --recipe cpu-small --out out/quality
+    python benchmarks/quality.py TILES … --warm-start colon --as-is    # the shipped model
     python benchmarks/quality.py SLIDES --slides --classes stroma,tumor --region-mpp 0.5
 
 Runs `htd tiles` or `htd ingest`, `htd train` and `htd study`, which a killed run takes up where
@@ -70,7 +71,10 @@ def commands(given: argparse.Namespace) -> Iterator[list[str]]:
         region_size=given.region_size or str(load_recipe(given.recipe).size),
         region_mpp=given.region_mpp,
     )  # fmt: skip
-    yield words("train", regions="quality", model="quality", recipe=given.recipe)
+    yield words(
+        "train", *(["--as-is"] if given.as_is else []), regions="quality", model="quality",
+        recipe=given.recipe, warm_start=given.warm_start,
+    )  # fmt: skip
     if given.embedding:
         yield words(
             "train", regions="quality", model="quality-embedding", recipe=given.recipe,
@@ -94,6 +98,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--region-size", help="in pixels; default: the recipe's")
     parser.add_argument("--region-mpp", required=True)
     parser.add_argument("--recipe", default="cpu-small")
+    parser.add_argument("--warm-start", help="checkpoint or model that the training starts from")
+    parser.add_argument("--as-is", action="store_true", help="measure the warm start, untrained")
     parser.add_argument(
         "--embedding",
         action="store_true",

@@ -255,7 +255,9 @@ def train(
     regions: Annotated[str, typer.Option(help="Region set: a cohort or a clustering.")],
     model: Annotated[str, typer.Option(help="Name of the model.")] = "model",
     version: Annotated[str, typer.Option(help="Version to publish.")] = "1",
-    recipe: Annotated[str, typer.Option(help="tiny, base, paper, or a YAML file.")] = "tiny",
+    recipe: Annotated[
+        str, typer.Option(help="tiny, cpu-small, base, paper, or a YAML file.")
+    ] = "tiny",
     warm_start: Annotated[
         str | None, typer.Option(help="starter, colon (both shipped), or models/<name>/<version>.")
     ] = None,

@@ -26,6 +26,7 @@ from shared.errors import HeteroTissueError, InputError
 from shared.live import connect
 from shared.settings import Settings
 from shared.storage import open_store
+from shared.threads import SPIN
 from shared.worker import make_app
 
 BUCKET = "heterotissue"
@@ -190,7 +191,7 @@ class Stack:
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            env=os.environ | environment,
+            env=SPIN | os.environ | environment,
             start_new_session=True,
         )
         if stdin is not None and child.stdin is not None:

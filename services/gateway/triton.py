@@ -11,6 +11,7 @@ from pathlib import Path
 
 import shared
 from shared.errors import InputError
+from shared.threads import SPIN
 
 WHEEL = Path(sys.prefix) / "triton" / "pytriton" / "tritonserver"
 """Where `make install` unpacks the pytriton wheel."""
@@ -57,7 +58,7 @@ def plan_launch(
         "--disable-auto-complete-config", "--exit-timeout-secs=30",
     ]  # fmt: skip
     packages = [str(Path(shared.__file__).parents[1]), sysconfig.get_path("purelib")]
-    own = {"PYTHONPATH": os.pathsep.join(packages), "OMP_WAIT_POLICY": "PASSIVE"}
+    own = {"PYTHONPATH": os.pathsep.join(packages), **SPIN}
     if not found:
         program.chmod(0o755)
         command.append(f"--backend-directory={_unpack(folder)}")

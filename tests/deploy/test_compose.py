@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from services.stages import REQUESTS
+from shared.threads import SPIN
 from tests.deploy.manifests import (
     ROOT,
     check_command,
@@ -59,6 +60,8 @@ def test_images_run_without_root_and_say_what_they_are() -> None:
         assert "\nUSER 10001:10001\n" in stages[name], f"{name} runs as root"
         for label in ("title", "description", "version", "revision", "licenses"):
             assert f"org.opencontainers.image.{label}=" in stages[name], f"{name}: no {label}"
+        for variable, value in SPIN.items():
+            assert f" {variable}={value}\n" in stages[name], f"{name}'s threads spin forever"
     assert 'ENTRYPOINT ["tini", "--"]' in stages["service"], "nobody reaps a worker's children"
     assert "REMAP_SIGTERM=SIGQUIT" in stages["service"], "a stopped worker keeps its shard"
     for base in re.findall(r"^ARG \w+_IMAGE=(\S+)", dockerfile, re.M):

@@ -60,6 +60,7 @@ def test_guidance_is_swept_on_the_val_split(
         ("tiles --mpp 0.5 --slide (.*)", "tiles tiles", ["quality"]),
         ("slides --slides --recipe base", "ingest slides", ["quality"]),
         ("tiles --mpp 0.5 --embedding", "tiles tiles", ["quality", "quality-embedding"]),
+        ("tiles --mpp 0.5 --warm-start colon --as-is", "tiles tiles", ["quality"]),
     ],
 )
 def test_the_way_from_a_folder_to_the_figures_is_one_command(
@@ -71,6 +72,8 @@ def test_the_way_from_a_folder_to_the_figures_is_one_command(
     assert first.startswith(f"{ingested} --store {tmp_path}/store --cohort quality")
     assert f"--region-size {224 if 'base' in words else 128}" in first
     assert [command.split("--model ")[1].split()[0] for command in trainings] == trained
+    for option in ("--as-is", "--warm-start colon"):
+        assert (option in trainings[0]) == (option in words)
     assert study.startswith("study")
     assert ("--embedding quality-embedding" in study) == (len(trained) > 1)
 
