@@ -71,6 +71,17 @@ ServerOption = Annotated[
     str | None,
     typer.Option("--server", help="Address of a gateway: run there, with the token in HTD_TOKEN."),
 ]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Default: the model's.")]
+GuidanceMapOption = Annotated[
+    float | None, typer.Option("--guidance-map", help="Default: the model's.")
+]
+GuidanceCropsOption = Annotated[
+    float | None, typer.Option("--guidance-crops", help="Default: the model's.")
+]
+StainingOption = Annotated[
+    float | None,
+    typer.Option("--staining", help="How far regions are stained as their crops are, 0–1."),
+]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do it all again, even if done.")]
 SetOption = Annotated[
     list[str] | None,
@@ -356,12 +367,10 @@ def synthesize(
     ] = None,
     maps: Annotated[str | None, typer.Option(help="Region set that maps come from.")] = None,
     crops: Annotated[str | None, typer.Option(help="Region set that crops come from.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: the model's.")] = None,
-    guidance_map: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
-    guidance_crops: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
-    staining: Annotated[
-        float | None, typer.Option(help="How far regions are stained as their crops are, 0–1.")
-    ] = None,
+    steps: StepsOption = None,
+    guidance_map: GuidanceMapOption = None,
+    guidance_crops: GuidanceCropsOption = None,
+    staining: StainingOption = None,
     seed: int = 0,
     export: Annotated[
         list[str] | None, typer.Option(help="folder, coco, geojson (repeatable).")
@@ -434,12 +443,10 @@ def study(
     seeds: Annotated[int, typer.Option(min=1, help="Segmenters of each kind.")] = 3,
     segmenter_steps: Annotated[int, typer.Option(min=1)] = 300,
     few: Annotated[float, typer.Option(help="Share of real regions of the low-label rows.")] = 0.1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: the model's.")] = None,
-    guidance_map: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
-    guidance_crops: Annotated[float | None, typer.Option(help="Default: the model's.")] = None,
-    staining: Annotated[
-        float | None, typer.Option(help="How far regions are stained as their crops are, 0–1.")
-    ] = None,
+    steps: StepsOption = None,
+    guidance_map: GuidanceMapOption = None,
+    guidance_crops: GuidanceCropsOption = None,
+    staining: StainingOption = None,
     guidance_map_only: Annotated[
         float | None, typer.Option(help="Of the row of maps alone; default: as the others.")
     ] = None,
