@@ -39,8 +39,8 @@ def work(seconds: float) -> float:
     recipe, classes = load_recipe("cpu-small"), Classes.of("other", "gland")
     vae = make_vae(recipe.vae)
     denoiser = make_denoiser(recipe.denoiser, recipe.size, classes, vae).eval()
-    side = int(recipe.size * recipe.denoiser.crop_max)
-    labels, crops = bands(classes, recipe.size, side, ROWS)
+    crop_side = int(recipe.size * recipe.denoiser.crop_max)
+    labels, crops = bands(classes, recipe.size, crop_side, ROWS)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         encoded = denoiser.encode_branches(
             labels, crops, [(True, True)], lambda images: encode_latents(vae, images)

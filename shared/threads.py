@@ -9,7 +9,7 @@ SPIN = {"GOMP_SPINCOUNT": "3000"}
 """Environment that has an OpenMP thread spin for a moment, then sleep, while others still compute.
 
 Unless told, it spins for as long as a step takes, on a core that another process needs: two
-processes on the same cores come to a standstill (docs/deploy.md, `benchmarks/threads.py`).
+processes on the same cores come to a standstill (`benchmarks/spinning.py`).
 """
 
 

@@ -40,9 +40,9 @@ def match_staining(
     Returns:
         uint8 (B, H, W, 3), on the device of the images.
     """
-    kinds, wanted = _densities(crops)
-    if not strength or not kinds.numel():
+    if not strength or not any(crops):
         return images
+    kinds, wanted = _densities(crops)
     places = torch.from_numpy(labels).unsqueeze(1)
     regions = (places == kinds[..., None, None]).to(images.device, torch.float32)
     levels = (images.float() + 1) / 256

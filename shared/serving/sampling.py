@@ -28,6 +28,7 @@ from shared.serving.engine import computing
 UInt8 = NDArray[np.uint8]
 
 BESIDE = 2
+"""Requests whose conditions are encoded, or whose images are stained, at a time."""
 
 
 class Options(Sampling):

@@ -17,6 +17,7 @@ from shared.diffusion.crops import Crop, CropRule, complexity, crop_side, move_c
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import draw_noise, draw_times, flow_loss, guided, sample_flow
 from shared.diffusion.guidance import Guidance
+from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.diffusion.regional import RegionalDenoiser
 from shared.diffusion.staining import match_staining
 from shared.seeds import image_seed
@@ -310,6 +311,19 @@ def test_regions_are_stained_as_their_crops() -> None:
     half = match_staining(images, labels, [[crop_of(2, 180)]], 1)
     assert torch.equal(half[:, :, :14], images[:, :, :14])
     assert not torch.equal(half[:, :, 18:], images[:, :, 18:])
+
+
+@pytest.mark.parametrize(("use_map", "use_crops"), [(True, True), (True, False), (False, True)])
+def test_without_map_or_crops_no_region_is_stained(use_map: bool, use_crops: bool) -> None:
+    pipeline = HeteroTissuePipeline(small_vae(), small_denoiser("regional"))
+    crops = [[crop_of(1, 20), crop_of(2, 240)]]
+    plain, stained = (
+        pipeline(
+            two_halves(), crops, [0], steps=2, use_map=use_map, use_crops=use_crops, staining=each
+        )
+        for each in (0, 1)
+    )
+    assert np.array_equal(plain, stained) == (not (use_map and use_crops))
 
 
 def test_staining_is_scaled_twofold_at_most() -> None:
