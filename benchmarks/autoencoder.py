@@ -1,28 +1,87 @@
 """How well does an autoencoder give real tissue back?
 
-    python benchmarks/autoencoder.py STORE REGIONS [--vae embedded] [--split val]
+    python benchmarks/autoencoder.py STORE REGIONS [--vae embedded] [--split val] [--seeds 1]
 
 Prints PSNR, SSIM and the Fréchet distance of reconstructions to other slides of the split, with
-that of the real images themselves: no generator is better than its decoder.
+that of the real images themselves: no generator is better than its decoder. With seeds, also the
+mean IoU, on the split's real images, of segmenters trained on real training images and on
+reconstructions of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from services.evaluate.data import Pairs, RealPairs
 from services.evaluate.fidelity import Features, fidelity
 from services.evaluate.reconstruction import likeness, reconstruct
+from services.evaluate.segmentation import (
+    confusion,
+    iou_scores,
+    make_segmenter,
+    train_segmenter,
+)
 from services.gateway.study import MEASURES
+from shared.contracts.base import Classes, Split
+from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.regions import RegionSet
 from shared.contracts.train import VaeRecipe
 from shared.diffusion.autoencoder import make_vae
 from shared.encoders import load_encoder
 from shared.imaging.regions import RegionIndex, load_region_set
 from shared.settings import settings
-from shared.storage import open_store
+from shared.storage import ObjectStore, open_store
 from shared.threads import limit
+
+UInt8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Real regions as an autoencoder gives them back."""
+
+    pairs: RealPairs
+    images: UInt8
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def pair(self, number: int) -> tuple[UInt8, UInt8]:
+        return self.images[number], self.pairs.pair(number)[1]
+
+    def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self.pairs.origins(number)
+
+
+def read(store: ObjectStore, record: RegionSet, split: Split) -> tuple[RealPairs, UInt8]:
+    """Read the regions of a split, and their images (n, h, w, 3)."""
+    index = RegionIndex(store, record, split)
+    pairs = RealPairs(index, range(len(index)), np.arange(256, dtype=np.uint8))
+    return pairs, np.stack([pairs.pair(number)[0] for number in range(len(pairs))])
+
+
+def mean_iou(train: Pairs, test: Pairs, classes: Classes, seed: int) -> float:
+    """Train a segmenter as `htd study` does, and score it."""
+    asked = EvaluateRequest(report="none", dataset="none", seed=seed)
+    size, batch = len(test.pair(0)[0]), asked.segmenter_batch
+    model = make_segmenter(MEASURES[0], classes, seed)
+    train_segmenter(
+        model, train, first=classes.first, size=size, steps=asked.segmenter_steps, batch=batch,
+        seed=seed, device="cpu", progress=lambda _: None,
+    )  # fmt: skip
+    counts = confusion(
+        model, test, range(len(test)), classes=classes, size=size, batch=batch, device="cpu",
+        progress=lambda _: None,
+    )  # fmt: skip
+    score = iou_scores(counts, classes.first)["mean_iou"]
+    assert isinstance(score, float)
+    return score
 
 
 def main() -> None:
@@ -32,20 +91,21 @@ def main() -> None:
     parser.add_argument("--vae", default="embedded", help="or a folder in diffusers' format")
     parser.add_argument("--split", default="val")
     parser.add_argument("--encoders", nargs="+", default=MEASURES)
+    parser.add_argument("--seeds", type=int, default=0, help="segmenters of either kind")
     given = parser.parse_args()
     limit(settings().threads)
     store = open_store(given.store)
-    index = RegionIndex(store, load_region_set(store, given.regions), given.split)
-    images = np.stack([index[number].image for number in range(len(index))])
-    vae = make_vae(VaeRecipe(pretrained=given.vae)).eval()
-    made = reconstruct(vae, "cpu")(images)
+    record = load_region_set(store, given.regions)
+    test, images = read(store, record, given.split)
+    through = reconstruct(make_vae(VaeRecipe(pretrained=given.vae)).eval(), "cpu")
+    made = through(images)
     scores = likeness(zip(images, made, strict=True))
-    figures = {
+    figures: dict[str, Any] = {
         "n": scores["n"],
         "psnr": round(scores["psnr"], 2),
         "ssim": round(scores["ssim"], 3),
     }
-    slides = [(slide,) for slide in index.slides]
+    slides = [(slide,) for slide in test.regions.slides]
     for name in given.encoders:
         encoder = load_encoder(name, store)
         real, given_back = (
@@ -53,6 +113,13 @@ def main() -> None:
         )
         rows = fidelity(real, {"reconstruction": given_back}, 0)["rows"]
         figures[name] = {row: round(value["frechet"], 1) for row, value in rows.items()}
+    if given.seeds:
+        train, real_images = read(store, record, "train")
+        again = Reconstructed(train, through(real_images))
+        sources: dict[str, Pairs] = {"real": train, "reconstructed": again}
+        for name, pairs in sources.items():
+            found = [mean_iou(pairs, test, record.classes, seed) for seed in range(given.seeds)]
+            figures[f"mean_iou_{name}"] = round(float(np.mean(found)), 4)
     print(json.dumps({"vae": given.vae, "split": given.split, **figures}))
 
 

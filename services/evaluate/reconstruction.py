@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from services.evaluate.data import Material, centre, spread
-from shared.diffusion.autoencoder import decode_latents, encode_latents, to_pixels, to_unit
+from shared.diffusion.autoencoder import (
+    Autoencoder,
+    decode_latents,
+    encode_latents,
+    to_pixels,
+    to_unit,
+)
 
 UInt8 = NDArray[np.uint8]
 
@@ -20,7 +25,7 @@ BATCH = 16
 MOST = 500  # images that are scored
 
 
-def reconstruct(vae: AutoencoderKL, device: str) -> Callable[[UInt8], UInt8]:
+def reconstruct(vae: Autoencoder, device: str) -> Callable[[UInt8], UInt8]:
     """Return a function that encodes and decodes uint8 RGB images (n, h, w, 3)."""
 
     @torch.inference_mode()

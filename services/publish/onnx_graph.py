@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from shared.diffusion.autoencoder import encode_latents, to_pixels, to_raw, vae_factor
+from shared.diffusion.autoencoder import Autoencoder, encode_latents, to_pixels, to_raw, vae_factor
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.serving.contract import Part, engine_tensors
@@ -42,7 +41,7 @@ class DenoiserGraph(nn.Module):
 class VaeGraph(nn.Module):
     """One half of the autoencoder; FP32 or pixels outside, `dtype` inside."""
 
-    def __init__(self, vae: AutoencoderKL, part: Part, dtype: torch.dtype) -> None:
+    def __init__(self, vae: Autoencoder, part: Part, dtype: torch.dtype) -> None:
         super().__init__()
         self.vae = copy.deepcopy(vae).to(dtype)
         self.vae.disable_tiling()

@@ -8,12 +8,11 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from services.train.data import Batches
 from shared.contracts.train import training_key
-from shared.diffusion.autoencoder import encode_latents, to_unit
+from shared.diffusion.autoencoder import Autoencoder, encode_latents, to_unit
 from shared.storage import ObjectStore
 
 Float16 = NDArray[np.float16]
@@ -28,7 +27,7 @@ def latents_key(run: str, shard: str) -> str:
 
 
 def encode_views(
-    vae: AutoencoderKL,
+    vae: Autoencoder,
     batches: Batches,
     span: tuple[int, int],
     device: str,

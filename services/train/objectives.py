@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
 from services.train.critic import PatchCritic, critic_loss, deceit_loss
 from services.train.data import Batch
 from services.train.perceptual import PerceptualLoss
-from shared.contracts.train import StudentRecipe, VaeRecipe
-from shared.diffusion.autoencoder import encode_latents, to_unit
+from shared.contracts.train import StudentRecipe
+from shared.diffusion.autoencoder import Autoencoder, encode_latents, encode_raw, to_unit
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import (
     Solver,
@@ -27,36 +26,24 @@ from shared.diffusion.guidance import Guidance
 BLOCK = 16
 """Side of the blocks whose staining a decoder keeps, pixels."""
 STAINING_WEIGHT = 2.0
+SIZE_WEIGHT = 1e-4
+"""Of the mean square of latents: enough to hold them, too little to cost detail."""
 
 
 class VaeObjective:
-    """Reconstruct pixels and their differences, at full and at half the size.
+    """Reconstruct pixels and their differences from latents that are kept small."""
 
-    Half the latents decode to half the image, which keeps them smooth enough for a denoiser
-    (EQ-VAE, Kouzelis et al. 2025). The KL term is only there to keep them finite.
-    """
-
-    def __init__(self, vae: AutoencoderKL, recipe: VaeRecipe, device: str) -> None:
+    def __init__(self, vae: Autoencoder, device: str) -> None:
         self.vae = vae.to(device)
         self.module: nn.Module = self.vae
-        self.recipe = recipe
         self.device = device
 
     def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
         images = to_unit(torch.from_numpy(batch.images)).to(self.device)
-        posterior = self.vae.encode(images).latent_dist
-        noise = draw_noise(seeds, posterior.mean.shape[1:]).to(self.device)
-        latents = posterior.mean + posterior.std * noise
+        latents = encode_raw(self.vae, images)
         decoded = self.vae.decode(latents).sample.float()
-        halved = self.vae.decode(functional.avg_pool2d(latents, 2)).sample.float()
-        full, half = (
-            pixel_loss(decoded, images),
-            pixel_loss(halved, functional.avg_pool2d(images, 2)),
-        )
-        kl = posterior.kl().mean()
-        total = full + self.recipe.equivariance * half + self.recipe.kl_weight * kl
-        return {"loss": total, "psnr": psnr(decoded, images), "half": half,
-                "kl": kl / posterior.mean[0].numel()}  # fmt: skip
+        total = pixel_loss(decoded, images) + SIZE_WEIGHT * latents.float().square().mean()
+        return {"loss": total, "psnr": psnr(decoded, images)}
 
 
 class DecoderObjective:
@@ -67,11 +54,13 @@ class DecoderObjective:
     rests, so latents keep their meaning.
     """
 
-    def __init__(self, vae: AutoencoderKL, perceptual: PerceptualLoss | None, device: str) -> None:
+    def __init__(self, vae: Autoencoder, perceptual: PerceptualLoss | None, device: str) -> None:
         self.vae = vae.to(device).requires_grad_(False)
         self.critic = PatchCritic().to(device)
         self.perceptual = perceptual
-        decoder = nn.ModuleList([self.vae.decoder, self.vae.post_quant_conv])
+        self.last = next(self.vae.decoder.conv_out.parameters())
+        parts = [self.vae.decoder, getattr(self.vae, "post_quant_conv", None)]
+        decoder = nn.ModuleList([part for part in parts if part is not None])
         self.module: nn.Module = nn.ModuleDict(
             {"decoder": decoder.requires_grad_(True), "critic": self.critic}
         )
@@ -80,7 +69,7 @@ class DecoderObjective:
     def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
         images = to_unit(torch.from_numpy(batch.images)).to(self.device)
         with torch.no_grad():
-            latents = self.vae.encode(images).latent_dist.mode()
+            latents = encode_raw(self.vae, images)
         decoded = self.vae.decode(latents).sample.float()
         figures = {"psnr": psnr(decoded, images), "staining": staining_loss(decoded, images)}
         total = pixel_loss(decoded, images) + STAINING_WEIGHT * figures["staining"]
@@ -88,7 +77,7 @@ class DecoderObjective:
             figures["perceptual"] = self.perceptual(decoded, images)
             total = total + figures["perceptual"]
         figures["critic"] = critic_loss(self.critic, images, decoded)
-        deceit = deceit_loss(self.critic, decoded, total, self.vae.decoder.conv_out.weight)
+        deceit = deceit_loss(self.critic, decoded, total, self.last)
         return {"loss": total + deceit + figures["critic"], **figures}
 
 
@@ -116,7 +105,7 @@ def psnr(made: Tensor, real: Tensor) -> Tensor:
 class DenoiserObjective:
     """Flow matching on latents, with map and crops dropped at random."""
 
-    def __init__(self, denoiser: Denoiser, vae: AutoencoderKL, device: str) -> None:
+    def __init__(self, denoiser: Denoiser, vae: Autoencoder, device: str) -> None:
         self.denoiser: Denoiser = denoiser.to(device)
         self.module: nn.Module = self.denoiser
         self.vae = vae.to(device).eval().requires_grad_(False)
@@ -159,7 +148,7 @@ class StudentObjective(DenoiserObjective):
         self,
         denoiser: Denoiser,
         teacher: Denoiser,
-        vae: AutoencoderKL,
+        vae: Autoencoder,
         recipe: StudentRecipe,
         device: str,
     ) -> None:

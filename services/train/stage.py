@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 
 from services.train.card import model_card
 from services.train.data import Batches, Float16
@@ -36,7 +35,7 @@ from shared.contracts.train import (
     training_key,
 )
 from shared.datasets import draw_crops
-from shared.diffusion.autoencoder import encode_latents, make_vae, read_vae, to_unit
+from shared.diffusion.autoencoder import Autoencoder, encode_latents, make_vae, read_vae, to_unit
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
@@ -230,7 +229,7 @@ def _autoencoder_segment(
         weights = _starting_weights(store, request)
         if weights is not None:  # a denoiser needs the latents that it has learnt
             start_vae(vae, weights)
-        objective = VaeObjective(vae, recipe, device)
+        objective = VaeObjective(vae, device)
     else:
         vae = _read_vae(store, training_key(request.run, "vae/"))
         objective = DecoderObjective(vae, _perceptual(request, store, device), device)
@@ -260,7 +259,7 @@ def _perceptual(request: TrainRequest, store: ObjectStore, device: str) -> Perce
     return PerceptualLoss(recipe.perceptual, store, device)
 
 
-def _normalize(vae: AutoencoderKL, batches: Batches, device: str) -> None:
+def _normalize(vae: Autoencoder, batches: Batches, device: str) -> None:
     """Set shift and scale so that latents of the training regions have mean 0 and variance 1."""
     vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
     with torch.no_grad():
@@ -278,13 +277,13 @@ def _put_folder(store: ObjectStore, prefix: str, folder: Path) -> None:
             store.put_file(prefix + path.relative_to(folder).as_posix(), path)
 
 
-def _load_vae(store: ObjectStore, request: TrainRequest) -> AutoencoderKL:
+def _load_vae(store: ObjectStore, request: TrainRequest) -> Autoencoder:
     """Load the run's finished autoencoder."""
     kind = "decoder" if request.recipe.vae.decoder_steps else "vae"
     return _read_vae(store, training_key(request.run, f"{kind}/"))
 
 
-def _read_vae(store: ObjectStore, prefix: str) -> AutoencoderKL:
+def _read_vae(store: ObjectStore, prefix: str) -> Autoencoder:
     with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
         for name in ("config.json", "diffusion_pytorch_model.safetensors"):
             (Path(folder) / name).write_bytes(store.get(prefix + name))

@@ -28,7 +28,16 @@ class VaeRecipe(Contract):
         description="'embedded' (shipped, made on real tissue), or folder or hub id of a "
         "diffusers VAE",
     )
-    channels: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
+    architecture: Literal["kl", "dc"] = Field(
+        "kl",
+        description="of an own one: kl, of diffusers' AutoencoderKL; dc, of AutoencoderDC, whose "
+        "shortcuts fold pixels into channels, learns faster",
+    )
+    channels: tuple[int, ...] = Field(
+        (32, 64, 128, 128),
+        min_length=1,
+        description="of the levels, from the whole image (kl) or half of it (dc) on",
+    )
     layers: int = Field(1, ge=1)
     latent_channels: int = Field(16, ge=1)
     steps: int = Field(0, ge=0, description="training steps; 0 keeps it as it is")
@@ -47,15 +56,11 @@ class VaeRecipe(Contract):
     warmup: int = Field(100, ge=0)
     ema: float = Field(0.995, ge=0, lt=1)
     grad_clip: float = Field(1.0, gt=0)
-    kl_weight: float = Field(1e-9, ge=0)
-    equivariance: float = Field(
-        0.5, ge=0, description="weight of decoding half the latents to half the image"
-    )
 
     @property
     def factor(self) -> int:
         """Pixels per latent pixel, of an own VAE."""
-        return int(2 ** (len(self.channels) - 1))
+        return int(2 ** (len(self.channels) - (self.architecture == "kl")))
 
 
 class GuidanceScale(Contract):

@@ -1,15 +1,19 @@
-"""The autoencoder: the embedded one, an own small AutoencoderKL, or any diffusers VAE by name."""
+"""The autoencoder: the embedded one, an own small one, or any diffusers VAE by name."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
 from shared.contracts.train import VaeRecipe
 from shared.errors import InputError
+
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC
 
 EMBEDDED = Path(__file__).parent / "embedded_vae"
 """Trained on real tissue, see its README; recipes name it 'embedded'."""
@@ -20,7 +24,7 @@ TILE = 1024
 """Side of the largest image that is decoded in one piece, pixels."""
 
 
-def make_vae(recipe: VaeRecipe) -> AutoencoderKL:
+def make_vae(recipe: VaeRecipe) -> Autoencoder:
     """Make the recipe's VAE: a fresh one, or the pretrained one that it names.
 
     Raises:
@@ -30,13 +34,27 @@ def make_vae(recipe: VaeRecipe) -> AutoencoderKL:
         if recipe.pretrained == "embedded":
             return read_vae(EMBEDDED)
         try:
-            return AutoencoderKL.from_pretrained(recipe.pretrained, use_safetensors=True)
+            return _class(recipe.pretrained).from_pretrained(
+                recipe.pretrained, use_safetensors=True
+            )
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot load the VAE {recipe.pretrained!r}: {error}. Give a folder in diffusers "
                 "format, or a hub id and access to the hub"
             ) from error
     levels = len(recipe.channels)
+    if recipe.architecture == "dc":
+        # without blocks at full size, where they would cost most
+        channels, shape = (recipe.channels[0], *recipe.channels), ((),) * (levels + 1)
+        return AutoencoderDC(
+            latent_channels=recipe.latent_channels,
+            encoder_block_out_channels=channels,
+            decoder_block_out_channels=channels,
+            encoder_layers_per_block=(0, *(recipe.layers,) * levels),
+            decoder_layers_per_block=(0, *(recipe.layers + 1,) * levels),
+            encoder_qkv_multiscales=shape,
+            decoder_qkv_multiscales=shape,
+        )
     return AutoencoderKL(
         block_out_channels=recipe.channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -50,15 +68,17 @@ def make_vae(recipe: VaeRecipe) -> AutoencoderKL:
     )
 
 
-def read_vae(folder: Path) -> AutoencoderKL:
+def read_vae(folder: Path) -> Autoencoder:
     """Load a VAE from its folder in diffusers' format."""
-    vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+    vae = _class(folder).from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     vae.register_to_config(_name_or_path="")  # a temporary folder is no provenance
     return vae.eval()
 
 
-def vae_factor(vae: AutoencoderKL) -> int:
+def vae_factor(vae: Autoencoder) -> int:
     """Pixels per latent pixel."""
+    if isinstance(vae, AutoencoderDC):
+        return int(vae.spatial_compression_ratio)
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
@@ -73,28 +93,50 @@ def to_pixels(images: Tensor) -> Tensor:
     return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def encode_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Encode (B, 3, H, W) in [-1, 1] to normalized latents: (mode - shift) · scale."""
-    mode: Tensor = vae.encode(images.to(vae.dtype)).latent_dist.mode()
-    latents: Tensor = (mode - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-    return latents
-
-
-def to_raw(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Undo the normalization of `encode_latents`."""
-    raw: Tensor = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+def encode_raw(vae: Autoencoder, images: Tensor) -> Tensor:
+    """Encode (B, 3, H, W) in [-1, 1] to latents as the network gives them: its mode."""
+    encoded = vae.encode(images.to(vae.dtype))
+    raw: Tensor = encoded.latent if isinstance(vae, AutoencoderDC) else encoded.latent_dist.mode()
     return raw
 
 
-def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def encode_latents(vae: Autoencoder, images: Tensor) -> Tensor:
+    """Encode (B, 3, H, W) in [-1, 1] to normalized latents: (raw - shift) · scale."""
+    shift = vae.config.get("shift_factor") or 0.0
+    latents: Tensor = (encode_raw(vae, images) - shift) * vae.config.scaling_factor
+    return latents
+
+
+def to_raw(vae: Autoencoder, latents: Tensor) -> Tensor:
+    """Undo the normalization of `encode_latents`."""
+    raw: Tensor = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+    return raw
+
+
+def decode_latents(vae: Autoencoder, latents: Tensor) -> Tensor:
     """Decode normalized latents to (B, 3, H, W), about [-1, 1].
 
     At most `DECODED` pixels at a time; images larger than `TILE` in tiles that overlap.
     """
     raw = to_raw(vae, latents).to(vae.dtype)
     factor = vae_factor(vae)
-    vae.enable_tiling()
-    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // factor
+    _tile(vae)
     at_a_time = max(1, DECODED // (factor**2 * raw.shape[2] * raw.shape[3]))
     parts = [vae.decode(part, return_dict=False)[0] for part in torch.split(raw, at_a_time)]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _tile(vae: Autoencoder) -> None:
+    """Have images larger than `TILE` decoded in tiles, which overlap by a quarter or more."""
+    if isinstance(vae, AutoencoderDC):
+        vae.enable_tiling(TILE, TILE, TILE * 3 // 4, TILE * 3 // 4)
+    else:
+        vae.enable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // vae_factor(vae)
+
+
+def _class(folder: str | Path) -> Any:
+    """The class of a VAE in a folder; of one that a hub has, AutoencoderKL."""
+    config = Path(folder) / "config.json"
+    known = json.loads(config.read_text())["_class_name"] if config.is_file() else "AutoencoderKL"
+    return AutoencoderDC if known == "AutoencoderDC" else AutoencoderKL

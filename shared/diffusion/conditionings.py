@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diffusers import AutoencoderKL
-
 from shared.contracts.base import Classes
 from shared.contracts.train import DenoiserRecipe
-from shared.diffusion.autoencoder import vae_factor
+from shared.diffusion.autoencoder import Autoencoder, vae_factor
 from shared.diffusion.concat import ConcatDenoiser
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.embedding import EmbeddingDenoiser
@@ -23,7 +21,7 @@ CONDITIONINGS: dict[str, type[ConcatDenoiser] | type[RegionalDenoiser]] = {
 
 
 def make_denoiser(
-    recipe: DenoiserRecipe, size: int, classes: Classes, vae: AutoencoderKL
+    recipe: DenoiserRecipe, size: int, classes: Classes, vae: Autoencoder
 ) -> Denoiser:
     """Make a recipe's denoiser, untrained, for images of `size` pixels and latents of `vae`."""
     kind = CONDITIONINGS[recipe.conditioning]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from threading import Lock
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shared.diffusion.autoencoder import Autoencoder
 from shared.diffusion.denoiser import Denoiser, Tensors
 
 Forward = Callable[[Tensor, Tensor, Tensors], Tensor]
@@ -22,7 +22,7 @@ CAPTURED_ROWS = 64
 MOST_GRAPHS = 32
 
 
-def prepare_vae(vae: AutoencoderKL, precision: str) -> None:
+def prepare_vae(vae: Autoencoder, precision: str) -> None:
     """Have a VAE compute fast where it is: channels last, and on a GPU in weights of a precision.
 
     Args:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
 from shared.diffusion import concat, embedding, regional  # noqa: F401 - classes that a folder may name
 from shared.diffusion.autoencoder import (
+    Autoencoder,
     decode_latents,
     encode_latents,
     to_pixels,
@@ -28,10 +29,10 @@ from shared.errors import InputError
 class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
     """Images from label maps and crops."""
 
-    vae: AutoencoderKL
+    vae: Autoencoder
     denoiser: Denoiser
 
-    def __init__(self, vae: AutoencoderKL, denoiser: Denoiser) -> None:
+    def __init__(self, vae: Autoencoder, denoiser: Denoiser) -> None:
         super().__init__()
         self.register_modules(vae=vae, denoiser=denoiser)
 

@@ -17,6 +17,7 @@ from shared.diffusion.autoencoder import (
     encode_latents,
     make_vae,
     to_unit,
+    vae_factor,
 )
 
 
@@ -45,10 +46,19 @@ def test_the_embedded_autoencoder_is_small_and_tells_no_path() -> None:
     assert make_vae(VaeRecipe(pretrained="embedded")).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        VaeRecipe(architecture="kl", channels=(8, 16), latent_channels=4),
+        VaeRecipe(architecture="dc", channels=(8,), latent_channels=4),
+    ],
+    ids=["kl", "dc"],
+)
 def test_many_images_are_decoded_in_parts_and_large_ones_in_tiles(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, recipe: VaeRecipe
 ) -> None:
-    vae = make_vae(VaeRecipe(channels=(8, 16), latent_channels=4)).eval()
+    vae = make_vae(recipe).eval()
+    assert vae_factor(vae) == recipe.factor == 2
     sizes: list[tuple[int, ...]] = []
     vae.decoder.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape)))
     latents = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -17,9 +17,12 @@ from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.serving.contract import Part, engine_tensors
 
+KL = VaeRecipe(channels=(8, 16), latent_channels=4)
+DC = VaeRecipe(architecture="dc", channels=(8, 16), latent_channels=4)
 
-def toy(conditioning: str) -> HeteroTissuePipeline:
-    vae = make_vae(VaeRecipe(channels=(8, 16), latent_channels=4)).eval()
+
+def toy(conditioning: str, vae_recipe: VaeRecipe = KL) -> HeteroTissuePipeline:
+    vae = make_vae(vae_recipe).eval()
     recipe = DenoiserRecipe.model_validate(
         {
             "conditioning": conditioning, "channels": (32, 64), "attention": (False, True),
@@ -40,11 +43,12 @@ def test_onnx_computes_what_pytorch_does(tmp_path: Path, conditioning: str) -> N
     assert largest_error(pipeline, "denoiser", 32, tmp_path / "denoiser.onnx") < 1e-4
 
 
+@pytest.mark.parametrize("vae", [KL, DC], ids=["kl", "dc"])
 @pytest.mark.parametrize(("part", "bound"), [("vae_encoder", 1e-4), ("vae_decoder", 1)])
 def test_graphs_of_the_autoencoder_compute_what_pytorch_does(
-    tmp_path: Path, part: Part, bound: float
+    tmp_path: Path, part: Part, bound: float, vae: VaeRecipe
 ) -> None:
-    pipeline = toy("regional")
+    pipeline = toy("regional", vae)
     export_onnx(pipeline, part, 32, tmp_path / "part.onnx")
     assert largest_error(pipeline, part, 32, tmp_path / "part.onnx") <= bound
     graph = onnx.load(tmp_path / "part.onnx").graph
