@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
@@ -35,7 +35,13 @@ from services.train.objectives import DecoderObjective, DenoiserObjective, VaeOb
 from services.train.perceptual import PerceptualLoss
 from shared.contracts.base import Classes
 from shared.contracts.train import DenoiserRecipe, Recipe, VaeRecipe
-from shared.diffusion.autoencoder import decode_latents, encode_latents, make_vae, vae_factor
+from shared.diffusion.autoencoder import (
+    Autoencoder,
+    decode_latents,
+    encode_latents,
+    make_vae,
+    vae_factor,
+)
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.gpu import Captured, prepare_denoiser, prepare_vae, uncaptured
@@ -90,7 +96,7 @@ def example(recipe: Recipe, images: int) -> Batch:
 class Step:
     """A denoiser's step at a number of rows, in one of several ways."""
 
-    def __init__(self, denoiser: Denoiser, vae: AutoencoderKL, recipe: Recipe, rows: int) -> None:
+    def __init__(self, denoiser: Denoiser, vae: Autoencoder, recipe: Recipe, rows: int) -> None:
         self.denoiser = denoiser
         batch, side = example(recipe, rows), recipe.size // vae_factor(vae)
         self.encoded = denoiser.encode_branches(
@@ -146,7 +152,7 @@ def kernels(step: Callable[[], Any]) -> dict[str, float]:
     return {kind: round(share / total, 3) for kind, share in sorted(shares.items())}
 
 
-def images_per_second(vae: AutoencoderKL, denoiser: Denoiser, recipe: Recipe) -> dict[str, Any]:
+def images_per_second(vae: Autoencoder, denoiser: Denoiser, recipe: Recipe) -> dict[str, Any]:
     """Way → images per call → images per second, from label maps to pixels."""
     ours = HeteroTissuePipeline(copy.deepcopy(vae), copy.deepcopy(denoiser))
     prepare_vae(ours.vae, recipe.precision)
@@ -177,7 +183,7 @@ def images_per_second(vae: AutoencoderKL, denoiser: Denoiser, recipe: Recipe) ->
 
 
 def training(
-    vae: AutoencoderKL, denoiser: Denoiser, recipe: Recipe, store: str, compiled: bool
+    vae: Autoencoder, denoiser: Denoiser, recipe: Recipe, store: str, compiled: bool
 ) -> dict[str, Any]:
     """Kind → seconds of a training step, and minutes of all that the recipe has.
 
@@ -194,7 +200,7 @@ def training(
         print(f"decoder without its perceptual loss: {error}")
         perceptual = None
     kinds: dict[str, tuple[Callable[[], Objective], VaeRecipe | DenoiserRecipe, int]] = {
-        "vae": (lambda: VaeObjective(vae, recipe.vae, "cuda"), recipe.vae, recipe.vae.steps),
+        "vae": (lambda: VaeObjective(vae, "cuda"), recipe.vae, recipe.vae.steps),
         "decoder": (
             lambda: DecoderObjective(vae, perceptual, "cuda"), recipe.vae, recipe.vae.decoder_steps
         ),
@@ -228,7 +234,7 @@ def training(
     return found
 
 
-def training_batch(recipe: Recipe, rows: int, side: int, vae: AutoencoderKL | None) -> data.Batch:
+def training_batch(recipe: Recipe, rows: int, side: int, vae: Autoencoder | None) -> data.Batch:
     """A batch of noise; with latents, as they are computed once, where a VAE is given."""
     made = example(recipe, rows)
     images = np.random.default_rng(0).integers(256, size=(rows, side, side, 3), dtype=np.uint8)
@@ -241,7 +247,7 @@ def training_batch(recipe: Recipe, rows: int, side: int, vae: AutoencoderKL | No
 
 
 def measure_steps(
-    vae: AutoencoderKL,
+    vae: Autoencoder,
     denoiser: Denoiser,
     recipe: Recipe,
     most: float,

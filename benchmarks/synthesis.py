@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 
 from services.evaluate.fidelity import Features, fidelity
@@ -39,7 +39,7 @@ from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
 from shared.contracts.serving import PublishRequest, served_prefix
 from shared.contracts.train import ModelRecord, model_prefix
-from shared.diffusion.autoencoder import decode_latents, encode_latents, to_pixels
+from shared.diffusion.autoencoder import Autoencoder, decode_latents, encode_latents, to_pixels
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_noise
 from shared.diffusion.model_store import load_model
@@ -81,7 +81,7 @@ class PlainPipeline(DiffusionPipeline):  # type: ignore[misc]
     Euler's steps on the flow are DDIM's.
     """
 
-    vae: AutoencoderKL
+    vae: Autoencoder
     denoiser: Denoiser
     scheduler: FlowMatchEulerDiscreteScheduler
 

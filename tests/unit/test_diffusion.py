@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from torch.nn import functional
 
 from shared.contracts.base import Classes
 from shared.contracts.train import DenoiserRecipe, VaeRecipe
-from shared.diffusion.autoencoder import encode_latents, make_vae
+from shared.diffusion.autoencoder import Autoencoder, encode_latents, make_vae
 from shared.diffusion.concat import adapt_first_layer, condition_tensor, condition_width
 from shared.diffusion.conditionings import CONDITIONINGS, make_denoiser
 from shared.diffusion.crops import Crop, CropRule, complexity, crop_side, move_crop, place
@@ -39,7 +38,7 @@ def small_denoiser(conditioning: str, classes: Classes = CLASSES) -> Denoiser:
     return denoiser.eval()
 
 
-def small_vae() -> AutoencoderKL:
+def small_vae() -> Autoencoder:
     torch.manual_seed(1)
     return make_vae(VaeRecipe(channels=(8, 16, 16), latent_channels=4))
 
