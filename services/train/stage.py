@@ -35,7 +35,7 @@ from shared.contracts.train import (
     training_key,
 )
 from shared.datasets import draw_crops
-from shared.diffusion.autoencoder import Autoencoder, encode_latents, make_vae, read_vae, to_unit
+from shared.diffusion.autoencoder import Autoencoder, encode_raw, make_vae, read_vae, to_unit
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
@@ -260,15 +260,15 @@ def _perceptual(request: TrainRequest, store: ObjectStore, device: str) -> Perce
 
 
 def _normalize(vae: Autoencoder, batches: Batches, device: str) -> None:
-    """Set shift and scale so that latents of the training regions have mean 0 and variance 1."""
-    vae.register_to_config(scaling_factor=1.0, shift_factor=0.0)
+    """Set scale, and shift where there is one, so that training latents have variance 1."""
     with torch.no_grad():
         images = [batches.draw(step, 32).images for step in range(NORMALIZATION_IMAGES // 32)]
         latents = torch.cat(
-            [encode_latents(vae, to_unit(torch.from_numpy(part)).to(device)) for part in images]
+            [encode_raw(vae, to_unit(torch.from_numpy(part)).to(device)) for part in images]
         )
-    mean, std = float(latents.mean()), float(latents.std())
-    vae.register_to_config(scaling_factor=1 / max(std, 1e-6), shift_factor=mean)
+    vae.register_to_config(scaling_factor=1 / max(float(latents.std()), 1e-6))
+    if "shift_factor" in vae.config:
+        vae.register_to_config(shift_factor=float(latents.mean()))
 
 
 def _put_folder(store: ObjectStore, prefix: str, folder: Path) -> None:

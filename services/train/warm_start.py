@@ -69,7 +69,8 @@ def read_version(store: ObjectStore, reference: str) -> Weights:
 
 def normalization(vae: Any) -> dict[str, Any]:
     """What of a VAE's config says how its latents are normalized."""
-    return {"scaling_factor": vae.config.scaling_factor, "shift_factor": vae.config.shift_factor}
+    names = ("scaling_factor", "shift_factor")
+    return {name: vae.config[name] for name in names if name in vae.config}
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
