@@ -180,9 +180,10 @@ def _checkpoint(request: TrainRequest, kind: str, step: int) -> str:
 def _settings(request: TrainRequest, kind: str, device: str) -> Settings:
     recipe, steps = request.recipe, _steps(request.recipe)[kind]
     own = recipe.denoiser if kind == "denoiser" else recipe.vae
+    rate = recipe.vae.decoder_learning_rate if kind == "decoder" else own.learning_rate
     return Settings(
         batch_size=own.batch_size,
-        learning_rate=own.learning_rate,
+        learning_rate=rate,
         steps=steps,
         warmup=min(own.warmup, steps // 10 + 1),
         ema=own.ema,

@@ -53,6 +53,7 @@ class VaeRecipe(Contract):
     batch_size: int = Field(8, ge=1)
     crop: int = Field(128, ge=32, description="side of the random crops it is trained on, pixels")
     learning_rate: float = Field(2e-4, gt=0)
+    decoder_learning_rate: float = Field(2e-4, gt=0, description="of the further steps")
     warmup: int = Field(100, ge=0)
     ema: float = Field(0.995, ge=0, lt=1)
     grad_clip: float = Field(1.0, gt=0)

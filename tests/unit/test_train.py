@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,8 @@ RECIPE = Recipe(
         perceptual="efficientnet-lite1",
         batch_size=2,
         crop=32,
+        learning_rate=1e-3,
+        decoder_learning_rate=1e-5,
     ),
     denoiser=DenoiserRecipe(
         channels=(32, 64),
@@ -221,6 +224,13 @@ def test_what_is_published_is_the_moving_average(trained: DirectoryStore) -> Non
     assert any(not torch.equal(v, last[f"model/{name}"]) for name, v in published.items())
 
 
+def highest_rate(store: DirectoryStore, kind: str) -> float:
+    """The highest learning rate that a training's metrics tell of."""
+    keys = store.list(f"training/r/metrics/{kind}-")
+    lines = [line for key in keys for line in store.get(key).splitlines()]
+    return max(float(json.loads(line)["learning_rate"]) for line in lines)
+
+
 def test_the_decoder_is_trained_alone(trained: DirectoryStore) -> None:
     before, after = (
         read_vae(trained.root / "training/r" / kind).state_dict() for kind in ("vae", "decoder")
@@ -230,6 +240,8 @@ def test_the_decoder_is_trained_alone(trained: DirectoryStore) -> None:
     assert not any(name.startswith("encoder.") for name in changed)
     published = read_vae(trained.root / "models/m/1/vae").state_dict()
     assert all(torch.equal(value, after[name]) for name, value in published.items())
+    rates = {kind: highest_rate(trained, kind) for kind in ("vae", "decoder")}
+    assert rates == pytest.approx({"vae": 1e-3, "decoder": 1e-5}, rel=0.5)
 
 
 def test_a_missing_perceptual_network_is_told_before_training(tmp_path: Path) -> None:
