@@ -59,8 +59,8 @@ class DecoderObjective:
         self.critic = PatchCritic().to(device)
         self.perceptual = perceptual
         self.last = next(self.vae.decoder.conv_out.parameters())
-        parts = [self.vae.decoder, getattr(self.vae, "post_quant_conv", None)]
-        decoder = nn.ModuleList([part for part in parts if part is not None])
+        own = ("decoder", "post_quant_conv")  # the latter of AutoencoderKL alone
+        decoder = nn.ModuleList([part for name, part in vae.named_children() if name in own])
         self.module: nn.Module = nn.ModuleDict(
             {"decoder": decoder.requires_grad_(True), "critic": self.critic}
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -45,15 +44,15 @@ def make_vae(recipe: VaeRecipe) -> Autoencoder:
     levels = len(recipe.channels)
     if recipe.architecture == "dc":
         # without blocks at full size, where they would cost most
-        channels, shape = (recipe.channels[0], *recipe.channels), ((),) * (levels + 1)
+        channels, no_scales = (recipe.channels[0], *recipe.channels), ((),) * (levels + 1)
         return AutoencoderDC(
             latent_channels=recipe.latent_channels,
             encoder_block_out_channels=channels,
             decoder_block_out_channels=channels,
             encoder_layers_per_block=(0, *(recipe.layers,) * levels),
             decoder_layers_per_block=(0, *(recipe.layers + 1,) * levels),
-            encoder_qkv_multiscales=shape,
-            decoder_qkv_multiscales=shape,
+            encoder_qkv_multiscales=no_scales,
+            decoder_qkv_multiscales=no_scales,
         )
     return AutoencoderKL(
         block_out_channels=recipe.channels,
@@ -127,7 +126,7 @@ def decode_latents(vae: Autoencoder, latents: Tensor) -> Tensor:
 
 
 def _tile(vae: Autoencoder) -> None:
-    """Have images larger than `TILE` decoded in tiles, which overlap by a quarter or more."""
+    """Have images larger than `TILE` decoded in tiles, which overlap by a quarter."""
     if isinstance(vae, AutoencoderDC):
         vae.enable_tiling(TILE, TILE, TILE * 3 // 4, TILE * 3 // 4)
     else:
@@ -135,8 +134,7 @@ def _tile(vae: Autoencoder) -> None:
         vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // vae_factor(vae)
 
 
-def _class(folder: str | Path) -> Any:
-    """The class of a VAE in a folder; of one that a hub has, AutoencoderKL."""
-    config = Path(folder) / "config.json"
-    known = json.loads(config.read_text())["_class_name"] if config.is_file() else "AutoencoderKL"
+def _class(source: str | Path) -> Any:
+    """The class of a VAE in a folder or a hub, by its config."""
+    known = AutoencoderKL.load_config(source).get("_class_name")
     return AutoencoderDC if known == "AutoencoderDC" else AutoencoderKL

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from services.gateway.cli import app, load_recipe
-from services.train.data import Batches
+from services.train.data import Batch, Batches
 from services.train.latents import encode_views
-from services.train.objectives import StudentObjective, staining_loss
+from services.train.objectives import DecoderObjective, StudentObjective, staining_loss
 from services.train.stage import TrainStage
 from services.train.warm_start import read_shipped, start_denoiser, start_vae
 from shared.contracts.synthesize import DatasetRequest
@@ -237,11 +237,23 @@ def test_the_decoder_is_trained_alone(trained: DirectoryStore) -> None:
     )
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert "decoder.conv_out.conv.weight" in changed
-    assert not any(name.startswith("encoder.") for name in changed)
+    assert not any(name.startswith(("encoder.", "quant_conv.")) for name in changed)
     published = read_vae(trained.root / "models/m/1/vae").state_dict()
     assert all(torch.equal(value, after[name]) for name, value in published.items())
     rates = {kind: highest_rate(trained, kind) for kind in ("vae", "decoder")}
     assert rates == pytest.approx({"vae": 1e-3, "decoder": 1e-5}, rel=0.5)
+
+
+@pytest.mark.parametrize("architecture", ["kl", "dc"])
+def test_of_either_autoencoder_what_decodes_learns_alone(architecture: str) -> None:
+    vae = make_vae(RECIPE.vae.model_copy(update={"architecture": architecture}))
+    images = np.random.default_rng(0).integers(256, size=(2, 32, 32, 3), dtype=np.uint8)
+    batch = Batch(images, images[..., 0], [[], []], [True] * 2, [True] * 2, ["a", "b"])
+    objective = DecoderObjective(vae, None, "cpu")
+    objective.loss(batch, [0, 1], 0)["loss"].backward()  # type: ignore[no-untyped-call]
+    learnt = {name for name, parameter in vae.named_parameters() if parameter.grad is not None}
+    decodes = ("decoder.", "post_quant_conv.")
+    assert learnt == {name for name, _ in vae.named_parameters() if name.startswith(decodes)}
 
 
 def test_a_missing_perceptual_network_is_told_before_training(tmp_path: Path) -> None:
