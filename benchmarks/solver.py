@@ -21,6 +21,7 @@ from shared.diffusion.autoencoder import encode_latents, vae_factor
 from shared.diffusion.flow import Velocity, draw_noise, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.model_store import load_model
+from shared.diffusion.precision import autocast
 from shared.region_bank import RegionBank
 from shared.storage import open_store
 
@@ -64,8 +65,7 @@ def main() -> None:
     labels = np.stack([each.labels for each in made])
     side = model.size // vae_factor(pipeline.vae)
     noise = draw_noise(range(given.images), (int(pipeline.vae.config.latent_channels), side, side))
-    bf16 = model.recipe.precision == "bf16"
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.inference_mode(), autocast("cpu", model.recipe.precision):
         every = [True] * given.images
         condition = pipeline.denoiser.lay_out(
             labels, [each.crops for each in made], every, every,

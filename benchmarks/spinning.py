@@ -35,13 +35,14 @@ def work(seconds: float) -> float:
     from shared.contracts.base import Classes
     from shared.diffusion.autoencoder import encode_latents, make_vae, vae_factor
     from shared.diffusion.conditionings import make_denoiser
+    from shared.diffusion.precision import autocast
 
     recipe, classes = load_recipe("cpu-small"), Classes.of("other", "gland")
     vae = make_vae(recipe.vae)
     denoiser = make_denoiser(recipe.denoiser, recipe.size, classes, vae).eval()
     crop_side = int(recipe.size * recipe.denoiser.crop_max)
     labels, crops = bands(classes, recipe.size, crop_side, ROWS)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), autocast("cpu", recipe.precision):
         encoded = denoiser.encode_branches(
             labels, crops, [(True, True)], lambda images: encode_latents(vae, images)
         )

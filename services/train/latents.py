@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from services.train.data import Batches
 from shared.contracts.train import training_key
 from shared.diffusion.autoencoder import Autoencoder, encode_latents, to_unit
+from shared.diffusion.precision import autocast
 from shared.storage import ObjectStore
 
 Float16 = NDArray[np.float16]
@@ -45,8 +46,7 @@ def encode_views(
     count = batches.views_per_region
     views = [(region, number) for region in range(*span) for number in range(count)]
     parts = []
-    kind = device.partition(":")[0]
-    with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.no_grad(), autocast(device, precision):
         for first in range(0, len(views), BATCH):
             chosen = views[first : first + BATCH]
             images = np.stack([batches.view_image(*which) for which in chosen])

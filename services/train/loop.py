@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from services.train.data import Batch, Batches
+from shared.diffusion.precision import autocast
 from shared.seeds import image_seed
 
 LOG_EVERY = 10
@@ -96,8 +97,8 @@ class Training:
         share = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
         return settings.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
 
-    def step(self, step: int, batch: Batch) -> dict[str, float]:
-        """Do one step and return its figures."""
+    def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Do one step and return what it measured."""
         settings = self.settings
         rank, processes = world()
         size = len(batch.images)
@@ -105,8 +106,7 @@ class Training:
         seeds = [image_seed(settings.seed, row) for row in range(first, first + size)]
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
-        kind = settings.device.partition(":")[0]
-        with torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with autocast(settings.device, settings.precision):
             losses = self.objective.loss(batch, seeds, step)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         for parameter in self.module.parameters():
@@ -117,12 +117,20 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(settings.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            for name, parameter in self.module.named_parameters():
-                self.average[name].lerp_(parameter, 1 - decay)
-        figures = {name: float(_mean(value.detach())) for name, value in losses.items()}
+            now: list[Tensor] = list(self.module.parameters())
+            torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)  # in one kernel
+        return {name: value.detach() for name, value in (losses | {"grad_norm": norm}).items()}
+
+    def figures(self, step: int, measured: dict[str, Tensor]) -> dict[str, float]:
+        """What `step` measured, as numbers: on a GPU this waits for the step to end.
+
+        Raises:
+            ArithmeticError: the loss is not finite.
+        """
+        figures = {name: float(_mean(value)) for name, value in measured.items()}
         if not math.isfinite(figures["loss"]):
             raise ArithmeticError(f"the loss is {figures['loss']} at step {step}")
-        return {"step": step, **figures, "grad_norm": float(norm), "learning_rate": self.rate(step)}
+        return {"step": step, **figures, "learning_rate": self.rate(step)}
 
     def run(
         self,
@@ -135,12 +143,14 @@ class Training:
         progress = Progress()
         began = mark = time.perf_counter()
         rank, _ = world()
+        note = ""
         for step, batch in batches.stream(start, stop, self.settings.batch_size, rank):
             progress.waiting += time.perf_counter() - mark
-            figures = self.step(step, batch)
+            measured = self.step(step, batch)
             if step % LOG_EVERY == 0 or step == stop - 1:
-                progress.metrics.append(figures)
-            report(step + 1 - start, f"loss {figures['loss']:.4f}")
+                progress.metrics.append(self.figures(step, measured))
+                note = f"loss {progress.metrics[-1]['loss']:.4f}"
+            report(step + 1 - start, note)
             mark = time.perf_counter()
         progress.seconds = time.perf_counter() - began
         return progress

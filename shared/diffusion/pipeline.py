@@ -22,6 +22,7 @@ from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_noise, guided, sample_flow
 from shared.diffusion.guidance import Guidance
+from shared.diffusion.precision import autocast
 from shared.diffusion.staining import match_staining
 from shared.errors import InputError
 
@@ -69,8 +70,8 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
                 `match_staining`.
             use_map, use_crops: False drops that condition altogether.
             first_order: of the solver, for few-step students.
-            precision: 'bf16' computes the networks in it, by autocast unless their weights are;
-                the solver stays fp32.
+            precision: 'bf16' computes the networks in it, by autocast (see `autocast`) unless
+                their weights are; the solver stays fp32.
             callback: called with the number of steps done.
 
         Returns:
@@ -85,8 +86,8 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance = Guidance.of(
             guidance_map, guidance_crops, use_map, use_crops, guidance_low, guidance_high
         )  # fmt: skip
-        autocast = precision == "bf16" and self.vae.dtype == torch.float32
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+        wanted = precision if self.vae.dtype == torch.float32 else "fp32"
+        with autocast(self.device.type, wanted):
             encoded = self.denoiser.encode_branches(
                 labels, crops, guidance.branches, lambda images: encode_latents(self.vae, images)
             )

@@ -154,14 +154,16 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         used = [list(own) if use else [] for own, use in zip(crops, use_crops, strict=True)]
         most = max(1, *(len(own) for own in used))
         places = [(index, number) for index, own in enumerate(used) for number in range(len(own))]
+        flat = torch.tensor([index * most + number for index, number in places], dtype=torch.long)
         tokens, known = self._represent([crop.pixels for own in used for crop in own], encode)
-        laid = torch.zeros(batch, most, *tokens.shape[1:], device=self.device)
-        present = torch.zeros(batch, most, *known.shape[1:], dtype=torch.bool, device=self.device)
+        laid = tokens.new_zeros(batch * most, *tokens.shape[1:])
+        laid[flat.to(self.device)] = tokens
+        present = known.new_zeros(batch * most, *known.shape[1:])
+        present[flat] = known
         kinds = torch.zeros(batch, most, dtype=torch.long)
         areas = np.zeros((batch, most, *labels.shape[1:]), np.float32)
-        for row, (index, number) in enumerate(places):
+        for index, number in places:
             label = used[index][number].label
-            laid[index, number], present[index, number] = tokens[row], known[row]
             kinds[index, number] = label
             areas[index, number] = (
                 labels[index] == label if use_map[index] else 1 / len(used[index])
@@ -170,9 +172,9 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         kept = torch.tensor(list(use_map)).view(-1, 1, 1)
         return {
             "labels": torch.where(kept, maps, classes).to(self.device),
-            "crops": laid,
+            "crops": laid.view(batch, most, *laid.shape[1:]),
             "kinds": kinds.to(self.device),
-            "present": present,
+            "present": present.view(batch, most, *present.shape[1:]).to(self.device),
             "shares": functional.avg_pool2d(
                 torch.from_numpy(areas).to(self.device), int(self.config.factor)
             ),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from shared.diffusion.precision import autocast
 from shared.errors import InputError
 from shared.settings import settings
 from shared.threads import limit
@@ -58,8 +59,8 @@ class Instance:
 @contextmanager
 def computing(device: str, precision: str) -> Iterator[None]:
     """Inference in a precision, 'fp32' or 'bf16'; on a GPU, networks have it in their weights."""
-    autocast = precision == "bf16" and device == "cpu"
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    wanted = precision if device == "cpu" else "fp32"
+    with torch.inference_mode(), autocast("cpu", wanted):
         yield
 
 

@@ -17,6 +17,7 @@ from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import draw_noise, draw_times, flow_loss, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.diffusion.precision import autocast
 from shared.diffusion.regional import RegionalDenoiser
 from shared.diffusion.staining import match_staining
 from shared.seeds import image_seed
@@ -468,3 +469,19 @@ def test_what_a_crop_says_does_not_depend_on_its_batch(side: int) -> None:
         return found[0]
 
     assert torch.allclose(velocity(1), velocity(2), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "known", "expected"),
+    [
+        ("bf16", True, torch.bfloat16),
+        ("bf16", False, torch.float32),  # bf16 would take a CPU that lacks it many times as long
+        ("fp32", True, torch.float32),
+    ],
+)
+def test_a_cpu_computes_in_bf16_only_where_it_knows_it(
+    precision: str, known: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: known)
+    with autocast("cpu", precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
