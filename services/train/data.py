@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,10 +125,11 @@ class Batches:
         latents = self.latents[chosen, number] if self.latents is not None else None
         return image, mask, crops, use_map, use_crops, region.key, latents
 
-    def view_image(self, region: int, number: int) -> UInt8:
-        """Return the image (side, side, 3) of one of a region's `views_per_region` views."""
-        view = self._view(region, number)
-        return view.stain(view.cut(self.index[region].image, self.side))
+    def view_images(self, region: int) -> UInt8:
+        """Return the images (views, side, side, 3) of a region's `views_per_region` views."""
+        image = self.index[region].image
+        views = [self._view(region, number) for number in range(self.views_per_region)]
+        return np.stack([view.stain(view.cut(image, self.side)) for view in views])
 
     def _draw_view(self, region: int, rng: np.random.Generator, stained: bool) -> tuple[int, View]:
         if not self.views_per_region:
@@ -176,12 +178,14 @@ class Batches:
                 crops.append(crop)
         return crops
 
-    def stream(self, start: int, stop: int, size: int, rank: int) -> Iterator[tuple[int, Batch]]:
-        """Yield (step, batch) for steps `start` to `stop`, reading one batch ahead."""
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self.draw, start, size, rank) if start < stop else None
-            for step in range(start, stop):
-                assert ahead is not None  # noqa: S101 - for the type checker
-                batch = ahead.result()
-                ahead = pool.submit(self.draw, step + 1, size, rank)
-                yield step, batch
+    def stream(
+        self, start: int, stop: int, size: int, rank: int, ahead: int = 1
+    ) -> Iterator[tuple[int, Batch]]:
+        """Yield (step, batch) for steps `start` to `stop`, drawing `ahead` batches in threads."""
+        with ThreadPoolExecutor(ahead) as pool:
+            drawn: deque[Future[Batch]] = deque()
+            for step in range(start, stop + ahead):
+                if step < stop:
+                    drawn.append(pool.submit(self.draw, step, size, rank))
+                if step >= start + ahead:
+                    yield step - ahead, drawn.popleft().result()

@@ -38,24 +38,19 @@ def encode_views(
     """Encode every view of the regions from span[0] to span[1].
 
     Args:
-        report: told how many of how many views are done.
+        report: told how many of how many regions are done.
 
     Returns:
         safetensors with `latents`, float16 (regions, views, C, h, w).
     """
-    count = batches.views_per_region
-    views = [(region, number) for region in range(*span) for number in range(count)]
-    parts = []
+    regions = []
     with torch.no_grad(), autocast(device, precision):
-        for first in range(0, len(views), BATCH):
-            chosen = views[first : first + BATCH]
-            images = np.stack([batches.view_image(*which) for which in chosen])
-            encoded = encode_latents(vae, to_unit(torch.from_numpy(images)).to(device))
-            parts.append(encoded.half().cpu())
-            report(first + len(chosen), len(views))
-    joined = torch.cat(parts)
-    shaped = joined.reshape(-1, count, *joined.shape[1:]).contiguous()  # as safetensors wants it
-    return safetensors.torch.save({"latents": shaped})
+        for region in range(*span):
+            views = torch.split(torch.from_numpy(batches.view_images(region)), BATCH)
+            encoded = [encode_latents(vae, to_unit(part.to(device))) for part in views]
+            regions.append(torch.cat(encoded).half().cpu())
+            report(region + 1 - span[0], span[1] - span[0])
+    return safetensors.torch.save({"latents": torch.stack(regions)})
 
 
 def read_latents(store: ObjectStore, run: str, shards: list[str]) -> Float16:

@@ -22,6 +22,8 @@ from shared.diffusion.precision import autocast
 from shared.seeds import image_seed
 
 LOG_EVERY = 10
+AHEAD = 4
+"""Batches drawn at a time for a GPU; a CPU has none to spare for more than one."""
 
 
 class Objective(Protocol):
@@ -109,9 +111,10 @@ class Training:
         with autocast(settings.device, settings.precision):
             losses = self.objective.loss(batch, seeds, step)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
-        for parameter in self.module.parameters():
-            if parameter.grad is not None:
-                _mean(parameter.grad)
+        if processes > 1:
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    _mean(parameter.grad)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), settings.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -144,7 +147,8 @@ class Training:
         began = mark = time.perf_counter()
         rank, _ = world()
         note = ""
-        for step, batch in batches.stream(start, stop, self.settings.batch_size, rank):
+        size, ahead = self.settings.batch_size, 1 if self.settings.device == "cpu" else AHEAD
+        for step, batch in batches.stream(start, stop, size, rank, ahead):
             progress.waiting += time.perf_counter() - mark
             measured = self.step(step, batch)
             if step % LOG_EVERY == 0 or step == stop - 1:

@@ -265,7 +265,7 @@ def _normalize(vae: Autoencoder, batches: Batches, device: str) -> None:
     with torch.no_grad():
         images = [batches.draw(step, 32).images for step in range(NORMALIZATION_IMAGES // 32)]
         latents = torch.cat(
-            [encode_raw(vae, to_unit(torch.from_numpy(part)).to(device)) for part in images]
+            [encode_raw(vae, to_unit(torch.from_numpy(part).to(device))) for part in images]
         )
     vae.register_to_config(scaling_factor=1 / max(float(latents.std()), 1e-6))
     if "shift_factor" in vae.config:

@@ -57,9 +57,9 @@ class EmbeddingDenoiser(RegionalDenoiser, ModelMixin):  # type: ignore[misc]  # 
     @torch.no_grad()
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
         """Turn each crop into one place with the encoder's vector, (n, dim, 1, 1)."""
-        present = torch.ones(len(crops), 1, 1, dtype=torch.bool)
+        present = torch.ones(len(crops), 1, 1, dtype=torch.bool, device=self.device)
         if not crops:
-            return torch.zeros(0, self.crop_channels, 1, 1), present
+            return torch.zeros(0, self.crop_channels, 1, 1, device=self.device), present
         side = REGISTRY[ENCODER].size
         images = np.stack(
             [cv2.resize(c, (side, side), interpolation=cv2.INTER_CUBIC) for c in crops]

@@ -66,8 +66,10 @@ class RegionAttention:
 
 def _filled(crop: UInt8, side: int) -> UInt8:
     """Fill a crop up to (side, side, 3) by mirroring, or cut off what is beyond."""
-    edge = (0, max(0, side - len(crop)))
-    return np.pad(crop, (edge, edge, (0, 0)), mode="symmetric")[:side, :side]
+    missing = side - len(crop)
+    if missing <= 0:
+        return crop[:side, :side]
+    return np.pad(crop, ((0, missing), (0, missing), (0, 0)), mode="symmetric")
 
 
 def bias_name(places: int) -> str:
@@ -150,52 +152,52 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         """Return `labels` (B, H, W), `crops` (B, N, C, s, s) latents, `present` (B, N, s, s)
         where they are known, and `shares` (B, N, h, w) of each place that a crop speaks for.
         """
-        batch, classes = len(labels), int(self.config.classes)
+        batch, device = len(labels), self.device
         used = [list(own) if use else [] for own, use in zip(crops, use_crops, strict=True)]
         most = max(1, *(len(own) for own in used))
-        places = [(index, number) for index, own in enumerate(used) for number in range(len(own))]
-        flat = torch.tensor([index * most + number for index, number in places], dtype=torch.long)
-        tokens, known = self._represent([crop.pixels for own in used for crop in own], encode)
-        laid = tokens.new_zeros(batch * most, *tokens.shape[1:])
-        laid[flat.to(self.device)] = tokens
-        present = known.new_zeros(batch * most, *known.shape[1:])
-        present[flat] = known
-        kinds = torch.zeros(batch, most, dtype=torch.long)
-        areas = np.zeros((batch, most, *labels.shape[1:]), np.float32)
-        for index, number in places:
-            label = used[index][number].label
-            kinds[index, number] = label
-            areas[index, number] = (
-                labels[index] == label if use_map[index] else 1 / len(used[index])
-            )
-        maps = torch.from_numpy(labels).long()
-        kept = torch.tensor(list(use_map)).view(-1, 1, 1)
+        flat = [crop for own in used for crop in own]
+        images = torch.tensor([index for index, own in enumerate(used) for _ in own]).long()
+        numbers = torch.tensor([number for own in used for number in range(len(own))]).long()
+        spots = (images * most + numbers).to(device)
+
+        def laid(values: Tensor) -> Tensor:
+            """Rows of single crops as (B, N, …)."""
+            rows = values.new_zeros(batch * most, *values.shape[1:])
+            rows[spots] = values
+            return rows.view(batch, most, *values.shape[1:])
+
+        maps = torch.from_numpy(labels).to(device)
+        given = torch.tensor(list(use_map), device=device).view(-1, 1, 1)
+        kinds = torch.tensor([crop.label for crop in flat]).long().to(device)
+        evenly = torch.tensor([1 / len(own) for own in used for _ in own]).to(device)
+        images = images.to(device)
+        areas = torch.where(
+            given[images], (maps[images] == kinds.view(-1, 1, 1)).float(), evenly.view(-1, 1, 1)
+        )
+        tokens, known = self._represent([crop.pixels for crop in flat], encode)
         return {
-            "labels": torch.where(kept, maps, classes).to(self.device),
-            "crops": laid.view(batch, most, *laid.shape[1:]),
-            "kinds": kinds.to(self.device),
-            "present": present.view(batch, most, *present.shape[1:]).to(self.device),
-            "shares": functional.avg_pool2d(
-                torch.from_numpy(areas).to(self.device), int(self.config.factor)
-            ),
+            "labels": torch.where(given, maps.int(), int(self.config.classes)),
+            "crops": laid(tokens),
+            "kinds": laid(kinds),
+            "present": laid(known),
+            "shares": laid(functional.avg_pool2d(areas[:, None], int(self.config.factor))[:, 0]),
         }
 
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
         """Turn crops into latents (n, C, s, s), and say where they are known, (n, s, s)."""
         factor, channels = int(self.config.factor), int(self.config.latent_channels)
+        least, device = self._least_cells, self.device
         cells = [max(1, len(crop) // factor) for crop in crops]
-        sides = [max(self._least_cells, own) for own in cells]
+        sides = [max(least, own) for own in cells]
         most = max(sides, default=1)
-        present = torch.zeros(len(crops), most, most, dtype=torch.bool)
-        latents = torch.zeros(len(crops), channels, most, most, device=self.device)
+        latents = torch.zeros(len(crops), channels, most, most, device=device)
         for side in sorted(set(sides)):
             rows = [row for row, own in enumerate(sides) if own == side]
             pixels = np.stack([_filled(crops[row], side * factor) for row in rows])
-            images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+            images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
             latents[rows, :, :side, :side] = encode(images.float() / 127.5 - 1).float()
-            for row in rows:
-                present[row, : cells[row], : cells[row]] = True
-        return latents, present
+        inside = torch.arange(most) < torch.tensor(cells).long().view(-1, 1)
+        return latents, (inside.unsqueeze(1) & inside.unsqueeze(2)).to(device)
 
     @property
     def _least_cells(self) -> int:

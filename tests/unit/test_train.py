@@ -112,7 +112,10 @@ def test_batches_depend_on_seed_step_and_rank_alone(tmp_path: Path) -> None:
     assert not np.array_equal(first.images, batches.draw(6, 4).images)
     halves = [batches.draw(5, 2, rank).keys for rank in (0, 1)]
     assert halves[0] + halves[1] == first.keys
-    assert [step for step, _ in batches.stream(3, 6, 2, 0)] == [3, 4, 5]
+    for ahead in (1, 4):
+        streamed = list(batches.stream(3, 6, 4, 0, ahead))
+        assert [step for step, _ in streamed] == [3, 4, 5]
+        assert streamed[2][1].keys == first.keys
 
 
 def test_batches_never_see_the_test_split(tmp_path: Path) -> None:
@@ -188,7 +191,7 @@ def test_kept_latents_are_those_of_the_images_drawn(tmp_path: Path) -> None:
         expected = encode_latents(vae, to_unit(torch.from_numpy(batch.images)))
     assert np.allclose(batch.latents, expected.numpy(), atol=2e-3)
     assert np.array_equal(batch.images, fresh.draw(3, 32).images)
-    own = {fresh.view_image(i, v).tobytes() for i in range(len(index)) for v in range(8)}
+    own = {image.tobytes() for i in range(len(index)) for image in fresh.view_images(i)[:8]}
     plain = [i.tobytes() for i, used in zip(batch.images, batch.use_crops, strict=True) if not used]
     assert plain
     assert own.issuperset(plain)
@@ -254,6 +257,8 @@ def test_of_either_autoencoder_what_decodes_learns_alone(architecture: str) -> N
     learnt = {name for name, parameter in vae.named_parameters() if parameter.grad is not None}
     decodes = ("decoder.", "post_quant_conv.")
     assert learnt == {name for name, _ in vae.named_parameters() if name.startswith(decodes)}
+    found = [float(objective.loss(batch, [0, seed], 0)["psnr"]) for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]  # the noise that it learns to bear is of the seeds
 
 
 def test_a_missing_perceptual_network_is_told_before_training(tmp_path: Path) -> None:
