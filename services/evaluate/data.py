@@ -80,29 +80,6 @@ class SyntheticPairs:
 
 
 @dataclass(frozen=True)
-class JoinedPairs:
-    """The pairs of one source, then those of another."""
-
-    first: Pairs
-    second: Pairs
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
-
-    def pair(self, number: int) -> tuple[UInt8, UInt8]:
-        pairs, own = self._of(number)
-        return pairs.pair(own)
-
-    def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        pairs, own = self._of(number)
-        return pairs.origins(own)
-
-    def _of(self, number: int) -> tuple[Pairs, int]:
-        shift = number - len(self.first)
-        return (self.first, number) if shift < 0 else (self.second, shift)
-
-
-@dataclass(frozen=True)
 class Material:
     """Everything a report compares.
 

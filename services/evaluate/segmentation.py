@@ -95,19 +95,26 @@ def train_segmenter(
     seed: int,
     device: str,
     progress: Callable[[int], None],
+    synthetic: Pairs | None = None,
 ) -> None:
     """Train on random windows, turned, mirrored and stained anew; in place.
 
     Cross-entropy and soft Dice (which keeps rare classes from being given up), AdamW with
     a one-cycle schedule. Step `i` sees the same pairs for the same seed. Labels below `first`
-    are not learned.
+    are not learned. `synthetic` pairs besides are half of the first batch, and ever fewer up to
+    none in the last, so that what a generator has wrong is unlearned on `pairs`.
     """
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-2)
     dice = smp.losses.DiceLoss("multiclass", ignore_index=IGNORED)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for step in range(steps):
-        images, labels = _draw(pairs, size, batch, np.random.default_rng([seed, step]))
+        rng = np.random.default_rng([seed, step])
+        others = round(batch / 2 * (1 - step / steps)) if synthetic is not None else 0
+        images, labels = _draw(pairs, size, batch - others, rng)
+        if synthetic is not None and others:
+            more = _draw(synthetic, size, others, rng)
+            images, labels = np.concatenate([images, more[0]]), np.concatenate([labels, more[1]])
         target = torch.from_numpy(labels.astype(np.int64)).to(device) - first
         scores = model(to_input(images).to(device))
         labelled = (target != IGNORED).sum().clamp(min=1)

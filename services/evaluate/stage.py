@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from services.evaluate.appearance import copying, crop_pairs, retrieval, stain_errors
 from services.evaluate.data import (
-    JoinedPairs,
     Material,
     Pairs,
     SyntheticPairs,
@@ -295,20 +294,18 @@ def _appearance(request: EvaluateRequest, material: Material, context: Context) 
 def _segmenter(
     request: EvaluateRequest, material: Material, source: str, seed: int, context: Context
 ) -> dict[str, Any]:
-    pairs: dict[str, Pairs] = {
-        "real": material.train,
-        "synthetic": material.synthetic,
-        "both": JoinedPairs(material.train, material.synthetic),
-    }
-    if request.few:
-        pairs["few"] = few_of(material.train, request.few)
-        pairs["few_both"] = JoinedPairs(pairs["few"], material.synthetic)
+    pairs: Pairs = material.train
+    if source == "synthetic":
+        pairs = material.synthetic
+    elif source in ("few", "few_both"):
+        pairs = few_of(material.train, request.few or 1)
+    besides = material.synthetic if source in ("both", "few_both") else None
     size, classes = material.dataset.size, material.dataset.classes
     steps = request.segmenter_steps
     model = make_segmenter(request.segmenter_encoder, classes, request.seed + seed)
     train_segmenter(
         model,
-        pairs[source],
+        pairs,
         first=classes.first,
         size=size,
         steps=steps,
@@ -316,6 +313,7 @@ def _segmenter(
         seed=request.seed + seed,
         device=context.device,
         progress=lambda done: context.progress(done, steps, f"segmenter on {source}"),
+        synthetic=besides,
     )
 
     def score(on: Pairs) -> dict[str, Any]:
@@ -327,7 +325,7 @@ def _segmenter(
         )  # fmt: skip
         return {**iou_scores(counts, classes.first), "n": len(numbers)}
 
-    result: dict[str, Any] = {"source": source, "seed": seed, "n": len(pairs[source])}
+    result: dict[str, Any] = {"source": source, "seed": seed, "n": len(pairs) + len(besides or ())}
     result["test"] = score(material.test)
     if source == "real":
         result["faithfulness"] = score(material.rows.get("both", material.synthetic))

@@ -257,6 +257,31 @@ def test_the_segmenter_learns_and_repeats_itself() -> None:
     assert ends[0, 0, 0].tolist() == [-1, 1]
 
 
+def test_synthetic_pairs_give_way_to_the_real_ones() -> None:
+    drawn: list[str] = []
+    seen: list[list[str]] = []
+
+    class Named(Textures):
+        def __init__(self, name: str) -> None:
+            super().__init__(8, 64)
+            self.name = name
+
+        def pair(self, number: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+            drawn.append(self.name)
+            return super().pair(number)
+
+    def after_step(_: int) -> None:
+        seen.append(drawn.copy())
+        drawn.clear()
+
+    train_segmenter(
+        make_segmenter("resnet18", CLASSES, 0), Named("real"), first=1, size=64, steps=4, batch=8,
+        seed=0, device="cpu", progress=after_step, synthetic=Named("synthetic"),
+    )  # fmt: skip
+    assert [step.count("synthetic") for step in seen] == [4, 3, 2, 1]
+    assert all(len(step) == 8 for step in seen)
+
+
 def test_a_segmenter_can_start_from_imagenet() -> None:
     one, other = (make_segmenter("efficientnet-lite0", CLASSES, seed) for seed in (0, 1))
     stems = [
