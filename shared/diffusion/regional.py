@@ -155,32 +155,29 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         batch, device = len(labels), self.device
         used = [list(own) if use else [] for own, use in zip(crops, use_crops, strict=True)]
         most = max(1, *(len(own) for own in used))
-        flat = [crop for own in used for crop in own]
-        images = torch.tensor([index for index, own in enumerate(used) for _ in own]).long()
-        numbers = torch.tensor([number for own in used for number in range(len(own))]).long()
-        spots = (images * most + numbers).to(device)
+        known = [[crop.label for crop in own] + [-1] * (most - len(own)) for own in used]
+        spots = (torch.tensor(known).flatten() >= 0).nonzero().squeeze(1).to(device)
+        tokens, present = self._represent([crop.pixels for own in used for crop in own], encode)
 
         def laid(values: Tensor) -> Tensor:
-            """Rows of single crops as (B, N, …)."""
+            """What single crops have, as (B, N, …)."""
             rows = values.new_zeros(batch * most, *values.shape[1:])
             rows[spots] = values
             return rows.view(batch, most, *values.shape[1:])
 
-        maps = torch.from_numpy(labels).to(device)
+        maps, kinds = torch.from_numpy(labels).to(device), torch.tensor(known, device=device)
         given = torch.tensor(list(use_map), device=device).view(-1, 1, 1)
-        kinds = torch.tensor([crop.label for crop in flat]).long().to(device)
-        evenly = torch.tensor([1 / len(own) for own in used for _ in own]).to(device)
-        images = images.to(device)
+        there = kinds >= 0
+        evenly = there / there.sum(1, keepdim=True).clamp_min(1)
         areas = torch.where(
-            given[images], (maps[images] == kinds.view(-1, 1, 1)).float(), evenly.view(-1, 1, 1)
+            given.unsqueeze(1), maps.unsqueeze(1) == kinds[..., None, None], evenly[..., None, None]
         )
-        tokens, known = self._represent([crop.pixels for crop in flat], encode)
         return {
             "labels": torch.where(given, maps.int(), int(self.config.classes)),
             "crops": laid(tokens),
-            "kinds": laid(kinds),
-            "present": laid(known),
-            "shares": laid(functional.avg_pool2d(areas[:, None], int(self.config.factor))[:, 0]),
+            "kinds": kinds.clamp_min(0),
+            "present": laid(present),
+            "shares": functional.avg_pool2d(areas, int(self.config.factor)),
         }
 
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
