@@ -50,7 +50,8 @@ def encode_views(
             encoded = [encode_latents(vae, to_unit(part.to(device))) for part in views]
             regions.append(torch.cat(encoded).half().cpu())
             report(region + 1 - span[0], span[1] - span[0])
-    return safetensors.torch.save({"latents": torch.stack(regions)})
+    latents = torch.stack(regions).contiguous()  # as safetensors wants it
+    return safetensors.torch.save({"latents": latents})
 
 
 def read_latents(store: ObjectStore, run: str, shards: list[str]) -> Float16:
