@@ -29,6 +29,9 @@ WINDOW = 96
 BATCH = 96
 TEMPERATURE = 0.2
 PROJECTION = 96
+LEARNING_RATE = 1e-3
+"""Twice of it, or gradients as they come, and all views may collapse to one: it depends on no
+more than how a processor rounds."""
 
 
 def view(window: UInt8, rng: np.random.Generator) -> UInt8:
@@ -84,8 +87,10 @@ def train_encoder(
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     head = head.to(device)
     parameters = [*net.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(2, steps))
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=max(2, steps)
+    )
     rng = np.random.default_rng([seed, 7])
     for step in range(steps):
         members = np.flatnonzero(slides == slides[rng.integers(len(slides))])
@@ -96,6 +101,7 @@ def train_encoder(
         loss = contrastive_loss(first, second)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         report(step + 1, steps, f"loss {loss.item():.3f}")

