@@ -17,6 +17,7 @@ from shared.jobs.ledger import Ledger
 from shared.jobs.reporting import Reporter
 from shared.jobs.stage import FINISH, PLAN, Context, Plan, Stage
 from shared.settings import Settings
+from shared.storage import ObjectNotFoundError
 
 CANCEL_CHECK_SECONDS = 2.0
 
@@ -33,8 +34,8 @@ def execute(
 ) -> list[str]:
     """Run one unit, unless it is done or somebody else runs it.
 
-    Errors end in the ledger, not in the caller: an `InputError` parks the unit at
-    once, any other error after `config.max_failures`.
+    Errors end in the ledger, not in the caller: bad input parks the unit at once, any
+    other error, and an object that is missing, after `config.max_failures`.
 
     Returns:
         The units to queue now: those of the next phase if this one completed its
@@ -104,7 +105,9 @@ def _record_failure(
     trace = "".join(traceback.format_exception(error))
     attempts["errors"].append({"error": text, "traceback": trace, "host": platform.node()})
     ledger.store.put_json(ledger.key(job, f"attempts/{unit}.json"), attempts)
-    parked = isinstance(error, InputError) or len(attempts["errors"]) >= config.max_failures
+    # What is missing may be on its way: a store behind a cache shows an object a little later.
+    hopeless = isinstance(error, InputError) and not isinstance(error, ObjectNotFoundError)
+    parked = hopeless or len(attempts["errors"]) >= config.max_failures
     if parked:
         record = {"error": text, "traceback": trace, "attempts": len(attempts["errors"])}
         ledger.store.put_json(ledger.key(job, f"failed/{unit}.json"), record)
@@ -114,7 +117,7 @@ def _record_failure(
 def _run(
     ledger: Ledger, stage: Stage[Any], job: str, unit: str, reporter: Reporter, config: Settings
 ) -> dict[str, Any]:
-    """Do a unit and mark it; return what the stage made of a shard, else nothing."""
+    """Do a unit and mark it done; return what the stage made of a shard, else nothing."""
     started = time.time()
     request = stage.request.model_validate(ledger.request(job))
     context = Context(
@@ -123,16 +126,16 @@ def _run(
         device=choose_device(config),
         report=_report(ledger, job, unit, reporter),
     )
-    if unit == PLAN:
-        plan = stage.plan(request, context)
-        ledger.store.put_json(ledger.key(job, "plan.json"), plan)
-        return {}
-    plan = _planned(ledger, job)
+    result: dict[str, Any] = {}
     if unit == FINISH:
-        _finish(ledger, stage, job, request, plan, context)
-        return {}
-    shard = next(shard for phase in plan.phases for shard in phase if shard.id == unit)
-    result = stage.run(request, shard, context)
+        _finish(ledger, stage, job, request, _planned(ledger, job), context)
+        return result
+    if unit == PLAN:
+        ledger.store.put_json(ledger.key(job, "plan.json"), stage.plan(request, context))
+    else:
+        phases = _planned(ledger, job).phases
+        shard = next(shard for phase in phases for shard in phase if shard.id == unit)
+        result = stage.run(request, shard, context)
     marker = {
         "outputs": context.store.outputs,
         "result": result,
@@ -152,8 +155,8 @@ def _finish(
     ledger: Ledger, stage: Stage[Any], job: str, request: Request, plan: Plan, context: Context
 ) -> None:
     shards = [shard.id for phase in plan.phases for shard in phase]
-    done = ledger.settled(job, "done")
-    parked = ledger.settled(job, "failed")
+    done = ledger.done(job)
+    parked = ledger.parked(job)
     last = {shard.id for shard in plan.phases[-1]} if plan.phases else set()
     if parked and (parked - last or not done & last):
         ledger.close(job, "failed", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from shared.contracts.base import Request
 from shared.contracts.jobs import JobStatus, State
@@ -64,7 +64,7 @@ class Ledger:
         elif result is not None:
             if result["state"] == "done":
                 return job
-            for name in ("result.json", "cancelled", "done/finish.json", "attempts/", "failed/"):
+            for name in ("result.json", "cancelled", "attempts/", "failed/"):
                 self.store.delete_prefix(self.key(job, name))
         record = {"stage": request.stage, "request": request.model_dump(mode="json")}
         self.store.put_json(self.key(job, "request.json"), record)
@@ -76,7 +76,7 @@ class Ledger:
 
         For what a person has changed since; the shards before them stay done.
         """
-        for name in ("result.json", "cancelled", "done/finish.json", "attempts/", "failed/"):
+        for name in ("result.json", "cancelled", "attempts/", "failed/"):
             self.store.delete_prefix(self.key(job, name))
         self.store.delete_prefix(self.key(job, f"done/{shards}"))
         self.store.put(f"open-jobs/{job}", b"")
@@ -130,8 +130,16 @@ class Ledger:
         """Say whether the job was cancelled."""
         return self.store.exists(self.key(job, "cancelled"))
 
-    def settled(self, job: str, kind: Literal["done", "failed"]) -> set[str]:
-        """Units that are done, or parked."""
+    def done(self, job: str) -> set[str]:
+        """Units that are done, the plan among them."""
+        return self._units(job, "done")
+
+    def parked(self, job: str) -> set[str]:
+        """Units that were given up; a unit that was sent twice may fail once and be done."""
+        failed = self._units(job, "failed")
+        return failed - self.done(job) if failed else failed
+
+    def _units(self, job: str, kind: str) -> set[str]:
         prefix = self.key(job, f"{kind}/")
         return {key.removeprefix(prefix).removesuffix(".json") for key in self.store.list(prefix)}
 
@@ -154,10 +162,10 @@ class Ledger:
         if self.store.exists(self.key(job, "result.json")):
             return 0, []
         plan = self.plan(job)
-        parked = self.settled(job, "failed")
+        parked = self.parked(job)
         if plan is None:
             return -1, [FINISH if PLAN in parked else PLAN]
-        settled = self.settled(job, "done") | parked
+        settled = self.done(job) | parked
         for index, phase in enumerate(plan.phases):
             waiting = [shard.id for shard in phase if shard.id not in settled]
             if waiting:
@@ -183,7 +191,7 @@ class Ledger:
         """Parked units and what they failed with."""
         return {
             unit: str(self.store.get_json(self.key(job, f"failed/{unit}.json"))["error"])
-            for unit in sorted(self.settled(job, "failed"))
+            for unit in sorted(self.parked(job))
         }
 
     def status(self, job: str) -> JobStatus:
@@ -200,7 +208,7 @@ class Ledger:
             state=state,
             phase=max(0, phase),
             phases=len(plan.phases) if plan else 0,
-            done=len(self.settled(job, "done") & shards),
+            done=len(self.done(job) & shards),
             total=len(shards),
             failed=result["failed"] if result else self.errors(job),
             result=result["result"] if result else None,

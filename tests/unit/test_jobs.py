@@ -12,7 +12,7 @@ import pytest
 from shared.errors import InputError
 from shared.jobs import JobStatus, Ledger, NoLeases, Reporter, execute, run_job
 from shared.settings import Settings
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, ObjectNotFoundError
 from tests.toy import ToyRequest, ToyStage
 
 CONFIG = Settings(max_failures=3, max_starts=5)
@@ -131,6 +131,36 @@ def test_bad_input_is_parked_at_once(ledger: Ledger) -> None:
     attempts = ledger.store.get_json(ledger.key(status.job, "attempts/square-1.json"))
     assert len(attempts["errors"]) == 1
     assert status.failed == {"square-1": "square-1 is bad"}
+
+
+def test_what_is_missing_may_be_on_its_way(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store behind a cache may show an object a moment after it was listed."""
+    job = ledger.submit(ToyRequest(parts=2))
+    for unit in ("plan", "square-0", "square-1", "sum-a", "sum-b"):
+        step(ledger, job, unit)
+    marker, here, asked = ledger.key(job, "done/sum-b.json"), ledger.store.get, list[str]()
+
+    def get(key: str) -> bytes:
+        asked.append(key)
+        if key == marker and asked.count(marker) == 1:
+            raise ObjectNotFoundError(ledger.store, key)
+        return here(key)
+
+    monkeypatch.setattr(ledger.store, "get", get)
+    assert step(ledger, job, "finish") == ["finish"]
+    assert step(ledger, job, "finish") == []
+    assert ledger.status(job).state == "done"
+
+
+def test_what_is_done_is_not_parked_whatever_another_try_came_to(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=2))
+    step(ledger, job, "plan")
+    ledger.store.put_json(ledger.key(job, "failed/square-0.json"), {"error": "a moment's"})
+    ledger.store.put_json(ledger.key(job, "failed/plan.json"), {"error": "a moment's"})
+    assert ledger.status(job).failed == {"square-0": "a moment's"}
+    step(ledger, job, "square-0")
+    assert ledger.status(job).failed == {}
+    assert run_job(ledger, ToyStage(), job, config=CONFIG).state == "done"
 
 
 def test_a_job_is_partial_if_some_of_its_last_phase_failed(ledger: Ledger) -> None:

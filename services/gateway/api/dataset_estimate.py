@@ -69,7 +69,7 @@ def _earlier(
         before = found.request
         if (before.model, before.version) != (request.model, request.version):
             continue
-        done = sorted(ledger.settled(found.job, "done"))
+        done = sorted(ledger.done(found.job))
         shards = [unit for unit in done if unit.startswith("shard-")][:SHARDS]
         if shards:
             yield before, [ledger.marker(found.job, shard) for shard in shards]

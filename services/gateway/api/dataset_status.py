@@ -45,7 +45,7 @@ def dataset_status(
     request, job = submission.request, submission.job
     plan, ended = ledger.plan(job), ledger.result(job)
     shards = [shard for phase in plan.phases for shard in phase] if plan else []
-    done = ledger.settled(job, "done")
+    done = ledger.done(job)
     finished = [shard.id for shard in shards if shard.id in done]
     failed = ended["failed"] if ended else ledger.errors(job)
     result = ended["result"] if ended else None

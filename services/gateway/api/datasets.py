@@ -295,7 +295,7 @@ def _draw(samples: list[Sample], model: ModelRecord) -> bytes:
 
 def _shard_keys(found: Found) -> dict[str, str]:
     """Keys of the finished shards that hold images, with the names of their markers."""
-    done = found.caller.ledger.settled(found.submission.job, "done")
+    done = found.caller.ledger.done(found.submission.job)
     return {
         dataset_key(found.name, f"shards/{name.removeprefix('shard-')}.tar"): name
         for name in sorted(done)
