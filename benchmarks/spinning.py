@@ -1,6 +1,6 @@
 """How long should a thread spin that waits for others?  python benchmarks/spinning.py [--out FILE]
 
-A step of recipe `cpu-small`'s denoiser (untrained, 16 rows, bf16) in one process alone, and in two
+A step of recipe `cpu-small`'s denoiser (untrained, 16 rows) in one process alone, and in two
 at a time on the same cores, for several values of GNU OpenMP's GOMP_SPINCOUNT. What is compared
 takes turns; medians of 3.
 """

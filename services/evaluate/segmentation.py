@@ -110,11 +110,11 @@ def train_segmenter(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for step in range(steps):
         rng = np.random.default_rng([seed, step])
-        others = round(batch / 2 * (1 - step / steps)) if synthetic is not None else 0
-        images, labels = _draw(pairs, size, batch - others, rng)
-        if synthetic is not None and others:
-            more = _draw(synthetic, size, others, rng)
-            images, labels = np.concatenate([images, more[0]]), np.concatenate([labels, more[1]])
+        parts = [(pairs, batch)]
+        if synthetic is not None:
+            others = round(batch / 2 * (1 - step / steps))
+            parts = [(pairs, batch - others), (synthetic, others)]
+        images, labels = _draw(parts, size, rng)
         target = torch.from_numpy(labels.astype(np.int64)).to(device) - first
         scores = model(to_input(images).to(device))
         labelled = (target != IGNORED).sum().clamp(min=1)
@@ -127,14 +127,18 @@ def train_segmenter(
         progress(step + 1)
 
 
-def _draw(pairs: Pairs, size: int, batch: int, rng: np.random.Generator) -> tuple[UInt8, UInt8]:
+def _draw(
+    parts: Sequence[tuple[Pairs, int]], size: int, rng: np.random.Generator
+) -> tuple[UInt8, UInt8]:
+    """Draw so many windows of each source."""
     images, labels = [], []
-    for number in rng.integers(len(pairs), size=batch).tolist():
-        image, mask = pairs.pair(number)
-        x, y = rng.integers(image.shape[0] - size + 1, size=2)
-        window, which = np.s_[y : y + size, x : x + size], int(rng.integers(8))
-        images.append(restain(symmetry(image[window], which), stain_table(rng)))
-        labels.append(symmetry(mask[window], which))
+    for pairs, count in parts:
+        for number in rng.integers(len(pairs), size=count).tolist():
+            image, mask = pairs.pair(number)
+            x, y = rng.integers(image.shape[0] - size + 1, size=2)
+            window, which = np.s_[y : y + size, x : x + size], int(rng.integers(8))
+            images.append(restain(symmetry(image[window], which), stain_table(rng)))
+            labels.append(symmetry(mask[window], which))
     return np.stack(images), np.stack(labels)
 
 

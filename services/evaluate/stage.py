@@ -297,8 +297,8 @@ def _segmenter(
     pairs: Pairs = material.train
     if source == "synthetic":
         pairs = material.synthetic
-    elif source in ("few", "few_both"):
-        pairs = few_of(material.train, request.few or 1)
+    elif request.few and source in ("few", "few_both"):
+        pairs = few_of(material.train, request.few)
     besides = material.synthetic if source in ("both", "few_both") else None
     size, classes = material.dataset.size, material.dataset.classes
     steps = request.segmenter_steps

@@ -147,8 +147,8 @@ class Training:
         began = mark = time.perf_counter()
         rank, _ = world()
         note = ""
-        size, ahead = self.settings.batch_size, 1 if self.settings.device == "cpu" else AHEAD
-        for step, batch in batches.stream(start, stop, size, rank, ahead):
+        ahead = 1 if self.settings.device == "cpu" else AHEAD
+        for step, batch in batches.stream(start, stop, self.settings.batch_size, rank, ahead):
             progress.waiting += time.perf_counter() - mark
             measured = self.step(step, batch)
             if step % LOG_EVERY == 0 or step == stop - 1:

@@ -12,7 +12,13 @@ from services.train.critic import PatchCritic, critic_loss, deceit_loss
 from services.train.data import Batch
 from services.train.perceptual import PerceptualLoss
 from shared.contracts.train import StudentRecipe
-from shared.diffusion.autoencoder import Autoencoder, encode_latents, encode_raw, to_unit
+from shared.diffusion.autoencoder import (
+    Autoencoder,
+    encode_latents,
+    encode_raw,
+    to_raw,
+    to_unit,
+)
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import (
     Solver,
@@ -72,8 +78,9 @@ class DecoderObjective:
     def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
         images = to_unit(torch.from_numpy(batch.images).to(self.device))
         with torch.no_grad():
-            latents = encode_raw(self.vae, images)
-        decoded = self.vae.decode(latents + self._noise(seeds, latents.shape[1:])).sample.float()
+            latents = encode_latents(self.vae, images).float()
+        noisy = latents + self._noise(seeds, latents.shape[1:])
+        decoded = self.vae.decode(to_raw(self.vae, noisy)).sample.float()
         figures = {"psnr": psnr(decoded, images), "staining": staining_loss(decoded, images)}
         total = pixel_loss(decoded, images) + STAINING_WEIGHT * figures["staining"]
         if self.perceptual is not None:
@@ -84,10 +91,10 @@ class DecoderObjective:
         return {"loss": total + deceit + figures["critic"], **figures}
 
     def _noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-        """Noise of latents as the encoder gives them, as strong as each seed has it."""
+        """Noise, as strong as each seed has it."""
         strength = torch.special.ndtr(draw_noise([seed ^ 1 for seed in seeds], (1, 1, 1)))
         noise: Tensor = NOISE * strength * draw_noise(seeds, shape)
-        return noise.to(self.device) / float(self.vae.config.scaling_factor)
+        return noise.to(self.device)
 
 
 def pixel_loss(made: Tensor, real: Tensor) -> Tensor:

@@ -155,8 +155,10 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         batch, device = len(labels), self.device
         used = [list(own) if use else [] for own, use in zip(crops, use_crops, strict=True)]
         most = max(1, *(len(own) for own in used))
-        known = [[crop.label for crop in own] + [-1] * (most - len(own)) for own in used]
-        spots = (torch.tensor(known).flatten() >= 0).nonzero().squeeze(1).to(device)
+        kinds = torch.tensor(
+            [[crop.label for crop in own] + [-1] * (most - len(own)) for own in used]
+        )
+        spots = (kinds.flatten() >= 0).nonzero().squeeze(1).to(device)
         tokens, present = self._represent([crop.pixels for own in used for crop in own], encode)
 
         def laid(values: Tensor) -> Tensor:
@@ -165,7 +167,7 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
             rows[spots] = values
             return rows.view(batch, most, *values.shape[1:])
 
-        maps, kinds = torch.from_numpy(labels).to(device), torch.tensor(known, device=device)
+        maps, kinds = torch.from_numpy(labels).to(device), kinds.to(device)
         given = torch.tensor(list(use_map), device=device).view(-1, 1, 1)
         there = kinds >= 0
         evenly = there / there.sum(1, keepdim=True).clamp_min(1)
