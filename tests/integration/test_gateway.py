@@ -31,6 +31,7 @@ from shared.storage import DirectoryStore, open_store
 from shared.tenants import tenant_ledger
 from tests.integration.conftest import QUICK, wait_for
 from tests.models import publish_toy_model
+from tests.phantoms import PHANTOM_SEED
 from tests.region_sets import make_region_set
 from tests.unit.test_cli import htd
 
@@ -287,7 +288,9 @@ def test_the_lines_of_the_docs_work(stack: Stack, tmp_path: Path) -> None:
     labels[16:] = 2
     (tmp_path / "map.png").write_bytes(encode_png(labels))
     (tmp_path / "crop.png").write_bytes(encode_png(np.full((12, 12, 3), 150, np.uint8)))
-    (tmp_path / "a.svs").write_bytes(write_phantom(tmp_path, "p", 600, 600, 0).slide.read_bytes())
+    (tmp_path / "a.svs").write_bytes(
+        write_phantom(tmp_path, "p", 600, 600, PHANTOM_SEED).slide.read_bytes()
+    )
     (tmp_path / "a.geojson").write_bytes((tmp_path / "p.geojson").read_bytes())
     (tmp_path / ".curlrc").write_text("fail-with-body\n")
     script = "\n".join(blocks)

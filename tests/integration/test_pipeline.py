@@ -20,6 +20,7 @@ from shared.contracts.train import DenoiserRecipe, Recipe, TrainRequest, VaeReci
 from shared.phantom import PHANTOM_CLASSES, write_phantom
 from shared.settings import Settings
 from shared.storage import DirectoryStore, ObjectStore
+from tests.phantoms import PHANTOM_SEED
 
 RULE = RegionRule(size=64, mpp=1.0, max_per_slide=20)
 RECIPE = Recipe(
@@ -63,8 +64,8 @@ def requests(slides: list[str]) -> list[Request]:
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slides")
-    for seed in (5, 6):
-        write_phantom(folder, f"phantom-{seed}", 2048, 2048, seed)
+    for name, height in (("a", 2048), ("b", 1536)):
+        write_phantom(folder, f"phantom-{name}", 2048, height, PHANTOM_SEED)
     return folder
 
 
@@ -90,7 +91,7 @@ def test_the_stack_gives_the_bytes_of_one_process(
 ) -> None:
     here = run_all(Target(DirectoryStore(tmp_path / "store"), Settings()), slides)
     for key in (
-        "cohorts/c.json", "features/embedded/c/phantom-5.h5", "clusters/t/gallery.png",
+        "cohorts/c.json", "features/embedded/c/phantom-a.h5", "clusters/t/gallery.png",
         "models/m/1/model_index.json", "datasets/d/manifest.parquet", "reports/r/report.html",
     ):  # fmt: skip
         assert key in here

@@ -15,6 +15,7 @@ from shared.phantom import write_phantom
 from shared.storage import DirectoryStore
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
+from tests.phantoms import PHANTOM_SEED
 from tests.region_sets import make_region_set
 
 GRID = {"size": 32, "mpp": 1.0, "stride": 16, "min_tissue": 0.5}
@@ -26,8 +27,8 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     gateway = Gateway(tmp_path_factory.mktemp("store"))
     client, folder = gateway.client, tmp_path_factory.mktemp("slides")
     sources = []
-    for name in ("a", "b"):
-        slide = write_phantom(folder, name, 1536, 1536, ord(name)).slide
+    for name, height in (("a", 1536), ("b", 1024)):
+        slide = write_phantom(folder, name, 1536, height, PHANTOM_SEED).slide
         client.put(f"/v1/slides/{name}/source/{name}.tiff", content=slide.read_bytes())
         sources.append({"slide": name, "source": f"slides/{name}/source/{name}.tiff"})
     body = {"cohort": "c", "slides": sources, "patches": GRID, "split": {"test": 0}}

@@ -19,12 +19,13 @@ from shared.phantom import PHANTOM_CLASSES, write_phantom
 from shared.storage import ObjectNotFoundError
 from shared.uploads import part_upload
 from tests.gateway import Gateway
+from tests.phantoms import PHANTOM_SEED
 
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A phantom slide with its annotation beside it."""
-    return write_phantom(tmp_path_factory.mktemp("slides"), "p", 1500, 1200, 3).slide
+    return write_phantom(tmp_path_factory.mktemp("slides"), "p", 1500, 1200, PHANTOM_SEED).slide
 
 
 @pytest.fixture

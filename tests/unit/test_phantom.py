@@ -12,13 +12,14 @@ from services.ingest.annotations import label_strips
 from shared.errors import InputError
 from shared.imaging.slide import Slide as OpenSlide
 from shared.phantom import PHANTOM_CLASSES, PhantomFiles, Slide, write_phantom
+from tests.phantoms import PHANTOM_SEED
 
 SIDE = 2048
 
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> PhantomFiles:
-    return write_phantom(tmp_path_factory.mktemp("phantom"), "p", SIDE, SIDE, seed=5)
+    return write_phantom(tmp_path_factory.mktemp("phantom"), "p", SIDE, SIDE, PHANTOM_SEED)
 
 
 def test_openslide_reads_the_pyramid_at_its_resolution(phantom: PhantomFiles) -> None:
@@ -42,13 +43,13 @@ def test_mask_geojson_and_xml_agree_exactly(phantom: PhantomFiles) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes(phantom: PhantomFiles, tmp_path: Path) -> None:
-    again = write_phantom(tmp_path, "p", SIDE, SIDE, seed=5, threads=1)
+    again = write_phantom(tmp_path, "p", SIDE, SIDE, PHANTOM_SEED, threads=1)
     for name in ("slide", "mask", "geojson", "xml"):
         assert getattr(again, name).read_bytes() == getattr(phantom, name).read_bytes()
 
 
 def test_blocks_are_cut_from_one_picture() -> None:
-    slide = Slide(SIDE, SIDE, 5)
+    slide = Slide(SIDE, SIDE, PHANTOM_SEED)
     whole = slide.render(100, 100, 128, 128)
     part = slide.render(132, 140, 64, 64)
     assert np.array_equal(whole[128 : 128 + 256, 160 : 160 + 256], part)
@@ -58,7 +59,7 @@ def test_blocks_are_cut_from_one_picture() -> None:
 
 def test_tissues_look_as_they_are_labelled() -> None:
     """Lymphocytes are darkest, fat is nearly glass, and stroma is pink."""
-    slide = Slide(SIDE * 2, SIDE * 2, 1000)
+    slide = Slide(SIDE * 2, SIDE * 2, PHANTOM_SEED)
     labels = slide.labels(0, 0, 1024, 1024)
     brightness, redness = {}, {}
     for name in ("stroma", "lymphocytes", "fat"):
