@@ -9,6 +9,7 @@ models/<name>/<version>/model.json  ModelRecord
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -57,6 +58,17 @@ class VaeRecipe(Contract):
     warmup: int = Field(100, ge=0)
     ema: float = Field(0.995, ge=0, lt=1)
     grad_clip: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _folds(self) -> VaeRecipe:
+        levels = all(4 * fine % coarse == 0 for fine, coarse in pairwise(self.channels))
+        folds = levels and self.channels[-1] % self.latent_channels == 0
+        if self.architecture == "dc" and not folds:
+            raise ValueError(
+                "dc folds pixels into channels: those of each level must divide four times those "
+                "of the level before, and latent_channels those of the last; 48, 96, 192 and 16 do"
+            )
+        return self
 
     @property
     def factor(self) -> int:

@@ -30,12 +30,9 @@ def make_vae(recipe: VaeRecipe) -> Autoencoder:
         InputError: the named VAE is neither a folder here nor can it be fetched.
     """
     if recipe.pretrained is not None:
-        if recipe.pretrained == "embedded":
-            return read_vae(EMBEDDED)
+        named = EMBEDDED if recipe.pretrained == "embedded" else recipe.pretrained
         try:
-            return _class(recipe.pretrained).from_pretrained(
-                recipe.pretrained, use_safetensors=True
-            )
+            return read_vae(named)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot load the VAE {recipe.pretrained!r}: {error}. Give a folder in diffusers "
@@ -67,9 +64,11 @@ def make_vae(recipe: VaeRecipe) -> Autoencoder:
     )
 
 
-def read_vae(folder: Path) -> Autoencoder:
-    """Load a VAE from its folder in diffusers' format."""
-    vae = _class(folder).from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+def read_vae(source: str | Path) -> Autoencoder:
+    """Load a VAE from a folder in diffusers' format, or from a hub by its id."""
+    known = AutoencoderKL.load_config(source).get("_class_name")
+    kind: Any = AutoencoderDC if known == "AutoencoderDC" else AutoencoderKL
+    vae = kind.from_pretrained(source, use_safetensors=True, low_cpu_mem_usage=False)
     vae.register_to_config(_name_or_path="")  # a temporary folder is no provenance
     return vae.eval()
 
@@ -132,9 +131,3 @@ def _tile(vae: Autoencoder) -> None:
     else:
         vae.enable_tiling()
         vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // vae_factor(vae)
-
-
-def _class(source: str | Path) -> Any:
-    """The class of a VAE in a folder or a hub, by its config."""
-    known = AutoencoderKL.load_config(source).get("_class_name")
-    return AutoencoderDC if known == "AutoencoderDC" else AutoencoderKL

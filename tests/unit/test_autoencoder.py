@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from shared.contracts.train import VaeRecipe
 from shared.diffusion import autoencoder
@@ -19,6 +20,7 @@ from shared.diffusion.autoencoder import (
     to_unit,
     vae_factor,
 )
+from shared.errors import InputError
 
 
 def tissue(folder: Path) -> torch.Tensor:
@@ -44,6 +46,28 @@ def test_the_embedded_autoencoder_is_small_and_tells_no_path() -> None:
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) < 16e6
     assert "/" not in (EMBEDDED / "config.json").read_text()
     assert make_vae(VaeRecipe(pretrained="embedded")).dtype == torch.float32
+
+
+def test_of_a_folder_only_the_weights_are_taken(tmp_path: Path) -> None:
+    vae = make_vae(VaeRecipe(architecture="dc", channels=(8, 16), latent_channels=4))
+    vae.save_pretrained(tmp_path / "mine", safe_serialization=True)
+    again = make_vae(VaeRecipe(pretrained=str(tmp_path / "mine")))
+    assert str(tmp_path) not in str(dict(again.config))
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, vae.state_dict()[name]), name
+    with pytest.raises(InputError, match="cannot load the VAE"):
+        make_vae(VaeRecipe(pretrained=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize(
+    ("channels", "latent_channels"), [((8, 18, 64), 4), ((8, 16), 6)], ids=["levels", "latents"]
+)
+def test_channels_that_do_not_fold_are_refused(
+    channels: tuple[int, ...], latent_channels: int
+) -> None:
+    with pytest.raises(ValidationError, match="folds pixels into channels"):
+        VaeRecipe(architecture="dc", channels=channels, latent_channels=latent_channels)
+    VaeRecipe(architecture="kl", channels=channels, latent_channels=latent_channels)
 
 
 @pytest.mark.parametrize(
