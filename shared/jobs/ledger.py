@@ -64,8 +64,7 @@ class Ledger:
         elif result is not None:
             if result["state"] == "done":
                 return job
-            for name in ("result.json", "cancelled", "attempts/", "failed/"):
-                self.store.delete_prefix(self.key(job, name))
+            self._forget_end(job)
         record = {"stage": request.stage, "request": request.model_dump(mode="json")}
         self.store.put_json(self.key(job, "request.json"), record)
         self.store.put(f"open-jobs/{job}", b"")
@@ -76,10 +75,14 @@ class Ledger:
 
         For what a person has changed since; the shards before them stay done.
         """
-        for name in ("result.json", "cancelled", "attempts/", "failed/"):
-            self.store.delete_prefix(self.key(job, name))
+        self._forget_end(job)
         self.store.delete_prefix(self.key(job, f"done/{shards}"))
         self.store.put(f"open-jobs/{job}", b"")
+
+    def _forget_end(self, job: str) -> None:
+        """Forget how a job ended and what failed in it; what is done stays done."""
+        for name in ("result.json", "cancelled", "attempts/", "failed/"):
+            self.store.delete_prefix(self.key(job, name))
 
     def open_jobs(self) -> list[str]:
         """Ids of the jobs that have no result yet."""

@@ -48,7 +48,7 @@ def test_the_embedded_autoencoder_is_small_and_tells_no_path() -> None:
     assert make_vae(VaeRecipe(pretrained="embedded")).dtype == torch.float32
 
 
-def test_of_a_folder_only_the_weights_are_taken(tmp_path: Path) -> None:
+def test_a_vae_of_a_folder_keeps_its_weights_and_no_path(tmp_path: Path) -> None:
     vae = make_vae(VaeRecipe(architecture="dc", channels=(8, 16), latent_channels=4))
     vae.save_pretrained(tmp_path / "mine", safe_serialization=True)
     again = make_vae(VaeRecipe(pretrained=str(tmp_path / "mine")))
