@@ -10,7 +10,7 @@ from shared.serving.record import served
 
 def next_number(ledger: Ledger, model: str) -> int:
     """Return a number that no publishing of a model has, be it done, waiting, or to be retried."""
-    known = [each.number for each in served(ledger.store, model).versions]
+    known = [each.number for each in served(ledger.store, model)]
     for job in ledger.store.folders("jobs/"):
         if stage_of(job) == PublishRequest.stage:
             request = ledger.request(job)

@@ -83,7 +83,7 @@ class PublishStage(Stage[PublishRequest]):
                 raise InputError(
                     f"{error}, {done['repository']['engine']}. The version before is still served"
                 ) from error
-            kept = served(context.store, request.model).versions
+            kept = served(context.store, request.model)
             server.retire(request.model, {each.number for each in kept})
         return {
             "model": f"{request.model}/{request.version}",

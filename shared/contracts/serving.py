@@ -1,7 +1,7 @@
 """Publish: a model version → what Triton serves.
 
-triton/<model>-<number>-<part>/…    Triton's model repository, see shared.serving.repository
-triton/<model>.json                 ServedModel
+triton/<model>-<number>-<part>/…          Triton's model repository, see shared.serving.repository
+triton/published/<model>/<number>.json    ServedVersion
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PublishRequest(Request):
 
 
 class ServedVersion(Contract):
-    """A version on Triton."""
+    """The record of a publishing; the one of the highest number is in use."""
 
     number: int = Field(ge=1, description="Triton's number of it; grows with every publishing")
     version: Name = Field(description="the model's version")
@@ -40,16 +40,14 @@ class ServedVersion(Contract):
     sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
 
 
-class ServedModel(Contract):
-    """The record at `triton/<model>.json`; the last version is the one in use."""
-
-    model: Name
-    versions: tuple[ServedVersion, ...]
+def published_prefix(model: str) -> str:
+    """Prefix of the records of a model's publishings, with its trailing slash."""
+    return f"triton/published/{model}/"
 
 
-def served_key(model: str) -> str:
-    """Key of the record of what is published of a model."""
-    return f"triton/{model}.json"
+def published_key(model: str, number: int) -> str:
+    """Key of the record of a publishing."""
+    return f"{published_prefix(model)}{number}.json"
 
 
 def served_prefix(name: str) -> str:

@@ -1,14 +1,17 @@
-"""The record of what is published of a model."""
+"""The records of what is published of a model."""
 
 from __future__ import annotations
 
-from shared.contracts.serving import ServedModel, served_key
-from shared.storage import ObjectStore
+from contextlib import suppress
+
+from shared.contracts.serving import ServedVersion, published_prefix
+from shared.storage import ObjectNotFoundError, ObjectStore
 
 
-def served(store: ObjectStore, model: str) -> ServedModel:
-    """What is published of a model; nothing, if it never was."""
-    key = served_key(model)
-    if not store.exists(key):
-        return ServedModel(model=model, versions=())
-    return store.get_model(key, ServedModel)
+def served(store: ObjectStore, model: str) -> list[ServedVersion]:
+    """What is published of a model, by number; the last is in use."""
+    found = []
+    for key in store.list(published_prefix(model)):
+        with suppress(ObjectNotFoundError):  # taken back meanwhile
+            found.append(store.get_model(key, ServedVersion))
+    return sorted(found, key=lambda each: each.number)

@@ -2,7 +2,7 @@
 
 triton/<model>-<number>-<part>/config.pbtxt
 triton/<model>-<number>-<part>/1/…      weights and model.py, or model.plan
-triton/<model>.json                     ServedModel: which number is which version
+triton/published/<model>/<number>.json  ServedVersion: which version it is
 
 Keys are the same in a bucket and in a folder, and Triton reads both.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from shared.contracts.serving import ServedModel, ServedVersion, served_key, served_prefix
+from shared.contracts.serving import ServedVersion, published_key, served_prefix
 from shared.errors import InputError
 from shared.serving.contract import PARTS, Part, served_name
 from shared.serving.record import served
@@ -28,21 +28,20 @@ def add_version(
     model: str,
     configs: Mapping[Part, str],
     files: Mapping[Part, Mapping[str, Path]],
-) -> ServedModel:
-    """Write a version's files, then the configurations, then the record.
+) -> None:
+    """Write a version's files, then the configurations, then the record; drop those beyond `KEPT`.
+
+    Publishings that end at the same time each write a record of their own.
 
     Args:
         entry: the version; its number is new, or that of an earlier try.
         configs: config.pbtxt of every part.
         files: name → file of every part's version folder.
 
-    Returns:
-        The record, with versions beyond `KEPT` dropped.
-
     Raises:
         InputError: another version has the number.
     """
-    known = {each.number: each for each in served(store, model).versions}
+    known = {each.number: each for each in served(store, model)}
     if known.get(entry.number, entry) != entry:
         raise InputError(f"{model} has a publishing {entry.number} already: publish it again")
     for part in PARTS:
@@ -50,25 +49,13 @@ def add_version(
         for name, path in files[part].items():
             store.put_file(f"{prefix}1/{name}", path)
         store.put(f"{prefix}config.pbtxt", configs[part].encode())
-    known = {each.number: each for each in served(store, model).versions} | {entry.number: entry}
-    return _write(store, model, [known[number] for number in sorted(known)])
+    store.put_json(published_key(model, entry.number), entry)
+    for each in served(store, model)[:-KEPT]:
+        drop_version(store, model, each.number)
 
 
-def drop_version(store: ObjectStore, model: str, number: int) -> ServedModel:
-    """Take back a publishing that the server cannot load; the one before is in use again."""
-    kept = [each for each in served(store, model).versions if each.number != number]
-    _delete(store, model, number)
-    return _write(store, model, kept)
-
-
-def _write(store: ObjectStore, model: str, versions: list[ServedVersion]) -> ServedModel:
-    record = ServedModel(model=model, versions=tuple(versions[-KEPT:]))
-    store.put_json(served_key(model), record)
-    for each in versions[:-KEPT]:
-        _delete(store, model, each.number)
-    return record
-
-
-def _delete(store: ObjectStore, model: str, number: int) -> None:
+def drop_version(store: ObjectStore, model: str, number: int) -> None:
+    """Take back a publishing: one that the server cannot load, or one too many."""
+    store.delete(published_key(model, number))
     for part in PARTS:
         store.delete_prefix(served_prefix(served_name(model, number, part)))

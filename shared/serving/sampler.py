@@ -49,7 +49,7 @@ def open_sampler(store: ObjectStore, model: ModelRecord, device: str) -> tuple[G
 
     numbers = [
         each.number
-        for each in served(store, model.model).versions
+        for each in served(store, model.model)
         if each.version == model.version and each.sha256 == model.sha256
     ]
     if not numbers:

@@ -46,7 +46,7 @@ class Running:
     child: subprocess.Popen[bytes]
 
     def sampler(self) -> TritonSampler:
-        return TritonSampler(self.url, "m", served(self.store, "m").versions[-1].number)
+        return TritonSampler(self.url, "m", served(self.store, "m")[-1].number)
 
 
 def publish(store: DirectoryStore, url: str, version: str, monkey: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def publish(store: DirectoryStore, url: str, version: str, monkey: pytest.Monkey
     monkey.setenv("HTD_TRITON_URL", url)
     settings.cache_clear()
     ledger = Ledger(store)
-    known = served(store, "m").versions
+    known = served(store, "m")
     number = known[-1].number + 1 if known else 1
     job = ledger.submit(PublishRequest(model="m", version=version, number=number))
     status = run_job(ledger, PublishStage(), job, config=Settings(threads=1))
@@ -220,7 +220,7 @@ def test_a_version_is_swapped_under_load_without_a_failure(
     expected = load_model(running.store, "m", "2", "cpu").generate(*example(1), steps=3)
     assert np.abs(new.astype(int) - expected).max() <= 1
     publish(running.store, running.url, "1", monkeypatch)  # back
-    assert [each.version for each in served(running.store, "m").versions] == ["2", "1"]
+    assert [each.version for each in served(running.store, "m")] == ["2", "1"]
     assert [Server(running.url).serves("m", number) for number in (1, 2, 3)] == [False, True, True]
     back = running.sampler().generate(*example(1), steps=3)
     assert np.abs(back.astype(int) - made[0]).max() <= 1

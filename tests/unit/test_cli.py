@@ -57,7 +57,7 @@ def test_a_publishing_gets_a_number_that_none_waiting_has(
     publish_toy_model(store, make_region_set(store))
     Ledger(store).submit(PublishRequest(model="toy", number=1))
     assert htd(monkeypatch, "publish", "--model", "toy", "--store", str(tmp_path)) == 0
-    assert [each.number for each in served(store, "toy").versions] == [2]
+    assert [each.number for each in served(store, "toy")] == [2]
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,17 @@ from services.publish import stage as publishing
 from services.publish.plan import Built, Profile
 from services.publish.stage import PublishStage
 from shared.contracts.jobs import JobStatus
-from shared.contracts.serving import PublishRequest
+from shared.contracts.serving import PublishRequest, ServedVersion
 from shared.contracts.train import ModelRecord
 from shared.errors import InputError
 from shared.jobs import Ledger, run_job
 from shared.serving.client import LoadError
 from shared.serving.contract import PARTS, published_number
 from shared.serving.record import served
+from shared.serving.repository import add_version
 from shared.serving.sampler import open_sampler
 from shared.settings import Settings, settings
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, ObjectStore, StoreView
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
@@ -77,7 +78,7 @@ def folders(store: DirectoryStore) -> set[int | None]:
 def test_every_publishing_has_models_and_configurations_of_its_own(store: DirectoryStore) -> None:
     for number, device in ((1, "cpu"), (2, "cuda"), (3, "cpu")):
         assert publish(store, number, device=device).state == "done"
-    assert [each.number for each in served(store, "toy").versions] == [2, 3]
+    assert [each.number for each in served(store, "toy")] == [2, 3]
     assert folders(store) == {2, 3}
     kinds = []
     for number in (2, 3):
@@ -90,6 +91,26 @@ def test_every_publishing_has_models_and_configurations_of_its_own(store: Direct
         config.instance_group[0].KIND_CPU,
     ]
     assert FakeServer.told[-2:] == [("load", 3), ("keep", {2, 3})]
+
+
+def test_publishings_that_end_at_the_same_time_are_both_kept(tmp_path: Path) -> None:
+    def entry(number: int) -> ServedVersion:
+        return ServedVersion(number=number, version=str(number), engine="pytorch", sha256={})
+
+    def add(store: ObjectStore, number: int) -> None:
+        add_version(store, entry(number), "toy", dict.fromkeys(PARTS, ""), {p: {} for p in PARTS})
+
+    class Slow(StoreView):
+        """Another publishing begins and ends just before a record is put."""
+
+        def put(self, key: str, data: bytes) -> None:
+            if key.endswith(".json"):
+                add(self.inner, 2)
+            super().put(key, data)
+
+    store = DirectoryStore(tmp_path)
+    add(Slow(store), 1)
+    assert served(store, "toy") == [entry(1), entry(2)]
 
 
 def test_a_publishing_that_cannot_be_loaded_leaves_the_one_before(

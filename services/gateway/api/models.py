@@ -104,7 +104,7 @@ def _info(caller: Caller, name: str) -> ModelInfo | None:
     if not caller.store.exists(model_key(model, version)):
         return None  # it is being written
     record = caller.store.get_model(model_key(model, version), ModelRecord)
-    known = served(caller.store, model).versions
+    known = served(caller.store, model)
     return ModelInfo(record=record, served=bool(known) and known[-1].version == version)
 
 
