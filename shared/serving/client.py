@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
+from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from shared.diffusion.crops import Crop
@@ -23,9 +23,11 @@ LOAD_SECONDS = 600.0
 """A TensorRT plan takes minutes to load where CUDA has to compile."""
 ANSWER_SECONDS = 30.0
 """For questions that cost the server nothing; one that takes longer hangs."""
-KEEPALIVE = KeepAliveOptions(310_000, 20_000, http2_max_pings_without_data=0)
-"""Finds a server that is gone without a word. Triton takes pings more often than every five
-minutes for an attack."""
+PING_MS = 310_000
+"""Between pings of a server that says nothing: it may be gone. Triton takes pings more often than
+every five minutes for an attack."""
+PONG_MS = 20_000
+"""In which a ping is answered."""
 
 
 class ServingError(HeteroTissueError):
@@ -157,7 +159,7 @@ class TritonSampler:
         tensors: dict[str, NDArray[Any]] = dict(zip(names, pack_crops(crops), strict=True))
         tensors |= {"labels": labels, "seeds": np.array(seeds, np.int64)[:, None]}
         answers: SimpleQueue[tuple[Any, InferenceServerException | None]] = SimpleQueue()
-        client = InferenceServerClient(self._url, keepalive_options=KEEPALIVE)
+        client = InferenceServerClient(self._url, channel_args=_channel())
         # A stream of its own, since an error on a stream does not say whose it is.
         client.start_stream(lambda result, error: answers.put((result, error)))
         waiting = False
@@ -185,6 +187,17 @@ class TritonSampler:
             # Only what is given up: of a stream that is cancelled, a thread stays for good.
             client.stop_stream(cancel_requests=waiting)
             client.close()
+
+
+def _channel() -> list[tuple[str, int]]:
+    """What gRPC is told; `KeepAliveOptions` leaves the time for an answer at a minute."""
+    return [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.keepalive_time_ms", PING_MS),
+        ("grpc.http2.ping_timeout_ms", PONG_MS),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
 
 
 def _input(name: str, value: NDArray[Any]) -> InferInput:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from tritonclient.grpc import InferenceServerClient, InferInput, KeepAliveOptions
+from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from services.gateway.stack import free_port
@@ -181,7 +181,8 @@ def test_a_request_that_is_given_up_costs_no_further_step(running: Running) -> N
 
 
 def test_a_server_that_hangs_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "KEEPALIVE", KeepAliveOptions(10_000, 1000))  # gRPC's least
+    monkeypatch.setattr(client, "PING_MS", 10_000)  # gRPC's least
+    monkeypatch.setattr(client, "PONG_MS", 1000)
 
     def hang(step: int) -> None:
         running.child.send_signal(signal.SIGSTOP)
