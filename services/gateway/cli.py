@@ -270,7 +270,8 @@ def train(
         str, typer.Option(help="tiny, cpu-small, base, paper, or a YAML file.")
     ] = "tiny",
     warm_start: Annotated[
-        str | None, typer.Option(help="starter, colon (both shipped), or models/<name>/<version>.")
+        str | None,
+        typer.Option(help="starter, colon, colon-student (shipped), or models/<name>/<version>."),
     ] = None,
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Publish the warm start without training it.")

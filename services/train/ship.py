@@ -2,7 +2,7 @@
 
     python -m services.train.ship STORE MODEL NAME
 
-What `colon` and `starter` are: `services.train.warm_start`.
+What each of them is: `services.train.warm_start`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ def write_shipped(store: ObjectStore, reference: str, path: Path) -> None:
     weights = read_version(store, reference)
     tensors = {f"vae.{k}": v for k, v in weights.vae.items()}
     tensors |= {f"denoiser.{k}": v for k, v in weights.denoiser.items()}
-    meta = {"normalization": weights.normalization, "classes": weights.classes}
+    meta = {
+        "normalization": weights.normalization,
+        "classes": weights.classes,
+        "student": weights.student and weights.student.model_dump(mode="json"),
+    }
     half = {name: value.to(torch.float16).contiguous() for name, value in tensors.items()}
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(safetensors.torch.save(half, {"heterotissue": json.dumps(meta)}))

@@ -84,6 +84,7 @@ class TrainStage(Stage[TrainRequest]):
     def run(self, request: TrainRequest, shard: Shard, context: Context) -> dict[str, Any]:
         torch.set_num_threads(context.threads)
         torch.manual_seed(request.seed)
+        request = _as_taught(request, context.store)
         record = load_region_set(context.store, request.regions)
         start, stop = int(str(shard.args["start"])), int(str(shard.args["stop"]))
         kind = str(shard.args["kind"])
@@ -104,6 +105,7 @@ class TrainStage(Stage[TrainRequest]):
         self, request: TrainRequest, done: dict[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         torch.set_num_threads(context.threads)
+        request = _as_taught(request, context.store)
         store, record = context.store, load_region_set(context.store, request.regions)
         rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in _steps(request.recipe)}
         for shard in done:
@@ -200,6 +202,17 @@ def _starting_weights(store: ObjectStore, request: TrainRequest) -> Weights | No
     if request.warm_start in SHIPPED:
         return read_shipped(request.warm_start)
     return read_version(store, request.warm_start)
+
+
+def _as_taught(request: TrainRequest, store: ObjectStore) -> TrainRequest:
+    """The request; but a denoiser that it does not train stays the student, or none, that it is."""
+    if request.recipe.denoiser.steps:
+        return request
+    weights = _starting_weights(store, request)
+    own = {"student": weights.student if weights else None}
+    denoiser = request.recipe.denoiser.model_copy(update=own)
+    recipe = request.recipe.model_copy(update={"denoiser": denoiser})
+    return request.model_copy(update={"recipe": recipe})
 
 
 def _continue(

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from shared.contracts.base import Classes, Contract, Name, Request
 from shared.contracts.regions import region_set_key
 
-SHIPPED = ("starter", "colon")
+SHIPPED = ("starter", "colon", "colon-student")
 """Checkpoints that come with the package (`services.train.warm_start`)."""
 
 
@@ -218,7 +218,7 @@ class TrainRequest(Request):
     warm_start: str | None = Field(
         None,
         description="to start from: 'starter' (shipped, of phantoms), 'colon' (shipped, of colon "
-        "biopsies), or models/<name>/<version>",
+        "biopsies), 'colon-student' (shipped, its few-step student), or models/<name>/<version>",
     )
     seed: int = 0
 

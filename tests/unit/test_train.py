@@ -376,6 +376,28 @@ def test_a_student_is_published_and_says_what_it_is(trained: DirectoryStore) -> 
     assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
+@pytest.mark.parametrize("name", ["fast", "m"])
+def test_what_is_published_as_it_is_stays_the_student_that_it_is(
+    trained: DirectoryStore, name: str
+) -> None:
+    ledger = Ledger(trained)
+    taught = TrainRequest(
+        run="fast", regions="toy", recipe=STUDENT, model="fast", warm_start="models/m/1"
+    )
+    again = TrainRequest(
+        run=f"again-{name}", regions="toy", recipe=RECIPE.untrained(), model=f"again-{name}",
+        warm_start=f"models/{name}/1",
+    )  # fmt: skip
+    for request in (taught, again):
+        status = run_job(ledger, TrainStage(), ledger.submit(request))
+        assert status.state == "done", status.failed
+    before, after = (
+        trained.get_model(f"models/{each}/1/model.json", ModelRecord).recipe.sampling
+        for each in (name, f"again-{name}")
+    )
+    assert after == before
+
+
 def test_a_student_needs_a_teacher() -> None:
     with pytest.raises(ValidationError, match="needs a teacher"):
         TrainRequest(run="r", regions="toy", recipe=STUDENT, model="m")
@@ -401,7 +423,10 @@ def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_pa
     assert loss(other, 1) > 1e-3
 
 
-@pytest.mark.parametrize(("name", "recipe"), [("starter", "tiny"), ("colon", "cpu-small")])
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("starter", "tiny"), ("colon", "cpu-small"), ("colon-student", "cpu-small")],
+)
 def test_a_shipped_checkpoint_fits_its_recipe_and_other_classes(name: str, recipe: str) -> None:
     weights, known = read_shipped(name), load_recipe(recipe)
     vae = make_vae(known.vae)
@@ -409,6 +434,7 @@ def test_a_shipped_checkpoint_fits_its_recipe_and_other_classes(name: str, recip
     start_vae(vae, weights)
     start_denoiser(denoiser, weights, CLASSES.names)
     assert vae.config.scaling_factor == weights.normalization["scaling_factor"]
+    assert (weights.student is not None) == name.endswith("student")
     ends = [key for key in weights.denoiser if key.endswith("conv_out.weight")]
     state = denoiser.state_dict()
     assert ends
