@@ -186,7 +186,7 @@ def pack_crops(
     crops: Sequence[Sequence[Crop]],
 ) -> tuple[UInt8, NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     """Turn crops into the tensors that `unpack_crops` reads."""
-    most = max(1, *(len(own) for own in crops))
+    most = max([1, *(len(own) for own in crops)])
     side = max([len(crop.pixels) for own in crops for crop in own], default=1)
     pixels = np.zeros((len(crops), most, side, side, 3), np.uint8)
     labels = np.full((len(crops), most), -1, np.int32)

@@ -15,6 +15,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
+from services.gateway.publishing import next_number
 from services.gateway.stack import free_port
 from services.gateway.triton import plan_launch
 from services.publish.stage import PublishStage
@@ -55,9 +56,8 @@ def publish(store: DirectoryStore, url: str, version: str, monkey: pytest.Monkey
     monkey.setenv("HTD_TRITON_URL", url)
     settings.cache_clear()
     ledger = Ledger(store)
-    known = served(store, "m")
-    number = known[-1].number + 1 if known else 1
-    job = ledger.submit(PublishRequest(model="m", version=version, number=number))
+    request = PublishRequest(model="m", version=version, number=next_number(ledger, "m"))
+    job = ledger.submit(request)
     status = run_job(ledger, PublishStage(), job, config=Settings(threads=1))
     settings.cache_clear()
     assert status.state == "done", status.failed

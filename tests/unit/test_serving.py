@@ -157,6 +157,10 @@ def test_maps_of_another_size_are_refused_before_anything_is_computed() -> None:
     assert not server.encoded
 
 
+def test_no_images_have_no_crops() -> None:
+    assert unpack_crops(*pack_crops([])) == []
+
+
 def test_too_many_crops_or_images_are_refused() -> None:
     with pytest.raises(InputError, match="256 crops of an image are more than 255"):
         unpack_crops(*pack_crops([[crop(side=1)] * (MOST_CROPS + 1)]))
