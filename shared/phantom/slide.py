@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -148,7 +149,8 @@ class Slide:
     @property
     def banks(self) -> Banks:
         """The slide's textures, drawn when they are first needed."""
-        return _banks(self.seed)
+        with _DRAWING:
+            return _banks(self.seed)
 
     def _field(self, rng: np.random.Generator, micrometres: float) -> Float:
         """Smooth noise over the slide and PAD beyond, one sample per FIELD label pixels."""
@@ -293,6 +295,9 @@ class Banks:
 
     tissue: dict[int, tuple[Texture, Texture]]
     glands: list[GlandStamp]
+
+
+_DRAWING = threading.Lock()  # or the threads that render a slide would all draw them
 
 
 @lru_cache(maxsize=1)
