@@ -633,7 +633,7 @@ def all_jobs(store: str | None, server: str | None) -> Iterator[Iterable[JobStat
     """The jobs of a store, or of a gateway."""
     if server is None:
         ledger = Ledger(Target.of(store, "").store)
-        yield map(ledger.status, ledger.jobs())
+        yield (status for job in ledger.jobs() if (status := ledger.find(job)) is not None)
     else:
         with remote.connect(server) as client:
             yield client.jobs()

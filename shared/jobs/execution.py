@@ -32,7 +32,7 @@ def execute(
     reporter: Reporter,
     config: Settings,
 ) -> list[str]:
-    """Run one unit, unless it is done or somebody else runs it.
+    """Run one unit, unless it is done, somebody else runs it, or its job is over or deleted.
 
     Errors end in the ledger, not in the caller: bad input parks the unit at once, any
     other error, and an object that is missing, after `config.max_failures`.
@@ -41,12 +41,11 @@ def execute(
         The units to queue now: those of the next phase if this one completed its
         phase, this unit again if it failed and may be retried, else nothing.
     """
-    if ledger.result(job) is not None:
-        return []
     with leases.hold(f"{job}/{unit}") as mine:
-        if not mine:
+        # Asked under the lease: who deletes a job looks for leases once it is no longer open.
+        if not mine or not ledger.is_open(job):
             return []
-        if ledger.is_done(job, unit):  # asked under the lease, or it may end in between
+        if ledger.is_done(job, unit):
             return _following(ledger, job, unit)
         try:
             started = time.monotonic()

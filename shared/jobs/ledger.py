@@ -13,6 +13,10 @@ from shared.jobs.stage import FINISH, PLAN, Plan
 from shared.storage import ObjectNotFoundError, ObjectStore, sha256
 
 
+class JobNotFoundError(InputError):
+    """The store holds no such job, or holds it no longer."""
+
+
 class Ledger:
     """Reads and writes the objects of jobs in one store.
 
@@ -88,13 +92,13 @@ class Ledger:
         """Ids of the jobs that have no result yet."""
         return [key.removeprefix("open-jobs/") for key in self.store.list("open-jobs/")]
 
+    def is_open(self, job: str) -> bool:
+        """Say whether there is such a job, without a result yet."""
+        return self.store.exists(f"open-jobs/{job}")
+
     def jobs(self) -> Iterator[str]:
-        """Ids of all jobs."""
-        last = ""
-        for key in self.store.list("jobs/"):
-            job = key.split("/")[1]
-            if job != last:
-                yield (last := job)
+        """Ids of all jobs, sorted."""
+        return self.store.folders("jobs/")
 
     def stage(self, job: str) -> str:
         """Name of the stage that a job belongs to."""
@@ -108,7 +112,7 @@ class Ledger:
     def _required(self, job: str) -> dict[str, Any]:
         record = self._optional(job, "request.json")
         if record is None:
-            raise InputError(f"{self.store.url} holds no job {job!r}: 'htd jobs' lists them")
+            raise JobNotFoundError(f"{self.store.url} holds no job {job!r}: 'htd jobs' lists them")
         return record
 
     def _optional(self, job: str, name: str) -> dict[str, Any] | None:
@@ -197,8 +201,15 @@ class Ledger:
             for unit in sorted(self.parked(job))
         }
 
+    def find(self, job: str) -> JobStatus | None:
+        """The job's status, or None if it is deleted, be it while it is read."""
+        try:
+            return self.status(job)
+        except (JobNotFoundError, ObjectNotFoundError):
+            return None
+
     def status(self, job: str) -> JobStatus:
-        """Compute the job's status from its objects."""
+        """Compute the job's status from its objects. Raises `JobNotFoundError`."""
         record = self._required(job)
         plan = self.plan(job)
         result = self.result(job)

@@ -230,6 +230,23 @@ def test_a_cancelled_job_stops_where_it_is(ledger: Ledger, monkeypatch: pytest.M
     assert ledger.open_jobs() == []
 
 
+def test_what_is_queued_of_a_deleted_job_leaves_nothing_behind(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=1))
+    assert step(ledger, job, "plan") == ["square-0"]
+    ledger.cancel(job)
+    ledger.store.delete_prefix(ledger.key(job, ""))
+    assert step(ledger, job, "square-0") == []
+    assert list(ledger.store.list()) == []
+
+
+def test_a_job_that_is_deleted_while_jobs_are_listed_is_not_found(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=1))
+    assert list(ledger.jobs()) == [job]
+    assert ledger.find(job) == ledger.status(job)
+    ledger.store.delete(ledger.key(job, "request.json"))
+    assert ledger.find(job) is None
+
+
 def test_unknown_jobs_are_named(ledger: Ledger) -> None:
     with pytest.raises(InputError, match="no job 'toy-x'"):
         ledger.status("toy-x")

@@ -170,7 +170,7 @@ def _job(caller: Caller, run: str) -> str:
         ProblemError: there is none, or it is running (409).
     """
     record = _record(caller, run)
-    for job in caller.store.folders("jobs/"):
+    for job in caller.ledger.jobs():
         if stage_of(job) != ClusterRequest.stage:
             continue
         request = ClusterRequest.model_validate(caller.ledger.request(job))

@@ -24,6 +24,7 @@ from shared.contracts.ingest import IngestRequest
 from shared.contracts.jobs import JobStatus
 from shared.contracts.serving import PublishRequest
 from shared.contracts.train import TrainRequest
+from shared.metrics import stage_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -60,9 +61,9 @@ def list_jobs(
     """List jobs by id; an id starts with the stage."""
 
     def read(job: str) -> JobStatus | None:
-        return caller.ledger.status(job) if stage in {None, caller.ledger.stage(job)} else None
+        return caller.ledger.find(job) if stage in {None, stage_of(job)} else None
 
-    items, following = page(caller.store.folders("jobs/"), cursor, limit, read)
+    items, following = page(caller.ledger.jobs(), cursor, limit, read)
     return JobPage(items=items, next=following)
 
 

@@ -67,7 +67,7 @@ def run_job(caller: Caller, run: str) -> str | None:
     """Find the job of a run: the one that is open, else any."""
     found = [
         job
-        for job in caller.store.folders("jobs/")
+        for job in caller.ledger.jobs()
         if stage_of(job) == TrainRequest.stage and caller.ledger.request(job)["run"] == run
     ]
     running = [job for job in found if caller.ledger.result(job) is None]
