@@ -15,20 +15,20 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from services.train.warm_start import read_version, shipped_path
+from services.train.warm_start import read_weights, shipped_path, student_of
 from shared.contracts.train import SHIPPED
 from shared.storage import ObjectStore, open_store
 
 
 def write_shipped(store: ObjectStore, reference: str, path: Path) -> None:
     """Write a published version as a checkpoint to ship, in half precision."""
-    weights = read_version(store, reference)
+    weights, student = read_weights(store, reference), student_of(store, reference)
     tensors = {f"vae.{k}": v for k, v in weights.vae.items()}
     tensors |= {f"denoiser.{k}": v for k, v in weights.denoiser.items()}
     meta = {
         "normalization": weights.normalization,
         "classes": weights.classes,
-        "student": weights.student and weights.student.model_dump(mode="json"),
+        "student": student and student.model_dump(mode="json"),
     }
     half = {name: value.to(torch.float16).contiguous() for name, value in tensors.items()}
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

@@ -23,10 +23,15 @@ from services.train.objectives import (
     VaeObjective,
 )
 from services.train.perceptual import PerceptualLoss
-from services.train.warm_start import Weights, read_shipped, read_version, start_denoiser, start_vae
+from services.train.warm_start import (
+    Weights,
+    read_weights,
+    start_denoiser,
+    start_vae,
+    student_of,
+)
 from shared.contracts.regions import RegionSet
 from shared.contracts.train import (
-    SHIPPED,
     ModelRecord,
     Recipe,
     TrainRequest,
@@ -197,19 +202,14 @@ def _settings(request: TrainRequest, kind: str, device: str) -> Settings:
 
 
 def _starting_weights(store: ObjectStore, request: TrainRequest) -> Weights | None:
-    if request.warm_start is None:
-        return None
-    if request.warm_start in SHIPPED:
-        return read_shipped(request.warm_start)
-    return read_version(store, request.warm_start)
+    return read_weights(store, request.warm_start) if request.warm_start else None
 
 
 def _as_taught(request: TrainRequest, store: ObjectStore) -> TrainRequest:
     """The request; but a denoiser that it does not train stays the student, or none, that it is."""
     if request.recipe.denoiser.steps:
         return request
-    weights = _starting_weights(store, request)
-    own = {"student": weights.student if weights else None}
+    own = {"student": student_of(store, request.warm_start) if request.warm_start else None}
     denoiser = request.recipe.denoiser.model_copy(update=own)
     recipe = request.recipe.model_copy(update={"denoiser": denoiser})
     return request.model_copy(update={"recipe": recipe})

@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from shared.contracts.train import SHIPPED, StudentRecipe
+from shared.contracts.train import SHIPPED, ModelRecord, StudentRecipe, model_key
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
@@ -33,8 +33,6 @@ class Weights:
     denoiser: dict[str, Tensor]
     normalization: dict[str, Any]
     classes: list[str]
-    student: StudentRecipe | None
-    """How the denoiser was taught to sample in few steps, if it was."""
 
 
 def shipped_path(name: str) -> Path:
@@ -42,38 +40,71 @@ def shipped_path(name: str) -> Path:
     return Path(__file__).parent / f"{name}.safetensors"
 
 
-def read_shipped(name: str) -> Weights:
-    """Read a shipped checkpoint. Raises `InputError` if it is missing."""
+def read_weights(store: ObjectStore, reference: str) -> Weights:
+    """Read a shipped checkpoint, or a published version: `models/<name>/<version>`.
+
+    Raises:
+        InputError: `reference` is neither, or names none that there is.
+    """
+    return _read_shipped(reference) if reference in SHIPPED else _read_version(store, reference)
+
+
+def student_of(store: ObjectStore, reference: str) -> StudentRecipe | None:
+    """How the denoiser of `reference` was taught to sample in few steps, if it was.
+
+    Raises:
+        InputError: as `read_weights`; the weights are not read.
+    """
+    if reference in SHIPPED:
+        with _open_shipped(reference) as file:
+            student = _meta(file).get("student")
+        return student and StudentRecipe.model_validate(student)
+    record = store.get_model(model_key(*_split(reference)), ModelRecord)
+    return record.recipe.denoiser.student
+
+
+def _open_shipped(name: str) -> Any:
     path = shipped_path(name)
     if not path.is_file():
         raise InputError(f"{path} is missing: install the package anew")
-    with safe_open(path, framework="pt") as file:
-        meta = json.loads(file.metadata()["heterotissue"])
+    return safe_open(path, framework="pt")
+
+
+def _meta(file: Any) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads(file.metadata()["heterotissue"])
+    return meta
+
+
+def _read_shipped(name: str) -> Weights:
+    with _open_shipped(name) as file:
+        meta = _meta(file)
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     return Weights(
         vae=_part(tensors, "vae."),
         denoiser=_part(tensors, "denoiser."),
         normalization=meta["normalization"],
         classes=meta["classes"],
-        student=StudentRecipe.model_validate(meta["student"]) if meta.get("student") else None,
     )
 
 
-def read_version(store: ObjectStore, reference: str) -> Weights:
-    """Read a published version, `models/<name>/<version>`."""
-    parts = reference.split("/")
-    if len(parts) != 3 or parts[0] != "models":
-        raise InputError(
-            f"{reference!r} is no model: give {', '.join(SHIPPED)} or models/<name>/<version>"
-        )
-    sampler = load_model(store, parts[1], parts[2], "cpu")
+def _read_version(store: ObjectStore, reference: str) -> Weights:
+    sampler = load_model(store, *_split(reference), "cpu")
     return Weights(
         dict(sampler.pipeline.vae.state_dict()),
         dict(sampler.pipeline.denoiser.state_dict()),
         normalization(sampler.pipeline.vae),
         sampler.record.classes.names,
-        sampler.record.recipe.denoiser.student,
     )
+
+
+def _split(reference: str) -> tuple[str, str]:
+    """Name and version of a published model."""
+    parts = reference.split("/")
+    if len(parts) != 3 or parts[0] != "models":
+        raise InputError(
+            f"{reference!r} is no model: give {', '.join(SHIPPED)} or models/<name>/<version>"
+        )
+    return parts[1], parts[2]
 
 
 def normalization(vae: Any) -> dict[str, Any]:

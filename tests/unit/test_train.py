@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from services.train.data import Batch, Batches
 from services.train.latents import encode_views
 from services.train.objectives import DecoderObjective, StudentObjective, staining_loss
 from services.train.stage import TrainStage
-from services.train.warm_start import read_shipped, start_denoiser, start_vae
+from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import (
     DenoiserRecipe,
@@ -427,20 +429,32 @@ def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_pa
     ("name", "recipe"),
     [("starter", "tiny"), ("colon", "cpu-small"), ("colon-student", "cpu-small")],
 )
-def test_a_shipped_checkpoint_fits_its_recipe_and_other_classes(name: str, recipe: str) -> None:
-    weights, known = read_shipped(name), load_recipe(recipe)
+def test_a_shipped_checkpoint_fits_its_recipe_and_other_classes(
+    tmp_path: Path, name: str, recipe: str
+) -> None:
+    store = DirectoryStore(tmp_path)
+    weights, known = read_weights(store, name), load_recipe(recipe)
     vae = make_vae(known.vae)
     denoiser = make_denoiser(known.denoiser, known.size, CLASSES, vae)
     start_vae(vae, weights)
     start_denoiser(denoiser, weights, CLASSES.names)
     assert vae.config.scaling_factor == weights.normalization["scaling_factor"]
-    assert (weights.student is not None) == name.endswith("student")
+    assert (student_of(store, name) is not None) == name.endswith("student")
     ends = [key for key in weights.denoiser if key.endswith("conv_out.weight")]
     state = denoiser.state_dict()
     assert ends
     assert all(torch.equal(state[key], weights.denoiser[key]) for key in ends)
 
 
-def test_a_checkpoint_that_is_not_there_is_told() -> None:
-    with pytest.raises(InputError, match="missing"):
-        read_shipped("none")
+@pytest.mark.parametrize("read", [read_weights, student_of])
+def test_a_checkpoint_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[ObjectStore, str], object]
+) -> None:
+    store = DirectoryStore(tmp_path)
+    with pytest.raises(InputError, match="'none' is no model: give starter, colon"):
+        read(store, "none")
+    with pytest.raises(InputError, match=re.escape("models/none/1/model.json")):
+        read(store, "models/none/1")
+    monkeypatch.setattr("services.train.warm_start.shipped_path", lambda name: tmp_path / name)
+    with pytest.raises(InputError, match="starter is missing: install"):
+        read(store, "starter")
