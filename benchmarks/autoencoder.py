@@ -28,6 +28,7 @@ from services.evaluate.segmentation import (
     train_segmenter,
 )
 from services.gateway.study import MEASURES
+from shared.computing import prepare
 from shared.contracts.base import Classes, Split
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.regions import RegionSet
@@ -37,7 +38,6 @@ from shared.encoders import load_encoder
 from shared.imaging.regions import RegionIndex, load_region_set
 from shared.settings import settings
 from shared.storage import ObjectStore, open_store
-from shared.threads import limit
 
 UInt8 = NDArray[np.uint8]
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="+", default=MEASURES)
     parser.add_argument("--seeds", type=int, default=0, help="segmenters of either kind")
     given = parser.parse_args()
-    limit(settings().threads)
+    prepare(settings().threads)
     store = open_store(given.store)
     record = load_region_set(store, given.regions)
     test, images = read(store, record, given.split)

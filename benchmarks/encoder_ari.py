@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from sklearn.metrics import adjusted_rand_score
 
 from services.stages import load_stage
+from shared.computing import prepare
 from shared.contracts.base import Request
 from shared.contracts.cluster import ClusterRequest, cluster_key
 from shared.contracts.embed import EmbedRequest
@@ -25,7 +26,6 @@ from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
 from shared.contracts.regions import RegionRule
 from shared.jobs import Ledger, run_job
 from shared.storage import ObjectStore, open_store
-from shared.threads import limit
 
 
 def run(store: ObjectStore, request: Request) -> None:
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    limit(2)
+    prepare(2)
     store = open_store(arguments.store)
     record = store.get_model(cohort_key(arguments.cohort), CohortRecord)
     groups = {"train": record.of_split("train"), "held out": record.of_split("val", "test")}

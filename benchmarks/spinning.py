@@ -17,7 +17,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shared.threads import SPIN
+from shared.computing import SPIN
 
 ROWS = 16
 SECONDS = 10.0

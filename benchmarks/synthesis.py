@@ -37,6 +37,7 @@ from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
+from shared.computing import prepare
 from shared.contracts.serving import PublishRequest, served_prefix
 from shared.contracts.train import ModelRecord, model_prefix
 from shared.diffusion.autoencoder import Autoencoder, decode_latents, encode_latents, to_pixels
@@ -51,7 +52,6 @@ from shared.serving.contract import served_name
 from shared.serving.record import served
 from shared.settings import settings
 from shared.storage import ObjectStore, open_store
-from shared.threads import limit
 
 UInt8 = NDArray[np.uint8]
 BATCH = 16
@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--quality-images", type=int, default=512, help="of Fréchet distances")
     parser.add_argument("--stub-images", type=int, default=4096, help="of one worker against two")
     given = parser.parse_args()
-    limit(settings().threads)
+    prepare(settings().threads)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     source = open_store(given.store)
 

@@ -30,6 +30,9 @@ IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 H_OPTIMUS: tuple[Triple, Triple] = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
+CPU_BATCH = 16
+"""Images that a CPU encodes at a time: their layers stay in pieces of memory that are kept."""
+
 NON_COMMERCIAL = "CC-BY-NC-ND-4.0"
 
 
@@ -237,7 +240,9 @@ class Encoder:
     resize: int
 
     def encode(self, images: UInt8, batch_size: int = 64) -> Float:
-        """Encode uint8 RGB (N, H, W, 3) to float32 (N, dim)."""
+        """Encode uint8 RGB (N, H, W, 3) to float32 (N, dim), on a CPU few at a time."""
+        if self.device == "cpu":
+            batch_size = min(batch_size, CPU_BATCH)
         parts = [
             self._encode(images[start : start + batch_size])
             for start in range(0, len(images), batch_size)

@@ -18,6 +18,7 @@ from celery.signals import heartbeat_sent, worker_process_init
 from kombu.exceptions import OperationalError
 
 from shared import health
+from shared.computing import prepare
 from shared.errors import HeteroTissueError, InputError
 from shared.jobs import Ledger, Stage, execute
 from shared.live import RedisLeases, RedisReporter, connect
@@ -26,7 +27,6 @@ from shared.settings import Settings, settings
 from shared.storage import open_store
 from shared.sweeping import sweep
 from shared.tenants import ledger_of, tenant_ledger, tenants
-from shared.threads import limit
 
 TASK = "htd.run"
 SWEEP_SECONDS = 3600.0
@@ -163,7 +163,7 @@ def serve(stage: Stage[Any]) -> None:
     """Work on the queue of `stage` until the process is told to stop."""
     config = settings()
     configure_logging(config.log_level)
-    worker_process_init.connect(lambda **_: limit(config.threads), weak=False)
+    worker_process_init.connect(lambda **_: prepare(config.threads), weak=False)
     heartbeat_sent.connect(lambda **_: health.beat(), weak=False)
     worker_app(stage, config).worker_main(
         [

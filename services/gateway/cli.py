@@ -22,6 +22,7 @@ from services.gateway.progress import console
 from services.gateway.publishing import next_number
 from services.gateway.submit import Target, end, report, run_and_report, run_or_fail
 from services.stages import REQUESTS
+from shared.computing import prepare
 from shared.contracts.base import Classes, Request, explain
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
@@ -45,7 +46,6 @@ from shared.jobs import Ledger
 from shared.logging import configure_logging
 from shared.settings import settings
 from shared.storage import ObjectStore
-from shared.threads import limit
 
 R = TypeVar("R", bound=Request)
 
@@ -528,7 +528,7 @@ def estimate(
     name, _, version = model.partition("/")
     device = choose_device(target.config)
     sampler = load_model(target.store, name, version or "1", device)
-    limit(target.config.threads)
+    prepare(target.config.threads)
     cost = measure(sampler, size or sampler.record.size, batch)
     hours = images * cost.seconds / 3600
     rows = {

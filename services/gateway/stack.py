@@ -22,11 +22,11 @@ import httpx2
 from redis.exceptions import RedisError
 
 from services.gateway.api.tokens import Tokens
+from shared.computing import SPIN
 from shared.errors import HeteroTissueError, InputError
 from shared.live import connect
 from shared.settings import Settings
 from shared.storage import open_store
-from shared.threads import SPIN
 from shared.worker import make_app
 
 BUCKET = "heterotissue"

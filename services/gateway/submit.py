@@ -9,13 +9,13 @@ import typer
 
 from services.gateway.progress import RichReporter, console
 from services.stages import load_stage
+from shared.computing import prepare
 from shared.contracts.base import Request
 from shared.errors import JobError
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.live import read_progress
 from shared.settings import Settings, settings
 from shared.storage import ObjectStore, open_store
-from shared.threads import limit
 from shared.worker import Dispatcher
 
 EXIT_CODES = {"done": 0, "failed": 1, "partial": 3, "cancelled": 1}
@@ -55,7 +55,7 @@ def run_request(target: Target, request: Request, *, fresh: bool = False) -> Job
     with RichReporter(request.stage) as reporter:
         if target.queued:
             return _follow(target, ledger, job, reporter)
-        limit(target.config.threads)
+        prepare(target.config.threads)
         stage = load_stage(request.stage)
         return run_job(ledger, stage, job, reporter=reporter, config=target.config)
 

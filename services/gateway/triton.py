@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import shared
+from shared.computing import SPIN
 from shared.errors import InputError
-from shared.threads import SPIN
 
 WHEEL = Path(sys.prefix) / "triton" / "pytriton" / "tritonserver"
 """Where `make install` unpacks the pytriton wheel."""

@@ -15,6 +15,7 @@ import torch
 from torch import distributed
 
 from services.train.stage import TrainStage
+from shared.computing import prepare
 from shared.contracts.train import TrainRequest
 from shared.errors import JobError
 from shared.jobs import Context, Ledger, NoLeases, Reporter, execute
@@ -22,7 +23,6 @@ from shared.jobs.stage import FINISH
 from shared.logging import configure_logging
 from shared.settings import Settings, settings
 from shared.storage import ObjectStore, StoreView, open_store
-from shared.threads import limit
 
 
 class ReadOnlyStore(StoreView):
@@ -77,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = settings()
     configure_logging(config.log_level)
-    limit(config.threads)
+    prepare(config.threads)
     gpu = torch.cuda.is_available()
     distributed.init_process_group("nccl" if gpu else "gloo")
     if gpu:

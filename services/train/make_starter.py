@@ -18,6 +18,7 @@ import yaml
 from services.train.ship import write_shipped
 from services.train.stage import TrainStage
 from services.train.warm_start import shipped_path
+from shared.computing import prepare
 from shared.contracts.base import Split
 from shared.contracts.regions import (
     RegionRule,
@@ -34,7 +35,6 @@ from shared.phantom import PHANTOM_CLASSES, Slide
 from shared.phantom.slide import SCALE
 from shared.phantom.texture import MPP
 from shared.storage import ObjectStore, open_store, sha256
-from shared.threads import limit
 
 SLIDES = 24
 SIDE = 4096
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=shipped_path("starter"))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    limit(arguments.threads)
+    prepare(arguments.threads)
     store = open_store(arguments.store)
     write_regions(store)
     recipe = Recipe.model_validate(

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from shared.computing import prepare
 from shared.diffusion.precision import autocast
 from shared.errors import InputError
 from shared.settings import settings
-from shared.threads import limit
 
 
 class Instance:
@@ -37,7 +37,7 @@ class Instance:
     """
 
     def __init__(self, arguments: dict[str, str]) -> None:
-        limit(settings().threads)
+        prepare(settings().threads)
         self.name = arguments["model_name"]
         self.folder = Path(arguments["model_repository"]) / arguments["model_version"]
         gpu = arguments["model_instance_kind"] == "GPU"

@@ -25,9 +25,9 @@ from shared.contracts.synthesize import DatasetRequest
 from shared.jobs import Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore
-from shared.threads import limit
+from shared.computing import prepare
 config = Settings()
-limit(config.threads)
+prepare(config.threads)
 ledger = Ledger(DirectoryStore("/work"))
 request = DatasetRequest.model_validate_json('''REQUEST''')
 assert run_job(ledger, SynthesizeStage(), ledger.submit(request), config=config).state == "done"

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from services.stages import REQUESTS
-from shared.threads import SPIN
+from shared.computing import SPIN
 from tests.deploy.manifests import (
     ROOT,
     check_command,
