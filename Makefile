@@ -74,7 +74,7 @@ autoencoder: install  ## make the embedded autoencoder anew (one or two hours on
 	$(BIN)/htd train --regions tiles --recipe autoencoder --model autoencoder --store out/autoencoder
 	$(BIN)/python -m services.train.embed_autoencoder out/autoencoder autoencoder/1
 
-bench-quality: install  ## train and measure on TILES=folder (or SLIDES=folder) CLASSES=a,b MPP=0.5 REGION_MPP=0.875 [SLIDE=regex] [RECIPE=cpu-small] [EMBEDDING=1] [WARM_START=colon [AS_IS=1]]
+bench-quality: install  ## train and measure on TILES=folder (or SLIDES=folder) CLASSES=a,b MPP=0.5 REGION_MPP=0.875 [SLIDE=regex] [RECIPE=cpu-small] [EMBEDDING=1] [WARM_START=colon-student [AS_IS=1]]
 	$(BIN)/python benchmarks/quality.py $(TILES) $(if $(SLIDES),$(SLIDES) --slides) --classes '$(CLASSES)' $(if $(MPP),--mpp $(MPP)) --region-mpp $(REGION_MPP) $(if $(SLIDE),--slide '$(SLIDE)') $(if $(RECIPE),--recipe $(RECIPE)) $(if $(EMBEDDING),--embedding) $(if $(WARM_START),--warm-start $(WARM_START)) $(if $(AS_IS),--as-is)
 
 bench-synthesis: install  ## measure speed on STORE=folder MODEL=name/version [STUDENT=name/version]
