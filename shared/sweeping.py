@@ -30,7 +30,7 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
     for key, date in list(store.dates(prefix.rstrip("/"))):
         if key.endswith("/result.json") and now - date > images_kept:
             job = key.split("/")[1]
-            if store.exists(f"open-jobs/{job}"):
+            if ledger.is_open(job):
                 continue  # asked for again
             store.delete(image_key(str(ledger.request(job)["image"])))
             store.delete_prefix(ledger.key(job, ""))

@@ -217,7 +217,7 @@ def cancel_dataset(found: Changeable) -> DatasetStatus:
 def delete_dataset(found: Changeable) -> None:
     """Delete a dataset that is not in the making, with its job's records."""
     job, ledger = found.submission.job, found.caller.ledger
-    if ledger.store.exists(f"open-jobs/{job}") or _worked_on(found):
+    if ledger.is_open(job) or _worked_on(found):
         raise ProblemError(
             409,
             "in-the-making",

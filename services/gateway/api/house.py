@@ -85,7 +85,7 @@ class House:
             InputError: an input of the request is not in the store.
         """
         job = ledger.identify(request)
-        if ledger.store.exists(f"open-jobs/{job}"):
+        if ledger.is_open(job):
             return job
         ledger.submit(request)
         self.start(ledger, job)
