@@ -42,6 +42,7 @@ from shared.contracts.train import (
 from shared.datasets import draw_crops
 from shared.diffusion.autoencoder import Autoencoder, encode_raw, make_vae, read_vae, to_unit
 from shared.diffusion.conditionings import make_denoiser
+from shared.diffusion.gpu import prepare_vae
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.imaging.regions import RegionIndex, encode_png, load_region_set
@@ -164,6 +165,7 @@ def _encode(
     request: TrainRequest, record: RegionSet, shard: str, span: tuple[int, int], context: Context
 ) -> dict[str, Any]:
     vae = _load_vae(context.store, request).to(context.device).eval()
+    prepare_vae(vae, request.recipe.precision)
     batches = _denoiser_batches(request, record, context.store)
     data = encode_views(
         vae, batches, span, context.device, request.recipe.precision, context.progress
