@@ -70,7 +70,7 @@ def seconds(work: Callable[[], Any], least: float = 0.3) -> float:
     torch.cuda.synchronize()
     taken: list[float] = []
     while len(taken) < 3 or (sum(taken) < least and len(taken) < 50):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         work()
         end.record()
@@ -125,11 +125,11 @@ def denoiser_steps(steps: dict[int, Step], one: float, most: float) -> dict[int,
         table[rows] = {}
         forward = step.denoiser.forward
         for way, found in (("kernels", forward), ("graph", Captured(forward, rows))):
-            step.denoiser.forward = found
+            step.denoiser.forward = found  # type: ignore[method-assign]
             taken = seconds(step)
             row = {"ms": round(taken * 1000, 3), "of_peak": round(rows * one / taken / most, 3)}
             table[rows][way] = row
-        step.denoiser.forward = forward
+        step.denoiser.forward = forward  # type: ignore[method-assign]
         print(rows, table[rows], flush=True)
     return table
 

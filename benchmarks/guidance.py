@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.evaluate.appearance import crop_pairs, retrieval, stain_errors
-from services.evaluate.data import RealPairs, SyntheticPairs
+from services.evaluate.data import Pairs, RealPairs, SyntheticPairs
 from services.evaluate.fidelity import Features, fidelity
 from services.evaluate.segmentation import (
     confusion,
@@ -95,8 +95,9 @@ def faithfulness(
         segmenter, learnt, first=classes.first, size=size, steps=steps, batch=SEGMENTER_BATCH,
         seed=0, device="cpu", progress=lambda done: None,
     )  # fmt: skip
+    held_out: dict[str, Pairs] = {**made, "real": held}
     found = {}
-    for name, pairs in {**made, "real": held}.items():
+    for name, pairs in held_out.items():
         counts = confusion(
             segmenter, pairs, range(len(pairs)), classes=classes, size=size,
             batch=SEGMENTER_BATCH, device="cpu", progress=lambda done: None,

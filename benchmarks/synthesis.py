@@ -25,6 +25,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from shared.computing import prepare
+from shared.settings import settings
+
+prepare(settings().threads)  # as a worker is: torch reads how its threads wait when it is loaded
+
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
@@ -37,7 +42,6 @@ from services.gateway.study import MEASURES, counterparts
 from services.gateway.submit import Target, run_or_fail
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
-from shared.computing import prepare
 from shared.contracts.serving import PublishRequest, served_prefix
 from shared.contracts.train import ModelRecord, model_prefix
 from shared.diffusion.autoencoder import Autoencoder, decode_latents, encode_latents, to_pixels
@@ -50,7 +54,6 @@ from shared.region_bank import RegionBank
 from shared.serving.client import Server, TritonSampler
 from shared.serving.contract import served_name
 from shared.serving.record import served
-from shared.settings import settings
 from shared.storage import ObjectStore, open_store
 
 UInt8 = NDArray[np.uint8]
@@ -199,7 +202,7 @@ def in_process(store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
 
 def on_triton(url: str, store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
     """The same on a Triton server."""
-    sampler = TritonSampler(url, model.model, served(store, model.model).versions[-1].number)
+    sampler = TritonSampler(url, model.model, served(store, model.model)[-1].number)
     options = model.recipe.sampling.model_dump() | more
     return lambda batch: sampler.generate(batch.labels, batch.crops, batch.seeds, **options)
 
@@ -336,7 +339,6 @@ def main() -> None:
     parser.add_argument("--quality-images", type=int, default=512, help="of Fréchet distances")
     parser.add_argument("--stub-images", type=int, default=4096, help="of one worker against two")
     given = parser.parse_args()
-    prepare(settings().threads)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     source = open_store(given.store)
 
