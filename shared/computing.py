@@ -6,11 +6,12 @@ import ctypes
 import os
 import sys
 
-SPIN = {"GOMP_SPINCOUNT": "3000"}
+SPIN = {"GOMP_SPINCOUNT": "3000", "OMP_WAIT_POLICY": "active"}
 """Environment that has an OpenMP thread spin for a moment, then sleep, while others still compute.
 
 Unless told, it spins for as long as a step takes, on a core that another process needs: two
-processes on the same cores come to a standstill (`benchmarks/spinning.py`).
+processes on the same cores come to a standstill (`benchmarks/spinning.py`). The policy counts
+where two threads of a process compute in turn: without it, they would hardly spin at all.
 """
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 """Environment that has PyTorch ask for huge pages, if set before its first tensor."""
