@@ -19,6 +19,8 @@ EMBEDDED = Path(__file__).parent / "embedded_vae"
 
 DECODED = 2**22
 """Pixels decoded at a time: each takes some hundred bytes of every layer's features."""
+CPU_DECODED = 2**16
+"""The same on a CPU, where features that its caches and kept memory hold take less time."""
 TILE = 1024
 """Side of the largest image that is decoded in one piece, pixels."""
 
@@ -114,14 +116,19 @@ def to_raw(vae: Autoencoder, latents: Tensor) -> Tensor:
 def decode_latents(vae: Autoencoder, latents: Tensor) -> Tensor:
     """Decode normalized latents to (B, 3, H, W), about [-1, 1].
 
-    At most `DECODED` pixels at a time; images larger than `TILE` in tiles that overlap.
+    As many at a time as `decoded_at_a_time`; images larger than `TILE` in tiles that overlap.
     """
     raw = to_raw(vae, latents).to(vae.dtype)
-    factor = vae_factor(vae)
     _tile(vae)
-    at_a_time = max(1, DECODED // (factor**2 * raw.shape[2] * raw.shape[3]))
-    parts = [vae.decode(part, return_dict=False)[0] for part in torch.split(raw, at_a_time)]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+    pixels = vae_factor(vae) ** 2 * raw.shape[2] * raw.shape[3]
+    parts = torch.split(raw, decoded_at_a_time(pixels, raw.device.type))
+    images = [vae.decode(part, return_dict=False)[0] for part in parts]
+    return torch.cat(images) if len(images) > 1 else images[0]
+
+
+def decoded_at_a_time(pixels: int, device: str) -> int:
+    """Images of so many pixels that are decoded at a time on a device, such as 'cuda:0'."""
+    return max(1, (CPU_DECODED if device == "cpu" else DECODED) // pixels)
 
 
 def _tile(vae: Autoencoder) -> None:
