@@ -2,13 +2,16 @@
 
 One step of one batch runs at a time. Between two steps the next batch is chosen anew:
 the most urgent trajectory, and with it others that may share its batch, each at its
-own time. An urgent request so waits for one step of a bulk request and not for its end.
+own time. An urgent request so waits for one step of a bulk request and not for its end. No other
+step begins while its conditions are encoded or its images decoded: it would take their
+processor.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -63,6 +66,9 @@ class StepBatcher:
         denoise: one call of the denoiser.
         join: joins encoded conditions, see `Denoiser.join`.
         most: rows of a batch at most, but for a single trajectory that has more.
+
+    Attributes:
+        calm: set while no urgent request is in flight.
     """
 
     def __init__(
@@ -73,6 +79,22 @@ class StepBatcher:
         self._most = most
         self._waiting: list[Trajectory] = []
         self._loop: asyncio.Task[None] | None = None
+        self._urgent = 0
+        self.calm = asyncio.Event()
+        self.calm.set()
+
+    @contextmanager
+    def precedence(self) -> Iterator[None]:
+        """Have an urgent request in flight, from its arrival to its answer."""
+        self._urgent += 1
+        self.calm.clear()
+        try:
+            yield
+        finally:
+            self._urgent -= 1
+            if not self._urgent:
+                self.calm.set()
+                self._go_on()
 
     async def run(self, trajectory: Trajectory) -> Tensor:
         """Denoise a trajectory to its end and return its latents.
@@ -85,15 +107,18 @@ class StepBatcher:
         """
         trajectory.ended = asyncio.get_running_loop().create_future()
         self._waiting.append(trajectory)
-        if self._loop is None or self._loop.done():
-            self._loop = asyncio.create_task(self._steps())
+        self._go_on()
         try:
             return await trajectory.ended
         finally:
             self._leave(trajectory)
 
+    def _go_on(self) -> None:
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.create_task(self._steps())
+
     async def _steps(self) -> None:
-        while self._waiting:
+        while self._waiting and (self.calm.is_set() or any(e.urgent for e in self._waiting)):
             batch = [each for each in self._choose() if self._is_wanted(each)]
             if not batch:
                 continue

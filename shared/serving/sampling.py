@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import ParamSpec
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from shared.contracts.train import Sampling
+from shared.diffusion.autoencoder import decoded_at_a_time
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import Solver, draw_noise
@@ -25,6 +28,7 @@ from shared.serving.batcher import StepBatcher, Trajectory
 from shared.serving.contract import MOST_CROPS, MOST_ROWS, most_rows
 from shared.serving.engine import computing
 
+P = ParamSpec("P")
 UInt8 = NDArray[np.uint8]
 
 BESIDE = 2
@@ -54,6 +58,21 @@ class Engines:
     encode: Callable[[Tensor, bool], Awaitable[Tensor]]
     decode: Callable[[Tensor, bool], Awaitable[Tensor]]
 
+    def in_turn(self) -> Engines:
+        """The same, one call at a time: two would share the cores of a CPU, and take longer."""
+        turn = asyncio.Lock()
+
+        def one_at_a_time(engine: Callable[P, Awaitable[Tensor]]) -> Callable[P, Awaitable[Tensor]]:
+            async def ask(*given: P.args, **named: P.kwargs) -> Tensor:
+                async with turn:
+                    return await engine(*given, **named)
+
+            return ask
+
+        return Engines(
+            one_at_a_time(self.denoise), one_at_a_time(self.encode), one_at_a_time(self.decode)
+        )
+
 
 class InFlightSampler:
     """Makes images of many requests at a time.
@@ -70,13 +89,13 @@ class InFlightSampler:
         self, denoiser: Denoiser, engines: Engines, *, size: int, device: str, precision: str
     ) -> None:
         self.denoiser = denoiser
-        self.engines = engines
+        self.engines = engines.in_turn() if device == "cpu" else engines
         self.size = size
         self.device = device
         self.precision = precision
         # Not the loop's own threads: the engines' calls take those, and would wait for ours.
         self._beside = ThreadPoolExecutor(BESIDE)
-        self.batcher = StepBatcher(engines.denoise, type(denoiser).join, MOST_ROWS)
+        self.batcher = StepBatcher(self.engines.denoise, type(denoiser).join, MOST_ROWS)
 
     async def __call__(
         self,
@@ -99,6 +118,18 @@ class InFlightSampler:
             InputError: the request does not fit the model.
             asyncio.CancelledError: it is no longer wanted.
         """
+        with self.batcher.precedence() if options.urgent else nullcontext():
+            return await self._make(labels, crops, seeds, options, report, wanted)
+
+    async def _make(
+        self,
+        labels: UInt8,
+        crops: Sequence[Sequence[Crop]],
+        seeds: Sequence[int],
+        options: Options,
+        report: Callable[[int], None],
+        wanted: Callable[[], bool],
+    ) -> Tensor:
         check_inputs(labels, crops, seeds, self.denoiser)
         if labels.shape[1:] != (self.size, self.size):
             height, width = labels.shape[1:]
@@ -122,8 +153,8 @@ class InFlightSampler:
             wanted=wanted,
         )
         latents = await self.batcher.run(trajectory)
-        parts = torch.split(latents, most_rows("vae_decoder", self.size))
-        images = torch.cat([await self.engines.decode(part, options.alone) for part in parts])
+        parts = torch.split(latents, decoded_at_a_time(self.size**2, self.device))
+        images = torch.cat([await self._decode(part, options) for part in parts])
         if not (options.use_map and options.use_crops):
             return images
         return await asyncio.get_running_loop().run_in_executor(
@@ -154,6 +185,11 @@ class InFlightSampler:
                 return {n: value.float().contiguous() for n, value in found.items()}
 
         return await loop.run_in_executor(self._beside, work)
+
+    async def _decode(self, latents: Tensor, options: Options) -> Tensor:
+        if not options.urgent:
+            await self.batcher.calm.wait()
+        return await self.engines.decode(latents, options.alone)
 
 
 async def _awaited(answer: Awaitable[Tensor]) -> Tensor:

@@ -92,6 +92,31 @@ def test_an_urgent_request_waits_for_one_step_and_not_for_the_end() -> None:
     assert len(denoise.batches) == 55
 
 
+def test_no_other_step_begins_while_an_urgent_request_is_in_flight() -> None:
+    denoise = Recorder()
+
+    async def idle() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def interrupt() -> None:
+        batcher = StepBatcher(denoise, Denoiser.join, 8)
+        bulk = asyncio.create_task(batcher.run(trajectory(steps=50)))
+        while len(denoise.batches) < 3:
+            await asyncio.sleep(0)
+        with batcher.precedence(), batcher.precedence():
+            await idle()
+            encoding = len(denoise.batches)
+            assert encoding <= 3 + 1
+            await batcher.run(trajectory(steps=5, urgent=True))
+            await idle()  # decoding
+            assert len(denoise.batches) == encoding + 5
+        assert (await bulk).shape[0] == 1
+
+    asyncio.run(interrupt())
+    assert len(denoise.batches) == 55
+
+
 def test_a_cancelled_request_costs_no_further_step() -> None:
     denoise = Recorder()
 

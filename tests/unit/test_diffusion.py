@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import draw_noise, draw_times, flow_loss, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.pipeline import HeteroTissuePipeline
-from shared.diffusion.precision import autocast
+from shared.diffusion.precision import autocast, cast_weights
 from shared.diffusion.regional import RegionalDenoiser
 from shared.diffusion.staining import match_staining
 from shared.seeds import image_seed
@@ -485,3 +487,25 @@ def test_a_cpu_computes_in_bf16_only_where_it_knows_it(
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: known)
     with autocast("cpu", precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "regional"])
+@pytest.mark.parametrize("known", [True, False])
+def test_weights_that_are_cast_once_compute_the_same_bits(
+    conditioning: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: known)
+    denoiser = small_denoiser(conditioning)
+    cast = copy.deepcopy(denoiser)
+    cast_weights(cast.unet, "cpu", "bf16")
+    kinds = {parameter.dtype for parameter in cast.unet.parameters()}
+    assert kinds == ({torch.bfloat16, torch.float32} if known else {torch.float32})
+    labels = np.ones((2, SIDE, SIDE), np.uint8)
+    crops = [[Crop(1, 0, 0, np.full((8, 8, 3), 90, np.uint8))], []]
+    with torch.inference_mode(), autocast("cpu", "bf16"):
+        encoded = denoiser.encode_branches(
+            labels, crops, [(True, True)], lambda images: encode_latents(small_vae(), images)
+        )
+        sample = torch.randn(2, 4, SIDE // 4, SIDE // 4)
+        time = torch.tensor([0.3, 0.7])
+        assert torch.equal(cast(sample, time, encoded), denoiser(sample, time, encoded))

@@ -84,18 +84,20 @@ class Server:
         with torch.inference_mode():
             return to_pixels(decode_latents(self.pipeline.vae, latents))
 
-    def make(
+    async def ask(
         self,
         crops: Sequence[Sequence[Crop]],
         size: int = SIZE,
         wanted: Callable[[], bool] = lambda: True,
         **options: Any,
-    ) -> np.ndarray[Any, Any]:
+    ) -> Tensor:
         labels = np.ones((len(crops), size, size), np.uint8)
-        made = self.sampler(
+        return await self.sampler(
             labels, crops, range(len(crops)), Options(**options), lambda _: None, wanted
         )
-        return np.asarray(asyncio.run(made))  # type: ignore[arg-type]
+
+    def make(self, crops: Sequence[Sequence[Crop]], **given: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(asyncio.run(self.ask(crops, **given)))
 
 
 def test_conditions_are_encoded_once_however_many_steps_there_are() -> None:
@@ -125,6 +127,52 @@ def test_encoding_and_decoding_stay_alone_where_the_request_does(alone: bool) ->
     server = Server()
     server.make([[crop()]], steps=1, alone=alone)
     assert server.alone == [alone, alone]
+
+
+def test_a_dataset_decodes_no_further_images_until_an_urgent_request_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sampling, "decoded_at_a_time", lambda pixels, device: 1)
+    urgent: list[asyncio.Task[Tensor]] = []
+
+    class Interrupted(Server):
+        async def _decode(self, latents: Tensor, alone: bool) -> Tensor:
+            if not urgent:
+                urgent.append(asyncio.create_task(self.ask([[crop()]], urgent=True, alone=False)))
+                await asyncio.sleep(0)  # so that it begins
+            return await super()._decode(latents, alone)
+
+    async def both(server: Server) -> None:
+        await server.ask([[], [], []], steps=1)
+        await urgent[0]
+
+    server = Interrupted()
+    asyncio.run(both(server))
+    assert server.alone == [True, False, False, True, True]
+
+
+@pytest.mark.parametrize(("device", "most"), [("cpu", 1), ("cuda", 2)])
+def test_on_a_cpu_one_network_computes_at_a_time(device: str, most: int) -> None:
+    computing: list[int] = []
+
+    async def compute(*_: object) -> Tensor:
+        computing.append(1)
+        counts.append(len(computing))
+        await asyncio.sleep(0)
+        computing.pop()
+        return torch.zeros(1)
+
+    async def ask(engines: Engines) -> None:
+        rows = torch.zeros(1)
+        await asyncio.gather(engines.denoise(rows, rows, {}), engines.decode(rows, True))
+
+    counts: list[int] = []
+    denoiser = Server().pipeline.denoiser
+    sampler = InFlightSampler(
+        denoiser, Engines(compute, compute, compute), size=SIZE, device=device, precision="fp32"
+    )
+    asyncio.run(ask(sampler.engines))
+    assert max(counts) == most
 
 
 def test_a_request_that_is_not_wanted_costs_no_step() -> None:

@@ -7,6 +7,7 @@ import triton_python_backend_utils as pb_utils
 
 from shared.diffusion.conditionings import load_denoiser
 from shared.diffusion.gpu import prepare_denoiser
+from shared.diffusion.precision import cast_weights
 from shared.serving.engine import Batched, Instance
 
 
@@ -17,6 +18,7 @@ class TritonPythonModel:
         own = Instance(args)
         denoiser = load_denoiser(own.folder).to(own.device)
         prepare_denoiser(denoiser, own.precision)
+        cast_weights(denoiser.unet, own.device, own.precision)
         names = own.inputs[2:]
 
         def step(
