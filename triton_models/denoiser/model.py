@@ -24,7 +24,10 @@ class TritonPythonModel:
         def step(
             sample: torch.Tensor, time: torch.Tensor, *condition: torch.Tensor
         ) -> torch.Tensor:
-            return denoiser(sample, time, dict(zip(names, condition, strict=True))).float()
+            velocity: torch.Tensor = denoiser(
+                sample, time, dict(zip(names, condition, strict=True))
+            )
+            return velocity.float()
 
         self.answer = Batched(pb_utils, own, "velocity", step)
 
