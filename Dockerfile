@@ -71,7 +71,7 @@ LABEL org.opencontainers.image.title="heterotissue-${SERVICE}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 # Told to stop, Celery lets the shard end within HTD_STOP_SECONDS and then hands it back.
-ENV SERVICE=${SERVICE} HOME=/tmp PYTHONUNBUFFERED=1 REMAP_SIGTERM=SIGQUIT GOMP_SPINCOUNT=3000
+ENV SERVICE=${SERVICE} HOME=/tmp PYTHONUNBUFFERED=1 REMAP_SIGTERM=SIGQUIT GOMP_SPINCOUNT=3000 OMP_WAIT_POLICY=active
 USER 10001:10001
 ENTRYPOINT ["tini", "--"]
 CMD ["sh", "-c", "exec python -m services.${SERVICE}"]
@@ -104,7 +104,7 @@ LABEL org.opencontainers.image.title="heterotissue-triton" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --chmod=0755 docker/triton.sh /usr/local/bin/heterotissue-triton
-ENV HOME=/tmp GOMP_SPINCOUNT=3000
+ENV HOME=/tmp GOMP_SPINCOUNT=3000 OMP_WAIT_POLICY=active
 EXPOSE 8000 8001 8002
 USER 10001:10001
 ENTRYPOINT []

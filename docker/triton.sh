@@ -16,10 +16,6 @@ mkdir -p "$TRITON_AWS_MOUNT_DIRECTORY"
 python3 -c 'from shared.storage import open_store
 open_store().put("triton/README", b"The model repository of Triton\n")'
 
-# Threads that wait for others on a CPU: read once, before the models' Python begins.
-eval "$(python3 -c 'from shared.computing import SPIN
-print("export", *map("=".join, SPIN.items()))')"
-
 exec tritonserver \
     --model-repository="s3://${HTD_S3_ENDPOINT}/${HTD_STORE#s3://}/triton" \
     --model-control-mode=explicit \
