@@ -84,8 +84,11 @@ class StepBatcher:
         self.calm.set()
 
     @contextmanager
-    def precedence(self) -> Iterator[None]:
-        """Have an urgent request in flight, from its arrival to its answer."""
+    def in_flight(self, urgent: bool) -> Iterator[None]:
+        """Have a request in flight, until its answer; an urgent one keeps others' steps waiting."""
+        if not urgent:
+            yield
+            return
         self._urgent += 1
         self.calm.clear()
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ParamSpec
 
@@ -118,18 +117,6 @@ class InFlightSampler:
             InputError: the request does not fit the model.
             asyncio.CancelledError: it is no longer wanted.
         """
-        with self.batcher.precedence() if options.urgent else nullcontext():
-            return await self._make(labels, crops, seeds, options, report, wanted)
-
-    async def _make(
-        self,
-        labels: UInt8,
-        crops: Sequence[Sequence[Crop]],
-        seeds: Sequence[int],
-        options: Options,
-        report: Callable[[int], None],
-        wanted: Callable[[], bool],
-    ) -> Tensor:
         check_inputs(labels, crops, seeds, self.denoiser)
         if labels.shape[1:] != (self.size, self.size):
             height, width = labels.shape[1:]
@@ -137,29 +124,32 @@ class InFlightSampler:
         settings = self.denoiser.config
         factor = int(settings.factor)
         guidance = Guidance.from_scale(options, options.use_map, options.use_crops)
-        encoded = await self._encode(labels, crops, guidance.branches, options.alone)
         shape = (
             int(settings.latent_channels),
             labels.shape[1] // factor,
             labels.shape[2] // factor,
         )
-        trajectory = Trajectory(
-            Solver(draw_noise(seeds, shape).to(self.device), options.steps, options.first_order),
-            encoded,
-            guidance,
-            urgent=options.urgent,
-            alone=options.alone,
-            report=report,
-            wanted=wanted,
-        )
-        latents = await self.batcher.run(trajectory)
-        parts = torch.split(latents, decoded_at_a_time(self.size**2, self.device))
-        images = torch.cat([await self._decode(part, options) for part in parts])
-        if not (options.use_map and options.use_crops):
-            return images
-        return await asyncio.get_running_loop().run_in_executor(
-            self._beside, match_staining, images, labels, crops, options.staining
-        )
+        with self.batcher.in_flight(options.urgent):
+            encoded = await self._encode(labels, crops, guidance.branches, options.alone)
+            trajectory = Trajectory(
+                Solver(
+                    draw_noise(seeds, shape).to(self.device), options.steps, options.first_order
+                ),
+                encoded,
+                guidance,
+                urgent=options.urgent,
+                alone=options.alone,
+                report=report,
+                wanted=wanted,
+            )
+            latents = await self.batcher.run(trajectory)
+            parts = torch.split(latents, decoded_at_a_time(self.size**2, self.device))
+            images = torch.cat([await self._decode(part, options) for part in parts])
+            if not (options.use_map and options.use_crops):
+                return images
+            return await asyncio.get_running_loop().run_in_executor(
+                self._beside, match_staining, images, labels, crops, options.staining
+            )
 
     async def _encode(
         self,

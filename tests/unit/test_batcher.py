@@ -104,7 +104,7 @@ def test_no_other_step_begins_while_an_urgent_request_is_in_flight() -> None:
         bulk = asyncio.create_task(batcher.run(trajectory(steps=50)))
         while len(denoise.batches) < 3:
             await asyncio.sleep(0)
-        with batcher.precedence(), batcher.precedence():
+        with batcher.in_flight(urgent=True), batcher.in_flight(urgent=True):
             await idle()
             encoding = len(denoise.batches)
             assert encoding <= 3 + 1
