@@ -19,7 +19,7 @@ FROM project AS wheel
 COPY shared shared
 COPY services services
 COPY triton_models triton_models
-COPY htd_client htd_client
+COPY heterotissue heterotissue
 COPY README.md ./
 RUN --mount=type=cache,target=/root/.cache/pip pip wheel --no-deps --wheel-dir /dist .
 
@@ -56,7 +56,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # ---- a service
 FROM torch-${ACCELERATOR} AS service
 ARG SERVICE
-# More packages for one image: the TensorRT that matches TRITON_IMAGE, for publish on a GPU.
+# More packages for one image: the TensorRT that matches TRITON_IMAGE, for deploy on a GPU.
 ARG PACKAGES=""
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=project,source=/project,target=/project,rw \
@@ -77,13 +77,13 @@ ENTRYPOINT ["tini", "--"]
 CMD ["sh", "-c", "exec python -m services.${SERVICE}"]
 
 FROM service AS worker
-HEALTHCHECK --interval=30s --timeout=10s --start-period=90s CMD ["python", "-m", "shared.health"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=90s CMD ["python", "-m", "shared.queue.health"]
 
 FROM service AS gateway
 ENV HTD_GATEWAY_HOST=0.0.0.0 HTD_GATEWAY_PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s \
-    CMD ["python", "-m", "shared.health", "http://127.0.0.1:8000/readyz"]
+    CMD ["python", "-m", "shared.queue.health", "http://127.0.0.1:8000/readyz"]
 
 # ---- Triton with our models' Python
 FROM ${TRITON_IMAGE} AS triton
@@ -110,4 +110,4 @@ USER 10001:10001
 ENTRYPOINT []
 CMD ["heterotissue-triton"]
 HEALTHCHECK --interval=15s --timeout=10s --start-period=120s \
-    CMD ["python3", "-m", "shared.health", "http://127.0.0.1:8000/v2/health/ready"]
+    CMD ["python3", "-m", "shared.queue.health", "http://127.0.0.1:8000/v2/health/ready"]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heterotissue.study import MEASURES
 from services.evaluate.data import Pairs, RealPairs
 from services.evaluate.fidelity import Features, fidelity
 from services.evaluate.reconstruction import likeness, reconstruct
@@ -27,7 +28,6 @@ from services.evaluate.segmentation import (
     make_segmenter,
     train_segmenter,
 )
-from services.gateway.study import MEASURES
 from shared.computing import prepare
 from shared.contracts.base import Classes, Split
 from shared.contracts.evaluate import EvaluateRequest
@@ -35,7 +35,7 @@ from shared.contracts.regions import RegionSet
 from shared.contracts.train import VaeRecipe
 from shared.diffusion.autoencoder import make_vae
 from shared.encoders import load_encoder
-from shared.imaging.regions import RegionIndex, load_region_set
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.settings import settings
 from shared.storage import ObjectStore, open_store
 

@@ -14,9 +14,9 @@ import argparse
 import json
 from typing import Any
 
-from services.gateway.cli import load_recipe
-from services.gateway.study import MEASURES, counterparts
-from services.gateway.submit import Target, run_or_fail
+from heterotissue.cli import load_recipe
+from heterotissue.study import MEASURES, counterparts
+from heterotissue.submit import Target, run_or_fail
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import Condition

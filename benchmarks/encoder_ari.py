@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from sklearn.metrics import adjusted_rand_score
 
-from services.stages import load_stage
+from heterotissue.stages import load_stage
 from shared.computing import prepare
 from shared.contracts.base import Request
 from shared.contracts.cluster import ClusterRequest, cluster_key

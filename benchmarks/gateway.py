@@ -27,15 +27,15 @@ import httpx2
 import numpy as np
 import psutil
 
-from htd_client import Client
+from heterotissue.cli import published
+from heterotissue.client import Client
+from heterotissue.stack.supervisor import Stack
+from heterotissue.study import counterparts
 from services.gateway.api.tokens import Tokens
-from services.gateway.cli import published
-from services.gateway.stack import Stack
-from services.gateway.study import counterparts
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import model_prefix
+from shared.queue.tenants import LOCAL
 from shared.storage import open_store
-from shared.tenants import LOCAL
 
 PAUSE = 5.0  # seconds between two questions of one client
 

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from heterotissue.cli import published
+from heterotissue.study import MEASURES, counterparts
+from heterotissue.submit import Target, run_or_fail
 from services.evaluate.appearance import crop_pairs, retrieval, stain_errors
 from services.evaluate.data import Pairs, RealPairs, SyntheticPairs
 from services.evaluate.fidelity import Features, fidelity
@@ -24,16 +27,13 @@ from services.evaluate.segmentation import (
     make_segmenter,
     train_segmenter,
 )
-from services.gateway.cli import published
-from services.gateway.study import MEASURES, counterparts
-from services.gateway.submit import Target, run_or_fail
 from shared.contracts.base import Classes
 from shared.contracts.synthesize import Condition
 from shared.contracts.train import ModelRecord, Sampling
-from shared.datasets import DatasetIndex, load_dataset
+from shared.datasets.samples import DatasetIndex, load_dataset
 from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
-from shared.imaging.regions import RegionIndex, load_region_set
+from shared.imaging.region_sets import RegionIndex, load_region_set
 
 SEGMENTER_BATCH = 16
 ALWAYS = {"guidance_low": 0.0, "guidance_high": 1.0}

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.gateway.cli import published
-from shared.datasets import Sample, draw_crops, load_dataset, read_shard
+from heterotissue.cli import published
+from shared.datasets.samples import Sample, draw_crops, load_dataset, read_shard
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, take_crop
 from shared.diffusion.model_store import load_model
 from shared.imaging.sheet import colorize, sheet

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.gateway.study import counterparts
+from heterotissue.study import counterparts
 from services.synthesize.compose import Composer
+from shared.datasets.region_bank import RegionBank
 from shared.diffusion.autoencoder import encode_latents, vae_factor
 from shared.diffusion.flow import Velocity, draw_noise, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.model_store import load_model
 from shared.diffusion.precision import autocast
-from shared.region_bank import RegionBank
 from shared.storage import open_store
 
 EVALUATIONS = (4, 6, 10, 20, 40)

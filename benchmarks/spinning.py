@@ -30,8 +30,8 @@ def work(seconds: float) -> float:
     """Denoiser steps per second of this process."""
     import torch
 
-    from services.gateway.cli import load_recipe
-    from services.gateway.estimate import bands
+    from heterotissue.cli import load_recipe
+    from heterotissue.estimate import bands
     from shared.contracts.base import Classes
     from shared.diffusion.autoencoder import encode_latents, make_vae, vae_factor
     from shared.diffusion.conditionings import make_denoiser

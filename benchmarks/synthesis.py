@@ -35,25 +35,25 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 
+from heterotissue.cli import published
+from heterotissue.stack.supervisor import Stack
+from heterotissue.study import MEASURES, counterparts
+from heterotissue.submit import Target, run_or_fail
 from services.evaluate.fidelity import Features, fidelity
-from services.gateway.cli import published
-from services.gateway.stack import Stack
-from services.gateway.study import MEASURES, counterparts
-from services.gateway.submit import Target, run_or_fail
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
-from shared.contracts.serving import PublishRequest, served_prefix
+from shared.contracts.deploy import DeployRequest, served_prefix
 from shared.contracts.train import ModelRecord, model_prefix
+from shared.datasets.region_bank import RegionBank
 from shared.diffusion.autoencoder import Autoencoder, decode_latents, encode_latents, to_pixels
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.flow import draw_noise
 from shared.diffusion.model_store import load_model
 from shared.encoders import load_encoder
 from shared.errors import JobError
-from shared.region_bank import RegionBank
 from shared.serving.client import Server, TritonSampler
 from shared.serving.contract import served_name
-from shared.serving.record import served
+from shared.serving.deployments import deployments
 from shared.storage import ObjectStore, open_store
 
 UInt8 = NDArray[np.uint8]
@@ -202,7 +202,7 @@ def in_process(store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
 
 def on_triton(url: str, store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
     """The same on a Triton server."""
-    sampler = TritonSampler(url, model.model, served(store, model.model)[-1].number)
+    sampler = TritonSampler(url, model.model, deployments(store, model.model)[-1].number)
     options = model.recipe.sampling.model_dump() | more
     return lambda batch: sampler.generate(batch.labels, batch.crops, batch.seeds, **options)
 
@@ -212,13 +212,13 @@ def stack(source: ObjectStore, model: ModelRecord, *services: str) -> Iterator[T
     """A stack with Triton that serves the model, and the model's regions."""
     with (
         tempfile.TemporaryDirectory(prefix="htd-speed-") as folder,
-        Stack(Path(folder), ["publish", *services], print, triton=True) as running,
+        Stack(Path(folder), ["deploy", *services], print, triton=True) as running,
     ):
         target = Target.of_config(running.config)
         for prefix in (model_prefix(model.model, model.version), f"regions/{model.regions}/"):
             for key in source.list(prefix):
                 target.store.put(key, source.get(key))
-        run_or_fail(target, PublishRequest(model=model.model, version=model.version, number=1))
+        run_or_fail(target, DeployRequest(model=model.model, version=model.version, number=1))
         yield target
 
 

@@ -10,7 +10,7 @@ pin() { # image as the manifests name it, where it lies, its tag
 }
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' ../../../pyproject.toml)
-for service in gateway ingest triton cluster synthesize image embed train publish evaluate; do
+for service in gateway ingest triton cluster synthesize image embed train deploy evaluate; do
     case $service in
         gateway | ingest | triton) tag=$version ;;
         cluster | synthesize | image) tag=$version-cpu ;;

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from services.cluster.regions import write_map
 from shared.contracts.cluster import ClusterRecord, cluster_key
-from shared.imaging.regions import encode_png, table_bytes
+from shared.imaging.codec import encode_png
 from shared.storage import ObjectStore
+from shared.storage.formats import table_bytes
 from shared.tissue_types import default_types, write_types
 from tests.texture_slides import SPLITS, ingest_textures
 

@@ -8,13 +8,13 @@ from typing import Any
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from services.gateway.api.app import make_app
-from services.gateway.api.house import House
+from heterotissue.stages import load_stage
+from services.gateway.api.resources import Resources
 from services.gateway.api.tokens import Scope
-from services.stages import load_stage
+from services.gateway.app import make_app
 from shared.jobs import JobStatus, run_job
+from shared.queue.tenants import LOCAL, ledger_of
 from shared.settings import Settings
-from shared.tenants import LOCAL, ledger_of
 
 
 class Gateway:
@@ -30,12 +30,12 @@ class Gateway:
             **config,
         )
         self.app = make_app(self.config)
-        self.house: House = self.app.state.house
+        self.resources: Resources = self.app.state.resources
         self.client = self.holding("admin")
 
     def holding(self, *scopes: Scope, tenant: str = LOCAL) -> TestClient:
         """A client with a new token."""
-        token, _ = self.house.tokens.create("tester", tenant, scopes)
+        token, _ = self.resources.tokens.create("tester", tenant, scopes)
         headers = {"Authorization": f"Bearer {token}"}
         return TestClient(self.app, headers=headers, raise_server_exceptions=False)
 

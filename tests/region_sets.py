@@ -14,7 +14,8 @@ from shared.contracts.regions import (
     region_table_key,
     region_tar_key,
 )
-from shared.imaging.regions import Region, class_entropy, pack_regions, region_table
+from shared.imaging.region_sets import Region, pack_regions, region_table
+from shared.imaging.windows import class_entropy
 from shared.storage import ObjectStore, sha256
 
 CLASSES = Classes.of("stroma", "tumor")

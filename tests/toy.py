@@ -74,6 +74,6 @@ class ToyStage(Stage[ToyRequest]):
 
 
 if __name__ == "__main__":
-    from shared.worker import serve
+    from shared.queue.worker import serve
 
     serve(ToyStage())

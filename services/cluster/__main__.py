@@ -1,6 +1,6 @@
 """Run a cluster worker: `python -m services.cluster`."""
 
 from services.cluster.stage import ClusterStage
-from shared.worker import serve
+from shared.queue.worker import serve
 
 serve(ClusterStage())

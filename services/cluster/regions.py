@@ -12,9 +12,10 @@ from services.cluster.gallery import find_examples
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
+from shared.imaging.codec import encode_png
 from shared.imaging.label_map import TILE, LabelMap, write_label_map
 from shared.imaging.region_cutting import cut_regions
-from shared.imaging.regions import encode_png, load_region_set
+from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
 from shared.imaging.slide import open_record
 from shared.storage import ObjectStore

@@ -24,9 +24,9 @@ from shared.contracts.cluster import ClusterRecord, ClusterRequest, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
 from shared.errors import InputError
-from shared.imaging.regions import table_bytes
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import ObjectStore
+from shared.storage.formats import table_bytes
 from shared.tissue_types import default_types, read_types, write_types
 
 FIT, CLASSIFY = "fit", "classifier"

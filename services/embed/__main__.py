@@ -1,6 +1,6 @@
 """Run an embed worker: `python -m services.embed`."""
 
 from services.embed.stage import EmbedStage
-from shared.worker import serve
+from shared.queue.worker import serve
 
 serve(EmbedStage())

@@ -1,6 +1,6 @@
 """Run an evaluate worker: `python -m services.evaluate`."""
 
 from services.evaluate.stage import EvaluateStage
-from shared.worker import serve
+from shared.queue.worker import serve
 
 serve(EvaluateStage())

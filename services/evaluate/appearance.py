@@ -13,12 +13,12 @@ from services.evaluate.data import Material, SyntheticPairs, spread
 from services.evaluate.retrieval import retrieval_top1
 from services.evaluate.stain import stain_error, stain_statistics
 from shared.contracts.synthesize import CropOrigin, Provenance
-from shared.datasets import Sample
+from shared.datasets.samples import Sample
 from shared.diffusion.crops import place
 from shared.encoders import Encoder
 from shared.imaging.augment import symmetry
 from shared.imaging.copying import BLOCK, crop_copying
-from shared.imaging.regions import RegionIndex, load_region_set
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.storage import ObjectStore
 
 UInt8 = NDArray[np.uint8]

@@ -16,9 +16,9 @@ from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.regions import RegionSet, region_table_key
 from shared.contracts.synthesize import DatasetRecord
 from shared.contracts.train import SHIPPED, ModelRecord, model_key
-from shared.datasets import DatasetIndex, load_dataset, relabel
+from shared.datasets.samples import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
-from shared.imaging.regions import RegionIndex, load_region_set
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.storage import ObjectNotFoundError, ObjectStore
 
 UInt8 = NDArray[np.uint8]

@@ -34,11 +34,12 @@ from services.evaluate.segmentation import (
     train_segmenter,
 )
 from shared.contracts.evaluate import EvaluateRequest, report_key
-from shared.datasets import draw_crops, recut_crops
+from shared.datasets.samples import draw_crops, recut_crops
 from shared.diffusion.model_store import load_model
 from shared.encoders import Encoder, load_encoder
 from shared.errors import InputError, JobError
-from shared.imaging.regions import RegionIndex, encode_png, load_region_set
+from shared.imaging.codec import encode_png
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import ObjectStore

@@ -1,6 +1,6 @@
 """Serve the HTTP API: `python -m services.gateway`."""
 
-from services.gateway.api.server import serve
+from services.gateway.server import serve
 from shared.logging import configure_logging
 from shared.settings import settings
 

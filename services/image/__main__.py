@@ -4,6 +4,6 @@ Its queue is its own, so an image never waits behind the shards of a dataset.
 """
 
 from services.image.stage import ImageStage
-from shared.worker import serve
+from shared.queue.worker import serve
 
 serve(ImageStage())

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from shared.contracts.image import GivenCrop, ImageRequest, image_key
 from shared.contracts.train import ModelRecord, model_key
-from shared.datasets import relabel
+from shared.datasets.samples import relabel
 from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
 from shared.errors import InputError
-from shared.imaging.regions import RegionIndex, decode_png, encode_png, load_region_set
+from shared.imaging.codec import decode_png, encode_png
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.seeds import image_seed
 from shared.serving.sampler import open_sampler

@@ -1,6 +1,6 @@
 """Run an ingest worker: `python -m services.ingest`."""
 
 from services.ingest.stage import IngestStage
-from shared.worker import serve
+from shared.queue.worker import serve
 
 serve(IngestStage())

@@ -30,12 +30,13 @@ from shared.contracts.regions import (
     region_set_key,
 )
 from shared.errors import InputError
+from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LabelMap, write_label_map
 from shared.imaging.region_cutting import cut_regions
-from shared.imaging.regions import encode_png, table_bytes
 from shared.imaging.slide import Slide, local_source
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import sha256_file
+from shared.storage.formats import table_bytes
 
 THUMBNAIL = 1024
 LARGEST_MASK = 8192

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from shared.contracts.base import Classes, Split
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.errors import InputError
-from shared.imaging.regions import Region, choose_windows, pack_regions, region_table
+from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.slide import local_source
+from shared.imaging.windows import choose_windows
 from shared.storage import ObjectStore, sha256
 
 UInt8 = NDArray[np.uint8]

@@ -1,6 +1,6 @@
 """Run a synthesize worker: `python -m services.synthesize`."""
 
 from services.synthesize.stage import SynthesizeStage
-from shared.worker import serve
+from shared.queue.worker import serve
 
 serve(SynthesizeStage())

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from shared.contracts.synthesize import CropOrigin, DatasetRequest, Provenance
 from shared.contracts.train import ModelRecord
+from shared.datasets.map_choice import donors
+from shared.datasets.region_bank import RegionBank
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, place, take_crop
 from shared.imaging.augment import symmetry
-from shared.map_choice import donors
-from shared.region_bank import RegionBank
 from shared.seeds import image_seed
 
 UInt8 = NDArray[np.uint8]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from services.synthesize.compose import Composition
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import ModelRecord
-from shared.datasets import Sample, shard_members
+from shared.datasets.samples import Sample, shard_members
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.jobs import Context
 from shared.seeds import image_seed

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from services.synthesize.card import croissant, dataset_card
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import made, sampler_of
 from shared.contracts.synthesize import (
@@ -23,16 +24,16 @@ from shared.contracts.synthesize import (
     dataset_key,
 )
 from shared.contracts.train import ModelRecord, model_key
-from shared.dataset_card import croissant, dataset_card
-from shared.datasets import Sample, draw_crops, read_shard, recut_crops
+from shared.datasets.exports import classes_json, coco_bytes, sample_files, write_coco
+from shared.datasets.map_choice import plan_maps
+from shared.datasets.region_bank import RegionBank, open_banks
+from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
 from shared.errors import JobError
-from shared.exports import classes_json, coco_bytes, sample_files, write_coco
-from shared.imaging.regions import encode_png, pack_tar
+from shared.imaging.codec import encode_png
 from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.map_choice import plan_maps
-from shared.region_bank import RegionBank, open_banks
 from shared.storage import ObjectStore, sha256, sha256_file
+from shared.storage.formats import pack_tar
 
 PREVIEWS = 8
 CHOICE_ROWS = 65536  # rows per group, so that a shard reads few rows besides its own

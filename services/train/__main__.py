@@ -1,6 +1,6 @@
 """Run a train worker: `python -m services.train`."""
 
 from services.train.stage import TrainStage
-from shared.worker import serve
+from shared.queue.worker import serve
 
 serve(TrainStage())

@@ -15,7 +15,7 @@ from shared.contracts.train import DenoiserRecipe
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, take_crop
 from shared.errors import InputError
 from shared.imaging.augment import restain, stain_table, symmetry
-from shared.imaging.regions import RegionIndex
+from shared.imaging.region_sets import RegionIndex
 
 UInt8 = NDArray[np.uint8]
 Float16 = NDArray[np.float16]

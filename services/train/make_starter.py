@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import yaml
 
-from services.train.ship import write_shipped
+from services.train.package_checkpoint import write_shipped
 from services.train.stage import TrainStage
 from services.train.warm_start import shipped_path
 from shared.computing import prepare
@@ -29,7 +29,8 @@ from shared.contracts.regions import (
 )
 from shared.contracts.train import Recipe, TrainRequest
 from shared.imaging.label_map import enlarge
-from shared.imaging.regions import Region, choose_windows, pack_regions
+from shared.imaging.region_sets import Region, pack_regions
+from shared.imaging.windows import choose_windows
 from shared.jobs import Ledger, Reporter, run_job
 from shared.phantom import PHANTOM_CLASSES, Slide
 from shared.phantom.slide import SCALE

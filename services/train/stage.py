@@ -13,7 +13,6 @@ import torch
 
 from services.train.card import model_card
 from services.train.data import Batches, Float16
-from services.train.events import FILE_NAME, event_log
 from services.train.latents import SHARD_REGIONS, encode_views, latents_key, read_latents
 from services.train.loop import Progress, Settings, Training
 from services.train.objectives import (
@@ -23,6 +22,7 @@ from services.train.objectives import (
     VaeObjective,
 )
 from services.train.perceptual import PerceptualLoss
+from services.train.tensorboard import FILE_NAME, event_log
 from services.train.warm_start import (
     Weights,
     read_weights,
@@ -39,13 +39,14 @@ from shared.contracts.train import (
     model_prefix,
     training_key,
 )
-from shared.datasets import draw_crops
+from shared.datasets.samples import draw_crops
 from shared.diffusion.autoencoder import Autoencoder, encode_raw, make_vae, read_vae, to_unit
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.gpu import prepare_vae
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
-from shared.imaging.regions import RegionIndex, encode_png, load_region_set
+from shared.imaging.codec import encode_png
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.seeds import image_seed

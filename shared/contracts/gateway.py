@@ -12,9 +12,9 @@ from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, Name
 from shared.contracts.cluster import TissueType
+from shared.contracts.deploy import Engine
 from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
-from shared.contracts.serving import Engine
 from shared.contracts.synthesize import DatasetRequest, SamplingChoice, dataset_key
 from shared.contracts.train import ModelRecord
 
@@ -295,7 +295,7 @@ class ModelPage(Contract):
     next: str | None = Field(description="`cursor` of the next page")
 
 
-class PublishBody(Contract):
+class DeployBody(Contract):
     """How a version is served."""
 
     engine: Engine = "pytorch"

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.imaging.label_map import LabelMap
-from shared.imaging.regions import Region, choose_windows, pack_regions, region_table
+from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.slide import Slide
+from shared.imaging.windows import choose_windows
 from shared.storage import ObjectStore, sha256
 
 

@@ -17,7 +17,7 @@ A *unit* is what a worker is handed: `plan`, a shard's id, or `finish`.
 from shared.contracts.jobs import JobStatus
 from shared.jobs.execution import execute
 from shared.jobs.leases import Leases, NoLeases
-from shared.jobs.ledger import Ledger
+from shared.jobs.ledger import Ledger, stage_of
 from shared.jobs.reporting import Reporter
 from shared.jobs.runner import run_job
 from shared.jobs.stage import Context, Plan, Shard, Stage
@@ -34,4 +34,5 @@ __all__ = [
     "Stage",
     "execute",
     "run_job",
+    "stage_of",
 ]

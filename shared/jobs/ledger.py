@@ -17,6 +17,11 @@ class JobNotFoundError(InputError):
     """The store holds no such job, or holds it no longer."""
 
 
+def stage_of(job: str) -> str:
+    """Name of a job's stage, by the job's id."""
+    return job.rpartition(".")[2].rpartition("-")[0]
+
+
 class Ledger:
     """Reads and writes the objects of jobs in one store.
 

@@ -1,1 +1,1 @@
-"""Serving a published model: many requests in flight on one denoiser."""
+"""Serving a deployed model: many requests in flight on one denoiser."""

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from shared.diffusion.crops import Crop
 from shared.errors import HeteroTissueError, InputError
-from shared.serving.contract import MOST_IMAGES, PARTS, REFUSED, published_number, served_name
+from shared.serving.contract import MOST_IMAGES, PARTS, REFUSED, deployed_number, served_name
 from shared.serving.sampling import pack_crops
 
 UInt8 = NDArray[np.uint8]
@@ -65,7 +65,7 @@ class Server:
             return False
 
     def serves(self, model: str, number: int) -> bool:
-        """Whether a publishing is loaded."""
+        """Whether a deployment is loaded."""
         try:
             name = served_name(model, number, "sampler")
             return bool(self.client.is_model_ready(name, client_timeout=ANSWER_SECONDS))
@@ -73,7 +73,7 @@ class Server:
             raise _told(error) from error
 
     def load(self, model: str, number: int, size: int) -> None:
-        """Load all parts of a publishing and make one image with it.
+        """Load all parts of a deployment and make one image with it.
 
         Raises:
             LoadError: the server refuses a part; its reason is named.
@@ -91,14 +91,14 @@ class Server:
         TritonSampler(self.url, model, number).generate(blank, [[]], [0], steps=1)
 
     def retire(self, model: str, kept: Container[int]) -> None:
-        """Unload a model's publishings but for those `kept`; each first ends what it has begun.
+        """Unload a model's deployments but for those `kept`; each first ends what it has begun.
 
         Raises:
             ServingError: the server is gone, or one does not end in time.
         """
         try:
             found = self.client.get_model_repository_index(client_timeout=ANSWER_SECONDS).models
-            loaded = {published_number(each.name, model) for each in found if each.state == "READY"}
+            loaded = {deployed_number(each.name, model) for each in found if each.state == "READY"}
             for number in loaded:
                 if number is not None and number not in kept:
                     # The sampler first: what it has begun still needs the others.
@@ -126,7 +126,7 @@ class TritonSampler:
     Args:
         url: host:port of the server's gRPC service.
         model: name of the model.
-        number: of the publishing.
+        number: of the deployment.
     """
 
     def __init__(self, url: str, model: str, number: int) -> None:

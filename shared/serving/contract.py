@@ -5,7 +5,7 @@
     <model>-<number>-vae_encoder   crops → latents
     <model>-<number>-vae_decoder   latents → images
 
-Every publishing has a number, and models of its own. Versions of one model would share
+Every deployment has a number, and models of its own. Versions of one model would share
 its config.pbtxt, and so could differ neither in tensors, engine, nor device.
 
 All floating point tensors on the wire are FP32; an engine computes in what it likes.
@@ -61,11 +61,11 @@ class Tensor:
 
 
 def served_name(model: str, number: int, part: Part) -> str:
-    """Triton's name of a part of a publishing of a model."""
+    """Triton's name of a part of a deployment of a model."""
     return f"{model}-{number}-{part}"
 
 
-def published_number(name: str, model: str) -> int | None:
+def deployed_number(name: str, model: str) -> int | None:
     """The number in Triton's name of something, or None if that is no part of `model`."""
     found = re.fullmatch(rf"{re.escape(model)}-(\d+)-({'|'.join(PARTS)})", name)
     return int(found[1]) if found else None
@@ -211,11 +211,11 @@ def part_configs(
     device: str,
     gpu: str = "",
 ) -> dict[Part, str]:
-    """The config.pbtxt of every part of a publishing of a model version.
+    """The config.pbtxt of every part of a deployment of a model version.
 
     Args:
         record, pipeline: of the version.
-        number: of the publishing.
+        number: of the deployment.
         engine: 'pytorch' or 'tensorrt', of the networks that `planned` names.
         device: 'cpu' or 'cuda'.
         gpu: the only type of GPU that may run it; any, if empty.

@@ -51,7 +51,7 @@ class Instance:
         wanted = self.parameters.get("gpu")
         if wanted and (found := torch.cuda.get_device_name(self.device)) != wanted:
             raise InputError(
-                f"its plan was built for {wanted}, and this server has {found}: publish it from a "
+                f"its plan was built for {wanted}, and this server has {found}: deploy it from a "
                 "worker with such a GPU"
             )
 

@@ -38,25 +38,25 @@ def open_sampler(store: ObjectStore, model: ModelRecord, device: str) -> tuple[G
     A Triton server that has started anew is waited for, and told to load the version.
 
     Raises:
-        InputError: a Triton server is configured, and this version is not published.
+        InputError: a Triton server is configured, and this version is not deployed.
         ServingError: the server does not answer, or cannot load the version.
     """
     url = settings().triton_url
     if not url:
         return load_model(store, model.model, model.version, device), False
     from shared.serving.client import Server, TritonSampler
-    from shared.serving.record import served
+    from shared.serving.deployments import deployments
 
     numbers = [
         each.number
-        for each in served(store, model.model)
+        for each in deployments(store, model.model)
         if each.version == model.version and each.sha256 == model.sha256
     ]
     if not numbers:
         name = f"{model.model}/{model.version}"
         raise InputError(
             f"Triton at {url} does not serve {name}: "
-            f"run 'htd publish --model {name}', or unset HTD_TRITON_URL"
+            f"run 'htd deploy --model {name}', or unset HTD_TRITON_URL"
         )
     server = Server(url)
     server.wait(WAIT_SECONDS)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from htd_client import Client
-from shared.contracts.serving import PublishRequest
+from heterotissue.client import Client
+from shared.contracts.deploy import DeployRequest
 from shared.contracts.synthesize import DatasetRequest
 from shared.storage import DirectoryStore
 from tests.containers.compose import free_port, wait_for
@@ -109,7 +109,7 @@ def test_killed_containers_and_a_wiped_redis_cost_time_and_no_byte(
         before = shards()
         wait_for(lambda: shards() > before + 1, 180, "work to go on")
         docker("pause", containers["s3"])
-        ready = ["python", "-m", "shared.health", "http://127.0.0.1:8000/readyz"]
+        ready = ["python", "-m", "shared.queue.health", "http://127.0.0.1:8000/readyz"]
         asked_now = ["docker", "exec", containers["gateway"], *ready]
         assert subprocess.run(asked_now, capture_output=True).returncode == 1
         docker("unpause", containers["s3"])
@@ -150,7 +150,7 @@ def test_containers_have_no_rights_that_they_do_not_need(running: Running) -> No
             assert secret.read_text() not in environment, (service, secret.name)
 
 
-def test_triton_serves_what_was_published(
+def test_triton_serves_what_was_deployed(
     images: dict[str, str],
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -159,8 +159,8 @@ def test_triton_serves_what_was_published(
     try:
         served = Running(compose, tmp_path_factory.mktemp("served"))
         with Client(served.url, served.token) as client:
-            job = client.submit(PublishRequest(model="toy", version="1", number=1)).job
-            wait_for(lambda: client.job(job).state not in {"planning", "running"}, 240, "publish")
+            job = client.submit(DeployRequest(model="toy", version="1", number=1)).job
+            wait_for(lambda: client.job(job).state not in {"planning", "running"}, 240, "deploy")
             assert client.job(job).state == "done", client.job(job).failed
             client.submit_dataset(request("served", 16))
             last = [*client.watch_dataset("served")][-1]

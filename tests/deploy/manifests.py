@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from services.gateway.cli import app
+from heterotissue.cli import app
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]

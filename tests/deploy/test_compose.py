@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from services.stages import REQUESTS
 from shared.computing import SPIN
+from shared.contracts.requests import REQUESTS
 from tests.deploy.manifests import (
     ROOT,
     check_command,
@@ -168,7 +168,7 @@ def test_the_wheel_holds_every_file_that_is_not_code(tmp_path: Path) -> None:
         "package-data"
     ]
     listed = subprocess.run(
-        ["git", "ls-files", "shared", "services", "triton_models", "htd_client"],
+        ["git", "ls-files", "shared", "services", "triton_models", "heterotissue.client"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     for path in map(Path, listed):

@@ -19,9 +19,9 @@ from fastapi.routing import APIRoute
 from services.gateway.api.cohorts import MOST_FEATURES
 from services.gateway.api.ops import router
 from services.gateway.api.slides import MOST_ANNOTATION
-from services.stages import REQUESTS
+from shared.contracts.requests import REQUESTS
+from shared.queue.worker import make_app
 from shared.settings import Settings
-from shared.worker import make_app
 from tests.deploy.manifests import (
     FOLDERS,
     OVERLAYS,

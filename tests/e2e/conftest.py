@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.gateway.stack import Stack
+from heterotissue.stack.supervisor import Stack
 from shared.storage import open_store
 from tests.integration.conftest import QUICK
 from tests.models import publish_toy_model

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Page, expect
 
-from services.gateway.stack import Stack
-from shared.datasets import read_shard
-from shared.imaging.regions import encode_png
+from heterotissue.stack.supervisor import Stack
+from shared.datasets.samples import read_shard
+from shared.imaging.codec import encode_png
 from shared.storage import open_store
 
 PICTURE = encode_png(np.full((8, 8, 3), 200, np.uint8))

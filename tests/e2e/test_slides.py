@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from services.gateway.stack import Stack
+from heterotissue.stack.supervisor import Stack
 from shared.contracts.cluster import ClusterRecord, TissueType
 from shared.storage import open_store
 from shared.tissue_types import read_types

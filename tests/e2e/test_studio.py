@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from services.gateway.stack import Stack
+from heterotissue.stack.supervisor import Stack
 from shared.contracts.train import ModelRecord, model_key, model_prefix
-from shared.imaging.regions import RegionIndex, decode_png, encode_png, load_region_set
+from shared.imaging.codec import decode_png, encode_png
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.storage import open_store
 from tests.atlases import make_atlas
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from services.gateway.stack import Stack
+from heterotissue.stack.supervisor import Stack
 from shared.settings import Settings
 
 QUICK = {

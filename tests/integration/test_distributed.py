@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.stack import free_port
+from heterotissue.stack.supervisor import free_port
 from services.train.stage import TrainStage
 from shared.contracts.train import TrainRequest
 from shared.diffusion.model_store import load_model

@@ -14,21 +14,21 @@ import httpx2
 import numpy as np
 import pytest
 
-from htd_client import Client, RefusedError
+from heterotissue.client import Client, RefusedError
+from heterotissue.stack.supervisor import Stack
 from services.gateway.api.limits import Limits
 from services.gateway.api.problems import ProblemError
-from services.gateway.stack import Stack
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.gateway import CropBody, ImageBody
 from shared.contracts.reader_study import RealSet, StudyBody
 from shared.contracts.synthesize import DatasetRequest
-from shared.imaging.regions import decode_png, encode_png
+from shared.imaging.codec import decode_png, encode_png
 from shared.jobs import Ledger, run_job
-from shared.live import connect
 from shared.phantom import write_phantom
+from shared.queue.redis_state import connect
+from shared.queue.tenants import tenant_ledger
 from shared.settings import Settings
 from shared.storage import DirectoryStore, open_store
-from shared.tenants import tenant_ledger
 from tests.integration.conftest import QUICK, wait_for
 from tests.models import publish_toy_model
 from tests.phantoms import PHANTOM_SEED

@@ -54,7 +54,7 @@ QUIET = {
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_the_api_answers_as_it_says(config: Settings, tmp_path: Path, mode: GenerationMode) -> None:
     gateway = Gateway(tmp_path, config.broker_url.get_secret_value())
-    publish_toy_model(gateway.house.root, make_region_set(gateway.house.root))
+    publish_toy_model(gateway.resources.root, make_region_set(gateway.resources.root))
     gateway.work(gateway.client.post("/v1/datasets", json=BODY).json()["job"])
     gateway.client.put("/v1/slides/slide-a/source/a.svs", content=b"no slide")
     study = {"study": "s", "real": [{"regions": "toy"}], "synthetic": ["d"], "images": 2}

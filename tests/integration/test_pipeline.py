@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.stack import Stack
-from services.gateway.submit import Target, run_request
-from services.stages import REQUESTS
+from heterotissue.stack.supervisor import Stack
+from heterotissue.submit import Target, run_request
 from shared.contracts.base import Request
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource
 from shared.contracts.regions import RegionRule
+from shared.contracts.requests import REQUESTS
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import DenoiserRecipe, Recipe, TrainRequest, VaeRecipe
 from shared.phantom import PHANTOM_CLASSES, write_phantom

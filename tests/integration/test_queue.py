@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.stack import Stack
+from heterotissue.stack.supervisor import Stack
 from shared.jobs import JobStatus, Ledger, run_job
-from shared.live import RedisLeases, connect
+from shared.queue.redis_state import RedisLeases, connect
+from shared.queue.worker import Dispatcher
 from shared.settings import Settings
 from shared.storage import DirectoryStore, InputError, open_store
-from shared.worker import Dispatcher
 from tests.integration.conftest import kill, toy_worker, wait_for
 from tests.store_contract import check_store
 from tests.toy import ToyRequest, ToyStage

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.stack import Stack
-from services.gateway.submit import Target, run_request
-from shared.contracts.serving import PublishRequest
+from heterotissue.stack.supervisor import Stack
+from heterotissue.submit import Target, run_request
+from shared.contracts.deploy import DeployRequest
 from shared.contracts.synthesize import DatasetRequest, dataset_key
 from shared.jobs import Ledger
-from shared.live import read_progress
-from shared.worker import Dispatcher
+from shared.queue.redis_state import read_progress
+from shared.queue.worker import Dispatcher
 from tests.integration.conftest import wait_for
 from tests.region_sets import make_region_set
 from tests.unit.test_train import train
@@ -34,13 +34,13 @@ def test_a_server_that_is_killed_costs_time_and_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTD_RECONCILE_SECONDS", "0.5")
-    with Stack(tmp_path, ["publish", "synthesize"], print, triton=True) as stack:
+    with Stack(tmp_path, ["deploy", "synthesize"], print, triton=True) as stack:
         target = Target.of_config(stack.config)
         make_region_set(target.store)
         train(target.store)
-        unpublished = run_request(target, request("early"))
-        assert "run 'htd publish" in str(unpublished.failed)
-        assert run_request(target, PublishRequest(model="m", number=1)).state == "done"
+        undeployed = run_request(target, request("early"))
+        assert "run 'htd deploy" in str(undeployed.failed)
+        assert run_request(target, DeployRequest(model="m", number=1)).state == "done"
         assert run_request(target, request("whole")).state == "done"
 
         ledger = Ledger(target.store)

@@ -1,4 +1,4 @@
-"""A published model on a real Triton server."""
+"""A deployed model on a real Triton server."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-from services.gateway.publishing import next_number
-from services.gateway.stack import free_port
-from services.gateway.triton import plan_launch
-from services.publish.stage import PublishStage
+from heterotissue.stack.supervisor import free_port
+from heterotissue.stack.triton import plan_launch
+from services.deploy.stage import DeployStage
 from services.train.stage import TrainStage
-from shared.contracts.serving import PublishRequest
+from shared.contracts.deploy import DeployRequest
 from shared.contracts.train import TrainRequest
 from shared.diffusion.crops import Crop
 from shared.diffusion.model_store import load_model
@@ -28,7 +27,7 @@ from shared.errors import InputError
 from shared.jobs import Ledger, run_job
 from shared.serving import client
 from shared.serving.client import Server, ServingError, TritonSampler
-from shared.serving.record import served
+from shared.serving.deployments import deployments, next_number
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.integration.conftest import wait_for
@@ -47,18 +46,18 @@ class Running:
     child: subprocess.Popen[bytes]
 
     def sampler(self) -> TritonSampler:
-        return TritonSampler(self.url, "m", served(self.store, "m")[-1].number)
+        return TritonSampler(self.url, "m", deployments(self.store, "m")[-1].number)
 
 
-def publish(store: DirectoryStore, url: str, version: str, monkey: pytest.MonkeyPatch) -> None:
+def deploy(store: DirectoryStore, url: str, version: str, monkey: pytest.MonkeyPatch) -> None:
     from shared.settings import settings
 
     monkey.setenv("HTD_TRITON_URL", url)
     settings.cache_clear()
     ledger = Ledger(store)
-    request = PublishRequest(model="m", version=version, number=next_number(ledger, "m"))
+    request = DeployRequest(model="m", version=version, number=next_number(ledger, "m"))
     job = ledger.submit(request)
-    status = run_job(ledger, PublishStage(), job, config=Settings(threads=1))
+    status = run_job(ledger, DeployStage(), job, config=Settings(threads=1))
     settings.cache_clear()
     assert status.state == "done", status.failed
 
@@ -89,7 +88,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         try:
             Server(url).wait(60)
             with pytest.MonkeyPatch.context() as monkey:
-                publish(store, url, "1", monkey)
+                deploy(store, url, "1", monkey)
             yield Running(store, url, child)
         finally:
             child.terminate()
@@ -211,7 +210,7 @@ def test_a_version_is_swapped_under_load_without_a_failure(
     threads = [threading.Thread(target=load) for _ in range(3)]
     for thread in threads:
         thread.start()
-    publish(running.store, running.url, "2", monkeypatch)
+    deploy(running.store, running.url, "2", monkeypatch)
     stop.set()
     for thread in threads:
         thread.join()
@@ -220,8 +219,8 @@ def test_a_version_is_swapped_under_load_without_a_failure(
     new = running.sampler().generate(*example(1), steps=3)
     expected = load_model(running.store, "m", "2", "cpu").generate(*example(1), steps=3)
     assert np.abs(new.astype(int) - expected).max() <= 1
-    publish(running.store, running.url, "1", monkeypatch)  # back
-    assert [each.version for each in served(running.store, "m")] == ["2", "1"]
+    deploy(running.store, running.url, "1", monkeypatch)  # back
+    assert [each.version for each in deployments(running.store, "m")] == ["2", "1"]
     assert [Server(running.url).serves("m", number) for number in (1, 2, 3)] == [False, True, True]
     back = running.sampler().generate(*example(1), steps=3)
     assert np.abs(back.astype(int) - made[0]).max() <= 1

@@ -20,9 +20,9 @@ from services.synthesize.compose import Composer
 from shared.contracts.base import Classes
 from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
-from shared.datasets import Sample
+from shared.datasets.region_bank import open_banks
+from shared.datasets.samples import Sample
 from shared.diffusion.crops import Crop
-from shared.region_bank import open_banks
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set

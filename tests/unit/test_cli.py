@@ -10,17 +10,18 @@ import pytest
 from typer.main import get_command
 
 from benchmarks.quality import figures
-from services.gateway import cli
-from services.gateway.cli import changed, load_pipeline, load_recipe, parse_proportions
-from services.gateway.sources import find_labels, find_slides, prepare, slide_name
-from services.stages import REQUESTS, load_stage
+from heterotissue import cli
+from heterotissue.cli import changed, load_pipeline, load_recipe, parse_proportions
+from heterotissue.sources import find_labels, find_slides, prepare, slide_name
+from heterotissue.stages import load_stage
 from shared.contracts.base import Split
+from shared.contracts.deploy import DeployRequest
 from shared.contracts.embed import EmbedRequest
-from shared.contracts.serving import PublishRequest
-from shared.datasets import read_shard
+from shared.contracts.requests import REQUESTS
+from shared.datasets.samples import read_shard
 from shared.errors import InputError
 from shared.jobs import Ledger
-from shared.serving.record import served
+from shared.serving.deployments import deployments
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -50,14 +51,14 @@ def test_every_stage_can_be_loaded() -> None:
         load_stage("nothing")
 
 
-def test_a_publishing_gets_a_number_that_none_waiting_has(
+def test_a_deployment_gets_a_number_that_none_waiting_has(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = DirectoryStore(tmp_path)
     publish_toy_model(store, make_region_set(store))
-    Ledger(store).submit(PublishRequest(model="toy", number=1))
-    assert htd(monkeypatch, "publish", "--model", "toy", "--store", str(tmp_path)) == 0
-    assert [each.number for each in served(store, "toy")] == [2]
+    Ledger(store).submit(DeployRequest(model="toy", number=1))
+    assert htd(monkeypatch, "deploy", "--model", "toy", "--store", str(tmp_path)) == 0
+    assert [each.number for each in deployments(store, "toy")] == [2]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_bad_input_ends_with_two_and_one_line(
 def test_a_failed_job_ends_with_one(tmp_path: Path) -> None:
     make_region_set(DirectoryStore(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-m", "services.gateway.cli", "train", "--regions", "toy",
+        [sys.executable, "-m", "heterotissue.cli", "train", "--regions", "toy",
          "--recipe", "tiny", "--store", str(tmp_path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

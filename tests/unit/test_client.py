@@ -14,10 +14,10 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from htd_client import Client, RefusedError
+from heterotissue.client import Client, RefusedError
 from services.gateway.api import uploads
 from shared.contracts.cluster import TissueType, cluster_key
-from shared.contracts.gateway import PublishBody
+from shared.contracts.gateway import DeployBody
 from shared.errors import InputError
 from shared.tissue_types import default_types, write_types
 from tests.atlases import TYPES, make_atlas
@@ -29,7 +29,7 @@ from tests.region_sets import make_region_set
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     gateway = Gateway(tmp_path_factory.mktemp("store"))
-    store = gateway.house.root
+    store = gateway.resources.root
     publish_toy_model(store, make_region_set(store))
     make_atlas(store, tmp_path_factory.mktemp("slides"))
     return gateway
@@ -52,7 +52,7 @@ def url(gateway: Gateway) -> Iterator[str]:
 
 @pytest.fixture
 def client(gateway: Gateway, url: str) -> Iterator[Client]:
-    token, _ = gateway.house.tokens.create("tester", "local", ("admin",))
+    token, _ = gateway.resources.tokens.create("tester", "local", ("admin",))
     with Client(url, token) as client:
         yield client
 
@@ -70,7 +70,7 @@ def test_a_slide_goes_up_in_parts_and_goes_on_where_it_broke_off(
     with pytest.raises(InputError, match="not the file of 250500 bytes"):
         client.finish_upload(begun, tmp_path / "other")
     info = client.finish_upload(begun, path)  # more parts than an upload's status lists
-    assert gateway.house.root.get(str(info.source)) == data
+    assert gateway.resources.root.get(str(info.source)) == data
     assert client.upload_slide("up2", path).files == {"slides/up2/source/a b.svs": len(data)}
     note = tmp_path / "hé #1.geojson"
     note.write_bytes(b"{}")
@@ -85,7 +85,7 @@ def test_a_slide_goes_up_in_parts_and_goes_on_where_it_broke_off(
 def test_tissue_types_are_named_one_by_one(
     client: Client, gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, (run,) = gateway.house.root, client.clusterings()
+    store, (run,) = gateway.resources.root, client.clusterings()
     before = {item.label: item.type for item in client.atlas(run).types}
     kind = TissueType(name="gland", color=(1, 2, 3))
     after = {item.label: item.type for item in client.name_types(run, {2: kind}).types}
@@ -114,8 +114,8 @@ def test_tissue_types_are_named_one_by_one(
         client.name_types(run, {1: kind})
 
 
-def test_trainings_and_models_are_seen_and_published(client: Client, gateway: Gateway) -> None:
-    store = gateway.house.root
+def test_trainings_and_models_are_seen_and_deployed(client: Client, gateway: Gateway) -> None:
+    store = gateway.resources.root
     store.put("training/r/metrics/vae-00000002.jsonl", b'{"step": 1, "loss": 2.5}\n')
     store.put("training/r/samples/00000002.png", b"png")
     assert list(client.trainings()) == ["r"]
@@ -124,7 +124,7 @@ def test_trainings_and_models_are_seen_and_published(client: Client, gateway: Ga
     assert client.sample_sheet("r", run.samples[0]) == b"png"
     assert [item.record.model for item in client.models()] == ["toy"]
     assert not client.model("toy").served
-    jobs = [client.publish_model("toy"), client.publish_model("toy", body=PublishBody())]
-    assert [job.stage for job in jobs] == ["publish", "publish"]
+    jobs = [client.deploy_model("toy"), client.deploy_model("toy", body=DeployBody())]
+    assert [job.stage for job in jobs] == ["deploy", "deploy"]
     with pytest.raises(RefusedError, match="no model toy/2"):
-        client.publish_model("toy", "2")
+        client.deploy_model("toy", "2")

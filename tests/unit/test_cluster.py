@@ -21,8 +21,9 @@ from shared.contracts.ingest import PatchGrid, SlideRecord, patches_key, slide_k
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.features import write_features
+from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
-from shared.imaging.regions import decode_png, load_region_set, read_regions
+from shared.imaging.region_sets import load_region_set, read_regions
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
 from shared.tissue_types import classes_of, default_types, read_types, write_types

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.estimate import estimate
+from heterotissue.estimate import estimate
 from services.train.stage import TrainStage
 from shared.contracts.train import TrainRequest
 from shared.diffusion.model_store import Sampler, load_model

@@ -31,7 +31,7 @@ from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.contracts.train import ModelRecord
 from shared.errors import InputError
-from shared.imaging.regions import decode_png
+from shared.imaging.codec import decode_png
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore

@@ -9,8 +9,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.gateway.api import tokens
 from services.gateway.api.tokens import Tokens
+from shared.queue.tenants import ledger_of, tenant_ledger
 from shared.storage import DirectoryStore
-from shared.tenants import ledger_of, tenant_ledger
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -110,7 +110,7 @@ def test_the_local_tenant_does_not_read_others_through_the_root(gateway: Gateway
     gateway.holding("annotate", tenant="acme").put("/v1/slides/s/source/s.svs", content=b"theirs")
     ours = gateway.holding("annotate")
     theirs = "tenants/acme/slides/s/source/s.svs"
-    assert gateway.house.root.exists(theirs)
+    assert gateway.resources.root.exists(theirs)
     for place, body, field in (
         ("/v1/slides", {"slide": "x", "source": theirs}, "#/source"),
         ("/v1/ingest", {"cohort": "c", "slides": [{"slide": "x", "source": theirs}]},
@@ -135,7 +135,7 @@ def test_a_tenants_job_is_done_in_its_own_part_of_the_store(gateway: Gateway) ->
     assert theirs.get("/v1/datasets/d").json()["state"] == "done"
     assert gateway.client.get("/v1/datasets/d").json()["state"] == "planning"
     assert gateway.client.get(f"/v1/jobs/{job}").status_code == 404
-    assert all(key.startswith("tenants/acme/") for key in gateway.house.root.list("tenants/"))
+    assert all(key.startswith("tenants/acme/") for key in gateway.resources.root.list("tenants/"))
 
 
 def test_a_quota_without_anything_to_count_with_refuses(gateway: Gateway) -> None:
@@ -145,8 +145,8 @@ def test_a_quota_without_anything_to_count_with_refuses(gateway: Gateway) -> Non
 
 def test_without_redis_rates_are_not_limited(gateway: Gateway) -> None:
     with pytest.raises(RedisConnectionError):
-        gateway.house.redis.ping()
-    gateway.house.limits.count_request("a")
+        gateway.resources.redis.ping()
+    gateway.resources.limits.count_request("a")
 
 
 def test_what_was_made_from_what_is_in_the_audit_log(gateway: Gateway) -> None:

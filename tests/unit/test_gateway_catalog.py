@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from shared.imaging.regions import decode_png
+from shared.imaging.codec import decode_png
 from shared.phantom import write_phantom
 from shared.storage import DirectoryStore
 from tests.gateway import Gateway
@@ -34,7 +34,7 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
     body = {"cohort": "c", "slides": sources, "patches": GRID, "split": {"test": 0}}
     submit(gateway, "ingest", body)
     for name in ("a", "b"):
-        table = pq.read_table(io.BytesIO(gateway.house.root.get(f"patches/c/{name}.parquet")))
+        table = pq.read_table(io.BytesIO(gateway.resources.root.get(f"patches/c/{name}.parquet")))
         coords = np.stack([table["x"], table["y"]], 1)
         file = io.BytesIO()
         with h5py.File(file, "w") as written:
@@ -60,7 +60,7 @@ def submit(gateway: Gateway, stage: str, body: dict[str, object]) -> None:
 def test_cohorts_and_their_features_are_there(clustered: Gateway) -> None:
     assert clustered.client.get("/v1/cohorts").json()["items"] == ["c"]
     assert set(clustered.client.get("/v1/cohorts/c").json()["splits"]) == {"a", "b"}
-    record = clustered.house.root.get_json("features/mine/c/features.json")
+    record = clustered.resources.root.get_json("features/mine/c/features.json")
     assert record["dim"] == 8
     lacking = {"cohort": "c", "encoder": "x", "imported": "incoming/features/none"}
     job = clustered.client.post("/v1/embed", json=lacking).json()["job"]
@@ -116,29 +116,29 @@ def test_regions_are_listed_and_shown(clustered: Gateway) -> None:
     assert client.get("/v1/regions/none").status_code == 404
 
 
-def test_models_are_listed_and_published(tmp_path: Path) -> None:
+def test_models_are_listed_and_deployed(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     publish_toy_model(store, make_region_set(store))
     gateway = Gateway(tmp_path)
     items = gateway.client.get("/v1/models").json()["items"]
     assert [(item["record"]["model"], item["served"]) for item in items] == [("toy", False)]
     assert gateway.client.get("/v1/models/toy/2").status_code == 404
-    answer = gateway.client.post("/v1/models/toy/1/publish", json={})
+    answer = gateway.client.post("/v1/models/toy/1/deploy", json={})
     assert answer.status_code == 202
     assert gateway.work(answer.json()["job"]).state == "done"
     assert gateway.client.get("/v1/models/toy/1").json()["served"]
-    again = gateway.client.post("/v1/models/toy/1/publish", json={}).json()["job"]
+    again = gateway.client.post("/v1/models/toy/1/deploy", json={}).json()["job"]
     assert again != answer.json()["job"]
-    request = gateway.house.root.get_json(f"jobs/{again}/request.json")["request"]
+    request = gateway.resources.root.get_json(f"jobs/{again}/request.json")["request"]
     assert request["number"] == 2
 
 
-def test_publishings_that_wait_have_numbers_of_their_own(tmp_path: Path) -> None:
+def test_deployments_that_wait_have_numbers_of_their_own(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     publish_toy_model(store, make_region_set(store))
     client = Gateway(tmp_path).client
     jobs = [
-        client.post("/v1/models/toy/1/publish", json={"device": device}).json()["job"]
+        client.post("/v1/models/toy/1/deploy", json={"device": device}).json()["job"]
         for device in ("cpu", "cuda", "cpu")
     ]
     requests = [store.get_json(f"jobs/{job}/request.json")["request"] for job in jobs]
@@ -147,7 +147,7 @@ def test_publishings_that_wait_have_numbers_of_their_own(tmp_path: Path) -> None
 
 def test_runs_show_their_curves_and_sheets(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path)
-    store = gateway.house.root
+    store = gateway.resources.root
     store.put("training/r/metrics/denoiser-00000002.jsonl", b'{"step": 1, "loss": 2.5}\n')
     store.put("training/r/metrics/denoiser-00000004.jsonl", b'{"step": 3, "loss": 1.5}\n')
     store.put("training/r/samples/00000004.png", b"png")
@@ -161,7 +161,7 @@ def test_runs_show_their_curves_and_sheets(tmp_path: Path) -> None:
 
 def test_reports_are_listed_and_shown(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path)
-    publish_toy_model(gateway.house.root, make_region_set(gateway.house.root))
+    publish_toy_model(gateway.resources.root, make_region_set(gateway.resources.root))
     body = {"dataset": "d", "model": "toy", "images": 4, "steps": 1}
     gateway.work(gateway.client.post("/v1/datasets", json=body).json()["job"])
     ask = {"report": "r", "dataset": "d", "segmenter_steps": 1, "encoders": ["efficientnet-lite0"]}

@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from heterotissue.stages import load_stage
 from services.gateway.api import watching
-from services.stages import load_stage
 from shared.contracts.regions import region_table_key
-from shared.datasets import read_shard
+from shared.datasets.samples import read_shard
 from shared.errors import InputError
-from shared.imaging.regions import decode_png, region_table
+from shared.imaging.codec import decode_png
+from shared.imaging.region_sets import region_table
 from shared.jobs import NoLeases, Reporter, execute
+from shared.queue.tenants import ledger_of
 from shared.storage import DirectoryStore, sha256
-from shared.tenants import ledger_of
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -139,7 +140,7 @@ def test_an_estimate_goes_by_what_earlier_datasets_took(gateway: Gateway) -> Non
     found = gateway.client.post("/v1/datasets/estimate", json=ask).json()
     assert (found["measured_datasets"], found["measured_images"]) == (1, 6)
     stored = sum(
-        gateway.house.root.size(f"datasets/d/shards/00000{number}.tar") for number in (0, 1)
+        gateway.resources.root.size(f"datasets/d/shards/00000{number}.tar") for number in (0, 1)
     )
     assert found["bytes"] == 10 * stored
     assert found["seconds"] > 0
@@ -186,13 +187,13 @@ def test_what_cannot_be_made_is_refused_at_once(
 
 
 def test_a_class_that_no_crop_can_be_cut_of_is_refused_at_once(gateway: Gateway) -> None:
-    bare = make_region_set(gateway.house.root, "bare")
+    bare = make_region_set(gateway.resources.root, "bare")
     for part in bare.slides:  # its tables say that it has no tumour
         key = region_table_key("bare", part.slide)
-        rows = pq.read_table(io.BytesIO(gateway.house.root.get(key))).to_pylist()
+        rows = pq.read_table(io.BytesIO(gateway.resources.root.get(key))).to_pylist()
         for row in rows:
             row["fractions"] = [row["fractions"][0], 1 - row["fractions"][0], 0.0]
-        gateway.house.root.put(key, region_table(rows))
+        gateway.resources.root.put(key, region_table(rows))
     body = BODY | {"crops": {"regions": "bare"}}
     answer = gateway.client.post("/v1/datasets", json=body)
     assert answer.status_code == 422
@@ -237,12 +238,12 @@ def test_what_is_in_the_making_is_cancelled_before_it_is_deleted(gateway: Gatewa
     assert gateway.client.delete("/v1/datasets/d").status_code == 204
     assert gateway.client.get("/v1/datasets/d").status_code == 404
     assert gateway.client.get(f"/v1/jobs/{job}").status_code == 404
-    assert list(gateway.house.root.list("datasets/")) == []
+    assert list(gateway.resources.root.list("datasets/")) == []
 
 
 def test_failed_shards_are_named_with_the_reason(gateway: Gateway) -> None:
     job = gateway.client.post("/v1/datasets", json=BODY).json()["job"]
-    gateway.house.root.delete("regions/toy/slide-a.tar")
+    gateway.resources.root.delete("regions/toy/slide-a.tar")
     gateway.work(job)
     status = gateway.client.get("/v1/datasets/d").json()
     assert status["state"] == "failed"
@@ -253,7 +254,7 @@ def test_failed_shards_are_named_with_the_reason(gateway: Gateway) -> None:
 def test_a_dataset_made_without_the_gateway_is_seen(gateway: Gateway) -> None:
     job = gateway.client.post("/v1/datasets", json=BODY).json()["job"]
     gateway.work(job)
-    gateway.house.root.delete("datasets/d/submission.json")
+    gateway.resources.root.delete("datasets/d/submission.json")
     status = gateway.client.get("/v1/datasets/d").json()
     assert (status["job"], status["state"], status["made"]) == (job, "done", 6)
 
@@ -328,5 +329,5 @@ def test_a_poller_that_fails_ends_its_listeners() -> None:
 
 
 def test_the_gateway_serves_without_torch() -> None:
-    code = "import sys, services.gateway.api.server; sys.exit('torch' in sys.modules)"
+    code = "import sys, services.gateway.server; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

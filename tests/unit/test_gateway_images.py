@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
-from shared.imaging.regions import decode_png, encode_png, pack_regions
+from shared.imaging.codec import decode_png, encode_png
+from shared.imaging.region_sets import pack_regions
+from shared.queue.sweeping import sweep
+from shared.queue.tenants import tenant_ledger
 from shared.storage import DirectoryStore
-from shared.sweeping import sweep
-from shared.tenants import tenant_ledger
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set, texture_region
@@ -120,7 +121,7 @@ def test_what_cannot_be_made_is_refused_at_once(
 
 def test_crops_are_cut_from_sets_of_ready_tiles(gateway: Gateway) -> None:
     """Their regions are named after slide and tile, `<slide>_<tile>_<x>_<y>`."""
-    key, store = "slide-a_0-tile_64_0", gateway.house.root
+    key, store = "slide-a_0-tile_64_0", gateway.resources.root
     record = store.get_model(region_set_key("toy"), RegionSet)
     store.put_json(region_set_key("tiles"), record.model_copy(update={"name": "tiles"}))
     region = texture_region(key, "slide-a", 64, np.random.default_rng(0))

@@ -13,11 +13,11 @@ from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
 from services.gateway.api import tiles, uploads
+from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
-from shared.imaging.regions import decode_png
 from shared.phantom import PHANTOM_CLASSES, write_phantom
 from shared.storage import ObjectNotFoundError
-from shared.uploads import part_upload
+from shared.storage.parts import part_upload
 from tests.gateway import Gateway
 from tests.phantoms import PHANTOM_SEED
 
@@ -96,7 +96,7 @@ def test_tiles_follow_what_they_are_cut_from(
     place, key = "/v1/slides/p/labels/0/0_0.png", "slides/p/labels.tif"
     before = gateway.client.get(place).headers["ETag"]
     assert gateway.client.get(place).headers["ETag"] == before
-    gateway.house.root.put(key, gateway.house.root.get(key))  # of the same size
+    gateway.resources.root.put(key, gateway.resources.root.get(key))  # of the same size
     assert gateway.client.get(place).headers["ETag"] != before
 
 
@@ -198,7 +198,7 @@ def test_label_tiles_lie_over_the_slides(gateway: Gateway, phantom: Path, back: 
         colors = np.asarray(tile.getpalette()).reshape(-1, 3)
         assert colors[1].tolist() == list(PHANTOM_CLASSES.colors[1])
         shown, alpha = np.asarray(tile), np.asarray(tile.convert("RGBA"))[..., 3]
-    with LabelMap(gateway.house.root.local("slides/p/labels.tif")) as labels:
+    with LabelMap(gateway.resources.root.local("slides/p/labels.tif")) as labels:
         expected = labels.read(*corner, size, labels.mpp * 0.5 * 2**back, labels.mpp * 0.5)
     assert (shown == expected).mean() > (0.995 if back < 6 else 0.8)
     assert ((alpha > 0) == (shown > 0)).all()
@@ -223,16 +223,16 @@ def test_large_files_come_in_parts_and_go_on_where_they_broke_off(
     assert (status["arrived"], len(status["missing"])) == ([1, 3], 1)
     client.put(status["missing"][0]["url"], content=data[1000:2000])
     assert client.post(f"{place}/complete").json()["files"] == {"slides/a/source/a.svs": 2500}
-    assert gateway.house.root.get("slides/a/source/a.svs") == data
+    assert gateway.resources.root.get("slides/a/source/a.svs") == data
     assert client.get(place).status_code == 404
-    assert list(gateway.house.root.list("parts/")) == []
+    assert list(gateway.resources.root.list("parts/")) == []
     again = client.post("/v1/slides/a/uploads", json={"file": "b.svs", "bytes": 10}).headers
     assert client.delete(again["Location"]).status_code == 204
 
 
 def test_parts_that_are_gone_leave_no_half_a_file(gateway: Gateway) -> None:
     """As when an upload is completed twice at a time, and the other try is done first."""
-    store = gateway.house.root
+    store = gateway.resources.root
     parts = part_upload(store, "slides/a/source/a.svs")
     name = parts.begin()
     for number in (1, 2):
@@ -249,11 +249,11 @@ def test_a_body_has_the_size_that_was_counted(gateway: Gateway, said: int) -> No
     for place in ("/v1/slides/a/source/a.svs", "/v1/features/f/a.h5"):
         answer = gateway.client.put(place, content=b"12345", headers=headers)
         assert (answer.status_code, f"says {said} bytes" in answer.text) == (400, True)
-    assert list(gateway.house.root.list("slides/")) == []
+    assert list(gateway.resources.root.list("slides/")) == []
 
 
 def test_slides_of_the_store_are_registered(gateway: Gateway, phantom: Path) -> None:
-    gateway.house.root.put_file("incoming/p.tiff", phantom)
+    gateway.resources.root.put_file("incoming/p.tiff", phantom)
     body = {"slide": "r", "source": "incoming/p.tiff"}
     assert gateway.client.post("/v1/slides", json=body).json()["source"] == "incoming/p.tiff"
     assert gateway.client.get("/v1/slides/r/deepzoom.dzi").status_code == 200
@@ -267,7 +267,7 @@ def test_slides_of_the_store_are_registered(gateway: Gateway, phantom: Path) -> 
 def test_names_of_files_stay_below_their_slide(gateway: Gateway, file: str) -> None:
     answer = gateway.client.put(f"/v1/slides/a/source/{file}", content=b"x")
     assert answer.status_code in {404, 422}, answer.text
-    assert list(gateway.house.root.list("slides/")) == []
+    assert list(gateway.resources.root.list("slides/")) == []
 
 
 def test_annotations_of_unknown_formats_are_refused(gateway: Gateway) -> None:

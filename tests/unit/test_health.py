@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import health
+from shared.queue import health
 from shared.settings import Settings
 
 
@@ -28,7 +28,8 @@ def test_a_worker_is_healthy_while_it_shows_signs_of_life(
 
 def test_the_probe_fails_with_the_reason_and_imports_nothing_slow() -> None:
     code = (
-        "import sys; sys.argv[1:] = ['http://127.0.0.1:1/readyz']; import shared.health as h\n"
+        "import sys; sys.argv[1:] = ['http://127.0.0.1:1/readyz']\n"
+        "import shared.queue.health as h\n"
         "assert not {'pydantic', 'redis', 'celery', 'numpy'} & set(sys.modules)\n"
         "h.main()"
     )

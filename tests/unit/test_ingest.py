@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from services.gateway.sources import prepare_tiles
+from heterotissue.sources import prepare_tiles
 from services.ingest.annotations import label_strips, read_geojson
 from services.ingest.stage import IngestStage
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
@@ -28,7 +28,7 @@ from shared.contracts.ingest import (
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.imaging.label_map import LabelMap
-from shared.imaging.regions import load_region_set, read_regions
+from shared.imaging.region_sets import load_region_set, read_regions
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
 

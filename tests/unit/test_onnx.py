@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.publish.onnx_graph import DenoiserGraph, example, export_onnx, largest_error
+from services.deploy.onnx_graph import DenoiserGraph, example, export_onnx, largest_error
 from shared.contracts.base import Classes
 from shared.contracts.train import DenoiserRecipe, VaeRecipe
 from shared.diffusion.autoencoder import make_vae

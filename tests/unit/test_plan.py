@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.publish.plan import Built, build_plan
+from services.deploy.plan import Built, build_plan
 from shared.errors import InputError
 from shared.serving.contract import Tensor
 from shared.serving.engine import Instance

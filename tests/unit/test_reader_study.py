@@ -24,8 +24,8 @@ from services.gateway.reader_study.design import (
 from services.gateway.reader_study.pictures import encode
 from services.gateway.reader_study.records import Key, Series
 from shared.contracts.reader_study import Kind, study_key
+from shared.queue.tenants import tenant_ledger
 from shared.storage import DirectoryStore
-from shared.tenants import tenant_ledger
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -57,8 +57,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
 
 @pytest.fixture
 def gateway(filled: Gateway) -> Gateway:
-    filled.house.root.delete_prefix("reader_studies/")
-    filled.house.root.delete_prefix("access/readings/")
+    filled.resources.root.delete_prefix("reader_studies/")
+    filled.resources.root.delete_prefix("access/readings/")
     return filled
 
 
@@ -75,7 +75,7 @@ def make(gateway: Gateway, **change: Any) -> tuple[dict[str, Any], list[TestClie
 
 def truths(gateway: Gateway, reader: str) -> dict[str, Kind]:
     """The truth by the reader's own names of images, which only the store's owner can tell."""
-    root = gateway.house.root
+    root = gateway.resources.root
     key = root.get_model(study_key("s", "key.json"), Key)
     kinds = {truth.picture: truth.kind for truth in key.pictures}
     series = root.get_model(study_key("s", f"series/{reader}.json"), Series)
@@ -125,9 +125,9 @@ def test_answers_are_kept_changed_and_then_final(gateway: Gateway) -> None:
     place = f"/v1/reading/answers/{images[0]}"
     assert client.put(place, json=SAID).json() == SAID | {"note": ""}
     key = study_key("s", f"answers/r1/{images[0]}.json")
-    first = gateway.house.root.get(key)
+    first = gateway.resources.root.get(key)
     client.put(place, json=SAID | {"seconds": 9})
-    assert gateway.house.root.get(key) == first  # the same answer again is no other
+    assert gateway.resources.root.get(key) == first  # the same answer again is no other
     changed = client.put(place, json=SAID | {"quality": 1, "seconds": 9, "note": "blurred"}).json()
     assert changed == SAID | {"quality": 1, "note": "blurred"}
     again = client.get("/v1/reading").json()["images"][0]
@@ -159,7 +159,7 @@ def test_answers_are_kept_changed_and_then_final(gateway: Gateway) -> None:
 def test_what_cannot_be_studied_is_refused(
     gateway: Gateway, change: dict[str, Any], pointer: str, words: str
 ) -> None:
-    root = gateway.house.root
+    root = gateway.resources.root
     coarse = make_region_set(root, "coarse", regions=IMAGES)
     rule = coarse.rule.model_copy(update={"mpp": 1.0})
     root.put_json("regions/coarse/set.json", coarse.model_copy(update={"rule": rule}))
@@ -171,7 +171,7 @@ def test_what_cannot_be_studied_is_refused(
 
 
 def test_a_broken_set_leaves_nothing_behind(gateway: Gateway) -> None:
-    root = gateway.house.root
+    root = gateway.resources.root
     shard = root.get("datasets/d/shards/000001.tar")
     root.delete("datasets/d/shards/000001.tar")
     try:
@@ -194,12 +194,14 @@ def test_links_are_renewed_and_end_with_the_study(gateway: Gateway) -> None:
     assert reading(gateway, link).get("/v1/reading").json()["reader"] == "Ann"
     assert bob.get("/v1/reading").status_code == 200
     assert gateway.client.post("/v1/reader-studies/s/readers/r9/link").status_code == 404
-    stored = b"".join(gateway.house.root.get(key) for key in gateway.house.root.list("access/"))
+    stored = b"".join(
+        gateway.resources.root.get(key) for key in gateway.resources.root.list("access/")
+    )
     assert link["token"].encode() not in stored
     assert gateway.client.delete("/v1/reader-studies/s").status_code == 204
     assert bob.get("/v1/reading").status_code == 401
-    assert list(gateway.house.root.list("reader_studies/")) == []
-    assert list(gateway.house.root.list("access/readings/")) == []
+    assert list(gateway.resources.root.list("reader_studies/")) == []
+    assert list(gateway.resources.root.list("access/readings/")) == []
 
 
 def test_a_study_is_its_makers_and_its_tenants(gateway: Gateway) -> None:
@@ -268,7 +270,9 @@ def test_nothing_but_the_pixels_tells_the_truth(gateway: Gateway) -> None:
             min(content["real"]) > max(content["synthetic"])
         )
     assert len(set(every_id)) == len(every_id)  # readers cannot compare names
-    stored = {key.rpartition("/")[2][:32] for key in gateway.house.root.list("reader_studies/s/i")}
+    stored = {
+        key.rpartition("/")[2][:32] for key in gateway.resources.root.list("reader_studies/s/i")
+    }
     assert not stored & set(every_id)
 
 
@@ -320,7 +324,7 @@ def test_a_readers_token_opens_its_series_and_nothing_else(gateway: Gateway) -> 
     other = bob.get("/v1/reading").json()["images"][0]["image"]
     assert ann.get(f"/v1/reading/images/{other}").status_code == 404
     assert ann.put(f"/v1/reading/answers/{other}", json=SAID).status_code == 404
-    picture = next(gateway.house.root.list("reader_studies/s/images/")).rpartition("/")[2][:32]
+    picture = next(gateway.resources.root.list("reader_studies/s/images/")).rpartition("/")[2][:32]
     assert ann.get(f"/v1/reading/images/{picture}").status_code == 404
     assert gateway.client.get("/v1/reading").status_code == 401  # nor is an administrator a reader
 
@@ -350,7 +354,7 @@ def test_the_same_seed_is_the_same_design_under_other_names(gateway: Gateway) ->
     assert not set(first) & set(again)
     gateway.client.delete("/v1/reader-studies/s")
     make(gateway, seed=None)
-    drawn = gateway.house.root.get_model(study_key("s", "key.json"), Key).seed
+    drawn = gateway.resources.root.get_model(study_key("s", "key.json"), Key).seed
     assert drawn > 2**32  # not to be guessed
 
 

@@ -7,13 +7,8 @@ import pytest
 
 from shared.contracts.base import SplitFractions
 from shared.contracts.regions import RegionRule
-from shared.imaging.regions import (
-    Region,
-    choose_windows,
-    class_entropy,
-    pack_regions,
-    unpack_regions,
-)
+from shared.imaging.region_sets import Region, pack_regions, unpack_regions
+from shared.imaging.windows import choose_windows, class_entropy
 
 
 def halves(share: float, background: float = 0.0) -> np.ndarray:  # type: ignore[type-arg]

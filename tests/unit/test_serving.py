@@ -24,7 +24,7 @@ from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Tensors
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
-from shared.imaging.regions import encode_png
+from shared.imaging.codec import encode_png
 from shared.jobs import Ledger, run_job
 from shared.serving import sampling
 from shared.serving.client import TritonSampler

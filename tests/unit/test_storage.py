@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from shared.errors import InputError
 from shared.settings import Settings
 from shared.storage import DirectoryStore, S3Store, open_store
-from shared.uploads import part_upload
+from shared.storage.parts import part_upload
 from tests.store_contract import check_store
 
 

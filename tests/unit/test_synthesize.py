@@ -23,7 +23,9 @@ from shared.contracts.synthesize import (
     Provenance,
     wanted_shares,
 )
-from shared.datasets import (
+from shared.datasets.exports import coco_annotations, export_dataset, geojson_bytes, run_lengths
+from shared.datasets.map_choice import balance, choose_maps, donors
+from shared.datasets.samples import (
     DatasetIndex,
     Sample,
     load_dataset,
@@ -32,11 +34,10 @@ from shared.datasets import (
     relabel,
 )
 from shared.errors import InputError
-from shared.exports import coco_annotations, export_dataset, geojson_bytes, run_lengths
 from shared.imaging.augment import symmetry
-from shared.imaging.regions import RegionIndex, decode_png, load_region_set
+from shared.imaging.codec import decode_png
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
-from shared.map_choice import balance, choose_maps, donors
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model

@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from services.gateway.cli import app, load_recipe
+from heterotissue.cli import app, load_recipe
 from services.train.data import Batch, Batches
 from services.train.latents import encode_views
 from services.train.objectives import DecoderObjective, StudentObjective, staining_loss
@@ -40,7 +40,7 @@ from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.imaging.augment import symmetry
-from shared.imaging.regions import RegionIndex
+from shared.imaging.region_sets import RegionIndex
 from shared.jobs import Context, Ledger, Shard, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore, ObjectStore

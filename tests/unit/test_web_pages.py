@@ -132,8 +132,8 @@ def test_scopes_decide_what_is_offered(gateway: Gateway) -> None:
     reader = gateway.holding("read")
     assert "/datasets/new" not in reader.get("/datasets").text
     assert reader.get("/reader-studies/s").status_code == 403
-    assert "data-publish" not in reader.get("/training").text
-    assert 'data-publish="toy/1"' in gateway.client.get("/training").text
+    assert "data-deploy" not in reader.get("/training").text
+    assert 'data-deploy="toy/1"' in gateway.client.get("/training").text
 
 
 def test_what_is_not_there_is_said_on_a_page(gateway: Gateway) -> None:

@@ -135,7 +135,7 @@ def test_tiles_of_types_are_the_clusterings_map(
 ) -> None:
     gateway.client.put("/v1/clusters/types/types", json=types)
     colors = np.asarray([class_color(label) for label in range(4)])
-    with LabelMap(gateway.house.root.local("clusters/types/labels/s0.tif")) as opened:
+    with LabelMap(gateway.resources.root.local("clusters/types/labels/s0.tif")) as opened:
         labels = opened.whole().repeat(STEP, 0).repeat(STEP, 1)
     for level, shrink in ((9, 1), (8, 2)):
         shown = tile(gateway, f"/v1/slides/s0/clusters/types/{level}/1_1.png")

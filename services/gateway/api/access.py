@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from services.gateway.api.house import House
 from services.gateway.api.limits import Quota
 from services.gateway.api.problems import ProblemError
+from services.gateway.api.resources import Resources
+from services.gateway.api.session import session_token
 from services.gateway.api.tokens import Scope, TokenRecord
-from services.gateway.web.session import session_token
 from shared.contracts.base import Request as JobRequest
 from shared.jobs import Ledger
 from shared.storage import ObjectStore
@@ -21,10 +21,10 @@ from shared.storage import ObjectStore
 bearer = HTTPBearer(auto_error=False, description="a token of this gateway")
 
 
-def house_of(request: Request) -> House:
-    """The house that the app was made with."""
-    house: House = request.app.state.house
-    return house
+def resources_of(request: Request) -> Resources:
+    """The resources that the app was made with."""
+    resources: Resources = request.app.state.resources
+    return resources
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Caller:
     """A token's holder, and the part of the store that is theirs."""
 
     token: TokenRecord
-    house: House
+    resources: Resources
     ledger: Ledger
 
     @property
@@ -42,25 +42,25 @@ class Caller:
 
     def submit(self, request: JobRequest) -> str:
         """Record and queue a job, and note it in the audit log."""
-        job = self.house.submit(self.ledger, request)
+        job = self.resources.submit(self.ledger, request)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
 
     def reopen(self, job: str, shards: str) -> None:
         """Have some shards of a finished job done anew, and note it in the audit log."""
         self.ledger.reopen(job, shards)
-        self.house.start(self.ledger, job)
+        self.resources.start(self.ledger, job)
         self.audit("reopen", job=job, shards=shards)
 
     def audit(self, action: str, **what: Any) -> None:
         """Note what was done in the audit log."""
-        self.house.audit(self.token.tenant, self.token.name, action, what)
+        self.resources.audit(self.token.tenant, self.token.name, action, what)
 
     def spend(self, quota: Quota, amount: int) -> None:
         """Count against the tenant's quota. Raises `ProblemError` (429)."""
-        record = self.house.tenant(self.token.tenant)
+        record = self.resources.tenant(self.token.tenant)
         most = record.images_per_day if quota == "images" else record.upload_bytes_per_day
-        self.house.limits.spend(self.token.tenant, quota, amount, most)
+        self.resources.limits.spend(self.token.tenant, quota, amount, most)
 
 
 def allowed(scope: Scope) -> Callable[..., Caller]:
@@ -68,11 +68,11 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
 
     def check(
         request: Request,
-        house: Annotated[House, Depends(house_of)],
+        resources: Annotated[Resources, Depends(resources_of)],
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> Caller:
         given = credentials.credentials if credentials else session_token(request)
-        token = house.tokens.find(given) if given else None
+        token = resources.tokens.find(given) if given else None
         if token is None:
             raise ProblemError(
                 401,
@@ -81,7 +81,7 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
                 remedy="send 'Authorization: Bearer <token>'; 'htd gateway' prints the first one",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        house.limits.count_request(token.id)
+        resources.limits.count_request(token.id)
         if not {scope, "admin"} & set(token.scopes):
             raise ProblemError(
                 403,
@@ -90,7 +90,7 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
                 f"{', '.join(token.scopes) or 'none'}",
                 remedy="use another token, or have an administrator make one",
             )
-        return Caller(token, house, house.ledger(token.tenant))
+        return Caller(token, resources, resources.ledger(token.tenant))
 
     return check
 

@@ -12,7 +12,7 @@ from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented
 from services.gateway.api.tokens import Scope, TokenRecord
 from shared.contracts.base import Contract, Name
-from shared.tenants import LOCAL, Tenant, TenantRecord, tenant_key, tenants
+from shared.queue.tenants import LOCAL, Tenant, TenantRecord, tenant_key, tenants
 
 router = APIRouter(prefix="/v1", tags=["administration"])
 
@@ -64,7 +64,7 @@ def create_token(body: TokenBody, caller: Admin) -> NewToken:
     tenant = body.tenant or caller.token.tenant
     if tenant != caller.token.tenant:
         _check_ruler(caller)
-    if tenant not in tenants(caller.house.root):
+    if tenant not in tenants(caller.resources.root):
         raise ProblemError(
             422,
             "invalid",
@@ -72,7 +72,7 @@ def create_token(body: TokenBody, caller: Admin) -> NewToken:
             remedy=f"PUT /v1/tenants/{tenant} first",
             pointer="#/tenant",
         )
-    token, record = caller.house.tokens.create(body.name, tenant, body.scopes)
+    token, record = caller.resources.tokens.create(body.name, tenant, body.scopes)
     caller.audit("create token", id=record.id, name=body.name, scopes=list(body.scopes))
     return NewToken(token=token, record=record)
 
@@ -81,7 +81,7 @@ def create_token(body: TokenBody, caller: Admin) -> NewToken:
 def list_tokens(caller: Admin) -> list[TokenRecord]:
     """List the tenant's tokens; the local tenant sees all."""
     tenant = caller.token.tenant
-    return caller.house.tokens.all(None if tenant == LOCAL else tenant)
+    return caller.resources.tokens.all(None if tenant == LOCAL else tenant)
 
 
 @router.delete("/tokens/{token}", status_code=204, responses=documented(404))
@@ -89,7 +89,7 @@ def revoke_token(token: TokenId, caller: Admin) -> None:
     """Make a token void; other gateways of this store take it for some seconds more."""
     for record in list_tokens(caller):
         if record.id == token:
-            caller.house.tokens.revoke(record)
+            caller.resources.tokens.revoke(record)
             caller.audit("revoke token", id=token, name=record.name)
             return
     raise ProblemError(404, "no-token", f"there is no token {token!r}")
@@ -99,15 +99,17 @@ def revoke_token(token: TokenId, caller: Admin) -> None:
 def list_tenants(caller: Admin) -> list[NamedTenant]:
     """List tenants and what they may use."""
     _check_ruler(caller)
-    house = caller.house
-    return [NamedTenant(tenant=name, record=house.tenant(name)) for name in tenants(house.root)]
+    resources = caller.resources
+    return [
+        NamedTenant(tenant=name, record=resources.tenant(name)) for name in tenants(resources.root)
+    ]
 
 
 @router.put("/tenants/{tenant}")
 def put_tenant(tenant: Tenant, body: TenantRecord, caller: Admin) -> NamedTenant:
     """Make a tenant, or change what it may use. Its slides, models and datasets are its own."""
     _check_ruler(caller)
-    caller.house.root.put_json(tenant_key(tenant), body)
+    caller.resources.root.put_json(tenant_key(tenant), body)
     caller.audit("put tenant", name=tenant, record=body.model_dump())
     return NamedTenant(tenant=tenant, record=body)
 
@@ -121,6 +123,6 @@ def list_audit(
 ) -> AuditPage:
     """List who made what from what on one day, in the caller's tenant."""
     chosen = day or datetime.now(UTC).date()
-    keys = caller.house.root.list(f"audit/{caller.token.tenant}/{chosen:%Y-%m-%d}/")
-    items, following = page(keys, cursor, limit, caller.house.root.get_json)
+    keys = caller.resources.root.list(f"audit/{caller.token.tenant}/{chosen:%Y-%m-%d}/")
+    items, following = page(keys, cursor, limit, caller.resources.root.get_json)
     return AuditPage(items=items, next=following)

@@ -18,7 +18,7 @@ from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.gateway import Atlas, AtlasType, Names, TypePlace, TypePlaces
 from shared.contracts.jobs import JobStatus
-from shared.metrics import stage_of
+from shared.jobs import stage_of
 from shared.storage import sha256
 from shared.tissue_types import check_types, classes_of, read_types, write_types
 

@@ -17,7 +17,8 @@ from shared.contracts.base import Name
 from shared.contracts.gateway import Names, RegionPage, RegionRow
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key
-from shared.imaging.regions import RegionIndex, encode_png
+from shared.imaging.codec import encode_png
+from shared.imaging.region_sets import RegionIndex
 from shared.imaging.sheet import colorize
 
 MOST_FEATURES = 16 << 30

@@ -6,9 +6,9 @@ from services.gateway.api.problems import ProblemError, blaming
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import DatasetRequest, wanted_shares
 from shared.contracts.train import ModelRecord, model_key
-from shared.datasets import check_region_set
-from shared.map_choice import plan_maps
-from shared.region_bank import open_banks
+from shared.datasets.map_choice import plan_maps
+from shared.datasets.region_bank import open_banks
+from shared.datasets.samples import check_region_set
 from shared.storage import ObjectStore
 
 MOST_SHARDS = 100_000

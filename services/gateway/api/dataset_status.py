@@ -40,7 +40,7 @@ def dataset_status(
     Args:
         ledger: of the store that it lies in.
         submission: its job.
-        progress: what running shards have reported, as `shared.live.read_progress` gives it.
+        progress: what running shards have reported; see `shared.queue.redis_state`.
     """
     request, job = submission.request, submission.job
     plan, ended = ledger.plan(job), ledger.result(job)

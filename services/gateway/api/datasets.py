@@ -38,10 +38,10 @@ from shared.contracts.gateway import (
 from shared.contracts.jobs import State
 from shared.contracts.synthesize import DatasetRequest, dataset_key
 from shared.contracts.train import ModelRecord, model_key
-from shared.datasets import Sample, read_members
-from shared.imaging.regions import encode_png
+from shared.datasets.samples import Sample, read_members
+from shared.imaging.codec import encode_png
 from shared.imaging.sheet import colorize, sheet
-from shared.live import RedisLeases
+from shared.queue.redis_state import RedisLeases
 from shared.storage import ObjectStore, sha256
 
 LINK_SECONDS = 3600
@@ -70,7 +70,7 @@ class Found:
 
     def status(self) -> DatasetStatus:
         """Compute its status."""
-        progress = self.caller.house.progress(self.submission.job)
+        progress = self.caller.resources.progress(self.submission.job)
         return dataset_status(self.caller.ledger, self.submission, progress)
 
 
@@ -110,7 +110,7 @@ def submit_dataset(
     It is checked against the model before anything is queued. The same request again is
     the same dataset; what failed or was cancelled is tried again.
     """
-    with RedisLeases(caller.house.redis, 30).hold(
+    with RedisLeases(caller.resources.redis, 30).hold(
         f"submit/{caller.token.tenant}/{request.dataset}"
     ) as mine:
         if not mine:
@@ -233,7 +233,9 @@ def delete_dataset(found: Changeable) -> None:
 def _worked_on(found: Found) -> bool:
     """Whether a worker holds a lease on one of the job's units, as a cancelled job's may."""
     with suppress(RedisError):
-        leases = found.caller.house.redis.scan_iter(f"lease:{found.submission.job}/*", count=1000)
+        leases = found.caller.resources.redis.scan_iter(
+            f"lease:{found.submission.job}/*", count=1000
+        )
         return next(leases, None) is not None
     return False
 

@@ -8,8 +8,8 @@ from fastapi import Header
 
 from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Contract, Request
+from shared.queue.sweeping import KEYS
 from shared.storage import ObjectNotFoundError, ObjectStore, sha256
-from shared.sweeping import KEYS
 
 IdempotencyKey = Annotated[
     str | None,

@@ -24,7 +24,7 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
 from shared.contracts.train import ModelRecord, model_key
 from shared.errors import InputError
-from shared.imaging.regions import encode_png
+from shared.imaging.codec import encode_png
 from shared.storage import ObjectStore, sha256
 
 UInt8 = NDArray[np.uint8]

@@ -14,17 +14,17 @@ from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, documented
 from services.gateway.api.watching import Watching
-from services.stages import REQUESTS
 from shared.contracts.base import Request as JobRequest
 from shared.contracts.cluster import ClusterRequest
+from shared.contracts.deploy import DeployRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.gateway import JobPage
 from shared.contracts.ingest import IngestRequest
 from shared.contracts.jobs import JobStatus
-from shared.contracts.serving import PublishRequest
+from shared.contracts.requests import REQUESTS
 from shared.contracts.train import TrainRequest
-from shared.metrics import stage_of
+from shared.jobs import stage_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -143,9 +143,9 @@ def submit_train(
     return submit(caller, request, response, key)
 
 
-@router.post("/publish", status_code=202)
-def submit_publish(
-    request: PublishRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
+@router.post("/deploy", status_code=202)
+def submit_deploy(
+    request: DeployRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
 ) -> JobStatus:
     """Serve a model version on Triton; an older one again is the way back."""
     return submit(caller, request, response, key)

@@ -12,11 +12,10 @@ from fastapi import APIRouter, Path, Response
 from services.gateway.api.access import Caller, Reader, Trainer
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
-from services.gateway.publishing import next_number
 from shared.contracts.base import Name
-from shared.contracts.gateway import ModelInfo, ModelPage, Names, PublishBody, TrainingRun
+from shared.contracts.deploy import DeployRequest
+from shared.contracts.gateway import DeployBody, ModelInfo, ModelPage, Names, TrainingRun
 from shared.contracts.jobs import JobStatus
-from shared.contracts.serving import PublishRequest
 from shared.contracts.train import (
     ModelRecord,
     TrainRequest,
@@ -24,8 +23,8 @@ from shared.contracts.train import (
     model_prefix,
     training_key,
 )
-from shared.metrics import stage_of
-from shared.serving.record import served
+from shared.jobs import stage_of
+from shared.serving.deployments import deployments, next_number
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -104,7 +103,7 @@ def _info(caller: Caller, name: str) -> ModelInfo | None:
     if not caller.store.exists(model_key(model, version)):
         return None  # it is being written
     record = caller.store.get_model(model_key(model, version), ModelRecord)
-    known = served(caller.store, model)
+    known = deployments(caller.store, model)
     return ModelInfo(record=record, served=bool(known) and known[-1].version == version)
 
 
@@ -133,13 +132,14 @@ def show_model_card(model: Model, version: Version, caller: Reader) -> Response:
     return Response(data, media_type="text/markdown")
 
 
-@router.post("/models/{model}/{version}/publish", status_code=202, responses=documented(404))
-def publish_model(
-    model: Model, version: Version, body: PublishBody, caller: Trainer, response: Response
+@router.post("/models/{model}/{version}/publish", status_code=202, include_in_schema=False)
+@router.post("/models/{model}/{version}/deploy", status_code=202, responses=documented(404))
+def deploy_model(
+    model: Model, version: Version, body: DeployBody, caller: Trainer, response: Response
 ) -> JobStatus:
-    """Serve this version on Triton from now on; publishing an older one is the way back."""
+    """Serve this version on Triton from now on; deploying an older one is the way back."""
     show_model(model, version, caller)
-    request = PublishRequest(
+    request = DeployRequest(
         model=model,
         version=version,
         number=next_number(caller.ledger, model),

@@ -15,11 +15,11 @@ from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.api.access import house_of
-from services.gateway.api.house import House
+from services.gateway.api.access import resources_of
 from services.gateway.api.problems import documented, returning
-from services.stages import REQUESTS
-from shared.metrics import read_counts, read_images
+from services.gateway.api.resources import Resources
+from shared.contracts.requests import REQUESTS
+from shared.queue.counts import read_counts, read_images
 
 router = APIRouter(tags=["operation"])
 
@@ -27,8 +27,8 @@ router = APIRouter(tags=["operation"])
 class WorkCollector(Collector):
     """What the workers have counted, and how much waits for them."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Read the counts anew for every scrape; none where Redis is away."""
@@ -41,22 +41,22 @@ class WorkCollector(Collector):
         images = CounterMetricFamily("htd_images", "Images made", labels=["stage"])
         waiting = GaugeMetricFamily("htd_queue_length", "Units that wait", labels=["stage"])
         with suppress(RedisError):
-            for count in read_counts(self.house.redis):
+            for count in read_counts(self.resources.redis):
                 units.add_metric([count.stage, count.outcome], count.units)
                 seconds.add_metric([count.stage, count.outcome], count.seconds)
-            for stage, made in read_images(self.house.redis).items():
+            for stage, made in read_images(self.resources.redis).items():
                 images.add_metric([stage], made)
             for stage in REQUESTS:
-                waiting.add_metric([stage], int(self.house.redis.llen(stage)))
+                waiting.add_metric([stage], int(self.resources.redis.llen(stage)))
         yield from (units, seconds, images, waiting)
 
 
 class Figures:
     """The gateway's metrics."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, resources: Resources) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(WorkCollector(house))
+        self.registry.register(WorkCollector(resources))
         self.requests = Counter(
             "htd_http_requests", "Requests answered", ["method", "route", "status"],
             registry=self.registry,
@@ -95,10 +95,10 @@ def health() -> dict[str, str]:
 
 
 @router.get("/readyz", responses=documented(503))
-def readiness(house: Annotated[House, Depends(house_of)]) -> dict[str, str]:
+def readiness(resources: Annotated[Resources, Depends(resources_of)]) -> dict[str, str]:
     """Say that the store and Redis answer."""
-    next(house.root.list("open-jobs/"), None)
-    house.redis.ping()
+    next(resources.root.list("open-jobs/"), None)
+    resources.redis.ping()
     return {"status": "ready"}
 
 

@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from services.gateway.api.access import Caller, Generator, house_of
-from services.gateway.api.house import House
+from services.gateway.api.access import Caller, Generator, resources_of
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
+from services.gateway.api.resources import Resources
 from services.gateway.reader_study.links import drop_links, find_link, make_link
 from services.gateway.reader_study.readings import (
     Desk,
@@ -40,7 +40,7 @@ from shared.contracts.reader_study import (
     StudyResults,
     StudyStatus,
 )
-from shared.live import RedisLeases
+from shared.queue.redis_state import RedisLeases
 from shared.storage import ObjectStore
 
 LEASE_SECONDS = 30
@@ -86,7 +86,7 @@ Own = Annotated[Found, Depends(_found)]
 @router.post("/reader-studies", status_code=201, responses=documented(409))
 def make_reader_study(body: StudyBody, caller: Generator, response: Response) -> NewStudy:
     """Make a blinded reader study, with a link for each reader that is shown this once."""
-    with RedisLeases(caller.house.redis, LEASE_SECONDS).hold(
+    with RedisLeases(caller.resources.redis, LEASE_SECONDS).hold(
         f"reader-study/{caller.token.tenant}/{body.study}"
     ) as mine:
         if not mine or find_study(caller.store, body.study) is not None:
@@ -120,7 +120,7 @@ def _make(store: ObjectStore, body: StudyBody) -> StudyRecord:
 
 
 def _link(caller: Caller, record: StudyRecord, reader: str) -> ReaderLink:
-    token = make_link(caller.house.root, caller.token.tenant, record.study, reader)
+    token = make_link(caller.resources.root, caller.token.tenant, record.study, reader)
     return ReaderLink(
         reader=reader, name=record.readers[reader], token=token, path=f"/read#{token}"
     )
@@ -148,7 +148,7 @@ def show_reader_study(found: Own) -> StudyStatus:
 def delete_reader_study(found: Own) -> None:
     """Delete a study with its pictures, answers and links."""
     caller, study = found.caller, found.record.study
-    drop_links(caller.house.root, caller.token.tenant, study)
+    drop_links(caller.resources.root, caller.token.tenant, study)
     delete_study(caller.store, study)
     caller.audit("delete reader study", study=study)
 
@@ -161,7 +161,7 @@ def renew_reader_link(found: Own, reader: ReaderId, response: Response) -> Reade
     caller, record = found.caller, found.record
     if reader not in record.readers:
         raise ProblemError(404, "no-reader", f"study {record.study!r} has no reader {reader!r}")
-    drop_links(caller.house.root, caller.token.tenant, record.study, reader)
+    drop_links(caller.resources.root, caller.token.tenant, record.study, reader)
     caller.audit("renew reader link", study=record.study, reader=reader)
     response.headers["Cache-Control"] = "no-store"
     return _link(caller, record, reader)
@@ -189,11 +189,11 @@ def download_answers(found: Own) -> Response:
 
 
 def _desk(
-    house: Annotated[House, Depends(house_of)],
+    resources: Annotated[Resources, Depends(resources_of)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Desk:
-    link = find_link(house.root, credentials.credentials) if credentials else None
-    store = house.ledger(link.tenant).store if link else None
+    link = find_link(resources.root, credentials.credentials) if credentials else None
+    store = resources.ledger(link.tenant).store if link else None
     record = find_study(store, link.study) if link and store else None
     if link is None or store is None or record is None:
         raise ProblemError(
@@ -203,7 +203,7 @@ def _desk(
             remedy="open the link as it was sent to you, or ask for a new one",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    house.limits.count_request(link.id)
+    resources.limits.count_request(link.id)
     return Desk(store, record, link.reader)
 
 

@@ -27,8 +27,8 @@ from services.gateway.api.slides import SlideName, find_slide, ingested
 from shared.contracts.base import Classes, Name, class_color
 from shared.contracts.ingest import CohortRecord, cohort_key, slide_key
 from shared.errors import InputError
+from shared.imaging.codec import encode_png
 from shared.imaging.label_map import TILE, LabelMap
-from shared.imaging.regions import encode_png
 from shared.imaging.slide import MAX_PLAIN_PIXELS, Slide, local_source
 from shared.storage import ObjectStore, sha256
 

@@ -17,8 +17,8 @@ from typing import Literal
 from pydantic import Field
 
 from shared.contracts.base import Contract, Name
+from shared.queue.tenants import LOCAL, Tenant
 from shared.storage import ObjectNotFoundError, ObjectStore
-from shared.tenants import LOCAL, Tenant
 
 Scope = Literal["read", "annotate", "generate", "train", "admin"]
 

@@ -16,7 +16,7 @@ from shared.contracts.base import Contract, Name
 from shared.contracts.gateway import SlideInfo, Upload, UploadBody, UploadPart, UploadStatus
 from shared.contracts.ingest import slide_key
 from shared.storage import ObjectNotFoundError
-from shared.uploads import PartUpload, part_upload
+from shared.storage.parts import PartUpload, part_upload
 
 PART_BYTES = 64 << 20
 MOST_PARTS = 10_000

@@ -10,8 +10,8 @@ import re
 import secrets
 
 from shared.contracts.base import Contract, Name
+from shared.queue.tenants import Tenant
 from shared.storage import ObjectNotFoundError, ObjectStore
-from shared.tenants import Tenant
 
 PREFIX = "access/readings/"
 

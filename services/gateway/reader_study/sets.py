@@ -15,9 +15,10 @@ from shared.contracts.base import Classes
 from shared.contracts.reader_study import Kind, RealSet
 from shared.contracts.regions import region_table_key, region_tar_key
 from shared.contracts.synthesize import dataset_key
-from shared.datasets import load_dataset
+from shared.datasets.samples import load_dataset
 from shared.errors import InputError
-from shared.imaging.regions import decode_png, load_region_set
+from shared.imaging.codec import decode_png
+from shared.imaging.region_sets import load_region_set
 from shared.storage import ObjectStore
 
 UInt8 = NDArray[np.uint8]

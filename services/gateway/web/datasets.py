@@ -65,7 +65,7 @@ def dataset_page(request: Request, caller: Visitor, dataset: Annotated[Name, Pat
         request,
         "dataset.html",
         caller,
-        dataset=dataset_status(caller.ledger, found, caller.house.progress(found.job)),
+        dataset=dataset_status(caller.ledger, found, caller.resources.progress(found.job)),
         reports=list_reports(caller, MOST, dataset=dataset).items,
         again=_query(found.request),
     )

@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from services.gateway.api.access import house_of
+from services.gateway.api.access import resources_of
 from services.gateway.api.problems import ProblemError
+from services.gateway.api.session import COOKIE, from_our_page, home_token, keep_session
 from services.gateway.web.pages import PageRoute, render
-from services.gateway.web.session import COOKIE, from_our_page, home_token, keep_session
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -26,7 +26,7 @@ def home() -> Response:
 @router.get("/login")
 def login_page(request: Request, next: Next = "/datasets") -> Response:
     """Ask for a token; browsers at home get a session without one."""
-    token = home_token(request, house_of(request))
+    token = home_token(request, resources_of(request))
     if token is None:
         return render(request, "login.html", next=next, wrong=False, home=False)
     response: Response = RedirectResponse(next, 303)
@@ -43,7 +43,7 @@ def log_in(
     """Begin a session."""
     if not from_our_page(request):
         raise ProblemError(403, "forbidden", "this was sent by a page of another site")
-    if house_of(request).tokens.find(token.strip()) is None:
+    if resources_of(request).tokens.find(token.strip()) is None:
         return render(request, "login.html", next=next, wrong=True, home=False)
     response = RedirectResponse(next, 303)
     keep_session(response, request, token.strip())

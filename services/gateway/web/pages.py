@@ -13,9 +13,9 @@ from fastapi.security import HTTPAuthorizationCredentials
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
 
-from services.gateway.api.access import Caller, allowed, bearer, house_of
-from services.gateway.api.house import House
+from services.gateway.api.access import Caller, allowed, bearer, resources_of
 from services.gateway.api.problems import ProblemError
+from services.gateway.api.resources import Resources
 from services.gateway.api.tokens import Scope
 
 SHOWN_SAMPLING = {"steps", "guidance_map", "guidance_crops", "staining"}
@@ -79,11 +79,11 @@ def visiting(scope: Scope) -> Any:
 
     def visit(
         request: Request,
-        house: Annotated[House, Depends(house_of)],
+        resources: Annotated[Resources, Depends(resources_of)],
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> Caller:
         try:
-            return check(request, house, credentials)
+            return check(request, resources, credentials)
         except ProblemError as error:
             if error.details.status != 401:
                 raise

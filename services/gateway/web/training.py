@@ -37,7 +37,7 @@ def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> R
         next=found.next,
         names=set(found.items),
         models=models,
-        published={item.record.model for item in models if item.served},
+        deployed={item.record.model for item in models if item.served},
     )
 
 

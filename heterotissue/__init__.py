@@ -1,0 +1,1 @@
+"""HeteroTissue for its users: the command line, the local stack, and the Python interface."""

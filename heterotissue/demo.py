@@ -1,0 +1,155 @@
+"""The demo: slides → regions → model → synthetic dataset → report, on this machine."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from heterotissue import sources
+from heterotissue.progress import console
+from shared.contracts.base import Classes, Request, SplitFractions
+from shared.contracts.cluster import ClusterRequest, cluster_key
+from shared.contracts.embed import EmbedRequest
+from shared.contracts.evaluate import EvaluateRequest, report_key
+from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource
+from shared.contracts.regions import RegionRule
+from shared.contracts.synthesize import DatasetRequest, dataset_key
+from shared.contracts.train import Recipe, TrainRequest
+from shared.phantom import PHANTOM_CLASSES, write_phantom
+from shared.storage import ObjectStore
+
+NAME = "demo"
+TYPES = "demo-types"
+PHANTOMS = 6
+PHANTOM_SEED = 1000
+PHANTOM_SIDE = 4096
+IMAGES = 64
+MPP = 1.0
+TISSUE_TYPES = 8
+
+
+@dataclass(frozen=True)
+class DemoSlides:
+    """What the demo is made from: slides, and the classes of their labels if they have any."""
+
+    sources: tuple[SlideSource, ...]
+    classes: Classes | None
+
+
+def demo_slides(
+    store: ObjectStore, out: Path, folder: Path | None, classes: list[str] | None, mpp: float | None
+) -> DemoSlides:
+    """Find the user's slides, or make phantoms.
+
+    Args:
+        store: where slides are put.
+        out: folder of the demo.
+        folder: the user's slides; None for phantoms.
+        classes: names of the classes of their annotations; None for slides without.
+        mpp: µm per pixel of slides that state none.
+    """
+    if folder is None:
+        folder = out / "slides"
+        for seed in range(PHANTOM_SEED, PHANTOM_SEED + PHANTOMS):
+            if not (folder / f"phantom-{seed}.xml").is_file():
+                write_phantom(folder, f"phantom-{seed}", PHANTOM_SIDE, PHANTOM_SIDE, seed)
+                console.print(f"phantom: phantom-{seed}.tiff")
+        kinds: Classes | None = PHANTOM_CLASSES
+    else:
+        kinds = Classes.of(*classes) if classes else None
+    found = sources.prepare(
+        store,
+        sources.find_slides([folder]),
+        labels=None,
+        use_labels=kinds is not None,
+        mpp=mpp,
+        in_place=False,
+    )
+    return DemoSlides(found, kinds)
+
+
+def run_demo(slides: DemoSlides, recipe: Recipe, run: Callable[[Request], None]) -> None:
+    """Run all stages. Slides without labels get them from their tissue types."""
+    rule = RegionRule(size=recipe.size, mpp=MPP, max_per_slide=200)
+    run(
+        IngestRequest(
+            cohort=NAME,
+            slides=slides.sources,
+            classes=slides.classes,
+            patches=PatchGrid(size=64, mpp=MPP, stride=32),
+            regions=rule,
+            split=SplitFractions(test=0.33),
+        )
+    )
+    run(EmbedRequest(cohort=NAME))
+    run(
+        ClusterRequest(
+            run=TYPES, cohort=NAME, k=TISSUE_TYPES, sample_per_slide=500, classifier_steps=150,
+            regions=rule,
+        )
+    )  # fmt: skip
+    regions = NAME if slides.classes else TYPES
+    run(TrainRequest(run=NAME, regions=regions, recipe=recipe, model=NAME, warm_start="starter"))
+    run(DatasetRequest(dataset=NAME, model=NAME, images=IMAGES, exports=("folder",)))
+    run(EvaluateRequest(report=NAME, dataset=NAME, segmenter_steps=80, segmenter_batch=8))
+
+
+def collect(store: ObjectStore, out: Path) -> None:
+    """Copy what a person wants to see out of the store into a folder."""
+    folder = dataset_key(NAME, "exports/folder/")
+    wanted = [(key, f"dataset/{key.removeprefix(folder)}") for key in store.list(folder)]
+    wanted.append((dataset_key(NAME, "manifest.parquet"), "dataset/manifest.parquet"))
+    wanted.append((cluster_key(TYPES, "gallery.png"), "tissue_types.png"))
+    wanted += [(report_key(NAME, n), n) for n in ("sheet.png", "report.html", "report.json")]
+    shutil.rmtree(out / "dataset", ignore_errors=True)
+    for key, name in wanted:
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(store.local(key), target)
+
+
+def summary(out: Path, timings: dict[str, float], total: float) -> Table:
+    """Say how long each stage took, what it gave, and where things are."""
+    table = Table(title="Demo", show_header=False, title_justify="left")
+    for stage, seconds in timings.items():
+        table.add_row(stage, f"{seconds:.0f} s")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    table.add_row("all", f"{total:.0f} s, {peak:.1f} GiB at most")
+    for name, figure in headline(json.loads((out / "report.json").read_text())):
+        table.add_row(name, figure)
+    for name in ("dataset/images", "dataset/masks", "sheet.png", "tissue_types.png", "report.html"):
+        table.add_row("", str(out / name))
+    return table
+
+
+def headline(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pick the figures that a newcomer looks at first."""
+    scores = report["segmentation"]
+    rows = [
+        ("tested on", "held-out slides" if report["held_out"] else "TRAINING slides (no other)"),
+    ]
+    for fidelity in report["fidelity"]:
+        if found := fidelity["rows"]:
+            rows.append(
+                (
+                    f"Fréchet distance, {fidelity['encoder']}, n {fidelity['n']}",
+                    f"{found['dataset']['frechet']:.2f} "
+                    f"(real against real: {found['floor']['frechet']:.2f})",
+                )
+            )
+    for source in ("real", "synthetic", "both"):
+        if scores[source]:
+            rows.append(
+                (f"DeepLabV3+ trained on {source}", f"mean IoU {scores[source]['mean_iou']:.3f}")
+            )
+    if report["faithfulness"]:
+        faithful = report["faithfulness"]["mean_iou"]
+        rows.append(("label faithfulness", f"mean IoU {faithful:.3f}"))
+    return rows

@@ -1,0 +1,107 @@
+"""What a dataset will cost: measured on one batch here, and multiplied."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from shared.contracts.base import Classes
+from shared.diffusion.crops import Crop
+from shared.diffusion.gpu import uncaptured
+from shared.diffusion.guidance import Guidance
+from shared.diffusion.model_store import Sampler
+from shared.errors import InputError
+from shared.imaging.codec import encode_png
+
+SHORT, LONG = 1, 3
+"""Denoising steps that are run; more cost as much each."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of one image.
+
+    Attributes:
+        evaluations: of the denoiser, all guidance branches of all steps.
+        flops: floating point operations; a multiplication and an addition are two.
+        seconds: on this machine, as a share of a batch.
+        stored: bytes of the PNGs of the image and its label map.
+    """
+
+    evaluations: int
+    flops: float
+    seconds: float
+    stored: int
+
+
+def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
+    """Measure a batch of a model's images with a crop of every class.
+
+    Args:
+        sampler: the model, on the device to be measured.
+        size: side of the images, pixels.
+        batch: images made at a time.
+
+    Raises:
+        InputError: the model cannot make images of this size.
+    """
+    record, factor = sampler.record, int(sampler.pipeline.denoiser.config.factor)
+    if size % (factor * 2 ** (len(record.recipe.denoiser.channels) - 1)):
+        raise InputError(f"{record.model} makes no images of {size} px: its levels do not divide")
+    side = int(size * record.recipe.denoiser.crop_max)
+    labels, crops = bands(record.classes, size, side, batch)
+    sampling = record.recipe.sampling
+    steps = sampling.steps
+    guidance = Guidance.from_scale(sampling)
+    # All steps that are measured are guided, so that they cost alike.
+    options = sampling.model_dump(exclude={"steps"}) | {"guidance_low": 0, "guidance_high": 1}
+    evaluations, per_step = guidance.evaluations(steps), len(guidance.branches)
+    after = evaluations / per_step - SHORT
+
+    def make(number: int) -> tuple[float, NDArray[np.uint8]]:
+        began = time.perf_counter()
+        images = sampler.generate(labels, crops, range(batch), steps=number, **options)
+        return time.perf_counter() - began, images
+
+    make(SHORT)
+    seconds = _extrapolate(make(SHORT)[0], make(LONG)[0], after)
+    with uncaptured(sampler.pipeline.denoiser):
+        short, long = (count_flops(partial(make, steps)) for steps in (SHORT, LONG))
+    flops = _extrapolate(short, long, after)
+    image = make(steps)[1][0]
+    return Estimate(
+        evaluations=evaluations,
+        flops=flops / batch,
+        seconds=seconds / batch,
+        stored=len(encode_png(image)) + len(encode_png(labels[0])),
+    )
+
+
+def bands(
+    classes: Classes, size: int, side: int, images: int
+) -> tuple[NDArray[np.uint8], list[list[Crop]]]:
+    """Label maps, uint8 (images, size, size), of all classes in bands; a crop of `side` of each."""
+    first, count = classes.first, len(classes)
+    band = np.linspace(first, count, size, endpoint=False).astype(np.uint8)
+    labels = np.broadcast_to(band, (images, size, size)).copy()
+    pixels = np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8)
+    return labels, [[Crop(label, 0, 0, pixels) for label in range(first, count)]] * images
+
+
+def count_flops(work: Callable[[], object]) -> float:
+    """Floating point operations of a call; a multiplication and an addition are two."""
+    # Only the plain kernel of attention is counted on every device.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return float(counter.get_total_flops())
+
+
+def _extrapolate(short: float, long: float, after: float) -> float:
+    return short + (long - short) / (LONG - SHORT) * after

@@ -1,0 +1,27 @@
+"""Loading stages: the one place that imports every service, each when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from shared.contracts.requests import REQUESTS
+from shared.errors import InputError, MissingExtraError
+from shared.jobs import Stage
+
+
+def load_stage(name: str) -> Stage[Any]:
+    """Import and make a stage.
+
+    Raises:
+        InputError: there is no such stage.
+        MissingExtraError: its dependencies are not installed.
+    """
+    if name not in REQUESTS:
+        raise InputError(f"{name!r} is no stage: {', '.join(REQUESTS)}")
+    try:
+        module = import_module(f"services.{name}.stage")
+    except ImportError as error:
+        raise MissingExtraError(name, error) from error
+    stage: Stage[Any] = getattr(module, f"{name.capitalize()}Stage")()
+    return stage

@@ -1,0 +1,1 @@
+"""Deploy: a trained model version → models that a Triton server serves."""

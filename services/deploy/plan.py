@@ -1,0 +1,108 @@
+"""TensorRT plans: built on the GPU that will run them, and kept by what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.errors import InputError
+from shared.serving.contract import Tensor
+from shared.storage import ObjectStore
+
+Profile = tuple[int, int, int]
+"""Least, best, and most of a dimension."""
+
+BEST_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a plan was built with and for; it runs with nothing else."""
+
+    tensorrt: str
+    gpu: str
+
+
+def build_plan(
+    onnx: Path, inputs: tuple[Tensor, ...], most: int, free: Profile, store: ObjectStore
+) -> tuple[bytes, Built]:
+    """Build the plan of a graph on this machine's GPU, or take it from the cache.
+
+    Args:
+        onnx: the graph.
+        inputs: its inputs.
+        most: rows of a batch at most.
+        free: what it is built for of a dimension that may vary.
+        store: holds the cache, by graph, TensorRT and GPU.
+
+    Raises:
+        InputError: TensorRT or a GPU is missing, or the graph is refused.
+    """
+    trt = _tensorrt()
+    gpu = torch.cuda.get_device_properties(0)
+    built = Built(str(trt.__version__), str(gpu.name))
+    machine = f"{built.tensorrt}/{built.gpu}/{gpu.major}.{gpu.minor}"
+    digest = hashlib.sha256(onnx.read_bytes())
+    rows = (1, min(BEST_ROWS, most), most)
+    digest.update(f"{machine}/{rows}/{free}".encode())
+    key = f"triton/plans/{digest.hexdigest()[:32]}.plan"
+    if not store.exists(key):
+        # What was timed on another GPU would choose badly for this one.
+        timings = f"triton/plans/{hashlib.sha256(machine.encode()).hexdigest()[:32]}.timing"
+        store.put(key, _build(trt, onnx, inputs, rows, free, store, timings))
+    return store.get(key), built
+
+
+def _build(
+    trt: Any,
+    onnx: Path,
+    inputs: tuple[Tensor, ...],
+    rows: Profile,
+    free: Profile,
+    store: ObjectStore,
+    cache: str,
+) -> bytes:
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(typed)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx)):
+        errors = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
+        raise InputError(f"TensorRT {trt.__version__} refuses {onnx.name}: {errors}")
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    for tensor in inputs:
+        dims = () if tensor.name == "time" else tensor.dims
+        shapes = [
+            (count, *(varying if n == -1 else n for n in dims))
+            for count, varying in zip(rows, free, strict=True)
+        ]
+        profile.set_shape(tensor.name, *shapes)
+    config.add_optimization_profile(profile)
+    timings = config.create_timing_cache(store.get(cache) if store.exists(cache) else b"")
+    config.set_timing_cache(timings, ignore_mismatch=False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise InputError(f"TensorRT {trt.__version__} could not build a plan of {onnx.name}")
+    store.put(cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def _tensorrt() -> Any:
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise InputError(
+            "no TensorRT here: deploy with --engine pytorch, or run the deploy worker in the "
+            "image of the Triton server (pip install the tensorrt of the server's very version)"
+        ) from error
+    if not torch.cuda.is_available():
+        raise InputError(
+            "no GPU here: a TensorRT plan is built on the type of GPU that will run it; run the "
+            "deploy worker there, or deploy with --engine pytorch"
+        )
+    return tensorrt

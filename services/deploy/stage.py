@@ -1,0 +1,140 @@
+"""The deploy stage: write Triton's model repository, then let the server load it."""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from services.deploy.plan import Built, Profile, build_plan
+from shared.contracts.deploy import Deployment, DeployRequest
+from shared.contracts.train import ModelRecord, model_key
+from shared.diffusion.autoencoder import vae_factor
+from shared.diffusion.model_store import load_model
+from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.errors import InputError
+from shared.jobs import Context, Plan, Shard, Stage
+from shared.serving.client import LoadError, Server
+from shared.serving.contract import PARTS, Part, engine_tensors, most_rows, part_configs, planned
+from shared.serving.deployments import deployments
+from shared.serving.repository import add_version, drop_version
+from shared.settings import settings
+from shared.storage import ObjectStore
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class DeployStage(Stage[DeployRequest]):
+    """Puts a model version on a Triton server."""
+
+    name: ClassVar[str] = "deploy"
+    request = DeployRequest
+
+    def plan(self, request: DeployRequest, context: Context) -> Plan:
+        context.store.get_model(model_key(request.model, request.version), ModelRecord)
+        return Plan(phases=((Shard(id="repository", args={}),),))
+
+    def run(self, request: DeployRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        sampler = load_model(context.store, request.model, request.version, "cpu")
+        record, pipeline = sampler.record, sampler.pipeline
+        entry = Deployment(
+            number=request.number,
+            version=request.version,
+            engine=request.engine,
+            sha256=record.sha256,
+        )
+        with tempfile.TemporaryDirectory(prefix="htd-deploy-") as name:
+            folder = Path(name)
+            pipeline.vae.save_pretrained(folder / "vae", safe_serialization=True)
+            pipeline.denoiser.save_pretrained(folder / "denoiser", safe_serialization=True)
+            files = {part: _files(part, folder) for part in PARTS}
+            built: Built | None = None
+            if request.engine == "tensorrt":
+                for part in planned(record.size):
+                    plan, built = _plan(part, pipeline, record, folder, context.store)
+                    files[part] = {"model.plan": plan}
+            configs = part_configs(
+                record,
+                pipeline,
+                number=request.number,
+                engine=request.engine,
+                device=request.device,
+                gpu=built.gpu if built else "",
+            )
+            add_version(context.store, entry, request.model, configs, files)
+        made = f" {built.tensorrt}, plans for {built.gpu}" if built else ""
+        return {"number": request.number, "engine": request.engine + made}
+
+    def finish(
+        self, request: DeployRequest, done: dict[str, dict[str, Any]], context: Context
+    ) -> dict[str, Any]:
+        config = settings()
+        if config.triton_url:
+            record = context.store.get_model(model_key(request.model, request.version), ModelRecord)
+            server = Server(config.triton_url)
+            try:
+                server.load(request.model, request.number, record.size)
+            except LoadError as error:
+                drop_version(context.store, request.model, request.number)
+                raise InputError(
+                    f"{error}, {done['repository']['engine']}. The version before is still served"
+                ) from error
+            kept = deployments(context.store, request.model)
+            server.retire(request.model, {each.number for each in kept})
+        return {
+            "model": f"{request.model}/{request.version}",
+            "number": request.number,
+            "loaded": bool(config.triton_url),
+        }
+
+
+def _plan(
+    part: Part,
+    pipeline: HeteroTissuePipeline,
+    record: ModelRecord,
+    folder: Path,
+    store: ObjectStore,
+) -> tuple[Path, Built]:
+    """Export a network and build its plan for this machine's GPU."""
+    from services.deploy.onnx_graph import export_onnx
+
+    graph, plan = folder / f"{part}.onnx", folder / f"{part}.plan"
+    dtype = torch.bfloat16 if record.recipe.precision == "bf16" else torch.float32
+    export_onnx(pipeline, part, record.size, graph, dtype)
+    inputs, _ = engine_tensors(part, pipeline, record.size)
+    free = free_profile(part, record, vae_factor(pipeline.vae))
+    body, built = build_plan(graph, inputs, most_rows(part, record.size), free, store)
+    plan.write_bytes(body)
+    return plan, built
+
+
+def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:
+    """What a plan is built for of the dimension that may vary: pixels of a crop's side, or tokens.
+
+    Tokens are those of one place, of some crops, of the largest of every class.
+
+    Args:
+        part: the network.
+        record: of the model.
+        factor: pixels per latent pixel.
+    """
+    side = math.ceil(record.size * record.recipe.denoiser.crop_max / factor)
+    if part == "vae_encoder":
+        return factor, side * factor, record.size
+    most = 1 + len(record.classes) * side**2
+    return 2, max(2, most // 4), most
+
+
+def _files(part: Part, folder: Path) -> dict[str, Path]:
+    """Files of a part's version folder: its program and its weights."""
+    weights = folder / ("vae" if part.startswith("vae") else "denoiser")
+    program = importlib.resources.files("triton_models") / part / "model.py"
+    return {
+        "model.py": Path(str(program)),
+        "config.json": weights / "config.json",
+        WEIGHTS: weights / WEIGHTS,
+    }

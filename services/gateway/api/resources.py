@@ -1,0 +1,111 @@
+"""What all requests share: settings, stores, queue, tokens, limits."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from services.gateway.api.limits import Limits
+from services.gateway.api.tokens import Scope, Tokens
+from shared.contracts.base import Request
+from shared.errors import InputError
+from shared.jobs import Ledger
+from shared.queue.redis_state import read_progress
+from shared.queue.tenants import LOCAL, TenantRecord, tenant_key, tenant_ledger
+from shared.queue.worker import Dispatcher, QueueError
+from shared.settings import Settings
+from shared.storage import open_store
+
+REDIS_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a name or address is this machine's own."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Resources:
+    """The rooms behind the front door.
+
+    Attributes:
+        open_session: token of browsers of this machine, where they need none of their own.
+
+    Raises:
+        InputError: no broker is configured, the store's address or keys are wrong, or pages
+            would be open to other machines.
+    """
+
+    open_session: str | None
+
+    def __init__(self, config: Settings) -> None:
+        self.config = config
+        self.root = open_store(config=config)
+        self.dispatcher = Dispatcher(config)
+        self.redis: Redis = Redis.from_url(
+            config.broker_url.get_secret_value(),
+            socket_timeout=REDIS_SECONDS,
+            socket_connect_timeout=REDIS_SECONDS,
+            decode_responses=True,
+        )
+        self.tokens = Tokens(self.root)
+        self.open_session = None
+        if config.gateway_open:
+            if not is_loopback(config.gateway_host):
+                raise InputError(
+                    f"HTD_GATEWAY_OPEN lets everybody in, and the gateway listens on "
+                    f"{config.gateway_host}: unset one of HTD_GATEWAY_OPEN and HTD_GATEWAY_HOST"
+                )
+            scopes: tuple[Scope, ...] = ("read", "annotate", "generate", "train")
+            self.open_session = self.tokens.lend("browser", LOCAL, scopes)
+        self.limits = Limits(self.redis, config.gateway_requests_per_minute)
+        self.ledger = lru_cache(maxsize=1024)(lambda tenant: tenant_ledger(config, tenant))
+
+    def tenant(self, name: str) -> TenantRecord:
+        """Return what a tenant may use."""
+        key = tenant_key(name)
+        return self.root.get_model(key, TenantRecord) if self.root.exists(key) else TenantRecord()
+
+    def submit(self, ledger: Ledger, request: Request) -> str:
+        """Record a job and queue it; where it is open already, it is only named.
+
+        Raises:
+            InputError: an input of the request is not in the store.
+        """
+        job = ledger.identify(request)
+        if ledger.is_open(job):
+            return job
+        ledger.submit(request)
+        self.start(ledger, job)
+        return job
+
+    def start(self, ledger: Ledger, job: str) -> None:
+        """Queue what a job can do now."""
+        with suppress(QueueError):  # then the reconciler does
+            self.dispatcher.start(ledger, job)
+
+    def progress(self, job: str) -> dict[str, dict[str, Any]]:
+        """What the running units of a job have reported; nothing where Redis is away."""
+        try:
+            return read_progress(self.redis, job)
+        except RedisError:
+            return {}
+
+    def audit(self, tenant: str, who: str, action: str, what: dict[str, Any]) -> None:
+        """Append to the audit log."""
+        now = datetime.now(UTC)
+        record = {"time": now.isoformat(), "tenant": tenant, "token": who, "action": action} | what
+        name = f"{now:%H%M%S.%f}-{uuid.uuid4().hex[:8]}"
+        self.root.put_json(f"audit/{tenant}/{now:%Y-%m-%d}/{name}.json", record)

@@ -1,1 +1,0 @@
-"""Publish: a trained model version → models that a Triton server serves."""

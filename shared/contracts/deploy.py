@@ -1,0 +1,55 @@
+"""Deploy: a model version → what Triton serves.
+
+triton/<model>-<number>-<part>/…          Triton's model repository, see shared.serving.repository
+triton/deployments/<model>/<number>.json    Deployment
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Contract, Name, Request
+from shared.contracts.train import model_key
+
+Engine = Literal["pytorch", "tensorrt"]
+
+
+class DeployRequest(Request):
+    """Serve a model version on Triton from now on; requests under way end on the old one."""
+
+    stage: ClassVar[str] = "deploy"
+
+    model: Name
+    version: Name = "1"
+    number: int = Field(ge=1, description="Triton's number of it: one more than the last")
+    engine: Engine = "pytorch"
+    device: Literal["cpu", "cuda"] = Field("cpu", description="what Triton runs the networks on")
+
+    def inputs(self) -> list[str]:
+        return [model_key(self.model, self.version)]
+
+
+class Deployment(Contract):
+    """The record of a deployment; the one of the highest number is in use."""
+
+    number: int = Field(ge=1, description="Triton's number of it; grows with every deployment")
+    version: Name = Field(description="the model's version")
+    engine: Engine
+    sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
+
+
+def deployments_prefix(model: str) -> str:
+    """Prefix of the records of a model's deployments, with its trailing slash."""
+    return f"triton/deployments/{model}/"
+
+
+def deployment_key(model: str, number: int) -> str:
+    """Key of the record of a deployment."""
+    return f"{deployments_prefix(model)}{number}.json"
+
+
+def served_prefix(name: str) -> str:
+    """Prefix of a served model's objects, by Triton's name of it."""
+    return f"triton/{name}/"

@@ -1,0 +1,1 @@
+"""Synthetic datasets: their samples, exports, and the maps and crops they are made from."""

@@ -1,0 +1,196 @@
+"""Choosing the maps of a dataset, and the regions that its crops come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.contracts.base import Classes
+from shared.contracts.synthesize import DatasetRequest, wanted_shares
+from shared.contracts.train import ModelRecord
+from shared.datasets.region_bank import RegionBank
+from shared.errors import InputError
+from shared.seeds import image_seed
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+ENOUGH = 0.15  # share of a region that a class needs to fill a large crop: (200 / 512)²
+SLACK = 1e-5  # weight of the penalty that keeps unreachable proportions finite
+NEWTON_STEPS = 200
+SWAPS = 400
+TOLERANCE = 0.002
+
+
+def _gaps(shares: Float, wanted: Mapping[int, float], first: int) -> tuple[Float, Float]:
+    """Split regions into their labelled share (n,) and its gaps to what is wanted (n, classes)."""
+    labels = sorted(wanted)
+    tissue = np.maximum(shares[:, first:].sum(1), 1e-6)
+    return tissue, shares[:, labels] / tissue[:, None] - [wanted[label] for label in labels]
+
+
+def balance(shares: Float, wanted: Mapping[int, float], first: int = 1) -> Float:
+    """Weigh regions so that their expected class shares are as wanted.
+
+    Of all ways to spread the labelled pixels over the regions that do it, the one of
+    greatest entropy: q_i ∝ exp(-λ·g_i) for the gaps g_i of the regions' shares, with
+    λ from the convex dual by Newton's method (Jaynes 1957). Where none does it, the
+    nearest is taken. Regions then count by q_i over their labelled share.
+
+    Args:
+        shares: (n, classes) share of each window per class, background first.
+        wanted: label → share of the labelled pixels.
+        first: the first label that counts as labelled.
+
+    Returns:
+        (n,), positive, sum 1.
+    """
+    tissue, gaps = _gaps(shares, wanted, first)
+    weights = _spread(gaps) / tissue
+    normal: Float = weights / weights.sum()
+    return normal
+
+
+def _spread(gaps: Float) -> Float:
+    """Weights (n,) of greatest entropy whose mean gap is zero, or as near as can be."""
+    multipliers = np.zeros(gaps.shape[1])
+    value, weights = _dual(gaps, multipliers)
+    for _ in range(NEWTON_STEPS):
+        mean = weights @ gaps
+        slope = SLACK * multipliers - mean
+        curvature = (gaps * weights[:, None]).T @ gaps - np.outer(mean, mean)
+        step = np.linalg.solve(curvature + SLACK * np.eye(len(mean)), -slope)
+        size, gain = 1.0, float(-slope @ step)
+        if gain < 1e-12:
+            break
+        while (after := _dual(gaps, multipliers + size * step))[0] > value - 0.1 * size * gain:
+            size /= 2
+            if size < 1e-6:  # rounding is all that is left
+                return weights
+        multipliers = multipliers + size * step
+        value, weights = after
+    return weights
+
+
+def _dual(gaps: Float, multipliers: Float) -> tuple[float, Float]:
+    """Value of the convex dual, and the weights that belong to it."""
+    logits = -gaps @ multipliers
+    highest = logits.max()
+    raised = np.exp(logits - highest)
+    total = raised.sum()
+    penalty = SLACK / 2 * multipliers @ multipliers
+    return float(highest + np.log(total) + penalty), raised / total
+
+
+def choose_maps(
+    shares: Float, count: int, wanted: Mapping[int, float], rng: np.random.Generator, first: int = 1
+) -> Int:
+    """Choose the regions whose maps a dataset takes.
+
+    Without wanted shares, every region is taken equally often (give or take one).
+    With them, regions are drawn by `balance` and then swapped while that helps.
+
+    Returns:
+        int64 (count,) region numbers, in random order.
+    """
+    if not wanted:
+        rounds = [rng.permutation(len(shares)) for _ in range(-(-count // len(shares)))]
+        return np.concatenate(rounds)[:count]
+    order = rng.permutation(len(shares))
+    steps = np.cumsum(balance(shares, wanted, first)[order]) * count
+    drawn = np.searchsorted(steps, np.arange(count) + rng.random(), side="right")
+    chosen: Int = rng.permutation(order[np.minimum(drawn, len(shares) - 1)])
+    return _swap(*_gaps(shares, wanted, first), chosen, rng)
+
+
+def _swap(tissue: Float, gaps: Float, chosen: Int, rng: np.random.Generator) -> Int:
+    """Swap chosen regions for others as long as the gap of the whole choice shrinks."""
+    chosen = chosen.copy()
+    sums = np.column_stack([gaps * tissue[:, None], tissue])
+
+    def error(total: Float) -> Float:
+        squares: Float = np.square(total[..., :-1] / total[..., -1:]).sum(-1)
+        return squares
+
+    total = sums[chosen].sum(0)
+    for _ in range(SWAPS):
+        if error(total) < TOLERANCE**2:
+            break
+        places = rng.choice(len(chosen), min(len(chosen), 64), replace=False)
+        others = rng.choice(len(sums), min(len(sums), 1024), replace=False)
+        after = total - sums[chosen[places]][:, None] + sums[others][None]
+        errors = error(after)
+        place, other = np.unravel_index(errors.argmin(), errors.shape)
+        if errors[place, other] < error(total):
+            total = after[place, other]
+            chosen[places[place]] = others[other]
+    return chosen
+
+
+SlideRule = Literal["same", "other", "any"]
+
+
+def donors(shares: Float, slides: NDArray[np.str_], label: int, slide: str, rule: SlideRule) -> Int:
+    """Regions that may give a crop of a class to a map of `slide`.
+
+    Those that hold enough of the class to fill a large crop; where there are none,
+    those that hold any.
+    """
+    here = slides == slide
+    allowed = {"same": here, "other": ~here, "any": np.ones(len(slides), bool)}[rule]
+    share = np.where(allowed, shares[:, label], 0.0)
+    enough = np.flatnonzero(share >= ENOUGH)
+    return enough if len(enough) else np.flatnonzero(share > 0)
+
+
+def check_donors(
+    shares: Float, slides: NDArray[np.str_], pairs: set[tuple[str, int]], rule: SlideRule,
+    classes: Classes, whose: str,
+) -> None:  # fmt: skip
+    """Check that each (slide of the map, class) finds a donor.
+
+    Raises:
+        InputError: one does not; says which and what to do.
+    """
+    for slide, label in sorted(pairs):
+        if len(donors(shares, slides, label, slide, rule)):
+            continue
+        where = {
+            "same": f"on slide {slide!r}",
+            "other": f"on any slide but {slide!r}",
+            "any": "on any slide",
+        }[rule]
+        raise InputError(
+            f"no crop of {classes.names[label]!r} for the maps of {slide!r}: {whose} has none "
+            f"{where}. Take another crop source (splits, regions), or crops.slide = 'any'"
+        )
+
+
+def plan_maps(
+    request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
+) -> Int:
+    """Choose the map of every image of a dataset; the same request has the same choice.
+
+    Returns:
+        int64 (images,) region numbers in `maps`.
+
+    Raises:
+        InputError: the proportions are none of the model's, or a class of a chosen map has no
+            region that a crop of it could be cut from.
+    """
+    first = model.classes.first
+    wanted = wanted_shares(request.proportions, model.classes)
+    rng = np.random.default_rng(image_seed(request.seed, -1))
+    chosen = choose_maps(maps.shares, request.images, wanted, rng, first)
+    pairs = {
+        (str(maps.slides[number]), int(label))
+        for number in np.unique(chosen)
+        for label in np.flatnonzero(maps.shares[number])
+        if label >= first
+    }
+    source = f"region set {crops.name!r} ({', '.join(request.crops.splits)})"
+    check_donors(crops.shares, crops.slides, pairs, request.crops.slide, model.classes, source)
+    return chosen

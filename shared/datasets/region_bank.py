@@ -1,0 +1,98 @@
+"""A bank of regions that maps and crops are taken from, in the model's labels."""
+
+from __future__ import annotations
+
+import io
+from functools import cached_property
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shared.contracts.base import Split
+from shared.contracts.regions import region_table_key
+from shared.contracts.synthesize import DatasetRequest
+from shared.contracts.train import ModelRecord
+from shared.datasets.samples import check_region_set
+from shared.errors import InputError
+from shared.imaging.region_sets import Region, RegionIndex, load_region_set
+from shared.storage import ObjectStore
+
+
+class RegionBank:
+    """What the tables of a region set say, and its pixels on demand.
+
+    Attributes:
+        name: of the region set.
+        keys: key of every region, slide by slide.
+        slides: str (n,), slide of every region.
+        shares: float64 (n, classes of the model), share of the window per class.
+
+    Raises:
+        InputError: the set does not fit the model (classes, size, resolution), or has
+            no region in the splits.
+    """
+
+    def __init__(
+        self, store: ObjectStore, name: str, splits: tuple[Split, ...], model: ModelRecord
+    ) -> None:
+        record = load_region_set(store, name)
+        self.name = name
+        self._store, self._record, self._splits = store, record, splits
+        self._table = check_region_set(record, splits, model)
+        self.keys: list[str] = []
+        slides, shares = [], []
+        for part in record.of_split(*splits):
+            body = store.get(region_table_key(name, part.slide))
+            rows = pq.read_table(io.BytesIO(body), columns=["key", "slide", "fractions"])
+            self.keys += rows["key"].to_pylist()
+            slides += rows["slide"].to_pylist()
+            shares += rows["fractions"].to_pylist()
+        self.slides = np.array(slides)
+        self.shares: NDArray[np.float64] = np.zeros((len(shares), len(model.classes)))
+        found = np.array(shares, np.float64)
+        for index in range(found.shape[1]):
+            self.shares[:, self._table[index]] += found[:, index]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Number of every region, by its key."""
+        return {key: number for number, key in enumerate(self.keys)}
+
+    @cached_property
+    def pixels(self) -> RegionIndex:
+        """The set's images and label maps, with the set's own labels."""
+        return RegionIndex(self._store, self._record, *self._splits)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {key: position for position, key in enumerate(self.pixels.keys)}
+
+    def read(self, number: int) -> Region:
+        """Read a region, its labels turned into the model's.
+
+        Raises:
+            InputError: the table names a region that the shard does not hold.
+        """
+        key = self.keys[number]
+        if key not in self._positions:
+            raise InputError(
+                f"region set {self.name!r}: the shard of {self.slides[number]} lacks {key}, which "
+                "its table names: make the region set again"
+            )
+        region = self.pixels[self._positions[key]]
+        return Region(key, region.slide, region.image, self._table[region.labels])
+
+
+def open_banks(
+    store: ObjectStore, request: DatasetRequest, model: ModelRecord
+) -> tuple[RegionBank, RegionBank]:
+    """Open the banks of maps and of crops; one and the same if both sources are."""
+    wanted = [
+        (source.regions or model.regions, source.splits) for source in (request.maps, request.crops)
+    ]
+    maps = RegionBank(store, *wanted[0], model)
+    return maps, maps if wanted[0] == wanted[1] else RegionBank(store, *wanted[1], model)

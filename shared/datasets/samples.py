@@ -1,0 +1,186 @@
+"""Synthetic datasets as pixels: the border between synthesize, evaluate and the gateway."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.contracts.base import Classes, Split
+from shared.contracts.regions import RegionSet
+from shared.contracts.synthesize import DatasetRecord, Provenance, dataset_key
+from shared.contracts.train import ModelRecord
+from shared.diffusion.crops import Crop
+from shared.errors import InputError
+from shared.imaging.codec import decode_png, encode_png
+from shared.imaging.region_sets import RegionIndex
+from shared.storage import ObjectStore
+from shared.storage.formats import unpack_tar
+
+UInt8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One synthetic image.
+
+    Attributes:
+        image: uint8 RGB (size, size, 3).
+        labels: uint8 (size, size), the label map it was made from.
+        provenance: what it was made from; its `key` names the sample.
+    """
+
+    image: UInt8
+    labels: UInt8
+    provenance: Provenance
+
+
+def shard_members(samples: Sequence[Sample]) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a WebDataset shard."""
+    for sample in samples:
+        key = sample.provenance.key
+        yield f"{key}.json", sample.provenance.model_dump_json(indent=1).encode()
+        yield f"{key}.mask.png", encode_png(sample.labels)
+        yield f"{key}.png", encode_png(sample.image)
+
+
+def read_shard(data: bytes) -> Iterator[Sample]:
+    """Yield the samples of a shard in their order."""
+    yield from read_members(unpack_tar(data))
+
+
+def read_members(members: Iterable[tuple[str, bytes]]) -> Iterator[Sample]:
+    """Yield the samples of a shard's files, which come as `shard_members` has written them."""
+    files: dict[str, bytes] = {}
+    for name, body in members:
+        files[name] = body
+        if name.endswith(".png") and not name.endswith(".mask.png"):
+            key = name.removesuffix(".png")
+            yield Sample(
+                decode_png(body),
+                decode_png(files.pop(f"{key}.mask.png")),
+                Provenance.model_validate_json(files.pop(f"{key}.json")),
+            )
+            files.clear()
+
+
+def load_dataset(store: ObjectStore, dataset: str) -> DatasetRecord:
+    """Return a dataset's record."""
+    return store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord)
+
+
+class DatasetIndex:
+    """Random access to the samples of a dataset, without holding them in memory."""
+
+    def __init__(self, store: ObjectStore, record: DatasetRecord) -> None:
+        self._entries = []
+        for shard in record.shards:
+            path = store.local(shard)
+            with tarfile.open(path, mode="r:") as tar:
+                spans = {member.name: (member.offset_data, member.size) for member in tar}
+            for name in spans:
+                if name.endswith(".json"):
+                    key = name.removesuffix(".json")
+                    names = (name, f"{key}.mask.png", f"{key}.png")
+                    self._entries.append((path, [spans[part] for part in names]))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def provenance(self, index: int) -> Provenance:
+        """Read what a sample was made from, without its pixels."""
+        path, spans = self._entries[index]
+        with path.open("rb") as file:
+            file.seek(spans[0][0])
+            return Provenance.model_validate_json(file.read(spans[0][1]))
+
+    def __getitem__(self, index: int) -> Sample:
+        path, spans = self._entries[index]
+        bodies = []
+        with path.open("rb") as file:
+            for offset, size in spans:
+                file.seek(offset)
+                bodies.append(file.read(size))
+        provenance = Provenance.model_validate_json(bodies[0])
+        return Sample(decode_png(bodies[2]), decode_png(bodies[1]), provenance)
+
+
+def relabel(found: Classes, wanted: Classes, whose: str) -> UInt8:
+    """Return a table uint8 (256,) that maps labels of `found` to those of `wanted`, by name.
+
+    Raises:
+        InputError: `found` has a class that `wanted` does not know, or another meaning of
+            class 0; `whose` names its owner.
+    """
+    unknown = [name for name in found.names[1:] if name not in wanted.names]
+    if unknown:
+        raise InputError(
+            f"{whose} has classes {unknown} that the model does not know; it knows "
+            f"{wanted.names[1:]}: take a region set with these classes, or train on this one"
+        )
+    if found.exhaustive != wanted.exhaustive:
+        said = ["is glass or unlabelled", "is other tissue"]
+        raise InputError(
+            f"class 0 of {whose} {said[found.exhaustive]}, but to the model it "
+            f"{said[wanted.exhaustive]}: take a region set that is labelled alike"
+        )
+    table = np.zeros(256, np.uint8)
+    for item in found.items[1:]:
+        table[item.index] = wanted.index(item.name)
+    return table
+
+
+def check_region_set(record: RegionSet, splits: Sequence[Split], model: ModelRecord) -> UInt8:
+    """Check that maps or crops of a model can be taken from some splits of a region set.
+
+    Returns:
+        A table uint8 (256,) that maps the set's labels to the model's.
+
+    Raises:
+        InputError: the set does not fit the model (classes, size, resolution), or has no
+            region in the splits.
+    """
+    table = relabel(record.classes, model.classes, f"region set {record.name!r}")
+    if record.rule.size < model.size:
+        raise InputError(
+            f"regions of {record.name!r} are {record.rule.size} px, smaller than the model's "
+            f"{model.size} px: ingest with a larger region size"
+        )
+    if abs(record.rule.mpp / model.mpp - 1) > 0.05:
+        raise InputError(
+            f"regions of {record.name!r} are at {record.rule.mpp} µm per pixel, the model at "
+            f"{model.mpp}: ingest the slides at the model's resolution"
+        )
+    if not record.of_split(*splits):
+        raise InputError(f"region set {record.name!r} has no region in {' or '.join(splits)}")
+    return table
+
+
+def recut_crops(provenance: Provenance, regions: RegionIndex) -> list[Crop]:
+    """Cut an image's crops again out of the region set that they came from.
+
+    Crops whose region is not in `regions` (another split) are left out.
+    """
+    positions = {key: number for number, key in enumerate(regions.keys)}
+    crops = []
+    for origin in provenance.crops:
+        if origin.region in positions:
+            image = regions[positions[origin.region]].image
+            window = np.s_[origin.y : origin.y + origin.side, origin.x : origin.x + origin.side]
+            crops.append(Crop(origin.label, origin.placed_x, origin.placed_y, image[window]))
+    return crops
+
+
+def draw_crops(crops: Sequence[Crop], size: int) -> UInt8:
+    """Show crops at their places on a grey canvas, uint8 RGB (size, size, 3)."""
+    canvas = np.full((size, size, 3), 230, np.uint8)
+    for crop in crops:
+        height, width = crop.pixels.shape[:2]
+        canvas[crop.y : crop.y + height, crop.x : crop.x + width] = crop.pixels
+        corner = (crop.x + width - 1, crop.y + height - 1)
+        cv2.rectangle(canvas, (crop.x, crop.y), corner, (120, 120, 120), 1)
+    return canvas

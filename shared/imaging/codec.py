@@ -1,0 +1,33 @@
+"""PNG: the codec of every image and label map that the system writes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import InputError
+
+UInt8 = NDArray[np.uint8]
+
+PNG_LEVEL = 4
+"""zlib's compression level of every PNG, 0 to 9."""
+
+
+def encode_png(array: UInt8) -> bytes:
+    """Encode uint8 (h, w) or RGB (h, w, 3) as PNG: the same array gives the same bytes."""
+    pixels = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    if not done:
+        raise InputError(f"cannot write an array of shape {array.shape} as PNG")
+    return data.tobytes()
+
+
+def decode_png(data: bytes) -> UInt8:
+    """Decode a PNG to uint8 RGB (h, w, 3), or (h, w) where it has one channel."""
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise InputError("an image in a shard is broken: make the shard again")
+    return np.asarray(
+        cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array, np.uint8
+    )

@@ -1,0 +1,1 @@
+"""The queue: workers, the reconciler, and all that lives in Redis."""

@@ -1,0 +1,101 @@
+"""What lives in Redis besides the queues: leases, progress, counts. All of it may be lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from shared.jobs.reporting import Reporter
+from shared.queue.counts import count_images, count_unit
+
+PROGRESS_SECONDS = 3600
+
+_RENEW = (
+    "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) end"
+)
+_RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) end"
+
+
+def connect(broker_url: str) -> Redis:
+    """Open a connection to the Redis at `broker_url`."""
+    client: Redis = Redis.from_url(broker_url, socket_timeout=10, decode_responses=True)
+    return client
+
+
+class RedisLeases:
+    """Leases as expiring Redis keys with a heartbeat.
+
+    Where Redis can't be reached there is no lease: the work is done all the same,
+    perhaps twice, since its outputs are the same bytes.
+    """
+
+    def __init__(self, redis: Redis, seconds: int) -> None:
+        self.redis = redis
+        self.milliseconds = seconds * 1000
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[bool]:
+        key, token = f"lease:{name}", uuid.uuid4().hex
+        try:
+            mine = bool(self.redis.set(key, token, nx=True, px=self.milliseconds))
+        except RedisError:
+            yield True
+            return
+        if not mine:
+            yield False
+            return
+        stop = threading.Event()
+        beat = threading.Thread(target=self._renew, args=(key, token, stop), daemon=True)
+        beat.start()
+        try:
+            yield True
+        finally:
+            stop.set()
+            beat.join()
+            with suppress(RedisError):  # else it expires by itself
+                self.redis.eval(_RELEASE, 1, key, token)
+
+    def _renew(self, key: str, token: str, stop: threading.Event) -> None:
+        while not stop.wait(self.milliseconds / 3000):
+            try:
+                self.redis.eval(_RENEW, 1, key, token, str(self.milliseconds))
+            except RedisError:
+                continue  # tried again at the next beat
+
+    def alive(self, name: str) -> bool:
+        return bool(self.redis.exists(f"lease:{name}"))
+
+
+class RedisReporter(Reporter):
+    """Publishes progress to a Redis hash per job, and counts units, for whoever looks."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+
+    def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
+        value = json.dumps({"done": done, "total": total, "note": note})
+        with suppress(RedisError):  # progress is only for looking
+            self.redis.hset(f"progress:{job}", unit, value)
+            self.redis.expire(f"progress:{job}", PROGRESS_SECONDS)
+
+    def done(self, job: str, unit: str, seconds: float, result: dict[str, Any]) -> None:
+        with suppress(RedisError):
+            count_unit(self.redis, job, "done", seconds)
+            count_images(self.redis, job, int(result.get("images", 0)))
+
+    def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
+        with suppress(RedisError):
+            count_unit(self.redis, job, "parked" if parked else "failed", 0.0)
+
+
+def read_progress(redis: Redis, job: str) -> dict[str, dict[str, Any]]:
+    """Return the units of a job that have reported, with `done`, `total` and `note`."""
+    found: Any = redis.hgetall(f"progress:{job}")
+    return {unit: json.loads(value) for unit, value in found.items()}

@@ -1,0 +1,179 @@
+"""A Celery worker made from a stage; the only file that knows Celery.
+
+Celery carries `(job, unit)` and nothing else. A message lost with its worker or
+with Redis is sent again by the reconciler, since the store knows what is open.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from celery import Celery
+from celery.signals import heartbeat_sent, worker_process_init
+from kombu.exceptions import OperationalError
+
+from shared.computing import prepare
+from shared.errors import HeteroTissueError, InputError
+from shared.jobs import Ledger, Stage, execute
+from shared.logging import configure_logging
+from shared.queue import health
+from shared.queue.redis_state import RedisLeases, RedisReporter, connect
+from shared.queue.sweeping import sweep
+from shared.queue.tenants import ledger_of, tenant_ledger, tenants
+from shared.settings import Settings, settings
+from shared.storage import open_store
+
+TASK = "htd.run"
+SWEEP_SECONDS = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+def make_app(config: Settings, queue: str = "htd") -> Celery:
+    """Make the Celery app of the workers of `queue`.
+
+    Raises:
+        InputError: no broker is configured.
+    """
+    url = config.broker_url.get_secret_value()
+    if not url:
+        raise InputError(
+            "no broker: set HTD_BROKER_URL=redis://host:port/0, or start 'htd stack up'"
+        )
+    app = Celery("heterotissue", broker=url)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_soft_shutdown_timeout=config.stop_seconds,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        visibility_timeout=config.visibility_timeout,
+        broker_transport_options={
+            "visibility_timeout": config.visibility_timeout,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            "unacked_key": f"unacked.{queue}",
+            "unacked_index_key": f"unacked_index.{queue}",
+            "unacked_mutex_key": f"unacked_mutex.{queue}",
+        },
+    )
+    return app
+
+
+class QueueError(HeteroTissueError):
+    """The queue cannot be reached; what was to be queued is, when the reconciler can."""
+
+
+class Dispatcher:
+    """Queues units of jobs."""
+
+    def __init__(self, config: Settings) -> None:
+        self.config = config
+        self.app = make_app(config)
+        self.redis = connect(config.broker_url.get_secret_value())
+
+    def send(self, stage: str, job: str, units: list[str]) -> None:
+        """Queue units for the workers of `stage`. Raises `QueueError`."""
+        try:
+            for unit in units:
+                self.app.send_task(TASK, args=[job, unit], queue=stage)
+        except OperationalError as error:
+            raise QueueError(f"{job} is recorded, but the queue cannot be reached") from error
+
+    def start(self, ledger: Ledger, job: str) -> None:
+        """Queue what a freshly submitted job can do now."""
+        self.send(ledger.stage(job), job, ledger.runnable(job)[1])
+
+    def reconcile(self, ledger: Ledger) -> int:
+        """Send again what was lost: waiting units with neither lease nor a queue before them.
+
+        Returns:
+            The number of units that were queued.
+        """
+        leases = RedisLeases(self.redis, self.config.lease_seconds)
+        sent = 0
+        for job in ledger.open_jobs():
+            stage = ledger.stage(job)
+            if self.redis.llen(stage):
+                continue  # its units may simply be waiting
+            lost = [u for u in ledger.runnable(job)[1] if not leases.alive(f"{job}/{u}")]
+            self.send(stage, job, lost)
+            sent += len(lost)
+        return sent
+
+
+def reconcile_forever(config: Settings, stop: threading.Event) -> None:
+    """Reconcile every `config.reconcile_seconds` until `stop` is set; sweep every hour."""
+    root = open_store(config=config)
+    dispatcher = Dispatcher(config)
+    kept, swept = timedelta(days=config.keep_images_days), time.monotonic() - SWEEP_SECONDS
+    while not stop.wait(config.reconcile_seconds):
+        try:
+            for tenant in tenants(root):
+                if sent := dispatcher.reconcile(tenant_ledger(config, tenant)):
+                    log.warning("queued %d units of tenant %s again", sent, tenant)
+            if time.monotonic() - swept >= SWEEP_SECONDS:
+                swept = time.monotonic()
+                for tenant in tenants(root):
+                    if removed := sweep(tenant_ledger(config, tenant), kept, datetime.now(UTC)):
+                        log.info("removed %d old objects of tenant %s", removed, tenant)
+        except Exception:
+            log.exception("reconciliation failed; trying again")
+        health.beat()
+
+
+def worker_app(stage: Stage[Any], config: Settings) -> Celery:
+    """Make the Celery app that runs the units of `stage`."""
+    app = make_app(config, stage.name)
+
+    @app.task(name=TASK)  # type: ignore[untyped-decorator]
+    def run(job: str, unit: str) -> None:
+        ledger = ledger_of(config, job)
+        redis = connect(config.broker_url.get_secret_value())
+        log.info("%s: %s", job, unit)
+        following = execute(
+            ledger,
+            stage,
+            job,
+            unit,
+            leases=RedisLeases(redis, config.lease_seconds),
+            reporter=RedisReporter(redis),
+            config=config,
+        )
+        for name in following:
+            app.send_task(TASK, args=[job, name], queue=stage.name)
+
+    return app
+
+
+def serve(stage: Stage[Any]) -> None:
+    """Work on the queue of `stage` until the process is told to stop."""
+    config = settings()
+    configure_logging(config.log_level)
+    worker_process_init.connect(lambda **_: prepare(config.threads), weak=False)
+    heartbeat_sent.connect(lambda **_: health.beat(), weak=False)
+    worker_app(stage, config).worker_main(
+        [
+            "worker",
+            "--queues", stage.name,
+            "--concurrency", "1",
+            "--pool", "prefork",
+            "--hostname", f"{stage.name}-{os.getpid()}@%h",
+            "--without-gossip",
+            "--without-mingle",
+            "--loglevel", config.log_level,
+        ]
+    )  # fmt: skip

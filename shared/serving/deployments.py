@@ -1,0 +1,28 @@
+"""The records of a model's deployments on Triton."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from shared.contracts.deploy import Deployment, DeployRequest, deployments_prefix
+from shared.jobs import Ledger, stage_of
+from shared.storage import ObjectNotFoundError, ObjectStore
+
+
+def deployments(store: ObjectStore, model: str) -> list[Deployment]:
+    """Return a model's deployments by number; the last one is in use."""
+    found = []
+    for key in store.list(deployments_prefix(model)):
+        with suppress(ObjectNotFoundError):  # taken back meanwhile
+            found.append(store.get_model(key, Deployment))
+    return sorted(found, key=lambda each: each.number)
+
+
+def next_number(ledger: Ledger, model: str) -> int:
+    """Return a number that no deployment of a model has, be it done, waiting, or to be retried."""
+    known = [each.number for each in deployments(ledger.store, model)]
+    for job in ledger.jobs():
+        if stage_of(job) == DeployRequest.stage:
+            request = ledger.request(job)
+            known += [int(request["number"])] if request["model"] == model else []
+    return max(known, default=0) + 1

@@ -1,0 +1,40 @@
+"""Opening a store by its address."""
+
+from __future__ import annotations
+
+from urllib.parse import urlparse
+
+from minio.error import InvalidResponseError, S3Error
+
+from shared.errors import InputError
+from shared.settings import Settings, settings
+from shared.storage.directory import DirectoryStore
+from shared.storage.s3 import S3Store
+from shared.storage.store import ObjectStore
+
+
+def open_store(url: str | None = None, config: Settings | None = None) -> ObjectStore:
+    """Open the store at `url`: a directory, or `s3://bucket[/prefix]`.
+
+    Without `url`, the process's `HTD_STORE` is opened. S3 servers and keys come
+    from `HTD_S3_*`.
+
+    Raises:
+        InputError: the address is malformed, or the keys are missing or refused.
+    """
+    config = config or settings()
+    url = url or config.store
+    if "://" not in url:
+        return DirectoryStore(url)
+    parsed = urlparse(url)
+    if parsed.scheme != "s3" or not parsed.netloc:
+        raise InputError(f"{url!r} is no store: give a directory or s3://bucket/prefix")
+    store = S3Store(parsed.netloc, parsed.path, config)
+    try:
+        store.create_bucket()
+    except (InvalidResponseError, S3Error) as error:
+        raise InputError(
+            f"{config.s3_endpoint} refused the keys for bucket {parsed.netloc!r}: "
+            "check HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY"
+        ) from error
+    return store

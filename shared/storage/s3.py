@@ -1,0 +1,161 @@
+"""Objects in a bucket of an S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, cast
+from urllib.parse import urlparse
+
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+from minio.error import InvalidResponseError, S3Error
+
+from shared.errors import InputError
+from shared.settings import Settings
+from shared.storage.store import ObjectNotFoundError, ObjectStore, Stat, check_key
+
+
+class S3Store(ObjectStore):
+    """Objects in a bucket of any S3 server (MinIO, AWS, …), below an optional prefix.
+
+    Attributes:
+        client: of the server.
+        signer: signs URLs for those who reach the server under another address.
+    """
+
+    def __init__(self, bucket: str, prefix: str, config: Settings) -> None:
+        self.bucket = bucket
+        self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        self.cache = (
+            config.cache_dir
+            / hashlib.sha256(f"{config.s3_endpoint}/{self.url}".encode()).hexdigest()[:16]
+        )
+        self.client = _client("HTD_S3_ENDPOINT", config.s3_endpoint, config)
+        self.signer = (
+            _client("HTD_S3_PUBLIC_ENDPOINT", config.s3_public_endpoint, config)
+            if config.s3_public_endpoint
+            else self.client
+        )
+
+    def name(self, key: str) -> str:
+        """Name of the object in the bucket."""
+        return self.prefix + check_key(key)
+
+    def create_bucket(self) -> None:
+        """Make the bucket where it is missing."""
+        if not self.client.bucket_exists(self.bucket):
+            self.client.make_bucket(self.bucket)
+
+    def put(self, key: str, data: bytes) -> None:
+        self.client.put_object(self.bucket, self.name(key), io.BytesIO(data), len(data))
+
+    def put_file(self, key: str, path: Path) -> None:
+        self.client.fput_object(self.bucket, self.name(key), str(path))
+
+    def get(self, key: str) -> bytes:
+        with self.open(key) as stream:
+            return stream.read()
+
+    def _translated(self, error: S3Error | InvalidResponseError, key: str) -> Exception:
+        """Tell a missing object from other errors.
+
+        Servers that send their errors as text/xml (rclone) get past the client's parser.
+        """
+        if isinstance(error, S3Error):
+            missing = error.code in {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NotFound"}
+        else:
+            missing = "Response code: 404" in str(error)
+        return ObjectNotFoundError(self, key) if missing else error
+
+    def stat(self, key: str) -> Stat:
+        try:
+            stat = self.client.stat_object(self.bucket, self.name(key))
+        except (S3Error, InvalidResponseError) as error:
+            raise self._translated(error, key) from error
+        return Stat(stat.size or 0, (stat.etag or "").strip('"'))
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.stat(key)
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        objects = self.client.list_objects(self.bucket, self.prefix + prefix, recursive=True)
+        names = (item.object_name or "" for item in objects if not item.is_dir)
+        yield from sorted(name.removeprefix(self.prefix) for name in names)
+
+    def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        objects = self.client.list_objects(self.bucket, self.prefix + prefix, recursive=True)
+        yield from sorted(
+            ((item.object_name or "").removeprefix(self.prefix), item.last_modified)
+            for item in objects
+            if item.last_modified is not None
+        )
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        objects = self.client.list_objects(self.bucket, self.prefix + prefix)
+        names = (item.object_name or "" for item in objects if item.is_dir)
+        yield from sorted(name.removeprefix(self.prefix + prefix).rstrip("/") for name in names)
+
+    def delete(self, key: str) -> None:
+        self.client.remove_object(self.bucket, self.name(key))
+
+    def delete_prefix(self, prefix: str) -> None:
+        names = (DeleteObject(self.prefix + key) for key in self.list(prefix))
+        for error in self.client.remove_objects(self.bucket, names):
+            raise OSError(f"could not delete {error.name}: {error.message}")
+
+    def local(self, key: str) -> Path:
+        size, tag = self.stat(key)
+        version = hashlib.sha256(f"{tag}-{size}".encode()).hexdigest()[:16]
+        path = self.cache / version / check_key(key)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Others may fetch it at the same time: to a file of its own, then renamed.
+            part = f"{path}.{secrets.token_hex(8)}.part"
+            self.client.fget_object(self.bucket, self.name(key), part)
+            Path(part).replace(path)
+        return path
+
+    @contextmanager
+    def open(self, key: str, start: int = 0) -> Iterator[IO[bytes]]:
+        try:
+            response = self.client.get_object(self.bucket, self.name(key), offset=start)
+        except (S3Error, InvalidResponseError) as error:
+            raise self._translated(error, key) from error
+        try:
+            yield cast(IO[bytes], response)
+        finally:
+            response.close()
+            response.release_conn()
+
+    def presign(self, key: str, seconds: int) -> str | None:
+        return self.signer.presigned_get_object(
+            self.bucket, self.name(key), expires=timedelta(seconds=seconds)
+        )
+
+
+def _client(setting: str, url: str, config: Settings) -> Minio:
+    endpoint = urlparse(url)
+    if endpoint.scheme not in {"http", "https"} or not endpoint.netloc:
+        raise InputError(
+            f"{setting}={url!r} is no S3 server: set it to http://host:port or https://host"
+        )
+    if not config.s3_access_key.get_secret_value():
+        raise InputError("an s3:// store needs HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY")
+    return Minio(
+        endpoint.netloc,
+        access_key=config.s3_access_key.get_secret_value(),
+        secret_key=config.s3_secret_key.get_secret_value(),
+        secure=endpoint.scheme == "https",
+        region=config.s3_region,
+    )

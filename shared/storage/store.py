@@ -1,0 +1,143 @@
+"""The interface of the object store.
+
+A key is a relative POSIX path. A put is atomic (readers see the old object, the
+new one or none) and a later put replaces an earlier one.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel
+
+from shared.errors import InputError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ObjectNotFoundError(InputError):
+    """The store holds no object under the key."""
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        super().__init__(f"{store.url} holds no object {key!r}")
+        self.key = key
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it is a plain relative path.
+
+    Raises:
+        InputError: it is empty, absolute, or climbs out of the store.
+    """
+    path = PurePosixPath(key)
+    if not key or path.is_absolute() or ".." in path.parts or str(path) != key or "\\" in key:
+        raise InputError(
+            f"{key!r} is no store key: use a relative path such as 'slides/a/slide.json'"
+        )
+    return key
+
+
+class Stat(NamedTuple):
+    """What a store says of an object; `tag` is another one whenever the object is replaced."""
+
+    size: int
+    tag: str
+
+
+class ObjectStore(ABC):
+    """Objects under keys. Implementations: `DirectoryStore`, `S3Store`."""
+
+    url: str
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """Store `data` under `key`, whole or not at all."""
+
+    @abstractmethod
+    def put_file(self, key: str, path: Path) -> None:
+        """Store the content of the file at `path`, whole or not at all."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """Return the object's bytes. Raises `ObjectNotFoundError`."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Say whether there is an object under `key`."""
+
+    @abstractmethod
+    def stat(self, key: str) -> Stat:
+        """Return the object's size in bytes, and its tag. Raises `ObjectNotFoundError`."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield all keys that start with `prefix`, sorted."""
+
+    @abstractmethod
+    def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Yield all keys that start with `prefix`, sorted, and when they were last put (UTC)."""
+
+    @abstractmethod
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the folders directly below `prefix` (which ends in /), sorted."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Delete the object; nothing happens where there is none."""
+
+    @abstractmethod
+    def local(self, key: str) -> Path:
+        """Return a read-only local file with the object's content.
+
+        Libraries that need a real file (OpenSlide, HDF5) read through this. An S3
+        store downloads into a cache, keyed by the object's ETag.
+        """
+
+    @abstractmethod
+    def open(self, key: str, start: int = 0) -> AbstractContextManager[IO[bytes]]:
+        """Read the object as a stream, from byte `start` on. Raises `ObjectNotFoundError`."""
+
+    @abstractmethod
+    def presign(self, key: str, seconds: int) -> str | None:
+        """Return a URL from which anybody can read the object for so long.
+
+        None where the store has no server of its own.
+        """
+
+    def size(self, key: str) -> int:
+        """Return the object's size in bytes. Raises `ObjectNotFoundError`."""
+        return self.stat(key).size
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete every object whose key starts with `prefix`."""
+        for key in list(self.list(prefix)):
+            self.delete(key)
+
+    def put_json(self, key: str, value: Any) -> None:
+        """Store `value` (plain JSON or a pydantic model) in a canonical form."""
+        plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        self.put(key, (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode())
+
+    def get_json(self, key: str) -> Any:
+        """Return the parsed JSON object under `key`."""
+        return json.loads(self.get(key))
+
+    def get_model(self, key: str, model: type[M]) -> M:
+        """Return the object under `key`, validated as `model`."""
+        return model.model_validate_json(self.get(key))
+
+    @contextmanager
+    def writing(self, key: str, suffix: str = "") -> Iterator[Path]:
+        """Give a temporary path to write to; store it under `key` on a clean exit."""
+        suffix = suffix or "".join(PurePosixPath(key).suffixes)
+        with tempfile.TemporaryDirectory(prefix="htd-") as folder:
+            path = Path(folder) / f"object{suffix}"
+            yield path
+            self.put_file(key, path)

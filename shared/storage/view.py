@@ -1,0 +1,55 @@
+"""A store seen through another object, which may change what a put or a delete does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from shared.storage.store import ObjectStore, Stat
+
+
+class StoreView(ObjectStore):
+    """Another store, seen through: subclasses change what a put or a delete does."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self.inner = inner
+        self.url = inner.url
+
+    def put(self, key: str, data: bytes) -> None:
+        self.inner.put(key, data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self.inner.put_file(key, path)
+
+    def get(self, key: str) -> bytes:
+        return self.inner.get(key)
+
+    def exists(self, key: str) -> bool:
+        return self.inner.exists(key)
+
+    def stat(self, key: str) -> Stat:
+        return self.inner.stat(key)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        return self.inner.list(prefix)
+
+    def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        return self.inner.dates(prefix)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        return self.inner.folders(prefix)
+
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+
+    def local(self, key: str) -> Path:
+        return self.inner.local(key)
+
+    def open(self, key: str, start: int = 0) -> AbstractContextManager[IO[bytes]]:
+        return self.inner.open(key, start)
+
+    def presign(self, key: str, seconds: int) -> str | None:
+        return self.inner.presign(key, seconds)
