@@ -31,8 +31,8 @@ from services.evaluate.segmentation import (
 from shared.computing import prepare
 from shared.contracts.base import Classes, Split
 from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.recipe import VaeRecipe
 from shared.contracts.regions import RegionSet
-from shared.contracts.train import VaeRecipe
 from shared.diffusion.autoencoder import make_vae
 from shared.encoders import load_encoder
 from shared.imaging.region_sets import RegionIndex, load_region_set

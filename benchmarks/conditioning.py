@@ -18,9 +18,11 @@ from heterotissue.cli import load_recipe
 from heterotissue.study import MEASURES, counterparts
 from heterotissue.submit import Target, run_or_fail
 from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.models import ModelRef
+from shared.contracts.recipe import Recipe
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import Condition
-from shared.contracts.train import Recipe, TrainRequest
+from shared.contracts.train import TrainRequest
 from shared.errors import InputError
 from shared.jobs import Ledger
 
@@ -47,7 +49,7 @@ def measure(target: Target, model: str, images: int) -> dict[str, Any]:
     """Make the rows and measure them against the val split."""
     rows = {row: f"{model}-{row}" for row in ROWS}
     for row, dataset in rows.items():
-        run_or_fail(target, counterparts(dataset, model, "1", "val", images, row))
+        run_or_fail(target, counterparts(dataset, ModelRef(model), "val", images, row))
     run_or_fail(
         target,
         EvaluateRequest(

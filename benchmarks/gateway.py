@@ -33,7 +33,6 @@ from heterotissue.stack.supervisor import Stack
 from heterotissue.study import counterparts
 from services.gateway.api.tokens import Tokens
 from shared.contracts.synthesize import DatasetRequest
-from shared.contracts.train import model_prefix
 from shared.queue.tenants import LOCAL
 from shared.storage import open_store
 
@@ -183,7 +182,7 @@ def main() -> None:
         Client(stack.url, str(stack.token)) as client,
     ):
         store = open_store(config=stack.config)
-        for prefix in (model_prefix(model.model, model.version), f"regions/{model.regions}/"):
+        for prefix in (model.ref.prefix, f"regions/{model.regions}/"):
             for key in source.list(prefix):
                 store.put(key, source.get(key))
         tokens = [
@@ -192,7 +191,7 @@ def main() -> None:
         ]
 
         def asked(name: str, images: int) -> DatasetRequest:
-            return counterparts(name, model.model, model.version, "val", images)
+            return counterparts(name, model.ref, "val", images)
 
         images_per_second(client, asked("warm", 32), nullcontext())
         alone, followed, crowds = [], [], []

@@ -34,7 +34,7 @@ from services.train.loop import Objective, Settings, Training
 from services.train.objectives import DecoderObjective, DenoiserObjective, VaeObjective
 from services.train.perceptual import PerceptualLoss
 from shared.contracts.base import Classes
-from shared.contracts.train import DenoiserRecipe, Recipe, VaeRecipe
+from shared.contracts.recipe import DenoiserRecipe, Recipe, VaeRecipe
 from shared.diffusion.autoencoder import (
     Autoencoder,
     decode_latents,

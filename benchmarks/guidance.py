@@ -28,8 +28,9 @@ from services.evaluate.segmentation import (
     train_segmenter,
 )
 from shared.contracts.base import Classes
+from shared.contracts.models import ModelRecord
+from shared.contracts.sampling import Sampling
 from shared.contracts.synthesize import Condition
-from shared.contracts.train import ModelRecord, Sampling
 from shared.datasets.samples import DatasetIndex, load_dataset
 from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
@@ -62,9 +63,7 @@ def make(
     """Make a setting's dataset and return its name."""
     words = "-".join(map(str, asked(setting).values())).replace(".", "_")
     name = f"guidance-{model.model}-{model.version}-{condition}-{words}"
-    request = counterparts(
-        name, model.model, model.version, "val", images, condition, **asked(setting)
-    )
+    request = counterparts(name, model.ref, "val", images, condition, **asked(setting))
     run_or_fail(target, request)
     return name
 

@@ -64,7 +64,7 @@ def main() -> None:
     given = parser.parse_args()
     store = open_store(given.store)
     record = published(store, given.model)
-    sampler, size = load_model(store, record.model, record.version, "cpu"), record.size
+    sampler, size = load_model(store, record.ref, "cpu"), record.size
     rule = CropRule.of(record.recipe.denoiser, record.classes)
     rng = np.random.default_rng(given.seed)
     maps = [draw_glands(size, rng) for _ in range(MAPS)]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from heterotissue.study import counterparts
 from services.synthesize.compose import Composer
+from shared.contracts.models import ModelRef
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.autoencoder import encode_latents, vae_factor
 from shared.diffusion.flow import Velocity, draw_noise, guided, sample_flow
@@ -54,11 +55,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     given = parser.parse_args()
     store = open_store(given.store)
-    name, _, version = given.model.partition("/")
-    sampler = load_model(store, name, version or "1", "cpu")
+    sampler = load_model(store, ModelRef.parse(given.model), "cpu")
     model, pipeline = sampler.record, sampler.pipeline
     bank = RegionBank(store, model.regions, ("val",), model)
-    request = counterparts("solver", name, version or "1", "val", given.images)
+    request = counterparts("solver", model.ref, "val", given.images)
     composer = Composer(request, model, bank, bank)
     numbers = np.linspace(0, len(bank) - 1, given.images).astype(int)
     made = [composer.compose(index, int(number)) for index, number in enumerate(numbers)]

@@ -43,7 +43,7 @@ from services.evaluate.fidelity import Features, fidelity
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
 from shared.contracts.deploy import DeployRequest, served_prefix
-from shared.contracts.train import ModelRecord, model_prefix
+from shared.contracts.models import ModelRecord
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.autoencoder import Autoencoder, decode_latents, encode_latents, to_pixels
 from shared.diffusion.denoiser import Denoiser
@@ -119,7 +119,7 @@ def val_bank(store: ObjectStore, model: ModelRecord) -> RegionBank:
 
 def compose(bank: RegionBank, model: ModelRecord, images: int) -> list[Composition]:
     """Compose images of a bank's maps and crops, spread over all its regions."""
-    request = counterparts("speed", model.model, model.version, "val", images)
+    request = counterparts("speed", model.ref, "val", images)
     composer = Composer(request, model, bank, bank)
     numbers = np.linspace(0, len(bank) - 1, images).astype(int).tolist()
     return [composer.compose(index, number) for index, number in enumerate(numbers)]
@@ -195,7 +195,7 @@ def distances(
 
 def in_process(store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
     """Our default path, in this process."""
-    sampler = load_model(store, model.model, model.version, "cpu")
+    sampler = load_model(store, model.ref, "cpu")
     options = model.recipe.sampling.model_dump() | more
     return lambda batch: sampler.generate(batch.labels, batch.crops, batch.seeds, **options)
 
@@ -215,7 +215,7 @@ def stack(source: ObjectStore, model: ModelRecord, *services: str) -> Iterator[T
         Stack(Path(folder), ["deploy", *services], print, triton=True) as running,
     ):
         target = Target.of_config(running.config)
-        for prefix in (model_prefix(model.model, model.version), f"regions/{model.regions}/"):
+        for prefix in (model.ref.prefix, f"regions/{model.regions}/"):
             for key in source.list(prefix):
                 target.store.put(key, source.get(key))
         run_or_fail(target, DeployRequest(model=model.model, version=model.version, number=1))
@@ -228,7 +228,7 @@ def dataset_rate(target: Target, model: ModelRecord, images: int, name: str, **m
     Raises:
         JobError: images are missing, which would be counted as made.
     """
-    request = counterparts(name, model.model, model.version, "val", images, **more)
+    request = counterparts(name, model.ref, "val", images, **more)
     began = time.perf_counter()
     status = run_or_fail(target, request)
     seconds = time.perf_counter() - began
@@ -345,7 +345,7 @@ def main() -> None:
     model = published(source, given.model)
     bank = val_bank(source, model)
     batches = batched(compose(bank, model, given.batches * BATCH))
-    loaded = load_model(source, model.model, model.version, "cpu").pipeline
+    loaded = load_model(source, model.ref, "cpu").pipeline
     as_diffusers = copy.deepcopy(loaded.vae).to(memory_format=torch.contiguous_format)
     plain = PlainPipeline(as_diffusers, loaded.denoiser, FlowMatchEulerDiscreteScheduler())
     ways: dict[str, Make] = {"plain": plain, "default": in_process(source, model)}

@@ -19,9 +19,10 @@ from shared.contracts.cluster import ClusterRequest, cluster_key
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest, report_key
 from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource
+from shared.contracts.recipe import Recipe
 from shared.contracts.regions import RegionRule
 from shared.contracts.synthesize import DatasetRequest, dataset_key
-from shared.contracts.train import Recipe, TrainRequest
+from shared.contracts.train import TrainRequest
 from shared.phantom import PHANTOM_CLASSES, write_phantom
 from shared.storage import ObjectStore
 

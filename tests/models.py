@@ -8,15 +8,9 @@ from typing import Literal
 
 import torch
 
+from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.recipe import DenoiserRecipe, Recipe, VaeRecipe
 from shared.contracts.regions import RegionSet
-from shared.contracts.train import (
-    DenoiserRecipe,
-    ModelRecord,
-    Recipe,
-    VaeRecipe,
-    model_key,
-    model_prefix,
-)
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
@@ -49,11 +43,11 @@ def publish_toy_model(
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         names = {path: path.relative_to(folder).as_posix() for path in files}
         for path in files:
-            store.put_file(model_prefix(model, "1") + names[path], path)
+            store.put_file(ModelRef(model, "1").prefix + names[path], path)
         weights = {names[p]: sha256_file(p) for p in files if p.suffix == ".safetensors"}
     record = ModelRecord(
         model=model, version="1", classes=regions.classes, size=size, mpp=regions.rule.mpp,
         regions=regions.name, run="none", recipe=recipe, warm_start=None, sha256=weights,
     )  # fmt: skip
-    store.put_json(model_key(model, "1"), record)
+    store.put_json(ModelRef(model, "1").key, record)
     return record

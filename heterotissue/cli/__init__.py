@@ -28,21 +28,18 @@ from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest, report_key
 from shared.contracts.ingest import IngestRequest, PatchGrid
 from shared.contracts.jobs import JobStatus
+from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.recipe import Recipe, StudentRecipe
 from shared.contracts.regions import RegionRule, RegionSet, region_set_key
 from shared.contracts.requests import REQUESTS
+from shared.contracts.sampling import GuidanceScale
 from shared.contracts.synthesize import CropSource, DatasetRequest, ExportFormat, MapSource
-from shared.contracts.train import (
-    GuidanceScale,
-    ModelRecord,
-    Recipe,
-    StudentRecipe,
-    TrainRequest,
-    model_key,
-)
+from shared.contracts.train import TrainRequest
 from shared.device import choose_device
 from shared.errors import HeteroTissueError, InputError, JobError
 from shared.jobs import Ledger
 from shared.logging import configure_logging
+from shared.models import read_model
 from shared.serving.deployments import next_number
 from shared.settings import settings
 from shared.storage import ObjectStore
@@ -348,17 +345,19 @@ def deploy(
 ) -> None:
     """Serve a model version on Triton from now on; going back is the same command."""
     target = Target.of(store, broker)
-    name, _, version = model.partition("/")
+    ref = ModelRef.parse(model)
     request = DeployRequest.model_validate(
         {
-            "model": name, "version": version or "1", "engine": engine, "device": device,
-            "number": next_number(Ledger(target.store), name),
+            "model": ref.name, "version": ref.version, "engine": engine, "device": device,
+            "number": next_number(Ledger(target.store), ref.name),
         }
     )  # fmt: skip
     run_and_report(target, request)
 
 
-app.command("publish", hidden=True, deprecated=True)(deploy)
+app.command("publish", hidden=True, deprecated=True, epilog=example("htd deploy --model lung/2"))(
+    deploy
+)  # its name until 0.1
 
 
 @app.command(epilog=example("htd synthesize --model lung --images 1000 --proportion tumor=0.4"))
@@ -386,11 +385,11 @@ def synthesize(
     change: SetOption = None,
 ) -> None:
     """Make a dataset of synthetic images with their label maps."""
-    name, _, version = model.partition("/")
+    ref = ModelRef.parse(model)
     request = DatasetRequest(
         dataset=dataset,
-        model=name,
-        version=version or "1",
+        model=ref.name,
+        version=ref.version,
         images=images,
         proportions=parse_proportions(proportion or []),
         maps=MapSource(regions=maps),
@@ -492,8 +491,7 @@ def study(
     )
     for request in requests(
         name,
-        record.model,
-        record.version,
+        record.ref,
         regions=tested,
         images=images,
         evaluate=evaluate,
@@ -505,7 +503,7 @@ def study(
             "seed": seed,
         },
         map_only={} if guidance_map_only is None else {"guidance_map": guidance_map_only},
-        embedding=(compared.model, compared.version) if compared else None,
+        embedding=compared.ref if compared else None,
     ):
         run_or_fail(target, request)
     console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
@@ -528,9 +526,8 @@ def estimate(
     from shared.diffusion.model_store import load_model
 
     target = Target.of(store, "")
-    name, _, version = model.partition("/")
     device = choose_device(target.config)
-    sampler = load_model(target.store, name, version or "1", device)
+    sampler = load_model(target.store, ModelRef.parse(model), device)
     prepare(target.config.threads)
     cost = measure(sampler, size or sampler.record.size, batch)
     hours = images * cost.seconds / 3600
@@ -754,8 +751,7 @@ def parse_proportions(items: list[str]) -> dict[str, float]:
 
 def published(store: ObjectStore, model: str) -> ModelRecord:
     """Return the record of a model, `<name>` or `<name>/<version>`."""
-    name, _, version = model.partition("/")
-    return store.get_model(model_key(name, version or "1"), ModelRecord)
+    return read_model(store, ModelRef.parse(model))
 
 
 def changed(request: R, changes: list[str] | None) -> R:

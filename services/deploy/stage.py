@@ -12,12 +12,13 @@ import torch
 
 from services.deploy.plan import Built, Profile, build_plan
 from shared.contracts.deploy import Deployment, DeployRequest
-from shared.contracts.train import ModelRecord, model_key
+from shared.contracts.models import ModelRecord
 from shared.diffusion.autoencoder import vae_factor
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.jobs import Context, Plan, Shard, Stage
+from shared.models import read_model
 from shared.serving.client import LoadError, Server
 from shared.serving.contract import PARTS, Part, engine_tensors, most_rows, part_configs, planned
 from shared.serving.deployments import deployments
@@ -35,11 +36,11 @@ class DeployStage(Stage[DeployRequest]):
     request = DeployRequest
 
     def plan(self, request: DeployRequest, context: Context) -> Plan:
-        context.store.get_model(model_key(request.model, request.version), ModelRecord)
+        read_model(context.store, request.model_ref)
         return Plan(phases=((Shard(id="repository", args={}),),))
 
     def run(self, request: DeployRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        sampler = load_model(context.store, request.model, request.version, "cpu")
+        sampler = load_model(context.store, request.model_ref, "cpu")
         record, pipeline = sampler.record, sampler.pipeline
         entry = Deployment(
             number=request.number,
@@ -74,7 +75,7 @@ class DeployStage(Stage[DeployRequest]):
     ) -> dict[str, Any]:
         config = settings()
         if config.triton_url:
-            record = context.store.get_model(model_key(request.model, request.version), ModelRecord)
+            record = read_model(context.store, request.model_ref)
             server = Server(config.triton_url)
             try:
                 server.load(request.model, request.number, record.size)
@@ -86,7 +87,7 @@ class DeployStage(Stage[DeployRequest]):
             kept = deployments(context.store, request.model)
             server.retire(request.model, {each.number for each in kept})
         return {
-            "model": f"{request.model}/{request.version}",
+            "model": str(request.model_ref),
             "number": request.number,
             "loaded": bool(config.triton_url),
         }

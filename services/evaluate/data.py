@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_table_key
 from shared.contracts.synthesize import DatasetRecord
-from shared.contracts.train import SHIPPED, ModelRecord, model_key
+from shared.contracts.train import SHIPPED
 from shared.datasets.samples import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
 from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.models import read_model
 from shared.storage import ObjectNotFoundError, ObjectStore
 
 UInt8 = NDArray[np.uint8]
@@ -114,8 +116,7 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
         InputError: sizes, resolutions or classes differ, or there is no real region.
     """
     dataset = load_dataset(store, request.dataset)
-    name, _, version = dataset.model.partition("/")
-    model = store.get_model(model_key(name, version), ModelRecord)
+    model = read_model(store, ModelRef.parse(dataset.model))
     real = load_region_set(store, request.regions or model.regions)
     table = relabel(real.classes, dataset.classes, f"region set {real.name!r}")
     if real.rule.size < dataset.size or abs(real.rule.mpp / dataset.mpp - 1) > 0.05:
@@ -196,9 +197,8 @@ def _training_slides(store: ObjectStore, models: list[str], cautions: list[str])
     """Slides that models (<name>/<version>), or what they were started from, were trained on."""
     slides: set[str] = set()
     for reference in models:  # grows by what each was started from
-        name, _, version = reference.partition("/")
         try:
-            model = store.get_model(model_key(name, version), ModelRecord)
+            model = read_model(store, ModelRef.parse(reference))
         except ObjectNotFoundError:
             cautions.append(
                 f"Model {reference}, which a generator was started from, is no longer here: "

@@ -237,7 +237,7 @@ def _features(
 def _through(context: Context, material: Material) -> Change:
     """What the autoencoder of the dataset's model makes of images."""
     model = material.model
-    loaded = load_model(context.store, model.model, model.version, context.device)
+    loaded = load_model(context.store, model.ref, context.device)
     return reconstruct(loaded.pipeline.vae, context.device)
 
 

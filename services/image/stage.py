@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from shared.contracts.image import GivenCrop, ImageRequest, image_key
-from shared.contracts.train import ModelRecord, model_key
+from shared.contracts.models import ModelRecord
 from shared.datasets.samples import relabel
 from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context, Plan, Shard, Stage
+from shared.models import read_model
 from shared.seeds import image_seed
 from shared.serving.sampler import open_sampler
 from shared.storage import ObjectStore
@@ -35,7 +36,7 @@ class ImageStage(Stage[ImageRequest]):
     def run(self, request: ImageRequest, shard: Shard, context: Context) -> dict[str, Any]:
         torch.set_num_threads(context.threads)
         store = context.store
-        model = store.get_model(model_key(request.model, request.version), ModelRecord)
+        model = read_model(store, request.model_ref)
         labels = decode_png(store.get(request.labels))
         if labels.shape != (model.size, model.size):
             raise InputError(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import CropOrigin, DatasetRequest, Provenance
-from shared.contracts.train import ModelRecord
 from shared.datasets.map_choice import donors
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, place, take_crop
@@ -87,7 +87,7 @@ class Composer:
         provenance = Provenance(
             key=f"{index:08d}",
             index=index,
-            model=f"{request.model}/{request.version}",
+            model=str(request.model_ref),
             weights=model.sha256,
             map_regions=self.maps.name,
             map_region=region.key,

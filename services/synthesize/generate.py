@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.synthesize.compose import Composition
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest
-from shared.contracts.train import ModelRecord
 from shared.datasets.samples import Sample, shard_members
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.jobs import Context

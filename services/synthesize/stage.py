@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from services.synthesize.card import croissant, dataset_card
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import made, sampler_of
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import (
     DatasetRecord,
     DatasetRequest,
     dataset_key,
 )
-from shared.contracts.train import ModelRecord, model_key
 from shared.datasets.exports import classes_json, coco_bytes, sample_files, write_coco
 from shared.datasets.map_choice import plan_maps
 from shared.datasets.region_bank import RegionBank, open_banks
@@ -32,6 +32,7 @@ from shared.errors import JobError
 from shared.imaging.codec import encode_png
 from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
+from shared.models import read_model
 from shared.storage import ObjectStore, sha256, sha256_file
 from shared.storage.formats import pack_tar
 
@@ -149,7 +150,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         reached = (pixels / max(1, pixels.sum())).round(6).tolist()
         record = DatasetRecord(
             dataset=request.dataset,
-            model=f"{request.model}/{request.version}",
+            model=str(request.model_ref),
             images=sum(int(part["images"]) for part in done.values()),
             size=model.size,
             mpp=model.mpp,
@@ -200,7 +201,7 @@ def _coco_key(dataset: str, number: int) -> str:
 
 
 def _model(store: ObjectStore, request: DatasetRequest) -> ModelRecord:
-    return store.get_model(model_key(request.model, request.version), ModelRecord)
+    return read_model(store, request.model_ref)
 
 
 def _choices(store: ObjectStore, dataset: str, start: int, stop: int) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet
-from shared.contracts.train import ModelRecord
 
 
 def model_card(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.contracts.train import DenoiserRecipe
+from shared.contracts.recipe import DenoiserRecipe
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, take_crop
 from shared.errors import InputError
 from shared.imaging.augment import restain, stain_table, symmetry

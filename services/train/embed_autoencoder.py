@@ -11,6 +11,7 @@ import argparse
 
 import torch
 
+from shared.contracts.models import ModelRef
 from shared.diffusion.autoencoder import EMBEDDED
 from shared.diffusion.model_store import load_model
 from shared.storage import open_store
@@ -21,8 +22,9 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("model", help="<name>/<version>")
     arguments = parser.parse_args()
-    name, _, version = arguments.model.partition("/")
-    vae = load_model(open_store(arguments.store), name, version or "1", "cpu").pipeline.vae
+    vae = load_model(
+        open_store(arguments.store), ModelRef.parse(arguments.model), "cpu"
+    ).pipeline.vae
     vae.register_to_config(_name_or_path="")
     vae.to(torch.float16).save_pretrained(EMBEDDED, safe_serialization=True)
     for path in EMBEDDED.iterdir():

@@ -20,6 +20,7 @@ from services.train.stage import TrainStage
 from services.train.warm_start import shipped_path
 from shared.computing import prepare
 from shared.contracts.base import Split
+from shared.contracts.recipe import Recipe
 from shared.contracts.regions import (
     RegionRule,
     RegionSet,
@@ -27,7 +28,7 @@ from shared.contracts.regions import (
     region_set_key,
     region_tar_key,
 )
-from shared.contracts.train import Recipe, TrainRequest
+from shared.contracts.train import TrainRequest
 from shared.imaging.label_map import enlarge
 from shared.imaging.region_sets import Region, pack_regions
 from shared.imaging.windows import choose_windows

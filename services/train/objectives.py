@@ -11,7 +11,7 @@ from torch.nn import functional
 from services.train.critic import PatchCritic, critic_loss, deceit_loss
 from services.train.data import Batch
 from services.train.perceptual import PerceptualLoss
-from shared.contracts.train import StudentRecipe
+from shared.contracts.recipe import StudentRecipe
 from shared.diffusion.autoencoder import (
     Autoencoder,
     encode_latents,

@@ -30,15 +30,10 @@ from services.train.warm_start import (
     start_vae,
     student_of,
 )
+from shared.contracts.models import ModelRecord
+from shared.contracts.recipe import Recipe
 from shared.contracts.regions import RegionSet
-from shared.contracts.train import (
-    ModelRecord,
-    Recipe,
-    TrainRequest,
-    model_key,
-    model_prefix,
-    training_key,
-)
+from shared.contracts.train import TrainRequest, training_key
 from shared.datasets.samples import draw_crops
 from shared.diffusion.autoencoder import Autoencoder, encode_raw, make_vae, read_vae, to_unit
 from shared.diffusion.conditionings import make_denoiser
@@ -129,7 +124,7 @@ class TrainStage(Stage[TrainRequest]):
         training.use_average()
         _publish(store, request, record, HeteroTissuePipeline(vae, denoiser), rows)
         return {
-            "model": f"{request.model}/{request.version}",
+            "model": str(request.model_ref),
             **{f"{kind}_loss": round(v[-1]["loss"], 4) for kind, v in rows.items() if v},
         }
 
@@ -364,7 +359,7 @@ def _publish(
     pipeline: HeteroTissuePipeline,
     rows: dict[str, list[dict[str, float]]],
 ) -> None:
-    prefix = model_prefix(request.model, request.version)
+    prefix = request.model_ref.prefix
     with tempfile.TemporaryDirectory(prefix="htd-model-") as name:
         folder = Path(name)
         pipeline.save_pretrained(folder, safe_serialization=True)
@@ -386,4 +381,4 @@ def _publish(
         )
         (folder / "README.md").write_text(model_card(model, record, rows), encoding="utf-8")
         _put_folder(store, prefix, folder)
-    store.put_json(model_key(request.model, request.version), model)
+    store.put_json(request.model_ref.key, model)

@@ -18,10 +18,13 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from shared.contracts.train import SHIPPED, ModelRecord, StudentRecipe, model_key
+from shared.contracts.models import ModelRef
+from shared.contracts.recipe import StudentRecipe
+from shared.contracts.train import SHIPPED
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
+from shared.models import read_model
 from shared.storage import ObjectStore
 
 
@@ -59,7 +62,7 @@ def student_of(store: ObjectStore, reference: str) -> StudentRecipe | None:
         with _open_shipped(reference) as file:
             student = _meta(file).get("student")
         return student and StudentRecipe.model_validate(student)
-    record = store.get_model(model_key(*_split(reference)), ModelRecord)
+    record = read_model(store, _reference(reference))
     return record.recipe.denoiser.student
 
 
@@ -88,7 +91,7 @@ def _read_shipped(name: str) -> Weights:
 
 
 def _read_version(store: ObjectStore, reference: str) -> Weights:
-    sampler = load_model(store, *_split(reference), "cpu")
+    sampler = load_model(store, _reference(reference), "cpu")
     return Weights(
         dict(sampler.pipeline.vae.state_dict()),
         dict(sampler.pipeline.denoiser.state_dict()),
@@ -97,14 +100,14 @@ def _read_version(store: ObjectStore, reference: str) -> Weights:
     )
 
 
-def _split(reference: str) -> tuple[str, str]:
-    """Name and version of a published model."""
-    parts = reference.split("/")
+def _reference(text: str) -> ModelRef:
+    """Read `models/<name>/<version>`. Raises `InputError`."""
+    parts = text.split("/")
     if len(parts) != 3 or parts[0] != "models":
         raise InputError(
-            f"{reference!r} is no model: give {', '.join(SHIPPED)} or models/<name>/<version>"
+            f"{text!r} is no model: give {', '.join(SHIPPED)} or models/<name>/<version>"
         )
-    return parts[1], parts[2]
+    return ModelRef(parts[1], parts[2])
 
 
 def normalization(vae: Any) -> dict[str, Any]:

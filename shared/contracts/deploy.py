@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from shared.contracts.base import Contract, Name, Request
-from shared.contracts.train import model_key
+from shared.contracts.models import ModelRef
 
 Engine = Literal["pytorch", "tensorrt"]
 
@@ -27,8 +27,13 @@ class DeployRequest(Request):
     engine: Engine = "pytorch"
     device: Literal["cpu", "cuda"] = Field("cpu", description="what Triton runs the networks on")
 
+    @property
+    def model_ref(self) -> ModelRef:
+        """The model version that is asked for."""
+        return ModelRef(self.model, self.version)
+
     def inputs(self) -> list[str]:
-        return [model_key(self.model, self.version)]
+        return [self.model_ref.key]
 
 
 class Deployment(Contract):

@@ -15,8 +15,8 @@ from shared.contracts.cluster import TissueType
 from shared.contracts.deploy import Engine
 from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest, SamplingChoice, dataset_key
-from shared.contracts.train import ModelRecord
 
 
 class Submission(Contract):

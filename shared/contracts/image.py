@@ -12,9 +12,9 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Contract, Name, Request
+from shared.contracts.models import ModelRef
 from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import SamplingChoice
-from shared.contracts.train import model_key
 
 INPUTS = "images/inputs/"
 
@@ -46,9 +46,14 @@ class ImageRequest(SamplingChoice, Request):
     crops: tuple[GivenCrop, ...] = Field((), max_length=255)
     seed: int = Field(0, ge=-(2**63), lt=2**63)
 
+    @property
+    def model_ref(self) -> ModelRef:
+        """The model version that is asked for."""
+        return ModelRef(self.model, self.version)
+
     def inputs(self) -> list[str]:
         named = sorted({crop.regions for crop in self.crops if crop.regions})
-        return [model_key(self.model, self.version), *map(region_set_key, named)]
+        return [self.model_ref.key, *map(region_set_key, named)]
 
 
 def image_key(image: str) -> str:

@@ -18,8 +18,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from shared.contracts.base import Classes, Contract, Name, Request, Split
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import region_set_key
-from shared.contracts.train import ModelRecord, Sampling, model_key
+from shared.contracts.sampling import Sampling
 from shared.errors import InputError
 
 Condition = Literal["both", "map", "crops", "none"]
@@ -71,7 +72,7 @@ class SamplingChoice(Contract):
         changed = {n for n, value in given.items() if n != "staining" and getattr(own, n) != value}
         if own.first_order and changed:
             raise InputError(
-                f"{model.model}/{model.version} is a student that samples in {own.steps} steps "
+                f"{model.ref} is a student that samples in {own.steps} steps "
                 f"without guidance: leave out {', '.join(sorted(changed))}, or take its teacher "
                 f"{model.warm_start}"
             )
@@ -111,10 +112,15 @@ class DatasetRequest(SamplingChoice, Request):
     batch_size: int = Field(16, ge=1, le=1024)
     exports: tuple[ExportFormat, ...] = ()
 
+    @property
+    def model_ref(self) -> ModelRef:
+        """The model version that is asked for."""
+        return ModelRef(self.model, self.version)
+
     def inputs(self) -> list[str]:
         named = {self.maps.regions, self.crops.regions} - {None}
         sets = [region_set_key(str(name)) for name in sorted(map(str, named))]
-        return [model_key(self.model, self.version), *sets]
+        return [self.model_ref.key, *sets]
 
 
 def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[int, float]:

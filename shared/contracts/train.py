@@ -9,200 +9,17 @@ models/<name>/<version>/model.json  ModelRecord
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Classes, Contract, Name, Request
+from shared.contracts.base import Name, Request
+from shared.contracts.models import ModelRef
+from shared.contracts.recipe import Recipe
 from shared.contracts.regions import region_set_key
 
 SHIPPED = ("starter", "colon", "colon-student")
 """Checkpoints that come with the package (`services.train.warm_start`)."""
-
-
-class VaeRecipe(Contract):
-    """The autoencoder: the embedded one, any diffusers VAE, or an own small one from nothing."""
-
-    pretrained: str | None = Field(
-        None,
-        description="'embedded' (shipped, made on real tissue), or folder or hub id of a "
-        "diffusers VAE",
-    )
-    architecture: Literal["kl", "dc"] = Field(
-        "kl",
-        description="of an own one: kl, of diffusers' AutoencoderKL; dc, of AutoencoderDC, whose "
-        "shortcuts fold pixels into channels, learns faster",
-    )
-    channels: tuple[int, ...] = Field(
-        (32, 64, 128, 128),
-        min_length=1,
-        description="of the levels, from the whole image (kl) or half of it (dc) on",
-    )
-    layers: int = Field(1, ge=1)
-    latent_channels: int = Field(16, ge=1)
-    steps: int = Field(0, ge=0, description="training steps; 0 keeps it as it is")
-    decoder_steps: int = Field(
-        0,
-        ge=0,
-        description="further steps of the decoder alone, against a patch critic and a perceptual "
-        "loss; latents stay as they are",
-    )
-    perceptual: str | None = Field(
-        None, description="encoder of the perceptual loss, such as efficientnet-lite1"
-    )
-    batch_size: int = Field(8, ge=1)
-    crop: int = Field(128, ge=32, description="side of the random crops it is trained on, pixels")
-    learning_rate: float = Field(2e-4, gt=0)
-    decoder_learning_rate: float = Field(2e-4, gt=0, description="of the further steps")
-    warmup: int = Field(100, ge=0)
-    ema: float = Field(0.995, ge=0, lt=1)
-    grad_clip: float = Field(1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _folds(self) -> VaeRecipe:
-        levels = all(4 * fine % coarse == 0 for fine, coarse in pairwise(self.channels))
-        folds = levels and self.channels[-1] % self.latent_channels == 0
-        if self.architecture == "dc" and not folds:
-            raise ValueError(
-                "dc folds pixels into channels: those of each level must divide four times those "
-                "of the level before, and latent_channels those of the last; 48, 96, 192 and 16 do"
-            )
-        return self
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent pixel, of an own VAE."""
-        return int(2 ** (len(self.channels) - (self.architecture == "kl")))
-
-
-class GuidanceScale(Contract):
-    """How far sampling is drawn to its conditions; see `shared.diffusion.guidance`."""
-
-    guidance_map: float = Field(1.75, ge=0, le=20, description="1: none extra")
-    guidance_crops: float = Field(1.75, ge=0, le=20, description="1: none extra")
-    guidance_low: float = Field(
-        0.25, ge=0, le=1, description="time t, of noise at 1 and image at 0, at which it ends"
-    )
-    guidance_high: float = Field(0.75, ge=0, le=1, description="time t at which it begins")
-
-
-class StudentRecipe(Contract):
-    """A denoiser that learns to take the steps of another, many at a time."""
-
-    sampling_steps: int = Field(4, ge=1, le=16, description="steps in which it makes an image")
-    teacher_steps: int = Field(
-        5, ge=1, description="steps of the teacher for each of the student's"
-    )
-    guidance: GuidanceScale = Field(GuidanceScale(), description="the teacher's, learnt with it")
-
-
-class DenoiserRecipe(Contract):
-    """The UNet, its condition and its training."""
-
-    conditioning: Literal["concat", "regional", "embedding"] = Field(
-        "regional",
-        description="concat: the paper's canvases beside the map; regional: attention of every "
-        "place to the crops of its own class; embedding: the same with an ImageNet vector in the "
-        "place of each crop (for comparison)",
-    )
-    channels: tuple[int, ...] = Field((128, 256, 384), min_length=1)
-    layers: int = Field(1, ge=1)
-    attention: tuple[bool, ...] = Field((False, True, True), description="per level")
-    condition_channels: int = Field(64, ge=4, description="channels of the encoded condition")
-    student: StudentRecipe | None = Field(
-        None, description="learn from the model of the warm start, to sample in few steps"
-    )
-    steps: int = Field(1000, ge=0)
-    batch_size: int = Field(16, ge=1, description="per process")
-    learning_rate: float = Field(2e-4, gt=0)
-    warmup: int = Field(100, ge=0)
-    ema: float = Field(0.999, ge=0, lt=1)
-    grad_clip: float = Field(1.0, gt=0)
-    drop_map: float = Field(0.1, ge=0, le=1, description="chance that the map alone is dropped")
-    drop_crops: float = Field(
-        0.1, ge=0, le=1, description="chance that the crops alone are dropped"
-    )
-    drop_both: float = Field(0.1, ge=0, le=1)
-    views: int = Field(
-        0,
-        ge=0,
-        description="turned and re-stained views of each region whose latents are computed once "
-        "and kept (the first 8 in their own staining); 0: new views in every step",
-    )
-    crop_augment: bool = Field(
-        True,
-        description="turn crops and place them anew, so that they carry appearance but no "
-        "layout; False: cut in place (the paper)",
-    )
-    crop_elsewhere: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="share of augmented crops from another region of the slide: the more, the "
-        "less a model follows the crop that it is given",
-    )
-    crop_min: float = Field(50 / 512, gt=0, le=1, description="least crop side / image side")
-    crop_max: float = Field(200 / 512, gt=0, le=1, description="greatest crop side / image side")
-    crop_complexity: float = Field(1.0, ge=0, description="α of d = d_base (1 + α complexity)")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DenoiserRecipe:
-        if len(self.attention) != len(self.channels):
-            raise ValueError("`attention` needs one entry per entry of `channels`")
-        if self.drop_map + self.drop_crops + self.drop_both >= 1:
-            raise ValueError("the drop chances must add up to less than 1")
-        if self.crop_min > self.crop_max:
-            raise ValueError("crop_min is above crop_max")
-        if 0 < self.views < 8:
-            raise ValueError("views must be 0, or at least 8: the turns of a region as it is")
-        return self
-
-
-class Sampling(GuidanceScale):
-    """How a model's images are sampled; see `shared.diffusion.pipeline`."""
-
-    steps: int = Field(10, ge=1, le=1000)
-    first_order: bool = Field(False, description="of the solver, for few-step students")
-    staining: float = Field(
-        0.5, ge=0, le=1, description="how far regions are stained as their crops are"
-    )
-
-
-class Recipe(Contract):
-    """A training recipe; `services/train/recipes/*.yaml` hold the named ones."""
-
-    name: Name
-    size: int = Field(256, ge=32, description="side of the images in pixels")
-    vae: VaeRecipe = VaeRecipe()
-    denoiser: DenoiserRecipe = DenoiserRecipe()
-    precision: str = Field("fp32", pattern="^(fp32|bf16)$")
-    segment_steps: int = Field(500, ge=1, description="steps between two resumable checkpoints")
-    sample_every: int = Field(500, ge=1, description="steps between two sample sheets")
-
-    @property
-    def sampling(self) -> Sampling:
-        """How images of a model of this recipe are sampled, unless a request says otherwise."""
-        student = self.denoiser.student
-        if student is None:
-            return Sampling()
-        return Sampling(
-            steps=student.sampling_steps, guidance_map=1, guidance_crops=1, first_order=True
-        )  # fmt: skip
-
-    def untrained(self) -> Recipe:
-        """The same without a step of training: for a warm start that is published as it is."""
-        vae = self.vae.model_copy(update={"steps": 0, "decoder_steps": 0})
-        denoiser = self.denoiser.model_copy(update={"steps": 0, "views": 0})
-        return self.model_copy(update={"vae": vae, "denoiser": denoiser})
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Recipe:
-        if self.vae.pretrained is None:
-            total = self.vae.factor * 2 ** (len(self.denoiser.channels) - 1)
-            if self.size % total:
-                raise ValueError(f"size {self.size} must be a multiple of {total} for these levels")
-        return self
 
 
 class TrainRequest(Request):
@@ -234,33 +51,13 @@ class TrainRequest(Request):
     def inputs(self) -> list[str]:
         keys = [region_set_key(self.regions)]
         if self.warm_start and self.warm_start not in SHIPPED:
-            keys.append(f"{self.warm_start}/model.json")
+            keys.append(ModelRef.parse(self.warm_start).key)
         return keys
 
-
-class ModelRecord(Contract):
-    """The record at `models/<name>/<version>/model.json`."""
-
-    model: Name
-    version: Name
-    classes: Classes
-    size: int
-    mpp: float
-    regions: Name
-    run: Name
-    recipe: Recipe
-    warm_start: str | None
-    sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
-
-
-def model_prefix(model: str, version: str) -> str:
-    """Prefix of a model version's objects, with its trailing slash."""
-    return f"models/{model}/{version}/"
-
-
-def model_key(model: str, version: str) -> str:
-    """Key of a model version's record."""
-    return model_prefix(model, version) + "model.json"
+    @property
+    def model_ref(self) -> ModelRef:
+        """The version that is published."""
+        return ModelRef(self.model, self.version)
 
 
 def training_key(run: str, name: str) -> str:

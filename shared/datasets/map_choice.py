@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.contracts.base import Classes
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest, wanted_shares
-from shared.contracts.train import ModelRecord
 from shared.datasets.region_bank import RegionBank
 from shared.errors import InputError
 from shared.seeds import image_seed

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shared.contracts.base import Split
+from shared.contracts.models import ModelRecord
 from shared.contracts.regions import region_table_key
 from shared.contracts.synthesize import DatasetRequest
-from shared.contracts.train import ModelRecord
 from shared.datasets.samples import check_region_set
 from shared.errors import InputError
 from shared.imaging.region_sets import Region, RegionIndex, load_region_set

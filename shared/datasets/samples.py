@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.contracts.base import Classes, Split
+from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet
 from shared.contracts.synthesize import DatasetRecord, Provenance, dataset_key
-from shared.contracts.train import ModelRecord
 from shared.diffusion.crops import Crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png

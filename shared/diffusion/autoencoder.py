@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
-from shared.contracts.train import VaeRecipe
+from shared.contracts.recipe import VaeRecipe
 from shared.errors import InputError
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC

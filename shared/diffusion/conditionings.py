@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from shared.contracts.base import Classes
-from shared.contracts.train import DenoiserRecipe
+from shared.contracts.recipe import DenoiserRecipe
 from shared.diffusion.autoencoder import Autoencoder, vae_factor
 from shared.diffusion.concat import ConcatDenoiser
 from shared.diffusion.denoiser import Denoiser

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.contracts.base import Classes
-from shared.contracts.train import DenoiserRecipe
+from shared.contracts.recipe import DenoiserRecipe
 
 UInt8 = NDArray[np.uint8]
 

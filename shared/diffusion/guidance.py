@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.contracts.train import GuidanceScale
+from shared.contracts.sampling import GuidanceScale
 
 Branch = tuple[bool, bool]
 """(map given, crops given)."""

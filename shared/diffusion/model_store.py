@@ -13,10 +13,11 @@ import numpy as np
 from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 
-from shared.contracts.train import ModelRecord, model_key, model_prefix
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.diffusion.crops import Crop
 from shared.diffusion.gpu import prepare_denoiser, prepare_vae
 from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.models import read_model
 from shared.storage import ObjectStore
 
 
@@ -42,11 +43,11 @@ class Sampler:
         return images
 
 
-def load_model(store: ObjectStore, model: str, version: str, device: str) -> Sampler:
+def load_model(store: ObjectStore, ref: ModelRef, device: str) -> Sampler:
     """Load a model version. Raises `ObjectNotFoundError` if it is not in the store."""
-    record = store.get_model(model_key(model, version), ModelRecord)
+    record = read_model(store, ref)
     key = tuple(sorted(record.sha256.items()))
-    source = _Source(store, model_prefix(model, version))
+    source = _Source(store, ref.prefix)
     return Sampler(record, _load(source, key, device, record.recipe.precision))
 
 

@@ -23,7 +23,7 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from shared.contracts.train import ModelRecord
+from shared.contracts.models import ModelRecord
 from shared.diffusion.autoencoder import DECODED, TILE, encode_latents, vae_factor
 from shared.diffusion.crops import Crop
 from shared.diffusion.pipeline import HeteroTissuePipeline

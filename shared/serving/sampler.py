@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.contracts.train import ModelRecord
+from shared.contracts.models import ModelRecord
 from shared.diffusion.crops import Crop
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
@@ -43,7 +43,7 @@ def open_sampler(store: ObjectStore, model: ModelRecord, device: str) -> tuple[G
     """
     url = settings().triton_url
     if not url:
-        return load_model(store, model.model, model.version, device), False
+        return load_model(store, model.ref, device), False
     from shared.serving.client import Server, TritonSampler
     from shared.serving.deployments import deployments
 
@@ -53,7 +53,7 @@ def open_sampler(store: ObjectStore, model: ModelRecord, device: str) -> tuple[G
         if each.version == model.version and each.sha256 == model.sha256
     ]
     if not numbers:
-        name = f"{model.model}/{model.version}"
+        name = str(model.ref)
         raise InputError(
             f"Triton at {url} does not serve {name}: "
             f"run 'htd deploy --model {name}', or unset HTD_TRITON_URL"

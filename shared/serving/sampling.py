@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from shared.contracts.train import Sampling
+from shared.contracts.sampling import Sampling
 from shared.diffusion.autoencoder import decoded_at_a_time
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Denoiser, Tensors

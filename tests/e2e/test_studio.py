@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from heterotissue.stack.supervisor import Stack
-from shared.contracts.train import ModelRecord, model_key, model_prefix
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.storage import open_store
@@ -217,11 +217,13 @@ def atlas(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A clustering of four slides of 1 µm per pixel, and the toy model again, of 2 µm per pixel."""
     store = open_store(config=stack.config)
     make_atlas(store, tmp_path_factory.mktemp("slides"), "bands")
-    toy, wide = model_prefix("toy", "1"), model_prefix("wide", "1")
+    toy, wide = ModelRef("toy", "1").prefix, ModelRef("wide", "1").prefix
     for key in list(store.list(toy)):
         store.put(wide + key.removeprefix(toy), store.get(key))
-    record = store.get_model(model_key("toy", "1"), ModelRecord)
-    store.put_json(model_key("wide", "1"), record.model_copy(update={"model": "wide", "mpp": 2.0}))
+    record = store.get_model(ModelRef("toy", "1").key, ModelRecord)
+    store.put_json(
+        ModelRef("wide", "1").key, record.model_copy(update={"model": "wide", "mpp": 2.0})
+    )
     return "bands"
 
 

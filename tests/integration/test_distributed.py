@@ -12,6 +12,7 @@ import pytest
 
 from heterotissue.stack.supervisor import free_port
 from services.train.stage import TrainStage
+from shared.contracts.models import ModelRef
 from shared.contracts.train import TrainRequest
 from shared.diffusion.model_store import load_model
 from shared.jobs import Ledger, run_job
@@ -55,7 +56,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
         else:
             run_job(ledger, TrainStage(), job, config=Settings(threads=1, device="cpu"))
         assert ledger.status(job).state == "done"
-        assert load_model(store, "m", "1", "cpu").record.regions == "toy"
+        assert load_model(store, ModelRef("m"), "cpu").record.regions == "toy"
     for kind in ("vae", "denoiser"):
         assert len(losses(two, kind)) >= 3
         assert losses(two, kind) == pytest.approx(losses(one, kind), rel=1e-3)

@@ -13,10 +13,11 @@ from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource
+from shared.contracts.recipe import DenoiserRecipe, Recipe, VaeRecipe
 from shared.contracts.regions import RegionRule
 from shared.contracts.requests import REQUESTS
 from shared.contracts.synthesize import DatasetRequest
-from shared.contracts.train import DenoiserRecipe, Recipe, TrainRequest, VaeRecipe
+from shared.contracts.train import TrainRequest
 from shared.phantom import PHANTOM_CLASSES, write_phantom
 from shared.settings import Settings
 from shared.storage import DirectoryStore, ObjectStore

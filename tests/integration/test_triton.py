@@ -20,6 +20,7 @@ from heterotissue.stack.triton import plan_launch
 from services.deploy.stage import DeployStage
 from services.train.stage import TrainStage
 from shared.contracts.deploy import DeployRequest
+from shared.contracts.models import ModelRef
 from shared.contracts.train import TrainRequest
 from shared.diffusion.crops import Crop
 from shared.diffusion.model_store import load_model
@@ -111,7 +112,7 @@ def example(seed: int, count: int = 2) -> tuple[np.ndarray, list[list[Crop]], li
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 def test_triton_gives_what_the_process_gives(running: Running, guidance: float) -> None:
     options = {"steps": 3, "guidance_map": guidance, "guidance_crops": guidance}
-    here = load_model(running.store, "m", "1", "cpu").generate(*example(1), **options)
+    here = load_model(running.store, ModelRef("m"), "cpu").generate(*example(1), **options)
     steps: list[int] = []
     threads = threading.active_count()
     there = running.sampler().generate(*example(1), callback=steps.append, **options)
@@ -122,7 +123,7 @@ def test_triton_gives_what_the_process_gives(running: Running, guidance: float) 
 
 
 def test_many_clients_with_other_steps_each_get_their_own(running: Running) -> None:
-    model, sampler = load_model(running.store, "m", "1", "cpu"), running.sampler()
+    model, sampler = load_model(running.store, ModelRef("m"), "cpu"), running.sampler()
     asked = [
         (seed, {"steps": 2 + seed % 4, "urgent": seed % 3 == 0, "alone": False})
         for seed in range(12)
@@ -217,7 +218,7 @@ def test_a_version_is_swapped_under_load_without_a_failure(
     assert not failures
     assert made
     new = running.sampler().generate(*example(1), steps=3)
-    expected = load_model(running.store, "m", "2", "cpu").generate(*example(1), steps=3)
+    expected = load_model(running.store, ModelRef("m", "2"), "cpu").generate(*example(1), steps=3)
     assert np.abs(new.astype(int) - expected).max() <= 1
     deploy(running.store, running.url, "1", monkeypatch)  # back
     assert [each.version for each in deployments(running.store, "m")] == ["2", "1"]

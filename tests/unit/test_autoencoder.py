@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from shared.contracts.train import VaeRecipe
+from shared.contracts.recipe import VaeRecipe
 from shared.diffusion import autoencoder
 from shared.diffusion.autoencoder import (
     EMBEDDED,

@@ -20,7 +20,7 @@ from benchmarks.synthesis import (
     val_bank,
 )
 from shared.contracts.base import Split
-from shared.contracts.train import ModelRecord
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.diffusion.model_store import load_model
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
@@ -37,13 +37,13 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def model(store: DirectoryStore) -> ModelRecord:
-    return load_model(store, "toy", "1", "cpu").record
+    return load_model(store, ModelRef("toy"), "cpu").record
 
 
 def test_the_plain_pipeline_makes_the_images_of_the_same_model(
     store: DirectoryStore, model: ModelRecord
 ) -> None:
-    sampler = load_model(store, "toy", "1", "cpu")
+    sampler = load_model(store, ModelRef("toy"), "cpu")
     (batch,) = batched(compose(val_bank(store, model), model, 3))
     ours = sampler.generate(
         batch.labels, batch.crops, batch.seeds, steps=4, guidance_map=1.5, guidance_crops=1.5,

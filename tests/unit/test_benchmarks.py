@@ -9,7 +9,7 @@ import pytest
 from benchmarks import guidance, quality
 from benchmarks.conditioning import recipe_of
 from shared.contracts.base import Split
-from shared.contracts.train import Sampling
+from shared.contracts.sampling import Sampling
 from shared.errors import InputError
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model

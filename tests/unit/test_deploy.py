@@ -14,7 +14,7 @@ from services.deploy.plan import Built, Profile
 from services.deploy.stage import DeployStage
 from shared.contracts.deploy import Deployment, DeployRequest
 from shared.contracts.jobs import JobStatus
-from shared.contracts.train import ModelRecord
+from shared.contracts.models import ModelRecord
 from shared.errors import InputError
 from shared.jobs import Ledger, run_job
 from shared.serving.client import LoadError

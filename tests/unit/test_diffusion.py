@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from shared.contracts.base import Classes
-from shared.contracts.train import DenoiserRecipe, VaeRecipe
+from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
 from shared.diffusion.autoencoder import Autoencoder, encode_latents, make_vae
 from shared.diffusion.concat import adapt_first_layer, condition_tensor, condition_width
 from shared.diffusion.conditionings import CONDITIONINGS, make_denoiser

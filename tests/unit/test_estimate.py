@@ -6,6 +6,7 @@ import pytest
 
 from heterotissue.estimate import estimate
 from services.train.stage import TrainStage
+from shared.contracts.models import ModelRef
 from shared.contracts.train import TrainRequest
 from shared.diffusion.model_store import Sampler, load_model
 from shared.errors import InputError
@@ -23,7 +24,7 @@ def sampler(tmp_path_factory: pytest.TempPathFactory) -> Sampler:
     ledger = Ledger(store)
     job = ledger.submit(TrainRequest(run="r", regions="toy", recipe=RECIPE, model="m"))
     run_job(ledger, TrainStage(), job, config=Settings(threads=1))
-    return load_model(store, "m", "1", "cpu")
+    return load_model(store, ModelRef("m"), "cpu")
 
 
 def test_cost_grows_with_pixels_and_not_with_the_batch(sampler: Sampler) -> None:

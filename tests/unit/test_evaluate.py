@@ -28,8 +28,8 @@ from services.evaluate.stage import EvaluateStage
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes, Split
 from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
-from shared.contracts.train import ModelRecord
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.jobs import JobStatus, Ledger, run_job

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared.contracts.base import Classes
-from shared.contracts.train import DenoiserRecipe, VaeRecipe
+from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.crops import Crop

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from services.deploy.onnx_graph import DenoiserGraph, example, export_onnx, largest_error
 from shared.contracts.base import Classes
-from shared.contracts.train import DenoiserRecipe, VaeRecipe
+from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline

@@ -17,7 +17,7 @@ from torch import Tensor
 from services.image import stage as image
 from shared.contracts.base import Classes
 from shared.contracts.image import ImageRequest
-from shared.contracts.train import DenoiserRecipe, VaeRecipe
+from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
 from shared.diffusion.autoencoder import decode_latents, encode_latents, make_vae, to_pixels
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.crops import Crop

@@ -23,16 +23,11 @@ from services.train.latents import encode_views
 from services.train.objectives import DecoderObjective, StudentObjective, staining_loss
 from services.train.stage import TrainStage
 from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
+from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.recipe import DenoiserRecipe, Recipe, StudentRecipe, VaeRecipe
+from shared.contracts.sampling import GuidanceScale
 from shared.contracts.synthesize import DatasetRequest
-from shared.contracts.train import (
-    DenoiserRecipe,
-    GuidanceScale,
-    ModelRecord,
-    Recipe,
-    StudentRecipe,
-    TrainRequest,
-    VaeRecipe,
-)
+from shared.contracts.train import TrainRequest
 from shared.diffusion.autoencoder import encode_latents, make_vae, read_vae, to_unit
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.denoiser import Denoiser
@@ -297,7 +292,7 @@ def _kill(done: int, total: int, note: str) -> None:
 
 
 def test_generation_depends_on_the_image_seed_not_on_the_batch(trained: DirectoryStore) -> None:
-    sampler = load_model(trained, "m", "1", "cpu")
+    sampler = load_model(trained, ModelRef("m"), "cpu")
     labels = np.ones((3, 32, 32), np.uint8)
     made = sampler.generate(labels, [[]] * 3, [7, 8, 9], steps=3)
     alone = sampler.generate(labels[:1], [[]], [9], steps=3)[0]
@@ -306,7 +301,7 @@ def test_generation_depends_on_the_image_seed_not_on_the_batch(trained: Director
 
 
 def test_generation_refuses_what_does_not_fit(trained: DirectoryStore) -> None:
-    sampler = load_model(trained, "m", "1", "cpu")
+    sampler = load_model(trained, ModelRef("m"), "cpu")
     with pytest.raises(InputError, match="beyond the model's 3 classes"):
         sampler.generate(np.full((1, 32, 32), 3, np.uint8), [[]], [0])
     with pytest.raises(InputError, match="no multiple"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from services.gateway.api.problems import ProblemError, blaming
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import DatasetRequest, wanted_shares
-from shared.contracts.train import ModelRecord, model_key
 from shared.datasets.map_choice import plan_maps
 from shared.datasets.region_bank import open_banks
 from shared.datasets.samples import check_region_set
+from shared.models import read_model
 from shared.storage import ObjectStore
 
 MOST_SHARDS = 100_000
@@ -25,7 +25,7 @@ def check_dataset(store: ObjectStore, request: DatasetRequest) -> None:
         ProblemError: 422, naming the field that is wrong.
     """
     with blaming("#/model"):
-        model = store.get_model(model_key(request.model, request.version), ModelRecord)
+        model = read_model(store, request.model_ref)
     with blaming("#/proportions"):
         wanted_shares(request.proportions, model.classes)
     with blaming("#/steps"):
@@ -52,7 +52,7 @@ def check_crops(store: ObjectStore, request: DatasetRequest) -> None:
     Raises:
         ProblemError: 422, naming the class and the slide.
     """
-    model = store.get_model(model_key(request.model, request.version), ModelRecord)
+    model = read_model(store, request.model_ref)
     sets = [
         store.get_model(region_set_key(source.regions or model.regions), RegionSet).of_split(
             *source.splits

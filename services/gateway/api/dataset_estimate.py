@@ -8,10 +8,11 @@ from typing import Any
 
 from services.gateway.api.dataset_status import find_submission
 from shared.contracts.gateway import DatasetEstimate
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest
-from shared.contracts.train import ModelRecord, model_key
 from shared.diffusion.guidance import Guidance
 from shared.jobs import Ledger
+from shared.models import read_model
 
 DATASETS, SHARDS = 8, 8
 """Earlier datasets, and shards of each, that are looked at."""
@@ -25,7 +26,7 @@ def estimate_dataset(ledger: Ledger, request: DatasetRequest) -> DatasetEstimate
     Raises:
         InputError: there is no such model, or it cannot sample as is asked.
     """
-    model = ledger.store.get_model(model_key(request.model, request.version), ModelRecord)
+    model = read_model(ledger.store, request.model_ref)
     evaluations = _evaluations(request, model)
     datasets = made = stored = 0
     per_evaluation = 0.0

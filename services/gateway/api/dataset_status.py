@@ -61,7 +61,7 @@ def dataset_status(
     rate = None if state in ENDED else _rate(ledger, job, finished, len(busy))
     return DatasetStatus(
         dataset=request.dataset,
-        model=f"{request.model}/{request.version}",
+        model=str(request.model_ref),
         job=job,
         state=state,
         images=request.images,

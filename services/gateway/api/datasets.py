@@ -36,11 +36,12 @@ from shared.contracts.gateway import (
     submission_key,
 )
 from shared.contracts.jobs import State
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.synthesize import DatasetRequest, dataset_key
-from shared.contracts.train import ModelRecord, model_key
 from shared.datasets.samples import Sample, read_members
 from shared.imaging.codec import encode_png
 from shared.imaging.sheet import colorize, sheet
+from shared.models import read_model
 from shared.queue.redis_state import RedisLeases
 from shared.storage import ObjectStore, sha256
 
@@ -176,7 +177,7 @@ def list_datasets(
         if submission is None:
             return None
         status = Found(caller, submission).status()
-        fits = model in {None, status.model, status.model.partition("/")[0]}
+        fits = model in {None, status.model, ModelRef.parse(status.model).name}
         return status if fits and state in {None, status.state} else None
 
     items, following = page(caller.store.folders("datasets/"), cursor, limit, read)
@@ -255,7 +256,7 @@ def preview_dataset(found: Readable) -> Response:
     if key is None:
         raise _not_yet(found, "no shard is finished")
     request = found.submission.request
-    model = found.store.get_model(model_key(request.model, request.version), ModelRecord)
+    model = read_model(found.store, request.model_ref)
     picture = _draw(_first_samples(found.store, key), model)
     return Response(picture, media_type="image/png", headers={"Cache-Control": "no-cache"})
 

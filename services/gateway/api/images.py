@@ -20,11 +20,12 @@ from services.gateway.api.jobs import JobId, known_job
 from services.gateway.api.problems import ProblemError, blaming, documented
 from shared.contracts.gateway import CropBody, ImageBody
 from shared.contracts.image import GivenCrop, ImageRequest, input_key
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
-from shared.contracts.train import ModelRecord, model_key
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
+from shared.models import read_model
 from shared.storage import ObjectStore, sha256
 
 UInt8 = NDArray[np.uint8]
@@ -119,7 +120,7 @@ def _submit(caller: Caller, body: ImageBody) -> str:
 def _read(store: ObjectStore, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
     """Check what was sent against the model; return the request, and the pictures it names."""
     with blaming("#/model"):
-        model = store.get_model(model_key(body.model, body.version), ModelRecord)
+        model = read_model(store, ModelRef(body.model, body.version))
     with blaming("#/labels"):
         labels = encode_png(_label_map(body.labels, model))
     given, crops = [labels], []
@@ -139,7 +140,7 @@ def _read(store: ObjectStore, body: ImageBody) -> tuple[ImageRequest, list[bytes
 def _crop(store: ObjectStore, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, bytes | None]:
     if item.tissue not in model.classes.names[model.classes.first :]:
         raise InputError(
-            f"{model.model}/{model.version} has no tissue {item.tissue!r}; "
+            f"{model.ref} has no tissue {item.tissue!r}; "
             f"it knows {model.classes.names[model.classes.first :]}"
         )
     label = model.classes.index(item.tissue)

@@ -16,14 +16,10 @@ from shared.contracts.base import Name
 from shared.contracts.deploy import DeployRequest
 from shared.contracts.gateway import DeployBody, ModelInfo, ModelPage, Names, TrainingRun
 from shared.contracts.jobs import JobStatus
-from shared.contracts.train import (
-    ModelRecord,
-    TrainRequest,
-    model_key,
-    model_prefix,
-    training_key,
-)
+from shared.contracts.models import ModelRef
+from shared.contracts.train import TrainRequest, training_key
 from shared.jobs import stage_of
+from shared.models import read_model
 from shared.serving.deployments import deployments, next_number
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -99,12 +95,12 @@ def _versions(caller: Caller) -> Iterator[str]:
 
 
 def _info(caller: Caller, name: str) -> ModelInfo | None:
-    model, _, version = name.partition("/")
-    if not caller.store.exists(model_key(model, version)):
+    ref = ModelRef.parse(name)
+    if not caller.store.exists(ref.key):
         return None  # it is being written
-    record = caller.store.get_model(model_key(model, version), ModelRecord)
-    known = deployments(caller.store, model)
-    return ModelInfo(record=record, served=bool(known) and known[-1].version == version)
+    known = deployments(caller.store, ref.name)
+    served = bool(known) and known[-1].version == ref.version
+    return ModelInfo(record=read_model(caller.store, ref), served=served)
 
 
 @router.get("/models/{model}/{version}", responses=documented(404))
@@ -128,7 +124,7 @@ def show_model(model: Model, version: Version, caller: Reader) -> ModelInfo:
 )
 def show_model_card(model: Model, version: Version, caller: Reader) -> Response:
     """Return a version's card."""
-    data = caller.store.get(model_prefix(model, version) + "README.md")
+    data = caller.store.get(ModelRef(model, version).prefix + "README.md")
     return Response(data, media_type="text/markdown")
 
 

@@ -16,8 +16,8 @@ from services.gateway.api.problems import ProblemError
 from services.gateway.api.reports import list_reports
 from services.gateway.web.pages import SHOWN_SAMPLING, Maker, PageRoute, Visitor, render
 from shared.contracts.base import Name
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest
-from shared.contracts.train import ModelRecord
 
 MOST = 200
 
@@ -74,7 +74,7 @@ def dataset_page(request: Request, caller: Visitor, dataset: Annotated[Name, Pat
 def _query(request: DatasetRequest) -> str:
     """Say a request as a query of the form, but for its name."""
     fields = {
-        "model": f"{request.model}/{request.version}",
+        "model": str(request.model_ref),
         "images": request.images,
         "proportions": json.dumps(request.proportions) if request.proportions else None,
         **request.model_dump(include=SHOWN_SAMPLING),

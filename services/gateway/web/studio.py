@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from services.gateway.api.images import LEAST_CROP
 from services.gateway.api.models import list_models
 from services.gateway.web.pages import SHOWN_SAMPLING, Maker, render
-from shared.contracts.train import ModelRecord
+from shared.contracts.models import ModelRecord
 
 MOST = 200
 

@@ -49,7 +49,7 @@ def run_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) ->
     reports = [
         report
         for record in own
-        for report in list_reports(caller, MOST, model=f"{record.model}/{record.version}").items
+        for report in list_reports(caller, MOST, model=str(record.ref)).items
     ]
     return render(
         request,

@@ -1,0 +1,56 @@
+"""Published models: how a version is named, and its record."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import Field
+
+from shared.contracts.base import Classes, Contract, Name
+from shared.contracts.recipe import Recipe
+
+
+class ModelRef(NamedTuple):
+    """A version of a model, written `<name>/<version>`."""
+
+    name: str
+    version: str = "1"
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Read `<name>` (version 1), `<name>/<version>`, or `models/<name>/<version>`."""
+        name, _, version = text.removeprefix("models/").partition("/")
+        return cls(name, version or "1")
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the version's objects in the store, with its trailing slash."""
+        return f"models/{self}/"
+
+    @property
+    def key(self) -> str:
+        """Key of the version's record."""
+        return f"{self.prefix}model.json"
+
+
+class ModelRecord(Contract):
+    """The record at `models/<name>/<version>/model.json`."""
+
+    model: Name
+    version: Name
+    classes: Classes
+    size: int
+    mpp: float
+    regions: Name
+    run: Name
+    recipe: Recipe
+    warm_start: str | None
+    sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
+
+    @property
+    def ref(self) -> ModelRef:
+        """The version that this is the record of."""
+        return ModelRef(self.model, self.version)

@@ -1,0 +1,11 @@
+"""The records of published models in the store."""
+
+from __future__ import annotations
+
+from shared.contracts.models import ModelRecord, ModelRef
+from shared.storage import ObjectStore
+
+
+def read_model(store: ObjectStore, ref: ModelRef) -> ModelRecord:
+    """Return the record of a model version. Raises `ObjectNotFoundError`."""
+    return store.get_model(ref.key, ModelRecord)
