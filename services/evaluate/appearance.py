@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from services.evaluate.data import Material, SyntheticPairs, spread
 from services.evaluate.retrieval import retrieval_top1
 from services.evaluate.stain import stain_error, stain_statistics
+from shared.arrays import Float32, Float64, Int64, UInt8
 from shared.contracts.synthesize import CropOrigin, Provenance
 from shared.datasets.samples import Sample
 from shared.diffusion.crops import place
@@ -20,8 +20,6 @@ from shared.imaging.augment import symmetry
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.storage import ObjectStore
-
-UInt8 = NDArray[np.uint8]
 
 MOST_COPIES = 300  # images that are searched for copied crops
 LEAST_PIXELS = 32  # of a region whose staining is compared
@@ -139,8 +137,8 @@ class CropPairs:
 
     windows: list[UInt8]
     crops: list[UInt8]
-    labels: NDArray[np.int64]
-    slides: NDArray[np.int64]
+    labels: Int64
+    slides: Int64
 
 
 def crop_pairs(
@@ -191,10 +189,10 @@ def retrieval(found: CropPairs, encoder: Encoder | None, seed: int) -> dict[str,
     return retrieval_top1(queries, keys, found.labels, found.slides, rng=rng)
 
 
-def _features(encoder: Encoder, images: list[UInt8]) -> NDArray[np.float32]:
+def _features(encoder: Encoder, images: list[UInt8]) -> Float32:
     """Encode images of several sides, (n, dim); those of one side in one go."""
     sides = np.array([len(image) for image in images])
-    found: dict[int, NDArray[np.float32]] = {}
+    found: dict[int, Float32] = {}
     for side in np.unique(sides):
         rows = np.flatnonzero(sides == side).tolist()
         values = encoder.encode(np.stack([images[row] for row in rows]))
@@ -202,7 +200,7 @@ def _features(encoder: Encoder, images: list[UInt8]) -> NDArray[np.float32]:
     return np.stack([found[row] for row in range(len(images))])
 
 
-def _stain_vector(image: UInt8) -> NDArray[np.float64]:
+def _stain_vector(image: UInt8) -> Float64:
     """Mean (3) and upper half of the covariance (6) of the optical density."""
     statistics = stain_statistics(image, None)
     upper = statistics.covariance[np.triu_indices(3)]

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from services.evaluate.frechet import Float, as_features
+from services.evaluate.frechet import as_features
+from shared.arrays import Float64
 
 PRECISION_NEIGHBOURS = 3
 """k of precision and recall (Kynkäänniemi et al. 2019)."""
@@ -19,7 +20,7 @@ CHUNK = 2_000_000
 """Distances held at once."""
 
 
-def squared_distances(rows: Float, columns: Float) -> Iterator[tuple[slice, Float]]:
+def squared_distances(rows: Float64, columns: Float64) -> Iterator[tuple[slice, Float64]]:
     """Yield |a - b|² of rows (n, dim) and columns (m, dim), some rows (chunk, m) at a time."""
     centre = columns.mean(0)  # small numbers lose less in the difference of squares below
     rows, columns = rows - centre, columns - centre
@@ -33,7 +34,7 @@ def squared_distances(rows: Float, columns: Float) -> Iterator[tuple[slice, Floa
         yield part, squares
 
 
-def squared_radii(features: Float, neighbours: tuple[int, ...]) -> Float:
+def squared_radii(features: Float64, neighbours: tuple[int, ...]) -> Float64:
     """Squared distance of each feature to its k-th nearest other, (len(neighbours), n)."""
     radii = np.empty((len(neighbours), len(features)))
     for part, squares in squared_distances(features, features):

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_table_key
@@ -22,8 +21,6 @@ from shared.errors import InputError
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.models import read_model
 from shared.storage import ObjectNotFoundError, ObjectStore
-
-UInt8 = NDArray[np.uint8]
 
 FALLBACK_SHARE = 0.25  # of a training slide's regions, where no slide is held out
 

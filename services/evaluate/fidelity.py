@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from services.evaluate.coverage import manifold_scores
 from services.evaluate.frechet import bootstrap, distance_of
+from shared.arrays import Float32, Int64
 
 Origins = Sequence[tuple[str, ...]]
 """Names of what each image was made from, first what it shows, or what its map was taken from."""
@@ -42,14 +43,14 @@ class Features:
         regions: the same of regions, where they are known.
     """
 
-    values: NDArray[np.float32]
+    values: Float32
     slides: Origins
     regions: Origins | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def of(self, rows: Int64) -> Float32:
         """All views of the images `rows`, (rows · views, dim)."""
         return self.values[rows].reshape(-1, self.values.shape[2])
 
@@ -75,11 +76,11 @@ def halves(slides: NDArray[np.str_]) -> tuple[set[str], set[str]]:
 class Fold:
     """Some real test images, and which images of each source may be held against them."""
 
-    reference: NDArray[np.int64]
-    candidates: dict[str, NDArray[np.int64]]
+    reference: Int64
+    candidates: dict[str, Int64]
 
 
-def _apart(origins: Origins, names: AbstractSet[str]) -> NDArray[np.int64]:
+def _apart(origins: Origins, names: AbstractSet[str]) -> Int64:
     """Numbers of the images that were made from nothing in `names`."""
     return np.flatnonzero([names.isdisjoint(own) for own in origins])
 
@@ -131,7 +132,7 @@ def _common(folds: Sequence[Fold]) -> int:
 
 def _draws(
     folds: Sequence[Fold], name: str, n: int, seed: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], np.random.Generator]]:
+) -> Iterator[tuple[Int64, Int64, np.random.Generator]]:
     """Draw n images of a source and n real ones for each fold; the real ones are all sources'."""
     for number, fold in enumerate(folds):
         rng = np.random.default_rng([seed, number])
@@ -195,13 +196,13 @@ def fidelity(test: Features, sources: Mapping[str, Features], seed: int) -> dict
     return {**found, "rows": rows}
 
 
-def _groups(source: Features, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _groups(source: Features, rows: Int64) -> Int64:
     """Number of the slide of every view."""
     numbers = np.unique(source.shown[rows], return_inverse=True)[1]
     return np.repeat(numbers, source.values.shape[1])
 
 
-def nearest(queries: NDArray[np.float32], bank: NDArray[np.float32]) -> list[int]:
+def nearest(queries: Float32, bank: Float32) -> list[int]:
     """For every query (n, dim), the row of the bank (m, dim) of greatest cosine similarity."""
     unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in (queries, bank)]
     found: list[int] = (unit[0] @ unit[1].T).argmax(1).tolist()

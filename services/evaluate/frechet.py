@@ -11,20 +11,19 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
+from shared.arrays import Float64, Int64
 
 FORMAT = "heterotissue-frechet-1"
 """Of files of reference statistics."""
 
 
-def as_features(least: int, **named: NDArray[np.floating]) -> list[Float]:
+def as_features(least: int, **named: NDArray[np.floating]) -> list[Float64]:
     """Turn arrays of features (n, dim) into float64, checked.
 
     Raises:
         ValueError: an array with fewer than `least` rows, another dim, or NaN or infinity.
     """
-    found: list[Float] = []
+    found: list[Float64] = []
     for name, array in named.items():
         if array.ndim != 2 or len(array) < least:
             raise ValueError(f"{name}: need features ({least} or more, dim), not {array.shape}")
@@ -47,11 +46,11 @@ class Moments:
 
     def __init__(self, dim: int) -> None:
         self.count = 0
-        self.mean: Float = np.zeros(dim)
-        self._scatter: Float = np.zeros((dim, dim))
+        self.mean: Float64 = np.zeros(dim)
+        self._scatter: Float64 = np.zeros((dim, dim))
 
     @classmethod
-    def of(cls, count: int, mean: Float, covariance: Float) -> Moments:
+    def of(cls, count: int, mean: Float64, covariance: Float64) -> Moments:
         """Take up moments that were worked out before."""
         moments = cls(len(mean))
         moments.count, moments.mean = count, mean
@@ -72,14 +71,14 @@ class Moments:
         return self
 
     @property
-    def covariance(self) -> Float:
+    def covariance(self) -> Float64:
         """Unbiased covariance, float64 (dim, dim); needs at least two features."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 features, not {self.count}")
         return self._scatter / (self.count - 1)
 
 
-def gaussian_distance(mean: Float, covariance: Float, other: Float, spread: Float) -> float:
+def gaussian_distance(mean: Float64, covariance: Float64, other: Float64, spread: Float64) -> float:
     """d² = |μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1^½ Σ2 Σ1^½)^½), at least 0 (Dowson and Landau 1982).
 
     The root is taken of a symmetric matrix by its eigenvalues, so singular
@@ -98,7 +97,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     return gaussian_distance(one.mean, one.covariance, other.mean, other.covariance)
 
 
-def _factor(features: Float, counts: Int) -> tuple[Float, Float]:
+def _factor(features: Float64, counts: Int64) -> tuple[Float64, Float64]:
     """Mean (dim,) and a factor R of the covariance RᵀR, of rows that occur `counts` times."""
     total = counts.sum()
     mean = counts @ features / total
@@ -108,7 +107,7 @@ def _factor(features: Float, counts: Int) -> tuple[Float, Float]:
     return mean, rows
 
 
-def _between(one: tuple[Float, Float], other: tuple[Float, Float]) -> float:
+def _between(one: tuple[Float64, Float64], other: tuple[Float64, Float64]) -> float:
     """Fréchet distance of factored moments, by tr (Σ1Σ2)^½ = |R1 R2ᵀ|*, the nuclear norm.
 
     Its matrix has as many rows and columns as there are features, if that is below dim,
@@ -135,8 +134,8 @@ def bootstrap(
     draws: int,
     rng: np.random.Generator,
     *,
-    groups_one: Int,
-    groups_other: Int,
+    groups_one: Int64,
+    groups_other: Int64,
 ) -> tuple[float, float]:
     """90 % interval of the Fréchet distance over resampled slides.
 
@@ -161,7 +160,7 @@ def bootstrap(
     if draws < 1:
         raise ValueError(f"a bootstrap needs at least 1 draw, not {draws}")
 
-    def resample(features: Float, slides: Int) -> tuple[Float, Float]:
+    def resample(features: Float64, slides: Int64) -> tuple[Float64, Float64]:
         number = int(slides.max()) + 1
         drawn = np.bincount(rng.integers(number, size=number), minlength=number)[slides]
         return _factor(features[drawn > 0], drawn[drawn > 0])
@@ -236,5 +235,5 @@ def load_statistics(data: bytes) -> Statistics:
     return Statistics(moments, about["encoder"], about["source"], about["size"], about["mpp"])
 
 
-def _digest(tensors: dict[str, Float]) -> str:
+def _digest(tensors: dict[str, Float64]) -> str:
     return hashlib.sha256(tensors["mean"].tobytes() + tensors["covariance"].tobytes()).hexdigest()

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.evaluate.coverage import squared_distances, squared_radii
-from services.evaluate.frechet import Float, as_features
+from services.evaluate.frechet import as_features
+from shared.arrays import Float64
 
 TAIL = 0.01
 """Share of held-out real images that lie as near to a training image as a copy does."""
@@ -64,7 +65,7 @@ def authenticity(
     }
 
 
-def _nearest(queries: Float, known: Float, radii: Float) -> tuple[Float, Float]:
+def _nearest(queries: Float64, known: Float64, radii: Float64) -> tuple[Float64, Float64]:
     """Distance of each query to the nearest of `known`, and that over the latter's radius."""
     rows, squares = np.empty(len(queries), np.int64), np.empty(len(queries))
     for part, chunk in squared_distances(queries, known):
@@ -85,7 +86,7 @@ def _chance(copies: int, n: int, m: int, rank: int) -> float:
     return ways / comb(n + m, lowest)
 
 
-def _rank_score(one: Float, other: Float) -> float:
+def _rank_score(one: Float64, other: Float64) -> float:
     """Standard score of the Mann-Whitney U; below 0 where `one` is lower than `other`."""
     ordered = np.sort(other)
     below, upto = (np.searchsorted(ordered, one, side) for side in ("left", "right"))

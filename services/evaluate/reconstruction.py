@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
 from services.evaluate.data import Material, centre, spread
+from shared.arrays import UInt8
 from shared.diffusion.autoencoder import (
     Autoencoder,
     decode_latents,
@@ -18,8 +18,6 @@ from shared.diffusion.autoencoder import (
     to_pixels,
     to_unit,
 )
-
-UInt8 = NDArray[np.uint8]
 
 BATCH = 16
 MOST = 500  # images that are scored

@@ -6,15 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.evaluate.frechet import as_features
-
-Int = NDArray[np.int64]
+from shared.arrays import Int64
 
 
 def retrieval_top1(
     queries: NDArray[np.floating],
     keys: NDArray[np.floating],
-    labels: Int,
-    groups: Int,
+    labels: Int64,
+    groups: Int64,
     distractors: int = 31,
     *,
     rng: np.random.Generator,

@@ -12,18 +12,15 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from services.evaluate.data import Pairs, centre
+from shared.arrays import Int64, UInt8
 from shared.contracts.base import Classes
 from shared.encoders import IMAGENET, REGISTRY, packaged_state, packaged_weights
 from shared.errors import InputError
 from shared.imaging.augment import restain, stain_table, symmetry
-
-UInt8 = NDArray[np.uint8]
-Int = NDArray[np.int64]
 
 LEARNING_RATE = 3e-3
 IGNORED = -1
@@ -153,7 +150,7 @@ def confusion(
     batch: int,
     device: str,
     progress: Callable[[int], None],
-) -> Int:
+) -> Int64:
     """Count labelled pixels by (true, predicted) label over the centres of the pairs.
 
     Returns:
@@ -174,7 +171,7 @@ def confusion(
     return counts.reshape(kinds, kinds)
 
 
-def iou_scores(counts: Int, first: int) -> dict[str, float | list[float | None] | None]:
+def iou_scores(counts: Int64, first: int) -> dict[str, float | list[float | None] | None]:
     """Score a confusion matrix (classes, classes) of true by predicted labels.
 
     Returns:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from services.evaluate.appearance import copying, crop_pairs, retrieval, stain_errors
 from services.evaluate.data import (
@@ -33,6 +32,7 @@ from services.evaluate.segmentation import (
     make_segmenter,
     train_segmenter,
 )
+from shared.arrays import Float32, UInt8
 from shared.contracts.evaluate import EvaluateRequest, report_key
 from shared.datasets.samples import draw_crops, recut_crops
 from shared.diffusion.model_store import load_model
@@ -55,7 +55,6 @@ ENCODE_BATCH = 64
 OUTPUT_STRIDE = 16  # of DeepLabV3+
 TURNS = 4  # tissue has no direction: each turn of an image is another view for a Fréchet distance
 
-UInt8 = NDArray[np.uint8]
 Change = Callable[[UInt8], UInt8]
 
 
@@ -168,7 +167,7 @@ class _Views:
         chosen: Sequence[int],
         turns: Sequence[int],
         change: Change = lambda x: x,
-    ) -> NDArray[np.float32]:
+    ) -> Float32:
         """Encode images of `pairs`, each changed and turned, to (images, turns, dim)."""
         parts = []
         for start in range(0, len(chosen), ENCODE_BATCH):
@@ -193,11 +192,11 @@ def _features(
     total += TURNS * len(numbers["test"])
     encode = _Views(name, encoder, material.dataset.size, context, total)
 
-    def features(pairs: Pairs, chosen: list[int], values: NDArray[np.float32]) -> Features:
+    def features(pairs: Pairs, chosen: list[int], values: Float32) -> Features:
         slides, regions = zip(*map(pairs.origins, chosen), strict=True)
         return Features(values, slides, regions)
 
-    upright: dict[str, NDArray[np.float32]] = {}
+    upright: dict[str, Float32] = {}
     encoded: dict[str, Features] = {}
     for row, pairs in sources.items():
         first = encode(pairs, numbers[row], [0])
@@ -244,7 +243,7 @@ def _through(context: Context, material: Material) -> Change:
 def _against(
     request: EvaluateRequest,
     encoder: str,
-    features: NDArray[np.float32],
+    features: Float32,
     material: Material,
     store: ObjectStore,
 ) -> dict[str, Any] | None:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.evaluate.frechet import Float, gaussian_distance
+from services.evaluate.frechet import gaussian_distance
+from shared.arrays import Float64, UInt8
 
-UInt8 = NDArray[np.uint8]
-
-DENSITY: Float = -np.log10((np.arange(256) + 1) / 256)
+DENSITY: Float64 = -np.log10((np.arange(256) + 1) / 256)
 """Optical density of each level: 2.41 for black, 0 for white."""
 
 
-def optical_density(pixels: UInt8) -> Float:
+def optical_density(pixels: UInt8) -> Float64:
     """Optical density of pixels (n, 3) by channel, -log10((I + 1) / 256) as by Beer and Lambert."""
     return DENSITY[pixels]
 
@@ -29,8 +28,8 @@ class StainStatistics:
         covariance: float64 (3, 3).
     """
 
-    mean: Float
-    covariance: Float
+    mean: Float64
+    covariance: Float64
 
 
 def stain_statistics(image: UInt8, mask: NDArray[np.bool_] | None) -> StainStatistics:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 from anyio import sleep
 from fastapi import APIRouter, Header, Request, Response
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from starlette.concurrency import run_in_threadpool
 
@@ -18,6 +17,7 @@ from services.gateway.api.access import Caller, Generator, Reader
 from services.gateway.api.image_bodies import IMAGE_BODY, read_image_body
 from services.gateway.api.jobs import JobId, known_job
 from services.gateway.api.problems import ProblemError, blaming, documented
+from shared.arrays import UInt8
 from shared.contracts.gateway import CropBody, ImageBody
 from shared.contracts.image import GivenCrop, ImageRequest, input_key
 from shared.contracts.models import ModelRecord, ModelRef
@@ -27,8 +27,6 @@ from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.models import read_model
 from shared.storage import ObjectStore, sha256
-
-UInt8 = NDArray[np.uint8]
 
 MOST_BODY = 32 << 20
 LEAST_CROP = 8

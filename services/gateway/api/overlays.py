@@ -8,12 +8,12 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
-from numpy.typing import NDArray
 from PIL import Image
 
 from services.gateway.api.access import Caller, Reader
 from services.gateway.api.slides import SlideName, ingested
 from services.gateway.api.tiles import Address, Level, Match, colored, drawing, drawn, zoom_of
+from shared.arrays import Float64, UInt8
 from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import slide_key
@@ -99,7 +99,7 @@ def _file(caller: Caller, key: str) -> tuple[FilePath, str]:
 
 
 @lru_cache(HELD)
-def _map(path: FilePath, version: str) -> tuple[NDArray[np.uint8], float]:
+def _map(path: FilePath, version: str) -> tuple[UInt8, float]:
     """Read a map whole: uint8 (height, width); and its µm per pixel, 0 where it says none."""
     if path.suffix == ".tif":
         with LabelMap(path) as opened:
@@ -109,14 +109,14 @@ def _map(path: FilePath, version: str) -> tuple[NDArray[np.uint8], float]:
 
 
 def _at(
-    labels: NDArray[np.uint8],
-    centres: tuple[NDArray[np.float64], NDArray[np.float64]],
+    labels: UInt8,
+    centres: tuple[Float64, Float64],
     steps: tuple[float, float],
-) -> NDArray[np.uint8]:
+) -> UInt8:
     """Pick the labels at `centres`, where a pixel has sides of `steps` level-0 pixels."""
     xs, ys = (
         (at / step).astype(int).clip(0, count - 1)
         for at, step, count in zip(centres, steps, labels.shape[::-1], strict=True)
     )
-    picked: NDArray[np.uint8] = labels[np.ix_(ys, xs)]
+    picked: UInt8 = labels[np.ix_(ys, xs)]
     return picked

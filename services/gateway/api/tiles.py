@@ -17,13 +17,13 @@ from typing import Annotated, Any
 import numpy as np
 import openslide
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from numpy.typing import NDArray
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
 from services.gateway.api.access import Caller, Reader
 from services.gateway.api.problems import ProblemError, documented, returning
 from services.gateway.api.slides import SlideName, find_slide, ingested
+from shared.arrays import Float64, Int64, UInt8
 from shared.contracts.base import Classes, Name, class_color
 from shared.contracts.ingest import CohortRecord, cohort_key, slide_key
 from shared.errors import InputError
@@ -96,7 +96,7 @@ class Zoom:
         self.labels: LabelMap | None = None
         if labels is not None:
             self.labels = stack.enter_context(LabelMap(store.local(labels)))
-        self._small: NDArray[np.uint8] | None = None
+        self._small: UInt8 | None = None
         self._lock = threading.Lock()
 
     def tile(self, level: int, column: int, row: int) -> bytes:
@@ -151,9 +151,7 @@ class Zoom:
         colors = classes.colors if classes else [class_color(index) for index in range(256)]
         return colored(self._labels_at(xs, ys), colors)
 
-    def centres(
-        self, level: int, column: int, row: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def centres(self, level: int, column: int, row: int) -> tuple[Float64, Float64]:
         """Return where the pixels of a tile lie: x (width,) and y (height,) in level-0 pixels.
 
         Raises:
@@ -169,7 +167,7 @@ class Zoom:
         )
         return xs, ys
 
-    def _labels_at(self, xs: NDArray[np.int64], ys: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _labels_at(self, xs: Int64, ys: Int64) -> UInt8:
         if self.labels is None:
             raise ValueError("no label map")
         with self._lock:
@@ -194,7 +192,7 @@ class Zoom:
         )
 
 
-def colored(labels: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> bytes:
+def colored(labels: UInt8, colors: Sequence[tuple[int, int, int]]) -> bytes:
     """Encode labels, uint8 (height, width), as a PNG of their colours, where label 0 is clear."""
     picture = Image.fromarray(labels, mode="L")
     picture.putpalette([channel for color in colors for channel in color])
@@ -215,7 +213,7 @@ def _open(path: FilePath) -> openslide.AbstractSlide:
         raise InputError(f"{path.name} cannot be opened as a slide or an image") from error
 
 
-def _shrunk(labels: LabelMap) -> NDArray[np.uint8]:
+def _shrunk(labels: LabelMap) -> UInt8:
     """Take every `COARSE`th pixel of a label map, strip by strip."""
     strips = (
         labels.window(0, y, labels.width, min(TILE, labels.height - y))[::COARSE, ::COARSE]

@@ -10,10 +10,9 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-UInt8 = NDArray[np.uint8]
+from shared.arrays import UInt8
 
 QUALITY = 95
 

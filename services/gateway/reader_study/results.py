@@ -23,6 +23,7 @@ from services.gateway.reader_study.statistics import (
     wilson,
 )
 from services.gateway.reader_study.studies import find_submitted
+from shared.arrays import Float64
 from shared.contracts.reader_study import (
     KINDS,
     Agreement,
@@ -37,8 +38,6 @@ from shared.contracts.reader_study import (
     study_key,
 )
 from shared.storage import ObjectStore
-
-Float = NDArray[np.float64]
 
 COLUMNS = (
     "reader", "name", "position", "picture", "truth", "set", "key", "tissue", "answer", "correct",
@@ -190,7 +189,7 @@ def _quality(rows: Sequence[Row]) -> QualityResult:
     )
 
 
-def _replicates(rows: Sequence[Row], value: Callable[[Row], float]) -> Float:
+def _replicates(rows: Sequence[Row], value: Callable[[Row], float]) -> Float64:
     """Draw means anew, (replicates, kinds): of the kinds in `rows`, real first."""
     readers = sorted({row.reader for row in rows})
     pictures = sorted({(row.truth.kind, row.truth.picture) for row in rows})

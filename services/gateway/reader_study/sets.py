@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.base import Classes
 from shared.contracts.reader_study import Kind, RealSet
 from shared.contracts.regions import region_table_key, region_tar_key
@@ -20,8 +20,6 @@ from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import load_region_set
 from shared.storage import ObjectStore
-
-UInt8 = NDArray[np.uint8]
 
 LEAST_SIDE = 32
 MPP_TOLERANCE = 0.05

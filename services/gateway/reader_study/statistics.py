@@ -12,9 +12,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.arrays import Float64, Int64
 from shared.contracts.reader_study import Interval
 
-Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
@@ -81,7 +81,7 @@ def _beyond_chance(observed: float, expected: float) -> float | None:
     return None if math.isclose(expected, 1) else (observed - expected) / (1 - expected)
 
 
-def bootstrap_means(values: Float, strata: NDArray[np.int64]) -> Float:
+def bootstrap_means(values: Float64, strata: Int64) -> Float64:
     """Draw readers and images anew, many times, and average each stratum of images.
 
     Answers of one reader hang together, and so do answers to one image: taking each for
@@ -115,7 +115,7 @@ def bootstrap_means(values: Float, strata: NDArray[np.int64]) -> Float:
     return np.stack(means, axis=1)
 
 
-def around(value: float, replicates: Float) -> Interval:
+def around(value: float, replicates: Float64) -> Interval:
     """Return an estimate with the percentile interval of its replicates, (replicates,)."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(replicates, [tail, 1 - tail])
