@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from heterotissue.study import MEASURES
 from services.evaluate.data import Pairs, RealPairs
-from services.evaluate.fidelity import Features, fidelity
+from services.evaluate.fidelity import FeatureSet, fidelity
 from services.evaluate.reconstruction import likeness, reconstruct
 from services.evaluate.segmentation import (
     confusion,
@@ -79,7 +79,7 @@ def mean_iou(train: Pairs, test: Pairs, classes: Classes, seed: int) -> float:
         model, test, range(len(test)), classes=classes, size=size, batch=batch, device="cpu",
         progress=lambda _: None,
     )  # fmt: skip
-    score = iou_scores(counts, classes.first)["mean_iou"]
+    score = iou_scores(counts, classes.first).mean_iou
     assert isinstance(score, float)
     return score
 
@@ -101,18 +101,18 @@ def main() -> None:
     made = through(images)
     scores = likeness(zip(images, made, strict=True))
     figures: dict[str, Any] = {
-        "n": scores["n"],
-        "psnr": round(scores["psnr"], 2),
-        "ssim": round(scores["ssim"], 3),
+        "n": scores.n,
+        "psnr": round(scores.psnr, 2),
+        "ssim": round(scores.ssim, 3),
     }
     slides = [(slide,) for slide in test.regions.slides]
     for name in given.encoders:
         encoder = load_encoder(name, store)
         real, given_back = (
-            Features(encoder.encode(pixels)[:, None], slides) for pixels in (images, made)
+            FeatureSet(encoder.encode(pixels)[:, None], slides) for pixels in (images, made)
         )
-        rows = fidelity(real, {"reconstruction": given_back}, 0)["rows"]
-        figures[name] = {row: round(value["frechet"], 1) for row, value in rows.items()}
+        rows = fidelity(real, {"reconstruction": given_back}, 0).rows
+        figures[name] = {row: round(value.frechet, 1) for row, value in rows.items()}
     if given.seeds:
         train, real_images = read(store, record, "train")
         again = Reconstructed(train, through(real_images))

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 from heterotissue.cli import load_recipe
 from heterotissue.study import MEASURES, counterparts
 from heterotissue.submit import Target, run_or_fail
-from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.evaluate import EvaluateRequest, Report, report_key
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import RegionSet, region_set_key
@@ -45,7 +44,7 @@ def recipe_of(name: str, conditioning: str, steps: int) -> Recipe:
     return Recipe.model_validate(recipe)
 
 
-def measure(target: Target, model: str, images: int) -> dict[str, Any]:
+def measure(target: Target, model: str, images: int) -> Report:
     """Make the rows and measure them against the val split."""
     rows = {row: f"{model}-{row}" for row in ROWS}
     for row, dataset in rows.items():
@@ -57,8 +56,7 @@ def measure(target: Target, model: str, images: int) -> dict[str, Any]:
             encoders=MEASURES, segmenter_encoder=MEASURES[0], segmenter_steps=200,
         ),
     )  # fmt: skip
-    report: dict[str, Any] = target.store.get_json(f"reports/{model}/report.json")
-    return report
+    return target.store.get_model(report_key(model, "report.json"), Report)
 
 
 def main() -> None:
@@ -87,16 +85,16 @@ def main() -> None:
             target.store.get_json(key) for key in target.store.list(f"jobs/{job}/done/denoiser")
         ]
         report = measure(target, name, images)
+        looks = report.appearance
         table[name] = {
             "training_seconds": round(sum(marker["seconds"] for marker in markers)),
             "frechet": {
-                part["encoder"]: {row: round(part["rows"][row]["frechet"], 2) for row in ROWS}
-                | {"floor": round(part["rows"]["floor"]["frechet"], 2)}
-                for part in report["fidelity"]
+                part.encoder: {row: round(part.rows[row].frechet, 2) for row in (*ROWS, "floor")}
+                for part in report.fidelity
             },
-            "faithfulness": round(report["faithfulness"]["mean_iou"], 3),
-            "stain_error": {row: round(report["appearance"]["stain"][row], 4) for row in ROWS},
-            "retrieval_top1": report["appearance"]["retrieval"]["both"]["top1"],
+            "faithfulness": report.faithfulness and round(report.faithfulness.mean_iou, 3),
+            "stain_error": looks and {row: round(looks.stain[row], 4) for row in ROWS},
+            "retrieval_top1": looks and looks.retrieval["both"].top1,
         }
         print(json.dumps({name: table[name]}, indent=1), flush=True)
     print(json.dumps(table, indent=1))

@@ -11,6 +11,7 @@ its staining, and of how well a segmenter trained on real regions finds the maps
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,9 +19,9 @@ import numpy as np
 from heterotissue.cli import published
 from heterotissue.study import MEASURES, counterparts
 from heterotissue.submit import Target, run_or_fail
-from services.evaluate.appearance import crop_pairs, retrieval, stain_errors
+from services.evaluate.appearance import crop_pairs, find_crops, stain_errors
 from services.evaluate.data import Pairs, RealPairs, SyntheticPairs
-from services.evaluate.fidelity import Features, fidelity
+from services.evaluate.fidelity import FeatureSet, fidelity
 from services.evaluate.segmentation import (
     confusion,
     iou_scores,
@@ -101,7 +102,7 @@ def faithfulness(
             segmenter, pairs, range(len(pairs)), classes=classes, size=size,
             batch=SEGMENTER_BATCH, device="cpu", progress=lambda done: None,
         )  # fmt: skip
-        found[name] = float(str(iou_scores(counts, classes.first)["mean_iou"]))
+        found[name] = float(str(iou_scores(counts, classes.first).mean_iou))
     return found
 
 
@@ -130,20 +131,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             numbers = range(len(pairs))
             images = np.stack([pairs.pair(number)[0] for number in numbers])
             slides, regions = zip(*map(pairs.origins, numbers), strict=True)
-            sources[name] = Features(encoder.encode(images)[:, None], slides, regions)
-        truth = Features(
+            sources[name] = FeatureSet(encoder.encode(images)[:, None], slides, regions)
+        truth = FeatureSet(
             encoder.encode(pixels)[:, None],
             [(slide,) for slide in real.slides],
             [(key,) for key in real.keys],
         )
-        rows = fidelity(truth, sources, 0)["rows"]
-        floor = rows["floor"]["own_slides"]
-        own = {name: rows[name]["own_slides"] for name in names}
+        rows = fidelity(truth, sources, 0).rows
+        own = {name: rows[name].own_slides or math.nan for name in ("floor", *names)}
+        floor = own.pop("floor")
         columns.append({name: f"{value:.1f} ({value / floor:.2f})" for name, value in own.items()})
     staining = stain_errors(store, {"both": made[names[0]]})
     errors = stain_errors(store, made)
     columns.append({name: f"{errors[name]:.3f}" for name in names})
-    again = {name: retrieval(crop_pairs(store, made[name], 0), None, 0)["top1"] for name in names}
+    again = {name: find_crops(crop_pairs(store, made[name], 0), None, 0).top1 for name in names}
     columns.append({name: f"{value:.3f}" for name, value in again.items()})
     obeyed = faithfulness(real, train, known.classes, made, given.segmenter_steps)
     columns.append({name: f"{obeyed[name]:.3f}" for name in names})
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         evaluations = Guidance.from_scale(setting).evaluations(setting.steps)
         cells = [*asked(setting).values(), evaluations]
         print(" | ".join([*map(str, cells), *(column[name] for column in columns)]))
-    chance = retrieval(crop_pairs(store, made[names[0]], 0, real=True), None, 0)["top1"]
+    chance = find_crops(crop_pairs(store, made[names[0]], 0, real=True), None, 0).top1
     print(
         f"real regions: stain error {staining['real']:.3f}, stain retrieval {chance:.3f}, "
         f"faithfulness {obeyed['real']:.3f}"

@@ -20,39 +20,60 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from heterotissue.cli import load_recipe
+from shared.contracts.evaluate import Report, TrainingSet, report_key
 
 HTD = Path(sys.executable).parent / "htd"
 
 
-def figures(report: dict[str, Any]) -> dict[str, float | None]:
-    """Sum a study's report up; of several encoders the least favourable counts."""
-    fidelity, looks, scores = report["fidelity"], report["appearance"], report["segmentation"]
-    rows = [part["rows"] for part in fidelity]
-    found = [each["retrieval"]["both"]["top1"] for each in (looks, *fidelity)]
-    real = scores["real"]["mean_iou"]
-    leaks = [row for part in fidelity for row in part["leakage"].values()]
+def figures(report: Report) -> dict[str, float | None]:
+    """Sum a study's report up; of several encoders the least favourable counts.
+
+    Raises:
+        ValueError: the report lacks a figure.
+    """
+    looks, faithful = report.appearance, report.faithfulness
+    if looks is None or faithful is None:
+        raise ValueError(f"report {report.report!r} lacks appearance or faithfulness")
+    rows = [part.rows for part in report.fidelity]
+    measured = (looks.retrieval, *(part.retrieval for part in report.fidelity))
+    top1 = [retrieval["both"].top1 for retrieval in measured]
+    real, synthetic, augmented = (
+        _mean_iou(report, source)
+        for source in (TrainingSet.REAL, TrainingSet.SYNTHETIC, TrainingSet.REAL_AND_SYNTHETIC)
+    )
+    leaks = [row for part in report.fidelity for row in part.leakage.values()]
     return {
-        "fd_gain": min(row["map"]["frechet"] / row["both"]["frechet"] for row in rows),
+        "fd_gain": min(row["map"].frechet / row["both"].frechet for row in rows),
         "fd_gain_own_slides": min(
-            row["map"]["own_slides"] / row["both"]["own_slides"] for row in rows
+            _known(row["map"].own_slides) / _known(row["both"].own_slides) for row in rows
         ),
-        "fd_over_floor": max(row["both"]["over_floor"] for row in rows),
-        "iou_synthetic_ratio": scores["synthetic"]["mean_iou"] / real,
-        "iou_augmented_gain": scores["both"]["mean_iou"] - real,
-        "stain_gain": looks["stain"]["map"] / looks["stain"]["both"],
-        "faithfulness_ratio": report["faithfulness"]["mean_iou"] / real,
-        "crop_retrieval_top1": None if None in found else min(found),
-        "excess_copies": max(row["excess_copies"] for row in leaks),
+        "fd_over_floor": max(_known(row["both"].over_floor) for row in rows),
+        "iou_synthetic_ratio": synthetic / real,
+        "iou_augmented_gain": augmented - real,
+        "stain_gain": looks.stain["map"] / looks.stain["both"],
+        "faithfulness_ratio": faithful.mean_iou / real,
+        "crop_retrieval_top1": None if None in top1 else min(map(_known, top1)),
+        "excess_copies": max(row.excess_copies for row in leaks),
         # above 0 by chance alone in every second measurement of an honest generator
         "excess_copies_significant": max(
-            row["excess_copies"] if row["significant"] else 0.0 for row in leaks
+            row.excess_copies if row.significant else 0.0 for row in leaks
         ),
     }
+
+
+def _mean_iou(report: Report, source: TrainingSet) -> float:
+    scores = report.segmentation[source]
+    return _known(scores.mean_iou if scores else None)
+
+
+def _known(value: float | None) -> float:
+    if value is None:
+        raise ValueError("a figure of the report was not measured")
+    return value
 
 
 def commands(given: argparse.Namespace) -> Iterator[list[str]]:
@@ -115,15 +136,16 @@ def main() -> None:
     given = arguments()
     for words in commands(given):
         subprocess.run([HTD, *words], check=True)
-    report = json.loads((given.out / "store/reports/quality/report.json").read_text())
+    file = given.out / "store" / report_key("quality", "report.json")
+    report = Report.model_validate_json(file.read_text())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result = {
         "figures": figures(report),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {gpu or platform.processor() or 'CPU'}",
         "recipe": given.recipe,
-        "n": {"test": report["real_test"]["regions"], "train": report["real_train"]["regions"]},
-        "report": report,
+        "n": {"test": report.real_test.regions, "train": report.real_train.regions},
+        "report": report.model_dump(mode="json"),
     }
     (given.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["figures"], indent=1))

@@ -39,7 +39,7 @@ from heterotissue.cli import published
 from heterotissue.stack.supervisor import Stack
 from heterotissue.study import MEASURES, counterparts
 from heterotissue.submit import Target, run_or_fail
-from services.evaluate.fidelity import Features, fidelity
+from services.evaluate.fidelity import FeatureSet, fidelity
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
 from shared.contracts.deploy import DeployRequest, served_prefix
@@ -179,18 +179,17 @@ def distances(
         for at in (each.provenance for each in made)
     ]
     features = {
-        name: Features(
+        name: FeatureSet(
             encoder.encode(np.concatenate([make(batch) for batch in batched(made)]))[:, None],
             slides,
         )
         for name, make in ways.items()
     }
-    found = fidelity(Features(encoder.encode(np.stack(real))[:, None], slides), features, 0)
+    found = fidelity(FeatureSet(encoder.encode(np.stack(real))[:, None], slides), features, 0)
     rows = {
-        name: {"frechet": row["frechet"], "interval": row["interval"]}
-        for name, row in found["rows"].items()
+        name: {"frechet": row.frechet, "interval": row.interval} for name, row in found.rows.items()
     }
-    return {"encoder": MEASURES[0], "n": found["n"], "reliable": found["reliable"], "rows": rows}
+    return {"encoder": MEASURES[0], "n": found.n, "reliable": found.reliable, "rows": rows}
 
 
 def in_process(store: ObjectStore, model: ModelRecord, **more: Any) -> Make:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -17,7 +15,7 @@ from heterotissue.progress import console
 from shared.contracts.base import Classes, Request, SplitFractions
 from shared.contracts.cluster import ClusterRequest, cluster_key
 from shared.contracts.embed import EmbedRequest
-from shared.contracts.evaluate import EvaluateRequest, report_key
+from shared.contracts.evaluate import EvaluateRequest, Report, TrainingSet, report_key
 from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import RegionRule
@@ -34,6 +32,12 @@ PHANTOM_SIDE = 4096
 IMAGES = 64
 MPP = 1.0
 TISSUE_TYPES = 8
+TRAINING_SETS = {
+    TrainingSet.REAL: "real",
+    TrainingSet.SYNTHETIC: "synthetic",
+    TrainingSet.REAL_AND_SYNTHETIC: "both",
+}
+"""Segmenters of the headline, and the names of what they were trained on."""
 
 
 @dataclass(frozen=True)
@@ -123,34 +127,28 @@ def summary(out: Path, timings: dict[str, float], total: float) -> Table:
         table.add_row(stage, f"{seconds:.0f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     table.add_row("all", f"{total:.0f} s, {peak:.1f} GiB at most")
-    for name, figure in headline(json.loads((out / "report.json").read_text())):
+    for name, figure in headline(Report.model_validate_json((out / "report.json").read_text())):
         table.add_row(name, figure)
     for name in ("dataset/images", "dataset/masks", "sheet.png", "tissue_types.png", "report.html"):
         table.add_row("", str(out / name))
     return table
 
 
-def headline(report: dict[str, Any]) -> list[tuple[str, str]]:
+def headline(report: Report) -> list[tuple[str, str]]:
     """Pick the figures that a newcomer looks at first."""
-    scores = report["segmentation"]
-    rows = [
-        ("tested on", "held-out slides" if report["held_out"] else "TRAINING slides (no other)"),
-    ]
-    for fidelity in report["fidelity"]:
-        if found := fidelity["rows"]:
+    rows = [("tested on", "held-out slides" if report.held_out else "TRAINING slides (no other)")]
+    for part in report.fidelity:
+        if part.rows:
             rows.append(
                 (
-                    f"Fréchet distance, {fidelity['encoder']}, n {fidelity['n']}",
-                    f"{found['dataset']['frechet']:.2f} "
-                    f"(real against real: {found['floor']['frechet']:.2f})",
+                    f"Fréchet distance, {part.encoder}, n {part.n}",
+                    f"{part.rows['dataset'].frechet:.2f} "
+                    f"(real against real: {part.rows['floor'].frechet:.2f})",
                 )
             )
-    for source in ("real", "synthetic", "both"):
-        if scores[source]:
-            rows.append(
-                (f"DeepLabV3+ trained on {source}", f"mean IoU {scores[source]['mean_iou']:.3f}")
-            )
-    if report["faithfulness"]:
-        faithful = report["faithfulness"]["mean_iou"]
-        rows.append(("label faithfulness", f"mean IoU {faithful:.3f}"))
+    for source, name in TRAINING_SETS.items():
+        if scores := report.segmentation.get(source):
+            rows.append((f"DeepLabV3+ trained on {name}", f"mean IoU {scores.mean_iou:.3f}"))
+    if report.faithfulness:
+        rows.append(("label faithfulness", f"mean IoU {report.faithfulness.mean_iou:.3f}"))
     return rows

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from services.evaluate.data import Material, SyntheticPairs, spread
+from services.evaluate.data import MAP_AND_CROPS, Material, SyntheticPairs, spread
+from services.evaluate.reconstruction import autoencoder_of, reconstruction_scores
 from services.evaluate.retrieval import retrieval_top1
 from services.evaluate.stain import stain_error, stain_statistics
 from shared.arrays import Float32, Float64, Int64, UInt8
+from shared.contracts.evaluate import Appearance, Copying, EvaluateRequest, Retrieval
 from shared.contracts.synthesize import CropOrigin, Provenance
 from shared.datasets.samples import Sample
 from shared.diffusion.crops import place
@@ -19,10 +20,14 @@ from shared.encoders import Encoder
 from shared.imaging.augment import symmetry
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.jobs import Context
 from shared.storage import ObjectStore
 
-MOST_COPIES = 300  # images that are searched for copied crops
-LEAST_PIXELS = 32  # of a region whose staining is compared
+MAX_SEARCHED = 300
+"""Images that are searched for copied crops."""
+
+MIN_STAIN_PIXELS = 32
+"""Pixels that a region needs for its staining to be compared."""
 
 
 class Sources:
@@ -53,7 +58,7 @@ class Sources:
         return image[origin.y : origin.y + origin.side, origin.x : origin.x + origin.side]
 
     def real(self, sample: Sample) -> UInt8:
-        """Cut the real image of a sample's map, uint8 RGB (size, size, 3), turned as that is."""
+        """Cut the real image of a sample's map, turned as the map is, uint8 RGB (size, size, 3)."""
         made, size = sample.provenance, len(sample.labels)
         image = self._image(made.map_regions, made.map_region)
         return symmetry(
@@ -62,23 +67,35 @@ class Sources:
 
 
 def from_elsewhere(made: Provenance) -> tuple[CropOrigin, ...]:
-    """Crops of other regions than the map's own, which the real image of the map may repeat."""
+    """Return the crops that are not of the map's own region, which the real image shows."""
     return tuple(origin for origin in made.crops if origin.region != made.map_region)
 
 
+def measure_appearance(
+    request: EvaluateRequest, material: Material, context: Context
+) -> Appearance:
+    """Measure staining, copying, retrieval by staining, and the autoencoder."""
+    store = context.store
+    return Appearance(
+        stain=stain_errors(store, material.named_rows),
+        copying=copying(store, material),
+        retrieval=crop_retrieval(store, material, None, request.seed),
+        autoencoder=reconstruction_scores(material, autoencoder_of(material, context)),
+    )
+
+
 def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict[str, float]:
-    """Compare the staining of each synthetic region with that of the crop of its class.
+    """Compare the staining of each synthetic region with the staining of the crop of its class.
 
     Args:
         store: holds the regions.
-        rows: datasets by name of the ablation row.
+        rows: datasets by name of the row.
 
     Returns:
-        For each row, and for 'real' (the regions that the maps of 'both' were taken from: how
-        far other regions of the crop's slide lie apart), the mean error in units of optical
-        density.
+        Row → mean error in units of optical density. The row 'real' compares the real regions of
+        the maps with crops from other regions: the error between regions of one slide.
     """
-    found: dict[str, list[float]] = {}
+    errors: dict[str, list[float]] = {}
     for row, pairs in rows.items():
         sources = Sources(store, pairs)
         for number in range(len(pairs)):
@@ -86,29 +103,27 @@ def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict
             made = sample.provenance
             for origin in made.crops:
                 inside = sample.labels == origin.label
-                if inside.sum() < LEAST_PIXELS:
+                if inside.sum() < MIN_STAIN_PIXELS:
                     continue
                 wanted = stain_statistics(sources.crop(made, origin), None)
                 error = stain_error(stain_statistics(sample.image, inside), wanted)
-                found.setdefault(row, []).append(error)
-                if row == "both" and origin in from_elsewhere(made):
+                errors.setdefault(row, []).append(error)
+                if row == MAP_AND_CROPS and origin in from_elsewhere(made):
                     truth = stain_statistics(sources.real(sample), inside)
-                    found.setdefault("real", []).append(stain_error(truth, wanted))
-    return {row: float(np.mean(errors)) for row, errors in found.items()}
+                    errors.setdefault("real", []).append(stain_error(truth, wanted))
+    return {row: float(np.mean(values)) for row, values in errors.items()}
 
 
-def copying(store: ObjectStore, material: Material) -> dict[str, Any]:
-    """Measure how much of a crop reappears in its image, against chance.
+def copying(store: ObjectStore, material: Material) -> Copying:
+    """Measure how much of a crop reappears in its image, and how much would by chance.
 
-    Returns:
-        `made`: mean share of the crops' textured blocks found in the images made from
-        them; `chance`: found in the real region of the same map, which is another one
-        of the slide where there is one; and `n` crops.
+    Chance is the share that reappears in the real region of the same map: another region of the
+    crop's slide, where there is one.
     """
-    pairs = material.rows.get("both", material.synthetic)
+    pairs = material.map_and_crops
     sources = Sources(store, pairs)
     made, chance = [], []
-    for number in spread(len(pairs), MOST_COPIES):
+    for number in spread(len(pairs), MAX_SEARCHED):
         sample = pairs.samples[number]
         for origin in sample.provenance.crops:
             if origin.side < BLOCK:
@@ -117,12 +132,12 @@ def copying(store: ObjectStore, material: Material) -> dict[str, Any]:
             made.append(crop_copying(sample.image, crop))
             if origin in from_elsewhere(sample.provenance):
                 chance.append(crop_copying(sources.real(sample), crop))
-    return {
-        "made": float(np.mean(made)) if made else None,
-        "chance": float(np.mean(chance)) if chance else None,
-        "n": len(made),
-        "n_chance": len(chance),
-    }
+    return Copying(
+        made=float(np.mean(made)) if made else None,
+        chance=float(np.mean(chance)) if chance else None,
+        n=len(made),
+        n_chance=len(chance),
+    )
 
 
 @dataclass(frozen=True)
@@ -144,10 +159,14 @@ class CropPairs:
 def crop_pairs(
     store: ObjectStore, pairs: SyntheticPairs, seed: int, real: bool = False
 ) -> CropPairs:
-    """Cut, for every crop given, a window of the same class out of the image made.
+    """Cut, for every crop that an image was given, a window of its class out of the image.
 
-    With `real`, out of the real region that the map was taken from, and of crops from others:
-    what the crop's slide tells of its other regions.
+    Args:
+        store: holds the regions.
+        pairs: the images.
+        seed: draws the places of the windows.
+        real: cut windows out of the real regions of the maps instead, for crops of other regions:
+            how well a slide's regions find each other.
     """
     sources = Sources(store, pairs)
     windows, crops, labels, slides = [], [], [], []
@@ -169,39 +188,62 @@ def crop_pairs(
     return CropPairs(windows, crops, np.array(labels, np.int64), numbers.astype(np.int64))
 
 
-def retrieval(found: CropPairs, encoder: Encoder | None, seed: int) -> dict[str, Any]:
+def crop_retrieval(
+    store: ObjectStore, material: Material, encoder: Encoder | None, seed: int
+) -> dict[str, Retrieval]:
+    """Find crops again in images made from them, in images made without, and in real regions.
+
+    Args:
+        store: holds the regions.
+        material: what the report compares.
+        encoder: gives the features that are compared; None: compare stain statistics.
+        seed: of the draws.
+
+    Returns:
+        Row → retrieval, for the rows that the ablation has.
+    """
+    return {
+        name: find_crops(
+            crop_pairs(store, material.rows[row], seed, real=name == "real"), encoder, seed
+        )
+        for name, row in (("map", "map"), (MAP_AND_CROPS, MAP_AND_CROPS), ("real", MAP_AND_CROPS))
+        if row in material.rows
+    }
+
+
+def find_crops(pairs: CropPairs, encoder: Encoder | None, seed: int) -> Retrieval:
     """Find each window's own crop among 31 others of its class, from other slides.
 
     Args:
-        found: windows and crops.
-        encoder: whose features are compared; None for stain statistics.
-        seed: of the draw of the others.
+        pairs: windows and crops.
+        encoder: gives the features that are compared; None: compare stain statistics.
+        seed: draws the other crops.
     """
-    if not found.crops:
-        return {"top1": None, "n": 0, "skipped": 0, "chance": None}
+    if not pairs.crops:
+        return Retrieval(top1=None, n=0, skipped=0, chance=None)
     queries, keys = (
         np.stack([_stain_vector(image) for image in images])
         if encoder is None
         else _features(encoder, images)
-        for images in (found.windows, found.crops)
+        for images in (pairs.windows, pairs.crops)
     )
     rng = np.random.default_rng(seed)
-    return retrieval_top1(queries, keys, found.labels, found.slides, rng=rng)
+    return retrieval_top1(queries, keys, pairs.labels, pairs.slides, rng=rng)
 
 
 def _features(encoder: Encoder, images: list[UInt8]) -> Float32:
-    """Encode images of several sides, (n, dim); those of one side in one go."""
+    """Encode images of several sides, (n, dim); images of one side in one batch."""
     sides = np.array([len(image) for image in images])
-    found: dict[int, Float32] = {}
+    features: dict[int, Float32] = {}
     for side in np.unique(sides):
         rows = np.flatnonzero(sides == side).tolist()
         values = encoder.encode(np.stack([images[row] for row in rows]))
-        found |= dict(zip(rows, values, strict=True))
-    return np.stack([found[row] for row in range(len(images))])
+        features |= dict(zip(rows, values, strict=True))
+    return np.stack([features[row] for row in range(len(images))])
 
 
 def _stain_vector(image: UInt8) -> Float64:
-    """Mean (3) and upper half of the covariance (6) of the optical density."""
+    """Return mean (3) and upper half of the covariance (6) of the optical density."""
     statistics = stain_statistics(image, None)
     upper = statistics.covariance[np.triu_indices(3)]
     return np.concatenate([statistics.mean, upper])

@@ -1,8 +1,9 @@
-"""Fidelity and diversity apart: how two sets of features fill each other's neighbourhoods."""
+"""Fidelity and diversity, separately: how two sets of features fill each other's neighbourhoods."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +17,26 @@ PRECISION_NEIGHBOURS = 3
 COVERAGE_NEIGHBOURS = 5
 """k of density and coverage (Naeem et al. 2020)."""
 
-CHUNK = 2_000_000
-"""Distances held at once."""
+DISTANCES_AT_ONCE = 2_000_000
+"""Distances held in memory."""
 
 
 def squared_distances(rows: Float64, columns: Float64) -> Iterator[tuple[slice, Float64]]:
-    """Yield |a - b|² of rows (n, dim) and columns (m, dim), some rows (chunk, m) at a time."""
+    """Yield |a - b|² of rows (n, dim) and columns (m, dim), in chunks of rows (chunk, m)."""
     centre = columns.mean(0)  # small numbers lose less in the difference of squares below
     rows, columns = rows - centre, columns - centre
     norms = np.square(columns).sum(1)
-    step = max(1, CHUNK // len(columns))
+    step = max(1, DISTANCES_AT_ONCE // len(columns))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         scale = np.square(rows[part]).sum(1)[:, None] + norms
         squares = scale - 2 * (rows[part] @ columns.T)
-        squares[squares < 1e-12 * scale] = 0  # equal features, but for rounding
+        squares[squares < 1e-12 * scale] = 0  # rounding makes equal features differ
         yield part, squares
 
 
 def squared_radii(features: Float64, neighbours: tuple[int, ...]) -> Float64:
-    """Squared distance of each feature to its k-th nearest other, (len(neighbours), n)."""
+    """Return squared distances of features to their k-th nearest others, (len(neighbours), n)."""
     radii = np.empty((len(neighbours), len(features)))
     for part, squares in squared_distances(features, features):
         # each feature is its own neighbour 0
@@ -43,20 +44,29 @@ def squared_radii(features: Float64, neighbours: tuple[int, ...]) -> Float64:
     return radii
 
 
-def manifold_scores(
-    real: NDArray[np.floating], synthetic: NDArray[np.floating]
-) -> dict[str, float]:
-    """Score by balls around each feature that reach to its k-th nearest neighbour of its set.
+class ManifoldScores(NamedTuple):
+    """Scores by balls around each feature that reach to its k-th nearest neighbour of its set.
+
+    Attributes:
+        precision: share of synthetic features in some real ball (Kynkäänniemi et al. 2019, eq. 2).
+        recall: share of real features in some synthetic ball (ibid.).
+        density: real balls that a synthetic feature lies in, over k: 1 is ideal, and more is
+            possible (Naeem et al. 2020).
+        coverage: share of real balls that hold a synthetic feature (ibid.).
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifold_scores(real: NDArray[np.floating], synthetic: NDArray[np.floating]) -> ManifoldScores:
+    """Score how two sets of features fill each other's neighbourhoods.
 
     Args:
         real: features (n, dim), n above 5.
         synthetic: features (m, dim), m above 5.
-
-    Returns:
-        `precision`: share of synthetic features in some real ball (Kynkäänniemi et al. 2019,
-        eq. 2); `recall`: share of real ones in some synthetic ball; `density`: real balls
-        that a synthetic feature lies in, over k: 1 is ideal, and more is possible (Naeem et
-        al. 2020); `coverage`: share of real balls that hold a synthetic feature (ibid.).
     """
     ks = (PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS)
     first, second = as_features(max(ks) + 1, real=real, synthetic=synthetic)
@@ -70,9 +80,9 @@ def manifold_scores(
         balls = squares <= far[part, None]
         inside += int(balls.sum())
         covered += int(balls.any(1).sum())
-    return {
-        "precision": float(precise.mean()),
-        "recall": recalled / len(first),
-        "density": inside / (COVERAGE_NEIGHBOURS * len(second)),
-        "coverage": covered / len(first),
-    }
+    return ManifoldScores(
+        precision=float(precise.mean()),
+        recall=recalled / len(first),
+        density=inside / (COVERAGE_NEIGHBOURS * len(second)),
+        coverage=covered / len(first),
+    )

@@ -1,4 +1,4 @@
-"""What is compared: real regions, split honestly, and synthetic images."""
+"""The images that are compared: real regions, divided by slide, and synthetic images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.arrays import UInt8
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_table_key
-from shared.contracts.synthesize import DatasetRecord
+from shared.contracts.synthesize import Condition, DatasetRecord
 from shared.contracts.train import SHIPPED
 from shared.datasets.samples import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
@@ -22,7 +22,11 @@ from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.models import read_model
 from shared.storage import ObjectNotFoundError, ObjectStore
 
-FALLBACK_SHARE = 0.25  # of a training slide's regions, where no slide is held out
+FALLBACK_SHARE = 0.25
+"""Share of a training slide's regions that is tested on where no slide is held out."""
+
+MAP_AND_CROPS: Condition = "both"
+"""Row of the images that were made from map and crops."""
 
 
 class Pairs(Protocol):
@@ -34,12 +38,21 @@ class Pairs(Protocol):
         """Return an image and its label map."""
 
     def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Name the slides, and the regions: what it shows, or its map's and then its crops'."""
+        """Name the slides and the regions of an image.
+
+        Of a real image, its own; of a synthetic one, those of its map and then of its crops.
+        """
 
 
 @dataclass(frozen=True)
 class RealPairs:
-    """Real regions as pairs, labels turned into the dataset's."""
+    """Real regions as pairs.
+
+    Attributes:
+        regions: the regions.
+        positions: of the pairs in `regions`.
+        table: uint8 (256,), label of the region set → label of the dataset.
+    """
 
     regions: RegionIndex
     positions: Sequence[int]
@@ -79,32 +92,57 @@ class SyntheticPairs:
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everything a report compares.
+class Division:
+    """Real regions, divided into those that are trained on and those that are tested on.
 
     Attributes:
-        rows: the ablation's datasets, whose maps and crops are of test slides.
-        seen: the same of training slides.
-        held_out: whether the test regions' slides were seen by no training.
+        train, test: the regions.
+        train_slides, test_slides: names of their slides.
+        held_out: whether no training has seen the slides of the test regions.
         cautions: what a reader must know before believing a figure.
     """
 
-    dataset: DatasetRecord
-    model: ModelRecord
-    real: RegionSet
     train: RealPairs
     test: RealPairs
-    synthetic: SyntheticPairs
-    rows: dict[str, SyntheticPairs]
-    seen: dict[str, SyntheticPairs]
     train_slides: list[str]
     test_slides: list[str]
     held_out: bool
     cautions: list[str]
 
 
+@dataclass(frozen=True)
+class Material(Division):
+    """Everything that a report compares.
+
+    Attributes:
+        dataset: the dataset that is measured.
+        model: the model that made it.
+        real: the real region set.
+        synthetic: the images of the dataset.
+        rows: the datasets of the ablation, whose maps and crops are of test slides.
+        seen: the same rows, with maps and crops of training slides.
+    """
+
+    dataset: DatasetRecord
+    model: ModelRecord
+    real: RegionSet
+    synthetic: SyntheticPairs
+    rows: dict[str, SyntheticPairs]
+    seen: dict[str, SyntheticPairs]
+
+    @property
+    def map_and_crops(self) -> SyntheticPairs:
+        """The row whose images have both conditions; without an ablation, the dataset."""
+        return self.rows.get(MAP_AND_CROPS, self.synthetic)
+
+    @property
+    def named_rows(self) -> dict[str, SyntheticPairs]:
+        """All datasets of the ablation, by their names in the report."""
+        return self.rows | {f"seen {row}": pairs for row, pairs in self.seen.items()}
+
+
 def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
-    """Open a dataset and the real regions to hold it against.
+    """Open a dataset and the real regions that it is compared with.
 
     Where no slide of `request.real_test` has regions, the last quarter of every
     training slide (by position) is tested on instead, and `held_out` is False.
@@ -116,71 +154,117 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
     model = read_model(store, ModelRef.parse(dataset.model))
     real = load_region_set(store, request.regions or model.regions)
     table = relabel(real.classes, dataset.classes, f"region set {real.name!r}")
+    _check_scale(real, dataset)
+    if not real.of_split(*request.real_train):
+        raise InputError(
+            f"region set {real.name!r} has no region in {' or '.join(request.real_train)}: "
+            "there is nothing real to train the segmenter on"
+        )
+    if real.of_split(*request.real_test):
+        division = _divide_by_slide(store, request, real, table, dataset, model)
+    else:
+        division = _divide_within_slides(store, request, real, table)
+    rows, seen = (
+        {row: _open_row(store, name, dataset) for row, name in named.items()}
+        for named in (request.ablation, request.seen)
+    )
+    return Material(
+        **vars(division),
+        dataset=dataset,
+        model=model,
+        real=real,
+        synthetic=SyntheticPairs(DatasetIndex(store, dataset)),
+        rows=rows,
+        seen=seen,
+    )
+
+
+def _check_scale(real: RegionSet, dataset: DatasetRecord) -> None:
     if real.rule.size < dataset.size or abs(real.rule.mpp / dataset.mpp - 1) > 0.05:
         raise InputError(
             f"regions of {real.name!r} ({real.rule.size} px at {real.rule.mpp} µm) do not fit "
             f"dataset {dataset.dataset!r} ({dataset.size} px at {dataset.mpp} µm): take regions "
             "at the same resolution, at least as large"
         )
-    cautions: list[str] = []
-    train_slides = [part.slide for part in real.of_split(*request.real_train)]
-    test_slides = [part.slide for part in real.of_split(*request.real_test)]
-    if not train_slides:
-        raise InputError(
-            f"region set {real.name!r} has no region in {' or '.join(request.real_train)}: "
-            "there is nothing real to train the segmenter on"
-        )
-    if test_slides:
-        regions = RegionIndex(store, real, *request.real_train)
-        train = RealPairs(regions, range(len(regions)), table)
-        regions = RegionIndex(store, real, *request.real_test)
-        test = RealPairs(regions, range(len(regions)), table)
-        datasets = (request.dataset, *request.ablation.values(), *request.seen.values())
-        models = dict.fromkeys(load_dataset(store, each).model for each in datasets)
-        trained = _training_slides(store, list(models), cautions)
-        overlap = sorted(set(test_slides) & (set(train_slides) | trained))
-        if overlap:
-            cautions.append(
-                f"Slides {', '.join(overlap)} are tested on, and were also trained on: "
-                "the figures are better than they would be on new slides."
-            )
-        if not _source_slides(store, dataset, model).isdisjoint(test_slides):
-            cautions.append(
-                f"Maps or crops of the dataset were taken from the {' or '.join(request.real_test)}"
-                " split: what it is tested on is partly what it was made from."
-            )
-        held_out = not cautions
-    else:
-        train, test = _halve(store, real, request, table)
-        test_slides, held_out = train_slides, False
+
+
+def _divide_by_slide(
+    store: ObjectStore,
+    request: EvaluateRequest,
+    real: RegionSet,
+    table: UInt8,
+    dataset: DatasetRecord,
+    model: ModelRecord,
+) -> Division:
+    """Divide by the splits of the request, and look for slides that some training has seen."""
+    train_slides, test_slides = (
+        [part.slide for part in real.of_split(*splits)]
+        for splits in (request.real_train, request.real_test)
+    )
+    datasets = (request.dataset, *request.ablation.values(), *request.seen.values())
+    models = dict.fromkeys(load_dataset(store, each).model for each in datasets)
+    trained, cautions = _training_slides(store, list(models))
+    overlap = sorted(set(test_slides) & (set(train_slides) | trained))
+    if overlap:
         cautions.append(
-            f"No slide is held out: region set {real.name!r} has no region in "
-            f"{' or '.join(request.real_test)}. The last quarter of every training slide is "
-            "tested on instead. The generator has seen these slides, and windows at the border "
-            "overlap, so no figure here says how it does on new slides."
+            f"Slides {', '.join(overlap)} are tested on, and were also trained on: "
+            "the figures are better than they would be on new slides."
         )
-    others = [
-        {row: _row(store, name, dataset) for row, name in named.items()}
-        for named in (request.ablation, request.seen)
-    ]
-    return Material(
-        dataset=dataset,
-        model=model,
-        real=real,
-        train=train,
-        test=test,
-        synthetic=SyntheticPairs(DatasetIndex(store, dataset)),
-        rows=others[0],
-        seen=others[1],
-        train_slides=train_slides,
-        test_slides=test_slides,
-        held_out=held_out,
-        cautions=cautions,
+    if not _source_slides(store, dataset, model).isdisjoint(test_slides):
+        cautions.append(
+            f"Maps or crops of the dataset were taken from the {' or '.join(request.real_test)}"
+            " split: what it is tested on is partly what it was made from."
+        )
+    train, test = (
+        RealPairs(regions, range(len(regions)), table)
+        for regions in (
+            RegionIndex(store, real, *request.real_train),
+            RegionIndex(store, real, *request.real_test),
+        )
+    )
+    return Division(train, test, train_slides, test_slides, not cautions, cautions)
+
+
+def _divide_within_slides(
+    store: ObjectStore, request: EvaluateRequest, real: RegionSet, table: UInt8
+) -> Division:
+    """Divide the regions of every training slide by position: the last quarter is tested on."""
+    regions = RegionIndex(store, real, *request.real_train)
+    number = {key: position for position, key in enumerate(regions.keys)}
+    train: list[int] = []
+    test: list[int] = []
+    slides = []
+    for part in real.of_split(*request.real_train):
+        slides.append(part.slide)
+        body = store.get(region_table_key(real.name, part.slide))
+        rows = pq.read_table(io.BytesIO(body), columns=["key", "x", "y"]).to_pylist()
+        rows.sort(key=lambda row: (row["x"], row["y"]))
+        cut = len(rows) - round(FALLBACK_SHARE * len(rows))
+        train += [number[row["key"]] for row in rows[:cut]]
+        test += [number[row["key"]] for row in rows[cut:]]
+    if not test:
+        raise InputError(
+            f"region set {real.name!r} has too few regions to test on: ingest more slides, or "
+            "relax the region rule"
+        )
+    caution = (
+        f"No slide is held out: region set {real.name!r} has no region in "
+        f"{' or '.join(request.real_test)}. The last quarter of every training slide is "
+        "tested on instead. The generator has seen these slides, and windows at the border "
+        "overlap, so no figure here says how it does on new slides."
+    )
+    return Division(
+        RealPairs(regions, train, table),
+        RealPairs(regions, test, table),
+        train_slides=slides,
+        test_slides=slides,
+        held_out=False,
+        cautions=[caution],
     )
 
 
-def _row(store: ObjectStore, name: str, dataset: DatasetRecord) -> SyntheticPairs:
-    """Open a dataset that stands beside the one that is measured."""
+def _open_row(store: ObjectStore, name: str, dataset: DatasetRecord) -> SyntheticPairs:
+    """Open a dataset that is compared with the one that is measured."""
     record = load_dataset(store, name)
     if (record.size, record.classes) != (dataset.size, dataset.classes):
         raise InputError(
@@ -190,10 +274,20 @@ def _row(store: ObjectStore, name: str, dataset: DatasetRecord) -> SyntheticPair
     return SyntheticPairs(DatasetIndex(store, record))
 
 
-def _training_slides(store: ObjectStore, models: list[str], cautions: list[str]) -> set[str]:
-    """Slides that models (<name>/<version>), or what they were started from, were trained on."""
+def _training_slides(store: ObjectStore, models: list[str]) -> tuple[set[str], list[str]]:
+    """Find the slides that models and the models that they were started from were trained on.
+
+    Args:
+        store: where the models are.
+        models: <name>/<version> of each.
+
+    Returns:
+        The slides, and a caution for every model that is no longer in the store.
+    """
     slides: set[str] = set()
-    for reference in models:  # grows by what each was started from
+    cautions: list[str] = []
+    queue = list(models)
+    for reference in queue:  # models that are appended below come in turn
         try:
             model = read_model(store, ModelRef.parse(reference))
         except ObjectNotFoundError:
@@ -205,13 +299,13 @@ def _training_slides(store: ObjectStore, models: list[str], cautions: list[str])
         record = load_region_set(store, model.regions)
         slides |= {part.slide for part in record.of_split("train")}
         start = (model.warm_start or "").removeprefix("models/")
-        if start not in ("", *SHIPPED, *models):
-            models.append(start)
-    return slides
+        if start not in ("", *SHIPPED, *queue):
+            queue.append(start)
+    return slides, cautions
 
 
 def _source_slides(store: ObjectStore, dataset: DatasetRecord, model: ModelRecord) -> set[str]:
-    """Slides that maps and crops of a dataset may be from."""
+    """Name the slides that maps and crops of a dataset may come from."""
     return {
         part.slide
         for source in (dataset.request.maps, dataset.request.crops)
@@ -219,31 +313,8 @@ def _source_slides(store: ObjectStore, dataset: DatasetRecord, model: ModelRecor
     }
 
 
-def _halve(
-    store: ObjectStore, real: RegionSet, request: EvaluateRequest, table: UInt8
-) -> tuple[RealPairs, RealPairs]:
-    """Split the training slides' regions by position: the last quarter is tested on."""
-    regions = RegionIndex(store, real, *request.real_train)
-    number = {key: position for position, key in enumerate(regions.keys)}
-    kept: list[int] = []
-    tested: list[int] = []
-    for part in real.of_split(*request.real_train):
-        body = store.get(region_table_key(real.name, part.slide))
-        rows = pq.read_table(io.BytesIO(body), columns=["key", "x", "y"]).to_pylist()
-        rows.sort(key=lambda row: (row["x"], row["y"]))
-        cut = len(rows) - round(FALLBACK_SHARE * len(rows))
-        kept += [number[row["key"]] for row in rows[:cut]]
-        tested += [number[row["key"]] for row in rows[cut:]]
-    if not tested:
-        raise InputError(
-            f"region set {real.name!r} has too few regions to test on: ingest more slides, or "
-            "relax the region rule"
-        )
-    return RealPairs(regions, kept, table), RealPairs(regions, tested, table)
-
-
-def few_of(pairs: RealPairs, share: float) -> RealPairs:
-    """Keep whole slides, in the order of a hash of their names, until `share` of pairs is in."""
+def fewer_slides(pairs: RealPairs, share: float) -> RealPairs:
+    """Keep whole slides, in the order of a hash of their names, until `share` of pairs are kept."""
     of_slide: dict[str, list[int]] = {}
     for position in pairs.positions:
         of_slide.setdefault(pairs.regions.slides[position], []).append(position)
@@ -254,9 +325,9 @@ def few_of(pairs: RealPairs, share: float) -> RealPairs:
     return replace(pairs, positions=sorted(kept))
 
 
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` numbers below `count`, evenly apart."""
-    return [index * count // min(count, most) for index in range(min(count, most))]
+def spread(count: int, limit: int) -> list[int]:
+    """Choose numbers below `count` at even distances, at most `limit` of them."""
+    return [index * count // min(count, limit) for index in range(min(count, limit))]
 
 
 def centre(array: UInt8, size: int) -> UInt8:

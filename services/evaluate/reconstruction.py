@@ -1,9 +1,8 @@
-"""How well the autoencoder gives real images back: no generator is better than its decoder."""
+"""How well the autoencoder reconstructs real images: no generator is better than its decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from skimage.metrics import structural_similarity
 
 from services.evaluate.data import Material, centre, spread
 from shared.arrays import UInt8
+from shared.contracts.evaluate import Likeness
 from shared.diffusion.autoencoder import (
     Autoencoder,
     decode_latents,
@@ -18,16 +18,29 @@ from shared.diffusion.autoencoder import (
     to_pixels,
     to_unit,
 )
+from shared.diffusion.model_store import load_model
+from shared.jobs import Context
+
+Transform = Callable[[UInt8], UInt8]
+"""A function from images to images, uint8 RGB (n, h, w, 3)."""
 
 BATCH = 16
-MOST = 500  # images that are scored
+
+MAX_SCORED = 500
+"""Real images whose reconstructions are scored."""
 
 
-def reconstruct(vae: Autoencoder, device: str) -> Callable[[UInt8], UInt8]:
+def autoencoder_of(material: Material, context: Context) -> Transform:
+    """Load the autoencoder of the dataset's model, and return the function of `reconstruct`."""
+    loaded = load_model(context.store, material.model.ref, context.device)
+    return reconstruct(loaded.pipeline.vae, context.device)
+
+
+def reconstruct(vae: Autoencoder, device: str) -> Transform:
     """Return a function that encodes and decodes uint8 RGB images (n, h, w, 3)."""
 
     @torch.inference_mode()
-    def through(images: UInt8) -> UInt8:
+    def reconstructed(images: UInt8) -> UInt8:
         parts = [
             to_pixels(
                 decode_latents(
@@ -39,21 +52,21 @@ def reconstruct(vae: Autoencoder, device: str) -> Callable[[UInt8], UInt8]:
         ]  # fmt: skip
         return np.concatenate(parts)
 
-    return through
+    return reconstructed
 
 
-def likeness(pairs: Iterable[tuple[UInt8, UInt8]]) -> dict[str, Any]:
-    """Return mean PSNR (dB) and SSIM of pairs of images (h, w, 3), and their number `n`."""
+def likeness(pairs: Iterable[tuple[UInt8, UInt8]]) -> Likeness:
+    """Return mean PSNR (dB) and SSIM of pairs of images, uint8 RGB (h, w, 3)."""
     psnr, ssim = [], []
-    for image, again in pairs:
-        error = float(np.mean((image.astype(np.float64) - again) ** 2))
+    for image, other in pairs:
+        error = float(np.mean((image.astype(np.float64) - other) ** 2))
         psnr.append(10 * np.log10(255**2 / max(error, 1e-9)))
-        ssim.append(structural_similarity(image, again, channel_axis=2))
-    return {"psnr": float(np.mean(psnr)), "ssim": float(np.mean(ssim)), "n": len(psnr)}
+        ssim.append(structural_similarity(image, other, channel_axis=2))
+    return Likeness(psnr=float(np.mean(psnr)), ssim=float(np.mean(ssim)), n=len(psnr))
 
 
-def reconstruction_scores(material: Material, through: Callable[[UInt8], UInt8]) -> dict[str, Any]:
-    """Return the `likeness` of real test images to what the autoencoder gives back."""
-    numbers = spread(len(material.test), MOST)
+def reconstruction_scores(material: Material, autoencoder: Transform) -> Likeness:
+    """Return the likeness of real test images to their reconstructions."""
+    numbers = spread(len(material.test), MAX_SCORED)
     images = (centre(material.test.pair(number)[0], material.dataset.size) for number in numbers)
-    return likeness((image, through(image[None])[0]) for image in images)
+    return likeness((image, autoencoder(image[None])[0]) for image in images)

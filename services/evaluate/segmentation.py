@@ -18,22 +18,23 @@ from torch.nn import functional as F
 from services.evaluate.data import Pairs, centre
 from shared.arrays import Int64, UInt8
 from shared.contracts.base import Classes
+from shared.contracts.evaluate import ReportPart
 from shared.encoders import IMAGENET, REGISTRY, packaged_state, packaged_weights
 from shared.errors import InputError
 from shared.imaging.augment import restain, stain_table, symmetry
 
 LEARNING_RATE = 3e-3
 IGNORED = -1
-"""Target of pixels of no class: labels are counted from the first class on."""
+"""Target of pixels without a class; the target of other pixels is their label minus `first`."""
 
 
 def make_segmenter(encoder: str, classes: Classes, seed: int) -> nn.Module:
     """Make a DeepLabV3+ for the labels from `classes.first` on.
 
     Args:
-        encoder: of segmentation_models_pytorch, untrained; or one of `shared.encoders` whose
-            ImageNet weights come with a package.
-        classes: of the label maps.
+        encoder: an encoder of segmentation_models_pytorch, untrained; or one of `shared.encoders`
+            whose ImageNet weights come with a package.
+        classes: classes of the label maps.
         seed: of the untrained weights.
 
     Raises:
@@ -56,7 +57,7 @@ def make_segmenter(encoder: str, classes: Classes, seed: int) -> nn.Module:
 
 
 class _ImageNetInput(nn.Module):
-    """Turns images in [-1, 1] into what ImageNet's weights expect."""
+    """Scales images in [-1, 1] to the mean and deviation that ImageNet's weights expect."""
 
     def forward(self, images: Tensor) -> Tensor:
         mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in IMAGENET)
@@ -94,12 +95,24 @@ def train_segmenter(
     progress: Callable[[int], None],
     synthetic: Pairs | None = None,
 ) -> None:
-    """Train on random windows, turned, mirrored and stained anew; in place.
+    """Train in place, on random windows that are turned, mirrored and stained at random.
 
-    Cross-entropy and soft Dice (which keeps rare classes from being given up), AdamW with
-    a one-cycle schedule. Step `i` sees the same pairs for the same seed. Labels below `first`
-    are not learned. `synthetic` pairs besides are half of the first batch, and ever fewer up to
-    none in the last, so that what a generator has wrong is unlearned on `pairs`.
+    The loss is cross-entropy plus soft Dice, because Dice keeps rare classes from being given up;
+    the optimizer is AdamW with a one-cycle schedule. Step `i` sees the same pairs for the same
+    seed.
+
+    Args:
+        model: made by `make_segmenter`.
+        pairs: images to train on.
+        first: labels below are not learned.
+        size: side of a window, pixels.
+        steps: optimizer steps.
+        batch: windows of a step.
+        seed: draws windows, turns and stains.
+        device: 'cpu' or 'cuda'.
+        progress: called with the number of steps done.
+        synthetic: further images: half of the first batch and fewer with every step, so that
+            `pairs` correct what the generator got wrong.
     """
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-2)
@@ -127,7 +140,7 @@ def train_segmenter(
 def _draw(
     parts: Sequence[tuple[Pairs, int]], size: int, rng: np.random.Generator
 ) -> tuple[UInt8, UInt8]:
-    """Draw so many windows of each source."""
+    """Draw a number of windows of each source, uint8 (n, size, size, 3) and (n, size, size)."""
     images, labels = [], []
     for pairs, count in parts:
         for number in rng.integers(len(pairs), size=count).tolist():
@@ -154,15 +167,15 @@ def confusion(
     """Count labelled pixels by (true, predicted) label over the centres of the pairs.
 
     Returns:
-        int64 (classes, classes); row and column 0 stay empty where 0 is no class.
+        int64 (classes, classes); row and column 0 stay empty where label 0 is not a class.
     """
     model.to(device).eval()
     kinds, first = len(classes), classes.first
     counts = np.zeros(kinds * kinds, np.int64)
     for start in range(0, len(numbers), batch):
-        found = [pairs.pair(number) for number in numbers[start : start + batch]]
-        images = np.stack([centre(image, size) for image, _ in found])
-        truth = np.stack([centre(mask, size) for _, mask in found]).astype(np.int64)
+        chosen = [pairs.pair(number) for number in numbers[start : start + batch]]
+        images = np.stack([centre(image, size) for image, _ in chosen])
+        truth = np.stack([centre(mask, size) for _, mask in chosen]).astype(np.int64)
         predicted = model(to_input(images).to(device)).argmax(1).cpu().numpy() + first
         labelled = truth >= first
         cells = truth[labelled] * kinds + predicted[labelled]
@@ -171,22 +184,30 @@ def confusion(
     return counts.reshape(kinds, kinds)
 
 
-def iou_scores(counts: Int64, first: int) -> dict[str, float | list[float | None] | None]:
-    """Score a confusion matrix (classes, classes) of true by predicted labels.
+class IouScores(ReportPart):
+    """Scores of one segmenter.
 
-    Returns:
-        `iou`: per label from `first` on, TP / (TP + FP + FN), None where the truth has none;
-        `mean_iou` over the classes that the truth has; `accuracy` of labelled pixels;
-        both None where nothing is labelled.
+    Attributes:
+        mean_iou: over the classes that the truth has; None where nothing is labelled.
+        accuracy: share of labelled pixels; None where nothing is labelled.
+        iou: TP / (TP + FP + FN) per label, from the first class on; None where the truth has none.
     """
+
+    mean_iou: float | None
+    accuracy: float | None
+    iou: tuple[float | None, ...]
+
+
+def iou_scores(counts: Int64, first: int) -> IouScores:
+    """Score a confusion matrix (classes, classes) of true by predicted labels, from `first` on."""
     hit = np.diag(counts).astype(float)
     union = counts.sum(0) + counts.sum(1) - hit
     present = counts.sum(1) > 0
-    iou = [hit[c] / union[c] if present[c] else None for c in range(first, len(counts))]
+    iou = tuple(float(hit[c] / union[c]) if present[c] else None for c in range(first, len(counts)))
     known = [value for value in iou if value is not None]
     total = counts.sum()
-    return {
-        "mean_iou": float(np.mean(known)) if known else None,
-        "accuracy": float(hit.sum() / total) if total else None,
-        "iou": [None if value is None else float(value) for value in iou],
-    }
+    return IouScores(
+        mean_iou=float(np.mean(known)) if known else None,
+        accuracy=float(hit.sum() / total) if total else None,
+        iou=iou,
+    )

@@ -11,8 +11,8 @@ import pytest
 from services.evaluate.appearance import (
     Sources,
     crop_pairs,
+    find_crops,
     from_elsewhere,
-    retrieval,
     stain_errors,
 )
 from services.evaluate.data import SyntheticPairs
@@ -103,4 +103,4 @@ def test_a_crop_of_the_maps_own_region_tells_nothing_of_others(tmp_path: Path) -
     assert len(crop_pairs(made.store, made.pairs(), 0).crops) == 8
     none = crop_pairs(made.store, made.pairs(), 0, real=True)
     assert not none.crops
-    assert retrieval(none, None, 0)["top1"] is None
+    assert find_crops(none, None, 0).top1 is None

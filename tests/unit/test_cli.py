@@ -17,6 +17,7 @@ from heterotissue.stages import load_stage
 from shared.contracts.base import Split
 from shared.contracts.deploy import DeployRequest
 from shared.contracts.embed import EmbedRequest
+from shared.contracts.evaluate import Report
 from shared.contracts.requests import REQUESTS
 from shared.datasets.samples import read_shard
 from shared.errors import InputError
@@ -194,7 +195,7 @@ def test_a_study_is_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert {p.model for p in made["embedding"]} == {"vectors/1"}
     assert {p.map_slide for p in both} == {"slide-3", "slide-4", "slide-5"}
     assert all(crop.slide == p.map_slide for p in both for crop in p.crops)
-    found = figures(report)
+    found = figures(Report.model_validate(report))
     assert found["crop_retrieval_top1"] is None  # too few crops to choose among
     assert found["fd_gain"] == rows["map"]["frechet"] / rows["both"]["frechet"]
 

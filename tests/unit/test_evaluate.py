@@ -12,9 +12,10 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+from services.evaluate import encoding
 from services.evaluate import stage as evaluate
 from services.evaluate.data import gather, spread
-from services.evaluate.fidelity import Features, fidelity, halves, make_own_folds, nearest
+from services.evaluate.fidelity import FeatureSet, fidelity, halves, make_own_folds, nearest
 from services.evaluate.frechet import Moments, distance_of, frechet_distance
 from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import (
@@ -25,9 +26,10 @@ from services.evaluate.segmentation import (
     train_segmenter,
 )
 from services.evaluate.stage import EvaluateStage
+from services.evaluate.usefulness import ImageScores, SegmenterResult
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes, Split
-from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.evaluate import EvaluateRequest, Report, TrainingSet
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.errors import InputError
@@ -71,7 +73,7 @@ def run_evaluate(store: DirectoryStore, **fields: object) -> JobStatus:
 
 @pytest.fixture(autouse=True)
 def _colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "load_encoder", lambda *_, **__: Colours())
+    monkeypatch.setattr(encoding, "load_encoder", lambda *_, **__: Colours())
 
 
 def test_frechet_agrees_with_the_direct_formula() -> None:
@@ -110,51 +112,55 @@ def test_moments_of_a_stream_are_those_of_the_whole() -> None:
     assert np.allclose(moments.covariance, np.cov(data.T))
 
 
-def features(seed: int, slides: list[str], shift: float = 0.0, dim: int = 4) -> Features:
+def features(seed: int, slides: list[str], shift: float = 0.0, dim: int = 4) -> FeatureSet:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(len(slides), 2, dim)) + shift
-    return Features(values.astype(np.float32), [(slide,) for slide in slides])
+    return FeatureSet(values.astype(np.float32), [(slide,) for slide in slides])
 
 
 def test_fidelity_compares_at_one_n_and_says_when_it_is_small() -> None:
     test = features(0, ["a"] * 30 + ["b"] * 20 + ["c"] * 30)
     sources = {"near": features(1, ["x"] * 90), "far": features(2, ["x"] * 60, 2.0)}
     found = fidelity(test, sources, 0)
-    assert found["n"] == 30
-    assert found["reliable"]
+    assert found.n == 30
+    assert found.reliable
     wide = features(0, ["a"] * 30 + ["b"] * 30, dim=16)  # two views each, much alike
-    assert not fidelity(wide, {}, 0)["reliable"]
-    rows = found["rows"]
-    assert rows["far"]["frechet"] > 10 > rows["near"]["over_floor"]
-    assert rows["floor"]["interval"][0] <= rows["floor"]["frechet"] <= rows["floor"]["interval"][1]
-    assert rows["near"]["recall"] > rows["far"]["recall"]
+    assert not fidelity(wide, {}, 0).reliable
+    rows = found.rows
+    assert rows["far"].frechet > 10 > rows["near"].over_floor
+    assert rows["floor"].interval[0] <= rows["floor"].frechet <= rows["floor"].interval[1]
+    assert rows["near"].recall > rows["far"].recall
     small = fidelity(features(3, ["a", "b", "c"]), {"few": features(4, ["x"] * 2)}, 0)
-    assert not small["reliable"]
-    assert small["rows"] == {}
+    assert not small.reliable
+    assert small.rows == {}
 
 
 def test_images_are_never_held_against_the_slides_they_were_made_from() -> None:
     test = features(0, ["a"] * 60 + ["b"] * 60)
-    copies = Features(test.values.copy(), test.slides)
-    honest = fidelity(test, {"copies": copies}, 0)["rows"]
-    assert honest["copies"]["frechet"] == pytest.approx(honest["floor"]["frechet"])
-    stolen = Features(test.values.copy(), [("elsewhere",)] * 120)
-    rows = fidelity(test, {"stolen": stolen}, 0)["rows"]
-    assert rows["stolen"]["frechet"] < rows["floor"]["frechet"]
-    crops_of = Features(stolen.values, [("elsewhere", *own) for own in test.slides])
-    rows = fidelity(test, {"crops of": crops_of}, 0)["rows"]
-    assert rows["crops of"]["frechet"] == pytest.approx(honest["floor"]["frechet"])
+    copies = FeatureSet(test.values.copy(), test.slides)
+    honest = fidelity(test, {"copies": copies}, 0).rows
+    assert honest["copies"].frechet == pytest.approx(honest["floor"].frechet)
+    stolen = FeatureSet(test.values.copy(), [("elsewhere",)] * 120)
+    rows = fidelity(test, {"stolen": stolen}, 0).rows
+    assert rows["stolen"].frechet < rows["floor"].frechet
+    crops_of = FeatureSet(stolen.values, [("elsewhere", *own) for own in test.slides])
+    rows = fidelity(test, {"crops of": crops_of}, 0).rows
+    assert rows["crops of"].frechet == pytest.approx(honest["floor"].frechet)
 
 
 def test_precision_and_recall_are_taken_at_the_n_of_the_distance() -> None:
     """Among more images every real one finds a near one: a larger set must not look better."""
     test = features(0, ["a"] * 150 + ["b"] * 150)
     many = features(1, ["x"] * 4000)
-    few = Features(many.values[:150], many.slides[:150])
-    rows = fidelity(test, {"many": many, "few": few}, 0)["rows"]
+    few = FeatureSet(many.values[:150], many.slides[:150])
+    rows = fidelity(test, {"many": many, "few": few}, 0).rows
     for score in ("precision", "recall", "density", "coverage"):
-        assert rows["many"][score] == pytest.approx(rows["few"][score], abs=0.15), score
-        assert rows["few"][score] == pytest.approx(rows["floor"][score], abs=0.15), score
+        assert getattr(rows["many"], score) == pytest.approx(
+            getattr(rows["few"], score), abs=0.15
+        ), score
+        assert getattr(rows["few"], score) == pytest.approx(
+            getattr(rows["floor"], score), abs=0.15
+        ), score
 
 
 def test_images_that_take_on_their_slides_looks_come_nearer_to_their_own_slides() -> None:
@@ -163,29 +169,29 @@ def test_images_that_take_on_their_slides_looks_come_nearer_to_their_own_slides(
     shifts = np.repeat(np.random.default_rng(0).normal(scale=3, size=(10, 1, 4)), 20, 0)
     keys = [(f"r{number}",) for number in range(200)]
 
-    def drawn(seed: int, order: np.ndarray) -> Features:  # type: ignore[type-arg]
+    def drawn(seed: int, order: np.ndarray) -> FeatureSet:  # type: ignore[type-arg]
         made = features(seed, slides)
-        return Features((made.values + shifts[order]).astype(np.float32), made.slides, keys)
+        return FeatureSet((made.values + shifts[order]).astype(np.float32), made.slides, keys)
 
     near = np.arange(200)
     astray = np.zeros(200, int)  # all look like the first slide
     test = drawn(1, near)
     sources = {"follows": drawn(2, near), "astray": drawn(3, astray), "copies": drawn(1, near)}
     found = fidelity(test, sources, 0)
-    rows = found["rows"]
-    assert found["n_own_slides"] == 66
-    assert rows["follows"]["own_slides"] < 2 * rows["floor"]["own_slides"]
-    assert rows["astray"]["own_slides"] > 5 * rows["follows"]["own_slides"]
-    assert rows["copies"]["own_slides"] == pytest.approx(rows["floor"]["own_slides"])
-    other = Features(test.values, [("elsewhere",)] * 200, keys)
-    assert "own_slides" not in fidelity(test, {"other": other}, 0)["rows"]["other"]
+    rows = found.rows
+    assert found.n_own_slides == 66
+    assert rows["follows"].own_slides < 2 * rows["floor"].own_slides
+    assert rows["astray"].own_slides > 5 * rows["follows"].own_slides
+    assert rows["copies"].own_slides == pytest.approx(rows["floor"].own_slides)
+    other = FeatureSet(test.values, [("elsewhere",)] * 200, keys)
+    assert fidelity(test, {"other": other}, 0).rows["other"].own_slides is None
 
 
 def test_images_are_never_held_against_the_regions_of_their_crops() -> None:
     """Images that repeat the region of their crop, and not that of their map."""
     test = replace(features(0, ["a"] * 60 + ["b"] * 60), regions=[(f"r{n}",) for n in range(120)])
     crops = [(number + 1) % 60 + number // 60 * 60 for number in range(120)]
-    repeats = Features(
+    repeats = FeatureSet(
         test.values[crops], test.slides, [(f"r{n}", f"r{crop}") for n, crop in enumerate(crops)]
     )
     for fold in make_own_folds(test, {"repeats": repeats}):
@@ -211,10 +217,10 @@ def test_iou_by_hand() -> None:
     counts[1] = [0, 3, 1, 0]  # class 3 is absent from the truth and predicted once
     counts[2] = [0, 2, 1, 1]
     scores = iou_scores(counts, 1)
-    assert scores["iou"] == [3 / 6, 1 / 5, None]
-    assert scores["mean_iou"] == pytest.approx((3 / 6 + 1 / 5) / 2)
-    assert scores["accuracy"] == pytest.approx(4 / 8)
-    assert iou_scores(np.zeros((3, 3), np.int64), 1)["mean_iou"] is None
+    assert scores.iou == (3 / 6, 1 / 5, None)
+    assert scores.mean_iou == pytest.approx((3 / 6 + 1 / 5) / 2)
+    assert scores.accuracy == pytest.approx(4 / 8)
+    assert iou_scores(np.zeros((3, 3), np.int64), 1).mean_iou is None
 
 
 class Textures:
@@ -245,7 +251,7 @@ def test_the_segmenter_learns_and_repeats_itself() -> None:
             progress=lambda _: None,
         )  # fmt: skip
         assert counts.sum() == sum((pairs.pair(i)[1] > 0).sum() for i in range(8))
-        score = iou_scores(counts, 1)["mean_iou"]
+        score = iou_scores(counts, 1).mean_iou
         assert isinstance(score, float)
         return score
 
@@ -304,6 +310,7 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     assert found["encoder"] == "embedded"
     assert found["n"] == 3
     assert set(found["rows"]) == {"floor", "train", "dataset", "reconstruction"}
+    assert "nearest" not in found
     assert 0 <= found["leakage"]["dataset"]["authentic"] <= 1
     assert report["appearance"]["autoencoder"]["n"] == 6
     for source, n in (("real", 12), ("synthetic", 9), ("both", 21)):
@@ -331,12 +338,16 @@ def test_the_page_shows_every_score_below_its_own_class(tmp_path: Path) -> None:
         }
     )
     material = replace(material, dataset=record)
-    score = {"mean_iou": 0.5, "accuracy": 0.5, "iou": [0.111, 0.888], "n": 6}
-    parts = [{"source": "real", "seed": 0, "n": 12, "test": score, "faithfulness": score}]
+    score = ImageScores(mean_iou=0.5, accuracy=0.5, iou=(0.111, 0.888), n=6)
+    real = TrainingSet.REAL
+    parts = [SegmenterResult(source=real, seed=0, n=12, test=score, faithfulness=score)]
     report = summarize(EvaluateRequest(report="r", dataset="d"), material, [], None, parts)
-    assert report["segmentation"]["real"]["iou"] == {"zona": 0.111, "acinus": 0.888}
-    assert report["segmentation"]["both"] is None
-    shuffled = json.loads(json.dumps(report, sort_keys=True))
+    scores = report.segmentation[real]
+    assert scores is not None
+    assert scores.iou == {"zona": 0.111, "acinus": 0.888}
+    assert report.segmentation[TrainingSet.REAL_AND_SYNTHETIC] is None
+    plain = json.dumps(report.model_dump(mode="json"), sort_keys=True)
+    shuffled = Report.model_validate_json(plain)
     page = html_report(shuffled, material, b"")
     cells = re.findall(r"<t[hd][^>]*>(?:<span[^>]*></span>)?([^<]*)<", page)
     columns = cells.index("mean IoU") + 2
@@ -489,7 +500,7 @@ def test_a_segmenter_that_failed_leaves_a_partial_report(
     def broken(*_: object) -> None:
         raise InputError("no features today")
 
-    monkeypatch.setattr(evaluate, "_features", broken)
+    monkeypatch.setattr(evaluate, "measure_encoder", broken)
     assert run_evaluate(store).state == "partial"
     report = store.get_json("reports/r/report.json")
     assert report["fidelity"] == []

@@ -203,10 +203,10 @@ def brute_force_scores(real, fake):  # type: ignore[no-untyped-def]
 def test_manifold_scores_agree_with_brute_force(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coverage, "CHUNK", chunk)
+    monkeypatch.setattr(coverage, "DISTANCES_AT_ONCE", chunk)
     real, fake = normal(0, 40, 5), 1.2 * normal(1, 30, 5) + 1
     scores = manifold_scores(real, fake)
-    assert scores == pytest.approx(brute_force_scores(real, fake))
+    assert scores._asdict() == pytest.approx(brute_force_scores(real, fake))
     assert all(0 < score < 1 for score in scores.values())
 
 
@@ -215,16 +215,16 @@ def test_manifold_scores_of_equal_and_of_far_sets() -> None:
     doubled = np.concatenate([real] * 7)  # radii of 0: only equal features are near
     for features in (real, doubled):
         same = manifold_scores(features, features.copy())
-        assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)
-    assert set(manifold_scores(real, real + 1000).values()) == {0}
+        assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
+    assert set(manifold_scores(real, real + 1000)) == {0}
 
 
 def test_a_generator_of_one_mode_is_precise_but_has_no_recall() -> None:
     real = np.concatenate([normal(0, 100, 4), normal(1, 100, 4) + 50])
     scores = manifold_scores(real, normal(2, 100, 4))
-    assert scores["precision"] > 0.8
-    assert scores["recall"] < 0.55
-    assert scores["coverage"] < 0.55
+    assert scores.precision > 0.8
+    assert scores.recall < 0.55
+    assert scores.coverage < 0.55
 
 
 def test_manifold_scores_need_more_features_than_neighbours() -> None:
@@ -278,7 +278,7 @@ def test_retrieval_of_exact_keys_and_of_noise() -> None:
     exact = retrieval_top1(keys, keys, labels, groups, rng=rng)
     assert exact == {"top1": 1, "n": 600, "skipped": 0, "chance": 1 / 32}
     noise = retrieval_top1(normal(1, 600, 16), normal(2, 600, 16), labels, groups, rng=rng)
-    assert noise["top1"] == pytest.approx(1 / 32, abs=0.025)
+    assert noise.top1 == pytest.approx(1 / 32, abs=0.025)
 
 
 def test_retrieval_gives_no_credit_for_ties() -> None:
@@ -286,7 +286,7 @@ def test_retrieval_gives_no_credit_for_ties() -> None:
     found = retrieval_top1(
         keys, keys, np.zeros(80, np.int64), np.arange(80), rng=np.random.default_rng(0)
     )
-    assert found["top1"] == 0
+    assert found.top1 == 0
 
 
 def test_retrieval_draws_wrong_keys_of_the_label_from_other_slides() -> None:
@@ -296,9 +296,9 @@ def test_retrieval_draws_wrong_keys_of_the_label_from_other_slides() -> None:
     slides = np.repeat(np.arange(10), 2)
     rng = np.random.default_rng(0)
     same_slide = retrieval_top1(keys, keys, np.zeros(20, np.int64), slides, 9, rng=rng)
-    assert same_slide["top1"] == 1
+    assert same_slide.top1 == 1
     other_label = retrieval_top1(keys, keys, np.arange(20) % 2, np.arange(20), 9, rng=rng)
-    assert other_label["top1"] == 1
+    assert other_label.top1 == 1
 
 
 def test_retrieval_counts_queries_that_it_leaves_out() -> None:
@@ -306,9 +306,9 @@ def test_retrieval_counts_queries_that_it_leaves_out() -> None:
     labels = np.repeat([0, 1], [35, 5])
     groups = np.arange(40)
     found = retrieval_top1(keys, keys, labels, groups, rng=np.random.default_rng(0))
-    assert (found["n"], found["skipped"]) == (35, 5)
+    assert (found.n, found.skipped) == (35, 5)
     alone = retrieval_top1(keys, keys, labels, groups * 0, rng=np.random.default_rng(0))
-    assert (alone["top1"], alone["n"], alone["skipped"]) == (None, 0, 40)
+    assert (alone.top1, alone.n, alone.skipped) == (None, 0, 40)
     with pytest.raises(ValueError, match=r"differ in number: \[40, 40, 40, 39\]"):
         retrieval_top1(keys, keys, labels, groups[:39], rng=np.random.default_rng(0))
 
@@ -319,21 +319,21 @@ def test_retrieval_counts_queries_that_it_leaves_out() -> None:
 def test_a_generator_that_memorizes_is_told_from_an_honest_one() -> None:
     train, held_out, honest = normal(0, 400, 16), normal(1, 300, 16), normal(2, 300, 16)
     fair = authenticity(honest, train, held_out)
-    assert not fair["significant"]
-    assert fair["excess_copies"] <= fair["excess_bound"]
-    assert abs(fair["c_t"]) < 3
-    assert fair["authentic"] == pytest.approx(fair["authentic_held_out"], abs=0.1)
+    assert not fair.significant
+    assert fair.excess_copies <= fair.excess_bound
+    assert abs(fair.c_t) < 3
+    assert fair.authentic == pytest.approx(fair.authentic_held_out, abs=0.1)
 
     copies = train[:300] + 0.02 * normal(3, 300, 16)
     caught = authenticity(copies, train, held_out)
-    assert caught["significant"]
-    assert caught["excess_copies"] > 0.95
-    assert caught["authentic"] == 0
-    assert caught["c_t"] < -10
+    assert caught.significant
+    assert caught.excess_copies > 0.95
+    assert caught.authentic == 0
+    assert caught.c_t < -10
 
     some = authenticity(np.concatenate([honest[:270], train[:30]]), train, held_out)
-    assert some["significant"]
-    assert some["excess_copies"] == pytest.approx(0.1, abs=0.02)
+    assert some.significant
+    assert some.excess_copies == pytest.approx(0.1, abs=0.02)
 
 
 def test_authenticity_agrees_with_brute_force() -> None:
@@ -348,18 +348,18 @@ def test_authenticity_agrees_with_brute_force() -> None:
 
     synthetic, fresh = (np.array([relative(p) for p in points]) for points in (made, held_out))
     found = authenticity(made, train, held_out)
-    assert found["authentic"] == pytest.approx((synthetic[:, 1] > 1).mean())
-    assert found["authentic_held_out"] == pytest.approx((fresh[:, 1] > 1).mean())
+    assert found.authentic == pytest.approx((synthetic[:, 1] > 1).mean())
+    assert found.authentic_held_out == pytest.approx((fresh[:, 1] > 1).mean())
     u = scipy.mannwhitneyu(synthetic[:, 0], fresh[:, 0]).statistic
     score = (u - 25 * 30 / 2) / np.sqrt(25 * 30 * 56 / 12)
-    assert found["c_t"] == pytest.approx(score)
+    assert found.c_t == pytest.approx(score)
 
 
 def test_honest_generators_are_rarely_called_copiers() -> None:
     rng = np.random.default_rng(0)
     train = rng.normal(size=(100, 3))
     called = [
-        authenticity(rng.normal(size=(200, 3)), train, rng.normal(size=(150, 3)))["significant"]
+        authenticity(rng.normal(size=(200, 3)), train, rng.normal(size=(150, 3))).significant
         for _ in range(300)
     ]
     assert np.mean(called) < 0.08
@@ -369,9 +369,9 @@ def test_copies_of_training_images_that_occur_twice_are_found() -> None:
     once = normal(0, 50, 8).astype(np.float32)
     twice = np.concatenate([once, once])
     found = authenticity(once, twice, normal(1, 200, 8))
-    assert found["significant"]
-    assert found["authentic"] == 0
-    assert found["authentic_held_out"] == 1
+    assert found.significant
+    assert found.authentic == 0
+    assert found.authentic_held_out == 1
 
 
 def test_authenticity_needs_two_training_images() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
@@ -10,7 +10,7 @@ from services.gateway.api.access import Caller, Reader
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import documented, returning
 from shared.contracts.base import Name
-from shared.contracts.evaluate import report_key
+from shared.contracts.evaluate import Report, report_key
 from shared.contracts.gateway import ReportInfo, ReportPage
 from shared.storage import ObjectNotFoundError
 
@@ -21,7 +21,7 @@ POLICY = (
 
 router = APIRouter(prefix="/v1/reports", tags=["reports"])
 
-Report = Annotated[Name, Path(description="name of the report")]
+ReportName = Annotated[Name, Path(description="name of the report")]
 
 
 @router.get("")
@@ -35,10 +35,10 @@ def list_reports(
     """List evaluations by name, in short."""
 
     def read(name: str) -> ReportInfo | None:
-        found = _info(caller, name)
-        if found is None or dataset not in {None, found.dataset}:
+        info = _info(caller, name)
+        if info is None or dataset not in {None, info.dataset} or model not in {None, info.model}:
             return None
-        return found if model in {None, found.model} else None
+        return info
 
     items, following = page(caller.store.folders("reports/"), cursor, limit, read)
     return ReportPage(items=items, next=following)
@@ -46,38 +46,31 @@ def list_reports(
 
 def _info(caller: Caller, name: str) -> ReportInfo | None:
     try:
-        report = caller.store.get_json(report_key(name, "report.json"))
+        report = caller.store.get_model(report_key(name, "report.json"), Report)
     except ObjectNotFoundError:
         return None  # it is being written
-    measured = [part for part in report.get("fidelity", []) if part["rows"]]
-    distances = {
-        row: {part["encoder"]: part["rows"][row]["frechet"] for part in measured}
-        for row in ("dataset", "floor")
-    }
-    segmenters = report.get("segmentation", {})
-    faithfulness = report["faithfulness"]
+    measured = [part for part in report.fidelity if part.rows]
     return ReportInfo(
         report=name,
-        dataset=report["dataset"],
-        model=report["model"],
-        images=report["images"],
-        held_out=report["held_out"],
-        frechet=distances["dataset"],
-        floor=distances["floor"],
+        dataset=report.dataset,
+        model=report.model,
+        images=report.images,
+        held_out=report.held_out,
+        frechet={part.encoder: part.rows["dataset"].frechet for part in measured},
+        floor={part.encoder: part.rows["floor"].frechet for part in measured},
         mean_iou={
-            source: scores["mean_iou"]
-            for source, scores in segmenters.items()
-            if scores and scores["mean_iou"] is not None
+            source.value: scores.mean_iou
+            for source, scores in report.segmentation.items()
+            if scores is not None
         },
-        faithfulness=faithfulness and faithfulness["mean_iou"],
+        faithfulness=report.faithfulness.mean_iou if report.faithfulness else None,
     )
 
 
 @router.get("/{report}", responses=documented(404))
-def show_report(report: Report, caller: Reader) -> dict[str, Any]:
+def show_report(report: ReportName, caller: Reader) -> Report:
     """Return all figures of a report, with what they were measured on."""
-    found: dict[str, Any] = caller.store.get_json(report_key(report, "report.json"))
-    return found
+    return caller.store.get_model(report_key(report, "report.json"), Report)
 
 
 @router.get(
@@ -85,7 +78,7 @@ def show_report(report: Report, caller: Reader) -> dict[str, Any]:
     response_class=Response,
     responses=documented(404) | returning("text/html"),
 )
-def show_report_page(report: Report, caller: Reader) -> Response:
+def show_report_page(report: ReportName, caller: Reader) -> Response:
     """Return a report as one page of HTML."""
     data = caller.store.get(report_key(report, "report.html"))
     return Response(data, media_type="text/html", headers={"Content-Security-Policy": POLICY})

@@ -1,0 +1,102 @@
+"""The shard of one segmenter: its training set, its training and its scores."""
+
+from __future__ import annotations
+
+from services.evaluate.data import Material, Pairs, fewer_slides, spread
+from services.evaluate.segmentation import (
+    IouScores,
+    confusion,
+    iou_scores,
+    make_segmenter,
+    train_segmenter,
+)
+from shared.contracts.evaluate import EvaluateRequest, ReportPart, TrainingSet
+from shared.jobs import Context
+
+MAX_SCORED = 2_000
+"""Images that a segmenter is scored on."""
+
+
+class ImageScores(IouScores):
+    """Scores of a segmenter, and the number `n` of images that they come from."""
+
+    n: int
+
+
+class SegmenterResult(ReportPart):
+    """The result of the shard of one segmenter.
+
+    Attributes:
+        source: the images it was trained on.
+        seed: number of the repetition.
+        n: number of images it was trained on.
+        test: scores on real test images.
+        faithfulness: scores on synthetic images against their maps; None unless it was trained on
+            real images.
+    """
+
+    source: TrainingSet
+    seed: int
+    n: int
+    test: ImageScores
+    faithfulness: ImageScores | None = None
+
+
+def training_sets(request: EvaluateRequest) -> list[TrainingSet]:
+    """Return the sets that segmenters are trained on; few real images only if the request asks."""
+    few = (TrainingSet.FEW_REAL, TrainingSet.FEW_REAL_AND_SYNTHETIC)
+    return [source for source in TrainingSet if request.few or source not in few]
+
+
+def training_pairs(
+    request: EvaluateRequest, material: Material, source: TrainingSet
+) -> tuple[Pairs, Pairs | None]:
+    """Return the images of a training set, and the synthetic images that are mixed into them."""
+    match source:
+        case TrainingSet.REAL:
+            return material.train, None
+        case TrainingSet.SYNTHETIC:
+            return material.synthetic, None
+        case TrainingSet.REAL_AND_SYNTHETIC:
+            return material.train, material.synthetic
+    few = fewer_slides(material.train, request.few or 1)
+    return few, material.synthetic if source == TrainingSet.FEW_REAL_AND_SYNTHETIC else None
+
+
+def measure_segmenter(
+    request: EvaluateRequest, material: Material, source: TrainingSet, seed: int, context: Context
+) -> SegmenterResult:
+    """Train a segmenter on one set, and score it on the real test images."""
+    pairs, synthetic = training_pairs(request, material, source)
+    size, classes = material.dataset.size, material.dataset.classes
+    steps = request.segmenter_steps
+    model = make_segmenter(request.segmenter_encoder, classes, request.seed + seed)
+    train_segmenter(
+        model,
+        pairs,
+        first=classes.first,
+        size=size,
+        steps=steps,
+        batch=request.segmenter_batch,
+        seed=request.seed + seed,
+        device=context.device,
+        progress=lambda done: context.progress(done, steps, f"segmenter on {source}"),
+        synthetic=synthetic,
+    )
+
+    def score(images: Pairs) -> ImageScores:
+        numbers = spread(len(images), MAX_SCORED)
+        counts = confusion(
+            model, images, numbers, classes=classes, size=size, batch=request.segmenter_batch,
+            device=context.device,
+            progress=lambda done: context.progress(done, len(numbers), "scoring"),
+        )  # fmt: skip
+        return ImageScores(**dict(iou_scores(counts, classes.first)), n=len(numbers))
+
+    return SegmenterResult(
+        source=source,
+        seed=seed,
+        n=len(pairs) + (len(synthetic) if synthetic is not None else 0),
+        test=score(material.test),
+        faithfulness=score(material.map_and_crops) if source == TrainingSet.REAL else None,
+    )
