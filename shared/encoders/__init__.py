@@ -14,15 +14,13 @@ import numpy as np
 import safetensors.torch
 import timm
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shared.arrays import Float32, UInt8
 from shared.errors import InputError
 from shared.storage import ObjectStore
 
-UInt8 = NDArray[np.uint8]
-Float = NDArray[np.float32]
 Triple = tuple[float, float, float]
 Pooling = Literal["model", "class_and_mean"]
 
@@ -239,7 +237,7 @@ class Encoder:
     forward: Callable[[Tensor], Tensor]
     resize: int
 
-    def encode(self, images: UInt8, batch_size: int = 64) -> Float:
+    def encode(self, images: UInt8, batch_size: int = 64) -> Float32:
         """Encode uint8 RGB (N, H, W, 3) to float32 (N, dim), on a CPU few at a time."""
         if self.device == "cpu":
             batch_size = min(batch_size, CPU_BATCH)
@@ -250,7 +248,7 @@ class Encoder:
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
 
     @torch.inference_mode()
-    def _encode(self, images: UInt8) -> Float:
+    def _encode(self, images: UInt8) -> Float32:
         if images.shape[1:3] != (self.resize, self.resize):
             shrinks = images.shape[1] > self.resize
             kind = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
@@ -262,7 +260,7 @@ class Encoder:
         middle = slice(edge, edge + self.size)
         images = np.ascontiguousarray(images[:, middle, middle])
         pixels = normalized(torch.from_numpy(images).to(self.device), self.normalization)
-        features: Float = self.forward(pixels).float().cpu().numpy()
+        features: Float32 = self.forward(pixels).float().cpu().numpy()
         return features
 
 

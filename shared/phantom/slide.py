@@ -24,12 +24,11 @@ import rasterio.features
 import tifffile
 from numpy.typing import NDArray
 
+from shared.arrays import Float32, UInt8
 from shared.contracts.base import Classes
 from shared.errors import InputError
 from shared.phantom import texture
-from shared.phantom.texture import MPP, SIDE, Float, Nuclei, Texture, draw_nuclei
-
-UInt8 = NDArray[np.uint8]
+from shared.phantom.texture import MPP, SIDE, Nuclei, Texture, draw_nuclei
 
 PHANTOM_CLASSES = Classes.of("stroma", "tumor", "lymphocytes", "gland", "fat", "necrosis")
 STROMA, TUMOR, LYMPHOCYTES, GLAND, FAT, NECROSIS = range(1, 7)
@@ -71,8 +70,8 @@ class GlandStamp:
     """A gland drawn once: its label mask, and stain concentrations with their weight."""
 
     mask: NDArray[np.bool_]
-    haematoxylin: Float
-    eosin: Float
+    haematoxylin: Float32
+    eosin: Float32
 
 
 def draw_gland(rng: np.random.Generator, cytoplasm: Texture) -> GlandStamp:
@@ -152,7 +151,7 @@ class Slide:
         with _DRAWING:
             return _banks(self.seed)
 
-    def _field(self, rng: np.random.Generator, micrometres: float) -> Float:
+    def _field(self, rng: np.random.Generator, micrometres: float) -> Float32:
         """Smooth noise over the slide and PAD beyond, one sample per FIELD label pixels."""
         shape = self._grid()[0].shape
         sigma = micrometres / (MPP * SCALE * FIELD)
@@ -162,7 +161,7 @@ class Slide:
         inner = smooth[margin : margin + shape[0], margin : margin + shape[1]]
         return np.asarray(inner * (2 * np.sqrt(np.pi) * sigma), np.float32)
 
-    def _grid(self) -> tuple[Float, Float]:
+    def _grid(self) -> tuple[Float32, Float32]:
         """Where the samples of the smooth fields lie, in units of FIELD label pixels."""
         rows, columns = -(-self.rows // FIELD) + PAD, -(-self.columns // FIELD) + PAD
         y, x = np.mgrid[-PAD:rows, -PAD:columns].astype(np.float32)
@@ -213,7 +212,7 @@ class Slide:
         wobble = self._edge[y.astype(int) % SIDE, x.astype(int) % SIDE]
         fx, fy = x / FIELD + PAD, y / FIELD + PAD
 
-        def score(field: Float, rough: float) -> Float:
+        def score(field: Float32, rough: float) -> Float32:
             smooth = cv2.remap(field, fx, fy, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
             return np.asarray(smooth + rough * wobble, np.float32)
 
@@ -272,8 +271,8 @@ class Slide:
         return np.asarray(rgb.clip(0, 255), np.uint8)
 
     def _tissue(
-        self, index: int, window: tuple[int, int, int, int], choose: Float
-    ) -> tuple[Float, Float]:
+        self, index: int, window: tuple[int, int, int, int], choose: Float32
+    ) -> tuple[Float32, Float32]:
         """Stain concentrations of one class: two textures that take turns, so none repeats."""
         top, left, height, width = window
         if index == 0:
@@ -354,11 +353,11 @@ def wrapped(array: NDArray[Any], top: int, left: int, rows: int, columns: int) -
     return part[:, left : left + columns]
 
 
-def _single(array: NDArray[Any]) -> Float:
+def _single(array: NDArray[Any]) -> Float32:
     return np.asarray(array, np.float32)
 
 
-def _enlarge(array: Float, times: int) -> Float:
+def _enlarge(array: Float32, times: int) -> Float32:
     padded = np.pad(array, 2, mode="wrap")
     large = cv2.resize(padded, None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR)
     return np.asarray(large[2 * times : -2 * times, 2 * times : -2 * times], np.float32)
