@@ -8,8 +8,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.arrays import Float32, Int64
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
 from shared.errors import InputError
@@ -26,15 +26,15 @@ class Features:
         side: of a patch in level-0 pixels, where the file states it.
     """
 
-    coords: NDArray[np.int64]
-    features: NDArray[np.float32]
+    coords: Int64
+    features: Float32
     side: int | None = None
 
 
 def write_features(
     path: Path,
-    coords: NDArray[np.int64],
-    batches: Iterable[NDArray[np.float32]],
+    coords: Int64,
+    batches: Iterable[Float32],
     dim: int,
     slide: SlideRecord,
     grid: PatchGrid,

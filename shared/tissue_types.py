@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from shared.arrays import UInt8
 from shared.contracts.base import Classes, LabelClass, class_color
 from shared.contracts.cluster import TissueType, cluster_key
 from shared.errors import InputError
@@ -61,7 +61,7 @@ def check_types(types: dict[int, TissueType], k: int, key: str) -> None:
             raise InputError(f"{key}: type {label} is merged into {kind.merge}, which is none")
 
 
-def classes_of(types: dict[int, TissueType]) -> tuple[Classes, NDArray[np.uint8]]:
+def classes_of(types: dict[int, TissueType]) -> tuple[Classes, UInt8]:
     """Turn types into classes.
 
     Returns:

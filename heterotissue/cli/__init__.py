@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from heterotissue import remote, sources
+from heterotissue.cli.encoders import encoders
 from heterotissue.progress import console
 from heterotissue.submit import Target, end, report, run_and_report, run_or_fail
 from shared.computing import prepare
@@ -227,6 +228,9 @@ def embed(
         cohort=cohort, encoder=encoder, weights=str(weights.resolve()) if weights else None
     )
     run_and_report(target, changed(request, change), fresh=fresh)
+
+
+app.command(epilog=example("htd encoders"))(encoders)
 
 
 @app.command(epilog=example("htd cluster --cohort lung --run types --k 20"))

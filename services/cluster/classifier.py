@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from shared.arrays import Int64, UInt8
 from shared.encoders import IMAGENET, PatchNet, normalized, random_net
 
 BATCH = 64
@@ -34,8 +34,8 @@ class TypeClassifier(nn.Module):
 
 
 def train_classifier(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    images: UInt8,
+    labels: Int64,
     k: int,
     steps: int,
     seed: int,
@@ -64,9 +64,7 @@ def train_classifier(
 
 
 @torch.inference_mode()
-def accuracy(
-    model: TypeClassifier, images: NDArray[np.uint8], labels: NDArray[np.int64], device: str
-) -> float:
+def accuracy(model: TypeClassifier, images: UInt8, labels: Int64, device: str) -> float:
     """Top-1 accuracy on patches, 0 to 1."""
     found = [
         model(torch.from_numpy(images[start : start + BATCH]).to(device)).argmax(1).cpu().numpy()

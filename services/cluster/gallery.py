@@ -6,14 +6,13 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.cluster import cluster_key
 from shared.contracts.ingest import CohortRecord, PatchGrid
 from shared.imaging.slide import open_record
 from shared.storage import ObjectStore
 
-UInt8 = NDArray[np.uint8]
 Spot = tuple[int, int]
 
 EXAMPLES = 10

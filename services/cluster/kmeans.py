@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.arrays import Float32, Int64
 from shared.errors import InputError
-
-Float = NDArray[np.float32]
 
 REDO = 3
 
 
-def normalize(features: Float) -> Float:
+def normalize(features: Float32) -> Float32:
     """Scale rows to unit length; zero rows stay zero."""
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     return np.ascontiguousarray(features / np.maximum(norms, 1e-12), np.float32)
 
 
-def diverse_sample(features: Float, count: int, seed: int) -> NDArray[np.int64]:
+def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
     """Choose `count` rows that differ: each next one lies farthest from those chosen.
 
     Farthest-point sampling on unit vectors, from a random start; half of the rows are
@@ -46,7 +44,7 @@ def diverse_sample(features: Float, count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.array(chosen, np.int64))
 
 
-def kmeans(points: Float, k: int, iterations: int, seed: int) -> Float:
+def kmeans(points: Float32, k: int, iterations: int, seed: int) -> Float32:
     """Spherical k-means by FAISS, on a GPU where there is one.
 
     Returns:
@@ -68,7 +66,9 @@ def kmeans(points: Float, k: int, iterations: int, seed: int) -> Float:
     return normalize(np.asarray(model.centroids, np.float32).reshape(k, -1))
 
 
-def hierarchical_kmeans(features: Float, k: int, first_k: int, iterations: int, seed: int) -> Float:
+def hierarchical_kmeans(
+    features: Float32, k: int, first_k: int, iterations: int, seed: int
+) -> Float32:
     """Cluster into `first_k`, then split the cluster of greatest scatter in two until `k`.
 
     Args:
@@ -110,7 +110,7 @@ def hierarchical_kmeans(features: Float, k: int, first_k: int, iterations: int, 
     return centroids
 
 
-def assign(features: Float, centroids: Float) -> tuple[NDArray[np.int64], Float]:
+def assign(features: Float32, centroids: Float32) -> tuple[Int64, Float32]:
     """Find each row's nearest centroid.
 
     Returns:

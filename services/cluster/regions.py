@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from services.cluster.gallery import find_examples
+from shared.arrays import UInt8
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
@@ -22,7 +22,7 @@ from shared.storage import ObjectStore
 from shared.tissue_types import classes_of, read_types
 
 
-def write_map(path: Path, labels: NDArray[np.uint8], mpp: float) -> None:
+def write_map(path: Path, labels: UInt8, mpp: float) -> None:
     """Write a label map that is in memory: uint8 (height, width)."""
     height, width = labels.shape
     strips = (labels[top : top + TILE] for top in range(0, height, TILE))

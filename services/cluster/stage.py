@@ -20,6 +20,7 @@ from services.cluster.classifier import accuracy, train_classifier
 from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.kmeans import assign, diverse_sample, hierarchical_kmeans
 from services.cluster.regions import cut_slide, sum_up, write_map
+from shared.arrays import Float32, Int64, UInt8
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
@@ -118,7 +119,7 @@ def _cohort(store: ObjectStore, request: ClusterRequest) -> CohortRecord:
 
 def _stream(
     store: ObjectStore, request: ClusterRequest, slide: str
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+) -> Iterator[tuple[Int64, Float32]]:
     """Yield a slide's coordinates and features, at most `STREAM` patches at a time."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with h5py.File(path, "r") as file:
@@ -162,8 +163,8 @@ def _fit(request: ClusterRequest, store: ObjectStore) -> dict[str, Any]:
     return {"samples": len(features)}
 
 
-def _load(store: ObjectStore, key: str) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = np.load(io.BytesIO(store.get(key)), allow_pickle=False)
+def _load(store: ObjectStore, key: str) -> Float32:
+    array: Float32 = np.load(io.BytesIO(store.get(key)), allow_pickle=False)
     return array
 
 
@@ -190,9 +191,9 @@ def _assign(request: ClusterRequest, slide: str, context: Context) -> dict[str, 
 def _record_types(
     request: ClusterRequest,
     slide: str,
-    coords: NDArray[np.int64],
-    clusters: NDArray[np.uint8],
-    distances: NDArray[np.float32],
+    coords: Int64,
+    clusters: UInt8,
+    distances: Float32,
     store: ObjectStore,
 ) -> dict[str, Any]:
     """Write a slide's assignments and its label map."""
@@ -212,9 +213,7 @@ def _record_types(
     }
 
 
-def type_map(
-    coords: NDArray[np.int64], clusters: NDArray[np.uint8], record: SlideRecord, grid: PatchGrid
-) -> NDArray[np.uint8]:
+def type_map(coords: Int64, clusters: UInt8, record: SlideRecord, grid: PatchGrid) -> UInt8:
     """Lay patch clusters out, one pixel per stride: cluster + 1, 0 where no patch lies.
 
     A patch stands at its corner's pixel; with overlap it covers further ones, see `vote`.
@@ -231,7 +230,7 @@ def type_map(
     return labels
 
 
-def vote(labels: NDArray[np.uint8], k: int, covers: int, radius: int) -> NDArray[np.uint8]:
+def vote(labels: UInt8, k: int, covers: int, radius: int) -> UInt8:
     """Let the patches that cover a pixel, and those `radius` further, vote on its type.
 
     Args:
@@ -246,7 +245,7 @@ def vote(labels: NDArray[np.uint8], k: int, covers: int, radius: int) -> NDArray
     """
     side, anchor = covers + 2 * radius, covers - 1 + radius
 
-    def count(mask: NDArray[np.bool_], size: int, at: int) -> NDArray[np.float32]:
+    def count(mask: NDArray[np.bool_], size: int, at: int) -> Float32:
         votes = cv2.boxFilter(
             mask.astype(np.float32), -1, (size, size), anchor=(at, at), normalize=False,
             borderType=cv2.BORDER_CONSTANT,
@@ -285,7 +284,7 @@ def _classify(request: ClusterRequest, context: Context) -> dict[str, Any]:
 
 def _labelled(
     request: ClusterRequest, slides: list[str], limit: int, context: Context
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+) -> tuple[UInt8, Int64]:
     """Read at most `limit` patches with their clusters, evenly over the slides."""
     images, labels = [], []
     rng = np.random.default_rng([request.seed, 5])

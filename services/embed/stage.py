@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 
 from services.embed.training import WINDOW, train_encoder
+from shared.arrays import Float32, UInt8
 from shared.contracts.embed import (
     EmbedRequest,
     FeatureRecord,
@@ -122,7 +122,7 @@ def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[
     slides = record.of_split("train")
     each = max(1, request.train_patches // max(1, len(slides)))
     rng = np.random.default_rng([request.seed, 3])
-    windows: list[NDArray[np.uint8]] = []
+    windows: list[UInt8] = []
     numbers: list[int] = []
     for number, name in enumerate(slides):
         table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
@@ -150,7 +150,7 @@ def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[
     return {"windows": len(windows)}
 
 
-def _read(slide: Slide, x: int, y: int, side: int, mpp: float) -> NDArray[np.uint8]:
+def _read(slide: Slide, x: int, y: int, side: int, mpp: float) -> UInt8:
     """Read a square; where `mpp` is finer than the slide, enlarge its finest pixels."""
     finest = max(mpp, slide.mpp)
     pixels = max(1, round(side * mpp / finest))
@@ -180,7 +180,7 @@ def _embed(
         context.store.writing(key) as path,
     ):
 
-        def batches() -> Iterator[NDArray[np.float32]]:
+        def batches() -> Iterator[Float32]:
             for start in range(0, len(coords), request.batch_size):
                 batch = coords[start : start + request.batch_size].tolist()
                 images = np.stack([slide.read(x, y, size, grid.mpp) for x, y in batch])

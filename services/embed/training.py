@@ -14,13 +14,11 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shared.arrays import Int64, UInt8
 from shared.encoders import IMAGENET, PatchNet, normalized, random_net
-
-UInt8 = NDArray[np.uint8]
 
 SIDE = 64
 WINDOW = 96
@@ -63,7 +61,7 @@ def contrastive_loss(first: Tensor, second: Tensor) -> Tensor:
 
 def train_encoder(
     windows: UInt8,
-    slides: NDArray[np.int64],
+    slides: Int64,
     steps: int,
     seed: int,
     device: str,

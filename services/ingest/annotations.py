@@ -15,7 +15,6 @@ import rasterio.features
 import tifffile
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse
-from numpy.typing import NDArray
 from PIL import Image
 from shapely import STRtree, box, get_coordinates, make_valid
 from shapely.affinity import scale, translate
@@ -23,12 +22,11 @@ from shapely.errors import ShapelyError
 from shapely.geometry import Polygon, shape
 from shapely.geometry.base import BaseGeometry
 
+from shared.arrays import Int64, UInt8
 from shared.contracts.base import Classes
 from shared.contracts.ingest import LabelFormat
 from shared.errors import InputError
 from shared.imaging.label_map import TILE
-
-UInt8 = NDArray[np.uint8]
 
 PANDA_NAMES: dict[str, dict[int, str]] = {
     "panda-radboud": {
@@ -248,7 +246,7 @@ def read_indexed(path: Path) -> UInt8:
 
 
 def lookup(
-    values: NDArray[np.int64],
+    values: Int64,
     classes: Classes,
     label_names: dict[str, str],
     known: dict[int, str],

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from shared.arrays import Float64, Int64
 from shared.contracts.ingest import PatchGrid
 from shared.imaging.label_map import LabelMap
 from shared.imaging.slide import Slide
@@ -71,13 +72,13 @@ def patch_index(
 
 def box_shares(
     mask: NDArray[np.bool_],
-    xs: NDArray[np.float64],
-    ys: NDArray[np.float64],
+    xs: Float64,
+    ys: Float64,
     side: float,
     side_y: float,
     width: int,
     height: int,
-) -> NDArray[np.float64]:
+) -> Float64:
     """Share of `mask` in boxes of side × side_y level-0 pixels at all (y, x) corners."""
     if not len(xs) or not len(ys):
         return np.zeros((len(ys), len(xs)))
@@ -87,13 +88,11 @@ def box_shares(
     y0, y1 = _edges(ys * fy, side_y * fy, mask.shape[0])
     total = sums[y1][:, x1] - sums[y0][:, x1] - sums[y1][:, x0] + sums[y0][:, x0]
     area = (y1 - y0)[:, None] * (x1 - x0)[None]
-    shares: NDArray[np.float64] = total / area
+    shares: Float64 = total / area
     return shares
 
 
-def _edges(
-    starts: NDArray[np.float64], length: float, limit: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _edges(starts: Float64, length: float, limit: int) -> tuple[Int64, Int64]:
     first = np.minimum(np.round(starts).astype(np.int64), limit - 1)
     last = np.minimum(np.maximum(np.round(starts + length).astype(np.int64), first + 1), limit)
     return first, last

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from services.ingest.annotations import guess_format, label_strips
 from services.ingest.patches import patch_index
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from services.ingest.tissue import MPP, stain_of, tissue_mask
+from shared.arrays import UInt8
 from shared.contracts.base import Split
 from shared.contracts.ingest import (
     CohortRecord,
@@ -204,7 +204,7 @@ def _write_labels(
         write_label_map(file, strips, *size, request.regions.mpp)
 
 
-def _shrunk(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _shrunk(rgb: UInt8) -> UInt8:
     factor = min(1.0, THUMBNAIL / max(rgb.shape[:2]))
     size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)

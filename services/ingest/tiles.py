@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.errors import InputError
@@ -20,7 +20,6 @@ from shared.imaging.slide import local_source
 from shared.imaging.windows import choose_windows
 from shared.storage import ObjectStore, sha256
 
-UInt8 = NDArray[np.uint8]
 Row = dict[str, Any]
 
 LARGEST = 8192

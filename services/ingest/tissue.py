@@ -11,7 +11,8 @@ from skimage.color import rgb2hsv
 from skimage.filters import threshold_otsu
 from skimage.morphology import remove_small_holes, remove_small_objects
 
-UInt8 = NDArray[np.uint8]
+from shared.arrays import UInt8
+
 Mask = NDArray[np.bool_]
 
 MPP = 8.0

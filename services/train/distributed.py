@@ -59,7 +59,7 @@ def run(job: str, store: ObjectStore, config: Settings) -> str:
             if unit in ledger.runnable(job)[1]:
                 raise JobError(f"{job}: {unit} failed; see jobs/{job}/attempts/{unit}.json")
         elif plan is not None and unit != FINISH:
-            shard = next(shard for phase in plan.phases for shard in phase if shard.id == unit)
+            shard = plan.shard(unit)
             request = TrainRequest.model_validate(ledger.request(job))
             context = Context(
                 ReadOnlyStore(store),

@@ -33,8 +33,8 @@ from shared.imaging.label_map import enlarge
 from shared.imaging.region_sets import Region, pack_regions
 from shared.imaging.windows import choose_windows
 from shared.jobs import Ledger, Reporter, run_job
-from shared.phantom import PHANTOM_CLASSES, Slide
-from shared.phantom.slide import SCALE
+from shared.phantom import PHANTOM_CLASSES, PhantomSlide
+from shared.phantom.glands import SCALE
 from shared.phantom.texture import MPP
 from shared.storage import ObjectStore, open_store, sha256
 
@@ -45,7 +45,7 @@ RULE = RegionRule(
 )
 
 
-def slide_regions(slide: Slide, name: str) -> Iterator[Region]:
+def slide_regions(slide: PhantomSlide, name: str) -> Iterator[Region]:
     """Cut a phantom slide's regions out of its pixels, at twice the slide's mpp."""
     labels = slide.labels(0, 0, slide.rows, slide.columns)
     ratio = RULE.mpp / (MPP * SCALE)
@@ -70,7 +70,7 @@ def write_regions(store: ObjectStore) -> None:
     for number in range(SLIDES):
         name = f"phantom-{number}"
         split: Split = "train" if number < SLIDES - 1 else "test"
-        regions = list(slide_regions(Slide(SIDE, SIDE, number), name))
+        regions = list(slide_regions(PhantomSlide(SIDE, SIDE, number), name))
         tar = pack_regions(regions)
         store.put(region_tar_key("starter", name), tar)
         parts.append(

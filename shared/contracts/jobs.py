@@ -1,8 +1,20 @@
-"""Jobs: what can be said of one, whatever its stage."""
+"""Jobs: the records of a job in the store, and its status.
+
+jobs/<id>/request.json          JobRecord
+jobs/<id>/plan.json             Plan (shared.jobs.stage)
+jobs/<id>/attempts/<unit>.json  Attempts
+jobs/<id>/done/<unit>.json      Marker
+jobs/<id>/failed/<unit>.json    ParkedUnit
+jobs/<id>/cancelled             empty
+jobs/<id>/result.json           JobResult
+open-jobs/<id>                  empty; present until there is a result
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal
+
+from pydantic import Field
 
 from shared.contracts.base import Contract
 
@@ -12,8 +24,58 @@ ENDED = frozenset({"done", "partial", "failed", "cancelled"})
 """States that a job does not leave by itself."""
 
 
+class JobRecord(Contract):
+    """A job as it was submitted; the request is plain JSON of its stage's contract."""
+
+    stage: str
+    request: dict[str, Any]
+
+
+class UnitError(Contract):
+    """One error of a unit."""
+
+    error: str
+    traceback: str = ""
+    host: str = ""
+
+
+class Attempts(Contract):
+    """The starts and errors of a unit so far."""
+
+    starts: int = 0
+    errors: tuple[UnitError, ...] = ()
+
+
+class Marker(Contract):
+    """The mark of a finished unit, written after its outputs."""
+
+    outputs: dict[str, str] = Field(description="key → SHA-256 of the object")
+    result: dict[str, Any] = Field(
+        default_factory=dict, description="the stage's summary; empty for the plan"
+    )
+    seconds: float
+    host: str = ""
+    peak_memory_mb: int = 0
+
+
+class ParkedUnit(Contract):
+    """A unit that was given up, and its last error."""
+
+    error: str
+    traceback: str = ""
+    attempts: int = 0
+
+
+class JobResult(Contract):
+    """The end of a job."""
+
+    state: State
+    result: dict[str, Any] | None = Field(description="the stage's; None without one")
+    failed: dict[str, str] = Field(description="parked unit → its error")
+
+
 class JobStatus(Contract):
-    """What a job's objects say of it."""
+    """The state and progress of a job, computed from its objects."""
 
     job: str
     stage: str
@@ -24,3 +86,8 @@ class JobStatus(Contract):
     total: int
     failed: dict[str, str]
     result: dict[str, Any] | None
+
+
+def job_key(job: str, name: str) -> str:
+    """Key of one of a job's objects."""
+    return f"jobs/{job}/{name}"

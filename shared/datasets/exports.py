@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.features import shapes
 
+from shared.arrays import UInt8
 from shared.contracts.base import Classes
 from shared.contracts.synthesize import ExportFormat, dataset_key
 from shared.datasets.samples import Sample, load_dataset, read_shard
 from shared.imaging.codec import encode_png
 from shared.storage import ObjectStore
-
-UInt8 = NDArray[np.uint8]
 
 MAX_PARTS = 100_000  # connected parts that one image can have in COCO ids
 

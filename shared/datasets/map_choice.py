@@ -8,15 +8,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.arrays import Float64, Int64
 from shared.contracts.base import Classes
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest, wanted_shares
 from shared.datasets.region_bank import RegionBank
 from shared.errors import InputError
 from shared.seeds import image_seed
-
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 ENOUGH = 0.15  # share of a region that a class needs to fill a large crop: (200 / 512)²
 SLACK = 1e-5  # weight of the penalty that keeps unreachable proportions finite
@@ -25,14 +23,14 @@ SWAPS = 400
 TOLERANCE = 0.002
 
 
-def _gaps(shares: Float, wanted: Mapping[int, float], first: int) -> tuple[Float, Float]:
+def _gaps(shares: Float64, wanted: Mapping[int, float], first: int) -> tuple[Float64, Float64]:
     """Split regions into their labelled share (n,) and its gaps to what is wanted (n, classes)."""
     labels = sorted(wanted)
     tissue = np.maximum(shares[:, first:].sum(1), 1e-6)
     return tissue, shares[:, labels] / tissue[:, None] - [wanted[label] for label in labels]
 
 
-def balance(shares: Float, wanted: Mapping[int, float], first: int = 1) -> Float:
+def balance(shares: Float64, wanted: Mapping[int, float], first: int = 1) -> Float64:
     """Weigh regions so that their expected class shares are as wanted.
 
     Of all ways to spread the labelled pixels over the regions that do it, the one of
@@ -50,11 +48,11 @@ def balance(shares: Float, wanted: Mapping[int, float], first: int = 1) -> Float
     """
     tissue, gaps = _gaps(shares, wanted, first)
     weights = _spread(gaps) / tissue
-    normal: Float = weights / weights.sum()
+    normal: Float64 = weights / weights.sum()
     return normal
 
 
-def _spread(gaps: Float) -> Float:
+def _spread(gaps: Float64) -> Float64:
     """Weights (n,) of greatest entropy whose mean gap is zero, or as near as can be."""
     multipliers = np.zeros(gaps.shape[1])
     value, weights = _dual(gaps, multipliers)
@@ -75,7 +73,7 @@ def _spread(gaps: Float) -> Float:
     return weights
 
 
-def _dual(gaps: Float, multipliers: Float) -> tuple[float, Float]:
+def _dual(gaps: Float64, multipliers: Float64) -> tuple[float, Float64]:
     """Value of the convex dual, and the weights that belong to it."""
     logits = -gaps @ multipliers
     highest = logits.max()
@@ -86,8 +84,12 @@ def _dual(gaps: Float, multipliers: Float) -> tuple[float, Float]:
 
 
 def choose_maps(
-    shares: Float, count: int, wanted: Mapping[int, float], rng: np.random.Generator, first: int = 1
-) -> Int:
+    shares: Float64,
+    count: int,
+    wanted: Mapping[int, float],
+    rng: np.random.Generator,
+    first: int = 1,
+) -> Int64:
     """Choose the regions whose maps a dataset takes.
 
     Without wanted shares, every region is taken equally often (give or take one).
@@ -102,17 +104,17 @@ def choose_maps(
     order = rng.permutation(len(shares))
     steps = np.cumsum(balance(shares, wanted, first)[order]) * count
     drawn = np.searchsorted(steps, np.arange(count) + rng.random(), side="right")
-    chosen: Int = rng.permutation(order[np.minimum(drawn, len(shares) - 1)])
+    chosen: Int64 = rng.permutation(order[np.minimum(drawn, len(shares) - 1)])
     return _swap(*_gaps(shares, wanted, first), chosen, rng)
 
 
-def _swap(tissue: Float, gaps: Float, chosen: Int, rng: np.random.Generator) -> Int:
+def _swap(tissue: Float64, gaps: Float64, chosen: Int64, rng: np.random.Generator) -> Int64:
     """Swap chosen regions for others as long as the gap of the whole choice shrinks."""
     chosen = chosen.copy()
     sums = np.column_stack([gaps * tissue[:, None], tissue])
 
-    def error(total: Float) -> Float:
-        squares: Float = np.square(total[..., :-1] / total[..., -1:]).sum(-1)
+    def error(total: Float64) -> Float64:
+        squares: Float64 = np.square(total[..., :-1] / total[..., -1:]).sum(-1)
         return squares
 
     total = sums[chosen].sum(0)
@@ -133,7 +135,9 @@ def _swap(tissue: Float, gaps: Float, chosen: Int, rng: np.random.Generator) -> 
 SlideRule = Literal["same", "other", "any"]
 
 
-def donors(shares: Float, slides: NDArray[np.str_], label: int, slide: str, rule: SlideRule) -> Int:
+def donors(
+    shares: Float64, slides: NDArray[np.str_], label: int, slide: str, rule: SlideRule
+) -> Int64:
     """Regions that may give a crop of a class to a map of `slide`.
 
     Those that hold enough of the class to fill a large crop; where there are none,
@@ -147,7 +151,7 @@ def donors(shares: Float, slides: NDArray[np.str_], label: int, slide: str, rule
 
 
 def check_donors(
-    shares: Float, slides: NDArray[np.str_], pairs: set[tuple[str, int]], rule: SlideRule,
+    shares: Float64, slides: NDArray[np.str_], pairs: set[tuple[str, int]], rule: SlideRule,
     classes: Classes, whose: str,
 ) -> None:  # fmt: skip
     """Check that each (slide of the map, class) finds a donor.
@@ -171,7 +175,7 @@ def check_donors(
 
 def plan_maps(
     request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
-) -> Int:
+) -> Int64:
     """Choose the map of every image of a dataset; the same request has the same choice.
 
     Returns:

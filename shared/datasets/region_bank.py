@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from shared.arrays import Float64
 from shared.contracts.base import Split
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import region_table_key
@@ -49,7 +49,7 @@ class RegionBank:
             slides += rows["slide"].to_pylist()
             shares += rows["fractions"].to_pylist()
         self.slides = np.array(slides)
-        self.shares: NDArray[np.float64] = np.zeros((len(shares), len(model.classes)))
+        self.shares: Float64 = np.zeros((len(shares), len(model.classes)))
         found = np.array(shares, np.float64)
         for index in range(found.shape[1]):
             self.shares[:, self._table[index]] += found[:, index]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet
@@ -20,8 +20,6 @@ from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.region_sets import RegionIndex
 from shared.storage import ObjectStore
 from shared.storage.formats import unpack_tar
-
-UInt8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

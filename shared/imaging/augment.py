@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-UInt8 = NDArray[np.uint8]
+from shared.arrays import UInt8
 
 
 def symmetry(array: UInt8, which: int) -> UInt8:

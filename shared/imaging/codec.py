@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.errors import InputError
-
-UInt8 = NDArray[np.uint8]
 
 PNG_LEVEL = 4
 """zlib's compression level of every PNG, 0 to 9."""

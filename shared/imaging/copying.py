@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.arrays import Float32, UInt8
 from shared.imaging.augment import symmetry
-
-UInt8 = NDArray[np.uint8]
 
 BLOCK = 16
 """Side of the blocks of a crop that are searched for, in px; smaller ones recur by chance."""
@@ -63,7 +61,7 @@ def _grey(name: str, image: UInt8) -> UInt8:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _normalized(blocks: UInt8) -> NDArray[np.float32]:
+def _normalized(blocks: UInt8) -> Float32:
     """Turn blocks (..., 16, 16) into rows (n, 256) of mean 0 and norm 1, or 0 where even."""
     rows = blocks.reshape(-1, BLOCK * BLOCK).astype(np.float32)
     rows -= rows.mean(1, keepdims=True)

@@ -10,11 +10,9 @@ import cv2
 import numpy as np
 import openslide
 import tifffile
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.errors import InputError
-
-UInt8 = NDArray[np.uint8]
 
 TILE = 512
 

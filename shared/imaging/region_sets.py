@@ -7,17 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.base import Split
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
 from shared.imaging.codec import decode_png, encode_png
 from shared.storage import ObjectStore
 from shared.storage.formats import pack_tar, table_bytes, unpack_tar
-
-UInt8 = NDArray[np.uint8]
 
 COLUMNS = pa.schema(
     [

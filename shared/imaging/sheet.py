@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-UInt8 = NDArray[np.uint8]
+from shared.arrays import UInt8
+
 Color = tuple[int, int, int]
 
 GAP = 4

@@ -11,14 +11,12 @@ from types import TracebackType
 import cv2
 import numpy as np
 import openslide
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from shared.arrays import UInt8
 from shared.contracts.ingest import SlideRecord, slide_key
 from shared.errors import InputError
 from shared.storage import ObjectStore
-
-UInt8 = NDArray[np.uint8]
 
 MAX_PLAIN_PIXELS = 500_000_000
 """Plain images are decoded whole; larger ones must become pyramidal TIFFs first."""

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.arrays import Float64, UInt8
 from shared.contracts.regions import RegionRule
-
-UInt8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -23,10 +21,10 @@ class Window:
     entropy: float
 
 
-def class_entropy(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+def class_entropy(shares: Float64) -> Float64:
     """Shannon entropy in bits of class shares along the last axis: H(r) = -Σ p_i log2 p_i."""
     safe = np.where(shares > 0, shares, 1.0)
-    entropy: NDArray[np.float64] = -(shares * np.log2(safe)).sum(-1)
+    entropy: Float64 = -(shares * np.log2(safe)).sum(-1)
     return entropy
 
 

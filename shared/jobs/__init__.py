@@ -1,17 +1,30 @@
 """Jobs: the object store is the truth, the queue is only a hint.
 
-A job is a stage, a request, and shards. Its objects:
+A job is a stage, a request, and shards in phases; shared.contracts.jobs lists its objects.
+A *unit* is one message to a worker: `plan`, a shard's id, or `finish`. A unit is *settled*
+once it is done or parked (given up).
 
-    jobs/<id>/request.json        stage and request
-    jobs/<id>/plan.json           phases of shards; a phase starts when the one before is done
-    jobs/<id>/attempts/<unit>.json  starts and errors so far
-    jobs/<id>/done/<unit>.json    marker: outputs with SHA-256, timings; written last
-    jobs/<id>/failed/<unit>.json  a parked unit's error
-    jobs/<id>/cancelled
-    jobs/<id>/result.json
-    open-jobs/<id>                present until there is a result; the reconciler's list
+The state follows from the objects (`Snapshot`):
 
-A *unit* is what a worker is handed: `plan`, a shard's id, or `finish`.
+    state               event                                          next state
+    none                submit                                         planning
+    planning            the plan is done                               running
+    planning            the plan is parked, then finish                failed
+    running             a shard settles                                running
+    running             a phase settles without parked shards          running, next phase
+    running             a phase before the last ends with parked       failed, by finish
+                        shards
+    running             the last phase settles, then finish            done; partial if some of
+                                                                       its shards are parked,
+                                                                       failed if all are
+    running             finish itself is parked                        failed
+    planning, running   cancel                                         cancelled
+    partial, failed,    submit again                                   planning, or running if
+    cancelled                                                          there is a plan; finished
+                                                                       units stay done
+
+A job that is done stays done when it is submitted again. `submit(fresh=True)` deletes any job
+and starts at planning; `reopen` takes any job with a plan back to running.
 """
 
 from shared.contracts.jobs import JobStatus
@@ -20,6 +33,7 @@ from shared.jobs.leases import Leases, NoLeases
 from shared.jobs.ledger import Ledger, stage_of
 from shared.jobs.reporting import Reporter
 from shared.jobs.runner import run_job
+from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import Context, Plan, Shard, Stage
 
 __all__ = [
@@ -31,6 +45,7 @@ __all__ = [
     "Plan",
     "Reporter",
     "Shard",
+    "Snapshot",
     "Stage",
     "execute",
     "run_job",

@@ -1,4 +1,4 @@
-"""Running one unit of a job: claim, do, mark, and say what may run next."""
+"""Running one unit of a job: lease it, run it, mark it, and name the units that follow."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import resource
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from shared.contracts.base import Request
+from shared.contracts.jobs import Attempts, Marker, ParkedUnit, UnitError
 from shared.device import choose_device
 from shared.errors import CancelledError, InputError
 from shared.jobs.leases import Leases
@@ -32,150 +34,148 @@ def execute(
     reporter: Reporter,
     config: Settings,
 ) -> list[str]:
-    """Run one unit, unless it is done, somebody else runs it, or its job is over or deleted.
+    """Run one unit, unless it is done, another worker runs it, or its job is over or deleted.
 
-    Errors end in the ledger, not in the caller: bad input parks the unit at once, any
-    other error, and an object that is missing, after `config.max_failures`.
+    Errors go to the ledger, not to the caller. Bad input parks the unit at once; any
+    other error, and a missing object, parks it after `config.max_failures` errors.
 
     Returns:
         The units to queue now: those of the next phase if this one completed its
         phase, this unit again if it failed and may be retried, else nothing.
     """
     with leases.hold(f"{job}/{unit}") as mine:
-        # Asked under the lease: who deletes a job looks for leases once it is no longer open.
+        # Check under the lease, because a deletion waits for leases only after it has closed
+        # the job.
         if not mine or not ledger.is_open(job):
             return []
-        if ledger.is_done(job, unit):
-            return _following(ledger, job, unit)
+        if not ledger.is_done(job, unit):
+            outcome = Unit(ledger, stage, job, unit, reporter, config).attempt()
+            if outcome != "settled":
+                return [unit] if outcome == "retry" else []
+    return ledger.snapshot(job).following(unit)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of a job, with the ledger, stage and settings that it runs by."""
+
+    ledger: Ledger
+    stage: Stage[Any]
+    job: str
+    name: str
+    reporter: Reporter
+    config: Settings
+
+    def attempt(self) -> Literal["settled", "retry", "cancelled"]:
+        """Run the unit and record the outcome; it is settled once it is done or parked."""
         try:
             started = time.monotonic()
-            _count_start(ledger, job, unit, config)
-            result = _run(ledger, stage, job, unit, reporter, config)
-            reporter.done(job, unit, time.monotonic() - started, result)
+            self._count_start()
+            result = self._run()
+            self.reporter.done(self.job, self.name, time.monotonic() - started, result)
         except CancelledError:
-            return []
+            return "cancelled"
         except Exception as error:
-            parked = _record_failure(ledger, job, unit, error, config)
-            reporter.failure(job, unit, str(error), parked)
+            parked = self._record_failure(error)
+            self.reporter.failure(self.job, self.name, str(error), parked)
             if not parked:
-                return [unit]
-            if unit == FINISH:
-                ledger.close(job, "failed", None)
-    return _following(ledger, job, unit)
+                return "retry"
+            if self.name == FINISH:
+                self.ledger.close(self.job, "failed", None)
+        return "settled"
 
+    def _key(self, folder: str) -> str:
+        return self.ledger.key(self.job, f"{folder}/{self.name}.json")
 
-def _following(ledger: Ledger, job: str, unit: str) -> list[str]:
-    """Units of the phase after the one that `unit` belongs to, once that one is settled."""
-    _, waiting = ledger.runnable(job)
-    if not waiting or unit == FINISH:
-        return []
-    plan = ledger.plan(job)
-    if plan is not None and unit != PLAN:
-        own = next(phase for phase in plan.phases if any(shard.id == unit for shard in phase))
-        if any(shard.id == waiting[0] for shard in own):
-            return []
-    return waiting
+    def _attempts(self) -> Attempts:
+        try:
+            return self.ledger.store.get_model(self._key("attempts"), Attempts)
+        except ObjectNotFoundError:
+            return Attempts()
 
+    def _count_start(self) -> None:
+        attempts = self._attempts()
+        if attempts.starts >= self.config.max_starts:
+            raise InputError(
+                f"started {attempts.starts} times without an end or an error: its worker was "
+                "killed each time (out of memory?); give it more memory or smaller shards"
+            )
+        counted = Attempts(starts=attempts.starts + 1, errors=attempts.errors)
+        self.ledger.store.put_json(self._key("attempts"), counted)
 
-def _count_start(ledger: Ledger, job: str, unit: str, config: Settings) -> None:
-    attempts = _attempts(ledger, job, unit)
-    if attempts["starts"] >= config.max_starts:
-        raise InputError(
-            f"started {attempts['starts']} times without an end or an error: its worker was killed "
-            "each time (out of memory?); give it more memory or smaller shards"
+    def _record_failure(self, error: Exception) -> bool:
+        """Record an error of the unit; return whether that parks it."""
+        attempts, store = self._attempts(), self.ledger.store
+        text = str(error) or type(error).__name__
+        trace = "".join(traceback.format_exception(error))
+        errors = (
+            *attempts.errors,
+            UnitError(error=text, traceback=trace, host=platform.node()),
         )
-    attempts["starts"] += 1
-    ledger.store.put_json(ledger.key(job, f"attempts/{unit}.json"), attempts)
+        store.put_json(self._key("attempts"), Attempts(starts=attempts.starts, errors=errors))
+        # A missing object may still arrive: a store behind a cache shows new objects late.
+        hopeless = isinstance(error, InputError) and not isinstance(error, ObjectNotFoundError)
+        parked = hopeless or len(errors) >= self.config.max_failures
+        if parked:
+            record = ParkedUnit(error=text, traceback=trace, attempts=len(errors))
+            store.put_json(self._key("failed"), record)
+        return parked
 
-
-def _attempts(ledger: Ledger, job: str, unit: str) -> dict[str, Any]:
-    key = ledger.key(job, f"attempts/{unit}.json")
-    attempts: dict[str, Any] = (
-        ledger.store.get_json(key) if ledger.store.exists(key) else {"starts": 0, "errors": []}
-    )
-    return attempts
-
-
-def _record_failure(
-    ledger: Ledger, job: str, unit: str, error: Exception, config: Settings
-) -> bool:
-    attempts = _attempts(ledger, job, unit)
-    text = str(error) or type(error).__name__
-    trace = "".join(traceback.format_exception(error))
-    attempts["errors"].append({"error": text, "traceback": trace, "host": platform.node()})
-    ledger.store.put_json(ledger.key(job, f"attempts/{unit}.json"), attempts)
-    # What is missing may be on its way: a store behind a cache shows an object a little later.
-    hopeless = isinstance(error, InputError) and not isinstance(error, ObjectNotFoundError)
-    parked = hopeless or len(attempts["errors"]) >= config.max_failures
-    if parked:
-        record = {"error": text, "traceback": trace, "attempts": len(attempts["errors"])}
-        ledger.store.put_json(ledger.key(job, f"failed/{unit}.json"), record)
-    return parked
-
-
-def _run(
-    ledger: Ledger, stage: Stage[Any], job: str, unit: str, reporter: Reporter, config: Settings
-) -> dict[str, Any]:
-    """Do a unit and mark it done; return what the stage made of a shard, else nothing."""
-    started = time.time()
-    request = stage.request.model_validate(ledger.request(job))
-    context = Context(
-        ledger.store,
-        threads=config.threads,
-        device=choose_device(config),
-        report=_report(ledger, job, unit, reporter),
-    )
-    result: dict[str, Any] = {}
-    if unit == FINISH:
-        _finish(ledger, stage, job, request, _planned(ledger, job), context)
+    def _run(self) -> dict[str, Any]:
+        """Run the unit and mark it done; return the stage's summary of a shard, else nothing."""
+        started, ledger = time.time(), self.ledger
+        request = self.stage.request.model_validate(ledger.request(self.job))
+        context = Context(
+            ledger.store,
+            threads=self.config.threads,
+            device=choose_device(self.config),
+            report=self._progress(),
+        )
+        result: dict[str, Any] = {}
+        if self.name == FINISH:
+            self._finish(request, context)
+            return result
+        if self.name == PLAN:
+            plan = self.stage.plan(request, context)
+            ledger.store.put_json(ledger.key(self.job, "plan.json"), plan)
+        else:
+            shard = (ledger.plan(self.job) or Plan(phases=())).shard(self.name)
+            result = self.stage.run(request, shard, context)
+        marker = Marker(
+            outputs=context.store.outputs,
+            result=result,
+            seconds=round(time.time() - started, 3),
+            host=platform.node(),
+            peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        )
+        ledger.store.put_json(self._key("done"), marker)
         return result
-    if unit == PLAN:
-        ledger.store.put_json(ledger.key(job, "plan.json"), stage.plan(request, context))
-    else:
-        phases = _planned(ledger, job).phases
-        shard = next(shard for phase in phases for shard in phase if shard.id == unit)
-        result = stage.run(request, shard, context)
-    marker = {
-        "outputs": context.store.outputs,
-        "result": result,
-        "seconds": round(time.time() - started, 3),
-        "host": platform.node(),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-    ledger.store.put_json(ledger.key(job, f"done/{unit}.json"), marker)
-    return result
 
+    def _finish(self, request: Request, context: Context) -> None:
+        """Sum the job up; it fails if a phase before the last, or all of the last, is parked."""
+        ledger, job = self.ledger, self.job
+        snapshot = ledger.snapshot(job)
+        plan = snapshot.plan or Plan(phases=())
+        parked, done = snapshot.parked, snapshot.done
+        last = {shard.id for shard in plan.phases[-1]} if plan.phases else set()
+        if parked and (parked - last or not done & last):
+            ledger.close(job, "failed", None)
+            return
+        finished = [shard.id for shard in plan.shards if shard.id in done]
+        results = {shard: ledger.marker(job, shard).result for shard in finished}
+        result = self.stage.finish(request, results, context)
+        ledger.close(job, "partial" if parked else "done", result)
 
-def _planned(ledger: Ledger, job: str) -> Plan:
-    return ledger.plan(job) or Plan(phases=())
+    def _progress(self) -> Callable[[int, int, str], None]:
+        """Make the function that passes progress on, and raises once the job is cancelled."""
+        checked = time.monotonic()
 
+        def report(done: int, total: int, note: str) -> None:
+            nonlocal checked
+            self.reporter.unit(self.job, self.name, done, total, note)
+            if time.monotonic() - checked > CANCEL_CHECK_SECONDS:
+                checked = time.monotonic()
+                if self.ledger.cancelled(self.job):
+                    raise CancelledError(self.job)
 
-def _finish(
-    ledger: Ledger, stage: Stage[Any], job: str, request: Request, plan: Plan, context: Context
-) -> None:
-    shards = [shard.id for phase in plan.phases for shard in phase]
-    done = ledger.done(job)
-    parked = ledger.parked(job)
-    last = {shard.id for shard in plan.phases[-1]} if plan.phases else set()
-    if parked and (parked - last or not done & last):
-        ledger.close(job, "failed", None)
-        return
-    results = {shard: ledger.marker(job, shard)["result"] for shard in shards if shard in done}
-    result = stage.finish(request, results, context)
-    ledger.close(job, "partial" if parked else "done", result)
-
-
-def _report(
-    ledger: Ledger, job: str, unit: str, reporter: Reporter
-) -> Callable[[int, int, str], None]:
-    checked = time.monotonic()
-
-    def report(done: int, total: int, note: str) -> None:
-        nonlocal checked
-        reporter.unit(job, unit, done, total, note)
-        if time.monotonic() - checked > CANCEL_CHECK_SECONDS:
-            checked = time.monotonic()
-            if ledger.cancelled(job):
-                raise CancelledError(job)
-
-    return report
+        return report

@@ -1,4 +1,4 @@
-"""Leases: who is working on what, so that work is not doubled."""
+"""Leases: claims on units, so that two workers do not run the same one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ class Leases(Protocol):
     """Exclusive, expiring claims on names."""
 
     def hold(self, name: str) -> AbstractContextManager[bool]:
-        """Hold the lease while the block runs; yields False if somebody else has it."""
+        """Hold the lease while the block runs; yields False if another process has it."""
 
     def alive(self, name: str) -> bool:
-        """Say whether anybody holds the lease."""
+        """Say whether some process holds the lease."""
 
 
 class NoLeases:
-    """No lease store: work may be doubled, never lost."""
+    """Leases without a lease store: every claim succeeds, so work may be doubled, never lost."""
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:

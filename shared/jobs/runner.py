@@ -26,10 +26,11 @@ def run_job(
     config = config or settings()
     leases = NoLeases()
     while True:
-        phase, units = ledger.runnable(job)
+        snapshot = ledger.snapshot(job)
+        phase, units = snapshot.runnable
         if not units:
-            return ledger.status(job)
-        plan = ledger.plan(job)
+            return snapshot.status()
+        plan = snapshot.plan
         phases = len(plan.phases) if plan else 0
         total = len(plan.phases[phase]) if plan and 0 <= phase < phases else 1
         for unit in units:

@@ -30,16 +30,32 @@ class Plan(Contract):
 
     phases: tuple[tuple[Shard, ...], ...]
 
+    @property
+    def shards(self) -> list[Shard]:
+        """The shards of all phases, in order."""
+        return [shard for phase in self.phases for shard in phase]
+
+    def shard(self, id: str) -> Shard:
+        """Return a shard by its id. Raises KeyError."""
+        for shard in self.shards:
+            if shard.id == id:
+                return shard
+        raise KeyError(id)
+
     @model_validator(mode="after")
     def _distinct(self) -> Plan:
-        ids = [shard.id for phase in self.phases for shard in phase]
+        ids = [shard.id for shard in self.shards]
         if len(set(ids)) != len(ids) or {PLAN, FINISH} & set(ids):
             raise ValueError("shard ids must differ, and must not be 'plan' or 'finish'")
         return self
 
 
 class RecordingStore(StoreView):
-    """A store that notes the SHA-256 of everything put through it."""
+    """A store that records the SHA-256 of every object put through it.
+
+    Attributes:
+        outputs: key → SHA-256.
+    """
 
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner)
@@ -59,11 +75,11 @@ class RecordingStore(StoreView):
 
 
 class Context:
-    """What a running unit sees of its job.
+    """The surroundings of a running unit.
 
     Attributes:
-        store: the object store; puts are recorded in the unit's marker.
-        threads: CPU threads to use; part of what fixes rounding.
+        store: the object store; the unit's marker records every put.
+        threads: CPU threads to use; their number decides how sums are rounded.
         device: 'cpu', 'cuda' or 'cuda:N'.
     """
 
@@ -81,15 +97,15 @@ class Context:
         self._report = report
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Tell how far the unit is. Raises `CancelledError` if its job was cancelled."""
+        """Report the unit's progress. Raises `CancelledError` if its job was cancelled."""
         self._report(done, total, note)
 
 
 class Stage(ABC, Generic[R]):
     """The work of one service.
 
-    A stage keeps no state between calls: whatever a unit needs comes from the
-    request, its shard and the store. `run` must be deterministic and idempotent.
+    A stage keeps no state between calls: a unit takes its input from the request, its
+    shard and the store. `run` must be deterministic and idempotent.
     """
 
     name: ClassVar[str]
@@ -97,14 +113,20 @@ class Stage(ABC, Generic[R]):
 
     @abstractmethod
     def plan(self, request: R, context: Context) -> Plan:
-        """Cut the request into shards. Raises `InputError` for what can't be done."""
+        """Cut the request into shards. Raises `InputError` if that is impossible."""
 
     @abstractmethod
     def run(self, request: R, shard: Shard, context: Context) -> dict[str, Any]:
-        """Do one shard; return a JSON summary that `finish` will see."""
+        """Do one shard; return a JSON summary, which `finish` receives."""
 
     @abstractmethod
     def finish(
         self, request: R, done: dict[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
-        """Sum up: `done` maps every finished shard's id to its summary; return the job's result."""
+        """Sum up the finished shards and return the job's result, as plain JSON.
+
+        Args:
+            request: the job's request.
+            done: shard id → the summary that `run` returned.
+            context: the surroundings.
+        """

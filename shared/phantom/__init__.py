@@ -1,5 +1,7 @@
 """Phantom slides: H&E-like tissue with exact ground truth, made from a seed."""
 
-from shared.phantom.slide import PHANTOM_CLASSES, PhantomFiles, Slide, write_phantom
+from shared.phantom.banks import PHANTOM_CLASSES
+from shared.phantom.files import PhantomFiles, write_phantom
+from shared.phantom.slide import PhantomSlide
 
-__all__ = ["PHANTOM_CLASSES", "PhantomFiles", "Slide", "write_phantom"]
+__all__ = ["PHANTOM_CLASSES", "PhantomFiles", "PhantomSlide", "write_phantom"]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+from shared.arrays import Float32, Float64
 
 SIDE = 1024
 MPP = 0.5
@@ -26,11 +25,11 @@ class Texture:
         haematoxylin, eosin: float32 (SIDE, SIDE), 0 or more; 1 is a well-stained structure.
     """
 
-    haematoxylin: Float
-    eosin: Float
+    haematoxylin: Float32
+    eosin: Float32
 
 
-def torus_noise(rng: np.random.Generator, sigma: float, sigma_y: float | None = None) -> Float:
+def torus_noise(rng: np.random.Generator, sigma: float, sigma_y: float | None = None) -> Float32:
     """Draw smooth seamless noise of mean 0 and variance 1; sigmas in pixels."""
     fy = np.fft.fftfreq(SIDE)[:, None]
     fx = np.fft.rfftfreq(SIDE)[None]
@@ -42,7 +41,7 @@ def torus_noise(rng: np.random.Generator, sigma: float, sigma_y: float | None = 
 
 def scatter(
     rng: np.random.Generator, spacing: float, jitter: float = 0.45, keep: float = 1.0
-) -> NDArray[np.float64]:
+) -> Float64:
     """Scatter points on the torus, about `spacing` pixels apart, on a jittered hexagonal grid."""
     rows = max(2, 2 * round(SIDE / (spacing * 0.87) / 2))
     columns = max(1, round(SIDE / spacing))
@@ -52,7 +51,7 @@ def scatter(
     return points[rng.random(len(points)) < keep] % SIDE
 
 
-def warp(texture: Float, dx: Float, dy: Float) -> Float:
+def warp(texture: Float32, dx: Float32, dy: Float32) -> Float32:
     """Sample a seamless texture at displaced places (pixels)."""
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
     padded = np.pad(texture, 1, mode="wrap")
@@ -75,12 +74,12 @@ class Nuclei:
 
 
 def draw_nuclei(
-    h: Float,
-    points: NDArray[np.float64],
-    angles: NDArray[np.float64],
+    h: Float32,
+    points: Float64,
+    angles: Float64,
     kind: Nuclei,
     rng: np.random.Generator,
-    eosin: Float | None = None,
+    eosin: Float32 | None = None,
 ) -> None:
     """Draw nuclei into a concentration map in place: an irregular ellipse with chromatin and rim.
 

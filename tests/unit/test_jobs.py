@@ -40,8 +40,8 @@ def test_phases_run_in_order_and_finish_sums_up(ledger: Ledger) -> None:
     assert status.result == {"sums": [14, 14]}
     assert ledger.open_jobs() == []
     marker = ledger.marker(status.job, "square-3")
-    assert set(marker["outputs"]) == {"toy/toy/square-3"}
-    assert len(marker["outputs"]["toy/toy/square-3"]) == 64
+    assert set(marker.outputs) == {"toy/toy/square-3"}
+    assert len(marker.outputs["toy/toy/square-3"]) == 64
 
 
 def test_units_say_what_comes_next(ledger: Ledger) -> None:

@@ -10,8 +10,8 @@ import tifffile
 
 from services.ingest.annotations import label_strips
 from shared.errors import InputError
-from shared.imaging.slide import Slide as OpenSlide
-from shared.phantom import PHANTOM_CLASSES, PhantomFiles, Slide, write_phantom
+from shared.imaging.slide import Slide
+from shared.phantom import PHANTOM_CLASSES, PhantomFiles, PhantomSlide, write_phantom
 from tests.phantoms import PHANTOM_SEED
 
 SIDE = 2048
@@ -23,7 +23,7 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> PhantomFiles:
 
 
 def test_openslide_reads_the_pyramid_at_its_resolution(phantom: PhantomFiles) -> None:
-    with OpenSlide.open(phantom.slide) as slide:
+    with Slide.open(phantom.slide) as slide:
         assert (slide.width, slide.height) == (SIDE, SIDE)
         assert slide.mpp == pytest.approx(0.5, rel=1e-3)
         assert slide.vendor == "generic-tiff"
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_bytes(phantom: PhantomFiles, tmp_path: Pat
 
 
 def test_blocks_are_cut_from_one_picture() -> None:
-    slide = Slide(SIDE, SIDE, PHANTOM_SEED)
+    slide = PhantomSlide(SIDE, SIDE, PHANTOM_SEED)
     whole = slide.render(100, 100, 128, 128)
     part = slide.render(132, 140, 64, 64)
     assert np.array_equal(whole[128 : 128 + 256, 160 : 160 + 256], part)
@@ -59,7 +59,7 @@ def test_blocks_are_cut_from_one_picture() -> None:
 
 def test_tissues_look_as_they_are_labelled() -> None:
     """Lymphocytes are darkest, fat is nearly glass, and stroma is pink."""
-    slide = Slide(SIDE * 2, SIDE * 2, PHANTOM_SEED)
+    slide = PhantomSlide(SIDE * 2, SIDE * 2, PHANTOM_SEED)
     labels = slide.labels(0, 0, 1024, 1024)
     brightness, redness = {}, {}
     for name in ("stroma", "lymphocytes", "fat"):
@@ -76,10 +76,10 @@ def test_tissues_look_as_they_are_labelled() -> None:
 
 
 def test_stains_differ_between_slides() -> None:
-    means = [Slide(512, 512, seed).palette[100, 100].astype(int) for seed in range(6)]
+    means = [PhantomSlide(512, 512, seed).palette[100, 100].astype(int) for seed in range(6)]
     assert np.ptp(means, axis=0).max() > 15
 
 
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(InputError, match="multiples"):
-        Slide(1001, 1000, 0)
+        PhantomSlide(1001, 1000, 0)

@@ -178,7 +178,7 @@ def _job(caller: Caller, run: str) -> str:
         if (
             (request.run, request.cohort, request.k) == (run, record.cohort, record.k)
             and ended is not None
-            and ended["state"] in {"done", "partial"}
+            and ended.state in {"done", "partial"}
         ):
             return job
     raise ProblemError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 from services.gateway.api.dataset_status import find_submission
 from shared.contracts.gateway import DatasetEstimate
+from shared.contracts.jobs import Marker
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest
 from shared.diffusion.guidance import Guidance
@@ -33,12 +33,10 @@ def estimate_dataset(ledger: Ledger, request: DatasetRequest) -> DatasetEstimate
     for before, markers in islice(_earlier(ledger, request), DATASETS):
         datasets += 1
         for marker in markers:
-            images = int(marker["result"]["images"])
+            images = int(marker.result["images"])
             made += images
-            per_evaluation += float(marker["seconds"]) / _evaluations(before, model)
-            stored += sum(
-                ledger.store.size(key) for key in marker["outputs"] if key.endswith(".tar")
-            )
+            per_evaluation += marker.seconds / _evaluations(before, model)
+            stored += sum(ledger.store.size(key) for key in marker.outputs if key.endswith(".tar"))
     return DatasetEstimate(
         images=request.images,
         seconds=round(request.images * evaluations * per_evaluation / made, 1) if made else None,
@@ -61,7 +59,7 @@ def _evaluations(request: DatasetRequest, model: ModelRecord) -> int:
 
 def _earlier(
     ledger: Ledger, request: DatasetRequest
-) -> Iterator[tuple[DatasetRequest, list[dict[str, Any]]]]:
+) -> Iterator[tuple[DatasetRequest, list[Marker]]]:
     """Yield datasets of the same model version, each with markers of its finished shards."""
     for name in ledger.store.folders("datasets/"):
         found = find_submission(ledger, name)

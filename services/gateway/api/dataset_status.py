@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Any
 
 from shared.contracts.gateway import DatasetStatus, Submission, submission_key
-from shared.contracts.jobs import ENDED, State
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
 from shared.jobs import Ledger
@@ -43,12 +42,12 @@ def dataset_status(
         progress: what running shards have reported; see `shared.queue.redis_state`.
     """
     request, job = submission.request, submission.job
-    plan, ended = ledger.plan(job), ledger.result(job)
-    shards = [shard for phase in plan.phases for shard in phase] if plan else []
-    done = ledger.done(job)
+    snapshot = ledger.snapshot(job)
+    ended, failed = snapshot.result, snapshot.failed
+    shards = snapshot.plan.shards if snapshot.plan else []
+    done = snapshot.done
     finished = [shard.id for shard in shards if shard.id in done]
-    failed = ended["failed"] if ended else ledger.errors(job)
-    result = ended["result"] if ended else None
+    result = ended.result if ended else None
     made = result["images"] if result else _planned_images(request, finished)
     busy = {
         unit: report
@@ -57,13 +56,12 @@ def dataset_status(
     }
     if not ended:
         made += sum(int(report["done"]) for report in busy.values())
-    state: State = ended["state"] if ended else "running" if plan else "planning"
-    rate = None if state in ENDED else _rate(ledger, job, finished, len(busy))
+    rate = None if ended else _rate(ledger, job, finished, len(busy))
     return DatasetStatus(
         dataset=request.dataset,
         model=str(request.model_ref),
         job=job,
-        state=state,
+        state=snapshot.state,
         images=request.images,
         made=made,
         shards=len(shards),
@@ -88,8 +86,8 @@ def _planned_images(request: DatasetRequest, shards: list[str]) -> int:
 def _rate(ledger: Ledger, job: str, finished: list[str], workers: int) -> float | None:
     """Images per second: what a worker made in some finished shards, times the busy workers."""
     markers = [ledger.marker(job, shard) for shard in finished[-SAMPLED:]]
-    seconds = sum(float(marker["seconds"]) for marker in markers)
-    images = sum(int(marker["result"]["images"]) for marker in markers)
+    seconds = sum(marker.seconds for marker in markers)
+    images = sum(int(marker.result["images"]) for marker in markers)
     if not workers or not images or not seconds:
         return None
     return round(workers * images / seconds, 3)

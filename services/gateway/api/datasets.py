@@ -143,7 +143,7 @@ def _submit(caller: Caller, request: DatasetRequest, key: str | None) -> None:
             pointer="#/dataset",
         )
     ended = caller.ledger.result(job)
-    if before is None or (ended is not None and ended["state"] != "done"):
+    if before is None or (ended is not None and ended.state != "done"):
         check_crops(caller.store, request)
         caller.spend("images", request.images)
     caller.submit(request)
@@ -250,7 +250,7 @@ def preview_dataset(found: Readable) -> Response:
     """Draw the first images below their label maps, as soon as a shard is done."""
     final = dataset_key(found.name, "preview.png")
     ended = found.caller.ledger.result(found.submission.job)
-    if ended and ended["state"] in {"done", "partial"} and found.store.exists(final):
+    if ended and ended.state in {"done", "partial"} and found.store.exists(final):
         return Response(found.store.get(final), media_type="image/png")
     key = next(iter(_shard_keys(found)), None)
     if key is None:
@@ -313,7 +313,7 @@ def list_shards(found: Readable, limit: Limit = 50, cursor: Cursor = None) -> Sh
 
     def read(key: str) -> ShardLink | None:
         marker = found.caller.ledger.marker(found.submission.job, markers[key])
-        if not marker["result"]["images"]:
+        if not marker.result["images"]:
             return None
         name = PurePosixPath(key).name
         return ShardLink(
@@ -321,7 +321,7 @@ def list_shards(found: Readable, limit: Limit = 50, cursor: Cursor = None) -> Sh
             url=found.store.presign(key, LINK_SECONDS)
             or f"/v1/datasets/{found.name}/files/shards/{name}",
             bytes=found.store.size(key),
-            sha256=marker["outputs"][key],
+            sha256=marker.outputs[key],
         )
 
     items, following = page(markers, cursor, limit, read)

@@ -95,10 +95,11 @@ def _answer(caller: Caller, job: str) -> Response | None:
     ended = caller.ledger.result(job)
     if ended is None:
         return None
-    if ended["state"] != "done" or "image" not in (ended["result"] or {}):
-        why = "; ".join(ended["failed"].values()) or f"its job is {ended['state']}"
+    image = (ended.result or {}).get("image")
+    if ended.state != "done" or image is None:
+        why = "; ".join(ended.failed.values()) or f"its job is {ended.state}"
         raise ProblemError(422, "image-failed", f"no image was made: {why}")
-    picture = caller.store.get(str(ended["result"]["image"]))
+    picture = caller.store.get(str(image))
     headers = {"Content-Location": f"/v1/images/{job}", "Cache-Control": "private, max-age=86400"}
     return Response(picture, media_type="image/png", headers=headers)
 
@@ -107,7 +108,7 @@ def _submit(caller: Caller, body: ImageBody) -> str:
     request, given = _read(caller.store, body)
     job = caller.ledger.identify(request)
     ended = caller.ledger.result(job)
-    if ended is None or ended["state"] != "done":
+    if ended is None or ended.state != "done":
         caller.spend("images", 1)
         for data in given:
             caller.store.put(input_key(data), data)

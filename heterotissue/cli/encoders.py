@@ -1,0 +1,33 @@
+"""`htd encoders`: the registry of patch encoders, as a table."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from heterotissue.progress import console
+
+
+def encoders() -> None:
+    """List the patch encoders: their features, their licences, and how to get them."""
+    from shared.encoders import REGISTRY
+
+    table = Table(box=None)
+    for column in ("key", "dim", "input", "licence", "commercial", "gated", "how to get it"):
+        table.add_column(column, overflow="fold")
+    for key, known in REGISTRY.items():
+        table.add_row(
+            key if known.loads else f"[dim]{key} (import only)[/]",
+            str(known.dim),
+            f"{known.size} px",
+            known.license,
+            known.commercial,
+            "yes" if known.gated else "no",
+            escape(known.source),
+        )
+    console.print(table)
+    console.print(
+        "also: 'embedded' (htd embed trains it on the cohort), any timm model, hf-hub:owner/name",
+        highlight=False,
+        markup=False,
+    )

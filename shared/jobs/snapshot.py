@@ -1,0 +1,141 @@
+"""A snapshot of a job: its objects, read once, and the state that follows from them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from shared.contracts.jobs import JobRecord, JobResult, JobStatus, ParkedUnit, State, job_key
+from shared.errors import InputError
+from shared.jobs.stage import FINISH, PLAN, Plan
+from shared.storage import ObjectNotFoundError, ObjectStore
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class JobNotFoundError(InputError):
+    """The store holds no such job, or holds it no longer."""
+
+
+class Snapshot:
+    """One look at a job.
+
+    Each object is read when it is first needed, and then kept: take a new snapshot to see
+    what has changed since.
+    """
+
+    def __init__(self, store: ObjectStore, job: str) -> None:
+        self._store = store
+        self._job = job
+
+    @cached_property
+    def record(self) -> JobRecord:
+        """The job as it was submitted. Raises `JobNotFoundError`."""
+        record = self._read("request.json", JobRecord)
+        if record is None:
+            raise JobNotFoundError(
+                f"{self._store.url} holds no job {self._job!r}: 'htd jobs' lists them"
+            )
+        return record
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """The job's plan, or None while there is none."""
+        return self._read("plan.json", Plan)
+
+    @cached_property
+    def result(self) -> JobResult | None:
+        """The job's end, or None while it is open."""
+        return self._read("result.json", JobResult)
+
+    @cached_property
+    def parked(self) -> frozenset[str]:
+        """Units that were given up; a unit that was sent twice may be both parked and done."""
+        failed = self._units("failed")
+        return failed - self.done if failed else failed
+
+    @cached_property
+    def done(self) -> frozenset[str]:
+        """Units that are done, the plan among them."""
+        return self._units("done")
+
+    @cached_property
+    def errors(self) -> dict[str, str]:
+        """Parked unit → the error that it failed with, as the units have left them."""
+        return {
+            unit: self._store.get_model(job_key(self._job, f"failed/{unit}.json"), ParkedUnit).error
+            for unit in sorted(self.parked)
+        }
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Parked unit → its error: those of the job's end, else those so far."""
+        return self.errors if self.result is None else self.result.failed
+
+    @property
+    def state(self) -> State:
+        """The job's state."""
+        if self.result is not None:
+            return self.result.state
+        return "running" if self.plan is not None else "planning"
+
+    @property
+    def runnable(self) -> tuple[int, list[str]]:
+        """The current phase (-1 while planning) and its units that are not settled.
+
+        The units are ['plan'] before there is a plan, and ['finish'] when every phase
+        is done or a phase ended with a parked shard; they are empty once the job has
+        a result.
+        """
+        if self.result is not None:
+            return 0, []
+        if self.plan is None:
+            return -1, [FINISH if PLAN in self.parked else PLAN]
+        settled = self.parked | self.done
+        for index, phase in enumerate(self.plan.phases):
+            waiting = [shard.id for shard in phase if shard.id not in settled]
+            if waiting:
+                return index, waiting
+            if any(shard.id in self.parked for shard in phase):
+                break
+        return len(self.plan.phases), [FINISH]
+
+    def following(self, unit: str) -> list[str]:
+        """Units of the phase after the one that `unit` belongs to, once that one is settled."""
+        _, waiting = self.runnable
+        if not waiting or unit == FINISH:
+            return []
+        if self.plan is not None and unit != PLAN:
+            own = next(phase for phase in self.plan.phases if unit in {item.id for item in phase})
+            if waiting[0] in {shard.id for shard in own}:
+                return []
+        return waiting
+
+    def status(self) -> JobStatus:
+        """Compute the job's status. Raises `JobNotFoundError`."""
+        stage, (phase, _) = self.record.stage, self.runnable
+        shards = {shard.id for shard in self.plan.shards} if self.plan else set()
+        return JobStatus(
+            job=self._job,
+            stage=stage,
+            state=self.state,
+            phase=max(0, phase),
+            phases=len(self.plan.phases) if self.plan else 0,
+            done=len(self.done & shards) if shards else 0,
+            total=len(shards),
+            failed=self.failed,
+            result=self.result.result if self.result else None,
+        )
+
+    def _read(self, name: str, model: type[M]) -> M | None:
+        try:
+            return self._store.get_model(job_key(self._job, name), model)
+        except ObjectNotFoundError:
+            return None
+
+    def _units(self, folder: str) -> frozenset[str]:
+        prefix = job_key(self._job, f"{folder}/")
+        keys = self._store.list(prefix)
+        return frozenset(key.removeprefix(prefix).removesuffix(".json") for key in keys)

@@ -1,0 +1,89 @@
+"""The textures and the staining of one phantom slide, drawn from its seed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from shared.arrays import UInt8
+from shared.contracts.base import Classes
+from shared.phantom import texture
+from shared.phantom.glands import GlandStamp, draw_gland
+from shared.phantom.texture import Texture
+
+PHANTOM_CLASSES = Classes.of("stroma", "tumor", "lymphocytes", "gland", "fat", "necrosis")
+STROMA, TUMOR, LYMPHOCYTES, GLAND, FAT, NECROSIS = range(1, 7)
+
+LEVELS = 200
+"""Steps per unit of stain concentration in the palette."""
+
+GLANDS = 10
+"""Gland stamps that a slide chooses from."""
+
+
+@dataclass(frozen=True)
+class Banks:
+    """A slide's textures: two of each class, and its gland stamps."""
+
+    tissue: dict[int, tuple[Texture, Texture]]
+    glands: list[GlandStamp]
+
+
+_DRAWING = threading.Lock()
+"""Lets one of the threads that render a slide draw the textures, for all of them."""
+
+
+def texture_banks(seed: int) -> Banks:
+    """Draw a slide's textures; those of the last slide are kept."""
+    with _DRAWING:
+        return _banks(seed)
+
+
+@lru_cache(maxsize=1)
+def _banks(seed: int) -> Banks:
+    rng = np.random.default_rng([seed, 2])
+    makers: dict[int, Callable[[np.random.Generator], Texture]] = {
+        STROMA: texture.stroma,
+        TUMOR: texture.tumor,
+        LYMPHOCYTES: texture.lymphocytes,
+        GLAND: texture.cytoplasm,
+        FAT: texture.fat,
+        NECROSIS: texture.necrosis,
+    }
+    tissue = {label: (_blurred(make(rng)), _blurred(make(rng))) for label, make in makers.items()}
+    across = tissue[STROMA][1]  # across the first, so that fibre bundles interweave
+    tissue[STROMA] = (tissue[STROMA][0], Texture(across.haematoxylin.T, across.eosin.T))
+    return Banks(tissue, [draw_gland(rng, tissue[GLAND][0]) for _ in range(GLANDS)])
+
+
+def _blurred(drawn: Texture) -> Texture:
+    """Blur a texture as a microscope's optics do, without a seam."""
+    pad = 8
+    parts = [
+        cv2.GaussianBlur(np.pad(part, pad, mode="wrap"), (0, 0), 0.7)[pad:-pad, pad:-pad]
+        for part in (drawn.haematoxylin, drawn.eosin)
+    ]
+    return Texture(*(np.ascontiguousarray(part, np.float32) for part in parts))
+
+
+def stain_palette(rng: np.random.Generator) -> UInt8:
+    """Make the RGB of every pair of stain concentrations by the law of Beer and Lambert.
+
+    Stain vectors after Ruifrok and Johnston 2001; each slide varies them a little.
+
+    Returns:
+        uint8 (512, 512, 3), by haematoxylin and eosin in steps of 1/LEVELS.
+    """
+    haematoxylin = np.array([0.65, 0.73, 0.33]) + rng.normal(0, [0.05, 0.035, 0.05])
+    eosin = np.array([0.20, 0.90, 0.44]) + rng.normal(0, [0.05, 0.04, 0.08])
+    eosin = eosin.clip(0.02)
+    strength_h, strength_e = rng.uniform(0.80, 1.25), rng.uniform(0.32, 0.62)
+    glass = 246 + rng.normal(0, 2.0, 3)
+    levels = np.arange(512)[:, None] / LEVELS
+    density = (strength_h * levels * haematoxylin)[:, None] + (strength_e * levels * eosin)[None]
+    return np.asarray((glass * 10**-density).round().clip(0, 255), np.uint8)
