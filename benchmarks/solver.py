@@ -24,6 +24,7 @@ from shared.diffusion.flow import Velocity, draw_noise, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.model_store import load_model
 from shared.diffusion.precision import autocast
+from shared.imaging.region_sets import load_region_set
 from shared.storage import open_store
 
 EVALUATIONS = (4, 6, 10, 20, 40)
@@ -57,7 +58,7 @@ def main() -> None:
     store = open_store(given.store)
     sampler = load_model(store, ModelRef.parse(given.model), "cpu")
     model, pipeline = sampler.record, sampler.pipeline
-    bank = RegionBank(store, model.regions, ("val",), model)
+    bank = RegionBank(store, load_region_set(store, model.regions), ("val",), model)
     request = counterparts("solver", model.ref, "val", given.images)
     composer = Composer(request, model, bank, bank)
     numbers = np.linspace(0, len(bank) - 1, given.images).astype(int)

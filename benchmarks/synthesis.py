@@ -51,6 +51,7 @@ from shared.diffusion.flow import draw_noise
 from shared.diffusion.model_store import load_model
 from shared.encoders import load_encoder
 from shared.errors import JobError
+from shared.imaging.region_sets import load_region_set
 from shared.serving.client import Server, TritonSampler
 from shared.serving.contract import served_name
 from shared.serving.deployments import deployments
@@ -114,7 +115,7 @@ class PlainPipeline(DiffusionPipeline):  # type: ignore[misc]
 
 def val_bank(store: ObjectStore, model: ModelRecord) -> RegionBank:
     """Regions that the model was not trained on."""
-    return RegionBank(store, model.regions, ("val",), model)
+    return RegionBank(store, load_region_set(store, model.regions), ("val",), model)
 
 
 def compose(bank: RegionBank, model: ModelRecord, images: int) -> list[Composition]:

@@ -1,4 +1,4 @@
-"""The application: routers, problem documents, limits, headers."""
+"""The application: the API and the pages in one, with limits and security headers."""
 
 from __future__ import annotations
 
@@ -10,40 +10,19 @@ from starlette.datastructures import MutableHeaders
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.api import (
-    admin,
-    clusters,
-    cohorts,
-    datasets,
-    images,
-    jobs,
-    models,
-    ops,
-    overlays,
-    problems,
-    reader_studies,
-    reports,
-    slides,
-    tiles,
-    uploads,
-)
+from services.gateway.api import problems, routers
 from services.gateway.api.ops import Counting, Figures
 from services.gateway.api.problems import TYPES, ProblemDetails, answer, documented
 from services.gateway.api.resources import Resources
-from services.gateway.api.tiles import Zooms
 from services.gateway.api.watching import Watching
-from services.gateway.web import atlas as web_atlas
-from services.gateway.web import datasets as web_datasets
-from services.gateway.web import login, studio
-from services.gateway.web import reader_studies as web_reader_studies
-from services.gateway.web import slides as web_slides
-from services.gateway.web import training as web_training
+from services.gateway.api.zoom import Zooms
+from services.gateway.web import routers as web_routers
 from services.gateway.web.pages import FOLDER
 from shared.contracts.gateway import ImageBody
 from shared.settings import Settings
 
-MOST_JSON = 2 << 20
-"""Bytes of a request's body, but for operations that take files."""
+MAX_JSON_BYTES = 2 << 20
+"""Bytes of a request's body; operations that take files have limits of their own."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -64,7 +43,7 @@ TOO_LARGE = ProblemDetails(
 
 
 class SecurityHeaders:
-    """Middleware that says what browsers must not do with our answers."""
+    """Middleware that adds the headers which forbid browsers to sniff, frame or leak answers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -81,7 +60,7 @@ class SecurityHeaders:
 
 
 class LimitProblems:
-    """Middleware that answers a body beyond its limit with a problem, and not in plain text."""
+    """Middleware that answers a body beyond its limit with a problem document, not plain text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -89,7 +68,7 @@ class LimitProblems:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = False
 
-        async def told(message: Message) -> None:
+        async def problem_instead(message: Message) -> None:
             nonlocal refused
             if message["type"] == "http.response.start" and message["status"] == 413:
                 refused = True
@@ -97,19 +76,19 @@ class LimitProblems:
             elif not refused:
                 await send(message)
 
-        await self.app(scope, receive, told)
+        await self.app(scope, receive, problem_instead)
 
 
 class Application(FastAPI):
-    """FastAPI with our middleware outside of its own limit on bodies."""
+    """FastAPI with middleware outside of its limit on bodies, which answers in plain text."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Wrap FastAPI's own stack."""
+        """Wrap FastAPI's own middleware."""
         inner = LimitProblems(super().build_middleware_stack())
         return SecurityHeaders(Counting(inner, self.state.figures))
 
     def openapi(self) -> dict[str, Any]:
-        """Describe the API, with the problems that any operation may end in."""
+        """Describe the API, with the problems that any operation may answer."""
         if self.openapi_schema is None:
             _complete(super().openapi())
         return self.openapi_schema or {}
@@ -130,43 +109,21 @@ def make_app(config: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
-        max_body_size=MOST_JSON,
+        max_body_size=MAX_JSON_BYTES,
     )
     app.state.resources = resources
     app.state.watching = Watching()
     app.state.zooms = Zooms()
     app.state.figures = Figures(resources)
     problems.install(app)
-    for module in (
-        datasets,
-        images,
-        slides,
-        uploads,
-        tiles,
-        overlays,
-        cohorts,
-        clusters,
-        models,
-        reader_studies,
-        reports,
-        jobs,
-        admin,
-        ops,
-        login,
-        web_datasets,
-        web_training,
-        studio,
-        web_reader_studies,
-        web_slides,
-        web_atlas,
-    ):
-        app.include_router(module.router)
+    for router in (*routers.ROUTERS, *web_routers.ROUTERS):
+        app.include_router(router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"))
     return app
 
 
 def _complete(described: dict[str, Any]) -> None:
-    """Add what FastAPI does not know of: problems, and a body that is read by hand."""
+    """Add what FastAPI does not see: problems, and the body that is read by hand."""
     schemas = described["components"]["schemas"]
     for model in (ProblemDetails, ImageBody):
         own = model.model_json_schema(ref_template="#/components/schemas/{model}")

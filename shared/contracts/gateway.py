@@ -94,7 +94,7 @@ def submission_key(dataset: str) -> str:
     return dataset_key(dataset, "submission.json")
 
 
-MOST_CROPS = 64
+MAX_CROPS = 64
 
 
 class CropBody(Contract):
@@ -120,7 +120,7 @@ class ImageBody(SamplingChoice):
     labels: Base64Bytes = Field(
         description="base64 of a PNG of class indices (grey or palette), of the model's size"
     )
-    crops: tuple[CropBody, ...] = Field((), max_length=MOST_CROPS)
+    crops: tuple[CropBody, ...] = Field((), max_length=MAX_CROPS)
     steps: int | None = Field(None, ge=1, le=200, description="default: the model's")
     seed: int = Field(0, ge=0, lt=2**63)
 

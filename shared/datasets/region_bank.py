@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from shared.arrays import Float64
 from shared.contracts.base import Split
 from shared.contracts.models import ModelRecord
-from shared.contracts.regions import region_table_key
+from shared.contracts.regions import RegionSet, region_table_key
 from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import check_region_set
 from shared.errors import InputError
@@ -34,16 +34,15 @@ class RegionBank:
     """
 
     def __init__(
-        self, store: ObjectStore, name: str, splits: tuple[Split, ...], model: ModelRecord
+        self, store: ObjectStore, record: RegionSet, splits: tuple[Split, ...], model: ModelRecord
     ) -> None:
-        record = load_region_set(store, name)
-        self.name = name
+        self.name = record.name
         self._store, self._record, self._splits = store, record, splits
         self._table = check_region_set(record, splits, model)
         self.keys: list[str] = []
         slides, shares = [], []
         for part in record.of_split(*splits):
-            body = store.get(region_table_key(name, part.slide))
+            body = store.get(region_table_key(record.name, part.slide))
             rows = pq.read_table(io.BytesIO(body), columns=["key", "slide", "fractions"])
             self.keys += rows["key"].to_pylist()
             slides += rows["slide"].to_pylist()
@@ -88,11 +87,23 @@ class RegionBank:
 
 
 def open_banks(
-    store: ObjectStore, request: DatasetRequest, model: ModelRecord
+    store: ObjectStore,
+    request: DatasetRequest,
+    model: ModelRecord,
+    records: tuple[RegionSet, RegionSet] | None = None,
 ) -> tuple[RegionBank, RegionBank]:
-    """Open the banks of maps and of crops; one and the same if both sources are."""
-    wanted = [
-        (source.regions or model.regions, source.splits) for source in (request.maps, request.crops)
-    ]
-    maps = RegionBank(store, *wanted[0], model)
-    return maps, maps if wanted[0] == wanted[1] else RegionBank(store, *wanted[1], model)
+    """Open the banks of maps and of crops: one bank, if both come from the same regions.
+
+    Args:
+        store: holds the region sets.
+        request: names the sets and their splits.
+        model: the model, whose own region set is the default.
+        records: the region sets of maps and of crops, if they are read already.
+    """
+    sources = (request.maps, request.crops)
+    names = [source.regions or model.regions for source in sources]
+    map_set, crop_set = records or (load_region_set(store, name) for name in names)
+    maps = RegionBank(store, map_set, request.maps.splits, model)
+    if names[0] == names[1] and request.maps.splits == request.crops.splits:
+        return maps, maps
+    return maps, RegionBank(store, crop_set, request.crops.splits, model)

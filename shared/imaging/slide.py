@@ -67,23 +67,7 @@ class Slide:
             InputError: the file is missing, in no known format, damaged, too large a
                 plain image, or of unknown resolution.
         """
-        if not path.is_file():
-            raise InputError(f"{path} is not there")
-        try:
-            if openslide.OpenSlide.detect_format(path) is None:
-                with Image.open(path) as image:
-                    if image.width * image.height > MAX_PLAIN_PIXELS:
-                        raise InputError(
-                            f"{path.name} is a plain image of {image.width}×{image.height} px: "
-                            "make it a pyramidal TIFF first (vips tiffsave --tile --pyramid)"
-                        )
-            source = openslide.open_slide(path)
-        except (openslide.OpenSlideError, UnidentifiedImageError, OSError) as error:
-            reason = str(error) or "not a slide or an image"
-            raise InputError(
-                f"{path.name} cannot be opened: {reason}. It may be damaged, incomplete, or of a "
-                "format or compression that OpenSlide does not read"
-            ) from error
+        source = open_source(path)
         try:
             return cls(path, source, mpp)
         except InputError:
@@ -161,6 +145,36 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if value > 0 else None
+
+
+def open_source(path: Path) -> openslide.AbstractSlide:
+    """Open a file with OpenSlide.
+
+    Raises:
+        InputError: the file is missing, in no known format, damaged, or too large a plain image.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    try:
+        if openslide.OpenSlide.detect_format(path) is None:
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PLAIN_PIXELS:
+                    raise InputError(
+                        f"{path.name} is a plain image of {image.width}×{image.height} px: "
+                        "make it a pyramidal TIFF first (vips tiffsave --tile --pyramid)"
+                    )
+        return openslide.open_slide(path)
+    except (
+        openslide.OpenSlideError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+    ) as error:
+        reason = str(error) or "not a slide or an image"
+        raise InputError(
+            f"{path.name} cannot be opened: {reason}. It may be damaged, incomplete, or of a "
+            "format or compression that OpenSlide does not read"
+        ) from error
 
 
 @contextmanager

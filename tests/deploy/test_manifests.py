@@ -16,9 +16,9 @@ import kubernetes_validate
 import pytest
 from fastapi.routing import APIRoute
 
-from services.gateway.api.cohorts import MOST_FEATURES
+from services.gateway.api.cohorts import MAX_FEATURE_BYTES
 from services.gateway.api.ops import router
-from services.gateway.api.slides import MOST_ANNOTATION
+from services.gateway.api.slides import MAX_ANNOTATION_BYTES
 from shared.contracts.requests import REQUESTS
 from shared.queue.worker import make_app
 from shared.settings import Settings
@@ -249,7 +249,7 @@ def test_the_ingress_leads_to_services_speaks_tls_and_lets_files_in() -> None:
     spec = ingress["spec"]
     assert spec["tls"][0]["hosts"] == [spec["rules"][0]["host"]]
     limit = int(ingress["metadata"]["annotations"][BODY_SIZE].removesuffix("g"))
-    assert max(MOST_FEATURES, MOST_ANNOTATION) <= limit << 30, "files that the API takes"
+    assert max(MAX_FEATURE_BYTES, MAX_ANNOTATION_BYTES) <= limit << 30, "files that the API takes"
     scratch = workloads["Deployment gateway"]["spec"]["volumes"][0]["emptyDir"]["sizeLimit"]
     assert limit < int(scratch.removesuffix("Gi")), "a body would fill the gateway's scratch"
     for path in spec["rules"][0]["http"]["paths"]:

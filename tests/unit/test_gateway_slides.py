@@ -12,7 +12,7 @@ from httpx2 import Response
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
-from services.gateway.api import tiles, uploads
+from services.gateway.api import uploads, zoom
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
 from shared.phantom import PHANTOM_CLASSES, write_phantom
@@ -92,7 +92,7 @@ def test_tiles_follow_what_they_are_cut_from(
     gateway: Gateway, phantom: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest(gateway, phantom)
-    monkeypatch.setattr(tiles, "FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(zoom, "FRESH_SECONDS", -1.0)
     place, key = "/v1/slides/p/labels/0/0_0.png", "slides/p/labels.tif"
     before = gateway.client.get(place).headers["ETag"]
     assert gateway.client.get(place).headers["ETag"] == before
@@ -163,7 +163,7 @@ def test_a_crop_reads_no_more_of_a_slide_than_a_few_tiles(
     gateway: Gateway, phantom: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest(gateway, phantom)
-    monkeypatch.setattr(tiles, "MOST_SPAN", 255)
+    monkeypatch.setattr(zoom, "MAX_CROP_SPAN", 255)
     answer = crop(gateway, x=0, y=0, side=64, mpp=2.0)
     assert (answer.status_code, "spans 256 px" in answer.json()["detail"]) == (422, True)
 

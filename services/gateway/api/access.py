@@ -95,8 +95,8 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
     return check
 
 
-Reader = Annotated[Caller, Depends(allowed("read"))]
-Annotator = Annotated[Caller, Depends(allowed("annotate"))]
-Generator = Annotated[Caller, Depends(allowed("generate"))]
-Trainer = Annotated[Caller, Depends(allowed("train"))]
-Admin = Annotated[Caller, Depends(allowed("admin"))]
+MayRead = Annotated[Caller, Depends(allowed("read"))]
+MayAnnotate = Annotated[Caller, Depends(allowed("annotate"))]
+MayGenerate = Annotated[Caller, Depends(allowed("generate"))]
+MayTrain = Annotated[Caller, Depends(allowed("train"))]
+MayAdminister = Annotated[Caller, Depends(allowed("admin"))]

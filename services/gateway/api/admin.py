@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
-from services.gateway.api.access import Admin, Caller
+from services.gateway.api.access import Caller, MayAdminister
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented
 from services.gateway.api.tokens import Scope, TokenRecord
@@ -59,7 +59,7 @@ def _check_ruler(caller: Caller) -> None:
 
 
 @router.post("/tokens", status_code=201)
-def create_token(body: TokenBody, caller: Admin) -> NewToken:
+def create_token(body: TokenBody, caller: MayAdminister) -> NewToken:
     """Make a token."""
     tenant = body.tenant or caller.token.tenant
     if tenant != caller.token.tenant:
@@ -78,14 +78,14 @@ def create_token(body: TokenBody, caller: Admin) -> NewToken:
 
 
 @router.get("/tokens")
-def list_tokens(caller: Admin) -> list[TokenRecord]:
+def list_tokens(caller: MayAdminister) -> list[TokenRecord]:
     """List the tenant's tokens; the local tenant sees all."""
     tenant = caller.token.tenant
     return caller.resources.tokens.all(None if tenant == LOCAL else tenant)
 
 
 @router.delete("/tokens/{token}", status_code=204, responses=documented(404))
-def revoke_token(token: TokenId, caller: Admin) -> None:
+def revoke_token(token: TokenId, caller: MayAdminister) -> None:
     """Make a token void; other gateways of this store take it for some seconds more."""
     for record in list_tokens(caller):
         if record.id == token:
@@ -96,7 +96,7 @@ def revoke_token(token: TokenId, caller: Admin) -> None:
 
 
 @router.get("/tenants")
-def list_tenants(caller: Admin) -> list[NamedTenant]:
+def list_tenants(caller: MayAdminister) -> list[NamedTenant]:
     """List tenants and what they may use."""
     _check_ruler(caller)
     resources = caller.resources
@@ -106,7 +106,7 @@ def list_tenants(caller: Admin) -> list[NamedTenant]:
 
 
 @router.put("/tenants/{tenant}")
-def put_tenant(tenant: Tenant, body: TenantRecord, caller: Admin) -> NamedTenant:
+def put_tenant(tenant: Tenant, body: TenantRecord, caller: MayAdminister) -> NamedTenant:
     """Make a tenant, or change what it may use. Its slides, models and datasets are its own."""
     _check_ruler(caller)
     caller.resources.root.put_json(tenant_key(tenant), body)
@@ -116,7 +116,7 @@ def put_tenant(tenant: Tenant, body: TenantRecord, caller: Admin) -> NamedTenant
 
 @router.get("/audit")
 def list_audit(
-    caller: Admin,
+    caller: MayAdminister,
     limit: Limit = 50,
     cursor: Cursor = None,
     day: Annotated[date | None, Query(description="UTC; default: today")] = None,

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import StreamingResponse
 
-from services.gateway.api.access import Annotator, Caller, Reader
+from services.gateway.api.access import Caller, MayAnnotate, MayRead
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
-from services.gateway.api.slides import SlideName
+from services.gateway.api.slide_lookup import SlideName
 from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
@@ -39,14 +39,14 @@ def _tag(caller: Caller, run: str) -> str:
 
 
 @router.get("")
-def list_clusterings(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Names:
+def list_clusterings(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> Names:
     """List clusterings by name."""
     items, following = page(caller.store.folders("clusters/"), cursor, limit, str)
     return Names(items=items, next=following)
 
 
 @router.get("/{run}", responses=documented(404))
-def show_atlas(run: Run, caller: Reader, response: Response) -> Atlas:
+def show_atlas(run: Run, caller: MayRead, response: Response) -> Atlas:
     """Return a clustering's tissue types: names, colours, merges, sizes."""
     record = _record(caller, run)
     response.headers["ETag"] = _tag(caller, run)
@@ -72,7 +72,7 @@ def show_atlas(run: Run, caller: Reader, response: Response) -> Atlas:
     response_class=Response,
     responses=documented(404) | returning("image/png"),
 )
-def show_gallery(run: Run, caller: Reader) -> Response:
+def show_gallery(run: Run, caller: MayRead) -> Response:
     """Return example patches of every type, a row each."""
     return Response(caller.store.get(cluster_key(run, "gallery.png")), media_type="image/png")
 
@@ -82,7 +82,7 @@ def show_gallery(run: Run, caller: Reader) -> Response:
     response_class=Response,
     responses=documented(404) | returning("image/png"),
 )
-def show_examples(run: Run, label: Annotated[int, Path(ge=1, le=255)], caller: Reader) -> Response:
+def show_examples(run: Run, label: Annotated[int, Path(ge=1, le=255)], caller: MayRead) -> Response:
     """Return example patches of one type, side by side."""
     data = caller.store.get(cluster_key(run, f"examples/{label}.png"))
     return Response(data, media_type="image/png")
@@ -92,7 +92,7 @@ def show_examples(run: Run, label: Annotated[int, Path(ge=1, le=255)], caller: R
 def list_places(
     run: Run,
     label: Annotated[int, Path(ge=1, le=255)],
-    caller: Reader,
+    caller: MayRead,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> TypePlaces:
@@ -120,7 +120,7 @@ def list_places(
     response_class=StreamingResponse,
     responses=documented(404) | sending("image/tiff"),
 )
-def get_type_map(run: Run, slide: SlideName, caller: Reader, wanted: Wanted) -> Response:
+def get_type_map(run: Run, slide: SlideName, caller: MayRead, wanted: Wanted) -> Response:
     """Download a slide's pseudo-label map: tissue types as clustering found them."""
     key = cluster_key(run, f"labels/{slide}.tif")
     return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-{run}.tif")
@@ -130,7 +130,7 @@ def get_type_map(run: Run, slide: SlideName, caller: Reader, wanted: Wanted) -> 
 def put_types(
     run: Run,
     types: dict[int, TissueType],
-    caller: Annotator,
+    caller: MayAnnotate,
     response: Response,
     if_match: Annotated[
         str | None, Header(description="ETag of the atlas; refused if it has changed since")
@@ -154,7 +154,7 @@ def put_types(
 
 
 @router.post("/{run}/apply", status_code=202, responses=documented(404, 409))
-def apply_types(run: Run, caller: Annotator, response: Response) -> JobStatus:
+def apply_types(run: Run, caller: MayAnnotate, response: Response) -> JobStatus:
     """Make the clustering's regions and gallery anew, as its types are named and merged now."""
     _record(caller, run)
     job = _job(caller, run)

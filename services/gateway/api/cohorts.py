@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from services.gateway.api.access import Reader, Trainer
+from services.gateway.api.access import MayRead, MayTrain
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, received
@@ -21,7 +21,7 @@ from shared.imaging.codec import encode_png
 from shared.imaging.region_sets import RegionIndex
 from shared.imaging.sheet import colorize
 
-MOST_FEATURES = 16 << 30
+MAX_FEATURE_BYTES = 16 << 30
 
 router = APIRouter(prefix="/v1", tags=["cohorts"])
 
@@ -29,7 +29,7 @@ SetName = Annotated[Name, Path(description="name of the region set")]
 
 
 @router.get("/cohorts")
-def list_cohorts(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Names:
+def list_cohorts(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> Names:
     """List cohorts by name."""
     prefix, suffix = cohort_key("").split(".")[0], ".json"
     names = (key.removeprefix(prefix).removesuffix(suffix) for key in caller.store.list(prefix))
@@ -38,27 +38,27 @@ def list_cohorts(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Na
 
 
 @router.get("/cohorts/{cohort}", responses=documented(404))
-def show_cohort(cohort: Name, caller: Reader) -> CohortRecord:
+def show_cohort(cohort: Name, caller: MayRead) -> CohortRecord:
     """Return a cohort's record: its slides and their splits."""
     return caller.store.get_model(cohort_key(cohort), CohortRecord)
 
 
 @router.get("/regions")
-def list_region_sets(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Names:
+def list_region_sets(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> Names:
     """List region sets by name."""
     items, following = page(caller.store.folders("regions/"), cursor, limit, str)
     return Names(items=items, next=following)
 
 
 @router.get("/regions/{name}", responses=documented(404))
-def show_region_set(name: SetName, caller: Reader) -> RegionSet:
+def show_region_set(name: SetName, caller: MayRead) -> RegionSet:
     """Return a region set's record."""
     return caller.store.get_model(region_set_key(name), RegionSet)
 
 
 @router.get("/regions/{name}/{slide}", responses=documented(404))
 def list_regions(
-    name: SetName, slide: Name, caller: Reader, limit: Limit = 50, cursor: Cursor = None
+    name: SetName, slide: Name, caller: MayRead, limit: Limit = 50, cursor: Cursor = None
 ) -> RegionPage:
     """List a slide's regions."""
     body = caller.store.get(region_table_key(name, slide))
@@ -79,7 +79,7 @@ def show_region(
     name: SetName,
     slide: Name,
     key: Name,
-    caller: Reader,
+    caller: MayRead,
     show: Annotated[
         Literal["image", "labels", "colors"],
         Query(description="the tissue, its class indices, or those in their colours"),
@@ -104,12 +104,12 @@ def show_region(
 @router.put(
     "/features/{name}/{slide}.h5",
     status_code=204,
-    max_body_size=MOST_FEATURES,
+    max_body_size=MAX_FEATURE_BYTES,
     openapi_extra=RAW_BODY,
     responses=documented(400, 413),
 )
 async def put_features(
-    name: Name, slide: Name, request: Request, caller: Trainer, content_length: ContentLength
+    name: Name, slide: Name, request: Request, caller: MayTrain, content_length: ContentLength
 ) -> None:
     """Upload a slide's features as TRIDENT or CLAM wrote them, under a name of your own.
 

@@ -1,25 +1,45 @@
-"""What can be said of a dataset request before anything is queued."""
+"""Checks of a dataset request before anything is queued."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from services.gateway.api.problems import ProblemError, blaming
-from shared.contracts.regions import RegionSet, region_set_key
+from shared.contracts.models import ModelRecord
+from shared.contracts.regions import RegionSet
 from shared.contracts.synthesize import DatasetRequest, wanted_shares
 from shared.datasets.map_choice import plan_maps
 from shared.datasets.region_bank import open_banks
 from shared.datasets.samples import check_region_set
+from shared.imaging.region_sets import load_region_set
 from shared.models import read_model
 from shared.storage import ObjectStore
 
-MOST_SHARDS = 100_000
-"""A job's status lists its shards' markers; beyond this many that takes too long."""
+MAX_SHARDS = 100_000
+"""A job's status lists the markers of its shards; with more of them that takes too long."""
 
-PLANNED_IMAGES, PLANNED_SLIDES = 100_000, 100
-"""What is planned while a client waits; of a larger request, the job's own plan says the same."""
+MAX_PLANNED_IMAGES, MAX_PLANNED_SLIDES = 100_000, 100
+"""Largest request whose maps are planned while a client waits; the job itself checks the others."""
 
 
-def check_dataset(store: ObjectStore, request: DatasetRequest) -> None:
-    """Check a request against the model and the records of the region sets that it names.
+@dataclass(frozen=True)
+class ResolvedRequest:
+    """A checked dataset request, with the records that it names.
+
+    Attributes:
+        request: the request.
+        model: the model version.
+        map_set, crop_set: the region sets that maps and crops are taken from.
+    """
+
+    request: DatasetRequest
+    model: ModelRecord
+    map_set: RegionSet
+    crop_set: RegionSet
+
+
+def resolve_request(store: ObjectStore, request: DatasetRequest) -> ResolvedRequest:
+    """Read the records that a request names, and check the request against them.
 
     Raises:
         ProblemError: 422, naming the field that is wrong.
@@ -30,35 +50,37 @@ def check_dataset(store: ObjectStore, request: DatasetRequest) -> None:
         wanted_shares(request.proportions, model.classes)
     with blaming("#/steps"):
         request.sampling(model)
-    for field, source in (("maps", request.maps), ("crops", request.crops)):
-        with blaming(f"#/{field}"):
-            name = source.regions or model.regions
-            check_region_set(store.get_model(region_set_key(name), RegionSet), source.splits, model)
+    with blaming("#/maps"):
+        map_set = load_region_set(store, request.maps.regions or model.regions)
+        check_region_set(map_set, request.maps.splits, model)
+    with blaming("#/crops"):
+        name = request.crops.regions or model.regions
+        crop_set = map_set if name == map_set.name else load_region_set(store, name)
+        check_region_set(crop_set, request.crops.splits, model)
     shards = -(-request.images // request.shard_size)
-    if shards > MOST_SHARDS:
+    if shards > MAX_SHARDS:
         raise ProblemError(
             422,
             "invalid",
             f"{request.images} images in shards of {request.shard_size} are {shards} shards; "
-            f"at most {MOST_SHARDS} are taken",
-            remedy=f"set shard_size to {-(-request.images // MOST_SHARDS)} or more",
+            f"at most {MAX_SHARDS} are allowed",
+            remedy=f"set shard_size to {-(-request.images // MAX_SHARDS)} or more",
             pointer="#/shard_size",
         )
+    return ResolvedRequest(request, model, map_set, crop_set)
 
 
-def check_crops(store: ObjectStore, request: DatasetRequest) -> None:
-    """Check that the maps which a checked request would take find a crop of each of their classes.
+def check_crops(store: ObjectStore, resolved: ResolvedRequest) -> None:
+    """Check that there is a crop of each class of each map that the dataset would take.
 
     Raises:
         ProblemError: 422, naming the class and the slide.
     """
-    model = read_model(store, request.model_ref)
-    sets = [
-        store.get_model(region_set_key(source.regions or model.regions), RegionSet).of_split(
-            *source.splits
-        )
-        for source in (request.maps, request.crops)
-    ]
-    if request.images <= PLANNED_IMAGES and sum(map(len, sets)) <= PLANNED_SLIDES:
+    request, model = resolved.request, resolved.model
+    slides = len(resolved.map_set.of_split(*request.maps.splits)) + len(
+        resolved.crop_set.of_split(*request.crops.splits)
+    )
+    if request.images <= MAX_PLANNED_IMAGES and slides <= MAX_PLANNED_SLIDES:
         with blaming("#/crops"):
-            plan_maps(request, model, *open_banks(store, request, model))
+            banks = open_banks(store, request, model, (resolved.map_set, resolved.crop_set))
+            plan_maps(request, model, *banks)

@@ -1,4 +1,4 @@
-"""What a dataset will cost, going by what earlier ones of the same model took."""
+"""An estimate of a dataset's cost, from earlier datasets of the same model."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest
 from shared.diffusion.guidance import Guidance
 from shared.jobs import Ledger
-from shared.models import read_model
 
-DATASETS, SHARDS = 8, 8
-"""Earlier datasets, and shards of each, that are looked at."""
+MAX_DATASETS, MAX_SHARDS = 8, 8
+"""Earlier datasets, and shards of each, that an estimate is made from."""
 
 
-def estimate_dataset(ledger: Ledger, request: DatasetRequest) -> DatasetEstimate:
-    """Multiply what an image took before.
+def estimate_dataset(
+    ledger: Ledger, request: DatasetRequest, model: ModelRecord
+) -> DatasetEstimate:
+    """Multiply the time and the bytes that an image took in earlier datasets.
 
-    Seconds grow with the denoiser's evaluations, which are most of the work.
+    Seconds are counted per evaluation of the denoiser, because that is most of the work.
+
+    Args:
+        ledger: of the store that the datasets are in.
+        request: the dataset.
+        model: the model that it names.
 
     Raises:
-        InputError: there is no such model, or it cannot sample as is asked.
+        InputError: the model cannot sample as the request asks.
     """
-    model = read_model(ledger.store, request.model_ref)
     evaluations = _evaluations(request, model)
     datasets = made = stored = 0
     per_evaluation = 0.0
-    for before, markers in islice(_earlier(ledger, request), DATASETS):
+    for before, markers in islice(_earlier(ledger, request), MAX_DATASETS):
         datasets += 1
         for marker in markers:
             images = int(marker.result["images"])
@@ -62,13 +67,13 @@ def _earlier(
 ) -> Iterator[tuple[DatasetRequest, list[Marker]]]:
     """Yield datasets of the same model version, each with markers of its finished shards."""
     for name in ledger.store.folders("datasets/"):
-        found = find_submission(ledger, name)
-        if found is None:
+        submission = find_submission(ledger, name)
+        if submission is None:
             continue
-        before = found.request
+        before = submission.request
         if (before.model, before.version) != (request.model, request.version):
             continue
-        done = sorted(ledger.done(found.job))
-        shards = [unit for unit in done if unit.startswith("shard-")][:SHARDS]
+        done = sorted(ledger.done(submission.job))
+        shards = [unit for unit in done if unit.startswith("shard-")][:MAX_SHARDS]
         if shards:
-            yield before, [ledger.marker(found.job, shard) for shard in shards]
+            yield before, [ledger.marker(submission.job, shard) for shard in shards]

@@ -11,10 +11,10 @@ from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.storage import ObjectNotFoundError
 
-SAMPLED = 8
+RATE_SHARDS = 8
 """Finished shards whose times give the rate."""
 
-SHOWN = 100
+MAX_FAILURES_SHOWN = 100
 
 
 def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
@@ -66,7 +66,7 @@ def dataset_status(
         made=made,
         shards=len(shards),
         shards_done=len(finished),
-        failed=dict(islice(sorted(failed.items()), SHOWN)),
+        failed=dict(islice(sorted(failed.items()), MAX_FAILURES_SHOWN)),
         images_per_second=rate,
         seconds_left=round((request.images - made) / rate, 1) if rate else None,
         created=submission.created,
@@ -85,7 +85,7 @@ def _planned_images(request: DatasetRequest, shards: list[str]) -> int:
 
 def _rate(ledger: Ledger, job: str, finished: list[str], workers: int) -> float | None:
     """Images per second: what a worker made in some finished shards, times the busy workers."""
-    markers = [ledger.marker(job, shard) for shard in finished[-SAMPLED:]]
+    markers = [ledger.marker(job, shard) for shard in finished[-RATE_SHARDS:]]
     seconds = sum(marker.seconds for marker in markers)
     images = sum(int(marker.result["images"]) for marker in markers)
     if not workers or not images or not seconds:

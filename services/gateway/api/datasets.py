@@ -11,15 +11,21 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from redis.exceptions import RedisError
 
-from services.gateway.api.access import Caller, Generator, Reader
-from services.gateway.api.dataset_checks import check_crops, check_dataset
+from services.gateway.api.access import Caller, MayGenerate, MayRead
+from services.gateway.api.dataset_checks import check_crops, resolve_request
 from services.gateway.api.dataset_estimate import estimate_dataset
 from services.gateway.api.dataset_status import dataset_status, find_submission
+from services.gateway.api.etags import (
+    NOT_MODIFIED,
+    IfNoneMatch,
+    etag_headers,
+    not_modified,
+)
 from services.gateway.api.idempotency import IdempotencyKey, check_key, keep_key
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
@@ -46,15 +52,15 @@ from shared.queue.redis_state import RedisLeases
 from shared.storage import ObjectStore, sha256
 
 LINK_SECONDS = 3600
-PREVIEWS = 8
-PRIVATE = ("submission.json", "choices.parquet")
+PREVIEW_IMAGES = 8
+PRIVATE_FILES = ("submission.json", "choices.parquet")
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 
 @dataclass(frozen=True)
-class Found:
-    """A dataset that a caller may see."""
+class OwnDataset:
+    """A dataset of the caller's tenant."""
 
     caller: Caller
     submission: Submission
@@ -65,20 +71,25 @@ class Found:
         return self.submission.request.dataset
 
     @property
+    def job(self) -> str:
+        """The job that makes it."""
+        return self.submission.job
+
+    @property
     def store(self) -> ObjectStore:
-        """The store that it lies in."""
+        """The store that it is in."""
         return self.caller.store
 
     def status(self) -> DatasetStatus:
         """Compute its status."""
-        progress = self.caller.resources.progress(self.submission.job)
+        progress = self.caller.resources.progress(self.job)
         return dataset_status(self.caller.ledger, self.submission, progress)
 
 
 DatasetName = Annotated[Name, Path(description="name of the dataset")]
 
 
-def _find(caller: Caller, dataset: str) -> Found:
+def _find(caller: Caller, dataset: str) -> OwnDataset:
     submission = find_submission(caller.ledger, dataset)
     if submission is None:
         raise ProblemError(
@@ -87,24 +98,24 @@ def _find(caller: Caller, dataset: str) -> Found:
             f"there is no dataset {dataset!r}",
             remedy="GET /v1/datasets lists those there are",
         )
-    return Found(caller, submission)
+    return OwnDataset(caller, submission)
 
 
-def _found(caller: Reader, dataset: DatasetName) -> Found:
+def _find_to_read(caller: MayRead, dataset: DatasetName) -> OwnDataset:
     return _find(caller, dataset)
 
 
-def _found_to_change(caller: Generator, dataset: DatasetName) -> Found:
+def _find_to_change(caller: MayGenerate, dataset: DatasetName) -> OwnDataset:
     return _find(caller, dataset)
 
 
-Readable = Annotated[Found, Depends(_found)]
-Changeable = Annotated[Found, Depends(_found_to_change)]
+Readable = Annotated[OwnDataset, Depends(_find_to_read)]
+Changeable = Annotated[OwnDataset, Depends(_find_to_change)]
 
 
 @router.post("", status_code=202, responses=documented(409))
 def submit_dataset(
-    request: DatasetRequest, caller: Generator, response: Response, key: IdempotencyKey = None
+    request: DatasetRequest, caller: MayGenerate, response: Response, key: IdempotencyKey = None
 ) -> DatasetStatus:
     """Ask for a dataset.
 
@@ -113,8 +124,8 @@ def submit_dataset(
     """
     with RedisLeases(caller.resources.redis, 30).hold(
         f"submit/{caller.token.tenant}/{request.dataset}"
-    ) as mine:
-        if not mine:
+    ) as held:
+        if not held:
             raise ProblemError(
                 409,
                 "busy",
@@ -123,17 +134,26 @@ def submit_dataset(
                 headers={"Retry-After": "1"},
             )
         answered = check_key(caller.store, key, request)
-        if answered is None or find_submission(caller.ledger, request.dataset) is None:
-            _submit(caller, request, key)
-    found = _find(caller, request.dataset)
+        submission = find_submission(caller.ledger, request.dataset)
+        if answered is None or submission is None:
+            submission = _submit(caller, request, key, submission)
     response.headers["Location"] = f"/v1/datasets/{request.dataset}"
-    return found.status()
+    return OwnDataset(caller, submission).status()
 
 
-def _submit(caller: Caller, request: DatasetRequest, key: str | None) -> None:
-    check_dataset(caller.store, request)
+def _submit(
+    caller: Caller, request: DatasetRequest, key: str | None, before: Submission | None
+) -> Submission:
+    """Check and queue a request.
+
+    Args:
+        caller: who asks.
+        request: the dataset.
+        key: the request's Idempotency-Key.
+        before: the submission of the dataset of this name, if there is one.
+    """
+    resolved = resolve_request(caller.store, request)
     job = caller.ledger.identify(request)
-    before = find_submission(caller.ledger, request.dataset)
     if before is not None and before.job != job:
         raise ProblemError(
             409,
@@ -144,27 +164,29 @@ def _submit(caller: Caller, request: DatasetRequest, key: str | None) -> None:
         )
     ended = caller.ledger.result(job)
     if before is None or (ended is not None and ended.state != "done"):
-        check_crops(caller.store, request)
+        check_crops(caller.store, resolved)
         caller.spend("images", request.images)
     caller.submit(request)
-    if before is None:
+    submission = before
+    if submission is None:
         submission = Submission(
             job=job, token=caller.token.name, created=datetime.now(UTC), request=request
         )
         caller.store.put_json(submission_key(request.dataset), submission)
     keep_key(caller.store, key, request, job)
+    return submission
 
 
 @router.post("/estimate")
-def estimate(request: DatasetRequest, caller: Reader) -> DatasetEstimate:
+def estimate(request: DatasetRequest, caller: MayRead) -> DatasetEstimate:
     """Say what a dataset will cost, going by earlier ones of the same model; nothing is made."""
-    check_dataset(caller.store, request)
-    return estimate_dataset(caller.ledger, request)
+    resolved = resolve_request(caller.store, request)
+    return estimate_dataset(caller.ledger, request, resolved.model)
 
 
 @router.get("")
 def list_datasets(
-    caller: Reader,
+    caller: MayRead,
     limit: Limit = 50,
     cursor: Cursor = None,
     model: Annotated[str | None, Query(description="<name>, or <name>/<version>")] = None,
@@ -176,7 +198,7 @@ def list_datasets(
         submission = find_submission(caller.ledger, name)
         if submission is None:
             return None
-        status = Found(caller, submission).status()
+        status = OwnDataset(caller, submission).status()
         fits = model in {None, status.model, ModelRef.parse(status.model).name}
         return status if fits and state in {None, status.state} else None
 
@@ -184,59 +206,57 @@ def list_datasets(
     return DatasetPage(items=items, next=following)
 
 
-@router.get("/{dataset}", responses=documented(404) | {304: {"description": "Not modified"}})
+@router.get("/{dataset}", responses=documented(404) | NOT_MODIFIED)
 def show_dataset(
-    found: Readable, response: Response, if_none_match: Annotated[str | None, Header()] = None
+    own: Readable, response: Response, if_none_match: IfNoneMatch = None
 ) -> DatasetStatus:
     """Say how a dataset is: state, counts, rate, time left, failed shards and why."""
-    status = found.status()
-    tag = f'"{sha256(status.model_dump_json().encode())[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if if_none_match is not None and tag in if_none_match:
-        return Response(status_code=304, headers=headers)  # type: ignore[return-value]
+    status = own.status()
+    headers = etag_headers(sha256(status.model_dump_json().encode())[:32], "no-cache")
+    unchanged = not_modified(headers, if_none_match)
+    if unchanged is not None:
+        return unchanged  # type: ignore[return-value]
     response.headers.update(headers)
     return status
 
 
 @router.get("/{dataset}/events", response_class=EventSourceResponse, responses=documented(404))
-async def watch_dataset(found: Readable, request: Request) -> AsyncIterator[ServerSentEvent]:
+async def watch_dataset(own: Readable, request: Request) -> AsyncIterator[ServerSentEvent]:
     """Follow a dataset's status live: an event `status` for every change, until the job ends."""
     watching: Watching = request.app.state.watching
-    async for status in watching.follow(found.submission.job, found.status):
+    async for status in watching.follow(own.job, own.status):
         yield ServerSentEvent(event="status", data=status)
 
 
 @router.post("/{dataset}/cancel", responses=documented(404))
-def cancel_dataset(found: Changeable) -> DatasetStatus:
+def cancel_dataset(own: Changeable) -> DatasetStatus:
     """Stop making a dataset; shards that are done stay. What has ended is left as it is."""
-    found.caller.ledger.cancel(found.submission.job)
-    found.caller.audit("cancel", job=found.submission.job, dataset=found.name)
-    return found.status()
+    own.caller.ledger.cancel(own.job)
+    own.caller.audit("cancel", job=own.job, dataset=own.name)
+    return own.status()
 
 
 @router.delete("/{dataset}", status_code=204, responses=documented(404, 409))
-def delete_dataset(found: Changeable) -> None:
+def delete_dataset(own: Changeable) -> None:
     """Delete a dataset that is not in the making, with its job's records."""
-    job, ledger = found.submission.job, found.caller.ledger
-    if ledger.is_open(job) or _worked_on(found):
+    job, ledger = own.job, own.caller.ledger
+    if ledger.is_open(job) or _has_lease(own):
         raise ProblemError(
             409,
             "in-the-making",
-            f"dataset {found.name!r} is in the making",
-            remedy=f"POST /v1/datasets/{found.name}/cancel, and try again in a few seconds",
+            f"dataset {own.name!r} is in the making",
+            remedy=f"POST /v1/datasets/{own.name}/cancel, and try again in a few seconds",
             headers={"Retry-After": "5"},
         )
     ledger.store.delete_prefix(ledger.key(job, ""))
-    ledger.store.delete_prefix(dataset_key(found.name, ""))
-    found.caller.audit("delete", job=job, dataset=found.name)
+    ledger.store.delete_prefix(dataset_key(own.name, ""))
+    own.caller.audit("delete", job=job, dataset=own.name)
 
 
-def _worked_on(found: Found) -> bool:
-    """Whether a worker holds a lease on one of the job's units, as a cancelled job's may."""
+def _has_lease(own: OwnDataset) -> bool:
+    """Say whether a worker holds a lease on a unit of the job; a cancelled job may have leases."""
     with suppress(RedisError):
-        leases = found.caller.resources.redis.scan_iter(
-            f"lease:{found.submission.job}/*", count=1000
-        )
+        leases = own.caller.resources.redis.scan_iter(f"lease:{own.job}/*", count=1000)
         return next(leases, None) is not None
     return False
 
@@ -246,27 +266,27 @@ def _worked_on(found: Found) -> bool:
     response_class=Response,
     responses=documented(404, 409) | returning("image/png"),
 )
-def preview_dataset(found: Readable) -> Response:
+def preview_dataset(own: Readable) -> Response:
     """Draw the first images below their label maps, as soon as a shard is done."""
-    final = dataset_key(found.name, "preview.png")
-    ended = found.caller.ledger.result(found.submission.job)
-    if ended and ended.state in {"done", "partial"} and found.store.exists(final):
-        return Response(found.store.get(final), media_type="image/png")
-    key = next(iter(_shard_keys(found)), None)
+    final = dataset_key(own.name, "preview.png")
+    ended = own.caller.ledger.result(own.job)
+    if ended and ended.state in {"done", "partial"} and own.store.exists(final):
+        return Response(own.store.get(final), media_type="image/png")
+    key = next(iter(_shard_keys(own)), None)
     if key is None:
-        raise _not_yet(found, "no shard is finished")
-    request = found.submission.request
-    model = read_model(found.store, request.model_ref)
-    picture = _draw(_first_samples(found.store, key), model)
+        raise _not_yet(own, "no shard is finished")
+    request = own.submission.request
+    model = read_model(own.store, request.model_ref)
+    picture = _draw(_first_samples(own.store, key), model)
     return Response(picture, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
-def _not_yet(found: Found, what: str) -> ProblemError:
+def _not_yet(own: OwnDataset, missing: str) -> ProblemError:
     return ProblemError(
         409,
         "not-yet",
-        f"{what} of dataset {found.name!r}",
-        remedy=f"watch /v1/datasets/{found.name}/events",
+        f"{missing} of dataset {own.name!r}",
+        remedy=f"watch /v1/datasets/{own.name}/events",
         headers={"Retry-After": "5"},
     )
 
@@ -279,7 +299,7 @@ def _first_samples(store: ObjectStore, key: str) -> list[Sample]:
             for member in tar
             if (file := tar.extractfile(member)) is not None
         )
-        return list(islice(read_members(members), PREVIEWS))
+        return list(islice(read_members(members), PREVIEW_IMAGES))
 
 
 def _draw(samples: list[Sample], model: ModelRecord) -> bytes:
@@ -296,31 +316,31 @@ def _draw(samples: list[Sample], model: ModelRecord) -> bytes:
     )
 
 
-def _shard_keys(found: Found) -> dict[str, str]:
+def _shard_keys(own: OwnDataset) -> dict[str, str]:
     """Keys of the finished shards that hold images, with the names of their markers."""
-    done = found.caller.ledger.done(found.submission.job)
+    done = own.caller.ledger.done(own.job)
     return {
-        dataset_key(found.name, f"shards/{name.removeprefix('shard-')}.tar"): name
+        dataset_key(own.name, f"shards/{name.removeprefix('shard-')}.tar"): name
         for name in sorted(done)
         if name.startswith("shard-")
     }
 
 
 @router.get("/{dataset}/shards", responses=documented(404))
-def list_shards(found: Readable, limit: Limit = 50, cursor: Cursor = None) -> ShardPage:
+def list_shards(own: Readable, limit: Limit = 50, cursor: Cursor = None) -> ShardPage:
     """List finished shards with links to download them, also while others are being made."""
-    markers = _shard_keys(found)
+    markers = _shard_keys(own)
 
     def read(key: str) -> ShardLink | None:
-        marker = found.caller.ledger.marker(found.submission.job, markers[key])
+        marker = own.caller.ledger.marker(own.job, markers[key])
         if not marker.result["images"]:
             return None
         name = PurePosixPath(key).name
         return ShardLink(
             shard=name,
-            url=found.store.presign(key, LINK_SECONDS)
-            or f"/v1/datasets/{found.name}/files/shards/{name}",
-            bytes=found.store.size(key),
+            url=own.store.presign(key, LINK_SECONDS)
+            or f"/v1/datasets/{own.name}/files/shards/{name}",
+            bytes=own.store.size(key),
             sha256=marker.outputs[key],
         )
 
@@ -334,16 +354,16 @@ def list_shards(found: Readable, limit: Limit = 50, cursor: Cursor = None) -> Sh
     responses=documented(404) | sending("application/octet-stream"),
 )
 def download_file(
-    found: Readable,
+    own: Readable,
     path: Annotated[str, Path(max_length=512, description="as in the archive")],
     wanted: Wanted,
 ) -> Response:
     """Download one file of a dataset, or a part of it."""
-    if path.endswith(PRIVATE):
-        raise ProblemError(404, "not-found", f"dataset {found.name!r} has no file {path!r}")
-    key = dataset_key(found.name, path)
+    if path.endswith(PRIVATE_FILES):
+        raise ProblemError(404, "not-found", f"dataset {own.name!r} has no file {path!r}")
+    key = dataset_key(own.name, path)
     name = PurePosixPath(path).name
-    return send_object(found.store, key, wanted, "application/octet-stream", name)
+    return send_object(own.store, key, wanted, "application/octet-stream", name)
 
 
 @router.get(
@@ -351,25 +371,27 @@ def download_file(
     response_class=StreamingResponse,
     responses=documented(404, 409) | returning("application/x-tar"),
 )
-def download_archive(found: Readable) -> StreamingResponse:
+def download_archive(own: Readable) -> StreamingResponse:
     """Download a dataset as one tar: shards, manifest, card, exports."""
-    if found.status().state not in {"done", "partial"}:
-        raise _not_yet(found, "there is no archive yet")
-    members = list(_members(found))
+    if own.status().state not in {"done", "partial"}:
+        raise _not_yet(own, "there is no archive yet")
+    members = list(_members(own))
     return StreamingResponse(
-        tar_stream(found.store, members),
+        tar_stream(own.store, members),
         media_type="application/x-tar",
-        headers={"Content-Disposition": f'attachment; filename="{found.name}.tar"'},
+        headers={"Content-Disposition": f'attachment; filename="{own.name}.tar"'},
     )
 
 
-def _members(found: Found) -> Iterator[tuple[str, str]]:
-    prefix = dataset_key(found.name, "")
-    for key in found.store.list(prefix):
+def _members(own: OwnDataset) -> Iterator[tuple[str, str]]:
+    prefix = dataset_key(own.name, "")
+    for key in own.store.list(prefix):
         name = key.removeprefix(prefix)
-        rows = name.startswith("shards/") and name.endswith(".parquet")  # joined in the manifest
-        if name not in PRIVATE and not rows:
-            yield f"{found.name}/{name}", key
+        rows = name.startswith("shards/") and name.endswith(
+            ".parquet"
+        )  # the manifest has these rows
+        if name not in PRIVATE_FILES and not rows:
+            yield f"{own.name}/{name}", key
 
 
 @router.get(
@@ -377,9 +399,9 @@ def _members(found: Found) -> Iterator[tuple[str, str]]:
     response_class=Response,
     responses=documented(404) | returning("text/markdown"),
 )
-def show_card(found: Readable) -> Response:
+def show_card(own: Readable) -> Response:
     """Return the dataset card: Markdown with the front matter of the Hugging Face hub."""
-    data = found.store.get(dataset_key(found.name, "README.md"))
+    data = own.store.get(dataset_key(own.name, "README.md"))
     return Response(data, media_type="text/markdown")
 
 
@@ -388,7 +410,7 @@ def show_card(found: Readable) -> Response:
     response_class=Response,
     responses=documented(404) | returning("application/ld+json"),
 )
-def show_croissant(found: Readable) -> Response:
+def show_croissant(own: Readable) -> Response:
     """Return the dataset's metadata as Croissant 1.0 JSON-LD."""
-    data = found.store.get(dataset_key(found.name, "croissant.json"))
+    data = own.store.get(dataset_key(own.name, "croissant.json"))
     return Response(data, media_type="application/ld+json")

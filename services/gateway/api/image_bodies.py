@@ -14,7 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
 from services.gateway.api.problems import ProblemError
-from shared.contracts.gateway import MOST_CROPS, ImageBody
+from shared.contracts.gateway import MAX_CROPS, ImageBody
 
 _FILE = {"type": "string", "format": "binary"}
 
@@ -37,7 +37,7 @@ IMAGE_BODY: dict[str, Any] = {
                         "crops": {
                             "type": "array",
                             "items": _FILE,
-                            "maxItems": MOST_CROPS,
+                            "maxItems": MAX_CROPS,
                             "description": "for each crop of the request, in order, that names "
                             "neither a picture nor a region",
                         },
@@ -60,7 +60,7 @@ async def read_image_body(request: Request) -> ImageBody:
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     try:
         if kind == "multipart/form-data":
-            async with request.form(max_files=MOST_CROPS + 1, max_fields=1) as form:
+            async with request.form(max_files=MAX_CROPS + 1, max_fields=1) as form:
                 data = await _joined(form)
         elif kind == "application/json":
             data = await request.body()

@@ -13,9 +13,9 @@ from fastapi import APIRouter, Header, Request, Response
 from PIL import Image, UnidentifiedImageError
 from starlette.concurrency import run_in_threadpool
 
-from services.gateway.api.access import Caller, Generator, Reader
+from services.gateway.api.access import Caller, MayGenerate, MayRead
 from services.gateway.api.image_bodies import IMAGE_BODY, read_image_body
-from services.gateway.api.jobs import JobId, known_job
+from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.problems import ProblemError, blaming, documented
 from shared.arrays import UInt8
 from shared.contracts.gateway import CropBody, ImageBody
@@ -28,8 +28,8 @@ from shared.imaging.codec import encode_png
 from shared.models import read_model
 from shared.storage import ObjectStore, sha256
 
-MOST_BODY = 32 << 20
-LEAST_CROP = 8
+MAX_BODY_BYTES = 32 << 20
+MIN_CROP_SIDE = 8
 UNREADABLE = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
@@ -37,7 +37,7 @@ UNREADABLE = (
     SyntaxError,
     ValueError,
 )
-WAIT_SECONDS, MOST_WAIT = 20.0, 60.0
+WAIT_SECONDS, MAX_WAIT_SECONDS = 20.0, 60.0
 POLL_SECONDS = 0.05
 
 Prefer = Annotated[
@@ -58,11 +58,11 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
 @router.post(
     "",
     response_class=Response,
-    max_body_size=MOST_BODY,
+    max_body_size=MAX_BODY_BYTES,
     openapi_extra=IMAGE_BODY,
     responses=documented(404) | PICTURE,
 )
-async def make_image(request: Request, caller: Generator, prefer: Prefer = None) -> Response:
+async def make_image(request: Request, caller: MayGenerate, prefer: Prefer = None) -> Response:
     """Make one image from a label map and crops, ahead of all datasets."""
     body = await read_image_body(request)
     job = await run_in_threadpool(_submit, caller, body)
@@ -70,15 +70,15 @@ async def make_image(request: Request, caller: Generator, prefer: Prefer = None)
 
 
 @router.get("/{job}", response_class=Response, responses=documented(404) | PICTURE)
-async def show_image(job: JobId, caller: Reader, prefer: Prefer = None) -> Response:
+async def show_image(job: JobId, caller: MayRead, prefer: Prefer = None) -> Response:
     """Return an image that was asked for before; without `Prefer`, at once."""
-    await run_in_threadpool(known_job, caller, job)
+    await run_in_threadpool(check_job, caller, job)
     return await _wait(caller, job, _seconds(prefer) if prefer else 0.0)
 
 
 def _seconds(prefer: str | None) -> float:
     found = re.search(r"\bwait=(\d{1,6})", prefer or "")
-    return min(MOST_WAIT, float(found[1])) if found else WAIT_SECONDS
+    return min(MAX_WAIT_SECONDS, float(found[1])) if found else WAIT_SECONDS
 
 
 async def _wait(caller: Caller, job: str, seconds: float) -> Response:
@@ -170,9 +170,9 @@ def _label_map(data: bytes, model: ModelRecord) -> UInt8:
 def _square(data: bytes, most: int) -> UInt8:
     """Decode a crop, uint8 RGB (side, side, 3). Raises `InputError`."""
     with _opened(data, most) as image:
-        if image.width != image.height or image.width < LEAST_CROP:
+        if image.width != image.height or image.width < MIN_CROP_SIDE:
             raise InputError(
-                f"a crop is {image.width}×{image.height} px: give a square of {LEAST_CROP} to "
+                f"a crop is {image.width}×{image.height} px: give a square of {MIN_CROP_SIDE} to "
                 f"{most} px"
             )
         return np.asarray(image.convert("RGB"), np.uint8)

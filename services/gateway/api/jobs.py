@@ -1,18 +1,20 @@
-"""/v1/jobs: jobs of every stage; and a way to submit a request of each."""
+"""/v1/jobs: jobs of all stages; and the operations that submit them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from services.gateway.api.access import Annotator, Caller, Reader, Trainer
+from services.gateway.api.access import Caller, MayAnnotate, MayRead, MayTrain
 from services.gateway.api.idempotency import IdempotencyKey, check_key, keep_key
+from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
-from services.gateway.api.problems import ProblemError, documented
+from services.gateway.api.problems import documented
 from services.gateway.api.watching import Watching
 from shared.contracts.base import Request as JobRequest
 from shared.contracts.cluster import ClusterRequest
@@ -28,35 +30,36 @@ from shared.jobs import stage_of
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
-JobId = Annotated[
-    str, Path(pattern=r"^([a-z0-9-]+\.)?[a-z]+-[0-9a-f]{16}$", description="id of the job")
-]
+
+@dataclass(frozen=True)
+class OwnJob:
+    """A job of the caller's tenant."""
+
+    caller: Caller
+    id: str
+
+    def status(self) -> JobStatus:
+        """Compute its status."""
+        return self.caller.ledger.status(self.id)
 
 
-def _job(caller: Reader, job: JobId) -> tuple[Caller, str]:
-    return known_job(caller, job)
+def _job_to_read(caller: MayRead, job: JobId) -> OwnJob:
+    check_job(caller, job)
+    return OwnJob(caller, job)
 
 
-def _own_job(caller: Trainer, job: JobId) -> tuple[Caller, str]:
-    return known_job(caller, job)
+def _job_to_change(caller: MayTrain, job: JobId) -> OwnJob:
+    check_job(caller, job)
+    return OwnJob(caller, job)
 
 
-def known_job(caller: Caller, job: str) -> tuple[Caller, str]:
-    """Check that the caller has such a job. Raises `ProblemError` (404)."""
-    if not caller.store.exists(caller.ledger.key(job, "request.json")):
-        raise ProblemError(
-            404, "no-job", f"there is no job {job!r}", remedy="GET /v1/jobs lists those there are"
-        )
-    return caller, job
-
-
-Readable = Annotated[tuple[Caller, str], Depends(_job)]
-Changeable = Annotated[tuple[Caller, str], Depends(_own_job)]
+Readable = Annotated[OwnJob, Depends(_job_to_read)]
+Changeable = Annotated[OwnJob, Depends(_job_to_change)]
 
 
 @router.get("/jobs")
 def list_jobs(
-    caller: Reader, limit: Limit = 50, cursor: Cursor = None, stage: str | None = None
+    caller: MayRead, limit: Limit = 50, cursor: Cursor = None, stage: str | None = None
 ) -> JobPage:
     """List jobs by id; an id starts with the stage."""
 
@@ -68,36 +71,34 @@ def list_jobs(
 
 
 @router.get("/jobs/{job}", responses=documented(404))
-def show_job(found: Readable) -> JobStatus:
+def show_job(own: Readable) -> JobStatus:
     """Say how a job is."""
-    return found[0].ledger.status(found[1])
+    return own.status()
 
 
 @router.get("/jobs/{job}/events", response_class=EventSourceResponse, responses=documented(404))
-async def watch_job(found: Readable, request: Request) -> AsyncIterator[ServerSentEvent]:
+async def watch_job(own: Readable, request: Request) -> AsyncIterator[ServerSentEvent]:
     """Follow a job live: an event `status` for every change, until it ends."""
     watching: Watching = request.app.state.watching
-    caller, job = found
-    async for status in watching.follow(f"job/{job}", lambda: caller.ledger.status(job)):
+    async for status in watching.follow(f"job/{own.id}", own.status):
         yield ServerSentEvent(event="status", data=status)
 
 
 @router.post("/jobs/{job}/cancel", responses=documented(404))
-def cancel_job(found: Changeable) -> JobStatus:
+def cancel_job(own: Changeable) -> JobStatus:
     """Stop a job; what has ended is left as it is."""
-    caller, job = found
-    caller.ledger.cancel(job)
-    caller.audit("cancel", job=job)
-    return caller.ledger.status(job)
+    own.caller.ledger.cancel(own.id)
+    own.caller.audit("cancel", job=own.id)
+    return own.status()
 
 
 @router.post("/jobs/{job}/retry", status_code=202, responses=documented(404))
-def retry_job(found: Changeable) -> JobStatus:
+def retry_job(own: Changeable) -> JobStatus:
     """Try again what failed or was cancelled; a training goes on from its last checkpoint."""
-    caller, job = found
-    kind = REQUESTS[caller.ledger.stage(job)]
-    again = caller.submit(kind.model_validate(caller.ledger.request(job)))
-    return caller.ledger.status(again)
+    ledger = own.caller.ledger
+    kind = REQUESTS[ledger.stage(own.id)]
+    again = own.caller.submit(kind.model_validate(ledger.request(own.id)))
+    return ledger.status(again)
 
 
 def submit(caller: Caller, request: JobRequest, response: Response, key: str | None) -> JobStatus:
@@ -111,49 +112,37 @@ def submit(caller: Caller, request: JobRequest, response: Response, key: str | N
     return caller.ledger.status(job)
 
 
-@router.post("/ingest", status_code=202)
-def submit_ingest(
-    request: IngestRequest, caller: Annotator, response: Response, key: IdempotencyKey = None
-) -> JobStatus:
-    """Ingest slides of the store as a cohort."""
-    return submit(caller, request, response, key)
+SUBMISSIONS: tuple[tuple[type[JobRequest], Any, str], ...] = (
+    (IngestRequest, MayAnnotate, "Ingest slides of the store as a cohort."),
+    (EmbedRequest, MayTrain, "Embed a cohort's patches."),
+    (ClusterRequest, MayTrain, "Find tissue types in a cohort's features."),
+    (TrainRequest, MayTrain, "Train and publish a model version."),
+    (
+        DeployRequest,
+        MayTrain,
+        "Serve a model version on Triton; an older one again is the way back.",
+    ),
+    (EvaluateRequest, MayTrain, "Measure a dataset against held-out real regions."),
+)
+"""Requests that are submitted as they are: type, caller with the scope, and what they do."""
 
 
-@router.post("/embed", status_code=202)
-def submit_embed(
-    request: EmbedRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobStatus:
-    """Embed a cohort's patches."""
-    return submit(caller, request, response, key)
+def _submitter(kind: type[JobRequest], allowed: Any) -> Callable[..., JobStatus]:
+    """Make the operation that takes requests of one kind from callers with a scope."""
+
+    def submit_request(
+        request: JobRequest, caller: Caller, response: Response, key: IdempotencyKey = None
+    ) -> JobStatus:
+        return submit(caller, request, response, key)
+
+    submit_request.__annotations__ |= {"request": kind, "caller": allowed}
+    return submit_request
 
 
-@router.post("/cluster", status_code=202)
-def submit_cluster(
-    request: ClusterRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobStatus:
-    """Find tissue types in a cohort's features."""
-    return submit(caller, request, response, key)
-
-
-@router.post("/train", status_code=202)
-def submit_train(
-    request: TrainRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobStatus:
-    """Train and publish a model version."""
-    return submit(caller, request, response, key)
-
-
-@router.post("/deploy", status_code=202)
-def submit_deploy(
-    request: DeployRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobStatus:
-    """Serve a model version on Triton; an older one again is the way back."""
-    return submit(caller, request, response, key)
-
-
-@router.post("/evaluate", status_code=202)
-def submit_evaluate(
-    request: EvaluateRequest, caller: Trainer, response: Response, key: IdempotencyKey = None
-) -> JobStatus:
-    """Measure a dataset against held-out real regions."""
-    return submit(caller, request, response, key)
+for _kind, _allowed, _description in SUBMISSIONS:
+    router.post(
+        f"/{_kind.stage}",
+        status_code=202,
+        name=f"submit_{_kind.stage}",
+        description=_description,
+    )(_submitter(_kind, _allowed))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 
-from services.gateway.api.access import Caller, Reader, Trainer
+from services.gateway.api.access import Caller, MayRead, MayTrain
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
 from shared.contracts.base import Name
@@ -30,14 +30,14 @@ Version = Annotated[Name, Path(description="its version")]
 
 
 @router.get("/runs")
-def list_runs(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Names:
+def list_runs(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> Names:
     """List training runs by name."""
     items, following = page(caller.store.folders("training/"), cursor, limit, str)
     return Names(items=items, next=following)
 
 
 @router.get("/runs/{run}", responses=documented(404))
-def show_run(run: Run, caller: Reader) -> TrainingRun:
+def show_run(run: Run, caller: MayRead) -> TrainingRun:
     """Return a run's curves and sample sheets; its job is cancelled and retried at /v1/jobs."""
     prefix = training_key(run, "")
     job = run_job(caller, run)
@@ -75,14 +75,14 @@ def run_job(caller: Caller, run: str) -> str | None:
     responses=documented(404) | returning("image/png"),
 )
 def show_samples(
-    run: Run, sheet: Annotated[str, Path(pattern=r"^\d{1,12}\.png$")], caller: Reader
+    run: Run, sheet: Annotated[str, Path(pattern=r"^\d{1,12}\.png$")], caller: MayRead
 ) -> Response:
     """Return one of a run's sample sheets."""
     return Response(caller.store.get(training_key(run, f"samples/{sheet}")), media_type="image/png")
 
 
 @router.get("/models")
-def list_models(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> ModelPage:
+def list_models(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> ModelPage:
     """List all versions of all models, by <name>/<version>."""
     items, following = page(_versions(caller), cursor, limit, lambda name: _info(caller, name))
     return ModelPage(items=items, next=following)
@@ -104,7 +104,7 @@ def _info(caller: Caller, name: str) -> ModelInfo | None:
 
 
 @router.get("/models/{model}/{version}", responses=documented(404))
-def show_model(model: Model, version: Version, caller: Reader) -> ModelInfo:
+def show_model(model: Model, version: Version, caller: MayRead) -> ModelInfo:
     """Return a version's record: classes, sizes, recipe, hashes."""
     info = _info(caller, f"{model}/{version}")
     if info is None:
@@ -122,7 +122,7 @@ def show_model(model: Model, version: Version, caller: Reader) -> ModelInfo:
     response_class=Response,
     responses=documented(404) | returning("text/markdown"),
 )
-def show_model_card(model: Model, version: Version, caller: Reader) -> Response:
+def show_model_card(model: Model, version: Version, caller: MayRead) -> Response:
     """Return a version's card."""
     data = caller.store.get(ModelRef(model, version).prefix + "README.md")
     return Response(data, media_type="text/markdown")
@@ -131,7 +131,7 @@ def show_model_card(model: Model, version: Version, caller: Reader) -> Response:
 @router.post("/models/{model}/{version}/publish", status_code=202, include_in_schema=False)
 @router.post("/models/{model}/{version}/deploy", status_code=202, responses=documented(404))
 def deploy_model(
-    model: Model, version: Version, body: DeployBody, caller: Trainer, response: Response
+    model: Model, version: Version, body: DeployBody, caller: MayTrain, response: Response
 ) -> JobStatus:
     """Serve this version on Triton from now on; deploying an older one is the way back."""
     show_model(model, version, caller)

@@ -1,4 +1,4 @@
-"""Tiles to lay over a slide's own: its tissue mask, and the tissue types that clustering found."""
+"""Tiles that lie over the zoom tiles of a slide: tissue mask, and tissue types of a clustering."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 from PIL import Image
 
-from services.gateway.api.access import Caller, Reader
-from services.gateway.api.slides import SlideName, ingested
-from services.gateway.api.tiles import Address, Level, Match, colored, drawing, drawn, zoom_of
+from services.gateway.api.access import Caller, MayRead
+from services.gateway.api.etags import IfNoneMatch, drawing, drawn
+from services.gateway.api.slide_lookup import SlideName, ingested
+from services.gateway.api.zoom import Level, TileNumber, colored, zoom_of
 from shared.arrays import Float64, UInt8
 from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, cluster_key
@@ -22,11 +23,11 @@ from shared.storage import sha256
 from shared.tissue_types import classes_of, read_types
 
 TISSUE = (0, 137, 123)
-HELD = 8
-"""Maps held in memory; the largest tissue mask takes 64 MiB."""
+MAPS_HELD = 8
+"""Maps kept in memory; the largest tissue mask takes 64 MiB."""
 
 FRESH = "private, no-cache"
-"""People recolour types: browsers ask again, and are mostly told that nothing changed."""
+"""Browsers ask every time, because people change colours; the answer is mostly 304."""
 
 router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
 
@@ -38,24 +39,24 @@ Picture = drawing("image/png")
 def get_tissue_tile(
     slide: SlideName,
     level: Level,
-    column: Address,
-    row: Address,
+    column: TileNumber,
+    row: TileNumber,
     request: Request,
-    caller: Reader,
-    match: Match = None,
+    caller: MayRead,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Return a tile of the slide's tissue mask: tissue is coloured, glass is clear."""
+    """Return a tile of the slide's tissue mask: tissue is coloured, glass is transparent."""
     path, version = _file(caller, slide_key(slide, "tissue.png"))
 
     def draw() -> bytes:
         zoom, _ = zoom_of(request, caller, slide)
-        mask, _ = _map(path, version)
+        mask, _ = _read_map(path, version)
         height, width = mask.shape
         steps = (zoom.slide.dimensions[0] / width, zoom.slide.dimensions[1] / height)
-        picked = _at(mask, zoom.centres(level, column, row), steps)
+        picked = _pick(mask, zoom.centres(level, column, row), steps)
         return colored((picked > 0).astype(np.uint8), [(0, 0, 0), TISSUE])
 
-    return drawn(f"{version}-{level}-{column}-{row}", match, FRESH, "image/png", draw)
+    return drawn(f"{version}-{level}-{column}-{row}", if_none_match, FRESH, "image/png", draw)
 
 
 @router.get(
@@ -65,14 +66,14 @@ def get_type_tile(
     slide: SlideName,
     run: Run,
     level: Level,
-    column: Address,
-    row: Address,
+    column: TileNumber,
+    row: TileNumber,
     request: Request,
-    caller: Reader,
+    caller: MayRead,
     type: Annotated[int | None, Query(ge=1, le=255, description="show this type alone")] = None,
-    match: Match = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Return a tile of a clustering's tissue types, in the colours that people gave them."""
+    """Return a tile of a clustering's tissue types, in the colours that people chose."""
     path, version = _file(caller, cluster_key(run, f"labels/{slide}.tif"))
     k = caller.store.get_model(cluster_key(run, "run.json"), ClusterRecord).k
     classes, table = classes_of(read_types(caller.store, run, k))
@@ -83,24 +84,29 @@ def get_type_tile(
     def draw() -> bytes:
         record = ingested(caller, slide)
         zoom, _ = zoom_of(request, caller, slide)
-        labels, mpp = _map(path, version)
+        labels, mpp = _read_map(path, version)
         steps = (mpp / record.mpp, mpp / record.mpp_y)
-        return colored(table[_at(labels, zoom.centres(level, column, row), steps)], classes.colors)
+        return colored(
+            table[_pick(labels, zoom.centres(level, column, row), steps)], classes.colors
+        )
 
     tag = f"{version}-{look}-{level}-{column}-{row}"
-    return drawn(tag, match, FRESH, "image/png", draw)
+    return drawn(tag, if_none_match, FRESH, "image/png", draw)
 
 
 def _file(caller: Caller, key: str) -> tuple[FilePath, str]:
     """Return an object as a file, and its version. Raises `ObjectNotFoundError`."""
     path = caller.store.local(key)
-    found = path.stat()
-    return path, sha256(f"{path} {found.st_size} {found.st_mtime_ns}".encode())[:24]
+    state = path.stat()
+    return path, sha256(f"{path} {state.st_size} {state.st_mtime_ns}".encode())[:24]
 
 
-@lru_cache(HELD)
-def _map(path: FilePath, version: str) -> tuple[UInt8, float]:
-    """Read a map whole: uint8 (height, width); and its µm per pixel, 0 where it says none."""
+@lru_cache(MAPS_HELD)
+def _read_map(path: FilePath, version: str) -> tuple[UInt8, float]:
+    """Read a whole map, uint8 (height, width), and its µm per pixel (0 if it states none).
+
+    The version is a key of the cache.
+    """
     if path.suffix == ".tif":
         with LabelMap(path) as opened:
             return opened.whole(), opened.mpp
@@ -108,12 +114,12 @@ def _map(path: FilePath, version: str) -> tuple[UInt8, float]:
         return np.asarray(image.convert("L")), 0.0
 
 
-def _at(
+def _pick(
     labels: UInt8,
     centres: tuple[Float64, Float64],
     steps: tuple[float, float],
 ) -> UInt8:
-    """Pick the labels at `centres`, where a pixel has sides of `steps` level-0 pixels."""
+    """Pick the labels at `centres`; a pixel of the map has sides of `steps` level-0 pixels."""
     xs, ys = (
         (at / step).astype(int).clip(0, count - 1)
         for at, step, count in zip(centres, steps, labels.shape[::-1], strict=True)

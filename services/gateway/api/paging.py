@@ -1,4 +1,4 @@
-"""Pages of long lists: a cursor is the last name of the page before."""
+"""Pages of long lists. The cursor of a page is the last name of the page before it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from fastapi import Query
 
 T = TypeVar("T")
 
-Limit = Annotated[int, Query(ge=1, le=200, description="items of a page at most")]
+MAX_LIMIT = 200
+"""Items of the largest page."""
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="items of a page at most")]
 Cursor = Annotated[str | None, Query(max_length=256, description="`next` of the page before")]
 
 
@@ -34,8 +37,8 @@ def page(
             continue
         if len(items) == limit:
             return tuple(items), last
-        found = read(name)
+        item = read(name)
         last = name
-        if found is not None:
-            items.append(found)
+        if item is not None:
+            items.append(item)
     return tuple(items), None

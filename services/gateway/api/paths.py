@@ -9,12 +9,12 @@ from typing import Any
 from services.gateway.api.problems import ProblemError, pointer
 from shared.contracts.base import Contract
 
-OTHERS = frozenset({"access", "audit", "tenants"})
+RESERVED_FOLDERS = frozenset({"access", "audit", "tenants"})
 """Folders of the root that are not the local tenant's, though it has the root."""
 
 
 def check_paths(request: Contract) -> None:
-    """Refuse a request with an absolute path, one that climbs, or one into `OTHERS`.
+    """Refuse a request with an absolute path, one that climbs, or one into `RESERVED_FOLDERS`.
 
     Requests are also read from the command line, where somebody names files of their own.
 
@@ -31,7 +31,7 @@ def check_paths(request: Contract) -> None:
                 remedy="upload the file, and give its key",
                 pointer=pointer(*place),
             )
-        if len(path.parts) > 1 and path.parts[0] in OTHERS:
+        if len(path.parts) > 1 and path.parts[0] in RESERVED_FOLDERS:
             raise ProblemError(
                 422,
                 "invalid",

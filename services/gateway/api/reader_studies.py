@@ -1,4 +1,4 @@
-"""/v1/reader-studies for who makes a study, /v1/reading for who reads it."""
+"""/v1/reader-studies for the makers of studies, /v1/reading for their readers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from services.gateway.api.access import Caller, Generator, resources_of
+from services.gateway.api.access import Caller, MayGenerate, resources_of
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.resources import Resources
@@ -56,14 +56,14 @@ _bearer = HTTPBearer(
 
 
 @dataclass(frozen=True)
-class Found:
-    """A study of the caller's."""
+class OwnStudy:
+    """A study of the caller's tenant."""
 
     caller: Caller
     record: StudyRecord
 
 
-def find_own(caller: Caller, study: str) -> Found:
+def find_own(caller: Caller, study: str) -> OwnStudy:
     """Find a study. Raises `ProblemError` (404)."""
     record = find_study(caller.store, study)
     if record is None:
@@ -73,27 +73,27 @@ def find_own(caller: Caller, study: str) -> Found:
             f"there is no reader study {study!r}",
             remedy="GET /v1/reader-studies lists those there are",
         )
-    return Found(caller, record)
+    return OwnStudy(caller, record)
 
 
-def _found(caller: Generator, study: StudyName) -> Found:
+def _own_study(caller: MayGenerate, study: StudyName) -> OwnStudy:
     return find_own(caller, study)
 
 
-Own = Annotated[Found, Depends(_found)]
+Own = Annotated[OwnStudy, Depends(_own_study)]
 
 
 @router.post("/reader-studies", status_code=201, responses=documented(409))
-def make_reader_study(body: StudyBody, caller: Generator, response: Response) -> NewStudy:
+def make_reader_study(body: StudyBody, caller: MayGenerate, response: Response) -> NewStudy:
     """Make a blinded reader study, with a link for each reader that is shown this once."""
     with RedisLeases(caller.resources.redis, LEASE_SECONDS).hold(
         f"reader-study/{caller.token.tenant}/{body.study}"
-    ) as mine:
-        if not mine or find_study(caller.store, body.study) is not None:
+    ) as held:
+        if not held or find_study(caller.store, body.study) is not None:
             raise ProblemError(
                 409,
                 "study-exists",
-                f"there is a reader study {body.study!r}" + ("" if mine else " in the making"),
+                f"there is a reader study {body.study!r}" + ("" if held else " in the making"),
                 remedy="give it another name",
                 pointer="#/study",
             )
@@ -127,7 +127,7 @@ def _link(caller: Caller, record: StudyRecord, reader: str) -> ReaderLink:
 
 
 @router.get("/reader-studies")
-def list_reader_studies(caller: Generator, limit: Limit = 50, cursor: Cursor = None) -> StudyPage:
+def list_reader_studies(caller: MayGenerate, limit: Limit = 50, cursor: Cursor = None) -> StudyPage:
     """List reader studies by name."""
 
     def read(name: str) -> StudyStatus | None:
@@ -139,15 +139,15 @@ def list_reader_studies(caller: Generator, limit: Limit = 50, cursor: Cursor = N
 
 
 @router.get("/reader-studies/{study}", responses=documented(404))
-def show_reader_study(found: Own) -> StudyStatus:
+def show_reader_study(own: Own) -> StudyStatus:
     """Say what a study shows, and how far its readers are."""
-    return study_status(found.caller.store, found.record)
+    return study_status(own.caller.store, own.record)
 
 
 @router.delete("/reader-studies/{study}", status_code=204, responses=documented(404))
-def delete_reader_study(found: Own) -> None:
+def delete_reader_study(own: Own) -> None:
     """Delete a study with its pictures, answers and links."""
-    caller, study = found.caller, found.record.study
+    caller, study = own.caller, own.record.study
     drop_links(caller.resources.root, caller.token.tenant, study)
     delete_study(caller.store, study)
     caller.audit("delete reader study", study=study)
@@ -156,9 +156,9 @@ def delete_reader_study(found: Own) -> None:
 @router.post(
     "/reader-studies/{study}/readers/{reader}/link", status_code=201, responses=documented(404)
 )
-def renew_reader_link(found: Own, reader: ReaderId, response: Response) -> ReaderLink:
+def renew_reader_link(own: Own, reader: ReaderId, response: Response) -> ReaderLink:
     """Give a reader a new link; the one before is void, the answers stay."""
-    caller, record = found.caller, found.record
+    caller, record = own.caller, own.record
     if reader not in record.readers:
         raise ProblemError(404, "no-reader", f"study {record.study!r} has no reader {reader!r}")
     drop_links(caller.resources.root, caller.token.tenant, record.study, reader)
@@ -168,9 +168,9 @@ def renew_reader_link(found: Own, reader: ReaderId, response: Response) -> Reade
 
 
 @router.get("/reader-studies/{study}/results", responses=documented(404))
-def show_study_results(found: Own) -> StudyResults:
+def show_study_results(own: Own) -> StudyResults:
     """Hold the answers so far against the truth."""
-    return study_results(found.caller.store, found.record)
+    return study_results(own.caller.store, own.record)
 
 
 @router.get(
@@ -178,11 +178,11 @@ def show_study_results(found: Own) -> StudyResults:
     response_class=Response,
     responses=documented(404) | returning("text/csv"),
 )
-def download_answers(found: Own) -> Response:
+def download_answers(own: Own) -> Response:
     """Download every answer beside its truth, as CSV."""
-    name = f"{found.record.study}.csv"
+    name = f"{own.record.study}.csv"
     return Response(
-        results_csv(found.caller.store, found.record),
+        results_csv(own.caller.store, own.record),
         media_type="text/csv",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
@@ -207,7 +207,7 @@ def _desk(
     return Desk(store, record, link.reader)
 
 
-Reader = Annotated[Desk, Depends(_desk)]
+ReaderDesk = Annotated[Desk, Depends(_desk)]
 Image = Annotated[ImageId, Path(description="`image` of a place in the series")]
 
 
@@ -216,7 +216,7 @@ def _no_image(error: UnknownImageError) -> ProblemError:
 
 
 @router.get("/reading")
-def show_reading(desk: Reader, response: Response) -> Reading:
+def show_reading(desk: ReaderDesk, response: Response) -> Reading:
     """Return the series of a reader's link, with the answers so far."""
     response.headers["Cache-Control"] = "no-store"
     return desk.reading()
@@ -227,7 +227,7 @@ def show_reading(desk: Reader, response: Response) -> Reading:
     response_class=Response,
     responses=documented(404) | returning("image/jpeg"),
 )
-def show_reading_image(desk: Reader, image: Image) -> Response:
+def show_reading_image(desk: ReaderDesk, image: Image) -> Response:
     """Return an image of the series. All have one size, in pixels and in bytes."""
     try:
         picture = desk.picture(image)
@@ -237,7 +237,7 @@ def show_reading_image(desk: Reader, image: Image) -> Response:
 
 
 @router.put("/reading/answers/{image}", responses=documented(404, 409))
-def put_answer(desk: Reader, image: Image, body: AnswerBody) -> AnswerBody:
+def put_answer(desk: ReaderDesk, image: Image, body: AnswerBody) -> AnswerBody:
     """Answer for an image, or change the answer; until the series is submitted."""
     try:
         return desk.answer(image, body)
@@ -248,7 +248,7 @@ def put_answer(desk: Reader, image: Image, body: AnswerBody) -> AnswerBody:
 
 
 @router.post("/reading/submit", responses=documented(409))
-def submit_reading(desk: Reader) -> Reading:
+def submit_reading(desk: ReaderDesk) -> Reading:
     """Submit the series: its answers are final."""
     try:
         return desk.submit()

@@ -25,7 +25,7 @@ RAW_BODY: dict[str, Any] = {
 }
 """OpenAPI of an operation that reads its body as it comes."""
 
-WRITE = 1 << 20
+WRITE_BYTES = 1 << 20
 
 
 @asynccontextmanager
@@ -50,7 +50,7 @@ async def received(request: Request, size: int) -> AsyncIterator[Path]:
                     came += len(part)
                     if came > size:
                         break
-                    if len(pending) >= WRITE:
+                    if len(pending) >= WRITE_BYTES:
                         await run_in_threadpool(file.write, bytes(pending))
                         pending.clear()
             except ClientDisconnect as error:

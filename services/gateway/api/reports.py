@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from services.gateway.api.access import Caller, Reader
+from services.gateway.api.access import Caller, MayRead
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import documented, returning
 from shared.contracts.base import Name
@@ -26,7 +26,7 @@ ReportName = Annotated[Name, Path(description="name of the report")]
 
 @router.get("")
 def list_reports(
-    caller: Reader,
+    caller: MayRead,
     limit: Limit = 50,
     cursor: Cursor = None,
     dataset: Annotated[str | None, Query(description="of this dataset")] = None,
@@ -68,7 +68,7 @@ def _info(caller: Caller, name: str) -> ReportInfo | None:
 
 
 @router.get("/{report}", responses=documented(404))
-def show_report(report: ReportName, caller: Reader) -> Report:
+def show_report(report: ReportName, caller: MayRead) -> Report:
     """Return all figures of a report, with what they were measured on."""
     return caller.store.get_model(report_key(report, "report.json"), Report)
 
@@ -78,7 +78,7 @@ def show_report(report: ReportName, caller: Reader) -> Report:
     response_class=Response,
     responses=documented(404) | returning("text/html"),
 )
-def show_report_page(report: ReportName, caller: Reader) -> Response:
+def show_report_page(report: ReportName, caller: MayRead) -> Response:
     """Return a report as one page of HTML."""
     data = caller.store.get(report_key(report, "report.html"))
     return Response(data, media_type="text/html", headers={"Content-Security-Policy": POLICY})

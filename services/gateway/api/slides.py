@@ -9,83 +9,27 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from services.gateway.api.access import Annotator, Caller, Reader
+from services.gateway.api.access import Caller, MayAnnotate, MayRead
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
+from services.gateway.api.slide_lookup import SlideName, find_slide, slide_info
 from services.gateway.api.streams import Wanted, send_object, sending
-from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
-from shared.contracts.ingest import SlideRecord, slide_key
-from shared.storage import ObjectStore
+from shared.contracts.ingest import slide_key
 
-MOST_SLIDE = 1 << 40
-MOST_ANNOTATION = 2 << 30
+MAX_SLIDE_BYTES = 1 << 40
+MAX_ANNOTATION_BYTES = 2 << 30
 ANNOTATIONS = (".geojson", ".json", ".xml", ".tif", ".tiff", ".png", ".npy")
 
 router = APIRouter(prefix="/v1/slides", tags=["slides"])
 
-SlideName = Annotated[Name, Path(description="name of the slide")]
 FileName = Annotated[str, Path(max_length=256, description="name of the file")]
 
 
-def slide_info(store: ObjectStore, slide: str) -> SlideInfo | None:
-    """Say what the store holds of a slide; None for nothing."""
-    prefix = slide_key(slide, "")
-    keys = list(store.list(prefix))
-    if not keys:
-        return None
-    sources = [key for key in keys if key.startswith(prefix + "source/")]
-    annotations = [key for key in keys if key.startswith(prefix + "annotation/")]
-    record, reference = (
-        store.get_model(key, kind) if key in keys else None
-        for key, kind in (
-            (slide_key(slide), SlideRecord),
-            (slide_key(slide, "reference.json"), SlideReference),
-        )
-    )
-    main = [key for key in sources if key.count("/") == prefix.count("/") + 1]
-    source = record.source if isinstance(record, SlideRecord) else None
-    if source is None and isinstance(reference, SlideReference):
-        source = reference.source
-    return SlideInfo(
-        slide=slide,
-        source=source or next(iter(main), None),
-        files={key: store.size(key) for key in (*sources, *annotations)},
-        annotation=next(iter(annotations), None),
-        record=record if isinstance(record, SlideRecord) else None,
-    )
-
-
-def find_slide(caller: Caller, slide: str) -> SlideInfo:
-    """Return what there is of a slide. Raises `ProblemError` (404)."""
-    info = slide_info(caller.store, slide)
-    if info is None:
-        raise ProblemError(
-            404,
-            "no-slide",
-            f"there is no slide {slide!r}",
-            remedy="GET /v1/slides lists those there are",
-        )
-    return info
-
-
-def ingested(caller: Caller, slide: str) -> SlideRecord:
-    """Return what ingest found of a slide. Raises `ProblemError` (404)."""
-    record = find_slide(caller, slide).record
-    if record is None:
-        raise ProblemError(
-            404,
-            "not-ingested",
-            f"slide {slide!r} has not been ingested: its resolution is not known yet",
-            remedy="POST /v1/ingest with it",
-        )
-    return record
-
-
 @router.get("")
-def list_slides(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> SlidePage:
+def list_slides(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> SlidePage:
     """List slides by name."""
     names = caller.store.folders("slides/")
     items, following = page(names, cursor, limit, lambda name: slide_info(caller.store, name))
@@ -93,13 +37,13 @@ def list_slides(caller: Reader, limit: Limit = 50, cursor: Cursor = None) -> Sli
 
 
 @router.get("/{slide}", responses=documented(404))
-def show_slide(slide: SlideName, caller: Reader) -> SlideInfo:
+def show_slide(slide: SlideName, caller: MayRead) -> SlideInfo:
     """Say what there is of a slide."""
     return find_slide(caller, slide)
 
 
 @router.post("", status_code=201)
-def register_slide(reference: SlideReference, caller: Annotator, response: Response) -> SlideInfo:
+def register_slide(reference: SlideReference, caller: MayAnnotate, response: Response) -> SlideInfo:
     """Register a slide that lies in the store already."""
     check_paths(reference)
     with blaming("#/source"):
@@ -112,7 +56,7 @@ def register_slide(reference: SlideReference, caller: Annotator, response: Respo
 
 @router.put(
     "/{slide}/source/{file:path}",
-    max_body_size=MOST_SLIDE,
+    max_body_size=MAX_SLIDE_BYTES,
     openapi_extra=RAW_BODY,
     responses=documented(400, 413),
 )
@@ -120,7 +64,7 @@ async def put_source(
     slide: SlideName,
     file: FileName,
     request: Request,
-    caller: Annotator,
+    caller: MayAnnotate,
     content_length: ContentLength,
 ) -> SlideInfo:
     """Upload a slide's file as the body; formats of several files take several of these."""
@@ -130,7 +74,7 @@ async def put_source(
 
 @router.put(
     "/{slide}/annotation/{file}",
-    max_body_size=MOST_ANNOTATION,
+    max_body_size=MAX_ANNOTATION_BYTES,
     openapi_extra=RAW_BODY,
     responses=documented(400, 413, 415),
 )
@@ -138,7 +82,7 @@ async def put_annotation(
     slide: SlideName,
     file: FileName,
     request: Request,
-    caller: Annotator,
+    caller: MayAnnotate,
     content_length: ContentLength,
 ) -> SlideInfo:
     """Upload a slide's annotation as the body: QuPath GeoJSON, ASAP XML, or a label image.
@@ -173,7 +117,7 @@ async def _put(request: Request, caller: Caller, slide: str, key: str, size: int
     response_class=StreamingResponse,
     responses=documented(404) | sending("application/octet-stream"),
 )
-def get_annotation(slide: SlideName, caller: Reader, wanted: Wanted) -> Response:
+def get_annotation(slide: SlideName, caller: MayRead, wanted: Wanted) -> Response:
     """Download a slide's annotation as it was uploaded."""
     key = find_slide(caller, slide).annotation
     if key is None:
@@ -187,7 +131,7 @@ def get_annotation(slide: SlideName, caller: Reader, wanted: Wanted) -> Response
     response_class=Response,
     responses=documented(404) | returning("image/png"),
 )
-def get_thumbnail(slide: SlideName, caller: Reader) -> Response:
+def get_thumbnail(slide: SlideName, caller: MayRead) -> Response:
     """Return a small picture of the slide, which ingest made."""
     data = caller.store.get(slide_key(slide, "thumbnail.png"))
     return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=60"})
@@ -198,14 +142,14 @@ def get_thumbnail(slide: SlideName, caller: Reader) -> Response:
     response_class=StreamingResponse,
     responses=documented(404) | sending("image/tiff"),
 )
-def get_label_map(slide: SlideName, caller: Reader, wanted: Wanted) -> Response:
+def get_label_map(slide: SlideName, caller: MayRead, wanted: Wanted) -> Response:
     """Download the label map that ingest made of the annotation."""
     key = slide_key(slide, "labels.tif")
     return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-labels.tif")
 
 
 @router.delete("/{slide}", status_code=204, responses=documented(404))
-def delete_slide(slide: SlideName, caller: Annotator) -> None:
+def delete_slide(slide: SlideName, caller: MayAnnotate) -> None:
     """Delete a slide and all that was made of it alone; cohorts and models stay."""
     find_slide(caller, slide)
     caller.store.delete_prefix(slide_key(slide, ""))

@@ -12,16 +12,17 @@ from fastapi import Header, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from services.gateway.api.etags import NOT_MODIFIED, etag_headers, not_modified
 from services.gateway.api.problems import ProblemError, documented, returning
 from shared.storage import ObjectStore
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 _ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class WantedHeaders(BaseModel):
-    """What of an object a client wants, if not all of it."""
+    """Headers that ask for a part of an object, or for the object only if it has changed."""
 
     range: str | None = Field(None, description="`bytes=<first>-<last>`: one part of the object")
     if_range: str | None = Field(None, description="an ETag: of another object, all is sent")
@@ -37,7 +38,7 @@ def sending(media_type: str) -> dict[int | str, dict[str, Any]]:
     return (
         whole
         | {206: whole[200] | {"description": "The part that was asked for"}}
-        | {304: {"description": "Not modified"}}
+        | NOT_MODIFIED
         | documented(416)
     )
 
@@ -45,7 +46,7 @@ def sending(media_type: str) -> dict[int | str, dict[str, Any]]:
 def chunks(store: ObjectStore, key: str, start: int, stop: int) -> Iterator[bytes]:
     """Yield an object's bytes from `start` to before `stop`. Raises `ObjectNotFoundError`."""
     with store.open(key, start) as stream:
-        while part := stream.read(min(CHUNK, stop - start)):
+        while part := stream.read(min(CHUNK_BYTES, stop - start)):
             yield part
             start += len(part)
 
@@ -53,25 +54,24 @@ def chunks(store: ObjectStore, key: str, start: int, stop: int) -> Iterator[byte
 def send_object(
     store: ObjectStore, key: str, wanted: WantedHeaders, media_type: str, name: str
 ) -> Response:
-    """Answer with an object, or the part of it that is wanted, as a download called `name`.
+    """Answer with an object or the part of it that the client wants, as a download called `name`.
 
     Raises:
-        ObjectNotFoundError: there is none.
-        ProblemError: it has no such part (416).
+        ObjectNotFoundError: there is no such object.
+        ProblemError: the object has no such part (416).
     """
     size, tag = store.stat(key)
     quoted = quote(name, safe="")
-    headers = {
-        "ETag": (tag := f'"{tag}"'),
-        "Cache-Control": "private, no-cache",
+    headers = etag_headers(tag, "private, no-cache") | {
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"attachment; filename*=UTF-8''{quoted}"
         if quoted != name
         else f'attachment; filename="{name}"',
     }
-    if wanted.if_none_match is not None and tag in wanted.if_none_match:
-        return Response(status_code=304, headers=headers)
-    part = _part(wanted.range, size) if wanted.if_range in {None, tag} else None
+    unchanged = not_modified(headers, wanted.if_none_match)
+    if unchanged is not None:
+        return unchanged
+    part = _part(wanted.range, size) if wanted.if_range in {None, headers["ETag"]} else None
     start, stop = part or (0, size)
     headers["Content-Length"] = str(stop - start)
     if part:
@@ -81,12 +81,12 @@ def send_object(
 
 
 def _part(range: str | None, size: int) -> tuple[int, int] | None:
-    """Read a Range header: where the part starts, and where it stops.
+    """Return the first byte of a Range header, and the byte after its last; None: the whole object.
 
-    None for all: what is none, is several, or is not understood may be ignored (RFC 9110).
+    A header with several ranges, or one that is not understood, may be ignored (RFC 9110).
     """
-    found = _ONE_RANGE.fullmatch(range or "")
-    first, last = found.groups() if found else ("", "")
+    match = _ONE_RANGE.fullmatch(range or "")
+    first, last = match.groups() if match else ("", "")
     if not (first or last) or (first and last and int(last) < int(first)):
         return None
     start = int(first) if first else max(0, size - int(last))

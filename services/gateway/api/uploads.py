@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from services.gateway.api.access import Annotator, Caller
+from services.gateway.api.access import Caller, MayAnnotate
 from services.gateway.api.problems import ProblemError, documented
 from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
-from services.gateway.api.slides import SlideName, find_slide
+from services.gateway.api.slide_lookup import SlideName, find_slide
 from shared.contracts.base import Contract, Name
 from shared.contracts.gateway import SlideInfo, Upload, UploadBody, UploadPart, UploadStatus
 from shared.contracts.ingest import slide_key
@@ -19,14 +19,14 @@ from shared.storage import ObjectNotFoundError
 from shared.storage.parts import PartUpload, part_upload
 
 PART_BYTES = 64 << 20
-MOST_PARTS = 10_000
-SHOWN = 100
+MAX_PARTS = 10_000
+MAX_PARTS_SHOWN = 100
 LINK_SECONDS = 12 * 3600
 
 router = APIRouter(prefix="/v1/slides/{slide}/uploads", tags=["uploads"])
 
 UploadName = Annotated[Name, Path(description="of the upload")]
-Number = Annotated[int, Path(ge=1, le=MOST_PARTS, description="of the part, from 1")]
+Number = Annotated[int, Path(ge=1, le=MAX_PARTS, description="of the part, from 1")]
 
 
 class Begun(Contract):
@@ -66,7 +66,7 @@ def _status(begun: Begun, parts: PartUpload) -> UploadStatus:
                 url=parts.url(begun.internal, number, LINK_SECONDS)
                 or f"/v1/slides/{upload.slide}/uploads/{upload.upload}/parts/{number}",
             )
-            for number in missing[:SHOWN]
+            for number in missing[:MAX_PARTS_SHOWN]
         ),
     )
 
@@ -77,13 +77,13 @@ def _size(upload: Upload, number: int) -> int:
 
 @router.post("", status_code=201)
 def begin_upload(
-    slide: SlideName, body: UploadBody, caller: Annotator, response: Response
+    slide: SlideName, body: UploadBody, caller: MayAnnotate, response: Response
 ) -> UploadStatus:
     """Begin to upload a large file in parts."""
     file = file_name(body.file)
     caller.spend("upload_bytes", body.bytes)
     parts = part_upload(caller.store, slide_key(slide, f"source/{file}"))
-    part_bytes = max(PART_BYTES, -(-body.bytes // MOST_PARTS))
+    part_bytes = max(PART_BYTES, -(-body.bytes // MAX_PARTS))
     upload = Upload(
         upload=secrets.token_hex(16),
         slide=slide,
@@ -100,7 +100,7 @@ def begin_upload(
 
 
 @router.get("/{upload}", responses=documented(404))
-def show_upload(slide: SlideName, upload: UploadName, caller: Annotator) -> UploadStatus:
+def show_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -> UploadStatus:
     """Say which parts have arrived, and where the next ones go."""
     return _status(*_find(caller, slide, upload))
 
@@ -117,7 +117,7 @@ async def put_part(
     upload: UploadName,
     number: Number,
     request: Request,
-    caller: Annotator,
+    caller: MayAnnotate,
     content_length: ContentLength,
 ) -> None:
     """Upload one part as the body, where parts have no URLs of their own."""
@@ -134,7 +134,7 @@ async def put_part(
 
 
 @router.post("/{upload}/complete", responses=documented(404, 409))
-def complete_upload(slide: SlideName, upload: UploadName, caller: Annotator) -> SlideInfo:
+def complete_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -> SlideInfo:
     """Join the parts to the slide's file."""
     begun, parts = _find(caller, slide, upload)
     arrived = parts.parts(begun.internal)
@@ -158,7 +158,7 @@ def complete_upload(slide: SlideName, upload: UploadName, caller: Annotator) -> 
 
 
 @router.delete("/{upload}", status_code=204, responses=documented(404))
-def abort_upload(slide: SlideName, upload: UploadName, caller: Annotator) -> None:
+def abort_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -> None:
     """Forget an upload and its parts."""
     begun, parts = _find(caller, slide, upload)
     parts.abort(begun.internal)

@@ -21,7 +21,7 @@ from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import load_region_set
 from shared.storage import ObjectStore
 
-LEAST_SIDE = 32
+MIN_SIDE = 32
 MPP_TOLERANCE = 0.05
 """Relative; coarser differences would show, and pixels are not resampled."""
 
@@ -122,9 +122,9 @@ def common_size(sets: Sequence[ImageSet]) -> tuple[int, float]:
             "sets apart; ingest the slides at the model's resolution"
         )
     smallest = min(sets, key=lambda item: item.size)
-    if smallest.size < LEAST_SIDE:
+    if smallest.size < MIN_SIDE:
         raise InputError(
-            f"images of {smallest.title} are {smallest.size} px; {LEAST_SIDE} is the least"
+            f"images of {smallest.title} are {smallest.size} px; {MIN_SIDE} is the least"
         )
     return smallest.size, finest.mpp
 

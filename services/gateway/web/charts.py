@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360, 180
 LEFT, TOP, BOTTOM = 48, 10, 24
-MOST_POINTS = 360
+MAX_POINTS = 360
 SMOOTHING = 0.9
 """Share of the mean before in the smoothed curve."""
 
@@ -56,7 +56,7 @@ def curve(name: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
         return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
 
     def line(found: Sequence[float]) -> str:
-        stride = max(1, math.ceil(len(found) / MOST_POINTS))
+        stride = max(1, math.ceil(len(found) / MAX_POINTS))
         pairs = list(zip(steps, found, strict=True))
         chosen = pairs[::stride] + ([pairs[-1]] if (len(pairs) - 1) % stride else [])
         return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in chosen)

@@ -11,15 +11,13 @@ from fastapi import APIRouter, Path, Request, Response
 from services.gateway.api.dataset_status import dataset_status, find_submission
 from services.gateway.api.datasets import list_datasets
 from services.gateway.api.models import list_models
-from services.gateway.api.paging import Cursor
+from services.gateway.api.paging import MAX_LIMIT, Cursor
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.reports import list_reports
 from services.gateway.web.pages import SHOWN_SAMPLING, Maker, PageRoute, Visitor, render
 from shared.contracts.base import Name
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest
-
-MOST = 200
 
 router = APIRouter(prefix="/datasets", include_in_schema=False, route_class=PageRoute)
 
@@ -33,7 +31,7 @@ def datasets_page(request: Request, caller: Visitor, cursor: Cursor = None) -> R
 @router.get("/new")
 def new_dataset_page(request: Request, caller: Maker) -> Response:
     """Show the form of a request; scripts fill it from the query."""
-    models = [_choice(item.record) for item in list_models(caller, MOST).items]
+    models = [_choice(item.record) for item in list_models(caller, MAX_LIMIT).items]
     return render(request, "dataset_new.html", caller, models=models)
 
 
@@ -66,7 +64,7 @@ def dataset_page(request: Request, caller: Visitor, dataset: Annotated[Name, Pat
         "dataset.html",
         caller,
         dataset=dataset_status(caller.ledger, found, caller.resources.progress(found.job)),
-        reports=list_reports(caller, MOST, dataset=dataset).items,
+        reports=list_reports(caller, MAX_LIMIT, dataset=dataset).items,
         again=_query(found.request),
     )
 

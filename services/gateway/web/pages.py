@@ -28,8 +28,19 @@ POLICY = (
 )
 SCOPES: tuple[Scope, ...] = ("read", "annotate", "generate", "train", "admin")
 
+NAVIGATION = (
+    ("/slides", "Slides"),
+    ("/atlas", "Atlas"),
+    ("/studio", "Studio"),
+    ("/datasets", "Datasets"),
+    ("/training", "Training"),
+    ("/reader-studies", "Reader studies"),
+)
+"""Path and name of the pages that every page links to."""
+
 _templates = Jinja2Templates(FOLDER / "templates")
 _templates.env.trim_blocks = _templates.env.lstrip_blocks = True
+_templates.env.globals["navigation"] = NAVIGATION
 
 
 def render(

@@ -8,14 +8,12 @@ from fastapi import APIRouter, Path, Request, Response
 
 from services.gateway.api.cohorts import list_region_sets
 from services.gateway.api.datasets import list_datasets
-from services.gateway.api.paging import Cursor
+from services.gateway.api.paging import MAX_LIMIT, Cursor
 from services.gateway.api.reader_studies import find_own, list_reader_studies
 from services.gateway.reader_study.results import study_results
 from services.gateway.reader_study.studies import study_status
 from services.gateway.web.pages import Maker, PageRoute, render
 from shared.contracts.base import Name
-
-MOST = 200
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -37,13 +35,13 @@ def reader_studies_page(request: Request, caller: Maker, cursor: Cursor = None) 
 def new_study_page(request: Request, caller: Maker) -> Response:
     """Show the form of a study."""
     finished = [
-        item for item in list_datasets(caller, MOST).items if item.state in {"done", "partial"}
+        item for item in list_datasets(caller, MAX_LIMIT).items if item.state in {"done", "partial"}
     ]
     return render(
         request,
         "reader_study_new.html",
         caller,
-        regions=list_region_sets(caller, MOST).items,
+        regions=list_region_sets(caller, MAX_LIMIT).items,
         datasets=finished,
     )
 

@@ -9,15 +9,14 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from services.gateway.api.access import Caller
 from services.gateway.api.clusters import list_clusterings
 from services.gateway.api.cohorts import list_cohorts, show_cohort
-from services.gateway.api.paging import Cursor
-from services.gateway.api.slides import ANNOTATIONS, find_slide, list_slides
+from services.gateway.api.paging import MAX_LIMIT, Cursor
+from services.gateway.api.slide_lookup import find_slide
+from services.gateway.api.slides import ANNOTATIONS, list_slides
 from services.gateway.web.atlas import shown_types
 from services.gateway.web.pages import PageRoute, Visitor, render
 from shared.contracts.base import Name, class_color
 from shared.contracts.cluster import cluster_key
 from shared.contracts.ingest import CohortRecord
-
-MOST = 200
 
 router = APIRouter(prefix="/slides", include_in_schema=False, route_class=PageRoute)
 
@@ -46,7 +45,7 @@ def slide_page(
     info = find_slide(caller, slide)
     runs = [
         name
-        for name in list_clusterings(caller, MOST).items
+        for name in list_clusterings(caller, MAX_LIMIT).items
         if caller.store.exists(cluster_key(name, f"labels/{slide}.tif"))
         and caller.store.exists(cluster_key(name, "run.json"))
     ]
@@ -69,5 +68,5 @@ def slide_page(
 
 def _cohorts(caller: Caller, slide: str) -> list[CohortRecord]:
     """Read the cohorts that a slide is in."""
-    records = (show_cohort(name, caller) for name in list_cohorts(caller, MOST).items)
+    records = (show_cohort(name, caller) for name in list_cohorts(caller, MAX_LIMIT).items)
     return [record for record in records if slide in record.splits]

@@ -6,12 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.images import LEAST_CROP
+from services.gateway.api.images import MIN_CROP_SIDE
 from services.gateway.api.models import list_models
+from services.gateway.api.paging import MAX_LIMIT
 from services.gateway.web.pages import SHOWN_SAMPLING, Maker, render
 from shared.contracts.models import ModelRecord
-
-MOST = 200
 
 router = APIRouter(prefix="/studio", include_in_schema=False)
 
@@ -19,14 +18,14 @@ router = APIRouter(prefix="/studio", include_in_schema=False)
 @router.get("")
 def studio_page(request: Request, caller: Maker) -> Response:
     """Show the studio; its scripts paint, and ask the API for images."""
-    models = [_choice(item.record) for item in list_models(caller, MOST).items]
+    models = [_choice(item.record) for item in list_models(caller, MAX_LIMIT).items]
     return render(request, "studio.html", caller, models=models)
 
 
 def _choice(record: ModelRecord) -> dict[str, Any]:
     """Say what scripts need of a model; sides of crops are in pixels of its images."""
     sampling, denoiser = record.recipe.sampling, record.recipe.denoiser
-    least = max(LEAST_CROP, round(denoiser.crop_min * record.size))
+    least = max(MIN_CROP_SIDE, round(denoiser.crop_min * record.size))
     return {
         **record.model_dump(mode="json", include={"model", "version", "size", "mpp", "regions"}),
         "classes": record.classes.model_dump(mode="json")["items"],

@@ -7,13 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from services.gateway.api.models import list_models, list_runs, run_job, show_run
-from services.gateway.api.paging import Cursor
+from services.gateway.api.paging import MAX_LIMIT, Cursor
 from services.gateway.api.reports import list_reports
 from services.gateway.web.charts import curves
 from services.gateway.web.pages import PageRoute, Visitor, render
 from shared.contracts.base import Name
 
-MOST = 200
 PARTS = {"vae": "Autoencoder", "decoder": "Decoder", "denoiser": "Denoiser"}
 """What a run trains, in its order."""
 
@@ -28,7 +27,7 @@ def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> R
     for name in found.items:
         job = run_job(caller, name)
         runs.append({"name": name, "status": caller.ledger.status(job) if job else None})
-    models = list_models(caller, MOST).items
+    models = list_models(caller, MAX_LIMIT).items
     return render(
         request,
         "training.html",
@@ -45,11 +44,11 @@ def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> R
 def run_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) -> Response:
     """Show a run's curves, samples, and what its models were measured at."""
     found = show_run(run, caller)
-    own = [item.record for item in list_models(caller, MOST).items if item.record.run == run]
+    own = [item.record for item in list_models(caller, MAX_LIMIT).items if item.record.run == run]
     reports = [
         report
         for record in own
-        for report in list_reports(caller, MOST, model=str(record.ref)).items
+        for report in list_reports(caller, MAX_LIMIT, model=str(record.ref)).items
     ]
     return render(
         request,

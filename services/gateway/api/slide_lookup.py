@@ -1,0 +1,70 @@
+"""Finding a slide of the caller's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+
+from services.gateway.api.access import Caller
+from services.gateway.api.problems import ProblemError
+from shared.contracts.base import Name
+from shared.contracts.gateway import SlideInfo, SlideReference
+from shared.contracts.ingest import SlideRecord, slide_key
+from shared.storage import ObjectStore
+
+SlideName = Annotated[Name, Path(description="name of the slide")]
+
+
+def slide_info(store: ObjectStore, slide: str) -> SlideInfo | None:
+    """Say what the store holds of a slide; None for nothing."""
+    prefix = slide_key(slide, "")
+    keys = list(store.list(prefix))
+    if not keys:
+        return None
+    sources = [key for key in keys if key.startswith(prefix + "source/")]
+    annotations = [key for key in keys if key.startswith(prefix + "annotation/")]
+    record, reference = (
+        store.get_model(key, kind) if key in keys else None
+        for key, kind in (
+            (slide_key(slide), SlideRecord),
+            (slide_key(slide, "reference.json"), SlideReference),
+        )
+    )
+    main = [key for key in sources if key.count("/") == prefix.count("/") + 1]
+    source = record.source if isinstance(record, SlideRecord) else None
+    if source is None and isinstance(reference, SlideReference):
+        source = reference.source
+    return SlideInfo(
+        slide=slide,
+        source=source or next(iter(main), None),
+        files={key: store.size(key) for key in (*sources, *annotations)},
+        annotation=next(iter(annotations), None),
+        record=record if isinstance(record, SlideRecord) else None,
+    )
+
+
+def find_slide(caller: Caller, slide: str) -> SlideInfo:
+    """Return what there is of a slide. Raises `ProblemError` (404)."""
+    info = slide_info(caller.store, slide)
+    if info is None:
+        raise ProblemError(
+            404,
+            "no-slide",
+            f"there is no slide {slide!r}",
+            remedy="GET /v1/slides lists those there are",
+        )
+    return info
+
+
+def ingested(caller: Caller, slide: str) -> SlideRecord:
+    """Return what ingest found of a slide. Raises `ProblemError` (404)."""
+    record = find_slide(caller, slide).record
+    if record is None:
+        raise ProblemError(
+            404,
+            "not-ingested",
+            f"slide {slide!r} has not been ingested: its resolution is not known yet",
+            remedy="POST /v1/ingest with it",
+        )
+    return record
