@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -184,3 +186,37 @@ def test_reports_are_listed_and_shown(tmp_path: Path) -> None:
     assert f"{found['mean_iou']['synthetic']:.3f} / {found['mean_iou']['real']:.3f}" in shown
     assert gateway.client.get("/v1/reports/none").status_code == 404
     assert gateway.client.get("/v1/reports/none/page").status_code == 404
+
+
+EARLIER = Path(__file__).parents[2] / "benchmarks/results/quality.json"
+"""Holds a report of an earlier release."""
+
+
+def assert_holds(new: Any, old: Any) -> None:
+    """Check that a document has all keys and values of another."""
+    if isinstance(old, dict):
+        for key, value in old.items():
+            assert_holds(new[key], value)
+    elif isinstance(old, list):
+        assert len(new) == len(old)
+        for one, other in zip(new, old, strict=True):
+            assert_holds(one, other)
+    else:
+        assert new == old
+
+
+def test_reports_of_an_earlier_release_still_open(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    report = json.loads(EARLIER.read_text())["report"]
+    del report["segmenter"]["imagenet"], report["fidelity"][0]["reference"]
+    gateway.resources.root.put_json("reports/quality/report.json", report | {"forgotten": 1})
+    assert_holds(gateway.client.get("/v1/reports/quality").json(), report)
+    (info,) = gateway.client.get("/v1/reports", params={"model": "quality/1"}).json()["items"]
+    for field, row in (("frechet", "dataset"), ("floor", "floor")):
+        assert info[field] == {
+            part["encoder"]: part["rows"][row]["frechet"] for part in report["fidelity"]
+        }
+    assert info["mean_iou"] == {
+        source: scores["mean_iou"] for source, scores in report["segmentation"].items()
+    }
+    assert info["faithfulness"] == report["faithfulness"]["mean_iou"]
