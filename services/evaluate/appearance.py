@@ -1,4 +1,4 @@
-"""Whether images look like the crops that they were given: staining, retrieval, copying."""
+"""Measures how images resemble the crops that they were given: staining, retrieval, copying."""
 
 from __future__ import annotations
 

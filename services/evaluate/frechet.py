@@ -14,26 +14,26 @@ from safetensors import SafetensorError
 from shared.arrays import Float64, Int64
 
 FORMAT = "heterotissue-frechet-1"
-"""Of files of reference statistics."""
+"""Format of files of reference statistics."""
 
 
-def as_features(least: int, **named: NDArray[np.floating]) -> list[Float64]:
+def as_features(minimum: int, **named: NDArray[np.floating]) -> list[Float64]:
     """Turn arrays of features (n, dim) into float64, checked.
 
     Raises:
-        ValueError: an array with fewer than `least` rows, another dim, or NaN or infinity.
+        ValueError: an array with fewer than `minimum` rows, another dim, or NaN or infinity.
     """
-    found: list[Float64] = []
+    checked: list[Float64] = []
     for name, array in named.items():
-        if array.ndim != 2 or len(array) < least:
-            raise ValueError(f"{name}: need features ({least} or more, dim), not {array.shape}")
-        if found and array.shape[1] != found[0].shape[1]:
-            raise ValueError(f"{name}: dim is {array.shape[1]}, not {found[0].shape[1]}")
+        if array.ndim != 2 or len(array) < minimum:
+            raise ValueError(f"{name}: need features ({minimum} or more, dim), not {array.shape}")
+        if checked and array.shape[1] != checked[0].shape[1]:
+            raise ValueError(f"{name}: dim is {array.shape[1]}, not {checked[0].shape[1]}")
         broken = int((~np.isfinite(array)).any(1).sum())
         if broken:
             raise ValueError(f"{name}: {broken} of {len(array)} rows are not finite")
-        found.append(np.asarray(array, np.float64))
-    return found
+        checked.append(np.asarray(array, np.float64))
+    return checked
 
 
 class Moments:
@@ -51,7 +51,7 @@ class Moments:
 
     @classmethod
     def of(cls, count: int, mean: Float64, covariance: Float64) -> Moments:
-        """Take up moments that were worked out before."""
+        """Return moments that were computed before."""
         moments = cls(len(mean))
         moments.count, moments.mean = count, mean
         moments._scatter = covariance * (count - 1)
@@ -98,7 +98,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
 
 
 def _factor(features: Float64, counts: Int64) -> tuple[Float64, Float64]:
-    """Mean (dim,) and a factor R of the covariance RᵀR, of rows that occur `counts` times."""
+    """Return mean (dim,) and a factor R of the covariance RᵀR of rows that occur `counts` times."""
     total = counts.sum()
     mean = counts @ features / total
     rows = np.sqrt(counts / (total - 1))[:, None] * (features - mean)
@@ -108,10 +108,10 @@ def _factor(features: Float64, counts: Int64) -> tuple[Float64, Float64]:
 
 
 def _between(one: tuple[Float64, Float64], other: tuple[Float64, Float64]) -> float:
-    """Fréchet distance of factored moments, by tr (Σ1Σ2)^½ = |R1 R2ᵀ|*, the nuclear norm.
+    """Return the Fréchet distance of factored moments: tr (Σ1Σ2)^½ is the nuclear norm of R1 R2ᵀ.
 
-    Its matrix has as many rows and columns as there are features, if that is below dim,
-    and no root is taken of rounding noise.
+    The matrix R1 R2ᵀ has at most as many rows and columns as there are features, and no root is
+    taken of rounding noise.
     """
     (mean, rows), (centre, columns) = one, other
     overlap = np.linalg.svd(rows @ columns.T, compute_uv=False).sum()
@@ -142,7 +142,7 @@ def bootstrap(
     Whole slides are drawn with replacement, since images of one slide are not independent;
     a side of a single slide therefore does not vary. A draw has fewer distinct images than
     the data, and fewer images make for a greater distance: so the percentiles are shifted
-    by what the draws lie above the distance of the data on average.
+    by the mean excess of the draws over the distance of the data.
 
     Args:
         one, other: features (n, dim) and (m, dim).
@@ -172,7 +172,7 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of a reference set, and what they were taken of.
+    """Moments of a reference set, and their origin.
 
     Attributes:
         moments: of the features.

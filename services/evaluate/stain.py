@@ -1,4 +1,4 @@
-"""Staining of an image: the Gaussian that its pixels make in optical density."""
+"""Staining of an image: the Gaussian distribution of its pixels in optical density."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StainStatistics:
 
 
 def stain_statistics(image: UInt8, mask: NDArray[np.bool_] | None) -> StainStatistics:
-    """Take the staining of an image (h, w, 3), of all of it or where the mask (h, w) is true."""
+    """Measure the staining of an image (h, w, 3), or of its part where the mask (h, w) is true."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"need a uint8 image (h, w, 3), not {image.dtype} {image.shape}")
     if mask is not None and mask.shape != image.shape[:2]:

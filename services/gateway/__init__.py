@@ -1,1 +1,1 @@
-"""The gateway: the only front door. Today a command line, `htd`."""
+"""The gateway: the HTTP API and the web pages, the only service that clients reach."""

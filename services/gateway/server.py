@@ -1,4 +1,4 @@
-"""Serving the application with uvicorn."""
+"""Serves the application with uvicorn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.gateway.app import make_app
 from shared.settings import Settings
 
 GRACE_SECONDS = 5
-"""For answers under way when the process is told to stop; live events have no end of their own."""
+"""Seconds for answers under way when the process stops, because event streams never end."""
 
 
 def serve(config: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Gateway: what its HTTP API answers; requests are those of the services.
+"""Gateway: the answers of its HTTP API; its requests are those of the services.
 
 datasets/<id>/submission.json   Submission
 """
@@ -113,7 +113,7 @@ class CropBody(Contract):
 
 
 class ImageBody(SamplingChoice):
-    """What one image is to be made from."""
+    """A request for one image."""
 
     model: Name
     version: Name = "1"

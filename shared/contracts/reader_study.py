@@ -1,4 +1,4 @@
-"""Reader study: blinded people say of images which are real, and how good they are."""
+"""Reader study: blinded people judge which images are real, and how good they are."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ReaderProgress(Contract):
 
 
 class StudyStatus(Contract):
-    """A reader study, for who made it."""
+    """A reader study, for its maker."""
 
     study: Name
     created: datetime
@@ -104,7 +104,7 @@ class NewStudy(Contract):
 
 
 class AnswerBody(Contract):
-    """What a reader says of an image."""
+    """A reader's answer to an image."""
 
     answer: Kind
     quality: Quality = Field(description="1 poor … 5 excellent")
@@ -199,7 +199,7 @@ class Agreement(Contract):
 
 
 class StudyResults(Contract):
-    """What a study has shown so far."""
+    """The results of a study so far."""
 
     study: Name
     complete: bool = Field(description="whether every reader has submitted")

@@ -1,4 +1,4 @@
-"""Who calls, and what they may do."""
+"""The callers of the API and their permissions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def resources_of(request: Request) -> Resources:
 
 @dataclass(frozen=True)
 class Caller:
-    """A token's holder, and the part of the store that is theirs."""
+    """The holder of a token, with the resources of their tenant."""
 
     token: TokenRecord
     resources: Resources
@@ -47,24 +47,33 @@ class Caller:
         return job
 
     def reopen(self, job: str, shards: str) -> None:
-        """Have some shards of a finished job done anew, and note it in the audit log."""
+        """Do some shards of a finished job again, and note it in the audit log.
+
+        Args:
+            job: id of the job.
+            shards: prefix of the shards' ids.
+        """
         self.ledger.reopen(job, shards)
         self.resources.start(self.ledger, job)
         self.audit("reopen", job=job, shards=shards)
 
     def audit(self, action: str, **what: Any) -> None:
-        """Note what was done in the audit log."""
+        """Note an action in the audit log."""
         self.resources.audit(self.token.tenant, self.token.name, action, what)
 
     def spend(self, quota: Quota, amount: int) -> None:
-        """Count against the tenant's quota. Raises `ProblemError` (429)."""
+        """Count an amount against the tenant's quota of the day.
+
+        Raises:
+            ProblemError: the quota is spent (429).
+        """
         record = self.resources.tenant(self.token.tenant)
-        most = record.images_per_day if quota == "images" else record.upload_bytes_per_day
-        self.resources.limits.spend(self.token.tenant, quota, amount, most)
+        limit = record.images_per_day if quota == "images" else record.upload_bytes_per_day
+        self.resources.limits.spend(self.token.tenant, quota, amount, limit)
 
 
 def allowed(scope: Scope) -> Callable[..., Caller]:
-    """Make the dependency of an operation that needs `scope`; admin may do everything."""
+    """Make the dependency of an operation that needs a scope; the scope admin includes all."""
 
     def check(
         request: Request,

@@ -49,7 +49,7 @@ class AuditPage(Contract):
     next: str | None
 
 
-def _check_ruler(caller: Caller) -> None:
+def _check_local(caller: Caller) -> None:
     if caller.token.tenant != LOCAL:
         raise ProblemError(
             403,
@@ -63,7 +63,7 @@ def create_token(body: TokenBody, caller: MayAdminister) -> NewToken:
     """Make a token."""
     tenant = body.tenant or caller.token.tenant
     if tenant != caller.token.tenant:
-        _check_ruler(caller)
+        _check_local(caller)
     if tenant not in tenants(caller.resources.root):
         raise ProblemError(
             422,
@@ -86,7 +86,7 @@ def list_tokens(caller: MayAdminister) -> list[TokenRecord]:
 
 @router.delete("/tokens/{token}", status_code=204, responses=documented(404))
 def revoke_token(token: TokenId, caller: MayAdminister) -> None:
-    """Make a token void; other gateways of this store take it for some seconds more."""
+    """Make a token void; other gateways of this store accept it for some seconds more."""
     for record in list_tokens(caller):
         if record.id == token:
             caller.resources.tokens.revoke(record)
@@ -98,7 +98,7 @@ def revoke_token(token: TokenId, caller: MayAdminister) -> None:
 @router.get("/tenants")
 def list_tenants(caller: MayAdminister) -> list[NamedTenant]:
     """List tenants and what they may use."""
-    _check_ruler(caller)
+    _check_local(caller)
     resources = caller.resources
     return [
         NamedTenant(tenant=name, record=resources.tenant(name)) for name in tenants(resources.root)
@@ -108,7 +108,7 @@ def list_tenants(caller: MayAdminister) -> list[NamedTenant]:
 @router.put("/tenants/{tenant}")
 def put_tenant(tenant: Tenant, body: TenantRecord, caller: MayAdminister) -> NamedTenant:
     """Make a tenant, or change what it may use. Its slides, models and datasets are its own."""
-    _check_ruler(caller)
+    _check_local(caller)
     caller.resources.root.put_json(tenant_key(tenant), body)
     caller.audit("put tenant", name=tenant, record=body.model_dump())
     return NamedTenant(tenant=tenant, record=body)

@@ -23,7 +23,7 @@ from shared.storage import sha256
 from shared.tissue_types import check_types, classes_of, read_types, write_types
 
 NEAREST = 10
-"""Patches of a type that a slide shows."""
+"""Patches of a type that are listed of each slide."""
 
 router = APIRouter(prefix="/v1/clusters", tags=["clusters"])
 
@@ -155,7 +155,7 @@ def put_types(
 
 @router.post("/{run}/apply", status_code=202, responses=documented(404, 409))
 def apply_types(run: Run, caller: MayAnnotate, response: Response) -> JobStatus:
-    """Make the clustering's regions and gallery anew, as its types are named and merged now."""
+    """Make the clustering's regions and gallery again, with the current names and merges."""
     _record(caller, run)
     job = _job(caller, run)
     caller.reopen(job, "regions-")

@@ -1,4 +1,4 @@
-"""/v1/cohorts, /v1/regions, /v1/features: what ingest and embed have made, and features to take."""
+"""/v1/cohorts, /v1/regions, /v1/features: results of ingest, and uploads of features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dataset's status: computed from its job's objects, and from what its workers report."""
+"""A dataset's status, computed from its job's objects and from the reports of its workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ MAX_FAILURES_SHOWN = 100
 
 
 def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
-    """Find the job of a dataset; one made without the gateway is known by its record alone."""
+    """Find the submission of a dataset, or make it from the record of a finished dataset.
+
+    Datasets that were made without the gateway have no submission. None: there is no dataset.
+    """
     store = ledger.store
     try:
         return store.get_model(submission_key(dataset), Submission)
@@ -37,9 +40,9 @@ def dataset_status(
     """Compute a dataset's status.
 
     Args:
-        ledger: of the store that it lies in.
-        submission: its job.
-        progress: what running shards have reported; see `shared.queue.redis_state`.
+        ledger: of the store that it is in.
+        submission: its submission.
+        progress: reports of running shards; see `shared.queue.redis_state`.
     """
     request, job = submission.request, submission.job
     snapshot = ledger.snapshot(job)
@@ -75,7 +78,7 @@ def dataset_status(
 
 
 def _planned_images(request: DatasetRequest, shards: list[str]) -> int:
-    """Images of finished shards; only the last shard may be smaller than the others."""
+    """Count the images of finished shards; only the last shard may be smaller than the others."""
     sizes = (
         min(request.shard_size, request.images - int(shard.rpartition("-")[2]) * request.shard_size)
         for shard in shards
@@ -84,7 +87,7 @@ def _planned_images(request: DatasetRequest, shards: list[str]) -> int:
 
 
 def _rate(ledger: Ledger, job: str, finished: list[str], workers: int) -> float | None:
-    """Images per second: what a worker made in some finished shards, times the busy workers."""
+    """Estimate images per second: the rate of one worker in finished shards, times the workers."""
     markers = [ledger.marker(job, shard) for shard in finished[-RATE_SHARDS:]]
     seconds = sum(marker.seconds for marker in markers)
     images = sum(int(marker.result["images"]) for marker in markers)

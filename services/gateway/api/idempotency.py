@@ -1,4 +1,4 @@
-"""Idempotency-Key: what was answered once is answered again, and nothing is done twice."""
+"""Idempotency-Key: a request that is sent again gets the same answer and has no second effect."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def check_key(store: ObjectStore, key: str | None, request: Request) -> str | No
     if key is None:
         return None
     try:
-        found = store.get_model(_key(key), Answered)
+        answered = store.get_model(_key(key), Answered)
     except ObjectNotFoundError:
         return None
-    if found.fingerprint != _fingerprint(request):
+    if answered.fingerprint != _fingerprint(request):
         raise ProblemError(
             422,
             "idempotency-key-reused",
             "this Idempotency-Key was sent before, with another request",
             remedy="draw a new key for every new request",
         )
-    return found.job
+    return answered.job
 
 
 def keep_key(store: ObjectStore, key: str | None, request: Request, job: str) -> None:
-    """Remember what a request with a key was answered."""
+    """Record the answer to a request with a key."""
     if key is not None:
         store.put_json(_key(key), Answered(fingerprint=_fingerprint(request), job=job))
 

@@ -51,7 +51,7 @@ IMAGE_BODY: dict[str, Any] = {
 
 
 async def read_image_body(request: Request) -> ImageBody:
-    """Read what an image is to be made from.
+    """Read the body of a request for an image.
 
     Raises:
         ProblemError: the body broke off (400), or is neither JSON nor a form that fits (422).
@@ -87,15 +87,15 @@ def _validated(data: bytes) -> ImageBody:
 
 
 async def _joined(form: FormData) -> bytes:
-    """Put the files of a form where the JSON of its part `request` has left them out."""
+    """Insert the files of a form into the JSON of its part `request`, which lacks them."""
     files = {name: await _files(form, name) for name in ("labels", "crops")}
-    said = form.get("request")
-    if not isinstance(said, str) or len(files["labels"]) != 1:
+    text = form.get("request")
+    if not isinstance(text, str) or len(files["labels"]) != 1:
         raise ProblemError(
             422, "invalid", "the form needs one text `request` and one file `labels`"
         )
     try:
-        fields = json.loads(said)
+        fields = json.loads(text)
         crops = fields.get("crops", [])
         bare = [crop for crop in crops if not {"png", "regions", "region"} & set(crop)]
     except (ValueError, RecursionError, AttributeError, TypeError) as error:
@@ -114,5 +114,5 @@ async def _joined(form: FormData) -> bytes:
 
 async def _files(form: FormData, name: str) -> list[str]:
     """Return the files of one name, in base64."""
-    found = [part for part in form.getlist(name) if isinstance(part, UploadFile)]
-    return [b64encode(await part.read()).decode() for part in found]
+    files = [part for part in form.getlist(name) if isinstance(part, UploadFile)]
+    return [b64encode(await file.read()).decode() for file in files]

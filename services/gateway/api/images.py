@@ -1,4 +1,4 @@
-"""/v1/images: one image now."""
+"""/v1/images: one image, made at once."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ async def show_image(job: JobId, caller: MayRead, prefer: Prefer = None) -> Resp
 
 
 def _seconds(prefer: str | None) -> float:
-    found = re.search(r"\bwait=(\d{1,6})", prefer or "")
-    return min(MAX_WAIT_SECONDS, float(found[1])) if found else WAIT_SECONDS
+    match = re.search(r"\bwait=(\d{1,6})", prefer or "")
+    return min(MAX_WAIT_SECONDS, float(match[1])) if match else WAIT_SECONDS
 
 
 async def _wait(caller: Caller, job: str, seconds: float) -> Response:
@@ -117,7 +117,7 @@ def _submit(caller: Caller, body: ImageBody) -> str:
 
 
 def _read(store: ObjectStore, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
-    """Check what was sent against the model; return the request, and the pictures it names."""
+    """Check the body against the model; return the request and the PNGs that it names by hash."""
     with blaming("#/model"):
         model = read_model(store, ModelRef(body.model, body.version))
     with blaming("#/labels"):
@@ -167,26 +167,30 @@ def _label_map(data: bytes, model: ModelRecord) -> UInt8:
     return labels
 
 
-def _square(data: bytes, most: int) -> UInt8:
+def _square(data: bytes, limit: int) -> UInt8:
     """Decode a crop, uint8 RGB (side, side, 3). Raises `InputError`."""
-    with _opened(data, most) as image:
+    with _opened(data, limit) as image:
         if image.width != image.height or image.width < MIN_CROP_SIDE:
             raise InputError(
                 f"a crop is {image.width}×{image.height} px: give a square of {MIN_CROP_SIDE} to "
-                f"{most} px"
+                f"{limit} px"
             )
         return np.asarray(image.convert("RGB"), np.uint8)
 
 
-def _opened(data: bytes, most: int) -> Image.Image:
-    """Open a PNG of at most `most` pixels each way, before it is decoded."""
+def _opened(data: bytes, limit: int) -> Image.Image:
+    """Decode a PNG, unless it has more than `limit` pixels each way.
+
+    Raises:
+        InputError: it is larger, or is not a PNG.
+    """
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if max(image.size) > most:
+        if max(image.size) > limit:
             raise InputError(
-                f"a picture is {image.width}×{image.height} px; at most {most}×{most} are taken"
+                f"a picture is {image.width}×{image.height} px; at most {limit}×{limit} are taken"
             )
         image.load()
     except UNREADABLE as error:
-        raise InputError("a picture is no PNG that can be read: send base64 of one") from error
+        raise InputError("a picture is not a PNG that can be read: send base64 of one") from error
     return image

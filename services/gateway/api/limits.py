@@ -22,11 +22,11 @@ DAY_SECONDS = 86_400
 
 
 class Limits:
-    """Counts what tokens and tenants do.
+    """Counts the requests of tokens and the quotas of tenants.
 
     Args:
-        redis: where the counters are.
-        requests: of one token in a minute.
+        redis: holds the counters.
+        requests: limit of one token in a minute.
     """
 
     def __init__(self, redis: Redis, requests: int) -> None:
@@ -51,25 +51,25 @@ class Limits:
                     headers={"Retry-After": str(max(1, wait))},
                 )
 
-    def spend(self, tenant: str, quota: Quota, amount: int, most: int | None) -> None:
+    def spend(self, tenant: str, quota: Quota, amount: int, limit: int | None) -> None:
         """Count `amount` against a tenant's day.
 
         Raises:
-            ProblemError: it would be more than `most` (429); nothing is counted then.
-            RedisError: there is a quota, and nothing to count with.
+            ProblemError: it would be more than `limit` (429); nothing is counted then.
+            RedisError: there is a quota, and Redis does not answer.
         """
-        if most is None:
+        if limit is None:
             return
         key = f"quota:{tenant}:{quota}:{datetime.now(UTC):%Y-%m-%d}"
         spent = int(self.redis.incrby(key, amount))
         self.redis.expire(key, DAY_SECONDS)
-        if spent > most:
+        if spent > limit:
             self.redis.decrby(key, amount)
             raise ProblemError(
                 429,
                 "quota",
-                f"{amount} {quota.replace('_', ' ')} are more than the {most - spent + amount} "
-                f"that tenant {tenant!r} has left today of {most}",
+                f"{amount} {quota.replace('_', ' ')} are more than the {limit - spent + amount} "
+                f"that tenant {tenant!r} has left today of {limit}",
                 remedy="ask for less, wait until tomorrow (UTC), or have the quota raised",
                 headers={"Retry-After": str(DAY_SECONDS - int(time.time()) % DAY_SECONDS)},
             )

@@ -1,4 +1,4 @@
-"""/v1/runs and /v1/models: trainings and what they have published."""
+"""/v1/runs and /v1/models: training runs, and the model versions that they published."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def show_run(run: Run, caller: MayRead) -> TrainingRun:
 
 
 def run_job(caller: Caller, run: str) -> str | None:
-    """Find the job of a run: the one that is open, else any."""
-    found = [
+    """Find the job of a run: an open one if there is one, else any. None: there is no job."""
+    jobs = [
         job
         for job in caller.ledger.jobs()
         if stage_of(job) == TrainRequest.stage and caller.ledger.request(job)["run"] == run
     ]
-    running = [job for job in found if caller.ledger.result(job) is None]
-    return next(iter(running + found), None)
+    running = [job for job in jobs if caller.ledger.result(job) is None]
+    return next(iter(running + jobs), None)
 
 
 @router.get(

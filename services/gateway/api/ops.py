@@ -25,13 +25,13 @@ router = APIRouter(tags=["operation"])
 
 
 class WorkCollector(Collector):
-    """What the workers have counted, and how much waits for them."""
+    """Collects the counts of the workers and the lengths of their queues."""
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Read the counts anew for every scrape; none where Redis is away."""
+        """Read the counts for a scrape; none if Redis does not answer."""
         units = CounterMetricFamily(
             "htd_units", "Units of jobs that have ended", labels=["stage", "outcome"]
         )
@@ -67,7 +67,7 @@ class Figures:
 
 
 class Counting:
-    """Middleware that counts requests by route, so that names do not become labels."""
+    """Middleware that counts requests by route: paths with names would be labels without end."""
 
     def __init__(self, app: ASGIApp, figures: Figures) -> None:
         self.app, self.figures = app, figures

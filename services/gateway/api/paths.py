@@ -1,4 +1,4 @@
-"""Over HTTP, files are named by their keys in the caller's store, and by nothing else."""
+"""Checks that requests over HTTP name files only by their keys in the caller's store."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from services.gateway.api.problems import ProblemError, pointer
 from shared.contracts.base import Contract
 
 RESERVED_FOLDERS = frozenset({"access", "audit", "tenants"})
-"""Folders of the root that are not the local tenant's, though it has the root."""
+"""Folders of the root that the local tenant may not use, although its store is the root."""
 
 
 def check_paths(request: Contract) -> None:
     """Refuse a request with an absolute path, one that climbs, or one into `RESERVED_FOLDERS`.
 
-    Requests are also read from the command line, where somebody names files of their own.
+    The command line takes the same requests, and may name any file of its user.
 
     Raises:
         ProblemError: 422, naming the field.

@@ -143,10 +143,10 @@ def install(app: FastAPI) -> None:
 
 
 def _explained(error: RequestValidationError) -> ProblemDetails:
-    found = error.errors()
-    if any(item["type"] == "json_invalid" for item in found):
+    errors = error.errors()
+    if any(item["type"] == "json_invalid" for item in errors):
         return _details(400, "malformed", "the body is not JSON", "send an object of JSON")
-    fields = [_field(item) for item in found]
+    fields = [_field(item) for item in errors]
     places = [field.pointer or field.parameter or "the request" for field in fields]
     detail = "; ".join(f"{at}: {field.detail}" for at, field in zip(places, fields, strict=True))
     return _details(422, "invalid", detail, "mend the fields named in `errors`", fields)

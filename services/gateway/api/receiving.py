@@ -1,4 +1,4 @@
-"""Taking a body to a file as it comes, so that its size is no matter of memory."""
+"""Streams the body of a request to a file, so that large bodies do not fill the memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RAW_BODY: dict[str, Any] = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-"""OpenAPI of an operation that reads its body as it comes."""
+"""OpenAPI of an operation that reads its body as a stream."""
 
 WRITE_BYTES = 1 << 20
 
@@ -33,22 +33,22 @@ async def received(request: Request, size: int) -> AsyncIterator[Path]:
     """Give a temporary file with the request's body.
 
     Args:
-        request: whose body it is.
-        size: of the body in bytes, as its header says: what was counted against a quota. A body
-            that is also sent in chunks is not held to it by the server.
+        request: the request.
+        size: bytes of the body by its Content-Length, which were counted against a quota. The
+            server does not enforce it for a body that is sent in chunks.
 
     Raises:
         ProblemError: the body broke off, or has another size (400).
     """
     with tempfile.TemporaryDirectory(prefix="htd-body-") as folder:
         path = Path(folder) / "body"
-        pending, came = bytearray(), 0
+        pending, arrived = bytearray(), 0
         with path.open("wb") as file:
             try:
                 async for part in request.stream():
                     pending += part
-                    came += len(part)
-                    if came > size:
+                    arrived += len(part)
+                    if arrived > size:
                         break
                     if len(pending) >= WRITE_BYTES:
                         await run_in_threadpool(file.write, bytes(pending))
@@ -56,11 +56,12 @@ async def received(request: Request, size: int) -> AsyncIterator[Path]:
             except ClientDisconnect as error:
                 raise ProblemError(400, "broken-off", "the body broke off") from error
             file.write(pending)
-        if came != size:
+        if arrived != size:
             raise ProblemError(
                 400,
                 "wrong-length",
-                f"Content-Length says {size} bytes, and {'more' if came > size else came} came",
+                f"Content-Length says {size} bytes, and "
+                f"{'more' if arrived > size else arrived} came",
                 remedy="send the size of the body",
             )
         yield path
@@ -70,7 +71,7 @@ def file_name(path: str) -> str:
     """Check the name of a slide's file: at most two levels, nothing hidden.
 
     Raises:
-        ProblemError: it is no such name (422).
+        ProblemError: it is not such a name (422).
     """
     parts = PurePosixPath(path).parts
     plain = all(part[0].isalnum() and part.isprintable() for part in parts)

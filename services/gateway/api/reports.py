@@ -17,7 +17,7 @@ from shared.storage import ObjectNotFoundError
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; frame-ancestors 'none'"
 )
-"""A report's page is one file: its style and its picture are in it, and it runs nothing."""
+"""A report's page is one file with its style and picture, and has no scripts."""
 
 router = APIRouter(prefix="/v1/reports", tags=["reports"])
 

@@ -1,4 +1,4 @@
-"""What all requests share: settings, stores, queue, tokens, limits."""
+"""The objects that all requests share: settings, store, queue, tokens, limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a name or address is this machine's own."""
+    """Say whether a name or address is that of this machine."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -38,10 +38,10 @@ def is_loopback(host: str) -> bool:
 
 
 class Resources:
-    """The rooms behind the front door.
+    """The objects that all requests of a gateway share.
 
     Attributes:
-        open_session: token of browsers of this machine, where they need none of their own.
+        open_session: token of this machine's browsers, if the gateway is open to them.
 
     Raises:
         InputError: no broker is configured, the store's address or keys are wrong, or pages
@@ -74,12 +74,15 @@ class Resources:
         self.ledger = lru_cache(maxsize=1024)(lambda tenant: tenant_ledger(config, tenant))
 
     def tenant(self, name: str) -> TenantRecord:
-        """Return what a tenant may use."""
+        """Return the record of a tenant's quotas."""
         key = tenant_key(name)
         return self.root.get_model(key, TenantRecord) if self.root.exists(key) else TenantRecord()
 
     def submit(self, ledger: Ledger, request: Request) -> str:
-        """Record a job and queue it; where it is open already, it is only named.
+        """Record a job and queue it; a job that is open already stays as it is.
+
+        Returns:
+            The id of the job.
 
         Raises:
             InputError: an input of the request is not in the store.
@@ -92,12 +95,12 @@ class Resources:
         return job
 
     def start(self, ledger: Ledger, job: str) -> None:
-        """Queue what a job can do now."""
-        with suppress(QueueError):  # then the reconciler does
+        """Queue the units of a job that can run now."""
+        with suppress(QueueError):  # the reconciler queues it later
             self.dispatcher.start(ledger, job)
 
     def progress(self, job: str) -> dict[str, dict[str, Any]]:
-        """What the running units of a job have reported; nothing where Redis is away."""
+        """Return the progress of a job's running units; empty if Redis does not answer."""
         try:
             return read_progress(self.redis, job)
         except RedisError:

@@ -26,8 +26,8 @@ def session_token(request: Request) -> str | None:
 def home_token(request: Request, resources: Resources) -> str | None:
     """Return an open gateway's token for a browser of this machine, else None.
 
-    The gateway must also be asked for by this machine's name: another site can have a name of
-    its own point here, to look through the browser's eyes.
+    The host name of the request must be this machine's too, because another site can let its own
+    name resolve to this machine and so act in the name of the browser.
     """
     client = request.client.host if request.client else ""
     home = is_loopback(client) and is_loopback(request.url.hostname or "")
@@ -42,7 +42,8 @@ def keep_session(response: Response, request: Request, token: str) -> None:
 
 def from_our_page(request: Request) -> bool:
     """Say whether a browser sent a request for a page of ours."""
-    site = request.headers.get("Sec-Fetch-Site")  # not sent over plain HTTP, but to loopback
+    # Over plain HTTP, browsers send this header to loopback addresses only.
+    site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site == "same-origin"
     return urlsplit(request.headers.get("Origin", "")).netloc == request.headers.get("Host")

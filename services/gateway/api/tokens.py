@@ -24,7 +24,7 @@ Scope = Literal["read", "annotate", "generate", "train", "admin"]
 
 PREFIX = "access/tokens/"
 KNOWN_SECONDS = 10.0
-"""How long a token is taken as it was; a revoked one is refused after that at the latest."""
+"""Seconds that a token's record is kept in memory: a revoked token is valid no longer."""
 
 _SHAPE = re.compile(r"htd_[A-Za-z0-9_-]{43}")
 
@@ -52,25 +52,25 @@ class Tokens:
         self._lent: dict[str, TokenRecord] = {}
 
     def create(self, name: str, tenant: str, scopes: tuple[Scope, ...]) -> tuple[str, TokenRecord]:
-        """Make a token; it is returned here and nowhere else."""
+        """Make a token; it is not stored, so this is the only time that it is returned."""
         token, record = _draw(name, tenant, scopes)
         self.root.put_json(f"{PREFIX}{_digest(token)}.json", record)
         return token, record
 
     def lend(self, name: str, tenant: str, scopes: tuple[Scope, ...]) -> str:
-        """Make a token that lives in this process alone."""
+        """Make a token that only this process knows."""
         token, record = _draw(name, tenant, scopes)
         self._lent[_digest(token)] = record
         return token
 
     def create_first(self) -> str | None:
-        """Make the local administrator's token where there is no token at all, else None."""
+        """Make the local administrator's token if the store has no token yet, else return None."""
         if next(self.root.list(PREFIX), None) is not None:
             return None
         return self.create("admin", LOCAL, ("admin",))[0]
 
     def find(self, token: str) -> TokenRecord | None:
-        """Return what a token may do, or None if it is none of ours."""
+        """Return the record of a token, or None if this gateway does not know it."""
         if not _SHAPE.fullmatch(token):
             return None
         digest, now = _digest(token), time.monotonic()

@@ -29,7 +29,7 @@ UploadName = Annotated[Name, Path(description="of the upload")]
 Number = Annotated[int, Path(ge=1, le=MAX_PARTS, description="of the part, from 1")]
 
 
-class Begun(Contract):
+class UploadRecord(Contract):
     """The record at `uploads/<upload>.json`."""
 
     upload: Upload
@@ -40,21 +40,21 @@ def _key(upload: str) -> str:
     return f"uploads/{upload}.json"
 
 
-def _find(caller: Caller, slide: str, upload: str) -> tuple[Begun, PartUpload]:
+def _find(caller: Caller, slide: str, upload: str) -> tuple[UploadRecord, PartUpload]:
     try:
-        begun = caller.store.get_model(_key(upload), Begun)
+        record = caller.store.get_model(_key(upload), UploadRecord)
     except ObjectNotFoundError:
-        begun = None
-    if begun is None or begun.upload.slide != slide:
+        record = None
+    if record is None or record.upload.slide != slide:
         raise ProblemError(
             404, "no-upload", f"slide {slide!r} has no upload {upload!r}", remedy="begin a new one"
         )
-    return begun, part_upload(caller.store, slide_key(slide, f"source/{begun.upload.file}"))
+    return record, part_upload(caller.store, slide_key(slide, f"source/{record.upload.file}"))
 
 
-def _status(begun: Begun, parts: PartUpload) -> UploadStatus:
-    upload = begun.upload
-    arrived = parts.parts(begun.internal)
+def _status(record: UploadRecord, parts: PartUpload) -> UploadStatus:
+    upload = record.upload
+    arrived = parts.parts(record.internal)
     missing = [number for number in range(1, upload.parts + 1) if number not in arrived]
     return UploadStatus(
         upload=upload,
@@ -63,7 +63,7 @@ def _status(begun: Begun, parts: PartUpload) -> UploadStatus:
             UploadPart(
                 number=number,
                 bytes=_size(upload, number),
-                url=parts.url(begun.internal, number, LINK_SECONDS)
+                url=parts.url(record.internal, number, LINK_SECONDS)
                 or f"/v1/slides/{upload.slide}/uploads/{upload.upload}/parts/{number}",
             )
             for number in missing[:MAX_PARTS_SHOWN]
@@ -92,11 +92,11 @@ def begin_upload(
         part_bytes=part_bytes,
         parts=-(-body.bytes // part_bytes),
     )
-    begun = Begun(upload=upload, internal=parts.begin())
-    caller.store.put_json(_key(upload.upload), begun)
+    record = UploadRecord(upload=upload, internal=parts.begin())
+    caller.store.put_json(_key(upload.upload), record)
     caller.audit("begin upload", slide=slide, file=file, bytes=body.bytes)
     response.headers["Location"] = f"/v1/slides/{slide}/uploads/{upload.upload}"
-    return _status(begun, parts)
+    return _status(record, parts)
 
 
 @router.get("/{upload}", responses=documented(404))
@@ -121,45 +121,45 @@ async def put_part(
     content_length: ContentLength,
 ) -> None:
     """Upload one part as the body, where parts have no URLs of their own."""
-    begun, parts = await run_in_threadpool(_find, caller, slide, upload)
-    if number > begun.upload.parts or content_length != _size(begun.upload, number):
+    record, parts = await run_in_threadpool(_find, caller, slide, upload)
+    if number > record.upload.parts or content_length != _size(record.upload, number):
         raise ProblemError(
             422,
             "wrong-part",
             f"part {number} of {content_length} bytes does not fit: parts 1 to "
-            f"{begun.upload.parts} have {begun.upload.part_bytes} bytes, the last one the rest",
+            f"{record.upload.parts} have {record.upload.part_bytes} bytes, the last one the rest",
         )
     async with received(request, content_length) as path:
-        await run_in_threadpool(parts.put, begun.internal, number, path)
+        await run_in_threadpool(parts.put, record.internal, number, path)
 
 
 @router.post("/{upload}/complete", responses=documented(404, 409))
 def complete_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -> SlideInfo:
     """Join the parts to the slide's file."""
-    begun, parts = _find(caller, slide, upload)
-    arrived = parts.parts(begun.internal)
+    record, parts = _find(caller, slide, upload)
+    arrived = parts.parts(record.internal)
     wrong = [
         number
-        for number in range(1, begun.upload.parts + 1)
-        if arrived.get(number) != _size(begun.upload, number)
+        for number in range(1, record.upload.parts + 1)
+        if arrived.get(number) != _size(record.upload, number)
     ]
     if wrong:
         raise ProblemError(
             409,
             "parts-missing",
-            f"{len(wrong)} of {begun.upload.parts} parts are missing or of a wrong size, "
+            f"{len(wrong)} of {record.upload.parts} parts are missing or of a wrong size, "
             f"the first of them part {wrong[0]}",
             remedy="PUT them, then complete again",
         )
-    parts.complete(begun.internal, begun.upload.parts)
+    parts.complete(record.internal, record.upload.parts)
     caller.store.delete(_key(upload))
-    caller.audit("complete upload", slide=slide, file=begun.upload.file)
+    caller.audit("complete upload", slide=slide, file=record.upload.file)
     return find_slide(caller, slide)
 
 
 @router.delete("/{upload}", status_code=204, responses=documented(404))
 def abort_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -> None:
-    """Forget an upload and its parts."""
-    begun, parts = _find(caller, slide, upload)
-    parts.abort(begun.internal)
+    """Delete an upload and its parts."""
+    record, parts = _find(caller, slide, upload)
+    parts.abort(record.internal)
     caller.store.delete(_key(upload))

@@ -1,4 +1,4 @@
-"""Live status: one poller per job, however many listen to it."""
+"""Streams of a job's status: all listeners of a job share one poller."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Status)
 
 @dataclass
 class _Watch:
-    """What is known of one job; `changed` is set, and replaced, with every news."""
+    """State of one watched job; every change sets the event `changed` and puts a new one there."""
 
     task: asyncio.Task[None] | None = None
     listeners: int = 0
@@ -37,34 +37,34 @@ class _Watch:
 
 
 class Watching:
-    """The jobs that this process watches for its listeners."""
+    """Watches jobs for the listeners of this process."""
 
     def __init__(self) -> None:
         self._watches: dict[str, _Watch] = {}
 
-    async def follow(self, name: str, look: Callable[[], S]) -> AsyncIterator[S]:
+    async def follow(self, name: str, read: Callable[[], S]) -> AsyncIterator[S]:
         """Yield a status whenever it has changed, until the job has ended.
 
         Args:
-            name: of what is watched; all who follow it share one poller.
-            look: reads the status; called in a thread.
+            name: of the job; all followers of a name share one poller.
+            read: reads the status; called in a thread.
         """
         watch = self._watches.setdefault(name, _Watch())
         watch.listeners += 1
         if watch.task is None:
-            watch.task = asyncio.create_task(self._poll(watch, look))
-        told: Status | None = None
+            watch.task = asyncio.create_task(self._poll(watch, read))
+        sent: Status | None = None
         try:
             while True:
                 changed = watch.changed
                 if watch.error is not None:
                     raise watch.error
-                if watch.seen is None or watch.seen == told:
+                if watch.seen is None or watch.seen == sent:
                     await changed.wait()
                     continue
-                told = watch.seen
-                yield told  # type: ignore[misc]  # of this name, so of this type
-                if told.state in ENDED:
+                sent = watch.seen
+                yield sent  # type: ignore[misc]  # all readers of a name return one type
+                if sent.state in ENDED:
                     return
         finally:
             watch.listeners -= 1
@@ -72,16 +72,16 @@ class Watching:
                 watch.task.cancel()
                 self._watches.pop(name, None)
 
-    async def _poll(self, watch: _Watch, look: Callable[[], Status]) -> None:
+    async def _poll(self, watch: _Watch, read: Callable[[], Status]) -> None:
         while watch.seen is None or watch.seen.state not in ENDED:
             try:
-                found = await run_in_threadpool(look)
+                status = await run_in_threadpool(read)
             except Exception as error:
                 watch.error = error
-            news, watch.changed = watch.changed, asyncio.Event()
+            changed, watch.changed = watch.changed, asyncio.Event()
             if watch.error is None:
-                watch.seen = found
-            news.set()
+                watch.seen = status
+            changed.set()
             if watch.error is not None:
                 return
             await asyncio.sleep(POLL_SECONDS)

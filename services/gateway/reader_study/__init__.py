@@ -1,9 +1,9 @@
-"""Reader study: blinded people say of images which are real. See docs/reader-study.md.
+"""Reader study: blinded people judge which images are real. See docs/reader-study.md.
 
-Who reads sees `series` and `images` alone; only who made the study sees the key.
+Readers see only `series` and `images`; only the maker of the study sees the key.
 
 reader_studies/<study>/study.json                    StudyRecord; written last
-reader_studies/<study>/key.json                      Key: what every picture is
+reader_studies/<study>/key.json                      Key: the truth of every picture
 reader_studies/<study>/images/<picture>.jpg          all of one size in pixels and in bytes
 reader_studies/<study>/series/<reader>.json          Series: the pictures in a reader's order
 reader_studies/<study>/answers/<reader>/<image>.json Answer

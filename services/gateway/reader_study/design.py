@@ -1,4 +1,4 @@
-"""Which images a study shows, and in which order each reader sees them."""
+"""The choice of a study's images, and the order in which each reader sees them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def share_out(total: int, room: Mapping[H, int]) -> dict[H, int]:
     """Share `total` out as evenly as the room of each taker allows.
 
     Args:
-        total: what there is to share; what finds no room is left over.
-        room: what each can take at most.
+        total: number to share; a rest without room is left over.
+        room: maximum of each taker.
     """
     shares = dict.fromkeys(room, 0)
     while total:
@@ -35,16 +35,16 @@ def share_out(total: int, room: Mapping[H, int]) -> dict[H, int]:
 
 
 def class_shares(total: int, room: Mapping[Kind, Mapping[str, int]]) -> dict[Kind, dict[str, int]]:
-    """Say how many images of each class each kind gives.
+    """Return how many images of each class each kind gives.
 
-    Both kinds have as many images of a class, as even over classes as there are images;
-    what is then missing comes from whatever classes have it.
+    Both kinds give the same number of a class, spread evenly over the classes as far as there are
+    images. Images that are then missing come from any class that has more.
 
     Args:
         total: images of each kind.
         room: kind → class → images that there are.
     """
-    classes = sorted({name for found in room.values() for name in found})
+    classes = sorted({name for counts in room.values() for name in counts})
     full = {kind: {name: room[kind].get(name, 0) for name in classes} for kind in KINDS}
     common = share_out(total, {name: min(full[kind][name] for kind in KINDS) for name in classes})
     missing = total - sum(common.values())
@@ -116,7 +116,7 @@ def series(
     """
     drawn = []
     for sequence in kind_sequences(len(pictures["real"]), readers, rng):
-        left = {kind: [found[i] for i in rng.permutation(len(found))]
-                for kind, found in pictures.items()}  # fmt: skip
+        left = {kind: [own[i] for i in rng.permutation(len(own))]
+                for kind, own in pictures.items()}  # fmt: skip
         drawn.append([left[kind].pop() for kind in sequence])
     return drawn

@@ -1,6 +1,6 @@
 """Readers' tokens: each opens one series of one study, and nothing else.
 
-Kept as hashes, as those of the API; see services.gateway.api.tokens on why that is enough.
+The store has only their hashes; services.gateway.api.tokens says why that is enough.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ReadingRecord(Contract):
 
 
 def make_link(root: ObjectStore, tenant: str, study: str, reader: str) -> str:
-    """Make a reader's token; it is returned here and nowhere else."""
+    """Make a reader's token; it is not stored, so this is the only time that it is returned."""
     token = f"htr_{secrets.token_urlsafe(32)}"
     digest = _digest(token)
     record = ReadingRecord(id=digest[:16], tenant=tenant, study=study, reader=reader)
@@ -37,7 +37,7 @@ def make_link(root: ObjectStore, tenant: str, study: str, reader: str) -> str:
 
 
 def find_link(root: ObjectStore, token: str) -> ReadingRecord | None:
-    """Return what a token opens, or None if it is none of ours."""
+    """Return the record of a reader's token, or None if it is not known."""
     if not _SHAPE.fullmatch(token):
         return None
     try:

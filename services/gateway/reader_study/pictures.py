@@ -1,4 +1,4 @@
-"""Pictures that tell nothing but what they show: one size, one encoder, no metadata.
+"""Pictures that differ only in their content: one size, one encoder, no metadata.
 
 Real and synthetic images go through the same steps. Both are cut, and neither is ever
 resampled, since interpolation leaves its own traces.

@@ -24,10 +24,10 @@ class UnknownImageError(InputError):
 
 
 class Desk:
-    """What one reader may see and do.
+    """The series of one reader, and all that the reader may do.
 
     Args:
-        store: that the study lies in.
+        store: holds the study.
         record: of the study.
         reader: r1, r2, …
     """
@@ -73,7 +73,7 @@ class Desk:
         raise UnknownImageError(f"this series has no image {image!r}")
 
     def answer(self, image: str, body: AnswerBody) -> AnswerBody:
-        """Keep an answer; the same again changes nothing.
+        """Store an answer; the same answer again changes nothing.
 
         An answer may be changed until the series is submitted. The time kept is that of the
         first answer.
@@ -99,19 +99,19 @@ class Desk:
         return _plain(kept)
 
     def submit(self) -> Reading:
-        """Make the answers final; again: nothing happens.
+        """Make the answers final; a second time changes nothing.
 
         Raises:
             UnansweredError: images have no answer yet.
         """
-        found = self.reading()
-        left = sum(item.answer is None for item in found.images)
+        reading = self.reading()
+        left = sum(item.answer is None for item in reading.images)
         if left:
-            raise UnansweredError(f"{left} of {len(found.images)} images have no answer yet")
-        if not found.submitted:
+            raise UnansweredError(f"{left} of {len(reading.images)} images have no answer yet")
+        if not reading.submitted:
             key = self._key(f"submitted/{self._reader}.json")
             self._store.put_json(key, Submitted(time=datetime.now(UTC)))
-        return found.model_copy(update={"submitted": True})
+        return reading.model_copy(update={"submitted": True})
 
 
 def read_answers(store: ObjectStore, study: str, reader: str) -> dict[str, Answer]:

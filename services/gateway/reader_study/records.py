@@ -1,4 +1,4 @@
-"""What a study keeps in the store, besides the answers."""
+"""The records of a study, except the answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StudyRecord(Contract):
 
 
 class Truth(Contract):
-    """What a picture is."""
+    """The truth of a picture."""
 
     picture: ImageId
     kind: Kind
@@ -43,7 +43,7 @@ class Key(Contract):
 class Place(Contract):
     """One place of a series."""
 
-    image: ImageId = Field(description="what the reader knows it by")
+    image: ImageId = Field(description="the name that the reader sees")
     picture: ImageId
 
 

@@ -1,4 +1,4 @@
-"""What a study has shown: its answers held against the key."""
+"""The results of a study: its answers compared with the key."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Row:
     Attributes:
         reader: r1, r2, …
         position: in the reader's series, from 1.
-        truth: what the picture is.
-        answer: what the reader said.
+        truth: of the picture.
+        answer: of the reader.
     """
 
     reader: str
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def called_synthetic(self) -> bool:
-        """What the reader said."""
+        """Whether the reader called the image synthetic."""
         return self.answer.answer == "synthetic"
 
 
@@ -107,7 +107,7 @@ def study_results(store: ObjectStore, record: StudyRecord) -> StudyResults:
 
 
 def _reader(reader: str, name: str, rows: Sequence[Row]) -> ReaderResult:
-    """One reader: Wilson's intervals, as each answer is to another image."""
+    """Return one reader's result; intervals are Wilson's, as each answer is of another image."""
     synthetic, real = _of(rows, "synthetic"), _of(rows, "real")
     return _result(
         reader,
@@ -120,9 +120,9 @@ def _reader(reader: str, name: str, rows: Sequence[Row]) -> ReaderResult:
 
 
 def _pooled(rows: Sequence[Row]) -> ReaderResult:
-    """All readers: intervals over readers and images.
+    """Return the result of all readers; intervals are over readers and images.
 
-    Accuracy is the mean of both kinds' shares: all answers' share once series are complete.
+    Accuracy is the mean of the shares of both kinds, which have the same number of images.
     """
     accuracy = sensitivity = specificity = UNKNOWN
     if _of(rows, "synthetic") and _of(rows, "real"):
@@ -190,7 +190,7 @@ def _quality(rows: Sequence[Row]) -> QualityResult:
 
 
 def _replicates(rows: Sequence[Row], value: Callable[[Row], float]) -> Float64:
-    """Draw means anew, (replicates, kinds): of the kinds in `rows`, real first."""
+    """Resample the means of the kinds in `rows`, real first: (replicates, kinds)."""
     readers = sorted({row.reader for row in rows})
     pictures = sorted({(row.truth.kind, row.truth.picture) for row in rows})
     columns = {picture: number for number, (_, picture) in enumerate(pictures)}
@@ -202,7 +202,7 @@ def _replicates(rows: Sequence[Row], value: Callable[[Row], float]) -> Float64:
 
 
 def _groups(rows: Sequence[Row], group: Callable[[Truth], str]) -> Iterator[GroupResult]:
-    """Answers by a property of the image, for each kind."""
+    """Yield results by a property of the image, for each kind."""
     for name in sorted({group(row.truth) for row in rows}):
         for kind in KINDS:
             own = [row for row in _of(rows, kind) if group(row.truth) == name]
@@ -235,8 +235,8 @@ def _agreement(rows: Sequence[Row], readers: Sequence[str]) -> Agreement:
         fleiss=fleiss_kappa(everybody),
         images=everybody.shape[1],
         pairs=tuple(
-            PairAgreement(readers=pair, images=found.shape[1], cohen=cohen_kappa(*found))
-            for pair, found in pairs
+            PairAgreement(readers=pair, images=answers.shape[1], cohen=cohen_kappa(*answers))
+            for pair, answers in pairs
         ),
     )
 
@@ -260,5 +260,5 @@ def results_csv(store: ObjectStore, record: StudyRecord) -> str:
 
 
 def _cell(text: str) -> str:
-    """Keep spreadsheets from taking what people wrote for a formula."""
+    """Quote text that a spreadsheet would take for a formula."""
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text

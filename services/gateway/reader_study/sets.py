@@ -23,7 +23,7 @@ from shared.storage import ObjectStore
 
 MIN_SIDE = 32
 MPP_TOLERANCE = 0.05
-"""Relative; coarser differences would show, and pixels are not resampled."""
+"""Relative difference of resolutions; a larger one would show, as pixels are not resampled."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One set.
+    """A set of images that a study draws from.
 
     Attributes:
         title: how results name it.
@@ -69,14 +69,14 @@ def real_set(store: ObjectStore, asked: RealSet) -> ImageSet:
         InputError: there is no such set.
     """
     record = load_region_set(store, asked.regions)
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     for part in record.of_split(*asked.splits):
         rows = _rows(store, region_table_key(record.name, part.slide))
         tar = region_tar_key(record.name, part.slide)
         for key, fractions in rows:
             tissue = _tissue(record.classes, fractions)
-            found.append(Candidate("real", asked.title, key, tissue, tar))
-    return ImageSet(asked.title, record.rule.size, record.rule.mpp, tuple(found))
+            candidates.append(Candidate("real", asked.title, key, tissue, tar))
+    return ImageSet(asked.title, record.rule.size, record.rule.mpp, tuple(candidates))
 
 
 def synthetic_set(store: ObjectStore, dataset: str) -> ImageSet:
@@ -88,14 +88,14 @@ def synthetic_set(store: ObjectStore, dataset: str) -> ImageSet:
     record = load_dataset(store, dataset)
     path = store.local(dataset_key(dataset, "manifest.parquet"))
     rows = pq.read_table(path, columns=["key", "fractions", "shard"]).to_pylist()
-    found = tuple(
+    candidates = tuple(
         Candidate(
             "synthetic", dataset, row["key"], _tissue(record.classes, row["fractions"]),
             row["shard"],
         )
         for row in rows
     )  # fmt: skip
-    return ImageSet(dataset, record.size, record.mpp, found)
+    return ImageSet(dataset, record.size, record.mpp, candidates)
 
 
 def _rows(store: ObjectStore, key: str) -> Iterator[tuple[str, list[float]]]:
@@ -124,7 +124,8 @@ def common_size(sets: Sequence[ImageSet]) -> tuple[int, float]:
     smallest = min(sets, key=lambda item: item.size)
     if smallest.size < MIN_SIDE:
         raise InputError(
-            f"images of {smallest.title} are {smallest.size} px; {MIN_SIDE} is the least"
+            f"images of {smallest.title} are {smallest.size} px; "
+            f"{MIN_SIDE} is the smallest that is taken"
         )
     return smallest.size, finest.mpp
 

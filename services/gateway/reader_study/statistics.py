@@ -1,4 +1,4 @@
-"""Statistics of a reader study: exact small formulas on arrays.
+"""Statistics of a reader study.
 
 "Synthetic" is the signal: a hit is a synthetic image called synthetic, a false alarm a
 real image called synthetic.
@@ -82,11 +82,11 @@ def _beyond_chance(observed: float, expected: float) -> float | None:
 
 
 def bootstrap_means(values: Float64, strata: Int64) -> Float64:
-    """Draw readers and images anew, many times, and average each stratum of images.
+    """Resample readers and images many times, and average each stratum of images.
 
-    Answers of one reader hang together, and so do answers to one image: taking each for
-    independent would make intervals too narrow. Images are drawn within their stratum, as the
-    design fixes how many there are. With one reader, only images are drawn.
+    Answers of one reader are correlated, and so are answers to one image: intervals would be too
+    narrow if each answer counted as independent. Images are drawn within their stratum, because
+    the design fixes their number. With one reader, only images are drawn.
 
     Args:
         values: (readers, images), NaN where there is no answer.

@@ -1,4 +1,4 @@
-"""Making studies, finding them, and deleting them."""
+"""Makes, finds and deletes studies."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from shared.storage import ObjectNotFoundError, ObjectStore
 def make_study(store: ObjectStore, body: StudyBody, sets: Sequence[ImageSet]) -> StudyRecord:
     """Choose the images, render them, and draw a series for every reader.
 
-    Nothing is left behind where it fails, and what a try that was killed left is removed.
+    A failure leaves nothing behind, and the remains of a try that was killed are removed.
 
     Args:
-        store: that the study is kept in.
-        body: what is asked for; its name is not taken.
-        sets: those that it names.
+        store: where the study is stored.
+        body: the request; no other study has its name.
+        sets: the sets that it names.
 
     Raises:
         InputError: the sets hold too few images, or differ in resolution.
@@ -63,15 +63,15 @@ def make_study(store: ObjectStore, body: StudyBody, sets: Sequence[ImageSet]) ->
 
 
 def _choose(sets: Sequence[ImageSet], images: int, rng: np.random.Generator) -> list[Candidate]:
-    """Choose as many images of each kind."""
+    """Choose the same number of images of each kind."""
     candidates: dict[Kind, list[Candidate]] = {kind: [] for kind in KINDS}
     for item in sets:
         for candidate in item.candidates:
             candidates[candidate.kind].append(candidate)
-    for kind, found in candidates.items():
-        if len(found) < images:
+    for kind, own in candidates.items():
+        if len(own) < images:
             raise InputError(
-                f"{images} {kind} images are asked for, the sets hold {len(found)}: "
+                f"{images} {kind} images are asked for, the sets hold {len(own)}: "
                 "ask for fewer, or name further sets"
             )
     room = {kind: Counter(item.tissue for item in candidates[kind]) for kind in KINDS}
@@ -98,7 +98,7 @@ def _write(
     encoded = [b""] * len(chosen)
     for position, image in read_images(store, chosen):
         encoded[position] = encode(image, size)
-    # Stored in the order of their random names, as a store's dates of objects tell an order too.
+    # Store them in the order of their random names, because the dates of objects tell an order.
     for name, data in sorted(zip(names, pad(encoded), strict=True)):
         store.put(study_key(body.study, f"images/{name}.jpg"), data)
     truths = tuple(
@@ -144,7 +144,7 @@ def find_submitted(store: ObjectStore, study: str, reader: str) -> datetime | No
 
 
 def study_status(store: ObjectStore, record: StudyRecord) -> StudyStatus:
-    """Say what a study shows, and how far its readers are."""
+    """Return the contents of a study and the progress of its readers."""
     key = store.get_model(study_key(record.study, "key.json"), Key)
     classes: dict[str, dict[Kind, int]] = {}
     for truth in key.pictures:
@@ -173,5 +173,5 @@ def study_status(store: ObjectStore, record: StudyRecord) -> StudyStatus:
 
 def delete_study(store: ObjectStore, study: str) -> None:
     """Delete a study with its pictures and answers."""
-    store.delete(study_key(study, "study.json"))  # first: what is half deleted is no study
+    store.delete(study_key(study, "study.json"))  # first, so that a half-deleted study is not found
     store.delete_prefix(study_key(study, ""))

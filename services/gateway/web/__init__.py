@@ -1,1 +1,1 @@
-"""The gateway's pages: a module for each, templates beside them, scripts that call the API."""
+"""The web pages: a module per page, templates, and scripts that call the API."""

@@ -1,4 +1,4 @@
-"""Atlas: the tissue types that clusterings found, to be looked at, named and merged."""
+"""Atlas: the pages of clusterings, where people look at tissue types, name and merge them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ router = APIRouter(prefix="/atlas", include_in_schema=False, route_class=PageRou
 @router.get("")
 def atlases_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
     """List clusterings."""
-    found = list_clusterings(caller, 50, cursor)
-    runs = [show_atlas(run, caller, Response()) for run in found.items if _is_made(caller, run)]
-    return render(request, "atlases.html", caller, runs=runs, next=found.next)
+    names = list_clusterings(caller, 50, cursor)
+    runs = [show_atlas(run, caller, Response()) for run in names.items if _is_made(caller, run)]
+    return render(request, "atlases.html", caller, runs=runs, next=names.next)
 
 
 @router.get("/{run}")
@@ -52,7 +52,7 @@ def atlas_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) 
 
 
 def shown_types(caller: Caller, run: str) -> list[dict[str, Any]]:
-    """Say in which name and colour each type of a clustering is drawn, the largest first."""
+    """Return label, name, colour and patches of each type of a clustering, the largest first."""
     types: tuple[AtlasType, ...] = show_atlas(run, caller, Response()).types
     classes, table = classes_of({each.label: each.type for each in types})
     drawn = [(each, classes.items[table[each.label]]) for each in types]

@@ -1,4 +1,4 @@
-"""Curves as shapes of an SVG: what the template `charts.html` draws."""
+"""Curves as SVG shapes, for the template `charts.html`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ WIDTH, HEIGHT = 360, 180
 LEFT, TOP, BOTTOM = 48, 10, 24
 MAX_POINTS = 360
 SMOOTHING = 0.9
-"""Share of the mean before in the smoothed curve."""
+"""Weight of the previous mean in the smoothed curve."""
 
 EXACT = frozenset({"learning_rate"})
-"""Metrics without noise, which smoothing would bend."""
+"""Metrics without noise, which smoothing would distort."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def curve(name: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
         share = (min(max(value, low), high) - low) / ((high - low) or 1)
         return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
 
-    def line(found: Sequence[float]) -> str:
-        stride = max(1, math.ceil(len(found) / MAX_POINTS))
-        pairs = list(zip(steps, found, strict=True))
+    def line(heights: Sequence[float]) -> str:
+        stride = max(1, math.ceil(len(heights) / MAX_POINTS))
+        pairs = list(zip(steps, heights, strict=True))
         chosen = pairs[::stride] + ([pairs[-1]] if (len(pairs) - 1) % stride else [])
         return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in chosen)
 
@@ -72,7 +72,7 @@ def curve(name: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
 
 
 def curves(rows: Sequence[dict[str, float]]) -> list[Curve]:
-    """Draw every metric of a run's rows but the step itself; what is not finite is left out."""
+    """Draw every metric of a run's rows except the step, leaving out values that are not finite."""
     names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
     drawn = []
     for name in names:
@@ -86,7 +86,7 @@ def curves(rows: Sequence[dict[str, float]]) -> list[Curve]:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Exponential mean without the bias of its start."""
+    """Return the exponential moving mean, corrected for its start at zero."""
     total = weight = 0.0
     smoothed = []
     for value in values:
@@ -97,7 +97,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers between `low` and `high`, about four of them."""
+    """Return about four round numbers between `low` and `high`."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= span / 4)

@@ -1,4 +1,4 @@
-"""Datasets: the list, the form of a request, and one dataset live."""
+"""Datasets: the list, the form of a request, and the page of one dataset."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _choice(record: ModelRecord) -> dict[str, Any]:
 @router.get("/{dataset}")
 def dataset_page(request: Request, caller: Visitor, dataset: Annotated[Name, Path()]) -> Response:
     """Show one dataset; scripts follow it live."""
-    found = find_submission(caller.ledger, dataset)
-    if found is None:
+    submission = find_submission(caller.ledger, dataset)
+    if submission is None:
         raise ProblemError(
             404, "no-dataset", f"there is no dataset {dataset!r}", remedy="/datasets lists them"
         )
@@ -63,14 +63,16 @@ def dataset_page(request: Request, caller: Visitor, dataset: Annotated[Name, Pat
         request,
         "dataset.html",
         caller,
-        dataset=dataset_status(caller.ledger, found, caller.resources.progress(found.job)),
+        dataset=dataset_status(
+            caller.ledger, submission, caller.resources.progress(submission.job)
+        ),
         reports=list_reports(caller, MAX_LIMIT, dataset=dataset).items,
-        again=_query(found.request),
+        again=_query(submission.request),
     )
 
 
 def _query(request: DatasetRequest) -> str:
-    """Say a request as a query of the form, but for its name."""
+    """Return the query that fills the form with a request, without its name."""
     fields = {
         "model": str(request.model_ref),
         "images": request.images,

@@ -1,4 +1,4 @@
-"""What all pages share: rendering, headers, and who looks at them."""
+"""Rendering, headers and permissions of all pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.gateway.api.resources import Resources
 from services.gateway.api.tokens import Scope
 
 SHOWN_SAMPLING = {"steps", "guidance_map", "guidance_crops", "staining"}
-"""What forms ask of a model's sampling."""
+"""Settings of a model's sampling that forms show."""
 
 FOLDER = Path(__file__).parent
 POLICY = (
@@ -49,17 +49,17 @@ def render(
     """Answer with a page.
 
     Args:
-        request: that is answered.
+        request: the request.
         template: file below `templates`.
-        caller: who looks; what they may do is `may` in the template.
-        context: further names of the template.
+        caller: the visitor; the template knows their permissions as `may`.
+        context: further variables of the template.
     """
     held = set(caller.token.scopes) if caller else set()
     may = {scope: bool({scope, "admin"} & held) for scope in SCOPES}
     headers = {
         "Content-Security-Policy": POLICY,
         "Cache-Control": "no-store",
-        "Referrer-Policy": "same-origin",  # else browsers send no Origin with forms
+        "Referrer-Policy": "same-origin",  # otherwise browsers send no Origin with forms
     }
     return _templates.TemplateResponse(
         request, template, {"may": may, "here": request.url.path} | context, headers=headers
@@ -85,7 +85,7 @@ class PageRoute(APIRoute):
 
 
 def visiting(scope: Scope) -> Any:
-    """Make the dependency of a page: as `allowed`, but who has no session is sent to log in."""
+    """Make the dependency of a page: as `allowed`, but visitors without a session go to /login."""
     check = allowed(scope)
 
     def visit(

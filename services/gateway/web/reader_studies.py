@@ -20,15 +20,15 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 @router.get("/read")
 def reading_page(request: Request) -> Response:
-    """Show the page of all readers; the link's token is known to its script alone."""
+    """Show the page of readers; only its script sees the token of the link."""
     return render(request, "read.html")
 
 
 @router.get("/reader-studies")
 def reader_studies_page(request: Request, caller: Maker, cursor: Cursor = None) -> Response:
     """List studies."""
-    found = list_reader_studies(caller, 50, cursor)
-    return render(request, "reader_studies.html", caller, studies=found)
+    studies = list_reader_studies(caller, 50, cursor)
+    return render(request, "reader_studies.html", caller, studies=studies)
 
 
 @router.get("/reader-studies/new")

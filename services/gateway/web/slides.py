@@ -1,4 +1,4 @@
-"""Slides: the list, bringing them in, and the viewer of one."""
+"""Slides: the list with its uploads, and the viewer of one slide."""
 
 from __future__ import annotations
 

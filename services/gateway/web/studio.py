@@ -1,4 +1,4 @@
-"""The studio: a label map is painted, crops are picked, and an image is made at once."""
+"""The studio: people paint a label map, pick crops, and get an image at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def studio_page(request: Request, caller: Maker) -> Response:
 
 
 def _choice(record: ModelRecord) -> dict[str, Any]:
-    """Say what scripts need of a model; sides of crops are in pixels of its images."""
+    """Return the facts of a model that scripts need; sides of crops are in pixels of its images."""
     sampling, denoiser = record.recipe.sampling, record.recipe.denoiser
     least = max(MIN_CROP_SIDE, round(denoiser.crop_min * record.size))
     return {

@@ -1,4 +1,4 @@
-"""Training: runs with their curves and samples, and the versions they have published."""
+"""Training: runs with their curves and samples, and the versions that they published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.gateway.web.pages import PageRoute, Visitor, render
 from shared.contracts.base import Name
 
 PARTS = {"vae": "Autoencoder", "decoder": "Decoder", "denoiser": "Denoiser"}
-"""What a run trains, in its order."""
+"""Titles of the parts that a run trains, in the order of training."""
 
 router = APIRouter(prefix="/training", include_in_schema=False, route_class=PageRoute)
 
@@ -22,9 +22,9 @@ router = APIRouter(prefix="/training", include_in_schema=False, route_class=Page
 @router.get("")
 def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
     """List runs and model versions."""
-    found = list_runs(caller, 50, cursor)
+    names = list_runs(caller, 50, cursor)
     runs: list[dict[str, Any]] = []
-    for name in found.items:
+    for name in names.items:
         job = run_job(caller, name)
         runs.append({"name": name, "status": caller.ledger.status(job) if job else None})
     models = list_models(caller, MAX_LIMIT).items
@@ -33,8 +33,8 @@ def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> R
         "training.html",
         caller,
         runs=runs,
-        next=found.next,
-        names=set(found.items),
+        next=names.next,
+        names=set(names.items),
         models=models,
         deployed={item.record.model for item in models if item.served},
     )
@@ -42,8 +42,8 @@ def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> R
 
 @router.get("/{run}")
 def run_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) -> Response:
-    """Show a run's curves, samples, and what its models were measured at."""
-    found = show_run(run, caller)
+    """Show a run's curves and samples, and the reports of its models."""
+    training = show_run(run, caller)
     own = [item.record for item in list_models(caller, MAX_LIMIT).items if item.record.run == run]
     reports = [
         report
@@ -54,12 +54,12 @@ def run_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) ->
         request,
         "run.html",
         caller,
-        run=found,
-        status=caller.ledger.status(found.job) if found.job else None,
+        run=training,
+        status=caller.ledger.status(training.job) if training.job else None,
         parts=[
-            (title, curves(found.curves[kind]))
+            (title, curves(training.curves[kind]))
             for kind, title in PARTS.items()
-            if kind in found.curves
+            if kind in training.curves
         ],
         reports=reports,
     )
