@@ -17,7 +17,7 @@ from shared.storage import ObjectStore, sha256_file
 
 
 @dataclass(frozen=True)
-class Features:
+class PatchFeatures:
     """Features of a slide's patches.
 
     Attributes:
@@ -75,7 +75,7 @@ def write_features(
             done += len(batch)
 
 
-def read_features(path: Path) -> Features:
+def read_features(path: Path) -> PatchFeatures:
     """Read a features file of this project, TRIDENT or CLAM.
 
     Raises:
@@ -99,7 +99,7 @@ def read_features(path: Path) -> Features:
         )
     if not np.isfinite(features).all():
         raise InputError(f"{path.name} has features that are not finite")
-    return Features(coords, features, None if stated is None else int(stated))
+    return PatchFeatures(coords, features, None if stated is None else int(stated))
 
 
 def import_features(
@@ -122,17 +122,19 @@ def import_features(
         path = folder / f"{name}.h5"
         if not path.is_file():
             raise InputError(f"{folder} holds no {name}.h5, which cohort {cohort!r} needs")
-        found = read_features(path)
-        widths[name] = found.features.shape[1]
-        check_places(path, found, slide, grid)
+        patches = read_features(path)
+        widths[name] = patches.features.shape[1]
+        check_places(path, patches, slide, grid)
     if len(set(widths.values())) != 1:
         raise InputError(f"features of different widths: {widths}")
     counts, digests = {}, {}
     for name, slide in slides.items():
-        found = read_features(folder / f"{name}.h5")
+        patches = read_features(folder / f"{name}.h5")
         with store.writing(features_key(encoder, cohort, name)) as path:
-            write_features(path, found.coords, [found.features], widths[name], slide, grid, encoder)
-            counts[name], digests[name] = len(found.coords), sha256_file(path)
+            write_features(
+                path, patches.coords, [patches.features], widths[name], slide, grid, encoder
+            )
+            counts[name], digests[name] = len(patches.coords), sha256_file(path)
     made = FeatureRecord(
         encoder=encoder,
         cohort=cohort,
@@ -145,15 +147,15 @@ def import_features(
     return made
 
 
-def check_places(path: Path, found: Features, slide: SlideRecord, grid: PatchGrid) -> None:
+def check_places(path: Path, patches: PatchFeatures, slide: SlideRecord, grid: PatchGrid) -> None:
     """Raise `InputError` unless features are of patches of `slide`, as large as the grid's."""
     side = grid.size * grid.mpp / slide.mpp
-    if found.side is not None and abs(found.side - side) > 0.05 * side:
+    if patches.side is not None and abs(patches.side - side) > 0.05 * side:
         raise InputError(
-            f"{path.name} has patches of {found.side} level-0 px, the cohort's are {side:.0f}: "
+            f"{path.name} has patches of {patches.side} level-0 px, the cohort's are {side:.0f}: "
             "ingest the slides as a cohort with that patch size, or make the features anew"
         )
-    inside = (found.coords >= 0) & (found.coords < (slide.width, slide.height))
+    inside = (patches.coords >= 0) & (patches.coords < (slide.width, slide.height))
     if not inside.all():
         raise InputError(
             f"{path.name} has patches outside {slide.slide} ({slide.width}×{slide.height} px): "

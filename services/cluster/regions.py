@@ -13,7 +13,7 @@ from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
 from shared.imaging.codec import encode_png
-from shared.imaging.label_map import TILE, LabelMap, write_label_map
+from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
@@ -25,7 +25,7 @@ from shared.tissue_types import classes_of, read_types
 def write_map(path: Path, labels: UInt8, mpp: float) -> None:
     """Write a label map that is in memory: uint8 (height, width)."""
     height, width = labels.shape
-    strips = (labels[top : top + TILE] for top in range(0, height, TILE))
+    strips = (labels[top : top + LABEL_TILE] for top in range(0, height, LABEL_TILE))
     write_label_map(path, strips, width, height, mpp)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,10 +23,10 @@ from shapely.geometry import Polygon, shape
 from shapely.geometry.base import BaseGeometry
 
 from shared.arrays import Int64, UInt8
+from shared.contracts.annotations import LabelFormat, guess_format, known_formats
 from shared.contracts.base import Classes
-from shared.contracts.ingest import LabelFormat
 from shared.errors import InputError
-from shared.imaging.label_map import TILE
+from shared.imaging.label_map import LABEL_TILE
 
 PANDA_NAMES: dict[str, dict[int, str]] = {
     "panda-radboud": {
@@ -46,18 +46,12 @@ class Outline:
     area: BaseGeometry
 
 
-def guess_format(path: Path) -> LabelFormat:
-    """Guess an annotation's format by its file name."""
-    suffix = path.suffix.lower()
-    if suffix == ".xml":
-        return "asap"
-    if suffix in {".geojson", ".json"}:
-        return "geojson"
-    if suffix in {".png", ".tif", ".tiff", ".npy"}:
-        return "indexed"
-    raise InputError(
-        f"{path.name}: labels must be ASAP .xml, QuPath .geojson, or an indexed .png, .tif or .npy"
-    )
+def format_of(path: Path) -> LabelFormat:
+    """Guess an annotation's format by its file name. Raises `InputError`."""
+    kind = guess_format(path)
+    if kind is None:
+        raise InputError(f"{path.name}: labels must be {known_formats()}")
+    return kind
 
 
 def read_asap(path: Path) -> list[Outline]:
@@ -115,6 +109,13 @@ def read_geojson(path: Path) -> list[Outline]:
             raise InputError(f"{path.name}: feature {number} is malformed ({error})") from error
         outlines.append(Outline(_classification(feature), area))
     return outlines
+
+
+OUTLINE_READERS: dict[LabelFormat, Callable[[Path], list[Outline]]] = {
+    "asap": read_asap,
+    "geojson": read_geojson,
+}
+"""Readers of the formats that hold outlines; the other formats are images of labels."""
 
 
 def settle(outlines: list[Outline]) -> list[Outline]:
@@ -189,7 +190,7 @@ def _by_plain_name(classes: Classes) -> dict[str, int]:
 def rasterize(
     outlines: Sequence[tuple[BaseGeometry, int]], width: int, height: int, factor: float
 ) -> Iterator[UInt8]:
-    """Paint outlines in their order, as strips of `TILE` rows.
+    """Paint outlines in their order, as strips of `LABEL_TILE` rows.
 
     A pixel belongs to an outline if its centre does.
 
@@ -200,8 +201,8 @@ def rasterize(
     """
     areas = [scale(area, 1 / factor, 1 / factor, origin=(0, 0)) for area, _ in outlines]
     tree = STRtree(areas)
-    for top in range(0, height, TILE):
-        rows = min(TILE, height - top)
+    for top in range(0, height, LABEL_TILE):
+        rows = min(LABEL_TILE, height - top)
         here = sorted(tree.query(box(-1, top - 1, width + 1, top + rows + 1)).tolist())
         shapes = [(areas[i], outlines[i][1]) for i in here if not areas[i].is_empty]
         if not shapes:
@@ -307,8 +308,8 @@ def label_strips(
     if not path.is_file():
         raise InputError(f"labels {path} are not there")
     width, height = map_size
-    if kind in {"asap", "geojson"}:
-        outlines = settle(read_asap(path) if kind == "asap" else read_geojson(path))
+    if kind in OUTLINE_READERS:
+        outlines = settle(OUTLINE_READERS[kind](path))
         indices = name_to_index([o.name for o in outlines], classes, label_names, path)
         painted = [(outline.area, indices[outline.name]) for outline in outlines]
         return rasterize(painted, width, height, slide_size[0] / width)
@@ -321,8 +322,8 @@ def label_strips(
 
 def _resampled(image: UInt8, table: UInt8, width: int, height: int) -> Iterator[UInt8]:
     columns = ((np.arange(width) + 0.5) * image.shape[1] / width).astype(int)
-    for top in range(0, height, TILE):
-        rows = np.arange(top, min(top + TILE, height))
+    for top in range(0, height, LABEL_TILE):
+        rows = np.arange(top, min(top + LABEL_TILE, height))
         picked = ((rows + 0.5) * image.shape[0] / height).astype(int)
         yield table[image[picked][:, columns]]
 

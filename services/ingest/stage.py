@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from services.ingest.annotations import guess_format, label_strips
+from services.ingest.annotations import format_of, label_strips
 from services.ingest.patches import patch_index
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from services.ingest.tissue import MPP, stain_of, tissue_mask
@@ -195,7 +195,7 @@ def _write_labels(
     if request.classes is None or source.labels is None:
         raise InputError(f"{source.slide}: labels need classes")
     with local_source(context.store, source.labels) as path:
-        kind = source.label_format or guess_format(path)
+        kind = source.label_format or format_of(path)
         factor = request.regions.mpp / slide.mpp
         size = (max(1, round(slide.width / factor)), max(1, round(slide.height / factor)))
         strips = label_strips(

@@ -18,11 +18,9 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions
 from shared.contracts.regions import RegionRule
-
-LabelFormat = Literal["asap", "geojson", "panda-radboud", "panda-karolinska", "indexed"]
-
 
 TILE_COLUMNS = pa.schema(
     [

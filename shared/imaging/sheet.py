@@ -24,13 +24,6 @@ def colorize(labels: UInt8, colors: Sequence[Color]) -> UInt8:
     return table[labels]
 
 
-def overlay(image: UInt8, labels: UInt8, colors: Sequence[Color], opacity: float = 0.4) -> UInt8:
-    """Lay a coloured label map over an image; background stays as it is."""
-    mixed = image * (1 - opacity) + colorize(labels, colors) * opacity
-    shown: UInt8 = np.where((labels > 0)[..., None], mixed, image).round().astype(np.uint8)
-    return shown
-
-
 def sheet(
     rows: Sequence[Sequence[UInt8]],
     row_names: Sequence[str],

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import time
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery
@@ -23,13 +20,10 @@ from shared.jobs import Ledger, Stage, execute
 from shared.logging import configure_logging
 from shared.queue import health
 from shared.queue.redis_state import RedisLeases, RedisReporter, connect
-from shared.queue.sweeping import sweep
-from shared.queue.tenants import ledger_of, tenant_ledger, tenants
+from shared.queue.tenants import ledger_of
 from shared.settings import Settings, settings
-from shared.storage import open_store
 
 TASK = "htd.run"
-SWEEP_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -113,26 +107,6 @@ class Dispatcher:
             self.send(stage, job, lost)
             sent += len(lost)
         return sent
-
-
-def reconcile_forever(config: Settings, stop: threading.Event) -> None:
-    """Reconcile every `config.reconcile_seconds` until `stop` is set; sweep every hour."""
-    root = open_store(config=config)
-    dispatcher = Dispatcher(config)
-    kept, swept = timedelta(days=config.keep_images_days), time.monotonic() - SWEEP_SECONDS
-    while not stop.wait(config.reconcile_seconds):
-        try:
-            for tenant in tenants(root):
-                if sent := dispatcher.reconcile(tenant_ledger(config, tenant)):
-                    log.warning("queued %d units of tenant %s again", sent, tenant)
-            if time.monotonic() - swept >= SWEEP_SECONDS:
-                swept = time.monotonic()
-                for tenant in tenants(root):
-                    if removed := sweep(tenant_ledger(config, tenant), kept, datetime.now(UTC)):
-                        log.info("removed %d old objects of tenant %s", removed, tenant)
-        except Exception:
-            log.exception("reconciliation failed; trying again")
-        health.beat()
 
 
 def worker_app(stage: Stage[Any], config: Settings) -> Celery:

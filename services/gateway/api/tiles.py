@@ -27,8 +27,8 @@ from services.gateway.api.slides import SlideName, find_slide, ingested
 from shared.contracts.base import Classes, Name, class_color
 from shared.contracts.ingest import CohortRecord, cohort_key, slide_key
 from shared.errors import InputError
-from shared.imaging.codec import encode_png
-from shared.imaging.label_map import TILE, LabelMap
+from shared.imaging.codec import encode_palette_png, encode_png
+from shared.imaging.label_map import LABEL_TILE, LabelMap
 from shared.imaging.slide import MAX_PLAIN_PIXELS, Slide, local_source
 from shared.storage import ObjectStore, sha256
 
@@ -196,11 +196,7 @@ class Zoom:
 
 def colored(labels: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> bytes:
     """Encode labels, uint8 (height, width), as a PNG of their colours, where label 0 is clear."""
-    picture = Image.fromarray(labels, mode="L")
-    picture.putpalette([channel for color in colors for channel in color])
-    body = io.BytesIO()
-    picture.save(body, "PNG", transparency=0)
-    return body.getvalue()
+    return encode_palette_png(labels, colors, transparent=0)
 
 
 def _open(path: FilePath) -> openslide.AbstractSlide:
@@ -218,8 +214,8 @@ def _open(path: FilePath) -> openslide.AbstractSlide:
 def _shrunk(labels: LabelMap) -> NDArray[np.uint8]:
     """Take every `COARSE`th pixel of a label map, strip by strip."""
     strips = (
-        labels.window(0, y, labels.width, min(TILE, labels.height - y))[::COARSE, ::COARSE]
-        for y in range(0, labels.height, TILE)
+        labels.window(0, y, labels.width, min(LABEL_TILE, labels.height - y))[::COARSE, ::COARSE]
+        for y in range(0, labels.height, LABEL_TILE)
     )
     return np.concatenate(list(strips))
 
