@@ -23,7 +23,7 @@ class PatchFeatures:
     Attributes:
         coords: int64 (N, 2), level-0 x and y.
         features: float32 (N, D).
-        side: of a patch in level-0 pixels, where the file states it.
+        side: of a patch in level-0 pixels, or None if the file does not state it.
     """
 
     coords: Int64
@@ -47,8 +47,9 @@ def write_features(
         coords: int64 (N, 2), level-0 x and y.
         batches: float32 (n, dim) arrays, together N rows in the order of `coords`.
         dim: width of the features.
-        slide, grid: what the patches were cut from, and how.
-        encoder: what made the features.
+        slide: the slide of the patches.
+        grid: their size and spacing.
+        encoder: name of the encoder.
     """
     with h5py.File(path, "w") as file:
         places = file.create_dataset("coords", data=coords, track_times=False)
@@ -79,7 +80,7 @@ def read_features(path: Path) -> PatchFeatures:
     """Read a features file of this project, TRIDENT or CLAM.
 
     Raises:
-        InputError: it is no such file, or its parts do not fit together.
+        InputError: the file is in another layout, or its parts do not fit together.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -105,10 +106,10 @@ def read_features(path: Path) -> PatchFeatures:
 def import_features(
     store: ObjectStore, cohort: str, encoder: str, folder: Path, license_name: str = "unknown"
 ) -> FeatureRecord:
-    """Take features made elsewhere: one `<slide>.h5` for each slide of the cohort.
+    """Import features from other tools: one `<slide>.h5` for each slide of the cohort.
 
-    They are written anew in this project's layout. Patches need not be the cohort's own,
-    but as large.
+    They are rewritten in this project's layout. Their patches must be as large as the
+    cohort's, but may lie elsewhere.
 
     Raises:
         InputError: a slide's file is missing or malformed, its patches are of another size
@@ -148,12 +149,12 @@ def import_features(
 
 
 def check_places(path: Path, patches: PatchFeatures, slide: SlideRecord, grid: PatchGrid) -> None:
-    """Raise `InputError` unless features are of patches of `slide`, as large as the grid's."""
+    """Raise `InputError` unless the patches lie on `slide` and are as large as the grid's."""
     side = grid.size * grid.mpp / slide.mpp
     if patches.side is not None and abs(patches.side - side) > 0.05 * side:
         raise InputError(
             f"{path.name} has patches of {patches.side} level-0 px, the cohort's are {side:.0f}: "
-            "ingest the slides as a cohort with that patch size, or make the features anew"
+            "ingest the slides as a cohort with that patch size, or make the features again"
         )
     inside = (patches.coords >= 0) & (patches.coords < (slide.width, slide.height))
     if not inside.all():

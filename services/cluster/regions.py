@@ -1,4 +1,4 @@
-"""Regions along the pseudo label maps, with types named and merged as a person says."""
+"""Regions along the pseudo label maps, with the names and merges of types.yaml."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def sum_up(
     """Write the record of a clustering's region set, and the gallery of its types.
 
     Args:
-        store: where to.
+        store: receives both.
         record: the clustering.
         rule: of its regions.
-        parts: slide → what `cut_slide` returned.
+        parts: slide → the result of `cut_slide`.
     """
     cohort = store.get_model(cohort_key(record.cohort), CohortRecord)
     types = read_types(store, record.run, record.k)
@@ -81,12 +81,12 @@ def sum_up(
 
 
 def apply_types(store: ObjectStore, run: str) -> RegionSet:
-    """Make a clustering's regions and gallery anew after its types.yaml was edited.
+    """Make a clustering's regions and gallery again after its types.yaml was edited.
 
     The clustering itself stays; the same file gives the same bytes.
 
     Raises:
-        InputError: there is no such clustering, or its types.yaml is malformed.
+        InputError: the clustering is missing, or its types.yaml is malformed.
     """
     record = store.get_model(cluster_key(run, "run.json"), ClusterRecord)
     before = load_region_set(store, run)

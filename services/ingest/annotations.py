@@ -55,10 +55,10 @@ def format_of(path: Path) -> LabelFormat:
 
 
 def read_asap(path: Path) -> list[Outline]:
-    """Read an ASAP XML file (Camelyon16); its polygons have no holes, later ones lie above.
+    """Read an ASAP XML file (Camelyon16); polygons have no holes and cover earlier ones.
 
     Raises:
-        InputError: the file is no such XML, or a polygon is malformed.
+        InputError: the file is not ASAP XML, or a polygon is malformed.
     """
     try:
         root = cast(Element, parse(path).getroot())
@@ -76,7 +76,7 @@ def read_asap(path: Path) -> list[Outline]:
                 f"{path.name}: annotation {number} has a malformed coordinate ({error})"
             ) from error
         if len(points) < 3:
-            continue  # ASAP also keeps dots and rulers
+            continue  # a dot or a ruler
         ring = [(x, y) for x, y, _ in sorted(points, key=lambda point: point[2])]
         name = item.get("PartOfGroup") or "None"
         outlines.append(Outline(name, make_valid(Polygon(ring))))
@@ -89,7 +89,7 @@ def read_geojson(path: Path) -> list[Outline]:
     """Read QuPath GeoJSON: a FeatureCollection, a list of features, or one feature.
 
     Raises:
-        InputError: the file is no such JSON, or a geometry is malformed.
+        InputError: the file is not GeoJSON, or a geometry is malformed.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -119,12 +119,12 @@ OUTLINE_READERS: dict[LabelFormat, Callable[[Path], list[Outline]]] = {
 
 
 def settle(outlines: list[Outline]) -> list[Outline]:
-    """Bring outlines that were traced along pixel centres into continuous coordinates.
+    """Shift outlines that were traced along pixel centres to continuous coordinates.
 
-    Contour tracers such as OpenCV's name boundary pixels by their whole-number indices:
-    all vertices are integers and edges run diagonally. There a pixel on the outline
-    belongs to it, and its centre lies half a pixel further. Outlines along pixel edges
-    (axis-parallel) and drawn ones (fractions) are continuous already.
+    Contour tracers such as OpenCV's give the indices of boundary pixels: all vertices are
+    integers, and some edges are diagonal. Such an outline includes its boundary pixels, whose
+    centres lie half a pixel further. Outlines along pixel edges (axis-parallel) and drawn
+    outlines (fractions) are in continuous coordinates already.
     """
     points = [get_coordinates(outline.area) for outline in outlines]
     whole = all((part == part.round()).all() for part in points)
@@ -150,9 +150,10 @@ def _flat(geometry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _classification(feature: dict[str, Any]) -> str:
+    """Return the class name of a GeoJSON feature, or 'None'."""
     properties = feature.get("properties") or {}
-    found = properties.get("classification") or properties.get("label") or properties.get("name")
-    name = found.get("name") if isinstance(found, dict) else found
+    label = properties.get("classification") or properties.get("label") or properties.get("name")
+    name = label.get("name") if isinstance(label, dict) else label
     return str(name) if name else "None"
 
 
@@ -161,8 +162,8 @@ def name_to_index(
 ) -> dict[str, int]:
     """Map annotation names to class indices.
 
-    A name is looked up in `label_names`, then among the classes; case, `_` and `-` do
-    not matter.
+    A name is looked up in `label_names`, then among the classes, without regard to case,
+    `_` and `-`.
 
     Raises:
         InputError: a name belongs to no class.
@@ -180,6 +181,7 @@ def name_to_index(
 
 
 def _plain(name: str) -> str:
+    """Return a name without case, `_` and `-`."""
     return name.lower().replace("_", " ").replace("-", " ")
 
 
@@ -217,7 +219,7 @@ def rasterize(
 
 
 def read_indexed(path: Path) -> UInt8:
-    """Read an indexed label image: PNG (grey or palette), TIFF (the red channel counts) or npy.
+    """Read an indexed label image: PNG (grey or palette), TIFF (its red channel) or npy.
 
     Returns:
         uint8 (height, width).
@@ -291,7 +293,7 @@ def label_strips(
 ) -> Iterator[UInt8]:
     """Turn an annotation into strips of a slide's label map.
 
-    All checks are done before the first strip is given.
+    Every check runs before the first strip is yielded.
 
     Args:
         path: the annotation.
@@ -321,6 +323,7 @@ def label_strips(
 
 
 def _resampled(image: UInt8, table: UInt8, width: int, height: int) -> Iterator[UInt8]:
+    """Resize a label image by nearest neighbour, as strips of classes."""
     columns = ((np.arange(width) + 0.5) * image.shape[1] / width).astype(int)
     for top in range(0, height, LABEL_TILE):
         rows = np.arange(top, min(top + LABEL_TILE, height))

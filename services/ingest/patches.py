@@ -1,4 +1,4 @@
-"""The patch index: a grid of patches over the tissue, as Parquet."""
+"""The patch index: the patches of a grid that hold tissue."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def patch_index(
     Args:
         slide: open slide.
         tissue: bool mask of the whole slide at any resolution.
-        grid: size, stride and least tissue share.
+        grid: size, stride and smallest tissue share.
         labels: label map, if the slide is annotated.
         classes: number of classes, background included.
 

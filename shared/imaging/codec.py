@@ -1,4 +1,4 @@
-"""PNG: the codec of every image and label map that the system writes."""
+"""PNG, the format of every image and label map that the system writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label maps: tiled, deflated, one-channel TIFFs that OpenSlide and QuPath open as they are."""
+"""Label maps: tiled, deflated, one-channel TIFFs, which OpenSlide and QuPath open."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ class LabelMap:
         self._source.close()
 
     def window(self, x: int, y: int, width: int, height: int) -> UInt8:
-        """Read a window in the label map's own pixels: uint8 (height, width); outside is 0."""
+        """Read a window, in the label map's own pixels: uint8 (height, width), 0 outside."""
         region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
         labels: UInt8 = np.where(region[..., 3] > 0, region[..., 0], 0).astype(np.uint8)
         return labels
 
     def whole(self) -> UInt8:
-        """Read all of it: uint8 (height, width)."""
+        """Read the whole label map: uint8 (height, width)."""
         strips = (
             self.window(0, y, self.width, min(LABEL_TILE * 8, self.height - y))
             for y in range(0, self.height, LABEL_TILE * 8)

@@ -1,7 +1,7 @@
 """A Celery worker made from a stage; the only file that knows Celery.
 
 Celery carries `(job, unit)` and nothing else. A message lost with its worker or
-with Redis is sent again by the reconciler, since the store knows what is open.
+with Redis is sent again by the reconciler, because the store lists the open jobs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
 
 
 class QueueError(HeteroTissueError):
-    """The queue cannot be reached; what was to be queued is, when the reconciler can."""
+    """The queue cannot be reached; the reconciler queues the units once it is back."""
 
 
 class Dispatcher:
@@ -88,11 +88,11 @@ class Dispatcher:
             raise QueueError(f"{job} is recorded, but the queue cannot be reached") from error
 
     def start(self, ledger: Ledger, job: str) -> None:
-        """Queue what a freshly submitted job can do now."""
+        """Queue the runnable units of a job that was just submitted."""
         self.send(ledger.stage(job), job, ledger.runnable(job)[1])
 
     def reconcile(self, ledger: Ledger) -> int:
-        """Send again what was lost: waiting units with neither lease nor a queue before them.
+        """Queue lost units again: runnable units without a lease, while their queue is empty.
 
         Returns:
             The number of units that were queued.
@@ -102,7 +102,7 @@ class Dispatcher:
         for job in ledger.open_jobs():
             stage = ledger.stage(job)
             if self.redis.llen(stage):
-                continue  # its units may simply be waiting
+                continue  # its units may be waiting in the queue
             lost = [u for u in ledger.runnable(job)[1] if not leases.alive(f"{job}/{u}")]
             self.send(stage, job, lost)
             sent += len(lost)

@@ -132,7 +132,7 @@ def test_streaming_assigns_as_all_at_once(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The map of the finished run is the one that batches of 7 patches give."""
-    monkeypatch.setattr(stage, "STREAM", 7)
+    monkeypatch.setattr(stage, "PATCHES_AT_ONCE", 7)
     status = run(store, request(run="streamed"))
     assert status.state == "done", status.failed
     for slide in SPLITS:
