@@ -30,9 +30,16 @@ def prepare(threads: int) -> None:
         os.environ.setdefault(name, value)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
+    set_threads(threads)
+    _keep_freed_memory()
+
+
+def set_threads(threads: int) -> None:
+    """Set the number of CPU threads of the libraries that are loaded, torch and faiss."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-    _keep_freed_memory()
+    if "faiss" in sys.modules:
+        sys.modules["faiss"].omp_set_num_threads(threads)
 
 
 def _keep_freed_memory() -> None:

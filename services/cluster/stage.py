@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import cv2
-import faiss
 import h5py
 import numpy as np
 import pyarrow as pa
 import safetensors.torch
-import torch
 from numpy.typing import NDArray
 
 from services.cluster.classifier import accuracy, train_classifier
@@ -71,8 +69,6 @@ class ClusterStage(Stage[ClusterRequest]):
         return Plan(phases=tuple(phases))
 
     def run(self, request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        torch.set_num_threads(context.threads)
-        faiss.omp_set_num_threads(context.threads)
         slide = str(shard.args.get("slide", ""))
         if shard.id.startswith("sample-"):
             return _sample(request, slide, context.store)

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import safetensors.torch
-import torch
 
 from services.embed.training import WINDOW, train_encoder
 from shared.arrays import Float32, UInt8
@@ -63,7 +62,6 @@ class EmbedStage(Stage[EmbedRequest]):
         return Plan(phases=(slides,))
 
     def run(self, request: EmbedRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        torch.set_num_threads(context.threads)
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
         if shard.id == FIT:
             return _fit(request, record, context)
