@@ -1,4 +1,4 @@
-"""Settings of a process, read from HTD_* environment variables and files of secrets."""
+"""Settings of a process, from HTD_* environment variables and files of secrets."""
 
 from __future__ import annotations
 

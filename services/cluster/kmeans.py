@@ -46,7 +46,7 @@ def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
 
 
 def kmeans(points: Float32, k: int, iterations: int, seed: int) -> Float32:
-    """Spherical k-means by FAISS, on a GPU where there is one.
+    """Run spherical k-means by FAISS, on a GPU if there is one.
 
     Returns:
         float32 (k, d) centroids of unit length.

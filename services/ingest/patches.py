@@ -79,7 +79,7 @@ def box_shares(
     width: int,
     height: int,
 ) -> Float64:
-    """Share of `mask` in boxes of side × side_y level-0 pixels at all (y, x) corners."""
+    """Return the share of `mask` in boxes of side × side_y level-0 pixels, by (y, x) corner."""
     if not len(xs) or not len(ys):
         return np.zeros((len(ys), len(xs)))
     sums = cv2.integral(mask.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""The formats of annotations that ingest reads, and the files that they are found in.
+"""The formats of annotations that ingest reads, and the names of their files.
 
 A new format is one row here, and its reader in services.ingest.annotations.
 """

@@ -32,8 +32,8 @@ def connect(broker_url: str) -> Redis:
 class RedisLeases:
     """Leases as expiring Redis keys with a heartbeat.
 
-    If Redis cannot be reached, the lease counts as held: the work may be done twice, which
-    is harmless because its outputs are the same bytes.
+    If Redis cannot be reached, every claim succeeds: the work may be done twice, which is
+    harmless because its outputs are the same bytes.
     """
 
     def __init__(self, redis: Redis, seconds: int) -> None:
