@@ -21,7 +21,7 @@ from shared.storage import open_store
 
 SWEEP_SECONDS = 3600.0
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("shared.queue.reconciler")
 
 
 def reconcile_forever(config: Settings, stop: threading.Event) -> None:
