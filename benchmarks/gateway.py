@@ -33,7 +33,7 @@ from heterotissue.stack.supervisor import Stack
 from heterotissue.study import counterparts
 from services.gateway.api.tokens import Tokens
 from shared.contracts.synthesize import DatasetRequest
-from shared.queue.tenants import LOCAL
+from shared.contracts.tenants import LOCAL
 from shared.storage import open_store
 
 PAUSE = 5.0  # seconds between two questions of one client

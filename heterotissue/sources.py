@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 
 import openslide
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from shared.contracts.annotations import ANNOTATION_NAMES
 from shared.contracts.base import Classes, Split
 from shared.contracts.ingest import TILE_COLUMNS, SlideSource, slide_key, tiles_key
 from shared.errors import InputError
 from shared.storage import ObjectStore
+from shared.storage.formats import table_bytes
 
 SLIDES = {
     ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide",
     ".dcm", ".png", ".jpg", ".jpeg", ".czi",
 }  # fmt: skip
-LABELS = ("{}.geojson", "{}.xml", "{}_mask.tiff", "{}_mask.tif", "{}_mask.png", "{}.json")
 TILES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 TILE_MASKS = ("{}.mask.png", "{}_mask.png", "{}_mask.tif", "{}_mask.tiff", "{}_anno.bmp")
 SPLITS: dict[str, Split] = {
@@ -50,7 +49,7 @@ def find_slides(paths: list[Path]) -> list[Path]:
 
 def find_labels(slide: Path, folder: Path | None) -> Path | None:
     """Find a slide's annotation by its name, beside the slide or in `folder`."""
-    for pattern in LABELS:
+    for pattern in ANNOTATION_NAMES:
         path = (folder or slide.parent) / pattern.format(slide.stem)
         if path.is_file():
             return path
@@ -128,9 +127,7 @@ def prepare_tiles(
         )  # fmt: skip
     if not rows:
         raise InputError(f"no tile in {folder}")
-    body = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=TILE_COLUMNS), body)
-    store.put(tiles_key(cohort), body.getvalue())
+    store.put(tiles_key(cohort), table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS)))
     return tiles_key(cohort)
 
 

@@ -1,4 +1,4 @@
-"""Where networks run."""
+"""The device that networks run on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from shared.settings import Settings
 
 
 def choose_device(config: Settings) -> str:
-    """The device that the settings name; for 'auto' a GPU, where torch finds one."""
+    """Return the device that the settings name; 'auto' is a GPU if torch finds one, else 'cpu'."""
     if config.device != "auto":
         return config.device
     try:

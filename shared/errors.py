@@ -1,4 +1,4 @@
-"""Errors for people: what was wrong, with which input, what to do."""
+"""Errors for people: each says what was wrong, with which input, and what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class HeteroTissueError(Exception):
 
 
 class InputError(HeteroTissueError):
-    """An input that no retry will mend: a bad file, request or option.
+    """An input that no retry will repair: a bad file, request or option.
 
     The job engine parks a shard that raises it at once, and the command line
     prints the message without a traceback.
@@ -16,7 +16,7 @@ class InputError(HeteroTissueError):
 
 
 class JobError(HeteroTissueError):
-    """A job that ended without the result that was asked for."""
+    """A job that ended without its result."""
 
 
 class CancelledError(HeteroTissueError):

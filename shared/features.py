@@ -17,13 +17,13 @@ from shared.storage import ObjectStore, sha256_file
 
 
 @dataclass(frozen=True)
-class Features:
+class PatchFeatures:
     """Features of a slide's patches.
 
     Attributes:
         coords: int64 (N, 2), level-0 x and y.
         features: float32 (N, D).
-        side: of a patch in level-0 pixels, where the file states it.
+        side: of a patch in level-0 pixels, or None if the file does not state it.
     """
 
     coords: Int64
@@ -47,8 +47,9 @@ def write_features(
         coords: int64 (N, 2), level-0 x and y.
         batches: float32 (n, dim) arrays, together N rows in the order of `coords`.
         dim: width of the features.
-        slide, grid: what the patches were cut from, and how.
-        encoder: what made the features.
+        slide: the slide of the patches.
+        grid: their size and spacing.
+        encoder: name of the encoder.
     """
     with h5py.File(path, "w") as file:
         places = file.create_dataset("coords", data=coords, track_times=False)
@@ -75,11 +76,11 @@ def write_features(
             done += len(batch)
 
 
-def read_features(path: Path) -> Features:
+def read_features(path: Path) -> PatchFeatures:
     """Read a features file of this project, TRIDENT or CLAM.
 
     Raises:
-        InputError: it is no such file, or its parts do not fit together.
+        InputError: the file is in another layout, or its parts do not fit together.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -99,16 +100,16 @@ def read_features(path: Path) -> Features:
         )
     if not np.isfinite(features).all():
         raise InputError(f"{path.name} has features that are not finite")
-    return Features(coords, features, None if stated is None else int(stated))
+    return PatchFeatures(coords, features, None if stated is None else int(stated))
 
 
 def import_features(
     store: ObjectStore, cohort: str, encoder: str, folder: Path, license_name: str = "unknown"
 ) -> FeatureRecord:
-    """Take features made elsewhere: one `<slide>.h5` for each slide of the cohort.
+    """Import features from other tools: one `<slide>.h5` for each slide of the cohort.
 
-    They are written anew in this project's layout. Patches need not be the cohort's own,
-    but as large.
+    They are rewritten in this project's layout. Their patches must be as large as the
+    cohort's, but may lie elsewhere.
 
     Raises:
         InputError: a slide's file is missing or malformed, its patches are of another size
@@ -122,17 +123,19 @@ def import_features(
         path = folder / f"{name}.h5"
         if not path.is_file():
             raise InputError(f"{folder} holds no {name}.h5, which cohort {cohort!r} needs")
-        found = read_features(path)
-        widths[name] = found.features.shape[1]
-        check_places(path, found, slide, grid)
+        patches = read_features(path)
+        widths[name] = patches.features.shape[1]
+        check_places(path, patches, slide, grid)
     if len(set(widths.values())) != 1:
         raise InputError(f"features of different widths: {widths}")
     counts, digests = {}, {}
     for name, slide in slides.items():
-        found = read_features(folder / f"{name}.h5")
+        patches = read_features(folder / f"{name}.h5")
         with store.writing(features_key(encoder, cohort, name)) as path:
-            write_features(path, found.coords, [found.features], widths[name], slide, grid, encoder)
-            counts[name], digests[name] = len(found.coords), sha256_file(path)
+            write_features(
+                path, patches.coords, [patches.features], widths[name], slide, grid, encoder
+            )
+            counts[name], digests[name] = len(patches.coords), sha256_file(path)
     made = FeatureRecord(
         encoder=encoder,
         cohort=cohort,
@@ -145,15 +148,15 @@ def import_features(
     return made
 
 
-def check_places(path: Path, found: Features, slide: SlideRecord, grid: PatchGrid) -> None:
-    """Raise `InputError` unless features are of patches of `slide`, as large as the grid's."""
+def check_places(path: Path, patches: PatchFeatures, slide: SlideRecord, grid: PatchGrid) -> None:
+    """Raise `InputError` unless the patches lie on `slide` and are as large as the grid's."""
     side = grid.size * grid.mpp / slide.mpp
-    if found.side is not None and abs(found.side - side) > 0.05 * side:
+    if patches.side is not None and abs(patches.side - side) > 0.05 * side:
         raise InputError(
-            f"{path.name} has patches of {found.side} level-0 px, the cohort's are {side:.0f}: "
-            "ingest the slides as a cohort with that patch size, or make the features anew"
+            f"{path.name} has patches of {patches.side} level-0 px, the cohort's are {side:.0f}: "
+            "ingest the slides as a cohort with that patch size, or make the features again"
         )
-    inside = (found.coords >= 0) & (found.coords < (slide.width, slide.height))
+    inside = (patches.coords >= 0) & (patches.coords < (slide.width, slide.height))
     if not inside.all():
         raise InputError(
             f"{path.name} has patches outside {slide.slide} ({slide.width}×{slide.height} px): "

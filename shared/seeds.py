@@ -1,4 +1,4 @@
-"""Seeds of single images, that follow from the request alone."""
+"""Seeds of single images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import hashlib
 
 
 def image_seed(seed: int, index: int) -> int:
-    """Seed of image `index` of a request or training, whatever batch, worker or try makes it."""
+    """Return the seed of image `index`, which does not depend on batch, worker or attempt."""
     digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

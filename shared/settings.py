@@ -1,4 +1,4 @@
-"""Settings of a process, read from HTD_* environment variables and files of secrets."""
+"""Settings of a process, from HTD_* environment variables and files of secrets."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SECRETS = Path("/run/secrets")
-"""Where containers find their secrets: a file `htd_<name>` each."""
+"""Folder of a container's secrets: one file `htd_<name>` each."""
 
 
 class Settings(BaseSettings):
-    """What a process needs to know about its surroundings.
+    """The surroundings of a process.
 
     Every field is set by the environment variable `HTD_<NAME>`, or by the file
     `htd_<name>` in `SECRETS`. There are no default secrets: an S3 store without
     keys is an error.
+
+    The fields, by the package that reads them:
+
+        shared.storage    store, s3_*, cache_dir
+        shared.jobs       threads, device, max_failures, max_starts
+        shared.queue      broker_url, lease_seconds, reconcile_seconds, keep_images_days,
+                          stop_seconds, visibility_timeout
+        shared.serving    triton_url
+        services.gateway  gateway_*
     """
 
     model_config = SettingsConfigDict(
@@ -38,9 +47,11 @@ class Settings(BaseSettings):
     triton_url: str = Field("", description="host:port of Triton's gRPC; empty: sample in process")
     threads: int = Field(2, ge=1, description="CPU threads of one worker; fixes rounding")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    max_failures: int = Field(3, ge=1, description="errors after which a shard is parked")
-    max_starts: int = Field(12, ge=1, description="starts (lost workers) after which it is parked")
-    lease_seconds: int = Field(60, ge=2, description="a shard's lease outlives its worker by this")
+    max_failures: int = Field(3, ge=1, description="errors after which a unit is parked")
+    max_starts: int = Field(
+        12, ge=1, description="starts without an end (lost workers) after which a unit is parked"
+    )
+    lease_seconds: int = Field(60, ge=2, description="a unit's lease outlives its worker by this")
     reconcile_seconds: float = Field(15.0, gt=0, description="pause between two reconciliations")
     keep_images_days: int = Field(
         30, ge=1, description="single images are removed this long after they were made"

@@ -1,4 +1,4 @@
-"""Tissue types: a small file in which a person names and merges what the clustering found."""
+"""Tissue types: a small file in which a person names and merges the clusters of a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_types(store: ObjectStore, run: str, k: int) -> dict[int, TissueType]:
     """Read a run's types file.
 
     Raises:
-        InputError: it is malformed, or a type is missing or merged into none.
+        InputError: the file is malformed, lacks a type, or merges one into a missing type.
     """
     key = cluster_key(run, "types.yaml")
     try:
@@ -50,15 +50,15 @@ def read_types(store: ObjectStore, run: str, k: int) -> dict[int, TissueType]:
 
 
 def check_types(types: dict[int, TissueType], k: int, key: str) -> None:
-    """Raise `InputError` unless `types` are the types 1 to k, merged into one another only."""
+    """Raise `InputError` unless `types` are the types 1 to k, merged only into one another."""
     if set(types) != set(range(1, k + 1)):
         raise InputError(
-            f"{key} must list the types 1 to {k}, each once: mend it, delete it to have it written "
-            "anew, or give the clustering another name"
+            f"{key} must list the types 1 to {k}, each once: correct it, delete it to have it "
+            "written again, or give the clustering another name"
         )
     for label, kind in types.items():
         if kind.merge is not None and kind.merge not in types:
-            raise InputError(f"{key}: type {label} is merged into {kind.merge}, which is none")
+            raise InputError(f"{key}: type {label} is merged into {kind.merge}, which is no type")
 
 
 def classes_of(types: dict[int, TissueType]) -> tuple[Classes, UInt8]:

@@ -12,8 +12,9 @@ from heterotissue.stages import load_stage
 from services.gateway.api.resources import Resources
 from services.gateway.api.tokens import Scope
 from services.gateway.app import make_app
+from shared.contracts.tenants import LOCAL
 from shared.jobs import JobStatus, run_job
-from shared.queue.tenants import LOCAL, ledger_of
+from shared.queue.tenants import ledger_of
 from shared.settings import Settings
 
 

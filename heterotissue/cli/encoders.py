@@ -13,8 +13,8 @@ def encoders() -> None:
     from shared.encoders import REGISTRY
 
     table = Table(box=None)
-    for column in ("key", "dim", "input", "licence", "commercial", "gated", "how to get it"):
-        table.add_column(column, overflow="fold")
+    for column in ("key", "dim", "input", "licence", "commercial use", "gated", "how to get it"):
+        table.add_column(column, overflow="fold", no_wrap=column == "key")
     for key, known in REGISTRY.items():
         table.add_row(
             key if known.loads else f"[dim]{key} (import only)[/]",

@@ -1,4 +1,4 @@
-"""The light classifier: tissue types straight from pixels, distilled from the clustering.
+"""The light classifier: tissue types from pixels, distilled from the clustering.
 
 The paper labels new slides with a small network in place of the foundation model
 (HeteroTissue-Diffuse, section 3); here it is the embedded encoder's network.
@@ -66,8 +66,8 @@ def train_classifier(
 @torch.inference_mode()
 def accuracy(model: TypeClassifier, images: UInt8, labels: Int64, device: str) -> float:
     """Top-1 accuracy on patches, 0 to 1."""
-    found = [
+    predicted = [
         model(torch.from_numpy(images[start : start + BATCH]).to(device)).argmax(1).cpu().numpy()
         for start in range(0, len(images), BATCH)
     ]
-    return float((np.concatenate(found) == labels).mean())
+    return float((np.concatenate(predicted) == labels).mean())

@@ -1,4 +1,4 @@
-"""The gallery: example patches of every tissue type, for a person to name it."""
+"""The gallery: example patches of every tissue type, by which a person names it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from shared.storage import ObjectStore
 
 Spot = tuple[int, int]
 
-EXAMPLES = 10
-SHOWN = 96
+EXAMPLES_PER_TYPE = 10
+
+EXAMPLE_SIDE = 96
 """Side of an example in pixels."""
 
 
@@ -39,12 +40,12 @@ def find_examples(store: ObjectStore, run: str, cohort: CohortRecord) -> dict[in
     """Read each type's patches nearest to its centroid, taking turns between slides.
 
     Args:
-        store: where slides and assignments are.
-        run: the clustering.
+        store: holds slides and assignments.
+        run: name of the clustering.
         cohort: its cohort.
 
     Returns:
-        Label (cluster + 1) → at most `EXAMPLES` RGB squares; types without patches are not in it.
+        Label (cluster + 1) → at most `EXAMPLES_PER_TYPE` RGB squares, for types with patches.
     """
     ranked: dict[int, list[tuple[int, float, str, Spot]]] = {}
     for slide in sorted(cohort.splits):
@@ -53,12 +54,12 @@ def find_examples(store: ObjectStore, run: str, cohort: CohortRecord) -> dict[in
         clusters, distances, xs, ys = columns
         for cluster in np.unique(clusters).tolist():
             members = np.flatnonzero(clusters == cluster)
-            nearest = members[np.argsort(distances[members], kind="stable")[:EXAMPLES]]
+            nearest = members[np.argsort(distances[members], kind="stable")[:EXAMPLES_PER_TYPE]]
             ranked.setdefault(cluster, []).extend(
                 (turn, float(distances[i]), slide, (int(xs[i]), int(ys[i])))
                 for turn, i in enumerate(nearest.tolist())
             )
-    chosen = {cluster: sorted(ranked[cluster])[:EXAMPLES] for cluster in sorted(ranked)}
+    chosen = {cluster: sorted(ranked[cluster])[:EXAMPLES_PER_TYPE] for cluster in sorted(ranked)}
     images = _read_all(store, cohort.patches, [spot for row in chosen.values() for spot in row])
     return {
         cluster + 1: [images[slide, place] for _, _, slide, place in row]
@@ -69,13 +70,13 @@ def find_examples(store: ObjectStore, run: str, cohort: CohortRecord) -> dict[in
 def _read_all(
     store: ObjectStore, grid: PatchGrid, wanted: list[tuple[int, float, str, Spot]]
 ) -> dict[tuple[str, Spot], UInt8]:
-    """Open every slide once, however many types it shows."""
-    found: dict[tuple[str, Spot], UInt8] = {}
+    """Read patches, (slide, corner) → RGB square, opening every slide once."""
+    images: dict[tuple[str, Spot], UInt8] = {}
     for slide in sorted({slide for _, _, slide, _ in wanted}):
         spots = [place for _, _, name, place in wanted if name == slide]
         for place, image in zip(spots, read_patches(store, slide, grid, spots), strict=True):
-            found[slide, place] = _resized(image, SHOWN)
-    return found
+            images[slide, place] = _resized(image, EXAMPLE_SIDE)
+    return images
 
 
 def _resized(image: UInt8, side: int) -> UInt8:

@@ -1,4 +1,4 @@
-"""Hierarchical spherical k-means: split what varies most (HeteroTissue-Diffuse, section 3)."""
+"""Hierarchical spherical k-means (HeteroTissue-Diffuse, section 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from shared.arrays import Float32, Int64
 from shared.errors import InputError
 
-REDO = 3
+RESTARTS = 3
+"""Starts of each k-means; the best result is kept."""
 
 
 def normalize(features: Float32) -> Float32:
@@ -18,10 +19,10 @@ def normalize(features: Float32) -> Float32:
 
 
 def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
-    """Choose `count` rows that differ: each next one lies farthest from those chosen.
+    """Choose `count` rows that differ, by farthest-point sampling on unit vectors.
 
-    Farthest-point sampling on unit vectors, from a random start; half of the rows are
-    drawn at random, so that outliers do not crowd out what is common.
+    Half of the rows are drawn at random, so that outliers do not crowd out common patches;
+    each further row is the farthest from those chosen.
 
     Returns:
         int64 indices, sorted.
@@ -45,7 +46,7 @@ def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
 
 
 def kmeans(points: Float32, k: int, iterations: int, seed: int) -> Float32:
-    """Spherical k-means by FAISS, on a GPU where there is one.
+    """Run spherical k-means by FAISS, on a GPU if there is one.
 
     Returns:
         float32 (k, d) centroids of unit length.
@@ -55,7 +56,7 @@ def kmeans(points: Float32, k: int, iterations: int, seed: int) -> Float32:
         points.shape[1],
         k,
         niter=iterations,
-        nredo=REDO,
+        nredo=RESTARTS,
         spherical=True,
         seed=seed,
         gpu=gpu,
@@ -69,7 +70,7 @@ def kmeans(points: Float32, k: int, iterations: int, seed: int) -> Float32:
 def hierarchical_kmeans(
     features: Float32, k: int, first_k: int, iterations: int, seed: int
 ) -> Float32:
-    """Cluster into `first_k`, then split the cluster of greatest scatter in two until `k`.
+    """Make `first_k` clusters, then split the one of largest scatter in two until there are `k`.
 
     Args:
         features: float32 (n, d); made unit length here.

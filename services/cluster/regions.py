@@ -1,4 +1,4 @@
-"""Regions along the pseudo label maps, with types named and merged as a person says."""
+"""Regions along the pseudo label maps, with the names and merges of types.yaml."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
 from shared.imaging.codec import encode_png
-from shared.imaging.label_map import TILE, LabelMap, write_label_map
+from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
@@ -25,7 +25,7 @@ from shared.tissue_types import classes_of, read_types
 def write_map(path: Path, labels: UInt8, mpp: float) -> None:
     """Write a label map that is in memory: uint8 (height, width)."""
     height, width = labels.shape
-    strips = (labels[top : top + TILE] for top in range(0, height, TILE))
+    strips = (labels[top : top + LABEL_TILE] for top in range(0, height, LABEL_TILE))
     write_label_map(path, strips, width, height, mpp)
 
 
@@ -52,10 +52,10 @@ def sum_up(
     """Write the record of a clustering's region set, and the gallery of its types.
 
     Args:
-        store: where to.
+        store: receives both.
         record: the clustering.
         rule: of its regions.
-        parts: slide → what `cut_slide` returned.
+        parts: slide → the result of `cut_slide`.
     """
     cohort = store.get_model(cohort_key(record.cohort), CohortRecord)
     types = read_types(store, record.run, record.k)
@@ -81,12 +81,12 @@ def sum_up(
 
 
 def apply_types(store: ObjectStore, run: str) -> RegionSet:
-    """Make a clustering's regions and gallery anew after its types.yaml was edited.
+    """Make a clustering's regions and gallery again after its types.yaml was edited.
 
     The clustering itself stays; the same file gives the same bytes.
 
     Raises:
-        InputError: there is no such clustering, or its types.yaml is malformed.
+        InputError: the clustering is missing, or its types.yaml is malformed.
     """
     record = store.get_model(cluster_key(run, "run.json"), ClusterRecord)
     before = load_region_set(store, run)

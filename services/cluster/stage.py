@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import cv2
-import faiss
 import h5py
 import numpy as np
 import pyarrow as pa
 import safetensors.torch
-import torch
 from numpy.typing import NDArray
 
 from services.cluster.classifier import accuracy, train_classifier
@@ -31,13 +29,14 @@ from shared.storage.formats import table_bytes
 from shared.tissue_types import default_types, read_types, write_types
 
 FIT, CLASSIFY = "fit", "classifier"
-STREAM = 16384
-"""Features in memory at a time."""
+PATCHES_AT_ONCE = 16384
+"""Patches whose features are in memory at once."""
 
-POOL = 10
-"""Patches from which a slide's diverse sample is chosen, for each one of the sample."""
+POOL_FACTOR = 10
+"""Size of the random pool of a slide's patches, in multiples of the diverse sample."""
 
 CLASSIFIER_PATCHES = 4000
+"""Patches that the light classifier is trained on."""
 
 
 class ClusterStage(Stage[ClusterRequest]):
@@ -70,8 +69,6 @@ class ClusterStage(Stage[ClusterRequest]):
         return Plan(phases=tuple(phases))
 
     def run(self, request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        torch.set_num_threads(context.threads)
-        faiss.omp_set_num_threads(context.threads)
         slide = str(shard.args.get("slide", ""))
         if shard.id.startswith("sample-"):
             return _sample(request, slide, context.store)
@@ -120,23 +117,23 @@ def _cohort(store: ObjectStore, request: ClusterRequest) -> CohortRecord:
 def _stream(
     store: ObjectStore, request: ClusterRequest, slide: str
 ) -> Iterator[tuple[Int64, Float32]]:
-    """Yield a slide's coordinates and features, at most `STREAM` patches at a time."""
+    """Yield a slide's coordinates and features, at most `PATCHES_AT_ONCE` patches at a time."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with h5py.File(path, "r") as file:
         coords, features = file["coords"], file["features"]
-        for start in range(0, len(features), STREAM):
-            part = slice(start, start + STREAM)
+        for start in range(0, len(features), PATCHES_AT_ONCE):
+            part = slice(start, start + PATCHES_AT_ONCE)
             yield np.asarray(coords[part], np.int64), np.asarray(features[part], np.float32)
 
 
 def _sample(request: ClusterRequest, slide: str, store: ObjectStore) -> dict[str, Any]:
-    """Choose from a random pool, so that memory does not grow with the number of patches."""
+    """Choose a slide's diverse sample from a random pool, so that memory is bounded."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with h5py.File(path, "r") as file:
         total, width = file["features"].shape
     drawn = np.random.default_rng([request.seed, 2]).permutation(total)
     wanted = np.zeros(total, bool)
-    wanted[drawn[: POOL * request.sample_per_slide]] = True
+    wanted[drawn[: POOL_FACTOR * request.sample_per_slide]] = True
     parts, seen = [np.zeros((0, width), np.float32)], 0
     for _, features in _stream(store, request, slide):
         parts.append(features[wanted[seen : seen + len(features)]])
@@ -169,7 +166,7 @@ def _load(store: ObjectStore, key: str) -> Float32:
 
 
 def _assign(request: ClusterRequest, slide: str, context: Context) -> dict[str, Any]:
-    """Stream a slide's features past the centroids; memory does not grow with their number."""
+    """Assign a slide's patches to their nearest centroids, in bounded memory."""
     store = context.store
     centroids = _load(store, cluster_key(request.run, "centroids.npy"))
     count = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
@@ -214,9 +211,9 @@ def _record_types(
 
 
 def type_map(coords: Int64, clusters: UInt8, record: SlideRecord, grid: PatchGrid) -> UInt8:
-    """Lay patch clusters out, one pixel per stride: cluster + 1, 0 where no patch lies.
+    """Make a map of the patches' clusters, one pixel per stride: cluster + 1, or 0 without a patch.
 
-    A patch stands at its corner's pixel; with overlap it covers further ones, see `vote`.
+    A patch marks the pixel of its corner; overlapping patches cover more pixels, see `vote`.
     """
     step = grid.stride * grid.mpp
     shape = (
@@ -236,7 +233,7 @@ def vote(labels: UInt8, k: int, covers: int, radius: int) -> UInt8:
     Args:
         labels: uint8 (height, width) of `type_map`.
         k: number of types.
-        covers: pixels that a patch covers each way, from its own on to the right and down.
+        covers: pixels that a patch covers to the right and down, its own included.
         radius: of the smoothing, in pixels.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The embed stage: train the embedded encoder if it is asked for, then one shard per slide."""
+"""The embed stage: train the embedded encoder if it is requested, then one shard per slide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import safetensors.torch
-import torch
 
 from services.embed.training import WINDOW, train_encoder
 from shared.arrays import Float32, UInt8
@@ -63,7 +62,6 @@ class EmbedStage(Stage[EmbedRequest]):
         return Plan(phases=(slides,))
 
     def run(self, request: EmbedRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        torch.set_num_threads(context.threads)
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
         if shard.id == FIT:
             return _fit(request, record, context)
@@ -98,19 +96,19 @@ def _imported(request: EmbedRequest, slide: str) -> str:
 def _import(
     request: EmbedRequest, record: CohortRecord, name: str, context: Context
 ) -> dict[str, Any]:
-    """Take a slide's features from elsewhere, written anew in our layout."""
+    """Import a slide's features from another tool, and rewrite them in this project's layout."""
     slide = context.store.get_model(slide_key(name), SlideRecord)
     source = context.store.local(_imported(request, name))
-    found = read_features(source)
-    check_places(source, found, slide, record.patches)
-    width = found.features.shape[1]
+    patches = read_features(source)
+    check_places(source, patches, slide, record.patches)
+    width = patches.features.shape[1]
     with context.store.writing(features_key(request.encoder, request.cohort, name)) as path:
         write_features(
-            path, found.coords, [found.features], width, slide, record.patches, request.encoder
+            path, patches.coords, [patches.features], width, slide, record.patches, request.encoder
         )
         digest = sha256_file(path)
     return {
-        "patches": len(found.coords),
+        "patches": len(patches.coords),
         "dim": width,
         "license": "unknown",
         "sha256": digest,
@@ -151,7 +149,7 @@ def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[
 
 
 def _read(slide: Slide, x: int, y: int, side: int, mpp: float) -> UInt8:
-    """Read a square; where `mpp` is finer than the slide, enlarge its finest pixels."""
+    """Read a square; if `mpp` is finer than the slide, enlarge the slide's finest pixels."""
     finest = max(mpp, slide.mpp)
     pixels = max(1, round(side * mpp / finest))
     image = slide.read(x, y, (pixels, pixels), finest)

@@ -1,10 +1,13 @@
 """Self-supervised training of the embedded encoder, from the cohort's own patches.
 
-Contrastive (SimCLR, Chen et al. 2020), with what is particular to tissue: patches a few
-cells apart are mostly the same tissue, so the two views of an image are crops at
-different places of a wider window; no direction or staining is special, so views are
-turned, mirrored and re-stained; and a batch comes from one slide, so that its staining
-tells no two patches apart and only the tissue can.
+The training is contrastive (SimCLR, Chen et al. 2020), adapted to tissue:
+
+- Patches a few cells apart are mostly the same tissue, so the two views of an image are
+  crops at different places of a wider window.
+- Tissue has no direction and its staining varies, so views are turned, mirrored and
+  re-stained.
+- A batch comes from one slide, so that patches differ by their tissue and not by the
+  staining of their slide.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ BATCH = 96
 TEMPERATURE = 0.2
 PROJECTION = 96
 LEARNING_RATE = 1e-3
-"""Twice of it, or gradients as they come, and all views may collapse to one: it depends on no
-more than how a processor rounds."""
+"""At twice this rate, or without clipped gradients, all views may collapse to one feature,
+depending only on how a processor rounds."""
 
 
 def view(window: UInt8, rng: np.random.Generator) -> UInt8:
@@ -72,10 +75,10 @@ def train_encoder(
     Args:
         windows: uint8 RGB (N, WINDOW, WINDOW, 3).
         slides: (N,) number of each window's slide.
-        steps: of `BATCH` pairs of views, all of one slide.
+        steps: number of steps, each on `BATCH` pairs of views of one slide.
         seed: decides weights and views.
         device: to train on.
-        report: called with steps done, all steps, and a note.
+        report: called with the number of finished steps, of all steps, and a note.
     """
     net = random_net(seed).to(device)
     head = nn.Sequential(nn.Linear(net.dim, 192), nn.ReLU(), nn.Linear(192, PROJECTION))

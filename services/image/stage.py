@@ -14,7 +14,7 @@ from shared.datasets.samples import relabel
 from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
-from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.imaging.region_sets import load_region_set, read_region
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model
 from shared.seeds import image_seed
@@ -96,14 +96,7 @@ def _cut(
     """Cut a crop of a class out of a region; None where the region does not hold the class."""
     name, key = str(given.regions), str(given.region)
     record = load_region_set(store, name)
-    # A region's key is <slide>_<x>_<y>, or <slide>_<tile>_<x>_<y>.
-    own = [part for part in record.slides if key.startswith(f"{part.slide}_")]
-    index = RegionIndex(
-        store, record.model_copy(update={"slides": tuple(own)}), "train", "val", "test"
-    )
-    if key not in index.keys:
-        raise InputError(f"region set {name!r} has no region {key!r}")
-    region = index[index.keys.index(key)]
+    region = read_region(store, record, key)
     table = relabel(record.classes, model.classes, f"region set {name!r}")
     rule = CropRule.of(model.recipe.denoiser, model.classes)
     return take_crop(region.image, table[region.labels], given.label, rule, rng, model.size)

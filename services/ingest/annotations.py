@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,10 +23,10 @@ from shapely.geometry import Polygon, shape
 from shapely.geometry.base import BaseGeometry
 
 from shared.arrays import Int64, UInt8
+from shared.contracts.annotations import LabelFormat, guess_format, known_formats
 from shared.contracts.base import Classes
-from shared.contracts.ingest import LabelFormat
 from shared.errors import InputError
-from shared.imaging.label_map import TILE
+from shared.imaging.label_map import LABEL_TILE
 
 PANDA_NAMES: dict[str, dict[int, str]] = {
     "panda-radboud": {
@@ -46,25 +46,19 @@ class Outline:
     area: BaseGeometry
 
 
-def guess_format(path: Path) -> LabelFormat:
-    """Guess an annotation's format by its file name."""
-    suffix = path.suffix.lower()
-    if suffix == ".xml":
-        return "asap"
-    if suffix in {".geojson", ".json"}:
-        return "geojson"
-    if suffix in {".png", ".tif", ".tiff", ".npy"}:
-        return "indexed"
-    raise InputError(
-        f"{path.name}: labels must be ASAP .xml, QuPath .geojson, or an indexed .png, .tif or .npy"
-    )
+def format_of(path: Path) -> LabelFormat:
+    """Guess an annotation's format by its file name. Raises `InputError`."""
+    kind = guess_format(path)
+    if kind is None:
+        raise InputError(f"{path.name}: labels must be {known_formats()}")
+    return kind
 
 
 def read_asap(path: Path) -> list[Outline]:
-    """Read an ASAP XML file (Camelyon16); its polygons have no holes, later ones lie above.
+    """Read an ASAP XML file (Camelyon16); polygons have no holes and cover earlier ones.
 
     Raises:
-        InputError: the file is no such XML, or a polygon is malformed.
+        InputError: the file is not ASAP XML, or a polygon is malformed.
     """
     try:
         root = cast(Element, parse(path).getroot())
@@ -82,7 +76,7 @@ def read_asap(path: Path) -> list[Outline]:
                 f"{path.name}: annotation {number} has a malformed coordinate ({error})"
             ) from error
         if len(points) < 3:
-            continue  # ASAP also keeps dots and rulers
+            continue  # a dot or a ruler
         ring = [(x, y) for x, y, _ in sorted(points, key=lambda point: point[2])]
         name = item.get("PartOfGroup") or "None"
         outlines.append(Outline(name, make_valid(Polygon(ring))))
@@ -95,7 +89,7 @@ def read_geojson(path: Path) -> list[Outline]:
     """Read QuPath GeoJSON: a FeatureCollection, a list of features, or one feature.
 
     Raises:
-        InputError: the file is no such JSON, or a geometry is malformed.
+        InputError: the file is not GeoJSON, or a geometry is malformed.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -117,13 +111,20 @@ def read_geojson(path: Path) -> list[Outline]:
     return outlines
 
 
-def settle(outlines: list[Outline]) -> list[Outline]:
-    """Bring outlines that were traced along pixel centres into continuous coordinates.
+OUTLINE_READERS: dict[LabelFormat, Callable[[Path], list[Outline]]] = {
+    "asap": read_asap,
+    "geojson": read_geojson,
+}
+"""Readers of the formats that hold outlines; the other formats are images of labels."""
 
-    Contour tracers such as OpenCV's name boundary pixels by their whole-number indices:
-    all vertices are integers and edges run diagonally. There a pixel on the outline
-    belongs to it, and its centre lies half a pixel further. Outlines along pixel edges
-    (axis-parallel) and drawn ones (fractions) are continuous already.
+
+def settle(outlines: list[Outline]) -> list[Outline]:
+    """Shift outlines that were traced along pixel centres to continuous coordinates.
+
+    Contour tracers such as OpenCV's give the indices of boundary pixels: all vertices are
+    integers, and some edges are diagonal. Such an outline includes its boundary pixels, whose
+    centres lie half a pixel further. Outlines along pixel edges (axis-parallel) and drawn
+    outlines (fractions) are in continuous coordinates already.
     """
     points = [get_coordinates(outline.area) for outline in outlines]
     whole = all((part == part.round()).all() for part in points)
@@ -149,9 +150,10 @@ def _flat(geometry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _classification(feature: dict[str, Any]) -> str:
+    """Return the class name of a GeoJSON feature, or 'None'."""
     properties = feature.get("properties") or {}
-    found = properties.get("classification") or properties.get("label") or properties.get("name")
-    name = found.get("name") if isinstance(found, dict) else found
+    label = properties.get("classification") or properties.get("label") or properties.get("name")
+    name = label.get("name") if isinstance(label, dict) else label
     return str(name) if name else "None"
 
 
@@ -160,8 +162,8 @@ def name_to_index(
 ) -> dict[str, int]:
     """Map annotation names to class indices.
 
-    A name is looked up in `label_names`, then among the classes; case, `_` and `-` do
-    not matter.
+    A name is looked up in `label_names`, then among the classes, without regard to case,
+    `_` and `-`.
 
     Raises:
         InputError: a name belongs to no class.
@@ -179,6 +181,7 @@ def name_to_index(
 
 
 def _plain(name: str) -> str:
+    """Return a name without case, `_` and `-`."""
     return name.lower().replace("_", " ").replace("-", " ")
 
 
@@ -189,7 +192,7 @@ def _by_plain_name(classes: Classes) -> dict[str, int]:
 def rasterize(
     outlines: Sequence[tuple[BaseGeometry, int]], width: int, height: int, factor: float
 ) -> Iterator[UInt8]:
-    """Paint outlines in their order, as strips of `TILE` rows.
+    """Paint outlines in their order, as strips of `LABEL_TILE` rows.
 
     A pixel belongs to an outline if its centre does.
 
@@ -200,8 +203,8 @@ def rasterize(
     """
     areas = [scale(area, 1 / factor, 1 / factor, origin=(0, 0)) for area, _ in outlines]
     tree = STRtree(areas)
-    for top in range(0, height, TILE):
-        rows = min(TILE, height - top)
+    for top in range(0, height, LABEL_TILE):
+        rows = min(LABEL_TILE, height - top)
         here = sorted(tree.query(box(-1, top - 1, width + 1, top + rows + 1)).tolist())
         shapes = [(areas[i], outlines[i][1]) for i in here if not areas[i].is_empty]
         if not shapes:
@@ -216,7 +219,7 @@ def rasterize(
 
 
 def read_indexed(path: Path) -> UInt8:
-    """Read an indexed label image: PNG (grey or palette), TIFF (the red channel counts) or npy.
+    """Read an indexed label image: PNG (grey or palette), TIFF (its red channel) or npy.
 
     Returns:
         uint8 (height, width).
@@ -290,7 +293,7 @@ def label_strips(
 ) -> Iterator[UInt8]:
     """Turn an annotation into strips of a slide's label map.
 
-    All checks are done before the first strip is given.
+    Every check runs before the first strip is yielded.
 
     Args:
         path: the annotation.
@@ -307,8 +310,8 @@ def label_strips(
     if not path.is_file():
         raise InputError(f"labels {path} are not there")
     width, height = map_size
-    if kind in {"asap", "geojson"}:
-        outlines = settle(read_asap(path) if kind == "asap" else read_geojson(path))
+    if kind in OUTLINE_READERS:
+        outlines = settle(OUTLINE_READERS[kind](path))
         indices = name_to_index([o.name for o in outlines], classes, label_names, path)
         painted = [(outline.area, indices[outline.name]) for outline in outlines]
         return rasterize(painted, width, height, slide_size[0] / width)
@@ -320,9 +323,10 @@ def label_strips(
 
 
 def _resampled(image: UInt8, table: UInt8, width: int, height: int) -> Iterator[UInt8]:
+    """Resize a label image by nearest neighbour, as strips of classes."""
     columns = ((np.arange(width) + 0.5) * image.shape[1] / width).astype(int)
-    for top in range(0, height, TILE):
-        rows = np.arange(top, min(top + TILE, height))
+    for top in range(0, height, LABEL_TILE):
+        rows = np.arange(top, min(top + LABEL_TILE, height))
         picked = ((rows + 0.5) * image.shape[0] / height).astype(int)
         yield table[image[picked][:, columns]]
 

@@ -1,4 +1,4 @@
-"""The patch index: a grid of patches over the tissue, as Parquet."""
+"""The patch index: the patches of a grid that hold tissue."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def patch_index(
     Args:
         slide: open slide.
         tissue: bool mask of the whole slide at any resolution.
-        grid: size, stride and least tissue share.
+        grid: size, stride and smallest tissue share.
         labels: label map, if the slide is annotated.
         classes: number of classes, background included.
 
@@ -79,7 +79,7 @@ def box_shares(
     width: int,
     height: int,
 ) -> Float64:
-    """Share of `mask` in boxes of side × side_y level-0 pixels at all (y, x) corners."""
+    """Return the share of `mask` in boxes of side × side_y level-0 pixels, by (y, x) corner."""
     if not len(xs) or not len(ys):
         return np.zeros((len(ys), len(xs)))
     sums = cv2.integral(mask.astype(np.uint8))

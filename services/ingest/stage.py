@@ -1,4 +1,4 @@
-"""The ingest stage: one shard per slide, or per slide that tiles were cut from."""
+"""The ingest stage: one shard per slide, or per slide of the tiles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from services.ingest.annotations import guess_format, label_strips
+from services.ingest.annotations import format_of, label_strips
 from services.ingest.patches import patch_index
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from services.ingest.tissue import MPP, stain_of, tissue_mask
@@ -38,8 +38,11 @@ from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import sha256_file
 from shared.storage.formats import table_bytes
 
-THUMBNAIL = 1024
-LARGEST_MASK = 8192
+THUMBNAIL_SIDE = 1024
+"""Longer side of a thumbnail, pixels."""
+
+MAX_MASK_SIDE = 8192
+"""Longest side of the image that tissue is found on, pixels."""
 
 
 class IngestStage(Stage[IngestRequest]):
@@ -128,7 +131,7 @@ def _ingest(
 ) -> dict[str, Any]:
     store, name = context.store, source.slide
     slide.check_mpp(request.patches.mpp)
-    side = min(LARGEST_MASK, math.ceil(max(slide.width, slide.height) * slide.mpp / MPP))
+    side = min(MAX_MASK_SIDE, math.ceil(max(slide.width, slide.height) * slide.mpp / MPP))
     if min(slide.width, slide.height) * slide.mpp < request.patches.size * request.patches.mpp:
         raise InputError(
             f"{path.name} is {slide.width}×{slide.height} px, smaller than one patch of "
@@ -195,7 +198,7 @@ def _write_labels(
     if request.classes is None or source.labels is None:
         raise InputError(f"{source.slide}: labels need classes")
     with local_source(context.store, source.labels) as path:
-        kind = source.label_format or guess_format(path)
+        kind = source.label_format or format_of(path)
         factor = request.regions.mpp / slide.mpp
         size = (max(1, round(slide.width / factor)), max(1, round(slide.height / factor)))
         strips = label_strips(
@@ -205,6 +208,6 @@ def _write_labels(
 
 
 def _shrunk(rgb: UInt8) -> UInt8:
-    factor = min(1.0, THUMBNAIL / max(rgb.shape[:2]))
+    factor = min(1.0, THUMBNAIL_SIDE / max(rgb.shape[:2]))
     size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)

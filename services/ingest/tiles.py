@@ -1,4 +1,4 @@
-"""Tiles that were cut elsewhere, with their masks → regions."""
+"""Tiles from other tools, with their masks → regions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from shared.storage import ObjectStore, sha256
 
 Row = dict[str, Any]
 
-LARGEST = 8192
+MAX_TILE_SIDE = 8192
+"""Longest side of a tile, pixels; larger images are slides."""
 
 
 def read_tiles(store: ObjectStore, key: str) -> dict[str, list[Row]]:
@@ -39,7 +40,7 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
     Raises:
         InputError: tiles of one slide are in two splits.
     """
-    found: dict[str, Split] = {}
+    given: dict[str, Split] = {}
     for slide, rows in slides.items():
         splits = {row["split"] for row in rows}
         if len(splits) > 1:
@@ -48,8 +49,8 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
                 "patient belongs to one split, or the figures will flatter"
             )
         if (split := splits.pop()) is not None:
-            found[slide] = split
-    return found
+            given[slide] = split
+    return given
 
 
 def cut_tiles(
@@ -58,12 +59,12 @@ def cut_tiles(
     """Write the regions of one slide's tiles: their table and their shard.
 
     Args:
-        store: where to.
-        name: region set.
+        store: holds the tiles, and receives the regions.
+        name: of the region set.
         slide: name of the slide or patient.
         rows: its tiles.
         classes: of the label maps.
-        rule: which windows of a tile, and their size and mpp.
+        rule: chooses the windows of a tile, and states their size and mpp.
 
     Returns:
         The number of regions, and the SHA-256 of the shard.
@@ -80,7 +81,8 @@ def cut_tiles(
             stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(row["image"]).stem)
             for window in choose_windows(labels, len(classes), rule.size, rule.stride, rule):
                 x, y = round(window.x * ratio), round(window.y * ratio)
-                key = f"{slide}_{number}-{stem}_{x}_{y}"  # names may recur in other folders
+                # Numbered, because names recur in other folders.
+                key = f"{slide}_{number}-{stem}_{x}_{y}"
                 table.append(
                     {
                         "key": key,
@@ -111,7 +113,7 @@ def _read(store: ObjectStore, row: Row, classes: Classes, rule: RegionRule) -> t
     if image.shape[:2] != mask.shape:
         raise InputError(
             f"tile {name} is {image.shape[1]}×{image.shape[0]} px, its mask "
-            f"{mask.shape[1]}×{mask.shape[0]}: both must be alike"
+            f"{mask.shape[1]}×{mask.shape[0]}: both must have the same size"
         )
     if row["label"] is not None:
         labels = np.where(mask > 0, row["label"], 0).astype(np.uint8)
@@ -144,9 +146,9 @@ def _pixels(store: ObjectStore, source: str, kind: int) -> UInt8:
         array = cv2.imdecode(np.fromfile(path, np.uint8), kind)
     if array is None:
         raise InputError(f"{Path(source).name} can't be read as an image: is it damaged?")
-    if max(array.shape[:2]) > LARGEST:
+    if max(array.shape[:2]) > MAX_TILE_SIDE:
         raise InputError(
             f"{Path(source).name} is {array.shape[1]}×{array.shape[0]} px, more than a tile's "
-            f"{LARGEST}: ingest it as a slide"
+            f"{MAX_TILE_SIDE}: ingest it as a slide"
         )
     return np.asarray(array, np.uint8)

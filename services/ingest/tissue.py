@@ -1,4 +1,4 @@
-"""Where a slide has tissue, and whether it looks like H&E."""
+"""Finding the tissue of a slide, and whether its stain looks like H&E."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ MPP = 8.0
 """Resolution of the tissue mask, µm per pixel; coarser for huge slides."""
 
 MIN_AREA = 100**2
-"""Specks and holes smaller than this, in µm², do not count."""
+"""Area of the smallest speck or hole that counts, µm²."""
 
-LEAST_SATURATION = 0.06
+MIN_SATURATION = 0.06
+"""Lower bound of the threshold on saturation, 0 to 1."""
 
 
 def ink_mask(rgb: UInt8) -> Mask:
@@ -40,8 +41,9 @@ def ink_mask(rgb: UInt8) -> Mask:
 def tissue_mask(rgb: UInt8, mpp: float) -> Mask:
     """Find tissue on a thumbnail.
 
-    Otsu's threshold on the saturation of a median-filtered image, without ink, small
-    specks and small holes. Blank fields have no tissue whatever Otsu says.
+    Tissue is above Otsu's threshold on the saturation of a median-filtered image, without
+    ink, small specks and small holes. The threshold is bounded, because Otsu's method splits
+    blank fields too.
 
     Args:
         rgb: uint8 (h, w, 3).
@@ -56,7 +58,7 @@ def tissue_mask(rgb: UInt8, mpp: float) -> Mask:
     clean = saturation[~ink]
     if clean.size == 0 or clean.max() - clean.min() < 1e-3:
         return np.zeros(rgb.shape[:2], np.bool_)
-    limit = max(LEAST_SATURATION, min(float(threshold_otsu(clean)), 0.2))
+    limit = max(MIN_SATURATION, min(float(threshold_otsu(clean)), 0.2))
     mask = (saturation > limit) & ~ink
     pixels = max(4, round(MIN_AREA / mpp**2))
     mask = remove_small_objects(mask, max_size=pixels)

@@ -26,17 +26,16 @@ from shared.contracts.synthesize import (
 )
 from shared.datasets.exports import classes_json, coco_bytes, sample_files, write_coco
 from shared.datasets.map_choice import plan_maps
+from shared.datasets.preview import PREVIEW_SAMPLES, draw_preview
 from shared.datasets.region_bank import RegionBank, open_banks
 from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
 from shared.errors import JobError
 from shared.imaging.codec import encode_png
-from shared.imaging.sheet import colorize, sheet
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model
 from shared.storage import ObjectStore, sha256, sha256_file
-from shared.storage.formats import pack_tar
+from shared.storage.formats import pack_tar, table_bytes
 
-PREVIEWS = 8
 CHOICE_ROWS = 65536  # rows per group, so that a shard reads few rows besides its own
 
 MANIFEST = pa.schema(
@@ -69,10 +68,9 @@ class SynthesizeStage(Stage[DatasetRequest]):
         request.sampling(model)  # refuses what the model can't do
         maps, crops = open_banks(context.store, request, model)
         chosen = plan_maps(request, model, maps, crops)
-        body = io.BytesIO()
         keys = pa.DictionaryArray.from_arrays(pa.array(chosen), pa.array(maps.keys))
-        pq.write_table(pa.table({"region": keys}), body, row_group_size=CHOICE_ROWS)
-        context.store.put(dataset_key(request.dataset, "choices.parquet"), body.getvalue())
+        table = table_bytes(pa.table({"region": keys}), row_group_size=CHOICE_ROWS)
+        context.store.put(dataset_key(request.dataset, "choices.parquet"), table)
         starts = range(0, request.images, request.shard_size)
         return Plan(
             phases=(
@@ -117,9 +115,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         tar = pack_tar(members)
         store.put(key, tar)
         rows = [_row(*pair, key) for pair in zip(samples, counts, strict=True)]
-        body = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=MANIFEST), body)
-        store.put(_rows_key(key), body.getvalue())
+        store.put(_rows_key(key), table_bytes(pa.Table.from_pylist(rows, schema=MANIFEST)))
         for kind in request.exports:
             for sample in samples:
                 for name, data in sample_files(sample, model.classes, kind):
@@ -163,8 +159,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
         distinct = _write_manifest(store, request.dataset, shards)
         _write_exports(store, request, model, numbers)
         _, crops = open_banks(store, request, model)
-        preview = _preview(list(itertools.islice(read_shard(store.get(shards[0])), PREVIEWS)),
-                           crops, model)  # fmt: skip
+        shown = list(itertools.islice(read_shard(store.get(shards[0])), PREVIEW_SAMPLES))
+        preview = _preview(shown, crops, model)
         store.put(dataset_key(request.dataset, "preview.png"), encode_png(preview))
         digests = {
             f"shards/{int(part['number']):06d}.tar": str(part["sha256"])
@@ -295,14 +291,4 @@ def _preview(samples: list[Sample], crops: RegionBank, model: ModelRecord) -> ND
     canvases = [
         draw_crops(recut_crops(sample.provenance, crops.pixels), model.size) for sample in samples
     ]
-    picture: NDArray[np.uint8] = sheet(
-        [
-            [colorize(sample.labels, model.classes.colors) for sample in samples],
-            canvases,
-            [sample.image for sample in samples],
-        ],
-        ["label map", "crops", "synthetic"],
-        [sample.provenance.key for sample in samples],
-        legend=list(zip(model.classes.names, model.classes.colors, strict=True)),
-    )
-    return picture
+    return draw_preview(samples, model.classes, canvases)

@@ -1,4 +1,4 @@
-"""What all contracts share: strictness, names, classes, and the data split."""
+"""Basics of all contracts: strictness, names, classes, and the data split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Contract(BaseModel):
 
 
 def explain(error: ValidationError) -> str:
-    """Say in one line which fields do not validate, and why."""
+    """Name the fields that do not validate, and why, in one line."""
     lines = []
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"])
@@ -39,14 +39,14 @@ def explain(error: ValidationError) -> str:
 
 
 class Request(Contract):
-    """What one job of a stage is asked to make."""
+    """The request of one job of a stage."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     stage: ClassVar[str]
 
     def inputs(self) -> list[str]:
-        """Keys of the records that the job builds on; their content is part of its identity."""
+        """Keys of the records that the job reads; their content is part of the job's id."""
         return []
 
 
@@ -81,7 +81,7 @@ class Classes(Contract):
     exhaustive: bool = Field(
         False,
         description="all tissue was labelled, so that 0 is a class of its own (other tissue); "
-        "False: 0 is glass, or tissue that nobody labelled",
+        "False: 0 is glass or unlabelled tissue",
     )
 
     @model_validator(mode="after")
@@ -131,7 +131,7 @@ class Classes(Contract):
 
 
 class SplitFractions(Contract):
-    """Shares of slides held back, used where a slide's split is not given."""
+    """Shares of slides to hold back, for slides without a given split."""
 
     val: float = Field(0.0, ge=0, lt=1)
     test: float = Field(0.25, ge=0, lt=1)

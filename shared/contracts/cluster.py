@@ -6,8 +6,8 @@ clusters/<run>/types.yaml           names and merges; a person may edit it
 clusters/<run>/assignments/<slide>.parquet   x, y, cluster, distance
 clusters/<run>/labels/<slide>.tif   label map, one pixel per patch stride
 clusters/<run>/gallery.png          example patches of every type
-clusters/<run>/examples/<type>.png  the same of one type
-clusters/<run>/classifier.safetensors   the light classifier, if asked for
+clusters/<run>/examples/<type>.png  example patches of one type
+clusters/<run>/classifier.safetensors   the light classifier, if requested
 regions/<run>/…                     region set from the pseudo label maps
 """
 
@@ -33,9 +33,9 @@ class ClusterRequest(Request):
     encoder: str = "embedded"
     k: int = Field(100, ge=2, le=255, description="number of tissue types")
     first_k: int | None = Field(
-        None, ge=2, description="types before the most varying are split; default k // 2"
+        None, ge=2, description="types before the most varied ones are split; default k // 2"
     )
-    sample_per_slide: int = Field(1000, ge=2, description="diverse patches that a slide gives")
+    sample_per_slide: int = Field(1000, ge=2, description="diverse patches taken of each slide")
     iterations: int = Field(25, ge=1)
     smoothing: int = Field(1, ge=0, description="radius of a majority vote in patches; 0: none")
     classifier_steps: int = Field(0, ge=0, description="steps of the light classifier; 0: none")
@@ -60,7 +60,7 @@ class ClusterRecord(Contract):
 
 
 class TissueType(Contract):
-    """What a person says of one type."""
+    """A person's name, colour and merge of one type."""
 
     name: str = Field(min_length=1, max_length=128)
     color: tuple[int, int, int]

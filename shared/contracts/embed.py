@@ -1,6 +1,6 @@
 """Embed: patches → features.
 
-encoders/<name>/                the encoder trained here (only `embedded`)
+encoders/<name>/                the embedded encoder of a cohort
 features/<encoder>/<cohort>/<slide>.h5   `coords` + `features`, as TRIDENT and CLAM write
 features/<encoder>/<cohort>/features.json   FeatureRecord
 """
@@ -28,11 +28,11 @@ class EmbedRequest(Request):
     )
     weights: str | None = Field(None, description="key or absolute path of local weights")
     imported: str | None = Field(
-        None, description="take features made elsewhere: prefix of <slide>.h5, as TRIDENT's"
+        None, description="import features instead: prefix of their <slide>.h5, in TRIDENT's layout"
     )
     batch_size: int = Field(64, ge=1, le=4096)
     train_steps: int = Field(400, ge=1, description="steps of the embedded encoder's training")
-    train_patches: int = Field(4000, ge=64, description="patches it is trained on, at most")
+    train_patches: int = Field(4000, ge=64, description="most patches of that training")
     seed: int = 0
 
     def inputs(self) -> list[str]:
@@ -56,7 +56,7 @@ def feature_record_key(encoder: str, cohort: str) -> str:
 
 
 def encoder_folder(encoder: str) -> str:
-    """A store-safe folder name of an encoder."""
+    """Folder of an encoder: its name with other characters than A-Z, 0-9 and ._- replaced."""
     return "".join(ch if ch.isalnum() or ch in "._-" else "-" for ch in encoder)
 
 

@@ -1,6 +1,6 @@
-"""Ingest: slides or cut tiles with their annotations → records, label maps, patches, regions.
+"""Ingest: slides or tiles with their annotations → records, label maps, patches, regions.
 
-slides/<slide>/source/<files>   the slide itself, unless it is referred to in place
+slides/<slide>/source/<files>   the slide itself, unless it stays in place
 slides/<slide>/slide.json       SlideRecord
 slides/<slide>/tissue.png       tissue mask, 255 = tissue
 slides/<slide>/thumbnail.png
@@ -18,15 +18,13 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions
 from shared.contracts.regions import RegionRule
 
-LabelFormat = Literal["asap", "geojson", "panda-radboud", "panda-karolinska", "indexed"]
-
-
 TILE_COLUMNS = pa.schema(
     [
-        ("slide", pa.string()),  # slide or patient: never divided between splits
+        ("slide", pa.string()),  # slide or patient, which lies in one split
         ("split", pa.string()),  # null: drawn by the request's fractions
         ("image", pa.string()),  # key in the store, or absolute path
         ("mask", pa.string()),  # indices of classes, or foreground (any value) of `label`
@@ -37,12 +35,12 @@ TILE_COLUMNS = pa.schema(
 
 
 class SlideSource(Contract):
-    """Where a slide and its annotation lie: store keys, or absolute paths left in place."""
+    """The files of a slide and its annotation: store keys, or absolute paths left in place."""
 
     slide: Name
     source: str = Field(description="key of the slide's main file in the store, or absolute path")
     labels: str | None = Field(None, description="key or absolute path of the annotation")
-    label_format: LabelFormat | None = Field(None, description="guessed from the file if not given")
+    label_format: LabelFormat | None = Field(None, description="default: by the suffix")
     mpp: float | None = Field(None, gt=0, description="for slides that state no resolution")
     split: Split | None = None
 
@@ -53,7 +51,7 @@ class PatchGrid(Contract):
     size: int = Field(256, ge=16, le=2048, description="side of a patch in pixels at `mpp`")
     mpp: float = Field(0.5, gt=0)
     stride: int = Field(256, ge=4, description="pixels at `mpp` between neighbouring patches")
-    min_tissue: float = Field(0.5, ge=0, le=1, description="least tissue share of a patch")
+    min_tissue: float = Field(0.5, ge=0, le=1, description="smallest tissue share of a patch")
 
 
 class IngestRequest(Request):
@@ -64,7 +62,7 @@ class IngestRequest(Request):
     cohort: Name
     slides: tuple[SlideSource, ...] = ()
     tiles: str | None = Field(None, description="key of a table of tiles and their masks")
-    classes: Classes | None = Field(None, description="needed where there are labels")
+    classes: Classes | None = Field(None, description="needed if there are labels")
     label_names: dict[str, str] = Field(
         default_factory=dict, description="annotation name or pixel value → class name"
     )
@@ -114,7 +112,7 @@ class CohortRecord(Contract):
     cohort: Name
     classes: Classes | None
     patches: PatchGrid
-    splits: dict[str, Split] = Field(description="slide → split; slides that failed are not in it")
+    splits: dict[str, Split] = Field(description="slide → split; without slides that failed")
     sha256: dict[str, str] = Field(description="slide → SHA-256 of its source")
 
     def of_split(self, *splits: Split) -> list[str]:

@@ -1,10 +1,10 @@
-"""Training regions: which windows are taken, and the set they are kept as.
+"""Training regions: the rule that chooses windows, and the set that keeps them.
 
 A region set is the border between the services that look at slides (ingest,
 cluster) and those that look at pixels (train, synthesize, evaluate):
 
     regions/<set>/set.json          RegionSet
-    regions/<set>/<slide>.parquet   one row per region (shared.imaging.regions.COLUMNS)
+    regions/<set>/<slide>.parquet   one row per region (shared.imaging.region_sets.COLUMNS)
     regions/<set>/<slide>.tar       WebDataset: <key>.png (RGB), <key>.mask.png (labels)
 """
 
@@ -16,7 +16,7 @@ from shared.contracts.base import Classes, Contract, Name, Split
 
 
 class RegionRule(Contract):
-    """Which windows of a slide become regions: the paper's heterogeneity rule.
+    """The paper's heterogeneity rule, which chooses the windows of a slide that become regions.
 
     A window is kept if at least `min_classes` classes each hold between `low` and
     `high` of its tissue area (HeteroTissue-Diffuse, heterogeneous patch sampling).
@@ -24,13 +24,13 @@ class RegionRule(Contract):
 
     size: int = Field(256, ge=32, le=4096, description="side of a region in pixels at `mpp`")
     mpp: float = Field(0.5, gt=0)
-    low: float = Field(0.2, ge=0, le=1, description="least share of a class that counts")
-    high: float = Field(0.8, ge=0, le=1, description="greatest share of a class that counts")
-    min_classes: int = Field(2, ge=1, description="how many classes must lie between the bounds")
+    low: float = Field(0.2, ge=0, le=1, description="smallest share of a class that counts")
+    high: float = Field(0.8, ge=0, le=1, description="largest share of a class that counts")
+    min_classes: int = Field(2, ge=1, description="classes that must lie between the bounds")
     count_background: bool = Field(
-        False, description="take background as a class, and shares of the whole window"
+        False, description="count background as a class, and take shares of the whole window"
     )
-    min_tissue: float = Field(0.25, ge=0, le=1, description="least labelled share of a window")
+    min_tissue: float = Field(0.25, ge=0, le=1, description="smallest labelled share of a window")
     overlap: float = Field(0.5, ge=0, lt=1, description="share of its side that windows overlap")
     max_per_slide: int = Field(400, ge=1, description="cap; the most diverse windows stay")
     seed: int = 0
@@ -53,7 +53,7 @@ class RegionSetSlide(Contract):
     slide: Name
     split: Split
     regions: int = Field(ge=0)
-    sha256: str = Field("", description="of its WebDataset shard; empty where it has no region")
+    sha256: str = Field("", description="of its WebDataset shard; empty without regions")
 
 
 class RegionSet(Contract):

@@ -1,4 +1,4 @@
-"""Every request, by the name of its stage."""
+"""The requests of all stages."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     coco      annotations.json; `file_name` is relative to the images
     geojson   geojson/<key>.geojson, a QuPath FeatureCollection in pixels of the image
 
-Everything works sample by sample, so memory does not grow with the dataset.
+Samples are written one by one, so memory does not grow with the dataset.
 """
 
 from __future__ import annotations
@@ -18,26 +18,16 @@ from typing import IO, Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rasterio.features import shapes
 
-from shared.arrays import UInt8
 from shared.contracts.base import Classes
 from shared.contracts.synthesize import ExportFormat, dataset_key
 from shared.datasets.samples import Sample, load_dataset, read_shard
-from shared.imaging.codec import encode_png
+from shared.imaging.codec import encode_palette_png, encode_png
 from shared.storage import ObjectStore
 
-MAX_PARTS = 100_000  # connected parts that one image can have in COCO ids
-
-
-def indexed_png(labels: UInt8, classes: Classes) -> bytes:
-    """Encode a label map (h, w) as an indexed PNG whose palette is the classes' colours."""
-    picture = Image.fromarray(labels, mode="L")
-    picture.putpalette([channel for color in classes.colors for channel in color])
-    body = io.BytesIO()
-    picture.save(body, format="PNG")
-    return body.getvalue()
+MAX_PARTS = 100_000
+"""Bound on the connected parts of one image, so that COCO's annotation ids do not meet."""
 
 
 def classes_json(classes: Classes) -> bytes:
@@ -69,15 +59,15 @@ def coco_annotations(sample: Sample) -> list[dict[str, Any]]:
     """Return a sample's COCO annotations: one per connected part (4-neighbours) of a class."""
     height, width = sample.labels.shape
     image = sample.provenance.index + 1
-    found: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for label in np.unique(sample.labels[sample.labels > 0]).tolist():
         mask = (sample.labels == label).astype(np.uint8)
         count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
         for part in range(1, count):
             x, y, w, h, area = (int(value) for value in stats[part])
-            found.append(
+            annotations.append(
                 {
-                    "id": image * MAX_PARTS + len(found),
+                    "id": image * MAX_PARTS + len(annotations),
                     "image_id": image,
                     "category_id": label,
                     "bbox": [x, y, w, h],
@@ -89,7 +79,7 @@ def coco_annotations(sample: Sample) -> list[dict[str, Any]]:
                     "iscrowd": 0,
                 }
             )
-    return found
+    return annotations
 
 
 def write_coco(
@@ -153,7 +143,7 @@ def sample_files(sample: Sample, classes: Classes, kind: ExportFormat) -> list[t
     if kind == "folder":
         return [
             (f"images/{key}.png", encode_png(sample.image)),
-            (f"masks/{key}.png", indexed_png(sample.labels, classes)),
+            (f"masks/{key}.png", encode_palette_png(sample.labels, classes.colors)),
         ]
     if kind == "geojson":
         return [(f"geojson/{key}.geojson", geojson_bytes(sample, classes))]

@@ -16,27 +16,32 @@ from shared.datasets.region_bank import RegionBank
 from shared.errors import InputError
 from shared.seeds import image_seed
 
-ENOUGH = 0.15  # share of a region that a class needs to fill a large crop: (200 / 512)²
-SLACK = 1e-5  # weight of the penalty that keeps unreachable proportions finite
-NEWTON_STEPS = 200
-SWAPS = 400
-TOLERANCE = 0.002
+FULL_CROP_SHARE = 0.15
+"""Share of a region that a class needs to fill a large crop: (200 / 512)²."""
+
+PENALTY_WEIGHT = 1e-5
+"""Weight of the penalty that keeps the multipliers finite where proportions cannot be reached."""
+
+MAX_NEWTON_STEPS = 200
+MAX_SWAPS = 400
+SHARE_TOLERANCE = 0.002
+"""Distance from the wanted shares at which swapping stops."""
 
 
 def _gaps(shares: Float64, wanted: Mapping[int, float], first: int) -> tuple[Float64, Float64]:
-    """Split regions into their labelled share (n,) and its gaps to what is wanted (n, classes)."""
+    """Return each region's labelled share (n,), and its gaps to the wanted shares (n, classes)."""
     labels = sorted(wanted)
     tissue = np.maximum(shares[:, first:].sum(1), 1e-6)
     return tissue, shares[:, labels] / tissue[:, None] - [wanted[label] for label in labels]
 
 
 def balance(shares: Float64, wanted: Mapping[int, float], first: int = 1) -> Float64:
-    """Weigh regions so that their expected class shares are as wanted.
+    """Weigh regions so that their expected class shares are the wanted ones.
 
-    Of all ways to spread the labelled pixels over the regions that do it, the one of
-    greatest entropy: q_i ∝ exp(-λ·g_i) for the gaps g_i of the regions' shares, with
-    λ from the convex dual by Newton's method (Jaynes 1957). Where none does it, the
-    nearest is taken. Regions then count by q_i over their labelled share.
+    Among the distributions q of labelled pixels over regions that reach the wanted shares,
+    the one of maximum entropy is taken (Jaynes 1957): q_i ∝ exp(-λ·g_i) for the gaps g_i of
+    the regions' shares, with λ from the convex dual by Newton's method. If no distribution
+    reaches them, the nearest is taken. A region's weight is q_i divided by its labelled share.
 
     Args:
         shares: (n, classes) share of each window per class, background first.
@@ -53,20 +58,20 @@ def balance(shares: Float64, wanted: Mapping[int, float], first: int = 1) -> Flo
 
 
 def _spread(gaps: Float64) -> Float64:
-    """Weights (n,) of greatest entropy whose mean gap is zero, or as near as can be."""
+    """Return the weights (n,) of maximum entropy whose mean gap is zero, or nearest to it."""
     multipliers = np.zeros(gaps.shape[1])
     value, weights = _dual(gaps, multipliers)
-    for _ in range(NEWTON_STEPS):
+    for _ in range(MAX_NEWTON_STEPS):
         mean = weights @ gaps
-        slope = SLACK * multipliers - mean
+        slope = PENALTY_WEIGHT * multipliers - mean
         curvature = (gaps * weights[:, None]).T @ gaps - np.outer(mean, mean)
-        step = np.linalg.solve(curvature + SLACK * np.eye(len(mean)), -slope)
+        step = np.linalg.solve(curvature + PENALTY_WEIGHT * np.eye(len(mean)), -slope)
         size, gain = 1.0, float(-slope @ step)
         if gain < 1e-12:
             break
         while (after := _dual(gaps, multipliers + size * step))[0] > value - 0.1 * size * gain:
             size /= 2
-            if size < 1e-6:  # rounding is all that is left
+            if size < 1e-6:  # the rest is rounding
                 return weights
         multipliers = multipliers + size * step
         value, weights = after
@@ -74,12 +79,12 @@ def _spread(gaps: Float64) -> Float64:
 
 
 def _dual(gaps: Float64, multipliers: Float64) -> tuple[float, Float64]:
-    """Value of the convex dual, and the weights that belong to it."""
+    """Return the value of the convex dual, and its weights (n,)."""
     logits = -gaps @ multipliers
     highest = logits.max()
     raised = np.exp(logits - highest)
     total = raised.sum()
-    penalty = SLACK / 2 * multipliers @ multipliers
+    penalty = PENALTY_WEIGHT / 2 * multipliers @ multipliers
     return float(highest + np.log(total) + penalty), raised / total
 
 
@@ -90,10 +95,10 @@ def choose_maps(
     rng: np.random.Generator,
     first: int = 1,
 ) -> Int64:
-    """Choose the regions whose maps a dataset takes.
+    """Choose the regions whose label maps a dataset uses.
 
-    Without wanted shares, every region is taken equally often (give or take one).
-    With them, regions are drawn by `balance` and then swapped while that helps.
+    Without wanted shares, all regions are taken equally often, within one.
+    With them, regions are drawn by `balance`, and then swapped while the gap shrinks.
 
     Returns:
         int64 (count,) region numbers, in random order.
@@ -118,8 +123,8 @@ def _swap(tissue: Float64, gaps: Float64, chosen: Int64, rng: np.random.Generato
         return squares
 
     total = sums[chosen].sum(0)
-    for _ in range(SWAPS):
-        if error(total) < TOLERANCE**2:
+    for _ in range(MAX_SWAPS):
+        if error(total) < SHARE_TOLERANCE**2:
             break
         places = rng.choice(len(chosen), min(len(chosen), 64), replace=False)
         others = rng.choice(len(sums), min(len(sums), 1024), replace=False)
@@ -138,15 +143,15 @@ SlideRule = Literal["same", "other", "any"]
 def donors(
     shares: Float64, slides: NDArray[np.str_], label: int, slide: str, rule: SlideRule
 ) -> Int64:
-    """Regions that may give a crop of a class to a map of `slide`.
+    """Return the regions that may give a crop of a class to a map of `slide`.
 
-    Those that hold enough of the class to fill a large crop; where there are none,
-    those that hold any.
+    They hold enough of the class to fill a large crop. If no region does, they are all that
+    hold any of it.
     """
     here = slides == slide
     allowed = {"same": here, "other": ~here, "any": np.ones(len(slides), bool)}[rule]
     share = np.where(allowed, shares[:, label], 0.0)
-    enough = np.flatnonzero(share >= ENOUGH)
+    enough = np.flatnonzero(share >= FULL_CROP_SHARE)
     return enough if len(enough) else np.flatnonzero(share > 0)
 
 
@@ -154,10 +159,10 @@ def check_donors(
     shares: Float64, slides: NDArray[np.str_], pairs: set[tuple[str, int]], rule: SlideRule,
     classes: Classes, whose: str,
 ) -> None:  # fmt: skip
-    """Check that each (slide of the map, class) finds a donor.
+    """Check that each pair of a map's slide and a class has a donor.
 
     Raises:
-        InputError: one does not; says which and what to do.
+        InputError: a pair has none; the message names it and says what to do.
     """
     for slide, label in sorted(pairs):
         if len(donors(shares, slides, label, slide, rule)):
@@ -176,14 +181,14 @@ def check_donors(
 def plan_maps(
     request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
 ) -> Int64:
-    """Choose the map of every image of a dataset; the same request has the same choice.
+    """Choose the map of every image of a dataset; the same request gives the same choice.
 
     Returns:
         int64 (images,) region numbers in `maps`.
 
     Raises:
-        InputError: the proportions are none of the model's, or a class of a chosen map has no
-            region that a crop of it could be cut from.
+        InputError: the proportions name no class of the model, or no region can give a crop
+            of a class of a chosen map.
     """
     first = model.classes.first
     wanted = wanted_shares(request.proportions, model.classes)

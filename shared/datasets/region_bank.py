@@ -1,4 +1,4 @@
-"""A bank of regions that maps and crops are taken from, in the model's labels."""
+"""A bank of regions, in the model's labels: the source of label maps and crops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shared.storage import ObjectStore
 
 
 class RegionBank:
-    """What the tables of a region set say, and its pixels on demand.
+    """The tables of a region set, and its pixels on demand.
 
     Attributes:
         name: of the region set.
@@ -49,9 +49,9 @@ class RegionBank:
             shares += rows["fractions"].to_pylist()
         self.slides = np.array(slides)
         self.shares: Float64 = np.zeros((len(shares), len(model.classes)))
-        found = np.array(shares, np.float64)
-        for index in range(found.shape[1]):
-            self.shares[:, self._table[index]] += found[:, index]
+        own = np.array(shares, np.float64)  # by the set's labels
+        for index in range(own.shape[1]):
+            self.shares[:, self._table[index]] += own[:, index]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -71,7 +71,7 @@ class RegionBank:
         return {key: position for position, key in enumerate(self.pixels.keys)}
 
     def read(self, number: int) -> Region:
-        """Read a region, its labels turned into the model's.
+        """Read a region, with the model's labels.
 
         Raises:
             InputError: the table names a region that the shard does not hold.
@@ -92,7 +92,7 @@ def open_banks(
     model: ModelRecord,
     records: tuple[RegionSet, RegionSet] | None = None,
 ) -> tuple[RegionBank, RegionBank]:
-    """Open the banks of maps and of crops: one bank, if both come from the same regions.
+    """Open the banks of maps and of crops; equal sources share one bank.
 
     Args:
         store: holds the region sets.

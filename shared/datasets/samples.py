@@ -28,8 +28,8 @@ class Sample:
 
     Attributes:
         image: uint8 RGB (size, size, 3).
-        labels: uint8 (size, size), the label map it was made from.
-        provenance: what it was made from; its `key` names the sample.
+        labels: uint8 (size, size), its label map.
+        provenance: the sources of its map and crops; its `key` names the sample.
     """
 
     image: UInt8
@@ -52,7 +52,7 @@ def read_shard(data: bytes) -> Iterator[Sample]:
 
 
 def read_members(members: Iterable[tuple[str, bytes]]) -> Iterator[Sample]:
-    """Yield the samples of a shard's files, which come as `shard_members` has written them."""
+    """Yield the samples of a shard's files, in the order of `shard_members`."""
     files: dict[str, bytes] = {}
     for name, body in members:
         files[name] = body
@@ -90,7 +90,7 @@ class DatasetIndex:
         return len(self._entries)
 
     def provenance(self, index: int) -> Provenance:
-        """Read what a sample was made from, without its pixels."""
+        """Read the sources of a sample, without its pixels."""
         path, spans = self._entries[index]
         with path.open("rb") as file:
             file.seek(spans[0][0])
@@ -107,27 +107,27 @@ class DatasetIndex:
         return Sample(decode_png(bodies[2]), decode_png(bodies[1]), provenance)
 
 
-def relabel(found: Classes, wanted: Classes, whose: str) -> UInt8:
-    """Return a table uint8 (256,) that maps labels of `found` to those of `wanted`, by name.
+def relabel(own: Classes, wanted: Classes, whose: str) -> UInt8:
+    """Return a table uint8 (256,) that maps the labels of `own` to those of `wanted`, by name.
 
     Raises:
-        InputError: `found` has a class that `wanted` does not know, or another meaning of
-            class 0; `whose` names its owner.
+        InputError: `own` has a class that `wanted` lacks, or gives class 0 another meaning;
+            the message names the owner of `own` by `whose`.
     """
-    unknown = [name for name in found.names[1:] if name not in wanted.names]
+    unknown = [name for name in own.names[1:] if name not in wanted.names]
     if unknown:
         raise InputError(
             f"{whose} has classes {unknown} that the model does not know; it knows "
             f"{wanted.names[1:]}: take a region set with these classes, or train on this one"
         )
-    if found.exhaustive != wanted.exhaustive:
+    if own.exhaustive != wanted.exhaustive:
         said = ["is glass or unlabelled", "is other tissue"]
         raise InputError(
-            f"class 0 of {whose} {said[found.exhaustive]}, but to the model it "
-            f"{said[wanted.exhaustive]}: take a region set that is labelled alike"
+            f"class 0 of {whose} {said[own.exhaustive]}, but to the model it "
+            f"{said[wanted.exhaustive]}: take a region set that is labelled as the model's was"
         )
     table = np.zeros(256, np.uint8)
-    for item in found.items[1:]:
+    for item in own.items[1:]:
         table[item.index] = wanted.index(item.name)
     return table
 
@@ -159,9 +159,9 @@ def check_region_set(record: RegionSet, splits: Sequence[Split], model: ModelRec
 
 
 def recut_crops(provenance: Provenance, regions: RegionIndex) -> list[Crop]:
-    """Cut an image's crops again out of the region set that they came from.
+    """Cut an image's crops again from their region set.
 
-    Crops whose region is not in `regions` (another split) are left out.
+    Crops from regions of another split, which `regions` lacks, are left out.
     """
     positions = {key: number for number, key in enumerate(regions.keys)}
     crops = []
@@ -174,7 +174,7 @@ def recut_crops(provenance: Provenance, regions: RegionIndex) -> list[Crop]:
 
 
 def draw_crops(crops: Sequence[Crop], size: int) -> UInt8:
-    """Show crops at their places on a grey canvas, uint8 RGB (size, size, 3)."""
+    """Draw crops at their places on a grey canvas: uint8 RGB (size, size, 3)."""
     canvas = np.full((size, size, 3), 230, np.uint8)
     for crop in crops:
         height, width = crop.pixels.shape[:2]

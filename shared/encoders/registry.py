@@ -119,6 +119,35 @@ def _kaiko(architecture: str, dim: int, size: int) -> Foundation:
     )  # fmt: skip
 
 
+_IMPORTED: tuple[tuple[str, int, int, str, bool, Commercial, str, str | None], ...] = (
+    ("conch_v1", 512, 448, NON_COMMERCIAL, True, "no", f"{_HUB}MahmoodLab/conch",
+     "https://doi.org/10.1038/s41591-024-02856-4"),
+    ("conch_v15", 768, 448, NON_COMMERCIAL, True, "no", f"{_HUB}MahmoodLab/conchv1_5",
+     "https://doi.org/10.48550/arXiv.2411.19666"),
+    ("phikon", 768, 224, "Owkin non-commercial", False, "no", f"{_HUB}owkin/phikon",
+     "https://doi.org/10.1101/2023.07.21.23292757"),
+    ("phikon_v2", 1024, 224, "Owkin non-commercial", False, "no", f"{_HUB}owkin/phikon-v2",
+     "https://doi.org/10.48550/arXiv.2409.09173"),
+    ("midnight12k", 1536, 224, "MIT", True, "yes", f"{_HUB}kaiko-ai/midnight",
+     "https://doi.org/10.48550/arXiv.2504.05186"),
+    ("openmidnight", 1536, 224, "Apache-2.0", True, "yes", f"{_HUB}SophontAI/OpenMidnight",
+     None),
+    ("hibou_l", 1024, 224, "Apache-2.0", True, "yes", f"{_HUB}histai/hibou-L",
+     "https://doi.org/10.48550/arXiv.2406.05074"),
+    ("keep", 768, 224, "MIT", False, "yes", f"{_HUB}Astaxanthin/KEEP",
+     "https://arxiv.org/abs/2412.13126"),
+    ("gpfm", 1024, 224, NON_COMMERCIAL, False, "no", f"{_HUB}majiabo/GPFM",
+     "https://doi.org/10.1038/s41551-025-01488-4"),
+    ("genbio-pathfm", 4608, 224, "GenBio community", False, "no",
+     f"{_HUB}genbio-ai/genbio-pathfm", "https://doi.org/10.1101/2026.03.17.712534"),
+    ("musk", 1024, 384, NON_COMMERCIAL, True, "no", f"{_HUB}xiangjx/musk",
+     "https://doi.org/10.1038/s41586-024-08378-w"),
+    ("ctranspath", 768, 224, "GPL-3.0", False, "no",
+     "https://github.com/Xiyue-Wang/TransPath",
+     "https://doi.org/10.1016/j.media.2022.102559"),
+)  # fmt: skip
+"""Encoders that load only by their own packages, so that their features are imported."""
+
 REGISTRY: dict[str, Foundation] = {
     **{
         f"efficientnet-lite{size}": Foundation(
@@ -187,33 +216,7 @@ REGISTRY: dict[str, Foundation] = {
     ),
     **{
         key: Foundation("", "", dim, IMAGENET, license_, gated, commercial, page, paper, size)
-        for key, dim, size, license_, gated, commercial, page, paper in (
-            ("conch_v1", 512, 448, NON_COMMERCIAL, True, "no", f"{_HUB}MahmoodLab/conch",
-             "https://doi.org/10.1038/s41591-024-02856-4"),
-            ("conch_v15", 768, 448, NON_COMMERCIAL, True, "no", f"{_HUB}MahmoodLab/conchv1_5",
-             "https://doi.org/10.48550/arXiv.2411.19666"),
-            ("phikon", 768, 224, "Owkin non-commercial", False, "no", f"{_HUB}owkin/phikon",
-             "https://doi.org/10.1101/2023.07.21.23292757"),
-            ("phikon_v2", 1024, 224, "Owkin non-commercial", False, "no", f"{_HUB}owkin/phikon-v2",
-             "https://doi.org/10.48550/arXiv.2409.09173"),
-            ("midnight12k", 1536, 224, "MIT", True, "yes", f"{_HUB}kaiko-ai/midnight",
-             "https://doi.org/10.48550/arXiv.2504.05186"),
-            ("openmidnight", 1536, 224, "Apache-2.0", True, "yes", f"{_HUB}SophontAI/OpenMidnight",
-             None),
-            ("hibou_l", 1024, 224, "Apache-2.0", True, "yes", f"{_HUB}histai/hibou-L",
-             "https://doi.org/10.48550/arXiv.2406.05074"),
-            ("keep", 768, 224, "MIT", False, "yes", f"{_HUB}Astaxanthin/KEEP",
-             "https://arxiv.org/abs/2412.13126"),
-            ("gpfm", 1024, 224, NON_COMMERCIAL, False, "no", f"{_HUB}majiabo/GPFM",
-             "https://doi.org/10.1038/s41551-025-01488-4"),
-            ("genbio-pathfm", 4608, 224, "GenBio community", False, "no",
-             f"{_HUB}genbio-ai/genbio-pathfm", "https://doi.org/10.1101/2026.03.17.712534"),
-            ("musk", 1024, 384, NON_COMMERCIAL, True, "no", f"{_HUB}xiangjx/musk",
-             "https://doi.org/10.1038/s41586-024-08378-w"),
-            ("ctranspath", 768, 224, "GPL-3.0", False, "no",
-             "https://github.com/Xiyue-Wang/TransPath",
-             "https://doi.org/10.1016/j.media.2022.102559"),
-        )
+        for key, dim, size, license_, gated, commercial, page, paper in _IMPORTED
     },
 }  # fmt: skip
 """Key → encoder. Those without a hub name or a package are refused, with advice."""

@@ -1,1 +1,1 @@
-"""Reading slides, label maps and regions, and drawing sheets."""
+"""Images: slides, label maps, region sets, PNG, augmentations and contact sheets."""

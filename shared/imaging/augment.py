@@ -1,4 +1,4 @@
-"""Augmentations that a tissue image can bear: turns, mirrors, another staining."""
+"""Augmentations of tissue images: turns, mirrors, and another staining."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def symmetry(array: UInt8, which: int) -> UInt8:
 
 
 def stain_table(rng: np.random.Generator) -> UInt8:
-    """Draw another staining: a table uint8 (256, 3) that scales each channel's optical density."""
+    """Draw a staining: a table uint8 (256, 3) that scales each channel's optical density."""
     gain = np.exp(rng.normal(0, 0.10) + rng.normal(0, 0.06, 3))
     levels = (np.arange(256) + 1) / 256
     scaled = 256 * levels[:, None] ** gain[None] - 1
@@ -23,5 +23,5 @@ def stain_table(rng: np.random.Generator) -> UInt8:
 
 
 def restain(image: UInt8, table: UInt8) -> UInt8:
-    """Look an image's pixels up in a table of `stain_table`."""
+    """Stain an image, uint8 RGB (h, w, 3), by a table of `stain_table`."""
     return np.asarray(cv2.LUT(image, table[:, None, :]), np.uint8)

@@ -1,9 +1,13 @@
-"""PNG: the codec of every image and label map that the system writes."""
+"""PNG, the format of every image and label map that the system writes."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
+from PIL import Image
 
 from shared.arrays import UInt8
 from shared.errors import InputError
@@ -29,3 +33,20 @@ def decode_png(data: bytes) -> UInt8:
     return np.asarray(
         cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array, np.uint8
     )
+
+
+def encode_palette_png(
+    labels: UInt8, colors: Sequence[tuple[int, int, int]], *, transparent: int | None = None
+) -> bytes:
+    """Encode a label map, uint8 (h, w), as an indexed PNG.
+
+    Args:
+        labels: the pixels of the PNG, which are indices into its palette.
+        colors: the palette, RGB of 0 to 255, by label.
+        transparent: a label that is drawn clear.
+    """
+    picture = Image.fromarray(labels, mode="L")
+    picture.putpalette([channel for color in colors for channel in color])
+    body = io.BytesIO()
+    picture.save(body, "PNG", transparency=transparent)
+    return body.getvalue()

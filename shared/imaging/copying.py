@@ -1,4 +1,4 @@
-"""Whether an image copies a crop that it was given."""
+"""A measure of how much of a crop an image copies."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from shared.arrays import Float32, UInt8
 from shared.imaging.augment import symmetry
 
 BLOCK = 16
-"""Side of the blocks of a crop that are searched for, in px; smaller ones recur by chance."""
+"""Side of the blocks of a crop that are searched for, pixels; smaller ones recur by chance."""
 
-TEXTURED = 4.0
-"""Least standard deviation of the grey levels (0 to 255) of a block that is searched for."""
+MIN_TEXTURE = 4.0
+"""Smallest standard deviation of the grey levels (0 to 255) of a block that is searched for."""
 
-COPIED = 0.95
-"""Least normalized cross-correlation of a block with its copy."""
+MIN_COPY_CORRELATION = 0.95
+"""Smallest normalized cross-correlation of a block with its copy."""
 
-CHUNK = 20_000_000
-"""Correlations held at once."""
+CORRELATIONS_AT_ONCE = 20_000_000
+"""Correlations that are held in memory at once."""
 
 
 def crop_copying(image: UInt8, crop: UInt8) -> float:
     """Share of a crop's textured blocks, of 16 × 16 px, that reappear in an image.
 
     A block reappears if any position of the image correlates with it, in grey levels and
-    in one of the 8 symmetries of the square. Smooth blocks are met by chance too: compare
-    with images that were made from other crops.
+    in one of the 8 symmetries of the square. Some blocks recur by chance: compare with
+    images that were made from other crops.
 
     Args:
         image: uint8 RGB (height, width, 3).
@@ -39,18 +39,18 @@ def crop_copying(image: UInt8, crop: UInt8) -> float:
     height, width = (side // BLOCK * BLOCK for side in pattern.shape)
     tiles = pattern[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     blocks = tiles.swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
-    blocks = blocks[blocks.std((1, 2)) >= TEXTURED]
+    blocks = blocks[blocks.std((1, 2)) >= MIN_TEXTURE]
     if not len(blocks):
         return 0.0
     wanted = _normalized(np.stack([symmetry(b, which) for b in blocks for which in range(8)]))
     windows = np.lib.stride_tricks.sliding_window_view(grey, (BLOCK, BLOCK))
     best = np.full(len(wanted), -1, np.float32)
-    step = max(1, CHUNK // (len(wanted) * windows.shape[1]))
+    step = max(1, CORRELATIONS_AT_ONCE // (len(wanted) * windows.shape[1]))
     for row in range(0, len(windows), step):
-        # a product of matrices: far faster than a search for each block with matchTemplate
-        found = wanted @ _normalized(windows[row : row + step]).T
-        np.maximum(best, found.max(1), out=best)
-    return float((best.reshape(-1, 8).max(1) >= COPIED).mean())
+        # One product of matrices is far faster than matchTemplate for each block.
+        correlations = wanted @ _normalized(windows[row : row + step]).T
+        np.maximum(best, correlations.max(1), out=best)
+    return float((best.reshape(-1, 8).max(1) >= MIN_COPY_CORRELATION).mean())
 
 
 def _grey(name: str, image: UInt8) -> UInt8:
@@ -62,7 +62,7 @@ def _grey(name: str, image: UInt8) -> UInt8:
 
 
 def _normalized(blocks: UInt8) -> Float32:
-    """Turn blocks (..., 16, 16) into rows (n, 256) of mean 0 and norm 1, or 0 where even."""
+    """Turn blocks (..., 16, 16) into rows (n, 256) of mean 0 and norm 1; even blocks give zeros."""
     rows = blocks.reshape(-1, BLOCK * BLOCK).astype(np.float32)
     rows -= rows.mean(1, keepdims=True)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Label maps: tiled, deflated, one-channel TIFFs that OpenSlide and QuPath open as they are."""
+"""Label maps: tiled, deflated, one-channel TIFFs, which OpenSlide and QuPath open."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ import tifffile
 from shared.arrays import UInt8
 from shared.errors import InputError
 
-TILE = 512
+LABEL_TILE = 512
+"""Side of the tiles of a label map, and height of the strips it is written in, pixels."""
 
 
 def write_label_map(
     path: Path, strips: Iterator[UInt8], width: int, height: int, mpp: float
 ) -> None:
-    """Write a label map from strips of `TILE` rows, so that memory stays bounded.
+    """Write a label map from strips of `LABEL_TILE` rows, so that memory stays bounded.
 
     Args:
         path: a .tif file.
-        strips: uint8 (TILE or, at the end, fewer rows; width).
+        strips: uint8 (LABEL_TILE or, at the end, fewer rows; width).
         width, height: pixels.
         mpp: µm per pixel.
     """
 
     def tiles() -> Iterator[UInt8]:
         for strip in strips:
-            for x in range(0, width, TILE):
-                tile = strip[:, x : x + TILE]
-                missing = (TILE - tile.shape[0], TILE - tile.shape[1])
+            for x in range(0, width, LABEL_TILE):
+                tile = strip[:, x : x + LABEL_TILE]
+                missing = (LABEL_TILE - tile.shape[0], LABEL_TILE - tile.shape[1])
                 yield np.pad(tile, ((0, missing[0]), (0, missing[1])))
 
     tifffile.imwrite(
@@ -41,7 +42,7 @@ def write_label_map(
         tiles(),
         shape=(height, width),
         dtype=np.uint8,
-        tile=(TILE, TILE),
+        tile=(LABEL_TILE, LABEL_TILE),
         compression="zlib",
         photometric="minisblack",
         resolution=(1e4 / mpp, 1e4 / mpp),
@@ -79,16 +80,16 @@ class LabelMap:
         self._source.close()
 
     def window(self, x: int, y: int, width: int, height: int) -> UInt8:
-        """Read a window in the label map's own pixels: uint8 (height, width); outside is 0."""
+        """Read a window, in the label map's own pixels: uint8 (height, width), 0 outside."""
         region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
         labels: UInt8 = np.where(region[..., 3] > 0, region[..., 0], 0).astype(np.uint8)
         return labels
 
     def whole(self) -> UInt8:
-        """Read all of it: uint8 (height, width)."""
+        """Read the whole label map: uint8 (height, width)."""
         strips = (
-            self.window(0, y, self.width, min(TILE * 8, self.height - y))
-            for y in range(0, self.height, TILE * 8)
+            self.window(0, y, self.width, min(LABEL_TILE * 8, self.height - y))
+            for y in range(0, self.height, LABEL_TILE * 8)
         )
         return np.concatenate(list(strips))
 

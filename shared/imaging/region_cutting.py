@@ -24,12 +24,13 @@ def cut_regions(
     """Choose a slide's regions and write their table and shard.
 
     Args:
-        store: where to.
-        name: region set.
-        slide_name, slide: the open slide.
-        labels: its label map, at any resolution; regions get it by nearest neighbour.
+        store: receives the table and the shard.
+        name: of the region set.
+        slide_name: of the slide.
+        slide: the open slide.
+        labels: its label map, at any resolution; regions sample it by nearest neighbour.
         classes: number of classes, background included.
-        rule: which windows, and their size and mpp.
+        rule: chooses the windows, and states their size and mpp.
 
     Returns:
         The number of regions, and the SHA-256 of the shard.

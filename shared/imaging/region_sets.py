@@ -1,4 +1,4 @@
-"""Region sets: the shards and tables that keep training regions."""
+"""Region sets: the shards and tables of training regions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pyarrow as pa
 from shared.arrays import UInt8
 from shared.contracts.base import Split
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
+from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.storage import ObjectStore
-from shared.storage.formats import pack_tar, table_bytes, unpack_tar
+from shared.storage.formats import pack_tar, table_bytes
 
 COLUMNS = pa.schema(
     [
@@ -59,26 +60,9 @@ def pack_regions(regions: Iterable[Region]) -> bytes:
     return pack_tar(members())
 
 
-def unpack_regions(data: bytes, slide: str) -> Iterator[Region]:
-    """Yield the regions of a shard in their order."""
-    labels: dict[str, UInt8] = {}
-    for name, body in unpack_tar(data):
-        if name.endswith(".mask.png"):
-            labels[name.removesuffix(".mask.png")] = decode_png(body)
-        else:
-            key = name.removesuffix(".png")
-            yield Region(key, slide, decode_png(body), labels.pop(key))
-
-
 def load_region_set(store: ObjectStore, name: str) -> RegionSet:
     """Return the record of a region set."""
     return store.get_model(region_set_key(name), RegionSet)
-
-
-def read_regions(store: ObjectStore, record: RegionSet, *splits: Split) -> Iterator[Region]:
-    """Yield all regions of the given splits, slide by slide."""
-    for part in record.of_split(*splits):
-        yield from unpack_regions(store.get(region_tar_key(record.name, part.slide)), part.slide)
 
 
 def region_table(rows: list[dict[str, object]]) -> bytes:
@@ -89,11 +73,11 @@ def region_table(rows: list[dict[str, object]]) -> bytes:
 class RegionIndex:
     """Random access to the regions of a set, without holding them in memory.
 
-    Shards are plain tars, so a region is two reads at known offsets of a local file.
+    Shards are plain tars, so reading a region takes two reads at known offsets of a local file.
 
     Attributes:
-        keys: key of every region.
-        slides: slide of every region.
+        keys: key of every region, slide by slide.
+        slides: slide of every region, in the same order.
     """
 
     def __init__(self, store: ObjectStore, record: RegionSet, *splits: Split) -> None:
@@ -115,6 +99,9 @@ class RegionIndex:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __iter__(self) -> Iterator[Region]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> Region:
         key, slide, path, labels, image = self._entries[index]
         with path.open("rb") as file:
@@ -122,3 +109,18 @@ class RegionIndex:
             mask = decode_png(file.read(labels[1]))
             file.seek(image[0])
             return Region(key, slide, decode_png(file.read(image[1])), mask)
+
+
+class RegionNotFoundError(InputError):
+    """A region set holds no region under the key."""
+
+
+def read_region(store: ObjectStore, record: RegionSet, key: str) -> Region:
+    """Read one region of a set by its key, whatever its split. Raises `RegionNotFoundError`."""
+    # The key of a region starts with its slide: only the shards of such slides are opened.
+    own = tuple(part for part in record.slides if key.startswith(f"{part.slide}_"))
+    one = record.model_copy(update={"slides": own})
+    index = RegionIndex(store, one, "train", "val", "test")
+    if key not in index.keys:
+        raise RegionNotFoundError(f"region set {record.name!r} has no region {key!r}")
+    return index[index.keys.index(key)]

@@ -12,7 +12,11 @@ from shared.arrays import UInt8
 Color = tuple[int, int, int]
 
 GAP = 4
-LINE = 18
+"""Pixels between images."""
+
+LINE_HEIGHT = 18
+"""Height of a line of text, pixels."""
+
 INK = (40, 40, 48)
 PAPER = (250, 250, 250)
 
@@ -22,13 +26,6 @@ def colorize(labels: UInt8, colors: Sequence[Color]) -> UInt8:
     table = np.zeros((256, 3), np.uint8)
     table[: len(colors)] = np.asarray(colors, np.uint8)
     return table[labels]
-
-
-def overlay(image: UInt8, labels: UInt8, colors: Sequence[Color], opacity: float = 0.4) -> UInt8:
-    """Lay a coloured label map over an image; background stays as it is."""
-    mixed = image * (1 - opacity) + colorize(labels, colors) * opacity
-    shown: UInt8 = np.where((labels > 0)[..., None], mixed, image).round().astype(np.uint8)
-    return shown
 
 
 def sheet(
@@ -52,9 +49,9 @@ def sheet(
     height, width = rows[0][0].shape[:2]
     columns = max(len(row) for row in rows)
     left = GAP + max((int(font.getlength(name)) for name in row_names), default=0) + GAP
-    top = GAP + (LINE if column_names else 0)
+    top = GAP + (LINE_HEIGHT if column_names else 0)
     entries = _legend_lines(legend or (), left + columns * (width + GAP) - 2 * GAP, font)
-    bottom = LINE * len(entries)
+    bottom = LINE_HEIGHT * len(entries)
     size = (left + columns * (width + GAP), top + len(rows) * (height + GAP) + bottom)
     page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
@@ -66,7 +63,7 @@ def sheet(
         for column, image in enumerate(row):
             page.paste(Image.fromarray(image), (left + column * (width + GAP), y))
     for line, items in enumerate(entries):
-        y, x = size[1] - bottom + line * LINE, GAP
+        y, x = size[1] - bottom + line * LINE_HEIGHT, GAP
         for name, color in items:
             draw.rectangle((x, y + 2, x + 11, y + 13), fill=color, outline=INK)
             draw.text((x + 16, y), name, INK, font)

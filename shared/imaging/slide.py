@@ -19,10 +19,10 @@ from shared.errors import InputError
 from shared.storage import ObjectStore
 
 MAX_PLAIN_PIXELS = 500_000_000
-"""Plain images are decoded whole; larger ones must become pyramidal TIFFs first."""
+"""Largest plain image; a plain image is decoded whole, so larger ones must become pyramids."""
 
-FINER = 1.1
-"""A read may ask for a resolution finer than level 0 by this factor at most."""
+MAX_UPSAMPLING = 1.1
+"""Largest factor by which a read may be finer than level 0."""
 
 
 class Slide:
@@ -91,10 +91,10 @@ class Slide:
 
     def check_mpp(self, mpp: float) -> None:
         """Raise `InputError` if `mpp` is finer than the slide."""
-        if mpp * FINER < self.mpp:
+        if mpp * MAX_UPSAMPLING < self.mpp:
             raise InputError(
                 f"{self.path.name} has {self.mpp:.4g} µm/px at its finest level, too coarse for "
-                f"the {mpp:.4g} µm/px that were asked for"
+                f"the requested {mpp:.4g} µm/px"
             )
 
     def read(self, x: int, y: int, size: tuple[int, int], mpp: float) -> UInt8:
@@ -133,7 +133,7 @@ class Slide:
         return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
     def thumbnail(self, max_side: int) -> UInt8:
-        """Read the whole slide, at most `max_side` pixels wide or high: uint8 RGB."""
+        """Read the whole slide, at most `max_side` pixels wide and high: uint8 RGB (h, w, 3)."""
         factor = max(1.0, self.width / max_side, self.height / max_side)
         size = (max(1, round(self.width / factor)), max(1, round(self.height / factor)))
         return self.read(0, 0, size, self.mpp * self.width / size[0])
@@ -182,7 +182,7 @@ def local_source(store: ObjectStore, source: str) -> Iterator[Path]:
     """Give a local path of a slide's main file, with its companions beside it.
 
     Args:
-        store: the object store.
+        store: holds the slide.
         source: an absolute path, or a key `slides/<slide>/source/<file>`; formats of
             several files (MRXS, DICOM) keep them all below that prefix.
 

@@ -1,4 +1,7 @@
-"""Choosing the windows of a label map that become training regions, by the paper's rule."""
+"""Choosing the windows of a label map that become training regions.
+
+The rule is that of HeteroTissue-Diffuse, heterogeneous patch sampling.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ from shared.contracts.regions import RegionRule
 
 @dataclass(frozen=True)
 class Window:
-    """A window that the rule keeps: corner in label-map pixels and what it holds."""
+    """A window that the rule keeps.
+
+    Attributes:
+        x, y: its corner, label-map pixels.
+        fractions: share of the window per class, background first.
+        entropy: of the classes, bits.
+    """
 
     x: int
     y: int

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shared.computing import set_threads
 from shared.contracts.base import Request
 from shared.contracts.jobs import Attempts, Marker, ParkedUnit, UnitError
 from shared.device import choose_device
@@ -131,6 +132,7 @@ class Unit:
             device=choose_device(self.config),
             report=self._progress(),
         )
+        set_threads(self.config.threads)
         result: dict[str, Any] = {}
         if self.name == FINISH:
             self._finish(request, context)

@@ -79,7 +79,8 @@ class Context:
 
     Attributes:
         store: the object store; the unit's marker records every put.
-        threads: CPU threads to use; their number decides how sums are rounded.
+        threads: CPU threads to use, which are set before the unit runs; their number decides
+            how sums are rounded.
         device: 'cpu', 'cuda' or 'cuda:N'.
     """
 

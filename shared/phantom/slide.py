@@ -1,4 +1,4 @@
-"""Phantom slides: H&E-like tissue with exact ground truth, from a seed.
+"""A phantom slide, which renders any window of itself from its seed.
 
 Geometry is decided on a label raster of 2 µm per pixel (4 slide pixels); the image
 is composited from seamless textures along it. So the label map, the polygons and
@@ -47,7 +47,7 @@ GLAND_PITCH = 72
 
 
 class PhantomSlide:
-    """A phantom slide that renders any block of itself.
+    """A phantom slide.
 
     Args:
         width, height: level-0 pixels, multiples of 4.

@@ -1,7 +1,6 @@
 """Tissue textures: haematoxylin and eosin concentrations of each class, seamless at the edges.
 
-A texture is drawn nucleus by nucleus on a torus at 0.5 µm per pixel, so that any
-offset of it can stand beside any other without a seam.
+A texture is drawn on a torus at 0.5 µm per pixel, so that windows of it join without a seam.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def warp(texture: Float32, dx: Float32, dy: Float32) -> Float32:
 
 @dataclass(frozen=True)
 class Nuclei:
-    """How a population of nuclei looks: lengths in µm, darkness as concentration."""
+    """The look of a population of nuclei: lengths in µm, darkness as stain concentration."""
 
     length: float
     spread: float
@@ -83,7 +82,7 @@ def draw_nuclei(
 ) -> None:
     """Draw nuclei into a concentration map in place: an irregular ellipse with chromatin and rim.
 
-    Where `eosin` is given, nuclei displace it.
+    If `eosin` is given, nuclei displace it.
     """
     for (px, py), angle in zip(points, angles, strict=True):
         long = kind.length / MPP / 2 * float(np.exp(rng.normal(0, kind.spread)))

@@ -1,7 +1,7 @@
-"""Counts of the work that was done, kept in Redis, so that one process can show all of them.
+"""Counts of finished units, kept in Redis.
 
-Workers come and go and fork; what each of them counted would have to be gathered from all.
-A wiped Redis sets the counts back to zero, which Prometheus takes for a restart.
+One process can show the counts of all workers, which start, fork and stop at any time.
+A wiped Redis resets the counts to zero; Prometheus takes that for a restart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ COUNTS, SECONDS, IMAGES = "metrics:units", "metrics:seconds", "metrics:images"
 
 @dataclass(frozen=True)
 class UnitCount:
-    """Units of a stage that ended alike: done, failed (tried again) or parked."""
+    """Units of a stage with one outcome: done, failed (tried again) or parked."""
 
     stage: str
     outcome: str

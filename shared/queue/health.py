@@ -1,8 +1,8 @@
-"""Whether the process of this container works: `python -m shared.queue.health [URL]`.
+"""The health probe of a container: `python -m shared.queue.health [URL]`.
 
 Workers and the reconciler listen on no port. They touch a file from the loop that talks
-to Redis, and the probe looks at its age. A server is asked under its URL. The probe runs
-every few seconds, so it imports nothing that takes time.
+to Redis, and the probe checks its age. With a URL, the probe asks the server there. It runs
+every few seconds, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import urllib.request
 from pathlib import Path
 
 BEAT = Path(tempfile.gettempdir()) / "htd-alive"
-OLDEST_SECONDS = 90.0
+MAX_BEAT_AGE_SECONDS = 90.0
 ANSWER_SECONDS = 5.0
 
 
 def beat() -> None:
-    """Say that the process goes round its loop."""
+    """Record that the process has gone round its loop."""
     BEAT.touch()
 
 
 def trouble_with_beat() -> str | None:
-    """Say what is wrong with the process of this container, or None."""
+    """Return the fault of this container's process, or None if it works."""
     try:
         age = time.time() - BEAT.stat().st_mtime
     except FileNotFoundError:
         return f"{BEAT} is missing: the process has not reached Redis yet"
-    if age > OLDEST_SECONDS:
+    if age > MAX_BEAT_AGE_SECONDS:
         return f"the last sign of life is {age:.0f} s old: the process hangs, or Redis is away"
     return None
 
 
 def trouble_with_server(url: str) -> str | None:
-    """Say what is wrong with the server at an http(s) `url`, or None."""
+    """Return the fault of the server at an http(s) `url`, or None if it answers."""
     try:
         with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):  # noqa: S310 - our own address
             return None

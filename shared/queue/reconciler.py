@@ -1,16 +1,51 @@
-"""The reconciler as a process: `python -m shared.queue.reconciler`."""
+"""The reconciler as a process: `python -m shared.queue.reconciler`.
+
+It queues lost units again, and removes old objects.
+"""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+import time
+from datetime import UTC, datetime, timedelta
 
 from shared.logging import configure_logging
-from shared.queue.worker import reconcile_forever
-from shared.settings import settings
+from shared.queue import health
+from shared.queue.sweeping import sweep
+from shared.queue.tenants import tenant_ledger, tenants
+from shared.queue.worker import Dispatcher
+from shared.settings import Settings, settings
+from shared.storage import open_store
+
+SWEEP_SECONDS = 3600.0
+
+log = logging.getLogger("shared.queue.reconciler")
+
+
+def reconcile_forever(config: Settings, stop: threading.Event) -> None:
+    """Reconcile every `config.reconcile_seconds` until `stop` is set; sweep every hour."""
+    root = open_store(config=config)
+    dispatcher = Dispatcher(config)
+    kept, swept = timedelta(days=config.keep_images_days), time.monotonic() - SWEEP_SECONDS
+    while not stop.wait(config.reconcile_seconds):
+        try:
+            for tenant in tenants(root):
+                if sent := dispatcher.reconcile(tenant_ledger(config, tenant)):
+                    log.warning("queued %d units of tenant %s again", sent, tenant)
+            if time.monotonic() - swept >= SWEEP_SECONDS:
+                swept = time.monotonic()
+                for tenant in tenants(root):
+                    if removed := sweep(tenant_ledger(config, tenant), kept, datetime.now(UTC)):
+                        log.info("removed %d old objects of tenant %s", removed, tenant)
+        except Exception:
+            log.exception("reconciliation failed; trying again")
+        health.beat()
 
 
 def main() -> None:
+    """Reconcile until the process is told to stop."""
     config = settings()
     configure_logging(config.log_level)
     stop = threading.Event()

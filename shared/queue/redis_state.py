@@ -1,4 +1,4 @@
-"""What lives in Redis besides the queues: leases, progress, counts. All of it may be lost."""
+"""The state in Redis besides the queues: leases and progress. All of it may be lost."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def connect(broker_url: str) -> Redis:
 class RedisLeases:
     """Leases as expiring Redis keys with a heartbeat.
 
-    Where Redis can't be reached there is no lease: the work is done all the same,
-    perhaps twice, since its outputs are the same bytes.
+    If Redis cannot be reached, every claim succeeds: the work may be done twice, which is
+    harmless because its outputs are the same bytes.
     """
 
     def __init__(self, redis: Redis, seconds: int) -> None:
@@ -59,7 +59,7 @@ class RedisLeases:
         finally:
             stop.set()
             beat.join()
-            with suppress(RedisError):  # else it expires by itself
+            with suppress(RedisError):  # it expires by itself
                 self.redis.eval(_RELEASE, 1, key, token)
 
     def _renew(self, key: str, token: str, stop: threading.Event) -> None:
@@ -67,21 +67,21 @@ class RedisLeases:
             try:
                 self.redis.eval(_RENEW, 1, key, token, str(self.milliseconds))
             except RedisError:
-                continue  # tried again at the next beat
+                continue  # the next beat tries again
 
     def alive(self, name: str) -> bool:
         return bool(self.redis.exists(f"lease:{name}"))
 
 
 class RedisReporter(Reporter):
-    """Publishes progress to a Redis hash per job, and counts units, for whoever looks."""
+    """Writes progress to a Redis hash per job, and counts units."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
 
     def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
         value = json.dumps({"done": done, "total": total, "note": note})
-        with suppress(RedisError):  # progress is only for looking
+        with suppress(RedisError):  # progress is for display only
             self.redis.hset(f"progress:{job}", unit, value)
             self.redis.expire(f"progress:{job}", PROGRESS_SECONDS)
 
@@ -96,6 +96,6 @@ class RedisReporter(Reporter):
 
 
 def read_progress(redis: Redis, job: str) -> dict[str, dict[str, Any]]:
-    """Return the units of a job that have reported, with `done`, `total` and `note`."""
-    found: Any = redis.hgetall(f"progress:{job}")
-    return {unit: json.loads(value) for unit, value in found.items()}
+    """Return the progress of a job's units: unit → `done`, `total` and `note`."""
+    reports: Any = redis.hgetall(f"progress:{job}")
+    return {unit: json.loads(value) for unit, value in reports.items()}

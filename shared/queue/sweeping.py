@@ -1,4 +1,4 @@
-"""Removing what is kept only for a while: single images, and answers to Idempotency-Keys."""
+"""Removing objects with a lifetime: single images, and answers to Idempotency-Keys."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from datetime import datetime, timedelta
 from shared.contracts.image import INPUTS, ImageRequest, image_key
 from shared.jobs import Ledger
 
-KEYS_KEPT = timedelta(days=7)
-KEYS = "idempotency/"
+KEY_LIFETIME = timedelta(days=7)
+IDEMPOTENCY_KEYS = "idempotency/"
 
 
 def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
     """Remove single images with their jobs and inputs, and records of Idempotency-Keys.
 
-    An image is as old as its job's result, and an input as the last request that brought it.
-    Jobs that are open stay.
+    An image is as old as its job's result; an input is as old as the last request that sent
+    it. Open jobs are kept.
 
     Args:
         ledger: of the store.
-        images_kept: how long images are kept.
-        now: the time that ages are taken at.
+        images_kept: lifetime of images and their inputs.
+        now: the time at which ages are computed.
 
     Returns:
         The number of images and records that were removed.
@@ -31,11 +31,11 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
         if key.endswith("/result.json") and now - date > images_kept:
             job = key.split("/")[1]
             if ledger.is_open(job):
-                continue  # asked for again
+                continue  # it was submitted again
             store.delete(image_key(str(ledger.request(job)["image"])))
             store.delete_prefix(ledger.key(job, ""))
             removed += 1
-    for folder, kept in ((INPUTS, images_kept), (KEYS, KEYS_KEPT)):
+    for folder, kept in ((INPUTS, images_kept), (IDEMPOTENCY_KEYS, KEY_LIFETIME)):
         for key, date in list(store.dates(folder)):
             if now - date > kept:
                 store.delete(key)

@@ -1,16 +1,13 @@
 """A Celery worker made from a stage; the only file that knows Celery.
 
 Celery carries `(job, unit)` and nothing else. A message lost with its worker or
-with Redis is sent again by the reconciler, since the store knows what is open.
+with Redis is sent again by the reconciler, because the store lists the open jobs.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
-import time
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery
@@ -23,13 +20,10 @@ from shared.jobs import Ledger, Stage, execute
 from shared.logging import configure_logging
 from shared.queue import health
 from shared.queue.redis_state import RedisLeases, RedisReporter, connect
-from shared.queue.sweeping import sweep
-from shared.queue.tenants import ledger_of, tenant_ledger, tenants
+from shared.queue.tenants import ledger_of
 from shared.settings import Settings, settings
-from shared.storage import open_store
 
 TASK = "htd.run"
-SWEEP_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +68,7 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
 
 
 class QueueError(HeteroTissueError):
-    """The queue cannot be reached; what was to be queued is, when the reconciler can."""
+    """The queue cannot be reached; the reconciler queues the units once it is back."""
 
 
 class Dispatcher:
@@ -94,11 +88,11 @@ class Dispatcher:
             raise QueueError(f"{job} is recorded, but the queue cannot be reached") from error
 
     def start(self, ledger: Ledger, job: str) -> None:
-        """Queue what a freshly submitted job can do now."""
+        """Queue the runnable units of a job that was just submitted."""
         self.send(ledger.stage(job), job, ledger.runnable(job)[1])
 
     def reconcile(self, ledger: Ledger) -> int:
-        """Send again what was lost: waiting units with neither lease nor a queue before them.
+        """Queue lost units again: runnable units without a lease, while their queue is empty.
 
         Returns:
             The number of units that were queued.
@@ -108,31 +102,11 @@ class Dispatcher:
         for job in ledger.open_jobs():
             stage = ledger.stage(job)
             if self.redis.llen(stage):
-                continue  # its units may simply be waiting
+                continue  # its units may be waiting in the queue
             lost = [u for u in ledger.runnable(job)[1] if not leases.alive(f"{job}/{u}")]
             self.send(stage, job, lost)
             sent += len(lost)
         return sent
-
-
-def reconcile_forever(config: Settings, stop: threading.Event) -> None:
-    """Reconcile every `config.reconcile_seconds` until `stop` is set; sweep every hour."""
-    root = open_store(config=config)
-    dispatcher = Dispatcher(config)
-    kept, swept = timedelta(days=config.keep_images_days), time.monotonic() - SWEEP_SECONDS
-    while not stop.wait(config.reconcile_seconds):
-        try:
-            for tenant in tenants(root):
-                if sent := dispatcher.reconcile(tenant_ledger(config, tenant)):
-                    log.warning("queued %d units of tenant %s again", sent, tenant)
-            if time.monotonic() - swept >= SWEEP_SECONDS:
-                swept = time.monotonic()
-                for tenant in tenants(root):
-                    if removed := sweep(tenant_ledger(config, tenant), kept, datetime.now(UTC)):
-                        log.info("removed %d old objects of tenant %s", removed, tenant)
-        except Exception:
-            log.exception("reconciliation failed; trying again")
-        health.beat()
 
 
 def worker_app(stage: Stage[Any], config: Settings) -> Celery:

@@ -53,9 +53,9 @@ class DirectoryStore(ObjectStore):
         return self._path(key).is_file()
 
     def stat(self, key: str) -> Stat:
-        found = self.local(key).stat()
-        # The inode too: a clock may be too coarse to tell two puts apart.
-        return Stat(found.st_size, f"{found.st_mtime_ns:x}-{found.st_ino:x}-{found.st_size:x}")
+        stat = self.local(key).stat()
+        # The tag has the inode, because a coarse clock gives two puts one time.
+        return Stat(stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_ino:x}-{stat.st_size:x}")
 
     def list(self, prefix: str = "") -> Iterator[str]:
         base = self.root / prefix.rpartition("/")[0]
@@ -74,9 +74,9 @@ class DirectoryStore(ObjectStore):
 
     def folders(self, prefix: str) -> Iterator[str]:
         base = self.root / prefix
-        found = (item for item in base.iterdir() if item.is_dir()) if base.is_dir() else ()
+        folders = (item for item in base.iterdir() if item.is_dir()) if base.is_dir() else ()
         yield from sorted(
-            item.name for item in found if any(files for _, _, files in os.walk(item))
+            item.name for item in folders if any(files for _, _, files in os.walk(item))
         )
 
     def delete(self, key: str) -> None:

@@ -31,8 +31,13 @@ def unpack_tar(data: bytes) -> Iterator[tuple[str, bytes]]:
                 yield member.name, file.read()
 
 
-def table_bytes(table: pa.Table) -> bytes:
-    """Write a table as Parquet: the same table gives the same bytes."""
+def table_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
+    """Write a table as Parquet: the same table gives the same bytes.
+
+    Args:
+        table: the rows.
+        row_group_size: rows per group, the least that a reader reads; default pyarrow's.
+    """
     body = io.BytesIO()
-    pq.write_table(table, body)
+    pq.write_table(table, body, row_group_size=row_group_size)
     return body.getvalue()

@@ -1,6 +1,6 @@
-"""Large objects in parts, so that an upload that breaks off goes on where it was.
+"""Uploads of large objects in parts, so that an interrupted upload can be resumed.
 
-To an S3 server the parts go straight, by presigned URLs. A directory has no server: its
+Parts go directly to an S3 server, by presigned URLs. A directory has no server, so its
 parts are objects of their own until they are joined.
 """
 
@@ -33,7 +33,7 @@ class PartUpload(ABC):
 
     @abstractmethod
     def url(self, upload: str, number: int, seconds: int) -> str | None:
-        """Return a URL that a part can be PUT to; None: it is given to `put` instead."""
+        """Return a URL that a part can be PUT to for some seconds; None: pass it to `put`."""
 
     @abstractmethod
     def put(self, upload: str, number: int, path: Path) -> None:
@@ -41,11 +41,15 @@ class PartUpload(ABC):
 
     @abstractmethod
     def complete(self, upload: str, parts: int) -> None:
-        """Join so many parts to the object; one that is gone leaves the object as it was."""
+        """Join parts 1 to `parts` into the object.
+
+        Raises:
+            InputError: a part or the upload is missing; the object is left unchanged.
+        """
 
     @abstractmethod
     def abort(self, upload: str) -> None:
-        """Forget the parts."""
+        """Delete the parts."""
 
 
 class StoredParts(PartUpload):
@@ -71,7 +75,7 @@ class StoredParts(PartUpload):
 
     def complete(self, upload: str, parts: int) -> None:
         with self.store.writing(self.key) as path, path.open("wb") as whole:
-            # By number: another try of the same may be deleting what it has joined.
+            # Name parts by number, not by a listing: another call may be deleting what it joined.
             for number in range(1, parts + 1):
                 with self.store.open(f"{self.prefix}{number:05d}") as part:
                     shutil.copyfileobj(part, whole, 1 << 20)
@@ -82,9 +86,9 @@ class StoredParts(PartUpload):
 
 
 class S3Parts(PartUpload):
-    """S3's own multipart uploads.
+    """The multipart uploads of an S3 server.
 
-    The client's methods for them have a leading underscore, but there are no others.
+    The client offers them only by methods with a leading underscore.
     """
 
     def __init__(self, store: S3Store, key: str) -> None:
@@ -99,15 +103,15 @@ class S3Parts(PartUpload):
 
     def _listed(self, upload: str) -> Iterator[Part]:
         marker: str | None = None
-        with _told():
+        with _missing_upload_explained():
             while True:
-                found = self.client._list_parts(
+                page = self.client._list_parts(
                     self.bucket, self.name, upload, part_number_marker=marker
                 )
-                yield from found.parts
-                if not found.is_truncated:
+                yield from page.parts
+                if not page.is_truncated:
                     return
-                marker = str(found.next_part_number_marker)
+                marker = str(page.next_part_number_marker)
 
     def url(self, upload: str, number: int, seconds: int) -> str | None:
         query: dict[str, str | list[str] | tuple[str]] = {
@@ -122,17 +126,18 @@ class S3Parts(PartUpload):
         raise InputError("this store takes parts at their own URLs, which the upload lists")
 
     def complete(self, upload: str, parts: int) -> None:
-        with _told():
+        with _missing_upload_explained():
             listed = sorted(self._listed(upload), key=lambda part: part.part_number)[:parts]
             self.client._complete_multipart_upload(self.bucket, self.name, upload, listed)
 
     def abort(self, upload: str) -> None:
-        with _told():
+        with _missing_upload_explained():
             self.client._abort_multipart_upload(self.bucket, self.name, upload)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _missing_upload_explained() -> Iterator[None]:
+    """Raise `InputError` in place of the server's error where the upload is missing."""
     try:
         yield
     except (S3Error, InvalidResponseError) as error:
@@ -143,5 +148,5 @@ def _told() -> Iterator[None]:
 
 
 def part_upload(store: ObjectStore, key: str) -> PartUpload:
-    """The way in which `store` takes the object `key` in parts."""
+    """Return the upload in parts of the object `key`, by the kind of `store`."""
     return S3Parts(store, key) if isinstance(store, S3Store) else StoredParts(store, key)

@@ -26,7 +26,7 @@ class S3Store(ObjectStore):
 
     Attributes:
         client: of the server.
-        signer: signs URLs for those who reach the server under another address.
+        signer: signs URLs for clients that reach the server under another address.
     """
 
     def __init__(self, bucket: str, prefix: str, config: Settings) -> None:
@@ -49,7 +49,7 @@ class S3Store(ObjectStore):
         return self.prefix + check_key(key)
 
     def create_bucket(self) -> None:
-        """Make the bucket where it is missing."""
+        """Make the bucket if it is missing."""
         if not self.client.bucket_exists(self.bucket):
             self.client.make_bucket(self.bucket)
 
@@ -64,9 +64,9 @@ class S3Store(ObjectStore):
             return stream.read()
 
     def _translated(self, error: S3Error | InvalidResponseError, key: str) -> Exception:
-        """Tell a missing object from other errors.
+        """Return `ObjectNotFoundError` for a missing object, else the error itself.
 
-        Servers that send their errors as text/xml (rclone) get past the client's parser.
+        The client does not parse the errors of servers that send them as text/xml (rclone).
         """
         if isinstance(error, S3Error):
             missing = error.code in {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NotFound"}
@@ -120,7 +120,7 @@ class S3Store(ObjectStore):
         path = self.cache / version / check_key(key)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Others may fetch it at the same time: to a file of its own, then renamed.
+            # Others may fetch it at the same time, so write a file of our own and rename it.
             part = f"{path}.{secrets.token_hex(8)}.part"
             self.client.fget_object(self.bucket, self.name(key), part)
             Path(part).replace(path)

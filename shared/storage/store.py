@@ -45,7 +45,7 @@ def check_key(key: str) -> str:
 
 
 class Stat(NamedTuple):
-    """What a store says of an object; `tag` is another one whenever the object is replaced."""
+    """Size of an object in bytes, and a tag that changes whenever the object is replaced."""
 
     size: int
     tag: str
@@ -70,7 +70,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Say whether there is an object under `key`."""
+        """Say whether an object lies under `key`."""
 
     @abstractmethod
     def stat(self, key: str) -> Stat:
@@ -90,7 +90,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Delete the object; nothing happens where there is none."""
+        """Delete the object; a missing one is no error."""
 
     @abstractmethod
     def local(self, key: str) -> Path:
@@ -106,9 +106,9 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def presign(self, key: str, seconds: int) -> str | None:
-        """Return a URL from which anybody can read the object for so long.
+        """Return a URL from which anybody can read the object for `seconds`.
 
-        None where the store has no server of its own.
+        None if the store has no server of its own.
         """
 
     def size(self, key: str) -> int:
@@ -135,7 +135,7 @@ class ObjectStore(ABC):
 
     @contextmanager
     def writing(self, key: str, suffix: str = "") -> Iterator[Path]:
-        """Give a temporary path to write to; store it under `key` on a clean exit."""
+        """Yield a temporary path; store its file under `key` unless the block raises."""
         suffix = suffix or "".join(PurePosixPath(key).suffixes)
         with tempfile.TemporaryDirectory(prefix="htd-") as folder:
             path = Path(folder) / f"object{suffix}"

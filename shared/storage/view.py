@@ -1,4 +1,4 @@
-"""A store seen through another object, which may change what a put or a delete does."""
+"""A wrapper around a store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.storage.store import ObjectStore, Stat
 
 
 class StoreView(ObjectStore):
-    """Another store, seen through: subclasses change what a put or a delete does."""
+    """Passes every call to another store; subclasses change what a put or a delete does."""
 
     def __init__(self, inner: ObjectStore) -> None:
         self.inner = inner

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from heterotissue.stack.supervisor import Stack
+from shared.errors import InputError
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.queue.redis_state import RedisLeases, connect
 from shared.queue.worker import Dispatcher
 from shared.settings import Settings
-from shared.storage import DirectoryStore, InputError, open_store
+from shared.storage import DirectoryStore, open_store
 from tests.integration.conftest import kill, toy_worker, wait_for
 from tests.store_contract import check_store
 from tests.toy import ToyRequest, ToyStage

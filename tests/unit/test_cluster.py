@@ -23,7 +23,7 @@ from shared.errors import InputError
 from shared.features import write_features
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
-from shared.imaging.region_sets import load_region_set, read_regions
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
 from shared.tissue_types import classes_of, default_types, read_types, write_types
@@ -132,7 +132,7 @@ def test_streaming_assigns_as_all_at_once(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The map of the finished run is the one that batches of 7 patches give."""
-    monkeypatch.setattr(stage, "STREAM", 7)
+    monkeypatch.setattr(stage, "PATCHES_AT_ONCE", 7)
     status = run(store, request(run="streamed"))
     assert status.state == "done", status.failed
     for slide in SPLITS:
@@ -202,7 +202,7 @@ def test_regions_hold_the_types_map(store: DirectoryStore) -> None:
     regions = load_region_set(store, "types")
     assert regions.classes.names == ["background", "type 1", "type 2", "type 3"]
     assert {part.slide: part.split for part in regions.slides} == SPLITS
-    found = list(read_regions(store, regions, "train", "test"))
+    found = list(RegionIndex(store, regions, "train", "test"))
     assert found
     for region in found:
         assert region.image.shape == (RULE.size, RULE.size, 3)
@@ -237,7 +237,7 @@ def test_edited_types_are_kept_and_applied(store: DirectoryStore) -> None:
     assert regions.classes.names == ["background", "stroma", "type 2"]
     assert load_region_set(store, "named") == regions
     applied = contents(store, "named")
-    assert max(int(r.labels.max()) for r in read_regions(store, regions, "train")) == 2
+    assert max(int(r.labels.max()) for r in RegionIndex(store, regions, "train")) == 2
     assert run(store, request(run="named"), fresh=True).state == "done"
     assert contents(store, "named") == applied
 

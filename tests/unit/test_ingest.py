@@ -28,7 +28,7 @@ from shared.contracts.ingest import (
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.imaging.label_map import LabelMap
-from shared.imaging.region_sets import load_region_set, read_regions
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
 
@@ -136,7 +136,7 @@ def test_records_patches_and_regions(tmp_path: Path) -> None:
     assert rows[64, 64] == pytest.approx([0, 1, 0])
     assert rows[384, 64] == pytest.approx([0, 0, 1])
     regions = load_region_set(store, "c")
-    kept = list(read_regions(store, regions, "train"))
+    kept = list(RegionIndex(store, regions, "train"))
     assert kept
     for region in kept:
         shares = np.bincount(region.labels.ravel(), minlength=3)[1:]
@@ -332,7 +332,7 @@ def test_tiles_become_regions_by_the_classes_of_their_folders(tmp_path: Path) ->
     assert {part.slide: part.split for part in record.slides} == {
         "1": "train", "2": "train", "3": "test",
     }  # fmt: skip
-    regions = list(read_regions(store, record, "train", "test"))
+    regions = list(RegionIndex(store, record, "train", "test"))
     assert len({region.key for region in regions}) == len(regions) == 6  # equal names, all kept
     assert all(region.image.shape == (32, 32, 3) for region in regions)
     assert sorted(int(region.labels.max()) for region in regions) == [1, 1, 1, 2, 2, 2]
@@ -343,7 +343,7 @@ def test_tiles_with_one_class_need_no_folders(tmp_path: Path) -> None:
     write_tiles(tmp_path / "tiles", binary=False)
     store = DirectoryStore(tmp_path / "store")
     assert ingest_tiles(store, tmp_path / "tiles", Classes.of("gland")).state == "done"
-    regions = list(read_regions(store, load_region_set(store, "t"), "test"))
+    regions = list(RegionIndex(store, load_region_set(store, "t"), "test"))
     assert [set(np.unique(region.labels)) for region in regions] == [{0, 1}, {0, 1}]
 
 

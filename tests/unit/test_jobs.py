@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 import pytest
 
 from shared.errors import InputError
-from shared.jobs import JobStatus, Ledger, NoLeases, Reporter, execute, run_job
+from shared.jobs import JobStatus, Ledger, NoLeases, Plan, Reporter, Shard, execute, run_job
 from shared.settings import Settings
-from shared.storage import DirectoryStore, ObjectNotFoundError
+from shared.storage import DirectoryStore, ObjectNotFoundError, ObjectStore, StoreView
 from tests.toy import ToyRequest, ToyStage
 
 CONFIG = Settings(max_failures=3, max_starts=5)
@@ -250,3 +251,49 @@ def test_a_job_that_is_deleted_while_jobs_are_listed_is_not_found(ledger: Ledger
 def test_unknown_jobs_are_named(ledger: Ledger) -> None:
     with pytest.raises(InputError, match="no job 'toy-x'"):
         ledger.status("toy-x")
+
+
+class CountingStore(StoreView):
+    """Counts how often each object or folder is read."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
+        self.reads: Counter[str] = Counter()
+
+    def get(self, key: str) -> bytes:
+        self.reads[key] += 1
+        return super().get(key)
+
+    def exists(self, key: str) -> bool:
+        self.reads[key] += 1
+        return super().exists(key)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        self.reads[prefix] += 1
+        return super().list(prefix)
+
+
+def test_a_status_reads_each_object_once(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=2, faults={"square-1": "input"}))
+    for unit in ("plan", "square-0", "square-1"):
+        step(ledger, job, unit)
+    store = CountingStore(ledger.store)
+    status = Ledger(store).status(job)
+    assert (status.state, status.done, set(status.failed)) == ("running", 1, {"square-1"})
+    names = ("request.json", "result.json", "plan.json", "failed/", "done/", "failed/square-1.json")
+    assert store.reads == Counter({ledger.key(job, name): 1 for name in names})
+
+
+def test_records_of_before_are_read(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest())
+    old = {"outputs": {}, "result": {"square": 0}, "seconds": 0.1}
+    ledger.store.put_json(ledger.key(job, "done/square-0.json"), old)
+    assert ledger.marker(job, "square-0").result == {"square": 0}
+
+
+def test_a_plan_finds_its_shards() -> None:
+    plan = Plan(phases=((Shard(id="a"),), (Shard(id="b"), Shard(id="c"))))
+    assert [shard.id for shard in plan.shards] == ["a", "b", "c"]
+    assert plan.shard("b") is plan.phases[1][0]
+    with pytest.raises(KeyError):
+        plan.shard("d")

@@ -428,7 +428,7 @@ def test_crop_copying_agrees_with_template_matching(monkeypatch: pytest.MonkeyPa
         for block in (grey[1][y : y + 16, x : x + 16] for y in (0, 16) for x in (0, 16))
     ]
     for number, limit in enumerate(sorted(best, reverse=True), 1):
-        monkeypatch.setattr(copying, "COPIED", limit - 1e-4)
+        monkeypatch.setattr(copying, "MIN_COPY_CORRELATION", limit - 1e-4)
         assert crop_copying(image, crop) == number / 4
 
 

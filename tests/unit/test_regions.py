@@ -7,8 +7,10 @@ import pytest
 
 from shared.contracts.base import SplitFractions
 from shared.contracts.regions import RegionRule
-from shared.imaging.region_sets import Region, pack_regions, unpack_regions
+from shared.imaging.codec import decode_png
+from shared.imaging.region_sets import Region, pack_regions
 from shared.imaging.windows import choose_windows, class_entropy
+from shared.storage.formats import unpack_tar
 
 
 def halves(share: float, background: float = 0.0) -> np.ndarray:  # type: ignore[type-arg]
@@ -60,9 +62,9 @@ def test_shards_are_lossless_and_reproducible() -> None:
     )  # fmt: skip
     data = pack_regions([region])
     assert data == pack_regions([region])
-    (back,) = unpack_regions(data, "s")
-    assert np.array_equal(back.image, region.image)
-    assert np.array_equal(back.labels, region.labels)
+    files = dict(unpack_tar(data))
+    assert np.array_equal(decode_png(files["s_0_0.png"]), region.image)
+    assert np.array_equal(decode_png(files["s_0_0.mask.png"]), region.labels)
 
 
 def test_splits_hold_back_whole_slides_and_do_not_depend_on_order() -> None:

@@ -12,7 +12,8 @@ from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented
 from services.gateway.api.tokens import Scope, TokenRecord
 from shared.contracts.base import Contract, Name
-from shared.queue.tenants import LOCAL, Tenant, TenantRecord, tenant_key, tenants
+from shared.contracts.tenants import LOCAL, Tenant, TenantRecord, tenant_key
+from shared.queue.tenants import tenants
 
 router = APIRouter(prefix="/v1", tags=["administration"])
 

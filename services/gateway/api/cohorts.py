@@ -18,7 +18,7 @@ from shared.contracts.gateway import Names, RegionPage, RegionRow
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.imaging.codec import encode_png
-from shared.imaging.region_sets import RegionIndex
+from shared.imaging.region_sets import RegionNotFoundError, read_region
 from shared.imaging.sheet import colorize
 
 MAX_FEATURE_BYTES = 16 << 30
@@ -90,11 +90,10 @@ def show_region(
     own = tuple(part for part in record.slides if part.slide == slide and part.regions)
     if not own:
         raise ProblemError(404, "no-region", f"region set {name!r} has none of slide {slide!r}")
-    one = record.model_copy(update={"slides": own})
-    index = RegionIndex(caller.store, one, "train", "val", "test")
-    if key not in index.keys:
-        raise ProblemError(404, "no-region", f"region set {name!r} has no region {key!r}")
-    region = index[index.keys.index(key)]
+    try:
+        region = read_region(caller.store, record.model_copy(update={"slides": own}), key)
+    except RegionNotFoundError as error:
+        raise ProblemError(404, "no-region", str(error)) from error
     shown = region.image if show == "image" else region.labels
     if show == "colors":
         shown = colorize(region.labels, record.classes.colors)

@@ -42,17 +42,16 @@ from shared.contracts.gateway import (
     submission_key,
 )
 from shared.contracts.jobs import State
-from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import DatasetRequest, dataset_key
+from shared.datasets.preview import PREVIEW_SAMPLES, draw_preview
 from shared.datasets.samples import Sample, read_members
 from shared.imaging.codec import encode_png
-from shared.imaging.sheet import colorize, sheet
 from shared.models import read_model
 from shared.queue.redis_state import RedisLeases
 from shared.storage import ObjectStore, sha256
 
 LINK_SECONDS = 3600
-PREVIEW_IMAGES = 8
 PRIVATE_FILES = ("submission.json", "choices.parquet")
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -277,7 +276,7 @@ def preview_dataset(own: Readable) -> Response:
         raise _not_yet(own, "no shard is finished")
     request = own.submission.request
     model = read_model(own.store, request.model_ref)
-    picture = _draw(_first_samples(own.store, key), model)
+    picture = encode_png(draw_preview(_first_samples(own.store, key), model.classes))
     return Response(picture, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
@@ -299,21 +298,7 @@ def _first_samples(store: ObjectStore, key: str) -> list[Sample]:
             for member in tar
             if (file := tar.extractfile(member)) is not None
         )
-        return list(islice(read_members(members), PREVIEW_IMAGES))
-
-
-def _draw(samples: list[Sample], model: ModelRecord) -> bytes:
-    return encode_png(
-        sheet(
-            [
-                [colorize(sample.labels, model.classes.colors) for sample in samples],
-                [sample.image for sample in samples],
-            ],
-            ["label map", "synthetic"],
-            [sample.provenance.key for sample in samples],
-            legend=list(zip(model.classes.names, model.classes.colors, strict=True)),
-        )
-    )
+        return list(islice(read_members(members), PREVIEW_SAMPLES))
 
 
 def _shard_keys(own: OwnDataset) -> dict[str, str]:

@@ -8,7 +8,7 @@ from fastapi import Header
 
 from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Contract, Request
-from shared.queue.sweeping import KEYS
+from shared.queue.sweeping import IDEMPOTENCY_KEYS
 from shared.storage import ObjectNotFoundError, ObjectStore, sha256
 
 IdempotencyKey = Annotated[
@@ -59,7 +59,7 @@ def keep_key(store: ObjectStore, key: str | None, request: Request, job: str) ->
 
 
 def _key(key: str) -> str:
-    return f"{KEYS}{sha256(key.encode())}.json"
+    return f"{IDEMPOTENCY_KEYS}{sha256(key.encode())}.json"
 
 
 def _fingerprint(request: Request) -> str:

@@ -16,10 +16,11 @@ from redis.exceptions import RedisError
 from services.gateway.api.limits import Limits
 from services.gateway.api.tokens import Scope, Tokens
 from shared.contracts.base import Request
+from shared.contracts.tenants import LOCAL, TenantRecord, tenant_key
 from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.queue.redis_state import read_progress
-from shared.queue.tenants import LOCAL, TenantRecord, tenant_key, tenant_ledger
+from shared.queue.tenants import tenant_ledger
 from shared.queue.worker import Dispatcher, QueueError
 from shared.settings import Settings
 from shared.storage import open_store

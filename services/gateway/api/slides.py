@@ -16,12 +16,12 @@ from services.gateway.api.problems import ProblemError, blaming, documented, ret
 from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
 from services.gateway.api.slide_lookup import SlideName, find_slide, slide_info
 from services.gateway.api.streams import Wanted, send_object, sending
+from shared.contracts.annotations import ANNOTATION_SUFFIXES
 from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
 from shared.contracts.ingest import slide_key
 
 MAX_SLIDE_BYTES = 1 << 40
 MAX_ANNOTATION_BYTES = 2 << 30
-ANNOTATIONS = (".geojson", ".json", ".xml", ".tif", ".tiff", ".png", ".npy")
 
 router = APIRouter(prefix="/v1/slides", tags=["slides"])
 
@@ -90,12 +90,12 @@ async def put_annotation(
     It takes the place of the one before; ingest reads it, and says what does not fit.
     """
     key = slide_key(slide, f"annotation/{file_name(file)}")
-    if PurePosixPath(file).suffix.lower() not in ANNOTATIONS:
+    if PurePosixPath(file).suffix.lower() not in ANNOTATION_SUFFIXES:
         raise ProblemError(
             415,
             "unknown-annotation",
             f"{file!r} is no annotation",
-            remedy=f"name it by its format: {', '.join(ANNOTATIONS)}",
+            remedy=f"name it by its format: {', '.join(ANNOTATION_SUFFIXES)}",
         )
     info = await _put(request, caller, slide, key, content_length)
     for other in info.files:

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from shared.contracts.base import Contract, Name
-from shared.queue.tenants import LOCAL, Tenant
+from shared.contracts.tenants import LOCAL, Tenant
 from shared.storage import ObjectNotFoundError, ObjectStore
 
 Scope = Literal["read", "annotate", "generate", "train", "admin"]

@@ -16,7 +16,6 @@ import numpy as np
 import openslide
 from fastapi import Path, Request
 from openslide.deepzoom import DeepZoomGenerator
-from PIL import Image
 
 from services.gateway.api.access import Caller
 from services.gateway.api.problems import ProblemError
@@ -25,8 +24,8 @@ from shared.arrays import Float64, Int64, UInt8
 from shared.contracts.base import Classes, class_color
 from shared.contracts.ingest import slide_key
 from shared.errors import InputError
-from shared.imaging.codec import encode_png
-from shared.imaging.label_map import TILE, LabelMap
+from shared.imaging.codec import encode_palette_png, encode_png
+from shared.imaging.label_map import LABEL_TILE, LabelMap
 from shared.imaging.slide import Slide, local_source, open_source
 from shared.storage import ObjectStore, sha256
 
@@ -187,19 +186,15 @@ class Zoom:
 
 def colored(labels: UInt8, colors: Sequence[tuple[int, int, int]]) -> bytes:
     """Encode labels, uint8 (height, width), as a PNG in the colours; label 0 is transparent."""
-    picture = Image.fromarray(labels, mode="L")
-    picture.putpalette([channel for color in colors for channel in color])
-    body = io.BytesIO()
-    picture.save(body, "PNG", transparency=0)
-    return body.getvalue()
+    return encode_palette_png(labels, colors, transparent=0)
 
 
 def _shrunk(labels: LabelMap) -> UInt8:
     """Take every `COARSE_FACTOR`th pixel of a label map, strip by strip."""
     every = slice(None, None, COARSE_FACTOR)
     strips = (
-        labels.window(0, y, labels.width, min(TILE, labels.height - y))[every, every]
-        for y in range(0, labels.height, TILE)
+        labels.window(0, y, labels.width, min(LABEL_TILE, labels.height - y))[every, every]
+        for y in range(0, labels.height, LABEL_TILE)
     )
     return np.concatenate(list(strips))
 

@@ -10,7 +10,7 @@ import re
 import secrets
 
 from shared.contracts.base import Contract, Name
-from shared.queue.tenants import Tenant
+from shared.contracts.tenants import Tenant
 from shared.storage import ObjectNotFoundError, ObjectStore
 
 PREFIX = "access/readings/"

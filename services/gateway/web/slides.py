@@ -11,9 +11,10 @@ from services.gateway.api.clusters import list_clusterings
 from services.gateway.api.cohorts import list_cohorts, show_cohort
 from services.gateway.api.paging import MAX_LIMIT, Cursor
 from services.gateway.api.slide_lookup import find_slide
-from services.gateway.api.slides import ANNOTATIONS, list_slides
+from services.gateway.api.slides import list_slides
 from services.gateway.web.atlas import shown_types
 from services.gateway.web.pages import PageRoute, Visitor, render
+from shared.contracts.annotations import ANNOTATION_SUFFIXES, OWN_SUFFIXES
 from shared.contracts.base import Name, class_color
 from shared.contracts.cluster import cluster_key
 from shared.contracts.ingest import CohortRecord
@@ -29,7 +30,8 @@ def slides_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Res
         "slides.html",
         caller,
         slides=list_slides(caller, 50, cursor),
-        annotations=",".join(ANNOTATIONS),
+        annotations=",".join(ANNOTATION_SUFFIXES),
+        own_suffixes=",".join(OWN_SUFFIXES),
         colors=[class_color(index) for index in range(256)],
     )
 

@@ -5,6 +5,7 @@ const at = (id) => document.getElementById(id);
 const dialog = at("upload");
 const list = at("sending");
 const annotations = list?.dataset.annotations.split(",") ?? [];
+const own = list?.dataset.own.split(",") ?? []; // suffixes that no slide has
 let waiting = [];
 
 // A slide's files share a stem: a.svs, a.geojson, a_mask.tiff.
@@ -14,7 +15,7 @@ function plan(files) {
   return [...files].map((file) => {
     const base = stem(file).replace(/_mask$/, "");
     const others = [...files].some((other) => other !== file && stem(other) === base);
-    const annotation = [".geojson", ".json", ".xml", ".npy"].includes(suffix(file)) || (stem(file) !== base && others);
+    const annotation = own.includes(suffix(file)) || (stem(file) !== base && others);
     const slide = (annotation ? base : stem(file)).replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "");
     const kind = annotation && annotations.includes(suffix(file)) ? "annotation" : "source";
     return { file, slide, kind };

@@ -1,0 +1,37 @@
+"""The preview of a dataset: its first images below their label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.arrays import UInt8
+from shared.contracts.base import Classes
+from shared.datasets.samples import Sample
+from shared.imaging.sheet import colorize, sheet
+
+PREVIEW_SAMPLES = 8
+"""Images of a preview."""
+
+
+def draw_preview(
+    samples: Sequence[Sample], classes: Classes, crops: Sequence[UInt8] | None = None
+) -> UInt8:
+    """Draw a contact sheet of samples, one column each.
+
+    Args:
+        samples: the columns.
+        classes: of the label maps; they make the legend.
+        crops: RGB of the crops of each sample, for a row between maps and images.
+
+    Returns:
+        uint8 RGB (height, width, 3).
+    """
+    maps = [colorize(sample.labels, classes.colors) for sample in samples]
+    rows = {"label map": maps, "crops": crops, "synthetic": [item.image for item in samples]}
+    shown = {name: row for name, row in rows.items() if row is not None}
+    return sheet(
+        list(shown.values()),
+        list(shown),
+        [sample.provenance.key for sample in samples],
+        legend=list(zip(classes.names, classes.colors, strict=True)),
+    )
