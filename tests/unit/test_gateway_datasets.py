@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,9 @@ import yaml
 
 from heterotissue.stages import load_stage
 from services.gateway.api import watching
+from services.gateway.api.dataset_checks import check_crops, resolve_request
 from shared.contracts.regions import region_table_key
+from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import read_shard
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
@@ -331,3 +334,21 @@ def test_a_poller_that_fails_ends_its_listeners() -> None:
 def test_the_gateway_serves_without_torch() -> None:
     code = "import sys, services.gateway.server; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_request_is_checked_with_one_read_of_each_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    reads: Counter[str] = Counter()
+
+    def get(self: DirectoryStore, key: str, read: Any = DirectoryStore.get) -> bytes:
+        reads[key] += 1
+        return bytes(read(self, key))
+
+    monkeypatch.setattr(DirectoryStore, "get", get)
+    resolved = resolve_request(store, DatasetRequest.model_validate(BODY))
+    check_crops(store, resolved)
+    assert reads["models/toy/1/model.json"] == reads["regions/toy/set.json"] == 1
+    assert max(reads.values()) == 1

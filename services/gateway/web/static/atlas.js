@@ -103,7 +103,7 @@ at("apply")?.addEventListener("click", () => attempt(async () => {
   const events = new EventSource(`/v1/jobs/${job.job}/events`);
   events.addEventListener("status", (message) => {
     const status = JSON.parse(message.data);
-    say(status.state === "done" ? "Applied: regions and galleries are made anew." : `Applying: ${status.state}`);
+    say(status.state === "done" ? "Applied: regions and galleries are made again." : `Applying: ${status.state}`);
     if (!["done", "partial", "failed", "cancelled"].includes(status.state)) return;
     events.close();
     at("problem").textContent = Object.values(status.failed).join("; ");

@@ -1,6 +1,6 @@
 // A crop cut by hand from a picture of the user's, which stays on this machine.
-const SHOWN = 1024; // pixels of the longer side as it is drawn
-const MOST_ENLARGED = 8;
+const MAX_SHOWN_SIDE = 1024; // pixels of the longer side on the screen
+const MAX_ENLARGEMENT = 8;
 
 export class Cutting {
   // `done` is called with the class, the crop's PNG, and the picture's name.
@@ -85,7 +85,7 @@ export class Cutting {
     canvas.parentElement.hidden = !picture;
     this.at("use").disabled = !square;
     if (!picture) return;
-    const zoom = Math.min(MOST_ENLARGED, SHOWN / Math.max(picture.width, picture.height));
+    const zoom = Math.min(MAX_ENLARGEMENT, MAX_SHOWN_SIDE / Math.max(picture.width, picture.height));
     canvas.width = Math.max(1, Math.round(picture.width * zoom));
     canvas.height = Math.max(1, Math.round(picture.height * zoom));
     const context = canvas.getContext("2d");

@@ -2,10 +2,10 @@
 import { ask, send } from "./api.js";
 import { pixels } from "./png.js";
 
-const AT_ONCE = 24; // tiles
-const OF_ONE_SLIDE = 4; // tiles, so that many slides are seen
+const TILES_AT_ONCE = 24;
+const MAX_OF_ONE_SLIDE = 4; // tiles, so that many slides are seen
 const SLIDES = 6; // whose regions are asked for together
-const LEAST_SHARE = 0.05; // of the class in a region that is offered
+const MIN_SHARE = 0.05; // of the class in a region that is offered
 
 export class Gallery {
   // `list` holds the tiles; `crop` and `map` are called with the region that was chosen.
@@ -50,9 +50,9 @@ export class Gallery {
     const found = () => {
       const seen = {};
       return rows.filter((row) => {
-        if (this.share(row, label) < LEAST_SHARE) return false;
+        if (this.share(row, label) < MIN_SHARE) return false;
         seen[row.slide] = (seen[row.slide] ?? 0) + 1;
-        return seen[row.slide] <= OF_ONE_SLIDE;
+        return seen[row.slide] <= MAX_OF_ONE_SLIDE;
       });
     };
     while (found().length < count && slides.length) {
@@ -65,7 +65,7 @@ export class Gallery {
   // Shows regions that hold a class; says whether there may be more.
   async show(label, more = false) {
     const { record } = this;
-    const count = AT_ONCE + (more ? this.list.children.length : 0);
+    const count = TILES_AT_ONCE + (more ? this.list.children.length : 0);
     const rows = (await this.holding(label, count)).slice(0, count);
     if (record !== this.record) return false; // another set was opened meanwhile
     this.list.replaceChildren(...rows.map((row) => this.tile(row, label)));

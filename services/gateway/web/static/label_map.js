@@ -1,5 +1,5 @@
 // A label map: class indices in a typed array, painted pixel by pixel, with undo.
-const MOST_STEPS = 100;
+const MAX_UNDO_STEPS = 100;
 
 export class LabelMap {
   constructor(size, data = new Uint8Array(size * size)) {
@@ -20,7 +20,7 @@ export class LabelMap {
     this.before = null;
     if (!before || before.every((label, place) => label === this.data[place])) return false;
     this.past.push(before);
-    if (this.past.length > MOST_STEPS) this.past.shift();
+    if (this.past.length > MAX_UNDO_STEPS) this.past.shift();
     this.future = [];
     return true;
   }

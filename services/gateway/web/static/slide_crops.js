@@ -2,7 +2,7 @@
 import { send } from "./api.js";
 import { deepZoom, tilesOf, zoomWith } from "./deepzoom.js";
 
-const AT_ONCE = 24; // tiles
+const TILES_AT_ONCE = 24;
 const MOVING = /^(Arrow|[-+=_])/; // keys of the viewer's; letters and digits are the studio's
 const STILL = { clickToZoom: false, dblClickToZoom: false };
 
@@ -109,7 +109,7 @@ export class Patches {
   // Shows the patches nearest to a type's centre; slides take turns.
   async show(type, model) {
     const asked = (this.asked = {});
-    const { items } = await send("GET", `/v1/clusters/${this.run}/types/${type}/slides?limit=${AT_ONCE}`);
+    const { items } = await send("GET", `/v1/clusters/${this.run}/types/${type}/slides?limit=${TILES_AT_ONCE}`);
     const squares = await Promise.all(items.map(async ({ slide, nearest }) => {
       const found = await send("GET", `/v1/slides/${slide}`).catch(() => null); // it may have been deleted
       const record = found?.record;
@@ -120,7 +120,7 @@ export class Patches {
     }));
     if (asked !== this.asked) return; // another was asked for meanwhile
     const turns = squares.flatMap((own) => own.map((item, turn) => ({ item, turn }))).sort((one, other) => one.turn - other.turn);
-    this.list.replaceChildren(...turns.slice(0, AT_ONCE).map(({ item }) => this.tile(item)));
+    this.list.replaceChildren(...turns.slice(0, TILES_AT_ONCE).map(({ item }) => this.tile(item)));
   }
 
   tile(found) {
