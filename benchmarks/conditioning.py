@@ -14,9 +14,9 @@ import argparse
 import json
 from typing import Any
 
-from heterotissue.cli import load_recipe
-from heterotissue.study import MEASURES, counterparts
-from heterotissue.submit import Target, run_or_fail
+from heterotissue.recipes import load_recipe
+from heterotissue.running import Target, run_or_fail
+from heterotissue.study import IMAGENET_ENCODERS, counterparts
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
@@ -54,7 +54,7 @@ def measure(target: Target, model: str, images: int) -> dict[str, Any]:
         target,
         EvaluateRequest(
             report=model, dataset=rows["both"], real_test=("val",), ablation=rows,
-            encoders=MEASURES, segmenter_encoder=MEASURES[0], segmenter_steps=200,
+            encoders=IMAGENET_ENCODERS, segmenter_encoder=IMAGENET_ENCODERS[0], segmenter_steps=200,
         ),
     )  # fmt: skip
     report: dict[str, Any] = target.store.get_json(f"reports/{model}/report.json")

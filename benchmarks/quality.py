@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from heterotissue.cli import load_recipe
+from heterotissue.recipes import load_recipe
 
 HTD = Path(sys.executable).parent / "htd"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from heterotissue.stack.supervisor import find_rclone, find_redis
+from heterotissue.stack.servers import find_rclone, find_redis
 from heterotissue.stages import load_stage
 from shared.contracts.requests import REQUESTS
 from shared.errors import HeteroTissueError
