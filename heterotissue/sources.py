@@ -34,18 +34,18 @@ def find_slides(paths: list[Path]) -> list[Path]:
     Raises:
         InputError: a path is missing, or there is no slide at all.
     """
-    found: list[Path] = []
+    slides: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.iterdir() if item.suffix.lower() in SLIDES)
-            found += [item for item in inside if not item.stem.endswith("_mask")]
+            slides += [item for item in inside if not item.stem.endswith("_mask")]
         elif path.is_file():
-            found.append(path)
+            slides.append(path)
         else:
             raise InputError(f"{path} is not there")
-    if not found:
+    if not slides:
         raise InputError(f"no slide in {', '.join(map(str, paths))}")
-    return found
+    return slides
 
 
 def find_labels(slide: Path, folder: Path | None) -> Path | None:
@@ -109,15 +109,15 @@ def tile_table(
         if mask is None:
             raise InputError(f"{path} has no mask: looked in {beside} for {', '.join(names)}")
         kinds = [classes.index(part) for part in parts if part in classes.names]
-        found = re.search(slide_pattern, path.name) if slide_pattern else None
-        if slide_pattern and (found is None or not found.groups() or not found[1]):
+        match = re.search(slide_pattern, path.name) if slide_pattern else None
+        if slide_pattern and (match is None or not match.groups() or not match[1]):
             raise InputError(
                 f"{path.name} does not fit the pattern {slide_pattern!r}: its first group in "
                 "(brackets) must be the slide's or patient's name"
             )
         rows.append(
             {
-                "slide": slide_name(Path(found[1])) if found else slide_name(path),
+                "slide": slide_name(Path(match[1])) if match else slide_name(path),
                 "split": next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS),
                               None),
                 "image": str(path.resolve()),

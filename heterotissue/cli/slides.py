@@ -76,7 +76,7 @@ def ingest(
     Annotations are found by name: <slide>.geojson, <slide>.xml, <slide>_mask.tiff.
     """
     target = Target.of(store, broker)
-    found = slide_sources(
+    given = slide_sources(
         target.store,
         find_slides(slides),
         labels=labels,
@@ -86,7 +86,7 @@ def ingest(
     )
     request = IngestRequest(
         cohort=cohort,
-        slides=found,
+        slides=given,
         classes=Classes.of(*parse_names(classes)) if classes else None,
         patches=PatchGrid(size=region_size // 2, mpp=region_mpp, stride=region_size // 4),
         regions=RegionRule(size=region_size, mpp=region_mpp),

@@ -13,19 +13,23 @@ import uvicorn
 
 from heterotissue import SyntheticDataset
 from shared.phantom import write_phantom
+from shared.settings import settings
 from tests.gateway import Gateway
+from tests.phantoms import PHANTOM_SEED
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with slides, as the page has it."""
-    for seed in range(3):
-        write_phantom(tmp_path / "slides", f"phantom-{seed}", 1024, 1024, seed)
+    for width in (896, 1024, 1152):
+        write_phantom(tmp_path / "slides", f"phantom-{width}", width, 1024, PHANTOM_SEED)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HTD_BROKER_URL", raising=False)
-    return tmp_path
+    monkeypatch.setenv("HTD_THREADS", "1")
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
 
 
 @pytest.fixture
