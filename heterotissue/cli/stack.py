@@ -33,9 +33,10 @@ def up(
     """Start the local stack; Ctrl-C stops it."""
     from heterotissue.stack.supervisor import Stack
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as for Ctrl-C
     say = functools.partial(console.print, highlight=False)
-    with Stack(folder, parse_names(services), say, triton=triton, gateway=True) as stack:
+    stack = Stack(folder, parse_names(services), say, triton=triton, gateway=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as for Ctrl-C
+    with stack:
         console.print(f"ready       source {stack.folder / 'env'}", highlight=False)
         try:
             while True:
