@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heterotissue.study import MEASURES
+from heterotissue.study import IMAGENET_ENCODERS
 from services.evaluate.data import Pairs, RealPairs
 from services.evaluate.fidelity import FeatureSet, fidelity
 from services.evaluate.reconstruction import likeness, reconstruct
@@ -70,7 +70,7 @@ def mean_iou(train: Pairs, test: Pairs, classes: Classes, seed: int) -> float:
     """Train a segmenter as `htd study` does, and score it."""
     asked = EvaluateRequest(report="none", dataset="none", seed=seed)
     size, batch = len(test.pair(0)[0]), asked.segmenter_batch
-    model = make_segmenter(MEASURES[0], classes, seed)
+    model = make_segmenter(IMAGENET_ENCODERS[0], classes, seed)
     train_segmenter(
         model, train, first=classes.first, size=size, steps=asked.segmenter_steps, batch=batch,
         seed=seed, device="cpu", progress=lambda _: None,
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("regions")
     parser.add_argument("--vae", default="embedded", help="or a folder in diffusers' format")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--encoders", nargs="+", default=MEASURES)
+    parser.add_argument("--encoders", nargs="+", default=IMAGENET_ENCODERS)
     parser.add_argument("--seeds", type=int, default=0, help="segmenters of either kind")
     given = parser.parse_args()
     prepare(settings().threads)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from heterotissue.cli import load_recipe
-from heterotissue.study import MEASURES, counterparts
-from heterotissue.submit import Target, run_or_fail
+from heterotissue.recipes import load_recipe
+from heterotissue.running import Target, run_or_fail
+from heterotissue.study import IMAGENET_ENCODERS, counterparts
 from shared.contracts.evaluate import EvaluateRequest, Report, report_key
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
@@ -53,7 +53,7 @@ def measure(target: Target, model: str, images: int) -> Report:
         target,
         EvaluateRequest(
             report=model, dataset=rows["both"], real_test=("val",), ablation=rows,
-            encoders=MEASURES, segmenter_encoder=MEASURES[0], segmenter_steps=200,
+            encoders=IMAGENET_ENCODERS, segmenter_encoder=IMAGENET_ENCODERS[0], segmenter_steps=200,
         ),
     )  # fmt: skip
     return target.store.get_model(report_key(model, "report.json"), Report)

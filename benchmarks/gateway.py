@@ -27,13 +27,14 @@ import httpx2
 import numpy as np
 import psutil
 
-from heterotissue.cli import published
 from heterotissue.client import Client
 from heterotissue.stack.supervisor import Stack
 from heterotissue.study import counterparts
 from services.gateway.api.tokens import Tokens
+from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.tenants import LOCAL
+from shared.models import read_model
 from shared.storage import open_store
 
 PAUSE = 5.0  # seconds between two questions of one client
@@ -175,7 +176,7 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["HTD_THREADS"] = "1"  # a core for the worker, one for all others
     source = open_store(given.store)
-    model = published(source, given.model)
+    model = read_model(source, ModelRef.parse(given.model))
     with (
         tempfile.TemporaryDirectory(prefix="htd-load-") as folder,
         Stack(Path(folder), ["synthesize"], print, gateway=True) as stack,

@@ -27,8 +27,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 from benchmarks.synthesis import Batch, PlainPipeline
-from heterotissue.cli import load_recipe
 from heterotissue.estimate import bands, count_flops
+from heterotissue.recipes import load_recipe
 from services.train import data
 from services.train.loop import Objective, Settings, Training
 from services.train.objectives import DecoderObjective, DenoiserObjective, VaeObjective

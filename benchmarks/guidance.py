@@ -16,9 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from heterotissue.cli import published
-from heterotissue.study import MEASURES, counterparts
-from heterotissue.submit import Target, run_or_fail
+from heterotissue.running import Target, run_or_fail
+from heterotissue.study import IMAGENET_ENCODERS, counterparts
 from services.evaluate.appearance import crop_pairs, find_crops, stain_errors
 from services.evaluate.data import Pairs, RealPairs, SyntheticPairs
 from services.evaluate.fidelity import FeatureSet, fidelity
@@ -29,13 +28,14 @@ from services.evaluate.segmentation import (
     train_segmenter,
 )
 from shared.contracts.base import Classes
-from shared.contracts.models import ModelRecord
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.sampling import Sampling
 from shared.contracts.synthesize import Condition
 from shared.datasets.samples import DatasetIndex, load_dataset
 from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
 from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.models import read_model
 
 SEGMENTER_BATCH = 16
 ALWAYS = {"guidance_low": 0.0, "guidance_high": 1.0}
@@ -90,7 +90,7 @@ def faithfulness(
     """Mean IoU of a segmenter trained on real regions, on each dataset and on real ones."""
     size, same = real[0].image.shape[0], np.arange(256, dtype=np.uint8)
     learnt, held = (RealPairs(each, range(len(each)), same) for each in (train, real))
-    segmenter = make_segmenter(MEASURES[0], classes, 0)
+    segmenter = make_segmenter(IMAGENET_ENCODERS[0], classes, 0)
     train_segmenter(
         segmenter, learnt, first=classes.first, size=size, steps=steps, batch=SEGMENTER_BATCH,
         seed=0, device="cpu", progress=lambda done: None,
@@ -111,12 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("store")
     parser.add_argument("model", help="<name>/<version>")
     parser.add_argument("--condition", choices=("both", "map"), default="both")
-    parser.add_argument("--encoders", nargs="+", default=MEASURES)
+    parser.add_argument("--encoders", nargs="+", default=IMAGENET_ENCODERS)
     parser.add_argument("--segmenter-steps", type=int, default=300)
     given = parser.parse_args(arguments)
     target = Target.of(given.store, "")
     store = target.store
-    record = published(store, given.model)
+    record = read_model(store, ModelRef.parse(given.model))
     known = load_region_set(store, record.regions)
     real, train = (RegionIndex(store, known, split) for split in ("val", "train"))
     settings = compared(given.condition)

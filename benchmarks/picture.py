@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from heterotissue.cli import published
+from shared.contracts.models import ModelRef
 from shared.datasets.samples import Sample, draw_crops, load_dataset, read_shard
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, take_crop
 from shared.diffusion.model_store import load_model
 from shared.imaging.sheet import colorize, sheet
+from shared.models import read_model
 from shared.storage import open_store
 
 UInt8 = NDArray[np.uint8]
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     store = open_store(given.store)
-    record = published(store, given.model)
+    record = read_model(store, ModelRef.parse(given.model))
     sampler, size = load_model(store, record.ref, "cpu"), record.size
     rule = CropRule.of(record.recipe.denoiser, record.classes)
     rng = np.random.default_rng(given.seed)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from heterotissue.cli import load_recipe
+from heterotissue.recipes import load_recipe
 from shared.contracts.evaluate import Report, TrainingSet, report_key
 
 HTD = Path(sys.executable).parent / "htd"

@@ -30,8 +30,8 @@ def work(seconds: float) -> float:
     """Denoiser steps per second of this process."""
     import torch
 
-    from heterotissue.cli import load_recipe
     from heterotissue.estimate import bands
+    from heterotissue.recipes import load_recipe
     from shared.contracts.base import Classes
     from shared.diffusion.autoencoder import encode_latents, make_vae, vae_factor
     from shared.diffusion.conditionings import make_denoiser

@@ -35,15 +35,14 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 
-from heterotissue.cli import published
+from heterotissue.running import Target, run_or_fail
 from heterotissue.stack.supervisor import Stack
-from heterotissue.study import MEASURES, counterparts
-from heterotissue.submit import Target, run_or_fail
+from heterotissue.study import IMAGENET_ENCODERS, counterparts
 from services.evaluate.fidelity import FeatureSet, fidelity
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
 from shared.contracts.deploy import DeployRequest, served_prefix
-from shared.contracts.models import ModelRecord
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.autoencoder import Autoencoder, decode_latents, encode_latents, to_pixels
 from shared.diffusion.denoiser import Denoiser
@@ -52,6 +51,7 @@ from shared.diffusion.model_store import load_model
 from shared.encoders import load_encoder
 from shared.errors import JobError
 from shared.imaging.region_sets import load_region_set
+from shared.models import read_model
 from shared.serving.client import Server, TritonSampler
 from shared.serving.contract import served_name
 from shared.serving.deployments import deployments
@@ -171,7 +171,7 @@ def distances(
     bank = val_bank(store, model)
     made = compose(bank, model, min(most, len(bank)))
     slides = [(each.provenance.map_slide,) for each in made]
-    encoder = load_encoder(MEASURES[0], store)
+    encoder = load_encoder(IMAGENET_ENCODERS[0], store)
     size = model.size
     real = [
         bank.read(bank.numbers[at.map_region]).image[
@@ -190,7 +190,7 @@ def distances(
     rows = {
         name: {"frechet": row.frechet, "interval": row.interval} for name, row in found.rows.items()
     }
-    return {"encoder": MEASURES[0], "n": found.n, "reliable": found.reliable, "rows": rows}
+    return {"encoder": IMAGENET_ENCODERS[0], "n": found.n, "reliable": found.reliable, "rows": rows}
 
 
 def in_process(store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
@@ -342,7 +342,7 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     source = open_store(given.store)
 
-    model = published(source, given.model)
+    model = read_model(source, ModelRef.parse(given.model))
     bank = val_bank(source, model)
     batches = batched(compose(bank, model, given.batches * BATCH))
     loaded = load_model(source, model.ref, "cpu").pipeline
@@ -350,12 +350,12 @@ def main() -> None:
     plain = PlainPipeline(as_diffusers, loaded.denoiser, FlowMatchEulerDiscreteScheduler())
     ways: dict[str, Make] = {"plain": plain, "default": in_process(source, model)}
     if given.student:
-        ways["student"] = in_process(source, published(source, given.student))
+        ways["student"] = in_process(source, read_model(source, ModelRef.parse(given.student)))
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {settings().threads} threads",
         "sampling": {
-            name: published(source, each).recipe.sampling.model_dump()
+            name: read_model(source, ModelRef.parse(each)).recipe.sampling.model_dump()
             for name, each in (("default", given.model), ("student", given.student))
             if each
         },

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from heterotissue import sources
 from heterotissue.progress import console
+from heterotissue.sources import find_slides, slide_sources
 from shared.contracts.base import Classes, Request, SplitFractions
 from shared.contracts.cluster import ClusterRequest, cluster_key
 from shared.contracts.embed import EmbedRequest
@@ -42,7 +42,7 @@ TRAINING_SETS = {
 
 @dataclass(frozen=True)
 class DemoSlides:
-    """What the demo is made from: slides, and the classes of their labels if they have any."""
+    """The slides of the demo, and the classes of their labels if they have any."""
 
     sources: tuple[SlideSource, ...]
     classes: Classes | None
@@ -54,10 +54,10 @@ def demo_slides(
     """Find the user's slides, or make phantoms.
 
     Args:
-        store: where slides are put.
+        store: receives the slides.
         out: folder of the demo.
         folder: the user's slides; None for phantoms.
-        classes: names of the classes of their annotations; None for slides without.
+        classes: names of the classes of their annotations; None: slides have no annotations.
         mpp: µm per pixel of slides that state none.
     """
     if folder is None:
@@ -69,15 +69,9 @@ def demo_slides(
         kinds: Classes | None = PHANTOM_CLASSES
     else:
         kinds = Classes.of(*classes) if classes else None
-    found = sources.prepare(
-        store,
-        sources.find_slides([folder]),
-        labels=None,
-        use_labels=kinds is not None,
-        mpp=mpp,
-        in_place=False,
-    )
-    return DemoSlides(found, kinds)
+    slides = find_slides([folder])
+    given = slide_sources(store, slides, use_labels=kinds is not None, mpp=mpp)
+    return DemoSlides(given, kinds)
 
 
 def run_demo(slides: DemoSlides, recipe: Recipe, run: Callable[[Request], None]) -> None:
@@ -107,7 +101,7 @@ def run_demo(slides: DemoSlides, recipe: Recipe, run: Callable[[Request], None])
 
 
 def collect(store: ObjectStore, out: Path) -> None:
-    """Copy what a person wants to see out of the store into a folder."""
+    """Copy the dataset, the report and the pictures from the store into a folder."""
     folder = dataset_key(NAME, "exports/folder/")
     wanted = [(key, f"dataset/{key.removeprefix(folder)}") for key in store.list(folder)]
     wanted.append((dataset_key(NAME, "manifest.parquet"), "dataset/manifest.parquet"))
@@ -121,7 +115,7 @@ def collect(store: ObjectStore, out: Path) -> None:
 
 
 def summary(out: Path, timings: dict[str, float], total: float) -> Table:
-    """Say how long each stage took, what it gave, and where things are."""
+    """Make a table of the time of each stage, the main figures, and the files."""
     table = Table(title="Demo", show_header=False, title_justify="left")
     for stage, seconds in timings.items():
         table.add_row(stage, f"{seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, and what to do about it."""
+"""The findings of `htd doctor`: hardware, installed services, servers, and how to get them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from heterotissue.stack.supervisor import find_rclone, find_redis
+from heterotissue.stack.servers import find_rclone, find_redis
 from heterotissue.stages import load_stage
 from shared.contracts.requests import REQUESTS
 from shared.errors import HeteroTissueError
@@ -17,7 +17,7 @@ from shared.errors import HeteroTissueError
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """One check: its subject, whether it passed, and the details or the remedy."""
 
     name: str
     good: bool
@@ -25,7 +25,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at the machine and the installation."""
+    """Check the machine and the installation."""
     memory = psutil.virtual_memory().total / 2**30
     free = shutil.disk_usage(".").free / 2**30
     findings = [

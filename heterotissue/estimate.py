@@ -1,4 +1,4 @@
-"""What a dataset will cost: measured on one batch here, and multiplied."""
+"""The cost of a dataset, extrapolated from one batch on this machine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from shared.diffusion.model_store import Sampler
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 
-SHORT, LONG = 1, 3
-"""Denoising steps that are run; more cost as much each."""
+SHORT_STEPS, LONG_STEPS = 1, 3
+"""Denoising steps of the two measured runs. Every further step costs the same."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Estimate:
     """The cost of one image.
 
     Attributes:
-        evaluations: of the denoiser, all guidance branches of all steps.
+        evaluations: evaluations of the denoiser, over all guidance branches and steps.
         flops: floating point operations; a multiplication and an addition are two.
-        seconds: on this machine, as a share of a batch.
-        stored: bytes of the PNGs of the image and its label map.
+        seconds: time on this machine, as its share of a batch.
+        stored: bytes of the PNG files of the image and its label map.
     """
 
     evaluations: int
@@ -42,10 +42,10 @@ class Estimate:
 
 
 def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
-    """Measure a batch of a model's images with a crop of every class.
+    """Measure the cost of a batch of images, each with a crop of every class.
 
     Args:
-        sampler: the model, on the device to be measured.
+        sampler: the model, on the device to measure.
         size: side of the images, pixels.
         batch: images made at a time.
 
@@ -60,20 +60,20 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
     sampling = record.recipe.sampling
     steps = sampling.steps
     guidance = Guidance.from_scale(sampling)
-    # All steps that are measured are guided, so that they cost alike.
+    # Guide all measured steps, so that they cost the same.
     options = sampling.model_dump(exclude={"steps"}) | {"guidance_low": 0, "guidance_high": 1}
     evaluations, per_step = guidance.evaluations(steps), len(guidance.branches)
-    after = evaluations / per_step - SHORT
+    after = evaluations / per_step - SHORT_STEPS
 
     def make(number: int) -> tuple[float, NDArray[np.uint8]]:
         began = time.perf_counter()
         images = sampler.generate(labels, crops, range(batch), steps=number, **options)
         return time.perf_counter() - began, images
 
-    make(SHORT)
-    seconds = _extrapolate(make(SHORT)[0], make(LONG)[0], after)
+    make(SHORT_STEPS)
+    seconds = _extrapolate(make(SHORT_STEPS)[0], make(LONG_STEPS)[0], after)
     with uncaptured(sampler.pipeline.denoiser):
-        short, long = (count_flops(partial(make, steps)) for steps in (SHORT, LONG))
+        short, long = (count_flops(partial(make, steps)) for steps in (SHORT_STEPS, LONG_STEPS))
     flops = _extrapolate(short, long, after)
     image = make(steps)[1][0]
     return Estimate(
@@ -87,7 +87,17 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
 def bands(
     classes: Classes, size: int, side: int, images: int
 ) -> tuple[NDArray[np.uint8], list[list[Crop]]]:
-    """Label maps, uint8 (images, size, size), of all classes in bands; a crop of `side` of each."""
+    """Make label maps with a band of each class, and a crop of noise for each class.
+
+    Args:
+        classes: classes of the model.
+        size: side of the label maps in pixels.
+        side: side of the crops in pixels.
+        images: number of label maps.
+
+    Returns:
+        Label maps, uint8 (images, size, size), and the crops of each.
+    """
     first, count = classes.first, len(classes)
     band = np.linspace(first, count, size, endpoint=False).astype(np.uint8)
     labels = np.broadcast_to(band, (images, size, size)).copy()
@@ -96,12 +106,12 @@ def bands(
 
 
 def count_flops(work: Callable[[], object]) -> float:
-    """Floating point operations of a call; a multiplication and an addition are two."""
-    # Only the plain kernel of attention is counted on every device.
+    """Count the floating point operations of a call; multiply-add counts as two."""
+    # The plain attention kernel is the only one that is counted on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         work()
     return float(counter.get_total_flops())
 
 
 def _extrapolate(short: float, long: float, after: float) -> float:
-    return short + (long - short) / (LONG - SHORT) * after
+    return short + (long - short) / (LONG_STEPS - SHORT_STEPS) * after

@@ -33,7 +33,7 @@ class RateColumn(ProgressColumn):
 
 
 class RichReporter(Reporter):
-    """Draws one bar for the phase's shards, and one for the shard that runs."""
+    """Draws one bar for the shards of the phase, and one for the running shard."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -80,5 +80,5 @@ class RichReporter(Reporter):
             self.bars.update(self.shard, completed=done, total=total, note=note)
 
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
-        if not parked:  # what is parked stands in the final report
+        if not parked:  # the final report lists parked units
             console.print(f"{self.name}: {unit} will be tried again: {error}", highlight=False)

@@ -12,10 +12,10 @@ from shared.errors import InputError
 
 
 def connect(server: str) -> Client:
-    """Open a client of the gateway at `server` with the token in HTD_TOKEN.
+    """Open a client of the gateway at `server`, with the token in HTD_TOKEN.
 
     Raises:
-        InputError: there is no token.
+        InputError: HTD_TOKEN is not set.
     """
     token = os.environ.get("HTD_TOKEN", "")
     if not token:
@@ -24,7 +24,7 @@ def connect(server: str) -> Client:
 
 
 def make_dataset(client: Client, request: DatasetRequest) -> JobStatus:
-    """Have a dataset made, with progress, and return the final status of its job."""
+    """Submit a dataset request, show its progress, and return the final status of its job."""
     submitted = client.submit_dataset(request)
     with RichReporter(request.stage) as reporter:
         for status in client.watch_dataset(request.dataset):
@@ -34,7 +34,7 @@ def make_dataset(client: Client, request: DatasetRequest) -> JobStatus:
 
 
 def retry(client: Client, job: str) -> JobStatus:
-    """Have a job tried again, with progress, and return its final status."""
+    """Retry a job, show its progress, and return its final status."""
     again = client.retry_job(job)
     with RichReporter(again.stage) as reporter:
         for status in client.watch_job(again.job):

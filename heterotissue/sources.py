@@ -1,4 +1,4 @@
-"""Slides, tiles and annotations on disk → sources that ingest can read."""
+"""From slides, tiles and annotations on disk to the sources of an ingest request."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ SPLITS: dict[str, Split] = {
 
 
 def find_slides(paths: list[Path]) -> list[Path]:
-    """List slide files: those given, and those in given folders (not below them).
+    """List slide files: the given files, and the slides in the given folders (not below them).
 
     Raises:
         InputError: a path is missing, or there is no slide at all.
     """
-    found: list[Path] = []
+    slides: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.iterdir() if item.suffix.lower() in SLIDES)
-            found += [item for item in inside if not item.stem.endswith("_mask")]
+            slides += [item for item in inside if not item.stem.endswith("_mask")]
         elif path.is_file():
-            found.append(path)
+            slides.append(path)
         else:
             raise InputError(f"{path} is not there")
-    if not found:
+    if not slides:
         raise InputError(f"no slide in {', '.join(map(str, paths))}")
-    return found
+    return slides
 
 
 def find_labels(slide: Path, folder: Path | None) -> Path | None:
@@ -57,12 +57,12 @@ def find_labels(slide: Path, folder: Path | None) -> Path | None:
 
 
 def slide_name(path: Path) -> str:
-    """Make a store-safe name of a slide's file name."""
+    """Make a name that is safe in the store from a slide's file name."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")
     return name[:120] or "slide"
 
 
-def prepare_tiles(
+def tile_table(
     store: ObjectStore,
     cohort: str,
     folder: Path,
@@ -72,27 +72,27 @@ def prepare_tiles(
     slide_pattern: str | None,
     mpp: float,
 ) -> str:
-    """List a folder of tiles and their masks as a table in the store; files stay in place.
+    """Put a table of a folder's tiles and masks into the store; the files stay in place.
 
-    A folder named train, val or test above a tile gives its split. A folder that has
-    the name of a class says what the foreground of its masks is; elsewhere masks hold
-    the indices of classes (or, for two classes, 0 and 255).
+    A folder named train, val or test above a tile gives its split. In a folder that has the
+    name of a class, the foreground of a mask is that class; elsewhere masks hold the indices
+    of classes (or, for two classes, 0 and 255).
 
     Args:
-        store: where the table is put.
+        store: receives the table.
         cohort: name of the cohort.
-        folder: searched with the folders below it.
-        masks: folder with the same folders and names below it; default: beside the tiles.
-        classes: of the masks.
-        slide_pattern: regular expression whose first group, searched for in a tile's file
-            name, names its slide or patient; None: every tile is a slide of its own.
+        folder: is searched with all folders below it.
+        masks: folder with the same folders and names below it; None: masks are beside the tiles.
+        classes: classes of the masks.
+        slide_pattern: regular expression. Its first group, searched in a tile's file name, is
+            the name of the tile's slide or patient. None: every tile is a slide of its own.
         mpp: µm per pixel of the tiles.
 
     Returns:
-        Key of the table.
+        Key of the table, for `IngestRequest.tiles`.
 
     Raises:
-        InputError: there is no tile, one has no mask, or a name does not fit the pattern.
+        InputError: there is no tile, a tile has no mask, or a name does not fit the pattern.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder")
@@ -108,15 +108,15 @@ def prepare_tiles(
         if mask is None:
             raise InputError(f"{path} has no mask: looked in {beside} for {', '.join(names)}")
         kinds = [classes.index(part) for part in parts if part in classes.names]
-        found = re.search(slide_pattern, path.name) if slide_pattern else None
-        if slide_pattern and (found is None or not found.groups() or not found[1]):
+        match = re.search(slide_pattern, path.name) if slide_pattern else None
+        if slide_pattern and (match is None or not match.groups() or not match[1]):
             raise InputError(
                 f"{path.name} does not fit the pattern {slide_pattern!r}: its first group in "
                 "(brackets) must be the slide's or patient's name"
             )
         rows.append(
             {
-                "slide": slide_name(Path(found[1])) if found else slide_name(path),
+                "slide": slide_name(Path(match[1])) if match else slide_name(path),
                 "split": next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS),
                               None),
                 "image": str(path.resolve()),
@@ -132,7 +132,7 @@ def prepare_tiles(
 
 
 def companions(path: Path) -> list[Path]:
-    """List the files that a slide consists of besides its main file."""
+    """List the other files of a slide of many files."""
     if path.suffix.lower() == ".mrxs":
         folder = path.with_suffix("")
         return sorted(item for item in folder.rglob("*") if item.is_file())
@@ -151,24 +151,24 @@ def _series(path: Path) -> str | None:
         return None
 
 
-def prepare(
+def slide_sources(
     store: ObjectStore,
     slides: list[Path],
     *,
-    labels: Path | None,
-    use_labels: bool,
-    mpp: float | None,
-    in_place: bool,
+    labels: Path | None = None,
+    use_labels: bool = True,
+    mpp: float | None = None,
+    in_place: bool = False,
 ) -> tuple[SlideSource, ...]:
-    """Put slides and annotations into the store (or leave them in place) and name them.
+    """Put slides and annotations into the store, and describe them for an ingest request.
 
     Args:
-        store: where to.
-        slides: main files.
-        labels: folder of the annotations; beside the slides if not given.
+        store: receives the files.
+        slides: main files of the slides.
+        labels: folder of the annotations; None: they are beside the slides.
         use_labels: whether annotations are looked for.
-        mpp: for slides that state no resolution.
-        in_place: refer to the files where they are, instead of copying them.
+        mpp: µm per pixel of slides that state none.
+        in_place: leave the files in their folders, and refer to them by their paths.
 
     Raises:
         InputError: two slides would have the same name.

@@ -1,4 +1,4 @@
-"""Loading stages: the one place that imports every service, each when it is asked for."""
+"""Loading stages. No other module imports all services; each is imported at its first use."""
 
 from __future__ import annotations
 

@@ -1,18 +1,22 @@
-"""The paper's ablation: the same maps and seeds, with and without map and crops, and one report."""
+"""The paper's ablation: the same maps and seeds, with and without map and crops, in one report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from shared.contracts.base import Request, Split
 from shared.contracts.evaluate import EvaluateRequest
-from shared.contracts.models import ModelRef
+from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import Condition, CropSource, DatasetRequest, MapSource
+from shared.errors import InputError
+from shared.models import read_model
+from shared.storage import ObjectStore
 
-ROWS: tuple[Condition, ...] = ("none", "map", "crops", "both")
-MEASURES = ("efficientnet-lite0", "efficientnet-lite2")
-"""ImageNet's two encoders that a Fréchet distance is taken with unless others are asked for."""
+CONDITIONS: tuple[Condition, ...] = ("none", "map", "crops", "both")
+"""The rows of an ablation, by the condition that the model is given."""
+IMAGENET_ENCODERS = ("efficientnet-lite0", "efficientnet-lite2")
+"""ImageNet's two encoders that models are measured with, unless others are named."""
 
 
 def counterparts(
@@ -23,17 +27,18 @@ def counterparts(
     condition: Condition = "both",
     **sampling: Any,
 ) -> DatasetRequest:
-    """Request images of a split's maps and crops.
+    """Request synthetic images of a split's maps and crops.
 
-    Maps are as they are outside the training split, so that each image has its real counterpart.
+    Outside the training split maps are neither turned nor mirrored, so that each image has a
+    real counterpart.
 
     Args:
-        dataset: its name.
+        dataset: name of the dataset.
         model: the version that makes it.
-        split: where maps and crops come from; the crops of the map's own slide.
-        images: how many.
-        condition: what the model is given.
-        sampling: `steps`, `seed`, and what of `GuidanceScale` is asked.
+        split: the split of the maps, and of the crops, which come from the map's own slide.
+        images: number of images.
+        condition: the condition that the model is given.
+        sampling: `steps`, `seed` and fields of `GuidanceScale`.
     """
     return DatasetRequest.model_validate(
         {
@@ -50,40 +55,70 @@ def counterparts(
 
 
 def study(
-    name: str,
+    store: ObjectStore,
     model: ModelRef,
     *,
-    regions: int,
     images: int,
     evaluate: EvaluateRequest,
     sampling: dict[str, Any],
     map_only: dict[str, Any],
     embedding: ModelRef | None = None,
-) -> Iterator[Request]:
-    """Yield the requests of a study, in order.
+) -> list[Request]:
+    """Return the requests of a study, in order.
+
+    Every test region gives its map to one image of every row.
 
     Args:
-        name: of the study; its datasets are `<name>-…`, its report `<name>`.
-        model: the version that is studied.
-        regions: test regions; each gives its map to one image of every row.
-        images: of the dataset, made of training slides, that segmenters are trained on.
-        evaluate: report request; its datasets and rows are filled in.
-        sampling: `steps`, `seed`, and what of `GuidanceScale` is asked of all datasets.
-        map_only: what of it is another for the rows of maps alone, so that they are as good as
-            the model can make them.
-        embedding: the model of the row 'embedding', which is given embeddings of the same crops.
+        store: holds the models and the region set.
+        model: the version to study.
+        images: size of the dataset, made of training slides, that segmenters are trained on.
+        evaluate: the report to make. Its name is the study's: datasets are called
+            `<name>-<row>`. Its datasets and rows are filled in.
+        sampling: `steps`, `seed` and fields of `GuidanceScale`, for all datasets.
+        map_only: other values of these fields for the rows of maps alone, which may need other
+            guidance to be as good as the model can make them.
+        embedding: a model with `embedding` conditioning for the row of that name. It is given
+            embeddings of the same crops.
+
+    Raises:
+        InputError: `embedding` has another conditioning, or there is no region to measure on.
     """
-    asked: dict[str, dict[str, Any]] = {
-        row: {"model": model, "condition": row, **sampling} for row in ROWS
+    record, name = read_model(store, model), evaluate.report
+    rows: dict[str, dict[str, Any]] = {
+        condition: {"model": model, "condition": condition, **sampling} for condition in CONDITIONS
     }
-    asked["map"] |= map_only
+    rows["map"] |= map_only
     if embedding is not None:
-        asked["embedding"] = asked["both"] | {"model": embedding}
-    rows = {row: f"{name}-{row}" for row in asked}
-    seen = {row: f"{name}-seen-{row}" for row in asked}
-    for row, fields in asked.items():
-        yield counterparts(rows[row], split="test", images=regions, **fields)
-        yield counterparts(seen[row], split="train", images=regions, **fields)
-    yield counterparts(name, model, "train", images, **sampling)
-    update = {"report": name, "dataset": name, "ablation": rows, "seen": seen}
-    yield evaluate.model_copy(update=update)
+        _check_embedding(read_model(store, embedding))
+        rows["embedding"] = rows["both"] | {"model": embedding}
+    regions = _count_test_regions(store, record)
+    tested = {row: f"{name}-{row}" for row in rows}
+    seen = {row: f"{name}-seen-{row}" for row in rows}
+    requests: list[Request] = []
+    for row, fields in rows.items():
+        requests.append(counterparts(tested[row], split="test", images=regions, **fields))
+        requests.append(counterparts(seen[row], split="train", images=regions, **fields))
+    requests.append(counterparts(name, model, "train", images, **sampling))
+    update = {"dataset": name, "ablation": tested, "seen": seen}
+    requests.append(evaluate.model_copy(update=update))
+    return requests
+
+
+def _check_embedding(model: ModelRecord) -> None:
+    conditioning = model.recipe.denoiser.conditioning
+    if conditioning != "embedding":
+        raise InputError(
+            f"{model.ref} is a model with {conditioning!r} conditioning: "
+            "train one with --set recipe.denoiser.conditioning=embedding"
+        )
+
+
+def _count_test_regions(store: ObjectStore, model: ModelRecord) -> int:
+    regions = store.get_model(region_set_key(model.regions), RegionSet)
+    count = sum(part.regions for part in regions.of_split("test"))
+    if not count:
+        raise InputError(
+            f"region set {model.regions!r} has no region in its test split: there is nothing to "
+            "measure on"
+        )
+    return count

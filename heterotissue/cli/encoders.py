@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
+from heterotissue.cli.options import example
 from heterotissue.progress import console
 
+app = typer.Typer()
 
+
+@app.command(epilog=example("htd encoders"))
 def encoders() -> None:
     """List the patch encoders: their features, their licences, and how to get them."""
     from shared.encoders import REGISTRY

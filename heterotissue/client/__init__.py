@@ -7,6 +7,7 @@ with Client("http://127.0.0.1:8000", token) as client:
     client.download_dataset("d", Path("d"))
 """
 
-from heterotissue.client.client import Client, RefusedError, ServerError
+from heterotissue.client.client import Client
+from heterotissue.client.http import RefusedError, ServerError
 
 __all__ = ["Client", "RefusedError", "ServerError"]

@@ -6,10 +6,10 @@ import os
 import shutil
 import sys
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
 
 import shared
+from heterotissue.stack.servers import Launch
 from shared.computing import SPIN
 from shared.errors import InputError
 
@@ -17,35 +17,22 @@ WHEEL = Path(sys.prefix) / "triton" / "pytriton" / "tritonserver"
 """Where `make install` unpacks the pytriton wheel."""
 
 
-@dataclass(frozen=True)
-class Launch:
-    """How to start a server.
-
-    Attributes:
-        command: its command line.
-        environment: what it needs besides this process's.
-    """
-
-    command: list[str]
-    environment: dict[str, str]
-
-
-def plan_launch(
+def plan_triton(
     folder: Path, repository: str, ports: tuple[int, int, int], environment: dict[str, str]
 ) -> Launch:
     """Plan the start of a Triton server.
 
     Args:
-        folder: for its backends, where the wheel's are used.
+        folder: where the backends of the wheel are put, if its server is used.
         repository: folder or s3:// address of the model repository.
-        ports: of HTTP, gRPC and metrics.
-        environment: of the server.
+        ports: ports for HTTP, gRPC and metrics.
+        environment: variables for the server.
 
     Raises:
-        InputError: there is none on this machine.
+        InputError: no Triton server is installed on this machine.
     """
-    found = shutil.which("tritonserver")
-    program = Path(found) if found else WHEEL / "bin" / "tritonserver"
+    installed = shutil.which("tritonserver")
+    program = Path(installed) if installed else WHEEL / "bin" / "tritonserver"
     if not program.is_file():
         raise InputError(
             "no tritonserver: run 'make install' (which unpacks the pytriton wheel), or start "
@@ -59,7 +46,7 @@ def plan_launch(
     ]  # fmt: skip
     packages = [str(Path(shared.__file__).parents[1]), sysconfig.get_path("purelib")]
     own = {"PYTHONPATH": os.pathsep.join(packages), **SPIN}
-    if not found:
+    if not installed:
         program.chmod(0o755)
         command.append(f"--backend-directory={_unpack(folder)}")
         libraries = [WHEEL.parents[1] / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,8 +22,7 @@ from shared.storage import ObjectStore
 from shared.storage.formats import unpack_tar
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One synthetic image.
 
     Attributes:

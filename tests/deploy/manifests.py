@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from heterotissue.cli import app
+from heterotissue.cli.app import app
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from heterotissue.stack.supervisor import free_port
+from heterotissue.stack.servers import free_port
 from services.train.stage import TrainStage
 from shared.contracts.models import ModelRef
 from shared.contracts.train import TrainRequest

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from heterotissue.running import Target, run_request
 from heterotissue.stack.supervisor import Stack
-from heterotissue.submit import Target, run_request
 from shared.contracts.base import Request
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest

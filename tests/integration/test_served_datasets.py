@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from heterotissue.running import Target, run_request
 from heterotissue.stack.supervisor import Stack
-from heterotissue.submit import Target, run_request
 from shared.contracts.deploy import DeployRequest
 from shared.contracts.synthesize import DatasetRequest, dataset_key
 from shared.jobs import Ledger

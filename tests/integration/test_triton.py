@@ -15,8 +15,8 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-from heterotissue.stack.supervisor import free_port
-from heterotissue.stack.triton import plan_launch
+from heterotissue.stack.servers import free_port
+from heterotissue.stack.triton import plan_triton
 from services.deploy.stage import DeployStage
 from services.train.stage import TrainStage
 from shared.contracts.deploy import DeployRequest
@@ -80,7 +80,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         run_job(ledger, TrainStage(), ledger.submit(request), config=Settings(threads=1))
     ports = (free_port(), free_port(), free_port())
     (folder / "store" / "triton").mkdir()
-    launch = plan_launch(folder, str(folder / "store" / "triton"), ports, {"HTD_THREADS": "1"})
+    launch = plan_triton(folder, str(folder / "store" / "triton"), ports, {"HTD_THREADS": "1"})
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
             launch.command, env=os.environ | launch.environment, stdout=log, stderr=log

@@ -11,8 +11,11 @@ from typer.main import get_command
 
 from benchmarks.quality import figures
 from heterotissue import cli
-from heterotissue.cli import changed, load_pipeline, load_recipe, parse_proportions
-from heterotissue.sources import find_labels, find_slides, prepare, slide_name
+from heterotissue.cli.app import app
+from heterotissue.cli.options import changed, parse_proportions
+from heterotissue.pipelines import load_pipeline
+from heterotissue.recipes import load_recipe
+from heterotissue.sources import find_labels, find_slides, slide_name, slide_sources
 from heterotissue.stages import load_stage
 from shared.contracts.base import Split
 from shared.contracts.deploy import DeployRequest
@@ -37,7 +40,7 @@ def htd(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_every_command_explains_itself_with_an_example() -> None:
-    group = get_command(cli.app)
+    group = get_command(app)
     for command in group.commands.values():  # type: ignore[attr-defined]
         for each in getattr(command, "commands", {"": command}).values():
             assert each.help, each.name
@@ -146,18 +149,18 @@ def test_slides_and_their_labels_are_found_and_put_into_the_store(tmp_path: Path
     assert find_labels(found[0], None) == folder / "a.geojson"
     assert slide_name(Path("müde Probe (2).svs")) == "m-de-Probe-2"
     store = DirectoryStore(tmp_path / "store")
-    made = prepare(store, found, labels=None, use_labels=True, mpp=0.5, in_place=False)
+    made = slide_sources(store, found, labels=None, use_labels=True, mpp=0.5, in_place=False)
     assert [item.slide for item in made] == ["a", "b-one"]
     assert made[0].labels == "slides/a/annotation/a.geojson"
     assert list(store.list("slides/b-one/")) == [
         "slides/b-one/source/b one.mrxs",
         "slides/b-one/source/b one/Slidedat.ini",
     ]
-    stays = prepare(store, found[:1], labels=None, use_labels=False, mpp=None, in_place=True)
+    stays = slide_sources(store, found[:1], labels=None, use_labels=False, mpp=None, in_place=True)
     assert stays[0].source == str(folder / "a.svs")
     twice = [*found, folder / "a.geojson"]
     with pytest.raises(InputError, match="would both be named 'a'"):
-        prepare(store, twice, labels=None, use_labels=False, mpp=None, in_place=True)
+        slide_sources(store, twice, labels=None, use_labels=False, mpp=None, in_place=True)
     with pytest.raises(InputError, match="no slide in"):
         find_slides([folder / "b one"])
 

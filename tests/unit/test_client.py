@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from heterotissue.client import Client, RefusedError
+from heterotissue.client.http import Transport
 from services.gateway.api import uploads
 from shared.contracts.cluster import TissueType, cluster_key
 from shared.contracts.gateway import DeployBody
@@ -101,15 +102,15 @@ def test_tissue_types_are_named_one_by_one(
     with pytest.raises(RefusedError, match="no finished job of clustering"):
         client.apply_types(run)
 
-    send = Client._send
+    send = Transport.send
 
-    def meddled(self: Client, method: str, *rest: Any, **named: Any) -> Any:
+    def meddled(self: Transport, method: str, *rest: Any, **named: Any) -> Any:
         answer = send(self, method, *rest, **named)
         if method == "GET":  # somebody else saves
             store.put(cluster_key(run, "types.yaml"), write_types(default_types(TYPES)))
         return answer
 
-    monkeypatch.setattr(Client, "_send", meddled)
+    monkeypatch.setattr(Transport, "send", meddled)
     with pytest.raises(RefusedError, match="changed by somebody else"):
         client.name_types(run, {1: kind})
 

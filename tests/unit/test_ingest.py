@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from heterotissue.sources import prepare_tiles
+from heterotissue.sources import tile_table
 from services.ingest.annotations import label_strips, read_geojson
 from services.ingest.stage import IngestStage
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
@@ -313,7 +313,7 @@ def ingest_tiles(
     settings = {"masks": None, "slide_pattern": r"p(\d+)", "mpp": 0.5} | options
     request = IngestRequest(
         cohort="t", classes=classes,
-        tiles=prepare_tiles(store, "t", folder, classes=classes, **settings),
+        tiles=tile_table(store, "t", folder, classes=classes, **settings),
         regions=RegionRule(
             size=32, mpp=1.0, low=0, high=1, min_classes=1, min_tissue=0, count_background=True,
             overlap=0,
@@ -376,7 +376,7 @@ def test_real_tiles_are_split_by_patient(real_data: Path, tmp_path: Path) -> Non
         "adenocarcinoma",
     )
     classes = Classes.of(*names, exhaustive=True)
-    key = prepare_tiles(
+    key = tile_table(
         store, "t", real_data / "ebhi_seg", masks=None, classes=classes,
         slide_pattern=r"GT\D*(\d+)", mpp=0.5,
     )  # fmt: skip

@@ -17,7 +17,8 @@ import yaml
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from heterotissue.cli import app, load_recipe
+from heterotissue.cli.app import app
+from heterotissue.recipes import load_recipe
 from services.train.data import Batch, Batches
 from services.train.latents import encode_views
 from services.train.objectives import DecoderObjective, StudentObjective, staining_loss

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import typer
-
 from heterotissue.progress import RichReporter, console
 from heterotissue.stages import load_stage
 from shared.computing import prepare
@@ -18,20 +16,27 @@ from shared.queue.worker import Dispatcher
 from shared.settings import Settings, settings
 from shared.storage import ObjectStore, open_store
 
-EXIT_CODES = {"done": 0, "failed": 1, "partial": 3, "cancelled": 1}
 POLL_SECONDS = 0.5
+_NO_RESULT = {"failed", "cancelled"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests are run: a store, and a queue or this process."""
+    """The place where requests are run: a store, and either a queue or this process.
+
+    With a broker in its settings, requests go through the queue to workers that use the same
+    store. Without one they run here.
+    """
 
     store: ObjectStore
     config: Settings
 
     @classmethod
     def of(cls, store: str | None, broker: str | None) -> Target:
-        """Open the target that the options and the environment name."""
+        """Open a target by the addresses of its store and broker.
+
+        None takes an address from the environment; an empty broker means this process.
+        """
         config = settings()
         if broker is not None:
             config = config.model_copy(update={"broker_url": type(config.broker_url)(broker)})
@@ -48,6 +53,31 @@ class Target:
         return bool(self.config.broker_url.get_secret_value())
 
 
+def run(request: Request, store: ObjectStore, *, fresh: bool = False) -> JobStatus:
+    """Run a request in this process, with a progress bar.
+
+    A request that was run before returns at once, and one that was interrupted goes on.
+
+    Args:
+        request: of any stage.
+        store: where it reads and writes.
+        fresh: run it again, even if it was run before.
+
+    Returns:
+        The status of its job: done, or partial where some of its parts failed.
+
+    Raises:
+        JobError: the job failed or was cancelled.
+    """
+    config = settings()
+    here = config.model_copy(update={"broker_url": type(config.broker_url)("")})
+    status = run_request(Target(store, here), request, fresh=fresh)
+    if status.state in _NO_RESULT:
+        reasons = [f"{unit}: {error}" for unit, error in status.failed.items()]
+        raise JobError("; ".join([f"{request.stage} ended {status.state}", *reasons]))
+    return status
+
+
 def run_request(target: Target, request: Request, *, fresh: bool = False) -> JobStatus:
     """Run a request to its end, with progress, and return its final status."""
     ledger = Ledger(target.store)
@@ -60,18 +90,17 @@ def run_request(target: Target, request: Request, *, fresh: bool = False) -> Job
         return run_job(ledger, stage, job, reporter=reporter, config=target.config)
 
 
-def _follow(target: Target, ledger: Ledger, job: str, reporter: RichReporter) -> JobStatus:
-    dispatcher = Dispatcher(target.config)
-    dispatcher.start(ledger, job)
-    while True:
-        status = ledger.status(job)
-        reporter.phase(job, status.phase, status.phases, status.done, status.total or 1)
-        if status.state not in {"planning", "running"}:
-            return status
-        for unit, progress in sorted(read_progress(dispatcher.redis, job).items()):
-            if progress["done"] < progress["total"]:
-                reporter.unit(job, unit, progress["done"], progress["total"], progress["note"])
-        time.sleep(POLL_SECONDS)
+def run_or_fail(target: Target, request: Request) -> JobStatus:
+    """Run and report one request of a chain; a partial result does not stop the chain.
+
+    Raises:
+        JobError: the request failed or was cancelled.
+    """
+    status = run_request(target, request)
+    report(status)
+    if status.state in _NO_RESULT:
+        raise JobError(f"{request.stage} ended {status.state}; what comes after it was not run")
+    return status
 
 
 def report(status: JobStatus) -> None:
@@ -83,26 +112,16 @@ def report(status: JobStatus) -> None:
         console.print(f"  {unit}: {error}", highlight=False, markup=False)
 
 
-def run_and_report(target: Target, request: Request, *, fresh: bool = False) -> None:
-    """Run a request, report it, and leave with its exit code unless it is done."""
-    end(run_request(target, request, fresh=fresh))
-
-
-def end(status: JobStatus) -> None:
-    """Report a job that has ended, and leave with its exit code unless it is done."""
-    report(status)
-    if status.state != "done":
-        raise typer.Exit(EXIT_CODES[status.state])
-
-
-def run_or_fail(target: Target, request: Request) -> JobStatus:
-    """Run a request of a chain: what ended partial goes on, what failed stops the chain.
-
-    Raises:
-        JobError: the request failed.
-    """
-    status = run_request(target, request)
-    report(status)
-    if status.state in {"failed", "cancelled"}:
-        raise JobError(f"{request.stage} ended {status.state}; what comes after it was not run")
-    return status
+def _follow(target: Target, ledger: Ledger, job: str, reporter: RichReporter) -> JobStatus:
+    """Hand a job to the queue, show its progress, and return its final status."""
+    dispatcher = Dispatcher(target.config)
+    dispatcher.start(ledger, job)
+    while True:
+        status = ledger.status(job)
+        reporter.phase(job, status.phase, status.phases, status.done, status.total or 1)
+        if status.state not in {"planning", "running"}:
+            return status
+        for unit, progress in sorted(read_progress(dispatcher.redis, job).items()):
+            if progress["done"] < progress["total"]:
+                reporter.unit(job, unit, progress["done"], progress["total"], progress["note"])
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,5 @@
+"""`python -m heterotissue.cli` is `htd`."""
+
+from heterotissue.cli.app import main
+
+main()

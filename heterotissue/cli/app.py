@@ -1,0 +1,60 @@
+"""The `htd` command: its commands in the order of the pipeline, and its exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from pydantic import ValidationError
+
+from heterotissue.cli import (
+    datasets,
+    encoders,
+    evaluation,
+    jobs,
+    machine,
+    models,
+    pipelines,
+    slides,
+    stack,
+)
+from heterotissue.progress import console
+from shared.contracts.base import explain
+from shared.errors import HeteroTissueError, InputError
+from shared.logging import configure_logging
+
+app = typer.Typer(
+    help="Heterogeneous histopathology images with their annotations, made from your slides.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for subject in (slides, encoders, models, datasets, evaluation, pipelines, machine):
+    app.add_typer(subject.app)
+app.add_typer(jobs.app, name="jobs", no_args_is_help=True)
+app.add_typer(stack.app, name="stack", no_args_is_help=True)
+
+
+def main() -> None:
+    """Run the command line.
+
+    An error that was raised on purpose is one line. The exit code is 2 for wrong input, 1 for
+    any other error, 3 for a job that ended partial, and 130 after Ctrl-C.
+    """
+    configure_logging("WARNING")
+    try:
+        app(standalone_mode=True)
+    except ValidationError as error:
+        _fail(explain(error), 2)
+    except InputError as error:
+        _fail(str(error), 2)
+    except HeteroTissueError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        console.print("interrupted; run the same command again to go on")
+        sys.exit(130)
+
+
+def _fail(message: str, code: int) -> None:
+    console.print(f"[red]error:[/] {message}", highlight=False)
+    sys.exit(code)

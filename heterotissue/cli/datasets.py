@@ -1,0 +1,140 @@
+"""Commands of datasets: synthesize, export, estimate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heterotissue import remote
+from heterotissue.cli.options import (
+    EXPORT_FORMATS,
+    BrokerOption,
+    FreshOption,
+    GuidanceCropsOption,
+    GuidanceMapOption,
+    ModelOption,
+    ServerOption,
+    SetOption,
+    StainingOption,
+    StepsOption,
+    StoreOption,
+    changed,
+    example,
+    export_formats,
+    parse_proportions,
+)
+from heterotissue.cli.outcome import end, run_and_end
+from heterotissue.progress import console
+from heterotissue.running import Target
+from shared.computing import prepare
+from shared.contracts.models import ModelRef
+from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
+from shared.device import choose_device
+from shared.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command(epilog=example("htd synthesize --model lung --images 1000 --proportion tumor=0.4"))
+def synthesize(
+    model: ModelOption,
+    dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
+    images: Annotated[int, typer.Option(min=1)] = 64,
+    proportion: Annotated[
+        list[str] | None, typer.Option(help="class=share of labelled pixels (repeatable).")
+    ] = None,
+    maps: Annotated[str | None, typer.Option(help="Region set that maps come from.")] = None,
+    crops: Annotated[str | None, typer.Option(help="Region set that crops come from.")] = None,
+    steps: StepsOption = None,
+    guidance_map: GuidanceMapOption = None,
+    guidance_crops: GuidanceCropsOption = None,
+    staining: StainingOption = None,
+    seed: int = 0,
+    export: Annotated[
+        list[str] | None, typer.Option(help=f"{EXPORT_FORMATS} (repeatable).")
+    ] = None,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    server: ServerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Make a dataset of synthetic images with their label maps."""
+    ref = ModelRef.parse(model)
+    request = DatasetRequest(
+        dataset=dataset,
+        model=ref.name,
+        version=ref.version,
+        images=images,
+        proportions=parse_proportions(proportion or []),
+        maps=MapSource(regions=maps),
+        crops=CropSource(regions=crops),
+        steps=steps,
+        guidance_map=guidance_map,
+        guidance_crops=guidance_crops,
+        staining=staining,
+        seed=seed,
+        exports=export_formats(export or []),
+    )
+    request = changed(request, change)
+    if server is None:
+        run_and_end(Target.of(store, broker), request, fresh=fresh)
+    elif fresh or store or broker:
+        raise InputError("--server excludes --store, --broker and --fresh")
+    else:
+        with remote.connect(server) as client:
+            end(remote.make_dataset(client, request))
+
+
+@app.command(epilog=example("htd export dataset out/dataset"))
+def export(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help=f"{EXPORT_FORMATS} (repeatable).")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a dataset as plain files."""
+    from shared.datasets.exports import export_dataset
+
+    export_dataset(
+        Target.of(store, None).store, dataset, folder, export_formats(formats or ["folder"])
+    )
+    console.print(f"dataset: {folder}")
+
+
+@app.command(epilog=example("htd estimate --model lung --images 1000000 --size 512 --tflops 400"))
+def estimate(
+    model: ModelOption,
+    images: Annotated[int, typer.Option(min=1)] = 1_000_000,
+    size: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images made at a time.")] = 16,
+    tflops: Annotated[
+        float | None,
+        typer.Option(help="Sustained TFLOP/s of another device, from its benchmark."),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Estimate the cost of a dataset from one batch on this machine."""
+    from heterotissue.estimate import estimate as measure
+    from shared.diffusion.model_store import load_model
+
+    target = Target.of(store, "")
+    device = choose_device(target.config)
+    sampler = load_model(target.store, ModelRef.parse(model), device)
+    prepare(target.config.threads)
+    cost = measure(sampler, size or sampler.record.size, batch)
+    hours = images * cost.seconds / 3600
+    rows = {
+        "denoiser": f"{cost.evaluations} evaluations per image",
+        "work": f"{cost.flops / 1e9:,.1f} GFLOP per image, {images * cost.flops:.3g} FLOP in all",
+        f"on this {device}": f"{1 / cost.seconds:,.2f} images/s: {hours:,.1f} hours",
+        "storage": f"{images * cost.stored / 1e9:,.1f} GB, {cost.stored:,} bytes per image",
+    }
+    if tflops:
+        rows[f"at {tflops:g} TFLOP/s"] = f"{images * cost.flops / tflops / 3.6e15:,.1f} hours"
+    for title, text in rows.items():
+        console.print(f"{title:<20}{text}", highlight=False)

@@ -1,0 +1,115 @@
+"""Commands that measure: evaluate, study."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from heterotissue.cli.options import (
+    BrokerOption,
+    FreshOption,
+    GuidanceCropsOption,
+    GuidanceMapOption,
+    ModelOption,
+    SetOption,
+    StainingOption,
+    StepsOption,
+    StoreOption,
+    changed,
+    example,
+)
+from heterotissue.cli.outcome import run_and_end
+from heterotissue.progress import console
+from heterotissue.running import Target, run_or_fail
+from heterotissue.study import IMAGENET_ENCODERS
+from heterotissue.study import study as study_requests
+from shared.contracts.evaluate import EvaluateRequest, report_key
+from shared.contracts.models import ModelRef
+
+app = typer.Typer()
+
+
+@app.command(epilog=example("htd evaluate --dataset dataset --report first"))
+def evaluate(
+    dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
+    name: Annotated[str, typer.Option("--report", help="Name of the report.")] = "report",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="Encoder of the Fréchet distance; default 'embedded' (repeatable)."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 1,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Measure a dataset against held-out real regions."""
+    target = Target.of(store, broker)
+    request = EvaluateRequest(
+        report=name, dataset=dataset, encoders=tuple(encoder or ["embedded"]), seeds=seeds
+    )
+    run_and_end(target, changed(request, change), fresh=fresh)
+    console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
+
+
+@app.command(epilog=example("htd study --model lung --encoder efficientnet-lite0 --seeds 3"))
+def study(
+    model: ModelOption,
+    name: Annotated[str, typer.Option(help="Name of the study and its report.")] = "study",
+    images: Annotated[int, typer.Option(help="Images to train segmenters on.")] = 1000,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Encoder of the Fréchet distances; default: {', '.join(IMAGENET_ENCODERS)} "
+            "(repeatable)."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Segmenters of each kind.")] = 3,
+    segmenter_steps: Annotated[int, typer.Option(min=1)] = 300,
+    few: Annotated[float, typer.Option(help="Share of real regions of the low-label rows.")] = 0.1,
+    steps: StepsOption = None,
+    guidance_map: GuidanceMapOption = None,
+    guidance_crops: GuidanceCropsOption = None,
+    staining: StainingOption = None,
+    guidance_map_only: Annotated[
+        float | None,
+        typer.Option(help="Of the row of maps alone; default: that of the other rows."),
+    ] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(help="A model with `embedding` conditioning, for the row map + embedding."),
+    ] = None,
+    seed: int = 0,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+) -> None:
+    """Measure a model in full: the worth of map and crops, usefulness, leakage."""
+    target = Target.of(store, broker)
+    evaluate = EvaluateRequest(
+        report=name,
+        dataset=name,
+        encoders=tuple(encoder or IMAGENET_ENCODERS),
+        seeds=seeds,
+        segmenter_encoder=IMAGENET_ENCODERS[0],
+        segmenter_steps=segmenter_steps,
+        few=few,
+    )
+    requests = study_requests(
+        target.store,
+        ModelRef.parse(model),
+        images=images,
+        evaluate=evaluate,
+        sampling={
+            "steps": steps,
+            "guidance_map": guidance_map,
+            "guidance_crops": guidance_crops,
+            "staining": staining,
+            "seed": seed,
+        },
+        map_only={} if guidance_map_only is None else {"guidance_map": guidance_map_only},
+        embedding=ModelRef.parse(embedding) if embedding else None,
+    )
+    for request in requests:
+        run_or_fail(target, request)
+    console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")

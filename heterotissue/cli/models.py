@@ -1,0 +1,123 @@
+"""Commands of models: train, distill, deploy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from heterotissue.cli.options import (
+    BrokerOption,
+    FreshOption,
+    ModelOption,
+    SetOption,
+    StoreOption,
+    changed,
+    example,
+)
+from heterotissue.cli.outcome import run_and_end
+from heterotissue.recipes import load_recipe, recipe_names, student_recipe
+from heterotissue.running import Target
+from shared.contracts.deploy import DeployRequest
+from shared.contracts.models import ModelRef
+from shared.contracts.train import SHIPPED, TrainRequest
+from shared.errors import InputError
+from shared.jobs import Ledger
+from shared.models import read_model
+from shared.serving.deployments import next_number
+
+app = typer.Typer()
+
+
+@app.command(epilog=example("htd train --regions lung --recipe tiny --warm-start starter"))
+def train(
+    regions: Annotated[str, typer.Option(help="Region set: a cohort or a clustering.")],
+    model: Annotated[str, typer.Option(help="Name of the model.")] = "model",
+    version: Annotated[str, typer.Option(help="Version to publish.")] = "1",
+    recipe: Annotated[
+        str, typer.Option(help=f"{', '.join(recipe_names())}, or a YAML file.")
+    ] = "tiny",
+    warm_start: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(SHIPPED)} (shipped), or models/<name>/<version>."),
+    ] = None,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Publish the warm start without training it.")
+    ] = False,
+    seed: int = 0,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Train a model on a region set's train split, and publish it."""
+    if as_is and warm_start is None:
+        raise InputError("--as-is publishes a warm start: name it by --warm-start")
+    known = load_recipe(recipe)
+    request = TrainRequest(
+        run=f"{model}-{version}",
+        regions=regions,
+        recipe=known.untrained() if as_is else known,
+        model=model,
+        version=version,
+        warm_start=warm_start,
+        seed=seed,
+    )
+    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd distill --model lung/2 --into lung-fast"))
+def distill(
+    model: Annotated[str, typer.Option(help="The teacher: <name> or <name>/<version>.")],
+    into: Annotated[str, typer.Option(help="Name of the student.")],
+    sampling_steps: Annotated[int, typer.Option(help="Steps in which it makes an image.")] = 4,
+    teacher_steps: Annotated[int, typer.Option(help="Teacher's steps for each of them.")] = 5,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
+    learning_rate: float = 1e-4,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    change: SetOption = None,
+) -> None:
+    """Train a student that makes a model's images in few steps, without guidance."""
+    target = Target.of(store, broker)
+    teacher = read_model(target.store, ModelRef.parse(model))
+    request = TrainRequest(
+        run=f"{into}-1",
+        regions=teacher.regions,
+        recipe=student_recipe(
+            teacher,
+            sampling_steps=sampling_steps,
+            teacher_steps=teacher_steps,
+            steps=steps,
+            learning_rate=learning_rate,
+        ),
+        model=into,
+        warm_start=f"models/{teacher.ref}",
+    )
+    run_and_end(target, changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd deploy --model lung/2"))
+def deploy(
+    model: ModelOption,
+    engine: Annotated[str, typer.Option(help="pytorch or tensorrt.")] = "pytorch",
+    device: Annotated[str, typer.Option(help="cpu or cuda, for Triton.")] = "cpu",
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+) -> None:
+    """Load a model version on Triton; deploying an older version again is the way back."""
+    target = Target.of(store, broker)
+    ref = ModelRef.parse(model)
+    request = DeployRequest.model_validate(
+        {
+            "model": ref.name, "version": ref.version, "engine": engine, "device": device,
+            "number": next_number(Ledger(target.store), ref.name),
+        }
+    )  # fmt: skip
+    run_and_end(target, request)
+
+
+app.command("publish", hidden=True, deprecated=True, epilog=example("htd deploy --model lung/2"))(
+    deploy
+)  # the command's name until version 0.1

@@ -1,0 +1,99 @@
+"""The options that commands share, and the reading of their values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar, get_args
+
+import typer
+import yaml
+from pydantic import TypeAdapter
+
+from shared.contracts.base import Request
+from shared.contracts.synthesize import ExportFormat
+from shared.errors import InputError
+
+R = TypeVar("R", bound=Request)
+
+EXPORT_FORMATS = ", ".join(get_args(ExportFormat))
+
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="A directory or s3://bucket/prefix [HTD_STORE].")
+]
+BrokerOption = Annotated[
+    str | None,
+    typer.Option("--broker", help="redis:// URL: run on the workers [HTD_BROKER_URL]."),
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", help="Address of a gateway: run there, with the token in HTD_TOKEN."),
+]
+ModelOption = Annotated[str, typer.Option("--model", help="<name> or <name>/<version>.")]
+CohortOption = Annotated[str, typer.Option("--cohort", help="Name of the cohort.")]
+RegionSizeOption = Annotated[int, typer.Option("--region-size", help="Side of a region in pixels.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Default: the model's.")]
+GuidanceMapOption = Annotated[
+    float | None, typer.Option("--guidance-map", help="Default: the model's.")
+]
+GuidanceCropsOption = Annotated[
+    float | None, typer.Option("--guidance-crops", help="Default: the model's.")
+]
+StainingOption = Annotated[
+    float | None,
+    typer.Option("--staining", help="How far regions take the staining of their crops, 0–1."),
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Run it again, even if it is done.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a field, e.g. --set regions.low=0.1 (repeatable)."),
+]
+
+
+def example(text: str) -> str:
+    """Format a command's example for its help."""
+    return f"[dim]Example:[/] {text}"
+
+
+def parse_names(text: str) -> list[str]:
+    """Split a comma list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def export_formats(names: list[str]) -> tuple[ExportFormat, ...]:
+    """Check names of export formats. Raises `ValidationError` for others."""
+    return TypeAdapter(tuple[ExportFormat, ...]).validate_python(tuple(names))
+
+
+def parse_proportions(items: list[str]) -> dict[str, float]:
+    """Read class=share pairs. Raises `InputError` for anything else."""
+    shares = {}
+    for item in items:
+        name, _, share = item.rpartition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError as error:
+            raise InputError(f"{item!r} is no class=share, such as tumor=0.4") from error
+    return shares
+
+
+def changed(request: R, changes: list[str] | None) -> R:
+    """Return a request with some fields changed.
+
+    Args:
+        request: the request.
+        changes: `<field>=<value>` each; the field is a dotted name, the value is YAML.
+
+    Raises:
+        InputError: there is no such field.
+        ValidationError: the value does not fit.
+    """
+    plain: dict[str, Any] = request.model_dump(mode="json")
+    for item in changes or []:
+        path, sign, value = item.partition("=")
+        part: Any = plain
+        *parents, last = path.split(".")
+        for name in parents:
+            part = part.get(name) if isinstance(part, dict) else None
+        if not sign or not isinstance(part, dict) or last not in part:
+            raise InputError(f"--set {item}: {request.stage} has no field {path!r}")
+        part[last] = yaml.safe_load(value)
+    return type(request).model_validate(plain)

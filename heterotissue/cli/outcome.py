@@ -1,0 +1,23 @@
+"""How a command ends: the report of its job, and the exit code."""
+
+from __future__ import annotations
+
+import typer
+
+from heterotissue.running import Target, report, run_request
+from shared.contracts.base import Request
+from shared.jobs import JobStatus
+
+EXIT_CODES = {"done": 0, "failed": 1, "partial": 3, "cancelled": 1}
+
+
+def run_and_end(target: Target, request: Request, *, fresh: bool = False) -> None:
+    """Run a request, report it, and leave with its exit code unless it is done."""
+    end(run_request(target, request, fresh=fresh))
+
+
+def end(status: JobStatus) -> None:
+    """Report a job that has ended, and leave with its exit code unless it is done."""
+    report(status)
+    if status.state != "done":
+        raise typer.Exit(EXIT_CODES[status.state])

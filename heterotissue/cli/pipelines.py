@@ -1,0 +1,60 @@
+"""Commands that run the whole pipeline: pipeline, demo."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heterotissue.cli.options import BrokerOption, StoreOption, example, parse_names
+from heterotissue.pipelines import load_pipeline
+from heterotissue.progress import console
+from heterotissue.recipes import load_recipe
+from heterotissue.running import Target, run_or_fail
+from shared.contracts.base import Request
+
+app = typer.Typer()
+
+
+@app.command(epilog=example("htd pipeline study.yaml --store s3://bucket"))
+def pipeline(
+    file: Annotated[Path, typer.Argument(help="YAML with a list of `requests`.")],
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+) -> None:
+    """Run many requests in order, from one file; all are checked before the first starts."""
+    target = Target.of(store, broker)
+    for request in load_pipeline(file):
+        run_or_fail(target, request)
+
+
+@app.command(epilog=example("htd demo --out out/demo --slides my-slides/ --mpp 0.5"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("out/demo"),
+    slides: Annotated[
+        Path | None, typer.Option(help="A folder with your slides; else phantoms are made.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class names of your slides' annotations, from 1.")
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="µm per pixel of slides without.")] = None,
+) -> None:
+    """Run the whole pipeline in minutes: slides → tissue types → model → dataset → report."""
+    from heterotissue.demo import collect, demo_slides, run_demo, summary
+
+    started = time.time()
+    target = Target.of(str(out / "store"), "")
+    names = parse_names(classes) if classes else None
+    given = demo_slides(target.store, out, slides, names, mpp)
+    timings: dict[str, float] = {}
+
+    def run(request: Request) -> None:
+        began = time.time()
+        run_or_fail(target, request)
+        timings[request.stage] = time.time() - began
+
+    run_demo(given, load_recipe("tiny"), run)
+    collect(target.store, out)
+    console.print(summary(out, timings, time.time() - started))
