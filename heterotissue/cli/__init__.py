@@ -1,5 +1,5 @@
 """`htd`: the command line. Each module holds the commands of one subject."""
 
-from heterotissue.cli.app import main
+from heterotissue.cli.app import app, main
 
-__all__ = ["main"]
+__all__ = ["app", "main"]
