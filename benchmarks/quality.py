@@ -7,7 +7,7 @@
 
 Runs `htd tiles` or `htd ingest`, `htd train` and `htd study`, which a killed run takes up where
 it was, and writes `quality.json` beside the report. Guidance and steps were found on the val
-split (docs/model.md); nothing here is tuned on the test split.
+split (docs/log.md); nothing here is tuned on the test split.
 """
 
 from __future__ import annotations
