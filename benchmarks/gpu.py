@@ -30,7 +30,7 @@ from benchmarks.synthesis import Batch, PlainPipeline
 from heterotissue.estimate import bands, count_flops
 from heterotissue.recipes import load_recipe
 from services.train import data
-from services.train.loop import Objective, Settings, Training
+from services.train.loop import LoopSettings, Objective, Training
 from services.train.objectives import DecoderObjective, DenoiserObjective, VaeObjective
 from services.train.perceptual import PerceptualLoss
 from shared.contracts.base import Classes
@@ -157,12 +157,11 @@ def images_per_second(vae: Autoencoder, denoiser: Denoiser, recipe: Recipe) -> d
     ours = HeteroTissuePipeline(copy.deepcopy(vae), copy.deepcopy(denoiser))
     prepare_vae(ours.vae, recipe.precision)
     prepare_denoiser(ours.denoiser, recipe.precision)
-    options = recipe.sampling.model_dump()
     scheduler = FlowMatchEulerDiscreteScheduler()
     plain = PlainPipeline(vae, denoiser, scheduler)
 
     def default(batch: Batch) -> Any:
-        return ours(batch.labels, batch.crops, batch.seeds, **options)
+        return ours(batch.labels, batch.crops, batch.seeds, recipe.sampling)
 
     def autocast(batch: Batch) -> Any:
         with torch.autocast("cuda", torch.bfloat16):
@@ -212,7 +211,7 @@ def training(
     for kind, (make, own, steps) in kinds.items():
         if not steps:
             continue
-        settings = Settings(
+        settings = LoopSettings(
             batch_size=own.batch_size, learning_rate=own.learning_rate, steps=steps,
             warmup=own.warmup, ema=own.ema, grad_clip=own.grad_clip, precision=recipe.precision,
             seed=0, device="cuda",

@@ -82,9 +82,7 @@ def main() -> None:
             [found for crop in crops if (found := move_crop(crop, labels, rng)) is not None]
             for labels in maps
         ]
-        images = sampler.generate(
-            np.stack(maps), moved, range(MAPS), **record.recipe.sampling.model_dump()
-        )
+        images = sampler.generate(np.stack(maps), moved, range(MAPS), record.recipe.sampling)
         rows.append([draw_crops(crops, size), *images])
     page = sheet(rows, ["label maps", *[""] * given.rows], ["crops", "synthetic images"])
     Image.fromarray(page).save(given.picture, quality=90)

@@ -43,6 +43,7 @@ from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
 from shared.contracts.deploy import DeployRequest, served_prefix
 from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.sampling import Sampling
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.autoencoder import Autoencoder, decode_latents, encode_latents, to_pixels
 from shared.diffusion.denoiser import Denoiser
@@ -52,9 +53,10 @@ from shared.encoders import load_encoder
 from shared.errors import JobError
 from shared.imaging.region_sets import load_region_set
 from shared.models import read_model
-from shared.serving.client import Server, TritonSampler
-from shared.serving.contract import served_name
+from shared.serving.client import Server, TritonGenerator
 from shared.serving.deployments import deployments
+from shared.serving.priority import Priority
+from shared.serving.protocol import served_name
 from shared.storage import ObjectStore, open_store
 
 UInt8 = NDArray[np.uint8]
@@ -193,18 +195,20 @@ def distances(
     return {"encoder": IMAGENET_ENCODERS[0], "n": found.n, "reliable": found.reliable, "rows": rows}
 
 
-def in_process(store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
+def in_process(store: ObjectStore, model: ModelRecord, sampling: Sampling | None = None) -> Make:
     """Our default path, in this process."""
-    sampler = load_model(store, model.ref, "cpu")
-    options = model.recipe.sampling.model_dump() | more
-    return lambda batch: sampler.generate(batch.labels, batch.crops, batch.seeds, **options)
+    loaded = load_model(store, model.ref, "cpu")
+    chosen = sampling or model.recipe.sampling
+    return lambda batch: loaded.generate(batch.labels, batch.crops, batch.seeds, chosen)
 
 
-def on_triton(url: str, store: ObjectStore, model: ModelRecord, **more: Any) -> Make:
+def on_triton(url: str, store: ObjectStore, model: ModelRecord, priority: Priority) -> Make:
     """The same on a Triton server."""
-    sampler = TritonSampler(url, model.model, deployments(store, model.model)[-1].number)
-    options = model.recipe.sampling.model_dump() | more
-    return lambda batch: sampler.generate(batch.labels, batch.crops, batch.seeds, **options)
+    number = deployments(store, model.model)[-1].number
+    alone = priority is Priority.BULK
+    generator = TritonGenerator(url, model.model, number, priority=priority, alone=alone)
+    sampling = model.recipe.sampling
+    return lambda batch: generator.generate(batch.labels, batch.crops, batch.seeds, sampling)
 
 
 @contextmanager
@@ -375,7 +379,9 @@ def main() -> None:
     if given.student:
         keep("speedup_student", rates["student"] / rates["plain"])
     # What a student is held against: many steps of its teacher, which is never timed.
-    judged = ways | {"teacher": in_process(source, model, steps=20)}
+    judged = ways | {
+        "teacher": in_process(source, model, model.recipe.sampling.model_copy(update={"steps": 20}))
+    }
     frechet = distances(source, model, judged, given.quality_images)
     keep("frechet", frechet)
     against = {"default": "plain", "student": "teacher"}
@@ -387,7 +393,7 @@ def main() -> None:
     keep("frechet_ratio", ratios)
     with stack(source, model, "synthesize") as target:
         url = target.config.triton_url
-        served_here = on_triton(url, target.store, model)
+        served_here = on_triton(url, target.store, model, Priority.BULK)
         rates = taking_turns(
             given.rounds,
             process=lambda: rate(ways["default"], batches),
@@ -404,7 +410,7 @@ def main() -> None:
         )
         keep("service", rates)
         keep("service_ratio", rates["service"] / rates["triton"])
-        urgent = on_triton(url, target.store, model, urgent=True, alone=False)
+        urgent = on_triton(url, target.store, model, Priority.INTERACTIVE)
         keep("latency", latency(served_here, urgent, batches, requests=20, pause=5.0))
     found = workers_ratio(source, model, given.stub_images)
     keep("workers", found)

@@ -16,7 +16,7 @@ from shared.contracts.base import Classes
 from shared.diffusion.crops import Crop
 from shared.diffusion.gpu import uncaptured
 from shared.diffusion.guidance import Guidance
-from shared.diffusion.model_store import Sampler
+from shared.diffusion.model_store import LoadedModel
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 
@@ -41,7 +41,7 @@ class Estimate:
     stored: int
 
 
-def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
+def estimate(sampler: LoadedModel, size: int, batch: int) -> Estimate:
     """Measure the cost of a batch of images, each with a crop of every class.
 
     Args:
@@ -61,13 +61,15 @@ def estimate(sampler: Sampler, size: int, batch: int) -> Estimate:
     steps = sampling.steps
     guidance = Guidance.from_scale(sampling)
     # Guide all measured steps, so that they cost the same.
-    options = sampling.model_dump(exclude={"steps"}) | {"guidance_low": 0, "guidance_high": 1}
+    guided = sampling.model_copy(update={"guidance_low": 0.0, "guidance_high": 1.0})
     evaluations, per_step = guidance.evaluations(steps), len(guidance.branches)
     after = evaluations / per_step - SHORT_STEPS
 
     def make(number: int) -> tuple[float, NDArray[np.uint8]]:
         began = time.perf_counter()
-        images = sampler.generate(labels, crops, range(batch), steps=number, **options)
+        images = sampler.generate(
+            labels, crops, range(batch), guided.model_copy(update={"steps": number})
+        )
         return time.perf_counter() - began, images
 
     make(SHORT_STEPS)

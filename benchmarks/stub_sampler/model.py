@@ -12,7 +12,7 @@ SECONDS = 2.0
 
 
 class TritonPythonModel:
-    """Inputs and outputs: `shared.serving.contract`."""
+    """Inputs and outputs: `shared.serving.protocol`."""
 
     async def execute(self, requests: list[Any]) -> None:
         await asyncio.gather(*(self._answer(request) for request in requests))

@@ -20,7 +20,7 @@ from heterotissue.recipes import load_recipe, recipe_names, student_recipe
 from heterotissue.running import Target
 from shared.contracts.deploy import DeployRequest
 from shared.contracts.models import ModelRef
-from shared.contracts.train import SHIPPED, TrainRequest
+from shared.contracts.train import PACKAGED, TrainRequest
 from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.models import read_model
@@ -39,7 +39,7 @@ def train(
     ] = "tiny",
     warm_start: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(SHIPPED)} (shipped), or models/<name>/<version>."),
+        typer.Option(help=f"{', '.join(PACKAGED)} (shipped), or models/<name>/<version>."),
     ] = None,
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Publish the warm start without training it.")

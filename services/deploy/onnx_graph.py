@@ -1,4 +1,4 @@
-"""The networks as ONNX graphs of the serving contract, for TensorRT."""
+"""Export of the networks as ONNX graphs with the tensors of the serving protocol, for TensorRT."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from shared.diffusion.autoencoder import Autoencoder, encode_latents, to_pixels, to_raw, vae_factor
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
-from shared.serving.contract import Part, engine_tensors
-from shared.serving.contract import Tensor as Spec
+from shared.serving.protocol import Part, engine_tensors
+from shared.serving.protocol import Tensor as Spec
 
 OPSET = 20
 
 
 class DenoiserGraph(nn.Module):
-    """One denoising step with the contract's inputs in order; FP32 outside, `dtype` inside.
+    """One denoising step with the protocol's inputs in order; FP32 outside, `dtype` inside.
 
-    The time stays FP32 until it is embedded: bf16 keeps three digits of it.
-    TensorRT networks are strongly typed, so the types of the graph are those of the engine.
+    The time stays FP32 until it is embedded, because bf16 keeps only three digits.
+    The types of the graph are those of the engine, because it is built strongly typed.
     """
 
     def __init__(self, denoiser: Denoiser, names: list[str], dtype: torch.dtype) -> None:
@@ -39,7 +39,7 @@ class DenoiserGraph(nn.Module):
 
 
 class VaeGraph(nn.Module):
-    """One half of the autoencoder; FP32 or pixels outside, `dtype` inside."""
+    """The encoder or decoder of the VAE; FP32 or pixels outside, `dtype` inside."""
 
     def __init__(self, vae: Autoencoder, part: Part, dtype: torch.dtype) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class VaeGraph(nn.Module):
 
 
 def example(tensors: tuple[Spec, ...], rows: int, free: int) -> tuple[Tensor, ...]:
-    """Draw inputs of the contract: `rows` rows, `free` for every dimension that may vary."""
+    """Draw random inputs: `rows` rows, and size `free` for every dimension of size -1."""
     generator = torch.Generator().manual_seed(rows * 1000 + free)
     made = []
     for tensor in tensors:
@@ -68,7 +68,7 @@ def example(tensors: tuple[Spec, ...], rows: int, free: int) -> tuple[Tensor, ..
 def make_graph(
     pipeline: HeteroTissuePipeline, part: Part, inputs: tuple[Spec, ...], dtype: torch.dtype
 ) -> nn.Module:
-    """The network that a graph is written of."""
+    """Return the network to export."""
     if part != "denoiser":
         return VaeGraph(pipeline.vae, part, dtype).eval()
     return DenoiserGraph(pipeline.denoiser, [spec.name for spec in inputs[2:]], dtype).eval()
@@ -81,7 +81,7 @@ def export_onnx(
     path: Path,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a network for images of `size` pixels as ONNX: any number of rows, tokens or pixels."""
+    """Export a network for images of `size` pixels; rows, tokens and crop sides stay dynamic."""
     inputs, (output,) = engine_tensors(part, pipeline, size)
     unit = vae_factor(pipeline.vae) if part == "vae_encoder" else 1
     rows, free = torch.export.Dim("rows", min=1, max=4096), torch.export.Dim("free", max=65536)
@@ -103,10 +103,10 @@ def export_onnx(
 
 
 def largest_error(pipeline: HeteroTissuePipeline, part: Part, size: int, path: Path) -> float:
-    """Run a graph with onnxruntime and PyTorch on the same inputs of several shapes.
+    """Run a graph in onnxruntime and PyTorch on the same inputs of several shapes.
 
     Returns:
-        The greatest difference of the outputs.
+        The largest absolute difference of the outputs.
     """
     inputs, _ = engine_tensors(part, pipeline, size)
     unit = vae_factor(pipeline.vae) if part == "vae_encoder" else 1

@@ -1,4 +1,4 @@
-"""TensorRT plans: built on the GPU that will run them, and kept by what they depend on."""
+"""TensorRT plans: built on the type of GPU that will run them, and cached."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any
 import torch
 
 from shared.errors import InputError
-from shared.serving.contract import Tensor
+from shared.serving.protocol import Tensor
 from shared.storage import ObjectStore
 
 Profile = tuple[int, int, int]
-"""Least, best, and most of a dimension."""
+"""Smallest, best and largest size of a dimension (an optimization profile of TensorRT)."""
 
 BEST_ROWS = 16
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a plan was built with and for; it runs with nothing else."""
+    """The TensorRT version and GPU of a plan; it runs only there."""
 
     tensorrt: str
     gpu: str
 
 
 def build_plan(
-    onnx: Path, inputs: tuple[Tensor, ...], most: int, free: Profile, store: ObjectStore
+    onnx: Path, inputs: tuple[Tensor, ...], max_batch: int, free: Profile, store: ObjectStore
 ) -> tuple[bytes, Built]:
     """Build the plan of a graph on this machine's GPU, or take it from the cache.
 
     Args:
         onnx: the graph.
         inputs: its inputs.
-        most: rows of a batch at most.
-        free: what it is built for of a dimension that may vary.
-        store: holds the cache, by graph, TensorRT and GPU.
+        max_batch: largest batch, in rows.
+        free: profile of the dimensions of size -1.
+        store: holds the cache; its keys depend on graph, profile, TensorRT and GPU.
 
     Raises:
         InputError: TensorRT or a GPU is missing, or the graph is refused.
@@ -47,11 +47,11 @@ def build_plan(
     built = Built(str(trt.__version__), str(gpu.name))
     machine = f"{built.tensorrt}/{built.gpu}/{gpu.major}.{gpu.minor}"
     digest = hashlib.sha256(onnx.read_bytes())
-    rows = (1, min(BEST_ROWS, most), most)
+    rows = (1, min(BEST_ROWS, max_batch), max_batch)
     digest.update(f"{machine}/{rows}/{free}".encode())
     key = f"triton/plans/{digest.hexdigest()[:32]}.plan"
     if not store.exists(key):
-        # What was timed on another GPU would choose badly for this one.
+        # Per type of machine, because kernels timed on another GPU would be a bad choice here.
         timings = f"triton/plans/{hashlib.sha256(machine.encode()).hexdigest()[:32]}.timing"
         store.put(key, _build(trt, onnx, inputs, rows, free, store, timings))
     return store.get(key), built
@@ -98,7 +98,7 @@ def _tensorrt() -> Any:
     except ImportError as error:
         raise InputError(
             "no TensorRT here: deploy with --engine pytorch, or run the deploy worker in the "
-            "image of the Triton server (pip install the tensorrt of the server's very version)"
+            "image of the Triton server (pip install the same version of tensorrt as the server's)"
         ) from error
     if not torch.cuda.is_available():
         raise InputError(

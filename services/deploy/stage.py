@@ -1,4 +1,4 @@
-"""The deploy stage: write Triton's model repository, then let the server load it."""
+"""The deploy stage: write a deployment into Triton's model repository, then load it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from shared.errors import InputError
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model
 from shared.serving.client import LoadError, Server
-from shared.serving.contract import PARTS, Part, engine_tensors, most_rows, part_configs, planned
 from shared.serving.deployments import deployments
-from shared.serving.repository import add_version, drop_version
+from shared.serving.protocol import PARTS, Part, engine_tensors, max_rows, part_configs, planned
+from shared.serving.repository import add_deployment, drop_deployment
 from shared.settings import settings
 from shared.storage import ObjectStore
 
@@ -30,7 +30,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class DeployStage(Stage[DeployRequest]):
-    """Puts a model version on a Triton server."""
+    """Deploys model versions on a Triton server."""
 
     name: ClassVar[str] = "deploy"
     request = DeployRequest
@@ -40,8 +40,8 @@ class DeployStage(Stage[DeployRequest]):
         return Plan(phases=((Shard(id="repository", args={}),),))
 
     def run(self, request: DeployRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        sampler = load_model(context.store, request.model_ref, "cpu")
-        record, pipeline = sampler.record, sampler.pipeline
+        loaded = load_model(context.store, request.model_ref, "cpu")
+        record, pipeline = loaded.record, loaded.pipeline
         entry = Deployment(
             number=request.number,
             version=request.version,
@@ -66,9 +66,9 @@ class DeployStage(Stage[DeployRequest]):
                 device=request.device,
                 gpu=built.gpu if built else "",
             )
-            add_version(context.store, entry, request.model, configs, files)
-        made = f" {built.tensorrt}, plans for {built.gpu}" if built else ""
-        return {"number": request.number, "engine": request.engine + made}
+            add_deployment(context.store, entry, request.model, configs, files)
+        plans = f" {built.tensorrt}, plans for {built.gpu}" if built else ""
+        return {"number": request.number, "engine": request.engine + plans}
 
     def finish(
         self, request: DeployRequest, done: dict[str, dict[str, Any]], context: Context
@@ -80,7 +80,7 @@ class DeployStage(Stage[DeployRequest]):
             try:
                 server.load(request.model, request.number, record.size)
             except LoadError as error:
-                drop_version(context.store, request.model, request.number)
+                drop_deployment(context.store, request.model, request.number)
                 raise InputError(
                     f"{error}, {done['repository']['engine']}. The version before is still served"
                 ) from error
@@ -108,19 +108,21 @@ def _plan(
     export_onnx(pipeline, part, record.size, graph, dtype)
     inputs, _ = engine_tensors(part, pipeline, record.size)
     free = free_profile(part, record, vae_factor(pipeline.vae))
-    body, built = build_plan(graph, inputs, most_rows(part, record.size), free, store)
+    body, built = build_plan(graph, inputs, max_rows(part, record.size), free, store)
     plan.write_bytes(body)
     return plan, built
 
 
 def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:
-    """What a plan is built for of the dimension that may vary: pixels of a crop's side, or tokens.
+    """Return the optimization profile of a network's varying dimension.
 
-    Tokens are those of one place, of some crops, of the largest of every class.
+    For the encoder that dimension is the side of a crop in pixels; the largest is the image. For
+    the denoiser it is the number of tokens: 1 for "no crop", and at most the tokens of a crop of
+    the largest side for every class.
 
     Args:
         part: the network.
-        record: of the model.
+        record: the model version.
         factor: pixels per latent pixel.
     """
     side = math.ceil(record.size * record.recipe.denoiser.crop_max / factor)
@@ -131,7 +133,7 @@ def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:
 
 
 def _files(part: Part, folder: Path) -> dict[str, Path]:
-    """Files of a part's version folder: its program and its weights."""
+    """Return the files of a part's version folder: its program and its weights."""
     weights = folder / ("vae" if part.startswith("vae") else "denoiser")
     program = importlib.resources.files("triton_models") / part / "model.py"
     return {

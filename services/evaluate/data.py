@@ -15,7 +15,7 @@ from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_table_key
 from shared.contracts.synthesize import Condition, DatasetRecord
-from shared.contracts.train import SHIPPED
+from shared.contracts.train import PACKAGED
 from shared.datasets.samples import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
 from shared.imaging.region_sets import RegionIndex, load_region_set
@@ -299,7 +299,7 @@ def _training_slides(store: ObjectStore, models: list[str]) -> tuple[set[str], l
         record = load_region_set(store, model.regions)
         slides |= {part.slide for part in record.of_split("train")}
         start = (model.warm_start or "").removeprefix("models/")
-        if start not in ("", *SHIPPED, *queue):
+        if start not in ("", *PACKAGED, *queue):
             queue.append(start)
     return slides, cautions
 

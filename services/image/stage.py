@@ -1,4 +1,4 @@
-"""The image stage: read what was given, generate, keep the picture."""
+"""The image stage: read the label map and crops, generate one image, store it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.image import GivenCrop, ImageRequest, image_key
 from shared.contracts.models import ModelRecord
 from shared.datasets.samples import relabel
@@ -18,10 +18,9 @@ from shared.imaging.region_sets import load_region_set, read_region
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model
 from shared.seeds import image_seed
-from shared.serving.sampler import open_sampler
+from shared.serving.generator import open_generator
+from shared.serving.priority import Priority
 from shared.storage import ObjectStore
-
-UInt8 = NDArray[np.uint8]
 
 
 class ImageStage(Stage[ImageRequest]):
@@ -46,12 +45,8 @@ class ImageStage(Stage[ImageRequest]):
         seed = image_seed(request.seed, 0)
         rng = np.random.default_rng(seed)
         crops = [_placed(store, crop, labels, model, rng) for crop in request.crops]
-        sampler, remote = open_sampler(store, model, context.device)
-        # It may share its steps with other people's images: these are looked at, one at a time,
-        # and need not be the same to the bit.
-        own = {"urgent": True, "alone": False} if remote else {}
-        options = request.sampling(model).model_dump() | own
-        images = sampler.generate(labels[None], [crops], [seed], **options)
+        generator, _ = open_generator(store, model, context.device, Priority.INTERACTIVE)
+        images = generator.generate(labels[None], [crops], [seed], request.sampling(model))
         store.put(image_key(request.image), encode_png(images[0]))
         return {"images": 1}
 
@@ -68,7 +63,7 @@ def _placed(
     model: ModelRecord,
     rng: np.random.Generator,
 ) -> Crop:
-    """Read or cut a crop, and place it where its class is.
+    """Read or cut a crop, and place it on its class in the label map.
 
     Raises:
         InputError: the class is not in the label map or not in the region, or the crop is
@@ -93,7 +88,7 @@ def _placed(
 def _cut(
     store: ObjectStore, given: GivenCrop, model: ModelRecord, rng: np.random.Generator
 ) -> Crop | None:
-    """Cut a crop of a class out of a region; None where the region does not hold the class."""
+    """Cut a crop of a class out of a region; None if the region does not hold the class."""
     name, key = str(given.regions), str(given.region)
     record = load_region_set(store, name)
     region = read_region(store, record, key)

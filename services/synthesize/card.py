@@ -1,7 +1,7 @@
-"""What a dataset says of itself: a card for people and the Hugging Face hub, and Croissant.
+"""The description of a dataset: a card for people and the Hugging Face hub, and Croissant.
 
-With its card, a dataset's folder is one that `datasets.load_dataset(folder)` opens: the
-front matter names the WebDataset shards.
+The front matter of the card names the WebDataset shards, so that
+`datasets.load_dataset(folder)` opens the folder of a dataset.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CONTEXT: dict[str, Any] = {
 
 
 def describe(record: DatasetRecord) -> str:
-    """Say in a sentence what a dataset is."""
+    """Describe a dataset in a sentence."""
     return (
         f"{record.images} synthetic histopathology images of {record.size} px at {record.mpp:g} "
         f"µm per pixel with their label maps, made by {record.model}."
@@ -92,19 +92,19 @@ def dataset_card(record: DatasetRecord) -> str:
         describe(record),
         "Research use; not for diagnosis.",
         "",
-        "| label | class | share of labelled pixels asked for | reached |",
+        "| label | class | requested share of labelled pixels | share in the dataset |",
         "|---|---|---|---|",
         *rows,
         "",
         "Each sample is `<key>.png` (RGB), `<key>.mask.png` (label indices) and `<key>.json`",
-        "(what it was made from: map, crops, seed, weights) in the shards `shards/*.tar`;",
+        "(its origin: map, crops, seed, sampling, weights) in the shards `shards/*.tar`;",
         "`manifest.parquet` has one row per image.",
         "",
         f"Maps: {request.maps.regions or 'the region set of the model'}, splits "
         f"{', '.join(request.maps.splits)}. Crops: "
         f"{request.crops.regions or 'the region set of the model'}, splits "
         f"{', '.join(request.crops.splits)}, slide: {request.crops.slide}. Seed {request.seed}.",
-        "The images follow slides of patients; whoever shares them must be allowed to share those.",
+        "The images resemble slides of patients; share them only if you may share those slides.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -124,7 +124,7 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any
 
     Args:
         record: the dataset.
-        sha256: file of the dataset → SHA-256, of `manifest.parquet` and of every shard.
+        sha256: file name → SHA-256 of `manifest.parquet` and of every shard.
     """
     files = [
         {
@@ -193,7 +193,7 @@ def _column(name: str, kind: str) -> dict[str, Any]:
 
 
 def _pictures(files: str, key: str) -> dict[str, Any]:
-    """A record set of pixels, joined to the samples by the key in their file names."""
+    """Describe a record set of images; the key in their file names joins them to the samples."""
 
     def field(name: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
         return {

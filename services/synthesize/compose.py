@@ -1,12 +1,12 @@
-"""Composing one image's condition: its map, turned, and a crop of every tissue in it."""
+"""Composing the condition of an image: a turned label map, and a crop of each class in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from shared.arrays import Float64, UInt8
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import CropOrigin, DatasetRequest, Provenance
 from shared.datasets.map_choice import donors
@@ -15,22 +15,20 @@ from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, pl
 from shared.imaging.augment import symmetry
 from shared.seeds import image_seed
 
-UInt8 = NDArray[np.uint8]
-
-
 WINDOWS = 16
+"""Random windows that are compared per map."""
 
 
 def typical_window(labels: UInt8, size: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Choose the window of a larger label map whose class shares are nearest to the whole's.
+    """Choose a window of a label map whose class shares are close to those of the whole map.
 
-    Proportions are planned with whole regions; so a window keeps them, nearly.
+    The plan counts whole regions, so such a window nearly keeps the planned proportions.
 
     Returns:
-        (x, y) of the best of a few random corners.
+        (x, y) of the best of `WINDOWS` random corners.
     """
 
-    def shares(part: UInt8) -> NDArray[np.float64]:
+    def shares(part: UInt8) -> Float64:
         return np.bincount(part.ravel(), minlength=256) / part.size
 
     whole = shares(labels)
@@ -45,12 +43,12 @@ def typical_window(labels: UInt8, size: int, rng: np.random.Generator) -> tuple[
 
 @dataclass(frozen=True)
 class Composition:
-    """What one image is made from.
+    """The condition of one image.
 
     Attributes:
-        labels: uint8 (size, size), the model's labels.
-        crops: at most one per class present.
-        provenance: where both come from.
+        labels: uint8 (size, size), in the model's labels.
+        crops: at most one per class in `labels`.
+        provenance: the origin of both.
     """
 
     labels: UInt8
@@ -59,7 +57,7 @@ class Composition:
 
 
 class Composer:
-    """Composes images of a request; image `index` depends on the request and `index` alone."""
+    """Composes the conditions of a request's images; each depends only on its index."""
 
     def __init__(
         self, request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
@@ -69,7 +67,7 @@ class Composer:
         self.rule = CropRule.of(model.recipe.denoiser, model.classes)
 
     def compose(self, index: int, map_number: int) -> Composition:
-        """Compose image `index` with the map of region `map_number`."""
+        """Compose image `index` with the label map of region `map_number`."""
         request, model = self.request, self.model
         seed = image_seed(request.seed, index)
         rng = np.random.default_rng(seed)
@@ -80,10 +78,10 @@ class Composer:
         crops: list[Crop] = []
         origins: list[CropOrigin] = []
         for label in cropped_labels(labels, self.rule):
-            found = self._crop(label, region.key, region.slide, labels, rng)
-            if found is not None:
-                crops.append(found[0])
-                origins.append(found[1])
+            cut = self._crop(label, region.key, region.slide, labels, rng)
+            if cut is not None:
+                crops.append(cut[0])
+                origins.append(cut[1])
         provenance = Provenance(
             key=f"{index:08d}",
             index=index,
@@ -98,12 +96,7 @@ class Composer:
             crop_regions=self.crops.name,
             crops=tuple(origins),
             seed=seed,
-            steps=self.sampling.steps,
-            guidance_map=self.sampling.guidance_map,
-            guidance_crops=self.sampling.guidance_crops,
-            guidance_low=self.sampling.guidance_low,
-            guidance_high=self.sampling.guidance_high,
-            staining=self.sampling.staining,
+            sampling=self.sampling,
             condition=request.condition,
         )
         return Composition(labels, crops, provenance)
@@ -111,9 +104,9 @@ class Composer:
     def _crop(
         self, label: int, map_key: str, map_slide: str, labels: UInt8, rng: np.random.Generator
     ) -> tuple[Crop, CropOrigin] | None:
-        """Cut a crop of a class out of a donor, other than the map's own region if possible.
+        """Cut a crop of a class out of a donor region, if possible not the map's own.
 
-        None if no donor holds the class: a table may miss a class of very few pixels.
+        Return None if no donor holds the class; a table of shares can miss a tiny area.
         """
         bank = self.crops
         pool = donors(bank.shares, bank.slides, label, map_slide, self.request.crops.slide)

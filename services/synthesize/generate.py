@@ -1,60 +1,69 @@
-"""Generating the images of a shard: here or on Triton, while others are composed and packed."""
+"""Generating the images of a shard, in this process or on Triton.
+
+While a batch is generated, the next one is composed and the one before is encoded.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from services.synthesize.compose import Composition
+from shared.arrays import UInt8
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import Sample, shard_members
+from shared.diffusion.crops import Crop
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.jobs import Context
 from shared.seeds import image_seed
-from shared.serving.sampler import open_sampler
+from shared.serving.generator import open_generator
 
-ATTEMPTS = 3  # at an image that does not copy its crops
+ATTEMPTS = 3
+"""Attempts at an image that does not copy its crops."""
+
 IN_FLIGHT = 3
-"""Batches that a Triton server is asked for at a time, so that it never waits for us."""
+"""Batches that are requested from a Triton server at a time, so that it is never idle."""
 
-Generate = Callable[..., NDArray[np.uint8]]
+Generate = Callable[[UInt8, Sequence[Sequence[Crop]], Sequence[int]], UInt8]
+"""Makes images from label maps, crops and seeds, see `Generator.generate`."""
 
 
-def sampler_of(
+def open_generate(
     context: Context, request: DatasetRequest, model: ModelRecord
 ) -> tuple[Generate, int]:
-    """Where images are made: (generate, batches at a time). Raises as `open_sampler` does."""
-    options = request.sampling(model).model_dump() | {
-        "use_map": request.condition in {"both", "map"},
-        "use_crops": request.condition in {"both", "crops"},
-    }
-    sampler, remote = open_sampler(context.store, model, context.device)
-    return partial(sampler.generate, **options), IN_FLIGHT if remote else 1
+    """Return (generate, number of batches in flight). Raises the errors of `open_generator`."""
+    generator, remote = open_generator(context.store, model, context.device)
+    generate = partial(
+        generator.generate,
+        sampling=request.sampling(model),
+        use_map=request.use_map,
+        use_crops=request.use_crops,
+    )
+    return generate, IN_FLIGHT if remote else 1
 
 
 @dataclass(frozen=True)
-class Made:
-    """The images of a batch, and the files that they are in a shard."""
+class GeneratedBatch:
+    """The samples of a batch, and their files in a shard: (name, bytes)."""
 
     samples: list[Sample]
     members: list[tuple[str, bytes]]
 
 
-def made(
+def generate_batches(
     generate: Generate,
     request: DatasetRequest,
     batches: Iterable[list[Composition]],
     at_a_time: int,
-) -> Iterator[Made]:
-    """Yield the batches' images in order; some batches ahead are made and encoded meanwhile."""
-    pending: deque[Future[Made]] = deque()
+) -> Iterator[GeneratedBatch]:
+    """Yield the batches in order; `at_a_time` batches are generated ahead in threads."""
+    pending: deque[Future[GeneratedBatch]] = deque()
     with ThreadPoolExecutor(at_a_time) as pool:
         try:
             for batch in batches:
@@ -68,13 +77,13 @@ def made(
                 each.cancel()
 
 
-def _make(generate: Generate, request: DatasetRequest, batch: list[Composition]) -> Made:
+def _make(generate: Generate, request: DatasetRequest, batch: list[Composition]) -> GeneratedBatch:
     samples = _samples(generate, request, batch)
-    return Made(samples, list(shard_members(samples)))
+    return GeneratedBatch(samples, list(shard_members(samples)))
 
 
 def _samples(generate: Generate, request: DatasetRequest, batch: list[Composition]) -> list[Sample]:
-    """Make the images of a batch; copies of a crop are made anew, and left out in the end."""
+    """Make the images of a batch; copies of a crop are made again, and finally left out."""
     samples: list[Sample] = []
     for attempt in range(ATTEMPTS if request.max_copied is not None else 1):
         seeds = [

@@ -1,4 +1,4 @@
-"""The synthesize stage: choose maps once, generate shard by shard, sum up."""
+"""The synthesize stage: choose the label maps, generate shard by shard, write the summary."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from services.synthesize.card import croissant, dataset_card
 from services.synthesize.compose import Composer, Composition
-from services.synthesize.generate import made, sampler_of
+from services.synthesize.generate import generate_batches, open_generate
+from shared.arrays import Int64, UInt8
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import (
     DatasetRecord,
@@ -36,7 +36,7 @@ from shared.models import read_model
 from shared.storage import ObjectStore, sha256, sha256_file
 from shared.storage.formats import pack_tar, table_bytes
 
-CHOICE_ROWS = 65536  # rows per group, so that a shard reads few rows besides its own
+CHOICE_ROWS = 65536  # per row group, so that a shard reads few rows of other shards
 
 MANIFEST = pa.schema(
     [
@@ -65,7 +65,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
 
     def plan(self, request: DatasetRequest, context: Context) -> Plan:
         model = _model(context.store, request)
-        request.sampling(model)  # refuses what the model can't do
+        request.sampling(model)  # raises if the model cannot sample this way
         maps, crops = open_banks(context.store, request, model)
         chosen = plan_maps(request, model, maps, crops)
         keys = pa.DictionaryArray.from_arrays(pa.array(chosen), pa.array(maps.keys))
@@ -93,7 +93,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         store = context.store
         number, start, stop = (int(str(shard.args[name])) for name in ("number", "start", "stop"))
         model = _model(store, request)
-        generate, at_a_time = sampler_of(context, request, model)
+        generate, at_a_time = open_generate(context, request, model)
         maps, crops = open_banks(store, request, model)
         composer = Composer(request, model, maps, crops)
         chosen = [maps.numbers[key] for key in _choices(store, request.dataset, start, stop)]
@@ -106,7 +106,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         samples: list[Sample] = []
         members: list[tuple[str, bytes]] = []
         context.progress(0, stop - start, "images")
-        for part in made(generate, request, batches(), at_a_time):
+        for part in generate_batches(generate, request, batches(), at_a_time):
             samples += part.samples
             members += part.members
             context.progress(len(samples), stop - start, "images")
@@ -188,7 +188,7 @@ def _rows_key(shard: str) -> str:
 
 
 def _export(kind: str, name: str) -> str:
-    """Path of an export's file below the dataset; `geojson/` is there only once."""
+    """Return the path of an export's file below the dataset; names may already begin with it."""
     return f"exports/{name}" if name.startswith(f"{kind}/") else f"exports/{kind}/{name}"
 
 
@@ -209,7 +209,7 @@ def _choices(store: ObjectStore, dataset: str, start: int, stop: int) -> list[st
     return keys
 
 
-def _row(sample: Sample, counts: NDArray[np.int64], shard: str) -> dict[str, object]:
+def _row(sample: Sample, counts: Int64, shard: str) -> dict[str, object]:
     source = sample.provenance
     return {
         "key": source.key,
@@ -229,7 +229,7 @@ def _row(sample: Sample, counts: NDArray[np.int64], shard: str) -> dict[str, obj
 
 
 def _drop_stale(store: ObjectStore, request: DatasetRequest, numbers: set[int]) -> None:
-    """Delete what an earlier request of the same name left and this one did not make."""
+    """Delete files of an earlier request for the same dataset that this one did not write."""
     shards = dataset_key(request.dataset, "shards/")
     for key in store.list(shards):
         if int(PurePosixPath(key).stem) not in numbers:
@@ -237,14 +237,14 @@ def _drop_stale(store: ObjectStore, request: DatasetRequest, numbers: set[int]) 
     exports = dataset_key(request.dataset, "exports/")
     for key in store.list(exports):
         path = PurePosixPath(key.removeprefix(exports))
-        made = path.parts[0] in request.exports
-        if made and path.stem.isdigit():
+        current = path.parts[0] in request.exports
+        if current and path.stem.isdigit():
             number = int(path.stem)
             if path.parts[1] == "shards":
-                made = number in numbers
+                current = number in numbers
             else:
-                made = number < request.images and number // request.shard_size in numbers
-        if not made:
+                current = number < request.images and number // request.shard_size in numbers
+        if not current:
             store.delete(key)
 
 
@@ -286,8 +286,8 @@ def _write_exports(
             write_coco(file, model.classes, parts("images"), parts("annotations"))
 
 
-def _preview(samples: list[Sample], crops: RegionBank, model: ModelRecord) -> NDArray[np.uint8]:
-    """Draw the first images of a dataset below their maps and crops."""
+def _preview(samples: list[Sample], crops: RegionBank, model: ModelRecord) -> UInt8:
+    """Draw samples of a dataset in rows: label maps, crops, synthetic images."""
     canvases = [
         draw_crops(recut_crops(sample.provenance, crops.pixels), model.size) for sample in samples
     ]

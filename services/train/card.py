@@ -1,4 +1,4 @@
-"""The model card: what a published version is, from what, and how it was trained."""
+"""The model card: a version's data, recipe and training, and a call that runs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ def model_card(
         f"`{recipe.denoiser.conditioning}` conditioning.",
         "",
         "```python",
-        "from shared.diffusion.pipeline import HeteroTissuePipeline",
-        'pipeline = HeteroTissuePipeline.from_pretrained("<this folder>")',
+        *_example(model).splitlines(),
         "```",
         "",
         "| | |",
@@ -56,3 +55,28 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _example(model: ModelRecord) -> str:
+    """Return Python code that makes an image, to be run in the folder of the model."""
+    label, size = model.classes.first, model.size
+    settings = model.recipe.sampling
+    order = "first" if settings.first_order else "second"
+    return f"""\
+import numpy as np
+from PIL import Image
+
+from heterotissue.models import Crop, HeteroTissuePipeline
+
+pipeline = HeteroTissuePipeline.from_pretrained(".")  # this folder
+
+# A label map with class {label} ({model.classes.names[label]}) everywhere, and no crops.
+# A crop is real tissue of a class: Crop(label={label}, x=0, y=0, pixels=array), uint8 RGB.
+labels = np.full((1, {size}, {size}), {label}, np.uint8)
+crops: list[list[Crop]] = [[]]
+
+# By default: {settings.steps} {order}-order steps, guidance {settings.guidance_map:g} (map) \
+and {settings.guidance_crops:g} (crops).
+images = pipeline(labels, crops, seeds=[0])  # uint8 RGB (1, {size}, {size}, 3)
+Image.fromarray(images[0]).save("sample.png")
+"""

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 CHANNELS = (32, 64, 128)
 SHARE = 0.5
-"""Of the reconstruction's gradient that the critic's is scaled to."""
+"""Size of the critic's gradient relative to that of the reconstruction."""
 
 
 class PatchCritic(nn.Sequential):
@@ -32,7 +32,7 @@ class PatchCritic(nn.Sequential):
 
 
 def critic_loss(critic: PatchCritic, real: Tensor, made: Tensor) -> Tensor:
-    """Hinge loss of the critic itself; `made` gets no gradient."""
+    """Return the hinge loss of the critic itself; `made` gets no gradient."""
     wanted = functional.relu(1 - critic(real)).mean()
     unwanted = functional.relu(1 + critic(made.detach())).mean()
     loss: Tensor = 0.5 * (wanted + unwanted)
@@ -42,9 +42,9 @@ def critic_loss(critic: PatchCritic, real: Tensor, made: Tensor) -> Tensor:
 def deceit_loss(
     critic: PatchCritic, made: Tensor, reconstruction: Tensor, last_layer: Tensor
 ) -> Tensor:
-    """Loss of the autoencoder against the critic, which gets no gradient.
+    """Return the loss of the autoencoder from the critic, which gets no gradient.
 
-    Scaled so that its gradient at the decoder's last layer is `SHARE` of the
+    It is scaled so that its gradient at the decoder's last layer is `SHARE` of the
     reconstruction's (VQGAN, eq. 7).
     """
     frozen = {name: value.detach() for name, value in critic.named_parameters()}

@@ -1,4 +1,4 @@
-"""Batches: regions drawn, turned, re-stained, and given their crops; all from (seed, step)."""
+"""Training batches: regions are drawn, turned, re-stained and given crops, from (seed, step)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.recipe import DenoiserRecipe
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, take_crop
 from shared.errors import InputError
 from shared.imaging.augment import restain, stain_table, symmetry
 from shared.imaging.region_sets import RegionIndex
 
-UInt8 = NDArray[np.uint8]
 Float16 = NDArray[np.float16]
 
 TURNS = 8
@@ -33,7 +33,7 @@ class Batch:
         crops: the crops of each image.
         use_map, use_crops: of each image, False where that condition is dropped.
         keys: region of each image.
-        latents: float16 (batch, C, h, w) of the images, where they were computed before.
+        latents: float16 (batch, C, h, w) of the images, if they were computed in advance.
     """
 
     images: UInt8
@@ -47,7 +47,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class View:
-    """How a region is shown: its corner in pixels, one of eight symmetries, its staining."""
+    """A view of a region: its corner in pixels, one of eight symmetries, and a staining."""
 
     x: int
     y: int
@@ -55,7 +55,7 @@ class View:
     table: UInt8 | None
 
     def cut(self, array: UInt8, side: int) -> UInt8:
-        """Cut the view out of a region's image or label map, staining as it is."""
+        """Cut the view out of a region's image or label map, without re-staining."""
         return symmetry(array[self.y : self.y + side, self.x : self.x + side], self.turn)
 
     def stain(self, image: UInt8) -> UInt8:
@@ -68,11 +68,11 @@ class Batches:
 
     Args:
         index: the training regions.
-        side: of the images, cut out of the regions at random.
-        recipe: how crops are made and conditions dropped; None for images alone.
-        seed: of everything that is drawn.
-        latents: of every view of every region, float16 (regions, views, C, h, w), where the
-            recipe has so many views and they were computed before.
+        side: side of the images in pixels; they are cut out of the regions at random.
+        recipe: rules for crops and dropped conditions; None for images without conditions.
+        seed: seed of all random choices.
+        latents: float16 (regions, views, C, h, w) of every view of every region, if the recipe
+            has views and their latents were computed in advance.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class Batches:
     def draw(self, step: int, size: int, rank: int = 0) -> Batch:
         """Draw one process's part of the batch of a step.
 
-        Every row is drawn by itself, so that two processes with half the size draw the
-        same rows as one.
+        Each row is drawn independently, so that two processes with half the size draw the same
+        rows as one.
         """
         rows = [self._row(step, rank * size + place) for place in range(size)]
         images, labels, crops, use_map, use_crops, keys, latents = map(
@@ -115,8 +115,8 @@ class Batches:
         rng = np.random.default_rng([*self.seed, step, row])
         chosen = int(rng.integers(len(self.index)))
         use_map, use_crops = self._dropped(float(rng.random()))
-        # Without crops to tell it, the staining must be as it is, or the model learns
-        # stainings that no slide has.
+        # Without crops the original staining is kept, or the model would learn stainings that no
+        # slide has.
         number, view = self._draw_view(chosen, rng, stained=use_crops)
         region = self.index[chosen]
         image = view.stain(view.cut(region.image, self.side))
@@ -138,8 +138,10 @@ class Batches:
         return number, self._view(region, number)
 
     def _view(self, region: int, number: int) -> View:
-        """View `number`: the first eight turn the region as it is, the others re-stain it too."""
-        rng = np.random.default_rng([*self.seed, 1, region, number])  # 1: apart from the steps'
+        """Return view `number`: the first eight turn the region, the others re-stain it, too."""
+        rng = np.random.default_rng(
+            [*self.seed, 1, region, number]
+        )  # 1 keeps it apart from the seeds of steps
         return self._new_view(rng, number % TURNS, stained=number >= TURNS)
 
     def _new_view(self, rng: np.random.Generator, turn: int, stained: bool) -> View:
@@ -147,7 +149,7 @@ class Batches:
         return View(int(x), int(y), turn, stain_table(rng) if stained else None)
 
     def _dropped(self, draw: float) -> tuple[bool, bool]:
-        """Return whether the map and whether the crops are used, of one draw from [0, 1)."""
+        """Return whether the map and whether the crops are used, from one draw in [0, 1)."""
         recipe = self.recipe
         if recipe is None:
             return True, True

@@ -1,8 +1,8 @@
 """Train on many processes: `torchrun … -m services.train.distributed JOB`.
 
-Every process runs the job's segments in step; gradients are averaged, and the
-first process alone writes to the store and the ledger. A job that is killed goes
-on from its last finished segment when the same command is run again.
+All processes run the job's segments together and average their gradients. Only the
+first process writes to the store and the ledger. If the job is killed, run the same
+command again: it resumes after its last finished segment.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shared.storage import ObjectStore, StoreView, open_store
 
 
 class ReadOnlyStore(StoreView):
-    """What the other processes see: every put and delete is left to the first one."""
+    """The store of the other processes: only the first one puts and deletes."""
 
     def put(self, key: str, data: bytes) -> None:
         pass
@@ -39,7 +39,7 @@ class ReadOnlyStore(StoreView):
 
 
 def run(job: str, store: ObjectStore, config: Settings) -> str:
-    """Run a submitted train job in an initialized process group; return its state.
+    """Run a submitted train job in an initialized process group, and return its state.
 
     Raises:
         JobError: a unit failed; the ledger holds the error.

@@ -1,4 +1,4 @@
-"""Embed a published version's autoencoder into the package, in half precision.
+"""Copy a published version's autoencoder into the package, in half precision.
 
     python -m services.train.embed_autoencoder STORE MODEL
 

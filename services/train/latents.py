@@ -1,4 +1,4 @@
-"""Latents of the training regions' views, computed once for the whole training."""
+"""Latents of the views of training regions, computed once for the whole training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 16
 
 
 def latents_key(run: str, shard: str) -> str:
-    """Key of the latents of one shard's regions."""
+    """Return the key of the latents of one shard's regions."""
     return training_key(run, f"latents/{shard}.safetensors")
 
 
@@ -38,7 +38,12 @@ def encode_views(
     """Encode every view of the regions from span[0] to span[1].
 
     Args:
-        report: told how many of how many regions are done.
+        vae: the autoencoder.
+        batches: names the views.
+        span: first region, and the one after the last.
+        device: device of the autoencoder.
+        precision: 'fp32' or 'bf16', see `autocast`.
+        report: called with the number of finished regions, and of all.
 
     Returns:
         safetensors with `latents`, float16 (regions, views, C, h, w).
@@ -50,11 +55,11 @@ def encode_views(
             encoded = [encode_latents(vae, to_unit(part.to(device))) for part in views]
             regions.append(torch.cat(encoded).half().cpu())
             report(region + 1 - span[0], span[1] - span[0])
-    latents = torch.stack(regions).contiguous()  # as safetensors wants it
+    latents = torch.stack(regions).contiguous()  # because safetensors refuses other tensors
     return safetensors.torch.save({"latents": latents})
 
 
 def read_latents(store: ObjectStore, run: str, shards: list[str]) -> Float16:
-    """Read what `encode_views` wrote for all shards: float16 (regions, views, C, h, w)."""
+    """Read the latents of all shards: float16 (regions, views, C, h, w)."""
     parts = [safetensors.numpy.load(store.get(latents_key(run, s)))["latents"] for s in shards]
     return np.concatenate(parts)

@@ -1,8 +1,19 @@
 """One training loop for both networks, with exact resume.
 
-All randomness of row r of step s follows from (seed, s, r), so a checkpoint is weights, their
-moving average and the optimizer's moments: resuming gives the same bytes as not
-having stopped.
+The story of one training segment, for example steps 500 to 1000 of the denoiser:
+
+1. `services.train.segments` makes the network and its objective, and loads the checkpoint that
+   the segment before has written at step 500.
+2. Threads draw the batches of the next steps (`Batches.stream`). Row r of step s is drawn from
+   (seed, s, r) alone, in any process.
+3. For each step, `Training.step` sets the learning rate, computes the loss under autocast with
+   one noise seed per row, and back-propagates it.
+4. Gradients are averaged over all processes and clipped. AdamW updates the weights, and the
+   moving average (EMA) follows them.
+5. Every `LOG_EVERY` steps the figures are read from the device and kept as metrics.
+6. After step 999 `segments` writes the checkpoint at 1000: weights, moving average and the
+   optimizer's moments. Nothing else is random, so the next segment, on any worker, goes on as
+   if there had been no pause: the weights are the same to the bit.
 """
 
 from __future__ import annotations
@@ -23,21 +34,21 @@ from shared.seeds import image_seed
 
 LOG_EVERY = 10
 AHEAD = 4
-"""Batches drawn at a time for a GPU; a CPU has none to spare for more than one."""
+"""Batches that are drawn ahead for a GPU; on a CPU it is one, because threads share its cores."""
 
 
 class Objective(Protocol):
-    """What is trained: a module and its loss on a batch."""
+    """A module to train, and its loss on a batch."""
 
     module: nn.Module
 
     def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
-        """Return named figures of a batch, with a seed per row; 'loss' is what is minimized."""
+        """Return named figures of a batch, with a seed per row; 'loss' is minimized."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Of one training: see `shared.contracts.train`."""
+class LoopSettings:
+    """The settings of one training; see `shared.contracts.recipe`."""
 
     batch_size: int
     learning_rate: float
@@ -52,7 +63,7 @@ class Settings:
 
 @dataclass
 class Progress:
-    """What a segment measured: `metrics` are reproducible, the seconds are not."""
+    """The measurements of a segment: `metrics` are reproducible, seconds are not."""
 
     metrics: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -60,7 +71,7 @@ class Progress:
 
 
 def world() -> tuple[int, int]:
-    """This process's rank and the number of processes."""
+    """Return the rank of this process and the number of processes."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
@@ -76,9 +87,9 @@ def _mean(value: Tensor) -> Tensor:
 
 
 class Training:
-    """A module in training: its optimizer and moving average."""
+    """A module in training, with its optimizer and the moving average of its weights."""
 
-    def __init__(self, objective: Objective, settings: Settings) -> None:
+    def __init__(self, objective: Objective, settings: LoopSettings) -> None:
         self.objective = objective
         self.settings = settings
         self.module = objective.module
@@ -92,7 +103,7 @@ class Training:
         self.average = {name: p.detach().clone() for name, p in self.module.named_parameters()}
 
     def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, then half a cosine down to a tenth."""
+        """Return the learning rate: linear warm-up, then half a cosine down to a tenth."""
         settings = self.settings
         if step < settings.warmup:
             return settings.learning_rate * (step + 1) / settings.warmup
@@ -100,7 +111,7 @@ class Training:
         return settings.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """Do one step and return what it measured."""
+        """Take one step and return its figures."""
         settings = self.settings
         rank, processes = world()
         size = len(batch.images)
@@ -125,7 +136,7 @@ class Training:
         return {name: value.detach() for name, value in (losses | {"grad_norm": norm}).items()}
 
     def figures(self, step: int, measured: dict[str, Tensor]) -> dict[str, float]:
-        """What `step` measured, as numbers: on a GPU this waits for the step to end.
+        """Return the figures of a step as numbers; on a GPU this waits for the step to end.
 
         Raises:
             ArithmeticError: the loss is not finite.
@@ -142,7 +153,7 @@ class Training:
         stop: int,
         report: Callable[[int, str], None],
     ) -> Progress:
-        """Train from step `start` to `stop`."""
+        """Train from step `start` to `stop`; `report` gets the finished steps and a note."""
         progress = Progress()
         began = mark = time.perf_counter()
         rank, _ = world()
@@ -160,7 +171,7 @@ class Training:
         return progress
 
     def save(self) -> bytes:
-        """Everything a resume needs, as safetensors."""
+        """Return the checkpoint, as safetensors."""
         tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.items()}
         for name, parameter in self.module.named_parameters():
@@ -169,7 +180,7 @@ class Training:
         return safetensors.torch.save({key: t.detach().cpu() for key, t in tensors.items()})
 
     def load(self, data: bytes) -> None:
-        """Go on from what `save` gave."""
+        """Resume from a checkpoint of `save`."""
         tensors = safetensors.torch.load(data)
         prefix = "model/"
         self.module.load_state_dict(
@@ -184,7 +195,7 @@ class Training:
                 }
 
     def use_average(self) -> None:
-        """Put the moving average in the place of the weights."""
+        """Replace the weights with their moving average."""
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
                 parameter.copy_(self.average[name])

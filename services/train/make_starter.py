@@ -1,6 +1,6 @@
 """Make the starter checkpoint: phantom slides → regions → training → `starter.safetensors`.
 
-`make starter` runs it; killed, it goes on where it was. It takes an hour or so on
+`make starter` runs it. If it is killed, run it again: it resumes. It takes about an hour on
 two CPU cores.
 """
 
@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import yaml
 
-from services.train.package_checkpoint import write_shipped
+from services.train.package_checkpoint import package_checkpoint
 from services.train.stage import TrainStage
-from services.train.warm_start import shipped_path
+from services.train.warm_start import packaged_path
 from shared.computing import prepare
 from shared.contracts.base import Split
 from shared.contracts.recipe import Recipe
@@ -46,7 +46,7 @@ RULE = RegionRule(
 
 
 def slide_regions(slide: PhantomSlide, name: str) -> Iterator[Region]:
-    """Cut a phantom slide's regions out of its pixels, at twice the slide's mpp."""
+    """Cut the regions of a phantom slide, at twice the slide's mpp."""
     labels = slide.labels(0, 0, slide.rows, slide.columns)
     ratio = RULE.mpp / (MPP * SCALE)
     side, stride = round(RULE.size * ratio), round(RULE.stride * ratio)
@@ -63,7 +63,7 @@ def slide_regions(slide: PhantomSlide, name: str) -> Iterator[Region]:
 
 
 def write_regions(store: ObjectStore) -> None:
-    """Write the region set `starter` from phantom slides; the last one is held out."""
+    """Write the region set `starter` from phantom slides; the last slide is held out."""
     if store.exists(region_set_key("starter")):
         return
     parts = []
@@ -89,7 +89,7 @@ def write_regions(store: ObjectStore) -> None:
 
 
 class Lines(Reporter):
-    """Prints a line now and then."""
+    """Prints a line every 50 steps."""
 
     def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
         if done % 50 == 0 or done == total:
@@ -98,8 +98,8 @@ class Lines(Reporter):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", default="out/starter", help="where regions and checkpoints go")
-    parser.add_argument("--output", type=Path, default=shipped_path("starter"))
+    parser.add_argument("--store", default="out/starter", help="store of regions and checkpoints")
+    parser.add_argument("--output", type=Path, default=packaged_path("starter"))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     prepare(arguments.threads)
@@ -113,7 +113,7 @@ def main() -> None:
     status = run_job(ledger, TrainStage(), ledger.submit(request), reporter=Lines())
     if status.state != "done":
         sys.exit(f"training ended {status.state}: {status.failed}")
-    write_shipped(store, "models/starter/1", arguments.output)
+    package_checkpoint(store, "models/starter/1", arguments.output)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,4 +1,4 @@
-"""The losses: of the autoencoder, of its decoder alone, of the denoiser, and of its student."""
+"""The objectives: for the autoencoder, its decoder alone, the denoiser, and a student."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from services.train.critic import PatchCritic, critic_loss, deceit_loss
 from services.train.data import Batch
 from services.train.perceptual import PerceptualLoss
 from shared.contracts.recipe import StudentRecipe
+from shared.diffusion import schedule
 from shared.diffusion.autoencoder import (
     Autoencoder,
     encode_latents,
@@ -30,16 +31,16 @@ from shared.diffusion.flow import (
 from shared.diffusion.guidance import Guidance
 
 BLOCK = 16
-"""Side of the blocks whose staining a decoder keeps, pixels."""
+"""Side of the blocks whose mean staining is compared, pixels."""
 STAINING_WEIGHT = 2.0
 NOISE = 0.15
-"""The most noise that a decoder learns to bear, in standard deviations of latents."""
+"""Strongest noise on the latents of a decoder in training, in their standard deviations."""
 SIZE_WEIGHT = 1e-4
-"""Of the mean square of latents: enough to hold them, too little to cost detail."""
+"""Weight of the latents' mean square: it bounds them, and is too small to cost detail."""
 
 
 class VaeObjective:
-    """Reconstruct pixels and their differences from latents that are kept small."""
+    """Reconstructs pixels and their differences, with a penalty on large latents."""
 
     def __init__(self, vae: Autoencoder, device: str) -> None:
         self.vae = vae.to(device)
@@ -55,12 +56,12 @@ class VaeObjective:
 
 
 class DecoderObjective:
-    """Decode given latents so that a patch critic and a trained network see no difference.
+    """Trains the decoder with a patch critic and a perceptual loss beside the pixel loss.
 
-    The fine texture of chromatin and fibres, which no pixel loss can ask for. Neither of the
-    two minds a shift of colours, so blocks of pixels are held to their staining. The encoder
-    rests, so latents keep their meaning. They are given with a little noise, since a denoiser's
-    are never quite those of an image (Zheng et al. 2025, RAE).
+    Both teach the fine texture of chromatin and fibres, which a pixel loss smooths away. Both
+    tolerate a shift of colours, so the mean staining of blocks is compared, too. The encoder is
+    frozen, so that the meaning of latents does not change. Latents get a little noise, because
+    those of a denoiser are never exactly those of an image (Zheng et al. 2025, RAE).
     """
 
     def __init__(self, vae: Autoencoder, perceptual: PerceptualLoss | None, device: str) -> None:
@@ -68,7 +69,7 @@ class DecoderObjective:
         self.critic = PatchCritic().to(device)
         self.perceptual = perceptual
         self.last = next(self.vae.decoder.conv_out.parameters())
-        own = ("decoder", "post_quant_conv")  # the latter of AutoencoderKL alone
+        own = ("decoder", "post_quant_conv")  # AutoencoderDC has no post_quant_conv
         decoder = nn.ModuleList([part for name, part in vae.named_children() if name in own])
         self.module: nn.Module = nn.ModuleDict(
             {"decoder": decoder.requires_grad_(True), "critic": self.critic}
@@ -91,30 +92,32 @@ class DecoderObjective:
         return {"loss": total + deceit + figures["critic"], **figures}
 
     def _noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-        """Noise, as strong as each seed has it."""
+        """Draw noise of a strength per seed, uniform from 0 to `NOISE`."""
         strength = torch.special.ndtr(draw_noise([seed ^ 1 for seed in seeds], (1, 1, 1)))
         noise: Tensor = NOISE * strength * draw_noise(seeds, shape)
         return noise.to(self.device)
 
 
 def pixel_loss(made: Tensor, real: Tensor) -> Tensor:
-    """L1 of pixels and of their finite differences, which keep edges that L1 smooths away."""
+    """Return the L1 distance of pixels, plus that of their finite differences, for sharp edges."""
     error = made - real
     return error.abs().mean() + sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
 
 
 def staining_loss(made: Tensor, real: Tensor) -> Tensor:
-    """L1 of the mean optical density of blocks of `BLOCK` × `BLOCK` pixels."""
+    """Return the L1 distance of the mean optical density of blocks of `BLOCK` × `BLOCK` pixels."""
 
     def density(images: Tensor) -> Tensor:
-        light = (images.clamp(-1, 1) * 127.5 + 128.5) / 256  # as in `services.evaluate.stain`
+        light = (
+            images.clamp(-1, 1) * 127.5 + 128.5
+        ) / 256  # same formula as `services.evaluate.stain`
         return functional.avg_pool2d(-light.log10(), BLOCK)
 
     return functional.l1_loss(density(made), density(real))
 
 
 def psnr(made: Tensor, real: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of images in [-1, 1], dB."""
+    """Return the peak signal-to-noise ratio of images in [-1, 1], in dB."""
     return 10 * torch.log10(4 / functional.mse_loss(made.detach(), real))
 
 
@@ -135,7 +138,7 @@ class DenoiserObjective:
         return {"loss": flow_loss(self.denoiser, latents, condition, times, noise)}
 
     def _lay_out(self, batch: Batch, use_map: bool, use_crops: bool) -> Tensors:
-        """Lay the batch's conditions out, without those that it, or the caller, drops."""
+        """Turn the batch's conditions into tensors, without those dropped by batch or caller."""
         return self.denoiser.lay_out(
             batch.labels,
             batch.crops,
@@ -153,11 +156,11 @@ class DenoiserObjective:
 
 
 class StudentObjective(DenoiserObjective):
-    """Take one step where the teacher takes several (as PeRFlow, Yan et al. 2024).
+    """Trains a student to take one step for several of the teacher (PeRFlow, Yan et al. 2024).
 
-    The way from noise to image is cut into `sampling_steps` equal parts, which batches take by
-    turns. From a noisy latent at the beginning of a part the teacher goes to its end, guided;
-    the student learns the mean velocity of that.
+    The time from noise to image is cut into `sampling_steps` equal parts, one per batch in turn.
+    From a noisy latent at the beginning of the part, the teacher takes guided steps to its end;
+    the student learns the mean velocity of these steps.
     """
 
     def __init__(
@@ -177,20 +180,20 @@ class StudentObjective(DenoiserObjective):
         noise = draw_noise(seeds, latents.shape[1:]).to(self.device)
         parts = self.recipe.sampling_steps
         part = step % parts
-        time = 1 - part / parts
+        time = schedule.times(parts)[part]
         start = (1 - time) * latents + time * noise
         guidance = Guidance.from_scale(self.recipe.guidance)
         conditions = [self._lay_out(batch, *branch) for branch in guidance.branches]
         with torch.no_grad():
-            wanted = (start - self._taught(guidance, conditions, start, part)) * parts
+            wanted = (start - self._end_of_part(guidance, conditions, start, part)) * parts
         times = torch.full((len(start),), time, device=self.device)
         predicted = self.denoiser(start, times, self.denoiser.encode_condition(conditions[0]))
         return {"loss": (predicted.float() - wanted).square().mean()}
 
-    def _taught(
+    def _end_of_part(
         self, guidance: Guidance, conditions: Sequence[Tensors], start: Tensor, part: int
     ) -> Tensor:
-        """Where the teacher comes to at the end of a part, by the conditions of the branches."""
+        """Return the teacher's latent at the end of a part; one of `conditions` per branch."""
         encoded = self.teacher.join([self.teacher.encode_condition(each) for each in conditions])
         velocity = guided(self.teacher, encoded, guidance)
         steps = self.recipe.teacher_steps

@@ -1,8 +1,8 @@
-"""Ship a published version with the package, as a checkpoint to warm-start from.
+"""Copy a published version into this package, as a checkpoint for warm starts.
 
     python -m services.train.package_checkpoint STORE MODEL NAME
 
-What each of them is: `services.train.warm_start`.
+`services.train.warm_start` describes the checkpoints.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from services.train.warm_start import read_weights, shipped_path, student_of
-from shared.contracts.train import SHIPPED
+from services.train.warm_start import packaged_path, read_weights, student_of
+from shared.contracts.train import PACKAGED
 from shared.storage import ObjectStore, open_store
 
 
-def write_shipped(store: ObjectStore, reference: str, path: Path) -> None:
-    """Write a published version as a checkpoint to ship, in half precision."""
+def package_checkpoint(store: ObjectStore, reference: str, path: Path) -> None:
+    """Write a published version as a checkpoint of the package, in half precision."""
     weights, student = read_weights(store, reference), student_of(store, reference)
     tensors = {f"vae.{k}": v for k, v in weights.vae.items()}
     tensors |= {f"denoiser.{k}": v for k, v in weights.denoiser.items()}
@@ -41,10 +41,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store")
     parser.add_argument("model", help="<name>/<version>")
-    parser.add_argument("name", choices=SHIPPED)
+    parser.add_argument("name", choices=PACKAGED)
     arguments = parser.parse_args()
-    path = shipped_path(arguments.name)
-    write_shipped(open_store(arguments.store), f"models/{arguments.model}", path)
+    path = packaged_path(arguments.name)
+    package_checkpoint(open_store(arguments.store), f"models/{arguments.model}", path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,4 +1,4 @@
-"""Metrics as a TensorBoard log: the same metrics give the same bytes."""
+"""Metrics as a TensorBoard log; equal metrics give equal bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE_NAME = "events.out.tfevents.0.heterotissue"
 
 
 def event_log(scalars: dict[str, list[dict[str, float]]]) -> bytes:
-    """Write scalars as an event file; wall time is the step, so that the log is reproducible.
+    """Return scalars as an event file; the wall time is the step, so that it is reproducible.
 
     Args:
         scalars: group → rows, each with 'step' and named values.

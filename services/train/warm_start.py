@@ -1,11 +1,13 @@
-"""Checkpoints that come with the package, to warm-start from.
+"""Warm starts: from a published version, or from a checkpoint in this package.
 
-`starter` is a small model made on phantom slides; `colon` is `cpu-small`, made on the training
-split of EBHI-Seg (Shi et al. 2023, CC BY 4.0; colorectal biopsies, H&E; other, gland): the decoder
-in 3,000 steps on windows of 64 px, 1,200 of 128 px and 4,400 that mind the staining, the denoiser
-in 8,000 steps of 16 images on a CPU and 1,668 of 64 on a GPU. `colon-student` makes images in four
-steps without guidance, with the same autoencoder: its teacher is `colon`'s denoiser after 1,833
-steps of 128 more. It was taught on a GPU with map and crops always given.
+- `starter`: a small model of phantom slides.
+- `colon`: the recipe `cpu-small` on the training split of EBHI-Seg (Shi et al. 2023, CC BY 4.0;
+  colorectal biopsies, H&E; classes other and gland). The decoder had 3,000 steps on windows of
+  64 px, 1,200 of 128 px, and 4,400 with the staining loss; the denoiser had 8,000 steps of 16
+  images on a CPU and 1,668 of 64 on a GPU.
+- `colon-student`: makes images in four steps without guidance, with the same autoencoder. Its
+  teacher is `colon`'s denoiser after 1,833 further steps of 128 images. It was trained on a GPU,
+  always with map and crops.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import StudentRecipe
-from shared.contracts.train import SHIPPED
+from shared.contracts.train import PACKAGED
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
@@ -38,38 +40,38 @@ class Weights:
     classes: list[str]
 
 
-def shipped_path(name: str) -> Path:
-    """Where a shipped checkpoint lies."""
+def packaged_path(name: str) -> Path:
+    """Return the path of a checkpoint in this package."""
     return Path(__file__).parent / f"{name}.safetensors"
 
 
 def read_weights(store: ObjectStore, reference: str) -> Weights:
-    """Read a shipped checkpoint, or a published version: `models/<name>/<version>`.
+    """Read a checkpoint in this package, or a published version: `models/<name>/<version>`.
 
     Raises:
-        InputError: `reference` is neither, or names none that there is.
+        InputError: `reference` is neither, or the version does not exist.
     """
-    return _read_shipped(reference) if reference in SHIPPED else _read_version(store, reference)
+    return _read_packaged(reference) if reference in PACKAGED else _read_version(store, reference)
 
 
 def student_of(store: ObjectStore, reference: str) -> StudentRecipe | None:
-    """How the denoiser of `reference` was taught to sample in few steps, if it was.
+    """Return the student's recipe of `reference`, or None if it is not a student.
 
     Raises:
         InputError: as `read_weights`; the weights are not read.
     """
-    if reference in SHIPPED:
-        with _open_shipped(reference) as file:
+    if reference in PACKAGED:
+        with _open_packaged(reference) as file:
             student = _meta(file).get("student")
         return student and StudentRecipe.model_validate(student)
     record = read_model(store, _reference(reference))
     return record.recipe.denoiser.student
 
 
-def _open_shipped(name: str) -> Any:
-    path = shipped_path(name)
+def _open_packaged(name: str) -> Any:
+    path = packaged_path(name)
     if not path.is_file():
-        raise InputError(f"{path} is missing: install the package anew")
+        raise InputError(f"{path} is missing: install the package again")
     return safe_open(path, framework="pt")
 
 
@@ -78,8 +80,8 @@ def _meta(file: Any) -> dict[str, Any]:
     return meta
 
 
-def _read_shipped(name: str) -> Weights:
-    with _open_shipped(name) as file:
+def _read_packaged(name: str) -> Weights:
+    with _open_packaged(name) as file:
         meta = _meta(file)
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     return Weights(
@@ -91,12 +93,12 @@ def _read_shipped(name: str) -> Weights:
 
 
 def _read_version(store: ObjectStore, reference: str) -> Weights:
-    sampler = load_model(store, _reference(reference), "cpu")
+    loaded = load_model(store, _reference(reference), "cpu")
     return Weights(
-        dict(sampler.pipeline.vae.state_dict()),
-        dict(sampler.pipeline.denoiser.state_dict()),
-        normalization(sampler.pipeline.vae),
-        sampler.record.classes.names,
+        dict(loaded.pipeline.vae.state_dict()),
+        dict(loaded.pipeline.denoiser.state_dict()),
+        normalization(loaded.pipeline.vae),
+        loaded.record.classes.names,
     )
 
 
@@ -105,13 +107,13 @@ def _reference(text: str) -> ModelRef:
     parts = text.split("/")
     if len(parts) != 3 or parts[0] != "models":
         raise InputError(
-            f"{text!r} is no model: give {', '.join(SHIPPED)} or models/<name>/<version>"
+            f"{text!r} is no model: give {', '.join(PACKAGED)} or models/<name>/<version>"
         )
     return ModelRef(parts[1], parts[2])
 
 
 def normalization(vae: Any) -> dict[str, Any]:
-    """What of a VAE's config says how its latents are normalized."""
+    """Return the entries of a VAE's config that normalize its latents."""
     names = ("scaling_factor", "shift_factor")
     return {name: vae.config[name] for name in names if name in vae.config}
 

@@ -1,4 +1,4 @@
-"""Deploy: a model version → what Triton serves.
+"""Deploy: a model version → a deployment on Triton.
 
 triton/<model>-<number>-<part>/…          Triton's model repository, see shared.serving.repository
 triton/deployments/<model>/<number>.json    Deployment
@@ -17,19 +17,21 @@ Engine = Literal["pytorch", "tensorrt"]
 
 
 class DeployRequest(Request):
-    """Serve a model version on Triton from now on; requests under way end on the old one."""
+    """Serve a model version on Triton; running requests finish on the deployment before."""
 
     stage: ClassVar[str] = "deploy"
 
     model: Name
     version: Name = "1"
-    number: int = Field(ge=1, description="Triton's number of it: one more than the last")
+    number: int = Field(ge=1, description="number of the deployment: one more than the last")
     engine: Engine = "pytorch"
-    device: Literal["cpu", "cuda"] = Field("cpu", description="what Triton runs the networks on")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="device on which Triton runs the networks"
+    )
 
     @property
     def model_ref(self) -> ModelRef:
-        """The model version that is asked for."""
+        """The requested model version."""
         return ModelRef(self.model, self.version)
 
     def inputs(self) -> list[str]:
@@ -37,24 +39,24 @@ class DeployRequest(Request):
 
 
 class Deployment(Contract):
-    """The record of a deployment; the one of the highest number is in use."""
+    """The record of a deployment; the one with the highest number is in use."""
 
-    number: int = Field(ge=1, description="Triton's number of it; grows with every deployment")
+    number: int = Field(ge=1, description="grows with every deployment of the model")
     version: Name = Field(description="the model's version")
     engine: Engine
     sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
 
 
 def deployments_prefix(model: str) -> str:
-    """Prefix of the records of a model's deployments, with its trailing slash."""
+    """Return the prefix of the records of a model's deployments, with its trailing slash."""
     return f"triton/deployments/{model}/"
 
 
 def deployment_key(model: str, number: int) -> str:
-    """Key of the record of a deployment."""
+    """Return the key of the record of a deployment."""
     return f"{deployments_prefix(model)}{number}.json"
 
 
 def served_prefix(name: str) -> str:
-    """Prefix of a served model's objects, by Triton's name of it."""
+    """Return the prefix of a served model's objects from its name on Triton."""
     return f"triton/{name}/"

@@ -1,7 +1,7 @@
-"""Image: one label map and crops, given or named → one image, at once.
+"""Image: one label map and crops → one image, at once.
 
-images/inputs/<sha256>.png   what was given: label maps and crops
-images/<image>.png           what was made
+images/inputs/<sha256>.png   uploaded label maps and crops
+images/<image>.png           the image
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INPUTS = "images/inputs/"
 
 
 class GivenCrop(Contract):
-    """A crop of one class: an image that was given, or cut out of a region."""
+    """A crop of one class: an uploaded image, or a region to cut it from."""
 
     label: int = Field(ge=0, le=255)
     pixels: str | None = Field(None, description="key of a square PNG")
@@ -39,16 +39,18 @@ class ImageRequest(SamplingChoice, Request):
 
     stage: ClassVar[str] = "image"
 
-    image: Name = Field(description="names the result")
+    image: Name = Field(description="name of the result")
     model: Name
     version: Name = "1"
-    labels: str = Field(description="key of the label map: PNG of indices, of the model's size")
+    labels: str = Field(
+        description="key of the label map: a PNG of class indices, of the model's size"
+    )
     crops: tuple[GivenCrop, ...] = Field((), max_length=255)
     seed: int = Field(0, ge=-(2**63), lt=2**63)
 
     @property
     def model_ref(self) -> ModelRef:
-        """The model version that is asked for."""
+        """The requested model version."""
         return ModelRef(self.model, self.version)
 
     def inputs(self) -> list[str]:
@@ -57,10 +59,10 @@ class ImageRequest(SamplingChoice, Request):
 
 
 def image_key(image: str) -> str:
-    """Key of the image that was made."""
+    """Return the key of the image."""
     return f"images/{image}.png"
 
 
 def input_key(data: bytes) -> str:
-    """Key of something that was given, by its content."""
+    """Return the key of an uploaded PNG, which follows from its content."""
     return f"{INPUTS}{hashlib.sha256(data).hexdigest()}.png"

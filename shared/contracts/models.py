@@ -52,5 +52,5 @@ class ModelRecord(Contract):
 
     @property
     def ref(self) -> ModelRef:
-        """The version that this is the record of."""
+        """The model version of this record."""
         return ModelRef(self.model, self.version)

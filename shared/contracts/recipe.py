@@ -12,31 +12,31 @@ from shared.contracts.sampling import GuidanceScale, Sampling
 
 
 class VaeRecipe(Contract):
-    """The autoencoder: the embedded one, any diffusers VAE, or an own small one from nothing."""
+    """The autoencoder: the embedded one, any diffusers VAE, or a small one trained from scratch."""
 
     pretrained: str | None = Field(
         None,
-        description="'embedded' (shipped, made on real tissue), or folder or hub id of a "
-        "diffusers VAE",
+        description="'embedded' (in the package, trained on real tissue), or the folder or hub id "
+        "of a diffusers VAE",
     )
     architecture: Literal["kl", "dc"] = Field(
         "kl",
-        description="of an own one: kl, of diffusers' AutoencoderKL; dc, of AutoencoderDC, whose "
-        "shortcuts fold pixels into channels, learns faster",
+        description="of a VAE from scratch: kl is diffusers' AutoencoderKL; dc is AutoencoderDC, "
+        "which learns faster because its shortcuts fold pixels into channels",
     )
     channels: tuple[int, ...] = Field(
         (32, 64, 128, 128),
         min_length=1,
-        description="of the levels, from the whole image (kl) or half of it (dc) on",
+        description="channels of the levels, from full (kl) or half (dc) resolution on",
     )
     layers: int = Field(1, ge=1)
     latent_channels: int = Field(16, ge=1)
-    steps: int = Field(0, ge=0, description="training steps; 0 keeps it as it is")
+    steps: int = Field(0, ge=0, description="training steps; 0 leaves the weights unchanged")
     decoder_steps: int = Field(
         0,
         ge=0,
-        description="further steps of the decoder alone, against a patch critic and a perceptual "
-        "loss; latents stay as they are",
+        description="further steps of the decoder alone, with a patch critic and a perceptual "
+        "loss; the latents do not change",
     )
     perceptual: str | None = Field(
         None, description="encoder of the perceptual loss, such as efficientnet-lite1"
@@ -44,7 +44,9 @@ class VaeRecipe(Contract):
     batch_size: int = Field(8, ge=1)
     crop: int = Field(128, ge=32, description="side of the random crops it is trained on, pixels")
     learning_rate: float = Field(2e-4, gt=0)
-    decoder_learning_rate: float = Field(2e-4, gt=0, description="of the further steps")
+    decoder_learning_rate: float = Field(
+        2e-4, gt=0, description="learning rate of the decoder's further steps"
+    )
     warmup: int = Field(100, ge=0)
     ema: float = Field(0.995, ge=0, lt=1)
     grad_clip: float = Field(1.0, gt=0)
@@ -55,25 +57,26 @@ class VaeRecipe(Contract):
         folds = levels and self.channels[-1] % self.latent_channels == 0
         if self.architecture == "dc" and not folds:
             raise ValueError(
-                "dc folds pixels into channels: those of each level must divide four times those "
-                "of the level before, and latent_channels those of the last; 48, 96, 192 and 16 do"
+                "dc folds pixels into channels: the channels of each level must divide four times "
+                "those of the level before, and latent_channels must divide those of the last; for "
+                "example channels 48, 96, 192 and latent_channels 16"
             )
         return self
 
     @property
     def factor(self) -> int:
-        """Pixels per latent pixel, of an own VAE."""
+        """Pixels per latent pixel, of a VAE from scratch."""
         return int(2 ** (len(self.channels) - (self.architecture == "kl")))
 
 
 class StudentRecipe(Contract):
-    """A denoiser that learns to take the steps of another, many at a time."""
+    """A denoiser that learns to take several steps of its teacher at once."""
 
-    sampling_steps: int = Field(4, ge=1, le=16, description="steps in which it makes an image")
-    teacher_steps: int = Field(
-        5, ge=1, description="steps of the teacher for each of the student's"
+    sampling_steps: int = Field(4, ge=1, le=16, description="steps per image")
+    teacher_steps: int = Field(5, ge=1, description="steps of the teacher per step of the student")
+    guidance: GuidanceScale = Field(
+        GuidanceScale(), description="guidance of the teacher, which the student learns"
     )
-    guidance: GuidanceScale = Field(GuidanceScale(), description="the teacher's, learnt with it")
 
 
 class DenoiserRecipe(Contract):
@@ -81,9 +84,9 @@ class DenoiserRecipe(Contract):
 
     conditioning: Literal["concat", "regional", "embedding"] = Field(
         "regional",
-        description="concat: the paper's canvases beside the map; regional: attention of every "
-        "place to the crops of its own class; embedding: the same with an ImageNet vector in the "
-        "place of each crop (for comparison)",
+        description="concat: the paper's canvases beside the map; regional: attention of each "
+        "place to the crops of its own class; embedding: the same with an ImageNet vector instead "
+        "of each crop (for comparison)",
     )
     channels: tuple[int, ...] = Field((128, 256, 384), min_length=1)
     layers: int = Field(1, ge=1)
@@ -106,23 +109,23 @@ class DenoiserRecipe(Contract):
     views: int = Field(
         0,
         ge=0,
-        description="turned and re-stained views of each region whose latents are computed once "
-        "and kept (the first 8 in their own staining); 0: new views in every step",
+        description="number of turned and re-stained views per region; their latents are computed "
+        "once and kept (the first 8 have the original staining); 0: new views in every step",
     )
     crop_augment: bool = Field(
         True,
-        description="turn crops and place them anew, so that they carry appearance but no "
-        "layout; False: cut in place (the paper)",
+        description="turn and move crops, so that they carry appearance but no layout; False: "
+        "leave them where they were cut (the paper)",
     )
     crop_elsewhere: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of augmented crops from another region of the slide: the more, the "
-        "less a model follows the crop that it is given",
+        description="share of augmented crops from another region of the slide; the larger it is, "
+        "the less the model follows a given crop",
     )
-    crop_min: float = Field(50 / 512, gt=0, le=1, description="least crop side / image side")
-    crop_max: float = Field(200 / 512, gt=0, le=1, description="greatest crop side / image side")
+    crop_min: float = Field(50 / 512, gt=0, le=1, description="smallest crop side / image side")
+    crop_max: float = Field(200 / 512, gt=0, le=1, description="largest crop side / image side")
     crop_complexity: float = Field(1.0, ge=0, description="α of d = d_base (1 + α complexity)")
 
     @model_validator(mode="after")
@@ -134,7 +137,7 @@ class DenoiserRecipe(Contract):
         if self.crop_min > self.crop_max:
             raise ValueError("crop_min is above crop_max")
         if 0 < self.views < 8:
-            raise ValueError("views must be 0, or at least 8: the turns of a region as it is")
+            raise ValueError("views must be 0, or at least 8: the turns in the original staining")
         return self
 
 
@@ -151,7 +154,7 @@ class Recipe(Contract):
 
     @property
     def sampling(self) -> Sampling:
-        """How images of a model of this recipe are sampled, unless a request says otherwise."""
+        """The settings of sampling for models of this recipe, unless a request changes them."""
         student = self.denoiser.student
         if student is None:
             return Sampling()
@@ -160,7 +163,7 @@ class Recipe(Contract):
         )  # fmt: skip
 
     def untrained(self) -> Recipe:
-        """The same without a step of training: for a warm start that is published as it is."""
+        """The same recipe without training steps, to publish a warm start unchanged."""
         vae = self.vae.model_copy(update={"steps": 0, "decoder_steps": 0})
         denoiser = self.denoiser.model_copy(update={"steps": 0, "views": 0})
         return self.model_copy(update={"vae": vae, "denoiser": denoiser})

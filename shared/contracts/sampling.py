@@ -1,4 +1,7 @@
-"""How a model's images are sampled: steps, guidance, staining."""
+"""The settings of sampling: steps, guidance, staining.
+
+Their defaults are here and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,23 @@ from shared.contracts.base import Contract
 
 
 class GuidanceScale(Contract):
-    """How far sampling is drawn to its conditions; see `shared.diffusion.guidance`."""
+    """The scales of classifier-free guidance; see `shared.diffusion.guidance`."""
 
-    guidance_map: float = Field(1.75, ge=0, le=20, description="1: none extra")
-    guidance_crops: float = Field(1.75, ge=0, le=20, description="1: none extra")
+    guidance_map: float = Field(1.75, ge=0, le=20, description="1: no guidance by the map")
+    guidance_crops: float = Field(1.75, ge=0, le=20, description="1: no guidance by crops")
     guidance_low: float = Field(
-        0.25, ge=0, le=1, description="time t, of noise at 1 and image at 0, at which it ends"
+        0.25, ge=0, le=1, description="time t at which guidance ends; noise is at 1, the image at 0"
     )
-    guidance_high: float = Field(0.75, ge=0, le=1, description="time t at which it begins")
+    guidance_high: float = Field(0.75, ge=0, le=1, description="time t at which guidance begins")
 
 
 class Sampling(GuidanceScale):
-    """How a model's images are sampled; see `shared.diffusion.pipeline`."""
+    """The settings of sampling; see `shared.diffusion.pipeline`."""
 
     steps: int = Field(10, ge=1, le=1000)
-    first_order: bool = Field(False, description="of the solver, for few-step students")
+    first_order: bool = Field(
+        False, description="Euler steps only, as few-step students are trained"
+    )
     staining: float = Field(
-        0.5, ge=0, le=1, description="how far regions are stained as their crops are"
+        0.5, ge=0, le=1, description="how far the staining of regions is matched to their crops"
     )

@@ -1,21 +1,21 @@
 """Synthesize: a dataset request → images with their label maps and provenance.
 
-datasets/<id>/choices.parquet       the map of every image, chosen once by the plan
+datasets/<id>/choices.parquet       the map of every image; the plan chooses them once
 datasets/<id>/shards/<n>.tar        WebDataset: <key>.png, <key>.mask.png, <key>.json
 datasets/<id>/shards/<n>.parquet    that shard's rows of the manifest
 datasets/<id>/manifest.parquet      one row per image
 datasets/<id>/preview.png
 datasets/<id>/README.md             card; croissant.json: the same for machines
 datasets/<id>/dataset.json          DatasetRecord
-datasets/<id>/exports/<format>/…    what was asked for besides
+datasets/<id>/exports/<format>/…    the requested exports
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.contracts.base import Classes, Contract, Name, Request, Split
 from shared.contracts.models import ModelRecord, ModelRef
@@ -28,7 +28,7 @@ ExportFormat = Literal["folder", "coco", "geojson"]
 
 
 class MapSource(Contract):
-    """Where the label maps come from: regions of a set, turned and mirrored."""
+    """The source of label maps: regions of a set, turned and mirrored."""
 
     regions: Name | None = Field(None, description="region set; default: the model's own")
     splits: tuple[Split, ...] = ("train",)
@@ -36,36 +36,37 @@ class MapSource(Contract):
 
 
 class CropSource(Contract):
-    """Where the crops come from."""
+    """The source of crops."""
 
     regions: Name | None = Field(None, description="region set; default: the model's own")
     splits: tuple[Split, ...] = ("train",)
     slide: Literal["same", "other", "any"] = Field(
-        "any", description="the slide of a crop, against that of the map"
+        "any", description="whether a crop comes from the slide of the map"
     )
 
 
 class SamplingChoice(Contract):
-    """What a request may ask of the sampling; None leaves it to the model's recipe."""
+    """The settings of sampling that a request may change; None takes the model's."""
 
     steps: int | None = Field(None, ge=1, le=1000, description="default: the model's")
     guidance_map: float | None = Field(None, ge=0, le=20, description="default: the model's")
     guidance_crops: float | None = Field(None, ge=0, le=20, description="default: the model's")
     guidance_low: float | None = Field(
-        None, ge=0, le=1, description="time, of noise at 1 and image at 0, at which guidance ends"
+        None, ge=0, le=1, description="time at which guidance ends; noise is at 1, the image at 0"
     )
     guidance_high: float | None = Field(
         None, ge=0, le=1, description="time at which guidance begins; default: the model's"
     )
     staining: float | None = Field(
-        None, ge=0, le=1, description="how far regions are stained as their crops are"
+        None, ge=0, le=1, description="how far the staining of regions is matched to their crops"
     )
 
     def sampling(self, model: ModelRecord) -> Sampling:
-        """How images are sampled: as the model's recipe says, but for what is asked.
+        """Return the model's settings with the changes of this request.
 
         Raises:
-            InputError: a few-step model is asked for steps or guidance that it did not learn.
+            InputError: steps or guidance are changed for a few-step student, which was trained
+                for its own.
         """
         own = model.recipe.sampling
         given = self.model_dump(include=set(SamplingChoice.model_fields), exclude_none=True)
@@ -90,32 +91,44 @@ class DatasetRequest(SamplingChoice, Request):
     images: int = Field(64, ge=1, le=10_000_000)
     proportions: dict[str, float] = Field(
         default_factory=dict,
-        description="class name → wanted share of all labelled pixels; empty: as the maps have it",
+        description="class name → requested share of all labelled pixels; empty: that of the maps",
     )
     maps: MapSource = MapSource()
     crops: CropSource = CropSource()
-    condition: Condition = Field("both", description="what the model is given (for ablations)")
+    condition: Condition = Field(
+        "both", description="conditions given to the model (for ablations)"
+    )
     max_copied: float | None = Field(
         None,
         ge=0,
         le=1,
         description="greatest share of a crop's textured blocks that may reappear in an image; "
-        "an image above it is made anew from other noise, and left out if that does not help",
+        "an image above it is made again from other noise, and left out if that does not help",
     )
     seed: int = 0
     shard_size: int = Field(
         128,
         ge=1,
         le=10_000,
-        description="images of a shard: the more, the less often a worker has none in flight",
+        description="images per shard; larger shards leave fewer pauses between them",
     )
     batch_size: int = Field(16, ge=1, le=1024)
     exports: tuple[ExportFormat, ...] = ()
 
     @property
     def model_ref(self) -> ModelRef:
-        """The model version that is asked for."""
+        """The requested model version."""
         return ModelRef(self.model, self.version)
+
+    @property
+    def use_map(self) -> bool:
+        """Whether the model is given the label map."""
+        return self.condition in {"both", "map"}
+
+    @property
+    def use_crops(self) -> bool:
+        """Whether the model is given the crops."""
+        return self.condition in {"both", "crops"}
 
     def inputs(self) -> list[str]:
         named = {self.maps.regions, self.crops.regions} - {None}
@@ -153,26 +166,26 @@ class DatasetRecord(Contract):
     size: int
     mpp: float
     classes: Classes
-    proportions: dict[str, float] = Field(description="class name → share that was reached")
+    proportions: dict[str, float] = Field(description="class name → share in the dataset")
     shards: tuple[str, ...]
     request: DatasetRequest
 
 
 class CropOrigin(Contract):
-    """Where one crop was cut, and where it stands in the image; pixels of the model's mpp."""
+    """The origin of a crop and its place in the image, in pixels of the model's mpp."""
 
     label: int = Field(ge=0)
     region: str = Field(description="key of the region it was cut from")
     slide: str
-    x: int = Field(description="corner in that region")
+    x: int = Field(description="left upper corner in that region")
     y: int
     side: int
-    placed_x: int = Field(description="corner in the image")
+    placed_x: int = Field(description="left upper corner in the image")
     placed_y: int
 
 
 class Provenance(Contract):
-    """What one image was made from: `<key>.json` in its shard."""
+    """The origin of one image: `<key>.json` in its shard."""
 
     key: Name
     index: int
@@ -181,22 +194,27 @@ class Provenance(Contract):
     map_regions: str = Field(description="region set of the map")
     map_region: str = Field(description="key of the map's region")
     map_slide: str
-    map_x: int = Field(description="corner of the window in that region")
+    map_x: int = Field(description="left upper corner of the window in that region")
     map_y: int
     symmetry: int = Field(ge=0, le=7, description="of shared.imaging.augment.symmetry")
     crop_regions: str = Field(description="region set of the crops")
     crops: tuple[CropOrigin, ...]
     seed: int = Field(description="of the noise")
-    steps: int
-    guidance_map: float
-    guidance_crops: float
-    guidance_low: float
-    guidance_high: float
-    staining: float
+    sampling: Sampling
     condition: Condition
     copied: float | None = Field(
-        None, description="greatest share of a crop that reappears; None: not looked for"
+        None, description="greatest share of a crop that reappears in the image; None: not measured"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest_sampling(cls, data: Any) -> Any:
+        """Read datasets from before `sampling` was a record: its fields were beside `seed`."""
+        if not isinstance(data, dict) or "sampling" in data:
+            return data
+        flat = {name: data[name] for name in Sampling.model_fields if name in data}
+        rest = {name: value for name, value in data.items() if name not in flat}
+        return rest | {"sampling": flat}
 
 
 def dataset_key(dataset: str, name: str) -> str:

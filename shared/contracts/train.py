@@ -1,7 +1,7 @@
 """Train: regions → VAE + dual-conditioned denoiser → published model version.
 
-training/<run>/latents/<shard>.safetensors              of the regions' views, where they are kept
-training/<run>/checkpoints/<stage>-<step>.safetensors   everything a resume needs
+training/<run>/latents/<shard>.safetensors              latents of views, if the recipe keeps any
+training/<run>/checkpoints/<stage>-<step>.safetensors   everything that a resume needs
 training/<run>/metrics.jsonl, samples/, tensorboard/
 models/<name>/<version>/            a diffusers pipeline folder
 models/<name>/<version>/model.json  ModelRecord
@@ -18,7 +18,7 @@ from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import region_set_key
 
-SHIPPED = ("starter", "colon", "colon-student")
+PACKAGED = ("starter", "colon", "colon-student")
 """Checkpoints that come with the package (`services.train.warm_start`)."""
 
 
@@ -34,13 +34,14 @@ class TrainRequest(Request):
     version: Name = "1"
     warm_start: str | None = Field(
         None,
-        description="to start from: 'starter' (shipped, of phantoms), 'colon' (shipped, of colon "
-        "biopsies), 'colon-student' (shipped, its few-step student), or models/<name>/<version>",
+        description="model to start from: models/<name>/<version>, or one in the package: "
+        "'starter' (of phantoms), 'colon' (of colon biopsies) or 'colon-student' (its few-step "
+        "student)",
     )
     seed: int = 0
 
     @model_validator(mode="after")
-    def _taught(self) -> TrainRequest:
+    def _student_has_teacher(self) -> TrainRequest:
         if self.recipe.denoiser.student and (self.warm_start is None or self.recipe.vae.steps):
             raise ValueError(
                 "a student needs a teacher and its autoencoder: set warm_start to the teacher's "
@@ -50,16 +51,16 @@ class TrainRequest(Request):
 
     def inputs(self) -> list[str]:
         keys = [region_set_key(self.regions)]
-        if self.warm_start and self.warm_start not in SHIPPED:
+        if self.warm_start and self.warm_start not in PACKAGED:
             keys.append(ModelRef.parse(self.warm_start).key)
         return keys
 
     @property
     def model_ref(self) -> ModelRef:
-        """The version that is published."""
+        """The model version to publish."""
         return ModelRef(self.model, self.version)
 
 
 def training_key(run: str, name: str) -> str:
-    """Key of one of a training run's objects."""
+    """Return the key of an object of a training run."""
     return f"training/{run}/{name}"

@@ -1,4 +1,4 @@
-"""The autoencoder: the embedded one, an own small one, or any diffusers VAE by name."""
+"""The autoencoder: the embedded one, a small one from scratch, or any diffusers VAE by name."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from shared.errors import InputError
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC
 
 EMBEDDED = Path(__file__).parent / "embedded_vae"
-"""Trained on real tissue, see its README; recipes name it 'embedded'."""
+"""Folder of a VAE trained on real tissue, see its README; recipes name it 'embedded'."""
 
-DECODED = 2**22
-"""Pixels decoded at a time: each takes some hundred bytes of every layer's features."""
-CPU_DECODED = 2**16
-"""The same on a CPU, where features that its caches and kept memory hold take less time."""
-TILE = 1024
-"""Side of the largest image that is decoded in one piece, pixels."""
+GPU_PIXELS = 2**22
+"""Pixels decoded at a time on a GPU; a pixel takes some hundred bytes in every layer."""
+
+CPU_PIXELS = 2**16
+"""Pixels decoded at a time on a CPU; fewer, because features in its caches are faster."""
+
+MAX_UNTILED = 1024
+"""Side in pixels of the largest image that is decoded in one piece."""
 
 
 def make_vae(recipe: VaeRecipe) -> Autoencoder:
-    """Make the recipe's VAE: a fresh one, or the pretrained one that it names.
+    """Make the recipe's VAE: an untrained one, or the pretrained one that it names.
 
     Raises:
-        InputError: the named VAE is neither a folder here nor can it be fetched.
+        InputError: the named VAE is not a folder and cannot be fetched.
     """
     if recipe.pretrained is not None:
         named = EMBEDDED if recipe.pretrained == "embedded" else recipe.pretrained
@@ -42,7 +44,7 @@ def make_vae(recipe: VaeRecipe) -> Autoencoder:
             ) from error
     levels = len(recipe.channels)
     if recipe.architecture == "dc":
-        # without blocks at full size, where they would cost most
+        # no blocks at full resolution, where they cost most
         channels, no_scales = (recipe.channels[0], *recipe.channels), ((),) * (levels + 1)
         return AutoencoderDC(
             latent_channels=recipe.latent_channels,
@@ -71,12 +73,12 @@ def read_vae(source: str | Path) -> Autoencoder:
     known = AutoencoderKL.load_config(source).get("_class_name")
     kind: Any = AutoencoderDC if known == "AutoencoderDC" else AutoencoderKL
     vae = kind.from_pretrained(source, use_safetensors=True, low_cpu_mem_usage=False)
-    vae.register_to_config(_name_or_path="")  # a temporary folder is no provenance
+    vae.register_to_config(_name_or_path="")  # do not save the name of a temporary folder
     return vae.eval()
 
 
 def vae_factor(vae: Autoencoder) -> int:
-    """Pixels per latent pixel."""
+    """Return the number of pixels per latent pixel, along one axis."""
     if isinstance(vae, AutoencoderDC):
         return int(vae.spatial_compression_ratio)
     return int(2 ** (len(vae.config.block_out_channels) - 1))
@@ -94,7 +96,7 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def encode_raw(vae: Autoencoder, images: Tensor) -> Tensor:
-    """Encode (B, 3, H, W) in [-1, 1] to latents as the network gives them: its mode."""
+    """Encode (B, 3, H, W) in [-1, 1] to the mode of the VAE's latents, not normalized."""
     encoded = vae.encode(images.to(vae.dtype))
     raw: Tensor = encoded.latent if isinstance(vae, AutoencoderDC) else encoded.latent_dist.mode()
     return raw
@@ -116,7 +118,8 @@ def to_raw(vae: Autoencoder, latents: Tensor) -> Tensor:
 def decode_latents(vae: Autoencoder, latents: Tensor) -> Tensor:
     """Decode normalized latents to (B, 3, H, W), about [-1, 1].
 
-    As many at a time as `decoded_at_a_time`; images larger than `TILE` in tiles that overlap.
+    `decoded_at_a_time` images are decoded together; images above `MAX_UNTILED` in overlapping
+    tiles.
     """
     raw = to_raw(vae, latents).to(vae.dtype)
     _tile(vae)
@@ -127,14 +130,17 @@ def decode_latents(vae: Autoencoder, latents: Tensor) -> Tensor:
 
 
 def decoded_at_a_time(pixels: int, device: str) -> int:
-    """Images of so many pixels that are decoded at a time on a device, such as 'cuda:0'."""
-    return max(1, (CPU_DECODED if device == "cpu" else DECODED) // pixels)
+    """Return how many images of `pixels` pixels are decoded together on a device ('cuda:0')."""
+    return max(1, (CPU_PIXELS if device == "cpu" else GPU_PIXELS) // pixels)
 
 
 def _tile(vae: Autoencoder) -> None:
-    """Have images larger than `TILE` decoded in tiles, which overlap by a quarter."""
+    """Make the VAE decode images above `MAX_UNTILED` in tiles that overlap by a quarter."""
     if isinstance(vae, AutoencoderDC):
-        vae.enable_tiling(TILE, TILE, TILE * 3 // 4, TILE * 3 // 4)
+        vae.enable_tiling(MAX_UNTILED, MAX_UNTILED, MAX_UNTILED * 3 // 4, MAX_UNTILED * 3 // 4)
     else:
         vae.enable_tiling()
-        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // vae_factor(vae)
+        vae.tile_sample_min_size, vae.tile_latent_min_size = (
+            MAX_UNTILED,
+            MAX_UNTILED // vae_factor(vae),
+        )

@@ -1,8 +1,8 @@
 """The paper's conditioning: c = concat(M, C_1, …, C_K), at the image's full size.
 
 M is the one-hot label map; C_i is an empty canvas with the crop of class i pasted
-at its place (HeteroTissue-Diffuse, section 3). A dropped map or crop is all zeros;
-so is nothing else, since a map always has a one at every pixel.
+at its place (HeteroTissue-Diffuse, section 3). A dropped map or crop is all zeros.
+Zeros are unambiguous, because a label map has a one at every pixel.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffusers import ModelMixin, UNet2DModel
+from diffusers import UNet2DModel
 from diffusers.configuration_utils import register_to_config
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shared.arrays import UInt8
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import TIME_SCALE, Denoiser, Encode, Tensors
 
 
 def condition_width(classes: int, first: int) -> int:
-    """Channels of the condition for `classes` classes, of which those from `first` have crops."""
+    """Return the channels of the condition for `classes` classes; those from `first` have crops."""
     return classes + 3 * (classes - first)
 
 
 def condition_tensor(
-    labels: NDArray[np.uint8],
+    labels: UInt8,
     crops: Sequence[Sequence[Crop]],
     classes: int,
     *,
@@ -36,13 +36,13 @@ def condition_tensor(
     use_map: Sequence[bool],
     use_crops: Sequence[bool],
 ) -> Tensor:
-    """Lay label maps and crops out as channels.
+    """Draw label maps and crops as channels.
 
     Args:
         labels: uint8 (batch, height, width), values below `classes`.
         crops: crops of each image.
         classes: number of classes, background included.
-        first: the first class that has a canvas.
+        first: the first class with a canvas.
         use_map, use_crops: per image, False drops that condition.
 
     Returns:
@@ -87,18 +87,18 @@ class ConditionEncoder(nn.Module):
         return encoded
 
 
-class ConcatDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers wants it named here
-    """A UNet whose input is the noisy latent beside the encoded channels of the condition.
+class ConcatDenoiser(Denoiser):
+    """A UNet on the noisy latent, concatenated with the encoded condition.
 
     Args:
         classes: number of classes, background included.
         latent_channels: channels of the latent.
         factor: pixels per latent pixel.
-        channels: of the UNet's levels.
+        channels: channels of the UNet's levels.
         layers: residual layers per level.
         attention: per level, whether it has self-attention.
         condition_channels: channels of the encoded condition.
-        first: the first class that has crops.
+        first: the first class with crops.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -129,7 +129,7 @@ class ConcatDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers w
 
     def lay_out(
         self,
-        labels: NDArray[np.uint8],
+        labels: UInt8,
         crops: Sequence[Sequence[Crop]],
         use_map: Sequence[bool],
         use_crops: Sequence[bool],
@@ -161,17 +161,17 @@ class ConcatDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers w
 
 
 def adapt_first_layer(weight: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
-    """Carry the class-bound weights of `ConditionEncoder.first` over to other classes.
+    """Carry the weights of `ConditionEncoder.first` over to other classes.
 
-    Classes of the same name keep their weights; others start from the mean over the
-    source's classes.
+    Classes of the same name keep their weights; others get the mean over the source's
+    classes.
 
     Args:
-        weight: (out, width, 3, 3), with or without a canvas for label 0.
+        weight: (out, width of the source, 3, 3), with or without a canvas for label 0.
         source, target: class names, background first.
 
     Returns:
-        (out, width for the target, 3, 3).
+        (out, width of the target, 3, 3).
     """
     maps = weight[:, : len(source)]
     canvases = weight[:, len(source) :].reshape(len(weight), -1, 3, 3, 3)

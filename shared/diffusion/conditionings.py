@@ -1,19 +1,25 @@
-"""The ways to condition a denoiser, by name."""
+"""The ways to condition a denoiser, by name.
+
+A new one is a subclass of `Denoiser` in a module of its own, an entry in `CONDITIONINGS`, its
+name in `DenoiserRecipe.conditioning`, and its public name in `heterotissue.models`.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from diffusers import ModelMixin  # noqa: F401 - diffusers looks for it beside the classes
+
 from shared.contracts.base import Classes
 from shared.contracts.recipe import DenoiserRecipe
-from shared.diffusion.autoencoder import Autoencoder, vae_factor
+from shared.diffusion.autoencoder import Autoencoder
 from shared.diffusion.concat import ConcatDenoiser
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.embedding import EmbeddingDenoiser
 from shared.diffusion.regional import RegionalDenoiser
 
-CONDITIONINGS: dict[str, type[ConcatDenoiser] | type[RegionalDenoiser]] = {
+CONDITIONINGS: dict[str, type[Denoiser]] = {
     "concat": ConcatDenoiser,
     "embedding": EmbeddingDenoiser,
     "regional": RegionalDenoiser,
@@ -24,22 +30,7 @@ def make_denoiser(
     recipe: DenoiserRecipe, size: int, classes: Classes, vae: Autoencoder
 ) -> Denoiser:
     """Make a recipe's denoiser, untrained, for images of `size` pixels and latents of `vae`."""
-    kind = CONDITIONINGS[recipe.conditioning]
-    crops = {} if kind is ConcatDenoiser else {"crop_side": int(size * recipe.crop_max)}
-    denoiser: Denoiser = kind(
-        classes=len(classes),
-        latent_channels=vae.config.latent_channels,
-        factor=vae_factor(vae),
-        channels=recipe.channels,
-        layers=recipe.layers,
-        attention=recipe.attention,
-        condition_channels=recipe.condition_channels,
-        first=classes.first,
-        **crops,
-    )
-    if isinstance(denoiser, EmbeddingDenoiser):
-        denoiser.start_encoder()
-    return denoiser
+    return CONDITIONINGS[recipe.conditioning].untrained(recipe, size, classes, vae)
 
 
 def load_denoiser(folder: Path) -> Denoiser:

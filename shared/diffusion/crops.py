@@ -1,8 +1,8 @@
 """Crops: small squares of raw tissue, one for each class of a label map.
 
-The paper (HeteroTissue-Diffuse, section 3) conditions on raw pixels of every
-class's tissue: a square crop of 50-200 px in a 512 px image, at its place in an
-otherwise empty canvas. Its side grows with how complex the class's tissue is.
+The paper (HeteroTissue-Diffuse, section 3) conditions on raw pixels of the tissue of
+each class: a square crop of 50-200 px in a 512 px image, at its place on an otherwise
+empty canvas. Its side grows with the complexity of the tissue.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.base import Classes
 from shared.contracts.recipe import DenoiserRecipe
-
-UInt8 = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A square of raw tissue and where it stands in the image.
+    """A square of raw tissue and its place in the image.
 
     Attributes:
         label: class index.
-        x, y: its corner in the image, pixels.
+        x, y: its left upper corner in the image, pixels.
         pixels: uint8 RGB (side, side, 3).
     """
 
@@ -37,10 +36,12 @@ class Crop:
 
 @dataclass(frozen=True)
 class CropRule:
-    """How large crops are (shares of the image's side, α of the complexity), and of what.
+    """The sides of crops, and the classes with crops.
 
     Attributes:
-        first: the first label that has a crop; 0 where that is tissue, and not glass.
+        low, high: smallest and largest side, as shares of the image's side.
+        complexity: α of `crop_side`.
+        first: the first label with a crop; 0 if label 0 is tissue, else 1.
     """
 
     low: float = 50 / 512
@@ -50,12 +51,12 @@ class CropRule:
 
     @classmethod
     def of(cls, recipe: DenoiserRecipe, classes: Classes) -> CropRule:
-        """The rule of a recipe for these classes."""
+        """Return the rule of a recipe for these classes."""
         return cls(recipe.crop_min, recipe.crop_max, recipe.crop_complexity, classes.first)
 
 
 def complexity(image: UInt8, mask: NDArray[np.bool_]) -> float:
-    """Entropy of the grey values under `mask`, 0 (flat) to 1 (all 64 levels alike)."""
+    """Return the entropy of grey values under `mask`: 0 (flat) to 1 (all levels equal)."""
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)[mask]
     if not grey.size:
         return 0.0
@@ -67,7 +68,8 @@ def complexity(image: UInt8, mask: NDArray[np.bool_]) -> float:
 def crop_side(size: int, score: float, rule: CropRule, rng: np.random.Generator) -> int:
     """Draw a crop's side for an image of side `size`: d = d_base (1 + α score), within bounds.
 
-    d_base is drawn so that without complexity the side spans the lower part of the range.
+    d_base is uniform between the lower bound and the upper bound divided by (1 + α), so that a
+    crop of score 1 can just reach the upper bound.
     """
     base = rng.uniform(rule.low, rule.high / (1 + rule.complexity))
     side = base * (1 + rule.complexity * score)
@@ -75,11 +77,11 @@ def crop_side(size: int, score: float, rule: CropRule, rng: np.random.Generator)
 
 
 def place(labels: UInt8, label: int, side: int, rng: np.random.Generator) -> tuple[int, int] | None:
-    """Find a place for a square of side `side` where the class covers most of it.
+    """Find a place for a square of side `side` with the largest area of the class.
 
     Returns:
-        (x, y) of its corner: a random one of the places with (nearly) the greatest
-        coverage; None if the class is absent.
+        (x, y) of its left upper corner, drawn from the places with at least 98 % of the
+        largest area; None if the class is absent.
     """
     mask = (labels == label).astype(np.uint8)
     if not mask.any():
@@ -110,7 +112,7 @@ def take_crop(
 
 
 def cropped_labels(labels: UInt8, rule: CropRule) -> list[int]:
-    """List the classes of a label map that have a crop."""
+    """List the classes of a label map that take a crop."""
     return [int(label) for label in np.unique(labels) if label >= rule.first]
 
 

@@ -1,16 +1,20 @@
-"""What every denoiser can do, whatever its conditioning."""
+"""The base class of all denoisers, whatever their conditioning."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.arrays import UInt8
+from shared.contracts.base import Classes
+from shared.contracts.recipe import DenoiserRecipe
+from shared.diffusion.autoencoder import Autoencoder, vae_factor
 from shared.diffusion.crops import Crop
 
 TIME_SCALE = 1000.0
@@ -23,36 +27,65 @@ Encode = Callable[[Tensor], Tensor]
 class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Predicts the flow's velocity v = ε - x0 from a noisy latent and its condition."""
 
+    @classmethod
+    def untrained(
+        cls,
+        recipe: DenoiserRecipe,
+        size: int,
+        classes: Classes,
+        vae: Autoencoder,
+        **settings: Any,
+    ) -> Self:
+        """Make a recipe's denoiser for images of `size` pixels and latents of `vae`.
+
+        Args:
+            settings: further arguments of the constructor, from subclasses that have them.
+        """
+        return cls(
+            classes=len(classes),
+            latent_channels=vae.config.latent_channels,
+            factor=vae_factor(vae),
+            channels=recipe.channels,
+            layers=recipe.layers,
+            attention=recipe.attention,
+            condition_channels=recipe.condition_channels,
+            first=classes.first,
+            **settings,
+        )
+
     @abstractmethod
     def lay_out(
         self,
-        labels: NDArray[np.uint8],
+        labels: UInt8,
         crops: Sequence[Sequence[Crop]],
         use_map: Sequence[bool],
         use_crops: Sequence[bool],
         encode: Encode,
     ) -> Tensors:
-        """Lay label maps and crops out as tensors, on this network's device.
+        """Turn label maps and crops into tensors on the network's device.
 
         Args:
             labels: uint8 (batch, H, W).
-            crops: of each image.
+            crops: the crops of each image.
             use_map, use_crops: per image, False drops that condition.
             encode: the autoencoder's encoder.
         """
 
     @abstractmethod
     def encode_condition(self, condition: Tensors) -> Tensors:
-        """Encode a condition once per image; every step reuses it. Rows are images."""
+        """Encode a condition, one row per image. Every step reuses the result."""
 
     def encode_branches(
         self,
-        labels: NDArray[np.uint8],
+        labels: UInt8,
         crops: Sequence[Sequence[Crop]],
         branches: Sequence[tuple[bool, bool]],
         encode: Encode,
     ) -> Tensors:
-        """Encode images' conditions, branch after branch: (map given, crops given)."""
+        """Encode the conditions of all images for each branch: (map given, crops given).
+
+        Rows of the result: all images of the first branch, then of the second, and so on.
+        """
         batch, count = len(labels), len(branches)
         condition = self.lay_out(
             np.tile(labels, (count, 1, 1)),
@@ -65,12 +98,12 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @staticmethod
     def join(parts: Sequence[Tensors]) -> Tensors:
-        """Join encoded conditions of several groups of images into those of one batch."""
+        """Join the encoded conditions of several groups of images into one batch."""
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @staticmethod
     def first(encoded: Tensors, rows: int) -> Tensors:
-        """The encoded conditions of the first rows."""
+        """Return the encoded conditions of the first `rows` rows."""
         return {name: value[:rows] for name, value in encoded.items()}
 
     @abstractmethod
@@ -79,11 +112,18 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         Args:
             sample: (batch, latent_channels, h, w), x_t = (1 - t) x0 + t ε.
-            time: (batch,), t in [0, 1]; every row may have its own.
-            encoded: of `encode_condition`.
+            time: (batch,), t in [0, 1]; it may differ from row to row.
+            encoded: the result of `encode_condition`.
+
+        Returns:
+            (batch, latent_channels, h, w).
         """
 
     @staticmethod
     @abstractmethod
     def adapted(state: Tensors, source: list[str], target: list[str]) -> Tensors:
-        """Carry weights over from classes `source` to classes `target` (names)."""
+        """Carry weights of classes `source` (names) over to classes `target`.
+
+        Raises:
+            KeyError: the weights are of another conditioning.
+        """

@@ -1,30 +1,33 @@
-"""Conditioning by an embedding of each crop: what the paper compares raw crops with.
+"""Conditioning by an embedding of each crop, the paper's alternative to raw crops.
 
-As `regional` in all but one thing: a crop is a single vector, what an ImageNet encoder
-makes of it, and not the latents of its pixels.
+It differs from `regional` in one point: a crop becomes the feature vector of an ImageNet
+encoder instead of the latents of its pixels.
 """
 
 from __future__ import annotations
+
+from typing import Any, Self
 
 import cv2
 import numpy as np
 import timm
 import torch
-from diffusers import ModelMixin
 from diffusers.configuration_utils import register_to_config
-from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.arrays import UInt8
+from shared.contracts.base import Classes
+from shared.contracts.recipe import DenoiserRecipe
+from shared.diffusion.autoencoder import Autoencoder
 from shared.diffusion.denoiser import Encode
 from shared.diffusion.regional import RegionalDenoiser
 from shared.encoders import IMAGENET, REGISTRY, normalized, packaged_state
 
 ENCODER = "efficientnet-lite0"
-UInt8 = NDArray[np.uint8]
 
 
-class EmbeddingDenoiser(RegionalDenoiser, ModelMixin):  # type: ignore[misc]  # diffusers wants it named here
-    """A `RegionalDenoiser` whose crops are vectors. Its frozen encoder is saved with it."""
+class EmbeddingDenoiser(RegionalDenoiser):
+    """A `RegionalDenoiser` with a feature vector per crop; its frozen encoder is saved with it."""
 
     crop_channels = REGISTRY[ENCODER].dim
 
@@ -49,14 +52,28 @@ class EmbeddingDenoiser(RegionalDenoiser, ModelMixin):  # type: ignore[misc]  # 
         self.encoder = timm.create_model(known.architecture, **known.options)
         self.encoder.requires_grad_(False)
 
-    def start_encoder(self) -> None:
-        """Load the encoder's published weights. Raises `InputError` without their package."""
+    @classmethod
+    def untrained(
+        cls,
+        recipe: DenoiserRecipe,
+        size: int,
+        classes: Classes,
+        vae: Autoencoder,
+        **settings: Any,
+    ) -> Self:
+        """See `Denoiser.untrained`. Raises `InputError` without the encoder's package."""
+        denoiser = super().untrained(recipe, size, classes, vae, **settings)
+        denoiser._load_encoder()
+        return denoiser
+
+    def _load_encoder(self) -> None:
+        """Load the encoder's published weights."""
         state = packaged_state(REGISTRY[ENCODER].package, self.encoder)
         self.encoder.load_state_dict({k: v for k, v in state.items() if "classifier" not in k})
 
     @torch.no_grad()
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
-        """Turn each crop into one place with the encoder's vector, (n, dim, 1, 1)."""
+        """Encode each crop to one token: (n, dim, 1, 1), and (n, 1, 1) which are known (all)."""
         present = torch.ones(len(crops), 1, 1, dtype=torch.bool, device=self.device)
         if not crops:
             return torch.zeros(0, self.crop_channels, 1, 1, device=self.device), present

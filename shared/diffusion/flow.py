@@ -1,7 +1,7 @@
 """Flow matching: the training objective, and sampling as pure functions.
 
-x_t = (1 - t) x0 + t ε and v = ε - x0 (Lipman et al. 2023; Liu et al. 2023). At t = 1
-there is nothing but noise, so the terminal signal-to-noise ratio is zero by itself.
+x_t = (1 - t) x0 + t ε and v = ε - x0 (Lipman et al. 2023; Liu et al. 2023). At t = 1 the
+sample is pure noise, so the terminal signal-to-noise ratio is zero without a correction.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from shared.diffusion import schedule
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.guidance import Guidance
 
 Velocity = Callable[[Tensor, float], Tensor]
-"""Samples (B, C, h, w) and their time t to v."""
+"""The velocity v as a function of samples (B, C, h, w) and their time t."""
 
 
 def draw_times(seeds: Sequence[int]) -> Tensor:
-    """Draw a training time per seed: one half logit-normal, the other uniform.
+    """Draw a training time t in [0, 1] per seed: one half logit-normal, the other uniform.
 
-    Logit-normal times (Esser et al. 2024, section 3.1) dwell in the middle, where most is to
-    learn, and leave one in seventy to t > 0.9, where sampling begins and the crops' staining
-    is taken up. Uniform ones see to that.
+    Logit-normal times (Esser et al. 2024, section 3.1) prefer the middle, where there is most
+    to learn, but only one in seventy is above 0.9, where sampling begins and the images take on
+    the staining of the crops. The uniform half covers that range.
     """
-    other = [seed ^ 1 for seed in seeds]  # the noise has the seeds themselves
+    other = [seed ^ 1 for seed in seeds]  # not `seeds`, because the noise is drawn from those
     middle, whole, side = draw_noise(other, (3,)).unbind(1)
     uniform = torch.special.ndtr(whole)
     return torch.where(side < 0, torch.sigmoid(middle), uniform)
@@ -34,7 +35,15 @@ def draw_times(seeds: Sequence[int]) -> Tensor:
 def flow_loss(
     denoiser: Denoiser, latents: Tensor, condition: Tensors, times: Tensor, noise: Tensor
 ) -> Tensor:
-    """Mean squared error of the predicted velocity; latents (B, C, h, w), times (B,)."""
+    """Compute the mean squared error of the predicted velocity.
+
+    Args:
+        denoiser: predicts the velocity.
+        latents: x0, (B, C, h, w).
+        condition: the result of `Denoiser.lay_out`.
+        times: t, (B,).
+        noise: ε, (B, C, h, w).
+    """
     share = times.view(-1, 1, 1, 1)
     noisy = (1 - share) * latents + share * noise
     predicted = denoiser(noisy, times, denoiser.encode_condition(condition))
@@ -49,7 +58,7 @@ def draw_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 
 def combine(parts: Tensor, weights: Sequence[float]) -> Tensor:
-    """Sum the branches' predictions (branches · B, …), branch after branch, by their weights."""
+    """Return the weighted sum (B, …) of predictions (branches · B, …), branch after branch."""
     total = torch.zeros_like(parts[: len(parts) // len(weights)], dtype=torch.float32)
     for part, weight in zip(parts.chunk(len(weights)), weights, strict=True):
         total += weight * part.float()
@@ -57,15 +66,16 @@ def combine(parts: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def guided(denoiser: Denoiser, encoded: Tensors, guidance: Guidance) -> Velocity:
-    """Weigh the predictions of several branches, all computed in one batch.
+    """Return the guided velocity; the branches of a step are evaluated in one batch.
 
     Args:
-        encoded: of the images, see `Denoiser.encode_branches`.
-        guidance: the branches' weights.
+        denoiser: predicts the velocity of each branch.
+        encoded: the result of `Denoiser.encode_branches`.
+        guidance: the weights of the branches.
     """
 
     def velocity(sample: Tensor, time: float) -> Tensor:
-        weights = guidance.at(time)
+        weights = guidance.weights_at(time)
         samples = sample.repeat(len(weights), 1, 1, 1)
         times = torch.full((len(samples),), time, device=sample.device)
         return combine(denoiser(samples, times, denoiser.first(encoded, len(samples))), weights)
@@ -74,14 +84,14 @@ def guided(denoiser: Denoiser, encoded: Tensors, guidance: Guidance) -> Velocity
 
 
 class Solver:
-    """Integrates dx/dt = v from t = 1 to 0 by Adams-Bashforth of second order.
+    """Integrates dx/dt = v from t = 1 to 0 with the second-order Adams-Bashforth method.
 
-    One evaluation per step; the first step is Euler's, and with `first_order` all are.
+    A step takes one evaluation. The first step is an Euler step; with `first_order` all are.
 
     Attributes:
-        sample: x at the present time, (B, C, h, w); at first the noise.
+        sample: x at the present time, (B, C, h, w); initially the noise.
         steps: number of equal steps from t = 1 to 0.
-        done: steps done; above 0 at first for a sample that is no pure noise.
+        done: number of finished steps; initially above 0 if `sample` is already partly denoised.
     """
 
     def __init__(
@@ -91,6 +101,7 @@ class Solver:
         self.steps = steps
         self.first_order = first_order
         self.done = done
+        self._times = schedule.times(steps)
         self._before: Tensor | None = None
 
     @property
@@ -100,11 +111,11 @@ class Solver:
 
     @property
     def time(self) -> float:
-        """The present time t."""
-        return 1 - self.done / self.steps
+        """The present time t, before the solver is finished."""
+        return self._times[self.done]
 
     def advance(self, velocity: Tensor) -> None:
-        """Go one step on by the velocity at the present time."""
+        """Take one step with the velocity at the present time."""
         slope = velocity
         if self._before is not None and not self.first_order:
             slope = 1.5 * velocity - 0.5 * self._before
@@ -125,8 +136,8 @@ def sample_flow(
         velocity: v(x, t).
         noise: x at t = 1.
         steps: number of equal steps.
-        callback: called with the number of steps done.
-        first_order: take Euler's steps, as students are taught to.
+        callback: called with the number of finished steps.
+        first_order: take Euler steps only, like the students in training.
     """
     solver = Solver(noise, steps, first_order)
     while not solver.finished:

@@ -1,4 +1,4 @@
-"""Networks on a GPU: their weights in bf16, channels last, small batches as CUDA graphs."""
+"""Networks on a GPU: bf16 weights, channels-last layout, small batches as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from shared.diffusion.denoiser import Denoiser, Tensors
 Forward = Callable[[Tensor, Tensor, Tensors], Tensor]
 
 CAPTURED_ROWS = 64
-"""Rows up to which a step waits for the launch of its kernels; more keep the GPU busy alone."""
-MOST_GRAPHS = 32
+"""Largest batch that runs as a CUDA graph; for larger ones launching kernels costs no time."""
+
+MAX_GRAPHS = 32
 
 
 def prepare_vae(vae: Autoencoder, precision: str) -> None:
-    """Have a VAE compute fast where it is: channels last, and on a GPU in weights of a precision.
+    """Convert a VAE for fast inference: channels last, and on a GPU to a precision.
 
     Args:
-        precision: 'fp32' or 'bf16'; on a CPU, autocast sees to it.
+        vae: the VAE, on its device.
+        precision: 'fp32' or 'bf16'; on a CPU the weights stay fp32, and autocast is used.
     """
     _convert(vae, precision)
 
 
 def prepare_denoiser(denoiser: Denoiser, precision: str) -> None:
-    """Have a denoiser on a GPU compute in a precision, and replay what it has computed before.
+    """Convert a denoiser on a GPU to a precision, and run its forward pass as CUDA graphs.
 
-    What encodes the conditions, once per image, stays fp32. On a CPU nothing changes.
+    The layers that encode conditions, once per image, stay fp32. On a CPU nothing changes.
     """
     if denoiser.device.type == "cpu":
         return
@@ -45,7 +47,8 @@ def prepare_denoiser(denoiser: Denoiser, precision: str) -> None:
 def _convert(network: nn.Module, precision: str) -> None:
     network.to(memory_format=torch.channels_last)
     if precision == "bf16" and next(network.parameters()).is_cuda:
-        nn.Module.to(network, torch.bfloat16)  # diffusers' own warns of what it has none of
+        # Not diffusers' own `to`, which warns about modules that do not exist here.
+        nn.Module.to(network, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -58,24 +61,24 @@ class _Graph:
 class Captured:
     """A denoiser's forward pass as CUDA graphs, one for each shape of its inputs.
 
-    Rows are filled up to a power of two, so that a few graphs serve every batch; larger batches
-    than `most_rows` are computed as they are.
+    A batch is padded to a power of two, so that a few graphs serve all batch sizes.
 
     Args:
         forward: see `Denoiser.forward`.
+        max_rows: larger batches run without a graph.
     """
 
-    def __init__(self, forward: Forward, most_rows: int = CAPTURED_ROWS) -> None:
+    def __init__(self, forward: Forward, max_rows: int = CAPTURED_ROWS) -> None:
         self.forward = forward
-        self.most_rows = most_rows
+        self.max_rows = max_rows
         self._graphs: OrderedDict[tuple[tuple[str, torch.Size], ...], _Graph] = OrderedDict()
         self._memory = torch.cuda.graph_pool_handle()
-        self._lock = Lock()  # a graph has one place for its inputs
+        self._lock = Lock()  # a graph has one buffer for its inputs
 
     @torch.inference_mode()
     def __call__(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
         rows = len(sample)
-        if rows > self.most_rows:
+        if rows > self.max_rows:
             return self.forward(sample, time, encoded)
         given = {"sample": sample, "time": time, **encoded}
         filled = 1 << (rows - 1).bit_length()
@@ -84,14 +87,14 @@ class Captured:
         with self._lock:
             if key not in self._graphs:
                 self._graphs[key] = self._capture({n: _fill(v, filled) for n, v in given.items()})
-                if len(self._graphs) > MOST_GRAPHS:
+                if len(self._graphs) > MAX_GRAPHS:
                     self._graphs.popitem(last=False)
             self._graphs.move_to_end(key)
-            found = self._graphs[key]
+            captured = self._graphs[key]
             for name, value in given.items():
-                found.given[name][:rows].copy_(value)
-            found.graph.replay()
-            return found.answer[:rows].clone()
+                captured.given[name][:rows].copy_(value)
+            captured.graph.replay()
+            return captured.answer[:rows].clone()
 
     def _capture(self, given: Tensors) -> _Graph:
         def compute() -> Tensor:
@@ -100,7 +103,7 @@ class Captured:
 
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries choose and allocate at their first call
+        with torch.cuda.stream(stream):  # the first call chooses kernels and allocates memory
             compute()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
@@ -111,16 +114,16 @@ class Captured:
 
 @contextmanager
 def uncaptured(denoiser: Denoiser) -> Iterator[None]:
-    """Have a denoiser compute every kernel anew, as what counts or traces them needs it."""
-    found = denoiser.forward
-    if isinstance(found, Captured):
-        denoiser.forward = found.forward  # type: ignore[method-assign, assignment]
+    """Run a denoiser without CUDA graphs, for code that counts or traces its kernels."""
+    forward = denoiser.forward
+    if isinstance(forward, Captured):
+        denoiser.forward = forward.forward  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        denoiser.forward = found  # type: ignore[method-assign]
+        denoiser.forward = forward  # type: ignore[method-assign]
 
 
 def _fill(value: Tensor, rows: int) -> Tensor:
-    """A copy with rows of zeros at its end, `rows` in all."""
+    """Return a copy that is padded with zeros to `rows` rows."""
     return functional.pad(value, (0, 0) * (value.ndim - 1) + (0, rows - len(value)))

@@ -1,26 +1,27 @@
-"""Classifier-free guidance by map and crops apart: which branches there are, and their weights."""
+"""Classifier-free guidance with separate scales for the label map and the crops."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from shared.contracts.sampling import GuidanceScale
+from shared.diffusion.schedule import times
 
 Branch = tuple[bool, bool]
-"""(map given, crops given)."""
+"""Which conditions a prediction is given: (map, crops)."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """The predictions that a step weighs, and when it does.
+    """The weighted predictions of a step, and the interval of times with guidance.
 
-    Guided only in the middle of the way (Kynkäänniemi et al. 2024): early it exaggerates
-    contrast and staining, late it costs evaluations and changes nothing.
+    Guidance acts only in the middle of the trajectory (Kynkäänniemi et al. 2024): early it
+    exaggerates contrast and staining, late it costs evaluations and changes nothing.
 
     Attributes:
-        weights: branch → weight of its prediction. The first branch is what was asked for.
-        low, high: times t, of noise at 1 and image at 0, between which it guides; before and
-            after, the first branch is taken as it is.
+        weights: branch → weight of its prediction. The first branch has the requested conditions.
+        low, high: interval of times t with guidance; noise is at t = 1, the image at t = 0.
+            Outside of it the first branch is used alone, with weight 1.
     """
 
     weights: dict[Branch, float]
@@ -37,35 +38,35 @@ class Guidance:
         low: float = 0.0,
         high: float = 1.0,
     ) -> Guidance:
-        """Weigh map and crops apart (as Brooks et al. 2023, eq. 3).
+        """Weigh map and crops separately (like Brooks et al. 2023, eq. 3).
 
         v = v(∅,∅) + g_crops (v(∅,c) - v(∅,∅)) + g_map (v(m,c) - v(∅,c))
 
-        In this order the map's guidance leaves the staining to the crops: both of its
-        predictions know them.
+        In this order the guidance by the map leaves the staining to the crops, because both of
+        its predictions are given the crops.
 
-        Branches of no weight are left out: with both guidances at 1, only v(m,c) is there.
+        Branches of weight 0 are left out: with both scales at 1, only v(m,c) remains.
 
         Args:
-            guidance_map, guidance_crops: 1 is none extra.
+            guidance_map, guidance_crops: scales; 1 means no guidance.
             use_map, use_crops: False replaces m or c by ∅.
             low, high: see the class.
         """
-        asked = (use_map, use_crops)
-        weights = {asked: guidance_map}
+        requested = (use_map, use_crops)
+        weights = {requested: guidance_map}
         for branch, weight in (
             ((False, use_crops), guidance_crops - guidance_map),
             ((False, False), 1.0 - guidance_crops),
         ):
             weights[branch] = weights.get(branch, 0.0) + weight
-        kept = {branch: weight for branch, weight in weights.items() if weight or branch == asked}
-        return cls(kept, low, high)
+        needed = {b: weight for b, weight in weights.items() if weight or b == requested}
+        return cls(needed, low, high)
 
     @classmethod
     def from_scale(
         cls, scale: GuidanceScale, use_map: bool = True, use_crops: bool = True
     ) -> Guidance:
-        """Weigh as a recipe or a request asks; see `of`."""
+        """Return the guidance of a recipe or a request; see `of`."""
         return cls.of(
             scale.guidance_map,
             scale.guidance_crops,
@@ -77,13 +78,16 @@ class Guidance:
 
     @property
     def branches(self) -> list[Branch]:
-        """What the predictions are given, in the order of `at`."""
+        """All branches, in the order of `weights_at`."""
         return list(self.weights)
 
-    def at(self, time: float) -> tuple[float, ...]:
-        """Weights at time t of the first branches; those that follow are not asked."""
+    def weights_at(self, time: float) -> tuple[float, ...]:
+        """Return the weights of the branches that are evaluated at time t.
+
+        Outside of the interval this is (1.0,): only the first branch is evaluated.
+        """
         return tuple(self.weights.values()) if self.low <= time <= self.high else (1.0,)
 
     def evaluations(self, steps: int) -> int:
-        """Predictions that an image of so many steps takes."""
-        return sum(len(self.at(1 - step / steps)) for step in range(steps))
+        """Count the evaluations of the denoiser for one image in `steps` steps."""
+        return sum(len(self.weights_at(time)) for time in times(steps))

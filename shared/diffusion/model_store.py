@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from threading import Lock
 
-import numpy as np
 from diffusers.utils.logging import disable_progress_bar
-from numpy.typing import NDArray
 
+from shared.arrays import UInt8
 from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.sampling import Sampling
 from shared.diffusion.crops import Crop
 from shared.diffusion.gpu import prepare_denoiser, prepare_vae
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.models import read_model
 from shared.storage import ObjectStore
 
+MAX_PIPELINES = 2
+"""Pipelines kept in memory; the one used longest ago is dropped first."""
 
-class Sampler:
-    """A published model, ready to generate."""
+Key = tuple[frozenset[tuple[str, str]], str, str]
+"""Digests of the weights by file, device, precision."""
+
+
+class LoadedModel:
+    """A published model in memory, ready to generate images."""
 
     def __init__(self, record: ModelRecord, pipeline: HeteroTissuePipeline) -> None:
         self.record = record
@@ -30,51 +36,55 @@ class Sampler:
 
     def generate(
         self,
-        labels: NDArray[np.uint8],
+        labels: UInt8,
         crops: Sequence[Sequence[Crop]],
         seeds: Sequence[int],
-        **options: Any,
-    ) -> NDArray[np.uint8]:
+        sampling: Sampling,
+        *,
+        use_map: bool = True,
+        use_crops: bool = True,
+        callback: Callable[[int], None] | None = None,
+    ) -> UInt8:
         """Synthesize images in the precision of the training; see `HeteroTissuePipeline`."""
-        precision = self.record.recipe.precision
-        images: NDArray[np.uint8] = self.pipeline(
-            labels, crops, seeds, precision=precision, **options
+        images: UInt8 = self.pipeline(
+            labels,
+            crops,
+            seeds,
+            sampling,
+            use_map=use_map,
+            use_crops=use_crops,
+            precision=self.record.recipe.precision,
+            callback=callback,
         )
         return images
 
 
-def load_model(store: ObjectStore, ref: ModelRef, device: str) -> Sampler:
+def load_model(store: ObjectStore, ref: ModelRef, device: str) -> LoadedModel:
     """Load a model version. Raises `ObjectNotFoundError` if it is not in the store."""
     record = read_model(store, ref)
-    key = tuple(sorted(record.sha256.items()))
-    source = _Source(store, ref.prefix)
-    return Sampler(record, _load(source, key, device, record.recipe.precision))
+    precision = record.recipe.precision
+    key = (frozenset(record.sha256.items()), device, precision)
+    with _lock:
+        pipeline = _pipelines.get(key)
+        if pipeline is None:
+            pipeline = _pipelines[key] = _load(store, ref, device, precision)
+            if len(_pipelines) > MAX_PIPELINES:
+                _pipelines.popitem(last=False)
+        _pipelines.move_to_end(key)
+    return LoadedModel(record, pipeline)
 
 
-class _Source:
-    """A store and prefix that hash alike, so that weights alone decide what is cached."""
-
-    def __init__(self, store: ObjectStore, prefix: str) -> None:
-        self.store = store
-        self.prefix = prefix
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Source)
+_pipelines: OrderedDict[Key, HeteroTissuePipeline] = OrderedDict()
+_lock = Lock()
 
 
-@lru_cache(maxsize=2)
-def _load(
-    source: _Source, weights: tuple[tuple[str, str], ...], device: str, precision: str
-) -> HeteroTissuePipeline:
+def _load(store: ObjectStore, ref: ModelRef, device: str, precision: str) -> HeteroTissuePipeline:
     with tempfile.TemporaryDirectory(prefix="htd-model-") as name:
         folder = Path(name)
-        for key in source.store.list(source.prefix):
-            target = folder / key.removeprefix(source.prefix)
+        for key in store.list(ref.prefix):
+            target = folder / key.removeprefix(ref.prefix)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.store.local(key), target)
+            shutil.copyfile(store.local(key), target)
         disable_progress_bar()
         pipeline: HeteroTissuePipeline = HeteroTissuePipeline.from_pretrained(
             folder, use_safetensors=True, low_cpu_mem_usage=False

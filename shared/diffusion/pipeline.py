@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from numpy.typing import NDArray
 
-from shared.diffusion import concat, embedding, regional  # noqa: F401 - classes that a folder may name
+from shared.arrays import UInt8
+from shared.contracts.sampling import Sampling
+from shared.diffusion import conditionings
 from shared.diffusion.autoencoder import (
     Autoencoder,
     decode_latents,
@@ -26,92 +27,142 @@ from shared.diffusion.precision import autocast
 from shared.diffusion.staining import match_staining
 from shared.errors import InputError
 
+PUBLIC_MODULE = "heterotissue.models"
+"""Module by which published folders name our classes; it re-exports them."""
+
 
 class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Images from label maps and crops."""
+    """Makes images from label maps and crops.
+
+    Args:
+        vae: the autoencoder.
+        denoiser: predicts the velocity of the flow.
+        sampling: fields of `Sampling` that differ from its defaults; a call without a `sampling`
+            uses them. Saved with the model, so that a few-step student is sampled as it was
+            trained.
+        precision: 'fp32' or 'bf16', of the networks in a call that names none; saved, too.
+    """
 
     vae: Autoencoder
     denoiser: Denoiser
 
-    def __init__(self, vae: Autoencoder, denoiser: Denoiser) -> None:
+    def __init__(
+        self,
+        vae: Autoencoder,
+        denoiser: Denoiser,
+        sampling: Mapping[str, Any] | None = None,
+        precision: str = "fp32",
+    ) -> None:
         super().__init__()
+        # The VAE is faster in this layout. A CPU rounds differently in each layout, so it is set
+        # here: images of the service and of a plain call are the same to the bit.
+        vae.to(memory_format=torch.channels_last)
         self.register_modules(vae=vae, denoiser=denoiser)
+        own = Sampling.model_validate(sampling or {})
+        self.register_to_config(sampling=own.model_dump(), precision=precision)
+
+    def register_to_config(self, **entries: Any) -> None:
+        """Write entries of `model_index.json`; our own classes get their public module."""
+        for name, entry in entries.items():
+            if isinstance(entry, tuple) and str(entry[0]).startswith("shared."):
+                entries[name] = (PUBLIC_MODULE, entry[1])
+        super().register_to_config(**entries)
+
+    @classmethod
+    def load_config(cls, *arguments: Any, **options: Any) -> Any:
+        """Read `model_index.json`, and name our classes by the module that imports them all.
+
+        diffusers finds classes only in imported modules. A folder names `PUBLIC_MODULE`, or, if
+        it was published by an earlier release, a module of `shared`.
+        """
+        config = super().load_config(*arguments, **options)
+        for name, entry in dict(config).items():
+            if isinstance(entry, list) and str(entry[0]).startswith(("heterotissue.", "shared.")):
+                config[name] = [conditionings.__name__, entry[1]]
+        return config
+
+    @property
+    def sampling(self) -> Sampling:
+        """The sampling of this model, unless a call says otherwise."""
+        return Sampling.model_validate(self.config.sampling)
 
     @torch.inference_mode()
     def __call__(
         self,
-        labels: NDArray[np.uint8],
+        labels: UInt8,
         crops: Sequence[Sequence[Crop]],
         seeds: Sequence[int],
+        sampling: Sampling | None = None,
         *,
-        steps: int = 10,
-        guidance_map: float = 1.75,
-        guidance_crops: float = 1.75,
-        guidance_low: float = 0.25,
-        guidance_high: float = 0.75,
-        staining: float = 0.5,
         use_map: bool = True,
         use_crops: bool = True,
-        first_order: bool = False,
-        precision: str = "fp32",
+        precision: str | None = None,
         callback: Callable[[int], None] | None = None,
-    ) -> NDArray[np.uint8]:
+    ) -> UInt8:
         """Synthesize one image per label map.
 
         Args:
             labels: uint8 (batch, H, W) label maps.
-            crops: the crops of each image; an empty list means none.
-            seeds: one per image; the noise follows from it alone.
-            steps: denoising steps.
-            guidance_map, guidance_crops: weights of the two conditions; 1 is none extra.
-            guidance_low, guidance_high: times, of noise at 1 and image at 0, between which
-                they count.
-            staining: how far regions are stained as their crops are, 0 to 1; see
-                `match_staining`.
+            crops: the crops of each image; an empty list means no crops.
+            seeds: one per image; the noise of an image depends on its seed alone.
+            sampling: steps, guidance and staining; None takes those of the model.
             use_map, use_crops: False drops that condition altogether.
-            first_order: of the solver, for few-step students.
-            precision: 'bf16' computes the networks in it, by autocast (see `autocast`) unless
-                their weights are; the solver stays fp32.
-            callback: called with the number of steps done.
+            precision: 'fp32' or 'bf16'; 'bf16' runs the networks under autocast (see `autocast`),
+                unless their weights are bf16 already. The solver stays fp32. None takes the
+                precision of the model.
+            callback: called with the number of finished steps.
 
         Returns:
             uint8 RGB (batch, H, W, 3).
 
         Raises:
             InputError: shapes, labels or lengths do not fit the model.
+
+        Example:
+            >>> import numpy as np
+            >>> from heterotissue.models import Crop, HeteroTissuePipeline
+            >>> pipeline = HeteroTissuePipeline.from_pretrained(folder)  # doctest: +SKIP
+            >>> labels = np.ones((1, 128, 128), np.uint8)  # class 1 everywhere
+            >>> crop = Crop(label=1, x=0, y=0, pixels=tissue)  # doctest: +SKIP
+            >>> images = pipeline(labels, [[crop]], seeds=[0])  # doctest: +SKIP
         """
+        # 1. Check the inputs.
         check_inputs(labels, crops, seeds, self.denoiser)
+        chosen = sampling if sampling is not None else self.sampling
+        guidance = Guidance.from_scale(chosen, use_map, use_crops)
         factor = vae_factor(self.vae)
         height, width = labels.shape[1:]
-        guidance = Guidance.of(
-            guidance_map, guidance_crops, use_map, use_crops, guidance_low, guidance_high
-        )  # fmt: skip
-        wanted = precision if self.vae.dtype == torch.float32 else "fp32"
-        with autocast(self.device.type, wanted):
+        wanted = precision or self.config.precision
+        with autocast(self.device.type, wanted if self.vae.dtype == torch.float32 else "fp32"):
+            # 2. Encode the conditions once, for every branch of the guidance.
             encoded = self.denoiser.encode_branches(
                 labels, crops, guidance.branches, lambda images: encode_latents(self.vae, images)
             )
-            velocity = guided(self.denoiser, encoded, guidance)
+            # 3. Draw the noise of each image from its seed.
             shape = (int(self.vae.config.latent_channels), height // factor, width // factor)
             noise = draw_noise(seeds, shape).to(self.device)
-            latents = sample_flow(velocity, noise, steps, callback, first_order)
+            # 4. Integrate the flow from the noise to latents.
+            velocity = guided(self.denoiser, encoded, guidance)
+            latents = sample_flow(velocity, noise, chosen.steps, callback, chosen.first_order)
+            # 5. Decode the latents to pixels.
             images = to_pixels(decode_latents(self.vae, latents))
+        # 6. Match the staining of each region to its crops.
         if use_map and use_crops:
-            images = match_staining(images, labels, crops, staining)
-        pixels: NDArray[np.uint8] = images.cpu().numpy()
+            images = match_staining(images, labels, crops, chosen.staining)
+        pixels: UInt8 = images.cpu().numpy()
         return pixels
 
 
 def check_inputs(
-    labels: NDArray[np.uint8],
+    labels: UInt8,
     crops: Sequence[Sequence[Crop]],
     seeds: Sequence[int],
     denoiser: Denoiser,
 ) -> None:
-    """Check what an image is to be made from.
+    """Check the inputs of a call.
 
     Raises:
-        InputError: shapes, labels, places or lengths do not fit the denoiser.
+        InputError: shapes, labels, positions or lengths do not fit the denoiser.
     """
     batch, height, width = labels.shape
     factor, classes = int(denoiser.config.factor), int(denoiser.config.classes)

@@ -1,4 +1,4 @@
-"""Mixed precision, on devices that are fast at it."""
+"""Mixed precision, on devices where it is fast."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import nn
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """Compute in 'bf16' by autocast, or ('fp32') in what tensors have.
+    """Return a context that computes in 'bf16' by autocast, or ('fp32') changes nothing.
 
-    A CPU without bf16 instructions computes in fp32 all the same: it would take several times as
-    long for convolutions, and eighty times as long for matrix products.
+    On a CPU without bf16 instructions it changes nothing either, because bf16 would take several
+    times as long for convolutions, and eighty times as long for matrix products.
     """
     return torch.autocast(_kind(device), torch.bfloat16, enabled=_casts(device, precision))
 
 
 def cast_weights(network: nn.Module, device: str, precision: str) -> None:
-    """Cast weights once that `autocast` casts anew each time that it is entered.
+    """Cast weights once, which `autocast` would cast again each time that it is entered.
 
-    What the network computes under it stays the same to the bit.
+    The outputs under `autocast` stay the same to the bit.
     """
     if _casts(device, precision):
         for layer in network.modules():

@@ -1,40 +1,43 @@
-"""Region-masked conditioning: every place attends to the crops of its own class only.
+"""Region-masked conditioning: each place of the image attends to crops of its own class only.
 
-The label map becomes an embedding of each pixel's class, folded onto the latent grid, so
-its cost does not grow with the number of classes. Crops go through the autoencoder: a
-crop's latents are its tokens, in the space in which the image is made. A summary of a
-class's tokens is spread over the area of that class, which carries the staining; and in
-the UNet's attention levels each place looks at the tokens of the classes under it, which
-carries the texture. All of this but the attention itself is computed once per image, and
-its cost grows with the number of crops given, not of classes known. Tokens know nothing
-of where a crop was cut, so crops can't carry layout.
+- The label map: each pixel's class is embedded, and the embeddings are folded onto the latent
+  grid, so the cost does not grow with the number of classes.
+- The crops: the autoencoder encodes them, and their latents are the tokens, in the same space
+  as the image.
+- A summary of a crop's tokens is spread over the area of its class. It carries the staining.
+- In the UNet's attention levels, each place attends to the tokens of its classes. They carry
+  the texture. Tokens do not contain the place of a crop, so crops cannot carry layout.
+
+Only the attention is computed in each step, the rest once per image. The cost grows with the
+number of given crops, not with the number of classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shared.arrays import UInt8
+from shared.contracts.base import Classes
+from shared.contracts.recipe import DenoiserRecipe
+from shared.diffusion.autoencoder import Autoencoder
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import TIME_SCALE, Denoiser, Encode, Tensors
 
-UInt8 = NDArray[np.uint8]
-
 MAP_WIDTH = 8
-NEVER = -1e4
-"""Attention bias that no softmax survives, also in half precision."""
+MASKED = -1e4
+"""Attention bias of masked tokens: their softmax weight is 0, in half precision, too."""
 
 
 class RegionAttention:
-    """Attention of diffusers' transformer blocks, with a bias of its own for every level."""
+    """Attention for diffusers' transformer blocks, with one bias per level of the UNet."""
 
     def __call__(
         self,
@@ -45,7 +48,7 @@ class RegionAttention:
         temb: Tensor | None = None,
         regions: Tensors | None = None,
     ) -> Tensor:
-        """Attend to the image itself, or (with the level's bias) to tokens of crops."""
+        """Attend to the image itself, or, with the level's bias, to the tokens of crops."""
         batch, count, _ = hidden_states.shape
         source, bias = hidden_states, None
         if encoder_hidden_states is not None and regions is not None:
@@ -65,7 +68,7 @@ class RegionAttention:
 
 
 def _filled(crop: UInt8, side: int) -> UInt8:
-    """Fill a crop up to (side, side, 3) by mirroring, or cut off what is beyond."""
+    """Enlarge a crop to (side, side, 3) by mirroring, or cut it to that size."""
     missing = side - len(crop)
     if missing <= 0:
         return crop[:side, :side]
@@ -73,28 +76,29 @@ def _filled(crop: UInt8, side: int) -> UInt8:
 
 
 def bias_name(places: int) -> str:
-    """Name of the bias (batch, 1, places, tokens) of the level with so many places."""
+    """Return the name of the bias (batch, 1, places, tokens) of the level with `places` places."""
     return f"bias_{places}"
 
 
-class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers wants it named here
+class RegionalDenoiser(Denoiser):
     """A UNet with region-masked cross-attention to the latents of crops.
 
     Args:
         classes: number of classes, background included.
         latent_channels: channels of the latent.
         factor: pixels per latent pixel.
-        channels: of the UNet's levels.
+        channels: channels of the UNet's levels.
         layers: residual layers per level.
         attention: per level, whether it has self- and cross-attention.
         condition_channels: width of the tokens, and of the encoded map.
-        first: the first class that has crops.
-        crop_side: pixels that smaller crops are filled up to by mirroring. Were it the largest
-            of a batch, an image would depend on what it shares a batch with.
+        first: the first class with crops.
+        crop_side: smaller crops are enlarged to this side (pixels) by mirroring. It is a
+            constant, and not the largest side in a batch, so that an image does not depend on
+            the other images of its batch.
     """
 
     crop_channels: ClassVar[int | None] = None
-    """Channels of what a crop is turned into; None: those of the latent."""
+    """Channels of a crop's tokens before they are encoded; None: those of the latent."""
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -111,7 +115,9 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
     ) -> None:
         super().__init__()
         width = condition_channels
-        self.pixel_classes = nn.Embedding(classes + 1, MAP_WIDTH)  # the last one: map dropped
+        self.pixel_classes = nn.Embedding(
+            classes + 1, MAP_WIDTH
+        )  # the last one stands for a dropped map
         self.map = nn.Sequential(
             nn.PixelUnshuffle(factor),
             nn.Conv2d(MAP_WIDTH * factor**2, width, 1),
@@ -135,11 +141,25 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
             layers_per_block=layers,
             down_block_types=["CrossAttnDownBlock2D" if x else "DownBlock2D" for x in attention],
             up_block_types=["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in attention[::-1]],
-            attention_head_dim=[size // 32 for size in channels],  # heads, by diffusers' old name
+            attention_head_dim=[
+                size // 32 for size in channels
+            ],  # number of heads; diffusers kept the old name
             cross_attention_dim=width,
             use_linear_projection=True,
         )
         self.unet.set_attn_processor(RegionAttention())
+
+    @classmethod
+    def untrained(
+        cls,
+        recipe: DenoiserRecipe,
+        size: int,
+        classes: Classes,
+        vae: Autoencoder,
+        **settings: Any,
+    ) -> Self:
+        side = int(size * recipe.crop_max)
+        return super().untrained(recipe, size, classes, vae, crop_side=side, **settings)
 
     def lay_out(
         self,
@@ -149,8 +169,12 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         use_crops: Sequence[bool],
         encode: Encode,
     ) -> Tensors:
-        """Return `labels` (B, H, W), `crops` (B, N, C, s, s) latents, `present` (B, N, s, s)
-        where they are known, and `shares` (B, N, h, w) of each place that a crop speaks for.
+        """See `Denoiser.lay_out`; N is the largest number of crops of an image.
+
+        Returns:
+            `labels` int32 (B, H, W); `crops` (B, N, C, s, s), latents; `kinds` (B, N), the
+            classes of crops; `present` (B, N, s, s), True where a token exists; `shares`
+            (B, N, h, w), the share of each latent place with the class of the crop.
         """
         batch, device = len(labels), self.device
         used = [list(own) if use else [] for own, use in zip(crops, use_crops, strict=True)]
@@ -162,7 +186,7 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         tokens, present = self._represent([crop.pixels for own in used for crop in own], encode)
 
         def laid(values: Tensor) -> Tensor:
-            """What single crops have, as (B, N, …)."""
+            """Arrange the rows of all crops (n, …) as (B, N, …), with zeros for absent crops."""
             rows = values.new_zeros(batch * most, *values.shape[1:])
             rows[spots] = values
             return rows.view(batch, most, *values.shape[1:])
@@ -183,7 +207,7 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         }
 
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
-        """Turn crops into latents (n, C, s, s), and say where they are known, (n, s, s)."""
+        """Encode crops to latents (n, C, s, s), and mark their tokens, bool (n, s, s)."""
         factor, channels = int(self.config.factor), int(self.config.latent_channels)
         least, device = self._least_cells, self.device
         cells = [max(1, len(crop) // factor) for crop in crops]
@@ -223,7 +247,7 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         }
 
     def _encode_crops(self, latents: Tensor, present: Tensor) -> Tensor:
-        """Encode latents (B, N, C, s, s) to (B · N, width, s, s), each within its own square."""
+        """Encode latents (B, N, C, s, s) to (B · N, width, s, s), each only within its own side."""
         first, activation, second = self.crop
         hidden = activation(first(latents.flatten(0, 1)))
         sides = present[..., 0].sum(2).clamp_min(self._least_cells).flatten()
@@ -234,20 +258,23 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
 
     @staticmethod
     def join(parts: Sequence[Tensors]) -> Tensors:
-        """Join conditions; tokens are padded to the same number, and no place attends to those."""
+        """Join conditions; tokens are padded to the same number, and the padding is masked."""
         most = max(part["tokens"].shape[1] for part in parts)
 
         def padded(name: str, value: Tensor) -> Tensor:
             if name == "tokens":
                 return functional.pad(value, (0, 0, 0, most - value.shape[1]))
             if name.startswith("bias"):
-                return functional.pad(value, (0, most - value.shape[3]), value=NEVER)
+                return functional.pad(value, (0, most - value.shape[3]), value=MASKED)
             return value
 
         return {name: torch.cat([padded(name, part[name]) for part in parts]) for name in parts[0]}
 
     def _summary(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Mean and spread of each crop's tokens, (B, N, T, C) to (B, N, C); 0 for no crop."""
+        """Summarize the mean and spread of each crop's tokens, (B, N, T, C) → (B, N, C).
+
+        The summary of an absent crop is 0.
+        """
         weight = present.unsqueeze(-1).to(tokens.dtype)
         count = weight.sum(2).clamp_min(1)
         mean = (tokens * weight).sum(2) / count
@@ -257,17 +284,21 @@ class RegionalDenoiser(Denoiser, ModelMixin):  # type: ignore[misc]  # diffusers
         return summary
 
     def _biases(self, shares: Tensor, present: Tensor) -> Tensors:
-        """Of every attention level: the log of the share of a place that a token speaks for."""
+        """Return the attention bias of each level, (B, 1, places, 1 + tokens).
+
+        It is the logarithm of the share of a place with the token's class, so that a place on a
+        border attends to each class in proportion to its area. The first token is "no crop".
+        """
         biases = {}
         for level, attends in enumerate(self.config.attention):
             if level:
                 shares = functional.avg_pool2d(shares, 2)
-            last = level == len(self.config.attention) - 1  # the middle block attends, always
+            last = level == len(self.config.attention) - 1  # the middle block always attends
             if attends or last:
-                reach = shares.clamp_min(1e-9).log().masked_fill(shares <= 0, NEVER)
+                reach = shares.clamp_min(1e-9).log().masked_fill(shares <= 0, MASKED)
                 spread = reach.flatten(2).transpose(1, 2).unsqueeze(-1)  # (B, places, N, 1)
                 bias = spread.expand(-1, -1, -1, present.shape[2]).flatten(2)
-                bias = bias.masked_fill(~present.flatten(1).unsqueeze(1), NEVER)
+                bias = bias.masked_fill(~present.flatten(1).unsqueeze(1), MASKED)
                 biases[bias_name(bias.shape[1])] = functional.pad(bias, (1, 0)).unsqueeze(1)
         return biases
 

@@ -1,4 +1,4 @@
-"""Staining: a region is given as much of each stain as its crops hold."""
+"""Staining: the stain density of each region is matched to that of its crops."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from shared.arrays import Float64, UInt8
 from shared.diffusion.crops import Crop
 
 FADE = 5
-"""Pixels over which the change fades at a region's border."""
+"""Width in pixels of the transition at a region's border."""
 
-MOST = 2.0
-"""Times by which a region's density is scaled at most, up or down."""
+MAX_RATIO = 2.0
+"""Largest factor by which a region's density is scaled, up or down."""
 
-FAINT = 1e-3
-"""Density that clean glass is taken to have."""
+GLASS_DENSITY = 1e-3
+"""Lower bound of densities, so that ratios stay finite on clean glass."""
 
 
 def match_staining(
-    images: Tensor, labels: NDArray[np.uint8], crops: Sequence[Sequence[Crop]], strength: float
+    images: Tensor, labels: UInt8, crops: Sequence[Sequence[Crop]], strength: float
 ) -> Tensor:
     """Scale the optical density of each region towards that of the crops of its class.
 
-    By Beer and Lambert density is proportional to the amount of stain, so scaling it changes how
-    strongly a region is stained and leaves glass white.
+    Optical density is proportional to the amount of stain (Beer-Lambert), so scaling it changes
+    the strength of the staining and leaves glass white.
 
     Args:
         images: uint8 (B, H, W, 3).
         labels: uint8 (B, H, W).
-        crops: of each image.
-        strength: 0 leaves the images, 1 gives regions the mean density of their crops.
+        crops: the crops of each image.
+        strength: 0 leaves the images unchanged, 1 gives regions the mean density of their crops.
 
     Returns:
         uint8 (B, H, W, 3), on the device of the images.
@@ -48,18 +48,18 @@ def match_staining(
     levels = (images.float() + 1) / 256
     held = torch.einsum("bnhw,bhwc->bnc", regions, -levels.log())
     held = held / regions.sum((2, 3)).clamp_min(1).unsqueeze(2)
-    ratio = wanted.to(images.device).clamp_min(FAINT) / held.clamp_min(FAINT)
-    scale = strength * ratio.log().clamp(-math.log(MOST), math.log(MOST))
+    ratio = wanted.to(images.device).clamp_min(GLASS_DENSITY) / held.clamp_min(GLASS_DENSITY)
+    scale = strength * ratio.log().clamp(-math.log(MAX_RATIO), math.log(MAX_RATIO))
     soft = functional.avg_pool2d(regions, FADE, 1, FADE // 2, count_include_pad=False)
     scales = torch.einsum("bnhw,bnc->bhwc", soft, scale).exp()
     return (256 * levels**scales - 1).round().clamp(0, 255).to(torch.uint8)
 
 
 def _densities(crops: Sequence[Sequence[Crop]]) -> tuple[Tensor, Tensor]:
-    """Classes of each image's crops, (B, N) and -1 for none, and their mean densities (B, N, 3)."""
-    means: list[dict[int, NDArray[np.float64]]] = []
+    """Return classes of crops, (B, N) with -1 for no crop, and mean densities (B, N, 3)."""
+    means: list[dict[int, Float64]] = []
     for own in crops:
-        pixels: dict[int, list[NDArray[np.uint8]]] = {}
+        pixels: dict[int, list[UInt8]] = {}
         for crop in own:
             pixels.setdefault(crop.label, []).append(crop.pixels.reshape(-1, 3))
         means.append(

@@ -1,10 +1,18 @@
-"""In-flight batching: requests join and leave between denoising steps.
+"""In-flight batching: requests join and leave a batch between two denoising steps.
 
-One step of one batch runs at a time. Between two steps the next batch is chosen anew:
-the most urgent trajectory, and with it others that may share its batch, each at its
-own time. An urgent request so waits for one step of a bulk request and not for its end. No other
-step begins while its conditions are encoded or its images decoded: it would take their
-processor.
+NOTE: the algorithm.
+
+1. Each request is a `Trajectory`: its images, their present time, encoded conditions, priority.
+2. One step of one batch runs at a time. Before each step a new batch is chosen:
+3. the oldest trajectory of the highest priority, and, unless it must stay alone,
+4. other trajectories of the same latent size, in the same order, up to `max_rows` rows in all.
+   Rows of one batch may have different times, because the denoiser takes a time per row.
+5. The denoiser predicts all rows; each solver takes its step and reports it.
+6. Finished, failed, cancelled and unwanted trajectories leave; all others wait for step 2.
+7. So an interactive request waits for one step of a bulk request, not for its end.
+8. While a request above `Priority.BULK` is in flight (its conditions are encoded, or its images
+   decoded), no purely bulk step begins, because it would compete for the same processor.
+9. If a batch fails, its trajectories are tried again alone, so that only the faulty one fails.
 """
 
 from __future__ import annotations
@@ -20,29 +28,31 @@ from torch import Tensor
 from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import Solver, combine
 from shared.diffusion.guidance import Guidance
+from shared.serving.priority import Priority
 
 Denoise = Callable[[Tensor, Tensor, Tensors], Awaitable[Tensor]]
-"""Samples (rows, C, h, w), times (rows,) and encoded conditions to velocities."""
+"""Predicts velocities from samples (rows, C, h, w), times (rows,) and encoded conditions."""
 
 
 @dataclass(eq=False)
 class Trajectory:
-    """Images on their way from noise to latents.
+    """The images of a request between noise and latents.
 
     Attributes:
-        solver: where they are.
-        encoded: see `Denoiser.encode_branches`.
-        guidance: weights of the branches.
-        urgent: goes before all that are not.
-        alone: keeps a batch of its own, so that its bits depend on nothing else.
-        report: called with the number of steps done.
-        wanted: asked before every step; False cancels it.
+        solver: holds the samples and their time.
+        encoded: the result of `Denoiser.encode_branches`.
+        guidance: the weights of the branches.
+        priority: a higher one goes first.
+        alone: True gives it batches of its own, so that its bits depend on no other request.
+        report: called with the number of finished steps.
+        wanted: called before each step; False cancels the trajectory.
+        ended: the latents, once they are finished.
     """
 
     solver: Solver
     encoded: Tensors
     guidance: Guidance
-    urgent: bool = False
+    priority: Priority = Priority.BULK
     alone: bool = True
     report: Callable[[int], None] = lambda _: None
     wanted: Callable[[], bool] = lambda: True
@@ -50,12 +60,12 @@ class Trajectory:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Of the branches that its next step asks."""
-        return self.guidance.at(self.solver.time)
+        """Weights of the branches that its next step evaluates."""
+        return self.guidance.weights_at(self.solver.time)
 
     @property
     def rows(self) -> int:
-        """Rows of a batch that its next step takes: images times branches."""
+        """Rows that its next step adds to a batch: images times branches."""
         return len(self.solver.sample) * len(self.weights)
 
 
@@ -63,41 +73,41 @@ class StepBatcher:
     """Runs trajectories on a denoiser.
 
     Args:
-        denoise: one call of the denoiser.
+        denoise: calls the denoiser once.
         join: joins encoded conditions, see `Denoiser.join`.
-        most: rows of a batch at most, but for a single trajectory that has more.
+        max_rows: the largest batch; a single trajectory may have more rows.
 
     Attributes:
-        calm: set while no urgent request is in flight.
+        only_bulk: set while no request above `Priority.BULK` is in flight.
     """
 
     def __init__(
-        self, denoise: Denoise, join: Callable[[Sequence[Tensors]], Tensors], most: int
+        self, denoise: Denoise, join: Callable[[Sequence[Tensors]], Tensors], max_rows: int
     ) -> None:
         self._denoise = denoise
         self._join = join
-        self._most = most
+        self._max_rows = max_rows
         self._waiting: list[Trajectory] = []
         self._loop: asyncio.Task[None] | None = None
-        self._urgent = 0
-        self.calm = asyncio.Event()
-        self.calm.set()
+        self._above_bulk = 0
+        self.only_bulk = asyncio.Event()
+        self.only_bulk.set()
 
     @contextmanager
-    def in_flight(self, urgent: bool) -> Iterator[None]:
-        """Have a request in flight, until its answer; an urgent one keeps others' steps waiting."""
-        if not urgent:
+    def in_flight(self, priority: Priority) -> Iterator[None]:
+        """Keep a request in flight until its answer; above `BULK` it holds back bulk steps."""
+        if priority is Priority.BULK:
             yield
             return
-        self._urgent += 1
-        self.calm.clear()
+        self._above_bulk += 1
+        self.only_bulk.clear()
         try:
             yield
         finally:
-            self._urgent -= 1
-            if not self._urgent:
-                self.calm.set()
-                self._go_on()
+            self._above_bulk -= 1
+            if not self._above_bulk:
+                self.only_bulk.set()
+                self._start_loop()
 
     async def run(self, trajectory: Trajectory) -> Tensor:
         """Denoise a trajectory to its end and return its latents.
@@ -105,23 +115,23 @@ class StepBatcher:
         Cancelling the call takes the trajectory out before the next step.
 
         Raises:
-            asyncio.CancelledError: it is no longer wanted.
-            Exception: what the denoiser, `report` or `wanted` raised.
+            asyncio.CancelledError: the trajectory is no longer wanted.
+            Exception: an error of the denoiser, `report` or `wanted`.
         """
         trajectory.ended = asyncio.get_running_loop().create_future()
         self._waiting.append(trajectory)
-        self._go_on()
+        self._start_loop()
         try:
             return await trajectory.ended
         finally:
             self._leave(trajectory)
 
-    def _go_on(self) -> None:
+    def _start_loop(self) -> None:
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._steps())
 
     async def _steps(self) -> None:
-        while self._waiting and (self.calm.is_set() or any(e.urgent for e in self._waiting)):
+        while self._waiting and self._may_step():
             batch = [each for each in self._choose() if self._is_wanted(each)]
             if not batch:
                 continue
@@ -130,11 +140,15 @@ class StepBatcher:
             except Exception as error:
                 if len(batch) == 1:
                     self._fail(batch[0], error)
-                for each in batch:  # one of them may be to blame: the others go on without it
+                for each in batch:  # one of them may be faulty: try each alone
                     each.alone = True
                 continue
             for each, velocity in zip(batch, velocities, strict=True):
                 self._advance(each, velocity)
+
+    def _may_step(self) -> bool:
+        """Whether a step may begin; bulk steps wait for requests of a higher priority."""
+        return self.only_bulk.is_set() or any(each.priority for each in self._waiting)
 
     def _is_wanted(self, trajectory: Trajectory) -> bool:
         try:
@@ -156,13 +170,13 @@ class StepBatcher:
             self._waiting.remove(trajectory)
 
     def _choose(self) -> list[Trajectory]:
-        """The first of the most urgent, and whoever may share its batch and fits in."""
-        first = min(self._waiting, key=lambda each: not each.urgent)
+        """Choose the first trajectory of the highest priority, and others that fit its batch."""
+        first = min(self._waiting, key=lambda each: -each.priority)
         batch, rows = [first], first.rows
         if first.alone:
             return batch
-        for other in sorted(self._waiting, key=lambda each: not each.urgent):
-            fits = rows + other.rows <= self._most
+        for other in sorted(self._waiting, key=lambda each: -each.priority):
+            fits = rows + other.rows <= self._max_rows
             alike = other.solver.sample.shape[1:] == first.solver.sample.shape[1:]
             if other is not first and not other.alone and fits and alike:
                 batch.append(other)
@@ -170,7 +184,7 @@ class StepBatcher:
         return batch
 
     async def _ask(self, batch: Sequence[Trajectory]) -> list[Tensor]:
-        """Ask the denoiser for the velocity of each, (images, C, h, w)."""
+        """Predict the velocity of each trajectory, (images, C, h, w)."""
         samples = [each.solver.sample.repeat(len(each.weights), 1, 1, 1) for each in batch]
         times = [torch.full((each.rows,), each.solver.time) for each in batch]
         encoded = self._join([Denoiser.first(each.encoded, each.rows) for each in batch])
@@ -180,7 +194,7 @@ class StepBatcher:
         return [combine(part, each.weights) for each, part in zip(batch, parts, strict=True)]
 
     def _advance(self, trajectory: Trajectory, velocity: Tensor) -> None:
-        if trajectory.ended.done():  # cancelled meanwhile
+        if trajectory.ended.done():  # cancelled during the step
             return
         try:
             trajectory.solver.advance(velocity)

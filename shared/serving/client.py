@@ -1,4 +1,4 @@
-"""Talking to a Triton server: generating images, and loading models."""
+"""The client of a Triton server: it generates images, and loads and unloads deployments."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from shared.arrays import UInt8
+from shared.contracts.sampling import Sampling
 from shared.diffusion.crops import Crop
 from shared.errors import HeteroTissueError, InputError
-from shared.serving.contract import MOST_IMAGES, PARTS, REFUSED, deployed_number, served_name
-from shared.serving.sampling import pack_crops
-
-UInt8 = NDArray[np.uint8]
+from shared.serving.in_flight import pack_crops
+from shared.serving.priority import Priority
+from shared.serving.protocol import MAX_IMAGES, PARTS, REFUSED, deployed_number, served_name
 
 LOAD_SECONDS = 600.0
-"""A TensorRT plan takes minutes to load where CUDA has to compile."""
+"""Timeout of loading a model; a TensorRT plan takes minutes where CUDA has to compile."""
+
 ANSWER_SECONDS = 30.0
-"""For questions that cost the server nothing; one that takes longer hangs."""
+"""Timeout of calls that cost the server nothing; after it the server counts as hung."""
+
 PING_MS = 310_000
-"""Between pings of a server that says nothing: it may be gone. Triton takes pings more often than
-every five minutes for an attack."""
+"""Interval between keepalive pings. Triton treats more than one in five minutes as an attack."""
+
 PONG_MS = 20_000
-"""In which a ping is answered."""
+"""Timeout of a keepalive ping."""
 
 
 class ServingError(HeteroTissueError):
-    """The server did not answer, or could not do what was asked; another try may help."""
+    """The server did not answer, or failed; another try may help."""
 
 
 class LoadError(ServingError):
-    """The server answers that it cannot load a model."""
+    """The server answered that it cannot load a model."""
 
 
 class Server:
-    """A Triton server's models.
+    """A Triton server and its models.
 
     Args:
         url: host:port of its gRPC service.
@@ -50,7 +53,7 @@ class Server:
         self.client = InferenceServerClient(url)
 
     def wait(self, seconds: float) -> None:
-        """Wait until the server is ready. Raises `ServingError` if it is not in time."""
+        """Wait until the server is ready. Raises `ServingError` after `seconds`."""
         deadline = time.monotonic() + seconds
         while not self.ready():
             if time.monotonic() > deadline:
@@ -58,7 +61,7 @@ class Server:
             time.sleep(0.1)
 
     def ready(self) -> bool:
-        """Whether the server answers and takes requests."""
+        """Whether the server answers and accepts requests."""
         try:
             return bool(self.client.is_server_ready(client_timeout=ANSWER_SECONDS))
         except InferenceServerException:
@@ -70,14 +73,14 @@ class Server:
             name = served_name(model, number, "sampler")
             return bool(self.client.is_model_ready(name, client_timeout=ANSWER_SECONDS))
         except InferenceServerException as error:
-            raise _told(error) from error
+            raise _as_error(error) from error
 
     def load(self, model: str, number: int, size: int) -> None:
         """Load all parts of a deployment and make one image with it.
 
         Raises:
-            LoadError: the server refuses a part; its reason is named.
-            ServingError: the server is gone, or cannot make an image.
+            LoadError: the server cannot load a part; the message gives its reason.
+            ServingError: the server does not answer, or cannot make an image.
         """
         for part in PARTS:
             name = served_name(model, number, part)
@@ -88,31 +91,31 @@ class Server:
                 kind = ServingError if lost else LoadError
                 raise kind(f"Triton cannot load {name}: {error.message()}") from error
         blank = np.zeros((1, size, size), np.uint8)
-        TritonSampler(self.url, model, number).generate(blank, [[]], [0], steps=1)
+        TritonGenerator(self.url, model, number).generate(blank, [[]], [0], Sampling(steps=1))
 
     def retire(self, model: str, kept: Container[int]) -> None:
-        """Unload a model's deployments but for those `kept`; each first ends what it has begun.
+        """Unload a model's deployments except `kept`; each finishes its running requests first.
 
         Raises:
-            ServingError: the server is gone, or one does not end in time.
+            ServingError: the server does not answer, or a deployment does not finish in time.
         """
         try:
-            found = self.client.get_model_repository_index(client_timeout=ANSWER_SECONDS).models
-            loaded = {deployed_number(each.name, model) for each in found if each.state == "READY"}
+            index = self.client.get_model_repository_index(client_timeout=ANSWER_SECONDS).models
+            loaded = {deployed_number(each.name, model) for each in index if each.state == "READY"}
             for number in loaded:
                 if number is not None and number not in kept:
-                    # The sampler first: what it has begun still needs the others.
+                    # The sampler first, because its running requests need the other parts.
                     for part in reversed(PARTS):
                         self._unload(served_name(model, number, part))
         except InferenceServerException as error:
-            raise _told(error) from error
+            raise _as_error(error) from error
 
     def _unload(self, name: str) -> None:
         self.client.unload_model(name, client_timeout=ANSWER_SECONDS)
         deadline = time.monotonic() + LOAD_SECONDS
         while self._state(name) == "UNLOADING":
             if time.monotonic() > deadline:
-                raise ServingError(f"Triton does not end what {name} has begun")
+                raise ServingError(f"Triton: {name} does not finish its running requests")
             time.sleep(0.1)
 
     def _state(self, name: str) -> str:
@@ -120,39 +123,61 @@ class Server:
         return next((each.state for each in index.models if each.name == name), "UNAVAILABLE")
 
 
-class TritonSampler:
-    """Generates images on a Triton server; as `shared.diffusion.model_store.Sampler` does here.
+class TritonGenerator:
+    """Generates images on a Triton server.
 
     Args:
         url: host:port of the server's gRPC service.
         model: name of the model.
-        number: of the deployment.
+        number: number of the deployment.
+        priority: priority of all requests.
+        alone: True keeps the images of a request in batches of their own, so that their bits
+            depend on no other request.
     """
 
-    def __init__(self, url: str, model: str, number: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        number: int,
+        *,
+        priority: Priority = Priority.BULK,
+        alone: bool = True,
+    ) -> None:
         self._url = url
         self._name = served_name(model, number, "sampler")
+        self._urgent = priority is not Priority.BULK
+        self._alone = alone
 
     def generate(
         self,
         labels: UInt8,
         crops: Sequence[Sequence[Crop]],
         seeds: Sequence[int],
+        sampling: Sampling,
         *,
+        use_map: bool = True,
+        use_crops: bool = True,
         callback: Callable[[int], None] | None = None,
-        **options: Any,
     ) -> UInt8:
-        """Ask for images and wait for them; see `HeteroTissuePipeline.__call__`.
+        """Request images and wait for them; see `HeteroTissuePipeline.__call__`.
 
-        May be called from many threads. A call that is given up is cancelled on the server.
+        May be called from many threads. A call that raises is cancelled on the server.
 
         Raises:
-            InputError: the server refuses the request, or it is of too many images.
-            ServingError: the server is gone or fails.
+            InputError: the server refuses the request, or it has too many images.
+            ServingError: the server does not answer, or fails.
         """
-        if len(labels) > MOST_IMAGES:
+        parameters = sampling.model_dump() | {
+            "use_map": use_map,
+            "use_crops": use_crops,
+            "progress": callback is not None,
+            "urgent": self._urgent,
+            "alone": self._alone,
+        }
+        if len(labels) > MAX_IMAGES:
             raise InputError(
-                f"{len(labels)} images at a time are more than the {MOST_IMAGES} that Triton "
+                f"{len(labels)} images at a time are more than the {MAX_IMAGES} that Triton "
                 "takes: make the batches smaller"
             )
         names = ("crops", "crop_labels", "crop_sides", "crop_corners")
@@ -160,14 +185,14 @@ class TritonSampler:
         tensors |= {"labels": labels, "seeds": np.array(seeds, np.int64)[:, None]}
         answers: SimpleQueue[tuple[Any, InferenceServerException | None]] = SimpleQueue()
         client = InferenceServerClient(self._url, channel_args=_channel())
-        # A stream of its own, since an error on a stream does not say whose it is.
+        # One stream per request, because an error on a stream does not name its request.
         client.start_stream(lambda result, error: answers.put((result, error)))
         waiting = False
         try:
             client.async_stream_infer(
                 self._name,
                 [_input(name, value) for name, value in tensors.items()],
-                parameters=options | {"progress": callback is not None},
+                parameters=parameters,
             )
             waiting = True
             while True:
@@ -175,22 +200,22 @@ class TritonSampler:
                 step = None if error is not None else result.as_numpy("step")
                 waiting = step is not None
                 if error is not None:
-                    raise _told(error)
+                    raise _as_error(error)
                 if step is None:
                     images: UInt8 = result.as_numpy("images")
                     return images
                 if callback is not None:
                     callback(int(step[0, 0]))
         except InferenceServerException as error:
-            raise _told(error) from error
+            raise _as_error(error) from error
         finally:
-            # Only what is given up: of a stream that is cancelled, a thread stays for good.
+            # Cancel only a request that is not answered: each cancelled stream leaks a thread.
             client.stop_stream(cancel_requests=waiting)
             client.close()
 
 
 def _channel() -> list[tuple[str, int]]:
-    """What gRPC is told; `KeepAliveOptions` leaves the time for an answer at a minute."""
+    """gRPC channel options; `KeepAliveOptions` cannot set the timeout of a ping."""
     return [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
@@ -206,7 +231,7 @@ def _input(name: str, value: NDArray[Any]) -> InferInput:
     return given
 
 
-def _told(error: InferenceServerException) -> HeteroTissueError:
+def _as_error(error: InferenceServerException) -> HeteroTissueError:
     text = str(error.message())
     if text.startswith(REFUSED):
         return InputError(text.removeprefix(REFUSED))

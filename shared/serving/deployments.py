@@ -11,15 +11,15 @@ from shared.storage import ObjectNotFoundError, ObjectStore
 
 def deployments(store: ObjectStore, model: str) -> list[Deployment]:
     """Return a model's deployments by number; the last one is in use."""
-    found = []
+    records = []
     for key in store.list(deployments_prefix(model)):
-        with suppress(ObjectNotFoundError):  # taken back meanwhile
-            found.append(store.get_model(key, Deployment))
-    return sorted(found, key=lambda each: each.number)
+        with suppress(ObjectNotFoundError):  # deleted since the listing
+            records.append(store.get_model(key, Deployment))
+    return sorted(records, key=lambda each: each.number)
 
 
 def next_number(ledger: Ledger, model: str) -> int:
-    """Return a number that no deployment of a model has, be it done, waiting, or to be retried."""
+    """Return a number that no deployment of a model has, finished, waiting or failed."""
     known = [each.number for each in deployments(ledger.store, model)]
     for job in ledger.jobs():
         if stage_of(job) == DeployRequest.stage:

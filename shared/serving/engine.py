@@ -1,4 +1,4 @@
-"""The networks as a Triton Python backend runs them: PyTorch, on a CPU or a GPU."""
+"""The networks in Triton's Python backend: PyTorch, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from shared.settings import settings
 
 
 class Instance:
-    """What the server tells an instance of a model; its threads are limited as a worker's are.
+    """An instance of a model on the server; it has as many threads as a worker.
 
     Args:
-        arguments: of `initialize`.
+        arguments: the arguments of `initialize`.
 
     Raises:
-        InputError: the model is for another type of GPU.
+        InputError: the model was deployed for another type of GPU.
 
     Attributes:
         name: Triton's name of the model.
-        folder: of its files.
-        device: that the server gave to this instance.
+        folder: the folder of its files.
+        device: the device that the server gave to this instance.
         inputs: names of the model's inputs.
-        parameters: of the model's configuration.
-        precision: one of them, 'fp32' or 'bf16'.
+        parameters: the parameters of the model's configuration.
+        precision: the parameter 'precision': 'fp32' or 'bf16'.
     """
 
     def __init__(self, arguments: dict[str, str]) -> None:
@@ -49,31 +49,32 @@ class Instance:
         }
         self.precision = self.parameters["precision"]
         wanted = self.parameters.get("gpu")
-        if wanted and (found := torch.cuda.get_device_name(self.device)) != wanted:
+        if wanted and (present := torch.cuda.get_device_name(self.device)) != wanted:
             raise InputError(
-                f"its plan was built for {wanted}, and this server has {found}: deploy it from a "
+                f"its plan was built for {wanted}, and this server has {present}: deploy it from a "
                 "worker with such a GPU"
             )
 
 
 @contextmanager
 def computing(device: str, precision: str) -> Iterator[None]:
-    """Inference in a precision, 'fp32' or 'bf16'; on a GPU, networks have it in their weights."""
+    """Run inference in 'fp32' or 'bf16': by autocast on a CPU, by the weights on a GPU."""
     wanted = precision if device == "cpu" else "fp32"
     with torch.inference_mode(), autocast("cpu", wanted):
         yield
 
 
 class Batched:
-    """Answers many requests by one call of a network, but for those that must be alone.
+    """Answers many requests with one call of a network.
 
-    Those have the parameter `alone`: their bits depend on no other request.
+    Requests with the parameter `alone` get a call each, so that their bits depend on no other
+    request.
 
     Args:
         utilities: Triton's `triton_python_backend_utils`.
-        instance: where and how it runs.
+        instance: the instance of the model.
         output: name of the network's output.
-        network: from the inputs' tensors, rows first, to the output's.
+        network: maps the input tensors (rows first) to the output tensor.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Batched:
         try:
             return self._compute(requests)
         except Exception as error:
-            if len(requests) > 1:  # one of them may be to blame
+            if len(requests) > 1:  # one of them may be faulty: try each alone
                 return [answer for each in requests for answer in self._run([each])]
             reason = self.utilities.TritonError(f"{type(error).__name__}: {error}")
             return [self.utilities.InferenceResponse(output_tensors=[], error=reason)]
@@ -121,9 +122,9 @@ class Batched:
         return [self._answer(part.contiguous()) for part in torch.split(rows, sizes)]
 
     def _read(self, request: Any, name: str) -> Tensor:
-        found = self.utilities.get_input_tensor_by_name(request, name)
-        # Through DLPack: with NumPy 2, arrays do not pass this backend.
-        return from_dlpack(found.to_dlpack()).to(self.instance.device)
+        tensor = self.utilities.get_input_tensor_by_name(request, name)
+        # DLPack, because this backend cannot pass arrays of NumPy 2.
+        return from_dlpack(tensor.to_dlpack()).to(self.instance.device)
 
     def _answer(self, value: Tensor) -> Any:
         tensor = self.utilities.Tensor.from_dlpack(self.output, value)

@@ -1,10 +1,10 @@
-"""Triton's model repository in the object store: versions are added, loaded and rolled back.
+"""Triton's model repository in the object store: deployments are added and dropped.
 
 triton/<model>-<number>-<part>/config.pbtxt
 triton/<model>-<number>-<part>/1/…      weights and model.py, or model.plan
-triton/deployments/<model>/<number>.json  Deployment: which version it is
+triton/deployments/<model>/<number>.json  its Deployment record
 
-Keys are the same in a bucket and in a folder, and Triton reads both.
+Triton reads the same keys from a bucket or a folder.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ from pathlib import Path
 
 from shared.contracts.deploy import Deployment, deployment_key, served_prefix
 from shared.errors import InputError
-from shared.serving.contract import PARTS, Part, served_name
 from shared.serving.deployments import deployments
+from shared.serving.protocol import PARTS, Part, served_name
 from shared.storage import ObjectStore
 
-KEPT = 2
-"""Deployments that stay: the one in use, and the one before, which ends what it has begun."""
+DEPLOYMENTS_KEPT = 2
+"""The deployment in use, and the one before, which finishes its running requests."""
 
 
-def add_version(
+def add_deployment(
     store: ObjectStore,
     entry: Deployment,
     model: str,
     configs: Mapping[Part, str],
     files: Mapping[Part, Mapping[str, Path]],
 ) -> None:
-    """Write a version's files, then the configurations, then the record; drop those beyond `KEPT`.
+    """Add a deployment, and drop the oldest ones beyond `DEPLOYMENTS_KEPT`.
 
-    Deployments that end at the same time each write a record of their own.
+    Files are written first, then the configurations, then the record, so that a record never
+    names missing files.
 
     Args:
-        entry: the version; its number is new, or that of an earlier try.
+        store: holds the repository.
+        entry: the record; its number is new, or that of an earlier try.
+        model: name of the model.
         configs: config.pbtxt of every part.
         files: name → file of every part's version folder.
 
     Raises:
-        InputError: another version has the number.
+        InputError: another deployment has the number.
     """
     known = {each.number: each for each in deployments(store, model)}
     if known.get(entry.number, entry) != entry:
@@ -50,12 +53,12 @@ def add_version(
             store.put_file(f"{prefix}1/{name}", path)
         store.put(f"{prefix}config.pbtxt", configs[part].encode())
     store.put_json(deployment_key(model, entry.number), entry)
-    for each in deployments(store, model)[:-KEPT]:
-        drop_version(store, model, each.number)
+    for each in deployments(store, model)[:-DEPLOYMENTS_KEPT]:
+        drop_deployment(store, model, each.number)
 
 
-def drop_version(store: ObjectStore, model: str, number: int) -> None:
-    """Take back a deployment: one that the server cannot load, or one too many."""
+def drop_deployment(store: ObjectStore, model: str, number: int) -> None:
+    """Delete a deployment, record first."""
     store.delete(deployment_key(model, number))
     for part in PARTS:
         store.delete_prefix(served_prefix(served_name(model, number, part)))

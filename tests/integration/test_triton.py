@@ -19,16 +19,19 @@ from heterotissue.stack.servers import free_port
 from heterotissue.stack.triton import plan_triton
 from services.deploy.stage import DeployStage
 from services.train.stage import TrainStage
+from shared.arrays import UInt8
 from shared.contracts.deploy import DeployRequest
 from shared.contracts.models import ModelRef
+from shared.contracts.sampling import Sampling
 from shared.contracts.train import TrainRequest
 from shared.diffusion.crops import Crop
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.jobs import Ledger, run_job
 from shared.serving import client
-from shared.serving.client import Server, ServingError, TritonSampler
+from shared.serving.client import Server, ServingError, TritonGenerator
 from shared.serving.deployments import deployments, next_number
+from shared.serving.priority import Priority
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.integration.conftest import wait_for
@@ -46,8 +49,9 @@ class Running:
     url: str
     child: subprocess.Popen[bytes]
 
-    def sampler(self) -> TritonSampler:
-        return TritonSampler(self.url, "m", deployments(self.store, "m")[-1].number)
+    def sampler(self, priority: Priority = Priority.BULK, alone: bool = True) -> TritonGenerator:
+        number = deployments(self.store, "m")[-1].number
+        return TritonGenerator(self.url, "m", number, priority=priority, alone=alone)
 
 
 def deploy(store: DirectoryStore, url: str, version: str, monkey: pytest.MonkeyPatch) -> None:
@@ -109,13 +113,19 @@ def example(seed: int, count: int = 2) -> tuple[np.ndarray, list[list[Crop]], li
     return labels, crops, [seed * 100 + number for number in range(count)]
 
 
+class WithSpeed(Sampling):
+    """A sampling with a setting that the server does not know."""
+
+    speed: int = 3
+
+
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 def test_triton_gives_what_the_process_gives(running: Running, guidance: float) -> None:
-    options = {"steps": 3, "guidance_map": guidance, "guidance_crops": guidance}
-    here = load_model(running.store, ModelRef("m"), "cpu").generate(*example(1), **options)
+    sampling = Sampling(steps=3, guidance_map=guidance, guidance_crops=guidance)
+    here = load_model(running.store, ModelRef("m"), "cpu").generate(*example(1), sampling)
     steps: list[int] = []
     threads = threading.active_count()
-    there = running.sampler().generate(*example(1), callback=steps.append, **options)
+    there = running.sampler().generate(*example(1), sampling, callback=steps.append)
     assert there.shape == here.shape == (2, SIZE, SIZE, 3)
     assert np.abs(there.astype(int) - here).max() <= 1
     assert steps == [1, 2, 3]
@@ -123,15 +133,18 @@ def test_triton_gives_what_the_process_gives(running: Running, guidance: float) 
 
 
 def test_many_clients_with_other_steps_each_get_their_own(running: Running) -> None:
-    model, sampler = load_model(running.store, ModelRef("m"), "cpu"), running.sampler()
-    asked = [
-        (seed, {"steps": 2 + seed % 4, "urgent": seed % 3 == 0, "alone": False})
-        for seed in range(12)
-    ]
+    model = load_model(running.store, ModelRef("m"), "cpu")
+    bulk, interactive = (running.sampler(priority=each, alone=False) for each in Priority)
+    asked = [(seed, Sampling(steps=2 + seed % 4)) for seed in range(12)]
+
+    def ask(each: tuple[int, Sampling]) -> UInt8:
+        seed, sampling = each
+        return (bulk if seed % 3 else interactive).generate(*example(seed), sampling)
+
     with ThreadPoolExecutor(12) as pool:
-        made = list(pool.map(lambda each: sampler.generate(*example(each[0]), **each[1]), asked))
-    for (seed, options), images in zip(asked, made, strict=True):
-        expected = model.generate(*example(seed), steps=options["steps"])
+        made = list(pool.map(ask, asked))
+    for (seed, sampling), images in zip(asked, made, strict=True):
+        expected = model.generate(*example(seed), sampling)
         assert np.abs(images.astype(int) - expected).max() <= 3  # kernels differ with the batch
 
 
@@ -139,17 +152,18 @@ def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
     sampler = running.sampler()
     labels, crops, seeds = example(1)
     with pytest.raises(InputError, match="beyond the model's"):
-        sampler.generate(labels + 7, crops, seeds)
+        sampler.generate(labels + 7, crops, seeds, Sampling())
     with pytest.raises(InputError, match="no multiple"):
-        sampler.generate(labels[:, :31], crops, seeds)
+        sampler.generate(labels[:, :31], crops, seeds, Sampling())
     with pytest.raises(InputError, match="makes 32 px"):
-        sampler.generate(labels.repeat(2, 1).repeat(2, 2), crops, seeds)
+        sampler.generate(labels.repeat(2, 1).repeat(2, 2), crops, seeds, Sampling())
+    beyond = [[Crop(1, 30, 0, np.zeros((9, 9, 3), np.uint8))]] * 2
     with pytest.raises(InputError, match="reaches beyond the image"):
-        sampler.generate(labels, [[Crop(1, 30, 0, np.zeros((9, 9, 3), np.uint8))]] * 2, seeds)
+        sampler.generate(labels, beyond, seeds, Sampling())
     with pytest.raises(InputError, match="steps: Input should be greater"):
-        sampler.generate(labels, crops, seeds, steps=0)
+        sampler.generate(labels, crops, seeds, Sampling.model_construct(steps=0))
     with pytest.raises(InputError, match="speed: Extra inputs"):
-        sampler.generate(labels, crops, seeds, speed=3)
+        sampler.generate(labels, crops, seeds, WithSpeed())
     raw = InferenceServerClient(running.url)
     for kind, shape, reason in (
         ("FP32", [1, 4, 32, 32], "shape"),
@@ -175,8 +189,8 @@ def test_a_request_that_is_given_up_costs_no_further_step(running: Running) -> N
 
     before = steps_done()
     with pytest.raises(GivenUpError):
-        running.sampler().generate(*example(1), steps=1000, callback=give_up)
-    running.sampler().generate(*example(1), steps=20, urgent=False)  # waits for its turn
+        running.sampler().generate(*example(1), Sampling(steps=1000), callback=give_up)
+    running.sampler().generate(*example(1), Sampling(steps=20))  # waits for its turn
     assert steps_done() - before < 500
 
 
@@ -189,7 +203,7 @@ def test_a_server_that_hangs_is_given_up(running: Running, monkeypatch: pytest.M
 
     try:
         with pytest.raises(ServingError, match="Triton"):
-            running.sampler().generate(*example(1), steps=1000, callback=hang)
+            running.sampler().generate(*example(1), Sampling(steps=1000), callback=hang)
     finally:
         running.child.send_signal(signal.SIGCONT)
 
@@ -203,7 +217,7 @@ def test_a_version_is_swapped_under_load_without_a_failure(
         sampler = running.sampler()
         while not stop.is_set():
             try:
-                made.append(sampler.generate(*example(1), steps=3))
+                made.append(sampler.generate(*example(1), Sampling(steps=3)))
             except Exception as error:
                 failures.append(error)
                 return
@@ -217,19 +231,20 @@ def test_a_version_is_swapped_under_load_without_a_failure(
         thread.join()
     assert not failures
     assert made
-    new = running.sampler().generate(*example(1), steps=3)
-    expected = load_model(running.store, ModelRef("m", "2"), "cpu").generate(*example(1), steps=3)
+    new = running.sampler().generate(*example(1), Sampling(steps=3))
+    model = load_model(running.store, ModelRef("m", "2"), "cpu")
+    expected = model.generate(*example(1), Sampling(steps=3))
     assert np.abs(new.astype(int) - expected).max() <= 1
     deploy(running.store, running.url, "1", monkeypatch)  # back
     assert [each.version for each in deployments(running.store, "m")] == ["2", "1"]
     assert [Server(running.url).serves("m", number) for number in (1, 2, 3)] == [False, True, True]
-    back = running.sampler().generate(*example(1), steps=3)
+    back = running.sampler().generate(*example(1), Sampling(steps=3))
     assert np.abs(back.astype(int) - made[0]).max() <= 1
 
 
 def test_a_dead_server_is_an_error_that_says_so_and_leaves_no_thread() -> None:
-    sampler = TritonSampler(f"127.0.0.1:{free_port()}", "m", 1)
+    sampler = TritonGenerator(f"127.0.0.1:{free_port()}", "m", 1)
     threads = threading.active_count()
     with pytest.raises(ServingError, match="Triton"):
-        sampler.generate(*example(1))
+        sampler.generate(*example(1), Sampling())
     wait_for(lambda: threading.active_count() <= threads)

@@ -88,11 +88,11 @@ def test_many_images_are_decoded_in_parts_and_large_ones_in_tiles(
     latents = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         whole = decode_latents(vae, latents)
-        monkeypatch.setattr(autoencoder, "CPU_DECODED", 2 * 32**2)
+        monkeypatch.setattr(autoencoder, "CPU_PIXELS", 2 * 32**2)
         parts = decode_latents(vae, latents)
         assert [size[0] for size in sizes] == [5, 2, 2, 1]
         assert torch.allclose(whole, parts, atol=1e-5)
         sizes.clear()
-        monkeypatch.setattr(autoencoder, "TILE", 16)
+        monkeypatch.setattr(autoencoder, "MAX_UNTILED", 16)
         assert decode_latents(vae, latents[:1]).shape == whole[:1].shape
         assert max(size[2] for size in sizes) == 8

@@ -13,6 +13,7 @@ from shared.diffusion.denoiser import Denoiser, Tensors
 from shared.diffusion.flow import Solver
 from shared.diffusion.guidance import Guidance
 from shared.serving.batcher import StepBatcher, Trajectory
+from shared.serving.priority import Priority
 
 PLAIN = Guidance.of(1, 1)
 
@@ -83,7 +84,7 @@ def test_an_urgent_request_waits_for_one_step_and_not_for_the_end() -> None:
         bulk = asyncio.create_task(batcher.run(trajectory(rows=4, steps=50)))
         while len(denoise.batches) < 3:
             await asyncio.sleep(0)
-        await batcher.run(trajectory(steps=5, urgent=True))
+        await batcher.run(trajectory(steps=5, priority=Priority.INTERACTIVE))
         assert not bulk.done()
         assert len(denoise.batches) <= 3 + 1 + 5
         await bulk
@@ -104,11 +105,11 @@ def test_no_other_step_begins_while_an_urgent_request_is_in_flight() -> None:
         bulk = asyncio.create_task(batcher.run(trajectory(steps=50)))
         while len(denoise.batches) < 3:
             await asyncio.sleep(0)
-        with batcher.in_flight(urgent=True), batcher.in_flight(urgent=True):
+        with batcher.in_flight(Priority.INTERACTIVE), batcher.in_flight(Priority.INTERACTIVE):
             await idle()
             encoding = len(denoise.batches)
             assert encoding <= 3 + 1
-            await batcher.run(trajectory(steps=5, urgent=True))
+            await batcher.run(trajectory(steps=5, priority=Priority.INTERACTIVE))
             await idle()  # decoding
             assert len(denoise.batches) == encoding + 5
         assert (await bulk).shape[0] == 1

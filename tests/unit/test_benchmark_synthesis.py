@@ -21,6 +21,7 @@ from benchmarks.synthesis import (
 )
 from shared.contracts.base import Split
 from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.sampling import Sampling
 from shared.diffusion.model_store import load_model
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
@@ -46,8 +47,13 @@ def test_the_plain_pipeline_makes_the_images_of_the_same_model(
     sampler = load_model(store, ModelRef("toy"), "cpu")
     (batch,) = batched(compose(val_bank(store, model), model, 3))
     ours = sampler.generate(
-        batch.labels, batch.crops, batch.seeds, steps=4, guidance_map=1.5, guidance_crops=1.5,
-        guidance_low=0, guidance_high=1, staining=0, first_order=True,
+        batch.labels,
+        batch.crops,
+        batch.seeds,
+        Sampling(
+            steps=4, guidance_map=1.5, guidance_crops=1.5, guidance_low=0, guidance_high=1,
+            staining=0, first_order=True,
+        ),
     )  # fmt: skip
     plain = PlainPipeline(
         sampler.pipeline.vae, sampler.pipeline.denoiser, FlowMatchEulerDiscreteScheduler()

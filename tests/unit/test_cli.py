@@ -193,7 +193,7 @@ def test_a_study_is_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         alike = [(p.map_region, p.crops, p.seed) for p in made[row]]
         assert alike == [(p.map_region, p.crops, p.seed) for p in both], row
         guidance = 1.25 if row == "map" else 1.75
-        assert {p.guidance_map for p in made[row]} == {guidance}
+        assert {p.sampling.guidance_map for p in made[row]} == {guidance}
         assert {p.condition for p in made[row]} == {"both" if row == "embedding" else row}
     assert {p.model for p in made["embedding"]} == {"vectors/1"}
     assert {p.map_slide for p in both} == {"slide-3", "slide-4", "slide-5"}

@@ -18,10 +18,10 @@ from shared.contracts.models import ModelRecord
 from shared.errors import InputError
 from shared.jobs import Ledger, run_job
 from shared.serving.client import LoadError
-from shared.serving.contract import PARTS, deployed_number
 from shared.serving.deployments import deployments, next_number
-from shared.serving.repository import add_version
-from shared.serving.sampler import open_sampler
+from shared.serving.generator import open_generator
+from shared.serving.protocol import PARTS, deployed_number
+from shared.serving.repository import add_deployment
 from shared.settings import Settings, settings
 from shared.storage import DirectoryStore, ObjectStore, StoreView
 from tests.models import publish_toy_model
@@ -97,7 +97,9 @@ def test_deployments_that_end_at_the_same_time_are_both_kept(tmp_path: Path) -> 
         return Deployment(number=number, version=str(number), engine="pytorch", sha256={})
 
     def add(store: ObjectStore, number: int) -> None:
-        add_version(store, entry(number), "toy", dict.fromkeys(PARTS, ""), {p: {} for p in PARTS})
+        add_deployment(
+            store, entry(number), "toy", dict.fromkeys(PARTS, ""), {p: {} for p in PARTS}
+        )
 
     class Slow(StoreView):
         """Another deployment begins and ends just before a record is put."""
@@ -175,7 +177,7 @@ def test_a_version_that_is_no_longer_served_is_to_be_deployed_again(store: Direc
         deploy(store, number, version=version)
     model = store.get_model("models/toy/1/model.json", ModelRecord)
     with pytest.raises(InputError, match="run 'htd deploy --model toy/1'"):
-        open_sampler(store, model, "cpu")
+        open_generator(store, model, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from shared.contracts.base import Classes
 from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
+from shared.contracts.sampling import Sampling
 from shared.diffusion.autoencoder import Autoencoder, encode_latents, make_vae
 from shared.diffusion.concat import adapt_first_layer, condition_tensor, condition_width
 from shared.diffusion.conditionings import CONDITIONINGS, make_denoiser
@@ -321,7 +322,12 @@ def test_without_map_or_crops_no_region_is_stained(use_map: bool, use_crops: boo
     crops = [[crop_of(1, 20), crop_of(2, 240)]]
     plain, stained = (
         pipeline(
-            two_halves(), crops, [0], steps=2, use_map=use_map, use_crops=use_crops, staining=each
+            two_halves(),
+            crops,
+            [0],
+            Sampling(steps=2, staining=each),
+            use_map=use_map,
+            use_crops=use_crops,
         )
         for each in (0, 1)
     )
@@ -375,7 +381,8 @@ def test_predictions_without_weight_are_not_computed() -> None:
 def test_outside_its_interval_guidance_costs_and_changes_nothing() -> None:
     guidance = Guidance.of(2, 1.5, low=0.25, high=0.75)
     assert guidance.branches == [(True, True), (False, True), (False, False)]
-    assert [len(guidance.at(time)) for time in (1, 0.76, 0.75, 0.25, 0.2)] == [1, 1, 3, 3, 1]
+    counts = [len(guidance.weights_at(time)) for time in (1, 0.76, 0.75, 0.25, 0.2)]
+    assert counts == [1, 1, 3, 3, 1]
     assert guidance.evaluations(4) == 1 + 3 * 3
     denoiser = small_denoiser("regional")
     labels, crops = two_halves(), [[noise_crop(1, 0), noise_crop(2, 1)]]

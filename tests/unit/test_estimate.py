@@ -8,7 +8,7 @@ from heterotissue.estimate import estimate
 from services.train.stage import TrainStage
 from shared.contracts.models import ModelRef
 from shared.contracts.train import TrainRequest
-from shared.diffusion.model_store import Sampler, load_model
+from shared.diffusion.model_store import LoadedModel, load_model
 from shared.errors import InputError
 from shared.jobs import Ledger, run_job
 from shared.settings import Settings
@@ -18,7 +18,7 @@ from tests.unit.test_train import RECIPE
 
 
 @pytest.fixture(scope="module")
-def sampler(tmp_path_factory: pytest.TempPathFactory) -> Sampler:
+def sampler(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     store = DirectoryStore(tmp_path_factory.mktemp("store"))
     make_region_set(store)
     ledger = Ledger(store)
@@ -27,7 +27,7 @@ def sampler(tmp_path_factory: pytest.TempPathFactory) -> Sampler:
     return load_model(store, ModelRef("m"), "cpu")
 
 
-def test_cost_grows_with_pixels_and_not_with_the_batch(sampler: Sampler) -> None:
+def test_cost_grows_with_pixels_and_not_with_the_batch(sampler: LoadedModel) -> None:
     one, many, large = (estimate(sampler, *given) for given in ((32, 1), (32, 4), (64, 1)))
     assert one.evaluations == 15  # 10 steps, 5 of them with and without the condition
     assert many.flops == pytest.approx(one.flops, rel=0.01)
@@ -36,6 +36,6 @@ def test_cost_grows_with_pixels_and_not_with_the_batch(sampler: Sampler) -> None
     assert one.seconds > 0
 
 
-def test_a_size_that_does_not_fit_is_refused(sampler: Sampler) -> None:
+def test_a_size_that_does_not_fit_is_refused(sampler: LoadedModel) -> None:
     with pytest.raises(InputError, match="33 px"):
         estimate(sampler, 33, 1)

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shared.contracts.base import Classes
 from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
+from shared.contracts.sampling import Sampling
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.crops import Crop
@@ -50,9 +51,9 @@ def test_graphs_make_the_images_that_the_kernels_make(conditioning: str, images:
     prepare_vae(captured.vae, "fp32")
     prepare_denoiser(captured.denoiser, "fp32")
 
-    expected = plain(*request(images), steps=4)
+    expected = plain(*request(images), Sampling(steps=4))
     for _ in range(2):  # the second time, from graphs that are there
-        found = captured(*request(images), steps=4)
+        found = captured(*request(images), Sampling(steps=4))
         assert np.abs(found.astype(int) - expected).max() <= 2
 
 
@@ -62,8 +63,8 @@ def test_bf16_weights_make_about_the_images_of_fp32() -> None:
     prepare_vae(half.vae, "bf16")
     prepare_denoiser(half.denoiser, "bf16")
 
-    expected = plain(*request(3), steps=4)
-    found = half(*request(3), steps=4, precision="bf16")
+    expected = plain(*request(3), Sampling(steps=4))
+    found = half(*request(3), Sampling(steps=4), precision="bf16")
 
     assert np.abs(found.astype(int) - expected).mean() < 4
 
@@ -89,10 +90,10 @@ def test_a_graph_keeps_no_answer_of_the_request_before() -> None:
 def test_operations_are_counted_without_graphs() -> None:
     pipeline = small("concat")
     prepare_denoiser(pipeline.denoiser, "fp32")
-    pipeline(*request(2), steps=1)
+    pipeline(*request(2), Sampling(steps=1))
 
     with FlopCounterMode(display=False) as counter, uncaptured(pipeline.denoiser):
-        pipeline(*request(2), steps=1)
+        pipeline(*request(2), Sampling(steps=1))
 
     assert "convolution" in str(counter.get_flop_counts()["Global"])
     assert isinstance(pipeline.denoiser.forward, Captured)

@@ -15,7 +15,7 @@ from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
-from shared.serving.contract import Part, engine_tensors
+from shared.serving.protocol import Part, engine_tensors
 
 KL = VaeRecipe(channels=(8, 16), latent_channels=4)
 DC = VaeRecipe(architecture="dc", channels=(8, 16), latent_channels=4)

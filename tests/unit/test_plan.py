@@ -12,8 +12,8 @@ import torch
 
 from services.deploy.plan import Built, build_plan
 from shared.errors import InputError
-from shared.serving.contract import Tensor
 from shared.serving.engine import Instance
+from shared.serving.protocol import Tensor
 from shared.storage import DirectoryStore
 
 INPUTS = (

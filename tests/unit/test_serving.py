@@ -1,4 +1,4 @@
-"""What a Triton server's models do with requests, without the server."""
+"""The models of a Triton server and their requests, without the server."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from services.image import stage as image
 from shared.contracts.base import Classes
+from shared.contracts.deploy import Deployment, deployment_key
 from shared.contracts.image import ImageRequest
 from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
+from shared.contracts.sampling import Sampling
 from shared.diffusion.autoencoder import decode_latents, encode_latents, make_vae, to_pixels
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.crops import Crop
@@ -26,11 +28,18 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.jobs import Ledger, run_job
-from shared.serving import sampling
-from shared.serving.client import TritonSampler
-from shared.serving.contract import MOST_CROPS, MOST_IMAGES
+from shared.serving import client, generator, in_flight
+from shared.serving.client import TritonGenerator
 from shared.serving.engine import Batched
-from shared.serving.sampling import Engines, InFlightSampler, Options, pack_crops, unpack_crops
+from shared.serving.in_flight import (
+    Engines,
+    InFlightSampler,
+    RequestOptions,
+    pack_crops,
+    unpack_crops,
+)
+from shared.serving.priority import Priority
+from shared.serving.protocol import MAX_CROPS, MAX_IMAGES
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
@@ -93,7 +102,7 @@ class Server:
     ) -> Tensor:
         labels = np.ones((len(crops), size, size), np.uint8)
         return await self.sampler(
-            labels, crops, range(len(crops)), Options(**options), lambda _: None, wanted
+            labels, crops, range(len(crops)), RequestOptions(**options), lambda _: None, wanted
         )
 
     def make(self, crops: Sequence[Sequence[Crop]], **given: Any) -> np.ndarray[Any, Any]:
@@ -104,7 +113,7 @@ def test_conditions_are_encoded_once_however_many_steps_there_are() -> None:
     server = Server()
     made = server.make([[crop()], [crop(2)]], steps=7)
     expected = server.pipeline(
-        np.ones((2, SIZE, SIZE), np.uint8), [[crop()], [crop(2)]], range(2), steps=7
+        np.ones((2, SIZE, SIZE), np.uint8), [[crop()], [crop(2)]], range(2), Sampling(steps=7)
     )
     assert np.abs(made.astype(int) - expected).max() <= 1
     assert server.steps == 7
@@ -116,7 +125,7 @@ def test_more_crops_than_the_encoder_takes_at_a_time_are_encoded_in_parts(
 ) -> None:
     crops = [[crop(), crop(2)], [crop(2)]]
     whole = Server().make(crops, steps=2)
-    monkeypatch.setattr(sampling, "most_rows", lambda part, size: 2)
+    monkeypatch.setattr(in_flight, "max_rows", lambda part, size: 2)
     server = Server()
     assert np.abs(server.make(crops, steps=2).astype(int) - whole).max() <= 1
     assert server.encoded == [2, 1]
@@ -132,7 +141,7 @@ def test_encoding_and_decoding_stay_alone_where_the_request_does(alone: bool) ->
 def test_a_dataset_decodes_no_further_images_until_an_urgent_request_has_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sampling, "decoded_at_a_time", lambda pixels, device: 1)
+    monkeypatch.setattr(in_flight, "decoded_at_a_time", lambda pixels, device: 1)
     urgent: list[asyncio.Task[Tensor]] = []
 
     class Interrupted(Server):
@@ -211,10 +220,12 @@ def test_no_images_have_no_crops() -> None:
 
 def test_too_many_crops_or_images_are_refused() -> None:
     with pytest.raises(InputError, match="256 crops of an image are more than 255"):
-        unpack_crops(*pack_crops([[crop(side=1)] * (MOST_CROPS + 1)]))
-    many = np.zeros((MOST_IMAGES + 1, 1, 1), np.uint8)
+        unpack_crops(*pack_crops([[crop(side=1)] * (MAX_CROPS + 1)]))
+    many = np.zeros((MAX_IMAGES + 1, 1, 1), np.uint8)
     with pytest.raises(InputError, match="257 images at a time"):
-        TritonSampler("nowhere:1", "m", 1).generate(many, [[]] * len(many), range(len(many)))
+        TritonGenerator("nowhere:1", "m", 1).generate(
+            many, [[]] * len(many), range(len(many)), Sampling()
+        )
 
 
 class Lent:
@@ -282,13 +293,23 @@ def test_single_images_go_first_and_share_their_steps(
     asked: list[dict[str, Any]] = []
 
     class Remote:
-        def generate(self, labels: Any, crops: Any, seeds: Any, **options: Any) -> Any:
-            asked.append(options)
+        def generate(self, labels: Any, crops: Any, seeds: Any, sampling: Sampling) -> Any:
             return np.zeros((1, SIZE, SIZE, 3), np.uint8)
 
-    monkeypatch.setattr(image, "open_sampler", lambda store, model, device: (Remote(), True))
+    def opened(url: str, model: str, number: int, *, priority: Priority, alone: bool) -> Remote:
+        asked.append({"urgent": priority > Priority.BULK, "alone": alone})
+        return Remote()
+
+    monkeypatch.setattr(generator, "settings", lambda: Settings(triton_url="triton:8001"))
+    monkeypatch.setattr(client, "TritonGenerator", opened)
+    server = SimpleNamespace(wait=lambda seconds: None, serves=lambda model, number: True)
+    monkeypatch.setattr(client, "Server", lambda url: server)
     store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
+    record = publish_toy_model(store, make_region_set(store))
+    store.put_json(
+        deployment_key("toy", 1),
+        Deployment(number=1, version="1", engine="pytorch", sha256=record.sha256),
+    )
     store.put("map.png", encode_png(np.ones((SIZE, SIZE), np.uint8)))
     ledger = Ledger(store)
     job = ledger.submit(ImageRequest(image="one", model="toy", labels="map.png"))

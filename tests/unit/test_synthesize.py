@@ -15,6 +15,7 @@ from rasterio.features import rasterize
 from services.synthesize import generate
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes
+from shared.contracts.sampling import Sampling
 from shared.contracts.synthesize import (
     CropSource,
     DatasetRecord,
@@ -270,9 +271,8 @@ def test_donors_hold_enough_where_any_does() -> None:
 def _sample(labels: np.ndarray) -> Sample:  # type: ignore[type-arg]
     provenance = Provenance(
         key="00000000", index=0, model="m/1", weights={}, map_regions="r", map_region="r_0_0",
-        map_slide="r", map_x=0, map_y=0, symmetry=0, crop_regions="r", crops=(), seed=0, steps=1,
-        guidance_map=1, guidance_crops=1, guidance_low=0, guidance_high=1, staining=0,
-        condition="both",
+        map_slide="r", map_x=0, map_y=0, symmetry=0, crop_regions="r", crops=(), seed=0,
+        sampling=Sampling(steps=1), condition="both",
     )  # fmt: skip
     return Sample(np.zeros((*labels.shape, 3), np.uint8), labels, provenance)
 

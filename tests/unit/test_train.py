@@ -26,7 +26,7 @@ from services.train.stage import TrainStage
 from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.recipe import DenoiserRecipe, Recipe, StudentRecipe, VaeRecipe
-from shared.contracts.sampling import GuidanceScale
+from shared.contracts.sampling import GuidanceScale, Sampling
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest
 from shared.diffusion.autoencoder import encode_latents, make_vae, read_vae, to_unit
@@ -295,8 +295,8 @@ def _kill(done: int, total: int, note: str) -> None:
 def test_generation_depends_on_the_image_seed_not_on_the_batch(trained: DirectoryStore) -> None:
     sampler = load_model(trained, ModelRef("m"), "cpu")
     labels = np.ones((3, 32, 32), np.uint8)
-    made = sampler.generate(labels, [[]] * 3, [7, 8, 9], steps=3)
-    alone = sampler.generate(labels[:1], [[]], [9], steps=3)[0]
+    made = sampler.generate(labels, [[]] * 3, [7, 8, 9], Sampling(steps=3))
+    alone = sampler.generate(labels[:1], [[]], [9], Sampling(steps=3))[0]
     assert np.abs(made[2].astype(int) - alone).max() <= 1
     assert not np.array_equal(made[0], made[1])
 
@@ -304,9 +304,9 @@ def test_generation_depends_on_the_image_seed_not_on_the_batch(trained: Director
 def test_generation_refuses_what_does_not_fit(trained: DirectoryStore) -> None:
     sampler = load_model(trained, ModelRef("m"), "cpu")
     with pytest.raises(InputError, match="beyond the model's 3 classes"):
-        sampler.generate(np.full((1, 32, 32), 3, np.uint8), [[]], [0])
+        sampler.generate(np.full((1, 32, 32), 3, np.uint8), [[]], [0], Sampling())
     with pytest.raises(InputError, match="no multiple"):
-        sampler.generate(np.ones((1, 33, 32), np.uint8), [[]], [0])
+        sampler.generate(np.ones((1, 33, 32), np.uint8), [[]], [0], Sampling())
 
 
 def test_warm_start_from_a_version_with_other_classes(trained: DirectoryStore) -> None:
@@ -451,6 +451,6 @@ def test_a_checkpoint_that_is_not_there_is_told(
         read(store, "none")
     with pytest.raises(InputError, match=re.escape("models/none/1/model.json")):
         read(store, "models/none/1")
-    monkeypatch.setattr("services.train.warm_start.shipped_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("services.train.warm_start.packaged_path", lambda name: tmp_path / name)
     with pytest.raises(InputError, match="starter is missing: install"):
         read(store, "starter")

@@ -1,4 +1,4 @@
-"""Maps, crops and seeds to images: the denoising loop, which calls the other models (BLS)."""
+"""The denoising loop: label maps, crops and seeds to images; it calls the other models (BLS)."""
 
 import asyncio
 from typing import Any
@@ -11,22 +11,28 @@ from torch.utils.dlpack import from_dlpack
 from shared.contracts.base import explain
 from shared.diffusion.conditionings import load_denoiser
 from shared.errors import InputError
-from shared.serving.contract import REFUSED, SAMPLER_INPUTS
 from shared.serving.engine import Instance
-from shared.serving.sampling import Engines, InFlightSampler, Options, as_array, unpack_crops
+from shared.serving.in_flight import (
+    Engines,
+    InFlightSampler,
+    RequestOptions,
+    as_array,
+    unpack_crops,
+)
+from shared.serving.protocol import REFUSED, SAMPLER_INPUTS
 
 
 class TritonPythonModel:
-    """Inputs and outputs: `shared.serving.contract`. Options are the request's parameters.
+    """Its inputs and outputs are in `shared.serving.protocol`, its parameters in `RequestOptions`.
 
-    A request gets one answer with `images`; if it asks for `progress`, also one with `step`
-    after every step.
+    A request gets one response with `images`, and with `progress` also one with `step` after
+    every step.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
         self.own = Instance(args)
         denoiser = load_denoiser(self.own.folder)
-        del denoiser.unet  # the denoiser's own model has it
+        del denoiser.unet  # only the model `denoiser` needs it
         self.sampler = InFlightSampler(
             denoiser.to(self.own.device),
             Engines(self._denoise, self._encode, self._decode),
@@ -43,7 +49,7 @@ class TritonPythonModel:
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         try:
             given = {name: self._read(request, name) for name in (t.name for t in SAMPLER_INPUTS)}
-            options = Options.model_validate_json(request.parameters() or "{}")
+            options = RequestOptions.model_validate_json(request.parameters() or "{}")
 
             def report(step: int) -> None:
                 if options.progress:
@@ -69,8 +75,8 @@ class TritonPythonModel:
             )
 
     def _read(self, request: Any, name: str) -> Any:
-        found = pb_utils.get_input_tensor_by_name(request, name)
-        return as_array(from_dlpack(found.to_dlpack()))
+        tensor = pb_utils.get_input_tensor_by_name(request, name)
+        return as_array(from_dlpack(tensor.to_dlpack()))
 
     async def _denoise(
         self, sample: torch.Tensor, time: torch.Tensor, encoded: dict[str, torch.Tensor]
@@ -97,9 +103,9 @@ class TritonPythonModel:
         response = await request.async_exec()
         if response.has_error():
             raise RuntimeError(response.error().message())
-        found = pb_utils.get_output_tensor_by_name(response, output)
-        lent = from_dlpack(found.to_dlpack())  # Triton frees it
-        return lent.to(self.own.device, copy=True)
+        answer = pb_utils.get_output_tensor_by_name(response, output)
+        # A copy, because Triton frees the tensor.
+        return from_dlpack(answer.to_dlpack()).to(self.own.device, copy=True)
 
 
 def _response(name: str, value: torch.Tensor) -> Any:

@@ -54,11 +54,7 @@ def estimate_dataset(
 
 def _evaluations(request: DatasetRequest, model: ModelRecord) -> int:
     sampling = request.sampling(model)
-    guidance = Guidance.from_scale(
-        sampling,
-        use_map=request.condition in {"both", "map"},
-        use_crops=request.condition in {"both", "crops"},
-    )
+    guidance = Guidance.from_scale(sampling, request.use_map, request.use_crops)
     return guidance.evaluations(sampling.steps)
 
 

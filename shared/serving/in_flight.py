@@ -1,4 +1,7 @@
-"""The sampler of a Triton server: requests to images, with engines that answer over BLS."""
+"""The sampler of a Triton server: it makes the images of many requests at a time.
+
+Its engines are calls of the server's other models (over BLS, business logic scripting).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from shared.arrays import UInt8
 from shared.contracts.sampling import Sampling
 from shared.diffusion.autoencoder import decoded_at_a_time
 from shared.diffusion.crops import Crop
@@ -24,33 +28,38 @@ from shared.diffusion.pipeline import check_inputs
 from shared.diffusion.staining import match_staining
 from shared.errors import InputError
 from shared.serving.batcher import StepBatcher, Trajectory
-from shared.serving.contract import MOST_CROPS, MOST_ROWS, most_rows
 from shared.serving.engine import computing
+from shared.serving.priority import Priority
+from shared.serving.protocol import MAX_CROPS, MAX_SHARED_ROWS, max_rows
 
 P = ParamSpec("P")
-UInt8 = NDArray[np.uint8]
 
-BESIDE = 2
-"""Requests whose conditions are encoded, or whose images are stained, at a time."""
+THREADS = 2
+"""Requests whose conditions are encoded, or whose staining is matched, at the same time."""
 
 
-class Options(Sampling):
-    """What a request may ask of the sampler; see `HeteroTissuePipeline.__call__`."""
+class RequestOptions(Sampling):
+    """The parameters of a request to the sampler; see `HeteroTissuePipeline.__call__`."""
 
     use_map: bool = True
     use_crops: bool = True
-    progress: bool = Field(False, description="answer after every step")
-    urgent: bool = Field(False, description="go before all requests that are not")
+    progress: bool = Field(False, description="send a response after every step")
+    urgent: bool = Field(False, description="go before all requests that are not urgent")
     alone: bool = Field(
-        True, description="have batches of its own, so that its bits depend on nothing else"
+        True, description="have batches of its own, so that its bits depend on no other request"
     )
+
+    @property
+    def priority(self) -> Priority:
+        """Priority in the batcher; on the wire it is `urgent`, because Triton has a `priority`."""
+        return Priority.INTERACTIVE if self.urgent else Priority.BULK
 
 
 @dataclass(frozen=True)
 class Engines:
-    """What the sampler asks: each a call of one of the server's models.
+    """Calls of the server's models.
 
-    `encode` and `decode` are told whether the call must be `alone`, see `Options`.
+    `encode` and `decode` also take whether the call must be `alone`, see `RequestOptions`.
     """
 
     denoise: Callable[[Tensor, Tensor, Tensors], Awaitable[Tensor]]
@@ -58,7 +67,7 @@ class Engines:
     decode: Callable[[Tensor, bool], Awaitable[Tensor]]
 
     def in_turn(self) -> Engines:
-        """The same, one call at a time: two would share the cores of a CPU, and take longer."""
+        """Return engines that run one call at a time, because two share the cores of a CPU."""
         turn = asyncio.Lock()
 
         def one_at_a_time(engine: Callable[P, Awaitable[Tensor]]) -> Callable[P, Awaitable[Tensor]]:
@@ -74,14 +83,14 @@ class Engines:
 
 
 class InFlightSampler:
-    """Makes images of many requests at a time.
+    """Makes the images of many requests at a time.
 
     Args:
-        denoiser: encodes conditions; its UNet is not used.
+        denoiser: encodes the conditions; its UNet is not used.
         engines: run the networks.
-        size: side of the images that it makes, pixels.
-        device: where latents are.
-        precision: 'fp32' or 'bf16', of the conditions.
+        size: side of the images, pixels.
+        device: device of the latents.
+        precision: 'fp32' or 'bf16', in which conditions are encoded on a CPU.
     """
 
     def __init__(
@@ -92,16 +101,16 @@ class InFlightSampler:
         self.size = size
         self.device = device
         self.precision = precision
-        # Not the loop's own threads: the engines' calls take those, and would wait for ours.
-        self._beside = ThreadPoolExecutor(BESIDE)
-        self.batcher = StepBatcher(self.engines.denoise, type(denoiser).join, MOST_ROWS)
+        # A pool of its own: in the loop's pool, the engines' calls would wait for these threads.
+        self._pool = ThreadPoolExecutor(THREADS)
+        self.batcher = StepBatcher(self.engines.denoise, type(denoiser).join, MAX_SHARED_ROWS)
 
     async def __call__(
         self,
         labels: UInt8,
         crops: Sequence[Sequence[Crop]],
         seeds: Sequence[int],
-        options: Options,
+        options: RequestOptions,
         report: Callable[[int], None],
         wanted: Callable[[], bool],
     ) -> Tensor:
@@ -109,13 +118,13 @@ class InFlightSampler:
 
         Args:
             labels, crops, seeds: see `HeteroTissuePipeline.__call__`.
-            options: how they are made.
-            report: called with the number of steps done.
-            wanted: asked before every step; False cancels the request.
+            options: the other parameters of the request.
+            report: called with the number of finished steps.
+            wanted: called before every step; False cancels the request.
 
         Raises:
             InputError: the request does not fit the model.
-            asyncio.CancelledError: it is no longer wanted.
+            asyncio.CancelledError: the request is no longer wanted.
         """
         check_inputs(labels, crops, seeds, self.denoiser)
         if labels.shape[1:] != (self.size, self.size):
@@ -129,7 +138,7 @@ class InFlightSampler:
             labels.shape[1] // factor,
             labels.shape[2] // factor,
         )
-        with self.batcher.in_flight(options.urgent):
+        with self.batcher.in_flight(options.priority):
             encoded = await self._encode(labels, crops, guidance.branches, options.alone)
             trajectory = Trajectory(
                 Solver(
@@ -137,7 +146,7 @@ class InFlightSampler:
                 ),
                 encoded,
                 guidance,
-                urgent=options.urgent,
+                priority=options.priority,
                 alone=options.alone,
                 report=report,
                 wanted=wanted,
@@ -148,7 +157,7 @@ class InFlightSampler:
             if not (options.use_map and options.use_crops):
                 return images
             return await asyncio.get_running_loop().run_in_executor(
-                self._beside, match_staining, images, labels, crops, options.staining
+                self._pool, match_staining, images, labels, crops, options.staining
             )
 
     async def _encode(
@@ -158,27 +167,27 @@ class InFlightSampler:
         branches: list[tuple[bool, bool]],
         alone: bool,
     ) -> Tensors:
-        """Encode conditions beside the loop, so that other requests' steps go on."""
+        """Encode conditions in a thread, so that the steps of other requests go on."""
         loop = asyncio.get_running_loop()
 
         def encode(images: Tensor) -> Tensor:
-            # Images of a request may have more crops than the encoder takes at a time.
+            # The images of a request may have more crops than the encoder takes at a time.
             answers = [
                 asyncio.run_coroutine_threadsafe(_awaited(self.engines.encode(part, alone)), loop)
-                for part in torch.split(images, most_rows("vae_encoder", self.size))
+                for part in torch.split(images, max_rows("vae_encoder", self.size))
             ]
             return torch.cat([answer.result() for answer in answers])
 
         def work() -> Tensors:
             with computing(self.device, self.precision):
-                found = self.denoiser.encode_branches(labels, crops, branches, encode)
-                return {n: value.float().contiguous() for n, value in found.items()}
+                encoded = self.denoiser.encode_branches(labels, crops, branches, encode)
+                return {n: value.float().contiguous() for n, value in encoded.items()}
 
-        return await loop.run_in_executor(self._beside, work)
+        return await loop.run_in_executor(self._pool, work)
 
-    async def _decode(self, latents: Tensor, options: Options) -> Tensor:
-        if not options.urgent:
-            await self.batcher.calm.wait()
+    async def _decode(self, latents: Tensor, options: RequestOptions) -> Tensor:
+        if options.priority is Priority.BULK:
+            await self.batcher.only_bulk.wait()
         return await self.engines.decode(latents, options.alone)
 
 
@@ -189,13 +198,13 @@ async def _awaited(answer: Awaitable[Tensor]) -> Tensor:
 def unpack_crops(
     pixels: UInt8, labels: NDArray[np.int32], sides: NDArray[np.int32], corners: NDArray[np.int32]
 ) -> list[list[Crop]]:
-    """Turn the tensors of `contract.SAMPLER_INPUTS` into crops, image by image.
+    """Turn the tensors of `SAMPLER_INPUTS` into the crops of each image.
 
     Raises:
-        InputError: there are too many, or a crop's side is beyond its pixels.
+        InputError: an image has too many crops, or a crop's side is larger than its pixels.
     """
-    if pixels.shape[1] > MOST_CROPS:
-        raise InputError(f"{pixels.shape[1]} crops of an image are more than {MOST_CROPS}")
+    if pixels.shape[1] > MAX_CROPS:
+        raise InputError(f"{pixels.shape[1]} crops of an image are more than {MAX_CROPS}")
     if ((sides < 1) | (sides > pixels.shape[2]))[labels >= 0].any():
         raise InputError(f"crop_sides must be 1 to {pixels.shape[2]}, the side of `crops`")
     return [
@@ -228,6 +237,6 @@ def pack_crops(
 
 
 def as_array(tensor: Tensor) -> NDArray[np.generic]:
-    """A tensor on any device as an array."""
-    found: NDArray[np.generic] = tensor.cpu().numpy()
-    return found
+    """Return a tensor on any device as an array."""
+    array: NDArray[np.generic] = tensor.cpu().numpy()
+    return array

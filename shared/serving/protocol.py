@@ -1,15 +1,15 @@
-"""What passes between the models on a Triton server, and their configurations.
+"""The models of a deployment on a Triton server: names, tensors, limits and configurations.
 
     <model>-<number>-sampler       maps, crops, seeds → images; the loop (Python backend)
     <model>-<number>-denoiser      one step of a batch, each row at its own time
     <model>-<number>-vae_encoder   crops → latents
     <model>-<number>-vae_decoder   latents → images
 
-Every deployment has a number, and models of its own. Versions of one model would share
-its config.pbtxt, and so could differ neither in tensors, engine, nor device.
+Every deployment has a number, and models of its own. They are not Triton versions of one
+model, because versions share a config.pbtxt and so the tensors, the engine and the device.
 
-All floating point tensors on the wire are FP32; an engine computes in what it likes.
-The same contract holds for a PyTorch engine and for a TensorRT plan.
+All floating point tensors between the models are FP32; an engine may compute in another type.
+The protocol is the same for a PyTorch engine and a TensorRT plan.
 """
 
 from __future__ import annotations
@@ -24,35 +24,38 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from shared.contracts.models import ModelRecord
-from shared.diffusion.autoencoder import DECODED, TILE, encode_latents, vae_factor
+from shared.diffusion.autoencoder import GPU_PIXELS, MAX_UNTILED, encode_latents, vae_factor
 from shared.diffusion.crops import Crop
 from shared.diffusion.pipeline import HeteroTissuePipeline
 
 Part = Literal["sampler", "denoiser", "vae_encoder", "vae_decoder"]
 PARTS: tuple[Part, ...] = ("vae_encoder", "vae_decoder", "denoiser", "sampler")
-"""In the order in which they are loaded: the sampler needs the others."""
+"""All parts in loading order: the sampler needs the others."""
 
 REFUSED = "refused: "
-"""What the message of an error begins with that the request is to blame for."""
+"""Prefix of error messages that mean an invalid request."""
 
-MOST_IMAGES = 256
-"""Images of one request at most."""
-MOST_BRANCHES = 3
-"""Predictions that guidance weighs at most, see `shared.diffusion.guidance`."""
-MOST_CROPS = 255
-"""Crops of one image at most."""
-MOST_ROWS = 64
-"""Rows that requests of several users share at most; a single request may bring more."""
+MAX_IMAGES = 256
+"""Images per request."""
+
+MAX_BRANCHES = 3
+"""Branches of the guidance, see `shared.diffusion.guidance`."""
+
+MAX_CROPS = 255
+"""Crops per image."""
+
+MAX_SHARED_ROWS = 64
+"""Rows of a batch that several requests share; a single request may have more."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the contract.
+    """An input or output of a served model.
 
     Attributes:
-        name: on the wire.
+        name: its name on the wire.
         kind: Triton's name of its type, such as FP32.
-        dims: without the batch; -1 may vary.
+        dims: its shape without the batch dimension; -1 varies from request to request.
     """
 
     name: str
@@ -61,14 +64,14 @@ class Tensor:
 
 
 def served_name(model: str, number: int, part: Part) -> str:
-    """Triton's name of a part of a deployment of a model."""
+    """Return Triton's name of a part of a deployment."""
     return f"{model}-{number}-{part}"
 
 
 def deployed_number(name: str, model: str) -> int | None:
-    """The number in Triton's name of something, or None if that is no part of `model`."""
-    found = re.fullmatch(rf"{re.escape(model)}-(\d+)-({'|'.join(PARTS)})", name)
-    return int(found[1]) if found else None
+    """Return the deployment's number in Triton's name of a part; None for other models."""
+    match = re.fullmatch(rf"{re.escape(model)}-(\d+)-({'|'.join(PARTS)})", name)
+    return int(match[1]) if match else None
 
 
 SAMPLER_INPUTS = (
@@ -85,7 +88,7 @@ SAMPLER_OUTPUTS = (Tensor("images", "UINT8", (-1, -1, 3)), Tensor("step", "INT32
 def engine_tensors(
     part: Part, pipeline: HeteroTissuePipeline, size: int
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs of a network for images of `size` pixels.
+    """Return the inputs and outputs of a network for images of `size` pixels.
 
     vae_encoder: crops of any side, in [-1, 1], to normalized latents; vae_decoder: normalized
     latents to pixels; denoiser: see `denoiser_tensors`.
@@ -104,19 +107,19 @@ def engine_tensors(
     return denoiser_tensors(pipeline, size)
 
 
-def most_rows(part: Part, size: int) -> int:
-    """Rows of a batch of a network at most, for images of `size` pixels."""
+def max_rows(part: Part, size: int) -> int:
+    """Return the largest batch of a network, in rows, for images of `size` pixels."""
     if part == "denoiser":
-        return MOST_BRANCHES * MOST_IMAGES
-    return min(MOST_IMAGES, max(1, DECODED // size**2))
+        return MAX_BRANCHES * MAX_IMAGES
+    return min(MAX_IMAGES, max(1, GPU_PIXELS // size**2))
 
 
 def denoiser_tensors(
     pipeline: HeteroTissuePipeline, size: int
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs of the denoiser for images of `size` pixels.
+    """Return the inputs and outputs of the denoiser for images of `size` pixels.
 
-    Found by encoding two conditions: a dimension in which they differ may vary.
+    Two conditions with one and two crops are encoded; dimensions in which they differ are -1.
     """
     side = size // vae_factor(pipeline.vae)
     latent = (int(pipeline.vae.config.latent_channels), side, side)
@@ -156,7 +159,7 @@ def config(
     tensors: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
     parameters: dict[str, str],
     *,
-    most: int,
+    max_batch: int,
     device: str,
     batching: bool,
     decoupled: bool = False,
@@ -167,14 +170,14 @@ def config(
         name: Triton's name of the model.
         backend: 'python' or 'tensorrt'.
         tensors: its inputs and outputs.
-        parameters: told to the model.
-        most: rows of a batch at most.
+        parameters: strings that the model can read.
+        max_batch: largest batch, in rows.
         device: 'cpu' or 'cuda'.
         batching: whether Triton joins the rows of several requests.
-        decoupled: whether a request may have several answers.
+        decoupled: whether a request may have several responses.
     """
     kinds = model_config_pb2.DataType
-    proto = model_config_pb2.ModelConfig(name=name, backend=backend, max_batch_size=most)
+    proto = model_config_pb2.ModelConfig(name=name, backend=backend, max_batch_size=max_batch)
     for field, group in zip((proto.input, proto.output), tensors, strict=True):
         for tensor in group:
             entry = field.add(
@@ -195,11 +198,11 @@ def config(
 
 
 def planned(size: int) -> tuple[Part, ...]:
-    """The networks that TensorRT runs for images of `size` pixels, if it runs any.
+    """Return the networks that TensorRT can run for images of `size` pixels.
 
-    Beyond `TILE` the autoencoder works in tiles, which no graph does.
+    Above `MAX_UNTILED` the autoencoder works in overlapping tiles, which a graph cannot do.
     """
-    return ("denoiser",) if size > TILE else ("vae_encoder", "vae_decoder", "denoiser")
+    return ("denoiser",) if size > MAX_UNTILED else ("vae_encoder", "vae_decoder", "denoiser")
 
 
 def part_configs(
@@ -211,14 +214,14 @@ def part_configs(
     device: str,
     gpu: str = "",
 ) -> dict[Part, str]:
-    """The config.pbtxt of every part of a deployment of a model version.
+    """Write the config.pbtxt of every part of a deployment.
 
     Args:
-        record, pipeline: of the version.
-        number: of the deployment.
-        engine: 'pytorch' or 'tensorrt', of the networks that `planned` names.
+        record, pipeline: the model version.
+        number: number of the deployment.
+        engine: 'pytorch' or 'tensorrt'; 'tensorrt' runs the networks of `planned`.
         device: 'cpu' or 'cuda'.
-        gpu: the only type of GPU that may run it; any, if empty.
+        gpu: name of the only type of GPU that can run it; empty for any.
     """
     shared = {"precision": record.recipe.precision, "version": record.version}
     plans = planned(record.size) if engine == "tensorrt" else ()
@@ -229,13 +232,13 @@ def part_configs(
             parameters = shared | {"size": str(record.size), "gpu": gpu}
             configs[part] = config(
                 name, "python", (SAMPLER_INPUTS, SAMPLER_OUTPUTS), parameters,
-                most=MOST_IMAGES, device=device, batching=False, decoupled=True,
+                max_batch=MAX_IMAGES, device=device, batching=False, decoupled=True,
             )  # fmt: skip
         else:
-            # Triton would also join what must be alone; the sampler batches steps itself.
+            # A plan is not batched by Triton, which would also join requests that must be alone.
             configs[part] = config(
                 name, "tensorrt" if part in plans else "python",
                 engine_tensors(part, pipeline, record.size), shared,
-                most=most_rows(part, record.size), device=device, batching=part not in plans,
+                max_batch=max_rows(part, record.size), device=device, batching=part not in plans,
             )  # fmt: skip
     return configs

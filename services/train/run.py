@@ -1,0 +1,158 @@
+"""A training run: the request, the region set, and the objects that its segments share."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.train.data import Batches, Float16
+from services.train.loop import LoopSettings, Training
+from services.train.perceptual import PerceptualLoss
+from services.train.warm_start import Weights, read_weights, student_of
+from shared.contracts.recipe import Recipe
+from shared.contracts.regions import RegionSet
+from shared.contracts.train import TrainRequest, training_key
+from shared.diffusion.autoencoder import Autoencoder, read_vae
+from shared.diffusion.conditionings import make_denoiser
+from shared.diffusion.denoiser import Denoiser
+from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.jobs import Context
+from shared.storage import ObjectStore
+
+KINDS = ("vae", "decoder", "denoiser")
+"""The trainings of a run, in their order."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run on this machine.
+
+    Attributes:
+        request: the request; its recipe names the student that is trained or published.
+        regions: the region set.
+        store: holds regions, checkpoints and models.
+        device: device of the networks.
+    """
+
+    request: TrainRequest
+    regions: RegionSet
+    store: ObjectStore
+    device: str
+
+    @classmethod
+    def open(cls, request: TrainRequest, context: Context) -> Run:
+        """Read the region set of a request.
+
+        Raises:
+            InputError: the region set or the model to start from cannot be read.
+        """
+        regions = load_region_set(context.store, request.regions)
+        return cls(_with_student(request, context.store), regions, context.store, context.device)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.request.recipe
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Number of steps of each training."""
+        vae, denoiser = self.recipe.vae, self.recipe.denoiser
+        return dict(zip(KINDS, (vae.steps, vae.decoder_steps, denoiser.steps), strict=True))
+
+    def key(self, name: str) -> str:
+        """Return the key of one of the run's objects."""
+        return training_key(self.request.run, name)
+
+    def settings(self, kind: str) -> LoopSettings:
+        """Return the settings of a training's loop."""
+        recipe, steps = self.recipe, self.steps[kind]
+        own = recipe.denoiser if kind == "denoiser" else recipe.vae
+        rate = recipe.vae.decoder_learning_rate if kind == "decoder" else own.learning_rate
+        return LoopSettings(
+            batch_size=own.batch_size,
+            learning_rate=rate,
+            steps=steps,
+            warmup=min(own.warmup, steps // 10 + 1),
+            ema=own.ema,
+            grad_clip=own.grad_clip,
+            precision=recipe.precision,
+            seed=self.request.seed + KINDS.index(kind),
+            device=self.device,
+        )
+
+    def starting_weights(self) -> Weights | None:
+        """Read the weights of the warm start, if the request names one."""
+        start = self.request.warm_start
+        return read_weights(self.store, start) if start else None
+
+    def perceptual_loss(self) -> PerceptualLoss | None:
+        """Load the perceptual loss of the decoder, if the recipe names one."""
+        recipe = self.recipe.vae
+        if not recipe.decoder_steps or recipe.perceptual is None:
+            return None
+        return PerceptualLoss(recipe.perceptual, self.store, self.device)
+
+    def index(self) -> RegionIndex:
+        """Open the regions of the train split."""
+        return RegionIndex(self.store, self.regions, "train")
+
+    def denoiser_batches(self, latents: Float16 | None = None) -> Batches:
+        """Return the batches of the denoiser; see `Batches`."""
+        recipe = self.recipe
+        return Batches(self.index(), recipe.size, recipe.denoiser, (self.request.seed, 3), latents)
+
+    def new_denoiser(self, vae: Autoencoder) -> Denoiser:
+        """Make the recipe's denoiser, untrained."""
+        return make_denoiser(self.recipe.denoiser, self.recipe.size, self.regions.classes, vae)
+
+    def finished_vae(self) -> Autoencoder:
+        """Load the run's autoencoder after the last training that changes it."""
+        return self.read_vae("decoder" if self.recipe.vae.decoder_steps else "vae")
+
+    def read_vae(self, kind: str) -> Autoencoder:
+        """Load the autoencoder that the training `kind` has written."""
+        with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
+            for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+                (Path(folder) / name).write_bytes(self.store.get(self.key(f"{kind}/{name}")))
+            return read_vae(Path(folder))
+
+    def load_checkpoint(self, training: Training, kind: str, step: int) -> None:
+        """Resume a training from its checkpoint at `step`; there is none at step 0."""
+        if step:
+            training.load(self.store.get(self._checkpoint(kind, step)))
+
+    def load_last_checkpoint(self, training: Training, kind: str) -> None:
+        """Resume a training from its last checkpoint."""
+        training.load(self.store.get(self._checkpoint(kind, self.steps[kind])))
+
+    def save_checkpoint(self, training: Training, kind: str, start: int, stop: int) -> None:
+        """Write the checkpoint at `stop`, and delete the one before the segment's start."""
+        self.store.put(self._checkpoint(kind, stop), training.save())
+        before = start - self.recipe.segment_steps
+        if before > 0:
+            self.store.delete(self._checkpoint(kind, before))
+
+    def _checkpoint(self, kind: str, step: int) -> str:
+        return self.key(f"checkpoints/{kind}-{step:08d}.safetensors")
+
+
+def put_folder(store: ObjectStore, prefix: str, folder: Path) -> None:
+    """Store all files of a folder below a prefix."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            store.put_file(prefix + path.relative_to(folder).as_posix(), path)
+
+
+def _with_student(request: TrainRequest, store: ObjectStore) -> TrainRequest:
+    """Return the request with the warm start's student if its denoiser is not trained.
+
+    A denoiser without training steps is published unchanged, so its recipe has to say whether
+    it is a student.
+    """
+    if request.recipe.denoiser.steps:
+        return request
+    student = student_of(store, request.warm_start) if request.warm_start else None
+    denoiser = request.recipe.denoiser.model_copy(update={"student": student})
+    recipe = request.recipe.model_copy(update={"denoiser": denoiser})
+    return request.model_copy(update={"recipe": recipe})

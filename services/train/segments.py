@@ -1,0 +1,144 @@
+"""The segments of a run: training of the autoencoder, latents, training of the denoiser."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from services.train.data import Batches
+from services.train.latents import encode_views, latents_key, read_latents
+from services.train.loop import Progress, Training
+from services.train.objectives import (
+    DecoderObjective,
+    DenoiserObjective,
+    StudentObjective,
+    VaeObjective,
+)
+from services.train.run import Run, put_folder
+from services.train.warm_start import start_denoiser, start_vae
+from shared.arrays import UInt8
+from shared.datasets.samples import draw_crops
+from shared.diffusion.autoencoder import Autoencoder, encode_raw, make_vae, to_unit
+from shared.diffusion.gpu import prepare_vae
+from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.imaging.codec import encode_png
+from shared.imaging.sheet import colorize, sheet
+from shared.seeds import image_seed
+
+NORMALIZATION_IMAGES = 256
+SAMPLE_SHEET_IMAGES = 8
+
+Report = Callable[[int, int, str], None]
+"""Called with the number of finished steps, of all steps, and a note."""
+
+
+def autoencoder_segment(run: Run, kind: str, start: int, stop: int, report: Report) -> Progress:
+    """Train the VAE, or (kind 'decoder') its decoder alone; the last segment writes it."""
+    objective: VaeObjective | DecoderObjective
+    if kind == "vae":
+        vae = make_vae(run.recipe.vae)
+        weights = run.starting_weights()
+        if weights is not None:  # the denoiser of a warm start needs the latents it was trained on
+            start_vae(vae, weights)
+        objective = VaeObjective(vae, run.device)
+    else:
+        vae = run.read_vae("vae")
+        objective = DecoderObjective(vae, run.perceptual_loss(), run.device)
+    training = Training(objective, run.settings(kind))
+    run.load_checkpoint(training, kind, start)
+    index = run.index()
+    batches = Batches(index, run.recipe.vae.crop, None, (run.request.seed, 1))
+    progress = training.run(
+        batches, start, stop, lambda done, note: report(done, stop - start, note)
+    )
+    if stop < run.steps[kind]:
+        run.save_checkpoint(training, kind, start, stop)
+        return progress
+    training.use_average()
+    if kind == "vae" and run.recipe.vae.steps:
+        whole = Batches(index, run.recipe.size, None, (run.request.seed, 2))
+        _normalize(vae, whole, run.device)
+    with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
+        vae.save_pretrained(folder, safe_serialization=True)
+        put_folder(run.store, run.key(f"{kind}/"), Path(folder))
+    return progress
+
+
+def latents_segment(run: Run, shard: str, start: int, stop: int, report: Report) -> int:
+    """Encode the views of regions `start` to `stop`, and return their number."""
+    vae = run.finished_vae().to(run.device).eval()
+    prepare_vae(vae, run.recipe.precision)
+    batches = run.denoiser_batches()
+    data = encode_views(
+        vae,
+        batches,
+        (start, stop),
+        run.device,
+        run.recipe.precision,
+        lambda done, total: report(done, total, ""),
+    )
+    run.store.put(latents_key(run.request.run, shard), data)
+    return (stop - start) * batches.views_per_region
+
+
+def denoiser_segment(
+    run: Run, latent_shards: list[str], start: int, stop: int, report: Report
+) -> Progress:
+    """Train the denoiser, on the latents of `latent_shards` if there are any."""
+    recipe, vae = run.recipe.denoiser, run.finished_vae()
+    denoiser = run.new_denoiser(vae)
+    weights = run.starting_weights()
+    if weights is not None:
+        start_denoiser(denoiser, weights, run.regions.classes.names)
+    objective = DenoiserObjective(denoiser, vae, run.device)
+    if recipe.student is not None:
+        teacher = copy.deepcopy(denoiser)
+        objective = StudentObjective(denoiser, teacher, vae, recipe.student, run.device)
+    training = Training(objective, run.settings("denoiser"))
+    run.load_checkpoint(training, "denoiser", start)
+    latents = read_latents(run.store, run.request.run, latent_shards) if latent_shards else None
+    batches = run.denoiser_batches(latents)
+    progress = training.run(
+        batches, start, stop, lambda done, note: report(done, stop - start, note)
+    )
+    run.save_checkpoint(training, "denoiser", start, stop)
+    every = run.recipe.sample_every
+    if stop // every > start // every or stop == recipe.steps:
+        training.use_average()
+        picture = _sample_sheet(run, HeteroTissuePipeline(vae, denoiser), batches)
+        run.store.put(run.key(f"samples/{stop:08d}.png"), encode_png(picture))
+    return progress
+
+
+def _normalize(vae: Autoencoder, batches: Batches, device: str) -> None:
+    """Set scale, and shift if the VAE has one, so that training latents have variance 1."""
+    with torch.no_grad():
+        images = [batches.draw(step, 32).images for step in range(NORMALIZATION_IMAGES // 32)]
+        latents = torch.cat(
+            [encode_raw(vae, to_unit(torch.from_numpy(part).to(device))) for part in images]
+        )
+    vae.register_to_config(scaling_factor=1 / max(float(latents.std()), 1e-6))
+    if "shift_factor" in vae.config:
+        vae.register_to_config(shift_factor=float(latents.mean()))
+
+
+def _sample_sheet(run: Run, pipeline: HeteroTissuePipeline, batches: Batches) -> UInt8:
+    """Draw the same few regions at every step: map, crops, synthetic image, real region."""
+    batch = batches.draw(2**31, SAMPLE_SHEET_IMAGES)
+    seeds = [image_seed(run.request.seed, number) for number in range(SAMPLE_SHEET_IMAGES)]
+    images = pipeline(
+        batch.labels, batch.crops, seeds, run.recipe.sampling, precision=run.recipe.precision
+    )
+    classes = run.regions.classes
+    maps = [colorize(mask, classes.colors) for mask in batch.labels]
+    canvases = [draw_crops(crops, batch.images.shape[1]) for crops in batch.crops]
+    return sheet(
+        [maps, canvases, list(images), list(batch.images)],
+        ["label map", "crops", "synthetic", "real"],
+        [],
+        legend=list(zip(classes.names, classes.colors, strict=True)),
+    )

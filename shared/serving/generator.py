@@ -1,0 +1,79 @@
+"""Opening a generator: a model in this process, or a Triton server where one is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from shared.arrays import UInt8
+from shared.contracts.models import ModelRecord
+from shared.contracts.sampling import Sampling
+from shared.diffusion.crops import Crop
+from shared.diffusion.model_store import load_model
+from shared.errors import InputError
+from shared.serving.priority import Priority
+from shared.settings import settings
+from shared.storage import ObjectStore
+
+WAIT_SECONDS = 120.0
+"""How long to wait for a Triton server that is starting."""
+
+
+class Generator(Protocol):
+    """Makes images; see `HeteroTissuePipeline.__call__`."""
+
+    def generate(
+        self,
+        labels: UInt8,
+        crops: Sequence[Sequence[Crop]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        *,
+        use_map: bool = True,
+        use_crops: bool = True,
+        callback: Callable[[int], None] | None = None,
+    ) -> UInt8:
+        """Synthesize images, uint8 RGB (batch, H, W, 3)."""
+
+
+def open_generator(
+    store: ObjectStore, model: ModelRecord, device: str, priority: Priority = Priority.BULK
+) -> tuple[Generator, bool]:
+    """Open a generator of a model's images, and say whether it is a Triton server.
+
+    A Triton server that has just started is waited for, and told to load the deployment.
+
+    Args:
+        store: holds the model.
+        model: the model version.
+        device: where a model in this process runs.
+        priority: priority of the requests to a Triton server. Requests above `BULK` share their
+            steps with others, because they need not be reproducible to the bit.
+
+    Raises:
+        InputError: a Triton server is configured, and this version is not deployed.
+        ServingError: the server does not answer, or cannot load the deployment.
+    """
+    url = settings().triton_url
+    if not url:
+        return load_model(store, model.ref, device), False
+    from shared.serving.client import Server, TritonGenerator
+    from shared.serving.deployments import deployments
+
+    numbers = [
+        each.number
+        for each in deployments(store, model.model)
+        if each.version == model.version and each.sha256 == model.sha256
+    ]
+    if not numbers:
+        name = str(model.ref)
+        raise InputError(
+            f"Triton at {url} does not serve {name}: "
+            f"run 'htd deploy --model {name}', or unset HTD_TRITON_URL"
+        )
+    server = Server(url)
+    server.wait(WAIT_SECONDS)
+    if not server.serves(model.model, numbers[-1]):
+        server.load(model.model, numbers[-1], model.size)
+    alone = priority is Priority.BULK
+    return TritonGenerator(url, model.model, numbers[-1], priority=priority, alone=alone), True
