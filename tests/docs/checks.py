@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from heterotissue.cli import app
 from shared.contracts.requests import REQUESTS
-from shared.contracts.train import SHIPPED
+from shared.contracts.train import PACKAGED
 from tests.docs.pages import ROOT, commands
 
 UNCHECKED = frozenset({"apt-get", "export", "mc", "pip", "rclone", "rm", "source", "tar"})
@@ -66,7 +66,7 @@ def _values(command: str, given: dict[str, Any]) -> str | None:
     shipped = {path.stem for path in (ROOT / "services/train/recipes").glob("*.yaml")}
     if recipe and not recipe.endswith(".yaml") and recipe not in shipped:
         return f"no recipe {recipe!r}"
-    if start and start not in SHIPPED and not start.startswith("models/"):
+    if start and start not in PACKAGED and not start.startswith("models/"):
         return f"no checkpoint {start!r}"
     for change in given.get("change") or ():
         path, _, value = change.partition("=")
