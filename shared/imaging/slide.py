@@ -94,7 +94,7 @@ class Slide:
         if mpp * MAX_UPSAMPLING < self.mpp:
             raise InputError(
                 f"{self.path.name} has {self.mpp:.4g} µm/px at its finest level, too coarse for "
-                f"the requested {mpp:.4g} µm/px"
+                f"the {mpp:.4g} µm/px that were asked for"
             )
 
     def read(self, x: int, y: int, size: tuple[int, int], mpp: float) -> UInt8:
