@@ -73,11 +73,15 @@ def test_the_cpu_overlay_fits_a_laptop() -> None:
         for claim in item["spec"]["volumeClaimTemplates"]
     ]
     assert sum(claims) <= 25 * 2**30
-    text = (ROOT / "k8s/overlays/cpu/kustomization.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["cpu", "one-gpu"])
+def test_an_overlay_for_one_machine_says_how_much_it_asks_for(name: str) -> None:
+    text = (ROOT / f"k8s/overlays/{name}/kustomization.yaml").read_text()
     stated = re.search(r"asks for ([0-9.]+) CPUs and ([0-9.]+) GiB", text)
-    assert stated, "the overlay says how much it asks for"
-    assert float(stated[1]) == pytest.approx(requested(manifests, "cpu"), abs=0.06)
-    assert float(stated[2]) == pytest.approx(requested(manifests, "memory") / 2**30, abs=0.06)
+    assert stated
+    assert float(stated[1]) == pytest.approx(requested(rendered(name), "cpu"), abs=0.06)
+    assert float(stated[2]) == pytest.approx(requested(rendered(name), "memory") / 2**30, abs=0.06)
 
 
 def test_one_gpu_is_cut_into_as_many_slices_as_are_asked_for() -> None:
@@ -95,8 +99,8 @@ def test_one_gpu_is_cut_into_as_many_slices_as_are_asked_for() -> None:
     }
     assert asked == {f"{resource['name']}.shared"}
     assert slicing["renameByDefault"]
-    assert requested(manifests, "memory") <= 64 * 2**30, "of the machine that has the GPU"
-    assert requested(manifests, "cpu") <= 16
+    assert requested(manifests, "memory") <= 56 * 2**30, "a machine of 64 GiB"
+    assert requested(manifests, "cpu") <= 7, "a machine of 8 CPUs"
 
 
 def test_two_and_four_gpus_suffice() -> None:
