@@ -107,7 +107,7 @@ COPY --chmod=0755 docker/triton.sh /usr/local/bin/heterotissue-triton
 ENV HOME=/tmp GOMP_SPINCOUNT=3000 OMP_WAIT_POLICY=active
 EXPOSE 8000 8001 8002
 USER 10001:10001
-ENTRYPOINT []
+# The base image's entrypoint stays: it chooses the CUDA libraries that fit the host's driver.
 CMD ["heterotissue-triton"]
 HEALTHCHECK --interval=15s --timeout=10s --start-period=120s \
     CMD ["python3", "-m", "shared.queue.health", "http://127.0.0.1:8000/v2/health/ready"]

@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install lint test test-api test-e2e test-containers test-k8s assets secrets images sbom audit digests demo starter autoencoder bench-quality bench-synthesis bench-gateway bench-gpu clean
+.PHONY: help install lint test test-api test-e2e test-containers test-k8s assets secrets images load push digests sbom audit demo starter autoencoder bench-quality bench-synthesis bench-gateway bench-gpu clean
 
 help:            ## list the targets
 	@grep -E '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -57,11 +58,19 @@ audit: out/audit/installed  ## hadolint, shellcheck, and known vulnerabilities o
 	out/audit/bin/shellcheck docker/*.sh tests/containers/standins/silo/server tests/containers/standins/silo/mc
 	out/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
-digests:         ## write the digests of pushed images into the production overlay: REGISTRY=registry.example.org
-	cd k8s/overlays/production && ../../../docker/digests.sh $(REGISTRY)
-
 images:          ## build the images that run without a GPU
 	docker compose --profile cpu --profile triton build
+
+load:            ## copy built images into a cluster on this machine: CLUSTER=kind, minikube or k3s [OVERLAY=cpu]
+	docker/load.sh $(CLUSTER) $(OVERLAY)
+
+push:            ## build all images and push them: REGISTRY=registry.example.org/heterotissue [TAG=0.1.0]
+	@test -n "$(REGISTRY)" || { echo 'make push REGISTRY=registry.example.org/heterotissue' >&2; exit 2; }
+	HTD_REGISTRY=$(REGISTRY) HTD_VERSION=$(TAG) docker compose --profile cpu --profile gpu build
+	HTD_REGISTRY=$(REGISTRY) HTD_VERSION=$(TAG) docker compose --profile cpu --profile gpu push
+
+digests:         ## pin the images of an overlay to what their registry has now: [OVERLAY=production]
+	docker/digests.sh k8s/overlays/$(or $(OVERLAY),production)
 
 demo: install    ## slides to a synthetic annotated dataset; SLIDES=folder MPP=0.5 CLASSES=a,b for yours
 	$(BIN)/htd demo --out out/demo $(if $(SLIDES),--slides '$(SLIDES)') $(if $(MPP),--mpp $(MPP)) $(if $(CLASSES),--classes '$(CLASSES)')

@@ -1,21 +1,19 @@
 #!/bin/sh
-# Pins the production overlay to the digests that the registry has now. Needs kustomize and
-# docker buildx; run by `make digests REGISTRY=…` after the images were pushed.
+# Pins the images of an overlay to the digests that their registry has now: run by `make digests`
+# after `make push`. Needs kubectl and docker buildx.
 set -eu
-registry=${1:?the registry that the images were pushed to}
+cd "$(dirname "$0")/../${1:?a folder with a kustomization, such as k8s/overlays/production}"
 
-pin() { # image as the manifests name it, where it lies, its tag
-    digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$2:$3")
-    kustomize edit set image "$1=$2@$digest"
-}
-
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' ../../../pyproject.toml)
-for service in gateway ingest triton cluster synthesize image embed train deploy evaluate; do
-    case $service in
-        gateway | ingest | triton) tag=$version ;;
-        cluster | synthesize | image) tag=$version-cpu ;;
-        *) tag=$version-cuda ;;
-    esac
-    pin "heterotissue/$service" "$registry/heterotissue/$service" "$tag"
+pins=digests/kustomization.yaml
+head='apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+# Written by make digests.'
+printf '%s\nimages: []\n' "$head" >"$pins"  # without pins, so that the images are asked for by their tags
+images=$(kubectl kustomize . | sed -n 's/^ *\(- \)*image: //p' | sort -u)
+lines=
+for image in $images; do
+    digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$image")
+    lines="$lines
+  - {name: \"${image%:*}\", digest: \"$digest\"}"
 done
-pin redis redis "$(sed -n 's/.*image: redis://p' ../../base/redis/redis.yaml)"
+printf '%s\nimages:%s\n' "$head" "$lines" >"$pins"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the bucket, and the user that HeteroTissue is: it may use this bucket and nothing else.
-# Running it again changes keys and policy to what they are now.
+# Makes the bucket and HeteroTissue's user, who may use this bucket and nothing else.
+# Another run brings keys and policy up to date.
 set -eu
 
 secrets=/run/secrets
@@ -9,8 +9,13 @@ bucket=${bucket%%/*}  # a prefix may follow
 user=$(cat "$secrets/htd_s3_access_key")
 export MC_CONFIG_DIR=/tmp
 
-mc --quiet alias set store "$HTD_S3_ENDPOINT" \
-    "$(cat "$secrets/s3_root_user")" "$(cat "$secrets/s3_root_password")"
+tries=0
+until mc --quiet alias set store "$HTD_S3_ENDPOINT" \
+    "$(cat "$secrets/s3_root_user")" "$(cat "$secrets/s3_root_password")"; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 60 ] || exit 1
+    sleep 1  # the server is starting
+done
 mc --quiet mb --ignore-existing "store/$bucket"
 cat >/tmp/policy.json <<JSON
 {"Version": "2012-10-17", "Statement": [
@@ -22,6 +27,6 @@ cat >/tmp/policy.json <<JSON
 JSON
 mc --quiet admin user add store "$user" "$(cat "$secrets/htd_s3_secret_key")"
 mc --quiet admin policy create store heterotissue /tmp/policy.json
-# Attaching what is attached already is an error to mc, and none to us.
+# mc fails if the policy is attached already; that is fine here.
 mc --quiet admin policy attach store heterotissue --user "$user" || \
     mc --quiet admin user info store "$user" | grep -q heterotissue

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Draws what is missing of the secrets in secrets/, and makes .env from .env.example.
-# Containers run under other users: the files are readable to all, the folder to its owner only.
+# Draws the secrets that are missing in secrets/, and copies .env.example to .env.
+# Containers run under other users: all may read the files, but only the owner may enter the folder.
 set -eu
 cd "$(dirname "$0")/.."
 umask 077

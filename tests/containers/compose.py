@@ -146,5 +146,5 @@ def build_images() -> dict[str, str]:
             needed = extra if args.get("ACCELERATOR") != "none" else {}
             build(image_name(service), ROOT, args | needed, target=plan["target"])
     names = {image_name(each) for each in described().values() if "build" in each}
-    shown = [name for name in sorted(names) if not name.endswith("-cuda")]
+    shown = [name for name in sorted(names) if "-cuda:" not in name]
     return {name: docker("image", "inspect", "--format", "{{.Size}}", name) for name in shown}

@@ -7,7 +7,9 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,115 @@ from heterotissue.cli.app import app
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("overlays/cpu", "overlays/gpu", "overlays/production")
-FOLDERS = (*OVERLAYS, "jobs/train", "jobs/engine", "examples")
+OVERLAYS = ("cpu", "one-gpu", "gpu", "production")
+VALUES = "  - ../../components/values\n"
+"""The last component of an overlay, as the line that names it."""
 Manifest = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Variant:
+    """An overlay as a user changes it: components added or replaced, and other values."""
+
+    overlay: str
+    added: tuple[str, ...] = ()
+    replaced: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+
+    def all_values(self) -> dict[str, str]:
+        """The overlay's values.yaml with the changes of this variant."""
+        path = ROOT / f"k8s/overlays/{self.overlay}/values.yaml"
+        return yaml.safe_load(path.read_text())["data"] | self.values
+
+    def own(self, image: str) -> str:
+        """Name of one of our images without registry and version; of others the image itself."""
+        given = self.all_values()
+        inside = re.fullmatch(rf"{re.escape(given['registry'])}/(.+):{given['version']}", image)
+        return inside[1] if inside else image
+
+
+VARIANTS = {
+    **{name: Variant(name) for name in OVERLAYS},
+    "train": Variant("production", added=("jobs/train",)),
+    "trainjob": Variant("production", added=("jobs/trainjob",)),
+    "engine": Variant("gpu", added=("jobs/engine",)),
+    "gpu-sampling": Variant(
+        "gpu", added=("components/gpu-sampling",), values={"sample-gpus": "6", "embed-gpus": "3"}
+    ),
+    "ingress": Variant("production", replaced={"gateway-api": "ingress"}),
+    "no-keda": Variant(
+        "production",
+        replaced={"keda": "managed-redis"},
+        values={"redis": "redis.example.org:6379", "redis-network": "10.20.0.0/16"},
+    ),
+    "platform": Variant(
+        "production",
+        added=tuple(
+            f"components/{name}"
+            for name in ("openshift", "ca-bundle", "workload-identity", "managed-redis")
+        ),
+        values={
+            "store-role": "arn:aws:iam::123456789012:role/heterotissue",
+            "redis": "redis.example.org:6380",
+            "redis-network": "10.20.0.0/16",
+        },
+    ),
+    "elsewhere": Variant(
+        "production",
+        added=("jobs/train", "jobs/trainjob", "components/openshift"),
+        values={
+            "namespace": "my-tissue",
+            "registry": "localhost:5000/team/tissue",
+            "version": "9.9.9-rc.1",
+            "store": "s3://other/prefix",
+            "endpoint": "http://minio.storage.svc:9000",
+            "region": "eu-west-3",
+            "store-network": "10.96.0.0/12",
+            "host": "tissue.lab.internal",
+            "route-gateway": "lab",
+            "route-gateway-namespace": "edge",
+            "proxy-namespace": "envoy-gateway-system",
+            "keda-namespace": "scaling",
+            "monitoring-namespace": "observability",
+            "monitoring-release": "prometheus",
+        },
+    ),
+}
+
+
 @functools.cache
-def _rendered(folder: str) -> tuple[Manifest, ...]:
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(ROOT / "k8s" / folder)], capture_output=True, text=True
-    )
+def rendered(name: str) -> tuple[Manifest, ...]:
+    """The objects of one of the VARIANTS."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl, which renders the manifests, is not on this machine")
+    variant = VARIANTS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "k8s", f"{folder}/k8s")
+        shutil.copytree(ROOT / "docker", f"{folder}/docker")
+        overlay = Path(folder) / "k8s/overlays" / variant.overlay
+        change(overlay, variant)
+        done = subprocess.run(
+            ["kubectl", "kustomize", str(overlay)], capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stderr
     return tuple(item for item in yaml.safe_load_all(done.stdout) if item)
 
 
-def rendered(folder: str) -> tuple[Manifest, ...]:
-    """The objects of a kustomization."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl, which renders the manifests, is not on this machine")
-    return _rendered(folder)
+def change(overlay: Path, variant: Variant) -> None:
+    """Edit a copied overlay as the docs say."""
+    path = overlay / "kustomization.yaml"
+    text = path.read_text()
+    for old, new in variant.replaced.items():
+        assert f"components/{old}\n" in text
+        text = text.replace(f"components/{old}\n", f"components/{new}\n")
+    if variant.added:
+        lines = "".join(f"  - ../../{name}\n" for name in variant.added)
+        assert VALUES in text
+        text = text.replace(VALUES, lines + VALUES)
+    path.write_text(text)
+    values = yaml.safe_load((overlay / "values.yaml").read_text())
+    values["data"] |= variant.values
+    (overlay / "values.yaml").write_text(yaml.safe_dump(values))
 
 
 def pods(manifests: tuple[Manifest, ...]) -> Iterator[tuple[str, Manifest]]:
@@ -63,6 +155,24 @@ def jobs_of_runtime(item: Manifest) -> list[Manifest]:
 def containers(template: Manifest) -> list[Manifest]:
     spec = template["spec"]
     return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def settings_of(manifests: tuple[Manifest, ...]) -> dict[str, str]:
+    """The variables that all our pods are given."""
+    found: dict[str, str] = next(
+        i["data"] for i in manifests if i["metadata"]["name"].startswith("settings-")
+    )
+    return found
+
+
+def gpus(template: Manifest) -> int:
+    """GPUs, or slices of GPUs, that a pod asks for."""
+    return sum(
+        int(count)
+        for container in containers(template)
+        for name, count in container["resources"]["limits"].items()
+        if name.startswith("nvidia.com/gpu")
+    )
 
 
 def setting_names() -> set[str]:

@@ -23,8 +23,8 @@ from tests.deploy.manifests import (
     setting_names,
 )
 
-TAGS = {"none": "", "cpu": "-cpu", "cuda": "-cuda"}
-"""End of an image's tag by the ACCELERATOR that it is built with."""
+ENDINGS = {"none": "", "cpu": "", "cuda": "-cuda"}
+"""End of an image's name by the ACCELERATOR that it is built with."""
 
 
 def test_every_stage_has_a_worker_and_an_image() -> None:
@@ -109,8 +109,8 @@ def test_gpus_are_reserved_for_what_is_built_for_them() -> None:
             assert not devices, f"{name} does not start without a GPU"
         accelerator = service.get("build", {}).get("args", {}).get("ACCELERATOR")
         if accelerator:
-            ending = f":{version}{TAGS[accelerator]}"
-            assert service["image"].endswith(ending), f"{name} is not tagged {ending}"
+            image = f"{service['build']['args']['SERVICE']}{ENDINGS[accelerator]}:{version}"
+            assert service["image"].endswith(f"/{image}"), f"{name} is not named {image}"
             assert (accelerator == "cuda") == name.endswith("-gpu"), name
     assert compose()["services"]["triton-gpu"]["networks"]["inner"]["aliases"] == ["triton"]
 
