@@ -191,9 +191,9 @@ def test_a_form_with_files_is_the_same_request(gateway: Gateway) -> None:
     answer = send(said)
     assert (answer.status_code, answer.headers["Location"]) == (202, job), answer.text
     for wrong, words in (
-        (send(said, files[:1]), "1 crops of `request` want a file, 0 files"),
+        (send(said, files[:1]), "1 crops of `request` need a file, but the form has 0 files"),
         (send(said, files[1:]), "one file `labels`"),
-        (send([1]), "no object of JSON"),
+        (send([1]), "must be a JSON object"),
         (send(said | {"colour": 1}), "not permitted"),
         (gateway.client.post("/v1/images", content=b"{}"), "not understood"),
     ):
