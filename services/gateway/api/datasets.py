@@ -372,10 +372,9 @@ def _members(own: OwnDataset) -> Iterator[tuple[str, str]]:
     prefix = dataset_key(own.name, "")
     for key in own.store.list(prefix):
         name = key.removeprefix(prefix)
-        rows = name.startswith("shards/") and name.endswith(
-            ".parquet"
-        )  # the manifest has these rows
-        if name not in PRIVATE_FILES and not rows:
+        # The manifest repeats the rows of these tables.
+        is_shard_table = name.startswith("shards/") and name.endswith(".parquet")
+        if name not in PRIVATE_FILES and not is_shard_table:
             yield f"{own.name}/{name}", key
 
 

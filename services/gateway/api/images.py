@@ -163,7 +163,7 @@ def _read_label_map(data: bytes, model: ModelRecord) -> UInt8:
         labels = np.asarray(image, np.uint8)
     if labels.max() >= len(model.classes):
         raise InputError(
-            f"the label map holds label {labels.max()}; the model's labels are 0 to "
+            f"the label map holds {labels.max()}; the model's labels are 0 to "
             f"{len(model.classes) - 1}: {', '.join(model.classes.names)}"
         )
     return labels
