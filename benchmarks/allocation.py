@@ -1,9 +1,10 @@
 """What does it cost to return memory to the system?  python benchmarks/allocation.py [--out FILE]
 
-Images per second of an encoder (EfficientNet-lite0, untrained, 224 px): in a process as it comes,
-and in one that `shared.computing.prepare` had keep what it frees; of 64 images at a time, and of
-`CPU_BATCH`, as `Encoder.encode` has it. They take turns; medians of 3 runs, with page faults per
-image and the largest memory.
+Measures the images per second of an encoder (EfficientNet-lite0, untrained, 224 px), the page
+faults per image and the peak memory: in a process with the default allocator, and in a process in
+which `shared.computing.prepare` makes the C library keep freed memory; with batches of 64 images,
+and with batches of `CPU_BATCH` images, which `Encoder.encode` uses. The variants run in turn; the
+results are medians of 3 runs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,13 @@ ROUNDS = 3
 
 
 def work(batch: int, threads: int, *, keep: bool) -> dict[str, float]:
-    """Measure this process."""
+    """Measure the encoder in this process: images per second, page faults per image, peak MB.
+
+    Args:
+        batch: number of images at a time.
+        threads: number of CPU threads.
+        keep: keep freed memory, by `shared.computing.prepare`.
+    """
     if keep:
         prepare(threads)
     torch.set_num_threads(threads)
@@ -50,7 +57,7 @@ def work(batch: int, threads: int, *, keep: bool) -> dict[str, float]:
 
 
 def usage() -> resource.struct_rusage:
-    """What this process has used."""
+    """Return the resource usage of this process."""
     return resource.getrusage(resource.RUSAGE_SELF)
 
 

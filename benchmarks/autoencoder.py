@@ -1,11 +1,11 @@
-"""How well does an autoencoder give real tissue back?
+"""How well does an autoencoder reconstruct real tissue?
 
     python benchmarks/autoencoder.py STORE REGIONS [--vae embedded] [--split val] [--seeds 1]
 
-Prints PSNR, SSIM and the Fréchet distance of reconstructions to other slides of the split, with
-that of the real images themselves: no generator is better than its decoder. With seeds, also the
-mean IoU, on the split's real images, of segmenters trained on real training images and on
-reconstructions of them.
+Prints the PSNR and SSIM of reconstructions, and their Fréchet distance to real images of other
+slides of the split beside that of the real images. This bounds every generator that uses the
+decoder. With --seeds, segmenters are trained on real training images and on reconstructions of
+them, and their mean IoU on the split's real images is printed too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ UInt8 = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Real regions as an autoencoder gives them back."""
+    """Reconstructions of real regions by an autoencoder, with the real label maps."""
 
     pairs: RealPairs
     images: UInt8
@@ -60,14 +60,14 @@ class Reconstructed:
 
 
 def read(store: ObjectStore, record: RegionSet, split: Split) -> tuple[RealPairs, UInt8]:
-    """Read the regions of a split, and their images (n, h, w, 3)."""
+    """Read the regions of a split, and their images, uint8 RGB (n, height, width, 3)."""
     index = RegionIndex(store, record, split)
     pairs = RealPairs(index, range(len(index)), np.arange(256, dtype=np.uint8))
     return pairs, np.stack([pairs.pair(number)[0] for number in range(len(pairs))])
 
 
 def mean_iou(train: Pairs, test: Pairs, classes: Classes, seed: int) -> float:
-    """Train a segmenter as `htd study` does, and score it."""
+    """Train a segmenter with the settings of `htd study`, and return its mean IoU on `test`."""
     asked = EvaluateRequest(report="none", dataset="none", seed=seed)
     size, batch = len(test.pair(0)[0]), asked.segmenter_batch
     model = make_segmenter(IMAGENET_ENCODERS[0], classes, seed)

@@ -2,10 +2,10 @@
 
     python benchmarks/encoder_ari.py STORE COHORT [--encoders random embedded] [--k 6] [--seeds 3]
 
-Embeds and clusters an annotated cohort with each encoder, and prints the adjusted Rand
-index of clusters against the main tissue type of every patch, on train and on held-out
-slides, for all patches and for those of one tissue type (at least 90 %): mean and sample
-standard deviation over seeds of the encoder's training and of the clustering.
+Embeds and clusters an annotated cohort with each encoder, and prints the adjusted Rand index
+between the clusters and the main tissue type of each patch: on training and on held-out slides,
+for all patches and for pure patches (at least 90 % of one tissue type). The figures are mean and
+sample standard deviation over seeds of the encoder's training and of the clustering.
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ def run(store: ObjectStore, request: Request) -> None:
 
 
 def agreement(store: ObjectStore, cohort: str, name: str, slides: list[str]) -> dict[str, float]:
-    """ARI of one clustering on some slides."""
+    """Return the adjusted Rand index of a clustering on some slides, with the patch counts.
+
+    Args:
+        store: holds the cohort and the clustering.
+        cohort: name of the cohort.
+        name: name of the clustering.
+        slides: names of the slides.
+    """
     truth, found, purity = [], [], []
     for slide in slides:
         fractions = np.array(
@@ -89,7 +96,7 @@ def main() -> None:
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, object]:
-    """Mean and spread of each figure over seeds; counts as they are."""
+    """Return mean and standard deviation of each index over seeds, and the patch counts."""
     spread = {
         name: [round(float(np.mean([row[name] for row in rows])), 3),
                round(float(np.std([row[name] for row in rows], ddof=1)), 3) if rows[1:] else None]

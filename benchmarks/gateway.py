@@ -1,9 +1,9 @@
-"""Does the gateway stand many clients and large files?  python benchmarks/gateway.py STORE MODEL
+"""Can the gateway serve many clients and large files?  python benchmarks/gateway.py STORE MODEL
 
-A dataset is made twice in turn: with nobody looking, and with clients that follow it, half of
-them asking every few seconds and half reading its live events. Then a large file is uploaded, and
-the gateway's memory is watched. The stack is a real one, in a temporary folder; clients, server
-and workers share this machine.
+Datasets are made in turn without clients and with clients that follow them; half of the clients
+poll the status every few seconds, and half read the stream of events. Then a large file is
+uploaded while the gateway's memory is measured. The stack is a real one in a temporary folder;
+clients, servers and workers share this machine.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ PAUSE = 5.0  # seconds between two questions of one client
 
 
 class Crowd:
-    """Clients that follow a dataset until they are told to stop.
+    """Clients that follow a dataset inside a `with` block.
 
     Attributes:
-        seconds: that the answers to questions took.
-        events: live events that were read.
-        failures: questions and streams that were not answered as they should.
+        seconds: response time of each poll of the status.
+        events: number of events that were read from streams.
+        failures: number of polls and streams that failed.
     """
 
     def __init__(self, url: str, dataset: str, tokens: list[str]) -> None:
@@ -113,7 +113,7 @@ class Crowd:
 def images_per_second(
     client: Client, request: DatasetRequest, crowd: AbstractContextManager[object]
 ) -> float:
-    """Have a dataset made while a crowd follows it."""
+    """Make a dataset while a crowd follows it, and return its images per second."""
     began = time.perf_counter()
     client.submit_dataset(request)
     with crowd:
@@ -125,14 +125,24 @@ def images_per_second(
 
 
 def zeros(count: int) -> Iterator[bytes]:
-    """`count` bytes, a mebibyte at a time."""
+    """Yield `count` zero bytes, one mebibyte at a time; `count` is a multiple of that."""
     block = bytes(1 << 20)
     for _ in range(count >> 20):
         yield block
 
 
 def upload(url: str, token: str, size: int, process: psutil.Process) -> dict[str, float]:
-    """Upload a file through the gateway; its memory is read all the while."""
+    """Upload a file of `size` bytes through the gateway while its memory is measured.
+
+    Args:
+        url: address of the gateway.
+        token: a token of the gateway.
+        size: size of the file in bytes.
+        process: the gateway's process.
+
+    Returns:
+        Bytes, seconds, and the gateway's memory in MB before the upload and at its peak.
+    """
     peak, stop = [0], threading.Event()
 
     def watch() -> None:
@@ -157,7 +167,7 @@ def upload(url: str, token: str, size: int, process: psutil.Process) -> dict[str
 
 
 def gateway_process() -> psutil.Process:
-    """The gateway among this process's children."""
+    """Find the gateway among the child processes of this process."""
     for child in psutil.Process().children(recursive=True):
         if "services.gateway" in child.cmdline():
             return child

@@ -1,9 +1,12 @@
 """How fast is a recipe's model on a GPU, and what limits it?  python -m benchmarks.gpu [--recipe R]
 
-Untrained weights of the recipe's size do: speed does not depend on them. Measures, in one run:
-the bf16 matrix product as the peak; a step of the denoiser at many batch sizes, eager, as CUDA
-graphs, and compiled; images per second of our path and of a plain diffusers pipeline; what a step's
-time goes to; and how long the recipe's training would take.
+The weights are untrained, because speed does not depend on them. One run measures:
+
+- the bf16 matrix product, as the peak of the GPU;
+- a step of the denoiser at many batch sizes: eager, as a CUDA graph, and compiled;
+- images per second of the default path and of a plain diffusers pipeline;
+- the shares of a step's time by kind of kernel;
+- the time that the recipe's training would take.
 """
 
 from __future__ import annotations
@@ -60,11 +63,16 @@ KINDS = {
     "copies and casts": ("copy", "cat", "memcpy", "transpose", "nchw", "nhwc"),
     "element by element": ("elementwise", "pointwise", "triton"),
 }  # fmt: skip
-"""Kinds of kernels by words in their names, the first that fits."""
+"""Kind of kernel → words in the names of its kernels; the first match counts."""
 
 
 def seconds(work: Callable[[], Any], least: float = 0.3) -> float:
-    """Median seconds of a call on the GPU, after two that do not count."""
+    """Return the median seconds of a call on the GPU, after two warm-up calls.
+
+    Args:
+        work: the call.
+        least: total seconds after which measuring stops, after 3 to 50 calls.
+    """
     for _ in range(2):
         work()
     torch.cuda.synchronize()
@@ -80,21 +88,21 @@ def seconds(work: Callable[[], Any], least: float = 0.3) -> float:
 
 
 def peak() -> float:
-    """FLOP/s of a bf16 matrix product of random numbers, side 8192."""
+    """Measure the FLOP/s of a bf16 product of two random 8192 × 8192 matrices."""
     side = 8192
     one, other = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     return 2 * side**3 / seconds(lambda: one @ other)
 
 
 def example(recipe: Recipe, images: int) -> Batch:
-    """Label maps of two classes in bands, with a crop of each."""
+    """Make a batch: label maps with bands of two classes, and a crop of noise for each class."""
     side = int(recipe.size * recipe.denoiser.crop_max)
     labels, crops = bands(CLASSES, recipe.size, side, images)
     return Batch(labels, crops, list(range(images)))
 
 
 class Step:
-    """A denoiser's step at a number of rows, in one of several ways."""
+    """A call that evaluates a denoiser once on a batch of `rows` images."""
 
     def __init__(self, denoiser: Denoiser, vae: Autoencoder, recipe: Recipe, rows: int) -> None:
         self.denoiser = denoiser
@@ -113,12 +121,15 @@ class Step:
 
 @torch.inference_mode()
 def denoiser_steps(steps: dict[int, Step], one: float, most: float) -> dict[int, Any]:
-    """Rows → milliseconds and share of the peak, kernel by kernel and as a CUDA graph.
+    """Time denoiser steps, kernel by kernel and as a CUDA graph.
 
     Args:
-        steps: rows → a step of so many, of a denoiser that is not captured.
-        one: FLOPs of a row.
-        most: FLOP/s at best.
+        steps: rows → a step with this number of rows; its denoiser has no CUDA graph yet.
+        one: floating point operations of one row.
+        most: peak of the GPU in FLOP/s.
+
+    Returns:
+        Rows → way → milliseconds of a step, and its share of the peak.
     """
     table: dict[int, Any] = {}
     for rows, step in steps.items():
@@ -136,7 +147,7 @@ def denoiser_steps(steps: dict[int, Step], one: float, most: float) -> dict[int,
 
 @torch.inference_mode()
 def kernels(step: Callable[[], Any]) -> dict[str, float]:
-    """Share of a step's time on the GPU by kind of kernel."""
+    """Profile a step, and return each kind of kernel's share of its time on the GPU."""
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
@@ -153,7 +164,11 @@ def kernels(step: Callable[[], Any]) -> dict[str, float]:
 
 
 def images_per_second(vae: Autoencoder, denoiser: Denoiser, recipe: Recipe) -> dict[str, Any]:
-    """Way → images per call → images per second, from label maps to pixels."""
+    """Measure images per second, from label maps to pixels.
+
+    Returns:
+        Way of making images → images per call → images per second.
+    """
     ours = HeteroTissuePipeline(copy.deepcopy(vae), copy.deepcopy(denoiser))
     prepare_vae(ours.vae, recipe.precision)
     prepare_denoiser(ours.denoiser, recipe.precision)
@@ -184,10 +199,17 @@ def images_per_second(vae: Autoencoder, denoiser: Denoiser, recipe: Recipe) -> d
 def training(
     vae: Autoencoder, denoiser: Denoiser, recipe: Recipe, store: str, compiled: bool
 ) -> dict[str, Any]:
-    """Kind → seconds of a training step, and minutes of all that the recipe has.
+    """Measure the training steps of the autoencoder, the decoder and the denoiser.
 
     Args:
-        compiled: compile the networks, and have them channels last.
+        vae: the autoencoder.
+        denoiser: the denoiser.
+        recipe: recipe of the training.
+        store: address of the store with the perceptual loss's weights.
+        compiled: compile the networks, and use the channels-last memory format.
+
+    Returns:
+        Kind of training → seconds of a step, and minutes of all steps of the recipe.
     """
     try:
         perceptual = (
@@ -234,7 +256,7 @@ def training(
 
 
 def training_batch(recipe: Recipe, rows: int, side: int, vae: Autoencoder | None) -> data.Batch:
-    """A batch of noise; with latents, as they are computed once, where a VAE is given."""
+    """Make a training batch of noise images; if `vae` is given, with precomputed latents."""
     made = example(recipe, rows)
     images = np.random.default_rng(0).integers(256, size=(rows, side, side, 3), dtype=np.uint8)
     latents = None
@@ -252,7 +274,15 @@ def measure_steps(
     most: float,
     keep: Callable[[str, Any], None],
 ) -> None:
-    """A prepared denoiser's steps, as it is and compiled, given to `keep` by name."""
+    """Time the steps of a prepared denoiser, without compilation and compiled.
+
+    Args:
+        vae: the autoencoder.
+        denoiser: the denoiser, which this function leaves compiled.
+        recipe: recipe of the model.
+        most: peak of the GPU in FLOP/s.
+        keep: receives each result with its name.
+    """
     with torch.inference_mode():
         work = {rows: Step(denoiser, vae, recipe, rows) for rows in SIZES}
         one = count_flops(work[1])

@@ -1,11 +1,15 @@
 """Which guidance, when, and how many steps?  python benchmarks/guidance.py STORE MODEL
 
-Images of the val split's maps and crops, held against the val split, for each setting; with
-`--condition map` of the maps alone, which may want another. Nothing is chosen on the test
-split. Prints a table of the Fréchet distance to other regions of the crops' own slides and its
-ratio to the floor, of the stain error against the crops, of how often a crop is found again by
-its staining, and of how well a segmenter trained on real regions finds the maps in the images
-(mean IoU); the last row is the real regions.
+For each setting, makes images from the val split's maps and crops, and compares them with the val
+split; with `--condition map` from the maps alone, which may need another setting. Nothing is
+chosen on the test split. Prints a table with these columns:
+
+- the Fréchet distance to other regions of the crops' own slides, and its ratio to the floor;
+- the stain error against the crops;
+- the share of images whose crop is retrieved by its staining;
+- faithfulness: the mean IoU of a segmenter, trained on real regions, on the images.
+
+The last line has the figures of the real regions.
 """
 
 from __future__ import annotations
@@ -54,14 +58,14 @@ SETTINGS = (
 
 
 def asked(setting: Sampling) -> dict[str, float]:
-    """What a setting asks, by name."""
+    """Return the fields of a setting that the benchmark varies, by name."""
     return setting.model_dump(exclude={"first_order"})
 
 
 def make(
     target: Target, model: ModelRecord, images: int, condition: Condition, setting: Sampling
 ) -> str:
-    """Make a setting's dataset and return its name."""
+    """Make the dataset of a setting, and return its name."""
     words = "-".join(map(str, asked(setting).values())).replace(".", "_")
     name = f"guidance-{model.model}-{model.version}-{condition}-{words}"
     request = counterparts(name, model.ref, "val", images, condition, **asked(setting))
@@ -70,7 +74,7 @@ def make(
 
 
 def compared(condition: Condition) -> list[Sampling]:
-    """Settings that differ under a condition: maps alone know no crops."""
+    """Return the settings that differ under a condition; without crops, several are equal."""
     staining = Sampling().staining
     return [
         each
@@ -87,7 +91,15 @@ def faithfulness(
     made: dict[str, SyntheticPairs],
     steps: int,
 ) -> dict[str, float]:
-    """Mean IoU of a segmenter trained on real regions, on each dataset and on real ones."""
+    """Train a segmenter on real regions, and return its mean IoU on each dataset.
+
+    Args:
+        real: held-out real regions, which are scored under the name "real".
+        train: real regions to train on.
+        classes: classes of the label maps.
+        made: name → synthetic dataset.
+        steps: training steps of the segmenter.
+    """
     size, same = real[0].image.shape[0], np.arange(256, dtype=np.uint8)
     learnt, held = (RealPairs(each, range(len(each)), same) for each in (train, real))
     segmenter = make_segmenter(IMAGENET_ENCODERS[0], classes, 0)

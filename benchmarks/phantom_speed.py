@@ -1,4 +1,4 @@
-"""How long does a phantom slide take to write?  python benchmarks/phantom_speed.py [SIDE]"""
+"""How long does writing a phantom slide take?  python benchmarks/phantom_speed.py [SIDE]"""
 
 from __future__ import annotations
 

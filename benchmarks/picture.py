@@ -1,9 +1,10 @@
-"""The same label maps in several appearances, as one picture.
+"""Draw a picture of the same label maps in several appearances.
 
     python benchmarks/picture.py STORE MODEL/VERSION DATASET docs/images/appearances.webp
 
-The maps are drawn here, and the crops are cut from the dataset's synthetic images, so that no
-pixel of a patient is shown. For models of the classes other (0) and gland (1).
+The label maps are drawn by this script, and the crops are cut from synthetic images of the
+dataset, so that the picture shows no patient's tissue. The model must have the classes other (0)
+and gland (1).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAPS = 6
 
 
 def draw_glands(size: int, rng: np.random.Generator) -> UInt8:
-    """Draw some wavy discs that do not touch, uint8 (size, size)."""
+    """Draw a label map of wavy discs that do not touch, uint8 (size, size)."""
     y, x = np.mgrid[:size, :size] / size
     labels = np.zeros((size, size), np.uint8)
     margin = np.zeros((size, size), bool)
@@ -45,7 +46,7 @@ def draw_glands(size: int, rng: np.random.Generator) -> UInt8:
 
 
 def appearances(samples: list[Sample], rows: int) -> list[Sample]:
-    """Pick synthetic images whose mean colours lie far apart, one after another."""
+    """Pick `rows` samples with different mean colours, by farthest-point sampling."""
     colours = np.stack([sample.image.mean((0, 1)) for sample in samples])
     chosen = [0]
     while len(chosen) < rows:

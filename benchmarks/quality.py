@@ -1,13 +1,13 @@
-"""From tiles with masks, or annotated slides, to the figures that say what the method is worth.
+"""Train a model on tiles with masks or annotated slides, and measure the method's quality.
 
     python benchmarks/quality.py TILES --classes gland --mpp 0.5 --slide 'patient(\\d+)' \\
         --region-mpp 0.875 --recipe cpu-small --out out/quality
     python benchmarks/quality.py TILES … --warm-start colon --as-is    # the shipped model
     python benchmarks/quality.py SLIDES --slides --classes stroma,tumor --region-mpp 0.5
 
-Runs `htd tiles` or `htd ingest`, `htd train` and `htd study`, which a killed run takes up where
-it was, and writes `quality.json` beside the report. Guidance and steps were found on the val
-split (docs/log.md); nothing here is tuned on the test split.
+Runs `htd tiles` or `htd ingest`, then `htd train` and `htd study`, and writes `quality.json` to
+--out. After an interruption, the same command continues. Guidance and steps were chosen on the
+val split (docs/log.md); nothing is tuned on the test split.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HTD = Path(sys.executable).parent / "htd"
 
 
 def figures(report: Report) -> dict[str, float | None]:
-    """Sum a study's report up; of several encoders the least favourable counts.
+    """Summarize the report of a study; where encoders differ, the least favourable one counts.
 
     Raises:
         ValueError: the report lacks a figure.
@@ -77,7 +77,7 @@ def _known(value: float | None) -> float:
 
 
 def commands(given: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield the words of the `htd` commands, in order."""
+    """Yield the arguments of each `htd` command, in the order in which they run."""
 
     def words(*first: str, **options: str | None) -> list[str]:
         found = [*first, "--store", str(given.out / "store")]

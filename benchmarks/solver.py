@@ -1,8 +1,8 @@
 """Which solver, and how many steps?  python benchmarks/solver.py STORE MODEL
 
-Images of the val split's maps and crops from the same noise by several solvers, held against
-what very many steps give. Prints the root mean square error of the latents (their standard
-deviation is 1) by the number of evaluations of the denoiser.
+Samples latents for the val split's maps and crops with several solvers from the same noise,
+without guidance. The reference is a solution with 400 steps. Prints the root mean square error of
+the latents, whose standard deviation is 1, for several numbers of denoiser evaluations.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ REFERENCE = 400
 
 
 def heun(velocity: Velocity, sample: Tensor, evaluations: int) -> Tensor:
-    """Second order, two evaluations per step."""
+    """Integrate the flow with Heun's second-order method, two evaluations per step.
+
+    Args:
+        velocity: velocity of the flow at a sample and a time.
+        sample: noise, at time 1.
+        evaluations: number of evaluations of the velocity; even.
+    """
     steps = evaluations // 2
     for step in range(steps):
         time = 1 - step / steps

@@ -1,8 +1,8 @@
-"""How long should a thread spin that waits for others?  python benchmarks/spinning.py [--out FILE]
+"""How long should a waiting thread spin?  python benchmarks/spinning.py [--out FILE]
 
-A step of recipe `cpu-small`'s denoiser (untrained, 16 rows) in one process alone, and in two
-at a time on the same cores, for several values of GNU OpenMP's GOMP_SPINCOUNT. What is compared
-takes turns; medians of 3.
+Measures the steps per second of the denoiser of recipe `cpu-small` (untrained, 16 rows) for several
+values of GNU OpenMP's GOMP_SPINCOUNT: in one process, and in two processes on the same cores. The
+variants run in turn; the results are medians of 3 runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COUNTS = (UNTOLD, "0", "1000", SPIN["GOMP_SPINCOUNT"], "30000")
 
 
 def work(seconds: float) -> float:
-    """Denoiser steps per second of this process."""
+    """Run denoiser steps in this process for `seconds`, and return the steps per second."""
     import torch
 
     from heterotissue.estimate import bands
@@ -59,7 +59,12 @@ def work(seconds: float) -> float:
 
 
 def rate(count: str, processes: int) -> float:
-    """Steps per second of so many processes together."""
+    """Return the steps per second of all processes together.
+
+    Args:
+        count: value of GOMP_SPINCOUNT, or `UNTOLD` for the default of GNU OpenMP.
+        processes: number of processes that run at the same time.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in SPIN}
     if count != UNTOLD:
         environment |= SPIN | {"GOMP_SPINCOUNT": count}

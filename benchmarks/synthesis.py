@@ -1,9 +1,14 @@
 """How fast are images made?  python benchmarks/synthesis.py STORE MODEL [--student MODEL]
 
-Everything is a ratio of two things that take turns in one run: the default path and a plain
-diffusers pipeline on the same weights, Triton and the same sampler in process, the whole
-service and Triton alone, two workers and one. Then: how long one image takes while a dataset
-is made. Maps and crops are the val split's; the stack is a real one, in a temporary folder.
+The results are ratios of speeds that are measured in one run:
+
+- the default path to a plain diffusers pipeline with the same weights;
+- Triton to the same sampler in this process;
+- the whole service to Triton alone;
+- two workers to one.
+
+Measures also the Fréchet distances of these images, and the latency of one image while a dataset
+is made. Maps and crops come from the val split; the stack is a real one in a temporary folder.
 """
 
 from __future__ import annotations
@@ -66,14 +71,14 @@ STUB = Path(__file__).parent / "stub_sampler" / "model.py"
 
 @dataclass(frozen=True)
 class Batch:
-    """What one call makes images from."""
+    """The inputs of one call: label maps, crops and seeds of its images."""
 
     labels: UInt8
     crops: list[Any]
     seeds: list[int]
 
     def row(self, number: int) -> Batch:
-        """One of its images alone."""
+        """Return a batch of only one of the images."""
         part = slice(number, number + 1)
         return Batch(self.labels[part], self.crops[part], self.seeds[part])
 
@@ -82,9 +87,9 @@ Make = Callable[[Batch], UInt8]
 
 
 class PlainPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """What one would write first: diffusers' scheduler, guidance by a doubled batch, fp32.
+    """The baseline: a plain diffusers pipeline in fp32 that computes guidance in a doubled batch.
 
-    Euler's steps on the flow are DDIM's.
+    It uses diffusers' Euler scheduler, whose steps on the flow are equivalent to DDIM steps.
     """
 
     vae: Autoencoder
@@ -116,12 +121,12 @@ class PlainPipeline(DiffusionPipeline):  # type: ignore[misc]
 
 
 def val_bank(store: ObjectStore, model: ModelRecord) -> RegionBank:
-    """Regions that the model was not trained on."""
+    """Open the regions of the val split, which the model was not trained on."""
     return RegionBank(store, load_region_set(store, model.regions), ("val",), model)
 
 
 def compose(bank: RegionBank, model: ModelRecord, images: int) -> list[Composition]:
-    """Compose images of a bank's maps and crops, spread over all its regions."""
+    """Choose maps and crops for a number of images, spread over all regions of a bank."""
     request = counterparts("speed", model.ref, "val", images)
     composer = Composer(request, model, bank, bank)
     numbers = np.linspace(0, len(bank) - 1, images).astype(int).tolist()
@@ -129,7 +134,7 @@ def compose(bank: RegionBank, model: ModelRecord, images: int) -> list[Compositi
 
 
 def batched(made: list[Composition]) -> list[Batch]:
-    """What so many calls make them from."""
+    """Group compositions into batches of at most `BATCH` images."""
     return [
         Batch(
             np.stack([each.labels for each in part]),
@@ -141,7 +146,7 @@ def batched(made: list[Composition]) -> list[Batch]:
 
 
 def rate(make: Make, batches: list[Batch], at_a_time: int = 1) -> float:
-    """Images per second."""
+    """Return the images per second of `make`, with `at_a_time` concurrent calls."""
     began = time.perf_counter()
     with ThreadPoolExecutor(at_a_time) as pool:
         count = sum(len(images) for images in pool.map(make, batches))
@@ -149,7 +154,12 @@ def rate(make: Make, batches: list[Batch], at_a_time: int = 1) -> float:
 
 
 def taking_turns(rounds: int, **ways: Callable[[], float]) -> dict[str, float]:
-    """Measure ways in turn, after one turn that does not count; the median of each."""
+    """Measure several ways in turn, and return the median of each; the first turn is a warm-up.
+
+    Args:
+        rounds: number of turns that count.
+        ways: name → measurement.
+    """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, measure in ways.items():
@@ -162,13 +172,17 @@ def taking_turns(rounds: int, **ways: Callable[[], float]) -> dict[str, float]:
 def distances(
     store: ObjectStore, model: ModelRecord, ways: dict[str, Make], most: int
 ) -> dict[str, Any]:
-    """Fréchet distance of each way's images to the regions of their maps, with the floor.
+    """Measure the Fréchet distance between each way's images and the regions of their maps.
 
     Args:
         store: holds the val split.
-        model: its maps are composed for it.
-        ways: name → what makes images.
-        most: images of each way at most.
+        model: record of the model.
+        ways: name → function that makes images.
+        most: largest number of images of each way.
+
+    Returns:
+        The encoder, the number of images, whether that is enough, and the distance of each way
+        and of the floor (real against real).
     """
     bank = val_bank(store, model)
     made = compose(bank, model, min(most, len(bank)))
@@ -196,14 +210,14 @@ def distances(
 
 
 def in_process(store: ObjectStore, model: ModelRecord, sampling: Sampling | None = None) -> Make:
-    """Our default path, in this process."""
+    """Return a function that makes images in this process by the default path."""
     loaded = load_model(store, model.ref, "cpu")
     chosen = sampling or model.recipe.sampling
     return lambda batch: loaded.generate(batch.labels, batch.crops, batch.seeds, chosen)
 
 
 def on_triton(url: str, store: ObjectStore, model: ModelRecord, priority: Priority) -> Make:
-    """The same on a Triton server."""
+    """Return a function that makes images on a Triton server that serves the model."""
     number = deployments(store, model.model)[-1].number
     alone = priority is Priority.BULK
     generator = TritonGenerator(url, model.model, number, priority=priority, alone=alone)
@@ -213,7 +227,7 @@ def on_triton(url: str, store: ObjectStore, model: ModelRecord, priority: Priori
 
 @contextmanager
 def stack(source: ObjectStore, model: ModelRecord, *services: str) -> Iterator[Target]:
-    """A stack with Triton that serves the model, and the model's regions."""
+    """Start a stack with Triton, copy the model and its regions to it, and deploy the model."""
     with (
         tempfile.TemporaryDirectory(prefix="htd-speed-") as folder,
         Stack(Path(folder), ["deploy", *services], print, triton=True) as running,
@@ -227,10 +241,10 @@ def stack(source: ObjectStore, model: ModelRecord, *services: str) -> Iterator[T
 
 
 def dataset_rate(target: Target, model: ModelRecord, images: int, name: str, **more: Any) -> float:
-    """Images per second of a dataset request, from its submission to its end.
+    """Make a dataset, and return its images per second from submission to end.
 
     Raises:
-        JobError: images are missing, which would be counted as made.
+        JobError: images are missing, so the rate would be too high.
     """
     request = counterparts(name, model.ref, "val", images, **more)
     began = time.perf_counter()
@@ -244,12 +258,18 @@ def dataset_rate(target: Target, model: ModelRecord, images: int, name: str, **m
 def latency(
     bulk: Make, urgent: Make, batches: list[Batch], requests: int, pause: float
 ) -> dict[str, float]:
-    """Seconds of an interactive image, with an idle server and while a dataset is made.
+    """Measure the latency of interactive images on an idle server and while a dataset is made.
 
     Args:
-        bulk, urgent: the same server, asked for a dataset's batches and for one image.
-        requests: interactive images.
+        bulk: makes the batches of a dataset on the server.
+        urgent: makes an interactive image on the same server.
+        batches: inputs of the images.
+        requests: number of interactive images.
         pause: seconds between an answer and the next request.
+
+    Returns:
+        Percentiles in seconds, their ratios of busy to idle, and `bulk_kept`: the dataset's rate
+        beside interactive images as a share of its rate alone.
     """
     ones = [batches[number % len(batches)].row(number % BATCH) for number in range(requests)]
     stop, counts = threading.Event(), [0] * IN_FLIGHT
@@ -269,7 +289,7 @@ def latency(
         return time.perf_counter() - began
 
     def bulk_rate(during: Callable[[], None]) -> float:
-        """Images per second between the first batch that ends in a time and the last one."""
+        """Return the dataset's images per second during a call, from batch end to batch end."""
         before, began = next_batch()
         during()
         after, ended = next_batch()
@@ -311,13 +331,13 @@ def latency(
 
 
 def workers_ratio(source: ObjectStore, model: ModelRecord, images: int) -> dict[str, float]:
-    """Datasets by one worker and by two, with a stub in the sampler's place.
+    """Measure the images per second of one worker and of two, with a stub instead of the sampler.
 
     Args:
         source: holds the model and its regions.
-        model: that the stub stands in for.
-        images: of the dataset; the more, the less its plan and its end count, which no second
-            worker makes faster.
+        model: record of the model, whose sampler the stub replaces.
+        images: number of images of the dataset. It should be large, because a second worker does
+            not speed up the planning and the end of a dataset.
     """
     rates = {}
     for name, services in (("one", ["synthesize"]), ("two", ["synthesize", "synthesize"])):

@@ -1,4 +1,4 @@
-"""HeteroTissue: heterogeneous histopathology images with their annotations, from your slides.
+"""HeteroTissue: make annotated synthetic histopathology images from your own slides.
 
     from heterotissue import IngestRequest, find_slides, open_store, run, slide_sources
 
@@ -6,8 +6,8 @@
     slides = slide_sources(store, find_slides([Path("slides")]))
     run(IngestRequest(cohort="lung", slides=slides), store)
 
-Every name is loaded at its first use, so that `import heterotissue` is cheap and needs no torch.
-docs/python.md shows them all.
+Each public name is imported at its first use, so that `import heterotissue` is fast and needs no
+torch. docs/python.md describes all public names.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _MODULES = {
     "shared.errors": ("HeteroTissueError", "InputError", "JobError"),
     "shared.storage": ("ObjectStore", "open_store"),
 }
-"""Module → its public names. `TYPE_CHECKING` repeats them for editors and type checkers."""
+"""Module → its public names. The `TYPE_CHECKING` block repeats them for type checkers."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [

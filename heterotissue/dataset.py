@@ -1,4 +1,4 @@
-"""Reading a synthetic dataset: image, label map and provenance of each sample."""
+"""Read a synthetic dataset: the image, label map and provenance of each sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SyntheticDataset:
-    """The samples of a finished dataset, each read from its shard when it is asked for.
+    """The samples of a finished dataset; each sample is read from its shard at its access.
 
     A sample unpacks into an image, uint8 RGB (size, size, 3), its label map, uint8
     (size, size), and its `Provenance`.
@@ -34,7 +34,7 @@ class SyntheticDataset:
 
     @property
     def classes(self) -> Classes:
-        """The classes of the label maps."""
+        """Names and colours of the classes of the label maps."""
         return self.record.classes
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class SyntheticDataset:
         return self._samples.provenance(index)
 
     def torch(self) -> TorchDataset:
-        """View the samples as a torch `Dataset` of image and mask tensors."""
+        """Return a torch `Dataset` of the samples as image and mask tensors."""
         from heterotissue.torch_dataset import TorchDataset
 
         return TorchDataset(self._samples)
@@ -65,6 +65,6 @@ def open_dataset(store: ObjectStore, name: str) -> SyntheticDataset:
         name: name of the dataset.
 
     Raises:
-        ObjectNotFoundError: there is no finished dataset of this name.
+        ObjectNotFoundError: the store has no finished dataset of this name.
     """
     return SyntheticDataset(store, load_dataset(store, name))

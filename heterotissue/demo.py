@@ -1,4 +1,4 @@
-"""The demo: slides → regions → model → synthetic dataset → report, on this machine."""
+"""The demo: the whole pipeline from slides to a report, on this machine in minutes."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ TRAINING_SETS = {
     TrainingSet.SYNTHETIC: "synthetic",
     TrainingSet.REAL_AND_SYNTHETIC: "both",
 }
-"""Segmenters of the headline, and the names of what they were trained on."""
+"""Segmenters in the summary, by their training set, and the words for that set."""
 
 
 @dataclass(frozen=True)
 class DemoSlides:
-    """The slides of the demo, and the classes of their labels if they have any."""
+    """The slides of the demo, and the classes of their annotations (None: no annotations)."""
 
     sources: tuple[SlideSource, ...]
     classes: Classes | None
@@ -56,9 +56,12 @@ def demo_slides(
     Args:
         store: receives the slides.
         out: folder of the demo.
-        folder: the user's slides; None for phantoms.
-        classes: names of the classes of their annotations; None: slides have no annotations.
-        mpp: µm per pixel of slides that state none.
+        folder: folder of the user's slides; None: make phantoms.
+        classes: class names of the slides' annotations; None: the slides have no annotations.
+        mpp: µm per pixel of slides whose files state no resolution.
+
+    Raises:
+        InputError: `folder` has no slide, or two slides would have the same name.
     """
     if folder is None:
         folder = out / "slides"
@@ -66,16 +69,24 @@ def demo_slides(
             if not (folder / f"phantom-{seed}.xml").is_file():
                 write_phantom(folder, f"phantom-{seed}", PHANTOM_SIDE, PHANTOM_SIDE, seed)
                 console.print(f"phantom: phantom-{seed}.tiff")
-        kinds: Classes | None = PHANTOM_CLASSES
+        annotated: Classes | None = PHANTOM_CLASSES
     else:
-        kinds = Classes.of(*classes) if classes else None
+        annotated = Classes.of(*classes) if classes else None
     slides = find_slides([folder])
-    given = slide_sources(store, slides, use_labels=kinds is not None, mpp=mpp)
-    return DemoSlides(given, kinds)
+    sources = slide_sources(store, slides, use_labels=annotated is not None, mpp=mpp)
+    return DemoSlides(sources, annotated)
 
 
 def run_demo(slides: DemoSlides, recipe: Recipe, run: Callable[[Request], None]) -> None:
-    """Run all stages. Slides without labels get them from their tissue types."""
+    """Run all stages of the pipeline.
+
+    If the slides have no annotations, the model is trained on tissue types from clustering.
+
+    Args:
+        slides: the slides of the demo.
+        recipe: recipe of the model.
+        run: runs one request to its end.
+    """
     rule = RegionRule(size=recipe.size, mpp=MPP, max_per_slide=200)
     run(
         IngestRequest(
@@ -101,7 +112,7 @@ def run_demo(slides: DemoSlides, recipe: Recipe, run: Callable[[Request], None])
 
 
 def collect(store: ObjectStore, out: Path) -> None:
-    """Copy the dataset, the report and the pictures from the store into a folder."""
+    """Copy the dataset, the report and the pictures from the store into the folder `out`."""
     folder = dataset_key(NAME, "exports/folder/")
     wanted = [(key, f"dataset/{key.removeprefix(folder)}") for key in store.list(folder)]
     wanted.append((dataset_key(NAME, "manifest.parquet"), "dataset/manifest.parquet"))
@@ -115,7 +126,13 @@ def collect(store: ObjectStore, out: Path) -> None:
 
 
 def summary(out: Path, timings: dict[str, float], total: float) -> Table:
-    """Make a table of the time of each stage, the main figures, and the files."""
+    """Make a table of the time of each stage, the main figures, and the files.
+
+    Args:
+        out: folder that `collect` has filled.
+        timings: stage → seconds.
+        total: seconds of the whole demo.
+    """
     table = Table(title="Demo", show_header=False, title_justify="left")
     for stage, seconds in timings.items():
         table.add_row(stage, f"{seconds:.0f} s")
@@ -129,7 +146,7 @@ def summary(out: Path, timings: dict[str, float], total: float) -> Table:
 
 
 def headline(report: Report) -> list[tuple[str, str]]:
-    """Pick the figures that a newcomer looks at first."""
+    """Return the main figures of a report as rows of a table: (title, value)."""
     rows = [("tested on", "held-out slides" if report.held_out else "TRAINING slides (no other)")]
     for part in report.fidelity:
         if part.rows:

@@ -1,4 +1,4 @@
-"""The findings of `htd doctor`: hardware, installed services, servers, and how to get them."""
+"""The checks of `htd doctor`: hardware, installed services, and servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.errors import HeteroTissueError
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: its subject, whether it passed, and the details or the remedy."""
+    """The result of one check: its subject, whether it passed, and the details or the remedy."""
 
     name: str
     good: bool

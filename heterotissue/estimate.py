@@ -1,4 +1,4 @@
-"""The cost of a dataset, extrapolated from one batch on this machine."""
+"""The cost of a synthetic image, extrapolated from one batch on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.errors import InputError
 from shared.imaging.codec import encode_png
 
 SHORT_STEPS, LONG_STEPS = 1, 3
-"""Denoising steps of the two measured runs. Every further step costs the same."""
+"""Denoising steps of the two measured runs. Their difference gives the cost of a step."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Estimate:
     """The cost of one image.
 
     Attributes:
-        evaluations: evaluations of the denoiser, over all guidance branches and steps.
-        flops: floating point operations; a multiplication and an addition are two.
-        seconds: time on this machine, as its share of a batch.
+        evaluations: number of denoiser evaluations, over all guidance branches and steps.
+        flops: floating point operations; a multiply-add counts as two.
+        seconds: time of a batch on this machine, divided by the images of the batch.
         stored: bytes of the PNG files of the image and its label map.
     """
 
@@ -42,12 +42,12 @@ class Estimate:
 
 
 def estimate(sampler: LoadedModel, size: int, batch: int) -> Estimate:
-    """Measure the cost of a batch of images, each with a crop of every class.
+    """Measure a batch of images, each with a crop of every class; return the cost of one image.
 
     Args:
         sampler: the model, on the device to measure.
-        size: side of the images, pixels.
-        batch: images made at a time.
+        size: side of the images in pixels.
+        batch: number of images made at a time.
 
     Raises:
         InputError: the model cannot make images of this size.
@@ -98,7 +98,7 @@ def bands(
         images: number of label maps.
 
     Returns:
-        Label maps, uint8 (images, size, size), and the crops of each.
+        Label maps, uint8 (images, size, size), and the crops of each label map.
     """
     first, count = classes.first, len(classes)
     band = np.linspace(first, count, size, endpoint=False).astype(np.uint8)
@@ -109,7 +109,7 @@ def bands(
 
 def count_flops(work: Callable[[], object]) -> float:
     """Count the floating point operations of a call; multiply-add counts as two."""
-    # The plain attention kernel is the only one that is counted on every device.
+    # FlopCounterMode counts only the plain attention kernel on every device.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         work()
     return float(counter.get_total_flops())

@@ -1,4 +1,4 @@
-"""The classes of published models, under the names that `model_index.json` gives them.
+"""The classes of published models, under the names that `model_index.json` uses.
 
 >>> from heterotissue.models import HeteroTissuePipeline
 

@@ -1,4 +1,4 @@
-"""Pipeline files: many requests in one YAML file, in the order in which they are run."""
+"""Pipeline files: YAML files with a list of requests, which are run in order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from shared.errors import InputError
 
 
 def load_pipeline(file: Path) -> list[Request]:
-    """Read and check a pipeline file: a list `requests`, each with its `stage` and its fields.
+    """Read and check a pipeline file: a list `requests`, each with a `stage` and its fields.
 
     Raises:
-        InputError: the file is missing, or one of its requests is wrong; it is named.
+        InputError: the file is missing, or a request is wrong; the message gives its number.
+        ValidationError: `requests` is not a list of mappings.
     """
     if not file.is_file():
         raise InputError(f"{file} is not there")

@@ -1,4 +1,4 @@
-"""Progress bars: stage, phase, shards, rate and time left."""
+"""Progress bars on the terminal: stage, phase, shards, rate and time left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ console = Console(stderr=True)
 
 
 class RateColumn(ProgressColumn):
-    """Items per second."""
+    """A column of a progress bar that shows items per second."""
 
     def render(self, task: Task) -> Text:
         """Show the rate of one bar."""

@@ -1,4 +1,4 @@
-"""Training recipes: the named ones, those in YAML files, and the recipe of a student."""
+"""Training recipes: those of the package, users' YAML files, and recipes of students."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def student_recipe(
 
     Args:
         teacher: the model to learn from.
-        sampling_steps: steps in which the student makes an image.
-        teacher_steps: steps of the teacher for each step of the student.
+        sampling_steps: denoising steps of the student for an image.
+        teacher_steps: denoising steps of the teacher for each step of the student.
         steps: training steps.
-        learning_rate: of the training.
+        learning_rate: learning rate of the training.
     """
     own = teacher.recipe.sampling.model_dump(include=set(GuidanceScale.model_fields))
     student = StudentRecipe(

@@ -1,4 +1,4 @@
-"""Running requests on another machine's workers, through its gateway."""
+"""Run requests on the workers of another machine, through its gateway."""
 
 from __future__ import annotations
 

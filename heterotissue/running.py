@@ -1,4 +1,4 @@
-"""Running requests: in this process, or through the queue."""
+"""Run requests: in this process, or on workers through the queue."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class Target:
     def of(cls, store: str | None, broker: str | None) -> Target:
         """Open a target by the addresses of its store and broker.
 
-        None takes an address from the environment; an empty broker means this process.
+        Args:
+            store: address of the store; None: HTD_STORE.
+            broker: address of the broker; None: HTD_BROKER_URL; "": run in this process.
         """
         config = settings()
         if broker is not None:
@@ -44,7 +46,7 @@ class Target:
 
     @classmethod
     def of_config(cls, config: Settings) -> Target:
-        """Open the target that settings name."""
+        """Open the target whose store and broker are those of `config`."""
         return cls(open_store(config=config), config)
 
     @property
@@ -56,15 +58,16 @@ class Target:
 def run(request: Request, store: ObjectStore, *, fresh: bool = False) -> JobStatus:
     """Run a request in this process, with a progress bar.
 
-    A request that was run before returns at once, and one that was interrupted goes on.
+    A request that is done already returns at once. An interrupted request continues from its
+    finished shards.
 
     Args:
-        request: of any stage.
-        store: where it reads and writes.
-        fresh: run it again, even if it was run before.
+        request: a request of any stage.
+        store: the store that the request reads and writes.
+        fresh: run the request again, even if it is done.
 
     Returns:
-        The status of its job: done, or partial where some of its parts failed.
+        The status of the request's job: done, or partial if some shards failed.
 
     Raises:
         JobError: the job failed or was cancelled.
@@ -79,7 +82,7 @@ def run(request: Request, store: ObjectStore, *, fresh: bool = False) -> JobStat
 
 
 def run_request(target: Target, request: Request, *, fresh: bool = False) -> JobStatus:
-    """Run a request to its end, with progress, and return its final status."""
+    """Run a request to its end, show its progress, and return the final status of its job."""
     ledger = Ledger(target.store)
     job = ledger.submit(request, fresh=fresh)
     with RichReporter(request.stage) as reporter:
@@ -91,20 +94,20 @@ def run_request(target: Target, request: Request, *, fresh: bool = False) -> Job
 
 
 def run_or_fail(target: Target, request: Request) -> JobStatus:
-    """Run and report one request of a chain; a partial result does not stop the chain.
+    """Run and report one request of a series; a partial result does not stop the series.
 
     Raises:
-        JobError: the request failed or was cancelled.
+        JobError: the request failed or was cancelled, so the rest of the series must not run.
     """
     status = run_request(target, request)
     report(status)
     if status.state in _NO_RESULT:
-        raise JobError(f"{request.stage} ended {status.state}; what comes after it was not run")
+        raise JobError(f"{request.stage} ended {status.state}; later requests were not run")
     return status
 
 
 def report(status: JobStatus) -> None:
-    """Tell a person how a job ended."""
+    """Print a job's state, its result and its failures."""
     color = {"done": "green", "partial": "yellow"}.get(status.state, "red")
     figures = ", ".join(f"{k} {v}" for k, v in (status.result or {}).items())
     console.print(f"{status.stage}: [{color}]{status.state}[/] {figures}", highlight=False)

@@ -1,4 +1,4 @@
-"""From slides, tiles and annotations on disk to the sources of an ingest request."""
+"""Prepare slides, tiles and annotations on disk for an ingest request."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SPLITS: dict[str, Split] = {
 
 
 def find_slides(paths: list[Path]) -> list[Path]:
-    """List slide files: the given files, and the slides in the given folders (not below them).
+    """List slide files: the given files, and the slides directly in the given folders.
 
     Raises:
-        InputError: a path is missing, or there is no slide at all.
+        InputError: a path does not exist, or `paths` hold no slide.
     """
     slides: list[Path] = []
     for path in paths:
@@ -48,7 +48,12 @@ def find_slides(paths: list[Path]) -> list[Path]:
 
 
 def find_labels(slide: Path, folder: Path | None) -> Path | None:
-    """Find a slide's annotation by its name, beside the slide or in `folder`."""
+    """Find the annotation of a slide by its file name; return None if there is none.
+
+    Args:
+        slide: main file of the slide.
+        folder: folder of the annotations; None: the slide's folder.
+    """
     for pattern in ANNOTATION_NAMES:
         path = (folder or slide.parent) / pattern.format(slide.stem)
         if path.is_file():
@@ -57,7 +62,7 @@ def find_labels(slide: Path, folder: Path | None) -> Path | None:
 
 
 def slide_name(path: Path) -> str:
-    """Make a name that is safe in the store from a slide's file name."""
+    """Turn a slide's file name, without its suffix, into a name that the store accepts."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")
     return name[:120] or "slide"
 
@@ -74,28 +79,29 @@ def tile_table(
 ) -> str:
     """Put a table of a folder's tiles and masks into the store; the files stay in place.
 
-    A folder named train, val or test above a tile gives its split. In a folder that has the
-    name of a class, the foreground of a mask is that class; elsewhere masks hold the indices
-    of classes (or, for two classes, 0 and 255).
+    A folder named train, val or test above a tile gives the tile's split. In a folder that has
+    the name of a class, the foreground of a mask is that class; elsewhere masks hold class
+    indices (or, for two classes, 0 and 255).
 
     Args:
         store: receives the table.
         cohort: name of the cohort.
-        folder: is searched with all folders below it.
-        masks: folder with the same folders and names below it; None: masks are beside the tiles.
+        folder: folder of the tiles, which may be in subfolders.
+        masks: folder of the masks, with the same subfolders; None: masks are beside the tiles.
         classes: classes of the masks.
-        slide_pattern: regular expression. Its first group, searched in a tile's file name, is
-            the name of the tile's slide or patient. None: every tile is a slide of its own.
+        slide_pattern: regular expression that is searched in a tile's file name; its first group
+            is the name of the tile's slide or patient. None: every tile is a slide of its own.
         mpp: µm per pixel of the tiles.
 
     Returns:
         Key of the table, for `IngestRequest.tiles`.
 
     Raises:
-        InputError: there is no tile, a tile has no mask, or a name does not fit the pattern.
+        InputError: `folder` is missing or has no tile, a tile has no mask, or a file name does
+            not match `slide_pattern`.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder")
+        raise InputError(f"{folder} is not a folder")
     rows = []
     for path in sorted(item for item in folder.rglob("*") if item.suffix.lower() in TILES):
         if any(path.name.endswith(pattern.format("")) for pattern in TILE_MASKS):
@@ -107,7 +113,7 @@ def tile_table(
         mask = next((beside / name for name in names if (beside / name).is_file()), None)
         if mask is None:
             raise InputError(f"{path} has no mask: looked in {beside} for {', '.join(names)}")
-        kinds = [classes.index(part) for part in parts if part in classes.names]
+        labels = [classes.index(part) for part in parts if part in classes.names]
         match = re.search(slide_pattern, path.name) if slide_pattern else None
         if slide_pattern and (match is None or not match.groups() or not match[1]):
             raise InputError(
@@ -121,7 +127,7 @@ def tile_table(
                               None),
                 "image": str(path.resolve()),
                 "mask": str(mask.resolve()),
-                "label": kinds[-1] if kinds else None,
+                "label": labels[-1] if labels else None,
                 "mpp": mpp,
             }
         )  # fmt: skip
@@ -132,7 +138,11 @@ def tile_table(
 
 
 def companions(path: Path) -> list[Path]:
-    """List the other files of a slide of many files."""
+    """List the other files of a slide that consists of several files (MIRAX, DICOM).
+
+    Args:
+        path: the slide's main file.
+    """
     if path.suffix.lower() == ".mrxs":
         folder = path.with_suffix("")
         return sorted(item for item in folder.rglob("*") if item.is_file())
@@ -165,10 +175,10 @@ def slide_sources(
     Args:
         store: receives the files.
         slides: main files of the slides.
-        labels: folder of the annotations; None: they are beside the slides.
-        use_labels: whether annotations are looked for.
-        mpp: µm per pixel of slides that state none.
-        in_place: leave the files in their folders, and refer to them by their paths.
+        labels: folder of the annotations; None: annotations are beside the slides.
+        use_labels: whether to look for annotations.
+        mpp: µm per pixel of slides whose files state no resolution.
+        in_place: leave the files in their folders, and refer to them by their absolute paths.
 
     Raises:
         InputError: two slides would have the same name.

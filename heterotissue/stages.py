@@ -1,4 +1,4 @@
-"""Loading stages. No other module imports all services; each is imported at its first use."""
+"""Import of stages by name; a service and its dependencies are imported at its first use."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from shared.jobs import Stage
 
 
 def load_stage(name: str) -> Stage[Any]:
-    """Import and make a stage.
+    """Import the stage `name` and create it.
 
     Raises:
         InputError: there is no such stage.
-        MissingExtraError: its dependencies are not installed.
+        MissingExtraError: the stage's dependencies are not installed.
     """
     if name not in REQUESTS:
-        raise InputError(f"{name!r} is no stage: {', '.join(REQUESTS)}")
+        raise InputError(f"{name!r} is not a stage; stages are {', '.join(REQUESTS)}")
     try:
         module = import_module(f"services.{name}.stage")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The paper's ablation: the same maps and seeds, with and without map and crops, in one report."""
+"""The ablation study: datasets of the same maps and seeds under each condition, in one report."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from shared.models import read_model
 from shared.storage import ObjectStore
 
 CONDITIONS: tuple[Condition, ...] = ("none", "map", "crops", "both")
-"""The rows of an ablation, by the condition that the model is given."""
+"""The rows of an ablation: no condition, the label map, the crops, and both."""
 IMAGENET_ENCODERS = ("efficientnet-lite0", "efficientnet-lite2")
-"""ImageNet's two encoders that models are measured with, unless others are named."""
+"""The default encoders of Fréchet distances; both are trained on ImageNet."""
 
 
 def counterparts(
@@ -27,18 +27,18 @@ def counterparts(
     condition: Condition = "both",
     **sampling: Any,
 ) -> DatasetRequest:
-    """Request synthetic images of a split's maps and crops.
+    """Return a request for synthetic images from the label maps and crops of a split.
 
-    Outside the training split maps are neither turned nor mirrored, so that each image has a
-    real counterpart.
+    The crops of an image come from the slide of its map. Outside the training split maps are
+    neither rotated nor mirrored, so that each image has a real counterpart.
 
     Args:
         dataset: name of the dataset.
-        model: the version that makes it.
-        split: the split of the maps, and of the crops, which come from the map's own slide.
+        model: the model version that makes the images.
+        split: the split of the maps and crops.
         images: number of images.
-        condition: the condition that the model is given.
-        sampling: `steps`, `seed` and fields of `GuidanceScale`.
+        condition: the conditions that the model sees.
+        sampling: `steps`, `seed`, `staining` and fields of `GuidanceScale`.
     """
     return DatasetRequest.model_validate(
         {
@@ -64,24 +64,25 @@ def study(
     map_only: dict[str, Any],
     embedding: ModelRef | None = None,
 ) -> list[Request]:
-    """Return the requests of a study, in order.
+    """Return the requests of an ablation study, in the order in which they must run.
 
-    Every test region gives its map to one image of every row.
+    Each row is a dataset with one image for every test region, made from the region's map.
 
     Args:
         store: holds the models and the region set.
-        model: the version to study.
-        images: size of the dataset, made of training slides, that segmenters are trained on.
-        evaluate: the report to make. Its name is the study's: datasets are called
-            `<name>-<row>`. Its datasets and rows are filled in.
-        sampling: `steps`, `seed` and fields of `GuidanceScale`, for all datasets.
-        map_only: other values of these fields for the rows of maps alone, which may need other
-            guidance to be as good as the model can make them.
-        embedding: a model with `embedding` conditioning for the row of that name. It is given
+        model: the model version to study.
+        images: number of images in the dataset that segmenters are trained on; its maps and
+            crops come from training slides.
+        evaluate: the report to make. Its name is the name of the study, and datasets are called
+            `<name>-<row>`. This function fills in its datasets and rows.
+        sampling: `steps`, `seed`, `staining` and fields of `GuidanceScale`, for all datasets.
+        map_only: values that replace those of `sampling` in the row "map", because a model
+            without crops may need another guidance scale for its best images.
+        embedding: a model with `embedding` conditioning, for a row "embedding". It sees
             embeddings of the same crops.
 
     Raises:
-        InputError: `embedding` has another conditioning, or there is no region to measure on.
+        InputError: `embedding` has another conditioning, or the test split has no region.
     """
     record, name = read_model(store, model), evaluate.report
     rows: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from shared.datasets.samples import DatasetIndex
 
 
 class TorchDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images, float32 (3, size, size) in 0 to 1, and masks, int64 (size, size) of labels."""
+    """Pairs of image, float32 (3, size, size) in [0, 1], and mask, int64 (size, size) of labels."""
 
     def __init__(self, samples: DatasetIndex) -> None:
         self._samples = samples

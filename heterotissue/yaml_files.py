@@ -10,14 +10,14 @@ from shared.errors import InputError
 
 
 def parse_mapping(text: str, name: str) -> dict[str, Any]:
-    """Parse a YAML document that holds named fields.
+    """Parse a YAML document that holds a mapping of field names to values.
 
     Args:
         text: the document.
-        name: of the document, for messages.
+        name: name of the document, for error messages.
 
     Raises:
-        InputError: the text is not YAML, or holds something else than fields.
+        InputError: the text is not valid YAML, or does not hold a mapping.
     """
     try:
         content = yaml.safe_load(text)

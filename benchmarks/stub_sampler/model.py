@@ -1,4 +1,4 @@
-"""In the place of a sampler: grey images after a fixed time, of any number of requests at once."""
+"""A stub of the sampler: it returns grey images after a fixed time, for all requests at once."""
 
 import asyncio
 from typing import Any
@@ -8,11 +8,11 @@ import triton_python_backend_utils as pb_utils
 from torch.utils.dlpack import from_dlpack
 
 SECONDS = 2.0
-"""Of every request, whatever it asks for."""
+"""Duration of every request."""
 
 
 class TritonPythonModel:
-    """Inputs and outputs: `shared.serving.protocol`."""
+    """A Triton model with the sampler's inputs and outputs; see `shared.serving.protocol`."""
 
     async def execute(self, requests: list[Any]) -> None:
         await asyncio.gather(*(self._answer(request) for request in requests))

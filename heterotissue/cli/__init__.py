@@ -1,4 +1,4 @@
-"""`htd`: the command line. Each module holds the commands of one subject."""
+"""The command line `htd`. Each module holds the commands of one subject."""
 
 from heterotissue.cli.app import app, main
 

@@ -1,4 +1,4 @@
-"""`python -m heterotissue.cli` is `htd`."""
+"""Run the command line: `python -m heterotissue.cli` does the same as `htd`."""
 
 from heterotissue.cli.app import main
 

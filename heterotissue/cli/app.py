@@ -38,8 +38,8 @@ app.add_typer(stack.app, name="stack", no_args_is_help=True)
 def main() -> None:
     """Run the command line.
 
-    An error that was raised on purpose is one line. The exit code is 2 for wrong input, 1 for
-    any other error, 3 for a job that ended partial, and 130 after Ctrl-C.
+    Expected errors are printed as one line, without a traceback. The exit code is 2 for wrong
+    input, 1 for any other error, 3 for a job that ended partial, and 130 after Ctrl-C.
     """
     configure_logging("WARNING")
     try:
@@ -51,7 +51,7 @@ def main() -> None:
     except HeteroTissueError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        console.print("interrupted; run the same command again to go on")
+        console.print("interrupted; run the same command again to continue")
         sys.exit(130)
 
 

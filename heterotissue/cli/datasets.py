@@ -41,9 +41,10 @@ app = typer.Typer()
 def synthesize(
     model: ModelOption,
     dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
-    images: Annotated[int, typer.Option(min=1)] = 64,
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
     proportion: Annotated[
-        list[str] | None, typer.Option(help="class=share of labelled pixels (repeatable).")
+        list[str] | None,
+        typer.Option(help="<class>=<share of labelled pixels>, e.g. tumor=0.4 (repeatable)."),
     ] = None,
     maps: Annotated[str | None, typer.Option(help="Region set that maps come from.")] = None,
     crops: Annotated[str | None, typer.Option(help="Region set that crops come from.")] = None,
@@ -91,13 +92,13 @@ def synthesize(
 @app.command(epilog=example("htd export dataset out/dataset"))
 def export(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
-    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that receives the files.")],
     formats: Annotated[
         list[str] | None, typer.Option("--format", help=f"{EXPORT_FORMATS} (repeatable).")
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Write a dataset as plain files."""
+    """Write a dataset's images and label maps as plain files in common formats."""
     from shared.datasets.exports import export_dataset
 
     export_dataset(
@@ -109,12 +110,14 @@ def export(
 @app.command(epilog=example("htd estimate --model lung --images 1000000 --size 512 --tflops 400"))
 def estimate(
     model: ModelOption,
-    images: Annotated[int, typer.Option(min=1)] = 1_000_000,
-    size: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images made at a time.")] = 16,
+    images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1_000_000,
+    size: Annotated[
+        int | None, typer.Option(help="Side of an image in pixels; default: the model's.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Number of images made at a time.")] = 16,
     tflops: Annotated[
         float | None,
-        typer.Option(help="Sustained TFLOP/s of another device, from its benchmark."),
+        typer.Option(help="Sustained TFLOP/s of another device, to estimate its hours too."),
     ] = None,
     store: StoreOption = None,
 ) -> None:

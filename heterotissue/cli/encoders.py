@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @app.command(epilog=example("htd encoders"))
 def encoders() -> None:
-    """List the patch encoders: their features, their licences, and how to get them."""
+    """List the patch encoders with their feature size, input size, licence and source."""
     from shared.encoders import REGISTRY
 
     table = Table(box=None)

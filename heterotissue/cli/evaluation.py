@@ -1,4 +1,4 @@
-"""Commands that measure: evaluate, study."""
+"""Commands that measure datasets and models: evaluate, study."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Encoder of the Fréchet distance; default 'embedded' (repeatable)."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1)] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of segmenters of each kind.")] = 1,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
@@ -56,8 +56,10 @@ def evaluate(
 @app.command(epilog=example("htd study --model lung --encoder efficientnet-lite0 --seeds 3"))
 def study(
     model: ModelOption,
-    name: Annotated[str, typer.Option(help="Name of the study and its report.")] = "study",
-    images: Annotated[int, typer.Option(help="Images to train segmenters on.")] = 1000,
+    name: Annotated[str, typer.Option(help="Name of the study and of its report.")] = "study",
+    images: Annotated[
+        int, typer.Option(help="Number of synthetic images to train segmenters on.")
+    ] = 1000,
     encoder: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,26 +67,30 @@ def study(
             "(repeatable)."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Segmenters of each kind.")] = 3,
-    segmenter_steps: Annotated[int, typer.Option(min=1)] = 300,
-    few: Annotated[float, typer.Option(help="Share of real regions of the low-label rows.")] = 0.1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of segmenters of each kind.")] = 3,
+    segmenter_steps: Annotated[
+        int, typer.Option(min=1, help="Training steps of a segmenter.")
+    ] = 300,
+    few: Annotated[
+        float, typer.Option(help="Share of real regions that low-label segmenters are trained on.")
+    ] = 0.1,
     steps: StepsOption = None,
     guidance_map: GuidanceMapOption = None,
     guidance_crops: GuidanceCropsOption = None,
     staining: StainingOption = None,
     guidance_map_only: Annotated[
         float | None,
-        typer.Option(help="Of the row of maps alone; default: that of the other rows."),
+        typer.Option(help="Map guidance scale of the row without crops; default: --guidance-map."),
     ] = None,
     embedding: Annotated[
         str | None,
-        typer.Option(help="A model with `embedding` conditioning, for the row map + embedding."),
+        typer.Option(help="Model with `embedding` conditioning; adds the row map + embedding."),
     ] = None,
     seed: int = 0,
     store: StoreOption = None,
     broker: BrokerOption = None,
 ) -> None:
-    """Measure a model in full: the worth of map and crops, usefulness, leakage."""
+    """Measure a model in full: the effect of map and crops, usefulness, leakage."""
     target = Target.of(store, broker)
     evaluate = EvaluateRequest(
         report=name,

@@ -1,4 +1,4 @@
-"""`htd jobs`: look at jobs, cancel them, try failed ones again."""
+"""`htd jobs`: list, show, cancel and retry jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.contracts.jobs import JobStatus
 from shared.contracts.requests import REQUESTS
 from shared.jobs import Ledger
 
-app = typer.Typer(help="Look at jobs, cancel them, try failed ones again.")
+app = typer.Typer(help="List, show, cancel and retry jobs.")
 
 
 @app.command("list", epilog=example("htd jobs list"))
@@ -33,7 +33,7 @@ def jobs_list(store: StoreOption = None, server: ServerOption = None) -> None:
 
 @app.command("show", epilog=example("htd jobs show train-0123456789abcdef"))
 def jobs_show(job: str, store: StoreOption = None, server: ServerOption = None) -> None:
-    """Show one job."""
+    """Show a job's state, its result and its failures."""
     if server is None:
         report(Ledger(Target.of(store, "").store).status(job))
     else:
@@ -43,7 +43,7 @@ def jobs_show(job: str, store: StoreOption = None, server: ServerOption = None) 
 
 @app.command("cancel", epilog=example("htd jobs cancel train-0123456789abcdef"))
 def jobs_cancel(job: str, store: StoreOption = None, server: ServerOption = None) -> None:
-    """Stop a job."""
+    """Cancel a job; its finished shards stay."""
     if server is None:
         ledger = Ledger(Target.of(store, "").store)
         ledger.stage(job)
@@ -58,7 +58,7 @@ def jobs_cancel(job: str, store: StoreOption = None, server: ServerOption = None
 def jobs_retry(
     job: str, store: StoreOption = None, broker: BrokerOption = None, server: ServerOption = None
 ) -> None:
-    """Try again what failed or was cancelled."""
+    """Run a job's failed and cancelled shards again."""
     if server is None:
         target = Target.of(store, broker)
         ledger = Ledger(target.store)
@@ -71,7 +71,7 @@ def jobs_retry(
 
 @contextmanager
 def all_jobs(store: str | None, server: str | None) -> Iterator[Iterable[JobStatus]]:
-    """Open the jobs of a store, or those of a gateway."""
+    """Yield the jobs of a gateway if `server` is given, else those of a store."""
     if server is None:
         ledger = Ledger(Target.of(store, "").store)
         yield (status for job in ledger.jobs() if (status := ledger.find(job)) is not None)

@@ -1,4 +1,4 @@
-"""Commands of this machine: doctor, gateway."""
+"""Commands about this machine: doctor, gateway."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command(epilog=example("htd doctor"))
 def doctor() -> None:
-    """Say what this machine has, what is missing, and what to do about it."""
+    """Check this machine's hardware and installation, and say how to get missing parts."""
     from heterotissue.doctor import examine
 
     findings = examine()

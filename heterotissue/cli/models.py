@@ -1,4 +1,4 @@
-"""Commands of models: train, distill, deploy."""
+"""Commands about models: train, distill, deploy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ app = typer.Typer()
 
 @app.command(epilog=example("htd train --regions lung --recipe tiny --warm-start starter"))
 def train(
-    regions: Annotated[str, typer.Option(help="Region set: a cohort or a clustering.")],
+    regions: Annotated[
+        str, typer.Option(help="Region set: the name of a cohort or of a clustering.")
+    ],
     model: Annotated[str, typer.Option(help="Name of the model.")] = "model",
     version: Annotated[str, typer.Option(help="Version to publish.")] = "1",
     recipe: Annotated[
@@ -39,7 +41,10 @@ def train(
     ] = "tiny",
     warm_start: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(PACKAGED)} (shipped), or models/<name>/<version>."),
+        typer.Option(
+            help=f"Checkpoint to start from: {', '.join(PACKAGED)} (in the package), or "
+            "models/<name>/<version>."
+        ),
     ] = None,
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Publish the warm start without training it.")
@@ -53,11 +58,11 @@ def train(
     """Train a model on a region set's train split, and publish it."""
     if as_is and warm_start is None:
         raise InputError("--as-is publishes a warm start: name it by --warm-start")
-    known = load_recipe(recipe)
+    loaded = load_recipe(recipe)
     request = TrainRequest(
         run=f"{model}-{version}",
         regions=regions,
-        recipe=known.untrained() if as_is else known,
+        recipe=loaded.untrained() if as_is else loaded,
         model=model,
         version=version,
         warm_start=warm_start,
@@ -70,8 +75,12 @@ def train(
 def distill(
     model: Annotated[str, typer.Option(help="The teacher: <name> or <name>/<version>.")],
     into: Annotated[str, typer.Option(help="Name of the student.")],
-    sampling_steps: Annotated[int, typer.Option(help="Steps in which it makes an image.")] = 4,
-    teacher_steps: Annotated[int, typer.Option(help="Teacher's steps for each of them.")] = 5,
+    sampling_steps: Annotated[
+        int, typer.Option(help="Denoising steps of the student for an image.")
+    ] = 4,
+    teacher_steps: Annotated[
+        int, typer.Option(help="Denoising steps of the teacher for each step of the student.")
+    ] = 5,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
     learning_rate: float = 1e-4,
     store: StoreOption = None,
@@ -79,7 +88,7 @@ def distill(
     fresh: FreshOption = False,
     change: SetOption = None,
 ) -> None:
-    """Train a student that makes a model's images in few steps, without guidance."""
+    """Train a student model that makes a teacher's images in few steps, without guidance."""
     target = Target.of(store, broker)
     teacher = read_model(target.store, ModelRef.parse(model))
     request = TrainRequest(
@@ -106,7 +115,7 @@ def deploy(
     store: StoreOption = None,
     broker: BrokerOption = None,
 ) -> None:
-    """Load a model version on Triton; deploying an older version again is the way back."""
+    """Load a model version on Triton. To go back, deploy an older version again."""
     target = Target.of(store, broker)
     ref = ModelRef.parse(model)
     request = DeployRequest.model_validate(

@@ -1,4 +1,4 @@
-"""The options that commands share, and the reading of their values."""
+"""The options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -30,61 +30,73 @@ ServerOption = Annotated[
 ModelOption = Annotated[str, typer.Option("--model", help="<name> or <name>/<version>.")]
 CohortOption = Annotated[str, typer.Option("--cohort", help="Name of the cohort.")]
 RegionSizeOption = Annotated[int, typer.Option("--region-size", help="Side of a region in pixels.")]
-StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Default: the model's.")]
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Denoising steps; default: the model's.")
+]
 GuidanceMapOption = Annotated[
-    float | None, typer.Option("--guidance-map", help="Default: the model's.")
+    float | None,
+    typer.Option("--guidance-map", help="Guidance scale of the map; default: the model's."),
 ]
 GuidanceCropsOption = Annotated[
-    float | None, typer.Option("--guidance-crops", help="Default: the model's.")
+    float | None,
+    typer.Option("--guidance-crops", help="Guidance scale of the crops; default: the model's."),
 ]
 StainingOption = Annotated[
     float | None,
-    typer.Option("--staining", help="How far regions take the staining of their crops, 0–1."),
+    typer.Option(
+        "--staining", help="Strength of matching tissue to the staining of its crops, 0 to 1."
+    ),
 ]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Run it again, even if it is done.")]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Run the request again, even if it is done.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a field, e.g. --set regions.low=0.1 (repeatable)."),
+    typer.Option(
+        "--set", help="Change a field of the request, e.g. --set regions.low=0.1 (repeatable)."
+    ),
 ]
 
 
 def example(text: str) -> str:
-    """Format a command's example for its help."""
+    """Format an example for the help text of a command."""
     return f"[dim]Example:[/] {text}"
 
 
 def parse_names(text: str) -> list[str]:
-    """Split a comma list."""
+    """Split a comma-separated list of names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def export_formats(names: list[str]) -> tuple[ExportFormat, ...]:
-    """Check names of export formats. Raises `ValidationError` for others."""
+    """Check the names of export formats. Raises `ValidationError` if one is unknown."""
     return TypeAdapter(tuple[ExportFormat, ...]).validate_python(tuple(names))
 
 
 def parse_proportions(items: list[str]) -> dict[str, float]:
-    """Read class=share pairs. Raises `InputError` for anything else."""
+    """Parse <class>=<share> pairs. Raises `InputError` for anything else."""
     shares = {}
     for item in items:
         name, _, share = item.rpartition("=")
         try:
             shares[name] = float(share)
         except ValueError as error:
-            raise InputError(f"{item!r} is no class=share, such as tumor=0.4") from error
+            raise InputError(
+                f"--proportion {item!r} must be <class>=<share>, such as tumor=0.4"
+            ) from error
     return shares
 
 
 def changed(request: R, changes: list[str] | None) -> R:
-    """Return a request with some fields changed.
+    """Return a copy of a request with some fields changed by `--set`.
 
     Args:
         request: the request.
-        changes: `<field>=<value>` each; the field is a dotted name, the value is YAML.
+        changes: items `<field>=<value>`; the field is a dotted name, the value is YAML.
 
     Raises:
-        InputError: there is no such field.
-        ValidationError: the value does not fit.
+        InputError: the request has no such field.
+        ValidationError: a value is not valid for its field.
     """
     plain: dict[str, Any] = request.model_dump(mode="json")
     for item in changes or []:

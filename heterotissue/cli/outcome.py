@@ -1,4 +1,4 @@
-"""How a command ends: the report of its job, and the exit code."""
+"""The end of a command: it prints the outcome of its job and sets the exit code."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ EXIT_CODES = {"done": 0, "failed": 1, "partial": 3, "cancelled": 1}
 
 
 def run_and_end(target: Target, request: Request, *, fresh: bool = False) -> None:
-    """Run a request, report it, and leave with its exit code unless it is done."""
+    """Run a request, print its outcome, and exit with an error code unless it is done."""
     end(run_request(target, request, fresh=fresh))
 
 
 def end(status: JobStatus) -> None:
-    """Report a job that has ended, and leave with its exit code unless it is done."""
+    """Print the outcome of an ended job, and exit with an error code unless it is done."""
     report(status)
     if status.state != "done":
         raise typer.Exit(EXIT_CODES[status.state])

@@ -20,11 +20,11 @@ app = typer.Typer()
 
 @app.command(epilog=example("htd pipeline study.yaml --store s3://bucket"))
 def pipeline(
-    file: Annotated[Path, typer.Argument(help="YAML with a list of `requests`.")],
+    file: Annotated[Path, typer.Argument(help="YAML file with a list `requests`.")],
     store: StoreOption = None,
     broker: BrokerOption = None,
 ) -> None:
-    """Run many requests in order, from one file; all are checked before the first starts."""
+    """Run the requests of a file in order; all are checked before the first one starts."""
     target = Target.of(store, broker)
     for request in load_pipeline(file):
         run_or_fail(target, request)
@@ -32,14 +32,17 @@ def pipeline(
 
 @app.command(epilog=example("htd demo --out out/demo --slides my-slides/ --mpp 0.5"))
 def demo(
-    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="Folder that receives the results.")] = Path("out/demo"),
     slides: Annotated[
-        Path | None, typer.Option(help="A folder with your slides; else phantoms are made.")
+        Path | None, typer.Option(help="Folder with your slides; default: phantoms are made.")
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Class names of your slides' annotations, from 1.")
+        str | None,
+        typer.Option(help="Class names of your annotations in the order of their indices, from 1."),
     ] = None,
-    mpp: Annotated[float | None, typer.Option(help="µm per pixel of slides without.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of slides that state no resolution.")
+    ] = None,
 ) -> None:
     """Run the whole pipeline in minutes: slides → tissue types → model → dataset → report."""
     from heterotissue.demo import collect, demo_slides, run_demo, summary
@@ -47,7 +50,7 @@ def demo(
     started = time.time()
     target = Target.of(str(out / "store"), "")
     names = parse_names(classes) if classes else None
-    given = demo_slides(target.store, out, slides, names, mpp)
+    sources = demo_slides(target.store, out, slides, names, mpp)
     timings: dict[str, float] = {}
 
     def run(request: Request) -> None:
@@ -55,6 +58,6 @@ def demo(
         run_or_fail(target, request)
         timings[request.stage] = time.time() - began
 
-    run_demo(given, load_recipe("tiny"), run)
+    run_demo(sources, load_recipe("tiny"), run)
     collect(target.store, out)
     console.print(summary(out, timings, time.time() - started))

@@ -33,19 +33,24 @@ app = typer.Typer()
 
 @app.command(epilog=example("htd phantom slides/ --count 4 --side 8192"))
 def phantom(
-    folder: Annotated[Path, typer.Argument(help="Where the slides go.")],
-    count: Annotated[int, typer.Option(min=1)] = 1,
-    side: Annotated[int, typer.Option(help="Width and height in pixels at 0.5 µm.")] = 4096,
-    seed: Annotated[int, typer.Option(help="Seed of the first slide; the others count on.")] = 0,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
+    folder: Annotated[Path, typer.Argument(help="Folder that receives the slides.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of slides.")] = 1,
+    side: Annotated[
+        int, typer.Option(help="Width and height of a slide, in pixels of 0.5 µm.")
+    ] = 4096,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the first slide; each further slide adds 1.")
+    ] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads.")] = 2,
 ) -> None:
-    """Write H&E-like phantom slides with their exact ground truth."""
+    """Write H&E-like phantom slides with exact annotations."""
     from shared.phantom import write_phantom
 
     for number in range(count):
-        made = write_phantom(folder, f"phantom-{seed + number}", side, side, seed + number, threads)
-        labels = ", ".join(path.name for path in (made.mask, made.geojson, made.xml))
-        console.print(f"{made.slide}  (labels: {labels})")
+        name = f"phantom-{seed + number}"
+        files = write_phantom(folder, name, side, side, seed + number, threads)
+        labels = ", ".join(path.name for path in (files.mask, files.geojson, files.xml))
+        console.print(f"{files.slide}  (labels: {labels})")
 
 
 @app.command(epilog=example("htd ingest slides/ --cohort lung --classes stroma,tumor --mpp 0.5"))
@@ -59,24 +64,25 @@ def ingest(
         Path | None, typer.Option(help="Folder of annotations; default: beside the slides.")
     ] = None,
     mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of slides that state none.")
+        float | None, typer.Option(help="µm per pixel of slides that state no resolution.")
     ] = None,
     region_size: RegionSizeOption = 256,
     region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="Leave the files where they are.")
+        bool,
+        typer.Option("--in-place", help="Refer to the files by path; do not copy them."),
     ] = False,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
     change: SetOption = None,
 ) -> None:
-    """Ingest slides: tissue, label maps, patch index, training regions.
+    """Ingest slides: find tissue, draw label maps, index patches, cut training regions.
 
     Annotations are found by name: <slide>.geojson, <slide>.xml, <slide>_mask.tiff.
     """
     target = Target.of(store, broker)
-    given = slide_sources(
+    sources = slide_sources(
         target.store,
         find_slides(slides),
         labels=labels,
@@ -86,7 +92,7 @@ def ingest(
     )
     request = IngestRequest(
         cohort=cohort,
-        slides=given,
+        slides=sources,
         classes=Classes.of(*parse_names(classes)) if classes else None,
         patches=PatchGrid(size=region_size // 2, mpp=region_mpp, stride=region_size // 4),
         regions=RegionRule(size=region_size, mpp=region_mpp),
@@ -96,7 +102,10 @@ def ingest(
 
 @app.command(epilog=example("htd tiles crc/ --classes gland --mpp 0.5 --slide 'patient(\\d+)'"))
 def tiles(
-    folder: Annotated[Path, typer.Argument(help="Tiles, in folders train/, val/, test/ or not.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder of tiles; subfolders train/, val/ and test/ give the split."),
+    ],
     classes: Annotated[
         str, typer.Option(help="Class names in the order of their indices, from 1.")
     ],
@@ -107,7 +116,9 @@ def tiles(
     ] = None,
     slide: Annotated[
         str | None,
-        typer.Option(help="Regular expression; its first group is a tile's slide or patient."),
+        typer.Option(
+            help="Regular expression; its first group in a tile's name is the slide or patient."
+        ),
     ] = None,
     region_size: RegionSizeOption = 256,
     region_mpp: Annotated[
@@ -120,18 +131,19 @@ def tiles(
 ) -> None:
     """Ingest tiles that were cut elsewhere, with their masks, as training regions.
 
-    Masks are found by name: <tile>.mask.png, <tile>_mask.png. They hold class indices; or,
-    below a folder with the name of a class, that class wherever they are not black. All
-    other pixels are class 0, other tissue.
+    Masks are found by name: <tile>.mask.png, <tile>_mask.png. The pixels of a mask are class
+    indices. In a folder that has the name of a class, pixels that are not black are that class.
+    All other pixels are class 0, other tissue.
     """
     target = Target.of(store, broker)
-    kinds = Classes.of(*parse_names(classes), exhaustive=True)
+    mask_classes = Classes.of(*parse_names(classes), exhaustive=True)
     request = IngestRequest(
         cohort=cohort,
         tiles=tile_table(
-            target.store, cohort, folder, masks=masks, classes=kinds, slide_pattern=slide, mpp=mpp
+            target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
+            mpp=mpp,
         ),
-        classes=kinds,
+        classes=mask_classes,
         regions=RegionRule(
             size=region_size, mpp=region_mpp or mpp, low=0, high=1, min_classes=1, min_tissue=0,
             count_background=True, overlap=0, max_per_slide=10_000,
@@ -146,9 +158,12 @@ def embed(
     encoder: Annotated[
         str, typer.Option(help="'embedded', a registry key, a timm name or hf-hub:owner/name.")
     ] = "embedded",
-    weights: Annotated[Path | None, typer.Option(help="Local weights file.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Local file with the encoder's weights.")
+    ] = None,
     imported: Annotated[
-        Path | None, typer.Option("--import", help="Folder of TRIDENT/CLAM .h5 files to take.")
+        Path | None,
+        typer.Option("--import", help="Folder of TRIDENT or CLAM .h5 files with features."),
     ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -186,7 +201,7 @@ def cluster(
 ) -> None:
     """Find tissue types, map them onto the slides, and cut regions.
 
-    Edit clusters/<run>/types.yaml to name or merge types, then run this with --fresh.
+    To name or merge types, edit clusters/<run>/types.yaml, then run this command with --fresh.
     """
     request = ClusterRequest(
         run=run,

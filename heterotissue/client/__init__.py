@@ -1,4 +1,4 @@
-"""A client of the gateway's HTTP API; requests and records are those of `shared.contracts`.
+"""A client of the gateway's HTTP API; requests and answers are records of `shared.contracts`.
 
 with Client("http://127.0.0.1:8000", token) as client:
     client.submit_dataset(DatasetRequest(dataset="d", model="lung", images=1000))

@@ -1,4 +1,4 @@
-"""The client's methods, typed by the contracts."""
+"""The client of the gateway: one typed method for each operation of the HTTP API."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ from shared.contracts.synthesize import DatasetRequest
 from shared.errors import InputError
 
 FILES = ("README.md", "croissant.json", "dataset.json", "manifest.parquet", "preview.png")
-"""A dataset's files besides its shards."""
+"""Files of a dataset that `Client.download_dataset` fetches besides the shards."""
 
 
 class Client:
-    """A client of a gateway, with a method for each thing that the gateway does.
+    """A client of a gateway.
 
     Every method raises `RefusedError` if the gateway refuses the request, and `ServerError` if
-    it fails or cannot be reached.
+    the gateway fails or cannot be reached.
 
     Args:
         server: address of the gateway, without /v1.
@@ -84,7 +84,7 @@ class Client:
         self._http.close()
 
     def submit(self, request: Request) -> JobStatus:
-        """Submit a request of any stage but synthesize and image."""
+        """Submit a request of any stage except synthesize and image."""
         return self._http.post(f"/v1/{request.stage}", JobStatus, request, headers=_key())
 
     def submit_dataset(self, request: DatasetRequest) -> DatasetStatus:
@@ -92,7 +92,7 @@ class Client:
         return self._http.post("/v1/datasets", DatasetStatus, request, headers=_key())
 
     def estimate_dataset(self, request: DatasetRequest) -> DatasetEstimate:
-        """Estimate the cost of a dataset from earlier ones of the same model."""
+        """Estimate the cost of a dataset from earlier datasets of the same model."""
         return self._http.post("/v1/datasets/estimate", DatasetEstimate, request)
 
     def dataset(self, dataset: str) -> DatasetStatus:
@@ -102,20 +102,25 @@ class Client:
     def datasets(
         self, *, model: str | None = None, state: State | None = None
     ) -> Iterator[DatasetStatus]:
-        """List datasets, or those of one model (<name>/<version>) or in one state."""
+        """List datasets by name.
+
+        Args:
+            model: only datasets of this model, <name> or <name>/<version>.
+            state: only datasets in this state.
+        """
         filters = {"model": model, "state": state}
         yield from self._http.items("/v1/datasets", DatasetPage, filters)
 
     def watch_dataset(self, dataset: str) -> Iterator[DatasetStatus]:
-        """Yield a dataset's status with every change, until its job ends."""
+        """Yield a dataset's status at every change, until the dataset's job ends."""
         yield from self._http.watch(f"/v1/datasets/{dataset}/events", DatasetStatus)
 
     def cancel_dataset(self, dataset: str) -> DatasetStatus:
-        """Stop making a dataset."""
+        """Cancel the job of a dataset; finished shards stay."""
         return self._http.post(f"/v1/datasets/{dataset}/cancel", DatasetStatus)
 
     def delete_dataset(self, dataset: str) -> None:
-        """Delete a dataset that is not being made."""
+        """Delete a dataset; the gateway refuses this while the dataset is being made."""
         self._http.send("DELETE", f"/v1/datasets/{dataset}")
 
     def shards(self, dataset: str) -> Iterator[ShardLink]:
@@ -123,12 +128,12 @@ class Client:
         yield from self._http.items(f"/v1/datasets/{dataset}/shards", ShardPage)
 
     def download_dataset(self, dataset: str, folder: Path) -> None:
-        """Download a finished dataset: shards, checked by their SHA-256, manifest and card.
+        """Download a finished dataset into `folder`: its shards, manifest and card.
 
-        Shards that are already in `folder` are not downloaded again.
+        Shards that are complete in `folder` are not downloaded again.
 
         Raises:
-            ServerError: a shard arrived damaged.
+            ServerError: a shard does not have the SHA-256 that the gateway stated.
         """
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         for link in self.shards(dataset):
@@ -142,7 +147,7 @@ class Client:
             self._http.download(f"/v1/datasets/{dataset}/files/{name}", folder / name)
 
     def make_image(self, body: ImageBody) -> bytes:
-        """Make one image, wait for it, and return it as PNG."""
+        """Make one image, wait for it, and return it as the bytes of a PNG."""
         wait = {"Prefer": f"wait={MAX_WAIT_SECONDS}"}
         answer = self._http.send("POST", "/v1/images", body, headers=wait)
         while answer.status_code == httpx2.codes.ACCEPTED:
@@ -150,7 +155,7 @@ class Client:
         return answer.content
 
     def slides(self) -> Iterator[SlideInfo]:
-        """List slides."""
+        """List slides by name."""
         yield from self._http.items("/v1/slides", SlidePage)
 
     def slide(self, slide: str) -> SlideInfo:
@@ -158,7 +163,7 @@ class Client:
         return self._http.get(f"/v1/slides/{slide}", SlideInfo)
 
     def register_slide(self, slide: str, source: str) -> SlideInfo:
-        """Register a slide that is already in the store, under the key `source`."""
+        """Register a slide whose file is already in the store, under the key `source`."""
         return self._http.post("/v1/slides", SlideInfo, SlideReference(slide=slide, source=source))
 
     def upload_slide(self, slide: str, path: Path) -> SlideInfo:
@@ -171,13 +176,17 @@ class Client:
         return self._http.post(f"/v1/slides/{slide}/uploads", UploadStatus, body).upload
 
     def finish_upload(self, upload: Upload, path: Path) -> SlideInfo:
-        """Send the missing parts of an upload; after an interruption, call it again.
+        """Send the missing parts of an upload and complete it; call again after an interruption.
 
         Raises:
             InputError: the file at `path` does not have the size of the upload.
         """
-        if path.stat().st_size != upload.bytes:
-            raise InputError(f"{path} is not the file of {upload.bytes} bytes that was begun with")
+        size = path.stat().st_size
+        if size != upload.bytes:
+            raise InputError(
+                f"{path} has {size} bytes and is not the file of {upload.bytes} bytes that the "
+                "upload was begun with"
+            )
         place = f"/v1/slides/{upload.slide}/uploads/{upload.upload}"
         while missing := self._http.get(place, UploadStatus).missing:
             for part in missing:
@@ -186,17 +195,17 @@ class Client:
         return self._http.post(f"{place}/complete", SlideInfo)
 
     def annotate_slide(self, slide: str, path: Path) -> SlideInfo:
-        """Upload a slide's annotation: GeoJSON, XML or a label image, by its suffix."""
+        """Upload a slide's annotation; the suffix says if it is GeoJSON, XML or a label image."""
         place = f"/v1/slides/{slide}/annotation/{quote(path.name, safe='')}"
         answer = self._http.put_file(place, path, 0, path.stat().st_size)
         return SlideInfo.model_validate_json(answer.content)
 
     def download_labels(self, slide: str, path: Path) -> None:
-        """Download the label map that ingest made of a slide's annotation; TIFF."""
+        """Download the label map that ingest made from a slide's annotation, as TIFF."""
         self._http.download(f"/v1/slides/{slide}/labels.tif", path)
 
     def delete_slide(self, slide: str) -> None:
-        """Delete a slide and everything that was made of it alone."""
+        """Delete a slide's files and label map; patches, features and regions of cohorts stay."""
         self._http.send("DELETE", f"/v1/slides/{slide}")
 
     def clusterings(self) -> Iterator[str]:
@@ -210,6 +219,10 @@ class Client:
     def name_types(self, run: str, types: Mapping[int, TissueType]) -> Atlas:
         """Name, colour or merge some tissue types; the others stay unchanged.
 
+        Args:
+            run: name of the clustering.
+            types: label → new type.
+
         Raises:
             RefusedError: somebody else changed the types at the same time.
         """
@@ -222,11 +235,11 @@ class Client:
         return Atlas.model_validate_json(answer.content)
 
     def apply_types(self, run: str) -> JobStatus:
-        """Make a clustering's regions again from its current types."""
+        """Make a clustering's regions and gallery again, with its current types."""
         return self._http.post(f"/v1/clusters/{run}/apply", JobStatus)
 
     def download_types(self, run: str, slide: str, path: Path) -> None:
-        """Download a slide's map of tissue types, before any merging; TIFF."""
+        """Download a slide's map of tissue types as TIFF; merges are not applied to it."""
         self._http.download(f"/v1/clusters/{run}/labels/{slide}.tif", path)
 
     def trainings(self) -> Iterator[str]:
@@ -234,11 +247,11 @@ class Client:
         yield from self._http.items("/v1/runs", Names)
 
     def training(self, run: str) -> TrainingRun:
-        """Return a run's curves and sheets; `cancel_job` and `retry_job` take its `job`."""
+        """Return a training run: its job, its curves and the names of its sample sheets."""
         return self._http.get(f"/v1/runs/{run}", TrainingRun)
 
     def sample_sheet(self, run: str, sheet: str) -> bytes:
-        """Return one of a run's `samples`; PNG."""
+        """Return a sample sheet of a training run, one of `TrainingRun.samples`, as PNG."""
         return self._http.send("GET", f"/v1/runs/{run}/samples/{sheet}").content
 
     def models(self) -> Iterator[ModelInfo]:
@@ -252,19 +265,24 @@ class Client:
     def deploy_model(
         self, model: str, version: str = "1", body: DeployBody | None = None
     ) -> JobStatus:
-        """Load a version on Triton; deploying an older version again is the way back."""
+        """Load a version on Triton. To go back, deploy an older version again."""
         place = f"/v1/models/{model}/{version}/deploy"
         return self._http.post(place, JobStatus, body or DeployBody())
 
     def reports(
         self, *, dataset: str | None = None, model: str | None = None
     ) -> Iterator[ReportInfo]:
-        """List evaluations, or those of one dataset or one model (<name>/<version>)."""
+        """List evaluation reports by name.
+
+        Args:
+            dataset: only reports on this dataset.
+            model: only reports on datasets of this model version, <name>/<version>.
+        """
         filters = {"dataset": dataset, "model": model}
         yield from self._http.items("/v1/reports", ReportPage, filters)
 
     def make_reader_study(self, body: StudyBody) -> NewStudy:
-        """Make a blinded reader study, and return its readers' links, which are shown only once."""
+        """Make a blinded reader study; only this answer contains the readers' links."""
         return self._http.post("/v1/reader-studies", NewStudy, body)
 
     def reader_study(self, study: str) -> StudyStatus:
@@ -272,11 +290,11 @@ class Client:
         return self._http.get(f"/v1/reader-studies/{study}", StudyStatus)
 
     def reader_studies(self) -> Iterator[StudyStatus]:
-        """List reader studies."""
+        """List reader studies by name."""
         yield from self._http.items("/v1/reader-studies", StudyPage)
 
     def renew_reader_link(self, study: str, reader: str) -> ReaderLink:
-        """Give a reader (r1, r2, …) a new link; the old link becomes void."""
+        """Give a reader (r1, r2, …) a new link, and revoke the old one."""
         return self._http.post(f"/v1/reader-studies/{study}/readers/{reader}/link", ReaderLink)
 
     def study_results(self, study: str) -> StudyResults:
@@ -284,7 +302,7 @@ class Client:
         return self._http.get(f"/v1/reader-studies/{study}/results", StudyResults)
 
     def study_answers(self, study: str) -> str:
-        """Return every answer of a reader study beside its truth, as CSV."""
+        """Return every answer of a reader study with the true origin of its image, as CSV."""
         return self._http.send("GET", f"/v1/reader-studies/{study}/answers.csv").text
 
     def delete_reader_study(self, study: str) -> None:
@@ -296,19 +314,19 @@ class Client:
         return self._http.get(f"/v1/jobs/{job}", JobStatus)
 
     def jobs(self) -> Iterator[JobStatus]:
-        """List jobs."""
+        """List jobs by id."""
         yield from self._http.items("/v1/jobs", JobPage)
 
     def watch_job(self, job: str) -> Iterator[JobStatus]:
-        """Yield a job's status with every change, until it ends."""
+        """Yield a job's status at every change, until the job ends."""
         yield from self._http.watch(f"/v1/jobs/{job}/events", JobStatus)
 
     def cancel_job(self, job: str) -> JobStatus:
-        """Stop a job."""
+        """Cancel a job; its finished shards stay."""
         return self._http.post(f"/v1/jobs/{job}/cancel", JobStatus)
 
     def retry_job(self, job: str) -> JobStatus:
-        """Try again what failed or was cancelled."""
+        """Run a job's failed and cancelled shards again."""
         return self._http.post(f"/v1/jobs/{job}/retry", JobStatus)
 
 

@@ -1,4 +1,4 @@
-"""The client's transport: requests, pages, events and files over HTTP, and the errors of all."""
+"""The client's transport: requests, pages, events and files over HTTP, and their errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RefusedError(InputError):
     """The gateway refused a request.
 
     Attributes:
-        problem: its problem document.
+        problem: the problem document (RFC 9457) that the gateway answered.
     """
 
     def __init__(self, problem: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ class Transport:
     """An HTTP connection to a gateway.
 
     Every method raises `RefusedError` if the gateway refuses the request, and `ServerError` if
-    it fails or cannot be reached.
+    the gateway fails or cannot be reached.
 
     Args:
         server: address of the gateway, without /v1.
@@ -82,7 +82,7 @@ class Transport:
         headers: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
     ) -> httpx2.Response:
-        """Send a request, with `body` as JSON, and return its answer."""
+        """Send a request, with `body` as JSON, and return the response."""
         content = None if body is None else body.model_dump_json(exclude_unset=True)
         typed = {"Content-Type": "application/json"} if content is not None else {}
         try:
@@ -94,7 +94,7 @@ class Transport:
         return _checked(answer)
 
     def get(self, path: str, kind: type[M]) -> M:
-        """Read a record."""
+        """Get `path` and return the record that answers."""
         return kind.model_validate_json(self.send("GET", path).content)
 
     def post(
@@ -105,13 +105,13 @@ class Transport:
         *,
         headers: dict[str, str] | None = None,
     ) -> M:
-        """Post `body`, and return the record that answers it."""
+        """Post `body` and return the record that answers."""
         return kind.model_validate_json(self.send("POST", path, body, headers=headers).content)
 
     def items(
         self, path: str, kind: type[Page[Item]], filters: dict[str, str | None] | None = None
     ) -> Iterator[Item]:
-        """Yield the items of a list, page after page; filters that are None are left out."""
+        """Yield the items of a list, page after page; filters that are None are not sent."""
         params = {name: value for name, value in (filters or {}).items() if value is not None}
         while True:
             page = kind.model_validate_json(self.send("GET", path, params=params).content)
@@ -134,7 +134,7 @@ class Transport:
             raise ServerError(f"{self._gateway.base_url} broke off: {error}") from error
 
     def put_file(self, url: str, path: Path, start: int, size: int) -> httpx2.Response:
-        """Send `size` bytes of a file from `start` on, without holding them in memory."""
+        """Put `size` bytes of a file, from byte `start` on, without holding them in memory."""
         headers = {"Content-Length": str(size)}
         try:
             answer = self._server(url).put(url, content=_part(path, start, size), headers=headers)
@@ -143,7 +143,7 @@ class Transport:
         return _checked(answer)
 
     def download(self, url: str, path: Path) -> None:
-        """Download a file; `path` appears once it is complete."""
+        """Download a file to `path`, which appears only when the download is complete."""
         part = path.with_name(path.name + ".part")
         try:
             with self._server(url).stream("GET", url) as answer:
@@ -158,7 +158,7 @@ class Transport:
         part.replace(path)
 
     def _server(self, url: str) -> httpx2.Client:
-        """Return the connection for a link: to the gateway itself, or to the store."""
+        """Return the connection for a URL: a path of the gateway, or a link to the store."""
         return self._gateway if url.startswith("/") else self._others
 
 

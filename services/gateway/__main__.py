@@ -1,4 +1,4 @@
-"""Serve the HTTP API: `python -m services.gateway`."""
+"""Serve the HTTP API and the pages: `python -m services.gateway`."""
 
 from services.gateway.server import serve
 from shared.logging import configure_logging

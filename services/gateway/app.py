@@ -1,4 +1,4 @@
-"""The application: the API and the pages in one, with limits and security headers."""
+"""The gateway's application: the API and the pages, with limits and security headers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shared.contracts.gateway import ImageBody
 from shared.settings import Settings
 
 MAX_JSON_BYTES = 2 << 20
-"""Bytes of a request's body; operations that take files have limits of their own."""
+"""Largest body of a request in bytes; operations that take files have higher limits."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -43,7 +43,7 @@ TOO_LARGE = ProblemDetails(
 
 
 class SecurityHeaders:
-    """Middleware that adds the headers which forbid browsers to sniff, frame or leak answers."""
+    """Middleware that adds `HEADERS`, so that browsers do not sniff, frame or leak responses."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -60,7 +60,7 @@ class SecurityHeaders:
 
 
 class LimitProblems:
-    """Middleware that answers a body beyond its limit with a problem document, not plain text."""
+    """Middleware that answers a too large body with a problem document instead of plain text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -80,15 +80,15 @@ class LimitProblems:
 
 
 class Application(FastAPI):
-    """FastAPI with middleware outside of its limit on bodies, which answers in plain text."""
+    """A FastAPI whose middleware wraps FastAPI's own limit on bodies and its plain-text error."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Wrap FastAPI's own middleware."""
+        """Wrap FastAPI's own middleware with ours."""
         inner = LimitProblems(super().build_middleware_stack())
         return SecurityHeaders(Counting(inner, self.state.figures))
 
     def openapi(self) -> dict[str, Any]:
-        """Describe the API, with the problems that any operation may answer."""
+        """Return the OpenAPI description, with the problems that every operation may answer."""
         if self.openapi_schema is None:
             _complete(super().openapi())
         return self.openapi_schema or {}
@@ -105,7 +105,7 @@ def make_app(config: Settings) -> FastAPI:
         title="HeteroTissue",
         summary="Annotated histopathology images on request.",
         version=version("heterotissue"),
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads scripts from another site
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
@@ -123,7 +123,7 @@ def make_app(config: Settings) -> FastAPI:
 
 
 def _complete(described: dict[str, Any]) -> None:
-    """Add what FastAPI does not see: problems, and the body that is read by hand."""
+    """Add to an OpenAPI description what FastAPI cannot infer: problems, and `ImageBody`."""
     schemas = described["components"]["schemas"]
     for model in (ProblemDetails, ImageBody):
         own = model.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -140,5 +140,5 @@ def _complete(described: dict[str, Any]) -> None:
             if "requestBody" in operation:
                 common += [400, 413]
             operation["responses"] |= {
-                str(status): each for status, each in documented(*common).items()
+                str(status): response for status, response in documented(*common).items()
             }

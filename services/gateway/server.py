@@ -1,4 +1,4 @@
-"""Serves the application with uvicorn."""
+"""Serve the gateway's application with uvicorn."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from services.gateway.app import make_app
 from shared.settings import Settings
 
 GRACE_SECONDS = 5
-"""Seconds for answers under way when the process stops, because event streams never end."""
+"""Time that running responses have when the process stops, because event streams never end."""
 
 
 def serve(config: Settings) -> None:
-    """Serve until the process is told to stop; the first time, print the administrator's token.
+    """Serve until the process is stopped.
+
+    If the store has no token yet, create the administrator's token and print it.
 
     Raises:
         InputError: no broker is configured, or the store's address or keys are wrong.

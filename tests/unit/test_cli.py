@@ -51,7 +51,7 @@ def test_every_stage_can_be_loaded() -> None:
     for name, request in REQUESTS.items():
         stage = load_stage(name)
         assert (stage.name, stage.request) == (name, request)
-    with pytest.raises(InputError, match="'nothing' is no stage"):
+    with pytest.raises(InputError, match="'nothing' is not a stage"):
         load_stage("nothing")
 
 
@@ -71,7 +71,7 @@ def test_a_deployment_gets_a_number_that_none_waiting_has(
         (["embed", "--cohort", "none"], "needs cohorts/none.json"),
         (["embed", "--cohort", "no/name"], "cohort: String should match"),
         (["train", "--regions", "none", "--recipe", "huge"], "no recipe 'huge'"),
-        (["synthesize", "--model", "m", "--proportion", "tumor"], "no class=share"),
+        (["synthesize", "--model", "m", "--proportion", "tumor"], "must be <class>=<share>"),
         (["jobs", "show", "train-0"], "holds no job 'train-0'"),
         (["ingest", "nowhere.svs"], "nowhere.svs is not there"),
         (["embed", "--set", "seeds=1"], "has no field 'seeds'"),

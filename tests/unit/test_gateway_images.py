@@ -103,8 +103,8 @@ def test_palettes_are_taken_by_their_indices(gateway: Gateway) -> None:
         ({"model": "none"}, "#/model", "models/none/1"),
         ({"labels": text(encode_png(label_map(16)))}, "#/labels", "16×16 px"),
         ({"labels": text(encode_png(label_map() * 5))}, "#/labels", "holds 10"),
-        ({"labels": text(b"GIF89a")}, "#/labels", "no PNG"),
-        ({"labels": "%%%"}, "#/labels", "no PNG"),
+        ({"labels": text(b"GIF89a")}, "#/labels", "not a readable PNG"),
+        ({"labels": "%%%"}, "#/labels", "not a readable PNG"),
         ({"labels": text(huge_png(100_000))}, "#/labels", "PNG"),
         ({"crops": [{"tissue": "bone", "png": "AAAA"}]}, "#/crops/0", "no tissue 'bone'"),
         ({"crops": [{"tissue": "tumor"}]}, "#/crops/0", "either png"),
@@ -191,9 +191,9 @@ def test_a_form_with_files_is_the_same_request(gateway: Gateway) -> None:
     answer = send(said)
     assert (answer.status_code, answer.headers["Location"]) == (202, job), answer.text
     for wrong, words in (
-        (send(said, files[:1]), "1 crops of `request` want a file, 0 files"),
+        (send(said, files[:1]), "1 crops of `request` need a file, but the form has 0 files"),
         (send(said, files[1:]), "one file `labels`"),
-        (send([1]), "no object of JSON"),
+        (send([1]), "must be a JSON object"),
         (send(said | {"colour": 1}), "not permitted"),
         (gateway.client.post("/v1/images", content=b"{}"), "not understood"),
     ):

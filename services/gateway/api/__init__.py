@@ -1,10 +1,10 @@
 """The HTTP API: REST below /v1, described by /openapi.json. See docs/api.md.
 
-The object store is the truth here too: there is no database. Redis keeps rate limits and
-the day's quotas, and may be lost.
+All state is in the object store; there is no database. Redis holds the counters of rate limits
+and daily quotas, which may be lost. The API's own objects in the store are:
 
-access/tokens/<sha256>.json          TokenRecord; the token itself is not stored
-access/tenants/<tenant>.json         TenantRecord
+access/tokens/<sha256 of token>.json     TokenRecord; the token itself is not stored
+access/tenants/<tenant>.json             TenantRecord
 audit/<tenant>/<date>/<time>-<id>.json   one action of one token; never changed
-idempotency/<key>.json               answer to a request with an Idempotency-Key
+idempotency/<sha256 of key>.json         the job of a request that had an Idempotency-Key
 """

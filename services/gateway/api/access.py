@@ -22,14 +22,14 @@ bearer = HTTPBearer(auto_error=False, description="a token of this gateway")
 
 
 def resources_of(request: Request) -> Resources:
-    """The resources that the app was made with."""
+    """Return the resources of the application that serves a request."""
     resources: Resources = request.app.state.resources
     return resources
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The holder of a token, with the resources of their tenant."""
+    """The sender of a request: their token, the gateway's resources, and their tenant's jobs."""
 
     token: TokenRecord
     resources: Resources
@@ -41,31 +41,35 @@ class Caller:
         return self.ledger.store
 
     def submit(self, request: JobRequest) -> str:
-        """Record and queue a job, and note it in the audit log."""
+        """Record and queue a job, write an audit record, and return the job's id."""
         job = self.resources.submit(self.ledger, request)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
 
     def reopen(self, job: str, shards: str) -> None:
-        """Do some shards of a finished job again, and note it in the audit log.
+        """Run some shards of a finished job again, and write an audit record.
 
         Args:
             job: id of the job.
-            shards: prefix of the shards' ids.
+            shards: prefix of the ids of the shards that run again.
         """
         self.ledger.reopen(job, shards)
         self.resources.start(self.ledger, job)
         self.audit("reopen", job=job, shards=shards)
 
-    def audit(self, action: str, **what: Any) -> None:
-        """Note an action in the audit log."""
-        self.resources.audit(self.token.tenant, self.token.name, action, what)
+    def audit(self, action: str, **details: Any) -> None:
+        """Write a record of an action, with its details, to the audit log."""
+        self.resources.audit(self.token.tenant, self.token.name, action, details)
 
     def spend(self, quota: Quota, amount: int) -> None:
-        """Count an amount against the tenant's quota of the day.
+        """Count an amount against the tenant's daily quota.
+
+        Args:
+            quota: the quota.
+            amount: number of images, or bytes.
 
         Raises:
-            ProblemError: the quota is spent (429).
+            ProblemError: less than `amount` is left of the quota (429).
         """
         record = self.resources.tenant(self.token.tenant)
         limit = record.images_per_day if quota == "images" else record.upload_bytes_per_day
@@ -73,15 +77,19 @@ class Caller:
 
 
 def allowed(scope: Scope) -> Callable[..., Caller]:
-    """Make the dependency of an operation that needs a scope; the scope admin includes all."""
+    """Return a dependency that gives the caller of an operation if their token has `scope`.
+
+    The scope admin includes all others. The dependency raises `ProblemError` if the request has
+    no valid token (401), the token lacks the scope (403), or it makes too many requests (429).
+    """
 
     def check(
         request: Request,
         resources: Annotated[Resources, Depends(resources_of)],
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> Caller:
-        given = credentials.credentials if credentials else session_token(request)
-        token = resources.tokens.find(given) if given else None
+        secret = credentials.credentials if credentials else session_token(request)
+        token = resources.tokens.find(secret) if secret else None
         if token is None:
             raise ProblemError(
                 401,

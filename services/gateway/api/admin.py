@@ -1,4 +1,4 @@
-"""/v1/tokens, /v1/tenants, /v1/audit: for administrators."""
+"""/v1/tokens, /v1/tenants, /v1/audit: tokens, tenants and the audit log, for administrators."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ TokenId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="`id` of the
 
 
 class TokenBody(Contract):
-    """A token to make."""
+    """The name, scopes and tenant of a token to make."""
 
     name: Name
     scopes: tuple[Scope, ...]
     tenant: Tenant | None = None
-    """Default: the caller's own; only the local tenant's administrators name others."""
+    """Default: the caller's tenant. Only administrators of the local tenant may name another."""
 
 
 class NewToken(Contract):
-    """A token that was made; `token` is shown this once."""
+    """A new token and its record; no later answer contains `token`."""
 
     token: str
     record: TokenRecord
 
 
 class NamedTenant(Contract):
-    """A tenant and what it may use."""
+    """A tenant's name and its quotas."""
 
     tenant: str
     record: TenantRecord
 
 
 class AuditPage(Contract):
-    """Some of a day's audit records, in order."""
+    """A page of a day's audit records, in the order of their times."""
 
     items: tuple[dict[str, Any], ...]
     next: str | None
@@ -55,13 +55,14 @@ def _check_local(caller: Caller) -> None:
         raise ProblemError(
             403,
             "forbidden",
-            f"tenants are managed by tenant {LOCAL!r}; this token is of {caller.token.tenant!r}",
+            f"only tenant {LOCAL!r} manages tenants; this token is of tenant "
+            f"{caller.token.tenant!r}",
         )
 
 
 @router.post("/tokens", status_code=201)
 def create_token(body: TokenBody, caller: MayAdminister) -> NewToken:
-    """Make a token."""
+    """Make a token; only this answer contains it."""
     tenant = body.tenant or caller.token.tenant
     if tenant != caller.token.tenant:
         _check_local(caller)
@@ -80,14 +81,14 @@ def create_token(body: TokenBody, caller: MayAdminister) -> NewToken:
 
 @router.get("/tokens")
 def list_tokens(caller: MayAdminister) -> list[TokenRecord]:
-    """List the tenant's tokens; the local tenant sees all."""
+    """List the records of the tenant's tokens; the local tenant sees those of all tenants."""
     tenant = caller.token.tenant
     return caller.resources.tokens.all(None if tenant == LOCAL else tenant)
 
 
 @router.delete("/tokens/{token}", status_code=204, responses=documented(404))
 def revoke_token(token: TokenId, caller: MayAdminister) -> None:
-    """Make a token void; other gateways of this store accept it for some seconds more."""
+    """Revoke a token; other gateways of this store may accept it for some seconds more."""
     for record in list_tokens(caller):
         if record.id == token:
             caller.resources.tokens.revoke(record)
@@ -98,7 +99,7 @@ def revoke_token(token: TokenId, caller: MayAdminister) -> None:
 
 @router.get("/tenants")
 def list_tenants(caller: MayAdminister) -> list[NamedTenant]:
-    """List tenants and what they may use."""
+    """List tenants with their quotas."""
     _check_local(caller)
     resources = caller.resources
     return [
@@ -108,7 +109,7 @@ def list_tenants(caller: MayAdminister) -> list[NamedTenant]:
 
 @router.put("/tenants/{tenant}")
 def put_tenant(tenant: Tenant, body: TenantRecord, caller: MayAdminister) -> NamedTenant:
-    """Make a tenant, or change what it may use. Its slides, models and datasets are its own."""
+    """Make a tenant, or change its quotas. Tenants do not see each other's objects."""
     _check_local(caller)
     caller.resources.root.put_json(tenant_key(tenant), body)
     caller.audit("put tenant", name=tenant, record=body.model_dump())
@@ -122,7 +123,7 @@ def list_audit(
     cursor: Cursor = None,
     day: Annotated[date | None, Query(description="UTC; default: today")] = None,
 ) -> AuditPage:
-    """List who made what from what on one day, in the caller's tenant."""
+    """List the audit records of one day in the caller's tenant: time, token, action, inputs."""
     chosen = day or datetime.now(UTC).date()
     keys = caller.resources.root.list(f"audit/{caller.token.tenant}/{chosen:%Y-%m-%d}/")
     items, following = page(keys, cursor, limit, caller.resources.root.get_json)

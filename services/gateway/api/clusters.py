@@ -1,4 +1,4 @@
-"""/v1/clusters: clusterings, and the atlas of tissue types that people name and merge."""
+"""/v1/clusters: clusterings and their atlases of tissue types, which people name and merge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared.storage import sha256
 from shared.tissue_types import check_types, classes_of, read_types, write_types
 
 NEAREST = 10
-"""Patches of a type that are listed of each slide."""
+"""Number of patches that are listed for a type on each slide."""
 
 router = APIRouter(prefix="/v1/clusters", tags=["clusters"])
 
@@ -47,7 +47,7 @@ def list_clusterings(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) 
 
 @router.get("/{run}", responses=documented(404))
 def show_atlas(run: Run, caller: MayRead, response: Response) -> Atlas:
-    """Return a clustering's tissue types: names, colours, merges, sizes."""
+    """Return a clustering's tissue types: their names, colours, merges and patch counts."""
     record = _record(caller, run)
     response.headers["ETag"] = _tag(caller, run)
     types = read_types(caller.store, run, record.k)
@@ -73,7 +73,7 @@ def show_atlas(run: Run, caller: MayRead, response: Response) -> Atlas:
     responses=documented(404) | returning("image/png"),
 )
 def show_gallery(run: Run, caller: MayRead) -> Response:
-    """Return example patches of every type, a row each."""
+    """Return a picture of example patches, with one row for each type."""
     return Response(caller.store.get(cluster_key(run, "gallery.png")), media_type="image/png")
 
 
@@ -83,7 +83,7 @@ def show_gallery(run: Run, caller: MayRead) -> Response:
     responses=documented(404) | returning("image/png"),
 )
 def show_examples(run: Run, label: Annotated[int, Path(ge=1, le=255)], caller: MayRead) -> Response:
-    """Return example patches of one type, side by side."""
+    """Return a picture of example patches of one type, side by side."""
     data = caller.store.get(cluster_key(run, f"examples/{label}.png"))
     return Response(data, media_type="image/png")
 
@@ -96,7 +96,7 @@ def list_places(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> TypePlaces:
-    """List the slides that a type lies on, and where on each it is most typical."""
+    """List the slides that have a type, with each slide's patches nearest to the type's centre."""
     prefix, suffix = cluster_key(run, "assignments/"), ".parquet"
     _record(caller, run)
 
@@ -121,7 +121,7 @@ def list_places(
     responses=documented(404) | sending("image/tiff"),
 )
 def get_type_map(run: Run, slide: SlideName, caller: MayRead, wanted: Wanted) -> Response:
-    """Download a slide's pseudo-label map: tissue types as clustering found them."""
+    """Download a slide's map of tissue types as TIFF; merges are not applied to it."""
     key = cluster_key(run, f"labels/{slide}.tif")
     return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-{run}.tif")
 
@@ -133,16 +133,20 @@ def put_types(
     caller: MayAnnotate,
     response: Response,
     if_match: Annotated[
-        str | None, Header(description="ETag of the atlas; refused if it has changed since")
+        str | None,
+        Header(description="ETag of the atlas; 412 if the atlas has changed since then"),
     ] = None,
 ) -> Atlas:
-    """Name, colour and merge all types. Regions follow at POST /v1/clusters/{run}/apply."""
+    """Set the names, colours and merges of all types.
+
+    Regions keep the old types until POST /v1/clusters/{run}/apply.
+    """
     record = _record(caller, run)
     if if_match is not None and _tag(caller, run) not in if_match:
         raise ProblemError(
             412,
             "changed",
-            f"the types of {run!r} were changed by somebody else meanwhile",
+            f"the types of {run!r} were changed by somebody else since then",
             remedy="GET the atlas, and make your changes again",
         )
     with blaming("#"):
@@ -155,7 +159,7 @@ def put_types(
 
 @router.post("/{run}/apply", status_code=202, responses=documented(404, 409))
 def apply_types(run: Run, caller: MayAnnotate, response: Response) -> JobStatus:
-    """Make the clustering's regions and gallery again, with the current names and merges."""
+    """Make the clustering's regions and gallery again, with its current names and merges."""
     _record(caller, run)
     job = _job(caller, run)
     caller.reopen(job, "regions-")
@@ -167,7 +171,7 @@ def _job(caller: Caller, run: str) -> str:
     """Find the finished job that made a clustering.
 
     Raises:
-        ProblemError: there is none, or it is running (409).
+        ProblemError: the clustering has no finished job (409).
     """
     record = _record(caller, run)
     for job in caller.ledger.jobs():
@@ -185,5 +189,5 @@ def _job(caller: Caller, run: str) -> str:
         409,
         "no-finished-job",
         f"no finished job of clustering {run!r} is in the store",
-        remedy="wait for the one that runs, or POST /v1/cluster again",
+        remedy="wait for its job to end, or POST /v1/cluster again",
     )

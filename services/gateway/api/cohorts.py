@@ -1,4 +1,4 @@
-"""/v1/cohorts, /v1/regions, /v1/features: results of ingest, and uploads of features."""
+"""/v1/cohorts, /v1/regions, /v1/features: cohorts, region sets, and uploads of features."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def list_region_sets(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) 
 
 @router.get("/regions/{name}", responses=documented(404))
 def show_region_set(name: SetName, caller: MayRead) -> RegionSet:
-    """Return a region set's record."""
+    """Return a region set's record: its classes, rule and slides."""
     return caller.store.get_model(region_set_key(name), RegionSet)
 
 
@@ -60,7 +60,7 @@ def show_region_set(name: SetName, caller: MayRead) -> RegionSet:
 def list_regions(
     name: SetName, slide: Name, caller: MayRead, limit: Limit = 50, cursor: Cursor = None
 ) -> RegionPage:
-    """List a slide's regions."""
+    """List the regions of a slide in a region set, by key."""
     body = caller.store.get(region_table_key(name, slide))
     columns = ["key", "slide", "x", "y", "fractions"]
     rows = {row["key"]: row for row in pq.read_table(io.BytesIO(body), columns=columns).to_pylist()}
@@ -82,14 +82,16 @@ def show_region(
     caller: MayRead,
     show: Annotated[
         Literal["image", "labels", "colors"],
-        Query(description="the tissue, its class indices, or those in their colours"),
+        Query(description="the tissue, its class indices, or its classes in their colours"),
     ] = "image",
 ) -> Response:
     """Return a region as PNG."""
     record = caller.store.get_model(region_set_key(name), RegionSet)
     own = tuple(part for part in record.slides if part.slide == slide and part.regions)
     if not own:
-        raise ProblemError(404, "no-region", f"region set {name!r} has none of slide {slide!r}")
+        raise ProblemError(
+            404, "no-region", f"region set {name!r} has no region of slide {slide!r}"
+        )
     try:
         region = read_region(caller.store, record.model_copy(update={"slides": own}), key)
     except RegionNotFoundError as error:
@@ -110,9 +112,10 @@ def show_region(
 async def put_features(
     name: Name, slide: Name, request: Request, caller: MayTrain, content_length: ContentLength
 ) -> None:
-    """Upload a slide's features as TRIDENT or CLAM wrote them, under a name of your own.
+    """Upload a slide's .h5 file of features from TRIDENT or CLAM, under a name that you choose.
 
-    Then POST /v1/embed with `imported: incoming/features/<name>` takes those of a cohort.
+    To import the files of a cohort's slides, POST /v1/embed with
+    `imported: incoming/features/<name>`.
     """
     await run_in_threadpool(caller.spend, "upload_bytes", content_length)
     key = f"incoming/features/{name}/{slide}.h5"

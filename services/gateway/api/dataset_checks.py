@@ -1,4 +1,4 @@
-"""Checks of a dataset request before anything is queued."""
+"""Checks of a dataset request, which run before its job is queued."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from shared.models import read_model
 from shared.storage import ObjectStore
 
 MAX_SHARDS = 100_000
-"""A job's status lists the markers of its shards; with more of them that takes too long."""
+"""Largest number of shards, because a job's status lists the markers of all its shards."""
 
 MAX_PLANNED_IMAGES, MAX_PLANNED_SLIDES = 100_000, 100
-"""Largest request whose maps are planned while a client waits; the job itself checks the others."""
+"""Largest request whose crops are checked while a client waits; a larger one fails in its job."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class ResolvedRequest:
     Attributes:
         request: the request.
         model: the model version.
-        map_set, crop_set: the region sets that maps and crops are taken from.
+        map_set: the region set that maps are taken from.
+        crop_set: the region set that crops are taken from.
     """
 
     request: DatasetRequest
@@ -42,7 +43,7 @@ def resolve_request(store: ObjectStore, request: DatasetRequest) -> ResolvedRequ
     """Read the records that a request names, and check the request against them.
 
     Raises:
-        ProblemError: 422, naming the field that is wrong.
+        ProblemError: a field is wrong; the problem document names it (422).
     """
     with blaming("#/model"):
         model = read_model(store, request.model_ref)
@@ -71,10 +72,10 @@ def resolve_request(store: ObjectStore, request: DatasetRequest) -> ResolvedRequ
 
 
 def check_crops(store: ObjectStore, resolved: ResolvedRequest) -> None:
-    """Check that there is a crop of each class of each map that the dataset would take.
+    """Check that every class in the dataset's maps has a crop; skip requests that are too large.
 
     Raises:
-        ProblemError: 422, naming the class and the slide.
+        ProblemError: a crop is missing; the message names the class and the slide (422).
     """
     request, model = resolved.request, resolved.model
     slides = len(resolved.map_set.of_split(*request.maps.splits)) + len(

@@ -1,4 +1,4 @@
-"""An estimate of a dataset's cost, from earlier datasets of the same model."""
+"""Estimate the cost of a dataset from earlier datasets of the same model."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from shared.diffusion.guidance import Guidance
 from shared.jobs import Ledger
 
 MAX_DATASETS, MAX_SHARDS = 8, 8
-"""Earlier datasets, and shards of each, that an estimate is made from."""
+"""Largest number of earlier datasets, and of shards of each, that an estimate reads."""
 
 
 def estimate_dataset(
     ledger: Ledger, request: DatasetRequest, model: ModelRecord
 ) -> DatasetEstimate:
-    """Multiply the time and the bytes that an image took in earlier datasets.
+    """Estimate the seconds and bytes of a dataset from the averages of earlier datasets.
 
-    Seconds are counted per evaluation of the denoiser, because that is most of the work.
+    Time is averaged per denoiser evaluation, because the denoiser takes most of it.
 
     Args:
-        ledger: of the store that the datasets are in.
-        request: the dataset.
-        model: the model that it names.
+        ledger: jobs of the store that holds the datasets.
+        request: the request for the dataset.
+        model: record of the model that the request names.
 
     Raises:
-        InputError: the model cannot sample as the request asks.
+        InputError: the model does not support the request's sampling settings.
     """
     evaluations = _evaluations(request, model)
     datasets = made = stored = 0
@@ -61,7 +61,7 @@ def _evaluations(request: DatasetRequest, model: ModelRecord) -> int:
 def _earlier(
     ledger: Ledger, request: DatasetRequest
 ) -> Iterator[tuple[DatasetRequest, list[Marker]]]:
-    """Yield datasets of the same model version, each with markers of its finished shards."""
+    """Yield requests of earlier datasets of the same model version, with markers of shards."""
     for name in ledger.store.folders("datasets/"):
         submission = find_submission(ledger, name)
         if submission is None:

@@ -1,4 +1,4 @@
-"""A dataset's status, computed from its job's objects and from the reports of its workers."""
+"""The status of a dataset, computed from its job's objects and its workers' progress reports."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from shared.jobs import Ledger
 from shared.storage import ObjectNotFoundError
 
 RATE_SHARDS = 8
-"""Finished shards whose times give the rate."""
+"""Number of finished shards that the rate is estimated from."""
 
 MAX_FAILURES_SHOWN = 100
 
 
 def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
-    """Find the submission of a dataset, or make it from the record of a finished dataset.
+    """Return the submission of a dataset, or None if there is no such dataset.
 
-    Datasets that were made without the gateway have no submission. None: there is no dataset.
+    A dataset that was made without the gateway has no submission in the store; the submission
+    is then made from the record of the finished dataset.
     """
     store = ledger.store
     try:
@@ -37,12 +38,12 @@ def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
 def dataset_status(
     ledger: Ledger, submission: Submission, progress: dict[str, dict[str, Any]]
 ) -> DatasetStatus:
-    """Compute a dataset's status.
+    """Compute the status of a dataset.
 
     Args:
-        ledger: of the store that it is in.
-        submission: its submission.
-        progress: reports of running shards; see `shared.queue.redis_state`.
+        ledger: jobs of the store that holds the dataset.
+        submission: submission of the dataset.
+        progress: shard → progress report of a worker; see `shared.queue.redis_state`.
     """
     request, job = submission.request, submission.job
     snapshot = ledger.snapshot(job)
@@ -87,7 +88,7 @@ def _planned_images(request: DatasetRequest, shards: list[str]) -> int:
 
 
 def _rate(ledger: Ledger, job: str, finished: list[str], workers: int) -> float | None:
-    """Estimate images per second: the rate of one worker in finished shards, times the workers."""
+    """Estimate images per second: the mean rate of a finished shard times the number of workers."""
     markers = [ledger.marker(job, shard) for shard in finished[-RATE_SHARDS:]]
     seconds = sum(marker.seconds for marker in markers)
     images = sum(int(marker.result["images"]) for marker in markers)

@@ -1,4 +1,4 @@
-"""/v1/datasets: submit, watch, download, cancel, delete."""
+"""/v1/datasets: submit, watch, download, cancel and delete datasets."""
 
 from __future__ import annotations
 
@@ -66,21 +66,21 @@ class OwnDataset:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the dataset."""
         return self.submission.request.dataset
 
     @property
     def job(self) -> str:
-        """The job that makes it."""
+        """Id of the job that makes the dataset."""
         return self.submission.job
 
     @property
     def store(self) -> ObjectStore:
-        """The store that it is in."""
+        """The store that holds the dataset."""
         return self.caller.store
 
     def status(self) -> DatasetStatus:
-        """Compute its status."""
+        """Compute the status of the dataset."""
         progress = self.caller.resources.progress(self.job)
         return dataset_status(self.caller.ledger, self.submission, progress)
 
@@ -116,10 +116,10 @@ Changeable = Annotated[OwnDataset, Depends(_find_to_change)]
 def submit_dataset(
     request: DatasetRequest, caller: MayGenerate, response: Response, key: IdempotencyKey = None
 ) -> DatasetStatus:
-    """Ask for a dataset.
+    """Submit a request for a dataset.
 
-    It is checked against the model before anything is queued. The same request again is
-    the same dataset; what failed or was cancelled is tried again.
+    The request is checked against the model before its job is queued. A request that is sent
+    again names the same dataset; its failed and cancelled shards then run again.
     """
     with RedisLeases(caller.resources.redis, 30).hold(
         f"submit/{caller.token.tenant}/{request.dataset}"
@@ -143,13 +143,13 @@ def submit_dataset(
 def _submit(
     caller: Caller, request: DatasetRequest, key: str | None, before: Submission | None
 ) -> Submission:
-    """Check and queue a request.
+    """Check and queue a request for a dataset.
 
     Args:
-        caller: who asks.
-        request: the dataset.
-        key: the request's Idempotency-Key.
-        before: the submission of the dataset of this name, if there is one.
+        caller: sender of the request.
+        request: the request.
+        key: Idempotency-Key of the request.
+        before: earlier submission of a dataset of this name, if there is one.
     """
     resolved = resolve_request(caller.store, request)
     job = caller.ledger.identify(request)
@@ -158,7 +158,7 @@ def _submit(
             409,
             "dataset-exists",
             f"dataset {request.dataset!r} was asked for before, with another request",
-            remedy="give this one another name, or delete that one first",
+            remedy="choose another name, or delete the existing dataset first",
             pointer="#/dataset",
         )
     ended = caller.ledger.result(job)
@@ -178,7 +178,7 @@ def _submit(
 
 @router.post("/estimate")
 def estimate(request: DatasetRequest, caller: MayRead) -> DatasetEstimate:
-    """Say what a dataset will cost, going by earlier ones of the same model; nothing is made."""
+    """Estimate the cost of a dataset from earlier datasets of the same model; nothing is made."""
     resolved = resolve_request(caller.store, request)
     return estimate_dataset(caller.ledger, request, resolved.model)
 
@@ -209,7 +209,7 @@ def list_datasets(
 def show_dataset(
     own: Readable, response: Response, if_none_match: IfNoneMatch = None
 ) -> DatasetStatus:
-    """Say how a dataset is: state, counts, rate, time left, failed shards and why."""
+    """Return a dataset's status: state, counts, rate, time left, failed shards and their errors."""
     status = own.status()
     headers = etag_headers(sha256(status.model_dump_json().encode())[:32], "no-cache")
     unchanged = not_modified(headers, if_none_match)
@@ -221,7 +221,7 @@ def show_dataset(
 
 @router.get("/{dataset}/events", response_class=EventSourceResponse, responses=documented(404))
 async def watch_dataset(own: Readable, request: Request) -> AsyncIterator[ServerSentEvent]:
-    """Follow a dataset's status live: an event `status` for every change, until the job ends."""
+    """Stream a dataset's status: an event `status` for every change, until the job ends."""
     watching: Watching = request.app.state.watching
     async for status in watching.follow(own.job, own.status):
         yield ServerSentEvent(event="status", data=status)
@@ -229,7 +229,7 @@ async def watch_dataset(own: Readable, request: Request) -> AsyncIterator[Server
 
 @router.post("/{dataset}/cancel", responses=documented(404))
 def cancel_dataset(own: Changeable) -> DatasetStatus:
-    """Stop making a dataset; shards that are done stay. What has ended is left as it is."""
+    """Cancel the job of a dataset; finished shards stay. An ended job does not change."""
     own.caller.ledger.cancel(own.job)
     own.caller.audit("cancel", job=own.job, dataset=own.name)
     return own.status()
@@ -237,13 +237,13 @@ def cancel_dataset(own: Changeable) -> DatasetStatus:
 
 @router.delete("/{dataset}", status_code=204, responses=documented(404, 409))
 def delete_dataset(own: Changeable) -> None:
-    """Delete a dataset that is not in the making, with its job's records."""
+    """Delete a dataset and the records of its job; refused while the dataset is being made."""
     job, ledger = own.job, own.caller.ledger
     if ledger.is_open(job) or _has_lease(own):
         raise ProblemError(
             409,
             "in-the-making",
-            f"dataset {own.name!r} is in the making",
+            f"dataset {own.name!r} is being made",
             remedy=f"POST /v1/datasets/{own.name}/cancel, and try again in a few seconds",
             headers={"Retry-After": "5"},
         )
@@ -253,7 +253,7 @@ def delete_dataset(own: Changeable) -> None:
 
 
 def _has_lease(own: OwnDataset) -> bool:
-    """Say whether a worker holds a lease on a unit of the job; a cancelled job may have leases."""
+    """Say whether a worker holds a lease on a unit of the job, even after the job was cancelled."""
     with suppress(RedisError):
         leases = own.caller.resources.redis.scan_iter(f"lease:{own.job}/*", count=1000)
         return next(leases, None) is not None
@@ -266,7 +266,7 @@ def _has_lease(own: OwnDataset) -> bool:
     responses=documented(404, 409) | returning("image/png"),
 )
 def preview_dataset(own: Readable) -> Response:
-    """Draw the first images below their label maps, as soon as a shard is done."""
+    """Return a picture of the first images below their label maps, once a shard is finished."""
     final = dataset_key(own.name, "preview.png")
     ended = own.caller.ledger.result(own.job)
     if ended and ended.state in {"done", "partial"} and own.store.exists(final):
@@ -302,7 +302,7 @@ def _first_samples(store: ObjectStore, key: str) -> list[Sample]:
 
 
 def _shard_keys(own: OwnDataset) -> dict[str, str]:
-    """Keys of the finished shards that hold images, with the names of their markers."""
+    """Map the key of each finished shard's tar to the id of its unit, in order."""
     done = own.caller.ledger.done(own.job)
     return {
         dataset_key(own.name, f"shards/{name.removeprefix('shard-')}.tar"): name
@@ -313,7 +313,7 @@ def _shard_keys(own: OwnDataset) -> dict[str, str]:
 
 @router.get("/{dataset}/shards", responses=documented(404))
 def list_shards(own: Readable, limit: Limit = 50, cursor: Cursor = None) -> ShardPage:
-    """List finished shards with links to download them, also while others are being made."""
+    """List finished shards with download links, even while other shards are being made."""
     markers = _shard_keys(own)
 
     def read(key: str) -> ShardLink | None:
@@ -340,10 +340,10 @@ def list_shards(own: Readable, limit: Limit = 50, cursor: Cursor = None) -> Shar
 )
 def download_file(
     own: Readable,
-    path: Annotated[str, Path(max_length=512, description="as in the archive")],
+    path: Annotated[str, Path(max_length=512, description="path of the file in the archive")],
     wanted: Wanted,
 ) -> Response:
-    """Download one file of a dataset, or a part of it."""
+    """Download a file of a dataset, or a range of its bytes."""
     if path.endswith(PRIVATE_FILES):
         raise ProblemError(404, "not-found", f"dataset {own.name!r} has no file {path!r}")
     key = dataset_key(own.name, path)
@@ -357,7 +357,7 @@ def download_file(
     responses=documented(404, 409) | returning("application/x-tar"),
 )
 def download_archive(own: Readable) -> StreamingResponse:
-    """Download a dataset as one tar: shards, manifest, card, exports."""
+    """Download a dataset as one tar with its shards, manifest, card and exports."""
     if own.status().state not in {"done", "partial"}:
         raise _not_yet(own, "there is no archive yet")
     members = list(_members(own))
@@ -372,10 +372,9 @@ def _members(own: OwnDataset) -> Iterator[tuple[str, str]]:
     prefix = dataset_key(own.name, "")
     for key in own.store.list(prefix):
         name = key.removeprefix(prefix)
-        rows = name.startswith("shards/") and name.endswith(
-            ".parquet"
-        )  # the manifest has these rows
-        if name not in PRIVATE_FILES and not rows:
+        # The manifest repeats the rows of these tables.
+        is_shard_table = name.startswith("shards/") and name.endswith(".parquet")
+        if name not in PRIVATE_FILES and not is_shard_table:
             yield f"{own.name}/{name}", key
 
 

@@ -1,4 +1,4 @@
-"""ETags: a client that has the current version of an answer is not sent it again."""
+"""ETags: a client that already has the current version of an answer gets 304 instead."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from services.gateway.api.problems import documented, returning
 IfNoneMatch = Annotated[str | None, Header()]
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Not modified"}}
-"""Documents that an operation may answer by `not_modified`."""
+"""OpenAPI responses of an operation that uses `not_modified`."""
 
 
 def etag_headers(version: str, caching: str) -> dict[str, str]:
-    """Return the headers of a tagged answer.
+    """Return the headers ETag and Cache-Control of an answer.
 
     Args:
-        version: text that differs for every content of the answer, without quotes.
-        caching: the Cache-Control header.
+        version: text without quotes that changes whenever the answer's content changes.
+        caching: value of Cache-Control.
     """
     return {"ETag": f'"{version}"', "Cache-Control": caching}
 
 
 def not_modified(headers: dict[str, str], if_none_match: str | None) -> Response | None:
-    """Return the answer 304 if the client has the version of `headers` already, else None."""
+    """Return the answer 304 if the client already has the version in `headers`, else None."""
     if if_none_match is not None and headers["ETag"] in if_none_match:
         return Response(status_code=304, headers=headers)
     return None
 
 
 def drawing(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """Document that an operation answers by `drawn`."""
+    """Return the OpenAPI responses of an operation that answers with `drawn`."""
     return documented(404) | returning(media_type) | NOT_MODIFIED
 
 
@@ -44,14 +44,14 @@ def drawn(
     media_type: str,
     draw: Callable[[], bytes],
 ) -> Response:
-    """Answer with a picture, which is drawn only if the client does not have it.
+    """Answer with a picture, or with 304 and without drawing it if the client already has it.
 
     Args:
-        version: text that differs for every content of the picture, without quotes.
+        version: text without quotes that changes whenever the picture changes.
         if_none_match: ETags of the versions that the client has.
-        caching: the Cache-Control header.
+        caching: value of Cache-Control.
         media_type: media type of the picture.
-        draw: makes the picture.
+        draw: returns the bytes of the picture.
     """
     headers = etag_headers(version, caching)
     unchanged = not_modified(headers, if_none_match)

@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request that is sent again gets the same answer and has no second effect."""
+"""Idempotency-Key: a request that is sent again with its key does not submit a second job."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        description="drawn by the client for one submission; sent again when it is not known "
-        "whether the first try arrived",
+        description="random text that a client draws for one submission, and sends again if it "
+        "does not know whether the first try arrived",
     ),
 ]
 
 
 class Answered(Contract):
-    """The record of a request that had a key."""
+    """The stored record of a request with a key: the request's hash, and its job."""
 
     fingerprint: str
     job: str
 
 
 def check_key(store: ObjectStore, key: str | None, request: Request) -> str | None:
-    """Return the job that the same request with this key was answered with, if there was one.
+    """Return the job of an earlier submission of the same request with this key, else None.
 
     Raises:
-        ProblemError: 422, the key was used for another request.
+        ProblemError: the key was used for another request (422).
     """
     if key is None:
         return None
@@ -53,7 +53,7 @@ def check_key(store: ObjectStore, key: str | None, request: Request) -> str | No
 
 
 def keep_key(store: ObjectStore, key: str | None, request: Request, job: str) -> None:
-    """Record the answer to a request with a key."""
+    """Record the job of a request with a key; without a key, do nothing."""
     if key is not None:
         store.put_json(_key(key), Answered(fingerprint=_fingerprint(request), job=job))
 

@@ -1,4 +1,4 @@
-"""The body of an image request: JSON with pictures in base64, or a form with them as files."""
+"""The body of an image request: JSON with PNGs in base64, or a form with PNGs as files."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ IMAGE_BODY: dict[str, Any] = {
                         "request": {
                             "type": "string",
                             "contentMediaType": "application/json",
-                            "description": "the same as JSON, but for the pictures sent as files",
+                            "description": "an ImageBody without the pictures that are files",
                         },
                         "labels": _FILE,
                         "crops": {
                             "type": "array",
                             "items": _FILE,
                             "maxItems": MAX_CROPS,
-                            "description": "for each crop of the request, in order, that names "
-                            "neither a picture nor a region",
+                            "description": "PNGs of the crops in `request` that have neither "
+                            "`png` nor a region, in order",
                         },
                     },
                 }
@@ -47,21 +47,21 @@ IMAGE_BODY: dict[str, Any] = {
         },
     }
 }
-"""OpenAPI of an operation that reads its body by `read_image_body`."""
+"""OpenAPI description of an operation that reads its body with `read_image_body`."""
 
 
 async def read_image_body(request: Request) -> ImageBody:
     """Read the body of a request for an image.
 
     Raises:
-        ProblemError: the body broke off (400), or is neither JSON nor a form that fits (422).
+        ProblemError: the body ended early (400), or is neither JSON nor a valid form (422).
         RequestValidationError: a field is wrong.
     """
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     try:
         if kind == "multipart/form-data":
             async with request.form(max_files=MAX_CROPS + 1, max_fields=1) as form:
-                data = await _joined(form)
+                data = await _insert_files(form)
         elif kind == "application/json":
             data = await request.body()
         else:
@@ -73,10 +73,10 @@ async def read_image_body(request: Request) -> ImageBody:
             )
     except ClientDisconnect as error:
         raise ProblemError(400, "broken-off", "the body broke off") from error
-    return await run_in_threadpool(_validated, data)
+    return await run_in_threadpool(_validate, data)
 
 
-def _validated(data: bytes) -> ImageBody:
+def _validate(data: bytes) -> ImageBody:
     try:
         return ImageBody.model_validate_json(data)
     except ValidationError as error:
@@ -86,8 +86,8 @@ def _validated(data: bytes) -> ImageBody:
         ) from error
 
 
-async def _joined(form: FormData) -> bytes:
-    """Insert the files of a form into the JSON of its part `request`, which lacks them."""
+async def _insert_files(form: FormData) -> bytes:
+    """Insert the files of a form, in base64, into the JSON of its part `request`; return that."""
     files = {name: await _files(form, name) for name in ("labels", "crops")}
     text = form.get("request")
     if not isinstance(text, str) or len(files["labels"]) != 1:
@@ -97,22 +97,23 @@ async def _joined(form: FormData) -> bytes:
     try:
         fields = json.loads(text)
         crops = fields.get("crops", [])
-        bare = [crop for crop in crops if not {"png", "regions", "region"} & set(crop)]
+        unfilled = [crop for crop in crops if not {"png", "regions", "region"} & set(crop)]
     except (ValueError, RecursionError, AttributeError, TypeError) as error:
-        raise ProblemError(422, "invalid", "`request` is no object of JSON that fits") from error
-    if len(bare) != len(files["crops"]):
+        raise ProblemError(422, "invalid", "`request` must be a JSON object of fields") from error
+    if len(unfilled) != len(files["crops"]):
         raise ProblemError(
             422,
             "invalid",
-            f"{len(bare)} crops of `request` want a file, {len(files['crops'])} files `crops` came",
+            f"{len(unfilled)} crops of `request` need a file, but the form has "
+            f"{len(files['crops'])} files `crops`",
         )
     fields["labels"] = files["labels"][0]
-    for crop, png in zip(bare, files["crops"], strict=True):
+    for crop, png in zip(unfilled, files["crops"], strict=True):
         crop["png"] = png
     return json.dumps(fields).encode()
 
 
 async def _files(form: FormData, name: str) -> list[str]:
-    """Return the files of one name, in base64."""
+    """Return the files of a form that have a field name, in base64."""
     files = [part for part in form.getlist(name) if isinstance(part, UploadFile)]
     return [b64encode(await file.read()).decode() for file in files]

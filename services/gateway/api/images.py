@@ -1,4 +1,4 @@
-"""/v1/images: one image, made at once."""
+"""/v1/images: make one image while the client waits."""
 
 from __future__ import annotations
 
@@ -44,12 +44,13 @@ Prefer = Annotated[
     str | None,
     Header(
         max_length=100,
-        description="`wait=<seconds>` for the image before a 202: 20 if not given, 60 at most",
+        description="`wait=<seconds>`: time to wait for the image before the answer 202; "
+        "20 by default, at most 60",
     ),
 ]
 PICTURE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}}, "description": "The image"},
-    202: {"description": "Not made yet: ask again at Location"},
+    202: {"description": "The image is not made yet: GET the URL in Location"},
 }
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -63,7 +64,7 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
     responses=documented(404) | PICTURE,
 )
 async def make_image(request: Request, caller: MayGenerate, prefer: Prefer = None) -> Response:
-    """Make one image from a label map and crops, ahead of all datasets."""
+    """Make one image from a label map and crops, with priority over the images of datasets."""
     body = await read_image_body(request)
     job = await run_in_threadpool(_submit, caller, body)
     return await _wait(caller, job, _seconds(prefer))
@@ -71,7 +72,7 @@ async def make_image(request: Request, caller: MayGenerate, prefer: Prefer = Non
 
 @router.get("/{job}", response_class=Response, responses=documented(404) | PICTURE)
 async def show_image(job: JobId, caller: MayRead, prefer: Prefer = None) -> Response:
-    """Return an image that was asked for before; without `Prefer`, at once."""
+    """Return an image that was requested before; without `Prefer`, answer without waiting."""
     await run_in_threadpool(check_job, caller, job)
     return await _wait(caller, job, _seconds(prefer) if prefer else 0.0)
 
@@ -105,35 +106,35 @@ def _answer(caller: Caller, job: str) -> Response | None:
 
 
 def _submit(caller: Caller, body: ImageBody) -> str:
-    request, given = _read(caller.store, body)
+    request, inputs = _resolve(caller.store, body)
     job = caller.ledger.identify(request)
     ended = caller.ledger.result(job)
     if ended is None or ended.state != "done":
         caller.spend("images", 1)
-        for data in given:
+        for data in inputs:
             caller.store.put(input_key(data), data)
         caller.submit(request)
     return job
 
 
-def _read(store: ObjectStore, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
+def _resolve(store: ObjectStore, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
     """Check the body against the model; return the request and the PNGs that it names by hash."""
     with blaming("#/model"):
         model = read_model(store, ModelRef(body.model, body.version))
     with blaming("#/labels"):
-        labels = encode_png(_label_map(body.labels, model))
-    given, crops = [labels], []
+        labels = encode_png(_read_label_map(body.labels, model))
+    inputs, crops = [labels], []
     for number, item in enumerate(body.crops):
         with blaming(f"#/crops/{number}"):
             crop, pixels = _crop(store, item, model)
             crops.append(crop)
-            given += [pixels] if pixels is not None else []
+            inputs += [pixels] if pixels is not None else []
     options = body.model_dump(include={"model", "version", "seed", *SamplingChoice.model_fields})
     request = ImageRequest(image="none", labels=input_key(labels), crops=tuple(crops), **options)
     with blaming("#/steps"):
         request.sampling(model)
     name = sha256(request.model_dump_json().encode())[:32]
-    return request.model_copy(update={"image": name}), given
+    return request.model_copy(update={"image": name}), inputs
 
 
 def _crop(store: ObjectStore, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, bytes | None]:
@@ -146,17 +147,18 @@ def _crop(store: ObjectStore, item: CropBody, model: ModelRecord) -> tuple[Given
     if item.png is None:
         store.get_model(region_set_key(str(item.regions)), RegionSet)
         return GivenCrop(label=label, regions=item.regions, region=item.region), None
-    pixels = encode_png(_square(item.png, model.size))
+    pixels = encode_png(_read_crop(item.png, model.size))
     return GivenCrop(label=label, pixels=input_key(pixels)), pixels
 
 
-def _label_map(data: bytes, model: ModelRecord) -> UInt8:
-    """Decode a label map, uint8 (size, size). Raises `InputError`."""
-    with _opened(data, model.size) as image:
+def _read_label_map(data: bytes, model: ModelRecord) -> UInt8:
+    """Decode a PNG of a label map to uint8 (size, size). Raises `InputError` if it is unfit."""
+    with _open_png(data, model.size) as image:
         if image.size != (model.size, model.size) or image.mode not in {"L", "P", "1"}:
             raise InputError(
-                f"the label map is {image.mode} of {image.width}×{image.height} px: give indices "
-                f"(grey or palette) of {model.size}×{model.size} px, as {model.model} makes images"
+                f"the label map has mode {image.mode} and {image.width}×{image.height} px: send "
+                f"class indices (grey or palette) of {model.size}×{model.size} px, the size of "
+                f"{model.model}"
             )
         labels = np.asarray(image, np.uint8)
     if labels.max() >= len(model.classes):
@@ -167,30 +169,31 @@ def _label_map(data: bytes, model: ModelRecord) -> UInt8:
     return labels
 
 
-def _square(data: bytes, limit: int) -> UInt8:
-    """Decode a crop, uint8 RGB (side, side, 3). Raises `InputError`."""
-    with _opened(data, limit) as image:
+def _read_crop(data: bytes, limit: int) -> UInt8:
+    """Decode a PNG of a crop to uint8 RGB (side, side, 3). Raises `InputError` if it is unfit."""
+    with _open_png(data, limit) as image:
         if image.width != image.height or image.width < MIN_CROP_SIDE:
             raise InputError(
-                f"a crop is {image.width}×{image.height} px: give a square of {MIN_CROP_SIDE} to "
+                f"a crop has {image.width}×{image.height} px: send a square of {MIN_CROP_SIDE} to "
                 f"{limit} px"
             )
         return np.asarray(image.convert("RGB"), np.uint8)
 
 
-def _opened(data: bytes, limit: int) -> Image.Image:
-    """Decode a PNG, unless it has more than `limit` pixels each way.
+def _open_png(data: bytes, limit: int) -> Image.Image:
+    """Decode a PNG whose width and height are at most `limit` pixels.
 
     Raises:
-        InputError: it is larger, or is not a PNG.
+        InputError: the PNG is larger, or `data` is not a PNG.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         if max(image.size) > limit:
             raise InputError(
-                f"a picture is {image.width}×{image.height} px; at most {limit}×{limit} are taken"
+                f"a picture has {image.width}×{image.height} px; at most {limit}×{limit} px are "
+                "allowed"
             )
         image.load()
     except UNREADABLE as error:
-        raise InputError("a picture is not a PNG that can be read: send base64 of one") from error
+        raise InputError("a picture is not a readable PNG: send a PNG in base64") from error
     return image

@@ -1,4 +1,4 @@
-"""Finding a job of the caller's."""
+"""Check that a job belongs to the caller's tenant."""
 
 from __future__ import annotations
 

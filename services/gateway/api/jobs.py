@@ -1,4 +1,4 @@
-"""/v1/jobs: jobs of all stages; and the operations that submit them."""
+"""/v1/jobs: jobs of all stages. /v1/<stage>: the operations that submit them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OwnJob:
     id: str
 
     def status(self) -> JobStatus:
-        """Compute its status."""
+        """Compute the status of the job."""
         return self.caller.ledger.status(self.id)
 
 
@@ -72,13 +72,13 @@ def list_jobs(
 
 @router.get("/jobs/{job}", responses=documented(404))
 def show_job(own: Readable) -> JobStatus:
-    """Say how a job is."""
+    """Return a job's status."""
     return own.status()
 
 
 @router.get("/jobs/{job}/events", response_class=EventSourceResponse, responses=documented(404))
 async def watch_job(own: Readable, request: Request) -> AsyncIterator[ServerSentEvent]:
-    """Follow a job live: an event `status` for every change, until it ends."""
+    """Stream a job's status: an event `status` for every change, until the job ends."""
     watching: Watching = request.app.state.watching
     async for status in watching.follow(f"job/{own.id}", own.status):
         yield ServerSentEvent(event="status", data=status)
@@ -86,7 +86,7 @@ async def watch_job(own: Readable, request: Request) -> AsyncIterator[ServerSent
 
 @router.post("/jobs/{job}/cancel", responses=documented(404))
 def cancel_job(own: Changeable) -> JobStatus:
-    """Stop a job; what has ended is left as it is."""
+    """Cancel a job; its finished shards stay. An ended job does not change."""
     own.caller.ledger.cancel(own.id)
     own.caller.audit("cancel", job=own.id)
     return own.status()
@@ -94,15 +94,15 @@ def cancel_job(own: Changeable) -> JobStatus:
 
 @router.post("/jobs/{job}/retry", status_code=202, responses=documented(404))
 def retry_job(own: Changeable) -> JobStatus:
-    """Try again what failed or was cancelled; a training goes on from its last checkpoint."""
+    """Run a job's failed and cancelled shards again; a training continues from its checkpoint."""
     ledger = own.caller.ledger
     kind = REQUESTS[ledger.stage(own.id)]
-    again = own.caller.submit(kind.model_validate(ledger.request(own.id)))
-    return ledger.status(again)
+    job = own.caller.submit(kind.model_validate(ledger.request(own.id)))
+    return ledger.status(job)
 
 
 def submit(caller: Caller, request: JobRequest, response: Response, key: str | None) -> JobStatus:
-    """Record and queue a job, once for every Idempotency-Key."""
+    """Record and queue a job, at most once for an Idempotency-Key, and return its status."""
     check_paths(request)
     job = check_key(caller.store, key, request)
     if job is None:
@@ -120,15 +120,15 @@ SUBMISSIONS: tuple[tuple[type[JobRequest], Any, str], ...] = (
     (
         DeployRequest,
         MayTrain,
-        "Serve a model version on Triton; an older one again is the way back.",
+        "Serve a model version on Triton. To go back, deploy an older version again.",
     ),
     (EvaluateRequest, MayTrain, "Measure a dataset against held-out real regions."),
 )
-"""Requests that are submitted as they are: type, caller with the scope, and what they do."""
+"""Each request that has an operation: its type, the permitted caller, and its description."""
 
 
 def _submitter(kind: type[JobRequest], allowed: Any) -> Callable[..., JobStatus]:
-    """Make the operation that takes requests of one kind from callers with a scope."""
+    """Make the operation that accepts requests of type `kind` from `allowed` callers."""
 
     def submit_request(
         request: JobRequest, caller: Caller, response: Response, key: IdempotencyKey = None

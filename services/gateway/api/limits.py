@@ -1,6 +1,6 @@
 """Rate limits of tokens and daily quotas of tenants, counted in Redis.
 
-Without Redis nothing is limited in rate, and a tenant that has a quota is refused.
+If Redis does not answer, requests are not rate-limited, and requests against a quota fail.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Limits:
 
     Args:
         redis: holds the counters.
-        requests: limit of one token in a minute.
+        requests: largest number of requests of one token per minute.
     """
 
     def __init__(self, redis: Redis, requests: int) -> None:
@@ -34,7 +34,14 @@ class Limits:
         self.requests = requests
 
     def count_request(self, token: str) -> None:
-        """Count a request. Raises `ProblemError` (429) beyond the limit."""
+        """Count a request of a token.
+
+        Args:
+            token: id of the token.
+
+        Raises:
+            ProblemError: the token has reached its limit for this minute (429).
+        """
         window = int(time.time()) // WINDOW_SECONDS
         key = f"rate:{token}:{window}"
         with suppress(RedisError):
@@ -52,11 +59,17 @@ class Limits:
                 )
 
     def spend(self, tenant: str, quota: Quota, amount: int, limit: int | None) -> None:
-        """Count `amount` against a tenant's day.
+        """Count `amount` against a tenant's quota of the day (UTC).
+
+        Args:
+            tenant: name of the tenant.
+            quota: the quota.
+            amount: number of images, or bytes.
+            limit: largest sum of a day; None: no limit.
 
         Raises:
-            ProblemError: it would be more than `limit` (429); nothing is counted then.
-            RedisError: there is a quota, and Redis does not answer.
+            ProblemError: the sum would exceed `limit` (429); nothing is counted then.
+            RedisError: there is a limit, and Redis does not answer.
         """
         if limit is None:
             return
@@ -68,8 +81,8 @@ class Limits:
             raise ProblemError(
                 429,
                 "quota",
-                f"{amount} {quota.replace('_', ' ')} are more than the {limit - spent + amount} "
-                f"that tenant {tenant!r} has left today of {limit}",
+                f"{amount} {quota.replace('_', ' ')} exceed today's quota of tenant {tenant!r}: "
+                f"{limit - spent + amount} of {limit} are left",
                 remedy="ask for less, wait until tomorrow (UTC), or have the quota raised",
                 headers={"Retry-After": str(DAY_SECONDS - int(time.time()) % DAY_SECONDS)},
             )

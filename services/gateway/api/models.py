@@ -1,4 +1,4 @@
-"""/v1/runs and /v1/models: training runs, and the model versions that they published."""
+"""/v1/runs and /v1/models: training runs, and the model versions that they publish."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/v1", tags=["models"])
 
 Run = Annotated[Name, Path(description="name of the training run")]
 Model = Annotated[Name, Path(description="name of the model")]
-Version = Annotated[Name, Path(description="its version")]
+Version = Annotated[Name, Path(description="version of the model")]
 
 
 @router.get("/runs")
@@ -38,7 +38,10 @@ def list_runs(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> Name
 
 @router.get("/runs/{run}", responses=documented(404))
 def show_run(run: Run, caller: MayRead) -> TrainingRun:
-    """Return a run's curves and sample sheets; its job is cancelled and retried at /v1/jobs."""
+    """Return a training run's curves, the names of its sample sheets, and its job.
+
+    The job can be cancelled and retried at /v1/jobs.
+    """
     prefix = training_key(run, "")
     job = run_job(caller, run)
     curves: dict[str, list[dict[str, float]]] = {}
@@ -59,7 +62,7 @@ def show_run(run: Run, caller: MayRead) -> TrainingRun:
 
 
 def run_job(caller: Caller, run: str) -> str | None:
-    """Find the job of a run: an open one if there is one, else any. None: there is no job."""
+    """Return the open job of a training run, else an ended one, else None."""
     jobs = [
         job
         for job in caller.ledger.jobs()
@@ -77,13 +80,13 @@ def run_job(caller: Caller, run: str) -> str | None:
 def show_samples(
     run: Run, sheet: Annotated[str, Path(pattern=r"^\d{1,12}\.png$")], caller: MayRead
 ) -> Response:
-    """Return one of a run's sample sheets."""
+    """Return a sample sheet of a training run as PNG."""
     return Response(caller.store.get(training_key(run, f"samples/{sheet}")), media_type="image/png")
 
 
 @router.get("/models")
 def list_models(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> ModelPage:
-    """List all versions of all models, by <name>/<version>."""
+    """List all versions of all models by <name>/<version>."""
     items, following = page(_versions(caller), cursor, limit, lambda name: _info(caller, name))
     return ModelPage(items=items, next=following)
 
@@ -97,15 +100,15 @@ def _versions(caller: Caller) -> Iterator[str]:
 def _info(caller: Caller, name: str) -> ModelInfo | None:
     ref = ModelRef.parse(name)
     if not caller.store.exists(ref.key):
-        return None  # it is being written
-    known = deployments(caller.store, ref.name)
-    served = bool(known) and known[-1].version == ref.version
+        return None  # the version is still being written
+    history = deployments(caller.store, ref.name)
+    served = bool(history) and history[-1].version == ref.version
     return ModelInfo(record=read_model(caller.store, ref), served=served)
 
 
 @router.get("/models/{model}/{version}", responses=documented(404))
 def show_model(model: Model, version: Version, caller: MayRead) -> ModelInfo:
-    """Return a version's record: classes, sizes, recipe, hashes."""
+    """Return a model version's record, and whether Triton serves it."""
     info = _info(caller, f"{model}/{version}")
     if info is None:
         raise ProblemError(
@@ -123,7 +126,7 @@ def show_model(model: Model, version: Version, caller: MayRead) -> ModelInfo:
     responses=documented(404) | returning("text/markdown"),
 )
 def show_model_card(model: Model, version: Version, caller: MayRead) -> Response:
-    """Return a version's card."""
+    """Return the model card of a version as Markdown."""
     data = caller.store.get(ModelRef(model, version).prefix + "README.md")
     return Response(data, media_type="text/markdown")
 
@@ -133,7 +136,7 @@ def show_model_card(model: Model, version: Version, caller: MayRead) -> Response
 def deploy_model(
     model: Model, version: Version, body: DeployBody, caller: MayTrain, response: Response
 ) -> JobStatus:
-    """Serve this version on Triton from now on; deploying an older one is the way back."""
+    """Serve this version on Triton. To go back, deploy an older version again."""
     show_model(model, version, caller)
     request = DeployRequest(
         model=model,

@@ -1,4 +1,4 @@
-"""Health and figures, for those who run the gateway. No token is needed."""
+"""Health checks and metrics, for operators of the gateway. They need no token."""
 
 from __future__ import annotations
 
@@ -25,21 +25,19 @@ router = APIRouter(tags=["operation"])
 
 
 class WorkCollector(Collector):
-    """Collects the counts of the workers and the lengths of their queues."""
+    """Prometheus collector of the workers' counts and the lengths of their queues."""
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Read the counts for a scrape; none if Redis does not answer."""
-        units = CounterMetricFamily(
-            "htd_units", "Units of jobs that have ended", labels=["stage", "outcome"]
-        )
+        """Read the metrics from Redis for a scrape; they are empty if Redis does not answer."""
+        units = CounterMetricFamily("htd_units", "Ended units of jobs", labels=["stage", "outcome"])
         seconds = CounterMetricFamily(
-            "htd_unit_seconds", "Seconds that units took", labels=["stage", "outcome"]
+            "htd_unit_seconds", "Seconds of ended units", labels=["stage", "outcome"]
         )
         images = CounterMetricFamily("htd_images", "Images made", labels=["stage"])
-        waiting = GaugeMetricFamily("htd_queue_length", "Units that wait", labels=["stage"])
+        waiting = GaugeMetricFamily("htd_queue_length", "Queued units", labels=["stage"])
         with suppress(RedisError):
             for count in read_counts(self.resources.redis):
                 units.add_metric([count.stage, count.outcome], count.units)
@@ -52,7 +50,7 @@ class WorkCollector(Collector):
 
 
 class Figures:
-    """The gateway's metrics."""
+    """The metrics of the gateway: HTTP requests, their seconds, and those of the workers."""
 
     def __init__(self, resources: Resources) -> None:
         self.registry = CollectorRegistry()
@@ -62,12 +60,12 @@ class Figures:
             registry=self.registry,
         )  # fmt: skip
         self.seconds = Histogram(
-            "htd_http_seconds", "Seconds until an answer began", ["route"], registry=self.registry
+            "htd_http_seconds", "Seconds until a response began", ["route"], registry=self.registry
         )
 
 
 class Counting:
-    """Middleware that counts requests by route: paths with names would be labels without end."""
+    """Middleware that counts requests by route, because paths would give unlimited labels."""
 
     def __init__(self, app: ASGIApp, figures: Figures) -> None:
         self.app, self.figures = app, figures
@@ -108,6 +106,6 @@ def readiness(resources: Annotated[Resources, Depends(resources_of)]) -> dict[st
     responses=returning("text/plain"),
 )
 def metrics(request: Request) -> Response:
-    """Return figures in the format of Prometheus."""
+    """Return the metrics in the text format of Prometheus."""
     figures: Figures = request.app.state.figures
     return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)

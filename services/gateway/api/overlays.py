@@ -1,4 +1,4 @@
-"""Tiles that lie over the zoom tiles of a slide: tissue mask, and tissue types of a clustering."""
+"""Overlays of a slide's zoom tiles: the tissue mask, and a clustering's tissue types."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from shared.tissue_types import classes_of, read_types
 
 TISSUE = (0, 137, 123)
 MAPS_HELD = 8
-"""Maps kept in memory; the largest tissue mask takes 64 MiB."""
+"""Number of maps in memory; the largest tissue mask takes 64 MiB."""
 
 FRESH = "private, no-cache"
-"""Browsers ask every time, because people change colours; the answer is mostly 304."""
+"""Cache-Control: browsers ask each time, because people change colours; most answers are 304."""
 
 router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
 
@@ -70,7 +70,7 @@ def get_type_tile(
     row: TileNumber,
     request: Request,
     caller: MayRead,
-    type: Annotated[int | None, Query(ge=1, le=255, description="show this type alone")] = None,
+    type: Annotated[int | None, Query(ge=1, le=255, description="show only this type")] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Return a tile of a clustering's tissue types, in the colours that people chose."""
@@ -79,7 +79,7 @@ def get_type_tile(
     classes, table = classes_of(read_types(caller.store, run, k))
     if type is not None:
         table = np.where(np.arange(256) == type, table, 0).astype(np.uint8)
-    look = sha256(table.tobytes() + bytes(np.asarray(classes.colors, np.uint8)))[:16]
+    palette = sha256(table.tobytes() + bytes(np.asarray(classes.colors, np.uint8)))[:16]
 
     def draw() -> bytes:
         record = ingested(caller, slide)
@@ -90,12 +90,12 @@ def get_type_tile(
             table[_pick(labels, zoom.centres(level, column, row), steps)], classes.colors
         )
 
-    tag = f"{version}-{look}-{level}-{column}-{row}"
+    tag = f"{version}-{palette}-{level}-{column}-{row}"
     return drawn(tag, if_none_match, FRESH, "image/png", draw)
 
 
 def _file(caller: Caller, key: str) -> tuple[FilePath, str]:
-    """Return an object as a file, and its version. Raises `ObjectNotFoundError`."""
+    """Return the local file of an object, and its version. Raises `ObjectNotFoundError`."""
     path = caller.store.local(key)
     state = path.stat()
     return path, sha256(f"{path} {state.st_size} {state.st_mtime_ns}".encode())[:24]
@@ -103,9 +103,9 @@ def _file(caller: Caller, key: str) -> tuple[FilePath, str]:
 
 @lru_cache(MAPS_HELD)
 def _read_map(path: FilePath, version: str) -> tuple[UInt8, float]:
-    """Read a whole map, uint8 (height, width), and its µm per pixel (0 if it states none).
+    """Read a whole map, uint8 (height, width), and its µm per pixel (0 for a mask in PNG).
 
-    The version is a key of the cache.
+    `version` is not read; as a key of the cache, it makes a changed file be read again.
     """
     if path.suffix == ".tif":
         with LabelMap(path) as opened:
@@ -119,7 +119,10 @@ def _pick(
     centres: tuple[Float64, Float64],
     steps: tuple[float, float],
 ) -> UInt8:
-    """Pick the labels at `centres`; a pixel of the map has sides of `steps` level-0 pixels."""
+    """Return the labels at the points `centres`, in level-0 pixels, as uint8 (height, width).
+
+    A pixel of the map `labels` is `steps` level-0 pixels wide and high.
+    """
     xs, ys = (
         (at / step).astype(int).clip(0, count - 1)
         for at, step, count in zip(centres, steps, labels.shape[::-1], strict=True)

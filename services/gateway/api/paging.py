@@ -1,4 +1,4 @@
-"""Pages of long lists. The cursor of a page is the last name of the page before it."""
+"""Pages of long lists. The cursor of a page is the last name of the previous page."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from fastapi import Query
 T = TypeVar("T")
 
 MAX_LIMIT = 200
-"""Items of the largest page."""
+"""Largest number of items on a page."""
 
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="items of a page at most")]
-Cursor = Annotated[str | None, Query(max_length=256, description="`next` of the page before")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="largest number of items")]
+Cursor = Annotated[str | None, Query(max_length=256, description="`next` of the previous page")]
 
 
 def page(
     names: Iterable[str], cursor: str | None, limit: int, read: Callable[[str], T | None]
 ) -> tuple[tuple[T, ...], str | None]:
-    """Read the items after `cursor`, leaving out those that are None.
+    """Read one page of a list: the items after `cursor`.
 
     Args:
-        names: of all items, sorted.
-        cursor: name after which the page starts.
-        limit: items at most.
-        read: makes an item of its name.
+        names: sorted names of all items.
+        cursor: name after which the page starts; None: the first page.
+        limit: largest number of items.
+        read: returns the item of a name, or None to leave the item out.
 
     Returns:
-        The items, and the cursor of the next page if there may be one.
+        The items, and the cursor of the next page, which may be empty; None after the last page.
     """
     items: list[T] = []
     last = None

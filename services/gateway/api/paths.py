@@ -1,4 +1,4 @@
-"""Checks that requests over HTTP name files only by their keys in the caller's store."""
+"""Check that requests over HTTP name files only by keys in the store of the caller's tenant."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from services.gateway.api.problems import ProblemError, pointer
 from shared.contracts.base import Contract
 
 RESERVED_FOLDERS = frozenset({"access", "audit", "tenants"})
-"""Folders of the root that the local tenant may not use, although its store is the root."""
+"""Folders that requests may not name: the local tenant's store is the root, which has them."""
 
 
 def check_paths(request: Contract) -> None:
-    """Refuse a request with an absolute path, one that climbs, or one into `RESERVED_FOLDERS`.
+    """Refuse a request that names a path on disk, a path with "..", or a reserved folder.
 
-    The command line takes the same requests, and may name any file of its user.
+    The command line accepts such paths in the same requests, because its user owns the files.
 
     Raises:
-        ProblemError: 422, naming the field.
+        ProblemError: a field holds such a path; the problem document names the field (422).
     """
     for place, text in _texts(request.model_dump(mode="json"), ()):
         path = PurePosixPath(text)
@@ -35,8 +35,8 @@ def check_paths(request: Contract) -> None:
             raise ProblemError(
                 422,
                 "invalid",
-                f"{text!r} is none of your tenant's keys",
-                remedy="name what your tenant has, such as 'slides/a/source/a.svs'",
+                f"{text!r} is not a key of your tenant",
+                remedy="name one of your tenant's objects, such as 'slides/a/source/a.svs'",
                 pointer=pointer(*place),
             )
 

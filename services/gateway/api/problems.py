@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457): what was wrong, which field, what to do."""
+"""Errors as problem documents (RFC 9457), which name the error, the field and the remedy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class FieldError(BaseModel):
-    """One field that was wrong."""
+    """An error in one field or parameter of a request."""
 
     detail: str
     pointer: str | None = Field(None, description="JSON pointer into the body")
@@ -35,26 +35,26 @@ class FieldError(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """A problem document."""
+    """A problem document (RFC 9457)."""
 
-    type: str = Field(description="names the kind of problem; the same for all of its kind")
+    type: str = Field(description="URN of the kind of problem")
     title: str
     status: int
     detail: str
-    remedy: str | None = Field(None, description="what to do about it")
+    remedy: str | None = Field(None, description="advice on how to solve the problem")
     errors: list[FieldError] = Field(default_factory=list)
 
 
 class ProblemError(HeteroTissueError):
-    """Ends a request with a problem document.
+    """An error that ends a request with a problem document.
 
     Args:
         status: HTTP status.
         kind: short name of the kind of problem.
-        detail: what was wrong, for a person.
-        remedy: what to do about it.
-        pointer: JSON pointer to the field of the body that was wrong.
-        headers: further headers of the answer.
+        detail: explanation of the problem, for people.
+        remedy: advice on how to solve the problem.
+        pointer: JSON pointer to the wrong field of the body.
+        headers: additional headers of the answer.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ def _details(
 
 
 def answer(details: ProblemDetails, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Make the response of a problem."""
+    """Make the HTTP response for a problem document."""
     return JSONResponse(
         details.model_dump(exclude_none=True), details.status, headers, media_type=MEDIA_TYPE
     )
@@ -106,7 +106,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(_explained(error))
+        return answer(_explain(error))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
@@ -116,7 +116,7 @@ def install(app: FastAPI) -> None:
             detail = f"there is nothing at {request.url.path}"
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             detail = f"{request.url.path} does not take {request.method}"
-        remedy = "see /openapi.json for what there is" if error.status_code in {404, 405} else None
+        remedy = "/openapi.json lists all operations" if error.status_code in {404, 405} else None
         return answer(_details(error.status_code, kind, detail, remedy), error.headers)
 
     @app.exception_handler(ObjectNotFoundError)
@@ -129,7 +129,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, error: Exception) -> JSONResponse:
-        return answer(_details(500, "internal", "an error of ours; the gateway's log has it"))
+        return answer(_details(500, "internal", "the gateway failed; its log has the error"))
 
     async def _unavailable(_: Request, error: Exception) -> JSONResponse:
         log.error("a server that the gateway needs does not answer: %s", error)
@@ -142,14 +142,14 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _unavailable)
 
 
-def _explained(error: RequestValidationError) -> ProblemDetails:
+def _explain(error: RequestValidationError) -> ProblemDetails:
     errors = error.errors()
     if any(item["type"] == "json_invalid" for item in errors):
-        return _details(400, "malformed", "the body is not JSON", "send an object of JSON")
+        return _details(400, "malformed", "the body is not JSON", "send a JSON object")
     fields = [_field(item) for item in errors]
     places = [field.pointer or field.parameter or "the request" for field in fields]
     detail = "; ".join(f"{at}: {field.detail}" for at, field in zip(places, fields, strict=True))
-    return _details(422, "invalid", detail, "mend the fields named in `errors`", fields)
+    return _details(422, "invalid", detail, "correct the fields in `errors`", fields)
 
 
 def _field(item: Mapping[str, Any]) -> FieldError:
@@ -160,14 +160,21 @@ def _field(item: Mapping[str, Any]) -> FieldError:
 
 
 def pointer(*path: str | int) -> str:
-    """Make a JSON pointer (RFC 6901, as a fragment)."""
+    """Make a JSON pointer from the steps of a path (RFC 6901, as a URI fragment)."""
     parts = (str(part).replace("~", "~0").replace("/", "~1") for part in path)
     return "#" + "".join(f"/{part}" for part in parts)
 
 
 @contextmanager
 def blaming(field: str) -> Iterator[None]:
-    """Blame an `InputError` of the block on a field of the body, by its JSON pointer."""
+    """Turn an `InputError` of the block into a problem that names a field of the body.
+
+    Args:
+        field: JSON pointer to the field.
+
+    Raises:
+        ProblemError: the block raised an `InputError` (422).
+    """
     try:
         yield
     except InputError as error:
@@ -176,7 +183,7 @@ def blaming(field: str) -> Iterator[None]:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document that an operation may end in problems of these statuses."""
+    """Return the OpenAPI responses of an operation that may answer problems of these statuses."""
     reference = {"$ref": "#/components/schemas/ProblemDetails"}
     return {
         status: {
@@ -188,7 +195,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def returning(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """Document that an operation returns a file of a media type."""
+    """Return the OpenAPI responses of an operation that answers with a file of a media type."""
     schema = {"type": "string", "format": "binary"}
     if media_type.startswith("text/"):
         schema = {"type": "string"}

@@ -1,4 +1,4 @@
-"""/v1/reader-studies for the makers of studies, /v1/reading for their readers."""
+"""/v1/reader-studies: make and evaluate reader studies. /v1/reading: answer them as a reader."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ LEASE_SECONDS = 30
 router = APIRouter(prefix="/v1", tags=["reader studies"])
 
 StudyName = Annotated[Name, Path(description="name of the study")]
-ReaderId = Annotated[str, Path(pattern=r"^r\d{1,2}$", description="r1, r2, … of the study")]
+ReaderId = Annotated[str, Path(pattern=r"^r\d{1,2}$", description="id of the reader: r1, r2, …")]
 
 _bearer = HTTPBearer(
     auto_error=False, scheme_name="Reader", description="the token of a reader's link"
@@ -64,7 +64,7 @@ class OwnStudy:
 
 
 def find_own(caller: Caller, study: str) -> OwnStudy:
-    """Find a study. Raises `ProblemError` (404)."""
+    """Find a study of the caller's tenant. Raises `ProblemError` if there is none (404)."""
     record = find_study(caller.store, study)
     if record is None:
         raise ProblemError(
@@ -85,7 +85,7 @@ Own = Annotated[OwnStudy, Depends(_own_study)]
 
 @router.post("/reader-studies", status_code=201, responses=documented(409))
 def make_reader_study(body: StudyBody, caller: MayGenerate, response: Response) -> NewStudy:
-    """Make a blinded reader study, with a link for each reader that is shown this once."""
+    """Make a blinded reader study; only this answer contains the readers' links."""
     with RedisLeases(caller.resources.redis, LEASE_SECONDS).hold(
         f"reader-study/{caller.token.tenant}/{body.study}"
     ) as held:
@@ -93,8 +93,9 @@ def make_reader_study(body: StudyBody, caller: MayGenerate, response: Response) 
             raise ProblemError(
                 409,
                 "study-exists",
-                f"there is a reader study {body.study!r}" + ("" if held else " in the making"),
-                remedy="give it another name",
+                f"reader study {body.study!r} "
+                + ("exists already" if held else "is being made at this moment"),
+                remedy="choose another name",
                 pointer="#/study",
             )
         record = _make(caller.store, body)
@@ -109,9 +110,9 @@ def make_reader_study(body: StudyBody, caller: MayGenerate, response: Response) 
 
 def _make(store: ObjectStore, body: StudyBody) -> StudyRecord:
     sets = []
-    for number, asked in enumerate(body.real):
+    for number, selection in enumerate(body.real):
         with blaming(f"#/real/{number}"):
-            sets.append(real_set(store, asked))
+            sets.append(real_set(store, selection))
     for number, dataset in enumerate(body.synthetic):
         with blaming(f"#/synthetic/{number}"):
             sets.append(synthetic_set(store, dataset))
@@ -140,7 +141,7 @@ def list_reader_studies(caller: MayGenerate, limit: Limit = 50, cursor: Cursor =
 
 @router.get("/reader-studies/{study}", responses=documented(404))
 def show_reader_study(own: Own) -> StudyStatus:
-    """Say what a study shows, and how far its readers are."""
+    """Return a study's status: its image sets, and the progress of its readers."""
     return study_status(own.caller.store, own.record)
 
 
@@ -157,7 +158,7 @@ def delete_reader_study(own: Own) -> None:
     "/reader-studies/{study}/readers/{reader}/link", status_code=201, responses=documented(404)
 )
 def renew_reader_link(own: Own, reader: ReaderId, response: Response) -> ReaderLink:
-    """Give a reader a new link; the one before is void, the answers stay."""
+    """Give a reader a new link, and revoke the old one; the reader's answers stay."""
     caller, record = own.caller, own.record
     if reader not in record.readers:
         raise ProblemError(404, "no-reader", f"study {record.study!r} has no reader {reader!r}")
@@ -169,7 +170,7 @@ def renew_reader_link(own: Own, reader: ReaderId, response: Response) -> ReaderL
 
 @router.get("/reader-studies/{study}/results", responses=documented(404))
 def show_study_results(own: Own) -> StudyResults:
-    """Hold the answers so far against the truth."""
+    """Return the results of a study from the answers so far."""
     return study_results(own.caller.store, own.record)
 
 
@@ -179,7 +180,7 @@ def show_study_results(own: Own) -> StudyResults:
     responses=documented(404) | returning("text/csv"),
 )
 def download_answers(own: Own) -> Response:
-    """Download every answer beside its truth, as CSV."""
+    """Download every answer of a study with the true origin of its image, as CSV."""
     name = f"{own.record.study}.csv"
     return Response(
         results_csv(own.caller.store, own.record),
@@ -208,7 +209,7 @@ def _desk(
 
 
 ReaderDesk = Annotated[Desk, Depends(_desk)]
-Image = Annotated[ImageId, Path(description="`image` of a place in the series")]
+Image = Annotated[ImageId, Path(description="id of an image in the reader's series")]
 
 
 def _no_image(error: UnknownImageError) -> ProblemError:
@@ -217,7 +218,7 @@ def _no_image(error: UnknownImageError) -> ProblemError:
 
 @router.get("/reading")
 def show_reading(desk: ReaderDesk, response: Response) -> Reading:
-    """Return the series of a reader's link, with the answers so far."""
+    """Return a reader's series of images, with the answers so far."""
     response.headers["Cache-Control"] = "no-store"
     return desk.reading()
 
@@ -228,7 +229,7 @@ def show_reading(desk: ReaderDesk, response: Response) -> Reading:
     responses=documented(404) | returning("image/jpeg"),
 )
 def show_reading_image(desk: ReaderDesk, image: Image) -> Response:
-    """Return an image of the series. All have one size, in pixels and in bytes."""
+    """Return an image of the series as JPEG; all images have equal size, in pixels and bytes."""
     try:
         picture = desk.picture(image)
     except UnknownImageError as error:
@@ -238,7 +239,7 @@ def show_reading_image(desk: ReaderDesk, image: Image) -> Response:
 
 @router.put("/reading/answers/{image}", responses=documented(404, 409))
 def put_answer(desk: ReaderDesk, image: Image, body: AnswerBody) -> AnswerBody:
-    """Answer for an image, or change the answer; until the series is submitted."""
+    """Save or change the answer for an image, as long as the series is not submitted."""
     try:
         return desk.answer(image, body)
     except UnknownImageError as error:
@@ -249,10 +250,10 @@ def put_answer(desk: ReaderDesk, image: Image, body: AnswerBody) -> AnswerBody:
 
 @router.post("/reading/submit", responses=documented(409))
 def submit_reading(desk: ReaderDesk) -> Reading:
-    """Submit the series: its answers are final."""
+    """Submit the series, which makes its answers final."""
     try:
         return desk.submit()
     except UnansweredError as error:
         raise ProblemError(
-            409, "unanswered", str(error), remedy="answer for every image, then submit"
+            409, "unanswered", str(error), remedy="give an answer for every image, then submit"
         ) from error

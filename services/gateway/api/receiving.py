@@ -1,4 +1,4 @@
-"""Streams the body of a request to a file, so that large bodies do not fill the memory."""
+"""Stream the body of a request to a file, so that large bodies do not fill the memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from services.gateway.api.problems import ProblemError
 from shared.storage import check_key
 
-ContentLength = Annotated[int, Header(ge=0, description="bytes of the body")]
+ContentLength = Annotated[int, Header(ge=0, description="size of the body in bytes")]
 
 RAW_BODY: dict[str, Any] = {
     "requestBody": {
@@ -23,22 +23,24 @@ RAW_BODY: dict[str, Any] = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-"""OpenAPI of an operation that reads its body as a stream."""
+"""OpenAPI description of an operation that reads its body as a stream."""
 
 WRITE_BYTES = 1 << 20
 
 
 @asynccontextmanager
 async def received(request: Request, size: int) -> AsyncIterator[Path]:
-    """Give a temporary file with the request's body.
+    """Write the body of a request to a temporary file, and yield its path.
+
+    The size is checked, because it was counted against a quota and the server does not enforce
+    Content-Length for a chunked body.
 
     Args:
         request: the request.
-        size: bytes of the body by its Content-Length, which were counted against a quota. The
-            server does not enforce it for a body that is sent in chunks.
+        size: Content-Length of the request in bytes.
 
     Raises:
-        ProblemError: the body broke off, or has another size (400).
+        ProblemError: the body ended early, or has another size (400).
     """
     with tempfile.TemporaryDirectory(prefix="htd-body-") as folder:
         path = Path(folder) / "body"
@@ -60,18 +62,20 @@ async def received(request: Request, size: int) -> AsyncIterator[Path]:
             raise ProblemError(
                 400,
                 "wrong-length",
-                f"Content-Length says {size} bytes, and "
-                f"{'more' if arrived > size else arrived} came",
-                remedy="send the size of the body",
+                f"Content-Length says {size} bytes, but "
+                f"{'more' if arrived > size else arrived} arrived",
+                remedy="send the size of the body in Content-Length",
             )
         yield path
 
 
 def file_name(path: str) -> str:
-    """Check the name of a slide's file: at most two levels, nothing hidden.
+    """Check and return the path of a slide's file: a name, or a folder and a name.
+
+    Both must begin with a letter or digit, so that no file is hidden.
 
     Raises:
-        ProblemError: it is not such a name (422).
+        ProblemError: the path is not allowed (422).
     """
     parts = PurePosixPath(path).parts
     plain = all(part[0].isalnum() and part.isprintable() for part in parts)
@@ -79,7 +83,7 @@ def file_name(path: str) -> str:
         raise ProblemError(
             422,
             "invalid",
-            f"{path!r} is no name of a slide's file",
-            remedy="begin with a letter or digit; slides of several files may have one folder",
+            f"{path!r} is not a valid name for a slide's file",
+            remedy="begin names with a letter or digit, and use at most one folder",
         )
     return check_key(path)

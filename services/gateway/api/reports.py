@@ -17,7 +17,7 @@ from shared.storage import ObjectNotFoundError
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; frame-ancestors 'none'"
 )
-"""A report's page is one file with its style and picture, and has no scripts."""
+"""Content-Security-Policy of a report's page, which embeds its style and picture."""
 
 router = APIRouter(prefix="/v1/reports", tags=["reports"])
 
@@ -29,10 +29,12 @@ def list_reports(
     caller: MayRead,
     limit: Limit = 50,
     cursor: Cursor = None,
-    dataset: Annotated[str | None, Query(description="of this dataset")] = None,
-    model: Annotated[str | None, Query(description="of <name>/<version>")] = None,
+    dataset: Annotated[str | None, Query(description="only reports on this dataset")] = None,
+    model: Annotated[
+        str | None, Query(description="only reports on datasets of this <name>/<version>")
+    ] = None,
 ) -> ReportPage:
-    """List evaluations by name, in short."""
+    """List evaluation reports by name, with their main figures."""
 
     def read(name: str) -> ReportInfo | None:
         info = _info(caller, name)
@@ -48,7 +50,7 @@ def _info(caller: Caller, name: str) -> ReportInfo | None:
     try:
         report = caller.store.get_model(report_key(name, "report.json"), Report)
     except ObjectNotFoundError:
-        return None  # it is being written
+        return None  # the report is still being written
     measured = [part for part in report.fidelity if part.rows]
     return ReportInfo(
         report=name,
@@ -69,7 +71,7 @@ def _info(caller: Caller, name: str) -> ReportInfo | None:
 
 @router.get("/{report}", responses=documented(404))
 def show_report(report: ReportName, caller: MayRead) -> Report:
-    """Return all figures of a report, with what they were measured on."""
+    """Return all figures of a report, and the data that they were measured on."""
     return caller.store.get_model(report_key(report, "report.json"), Report)
 
 
@@ -79,6 +81,6 @@ def show_report(report: ReportName, caller: MayRead) -> Report:
     responses=documented(404) | returning("text/html"),
 )
 def show_report_page(report: ReportName, caller: MayRead) -> Response:
-    """Return a report as one page of HTML."""
+    """Return a report as one HTML page."""
     data = caller.store.get(report_key(report, "report.html"))
     return Response(data, media_type="text/html", headers={"Content-Security-Policy": POLICY})

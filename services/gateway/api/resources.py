@@ -1,4 +1,4 @@
-"""The objects that all requests share: settings, store, queue, tokens, limits."""
+"""The objects that all requests to a gateway share: settings, store, queue, tokens, limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a name or address is that of this machine."""
+    """Say whether a host name or address is a loopback address of this machine."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -39,14 +39,14 @@ def is_loopback(host: str) -> bool:
 
 
 class Resources:
-    """The objects that all requests of a gateway share.
+    """The objects that all requests to a gateway share.
 
     Attributes:
-        open_session: token of this machine's browsers, if the gateway is open to them.
+        open_session: token for browsers on this machine, if HTD_GATEWAY_OPEN is set.
 
     Raises:
-        InputError: no broker is configured, the store's address or keys are wrong, or pages
-            would be open to other machines.
+        InputError: no broker is configured, the store's address or keys are wrong, or
+            HTD_GATEWAY_OPEN is set on a gateway that other machines can reach.
     """
 
     open_session: str | None
@@ -66,8 +66,8 @@ class Resources:
         if config.gateway_open:
             if not is_loopback(config.gateway_host):
                 raise InputError(
-                    f"HTD_GATEWAY_OPEN lets everybody in, and the gateway listens on "
-                    f"{config.gateway_host}: unset one of HTD_GATEWAY_OPEN and HTD_GATEWAY_HOST"
+                    f"HTD_GATEWAY_OPEN lets everybody in, but the gateway listens on "
+                    f"{config.gateway_host}: unset HTD_GATEWAY_OPEN or HTD_GATEWAY_HOST"
                 )
             scopes: tuple[Scope, ...] = ("read", "annotate", "generate", "train")
             self.open_session = self.tokens.lend("browser", LOCAL, scopes)
@@ -75,12 +75,12 @@ class Resources:
         self.ledger = lru_cache(maxsize=1024)(lambda tenant: tenant_ledger(config, tenant))
 
     def tenant(self, name: str) -> TenantRecord:
-        """Return the record of a tenant's quotas."""
+        """Return the record of a tenant's quotas; without a record, nothing is limited."""
         key = tenant_key(name)
         return self.root.get_model(key, TenantRecord) if self.root.exists(key) else TenantRecord()
 
     def submit(self, ledger: Ledger, request: Request) -> str:
-        """Record a job and queue it; a job that is open already stays as it is.
+        """Record a job and queue it, unless the job is open already.
 
         Returns:
             The id of the job.
@@ -96,20 +96,27 @@ class Resources:
         return job
 
     def start(self, ledger: Ledger, job: str) -> None:
-        """Queue the units of a job that can run now."""
+        """Queue the runnable units of a job."""
         with suppress(QueueError):  # the reconciler queues it later
             self.dispatcher.start(ledger, job)
 
     def progress(self, job: str) -> dict[str, dict[str, Any]]:
-        """Return the progress of a job's running units; empty if Redis does not answer."""
+        """Return the progress reports of a job's units by unit; empty if Redis does not answer."""
         try:
             return read_progress(self.redis, job)
         except RedisError:
             return {}
 
-    def audit(self, tenant: str, who: str, action: str, what: dict[str, Any]) -> None:
-        """Append to the audit log."""
+    def audit(self, tenant: str, token: str, action: str, details: dict[str, Any]) -> None:
+        """Write a record to the audit log.
+
+        Args:
+            tenant: name of the tenant.
+            token: name of the token.
+            action: the action, such as "upload".
+            details: further fields of the record.
+        """
         now = datetime.now(UTC)
-        record = {"time": now.isoformat(), "tenant": tenant, "token": who, "action": action} | what
+        record = {"time": now.isoformat(), "tenant": tenant, "token": token, "action": action}
         name = f"{now:%H%M%S.%f}-{uuid.uuid4().hex[:8]}"
-        self.root.put_json(f"audit/{tenant}/{now:%Y-%m-%d}/{name}.json", record)
+        self.root.put_json(f"audit/{tenant}/{now:%Y-%m-%d}/{name}.json", record | details)

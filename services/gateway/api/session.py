@@ -1,7 +1,7 @@
-"""The browser's session: a cookie that holds a token.
+"""The session of a browser: a cookie that holds a token.
 
-Scripts cannot read it, other sites cannot send it, and a request that changes something
-must come from a page of ours.
+Scripts cannot read the cookie, other sites cannot send it, and it permits changes only to
+requests from the gateway's own pages.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def session_token(request: Request) -> str | None:
-    """Return the token of a request's session; None where another site may have sent it."""
+    """Return the token in a request's cookie; None if another site may have sent the request."""
     if request.method in SAFE or from_our_page(request):
         return request.cookies.get(COOKIE)
     return None
 
 
 def home_token(request: Request, resources: Resources) -> str | None:
-    """Return an open gateway's token for a browser of this machine, else None.
+    """Return the token of an open gateway if a browser on this machine asks, else None.
 
-    The host name of the request must be this machine's too, because another site can let its own
-    name resolve to this machine and so act in the name of the browser.
+    The host name of the request must be a loopback name too. Otherwise another site could have
+    its own name resolve to this machine and act through the browser (DNS rebinding).
     """
     client = request.client.host if request.client else ""
     home = is_loopback(client) and is_loopback(request.url.hostname or "")
@@ -35,13 +35,13 @@ def home_token(request: Request, resources: Resources) -> str | None:
 
 
 def keep_session(response: Response, request: Request, token: str) -> None:
-    """Give a browser the cookie of its session."""
+    """Set the session cookie of a browser to `token`."""
     secure = request.url.scheme == "https"
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
 
 
 def from_our_page(request: Request) -> bool:
-    """Say whether a browser sent a request for a page of ours."""
+    """Say whether a request comes from one of the gateway's own pages."""
     # Over plain HTTP, browsers send this header to loopback addresses only.
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:

@@ -1,4 +1,4 @@
-"""Finding a slide of the caller's."""
+"""Find a slide of the caller's tenant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SlideName = Annotated[Name, Path(description="name of the slide")]
 
 
 def slide_info(store: ObjectStore, slide: str) -> SlideInfo | None:
-    """Say what the store holds of a slide; None for nothing."""
+    """Return the files and records of a slide in the store, or None if there are none."""
     prefix = slide_key(slide, "")
     keys = list(store.list(prefix))
     if not keys:
@@ -45,7 +45,7 @@ def slide_info(store: ObjectStore, slide: str) -> SlideInfo | None:
 
 
 def find_slide(caller: Caller, slide: str) -> SlideInfo:
-    """Return what there is of a slide. Raises `ProblemError` (404)."""
+    """Return a slide's files and records. Raises `ProblemError` if there is no slide (404)."""
     info = slide_info(caller.store, slide)
     if info is None:
         raise ProblemError(
@@ -58,7 +58,11 @@ def find_slide(caller: Caller, slide: str) -> SlideInfo:
 
 
 def ingested(caller: Caller, slide: str) -> SlideRecord:
-    """Return what ingest found of a slide. Raises `ProblemError` (404)."""
+    """Return the record that ingest made of a slide.
+
+    Raises:
+        ProblemError: there is no such slide, or it has not been ingested (404).
+    """
     record = find_slide(caller, slide).record
     if record is None:
         raise ProblemError(

@@ -1,4 +1,4 @@
-"""/v1/slides: bring slides and annotations in, list and delete them."""
+"""/v1/slides: upload, register, list and delete slides and their annotations."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def list_slides(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> Sl
 
 @router.get("/{slide}", responses=documented(404))
 def show_slide(slide: SlideName, caller: MayRead) -> SlideInfo:
-    """Say what there is of a slide."""
+    """Return a slide's files, and its record once it is ingested."""
     return find_slide(caller, slide)
 
 
 @router.post("", status_code=201)
 def register_slide(reference: SlideReference, caller: MayAnnotate, response: Response) -> SlideInfo:
-    """Register a slide that lies in the store already."""
+    """Register a slide whose file is already in the store."""
     check_paths(reference)
     with blaming("#/source"):
         caller.store.size(reference.source)
@@ -67,7 +67,7 @@ async def put_source(
     caller: MayAnnotate,
     content_length: ContentLength,
 ) -> SlideInfo:
-    """Upload a slide's file as the body; formats of several files take several of these."""
+    """Upload a slide's file as the body. A slide of several files needs several requests."""
     key = slide_key(slide, f"source/{file_name(file)}")
     return await _put(request, caller, slide, key, content_length)
 
@@ -87,15 +87,15 @@ async def put_annotation(
 ) -> SlideInfo:
     """Upload a slide's annotation as the body: QuPath GeoJSON, ASAP XML, or a label image.
 
-    It takes the place of the one before; ingest reads it, and says what does not fit.
+    It replaces an earlier annotation. Ingest reads it and reports its errors.
     """
     key = slide_key(slide, f"annotation/{file_name(file)}")
     if PurePosixPath(file).suffix.lower() not in ANNOTATION_SUFFIXES:
         raise ProblemError(
             415,
             "unknown-annotation",
-            f"{file!r} is no annotation",
-            remedy=f"name it by its format: {', '.join(ANNOTATION_SUFFIXES)}",
+            f"{file!r} does not have the suffix of an annotation",
+            remedy=f"use the suffix of its format: {', '.join(ANNOTATION_SUFFIXES)}",
         )
     info = await _put(request, caller, slide, key, content_length)
     for other in info.files:
@@ -118,7 +118,7 @@ async def _put(request: Request, caller: Caller, slide: str, key: str, size: int
     responses=documented(404) | sending("application/octet-stream"),
 )
 def get_annotation(slide: SlideName, caller: MayRead, wanted: Wanted) -> Response:
-    """Download a slide's annotation as it was uploaded."""
+    """Download the annotation that was uploaded for a slide."""
     key = find_slide(caller, slide).annotation
     if key is None:
         raise ProblemError(404, "no-annotation", f"slide {slide!r} has no annotation")
@@ -132,7 +132,7 @@ def get_annotation(slide: SlideName, caller: MayRead, wanted: Wanted) -> Respons
     responses=documented(404) | returning("image/png"),
 )
 def get_thumbnail(slide: SlideName, caller: MayRead) -> Response:
-    """Return a small picture of the slide, which ingest made."""
+    """Return the small picture of a slide that ingest made."""
     data = caller.store.get(slide_key(slide, "thumbnail.png"))
     return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=60"})
 
@@ -143,14 +143,14 @@ def get_thumbnail(slide: SlideName, caller: MayRead) -> Response:
     responses=documented(404) | sending("image/tiff"),
 )
 def get_label_map(slide: SlideName, caller: MayRead, wanted: Wanted) -> Response:
-    """Download the label map that ingest made of the annotation."""
+    """Download the label map that ingest made from a slide's annotation, as TIFF."""
     key = slide_key(slide, "labels.tif")
     return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-labels.tif")
 
 
 @router.delete("/{slide}", status_code=204, responses=documented(404))
 def delete_slide(slide: SlideName, caller: MayAnnotate) -> None:
-    """Delete a slide and all that was made of it alone; cohorts and models stay."""
+    """Delete a slide's files and label map; patches, features and regions of cohorts stay."""
     find_slide(caller, slide)
     caller.store.delete_prefix(slide_key(slide, ""))
     caller.audit("delete slide", slide=slide)

@@ -1,4 +1,4 @@
-"""Sending objects without holding them in memory."""
+"""Send objects of the store without holding them in memory."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ _ONE_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class WantedHeaders(BaseModel):
-    """Headers that ask for a part of an object, or for the object only if it has changed."""
+    """Headers that ask for a range of an object, or for the object only if it has changed."""
 
-    range: str | None = Field(None, description="`bytes=<first>-<last>`: one part of the object")
-    if_range: str | None = Field(None, description="an ETag: of another object, all is sent")
-    if_none_match: str | None = Field(None, description="ETags of what the client has already")
+    range: str | None = Field(None, description="`bytes=<first>-<last>`: one range of the object")
+    if_range: str | None = Field(
+        None, description="ETag; if the object has another one, the whole object is sent"
+    )
+    if_none_match: str | None = Field(None, description="ETags of versions that the client has")
 
 
 Wanted = Annotated[WantedHeaders, Header()]
 
 
 def sending(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """Document that an operation answers by `send_object`."""
+    """Return the OpenAPI responses of an operation that answers with `send_object`."""
     whole = returning(media_type)
     return (
         whole
-        | {206: whole[200] | {"description": "The part that was asked for"}}
+        | {206: whole[200] | {"description": "The requested range"}}
         | NOT_MODIFIED
         | documented(416)
     )
@@ -54,11 +56,18 @@ def chunks(store: ObjectStore, key: str, start: int, stop: int) -> Iterator[byte
 def send_object(
     store: ObjectStore, key: str, wanted: WantedHeaders, media_type: str, name: str
 ) -> Response:
-    """Answer with an object or the part of it that the client wants, as a download called `name`.
+    """Answer with an object, or with the range of it that the client wants.
+
+    Args:
+        store: holds the object.
+        key: key of the object.
+        wanted: headers of the request.
+        media_type: media type of the object.
+        name: file name of the download.
 
     Raises:
         ObjectNotFoundError: there is no such object.
-        ProblemError: the object has no such part (416).
+        ProblemError: the range lies outside of the object (416).
     """
     size, tag = store.stat(key)
     quoted = quote(name, safe="")
@@ -71,7 +80,7 @@ def send_object(
     unchanged = not_modified(headers, wanted.if_none_match)
     if unchanged is not None:
         return unchanged
-    part = _part(wanted.range, size) if wanted.if_range in {None, headers["ETag"]} else None
+    part = _parse_range(wanted.range, size) if wanted.if_range in {None, headers["ETag"]} else None
     start, stop = part or (0, size)
     headers["Content-Length"] = str(stop - start)
     if part:
@@ -80,10 +89,11 @@ def send_object(
     return StreamingResponse(body, 206 if part else 200, headers, media_type)
 
 
-def _part(range: str | None, size: int) -> tuple[int, int] | None:
-    """Return the first byte of a Range header, and the byte after its last; None: the whole object.
+def _parse_range(range: str | None, size: int) -> tuple[int, int] | None:
+    """Return the first byte of a Range header and the byte after its last one.
 
-    A header with several ranges, or one that is not understood, may be ignored (RFC 9110).
+    None means the whole object: there is no header, or it is ignored because it has several
+    ranges or is malformed (RFC 9110 allows this).
     """
     match = _ONE_RANGE.fullmatch(range or "")
     first, last = match.groups() if match else ("", "")
@@ -95,19 +105,19 @@ def _part(range: str | None, size: int) -> tuple[int, int] | None:
         raise ProblemError(
             416,
             "no-such-part",
-            f"there is no {range} of {size} bytes",
-            remedy="leave Range out, or ask for less",
+            f"range {range} lies outside of the object, which has {size} bytes",
+            remedy="leave Range out, or ask for a range within the object",
             headers={"Content-Range": f"bytes */{size}"},
         )
     return start, stop
 
 
 def tar_stream(store: ObjectStore, members: Sequence[tuple[str, str]]) -> Iterator[bytes]:
-    """Yield a tar of objects.
+    """Yield the bytes of a tar of objects.
 
     Args:
-        store: where they are.
-        members: (name in the tar, key).
+        store: holds the objects.
+        members: (name in the tar, key) of each object.
     """
     for name, key in members:
         info = tarfile.TarInfo(name)

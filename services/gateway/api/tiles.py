@@ -1,4 +1,4 @@
-"""Zoom tiles of slides and of their label maps, in the layout of OpenSeadragon; crops."""
+"""Zoom tiles of slides and of their label maps (Deep Zoom, for OpenSeadragon), and crops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.contracts.ingest import CohortRecord, cohort_key
 CACHED = "private, max-age=3600"
 
 MAX_CROP_SIDE = 1024
-"""Side of a crop in its own pixels."""
+"""Largest side of a crop in pixels of the crop."""
 
 router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
 
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
     responses=documented(404) | returning("application/xml"),
 )
 def describe_tiles(slide: SlideName, request: Request, caller: MayRead) -> Response:
-    """Describe a slide's tiles: the file that OpenSeadragon opens."""
+    """Return the Deep Zoom description of a slide's tiles, which OpenSeadragon opens."""
     zoom, _ = zoom_of(request, caller, slide)
     return Response(zoom.tiles.get_dzi("jpeg"), media_type="application/xml")
 
@@ -48,7 +48,7 @@ def get_tile(
     caller: MayRead,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Return a tile of the slide."""
+    """Return a zoom tile of a slide as JPEG."""
     zoom, version = zoom_of(request, caller, slide)
     tag = f"{version}-{level}-{column}-{row}"
     return drawn(tag, if_none_match, CACHED, "image/jpeg", partial(zoom.tile, level, column, row))
@@ -66,10 +66,12 @@ def get_label_tile(
     row: TileNumber,
     request: Request,
     caller: MayRead,
-    cohort: Annotated[Name | None, Query(description="whose classes give the colours")] = None,
+    cohort: Annotated[
+        Name | None, Query(description="cohort whose classes give the colours")
+    ] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Return a tile of the slide's label map, to lay over the slide's own."""
+    """Return a zoom tile of a slide's label map, to show over the slide's own tile."""
     classes = None
     if cohort is not None:
         classes = caller.store.get_model(cohort_key(cohort), CohortRecord).classes
@@ -88,13 +90,15 @@ def get_crop(
     slide: SlideName,
     x: Annotated[int, Query(ge=0, le=2**31, description="left edge, level-0 pixels")],
     y: Annotated[int, Query(ge=0, le=2**31, description="upper edge, level-0 pixels")],
-    side: Annotated[int, Query(ge=1, le=MAX_CROP_SIDE, description="pixels of the square")],
+    side: Annotated[
+        int, Query(ge=1, le=MAX_CROP_SIDE, description="side of the square in its own pixels")
+    ],
     mpp: Annotated[float, Query(gt=0, le=1000, description="µm per pixel of the square")],
     request: Request,
     caller: MayRead,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Cut a square out of an ingested slide, at any resolution that the slide has."""
+    """Cut a square out of an ingested slide, at a chosen resolution."""
     record = ingested(caller, slide)
     zoom, version = zoom_of(request, caller, slide)
     tag = f"{version}-crop-{x}-{y}-{side}-{mpp}"

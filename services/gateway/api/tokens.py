@@ -1,8 +1,8 @@
-"""Bearer tokens, kept as hashes.
+"""Bearer tokens, which are stored as hashes.
 
-A token is 32 random bytes. Nobody can guess those, so one round of SHA-256 hides them as
-well as a slow password hash would, and finding a token is one look-up by its hash: there
-is nothing to compare in constant time.
+A token is 32 random bytes. Nobody can guess it, so one round of SHA-256 protects it as well as
+a slow password hash would. A token is looked up by its hash, so that no comparison needs to
+take constant time.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Scope = Literal["read", "annotate", "generate", "train", "admin"]
 
 PREFIX = "access/tokens/"
 KNOWN_SECONDS = 10.0
-"""Seconds that a token's record is kept in memory: a revoked token is valid no longer."""
+"""Time that a token's record stays in memory; other gateways accept a revoked token so long."""
 
 _SHAPE = re.compile(r"htd_[A-Za-z0-9_-]{43}")
 
 
 class TokenRecord(Contract):
-    """What a token may do; `id` is the start of its hash."""
+    """The stored record of a token: its name, tenant and scopes."""
 
-    id: str
-    name: Name = Field(description="whose it is, for people and the audit log")
+    id: str = Field(description="first 16 hex digits of the token's SHA-256")
+    name: Name = Field(description="name of the token's owner, for people and the audit log")
     tenant: Tenant
     scopes: tuple[Scope, ...]
     created: datetime
@@ -52,13 +52,13 @@ class Tokens:
         self._lent: dict[str, TokenRecord] = {}
 
     def create(self, name: str, tenant: str, scopes: tuple[Scope, ...]) -> tuple[str, TokenRecord]:
-        """Make a token; it is not stored, so this is the only time that it is returned."""
+        """Make a token and store its record; the token itself cannot be read again later."""
         token, record = _draw(name, tenant, scopes)
         self.root.put_json(f"{PREFIX}{_digest(token)}.json", record)
         return token, record
 
     def lend(self, name: str, tenant: str, scopes: tuple[Scope, ...]) -> str:
-        """Make a token that only this process knows."""
+        """Make a token that is valid only in this process and is not stored."""
         token, record = _draw(name, tenant, scopes)
         self._lent[_digest(token)] = record
         return token
@@ -70,7 +70,7 @@ class Tokens:
         return self.create("admin", LOCAL, ("admin",))[0]
 
     def find(self, token: str) -> TokenRecord | None:
-        """Return the record of a token, or None if this gateway does not know it."""
+        """Return the record of a token, or None if the token is not valid."""
         if not _SHAPE.fullmatch(token):
             return None
         digest, now = _digest(token), time.monotonic()
@@ -88,12 +88,12 @@ class Tokens:
         return record
 
     def all(self, tenant: str | None) -> list[TokenRecord]:
-        """Return the tokens of a tenant; None: of all."""
+        """Return the records of a tenant's stored tokens; None: those of all tenants."""
         records = [self.root.get_model(key, TokenRecord) for key in self.root.list(PREFIX)]
         return [item for item in records if tenant in {None, item.tenant}]
 
     def revoke(self, record: TokenRecord) -> None:
-        """Make a token void."""
+        """Revoke a token."""
         for key in list(self.root.list(PREFIX + record.id)):
             self.root.delete(key)
         self._known.clear()

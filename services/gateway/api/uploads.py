@@ -1,4 +1,4 @@
-"""/v1/slides/{slide}/uploads: large files in parts, resumable."""
+"""/v1/slides/{slide}/uploads: resumable uploads of large files in parts."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LINK_SECONDS = 12 * 3600
 
 router = APIRouter(prefix="/v1/slides/{slide}/uploads", tags=["uploads"])
 
-UploadName = Annotated[Name, Path(description="of the upload")]
-Number = Annotated[int, Path(ge=1, le=MAX_PARTS, description="of the part, from 1")]
+UploadName = Annotated[Name, Path(description="id of the upload")]
+Number = Annotated[int, Path(ge=1, le=MAX_PARTS, description="number of the part, from 1")]
 
 
 class UploadRecord(Contract):
-    """The record at `uploads/<upload>.json`."""
+    """The record of an upload at `uploads/<upload>.json`; `internal` is the store's id of it."""
 
     upload: Upload
     internal: str
@@ -79,7 +79,7 @@ def _size(upload: Upload, number: int) -> int:
 def begin_upload(
     slide: SlideName, body: UploadBody, caller: MayAnnotate, response: Response
 ) -> UploadStatus:
-    """Begin to upload a large file in parts."""
+    """Begin to upload a large file in parts; the answer has the URLs of the first parts."""
     file = file_name(body.file)
     caller.spend("upload_bytes", body.bytes)
     parts = part_upload(caller.store, slide_key(slide, f"source/{file}"))
@@ -101,7 +101,7 @@ def begin_upload(
 
 @router.get("/{upload}", responses=documented(404))
 def show_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -> UploadStatus:
-    """Say which parts have arrived, and where the next ones go."""
+    """Return the parts that have arrived, and the URLs of the next missing parts."""
     return _status(*_find(caller, slide, upload))
 
 
@@ -120,14 +120,15 @@ async def put_part(
     caller: MayAnnotate,
     content_length: ContentLength,
 ) -> None:
-    """Upload one part as the body, where parts have no URLs of their own."""
+    """Upload one part as the body, if the store gives no URLs for parts."""
     record, parts = await run_in_threadpool(_find, caller, slide, upload)
     if number > record.upload.parts or content_length != _size(record.upload, number):
         raise ProblemError(
             422,
             "wrong-part",
-            f"part {number} of {content_length} bytes does not fit: parts 1 to "
-            f"{record.upload.parts} have {record.upload.part_bytes} bytes, the last one the rest",
+            f"part {number} of {content_length} bytes does not fit: there are "
+            f"{record.upload.parts} parts of {record.upload.part_bytes} bytes; the last part has "
+            "the rest",
         )
     async with received(request, content_length) as path:
         await run_in_threadpool(parts.put, record.internal, number, path)
@@ -135,7 +136,7 @@ async def put_part(
 
 @router.post("/{upload}/complete", responses=documented(404, 409))
 def complete_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -> SlideInfo:
-    """Join the parts to the slide's file."""
+    """Join the parts of an upload into the slide's file."""
     record, parts = _find(caller, slide, upload)
     arrived = parts.parts(record.internal)
     wrong = [
@@ -149,7 +150,7 @@ def complete_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -
             "parts-missing",
             f"{len(wrong)} of {record.upload.parts} parts are missing or of a wrong size, "
             f"the first of them part {wrong[0]}",
-            remedy="PUT them, then complete again",
+            remedy="PUT these parts, then complete again",
         )
     parts.complete(record.internal, record.upload.parts)
     caller.store.delete(_key(upload))

@@ -15,7 +15,7 @@ POLL_SECONDS = 1.0
 
 
 class Status(Protocol):
-    """Something with a job's state."""
+    """A status that has a job's state."""
 
     @property
     def state(self) -> str:
@@ -27,7 +27,15 @@ S = TypeVar("S", bound=Status)
 
 @dataclass
 class _Watch:
-    """State of one watched job; every change sets the event `changed` and puts a new one there."""
+    """State of one watched job; each change sets the event `changed` and replaces it by a new one.
+
+    Attributes:
+        task: the poller.
+        listeners: number of listeners.
+        seen: last status that the poller read.
+        error: error that ended the poller.
+        changed: set at the next change.
+    """
 
     task: asyncio.Task[None] | None = None
     listeners: int = 0
@@ -37,17 +45,17 @@ class _Watch:
 
 
 class Watching:
-    """Watches jobs for the listeners of this process."""
+    """Polls jobs for the listeners of this process, with one poller for each job."""
 
     def __init__(self) -> None:
         self._watches: dict[str, _Watch] = {}
 
     async def follow(self, name: str, read: Callable[[], S]) -> AsyncIterator[S]:
-        """Yield a status whenever it has changed, until the job has ended.
+        """Yield a job's status at once and after every change, until the job has ended.
 
         Args:
-            name: of the job; all followers of a name share one poller.
-            read: reads the status; called in a thread.
+            name: name of the status; all listeners of a name share one poller.
+            read: reads the status; it is called in a thread.
         """
         watch = self._watches.setdefault(name, _Watch())
         watch.listeners += 1

@@ -1,4 +1,4 @@
-"""Open slides, kept for their zoom tiles, label tiles and crops."""
+"""A cache of open slides, from which zoom tiles, label tiles and crops are cut."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ TILE_SIDE, TILE_OVERLAP = 254, 1
 JPEG_QUALITY = 80
 
 MAX_OPEN = 16
-"""Slides held open, because opening one takes longer than cutting a tile."""
+"""Number of slides that stay open, because opening a slide takes longer than cutting a tile."""
 
 FRESH_SECONDS = 10.0
 """Seconds after which the files of an open slide are compared with the store again."""
 
 MAX_CROP_SPAN = 4096
-"""Side of a crop in level-0 pixels: a slide without other levels is read in all of them."""
+"""Largest side of a crop in level-0 pixels, all of which are read if the slide has one level."""
 
 COARSE_FACTOR = 16
-"""Label maps have one level; tiles coarser than this are cut from a smaller copy."""
+"""Coarser label tiles are cut from a copy that is smaller by this, as label maps have one level."""
 
 Level = Annotated[int, Path(ge=0, le=64)]
 TileNumber = Annotated[int, Path(ge=0, le=2**31)]
 
 
 class Zoom:
-    """An open slide that zoom tiles are cut from; it closes when nobody refers to it any more.
+    """An open slide that zoom tiles are cut from; it is closed when it is garbage-collected.
 
     Args:
         store: holds the slide.
         source: key or path of the slide's file.
-        labels: key of its label map, if it has one.
+        labels: key of the slide's label map; None: the slide has no label map.
 
     Attributes:
         path: local path of the slide's file.
         slide: the file, opened by OpenSlide.
-        tiles: the layout of its zoom tiles.
-        labels: its label map, if it has one.
+        tiles: Deep Zoom layout of the slide's tiles.
+        labels: the slide's label map; None: the slide has no label map.
 
     Raises:
         InputError: the file cannot be opened.
@@ -79,11 +79,11 @@ class Zoom:
         self._lock = threading.Lock()
 
     def tile(self, level: int, column: int, row: int) -> bytes:
-        """Cut a zoom tile, JPEG.
+        """Return a zoom tile as JPEG.
 
         Raises:
             ProblemError: there is no such tile (404).
-            InputError: the file is damaged there.
+            InputError: the slide's file is damaged at this tile.
         """
         self._check(level, column, row)
         body = io.BytesIO()
@@ -95,17 +95,17 @@ class Zoom:
         return body.getvalue()
 
     def crop(self, corner: tuple[int, int], side: int, mpp: float, stated: float) -> bytes:
-        """Cut a square out of the slide, PNG.
+        """Return a square of the slide as PNG.
 
         Args:
-            corner: x and y in level-0 pixels.
-            side: in pixels at `mpp`.
+            corner: x and y of the upper left corner in level-0 pixels.
+            side: side of the square in pixels of `mpp`.
             mpp: µm per pixel of the square.
-            stated: µm per level-0 pixel, for files that state none.
+            stated: µm per level-0 pixel, for a slide whose file states no resolution.
 
         Raises:
-            InputError: the square does not lie on the slide, spans too much of it, or is finer than
-                the slide.
+            InputError: the square does not lie on the slide, spans more than `MAX_CROP_SPAN`
+                level-0 pixels, or is finer than the slide.
         """
         slide = Slide(self.path, self.slide, stated)
         spans = [round(side * mpp / own) for own in (slide.mpp, slide.mpp_y)]
@@ -117,13 +117,19 @@ class Zoom:
             )
         if max(spans) > MAX_CROP_SPAN:
             raise InputError(
-                f"the square spans {max(spans)} px of the slide, and at most {MAX_CROP_SPAN} are "
-                "read: ask for a smaller side, or fewer µm per pixel"
+                f"the square spans {max(spans)} px of the slide, but at most {MAX_CROP_SPAN} are "
+                "allowed: ask for a smaller side, or fewer µm per pixel"
             )
         return encode_png(slide.read(*corner, (side, side), mpp))
 
     def label_tile(self, level: int, column: int, row: int, classes: Classes | None) -> bytes:
-        """Cut a zoom tile of the label map, PNG; label 0 is transparent.
+        """Return a zoom tile of the label map as PNG; label 0 is transparent.
+
+        Args:
+            level: Deep Zoom level of the tile.
+            column: column of the tile.
+            row: row of the tile.
+            classes: classes that give the colours; None: the default colours.
 
         Raises:
             ProblemError: there is no such tile, or no label map (404).
@@ -131,7 +137,7 @@ class Zoom:
         centres = self.centres(level, column, row)
         if self.labels is None:
             raise ProblemError(404, "no-labels", "the slide has no label map")
-        # Level-0 pixels of the slide per pixel of the label map, which may differ each way.
+        # The label map has its own resolution, which may differ between x and y.
         size = (self.labels.width, self.labels.height)
         xs, ys = (
             (at * count / whole).astype(int).clip(0, count - 1)
@@ -141,7 +147,7 @@ class Zoom:
         return colored(self._labels_at(xs, ys), colors)
 
     def centres(self, level: int, column: int, row: int) -> tuple[Float64, Float64]:
-        """Return the centres of the pixels of a tile: x (width,), y (height,) in level-0 pixels.
+        """Return the pixel centres of a tile in level-0 pixels: x (width,) and y (height,).
 
         Raises:
             ProblemError: there is no such tile (404).
@@ -165,7 +171,7 @@ class Zoom:
                 or ys[-1] - ys[0] > COARSE_FACTOR * TILE_SIDE
             ):
                 if self._small is None:
-                    self._small = _shrunk(self.labels)
+                    self._small = _shrink(self.labels)
                 return self._small[np.ix_(ys // COARSE_FACTOR, xs // COARSE_FACTOR)]
             spans = (int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
             part = self.labels.window(int(xs[0]), int(ys[0]), *spans)
@@ -180,17 +186,17 @@ class Zoom:
             404,
             "no-tile",
             f"there is no tile {column}_{row} at level {level}",
-            remedy="deepzoom.dzi says how large the slide is",
+            remedy="deepzoom.dzi states the size of the slide",
         )
 
 
 def colored(labels: UInt8, colors: Sequence[tuple[int, int, int]]) -> bytes:
-    """Encode labels, uint8 (height, width), as a PNG in the colours; label 0 is transparent."""
+    """Encode labels, uint8 (height, width), as PNG in `colors`; label 0 is transparent."""
     return encode_palette_png(labels, colors, transparent=0)
 
 
-def _shrunk(labels: LabelMap) -> UInt8:
-    """Take every `COARSE_FACTOR`th pixel of a label map, strip by strip."""
+def _shrink(labels: LabelMap) -> UInt8:
+    """Return every `COARSE_FACTOR`th pixel of a label map, which is read strip by strip."""
     every = slice(None, None, COARSE_FACTOR)
     strips = (
         labels.window(0, y, labels.width, min(LABEL_TILE, labels.height - y))[every, every]
@@ -201,7 +207,7 @@ def _shrunk(labels: LabelMap) -> UInt8:
 
 @dataclass
 class _Slot:
-    """A place for an open slide; its lock is held while a thread opens the slide."""
+    """A cache entry for an open slide; a thread that opens the slide holds the entry's lock."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     zoom: Zoom | None = None
@@ -210,21 +216,21 @@ class _Slot:
 
 
 class Zooms:
-    """The slides that are held open; the least recently used one is dropped first."""
+    """The cache of open slides; it drops the least recently used slide first."""
 
     def __init__(self) -> None:
         self._slots: OrderedDict[tuple[str, str], _Slot] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, caller: Caller, slide: str) -> tuple[Zoom, str]:
-        """Return an open slide; open it if it is not, or if its files have changed.
+        """Return a slide from the cache; open it first if it is missing or its files have changed.
 
         Returns:
-            The slide, and its version, which is a part of the ETags of its tiles.
+            The open slide, and its version for the ETags of its tiles.
 
         Raises:
-            ProblemError: there is no such slide, or no file of it (404).
-            InputError: its file cannot be opened.
+            ProblemError: there is no such slide, or it has no file (404).
+            InputError: the slide's file cannot be opened.
         """
         key = (caller.store.url, slide)
         with self._lock:
@@ -232,31 +238,31 @@ class Zooms:
             self._slots.move_to_end(key)
             while len(self._slots) > MAX_OPEN:
                 self._slots.popitem(last=False)
-        with slot.lock:  # other slides need not wait while this one is fetched
+        with slot.lock:  # other slides do not wait while this slide is fetched
             now = time.monotonic()
             if slot.zoom is None or now - slot.checked > FRESH_SECONDS:
-                source, labels, version = _current(caller, slide)
+                source, labels, version = _find_files(caller, slide)
                 if slot.zoom is None or version != slot.version:
                     slot.zoom, slot.version = Zoom(caller.store, source, labels), version
                 slot.checked = now
             return slot.zoom, slot.version
 
 
-def _current(caller: Caller, slide: str) -> tuple[str, str | None, str]:
-    """Return the keys of a slide's file and label map, and a hash of their current content."""
+def _find_files(caller: Caller, slide: str) -> tuple[str, str | None, str]:
+    """Return the keys of a slide's file and label map, and a version that changes with them."""
     info = find_slide(caller, slide)
     if info.source is None:
         raise ProblemError(404, "no-source", f"slide {slide!r} has no file")
     labels = slide_key(slide, "labels.tif")
-    mapped = caller.store.exists(labels)
+    has_labels = caller.store.exists(labels)
     # A source that is not among the slide's files may be a path outside of the store.
-    keys = [key for key in info.files if key == info.source] + [labels] * mapped
+    keys = [key for key in info.files if key == info.source] + [labels] * has_labels
     tags = [caller.store.stat(key).tag for key in keys]
     version = sha256(f"{info.model_dump_json()} {tags}".encode())[:24]
-    return info.source, labels if mapped else None, version
+    return info.source, labels if has_labels else None, version
 
 
 def zoom_of(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:
-    """Return an open slide and its version, as `Zooms.get`."""
+    """Return an open slide and its version from the application's cache; see `Zooms.get`."""
     zooms: Zooms = request.app.state.zooms
     return zooms.get(caller, slide)
