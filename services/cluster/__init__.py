@@ -1,1 +1,1 @@
-"""Cluster: features → tissue types → pseudo label maps and regions."""
+"""Cluster: finds tissue types in features, and makes label maps and regions of them."""

@@ -1,7 +1,8 @@
-"""The light classifier: tissue types from pixels, distilled from the clustering.
+"""The light classifier: a small network that predicts tissue types from pixels.
 
-The paper labels new slides with a small network in place of the foundation model
-(HeteroTissue-Diffuse, section 3); here it is the embedded encoder's network.
+It learns the types from the clustering. The paper labels new slides with such a network instead
+of the foundation model (HeteroTissue-Diffuse, section 3). Here it has the architecture of the
+embedded encoder.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BATCH = 64
 
 
 class TypeClassifier(nn.Module):
-    """Logits of `k` tissue types for patches of 64 px."""
+    """Predicts which of `k` tissue types a patch of 64 px shows."""
 
     def __init__(self, net: PatchNet, k: int) -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class TypeClassifier(nn.Module):
         self.head = nn.Linear(net.dim, k)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map uint8 (N, 64, 64, 3) to (N, k)."""
+        """Return logits (N, k) of images, uint8 RGB (N, 64, 64, 3)."""
         logits: torch.Tensor = self.head(self.net(normalized(images, IMAGENET)))
         return logits
 
@@ -42,7 +43,20 @@ def train_classifier(
     device: str,
     report: Callable[[int, int, str], None],
 ) -> TypeClassifier:
-    """Train on patches (N, 64, 64, 3) and their types (N,), turned and mirrored at random."""
+    """Train a classifier on patches that are turned and mirrored at random.
+
+    Args:
+        images: uint8 RGB (N, 64, 64, 3).
+        labels: int64 (N,), tissue type of each patch, 0 to k - 1.
+        k: number of tissue types.
+        steps: number of optimizer steps, each on `BATCH` patches.
+        seed: seed of the weights and of all draws.
+        device: 'cpu' or 'cuda'.
+        report: called with the number of finished steps, the number of all steps, and a note.
+
+    Returns:
+        The trained classifier, in evaluation mode.
+    """
     torch.manual_seed(seed)
     model = TypeClassifier(random_net(seed), k).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-3)
@@ -65,7 +79,7 @@ def train_classifier(
 
 @torch.inference_mode()
 def accuracy(model: TypeClassifier, images: UInt8, labels: Int64, device: str) -> float:
-    """Top-1 accuracy on patches, 0 to 1."""
+    """Return the share of patches whose tissue type is predicted correctly, 0 to 1."""
     predicted = [
         model(torch.from_numpy(images[start : start + BATCH]).to(device)).argmax(1).cpu().numpy()
         for start in range(0, len(images), BATCH)

@@ -1,4 +1,4 @@
-"""The gallery: example patches of every tissue type, by which a person names it."""
+"""The gallery: example patches of every tissue type, which help a person to name it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from shared.imaging.slide import open_record
 from shared.storage import ObjectStore
 
 Spot = tuple[int, int]
+"""(x, y) of a patch's left upper corner, level-0 pixels."""
 
 EXAMPLES_PER_TYPE = 10
 
 EXAMPLE_SIDE = 96
-"""Side of an example in pixels."""
+"""Side of an example, pixels."""
 
 
 def read_assignments(store: ObjectStore, run: str, slide: str) -> pa.Table:
-    """Read a slide's patches with their clusters: x, y, cluster, distance."""
+    """Read the table of a slide's patches, with the columns x, y, cluster and distance."""
     return pq.read_table(store.local(cluster_key(run, f"assignments/{slide}.parquet")))
 
 
 def read_patches(store: ObjectStore, slide: str, grid: PatchGrid, spots: list[Spot]) -> UInt8:
-    """Read patches at level-0 corners as uint8 RGB (N, 64, 64, 3), whatever the grid's size."""
+    """Read the patches at some corners, resized to 64 px: uint8 RGB (N, 64, 64, 3)."""
     mpp = grid.size * grid.mpp / 64
     with open_record(store, slide) as (opened, _):
         mpp = max(mpp, opened.mpp)
@@ -37,15 +38,19 @@ def read_patches(store: ObjectStore, slide: str, grid: PatchGrid, spots: list[Sp
 
 
 def find_examples(store: ObjectStore, run: str, cohort: CohortRecord) -> dict[int, list[UInt8]]:
-    """Read each type's patches nearest to its centroid, taking turns between slides.
+    """Read the patches nearest to the centroid of each tissue type.
+
+    The nearest patch of every slide comes first, then the second nearest of every slide, and so
+    on, so that the examples come from many slides.
 
     Args:
         store: holds slides and assignments.
         run: name of the clustering.
-        cohort: its cohort.
+        cohort: cohort of the clustering.
 
     Returns:
-        Label (cluster + 1) → at most `EXAMPLES_PER_TYPE` RGB squares, for types with patches.
+        Label (cluster + 1) → at most `EXAMPLES_PER_TYPE` images, uint8 RGB of side
+        `EXAMPLE_SIDE`; types without patches are left out.
     """
     ranked: dict[int, list[tuple[int, float, str, Spot]]] = {}
     for slide in sorted(cohort.splits):
@@ -70,7 +75,7 @@ def find_examples(store: ObjectStore, run: str, cohort: CohortRecord) -> dict[in
 def _read_all(
     store: ObjectStore, grid: PatchGrid, wanted: list[tuple[int, float, str, Spot]]
 ) -> dict[tuple[str, Spot], UInt8]:
-    """Read patches, (slide, corner) → RGB square, opening every slide once."""
+    """Read patches of several slides, and open each slide once: (slide, corner) → RGB image."""
     images: dict[tuple[str, Spot], UInt8] = {}
     for slide in sorted({slide for _, _, slide, _ in wanted}):
         spots = [place for _, _, name, place in wanted if name == slide]

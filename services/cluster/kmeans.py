@@ -9,7 +9,7 @@ from shared.arrays import Float32, Int64
 from shared.errors import InputError
 
 RESTARTS = 3
-"""Starts of each k-means; the best result is kept."""
+"""Number of random starts of each k-means; the best result is kept."""
 
 
 def normalize(features: Float32) -> Float32:
@@ -19,13 +19,13 @@ def normalize(features: Float32) -> Float32:
 
 
 def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
-    """Choose `count` rows that differ, by farthest-point sampling on unit vectors.
+    """Choose `count` diverse rows, by farthest-point sampling on unit vectors.
 
-    Half of the rows are drawn at random, so that outliers do not crowd out common patches;
-    each further row is the farthest from those chosen.
+    Half of the rows are drawn at random, so that outliers do not crowd out common patches. Each
+    further row is the one farthest from the rows chosen before.
 
     Returns:
-        int64 indices, sorted.
+        int64 row numbers, sorted; all rows if there are no more than `count`.
     """
     total = len(features)
     if total <= count:
@@ -46,7 +46,7 @@ def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
 
 
 def kmeans(points: Float32, k: int, iterations: int, seed: int) -> Float32:
-    """Run spherical k-means by FAISS, on a GPU if there is one.
+    """Run spherical k-means with FAISS, on a GPU if FAISS finds one.
 
     Returns:
         float32 (k, d) centroids of unit length.
@@ -70,14 +70,17 @@ def kmeans(points: Float32, k: int, iterations: int, seed: int) -> Float32:
 def hierarchical_kmeans(
     features: Float32, k: int, first_k: int, iterations: int, seed: int
 ) -> Float32:
-    """Make `first_k` clusters, then split the one of largest scatter in two until there are `k`.
+    """Cluster features into `first_k` clusters, then split clusters until there are `k`.
+
+    Each step splits the cluster of largest scatter (sum of the cosine distances to its centroid)
+    in two.
 
     Args:
-        features: float32 (n, d); made unit length here.
+        features: float32 (n, d), of any length.
         k: number of clusters.
-        first_k: clusters before the first split, at most `k`.
-        iterations: of each k-means.
-        seed: decides the starts.
+        first_k: number of clusters before the first split; at most `k` are made.
+        iterations: number of iterations of each k-means.
+        seed: seed of the random starts.
 
     Returns:
         float32 (k, d) centroids of unit length.
@@ -112,10 +115,14 @@ def hierarchical_kmeans(
 
 
 def assign(features: Float32, centroids: Float32) -> tuple[Int64, Float32]:
-    """Find each row's nearest centroid.
+    """Find the nearest centroid of each feature.
+
+    Args:
+        features: float32 (n, d), of any length.
+        centroids: float32 (k, d) of unit length.
 
     Returns:
-        int64 (n,) indices, and float32 (n,) cosine distances (0 to 2).
+        int64 (n,) numbers of the centroids, and float32 (n,) cosine distances (0 to 2).
     """
     scores = normalize(features) @ centroids.T
     labels = scores.argmax(1)

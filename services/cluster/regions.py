@@ -1,4 +1,4 @@
-"""Regions along the pseudo label maps, with the names and merges of types.yaml."""
+"""Cuts regions along the label maps of a clustering, with the classes that types.yaml states."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from shared.tissue_types import classes_of, read_types
 
 
 def write_map(path: Path, labels: UInt8, mpp: float) -> None:
-    """Write a label map that is in memory: uint8 (height, width)."""
+    """Write a label map, uint8 (height, width), at `mpp` µm per pixel, as a tiled file."""
     height, width = labels.shape
     strips = (labels[top : top + LABEL_TILE] for top in range(0, height, LABEL_TILE))
     write_label_map(path, strips, width, height, mpp)
 
 
 def cut_slide(store: ObjectStore, run: str, k: int, slide: str, rule: RegionRule) -> dict[str, Any]:
-    """Map a slide's types to classes, and cut its regions.
+    """Write a slide's label map of classes, and cut its regions.
 
     Returns:
-        `regions`, their number, and `sha256` of their shard.
+        `regions`, the number of regions, and `sha256`, the digest of their shard.
     """
     classes, table = classes_of(read_types(store, run, k))
     with LabelMap(store.local(cluster_key(run, f"labels/{slide}.tif"))) as raw:
@@ -49,13 +49,13 @@ def cut_slide(store: ObjectStore, run: str, k: int, slide: str, rule: RegionRule
 def sum_up(
     store: ObjectStore, record: ClusterRecord, rule: RegionRule, parts: dict[str, dict[str, Any]]
 ) -> RegionSet:
-    """Write the record of a clustering's region set, and the gallery of its types.
+    """Write the record of a clustering's region set, and the gallery of its tissue types.
 
     Args:
-        store: receives both.
-        record: the clustering.
-        rule: of its regions.
-        parts: slide → the result of `cut_slide`.
+        store: holds the clustering, and receives record and gallery.
+        record: record of the clustering.
+        rule: rule that the regions were cut by.
+        parts: slide → result of `cut_slide`.
     """
     cohort = store.get_model(cohort_key(record.cohort), CohortRecord)
     types = read_types(store, record.run, record.k)
@@ -65,7 +65,7 @@ def sum_up(
     store.put(cluster_key(record.run, "gallery.png"), encode_png(picture))
     for label, squares in examples.items():
         store.put(cluster_key(record.run, f"examples/{label}.png"), encode_png(np.hstack(squares)))
-    made = RegionSet(
+    region_set = RegionSet(
         name=record.run,
         cohort=record.cohort,
         labels=f"clusters/{record.run}",
@@ -76,14 +76,14 @@ def sum_up(
             for name in sorted(parts)
         ),
     )
-    store.put_json(region_set_key(record.run), made)
-    return made
+    store.put_json(region_set_key(record.run), region_set)
+    return region_set
 
 
 def apply_types(store: ObjectStore, run: str) -> RegionSet:
-    """Make a clustering's regions and gallery again after its types.yaml was edited.
+    """Make a clustering's regions and gallery again, after its types.yaml was edited.
 
-    The clustering itself stays; the same file gives the same bytes.
+    The clusters stay unchanged. The same types.yaml always gives the same bytes.
 
     Raises:
         InputError: the clustering is missing, or its types.yaml is malformed.

@@ -1,4 +1,8 @@
-"""The cluster stage: sample each slide → fit → assign each slide → classifier → gallery."""
+"""The cluster stage finds the tissue types of a cohort.
+
+Its phases are: sample the features of each training slide, cluster the samples, assign the patches
+of each slide to clusters, train the light classifier if it is requested, and cut regions.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +34,17 @@ from shared.tissue_types import default_types, read_types, write_types
 
 FIT, CLASSIFY = "fit", "classifier"
 PATCHES_AT_ONCE = 16384
-"""Patches whose features are in memory at once."""
+"""Greatest number of patches whose features are in memory at once."""
 
 POOL_FACTOR = 10
-"""Size of the random pool of a slide's patches, in multiples of the diverse sample."""
+"""Size of the random pool that a slide's diverse sample is chosen from, in sample sizes."""
 
 CLASSIFIER_PATCHES = 4000
-"""Patches that the light classifier is trained on."""
+"""Greatest number of patches that the light classifier is trained on."""
 
 
 class ClusterStage(Stage[ClusterRequest]):
-    """Features → tissue types."""
+    """Finds the tissue types of a cohort, and cuts regions along them."""
 
     name: ClassVar[str] = "cluster"
     request = ClusterRequest
@@ -87,7 +91,7 @@ class ClusterStage(Stage[ClusterRequest]):
         parts = [done[f"assign-{name}"] for name in sorted(record.splits)]
         counts = np.sum([part["counts"] for part in parts], 0)
         sums = np.sum([part["distances"] for part in parts], 0)
-        made = ClusterRecord(
+        clustering = ClusterRecord(
             run=request.run,
             cohort=request.cohort,
             encoder=request.encoder,
@@ -97,16 +101,16 @@ class ClusterStage(Stage[ClusterRequest]):
             classifier_accuracy=done.get(CLASSIFY, {}).get("accuracy"),
             classifier_slides=tuple(done.get(CLASSIFY, {}).get("slides", ())),
         )
-        store.put_json(cluster_key(request.run, "run.json"), made)
+        store.put_json(cluster_key(request.run, "run.json"), clustering)
         shards = {name: f"regions-{name}" for name in sorted(record.splits)}
         cut = {name: done[shard] for name, shard in shards.items() if shard in done}
-        regions = sum_up(store, made, request.regions, cut)
+        regions = sum_up(store, clustering, request.regions, cut)
         return {
             "types": request.k,
             "classes": len(regions.classes) - 1,
             "patches": int(counts.sum()),
             "regions": sum(part.regions for part in regions.slides),
-            "classifier_accuracy": made.classifier_accuracy,
+            "classifier_accuracy": clustering.classifier_accuracy,
         }
 
 
@@ -117,7 +121,7 @@ def _cohort(store: ObjectStore, request: ClusterRequest) -> CohortRecord:
 def _stream(
     store: ObjectStore, request: ClusterRequest, slide: str
 ) -> Iterator[tuple[Int64, Float32]]:
-    """Yield a slide's coordinates and features, at most `PATCHES_AT_ONCE` patches at a time."""
+    """Yield coordinates (n, 2) and features (n, d) of a slide's patches, chunk by chunk."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with h5py.File(path, "r") as file:
         coords, features = file["coords"], file["features"]
@@ -127,7 +131,7 @@ def _stream(
 
 
 def _sample(request: ClusterRequest, slide: str, store: ObjectStore) -> dict[str, Any]:
-    """Choose a slide's diverse sample from a random pool, so that memory is bounded."""
+    """Write a slide's diverse sample, chosen from a random pool to bound memory and time."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with h5py.File(path, "r") as file:
         total, width = file["features"].shape
@@ -166,7 +170,7 @@ def _load(store: ObjectStore, key: str) -> Float32:
 
 
 def _assign(request: ClusterRequest, slide: str, context: Context) -> dict[str, Any]:
-    """Assign a slide's patches to their nearest centroids, in bounded memory."""
+    """Assign the patches of a slide to their nearest centroids, chunk by chunk."""
     store = context.store
     centroids = _load(store, cluster_key(request.run, "centroids.npy"))
     count = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
@@ -193,7 +197,7 @@ def _record_types(
     distances: Float32,
     store: ObjectStore,
 ) -> dict[str, Any]:
-    """Write a slide's assignments and its label map."""
+    """Write the table of a slide's assignments and its label map; return sums per cluster."""
     table = pa.table(
         {"x": coords[:, 0], "y": coords[:, 1], "cluster": clusters, "distance": distances}
     )
@@ -211,9 +215,13 @@ def _record_types(
 
 
 def type_map(coords: Int64, clusters: UInt8, record: SlideRecord, grid: PatchGrid) -> UInt8:
-    """Make a map of the patches' clusters, one pixel per stride: cluster + 1, or 0 without a patch.
+    """Draw the clusters of a slide's patches as an image with one pixel per stride.
 
-    A patch marks the pixel of its corner; overlapping patches cover more pixels, see `vote`.
+    A patch marks only the pixel of its left upper corner; `vote` accounts for patches that are
+    larger than their stride.
+
+    Returns:
+        uint8 (height, width): cluster + 1, or 0 where there is no patch.
     """
     step = grid.stride * grid.mpp
     shape = (
@@ -228,17 +236,20 @@ def type_map(coords: Int64, clusters: UInt8, record: SlideRecord, grid: PatchGri
 
 
 def vote(labels: UInt8, k: int, covers: int, radius: int) -> UInt8:
-    """Let the patches that cover a pixel, and those `radius` further, vote on its type.
+    """Choose the tissue type of each pixel by a vote of the patches around it.
+
+    The patches that cover the pixel have a vote, and those that lie up to `radius` pixels further
+    away. A tie goes to the pixel's own patch if patches do not overlap, else to the lower type.
 
     Args:
-        labels: uint8 (height, width) of `type_map`.
+        labels: uint8 (height, width), made by `type_map`.
         k: number of types.
-        covers: pixels that a patch covers to the right and down, its own included.
-        radius: of the smoothing, in pixels.
+        covers: number of pixels that a patch covers in x and in y, from its corner's pixel on.
+        radius: radius of the smoothing, pixels.
 
     Returns:
-        uint8 (height, width). Tissue is where at least half of the covering patches are.
-        Ties go to the pixel's own patch where patches do not overlap, else to the lower type.
+        uint8 (height, width), type from 1 to k; 0 (no tissue) if fewer than half of the
+        `covers`² possible patches over the pixel exist.
     """
     side, anchor = covers + 2 * radius, covers - 1 + radius
 
@@ -282,7 +293,7 @@ def _classify(request: ClusterRequest, context: Context) -> dict[str, Any]:
 def _labelled(
     request: ClusterRequest, slides: list[str], limit: int, context: Context
 ) -> tuple[UInt8, Int64]:
-    """Read at most `limit` patches with their clusters, evenly over the slides."""
+    """Read about `limit` patches and their clusters, evenly over the slides."""
     images, labels = [], []
     rng = np.random.default_rng([request.seed, 5])
     grid = _cohort(context.store, request).patches

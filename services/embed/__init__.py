@@ -1,1 +1,1 @@
-"""Embed: patches → features."""
+"""Embed: computes the features of the patches of slides."""

@@ -1,4 +1,4 @@
-"""The embed stage: train the embedded encoder if it is requested, then one shard per slide."""
+"""The embed stage: one shard per slide, after one that trains the embedded encoder if needed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIT = "fit-encoder"
 
 
 class EmbedStage(Stage[EmbedRequest]):
-    """Patches → features."""
+    """Computes the features of a cohort's patches, or imports them from another tool."""
 
     name: ClassVar[str] = "embed"
     request = EmbedRequest
@@ -76,7 +76,7 @@ class EmbedStage(Stage[EmbedRequest]):
         first = next(iter(slides.values()))
         widths = {name: part["dim"] for name, part in slides.items()}
         if len(set(widths.values())) != 1:
-            raise InputError(f"features of different widths: {widths}")
+            raise InputError(f"features of slides have different widths: {widths}")
         record = FeatureRecord(
             encoder=request.encoder,
             cohort=request.cohort,
@@ -96,7 +96,7 @@ def _imported(request: EmbedRequest, slide: str) -> str:
 def _import(
     request: EmbedRequest, record: CohortRecord, name: str, context: Context
 ) -> dict[str, Any]:
-    """Import a slide's features from another tool, and rewrite them in this project's layout."""
+    """Read a slide's features as another tool wrote them, and write them in the usual format."""
     slide = context.store.get_model(slide_key(name), SlideRecord)
     source = context.store.local(_imported(request, name))
     patches = read_features(source)
@@ -116,16 +116,19 @@ def _import(
 
 
 def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[str, Any]:
-    """Train on windows around patches of the train split, evenly over its slides."""
+    """Train the embedded encoder on windows around patches, evenly over the training slides.
+
+    A window has the resolution at which a patch is 64 px wide.
+    """
     slides = record.of_split("train")
-    each = max(1, request.train_patches // max(1, len(slides)))
+    per_slide = max(1, request.train_patches // max(1, len(slides)))
     rng = np.random.default_rng([request.seed, 3])
     windows: list[UInt8] = []
     numbers: list[int] = []
     for number, name in enumerate(slides):
         table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
         x, y = (np.asarray(table[axis]) for axis in ("x", "y"))
-        chosen = np.sort(rng.permutation(len(x))[:each])
+        chosen = np.sort(rng.permutation(len(x))[:per_slide])
         with open_record(context.store, name) as (slide, _):
             mpp = record.patches.mpp * record.patches.size / 64
             margin = (WINDOW - 64) / 2 * mpp / slide.mpp
@@ -149,7 +152,7 @@ def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[
 
 
 def _read(slide: Slide, x: int, y: int, side: int, mpp: float) -> UInt8:
-    """Read a square; if `mpp` is finer than the slide, enlarge the slide's finest pixels."""
+    """Read a square of `side` pixels; enlarge it if `mpp` is finer than the slide."""
     finest = max(mpp, slide.mpp)
     pixels = max(1, round(side * mpp / finest))
     image = slide.read(x, y, (pixels, pixels), finest)

@@ -1,13 +1,13 @@
-"""Self-supervised training of the embedded encoder, from the cohort's own patches.
+"""Self-supervised training of the embedded encoder, on patches of its cohort.
 
 The training is contrastive (SimCLR, Chen et al. 2020), adapted to tissue:
 
-- Patches a few cells apart are mostly the same tissue, so the two views of an image are
-  crops at different places of a wider window.
-- Tissue has no direction and its staining varies, so views are turned, mirrored and
-  re-stained.
-- A batch comes from one slide, so that patches differ by their tissue and not by the
-  staining of their slide.
+- The two views of an image are cut at different places of a wider window, because patches a
+  few cells apart mostly show the same tissue.
+- Views are turned, mirrored and restained, because tissue has no direction and its staining
+  varies.
+- All patches of a batch come from one slide, so that they differ by their tissue and not by the
+  staining of their slides.
 """
 
 from __future__ import annotations
@@ -24,19 +24,29 @@ from shared.arrays import Int64, UInt8
 from shared.encoders import IMAGENET, PatchNet, normalized, random_net
 
 SIDE = 64
+"""Side of a view, pixels."""
+
 WINDOW = 96
-"""Side of the window from which two views are cropped."""
+"""Side of the window that two views are cut from, pixels."""
 
 BATCH = 96
 TEMPERATURE = 0.2
 PROJECTION = 96
 LEARNING_RATE = 1e-3
-"""At twice this rate, or without clipped gradients, all views may collapse to one feature,
-depending only on how a processor rounds."""
+"""Learning rate. At twice this rate, or without gradient clipping, the features of all views may
+collapse to one value on some processors."""
 
 
 def view(window: UInt8, rng: np.random.Generator) -> UInt8:
-    """Crop, turn, re-stain and sometimes blur a window: uint8 (SIDE, SIDE, 3)."""
+    """Cut a random view out of a window; turn, mirror, restain and sometimes blur it.
+
+    Args:
+        window: uint8 RGB (WINDOW, WINDOW, 3).
+        rng: generator of all draws.
+
+    Returns:
+        uint8 RGB (SIDE, SIDE, 3).
+    """
     side = int(rng.integers(52, 77))
     y, x = rng.integers(window.shape[0] - side + 1, size=2)
     crop = np.ascontiguousarray(np.rot90(window[y : y + side, x : x + side], int(rng.integers(4))))
@@ -53,7 +63,14 @@ def view(window: UInt8, rng: np.random.Generator) -> UInt8:
 
 
 def contrastive_loss(first: Tensor, second: Tensor) -> Tensor:
-    """NT-Xent of two views' projections (N, d): each must find its partner among 2N - 1."""
+    """NT-Xent loss: each view must find its partner among the 2N - 1 other views.
+
+    Args:
+        first, second: projections (N, d) of the first and second views of N windows.
+
+    Returns:
+        The mean loss, a scalar.
+    """
     joined = functional.normalize(torch.cat([first, second]), dim=1)
     scores = joined @ joined.T / TEMPERATURE
     scores.fill_diagonal_(-torch.inf)
@@ -74,11 +91,14 @@ def train_encoder(
 
     Args:
         windows: uint8 RGB (N, WINDOW, WINDOW, 3).
-        slides: (N,) number of each window's slide.
-        steps: number of steps, each on `BATCH` pairs of views of one slide.
-        seed: decides weights and views.
-        device: to train on.
-        report: called with the number of finished steps, of all steps, and a note.
+        slides: int64 (N,), number of each window's slide.
+        steps: number of steps, each on up to `BATCH` windows of one slide.
+        seed: seed of the weights and of all draws.
+        device: 'cpu' or 'cuda'.
+        report: called with the number of finished steps, the number of all steps, and a note.
+
+    Returns:
+        The trained network, in evaluation mode.
     """
     net = random_net(seed).to(device)
     head = nn.Sequential(nn.Linear(net.dim, 192), nn.ReLU(), nn.Linear(192, PROJECTION))

@@ -1,1 +1,1 @@
-"""Evaluate: a synthetic dataset against held-out real regions → report."""
+"""Evaluate: compares a synthetic dataset with held-out real regions, and writes a report."""

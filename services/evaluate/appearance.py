@@ -1,4 +1,4 @@
-"""Measures how images resemble the crops that they were given: staining, retrieval, copying."""
+"""Measures how synthetic images resemble their crops: staining, retrieval, copying."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from shared.jobs import Context
 from shared.storage import ObjectStore
 
 MAX_SEARCHED = 300
-"""Images that are searched for copied crops."""
+"""Greatest number of images that are searched for copied crops."""
 
 MIN_STAIN_PIXELS = 32
-"""Pixels that a region needs for its staining to be compared."""
+"""Smallest area of a class in an image whose staining is compared, pixels."""
 
 
 class Sources:
-    """The real regions that maps and crops of a dataset were taken from.
+    """The real regions that the label maps and crops of a dataset were cut from.
 
     Args:
         store: holds the region sets.
@@ -53,12 +53,15 @@ class Sources:
         return self._regions[regions][self._numbers[regions][key]].image
 
     def crop(self, made: Provenance, origin: CropOrigin) -> UInt8:
-        """Cut a crop again, uint8 RGB (side, side, 3)."""
+        """Cut a sample's crop out of its region again, uint8 RGB (side, side, 3)."""
         image = self._image(made.crop_regions, origin.region)
         return image[origin.y : origin.y + origin.side, origin.x : origin.x + origin.side]
 
     def real(self, sample: Sample) -> UInt8:
-        """Cut the real image of a sample's map, turned as the map is, uint8 RGB (size, size, 3)."""
+        """Cut the real image that belongs to a sample's label map, uint8 RGB (size, size, 3).
+
+        It is turned and mirrored like the map.
+        """
         made, size = sample.provenance, len(sample.labels)
         image = self._image(made.map_regions, made.map_region)
         return symmetry(
@@ -67,14 +70,18 @@ class Sources:
 
 
 def from_elsewhere(made: Provenance) -> tuple[CropOrigin, ...]:
-    """Return the crops that are not of the map's own region, which the real image shows."""
+    """Return the crops that come from other regions than the map.
+
+    A crop from the map's own region may be visible in the real image of the map, so the two
+    cannot be compared.
+    """
     return tuple(origin for origin in made.crops if origin.region != made.map_region)
 
 
 def measure_appearance(
     request: EvaluateRequest, material: Material, context: Context
 ) -> Appearance:
-    """Measure staining, copying, retrieval by staining, and the autoencoder."""
+    """Measure staining, copying, retrieval by staining, and the autoencoder's reconstructions."""
     store = context.store
     return Appearance(
         stain=stain_errors(store, material.named_rows),
@@ -85,15 +92,16 @@ def measure_appearance(
 
 
 def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict[str, float]:
-    """Compare the staining of each synthetic region with the staining of the crop of its class.
+    """Compare the staining of each class in an image with the staining of its crop.
 
     Args:
-        store: holds the regions.
-        rows: datasets by name of the row.
+        store: holds the real regions.
+        rows: name of a row → dataset.
 
     Returns:
-        Row → mean error in units of optical density. The row 'real' compares the real regions of
-        the maps with crops from other regions: the error between regions of one slide.
+        Row → mean `stain_error`, in units of optical density. The row 'real' compares the real
+        images of the maps with crops from other regions. If maps and crops come from the same
+        slides, this is the error between regions of one slide.
     """
     errors: dict[str, list[float]] = {}
     for row, pairs in rows.items():
@@ -115,38 +123,39 @@ def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict
 
 
 def copying(store: ObjectStore, material: Material) -> Copying:
-    """Measure how much of a crop reappears in its image, and how much would by chance.
+    """Measure the share of crops that reappears in their images, and the share due to chance.
 
-    Chance is the share that reappears in the real region of the same map: another region of the
-    crop's slide, where there is one.
+    Chance is the share that reappears in the real image of the same map, for crops that come
+    from other regions than the map. If maps and crops come from the same slides, this is another
+    region of the crop's slide.
     """
     pairs = material.map_and_crops
     sources = Sources(store, pairs)
-    made, chance = [], []
+    copied, chance = [], []
     for number in spread(len(pairs), MAX_SEARCHED):
         sample = pairs.samples[number]
         for origin in sample.provenance.crops:
             if origin.side < BLOCK:
                 continue
             crop = sources.crop(sample.provenance, origin)
-            made.append(crop_copying(sample.image, crop))
+            copied.append(crop_copying(sample.image, crop))
             if origin in from_elsewhere(sample.provenance):
                 chance.append(crop_copying(sources.real(sample), crop))
     return Copying(
-        made=float(np.mean(made)) if made else None,
+        made=float(np.mean(copied)) if copied else None,
         chance=float(np.mean(chance)) if chance else None,
-        n=len(made),
+        n=len(copied),
         n_chance=len(chance),
     )
 
 
 @dataclass(frozen=True)
 class CropPairs:
-    """Crops, and windows of the same side and class out of the images made from them.
+    """Crops, each with a window of the same side and class from the image made from it.
 
     Attributes:
-        windows, crops: lists of uint8 RGB (side, side, 3).
-        labels: int64 (n,), class of each.
+        windows, crops: uint8 RGB (side, side, 3) each; the side differs between pairs.
+        labels: int64 (n,), class of each pair.
         slides: int64 (n,), number of each crop's slide.
     """
 
@@ -159,14 +168,14 @@ class CropPairs:
 def crop_pairs(
     store: ObjectStore, pairs: SyntheticPairs, seed: int, real: bool = False
 ) -> CropPairs:
-    """Cut, for every crop that an image was given, a window of its class out of the image.
+    """Cut a window of the same class out of the image, for every crop of every image.
 
     Args:
-        store: holds the regions.
+        store: holds the real regions.
         pairs: the images.
-        seed: draws the places of the windows.
-        real: cut windows out of the real regions of the maps instead, for crops of other regions:
-            how well a slide's regions find each other.
+        seed: seed of the windows' places.
+        real: cut the windows out of the real images of the maps instead, and leave out crops
+            from the map's own region. This measures how well real regions find each other.
     """
     sources = Sources(store, pairs)
     windows, crops, labels, slides = [], [], [], []
@@ -191,16 +200,17 @@ def crop_pairs(
 def crop_retrieval(
     store: ObjectStore, material: Material, encoder: Encoder | None, seed: int
 ) -> dict[str, Retrieval]:
-    """Find crops again in images made from them, in images made without, and in real regions.
+    """Measure retrieval of crops by images made with them, made without them, and real images.
 
     Args:
-        store: holds the regions.
-        material: what the report compares.
-        encoder: gives the features that are compared; None: compare stain statistics.
-        seed: of the draws.
+        store: holds the real regions.
+        material: the compared images.
+        encoder: makes the features that are compared; None: compare stain statistics.
+        seed: seed of all draws.
 
     Returns:
-        Row → retrieval, for the rows that the ablation has.
+        'map' (images made without crops), 'both' (with crops) and 'real' → retrieval; rows that
+        the ablation lacks are left out.
     """
     return {
         name: find_crops(
@@ -212,12 +222,12 @@ def crop_retrieval(
 
 
 def find_crops(pairs: CropPairs, encoder: Encoder | None, seed: int) -> Retrieval:
-    """Find each window's own crop among 31 others of its class, from other slides.
+    """Search each window's own crop among 31 crops of the same class from other slides.
 
     Args:
         pairs: windows and crops.
-        encoder: gives the features that are compared; None: compare stain statistics.
-        seed: draws the other crops.
+        encoder: makes the features that are compared; None: compare stain statistics.
+        seed: seed of the draw of the other crops.
     """
     if not pairs.crops:
         return Retrieval(top1=None, n=0, skipped=0, chance=None)
@@ -232,7 +242,7 @@ def find_crops(pairs: CropPairs, encoder: Encoder | None, seed: int) -> Retrieva
 
 
 def _features(encoder: Encoder, images: list[UInt8]) -> Float32:
-    """Encode images of several sides, (n, dim); images of one side in one batch."""
+    """Encode images of different sides, one batch per side: (n, dim)."""
     sides = np.array([len(image) for image in images])
     features: dict[int, Float32] = {}
     for side in np.unique(sides):
@@ -243,7 +253,7 @@ def _features(encoder: Encoder, images: list[UInt8]) -> Float32:
 
 
 def _stain_vector(image: UInt8) -> Float64:
-    """Return mean (3) and upper half of the covariance (6) of the optical density."""
+    """Return mean (3 values) and upper triangle of the covariance (6) of the optical density."""
     statistics = stain_statistics(image, None)
     upper = statistics.covariance[np.triu_indices(3)]
     return np.concatenate([statistics.mean, upper])

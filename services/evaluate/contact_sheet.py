@@ -1,4 +1,4 @@
-"""The picture of a report: requested maps, crops, synthetic images and their nearest real ones."""
+"""The picture of a report: label maps, crops, synthetic images and their nearest real images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.imaging.sheet import colorize, sheet
 from shared.storage import ObjectStore
 
 COLUMNS = 8
-"""Synthetic images on the sheet."""
+"""Number of synthetic images on the sheet."""
 
 
 def draw_sheet(
@@ -22,9 +22,9 @@ def draw_sheet(
 
     Args:
         store: holds the regions that crops are cut from.
-        material: what the report compares.
-        neighbours: numbers of synthetic images and of the training image nearest to each; where
-            there are none, the sheet shows no real images.
+        material: the compared images.
+        neighbours: pairs of a synthetic image's number and the number of the training image
+            nearest to it; if there are no pairs, the sheet shows no real images.
     """
     dataset = material.dataset
     index = material.synthetic.samples

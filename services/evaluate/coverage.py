@@ -1,4 +1,4 @@
-"""Fidelity and diversity, separately: how two sets of features fill each other's neighbourhoods."""
+"""Precision, recall, density and coverage, which tell fidelity from diversity."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from services.evaluate.frechet import as_features
 from shared.arrays import Float64
 
 PRECISION_NEIGHBOURS = 3
-"""k of precision and recall (Kynkäänniemi et al. 2019)."""
+"""Number k of neighbours for precision and recall (Kynkäänniemi et al. 2019)."""
 
 COVERAGE_NEIGHBOURS = 5
-"""k of density and coverage (Naeem et al. 2020)."""
+"""Number k of neighbours for density and coverage (Naeem et al. 2020)."""
 
 DISTANCES_AT_ONCE = 2_000_000
-"""Distances held in memory."""
+"""Greatest number of distances in one chunk, which bounds the memory."""
 
 
 def squared_distances(rows: Float64, columns: Float64) -> Iterator[tuple[slice, Float64]]:
-    """Yield |a - b|² of rows (n, dim) and columns (m, dim), in chunks of rows (chunk, m)."""
-    centre = columns.mean(0)  # small numbers lose less in the difference of squares below
+    """Yield squared Euclidean distances of rows (n, dim) to columns (m, dim), in chunks of rows.
+
+    Yields:
+        The slice of rows, and float64 (rows of the chunk, m).
+    """
+    centre = columns.mean(0)  # smaller numbers lose fewer digits in the subtraction below
     rows, columns = rows - centre, columns - centre
     norms = np.square(columns).sum(1)
     step = max(1, DISTANCES_AT_ONCE // len(columns))
@@ -31,28 +35,31 @@ def squared_distances(rows: Float64, columns: Float64) -> Iterator[tuple[slice, 
         part = slice(start, start + step)
         scale = np.square(rows[part]).sum(1)[:, None] + norms
         squares = scale - 2 * (rows[part] @ columns.T)
-        squares[squares < 1e-12 * scale] = 0  # rounding makes equal features differ
+        squares[squares < 1e-12 * scale] = 0  # rounding leaves equal features a tiny one
         yield part, squares
 
 
 def squared_radii(features: Float64, neighbours: tuple[int, ...]) -> Float64:
-    """Return squared distances of features to their k-th nearest others, (len(neighbours), n)."""
+    """Return each feature's squared distance to its k-th neighbour, per k: (len(neighbours), n)."""
     radii = np.empty((len(neighbours), len(features)))
     for part, squares in squared_distances(features, features):
-        # each feature is its own neighbour 0
+        # Index k is the k-th neighbour, because each feature is its own neighbour 0.
         radii[:, part] = np.partition(squares, neighbours, axis=1)[:, neighbours].T
     return radii
 
 
 class ManifoldScores(NamedTuple):
-    """Scores by balls around each feature that reach to its k-th nearest neighbour of its set.
+    """Scores that compare two sets of features by balls around the features.
+
+    The ball of a feature reaches to the k-th nearest other feature of the same set.
 
     Attributes:
-        precision: share of synthetic features in some real ball (Kynkäänniemi et al. 2019, eq. 2).
-        recall: share of real features in some synthetic ball (ibid.).
-        density: real balls that a synthetic feature lies in, over k: 1 is ideal, and more is
-            possible (Naeem et al. 2020).
-        coverage: share of real balls that hold a synthetic feature (ibid.).
+        precision: share of synthetic features in at least one real ball, 0 to 1 (Kynkäänniemi et
+            al. 2019, eq. 2).
+        recall: share of real features in at least one synthetic ball, 0 to 1 (ibid.).
+        density: mean number of real balls around a synthetic feature, divided by k; 1 is ideal,
+            and more is possible (Naeem et al. 2020).
+        coverage: share of real balls that hold a synthetic feature, 0 to 1 (ibid.).
     """
 
     precision: float
@@ -62,11 +69,14 @@ class ManifoldScores(NamedTuple):
 
 
 def manifold_scores(real: NDArray[np.floating], synthetic: NDArray[np.floating]) -> ManifoldScores:
-    """Score how two sets of features fill each other's neighbourhoods.
+    """Compute precision, recall, density and coverage of synthetic features.
 
     Args:
-        real: features (n, dim), n above 5.
-        synthetic: features (m, dim), m above 5.
+        real: features (n, dim), n at least 6.
+        synthetic: features (m, dim), m at least 6.
+
+    Raises:
+        ValueError: there are too few features, they differ in dim, or one is NaN or infinite.
     """
     ks = (PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS)
     first, second = as_features(max(ks) + 1, real=real, synthetic=synthetic)

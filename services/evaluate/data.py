@@ -23,34 +23,35 @@ from shared.models import read_model
 from shared.storage import ObjectNotFoundError, ObjectStore
 
 FALLBACK_SHARE = 0.25
-"""Share of a training slide's regions that is tested on where no slide is held out."""
+"""Share of a training slide's regions that becomes test data if no slide is held out."""
 
 MAP_AND_CROPS: Condition = "both"
-"""Row of the images that were made from map and crops."""
+"""Name of the row of images that were made from map and crops."""
 
 
 class Pairs(Protocol):
-    """Images with label maps: (uint8 RGB (s, s, 3), uint8 (s, s)) by number."""
+    """A numbered collection of images with label maps."""
 
     def __len__(self) -> int: ...
 
     def pair(self, number: int) -> tuple[UInt8, UInt8]:
-        """Return an image and its label map."""
+        """Return an image, uint8 RGB (s, s, 3), and its label map, uint8 (s, s)."""
 
     def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Name the slides and the regions of an image.
+        """Return the slides, and the regions, that an image comes from.
 
-        Of a real image, its own; of a synthetic one, those of its map and then of its crops.
+        A real image has one of each. A synthetic image has those of its map first, then those
+        of its crops.
         """
 
 
 @dataclass(frozen=True)
 class RealPairs:
-    """Real regions as pairs.
+    """Some regions of a region set, with labels of the dataset.
 
     Attributes:
-        regions: the regions.
-        positions: of the pairs in `regions`.
+        regions: all regions.
+        positions: positions of the chosen regions in `regions`.
         table: uint8 (256,), label of the region set → label of the dataset.
     """
 
@@ -72,7 +73,7 @@ class RealPairs:
 
 @dataclass(frozen=True)
 class SyntheticPairs:
-    """Synthetic images as pairs."""
+    """The images of a synthetic dataset."""
 
     samples: DatasetIndex
 
@@ -93,13 +94,14 @@ class SyntheticPairs:
 
 @dataclass(frozen=True)
 class Division:
-    """Real regions, divided into those that are trained on and those that are tested on.
+    """Real regions, divided into training and test regions.
 
     Attributes:
-        train, test: the regions.
+        train, test: the training and the test regions.
         train_slides, test_slides: names of their slides.
-        held_out: whether no training has seen the slides of the test regions.
-        cautions: what a reader must know before believing a figure.
+        held_out: whether the figures are those of new slides: no training has seen a test slide,
+            and the dataset was not made from one. False if this is not known.
+        cautions: sentences that tell a reader why figures may be too good.
     """
 
     train: RealPairs
@@ -112,15 +114,15 @@ class Division:
 
 @dataclass(frozen=True)
 class Material(Division):
-    """Everything that a report compares.
+    """All images that a report compares.
 
     Attributes:
-        dataset: the dataset that is measured.
-        model: the model that made it.
-        real: the real region set.
-        synthetic: the images of the dataset.
-        rows: the datasets of the ablation, whose maps and crops are of test slides.
-        seen: the same rows, with maps and crops of training slides.
+        dataset: record of the evaluated dataset.
+        model: record of the model that made it.
+        real: record of the real region set.
+        synthetic: images of the evaluated dataset.
+        rows: name of an ablation's row → images made with maps and crops of test slides.
+        seen: name of a row → images made with maps and crops of training slides.
     """
 
     dataset: DatasetRecord
@@ -132,23 +134,24 @@ class Material(Division):
 
     @property
     def map_and_crops(self) -> SyntheticPairs:
-        """The row whose images have both conditions; without an ablation, the dataset."""
+        """Images made from map and crops: a row of the ablation, or else the dataset itself."""
         return self.rows.get(MAP_AND_CROPS, self.synthetic)
 
     @property
     def named_rows(self) -> dict[str, SyntheticPairs]:
-        """All datasets of the ablation, by their names in the report."""
+        """Name of a row in the report → images, for all datasets of the ablation."""
         return self.rows | {f"seen {row}": pairs for row, pairs in self.seen.items()}
 
 
 def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
     """Open a dataset and the real regions that it is compared with.
 
-    Where no slide of `request.real_test` has regions, the last quarter of every
-    training slide (by position) is tested on instead, and `held_out` is False.
+    If no slide of the splits `request.real_test` has regions, the last quarter of each training
+    slide (by x, then y) becomes test data instead, and `held_out` is False.
 
     Raises:
-        InputError: sizes, resolutions or classes differ, or there is no real region.
+        InputError: sizes, resolutions or classes do not fit each other, or there are no real
+            regions to train or to test on.
     """
     dataset = load_dataset(store, request.dataset)
     model = read_model(store, ModelRef.parse(dataset.model))
@@ -196,7 +199,7 @@ def _divide_by_slide(
     dataset: DatasetRecord,
     model: ModelRecord,
 ) -> Division:
-    """Divide by the splits of the request, and look for slides that some training has seen."""
+    """Divide real regions by the request's splits, and check which slides a training has seen."""
     train_slides, test_slides = (
         [part.slide for part in real.of_split(*splits)]
         for splits in (request.real_train, request.real_test)
@@ -213,7 +216,7 @@ def _divide_by_slide(
     if not _source_slides(store, dataset, model).isdisjoint(test_slides):
         cautions.append(
             f"Maps or crops of the dataset were taken from the {' or '.join(request.real_test)}"
-            " split: what it is tested on is partly what it was made from."
+            " split: so it was partly made from the slides that it is tested on."
         )
     train, test = (
         RealPairs(regions, range(len(regions)), table)
@@ -228,7 +231,7 @@ def _divide_by_slide(
 def _divide_within_slides(
     store: ObjectStore, request: EvaluateRequest, real: RegionSet, table: UInt8
 ) -> Division:
-    """Divide the regions of every training slide by position: the last quarter is tested on."""
+    """Divide the regions of each training slide by x, then y; the last quarter is test data."""
     regions = RegionIndex(store, real, *request.real_train)
     number = {key: position for position, key in enumerate(regions.keys)}
     train: list[int] = []
@@ -251,7 +254,7 @@ def _divide_within_slides(
         f"No slide is held out: region set {real.name!r} has no region in "
         f"{' or '.join(request.real_test)}. The last quarter of every training slide is "
         "tested on instead. The generator has seen these slides, and windows at the border "
-        "overlap, so no figure here says how it does on new slides."
+        "overlap, so no figure here says how good it is on new slides."
     )
     return Division(
         RealPairs(regions, train, table),
@@ -264,36 +267,36 @@ def _divide_within_slides(
 
 
 def _open_row(store: ObjectStore, name: str, dataset: DatasetRecord) -> SyntheticPairs:
-    """Open a dataset that is compared with the one that is measured."""
+    """Open a dataset of the ablation."""
     record = load_dataset(store, name)
     if (record.size, record.classes) != (dataset.size, dataset.classes):
         raise InputError(
             f"dataset {name!r} has other classes or another size than {dataset.dataset!r}: rows of "
-            "an ablation must differ in what the model was given, and in nothing else"
+            "an ablation may differ only in the conditions that the model was given"
         )
     return SyntheticPairs(DatasetIndex(store, record))
 
 
 def _training_slides(store: ObjectStore, models: list[str]) -> tuple[set[str], list[str]]:
-    """Find the slides that models and the models that they were started from were trained on.
+    """Collect the training slides of models, and of the models that these were started from.
 
     Args:
-        store: where the models are.
-        models: <name>/<version> of each.
+        store: holds the records of the models.
+        models: `<name>/<version>` of each model.
 
     Returns:
-        The slides, and a caution for every model that is no longer in the store.
+        The names of the slides, and a caution for every model that is no longer in the store.
     """
     slides: set[str] = set()
     cautions: list[str] = []
     queue = list(models)
-    for reference in queue:  # models that are appended below come in turn
+    for reference in queue:  # the loop also visits the models that it appends
         try:
             model = read_model(store, ModelRef.parse(reference))
         except ObjectNotFoundError:
             cautions.append(
-                f"Model {reference}, which a generator was started from, is no longer here: "
-                "whether it was trained on slides that are tested on can't be told."
+                f"Model {reference}, from which a generator was started, is no longer in the "
+                "store: so it is not known whether it was trained on the test slides."
             )
             continue
         record = load_region_set(store, model.regions)
@@ -305,7 +308,7 @@ def _training_slides(store: ObjectStore, models: list[str]) -> tuple[set[str], l
 
 
 def _source_slides(store: ObjectStore, dataset: DatasetRecord, model: ModelRecord) -> set[str]:
-    """Name the slides that maps and crops of a dataset may come from."""
+    """Return the names of the slides that maps and crops of a dataset may come from."""
     return {
         part.slide
         for source in (dataset.request.maps, dataset.request.crops)
@@ -314,7 +317,10 @@ def _source_slides(store: ObjectStore, dataset: DatasetRecord, model: ModelRecor
 
 
 def fewer_slides(pairs: RealPairs, share: float) -> RealPairs:
-    """Keep whole slides, in the order of a hash of their names, until `share` of pairs are kept."""
+    """Choose whole slides until they hold at least `share` (0 to 1) of the regions.
+
+    The slides are taken in the order of a hash of their names, which is arbitrary but stable.
+    """
     of_slide: dict[str, list[int]] = {}
     for position in pairs.positions:
         of_slide.setdefault(pairs.regions.slides[position], []).append(position)
@@ -326,7 +332,7 @@ def fewer_slides(pairs: RealPairs, share: float) -> RealPairs:
 
 
 def spread(count: int, limit: int) -> list[int]:
-    """Choose numbers below `count` at even distances, at most `limit` of them."""
+    """Return at most `limit` evenly spaced numbers from 0 to `count` - 1."""
     return [index * count // min(count, limit) for index in range(min(count, limit))]
 
 

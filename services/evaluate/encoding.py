@@ -1,4 +1,4 @@
-"""The shard of one encoder: features of all images, and the figures that come from them."""
+"""The shard of one encoder: encode all images, and compute the figures that need features."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from shared.jobs import Context
 from shared.storage import ObjectStore
 
 MAX_IMAGES = 10_000
-"""Images on either side of a Fréchet distance."""
+"""Greatest number of images of one source that are encoded."""
 
 ENCODE_BATCH = 64
 
 TURNS = 4
-"""Views of each image: tissue has no direction, so every quarter turn shows another image."""
+"""Number of views of an image: all quarter turns, because tissue has no direction."""
 
 
 class Neighbour(ReportPart):
-    """A synthetic image, and the real training image that is nearest to it.
+    """A synthetic image, and the real training image nearest to it by features.
 
     Attributes:
         sample: number of the synthetic image.
@@ -53,7 +53,7 @@ class EncoderResult(EncoderFigures):
     """The result of the shard of one encoder.
 
     Attributes:
-        nearest: neighbours of the images on the sheet; not part of the report.
+        nearest: neighbours of the images on the contact sheet; not part of the report.
     """
 
     nearest: tuple[Neighbour, ...]
@@ -65,7 +65,7 @@ def open_encoder(
     """Load an encoder of the request.
 
     Raises:
-        InputError: there is no such encoder, or its weights cannot be had.
+        InputError: there is no such encoder, or its weights are not available.
     """
     return load_encoder(
         name,
@@ -78,15 +78,15 @@ def open_encoder(
 
 @dataclass
 class ViewEncoder:
-    """Encodes turns of images, and reports to the context how many of `total` are done.
+    """Encodes turned views of images, and reports its progress to the shard's context.
 
     Attributes:
         name: name of the encoder.
         encoder: the encoder.
-        size: side of the central square of an image that is encoded, pixels.
-        context: of the shard.
-        total: views of all images that will be encoded.
-        done: views encoded so far.
+        size: side of the central square that is encoded, pixels.
+        context: context of the shard.
+        total: number of views that the shard encodes in all.
+        done: number of views encoded so far.
     """
 
     name: str
@@ -103,7 +103,14 @@ class ViewEncoder:
         turns: Sequence[int],
         transform: Transform = lambda images: images,
     ) -> Float32:
-        """Encode images of `pairs`, each transformed and turned, to (images, turns, dim)."""
+        """Encode views of some images, to float32 (len(chosen), len(turns), dim).
+
+        Args:
+            pairs: the images.
+            chosen: numbers of the images to encode.
+            turns: numbers of quarter turns, one per view.
+            transform: function that is applied to the images before they are turned.
+        """
         parts = []
         for start in range(0, len(chosen), ENCODE_BATCH):
             batch = chosen[start : start + ENCODE_BATCH]
@@ -117,13 +124,14 @@ class ViewEncoder:
 
 @dataclass(frozen=True)
 class EncodedSources:
-    """Features of all sources of images, by the name of their row.
+    """Features of all sources of images.
 
     Attributes:
-        numbers: numbers of the images that were encoded upright.
-        upright: float32 (n, dim), features of these images.
-        test: turned real test images.
-        turned: turned images of all other sources, 'reconstruction' among them.
+        numbers: source → numbers of the images that were encoded upright.
+        upright: source → float32 (n, dim), features of these images.
+        test: features of all views of the real test images.
+        turned: source → features of all views of its images, for every source but the real test
+            images; 'reconstruction' is one of them.
     """
 
     numbers: dict[str, list[int]]
@@ -144,7 +152,7 @@ def encode_sources(
     }
     numbers = {row: spread(len(pairs), MAX_IMAGES) for row, pairs in sources.items()}
     tested = numbers["test"]
-    # A distance takes as many images of a source as there are real ones: no more need turns.
+    # A distance compares as many images as there are real ones, so only that many are turned.
     turned = {row: spread(len(own), len(tested)) for row, own in numbers.items()}
     total = sum(map(len, numbers.values())) + (TURNS - 1) * sum(map(len, turned.values()))
     encode = ViewEncoder(name, encoder, material.dataset.size, context, total + TURNS * len(tested))
@@ -172,10 +180,11 @@ def measure_encoder(
 ) -> EncoderResult:
     """Measure fidelity, leakage and retrieval by the features of one encoder.
 
-    Statistics of the real test images are stored beside the report, as a reference for others.
+    The Fréchet statistics of the real test images are stored beside the report, as a reference
+    for other reports.
 
     Raises:
-        InputError: the encoder or the reference cannot be used.
+        InputError: the encoder, or the reference of the request, cannot be used.
     """
     encoder = open_encoder(request, name, material, context)
     encoded = encode_sources(name, encoder, material, context)
@@ -215,7 +224,7 @@ def _reference_distance(
     material: Material,
     store: ObjectStore,
 ) -> ReferenceDistance | None:
-    """Compare features (n, dim) with statistics that were saved elsewhere, if any are given."""
+    """Compare features (n, dim) with the request's reference statistics, if it names any."""
     source = request.references.get(encoder)
     if source is None:
         return None

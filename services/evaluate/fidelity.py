@@ -1,9 +1,9 @@
-"""Fidelity: distances between features of images and of real images of slides never seen.
+"""Fidelity: distances between the features of images and those of real test images.
 
-Real test slides are halved by slide. Every source of images (synthetic rows, real training
-images, the other half) is compared with each half, with n images for all sources, and never with
-images whose map or crops come from that half's slides. The floor, one half against the other, is
-therefore the distance that perfect images would have.
+The real test slides are divided into two halves. Every source of images (synthetic rows, real
+training images, the other half) is compared with each half. All comparisons use the same number n
+of images, and leave out synthetic images whose map or crops come from slides of that half. So the
+floor, the distance of one half to the other, is the distance that perfect images would have.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ from shared.arrays import Float32, Int64
 from shared.contracts.evaluate import Fidelity, FidelityRow
 
 Origins = Sequence[tuple[str, ...]]
-"""Slides or regions of each image: its own; of a synthetic one, its map's and then its crops'."""
+"""Names of the slides (or regions) that each image comes from.
+
+A real image has one name. A synthetic image has the name for its map first, then those for its
+crops.
+"""
 
 DRAWS = 40
-"""Resamples of the slides, for an interval."""
+"""Number of bootstrap draws for an interval."""
 
 MIN_MANIFOLD_IMAGES = 6
-"""Images on either side that precision, recall, density and coverage need."""
+"""Smallest number of images per side for precision, recall, density and coverage."""
 
 OWN_FOLDS = 3
-"""Folds of `make_own_folds`: each has one real region in three as its reference."""
+"""Number of folds of `make_own_folds`; the reference of a fold is every third real region."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,9 @@ class FeatureSet:
     """Features of the images of one source.
 
     Attributes:
-        values: float32 (n, views, dim); views are turns of the same image.
-        slides: slides of each image.
-        regions: regions of each image, where they are known.
+        values: float32 (n, views, dim); the views are quarter turns of one image.
+        slides: slides that each image comes from.
+        regions: regions that each image comes from; None if they are not known.
     """
 
     values: Float32
@@ -52,17 +56,23 @@ class FeatureSet:
         return len(self.values)
 
     def of(self, rows: Int64) -> Float32:
-        """Return all views of the images `rows`, (rows · views, dim)."""
+        """Return the features of all views of some images, float32 (len(rows) · views, dim)."""
         return self.values[rows].reshape(-1, self.values.shape[2])
 
     @property
     def shown(self) -> NDArray[np.str_]:
-        """First slide of each image: its own, or that of its map, (n,)."""
+        """Slide of each image, (n,); for a synthetic image, the slide of its map."""
         return np.array([names[0] for names in self.slides], np.str_)
 
 
 def halves(slides: NDArray[np.str_]) -> tuple[set[str], set[str]]:
-    """Halve slides so that both halves have about as many images: the largest first."""
+    """Divide slides into two sets with about equally many images.
+
+    The slides are taken by falling number of images, and each goes to the smaller set.
+
+    Args:
+        slides: name of the slide of each image, (n,).
+    """
     names, counts = np.unique(slides, return_counts=True)
     sides: tuple[set[str], set[str]] = (set(), set())
     sizes = [0, 0]
@@ -75,11 +85,11 @@ def halves(slides: NDArray[np.str_]) -> tuple[set[str], set[str]]:
 
 @dataclass(frozen=True)
 class Fold:
-    """Some real test images, and the images of each source that may be compared with them.
+    """Numbers of some real test images, and of the images that may be compared with them.
 
     Attributes:
-        reference: numbers of the real test images.
-        candidates: source → numbers of its images.
+        reference: int64, numbers of the real test images.
+        candidates: name of a source → int64, numbers of its images that may be compared.
     """
 
     reference: Int64
@@ -87,12 +97,16 @@ class Fold:
 
 
 def _made_without(origins: Origins, names: AbstractSet[str]) -> Int64:
-    """Numbers of the images that have no origin in `names`."""
+    """Return the numbers of the images that come from none of the slides or regions in `names`."""
     return np.flatnonzero([names.isdisjoint(own) for own in origins])
 
 
 def make_folds(test: FeatureSet, sources: Mapping[str, FeatureSet]) -> list[Fold]:
-    """Make the two folds; with one test slide alone, its images are halved instead."""
+    """Make one fold for each half of the test slides.
+
+    If there is only one test slide, each fold has every other image of it as its reference, and
+    no synthetic image is left out.
+    """
     sides = halves(test.shown)
     folds: list[Fold] = []
     for number, side in enumerate(sides):
@@ -106,10 +120,11 @@ def make_folds(test: FeatureSet, sources: Mapping[str, FeatureSet]) -> list[Fold
 
 
 def make_own_folds(test: FeatureSet, sources: Mapping[str, FeatureSet]) -> list[Fold]:
-    """Make the folds that compare images with other regions of the slides they were made from.
+    """Make the folds that compare synthetic images with other regions of their own slides.
 
-    The reference is every third real region. Images that show one of these regions, or have
-    their map or a crop from one, are left out; so are sources with images of other slides.
+    The reference of a fold is every third real region. Images that show one of these regions, or
+    have their map or a crop from one, are left out. A source is left out if any of its images
+    comes from a slide that is no test slide.
     """
     if test.regions is None:
         return []
@@ -129,7 +144,7 @@ def make_own_folds(test: FeatureSet, sources: Mapping[str, FeatureSet]) -> list[
 
 
 def _common_size(folds: Sequence[Fold]) -> int:
-    """Return the number of images that every side of every comparison has."""
+    """Return the greatest number of images that both sides of every comparison can have."""
     return min(
         (len(rows) for fold in folds for rows in (fold.reference, *fold.candidates.values())),
         default=0,
@@ -139,7 +154,10 @@ def _common_size(folds: Sequence[Fold]) -> int:
 def _draws(
     folds: Sequence[Fold], name: str, n: int, seed: int
 ) -> Iterator[tuple[Int64, Int64, np.random.Generator]]:
-    """Draw n images of a source and n real ones for each fold, the same real ones for all."""
+    """Draw n images of a source and n real images for each fold.
+
+    The real images are the same for all sources, because they are drawn first.
+    """
     for number, fold in enumerate(folds):
         rng = np.random.default_rng([seed, number])
         real = rng.permutation(fold.reference)[:n]
@@ -150,15 +168,15 @@ def fidelity(test: FeatureSet, sources: Mapping[str, FeatureSet], seed: int) -> 
     """Compare sources of images with real test images.
 
     Args:
-        test: real images of held-out slides; the images of one slide are neighbours.
-        sources: name → features; their slides tell which of them were made from test slides.
-        seed: of the draws of n images.
+        test: real images of held-out slides, ordered by slide.
+        sources: name of a source → its features and their origins.
+        seed: seed of the draws of n images.
 
     Returns:
-        A row for 'floor' and for each source; no rows where n is below 2. Views of an image are
-        much alike, so they do not count for `reliable`. Precision, recall, density and coverage
-        are there from `MIN_MANIFOLD_IMAGES` images on; `own_slides` is there for sources that
-        were made from test slides alone (see `make_own_folds`).
+        A row for 'floor' and for each source; no rows if n is below 2. `reliable` depends on n
+        alone and not on the number of views, because views of one image are much alike. From
+        `MIN_MANIFOLD_IMAGES` images on, rows have precision, recall, density and coverage.
+        Sources made only from test slides have `own_slides` too (see `make_own_folds`).
     """
     pool = {"floor": test, **sources}
     folds = make_folds(test, sources)
@@ -192,7 +210,7 @@ def _row(
     source: FeatureSet,
     draws: Sequence[tuple[Int64, Int64, np.random.Generator]],
 ) -> FidelityRow:
-    """Average the figures of a source over the folds."""
+    """Return the means of a source's figures over the folds."""
     distances, intervals, scores = [], [], []
     for made, real, rng in draws:
         one, other = source.of(made), test.of(real)
@@ -213,7 +231,10 @@ def _row(
 def _own_slides(
     test: FeatureSet, sources: Mapping[str, FeatureSet], seed: int
 ) -> tuple[int, dict[str, float]]:
-    """Return n, and for n above 1 the distance of each source to other regions of its slides."""
+    """Return n, and the distance of each source to other regions of its own slides.
+
+    There are no distances if n is below 2.
+    """
     folds = make_own_folds(test, sources)
     n = _common_size(folds)
     if n < 2:
@@ -230,13 +251,21 @@ def _own_slides(
 
 
 def _groups(source: FeatureSet, rows: Int64) -> Int64:
-    """Return the number of the slide of every view."""
+    """Return the slide's number for every view of the images `rows`, int64 (len(rows) · views,)."""
     numbers = np.unique(source.shown[rows], return_inverse=True)[1]
     return np.repeat(numbers, source.values.shape[1])
 
 
 def nearest(queries: Float32, bank: Float32) -> list[int]:
-    """Return the row of the bank (m, dim) of greatest cosine similarity to each query (n, dim)."""
+    """Find the row of `bank` with the largest cosine similarity to each query.
+
+    Args:
+        queries: features (n, dim).
+        bank: features (m, dim).
+
+    Returns:
+        n row numbers.
+    """
     queries, bank = (
         rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
         for rows in (queries, bank)

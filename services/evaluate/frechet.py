@@ -14,14 +14,15 @@ from safetensors import SafetensorError
 from shared.arrays import Float64, Int64
 
 FORMAT = "heterotissue-frechet-1"
-"""Format of files of reference statistics."""
+"""Name and version of the file format of reference statistics."""
 
 
 def as_features(minimum: int, **named: NDArray[np.floating]) -> list[Float64]:
-    """Turn arrays of features (n, dim) into float64, checked.
+    """Check arrays of features (n, dim), and convert them to float64.
 
     Raises:
-        ValueError: an array with fewer than `minimum` rows, another dim, or NaN or infinity.
+        ValueError: an array has fewer than `minimum` rows or another dim than the first one, or
+            holds NaN or infinity.
     """
     checked: list[Float64] = []
     for name, array in named.items():
@@ -37,11 +38,11 @@ def as_features(minimum: int, **named: NDArray[np.floating]) -> list[Float64]:
 
 
 class Moments:
-    """Mean and covariance of features that come in a stream.
+    """Mean and covariance of features that arrive in batches.
 
     Attributes:
-        count: features seen.
-        mean: float64 (dim,).
+        count: number of features so far.
+        mean: their mean, float64 (dim,).
     """
 
     def __init__(self, dim: int) -> None:
@@ -51,14 +52,14 @@ class Moments:
 
     @classmethod
     def of(cls, count: int, mean: Float64, covariance: Float64) -> Moments:
-        """Return moments that were computed before."""
+        """Restore moments from the number, the mean and the unbiased covariance of the features."""
         moments = cls(len(mean))
         moments.count, moments.mean = count, mean
         moments._scatter = covariance * (count - 1)
         return moments
 
     def update(self, features: NDArray[np.floating]) -> Moments:
-        """Add features (n, dim); batches are merged as by Chan, Golub and LeVeque (1979)."""
+        """Add a batch of features (n, dim) by the formula of Chan, Golub and LeVeque (1979)."""
         batch = np.asarray(features, np.float64)
         added, mean = len(batch), batch.mean(0)
         centred = batch - mean
@@ -72,17 +73,18 @@ class Moments:
 
     @property
     def covariance(self) -> Float64:
-        """Unbiased covariance, float64 (dim, dim); needs at least two features."""
+        """Unbiased covariance, float64 (dim, dim). Raises `ValueError` below two features."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 features, not {self.count}")
         return self._scatter / (self.count - 1)
 
 
 def gaussian_distance(mean: Float64, covariance: Float64, other: Float64, spread: Float64) -> float:
-    """d² = |μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1^½ Σ2 Σ1^½)^½), at least 0 (Dowson and Landau 1982).
+    """Squared Fréchet distance of the Gaussians N(mean, covariance) and N(other, spread).
 
-    The root is taken of a symmetric matrix by its eigenvalues, so singular
-    covariances (fewer features than dimensions) cause no complex numbers.
+    d² = |μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1^½ Σ2 Σ1^½)^½), clipped to 0 (Dowson and Landau 1982).
+    The matrix under the last root is symmetric, so its eigenvalues are real even if a covariance
+    is singular (fewer features than dimensions).
     """
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
@@ -93,12 +95,15 @@ def gaussian_distance(mean: Float64, covariance: Float64, other: Float64, spread
 
 
 def frechet_distance(one: Moments, other: Moments) -> float:
-    """Fréchet distance d² of the Gaussians with these moments."""
+    """Squared Fréchet distance of two Gaussians, given by their moments."""
     return gaussian_distance(one.mean, one.covariance, other.mean, other.covariance)
 
 
 def _factor(features: Float64, counts: Int64) -> tuple[Float64, Float64]:
-    """Return mean (dim,) and a factor R of the covariance RᵀR of rows that occur `counts` times."""
+    """Return the mean (dim,) and a factor R of the covariance RᵀR of repeated features.
+
+    Row i of `features` counts `counts[i]` times.
+    """
     total = counts.sum()
     mean = counts @ features / total
     rows = np.sqrt(counts / (total - 1))[:, None] * (features - mean)
@@ -108,10 +113,10 @@ def _factor(features: Float64, counts: Int64) -> tuple[Float64, Float64]:
 
 
 def _between(one: tuple[Float64, Float64], other: tuple[Float64, Float64]) -> float:
-    """Return the Fréchet distance of factored moments: tr (Σ1Σ2)^½ is the nuclear norm of R1 R2ᵀ.
+    """Return the squared Fréchet distance of two Gaussians, given as `_factor` returns them.
 
-    The matrix R1 R2ᵀ has at most as many rows and columns as there are features, and no root is
-    taken of rounding noise.
+    tr (Σ1Σ2)^½ is the nuclear norm of R1 R2ᵀ. This matrix is small if there are few features,
+    and no root is taken of eigenvalues that are only rounding noise.
     """
     (mean, rows), (centre, columns) = one, other
     overlap = np.linalg.svd(rows @ columns.T, compute_uv=False).sum()
@@ -120,7 +125,7 @@ def _between(one: tuple[Float64, Float64], other: tuple[Float64, Float64]) -> fl
 
 
 def distance_of(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """Fréchet distance of two arrays of features (n, dim) and (m, dim)."""
+    """Squared Fréchet distance of two arrays of features, (n, dim) and (m, dim)."""
     first, second = as_features(2, one=one, other=other)
     return _between(
         _factor(first, np.ones(len(first), np.int64)),
@@ -137,18 +142,21 @@ def bootstrap(
     groups_one: Int64,
     groups_other: Int64,
 ) -> tuple[float, float]:
-    """90 % interval of the Fréchet distance over resampled slides.
+    """Return the 90 % bootstrap interval of the squared Fréchet distance, (low, high).
 
-    Whole slides are drawn with replacement, since images of one slide are not independent;
-    a side of a single slide therefore does not vary. A draw has fewer distinct images than
-    the data, and fewer images make for a greater distance: so the percentiles are shifted
-    by the mean excess of the draws over the distance of the data.
+    Whole slides are drawn with replacement, because images of one slide are not independent;
+    so a side that has a single slide does not vary. A draw has fewer distinct images than the
+    data, and fewer images give a greater distance. Therefore the mean excess of the draws over
+    the distance of the data is subtracted from the percentiles.
 
     Args:
         one, other: features (n, dim) and (m, dim).
-        draws: resamples, at least 1.
-        rng: of the draws.
-        groups_one, groups_other: slide of each feature, (n,) and (m,).
+        draws: number of resamples, at least 1.
+        rng: generator that draws the slides.
+        groups_one, groups_other: number of each feature's slide, (n,) and (m,).
+
+    Raises:
+        ValueError: `draws` is below 1, or the groups do not fit the features.
     """
     sides = []
     for features, groups in zip(
@@ -172,14 +180,14 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of a reference set, and their origin.
+    """Moments of the features of a reference set, and the origin of these features.
 
     Attributes:
-        moments: of the features.
+        moments: mean and covariance of the features.
         encoder: name of the encoder that made the features.
-        source: which images.
-        size: side of the images, in px.
-        mpp: of the images, in µm per px.
+        source: description of the images, for people.
+        size: side of the images, pixels.
+        mpp: resolution of the images, µm per pixel.
     """
 
     moments: Moments
@@ -189,7 +197,12 @@ class Statistics:
     mpp: float
 
     def distance(self, moments: Moments, *, encoder: str, size: int, mpp: float) -> float:
-        """Fréchet distance to features of the same encoder, of images of one size and scale."""
+        """Return the squared Fréchet distance of other images to the reference.
+
+        Raises:
+            ValueError: the other images have another encoder or size, or their mpp differs by
+                more than 5 %.
+        """
         if encoder != self.encoder:
             raise ValueError(f"features of {encoder!r} cannot be held against {self.encoder!r}")
         if size != self.size or abs(mpp / self.mpp - 1) > 0.05:
@@ -201,8 +214,8 @@ class Statistics:
 
 
 def save_statistics(moments: Moments, *, encoder: str, source: str, size: int, mpp: float) -> bytes:
-    """Serialize reference statistics: safetensors, described by JSON in its metadata."""
-    tensors = {  # contiguous: safetensors ignores strides
+    """Serialize reference statistics as safetensors, with their origin as JSON in the metadata."""
+    tensors = {  # contiguous, because safetensors ignores strides
         "mean": np.ascontiguousarray(moments.mean),
         "covariance": np.ascontiguousarray(moments.covariance),
     }
@@ -214,14 +227,14 @@ def save_statistics(moments: Moments, *, encoder: str, source: str, size: int, m
 
 
 def load_statistics(data: bytes) -> Statistics:
-    """Read what `save_statistics` made.
+    """Read the bytes that `save_statistics` returned.
 
     Raises:
-        ValueError: another format, or damaged.
+        ValueError: the bytes have another format, or are damaged.
     """
     try:
         tensors = safetensors.numpy.load(data)
-        # the library gives the metadata of files only, not of bytes
+        # The library returns the metadata of files only, not of bytes.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         about = json.loads(header["__metadata__"]["statistics"])
         form, intact = about["format"], about["sha256"] == _digest(tensors)

@@ -1,4 +1,4 @@
-"""Leakage: whether synthetic images copy training images."""
+"""Leakage: tests whether a generator copies its training images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from shared.arrays import Float64
 from shared.contracts.evaluate import Leakage
 
 TAIL = 0.01
-"""Share of held-out real images that count as near to a training image as a copy."""
+"""Quantile of the held-out images' relative distances, below which an image counts as a copy."""
 
 SIGNIFICANCE = 0.05
-"""Chance that a generator without copies is taken for one that copies."""
+"""Greatest chance that a generator that does not copy is reported as copying."""
 
 
 def authenticity(
@@ -25,37 +25,39 @@ def authenticity(
     train: NDArray[np.floating],
     held_out: NDArray[np.floating],
 ) -> Leakage:
-    """Tell by nearest training images whether a generator copies.
+    """Test whether synthetic images are nearer to training images than new real images are.
 
-    An image's relative distance is its distance to the nearest training image over the distance
-    of that one to its own nearest training image. All figures take the images of a set as
-    independent.
+    The relative distance of an image x is d(x, t) / d(t, t'), where t is the training image
+    nearest to x, and t' is the training image nearest to t. All figures assume that the images
+    of a set are independent.
 
     Args:
-        synthetic: features (n, dim).
-        train: features (t, dim) of the real images learnt from, t at least 2.
-        held_out: features (m, dim) of real images of other slides.
+        synthetic: features (n, dim) of synthetic images.
+        train: features (t, dim) of the generator's training images, t at least 2.
+        held_out: features (m, dim) of real images from slides outside the training set.
 
     Returns:
-        `authentic`, `authentic_held_out`: share of images with a relative distance above 1
-        (AuthPct, Alaa et al. 2022).
-        `excess_copies`: share of synthetic images nearer than the nearest 1 % of held-out images
-        (the nearest one, where there are fewer than 99), less the share expected by chance, at
-        least 0.
-        `excess_bound`: excess that a generator without copies does not pass 95 times of 100.
+        `authentic`, `authentic_held_out`: share of the synthetic and of the held-out images with
+        a relative distance above 1 (AuthPct, Alaa et al. 2022).
+        `excess_copies`: share of synthetic images with a smaller relative distance than the
+        nearest 1 % of held-out images (than the nearest one, if m is below 199), minus the share
+        expected by chance; at least 0.
+        `excess_bound`: excess that a generator without copies exceeds at most 5 times in 100.
+        `significant`: whether the excess is above this bound.
         `c_t`: C_T of Meehan et al. (2020), the Mann-Whitney U of distances as a standard score;
-        well below 0 where synthetic images are nearer to training images than new real ones are.
+        well below 0 if synthetic images are nearer to training images than held-out ones are.
 
     Raises:
-        ValueError: `train` has fewer than 2 features, or features do not fit each other.
+        ValueError: `train` has fewer than 2 features, the arrays differ in dim, or a feature is
+            NaN or infinite.
     """
-    made, known, fresh = as_features(1, synthetic=synthetic, train=train, held_out=held_out)
+    generated, known, fresh = as_features(1, synthetic=synthetic, train=train, held_out=held_out)
     if len(known) < 2:
         raise ValueError(f"train: need at least 2 features, not {len(known)}")
     (radii,) = np.sqrt(squared_radii(known, (1,)))
-    distance, relative = _nearest(made, known, radii)
+    distance, relative = _nearest(generated, known, radii)
     distance_fresh, relative_fresh = _nearest(fresh, known, radii)
-    n, m = len(made), len(fresh)
+    n, m = len(generated), len(fresh)
     rank = max(1, int(TAIL * (m + 1)))
     copies = int((relative < np.sort(relative_fresh)[rank - 1]).sum())
     expected = rank / (m + 1)
@@ -71,21 +73,21 @@ def authenticity(
 
 
 def _nearest(queries: Float64, known: Float64, radii: Float64) -> tuple[Float64, Float64]:
-    """Return the distance of each query to the nearest of `known`, and its ratio to that radius."""
+    """Return each query's distance to the nearest known row, and its ratio to the row's radius."""
     rows, squares = np.empty(len(queries), np.int64), np.empty(len(queries))
     for part, chunk in squared_distances(queries, known):
         rows[part], squares[part] = chunk.argmin(1), chunk.min(1)
     distances = np.sqrt(squares)
-    # training images that occur twice have radius 0: only their exact copies are near
+    # A training image that occurs twice has radius 0, so only its exact copies are near to it.
     return distances, distances / np.maximum(radii[rows], np.finfo(np.float64).tiny ** 0.5)
 
 
 def _chance(copies: int, n: int, m: int, rank: int) -> float:
     """Return the chance that `copies` or more of n values lie below the `rank`-th lowest of m.
 
-    All n + m values come from one distribution. The event is that fewer than `rank` of the m are
-    among the lowest copies + rank - 1 of all. Unlike a binomial, this takes into account that the
-    threshold itself was drawn.
+    All n + m values come from one distribution. The event happens if fewer than `rank` of the m
+    values are among the lowest copies + rank - 1 values of all. Unlike a binomial test, this
+    takes into account that the threshold is itself a random value.
     """
     lowest = copies + rank - 1
     ways = sum(comb(m, others) * comb(n, lowest - others) for others in range(rank))
@@ -93,7 +95,7 @@ def _chance(copies: int, n: int, m: int, rank: int) -> float:
 
 
 def _rank_score(one: Float64, other: Float64) -> float:
-    """Return the Mann-Whitney U as a standard score; below 0 where `one` is lower than `other`."""
+    """Return the Mann-Whitney U as a standard score, below 0 if `one` is lower than `other`."""
     ordered = np.sort(other)
     below, upto = (np.searchsorted(ordered, one, side) for side in ("left", "right"))
     n, m = len(one), len(other)

@@ -1,4 +1,4 @@
-"""How well the autoencoder reconstructs real images: no generator is better than its decoder."""
+"""How well the autoencoder reconstructs real images, which limits every generator's quality."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from shared.diffusion.model_store import load_model
 from shared.jobs import Context
 
 Transform = Callable[[UInt8], UInt8]
-"""A function from images to images, uint8 RGB (n, h, w, 3)."""
+"""A function that maps images to images, both uint8 RGB (n, h, w, 3)."""
 
 BATCH = 16
 
 MAX_SCORED = 500
-"""Real images whose reconstructions are scored."""
+"""Greatest number of real images whose reconstructions are scored."""
 
 
 def autoencoder_of(material: Material, context: Context) -> Transform:
-    """Load the autoencoder of the dataset's model, and return the function of `reconstruct`."""
+    """Load the autoencoder of the dataset's model, as a function that reconstructs images."""
     loaded = load_model(context.store, material.model.ref, context.device)
     return reconstruct(loaded.pipeline.vae, context.device)
 
 
 def reconstruct(vae: Autoencoder, device: str) -> Transform:
-    """Return a function that encodes and decodes uint8 RGB images (n, h, w, 3)."""
+    """Return a function that encodes images by an autoencoder and decodes the latents."""
 
     @torch.inference_mode()
     def reconstructed(images: UInt8) -> UInt8:
@@ -56,7 +56,7 @@ def reconstruct(vae: Autoencoder, device: str) -> Transform:
 
 
 def likeness(pairs: Iterable[tuple[UInt8, UInt8]]) -> Likeness:
-    """Return mean PSNR (dB) and SSIM of pairs of images, uint8 RGB (h, w, 3)."""
+    """Return mean PSNR (dB) and mean SSIM of pairs of images, uint8 RGB (h, w, 3)."""
     psnr, ssim = [], []
     for image, other in pairs:
         error = float(np.mean((image.astype(np.float64) - other) ** 2))
@@ -66,7 +66,7 @@ def likeness(pairs: Iterable[tuple[UInt8, UInt8]]) -> Likeness:
 
 
 def reconstruction_scores(material: Material, autoencoder: Transform) -> Likeness:
-    """Return the likeness of real test images to their reconstructions."""
+    """Return PSNR and SSIM of the reconstructions of real test images."""
     numbers = spread(len(material.test), MAX_SCORED)
     images = (centre(material.test.pair(number)[0], material.dataset.size) for number in numbers)
     return likeness((image, autoencoder(image[None])[0]) for image in images)

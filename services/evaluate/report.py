@@ -1,4 +1,4 @@
-"""The report: figures as JSON, and a page that explains each of them."""
+"""The report: all figures as one record, and a page that explains them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def summarize(
     appearance: Appearance | None,
     segmenters: Sequence[SegmenterResult],
 ) -> Report:
-    """Put all figures together with what they were measured on.
+    """Collect the figures of all shards, and the facts of the compared images, in one report.
 
     Args:
         request: the request of the job.
-        material: what was compared.
+        material: the compared images.
         encoders: figures of the encoders whose shards are done.
         appearance: result of the appearance shard; None if it failed.
         segmenters: results of the segmenter shards that are done.
@@ -79,7 +79,7 @@ def summarize(
 def _over_seeds(
     scores: Sequence[ImageScores], material: Material, trained_on: int | None = None
 ) -> SegmentationScores | None:
-    """Return mean and sample standard deviation over seeds; None where nothing was measured."""
+    """Return means and the sample standard deviation over seeds; None if nothing was measured."""
     values = [score.mean_iou for score in scores if score.mean_iou is not None]
     if not values:
         return None
@@ -103,7 +103,7 @@ def _over_seeds(
 
 ROW_TITLES = {
     "floor": "floor: the other half of the real test slides",
-    "real": "the real regions of the maps",
+    "real": "the real images of the maps",
     "train": "real training images",
     "dataset": "this dataset",
     "reconstruction": "real test images through the autoencoder",
@@ -127,12 +127,12 @@ def _rounded(value: float | None, digits: int = 3) -> str:
 
 
 def html_report(report: Report, material: Material, sheet: bytes) -> str:
-    """Render the page, in one file with its picture.
+    """Render the report as one self-contained HTML page.
 
     Args:
         report: the figures.
-        material: what was compared.
-        sheet: the picture, PNG.
+        material: the compared images.
+        sheet: the contact sheet, PNG bytes.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["figure"] = _rounded

@@ -1,4 +1,4 @@
-"""Retrieval: whether the crop that an image was made from can be told from other crops."""
+"""Retrieval: how often an image is nearer to its own crop than to other crops."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ def retrieval_top1(
     *,
     rng: np.random.Generator,
 ) -> Retrieval:
-    """Find each query's own key among keys of the same label from other slides.
+    """Search each query's own key among keys of the same label from other slides.
 
     A query is a hit if its own key is strictly the nearest by Euclidean distance. Features are
     standardized by the mean and the standard deviation of all keys.
 
     Args:
         queries: features (n, dim).
-        keys: features (n, dim); row i is the key of query i.
-        labels: class of each pair, (n,).
-        groups: slide of each key, (n,); wrong keys come from other slides than the right one.
-        distractors: wrong keys for each query.
-        rng: draws the wrong keys.
+        keys: features (n, dim); row i is the own key of query i.
+        labels: class of each query and its key, (n,).
+        groups: number of each key's slide, (n,); wrong keys come from other slides.
+        distractors: number of wrong keys for each query.
+        rng: generator that draws the wrong keys.
 
     Returns:
-        Queries whose label has fewer than `distractors` wrong keys are skipped.
+        The share of hits. Queries with fewer than `distractors` possible wrong keys are skipped.
 
     Raises:
-        ValueError: queries, keys, labels and groups differ in number.
+        ValueError: queries, keys, labels and groups differ in number, or features in dim.
     """
     asked, right = as_features(1, queries=queries, keys=keys)
     sizes = [len(asked), len(right), len(labels), len(groups)]

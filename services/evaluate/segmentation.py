@@ -1,7 +1,7 @@
 """The segmenter that measures usefulness and label faithfulness: DeepLabV3+ (Chen et al. 2018).
 
-Where labels are not exhaustive, label 0 stands for background and for unlabelled tissue
-alike, so it is neither learned nor scored; where they are, it is a class like others.
+If labels are not exhaustive, label 0 means background or unlabelled tissue, so it is neither
+learned nor scored. If they are exhaustive, label 0 is a class like the others.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from shared.imaging.augment import restain, stain_table, symmetry
 
 LEARNING_RATE = 3e-3
 IGNORED = -1
-"""Target of pixels without a class; the target of other pixels is their label minus `first`."""
+"""Target of pixels that are not learned; other pixels have their label minus `first`."""
 
 
 def make_segmenter(encoder: str, classes: Classes, seed: int) -> nn.Module:
-    """Make a DeepLabV3+ for the labels from `classes.first` on.
+    """Make a DeepLabV3+ that predicts the labels from `classes.first` on.
 
     Args:
-        encoder: an encoder of segmentation_models_pytorch, untrained; or one of `shared.encoders`
-            whose ImageNet weights come with a package.
+        encoder: name of an encoder of `shared.encoders`, which starts from the ImageNet weights
+            of its package; or of an encoder of segmentation_models_pytorch, which starts from
+            random weights.
         classes: classes of the label maps.
-        seed: of the untrained weights.
+        seed: seed of the random weights.
 
     Raises:
         InputError: there is no such encoder.
@@ -57,7 +58,7 @@ def make_segmenter(encoder: str, classes: Classes, seed: int) -> nn.Module:
 
 
 class _ImageNetInput(nn.Module):
-    """Scales images in [-1, 1] to the mean and deviation that ImageNet's weights expect."""
+    """Rescales images in [-1, 1] to the mean and deviation that ImageNet weights expect."""
 
     def forward(self, images: Tensor) -> Tensor:
         mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in IMAGENET)
@@ -65,7 +66,7 @@ class _ImageNetInput(nn.Module):
 
 
 def check_encoder(encoder: str) -> None:
-    """Raise `InputError` if there is no such segmenter encoder."""
+    """Raise `InputError` if no segmenter can be made with this encoder."""
     names = smp.encoders.get_encoder_names()
     known = REGISTRY.get(encoder)
     if known is not None and known.package:
@@ -95,24 +96,24 @@ def train_segmenter(
     progress: Callable[[int], None],
     synthetic: Pairs | None = None,
 ) -> None:
-    """Train in place, on random windows that are turned, mirrored and stained at random.
+    """Train a segmenter in place, on randomly turned, mirrored and restained windows.
 
-    The loss is cross-entropy plus soft Dice, because Dice keeps rare classes from being given up;
-    the optimizer is AdamW with a one-cycle schedule. Step `i` sees the same pairs for the same
-    seed.
+    The loss is cross-entropy plus soft Dice, because with cross-entropy alone the segmenter may
+    ignore rare classes. The optimizer is AdamW with a one-cycle schedule. The windows of a step
+    depend only on the seed, the step and the images.
 
     Args:
-        model: made by `make_segmenter`.
+        model: a segmenter made by `make_segmenter`.
         pairs: images to train on.
-        first: labels below are not learned.
+        first: smallest label that is learned.
         size: side of a window, pixels.
-        steps: optimizer steps.
-        batch: windows of a step.
-        seed: draws windows, turns and stains.
+        steps: number of optimizer steps.
+        batch: number of windows in a step.
+        seed: seed of windows, turns and stains.
         device: 'cpu' or 'cuda'.
-        progress: called with the number of steps done.
-        synthetic: further images: half of the first batch and fewer with every step, so that
-            `pairs` correct what the generator got wrong.
+        progress: called with the number of finished steps.
+        synthetic: images to mix in. They are half of the first batch, and their share falls to 0
+            at the end, so that the last steps correct the generator's errors.
     """
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-2)
@@ -140,7 +141,16 @@ def train_segmenter(
 def _draw(
     parts: Sequence[tuple[Pairs, int]], size: int, rng: np.random.Generator
 ) -> tuple[UInt8, UInt8]:
-    """Draw a number of windows of each source, uint8 (n, size, size, 3) and (n, size, size)."""
+    """Draw random windows with their labels.
+
+    Args:
+        parts: images, and the number of windows to draw from them.
+        size: side of a window, pixels.
+        rng: generator of all draws.
+
+    Returns:
+        uint8 RGB (n, size, size, 3), and uint8 labels (n, size, size).
+    """
     images, labels = [], []
     for pairs, count in parts:
         for number in rng.integers(len(pairs), size=count).tolist():
@@ -164,10 +174,21 @@ def confusion(
     device: str,
     progress: Callable[[int], None],
 ) -> Int64:
-    """Count labelled pixels by (true, predicted) label over the centres of the pairs.
+    """Count pixels by true and predicted label, over the central squares of images.
+
+    Args:
+        model: a trained segmenter.
+        pairs: images with their true label maps.
+        numbers: numbers of the images to score.
+        classes: classes of the label maps; pixels with labels below `classes.first` are ignored.
+        size: side of the central square, pixels.
+        batch: number of images in a batch.
+        device: 'cpu' or 'cuda'.
+        progress: called with the number of finished images.
 
     Returns:
-        int64 (classes, classes); row and column 0 stay empty where label 0 is not a class.
+        int64 (classes, classes), true by predicted label; row and column 0 stay empty if label 0
+        is not scored.
     """
     model.to(device).eval()
     kinds, first = len(classes), classes.first
@@ -188,9 +209,10 @@ class IouScores(ReportPart):
     """Scores of one segmenter.
 
     Attributes:
-        mean_iou: over the classes that the truth has; None where nothing is labelled.
-        accuracy: share of labelled pixels; None where nothing is labelled.
-        iou: TP / (TP + FP + FN) per label, from the first class on; None where the truth has none.
+        mean_iou: mean IoU of the classes that occur in the true label maps; None if none occurs.
+        accuracy: share of correct pixels among the labelled ones; None if no pixel is labelled.
+        iou: TP / (TP + FP + FN) of each class, from `classes.first` on; None for a class that
+            does not occur in the true label maps.
     """
 
     mean_iou: float | None
@@ -199,7 +221,7 @@ class IouScores(ReportPart):
 
 
 def iou_scores(counts: Int64, first: int) -> IouScores:
-    """Score a confusion matrix (classes, classes) of true by predicted labels, from `first` on."""
+    """Compute scores of labels from `first` on, from the counts that `confusion` returns."""
     hit = np.diag(counts).astype(float)
     union = counts.sum(0) + counts.sum(1) - hit
     present = counts.sum(1) > 0

@@ -1,4 +1,4 @@
-"""The evaluate stage: shards for encoders, appearance and segmenters, then one report."""
+"""The evaluate stage: one shard per encoder, appearance, one per segmenter; then the report."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ APPEARANCE = "appearance"
 SEGMENTER = "segmenter"
 
 OUTPUT_STRIDE = 16
-"""Of DeepLabV3+: it takes images whose side is a multiple of this."""
+"""Output stride of DeepLabV3+: the side of its images must be a multiple of this."""
 
 
 class EvaluateStage(Stage[EvaluateRequest]):
-    """Measures a synthetic dataset."""
+    """Evaluates a synthetic dataset against real regions, and writes a report."""
 
     name: ClassVar[str] = "evaluate"
     request = EvaluateRequest

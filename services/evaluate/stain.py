@@ -1,4 +1,4 @@
-"""Staining of an image: the Gaussian distribution of its pixels in optical density."""
+"""Staining of an image: mean and covariance of the optical density of its pixels."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from services.evaluate.frechet import gaussian_distance
 from shared.arrays import Float64, UInt8
 
 DENSITY: Float64 = -np.log10((np.arange(256) + 1) / 256)
-"""Optical density of each level: 2.41 for black, 0 for white."""
+"""Optical density of each intensity 0 to 255: 2.41 for black, 0 for white."""
 
 
 def optical_density(pixels: UInt8) -> Float64:
-    """Optical density of pixels (n, 3) by channel, -log10((I + 1) / 256) as by Beer and Lambert."""
+    """Optical density -log10((I + 1) / 256) of pixels (n, 3), by channel (Beer-Lambert law)."""
     return DENSITY[pixels]
 
 
 @dataclass(frozen=True)
 class StainStatistics:
-    """Moments of the optical density of some pixels.
+    """Mean and covariance of the optical density of some pixels.
 
     Attributes:
-        mean: float64 (3,), red, green and blue.
+        mean: float64 (3,); red, green and blue.
         covariance: float64 (3, 3).
     """
 
@@ -33,7 +33,15 @@ class StainStatistics:
 
 
 def stain_statistics(image: UInt8, mask: NDArray[np.bool_] | None) -> StainStatistics:
-    """Measure the staining of an image (h, w, 3), or of its part where the mask (h, w) is true."""
+    """Measure the staining of an image, or of a part of it.
+
+    Args:
+        image: uint8 RGB (h, w, 3).
+        mask: bool (h, w), true for the pixels to measure; None: all pixels.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, or there are fewer than 2 pixels to measure.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"need a uint8 image (h, w, 3), not {image.dtype} {image.shape}")
     if mask is not None and mask.shape != image.shape[:2]:
@@ -46,10 +54,10 @@ def stain_statistics(image: UInt8, mask: NDArray[np.bool_] | None) -> StainStati
 
 
 def stain_error(a: StainStatistics, b: StainStatistics) -> float:
-    """Wasserstein-2 distance of two stainings taken as Gaussians, in units of optical density.
+    """Wasserstein-2 distance of two stainings as Gaussians, in units of optical density.
 
-    The root of |Δμ|² and the squared Bures distance of the covariances (Dowson and Landau
-    1982): 0 for the same staining, 0.3 where one channel lets half as much
-    light through.
+    This is the root of |Δμ|² plus the squared Bures distance of the covariances (Dowson and
+    Landau 1982). It is 0 for equal stainings, and 0.3 if one channel lets half as much light
+    through.
     """
     return float(np.sqrt(gaussian_distance(a.mean, a.covariance, b.mean, b.covariance)))

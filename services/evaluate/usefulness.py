@@ -1,4 +1,4 @@
-"""The shard of one segmenter: its training set, its training and its scores."""
+"""The shard of one segmenter: choose the training set, train the segmenter, and score it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from shared.contracts.evaluate import EvaluateRequest, ReportPart, TrainingSet
 from shared.jobs import Context
 
 MAX_SCORED = 2_000
-"""Images that a segmenter is scored on."""
+"""Greatest number of images that a segmenter is scored on."""
 
 
 class ImageScores(IouScores):
-    """Scores of a segmenter, and the number `n` of images that they come from."""
+    """Scores of a segmenter, with the number `n` of images that it was scored on."""
 
     n: int
 
@@ -27,12 +27,12 @@ class SegmenterResult(ReportPart):
     """The result of the shard of one segmenter.
 
     Attributes:
-        source: the images it was trained on.
-        seed: number of the repetition.
-        n: number of images it was trained on.
+        source: kind of the training set.
+        seed: number of the repetition, from 0.
+        n: number of training images.
         test: scores on real test images.
-        faithfulness: scores on synthetic images against their maps; None unless it was trained on
-            real images.
+        faithfulness: scores on synthetic images against their label maps; None unless the
+            training set is `TrainingSet.REAL`.
     """
 
     source: TrainingSet
@@ -43,7 +43,7 @@ class SegmenterResult(ReportPart):
 
 
 def training_sets(request: EvaluateRequest) -> list[TrainingSet]:
-    """Return the sets that segmenters are trained on; few real images only if the request asks."""
+    """Return the training sets; those of few real images only if `request.few` is set."""
     few = (TrainingSet.FEW_REAL, TrainingSet.FEW_REAL_AND_SYNTHETIC)
     return [source for source in TrainingSet if request.few or source not in few]
 
@@ -51,7 +51,7 @@ def training_sets(request: EvaluateRequest) -> list[TrainingSet]:
 def training_pairs(
     request: EvaluateRequest, material: Material, source: TrainingSet
 ) -> tuple[Pairs, Pairs | None]:
-    """Return the images of a training set, and the synthetic images that are mixed into them."""
+    """Return the images of a training set, and the synthetic images to mix in (None: no mixing)."""
     match source:
         case TrainingSet.REAL:
             return material.train, None
@@ -66,7 +66,7 @@ def training_pairs(
 def measure_segmenter(
     request: EvaluateRequest, material: Material, source: TrainingSet, seed: int, context: Context
 ) -> SegmenterResult:
-    """Train a segmenter on one set, and score it on the real test images."""
+    """Train a segmenter on one training set, and score it on the real test images."""
     pairs, synthetic = training_pairs(request, material, source)
     size, classes = material.dataset.size, material.dataset.classes
     steps = request.segmenter_steps

@@ -1,1 +1,1 @@
-"""Ingest: slides and their annotations → tissue, label maps, patch index, regions."""
+"""Ingest: turns slides and annotations into tissue masks, label maps, patches and regions."""

@@ -1,4 +1,4 @@
-"""Annotations → label maps: ASAP XML, QuPath GeoJSON, PANDA masks, indexed images."""
+"""Turns annotations into label maps: ASAP XML, QuPath GeoJSON, PANDA masks, indexed images."""
 
 from __future__ import annotations
 
@@ -34,20 +34,22 @@ PANDA_NAMES: dict[str, dict[int, str]] = {
     },
     "panda-karolinska": {1: "benign", 2: "cancer"},
 }  # fmt: skip
+"""Format → pixel value → name of the tissue, in the masks of the PANDA challenge."""
 
 ASPECT_TOLERANCE = 0.01
+"""Relative difference of aspect ratios up to which a label image fits its slide."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """An annotated area in level-0 pixels, and the name of its class."""
+    """An annotated area, in level-0 pixels, with the name that the annotation gives it."""
 
     name: str
     area: BaseGeometry
 
 
 def format_of(path: Path) -> LabelFormat:
-    """Guess an annotation's format by its file name. Raises `InputError`."""
+    """Guess an annotation's format by its file name. Raises `InputError` if no format fits."""
     kind = guess_format(path)
     if kind is None:
         raise InputError(f"{path.name}: labels must be {known_formats()}")
@@ -55,7 +57,9 @@ def format_of(path: Path) -> LabelFormat:
 
 
 def read_asap(path: Path) -> list[Outline]:
-    """Read an ASAP XML file (Camelyon16); polygons have no holes and cover earlier ones.
+    """Read an ASAP XML file, as Camelyon16 has.
+
+    Its polygons have no holes; a polygon covers those before it.
 
     Raises:
         InputError: the file is not ASAP XML, or a polygon is malformed.
@@ -63,7 +67,7 @@ def read_asap(path: Path) -> list[Outline]:
     try:
         root = cast(Element, parse(path).getroot())
     except (ParseError, DefusedXmlException) as error:
-        raise InputError(f"{path.name} is no well-formed XML: {error}") from error
+        raise InputError(f"{path.name} is not well-formed XML: {error}") from error
     outlines = []
     for number, item in enumerate(root.iter("Annotation")):
         try:
@@ -81,12 +85,12 @@ def read_asap(path: Path) -> list[Outline]:
         name = item.get("PartOfGroup") or "None"
         outlines.append(Outline(name, make_valid(Polygon(ring))))
     if root.tag != "ASAP_Annotations":
-        raise InputError(f"{path.name} is no ASAP annotation: its root is <{root.tag}>")
+        raise InputError(f"{path.name} is not an ASAP annotation: its root is <{root.tag}>")
     return outlines
 
 
 def read_geojson(path: Path) -> list[Outline]:
-    """Read QuPath GeoJSON: a FeatureCollection, a list of features, or one feature.
+    """Read a GeoJSON file of QuPath: a FeatureCollection, a list of features, or one feature.
 
     Raises:
         InputError: the file is not GeoJSON, or a geometry is malformed.
@@ -94,7 +98,7 @@ def read_geojson(path: Path) -> list[Outline]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path.name} is no JSON: {error}") from error
+        raise InputError(f"{path.name} is not JSON: {error}") from error
     features = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(features, list):
         raise InputError(f"{path.name} holds no GeoJSON features")
@@ -115,16 +119,16 @@ OUTLINE_READERS: dict[LabelFormat, Callable[[Path], list[Outline]]] = {
     "asap": read_asap,
     "geojson": read_geojson,
 }
-"""Readers of the formats that hold outlines; the other formats are images of labels."""
+"""Readers of the formats that hold outlines; the other formats are label images."""
 
 
 def settle(outlines: list[Outline]) -> list[Outline]:
-    """Shift outlines that were traced along pixel centres to continuous coordinates.
+    """Convert outlines that were traced along pixel centres to continuous coordinates.
 
-    Contour tracers such as OpenCV's give the indices of boundary pixels: all vertices are
-    integers, and some edges are diagonal. Such an outline includes its boundary pixels, whose
-    centres lie half a pixel further. Outlines along pixel edges (axis-parallel) and drawn
-    outlines (fractions) are in continuous coordinates already.
+    Contour tracers such as OpenCV's return the indices of boundary pixels: all vertices are
+    integers, and some edges are diagonal. Such outlines are shifted by half a pixel, to the
+    centres of these pixels, and slightly widened to include them. Outlines along pixel edges
+    (axis-parallel) and drawn outlines (fractions) are returned unchanged.
     """
     points = [get_coordinates(outline.area) for outline in outlines]
     whole = all((part == part.round()).all() for part in points)
@@ -139,7 +143,7 @@ def settle(outlines: list[Outline]) -> list[Outline]:
 
 
 def _flat(geometry: dict[str, Any]) -> dict[str, Any]:
-    """Drop third coordinates."""
+    """Drop the third coordinate of every point of a GeoJSON geometry."""
 
     def flat(value: Any) -> Any:
         if isinstance(value[0], int | float):
@@ -150,7 +154,7 @@ def _flat(geometry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _classification(feature: dict[str, Any]) -> str:
-    """Return the class name of a GeoJSON feature, or 'None'."""
+    """Return the class name of a GeoJSON feature, or the string 'None'."""
     properties = feature.get("properties") or {}
     label = properties.get("classification") or properties.get("label") or properties.get("name")
     name = label.get("name") if isinstance(label, dict) else label
@@ -162,8 +166,8 @@ def name_to_index(
 ) -> dict[str, int]:
     """Map annotation names to class indices.
 
-    A name is looked up in `label_names`, then among the classes, without regard to case,
-    `_` and `-`.
+    `label_names` (annotation name → class name) is applied first. All comparisons ignore case,
+    and treat `_` and `-` as spaces.
 
     Raises:
         InputError: a name belongs to no class.
@@ -181,7 +185,7 @@ def name_to_index(
 
 
 def _plain(name: str) -> str:
-    """Return a name without case, `_` and `-`."""
+    """Return a name in lower case, with spaces for `_` and `-`."""
     return name.lower().replace("_", " ").replace("-", " ")
 
 
@@ -192,14 +196,17 @@ def _by_plain_name(classes: Classes) -> dict[str, int]:
 def rasterize(
     outlines: Sequence[tuple[BaseGeometry, int]], width: int, height: int, factor: float
 ) -> Iterator[UInt8]:
-    """Paint outlines in their order, as strips of `LABEL_TILE` rows.
+    """Paint outlines into a label map, a later one over earlier ones.
 
-    A pixel belongs to an outline if its centre does.
+    A pixel is painted if its centre is inside the outline.
 
     Args:
-        outlines: areas in level-0 pixels with their class indices.
-        width, height: size of the label map in pixels.
-        factor: level-0 pixels per label pixel.
+        outlines: areas in level-0 pixels, with their class indices.
+        width, height: size of the label map, pixels.
+        factor: number of level-0 pixels per pixel of the label map.
+
+    Yields:
+        Strips of `LABEL_TILE` rows (the last may be shorter), uint8 (rows, width).
     """
     areas = [scale(area, 1 / factor, 1 / factor, origin=(0, 0)) for area, _ in outlines]
     tree = STRtree(areas)
@@ -219,13 +226,15 @@ def rasterize(
 
 
 def read_indexed(path: Path) -> UInt8:
-    """Read an indexed label image: PNG (grey or palette), TIFF (its red channel) or npy.
+    """Read a label image: PNG, TIFF or npy, whose pixel values are labels.
+
+    The value is the palette index of a palette PNG, and the red channel of a colour image.
 
     Returns:
         uint8 (height, width).
 
     Raises:
-        InputError: the file cannot be read, or its values do not fit into uint8.
+        InputError: the file cannot be read, or has values that are not integers from 0 to 255.
     """
     try:
         if path.suffix.lower() == ".npy":
@@ -255,13 +264,24 @@ def lookup(
     known: dict[int, str],
     path: Path,
 ) -> UInt8:
-    """Make a table from pixel values to class indices: uint8 (256,).
+    """Make a table from pixel value to class index.
 
-    A value is looked up in `label_names` (as text), then in the format's own names, then
-    taken as an index.
+    The name of a value is taken from `label_names`, else from the names of the format. A value
+    without a name is itself the class index, unless the format has names. 0 is background,
+    unless `label_names` names it.
+
+    Args:
+        values: pixel values that occur in the image.
+        classes: classes of the label map.
+        label_names: pixel value as text → class name.
+        known: pixel value → name in the format; empty if the format has no names.
+        path: label image, for the error message.
+
+    Returns:
+        uint8 (256,).
 
     Raises:
-        InputError: a value of the image belongs to no class.
+        InputError: a value belongs to no class.
     """
     plain = _by_plain_name(classes)
     table, wrong = np.zeros(256, np.uint8), []
@@ -293,22 +313,25 @@ def label_strips(
 ) -> Iterator[UInt8]:
     """Turn an annotation into strips of a slide's label map.
 
-    Every check runs before the first strip is yielded.
+    All checks run in this call, before the first strip is read.
 
     Args:
-        path: the annotation.
-        kind: its format.
-        classes: of the label map.
-        label_names: annotation names or pixel values → class names.
+        path: file of the annotation.
+        kind: format of the annotation.
+        classes: classes of the label map.
+        label_names: annotation name, or pixel value as text → class name.
         slide_size: width and height of the slide, level-0 pixels.
-        map_size: width and height of the label map.
+        map_size: width and height of the label map, pixels.
+
+    Returns:
+        Strips of `LABEL_TILE` rows, uint8 (rows, width).
 
     Raises:
-        InputError: the annotation is malformed, does not fit the slide, or has labels
+        InputError: the annotation is missing or malformed, does not fit the slide, or has labels
             that belong to no class.
     """
     if not path.is_file():
-        raise InputError(f"labels {path} are not there")
+        raise InputError(f"annotation {path} does not exist")
     width, height = map_size
     if kind in OUTLINE_READERS:
         outlines = settle(OUTLINE_READERS[kind](path))
@@ -323,7 +346,7 @@ def label_strips(
 
 
 def _resampled(image: UInt8, table: UInt8, width: int, height: int) -> Iterator[UInt8]:
-    """Resize a label image by nearest neighbour, as strips of classes."""
+    """Resize a label image to width × height by nearest neighbour, and yield strips of classes."""
     columns = ((np.arange(width) + 0.5) * image.shape[1] / width).astype(int)
     for top in range(0, height, LABEL_TILE):
         rows = np.arange(top, min(top + LABEL_TILE, height))
@@ -332,12 +355,12 @@ def _resampled(image: UInt8, table: UInt8, width: int, height: int) -> Iterator[
 
 
 def _check_shape(path: Path, image: UInt8, slide_size: tuple[int, int]) -> None:
-    """Raise `InputError` unless the image is the slide at some lower resolution."""
+    """Raise `InputError` if a label image is larger than its slide, or has another aspect ratio."""
     ratios = (slide_size[0] / image.shape[1], slide_size[1] / image.shape[0])
     slack = ASPECT_TOLERANCE + 1.0 / min(image.shape)
     if min(ratios) < 0.99 or abs(ratios[0] / ratios[1] - 1) > slack:
         raise InputError(
             f"label image {path.name} is {image.shape[1]}×{image.shape[0]} px, which does not fit "
-            f"its slide of {slide_size[0]}×{slide_size[1]} px: the sides' ratios differ, or it is "
+            f"its slide of {slide_size[0]}×{slide_size[1]} px: it has another aspect ratio, or is "
             "larger"
         )

@@ -1,4 +1,4 @@
-"""The patch index: the patches of a grid that hold tissue."""
+"""The patch index: a table of the patches of a slide that hold tissue."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from shared.imaging.slide import Slide
 
 COLUMNS = pa.schema(
     [
-        ("x", pa.int64()),  # level-0 pixels
+        ("x", pa.int64()),  # left upper corner, level-0 pixels
         ("y", pa.int64()),
-        ("size", pa.int32()),  # pixels at mpp
+        ("size", pa.int32()),  # side, pixels at mpp
         ("mpp", pa.float64()),
-        ("tissue", pa.float32()),  # share of the patch
-        ("fractions", pa.list_(pa.float32())),  # per class; null without labels
+        ("tissue", pa.float32()),  # share of the patch, 0 to 1
+        ("fractions", pa.list_(pa.float32())),  # share per class; null without labels
     ]
 )
 
@@ -27,13 +27,13 @@ COLUMNS = pa.schema(
 def patch_index(
     slide: Slide, tissue: NDArray[np.bool_], grid: PatchGrid, labels: LabelMap | None, classes: int
 ) -> pa.Table:
-    """List the patches of a slide that hold enough tissue, by row and column.
+    """List the patches of a slide that hold enough tissue, row by row.
 
     Args:
-        slide: open slide.
+        slide: the open slide.
         tissue: bool mask of the whole slide at any resolution.
-        grid: size, stride and smallest tissue share.
-        labels: label map, if the slide is annotated.
+        grid: size, stride and resolution of patches, and their smallest tissue share.
+        labels: label map of the slide; None if it is not annotated.
         classes: number of classes, background included.
 
     Returns:
@@ -79,7 +79,17 @@ def box_shares(
     width: int,
     height: int,
 ) -> Float64:
-    """Return the share of `mask` in boxes of side × side_y level-0 pixels, by (y, x) corner."""
+    """Compute the share of each box of a grid that a mask covers.
+
+    Args:
+        mask: bool mask of the whole slide, at any resolution.
+        xs, ys: left and upper edges of the boxes, level-0 pixels.
+        side, side_y: width and height of a box, level-0 pixels.
+        width, height: size of the slide, level-0 pixels.
+
+    Returns:
+        float64 (len(ys), len(xs)), 0 to 1.
+    """
     if not len(xs) or not len(ys):
         return np.zeros((len(ys), len(xs)))
     sums = cv2.integral(mask.astype(np.uint8))

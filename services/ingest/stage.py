@@ -1,4 +1,4 @@
-"""The ingest stage: one shard per slide, or per slide of the tiles."""
+"""The ingest stage: one shard for each slide, and for each slide that tiles were cut from."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from shared.storage import sha256_file
 from shared.storage.formats import table_bytes
 
 THUMBNAIL_SIDE = 1024
-"""Longer side of a thumbnail, pixels."""
+"""Greatest side of a thumbnail, pixels."""
 
 MAX_MASK_SIDE = 8192
-"""Longest side of the image that tissue is found on, pixels."""
+"""Greatest side of a tissue mask, pixels."""
 
 
 class IngestStage(Stage[IngestRequest]):
-    """Slides and annotations → records, label maps, patch index, regions."""
+    """Turns slides and annotations into records, label maps, patch indices and regions."""
 
     name: ClassVar[str] = "ingest"
     request = IngestRequest
@@ -56,7 +56,7 @@ class IngestStage(Stage[IngestRequest]):
         given_splits(tiles)
         slides = [item.slide for item in request.slides]
         if both := sorted(set(slides) & set(tiles)):
-            raise InputError(f"{both} are names of slides and of tiles' slides: rename one")
+            raise InputError(f"{both} are names of slides and also of slides of tiles: rename them")
         return Plan(phases=(tuple(Shard(id=name) for name in (*slides, *tiles)),))
 
     def run(self, request: IngestRequest, shard: Shard, context: Context) -> dict[str, Any]:

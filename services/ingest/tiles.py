@@ -1,4 +1,4 @@
-"""Tiles from other tools, with their masks → regions."""
+"""Turns tiles that were cut by other tools, and their masks, into regions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from shared.imaging.windows import choose_windows
 from shared.storage import ObjectStore, sha256
 
 Row = dict[str, Any]
+"""One tile of the table, by the names of `TILE_COLUMNS`."""
 
 MAX_TILE_SIDE = 8192
-"""Longest side of a tile, pixels; larger images are slides."""
+"""Greatest side of a tile, pixels; larger images must be ingested as slides."""
 
 
 def read_tiles(store: ObjectStore, key: str) -> dict[str, list[Row]]:
-    """Read a table of tiles (`TILE_COLUMNS`), grouped by slide."""
+    """Read a table of tiles (`TILE_COLUMNS`): slide → its tiles."""
     slides: dict[str, list[Row]] = {}
     for row in pq.read_table(store.local(key)).to_pylist():
         slides.setdefault(row["slide"], []).append(row)
@@ -35,7 +36,7 @@ def read_tiles(store: ObjectStore, key: str) -> dict[str, list[Row]]:
 
 
 def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
-    """Return the slides whose split is given.
+    """Return slide → split, for the slides whose tiles state a split.
 
     Raises:
         InputError: tiles of one slide are in two splits.
@@ -46,7 +47,7 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
         if len(splits) > 1:
             raise InputError(
                 f"tiles of {slide!r} are in the splits {sorted(map(str, splits))}: a slide or "
-                "patient belongs to one split, or the figures will flatter"
+                "patient must be in one split, or the figures will be too good"
             )
         if (split := splits.pop()) is not None:
             given[slide] = split
@@ -56,21 +57,21 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
 def cut_tiles(
     store: ObjectStore, name: str, slide: str, rows: list[Row], classes: Classes, rule: RegionRule
 ) -> tuple[int, str]:
-    """Write the regions of one slide's tiles: their table and their shard.
+    """Cut the regions out of one slide's tiles, and write their table and their shard.
 
     Args:
         store: holds the tiles, and receives the regions.
-        name: of the region set.
+        name: name of the region set.
         slide: name of the slide or patient.
-        rows: its tiles.
-        classes: of the label maps.
-        rule: chooses the windows of a tile, and states their size and mpp.
+        rows: tiles of the slide.
+        classes: classes of the label maps.
+        rule: size, mpp and choice of the regions.
 
     Returns:
         The number of regions, and the SHA-256 of the shard.
 
     Raises:
-        InputError: a tile can't be read, is too small, or does not fit its mask.
+        InputError: a tile cannot be read, is too small, or does not fit its mask or the classes.
     """
     table: list[dict[str, object]] = []
 
@@ -81,7 +82,7 @@ def cut_tiles(
             stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(row["image"]).stem)
             for window in choose_windows(labels, len(classes), rule.size, rule.stride, rule):
                 x, y = round(window.x * ratio), round(window.y * ratio)
-                # Numbered, because names recur in other folders.
+                # The number makes keys unique, because files in two folders may share a name.
                 key = f"{slide}_{number}-{stem}_{x}_{y}"
                 table.append(
                     {
@@ -106,7 +107,7 @@ def cut_tiles(
 
 
 def _read(store: ObjectStore, row: Row, classes: Classes, rule: RegionRule) -> tuple[UInt8, UInt8]:
-    """Read a tile and its labels at the rule's resolution."""
+    """Read a tile and its label map, both resized to the mpp of the rule."""
     image = _pixels(store, row["image"], cv2.IMREAD_COLOR_RGB)
     mask = _pixels(store, row["mask"], cv2.IMREAD_GRAYSCALE)
     name = Path(row["image"]).name

@@ -1,4 +1,4 @@
-"""Finding the tissue of a slide, and whether its stain looks like H&E."""
+"""Finds the tissue of a slide, and tells whether its stain looks like H&E."""
 
 from __future__ import annotations
 
@@ -16,17 +16,26 @@ from shared.arrays import UInt8
 Mask = NDArray[np.bool_]
 
 MPP = 8.0
-"""Resolution of the tissue mask, µm per pixel; coarser for huge slides."""
+"""Resolution of the tissue mask, µm per pixel; huge slides have a coarser mask."""
 
 MIN_AREA = 100**2
-"""Area of the smallest speck or hole that counts, µm²."""
+"""Area of the smallest speck of tissue, or hole in it, that is kept, µm²."""
 
 MIN_SATURATION = 0.06
-"""Lower bound of the threshold on saturation, 0 to 1."""
+"""Smallest threshold on saturation (0 to 1) that separates tissue from glass."""
 
 
 def ink_mask(rgb: UInt8) -> Mask:
-    """Find pen marks: saturated green, blue, cyan, pure red or black ink, which H&E never has."""
+    """Find pen marks, by colours that H&E does not have.
+
+    These are saturated green, blue and cyan, pure red, and black.
+
+    Args:
+        rgb: uint8 (h, w, 3).
+
+    Returns:
+        bool (h, w).
+    """
     hsv = rgb2hsv(rgb)
     hue, saturation, value = hsv[..., 0] * 360, hsv[..., 1], hsv[..., 2]
     red, green, blue = (rgb[..., i].astype(np.int16) for i in range(3))
@@ -41,16 +50,16 @@ def ink_mask(rgb: UInt8) -> Mask:
 def tissue_mask(rgb: UInt8, mpp: float) -> Mask:
     """Find tissue on a thumbnail.
 
-    Tissue is above Otsu's threshold on the saturation of a median-filtered image, without
-    ink, small specks and small holes. The threshold is bounded, because Otsu's method splits
-    blank fields too.
+    Tissue is where the saturation of the median-filtered image is above Otsu's threshold. Ink
+    and small specks are removed, and small holes are filled. The threshold is bounded, because
+    Otsu's method splits even an empty field into two parts.
 
     Args:
-        rgb: uint8 (h, w, 3).
-        mpp: µm per pixel of `rgb`.
+        rgb: thumbnail of the slide, uint8 (h, w, 3).
+        mpp: resolution of `rgb`, µm per pixel.
 
     Returns:
-        bool (h, w).
+        bool (h, w), true for tissue.
     """
     smooth = np.asarray(cv2.medianBlur(np.ascontiguousarray(rgb), 5), np.uint8)
     ink = ink_mask(smooth)
@@ -66,7 +75,15 @@ def tissue_mask(rgb: UInt8, mpp: float) -> Mask:
 
 
 def stain_of(rgb: UInt8, tissue: Mask) -> Literal["h&e", "other", "unknown"]:
-    """Say whether the tissue's colours are those of H&E: pink to violet on a bright ground."""
+    """Tell whether the tissue is stained with H&E: pink to violet on a bright background.
+
+    Args:
+        rgb: thumbnail of the slide, uint8 (h, w, 3).
+        tissue: tissue mask of the thumbnail, bool (h, w).
+
+    Returns:
+        'h&e' or 'other'; 'unknown' if there is too little coloured tissue.
+    """
     bright = float(np.median(rgb)) > 60
     if not bright:
         return "other"

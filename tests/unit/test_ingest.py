@@ -156,9 +156,9 @@ def test_a_slide_without_resolution_asks_for_mpp(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"<ASAP_Annotations><Anno", "labels.xml is no well-formed XML"),
-        (b"<html/>", "labels.xml is no ASAP annotation"),
-        (b'{"features": [', "labels.geojson is no JSON"),
+        (b"<ASAP_Annotations><Anno", "labels.xml is not well-formed XML"),
+        (b"<html/>", "labels.xml is not an ASAP annotation"),
+        (b'{"features": [', "labels.geojson is not JSON"),
         (b'{"features": [{"geometry": {"type": "Polygon", "coordinates": [[1]]}}]}', "feature 0"),
     ],
 )

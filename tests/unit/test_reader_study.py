@@ -148,7 +148,7 @@ def test_answers_are_kept_changed_and_then_final(gateway: Gateway) -> None:
         ({"real": [{"regions": "none"}]}, "#/real/0", "regions/none/set.json"),
         ({"synthetic": ["d", "none"]}, "#/synthetic/1", "datasets/none/dataset.json"),
         ({"synthetic": ["d", "d"]}, "#", "named twice"),
-        ({"images": 9}, "#/images", "9 real images are asked for, the sets hold 8"),
+        ({"images": 9}, "#/images", "9 real images are asked for, but the sets hold 8"),
         ({"real": [{"regions": "coarse"}]}, "#/images", "resampling would tell"),
         ({"readers": ["Ann", "Ann"]}, "#", "named twice"),
         ({"readers": []}, "#/readers", "at least 1"),

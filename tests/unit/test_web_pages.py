@@ -76,7 +76,7 @@ def test_who_is_not_logged_in_is_asked_to(gateway: Gateway) -> None:
         answer = visitor.get(place)
         assert (answer.status_code, answer.headers["Location"]) == (303, f"/login?next={place}")
     token = gateway.client.headers["Authorization"].removeprefix("Bearer ")
-    assert "no token of this gateway" in visitor.post("/login", data={"token": "htd_x"}).text
+    assert "does not know this token" in visitor.post("/login", data={"token": "htd_x"}).text
     done = visitor.post("/login?next=/datasets", data={"token": token})
     assert done.headers["Location"] == "/datasets"
     cookie = done.headers["Set-Cookie"].lower()

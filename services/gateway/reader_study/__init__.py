@@ -1,10 +1,11 @@
 """Reader study: blinded people judge which images are real. See docs/reader-study.md.
 
-Readers see only `series` and `images`; only the maker of the study sees the key.
+Readers see only `series` and `images`; only the maker of the study sees `key.json`. A store has
+these objects:
 
 reader_studies/<study>/study.json                    StudyRecord; written last
-reader_studies/<study>/key.json                      Key: the truth of every picture
-reader_studies/<study>/images/<picture>.jpg          all of one size in pixels and in bytes
+reader_studies/<study>/key.json                      Key: kind and origin of every picture
+reader_studies/<study>/images/<picture>.jpg          all have the same size in pixels and bytes
 reader_studies/<study>/series/<reader>.json          Series: the pictures in a reader's order
 reader_studies/<study>/answers/<reader>/<image>.json Answer
 reader_studies/<study>/submitted/<reader>.json       Submitted

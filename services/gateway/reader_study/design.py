@@ -13,15 +13,18 @@ T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
 
 BLOCK = 6
-"""Images of each kind in a block of a series."""
+"""Number of images of each kind in a block of a series."""
 
 
 def share_out(total: int, room: Mapping[H, int]) -> dict[H, int]:
-    """Share `total` out as evenly as the room of each taker allows.
+    """Divide a number among takers as evenly as their maxima allow.
 
     Args:
-        total: number to share; a rest without room is left over.
-        room: maximum of each taker.
+        total: number to divide; a remainder that no taker has room for is dropped.
+        room: taker → greatest share.
+
+    Returns:
+        Taker → share.
     """
     shares = dict.fromkeys(room, 0)
     while total:
@@ -35,14 +38,18 @@ def share_out(total: int, room: Mapping[H, int]) -> dict[H, int]:
 
 
 def class_shares(total: int, room: Mapping[Kind, Mapping[str, int]]) -> dict[Kind, dict[str, int]]:
-    """Return how many images of each class each kind gives.
+    """Divide the images of a study among classes, for each kind.
 
-    Both kinds give the same number of a class, spread evenly over the classes as far as there are
-    images. Images that are then missing come from any class that has more.
+    Both kinds get the same number of images of a class, and the classes get numbers as equal as
+    the available images allow. If fewer than `total` images are found this way, each kind fills
+    up with images of any class.
 
     Args:
-        total: images of each kind.
-        room: kind → class → images that there are.
+        total: number of images of each kind.
+        room: kind → class → number of available images.
+
+    Returns:
+        Kind → class → number of images.
     """
     classes = sorted({name for counts in room.values() for name in counts})
     full = {kind: {name: room[kind].get(name, 0) for name in classes} for kind in KINDS}
@@ -60,12 +67,12 @@ def choose(
     candidates: Sequence[tuple[str, str, T]],
     rng: np.random.Generator,
 ) -> list[T]:
-    """Draw images at random, from the sets in turn.
+    """Draw images at random; each comes from the set that has given the fewest so far.
 
     Args:
-        wanted: class → images.
-        candidates: (set, class, image).
-        rng: draws.
+        wanted: class → number of images to draw.
+        candidates: triples of set, class and image.
+        rng: generator of all draws.
     """
     chosen: list[T] = []
     taken = {name: 0 for name, _, _ in candidates}
@@ -83,15 +90,15 @@ def choose(
 
 
 def kind_sequences(images: int, readers: int, rng: np.random.Generator) -> list[list[Kind]]:
-    """Draw the order of kinds for each reader.
+    """Draw the order of real and synthetic images for each reader.
 
-    Every block of a series has as many real images as synthetic ones, and every other
-    reader has the opposite kind at every place: a place says nothing of the kind.
+    Every block of a series has equally many real and synthetic images. Every second reader has
+    the opposite kind at every position, so that a position does not tell the kind.
 
     Args:
-        images: of each kind.
-        readers: how many series.
-        rng: draws.
+        images: number of images of each kind.
+        readers: number of readers.
+        rng: generator of all draws.
     """
     sequences: list[list[Kind]] = []
     while len(sequences) < readers:
@@ -107,12 +114,12 @@ def kind_sequences(images: int, readers: int, rng: np.random.Generator) -> list[
 def series(
     pictures: Mapping[Kind, Sequence[T]], readers: int, rng: np.random.Generator
 ) -> list[list[T]]:
-    """Draw every reader's series; each shows every picture once.
+    """Draw a series for each reader; each series shows every picture once.
 
     Args:
-        pictures: kind → pictures, as many of each.
-        readers: how many series.
-        rng: draws.
+        pictures: kind → pictures; both kinds have the same number of pictures.
+        readers: number of readers.
+        rng: generator of all draws.
     """
     drawn = []
     for sequence in kind_sequences(len(pictures["real"]), readers, rng):

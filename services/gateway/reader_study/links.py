@@ -1,6 +1,6 @@
-"""Readers' tokens: each opens one series of one study, and nothing else.
+"""Readers' tokens: each gives access to one reader's series of one study, and to nothing else.
 
-The store has only their hashes; services.gateway.api.tokens says why that is enough.
+The store holds only hashes of the tokens; `services.gateway.api.tokens` explains why this is safe.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from shared.storage import ObjectNotFoundError, ObjectStore
 
 PREFIX = "access/readings/"
 
-_SHAPE = re.compile(r"htr_[A-Za-z0-9_-]{43}")
+_PATTERN = re.compile(r"htr_[A-Za-z0-9_-]{43}")
 
 
 class ReadingRecord(Contract):
-    """The record of a reader's token; `id` is the start of its hash."""
+    """The record of a reader's token; `id` is the start of the token's SHA-256 hash."""
 
     id: str
     tenant: Tenant
@@ -28,7 +28,10 @@ class ReadingRecord(Contract):
 
 
 def make_link(root: ObjectStore, tenant: str, study: str, reader: str) -> str:
-    """Make a reader's token; it is not stored, so this is the only time that it is returned."""
+    """Make and return a token for a reader.
+
+    Only its hash is stored, so the token cannot be read again.
+    """
     token = f"htr_{secrets.token_urlsafe(32)}"
     digest = _digest(token)
     record = ReadingRecord(id=digest[:16], tenant=tenant, study=study, reader=reader)
@@ -37,8 +40,8 @@ def make_link(root: ObjectStore, tenant: str, study: str, reader: str) -> str:
 
 
 def find_link(root: ObjectStore, token: str) -> ReadingRecord | None:
-    """Return the record of a reader's token, or None if it is not known."""
-    if not _SHAPE.fullmatch(token):
+    """Return the record of a reader's token; None if the token is unknown or revoked."""
+    if not _PATTERN.fullmatch(token):
         return None
     try:
         return root.get_model(f"{PREFIX}{_digest(token)}.json", ReadingRecord)
@@ -47,7 +50,7 @@ def find_link(root: ObjectStore, token: str) -> ReadingRecord | None:
 
 
 def drop_links(root: ObjectStore, tenant: str, study: str, reader: str | None = None) -> None:
-    """Make the tokens of a reader, or of all readers of a study, void."""
+    """Revoke the tokens of one reader, or of all readers, of a study."""
     for key in list(root.list(PREFIX)):
         record = root.get_model(key, ReadingRecord)
         if (record.tenant, record.study) == (tenant, study) and reader in {None, record.reader}:

@@ -1,7 +1,7 @@
-"""Pictures that differ only in their content: one size, one encoder, no metadata.
+"""Encodes pictures that differ only in their content: the same size, encoder and headers.
 
-Real and synthetic images go through the same steps. Both are cut, and neither is ever
-resampled, since interpolation leaves its own traces.
+Real and synthetic images go through the same steps. Both may be cut, and neither is resampled,
+because interpolation leaves visible traces.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from PIL import Image
 from shared.arrays import UInt8
 
 QUALITY = 95
+"""JPEG quality of all pictures, 0 to 100."""
 
 
 def encode(image: UInt8, side: int) -> bytes:
-    """Cut the middle of an image and encode it as JPEG.
+    """Cut the central square out of an image, and encode it as JPEG.
 
-    Fixed quality, full colour resolution and the standard's Huffman tables: the headers of
-    all pictures of a side are the same bytes.
+    Quality, colour resolution and Huffman tables are fixed, so all pictures of one size have
+    the same headers.
 
     Args:
-        image: uint8 RGB (height, width, 3), at least `side` each way.
-        side: of the picture, pixels.
+        image: uint8 RGB (height, width, 3), both at least `side`.
+        side: side of the picture, pixels.
     """
     height, width = image.shape[:2]
     top, left = (height - side) // 2, (width - side) // 2
@@ -36,6 +37,6 @@ def encode(image: UInt8, side: int) -> bytes:
 
 
 def pad(pictures: Sequence[bytes]) -> list[bytes]:
-    """Make JPEGs equally long, with zeros after the end of the image, which decoders ignore."""
+    """Append zeros, which decoders ignore, to JPEG files until all have the same length."""
     length = max(map(len, pictures))
     return [data.ljust(length, b"\0") for data in pictures]

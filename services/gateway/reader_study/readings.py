@@ -1,4 +1,4 @@
-"""A reader's side: the series, its pictures, its answers. Nothing here opens the key."""
+"""The reader's side of a study: series, pictures and answers. This module never reads the key."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from shared.storage import ObjectNotFoundError, ObjectStore
 
 
 class SubmittedError(InputError):
-    """The series was submitted: its answers are final."""
+    """An answer is sent after its series was submitted."""
 
 
 class UnansweredError(InputError):
-    """A series is submitted while images have no answer."""
+    """A series is submitted before all images have an answer."""
 
 
 class UnknownImageError(InputError):
-    """The series has no such image."""
+    """An image is requested that is not in the reader's series."""
 
 
 class Desk:
-    """The series of one reader, and all that the reader may do.
+    """The series of one reader, and everything that this reader may do.
 
     Args:
         store: holds the study.
-        record: of the study.
-        reader: r1, r2, …
+        record: record of the study.
+        reader: id of the reader (r1, r2, …).
     """
 
     def __init__(self, store: ObjectStore, record: StudyRecord, reader: str) -> None:
@@ -42,7 +42,7 @@ class Desk:
         return study_key(self._record.study, name)
 
     def reading(self) -> Reading:
-        """Return the series in its order, with the answers so far."""
+        """Return the reader's series, with the answers so far."""
         answers = read_answers(self._store, self._record.study, self._reader)
         return Reading(
             study=self._record.study,
@@ -63,7 +63,7 @@ class Desk:
         return find_submitted(self._store, self._record.study, self._reader) is not None
 
     def picture(self, image: str) -> bytes:
-        """Return an image as JPEG. Raises `UnknownImageError`."""
+        """Return an image of the series as JPEG. Raises `UnknownImageError`."""
         return self._store.get(self._key(f"images/{self._picture(image)}.jpg"))
 
     def _picture(self, image: str) -> str:
@@ -73,10 +73,10 @@ class Desk:
         raise UnknownImageError(f"this series has no image {image!r}")
 
     def answer(self, image: str, body: AnswerBody) -> AnswerBody:
-        """Store an answer; the same answer again changes nothing.
+        """Store the reader's answer to an image, and return the stored answer.
 
-        An answer may be changed until the series is submitted. The time kept is that of the
-        first answer.
+        An answer may be changed until the series is submitted; to send it twice changes nothing.
+        A changed answer keeps the `seconds` of the first one.
 
         Raises:
             UnknownImageError: the series has no such image.
@@ -84,7 +84,7 @@ class Desk:
         """
         self._picture(image)
         if self._submitted():
-            raise SubmittedError("this series was submitted: its answers are final")
+            raise SubmittedError("this series was submitted, so its answers are final")
         key = self._key(f"answers/{self._reader}/{image}.json")
         try:
             before = self._store.get_model(key, Answer)
@@ -99,10 +99,10 @@ class Desk:
         return _plain(kept)
 
     def submit(self) -> Reading:
-        """Make the answers final; a second time changes nothing.
+        """Submit the series, which makes the answers final; to submit it twice changes nothing.
 
         Raises:
-            UnansweredError: images have no answer yet.
+            UnansweredError: some images have no answer yet.
         """
         reading = self.reading()
         left = sum(item.answer is None for item in reading.images)
@@ -115,7 +115,7 @@ class Desk:
 
 
 def read_answers(store: ObjectStore, study: str, reader: str) -> dict[str, Answer]:
-    """Return a reader's answers, by the image's name in that reader's series."""
+    """Return a reader's answers: name of the image in the reader's series → answer."""
     prefix = study_key(study, f"answers/{reader}/")
     return {
         key.removeprefix(prefix).removesuffix(".json"): store.get_model(key, Answer)

@@ -1,4 +1,4 @@
-"""The results of a study: its answers compared with the key."""
+"""Computes the results of a study: compares the answers with the key."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One answer beside its truth.
+    """One answer of a reader, with the truth of the picture.
 
     Attributes:
-        reader: r1, r2, …
-        position: in the reader's series, from 1.
-        truth: of the picture.
-        answer: of the reader.
+        reader: id of the reader (r1, r2, …).
+        position: position of the picture in the reader's series, from 1.
+        truth: kind and origin of the picture.
+        answer: answer of the reader.
     """
 
     reader: str
@@ -63,7 +63,7 @@ class Row:
 
     @property
     def correct(self) -> bool:
-        """Whether the reader was right."""
+        """Whether the answer names the true kind."""
         return self.answer.answer == self.truth.kind
 
     @property
@@ -73,7 +73,7 @@ class Row:
 
 
 def read_rows(store: ObjectStore, record: StudyRecord) -> list[Row]:
-    """Return all answers, reader by reader in the order of their series."""
+    """Return all answers, reader by reader, each in the order of the reader's series."""
     key = store.get_model(study_key(record.study, "key.json"), Key)
     truths = {truth.picture: truth for truth in key.pictures}
     rows = []
@@ -89,7 +89,7 @@ def read_rows(store: ObjectStore, record: StudyRecord) -> list[Row]:
 
 
 def study_results(store: ObjectStore, record: StudyRecord) -> StudyResults:
-    """Compute a study's results from the answers so far."""
+    """Compute the results of a study from the answers so far."""
     rows = read_rows(store, record)
     readers = tuple(
         _reader(reader, name, [row for row in rows if row.reader == reader])
@@ -107,7 +107,10 @@ def study_results(store: ObjectStore, record: StudyRecord) -> StudyResults:
 
 
 def _reader(reader: str, name: str, rows: Sequence[Row]) -> ReaderResult:
-    """Return one reader's result; intervals are Wilson's, as each answer is of another image."""
+    """Return the result of one reader.
+
+    Wilson's intervals are valid here, because each answer is about a different image.
+    """
     synthetic, real = _of(rows, "synthetic"), _of(rows, "real")
     return _result(
         reader,
@@ -120,9 +123,10 @@ def _reader(reader: str, name: str, rows: Sequence[Row]) -> ReaderResult:
 
 
 def _pooled(rows: Sequence[Row]) -> ReaderResult:
-    """Return the result of all readers; intervals are over readers and images.
+    """Return the result of all readers together; intervals come from a bootstrap.
 
-    Accuracy is the mean of the shares of both kinds, which have the same number of images.
+    Accuracy is the mean of sensitivity and specificity, because a study has the same number of
+    real and of synthetic images.
     """
     accuracy = sensitivity = specificity = UNKNOWN
     if _of(rows, "synthetic") and _of(rows, "real"):
@@ -180,17 +184,21 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _quality(rows: Sequence[Row]) -> QualityResult:
-    given = [row.answer.quality for row in rows]
-    one, two, three, four, five = (given.count(number) for number in range(1, 6))
+    ratings = [row.answer.quality for row in rows]
+    one, two, three, four, five = (ratings.count(number) for number in range(1, 6))
     return QualityResult(
-        answers=len(given),
-        mean=_mean(given) if given else None,
+        answers=len(ratings),
+        mean=_mean(ratings) if ratings else None,
         counts=(one, two, three, four, five),
     )
 
 
 def _replicates(rows: Sequence[Row], value: Callable[[Row], float]) -> Float64:
-    """Resample the means of the kinds in `rows`, real first: (replicates, kinds)."""
+    """Return bootstrap replicates of the mean value of each kind.
+
+    Returns:
+        float64 (replicates, kinds) for the kinds that occur in `rows`, real first.
+    """
     readers = sorted({row.reader for row in rows})
     pictures = sorted({(row.truth.kind, row.truth.picture) for row in rows})
     columns = {picture: number for number, (_, picture) in enumerate(pictures)}
@@ -202,7 +210,7 @@ def _replicates(rows: Sequence[Row], value: Callable[[Row], float]) -> Float64:
 
 
 def _groups(rows: Sequence[Row], group: Callable[[Truth], str]) -> Iterator[GroupResult]:
-    """Yield results by a property of the image, for each kind."""
+    """Yield the results of the images that share a property, for each kind of image."""
     for name in sorted({group(row.truth) for row in rows}):
         for kind in KINDS:
             own = [row for row in _of(rows, kind) if group(row.truth) == name]
@@ -242,7 +250,7 @@ def _agreement(rows: Sequence[Row], readers: Sequence[str]) -> Agreement:
 
 
 def results_csv(store: ObjectStore, record: StudyRecord) -> str:
-    """Write every answer beside its truth, as CSV for any program."""
+    """Return all answers with the truth of their pictures, as CSV text with `COLUMNS`."""
     body = io.StringIO()
     writer = csv.writer(body, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -260,5 +268,5 @@ def results_csv(store: ObjectStore, record: StudyRecord) -> str:
 
 
 def _cell(text: str) -> str:
-    """Quote text that a spreadsheet would take for a formula."""
+    """Put an apostrophe before text that a spreadsheet would take for a formula."""
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text

@@ -1,4 +1,4 @@
-"""The sets that a study draws from: regions of slides, and synthetic datasets."""
+"""The sets of images that a study chooses from: region sets and synthetic datasets."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ from shared.imaging.region_sets import load_region_set
 from shared.storage import ObjectStore
 
 MIN_SIDE = 32
+"""Smallest side of a picture, pixels."""
+
 MPP_TOLERANCE = 0.05
-"""Relative difference of resolutions; a larger one would show, as pixels are not resampled."""
+"""Greatest relative difference of mpp between sets, because images are not resampled and readers
+would see a larger one."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that a study may show.
+    """An image that a study may choose.
 
     Attributes:
-        kind: real or synthetic.
-        source: title of its set.
-        key: of the region or sample.
-        tissue: its most frequent class.
-        tar: key of the shard that holds it as `<key>.png`.
+        kind: 'real' or 'synthetic'.
+        source: title of the set that it comes from.
+        key: key of the region or sample.
+        tissue: name of its most frequent class.
+        tar: key of the tar shard that holds the image as `<key>.png`.
     """
 
     kind: Kind
@@ -47,13 +50,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A set of images that a study draws from.
+    """A set of images that a study chooses from.
 
     Attributes:
-        title: how results name it.
-        size: side of its images, pixels.
-        mpp: of its images, µm per pixel.
-        candidates: its images.
+        title: name of the set in results.
+        size: side of the images, pixels.
+        mpp: resolution of the images, µm per pixel.
+        candidates: the images.
     """
 
     title: str
@@ -63,10 +66,10 @@ class ImageSet:
 
 
 def real_set(store: ObjectStore, asked: RealSet) -> ImageSet:
-    """List the regions of some splits of a region set.
+    """Return the regions of some splits of a region set, as an image set.
 
     Raises:
-        InputError: there is no such set.
+        InputError: there is no such region set.
     """
     record = load_region_set(store, asked.regions)
     candidates: list[Candidate] = []
@@ -80,10 +83,10 @@ def real_set(store: ObjectStore, asked: RealSet) -> ImageSet:
 
 
 def synthetic_set(store: ObjectStore, dataset: str) -> ImageSet:
-    """List the images of a dataset.
+    """Return the images of a synthetic dataset, as an image set.
 
     Raises:
-        InputError: there is no such dataset, or it is still in the making.
+        InputError: there is no such dataset, or it is not finished.
     """
     record = load_dataset(store, dataset)
     path = store.local(dataset_key(dataset, "manifest.parquet"))
@@ -109,10 +112,10 @@ def _tissue(classes: Classes, fractions: Sequence[float]) -> str:
 
 
 def common_size(sets: Sequence[ImageSet]) -> tuple[int, float]:
-    """Return the side (pixels) and mpp that pictures of all sets can have.
+    """Return the side (pixels) and the mpp of a study's pictures.
 
     Raises:
-        InputError: the sets differ in resolution, or one is too small to be judged.
+        InputError: the sets differ in resolution, or the images of one are too small.
     """
     finest, coarsest = (f(sets, key=lambda item: item.mpp) for f in (min, max))
     if coarsest.mpp / finest.mpp - 1 > MPP_TOLERANCE:
@@ -124,17 +127,17 @@ def common_size(sets: Sequence[ImageSet]) -> tuple[int, float]:
     smallest = min(sets, key=lambda item: item.size)
     if smallest.size < MIN_SIDE:
         raise InputError(
-            f"images of {smallest.title} are {smallest.size} px; "
-            f"{MIN_SIDE} is the smallest that is taken"
+            f"images of {smallest.title} are {smallest.size} px wide; "
+            f"a study needs at least {MIN_SIDE} px"
         )
     return smallest.size, finest.mpp
 
 
 def read_images(store: ObjectStore, chosen: Sequence[Candidate]) -> Iterator[tuple[int, UInt8]]:
-    """Yield the position of each candidate and its pixels, uint8 RGB, shard by shard.
+    """Yield the position of each image in `chosen` and its pixels, uint8 RGB, shard by shard.
 
     Raises:
-        InputError: a shard is gone, or lacks an image.
+        InputError: a shard is missing, or lacks an image.
     """
     by_tar: dict[str, list[int]] = {}
     for position, item in enumerate(chosen):

@@ -1,7 +1,7 @@
 """Statistics of a reader study.
 
-"Synthetic" is the signal: a hit is a synthetic image called synthetic, a false alarm a
-real image called synthetic.
+In terms of signal detection, "synthetic" is the signal: a hit is a synthetic image that was called
+synthetic, and a false alarm is a real image that was called synthetic.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from shared.contracts.reader_study import Interval
 Bool = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
+"""Coverage of all intervals."""
+
 REPLICATES = 2000
+"""Number of bootstrap replicates."""
 
 UNKNOWN = Interval(value=None, low=None, high=None)
+"""The interval of a figure without data."""
 
 _NORMAL = NormalDist()
 
 
 def wilson(successes: int, count: int) -> Interval:
-    """Return a share with Wilson's score interval."""
+    """Return the share `successes / count` with Wilson's interval; UNKNOWN if `count` is 0."""
     if not count:
         return UNKNOWN
     z = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
@@ -41,10 +45,19 @@ def wilson(successes: int, count: int) -> Interval:
 def detection(
     hits: int, signals: int, false_alarms: int, noises: int
 ) -> tuple[float | None, float | None]:
-    """Return d′ and criterion c with the log-linear correction (Hautus 1995).
+    """Return d′ and the criterion c, with the log-linear correction (Hautus 1995).
 
-    Half a response is added to each count, and one to each total, so that rates of 0 and 1
-    have a finite z. Without signals or noises nothing can be said.
+    The correction adds half a response to each count and one to each total, so that z is finite
+    for rates of 0 and 1.
+
+    Args:
+        hits: number of signals that were called signals.
+        signals: number of signals.
+        false_alarms: number of noises that were called signals.
+        noises: number of noises.
+
+    Returns:
+        (d′, c), or (None, None) if there are no signals or no noises.
     """
     if not signals or not noises:
         return None, None
@@ -56,7 +69,7 @@ def detection(
 def cohen_kappa(first: Bool, second: Bool) -> float | None:
     """Return Cohen's kappa of two readers' answers, each bool (images,).
 
-    None where chance alone explains everything: no image, or one answer throughout.
+    Kappa is None if there are no images, or if both readers gave the same answer to all images.
     """
     if not len(first):
         return None
@@ -66,7 +79,10 @@ def cohen_kappa(first: Bool, second: Bool) -> float | None:
 
 
 def fleiss_kappa(answers: Bool) -> float | None:
-    """Return Fleiss' kappa of answers, bool (readers, images), of two readers or more."""
+    """Return Fleiss' kappa of answers, bool (readers, images).
+
+    Kappa is None if there are fewer than two readers, no images, or only one kind of answer.
+    """
     readers, images = answers.shape
     if readers < 2 or not images:
         return None
@@ -82,18 +98,19 @@ def _beyond_chance(observed: float, expected: float) -> float | None:
 
 
 def bootstrap_means(values: Float64, strata: Int64) -> Float64:
-    """Resample readers and images many times, and average each stratum of images.
+    """Draw bootstrap replicates of the mean value in each stratum of images.
 
-    Answers of one reader are correlated, and so are answers to one image: intervals would be too
-    narrow if each answer counted as independent. Images are drawn within their stratum, because
-    the design fixes their number. With one reader, only images are drawn.
+    Both readers and images are drawn, because the answers of one reader are correlated, and so
+    are the answers to one image: intervals would be too narrow if every answer counted as
+    independent. Images are drawn within their stratum, because the design of the study fixes
+    the number of images per stratum. If there is only one reader, only images are drawn.
 
     Args:
-        values: (readers, images), NaN where there is no answer.
-        strata: (images,), 0 and up.
+        values: float64 (readers, images), NaN for a missing answer.
+        strata: int64 (images,), number of each image's stratum, from 0.
 
     Returns:
-        (replicates, strata); NaN where a replicate has no answer.
+        float64 (replicates, strata), NaN for a replicate without answers.
     """
     rng = np.random.default_rng(0)
     readers = len(values)
@@ -116,7 +133,7 @@ def bootstrap_means(values: Float64, strata: Int64) -> Float64:
 
 
 def around(value: float, replicates: Float64) -> Interval:
-    """Return an estimate with the percentile interval of its replicates, (replicates,)."""
+    """Return an estimate with the percentile interval of its bootstrap replicates (replicates,)."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(replicates, [tail, 1 - tail])
     return Interval(value=value, low=float(low), high=float(high))

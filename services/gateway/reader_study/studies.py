@@ -38,14 +38,15 @@ from shared.storage import ObjectNotFoundError, ObjectStore
 
 
 def make_study(store: ObjectStore, body: StudyBody, sets: Sequence[ImageSet]) -> StudyRecord:
-    """Choose the images, render them, and draw a series for every reader.
+    """Make a study: choose the images, encode them, and draw a series for every reader.
 
-    A failure leaves nothing behind, and the remains of a try that was killed are removed.
+    If this fails, everything that it has written is deleted. Remains of an earlier attempt that
+    was killed are deleted first.
 
     Args:
-        store: where the study is stored.
-        body: the request; no other study has its name.
-        sets: the sets that it names.
+        store: receives the study.
+        body: the request; there must be no study of this name.
+        sets: the image sets that the request names.
 
     Raises:
         InputError: the sets hold too few images, or differ in resolution.
@@ -63,7 +64,7 @@ def make_study(store: ObjectStore, body: StudyBody, sets: Sequence[ImageSet]) ->
 
 
 def _choose(sets: Sequence[ImageSet], images: int, rng: np.random.Generator) -> list[Candidate]:
-    """Choose the same number of images of each kind."""
+    """Choose `images` images of each kind."""
     candidates: dict[Kind, list[Candidate]] = {kind: [] for kind in KINDS}
     for item in sets:
         for candidate in item.candidates:
@@ -71,8 +72,8 @@ def _choose(sets: Sequence[ImageSet], images: int, rng: np.random.Generator) -> 
     for kind, own in candidates.items():
         if len(own) < images:
             raise InputError(
-                f"{images} {kind} images are asked for, the sets hold {len(own)}: "
-                "ask for fewer, or name further sets"
+                f"{images} {kind} images are asked for, but the sets hold {len(own)}: "
+                "ask for fewer, or name more sets"
             )
     room = {kind: Counter(item.tissue for item in candidates[kind]) for kind in KINDS}
     shares = class_shares(images, room)
@@ -98,7 +99,7 @@ def _write(
     encoded = [b""] * len(chosen)
     for position, image in read_images(store, chosen):
         encoded[position] = encode(image, size)
-    # Store them in the order of their random names, because the dates of objects tell an order.
+    # Store pictures in the order of their random names, because dates of objects show an order.
     for name, data in sorted(zip(names, pad(encoded), strict=True)):
         store.put(study_key(body.study, f"images/{name}.jpg"), data)
     truths = tuple(
@@ -128,7 +129,7 @@ def _write(
 
 
 def find_study(store: ObjectStore, study: str) -> StudyRecord | None:
-    """Return a study's record; None where there is none, or it is in the making."""
+    """Return the record of a study; None if there is no such study, or it is not complete yet."""
     try:
         return store.get_model(study_key(study, "study.json"), StudyRecord)
     except ObjectNotFoundError:
@@ -136,7 +137,7 @@ def find_study(store: ObjectStore, study: str) -> StudyRecord | None:
 
 
 def find_submitted(store: ObjectStore, study: str, reader: str) -> datetime | None:
-    """Return when a reader has submitted, if so."""
+    """Return the time when a reader submitted; None if the reader has not."""
     try:
         return store.get_model(study_key(study, f"submitted/{reader}.json"), Submitted).time
     except ObjectNotFoundError:
@@ -144,7 +145,7 @@ def find_submitted(store: ObjectStore, study: str, reader: str) -> datetime | No
 
 
 def study_status(store: ObjectStore, record: StudyRecord) -> StudyStatus:
-    """Return the contents of a study and the progress of its readers."""
+    """Return the settings of a study, its images by class, and the progress of its readers."""
     key = store.get_model(study_key(record.study, "key.json"), Key)
     classes: dict[str, dict[Kind, int]] = {}
     for truth in key.pictures:
@@ -173,5 +174,5 @@ def study_status(store: ObjectStore, record: StudyRecord) -> StudyStatus:
 
 def delete_study(store: ObjectStore, study: str) -> None:
     """Delete a study with its pictures and answers."""
-    store.delete(study_key(study, "study.json"))  # first, so that a half-deleted study is not found
+    store.delete(study_key(study, "study.json"))  # first, to hide a half-deleted study
     store.delete_prefix(study_key(study, ""))

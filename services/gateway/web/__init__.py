@@ -1,1 +1,1 @@
-"""The web pages: a module per page, templates, and scripts that call the API."""
+"""The web pages of the gateway: a module per section, templates, and scripts that call the API."""

@@ -1,4 +1,4 @@
-"""Atlas: the pages of clusterings, where people look at tissue types, name and merge them."""
+"""Atlas: the pages of clusterings, on which people view, name and merge tissue types."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ router = APIRouter(prefix="/atlas", include_in_schema=False, route_class=PageRou
 
 @router.get("")
 def atlases_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
-    """List clusterings."""
+    """Show the list of clusterings."""
     names = list_clusterings(caller, 50, cursor)
-    runs = [show_atlas(run, caller, Response()) for run in names.items if _is_made(caller, run)]
+    runs = [show_atlas(run, caller, Response()) for run in names.items if _is_finished(caller, run)]
     return render(request, "atlases.html", caller, runs=runs, next=names.next)
 
 
 @router.get("/{run}")
 def atlas_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) -> Response:
-    """Show the tissue types of a clustering; scripts change them."""
-    if not _is_made(caller, run):
+    """Show the tissue types of a clustering; a script saves the visitor's changes."""
+    if not _is_finished(caller, run):
         raise ProblemError(
             404, "no-clustering", f"there is no clustering {run!r}", remedy="/atlas lists them"
         )
@@ -52,7 +52,12 @@ def atlas_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) 
 
 
 def shown_types(caller: Caller, run: str) -> list[dict[str, Any]]:
-    """Return label, name, colour and patches of each type of a clustering, the largest first."""
+    """Return the tissue types of a clustering that have patches, the largest first.
+
+    Returns:
+        `label`, `name`, `color` and `patches` (number of patches) of each type; merged types have
+        the name and the colour of their class.
+    """
     types: tuple[AtlasType, ...] = show_atlas(run, caller, Response()).types
     classes, table = classes_of({each.label: each.type for each in types})
     drawn = [(each, classes.items[table[each.label]]) for each in types]
@@ -63,5 +68,5 @@ def shown_types(caller: Caller, run: str) -> list[dict[str, Any]]:
     ]
 
 
-def _is_made(caller: Caller, run: str) -> bool:
+def _is_finished(caller: Caller, run: str) -> bool:
     return caller.store.exists(cluster_key(run, "run.json"))

@@ -1,4 +1,4 @@
-"""Curves as SVG shapes, for the template `charts.html`."""
+"""Computes the SVG shapes of curves, for the template `charts.html`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360, 180
 LEFT, TOP, BOTTOM = 48, 10, 24
+"""Margins of a chart, in SVG units; so are `WIDTH` and `HEIGHT`."""
+
 MAX_POINTS = 360
+"""Number of points of a curve, above which points are left out."""
+
 SMOOTHING = 0.9
 """Weight of the previous mean in the smoothed curve."""
 
 EXACT = frozenset({"learning_rate"})
-"""Metrics without noise, which smoothing would distort."""
+"""Metrics without noise, which are not smoothed."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric over steps.
+    """The curve of one metric over the steps of a training, as SVG shapes.
 
     Attributes:
-        title: of the metric.
-        last: its last value, smoothed.
-        points, smooth: `points` of SVG polylines, as measured and smoothed.
-        rows, columns: (place, text) of the axes' ticks.
+        title: title of the metric.
+        last: text of its last smoothed value.
+        points, smooth: the attribute `points` of the SVG polylines of measured and smoothed
+            values.
+        rows, columns: (coordinate, text) of each tick on the value axis and on the step axis.
+        width, height: size of the chart, SVG units.
+        left: left margin of the chart, SVG units.
     """
 
     title: str
@@ -39,7 +46,16 @@ class Curve:
 
 
 def curve(name: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
-    """Draw values over steps; the scale leaves out the most extreme hundredth at either end."""
+    """Draw one metric over steps.
+
+    The value axis ignores the highest and the lowest 1 % of values; their points are drawn at its
+    ends.
+
+    Args:
+        name: name of the metric.
+        steps: steps of the values, in order; at least one.
+        values: value at each step, finite.
+    """
     smoothed = list(values) if name in EXACT else _smooth(values)
     ranked = sorted(values)
     edge = len(ranked) // 100
@@ -72,7 +88,12 @@ def curve(name: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
 
 
 def curves(rows: Sequence[dict[str, float]]) -> list[Curve]:
-    """Draw every metric of a run's rows except the step, leaving out values that are not finite."""
+    """Draw a curve for every metric of a training run.
+
+    Args:
+        rows: dicts with `step` and the metrics of that step; values that are not finite are left
+            out.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
     drawn = []
     for name in names:
@@ -86,7 +107,7 @@ def curves(rows: Sequence[dict[str, float]]) -> list[Curve]:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Return the exponential moving mean, corrected for its start at zero."""
+    """Return the exponential moving mean, corrected for the bias of its start at zero."""
     total = weight = 0.0
     smoothed = []
     for value in values:

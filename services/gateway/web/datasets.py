@@ -1,4 +1,4 @@
-"""Datasets: the list, the form of a request, and the page of one dataset."""
+"""Pages of datasets: the list, the form for a new dataset, and one dataset."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ router = APIRouter(prefix="/datasets", include_in_schema=False, route_class=Page
 
 @router.get("")
 def datasets_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
-    """List datasets."""
+    """Show the list of datasets."""
     return render(request, "datasets.html", caller, datasets=list_datasets(caller, 50, cursor))
 
 
 @router.get("/new")
 def new_dataset_page(request: Request, caller: Maker) -> Response:
-    """Show the form of a request; scripts fill it from the query."""
+    """Show the form for a new dataset; a script fills it from the query string."""
     models = [_choice(item.record) for item in list_models(caller, MAX_LIMIT).items]
     return render(request, "dataset_new.html", caller, models=models)
 
@@ -53,7 +53,7 @@ def _choice(record: ModelRecord) -> dict[str, Any]:
 
 @router.get("/{dataset}")
 def dataset_page(request: Request, caller: Visitor, dataset: Annotated[Name, Path()]) -> Response:
-    """Show one dataset; scripts follow it live."""
+    """Show one dataset; a script updates its progress."""
     submission = find_submission(caller.ledger, dataset)
     if submission is None:
         raise ProblemError(
@@ -72,7 +72,7 @@ def dataset_page(request: Request, caller: Visitor, dataset: Annotated[Name, Pat
 
 
 def _query(request: DatasetRequest) -> str:
-    """Return the query that fills the form with a request, without its name."""
+    """Return the query string that fills the form with a request, except for the name."""
     fields = {
         "model": str(request.model_ref),
         "images": request.images,

@@ -1,4 +1,4 @@
-"""Logging in with a token, and out."""
+"""Pages to log in with a token, and to log out."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ Next = Annotated[str, Query(pattern=r"^/([^/\\].*)?$", max_length=512)]
 
 @router.get("/")
 def home() -> Response:
-    """Lead to the first page."""
+    """Redirect to the list of datasets."""
     return RedirectResponse("/datasets", 303)
 
 
 @router.get("/login")
 def login_page(request: Request, next: Next = "/datasets") -> Response:
-    """Ask for a token; browsers at home get a session without one."""
+    """Ask for a token.
+
+    A browser on the machine of an open gateway gets a session without a token.
+    """
     token = home_token(request, resources_of(request))
     if token is None:
         return render(request, "login.html", next=next, wrong=False, home=False)
     response: Response = RedirectResponse(next, 303)
-    if request.headers.get("Sec-Fetch-Site") == "cross-site":  # the cookie would not follow there
+    # Browsers would not send the SameSite cookie after a redirect that another site began.
+    if request.headers.get("Sec-Fetch-Site") == "cross-site":
         response = render(request, "login.html", next=next, wrong=False, home=True)
     keep_session(response, request, token)
     return response
@@ -40,9 +44,9 @@ def login_page(request: Request, next: Next = "/datasets") -> Response:
 def log_in(
     request: Request, token: Annotated[str, Form(max_length=128)], next: Next = "/datasets"
 ) -> Response:
-    """Begin a session."""
+    """Begin a session, if the token is known."""
     if not from_our_page(request):
-        raise ProblemError(403, "forbidden", "this was sent by a page of another site")
+        raise ProblemError(403, "forbidden", "this form was sent by a page of another site")
     if resources_of(request).tokens.find(token.strip()) is None:
         return render(request, "login.html", next=next, wrong=True, home=False)
     response = RedirectResponse(next, 303)

@@ -1,4 +1,4 @@
-"""Rendering, headers and permissions of all pages."""
+"""Shared parts of all pages: rendering, headers and permissions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.gateway.api.resources import Resources
 from services.gateway.api.tokens import Scope
 
 SHOWN_SAMPLING = {"steps", "guidance_map", "guidance_crops", "staining"}
-"""Settings of a model's sampling that forms show."""
+"""The fields of a model's `Sampling` that forms show."""
 
 FOLDER = Path(__file__).parent
 POLICY = (
@@ -36,7 +36,7 @@ NAVIGATION = (
     ("/training", "Training"),
     ("/reader-studies", "Reader studies"),
 )
-"""Path and name of the pages that every page links to."""
+"""Path and title of the pages that every page links to."""
 
 _templates = Jinja2Templates(FOLDER / "templates")
 _templates.env.trim_blocks = _templates.env.lstrip_blocks = True
@@ -46,12 +46,12 @@ _templates.env.globals["navigation"] = NAVIGATION
 def render(
     request: Request, template: str, caller: Caller | None = None, **context: Any
 ) -> Response:
-    """Answer with a page.
+    """Render a template as the response to a request.
 
     Args:
         request: the request.
-        template: file below `templates`.
-        caller: the visitor; the template knows their permissions as `may`.
+        template: name of a file in `templates`.
+        caller: the visitor, whose permissions the template reads from `may`; None: no permission.
         context: further variables of the template.
     """
     held = set(caller.token.scopes) if caller else set()
@@ -59,7 +59,8 @@ def render(
     headers = {
         "Content-Security-Policy": POLICY,
         "Cache-Control": "no-store",
-        "Referrer-Policy": "same-origin",  # otherwise browsers send no Origin with forms
+        # With "no-referrer", browsers would send "Origin: null" with forms.
+        "Referrer-Policy": "same-origin",
     }
     return _templates.TemplateResponse(
         request, template, {"may": may, "here": request.url.path} | context, headers=headers
@@ -67,10 +68,10 @@ def render(
 
 
 class PageRoute(APIRoute):
-    """A page, whose problems are pages too."""
+    """A route that returns a page, also when a `ProblemError` is raised."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap FastAPI's own handler."""
+        """Return FastAPI's handler, with every `ProblemError` rendered as a page."""
         handle = super().get_route_handler()
 
         async def shown(request: Request) -> Response:
@@ -85,7 +86,7 @@ class PageRoute(APIRoute):
 
 
 def visiting(scope: Scope) -> Any:
-    """Make the dependency of a page: as `allowed`, but visitors without a session go to /login."""
+    """Make a dependency like `allowed`, which redirects visitors without a session to /login."""
     check = allowed(scope)
 
     def visit(

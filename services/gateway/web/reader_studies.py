@@ -1,4 +1,4 @@
-"""Reader studies: making them, their progress and results; and the page that readers read on."""
+"""Pages of reader studies: list, form, one study with its results, and the page for readers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 @router.get("/read")
 def reading_page(request: Request) -> Response:
-    """Show the page of readers; only its script sees the token of the link."""
+    """Show the page on which readers judge images.
+
+    Only its script sees the reader's token, because browsers do not send a link's fragment.
+    """
     return render(request, "read.html")
 
 
 @router.get("/reader-studies")
 def reader_studies_page(request: Request, caller: Maker, cursor: Cursor = None) -> Response:
-    """List studies."""
+    """Show the list of studies."""
     studies = list_reader_studies(caller, 50, cursor)
     return render(request, "reader_studies.html", caller, studies=studies)
 
 
 @router.get("/reader-studies/new")
 def new_study_page(request: Request, caller: Maker) -> Response:
-    """Show the form of a study."""
+    """Show the form for a new study."""
     finished = [
         item for item in list_datasets(caller, MAX_LIMIT).items if item.state in {"done", "partial"}
     ]
@@ -48,7 +51,7 @@ def new_study_page(request: Request, caller: Maker) -> Response:
 
 @router.get("/reader-studies/{study}")
 def reader_study_page(request: Request, caller: Maker, study: Annotated[Name, Path()]) -> Response:
-    """Show a study's readers and results."""
+    """Show the progress of a study's readers, and its results."""
     record = find_own(caller, study).record
     return render(
         request,

@@ -1,6 +1,6 @@
-"""The routers of the pages, in the order in which paths are matched.
+"""The routers of all pages, in the order in which paths are matched.
 
-A new page needs its module here and, to be found by visitors, in `pages.NAVIGATION`.
+The module of a new page must be added here, and its path to `pages.NAVIGATION` for a link to it.
 """
 
 from __future__ import annotations

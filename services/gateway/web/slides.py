@@ -1,4 +1,4 @@
-"""Slides: the list with its uploads, and the viewer of one slide."""
+"""Pages of slides: the list, where slides are uploaded and ingested, and the viewer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/slides", include_in_schema=False, route_class=PageRo
 
 @router.get("")
 def slides_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
-    """List slides."""
+    """Show the list of slides."""
     return render(
         request,
         "slides.html",
@@ -43,7 +43,7 @@ def slide_page(
     slide: Annotated[Name, Path()],
     run: Annotated[Name | None, Query()] = None,
 ) -> Response:
-    """Show one slide; scripts lay its maps over it."""
+    """Show one slide; a script draws its label maps over it."""
     info = find_slide(caller, slide)
     runs = [
         name
@@ -69,6 +69,6 @@ def slide_page(
 
 
 def _cohorts(caller: Caller, slide: str) -> list[CohortRecord]:
-    """Read the cohorts that a slide is in."""
+    """Return the records of the cohorts that a slide belongs to."""
     records = (show_cohort(name, caller) for name in list_cohorts(caller, MAX_LIMIT).items)
     return [record for record in records if slide in record.splits]

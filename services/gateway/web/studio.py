@@ -1,4 +1,4 @@
-"""The studio: people paint a label map, pick crops, and get an image at once."""
+"""The studio: a page on which people paint a label map, choose crops, and request an image."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ router = APIRouter(prefix="/studio", include_in_schema=False)
 
 @router.get("")
 def studio_page(request: Request, caller: Maker) -> Response:
-    """Show the studio; its scripts paint, and ask the API for images."""
+    """Show the studio; its scripts draw the map and request images from the API."""
     models = [_choice(item.record) for item in list_models(caller, MAX_LIMIT).items]
     return render(request, "studio.html", caller, models=models)
 
 
 def _choice(record: ModelRecord) -> dict[str, Any]:
-    """Return the facts of a model that scripts need; sides of crops are in pixels of its images."""
+    """Return the facts of a model that scripts need; sides of crops are in the image's pixels."""
     sampling, denoiser = record.recipe.sampling, record.recipe.denoiser
     least = max(MIN_CROP_SIDE, round(denoiser.crop_min * record.size))
     return {

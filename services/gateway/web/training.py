@@ -1,4 +1,4 @@
-"""Training: runs with their curves and samples, and the versions that they published."""
+"""Pages of training: runs with curves and samples, and the model versions they published."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from services.gateway.web.pages import PageRoute, Visitor, render
 from shared.contracts.base import Name
 
 PARTS = {"vae": "Autoencoder", "decoder": "Decoder", "denoiser": "Denoiser"}
-"""Titles of the parts that a run trains, in the order of training."""
+"""Part of a model → its title on the page, in the order of training."""
 
 router = APIRouter(prefix="/training", include_in_schema=False, route_class=PageRoute)
 
 
 @router.get("")
 def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
-    """List runs and model versions."""
+    """Show the lists of training runs and model versions."""
     names = list_runs(caller, 50, cursor)
     runs: list[dict[str, Any]] = []
     for name in names.items:
