@@ -40,6 +40,9 @@ def build_plan(
         free: profile of the dimensions of size -1.
         store: holds the cache, whose keys depend on graph, profile, TensorRT and GPU.
 
+    Returns:
+        The plan, and the TensorRT version and GPU that it needs.
+
     Raises:
         InputError: TensorRT or a GPU is missing, or TensorRT refuses the graph.
     """

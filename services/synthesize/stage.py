@@ -202,7 +202,7 @@ def _model(store: ObjectStore, request: DatasetRequest) -> ModelRecord:
 
 
 def _choices(store: ObjectStore, dataset: str, start: int, stop: int) -> list[str]:
-    """Read the region keys of the label maps of the images `start` to `stop` - 1."""
+    """Read the keys of the map regions that the plan chose for images `start` to `stop` - 1."""
     file = pq.ParquetFile(store.local(dataset_key(dataset, "choices.parquet")))
     first, last = start // CHOICE_ROWS, (stop - 1) // CHOICE_ROWS
     table = file.read_row_groups(list(range(first, last + 1)))

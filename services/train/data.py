@@ -195,7 +195,7 @@ class Batches:
     def stream(
         self, start: int, stop: int, size: int, rank: int, ahead: int = 1
     ) -> Iterator[tuple[int, Batch]]:
-        """Yield (step, batch) for `start` to `stop` - 1; threads draw `ahead` batches ahead."""
+        """Yield (step, batch) for `start` to `stop` - 1; `ahead` threads draw the next batches."""
         with ThreadPoolExecutor(ahead) as pool:
             drawn: deque[Future[Batch]] = deque()
             for step in range(start, stop + ahead):

@@ -26,7 +26,7 @@ def draw_times(seeds: Sequence[int]) -> Tensor:
     to learn, but only one in seventy is above 0.9, where sampling begins and images take on the
     staining of their crops. The uniform half covers that range.
     """
-    other = [seed ^ 1 for seed in seeds]  # not `seeds`, because the noise is drawn from those
+    other = [seed ^ 1 for seed in seeds]  # because the noise uses `seeds`
     middle, whole, side = draw_noise(other, (3,)).unbind(1)
     uniform = torch.special.ndtr(whole)
     return torch.where(side < 0, torch.sigmoid(middle), uniform)

@@ -29,7 +29,7 @@ MAX_GRAPHS = 32
 
 
 def prepare_vae(vae: Autoencoder, precision: str) -> None:
-    """Convert a VAE for fast inference: to channels-last layout, and on a GPU to a precision.
+    """Convert a VAE for fast inference: to channels-last layout, and on a GPU to `precision`.
 
     Args:
         vae: the VAE, on its device.
@@ -39,7 +39,7 @@ def prepare_vae(vae: Autoencoder, precision: str) -> None:
 
 
 def prepare_denoiser(denoiser: Denoiser, precision: str) -> None:
-    """Convert a denoiser on a GPU to a precision, and run its forward pass as CUDA graphs.
+    """Convert a denoiser on a GPU to `precision`, and run its forward pass as CUDA graphs.
 
     The layers that encode conditions stay fp32, because they run only once per image. On a CPU
     nothing changes.

@@ -28,7 +28,7 @@ from shared.diffusion.staining import match_staining
 from shared.errors import InputError
 
 PUBLIC_MODULE = "heterotissue.models"
-"""The module of our classes by its name in published folders; it re-exports the classes."""
+"""The module in which published folders look for our classes; it re-exports them."""
 
 
 class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]

@@ -142,7 +142,7 @@ class RegionalDenoiser(Denoiser):
             layers_per_block=layers,
             down_block_types=["CrossAttnDownBlock2D" if x else "DownBlock2D" for x in attention],
             up_block_types=["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in attention[::-1]],
-            # This is the number of heads, in spite of its name.
+            # In diffusers this argument is the number of heads, in spite of its name.
             attention_head_dim=[size // 32 for size in channels],
             cross_attention_dim=width,
             use_linear_projection=True,

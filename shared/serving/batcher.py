@@ -141,7 +141,7 @@ class StepBatcher:
             except Exception as error:
                 if len(batch) == 1:
                     self._fail(batch[0], error)
-                for each in batch:  # one of them may be faulty: try each alone
+                for each in batch:  # try each alone, because one of them may be faulty
                     each.alone = True
                 continue
             for each, velocity in zip(batch, velocities, strict=True):

@@ -29,7 +29,7 @@ class Instance:
 
     Attributes:
         name: Triton's name of the model.
-        folder: the folder of its files.
+        folder: folder of the model's files.
         device: the device that the server gave to this instance.
         inputs: names of the model's inputs.
         parameters: the parameters of the model's configuration.
@@ -107,7 +107,7 @@ class Batched:
         try:
             return self._compute(requests)
         except Exception as error:
-            if len(requests) > 1:  # one of them may be faulty: try each alone
+            if len(requests) > 1:  # try each alone, because one of them may be faulty
                 return [answer for each in requests for answer in self._run([each])]
             reason = self.utilities.TritonError(f"{type(error).__name__}: {error}")
             return [self.utilities.InferenceResponse(output_tensors=[], error=reason)]

@@ -39,10 +39,9 @@ class Generator(Protocol):
 def open_generator(
     store: ObjectStore, model: ModelRecord, device: str, priority: Priority = Priority.BULK
 ) -> tuple[Generator, bool]:
-    """Open a generator of a model's images, and say whether it is a Triton server.
+    """Open a generator of a model's images: the model itself, or a Triton server.
 
-    The call waits for a Triton server that is starting, and makes the server load the deployment
-    if it has not done so.
+    A Triton server that is starting delays the call. The server loads the deployment if needed.
 
     Args:
         store: holds the model.
@@ -50,6 +49,9 @@ def open_generator(
         device: device of a model in this process.
         priority: priority of the requests to a Triton server. Requests above `BULK` share
             batches with others, because they need not be reproducible to the bit.
+
+    Returns:
+        The generator, and whether it is a Triton server.
 
     Raises:
         InputError: a Triton server is configured, but this version is not deployed.

@@ -51,7 +51,7 @@ class RequestOptions(Sampling):
 
     @property
     def priority(self) -> Priority:
-        """Priority in the batcher; the parameter is `urgent`, because Triton has a `priority`."""
+        """Priority in the batcher, set by `urgent`, because Triton has a `priority` of its own."""
         return Priority.INTERACTIVE if self.urgent else Priority.BULK
 
 

@@ -1,4 +1,4 @@
-"""One denoising step of a batch, in PyTorch."""
+"""The denoiser, in PyTorch: one step of a batch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The denoising loop: label maps, crops and seeds to images; it calls the other models (BLS)."""
+"""The sampler: it turns maps, crops and seeds into images, and calls the other models (BLS)."""
 
 import asyncio
 from typing import Any
