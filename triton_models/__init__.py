@@ -1,1 +1,1 @@
-"""Programs of the models that a Triton server runs; `htd deploy` copies them."""
+"""Programs of the models that a Triton server runs; `htd deploy` copies them there."""

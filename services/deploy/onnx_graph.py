@@ -20,10 +20,16 @@ OPSET = 20
 
 
 class DenoiserGraph(nn.Module):
-    """One denoising step with the protocol's inputs in order; FP32 outside, `dtype` inside.
+    """The denoiser as a graph: it takes the protocol's inputs in order, and computes in `dtype`.
 
-    The time stays FP32 until it is embedded, because bf16 keeps only three digits.
-    The types of the graph are those of the engine, because it is built strongly typed.
+    Inputs and outputs are FP32. The time stays FP32 until it is embedded, because bf16 keeps only
+    three digits. The graph fixes the type of every operation, because TensorRT builds the engine
+    strongly typed.
+
+    Args:
+        denoiser: the denoiser, which is copied.
+        names: names of the encoded condition's tensors, in the order of the inputs.
+        dtype: type in which the network computes.
     """
 
     def __init__(self, denoiser: Denoiser, names: list[str], dtype: torch.dtype) -> None:
@@ -39,7 +45,10 @@ class DenoiserGraph(nn.Module):
 
 
 class VaeGraph(nn.Module):
-    """The encoder or decoder of the VAE; FP32 or pixels outside, `dtype` inside."""
+    """The VAE's encoder or decoder as a graph: it computes in `dtype`.
+
+    Inputs and outputs are FP32, but the decoder's output is uint8 pixels.
+    """
 
     def __init__(self, vae: Autoencoder, part: Part, dtype: torch.dtype) -> None:
         super().__init__()
@@ -56,19 +65,19 @@ class VaeGraph(nn.Module):
 
 
 def example(tensors: tuple[Spec, ...], rows: int, free: int) -> tuple[Tensor, ...]:
-    """Draw random inputs: `rows` rows, and size `free` for every dimension of size -1."""
+    """Draw random inputs with `rows` rows; a dimension of size -1 gets the size `free`."""
     generator = torch.Generator().manual_seed(rows * 1000 + free)
-    made = []
+    inputs = []
     for tensor in tensors:
         shape = (rows,) if tensor.name == "time" else (rows, *tensor.dims)
-        made.append(torch.rand([free if n == -1 else n for n in shape], generator=generator))
-    return tuple(made)
+        inputs.append(torch.rand([free if n == -1 else n for n in shape], generator=generator))
+    return tuple(inputs)
 
 
 def make_graph(
     pipeline: HeteroTissuePipeline, part: Part, inputs: tuple[Spec, ...], dtype: torch.dtype
 ) -> nn.Module:
-    """Return the network to export."""
+    """Return the graph of a network, with the inputs and outputs of the serving protocol."""
     if part != "denoiser":
         return VaeGraph(pipeline.vae, part, dtype).eval()
     return DenoiserGraph(pipeline.denoiser, [spec.name for spec in inputs[2:]], dtype).eval()
@@ -81,7 +90,10 @@ def export_onnx(
     path: Path,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Export a network for images of `size` pixels; rows, tokens and crop sides stay dynamic."""
+    """Export a network to an ONNX file, for images of `size` × `size` pixels.
+
+    The numbers of rows and of tokens, and the side of crops, stay dynamic.
+    """
     inputs, (output,) = engine_tensors(part, pipeline, size)
     unit = vae_factor(pipeline.vae) if part == "vae_encoder" else 1
     rows, free = torch.export.Dim("rows", min=1, max=4096), torch.export.Dim("free", max=65536)
@@ -103,7 +115,9 @@ def export_onnx(
 
 
 def largest_error(pipeline: HeteroTissuePipeline, part: Part, size: int, path: Path) -> float:
-    """Run a graph in onnxruntime and PyTorch on the same inputs of several shapes.
+    """Compare an ONNX file, run by onnxruntime, with the network in PyTorch.
+
+    Both get the same random inputs, of several shapes.
 
     Returns:
         The largest absolute difference of the outputs.
@@ -116,8 +130,8 @@ def largest_error(pipeline: HeteroTissuePipeline, part: Part, size: int, path: P
     for rows, free in ((1, 5), (3, 12)):
         given = example(inputs, rows, free * unit)
         named = {spec.name: value.numpy() for spec, value in zip(inputs, given, strict=True)}
-        (there,) = session.run(None, named)
+        (exported,) = session.run(None, named)
         with torch.inference_mode():
-            here = network(*given).numpy()
-        worst = max(worst, float(np.abs(there.astype(float) - here).max()))
+            expected = network(*given).numpy()
+        worst = max(worst, float(np.abs(exported.astype(float) - expected).max()))
     return worst

@@ -14,14 +14,15 @@ from shared.serving.protocol import Tensor
 from shared.storage import ObjectStore
 
 Profile = tuple[int, int, int]
-"""Smallest, best and largest size of a dimension (an optimization profile of TensorRT)."""
+"""Smallest, optimal and largest size of a dimension (an optimization profile of TensorRT)."""
 
 BEST_ROWS = 16
+"""Batch size, in rows, for which TensorRT chooses the fastest kernels."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """The TensorRT version and GPU of a plan; it runs only there."""
+    """The TensorRT version and the type of GPU of a plan; the plan runs only with these."""
 
     tensorrt: str
     gpu: str
@@ -33,14 +34,17 @@ def build_plan(
     """Build the plan of a graph on this machine's GPU, or take it from the cache.
 
     Args:
-        onnx: the graph.
-        inputs: its inputs.
+        onnx: path of the graph.
+        inputs: the inputs of the graph.
         max_batch: largest batch, in rows.
         free: profile of the dimensions of size -1.
-        store: holds the cache; its keys depend on graph, profile, TensorRT and GPU.
+        store: holds the cache, whose keys depend on graph, profile, TensorRT and GPU.
+
+    Returns:
+        The plan, and the TensorRT version and GPU that it needs.
 
     Raises:
-        InputError: TensorRT or a GPU is missing, or the graph is refused.
+        InputError: TensorRT or a GPU is missing, or TensorRT refuses the graph.
     """
     trt = _tensorrt()
     gpu = torch.cuda.get_device_properties(0)
@@ -51,7 +55,7 @@ def build_plan(
     digest.update(f"{machine}/{rows}/{free}".encode())
     key = f"triton/plans/{digest.hexdigest()[:32]}.plan"
     if not store.exists(key):
-        # Per type of machine, because kernels timed on another GPU would be a bad choice here.
+        # Timings are per TensorRT and GPU, because the fastest kernels differ between them.
         timings = f"triton/plans/{hashlib.sha256(machine.encode()).hexdigest()[:32]}.timing"
         store.put(key, _build(trt, onnx, inputs, rows, free, store, timings))
     return store.get(key), built

@@ -82,7 +82,8 @@ class DeployStage(Stage[DeployRequest]):
             except LoadError as error:
                 drop_deployment(context.store, request.model, request.number)
                 raise InputError(
-                    f"{error}, {done['repository']['engine']}. The version before is still served"
+                    f"{error}, {done['repository']['engine']}. "
+                    "The previous deployment is still served"
                 ) from error
             kept = deployments(context.store, request.model)
             server.retire(request.model, {each.number for each in kept})
@@ -116,9 +117,9 @@ def _plan(
 def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:
     """Return the optimization profile of a network's varying dimension.
 
-    For the encoder that dimension is the side of a crop in pixels; the largest is the image. For
-    the denoiser it is the number of tokens: 1 for "no crop", and at most the tokens of a crop of
-    the largest side for every class.
+    For the encoder that dimension is the side of a crop in pixels, at most the side of the image.
+    For the denoiser it is the number of tokens: 1 for "no crop", and at most the tokens of a crop
+    of the largest side for every class.
 
     Args:
         part: the network.
@@ -128,12 +129,12 @@ def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:
     side = math.ceil(record.size * record.recipe.denoiser.crop_max / factor)
     if part == "vae_encoder":
         return factor, side * factor, record.size
-    most = 1 + len(record.classes) * side**2
-    return 2, max(2, most // 4), most
+    largest = 1 + len(record.classes) * side**2
+    return 2, max(2, largest // 4), largest
 
 
 def _files(part: Part, folder: Path) -> dict[str, Path]:
-    """Return the files of a part's version folder: its program and its weights."""
+    """Return the files of a part's version folder, by name: its program and its weights."""
     weights = folder / ("vae" if part.startswith("vae") else "denoiser")
     program = importlib.resources.files("triton_models") / part / "model.py"
     return {

@@ -1,6 +1,6 @@
 """Run an image worker: `python -m services.image`.
 
-Its queue is its own, so an image never waits behind the shards of a dataset.
+Image jobs have a queue of their own, so that no image waits behind the shards of a dataset.
 """
 
 from services.image.stage import ImageStage

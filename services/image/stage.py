@@ -44,7 +44,7 @@ class ImageStage(Stage[ImageRequest]):
             )
         seed = image_seed(request.seed, 0)
         rng = np.random.default_rng(seed)
-        crops = [_placed(store, crop, labels, model, rng) for crop in request.crops]
+        crops = [_place_crop(store, crop, labels, model, rng) for crop in request.crops]
         generator, _ = open_generator(store, model, context.device, Priority.INTERACTIVE)
         images = generator.generate(labels[None], [crops], [seed], request.sampling(model))
         store.put(image_key(request.image), encode_png(images[0]))
@@ -56,14 +56,14 @@ class ImageStage(Stage[ImageRequest]):
         return {"image": image_key(request.image)}
 
 
-def _placed(
+def _place_crop(
     store: ObjectStore,
     given: GivenCrop,
     labels: UInt8,
     model: ModelRecord,
     rng: np.random.Generator,
 ) -> Crop:
-    """Read or cut a crop, and place it on its class in the label map.
+    """Read a crop or cut it out of a region, and place it on its class in the label map.
 
     Raises:
         InputError: the class is not in the label map or not in the region, or the crop is
@@ -77,7 +77,7 @@ def _placed(
             )
         crop: Crop | None = Crop(given.label, 0, 0, pixels)
     else:
-        crop = _cut(store, given, model, rng)
+        crop = _cut_crop(store, given, model, rng)
     placed = None if crop is None else move_crop(crop, labels, rng)
     if placed is None:
         where = given.region if crop is None else "the label map"
@@ -85,7 +85,7 @@ def _placed(
     return placed
 
 
-def _cut(
+def _cut_crop(
     store: ObjectStore, given: GivenCrop, model: ModelRecord, rng: np.random.Generator
 ) -> Crop | None:
     """Cut a crop of a class out of a region; None if the region does not hold the class."""

@@ -1,4 +1,4 @@
-"""The description of a dataset: a card for people and the Hugging Face hub, and Croissant.
+"""Descriptions of a dataset: a card for people and the Hugging Face hub, and Croissant metadata.
 
 The front matter of the card names the WebDataset shards, so that
 `datasets.load_dataset(folder)` opens the folder of a dataset.
@@ -53,6 +53,7 @@ CONTEXT: dict[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
+"""The JSON-LD context of Croissant 1.0."""
 
 
 def describe(record: DatasetRecord) -> str:
@@ -77,9 +78,9 @@ def dataset_card(record: DatasetRecord) -> str:
             }
         ],
     }
-    asked, request = record.request.proportions, record.request
+    request, requested = record.request, record.request.proportions
     rows = [
-        f"| {item.index} | {item.name} | {_share(asked.get(item.name))} | "
+        f"| {item.index} | {item.name} | {_share(requested.get(item.name))} | "
         f"{_share(record.proportions.get(item.name))} |"
         for item in record.classes.items
     ]
@@ -193,7 +194,7 @@ def _column(name: str, kind: str) -> dict[str, Any]:
 
 
 def _pictures(files: str, key: str) -> dict[str, Any]:
-    """Describe a record set of images; the key in their file names joins them to the samples."""
+    """Describe a record set of images; the regex `key` finds the sample's key in a file name."""
 
     def field(name: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -16,16 +16,17 @@ from shared.imaging.augment import symmetry
 from shared.seeds import image_seed
 
 WINDOWS = 16
-"""Random windows that are compared per map."""
+"""Number of random windows that are compared per label map."""
 
 
 def typical_window(labels: UInt8, size: int, rng: np.random.Generator) -> tuple[int, int]:
     """Choose a window of a label map whose class shares are close to those of the whole map.
 
-    The plan counts whole regions, so such a window nearly keeps the planned proportions.
+    The plan of a dataset counts the classes of whole regions, so such windows nearly keep the
+    planned proportions.
 
     Returns:
-        (x, y) of the best of `WINDOWS` random corners.
+        (x, y), upper left corner of the best of `WINDOWS` random windows of `size` pixels.
     """
 
     def shares(part: UInt8) -> Float64:
@@ -48,7 +49,7 @@ class Composition:
     Attributes:
         labels: uint8 (size, size), in the model's labels.
         crops: at most one per class in `labels`.
-        provenance: the origin of both.
+        provenance: the origin of the label map and the crops.
     """
 
     labels: UInt8
@@ -57,7 +58,10 @@ class Composition:
 
 
 class Composer:
-    """Composes the conditions of a request's images; each depends only on its index."""
+    """Composes the conditions of the images of a request.
+
+    The condition of an image depends only on the request, its index and its map.
+    """
 
     def __init__(
         self, request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
@@ -104,17 +108,18 @@ class Composer:
     def _crop(
         self, label: int, map_key: str, map_slide: str, labels: UInt8, rng: np.random.Generator
     ) -> tuple[Crop, CropOrigin] | None:
-        """Cut a crop of a class out of a donor region, if possible not the map's own.
+        """Cut a crop of a class out of a donor region, and place it in the label map.
 
-        Return None if no donor holds the class; a table of shares can miss a tiny area.
+        The map's own region is a donor only if there is no other. Return None if no donor holds
+        the class: the plan cannot exclude this, because its table of shares can miss a tiny area.
         """
         bank = self.crops
         pool = donors(bank.shares, bank.slides, label, map_slide, self.request.crops.slide)
         others = [number for number in pool.tolist() if bank.keys[number] != map_key]
-        pool_of = others or pool.tolist()
-        if not pool_of:
+        candidates = others or pool.tolist()
+        if not candidates:
             return None
-        donor = bank.read(int(pool_of[rng.integers(len(pool_of))]))
+        donor = bank.read(int(candidates[rng.integers(len(candidates))]))
         size = self.model.size
         corner = place(donor.labels, label, size, rng)
         if corner is None:

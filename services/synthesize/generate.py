@@ -1,6 +1,6 @@
 """Generating the images of a shard, in this process or on Triton.
 
-While a batch is generated, the next one is composed and the one before is encoded.
+Batches are generated and encoded as PNG in threads, while the next batch is composed.
 """
 
 from __future__ import annotations
@@ -25,19 +25,23 @@ from shared.seeds import image_seed
 from shared.serving.generator import open_generator
 
 ATTEMPTS = 3
-"""Attempts at an image that does not copy its crops."""
+"""Number of attempts to generate an image that does not copy its crops."""
 
 IN_FLIGHT = 3
-"""Batches that are requested from a Triton server at a time, so that it is never idle."""
+"""Number of batches that are requested from a Triton server at a time, to keep it busy."""
 
 Generate = Callable[[UInt8, Sequence[Sequence[Crop]], Sequence[int]], UInt8]
-"""Makes images from label maps, crops and seeds, see `Generator.generate`."""
+"""Makes images from label maps, crops and seeds; see `Generator.generate`."""
 
 
 def open_generate(
     context: Context, request: DatasetRequest, model: ModelRecord
 ) -> tuple[Generate, int]:
-    """Return (generate, number of batches in flight). Raises the errors of `open_generator`."""
+    """Open the generator of a request; raises the errors of `open_generator`.
+
+    Returns:
+        The function that makes images, and the number of batches to request at a time.
+    """
     generator, remote = open_generator(context.store, model, context.device)
     generate = partial(
         generator.generate,
@@ -62,7 +66,7 @@ def generate_batches(
     batches: Iterable[list[Composition]],
     at_a_time: int,
 ) -> Iterator[GeneratedBatch]:
-    """Yield the batches in order; `at_a_time` batches are generated ahead in threads."""
+    """Generate batches in `at_a_time` threads, and yield them in order."""
     pending: deque[Future[GeneratedBatch]] = deque()
     with ThreadPoolExecutor(at_a_time) as pool:
         try:
@@ -73,8 +77,8 @@ def generate_batches(
             while pending:
                 yield pending.popleft().result()
         finally:
-            for each in pending:
-                each.cancel()
+            for future in pending:
+                future.cancel()
 
 
 def _make(generate: Generate, request: DatasetRequest, batch: list[Composition]) -> GeneratedBatch:
@@ -83,7 +87,10 @@ def _make(generate: Generate, request: DatasetRequest, batch: list[Composition])
 
 
 def _samples(generate: Generate, request: DatasetRequest, batch: list[Composition]) -> list[Sample]:
-    """Make the images of a batch; copies of a crop are made again, and finally left out."""
+    """Generate the samples of a batch.
+
+    An image that copies a crop is generated again from another seed, and left out if that fails.
+    """
     samples: list[Sample] = []
     for attempt in range(ATTEMPTS if request.max_copied is not None else 1):
         seeds = [

@@ -1,4 +1,4 @@
-"""The synthesize stage: choose the label maps, generate shard by shard, write the summary."""
+"""The synthesize stage: choose the label maps, generate the shards, write the dataset's record."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ from shared.models import read_model
 from shared.storage import ObjectStore, sha256, sha256_file
 from shared.storage.formats import pack_tar, table_bytes
 
-CHOICE_ROWS = 65536  # per row group, so that a shard reads few rows of other shards
+CHOICE_ROWS = 65536
+"""Rows per row group of `choices.parquet`, so that a shard reads few rows of other shards."""
 
 MANIFEST = pa.schema(
     [
@@ -65,7 +66,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
 
     def plan(self, request: DatasetRequest, context: Context) -> Plan:
         model = _model(context.store, request)
-        request.sampling(model)  # raises if the model cannot sample this way
+        request.sampling(model)  # raises if the model does not allow these settings
         maps, crops = open_banks(context.store, request, model)
         chosen = plan_maps(request, model, maps, crops)
         keys = pa.DictionaryArray.from_arrays(pa.array(chosen), pa.array(maps.keys))
@@ -137,7 +138,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         numbers = sorted(int(part["number"]) for part in done.values() if part["images"])
         if not numbers:
             raise JobError(
-                f"dataset {request.dataset!r}: no image was made, or all copied their crops: "
+                f"dataset {request.dataset!r}: no image was made, or all copied their crops; "
                 "look at the failed shards, or raise max_copied"
             )
         shards = tuple(_shard_key(request.dataset, number) for number in numbers)
@@ -188,7 +189,7 @@ def _rows_key(shard: str) -> str:
 
 
 def _export(kind: str, name: str) -> str:
-    """Return the path of an export's file below the dataset; names may already begin with it."""
+    """Return the path of an export's file below the dataset; `name` may begin with the `kind`."""
     return f"exports/{name}" if name.startswith(f"{kind}/") else f"exports/{kind}/{name}"
 
 
@@ -201,7 +202,7 @@ def _model(store: ObjectStore, request: DatasetRequest) -> ModelRecord:
 
 
 def _choices(store: ObjectStore, dataset: str, start: int, stop: int) -> list[str]:
-    """Read the map regions of images `start` to `stop`."""
+    """Read the keys of the map regions that the plan chose for images `start` to `stop` - 1."""
     file = pq.ParquetFile(store.local(dataset_key(dataset, "choices.parquet")))
     first, last = start // CHOICE_ROWS, (stop - 1) // CHOICE_ROWS
     table = file.read_row_groups(list(range(first, last + 1)))
@@ -229,7 +230,7 @@ def _row(sample: Sample, counts: Int64, shard: str) -> dict[str, object]:
 
 
 def _drop_stale(store: ObjectStore, request: DatasetRequest, numbers: set[int]) -> None:
-    """Delete files of an earlier request for the same dataset that this one did not write."""
+    """Delete files of an earlier request for this dataset that this request did not write."""
     shards = dataset_key(request.dataset, "shards/")
     for key in store.list(shards):
         if int(PurePosixPath(key).stem) not in numbers:
@@ -249,7 +250,7 @@ def _drop_stale(store: ObjectStore, request: DatasetRequest, numbers: set[int]) 
 
 
 def _write_manifest(store: ObjectStore, dataset: str, shards: tuple[str, ...]) -> int:
-    """Join the shards' rows, one row group each; return the number of distinct maps."""
+    """Join the rows of all shards, one row group per shard; return the number of distinct maps."""
     seen: set[str] = set()
     key = dataset_key(dataset, "manifest.parquet")
     with store.writing(key) as path, pq.ParquetWriter(path, MANIFEST) as writer:

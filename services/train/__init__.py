@@ -1,1 +1,1 @@
-"""Train: regions → VAE + dual-conditioned denoiser → published model version."""
+"""Train: regions → autoencoder and denoiser → published model version."""

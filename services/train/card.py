@@ -1,4 +1,4 @@
-"""The model card: a version's data, recipe and training, and a call that runs."""
+"""The card of a published model: its data, recipe and training, and example code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from shared.contracts.regions import RegionSet
 def model_card(
     model: ModelRecord, record: RegionSet, rows: dict[str, list[dict[str, float]]]
 ) -> str:
-    """Write the card in Markdown, with the metadata block that model hubs read."""
+    """Write the card in Markdown, with the metadata block that model hubs read.
+
+    Args:
+        model: the published version.
+        record: its region set.
+        rows: training ('vae', 'decoder', 'denoiser') → rows of metrics.
+    """
     recipe = model.recipe
     counts = {
         split: (len(parts), sum(part.regions for part in parts))
@@ -50,7 +56,7 @@ def model_card(
             if values
         ),
         "",
-        "Only the train split was seen in training. The images are synthetic and for research;",
+        "The model was trained on the train split only. Its images are synthetic and for research;",
         "they are not for diagnosis.",
         "",
     ]

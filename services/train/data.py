@@ -1,4 +1,4 @@
-"""Training batches: regions are drawn, turned, re-stained and given crops, from (seed, step)."""
+"""Training batches: random regions, turned and re-stained, with crops of their classes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from shared.imaging.region_sets import RegionIndex
 Float16 = NDArray[np.float16]
 
 TURNS = 8
+"""Number of symmetries of a square, see `shared.imaging.augment.symmetry`."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Batch:
 
     Attributes:
         images: uint8 RGB (batch, side, side, 3).
-        labels: uint8 (batch, side, side).
+        labels: label maps, uint8 (batch, side, side).
         crops: the crops of each image.
-        use_map, use_crops: of each image, False where that condition is dropped.
-        keys: region of each image.
-        latents: float16 (batch, C, h, w) of the images, if they were computed in advance.
+        use_map, use_crops: per image, False if that condition is dropped.
+        keys: key of each image's region.
+        latents: latents of the images, float16 (batch, C, h, w), if they were computed in advance.
     """
 
     images: UInt8
@@ -47,7 +48,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class View:
-    """A view of a region: its corner in pixels, one of eight symmetries, and a staining."""
+    """A window of a region, turned and re-stained.
+
+    Attributes:
+        x, y: upper left corner of the window in the region, pixels.
+        turn: the symmetry, 0 to 7, see `shared.imaging.augment.symmetry`.
+        table: the staining, see `stain_table`; None for the original one.
+    """
 
     x: int
     y: int
@@ -55,24 +62,30 @@ class View:
     table: UInt8 | None
 
     def cut(self, array: UInt8, side: int) -> UInt8:
-        """Cut the view out of a region's image or label map, without re-staining."""
+        """Cut the window of `side` pixels out of a region's image or label map, and turn it."""
         return symmetry(array[self.y : self.y + side, self.x : self.x + side], self.turn)
 
     def stain(self, image: UInt8) -> UInt8:
-        """Give an image this view's staining."""
+        """Give an image the staining of this view."""
         return image if self.table is None else restain(image, self.table)
 
 
 class Batches:
-    """Draws batches; batch `step` of process `rank` is a function of the seed alone.
+    """Draws training batches; a row depends only on the seed, the step and its number.
 
     Args:
         index: the training regions.
-        side: side of the images in pixels; they are cut out of the regions at random.
+        side: side of the images in pixels; each is a random window of its region.
         recipe: rules for crops and dropped conditions; None for images without conditions.
         seed: seed of all random choices.
-        latents: float16 (regions, views, C, h, w) of every view of every region, if the recipe
-            has views and their latents were computed in advance.
+        latents: latents of every view of every region, float16 (regions, views, C, h, w), if they
+            were computed in advance.
+
+    Attributes:
+        views_per_region: number of fixed views of a region; 0 draws a new view in every step.
+
+    Raises:
+        InputError: there are no training regions.
     """
 
     def __init__(
@@ -99,24 +112,24 @@ class Batches:
             self._of_slide.setdefault(slide, []).append(number)
 
     def draw(self, step: int, size: int, rank: int = 0) -> Batch:
-        """Draw one process's part of the batch of a step.
+        """Draw the `size` rows that the process `rank` trains on in a step.
 
-        Each row is drawn independently, so that two processes with half the size draw the same
-        rows as one.
+        Each row has a seed of its own, so that two processes together draw the same rows as one
+        process with twice the size.
         """
         rows = [self._row(step, rank * size + place) for place in range(size)]
         images, labels, crops, use_map, use_crops, keys, latents = map(
             list, zip(*rows, strict=True)
         )
-        known = np.stack(latents) if self.latents is not None else None
-        return Batch(np.stack(images), np.stack(labels), crops, use_map, use_crops, keys, known)
+        stacked = np.stack(latents) if self.latents is not None else None
+        return Batch(np.stack(images), np.stack(labels), crops, use_map, use_crops, keys, stacked)
 
     def _row(self, step: int, row: int) -> tuple[Any, ...]:
         rng = np.random.default_rng([*self.seed, step, row])
         chosen = int(rng.integers(len(self.index)))
         use_map, use_crops = self._dropped(float(rng.random()))
-        # Without crops the original staining is kept, or the model would learn stainings that no
-        # slide has.
+        # Without crops, keep the original staining: otherwise the model would learn to invent
+        # stainings that no slide has.
         number, view = self._draw_view(chosen, rng, stained=use_crops)
         region = self.index[chosen]
         image = view.stain(view.cut(region.image, self.side))
@@ -126,7 +139,7 @@ class Batches:
         return image, mask, crops, use_map, use_crops, region.key, latents
 
     def view_images(self, region: int) -> UInt8:
-        """Return the images (views, side, side, 3) of a region's `views_per_region` views."""
+        """Return the images of all views of a region, uint8 (views_per_region, side, side, 3)."""
         image = self.index[region].image
         views = [self._view(region, number) for number in range(self.views_per_region)]
         return np.stack([view.stain(view.cut(image, self.side)) for view in views])
@@ -138,10 +151,9 @@ class Batches:
         return number, self._view(region, number)
 
     def _view(self, region: int, number: int) -> View:
-        """Return view `number`: the first eight turn the region, the others re-stain it, too."""
-        rng = np.random.default_rng(
-            [*self.seed, 1, region, number]
-        )  # 1 keeps it apart from the seeds of steps
+        """Return a fixed view: 0 to 7 have the original staining, later ones a random one."""
+        # The 1 keeps these seeds apart from the seeds of steps.
+        rng = np.random.default_rng([*self.seed, 1, region, number])
         return self._new_view(rng, number % TURNS, stained=number >= TURNS)
 
     def _new_view(self, rng: np.random.Generator, turn: int, stained: bool) -> View:
@@ -149,7 +161,7 @@ class Batches:
         return View(int(x), int(y), turn, stain_table(rng) if stained else None)
 
     def _dropped(self, draw: float) -> tuple[bool, bool]:
-        """Return whether the map and whether the crops are used, from one draw in [0, 1)."""
+        """Return (use_map, use_crops) for a uniform random number `draw` in [0, 1)."""
         recipe = self.recipe
         if recipe is None:
             return True, True
@@ -183,7 +195,7 @@ class Batches:
     def stream(
         self, start: int, stop: int, size: int, rank: int, ahead: int = 1
     ) -> Iterator[tuple[int, Batch]]:
-        """Yield (step, batch) for steps `start` to `stop`, drawing `ahead` batches in threads."""
+        """Yield (step, batch) for `start` to `stop` - 1; `ahead` threads draw the next batches."""
         with ThreadPoolExecutor(ahead) as pool:
             drawn: deque[Future[Batch]] = deque()
             for step in range(start, stop + ahead):

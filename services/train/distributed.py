@@ -1,4 +1,4 @@
-"""Train on many processes: `torchrun … -m services.train.distributed JOB`.
+"""Run a train job on many processes: `torchrun … -m services.train.distributed JOB`.
 
 All processes run the job's segments together and average their gradients. Only the
 first process writes to the store and the ledger. If the job is killed, run the same
@@ -26,7 +26,7 @@ from shared.storage import ObjectStore, StoreView, open_store
 
 
 class ReadOnlyStore(StoreView):
-    """The store of the other processes: only the first one puts and deletes."""
+    """A store that ignores puts and deletes, for all processes but the first."""
 
     def put(self, key: str, data: bytes) -> None:
         pass

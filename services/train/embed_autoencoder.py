@@ -2,7 +2,7 @@
 
     python -m services.train.embed_autoencoder STORE MODEL
 
-`make autoencoder` trains one and runs this.
+`make autoencoder` trains an autoencoder, then runs this module.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Latents of the views of training regions, computed once for the whole training."""
+"""Latents of all views of the training regions, computed once before the denoiser is trained."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from shared.storage import ObjectStore
 Float16 = NDArray[np.float16]
 
 SHARD_REGIONS = 256
+"""Number of regions whose latents are one shard."""
+
 BATCH = 16
+"""Number of views that are encoded at a time."""
 
 
 def latents_key(run: str, shard: str) -> str:
-    """Return the key of the latents of one shard's regions."""
+    """Return the key of the latents of one shard."""
     return training_key(run, f"latents/{shard}.safetensors")
 
 
@@ -35,18 +38,18 @@ def encode_views(
     precision: str,
     report: Callable[[int, int], None],
 ) -> bytes:
-    """Encode every view of the regions from span[0] to span[1].
+    """Encode all views of a span of regions.
 
     Args:
         vae: the autoencoder.
-        batches: names the views.
-        span: first region, and the one after the last.
+        batches: the regions and their views.
+        span: number of the first region, and of the region after the last.
         device: device of the autoencoder.
         precision: 'fp32' or 'bf16', see `autocast`.
-        report: called with the number of finished regions, and of all.
+        report: called with the number of finished regions and the number of all regions.
 
     Returns:
-        safetensors with `latents`, float16 (regions, views, C, h, w).
+        A safetensors file with `latents`, float16 (regions, views, C, h, w).
     """
     regions = []
     with torch.no_grad(), autocast(device, precision):
@@ -55,7 +58,7 @@ def encode_views(
             encoded = [encode_latents(vae, to_unit(part.to(device))) for part in views]
             regions.append(torch.cat(encoded).half().cpu())
             report(region + 1 - span[0], span[1] - span[0])
-    latents = torch.stack(regions).contiguous()  # because safetensors refuses other tensors
+    latents = torch.stack(regions).contiguous()  # as safetensors requires
     return safetensors.torch.save({"latents": latents})
 
 

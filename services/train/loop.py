@@ -1,19 +1,20 @@
-"""One training loop for both networks, with exact resume.
+"""The training loop of the autoencoder and of the denoiser; it resumes exactly after a pause.
 
-The story of one training segment, for example steps 500 to 1000 of the denoiser:
+Training runs in segments. A segment of the denoiser, for example, trains steps 500 to 999:
 
-1. `services.train.segments` makes the network and its objective, and loads the checkpoint that
-   the segment before has written at step 500.
-2. Threads draw the batches of the next steps (`Batches.stream`). Row r of step s is drawn from
-   (seed, s, r) alone, in any process.
+1. `services.train.segments` makes the network and its objective, and loads the checkpoint at
+   step 500, which the previous segment wrote.
+2. Threads draw the batches of the next steps (`Batches.stream`). Row r of step s depends only on
+   (seed, s, r), not on the process that draws it.
 3. For each step, `Training.step` sets the learning rate, computes the loss under autocast with
    one noise seed per row, and back-propagates it.
 4. Gradients are averaged over all processes and clipped. AdamW updates the weights, and the
    moving average (EMA) follows them.
-5. Every `LOG_EVERY` steps the figures are read from the device and kept as metrics.
-6. After step 999 `segments` writes the checkpoint at 1000: weights, moving average and the
-   optimizer's moments. Nothing else is random, so the next segment, on any worker, goes on as
-   if there had been no pause: the weights are the same to the bit.
+5. Every `LOG_EVERY` steps the loss and the other figures are read from the device and kept as
+   metrics.
+6. After step 999 `segments` writes the checkpoint at step 1000: weights, moving average and the
+   optimizer's moments. Training has no other state, so the next segment, on any worker, goes on
+   as if there had been no pause: the weights are the same to the bit.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from shared.diffusion.precision import autocast
 from shared.seeds import image_seed
 
 LOG_EVERY = 10
+"""Steps between two rows of metrics."""
+
 AHEAD = 4
-"""Batches that are drawn ahead for a GPU; on a CPU it is one, because threads share its cores."""
+"""Number of batches drawn ahead for a GPU; on a CPU it is 1, because threads share its cores."""
 
 
 class Objective(Protocol):
@@ -43,7 +46,13 @@ class Objective(Protocol):
     module: nn.Module
 
     def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
-        """Return named figures of a batch, with a seed per row; 'loss' is minimized."""
+        """Return named figures of a batch; training minimizes the figure 'loss'.
+
+        Args:
+            batch: the batch.
+            seeds: one per row, for its noise and its time.
+            step: number of the training step.
+        """
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,13 @@ class LoopSettings:
 
 @dataclass
 class Progress:
-    """The measurements of a segment: `metrics` are reproducible, seconds are not."""
+    """The measurements of a segment.
+
+    Attributes:
+        metrics: rows of figures; they are reproducible.
+        seconds: duration of the segment.
+        waiting: seconds of it in which training waited for batches.
+    """
 
     metrics: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -111,7 +126,7 @@ class Training:
         return settings.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """Take one step and return its figures."""
+        """Take one training step and return its figures, which stay on the device."""
         settings = self.settings
         rank, processes = world()
         size = len(batch.images)
@@ -131,12 +146,15 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         decay = min(settings.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            now: list[Tensor] = list(self.module.parameters())
-            torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)  # in one kernel
+            weights: list[Tensor] = list(self.module.parameters())
+            # one kernel for all tensors
+            torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
         return {name: value.detach() for name, value in (losses | {"grad_norm": norm}).items()}
 
     def figures(self, step: int, measured: dict[str, Tensor]) -> dict[str, float]:
-        """Return the figures of a step as numbers; on a GPU this waits for the step to end.
+        """Return the figures of a step as numbers, averaged over all processes.
+
+        On a GPU this waits until the step has ended.
 
         Raises:
             ArithmeticError: the loss is not finite.
@@ -153,7 +171,13 @@ class Training:
         stop: int,
         report: Callable[[int, str], None],
     ) -> Progress:
-        """Train from step `start` to `stop`; `report` gets the finished steps and a note."""
+        """Train from step `start` to step `stop` - 1.
+
+        Args:
+            batches: source of the batches.
+            start, stop: first step, and the step after the last one.
+            report: called with the number of finished steps and a note.
+        """
         progress = Progress()
         began = mark = time.perf_counter()
         rank, _ = world()
@@ -171,7 +195,7 @@ class Training:
         return progress
 
     def save(self) -> bytes:
-        """Return the checkpoint, as safetensors."""
+        """Return a checkpoint, as a safetensors file."""
         tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.items()}
         for name, parameter in self.module.named_parameters():
@@ -180,7 +204,7 @@ class Training:
         return safetensors.torch.save({key: t.detach().cpu() for key, t in tensors.items()})
 
     def load(self, data: bytes) -> None:
-        """Resume from a checkpoint of `save`."""
+        """Load a checkpoint that `save` returned."""
         tensors = safetensors.torch.load(data)
         prefix = "model/"
         self.module.load_state_dict(

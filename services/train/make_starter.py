@@ -1,7 +1,7 @@
 """Make the starter checkpoint: phantom slides → regions → training → `starter.safetensors`.
 
-`make starter` runs it. If it is killed, run it again: it resumes. It takes about an hour on
-two CPU cores.
+`make starter` runs this module, for about an hour on two CPU cores. If it is killed, run it
+again: it resumes.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from shared.storage import ObjectStore, open_store, sha256
 
 SLIDES = 24
 SIDE = 4096
+"""Side of a phantom slide, in pixels."""
 RULE = RegionRule(
     size=128, mpp=1.0, low=0.2, high=1.0, min_classes=1, overlap=0.5, max_per_slide=500
 )
@@ -63,7 +64,7 @@ def slide_regions(slide: PhantomSlide, name: str) -> Iterator[Region]:
 
 
 def write_regions(store: ObjectStore) -> None:
-    """Write the region set `starter` from phantom slides; the last slide is held out."""
+    """Write the region set `starter` of phantom slides, if it is missing; the last is for tests."""
     if store.exists(region_set_key("starter")):
         return
     parts = []
@@ -89,7 +90,7 @@ def write_regions(store: ObjectStore) -> None:
 
 
 class Lines(Reporter):
-    """Prints a line every 50 steps."""
+    """Prints the progress of a unit every 50 steps."""
 
     def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
         if done % 50 == 0 or done == total:

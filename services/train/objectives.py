@@ -1,4 +1,4 @@
-"""The objectives: for the autoencoder, its decoder alone, the denoiser, and a student."""
+"""Training objectives of the autoencoder, its decoder alone, the denoiser, and a student."""
 
 from __future__ import annotations
 
@@ -31,16 +31,20 @@ from shared.diffusion.flow import (
 from shared.diffusion.guidance import Guidance
 
 BLOCK = 16
-"""Side of the blocks whose mean staining is compared, pixels."""
+"""Side in pixels of the blocks whose mean staining is compared."""
+
 STAINING_WEIGHT = 2.0
+"""Weight of the staining loss in the loss of the decoder."""
+
 NOISE = 0.15
-"""Strongest noise on the latents of a decoder in training, in their standard deviations."""
+"""Largest standard deviation of the noise on normalized latents, when the decoder is trained."""
+
 SIZE_WEIGHT = 1e-4
-"""Weight of the latents' mean square: it bounds them, and is too small to cost detail."""
+"""Weight of the mean square of latents: it bounds them, and is too small to cost detail."""
 
 
 class VaeObjective:
-    """Reconstructs pixels and their differences, with a penalty on large latents."""
+    """Trains the autoencoder with the pixel loss, and with a penalty on large latents."""
 
     def __init__(self, vae: Autoencoder, device: str) -> None:
         self.vae = vae.to(device)
@@ -56,12 +60,18 @@ class VaeObjective:
 
 
 class DecoderObjective:
-    """Trains the decoder with a patch critic and a perceptual loss beside the pixel loss.
+    """Trains the decoder with a pixel loss, a patch critic and a perceptual loss.
 
-    Both teach the fine texture of chromatin and fibres, which a pixel loss smooths away. Both
-    tolerate a shift of colours, so the mean staining of blocks is compared, too. The encoder is
-    frozen, so that the meaning of latents does not change. Latents get a little noise, because
-    those of a denoiser are never exactly those of an image (Zheng et al. 2025, RAE).
+    The critic and the perceptual loss teach the fine texture of chromatin and fibres, which a
+    pixel loss smooths away. They tolerate a shift of colours, so the mean staining of blocks is
+    compared, too. The encoder is frozen, so that the meaning of latents does not change. Latents
+    get a little noise, because the latents that a denoiser makes differ a little from those of
+    real images (Zheng et al. 2025, RAE).
+
+    Args:
+        vae: the autoencoder.
+        perceptual: None leaves out the perceptual loss.
+        device: device of the networks.
     """
 
     def __init__(self, vae: Autoencoder, perceptual: PerceptualLoss | None, device: str) -> None:
@@ -69,8 +79,8 @@ class DecoderObjective:
         self.critic = PatchCritic().to(device)
         self.perceptual = perceptual
         self.last = next(self.vae.decoder.conv_out.parameters())
-        own = ("decoder", "post_quant_conv")  # AutoencoderDC has no post_quant_conv
-        decoder = nn.ModuleList([part for name, part in vae.named_children() if name in own])
+        trained = ("decoder", "post_quant_conv")  # AutoencoderDC has no post_quant_conv
+        decoder = nn.ModuleList([part for name, part in vae.named_children() if name in trained])
         self.module: nn.Module = nn.ModuleDict(
             {"decoder": decoder.requires_grad_(True), "critic": self.critic}
         )
@@ -92,37 +102,36 @@ class DecoderObjective:
         return {"loss": total + deceit + figures["critic"], **figures}
 
     def _noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-        """Draw noise of a strength per seed, uniform from 0 to `NOISE`."""
+        """Draw noise whose standard deviation is uniform from 0 to `NOISE`, one per seed."""
         strength = torch.special.ndtr(draw_noise([seed ^ 1 for seed in seeds], (1, 1, 1)))
         noise: Tensor = NOISE * strength * draw_noise(seeds, shape)
         return noise.to(self.device)
 
 
-def pixel_loss(made: Tensor, real: Tensor) -> Tensor:
+def pixel_loss(decoded: Tensor, real: Tensor) -> Tensor:
     """Return the L1 distance of pixels, plus that of their finite differences, for sharp edges."""
-    error = made - real
+    error = decoded - real
     return error.abs().mean() + sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
 
 
-def staining_loss(made: Tensor, real: Tensor) -> Tensor:
+def staining_loss(decoded: Tensor, real: Tensor) -> Tensor:
     """Return the L1 distance of the mean optical density of blocks of `BLOCK` × `BLOCK` pixels."""
 
     def density(images: Tensor) -> Tensor:
-        light = (
-            images.clamp(-1, 1) * 127.5 + 128.5
-        ) / 256  # same formula as `services.evaluate.stain`
+        # the optical density of `services.evaluate.stain`, for images in [-1, 1]
+        light = (images.clamp(-1, 1) * 127.5 + 128.5) / 256
         return functional.avg_pool2d(-light.log10(), BLOCK)
 
-    return functional.l1_loss(density(made), density(real))
+    return functional.l1_loss(density(decoded), density(real))
 
 
-def psnr(made: Tensor, real: Tensor) -> Tensor:
+def psnr(decoded: Tensor, real: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio of images in [-1, 1], in dB."""
-    return 10 * torch.log10(4 / functional.mse_loss(made.detach(), real))
+    return 10 * torch.log10(4 / functional.mse_loss(decoded.detach(), real))
 
 
 class DenoiserObjective:
-    """Flow matching on latents, with map and crops dropped at random."""
+    """Trains the denoiser by flow matching on latents, with the conditions that a batch keeps."""
 
     def __init__(self, denoiser: Denoiser, vae: Autoencoder, device: str) -> None:
         self.denoiser: Denoiser = denoiser.to(device)
@@ -138,7 +147,10 @@ class DenoiserObjective:
         return {"loss": flow_loss(self.denoiser, latents, condition, times, noise)}
 
     def _lay_out(self, batch: Batch, use_map: bool, use_crops: bool) -> Tensors:
-        """Turn the batch's conditions into tensors, without those dropped by batch or caller."""
+        """Turn the batch's conditions into tensors.
+
+        `use_map` or `use_crops` False drops that condition for all images.
+        """
         return self.denoiser.lay_out(
             batch.labels,
             batch.crops,
@@ -156,11 +168,11 @@ class DenoiserObjective:
 
 
 class StudentObjective(DenoiserObjective):
-    """Trains a student to take one step for several of the teacher (PeRFlow, Yan et al. 2024).
+    """Trains a student, whose one step replaces several of a teacher (PeRFlow, Yan et al. 2024).
 
-    The time from noise to image is cut into `sampling_steps` equal parts, one per batch in turn.
-    From a noisy latent at the beginning of the part, the teacher takes guided steps to its end;
-    the student learns the mean velocity of these steps.
+    The time from noise to image is cut into `sampling_steps` equal parts; batches train them in
+    turn. From a noisy latent at the beginning of a part, the teacher takes guided steps to the
+    end of the part; the student learns the mean velocity of these steps.
     """
 
     def __init__(
@@ -185,16 +197,19 @@ class StudentObjective(DenoiserObjective):
         guidance = Guidance.from_scale(self.recipe.guidance)
         conditions = [self._lay_out(batch, *branch) for branch in guidance.branches]
         with torch.no_grad():
-            wanted = (start - self._end_of_part(guidance, conditions, start, part)) * parts
+            target = (start - self._end_of_part(guidance, conditions, start, part)) * parts
         times = torch.full((len(start),), time, device=self.device)
         predicted = self.denoiser(start, times, self.denoiser.encode_condition(conditions[0]))
-        return {"loss": (predicted.float() - wanted).square().mean()}
+        return {"loss": (predicted.float() - target).square().mean()}
 
     def _end_of_part(
         self, guidance: Guidance, conditions: Sequence[Tensors], start: Tensor, part: int
     ) -> Tensor:
-        """Return the teacher's latent at the end of a part; one of `conditions` per branch."""
-        encoded = self.teacher.join([self.teacher.encode_condition(each) for each in conditions])
+        """Return the latent at the end of a part, to which the teacher denoises `start`.
+
+        `conditions` has one entry per branch of the guidance.
+        """
+        encoded = self.teacher.join([self.teacher.encode_condition(c) for c in conditions])
         velocity = guided(self.teacher, encoded, guidance)
         steps = self.recipe.teacher_steps
         solver = Solver(start, self.recipe.sampling_steps * steps, done=part * steps)

@@ -21,7 +21,7 @@ from shared.storage import ObjectStore, open_store
 
 
 def package_checkpoint(store: ObjectStore, reference: str, path: Path) -> None:
-    """Write a published version as a checkpoint of the package, in half precision."""
+    """Write the version `reference` (models/<name>/<version>) to `path`, in half precision."""
     weights, student = read_weights(store, reference), student_of(store, reference)
     tensors = {f"vae.{k}": v for k, v in weights.vae.items()}
     tensors |= {f"denoiser.{k}": v for k, v in weights.denoiser.items()}

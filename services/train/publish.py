@@ -1,4 +1,4 @@
-"""Publishing: the trained networks → a model version in the store."""
+"""Publishing: the networks of a finished run become a model version in the store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> None:
 
     Args:
         run: the finished run, on the CPU.
-        rows: training → its metrics, for the card.
+        rows: training ('vae', 'decoder', 'denoiser') → rows of metrics, for the card.
     """
     request = run.request
     with tempfile.TemporaryDirectory(prefix="htd-model-") as name:

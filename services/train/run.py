@@ -21,7 +21,7 @@ from shared.jobs import Context
 from shared.storage import ObjectStore
 
 KINDS = ("vae", "decoder", "denoiser")
-"""The trainings of a run, in their order."""
+"""The trainings of a run, in order."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Run:
     """A training run on this machine.
 
     Attributes:
-        request: the request; its recipe names the student that is trained or published.
+        request: the request; its recipe says whether the denoiser is a student.
         regions: the region set.
-        store: holds regions, checkpoints and models.
+        store: object store of regions, checkpoints and models.
         device: device of the networks.
     """
 
@@ -42,7 +42,7 @@ class Run:
 
     @classmethod
     def open(cls, request: TrainRequest, context: Context) -> Run:
-        """Read the region set of a request.
+        """Open the run of a request, and read its region set.
 
         Raises:
             InputError: the region set or the model to start from cannot be read.
@@ -65,7 +65,7 @@ class Run:
         return training_key(self.request.run, name)
 
     def settings(self, kind: str) -> LoopSettings:
-        """Return the settings of a training's loop."""
+        """Return the settings of the training `kind`, one of `KINDS`."""
         recipe, steps = self.recipe, self.steps[kind]
         own = recipe.denoiser if kind == "denoiser" else recipe.vae
         rate = recipe.vae.decoder_learning_rate if kind == "decoder" else own.learning_rate
@@ -87,7 +87,7 @@ class Run:
         return read_weights(self.store, start) if start else None
 
     def perceptual_loss(self) -> PerceptualLoss | None:
-        """Load the perceptual loss of the decoder, if the recipe names one."""
+        """Load the perceptual loss of the decoder; None if the recipe does not use it."""
         recipe = self.recipe.vae
         if not recipe.decoder_steps or recipe.perceptual is None:
             return None
@@ -111,14 +111,14 @@ class Run:
         return self.read_vae("decoder" if self.recipe.vae.decoder_steps else "vae")
 
     def read_vae(self, kind: str) -> Autoencoder:
-        """Load the autoencoder that the training `kind` has written."""
+        """Load the autoencoder that the training `kind` ('vae' or 'decoder') has written."""
         with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
             for name in ("config.json", "diffusion_pytorch_model.safetensors"):
                 (Path(folder) / name).write_bytes(self.store.get(self.key(f"{kind}/{name}")))
             return read_vae(Path(folder))
 
     def load_checkpoint(self, training: Training, kind: str, step: int) -> None:
-        """Resume a training from its checkpoint at `step`; there is none at step 0."""
+        """Resume a training from its checkpoint at `step`; step 0 has no checkpoint."""
         if step:
             training.load(self.store.get(self._checkpoint(kind, step)))
 
@@ -127,7 +127,7 @@ class Run:
         training.load(self.store.get(self._checkpoint(kind, self.steps[kind])))
 
     def save_checkpoint(self, training: Training, kind: str, start: int, stop: int) -> None:
-        """Write the checkpoint at `stop`, and delete the one before the segment's start."""
+        """Write the checkpoint at `stop`; keep the one at `start`, and delete the one before it."""
         self.store.put(self._checkpoint(kind, stop), training.save())
         before = start - self.recipe.segment_steps
         if before > 0:
@@ -145,7 +145,7 @@ def put_folder(store: ObjectStore, prefix: str, folder: Path) -> None:
 
 
 def _with_student(request: TrainRequest, store: ObjectStore) -> TrainRequest:
-    """Return the request with the warm start's student if its denoiser is not trained.
+    """Return the request; an untrained denoiser gets the student's recipe of its warm start.
 
     A denoiser without training steps is published unchanged, so its recipe has to say whether
     it is a student.

@@ -1,4 +1,4 @@
-"""The segments of a run: training of the autoencoder, latents, training of the denoiser."""
+"""The segments of a run: they train the autoencoder, compute latents, and train the denoiser."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ NORMALIZATION_IMAGES = 256
 SAMPLE_SHEET_IMAGES = 8
 
 Report = Callable[[int, int, str], None]
-"""Called with the number of finished steps, of all steps, and a note."""
+"""Called with the number of finished steps, the number of all steps, and a note."""
 
 
 def autoencoder_segment(run: Run, kind: str, start: int, stop: int, report: Report) -> Progress:
-    """Train the VAE, or (kind 'decoder') its decoder alone; the last segment writes it."""
+    """Train the VAE (kind 'vae') or its decoder alone ('decoder'); the last segment writes it."""
     objective: VaeObjective | DecoderObjective
     if kind == "vae":
         vae = make_vae(run.recipe.vae)
@@ -69,7 +69,7 @@ def autoencoder_segment(run: Run, kind: str, start: int, stop: int, report: Repo
 
 
 def latents_segment(run: Run, shard: str, start: int, stop: int, report: Report) -> int:
-    """Encode the views of regions `start` to `stop`, and return their number."""
+    """Encode the views of the regions `start` to `stop` - 1, and return the number of views."""
     vae = run.finished_vae().to(run.device).eval()
     prepare_vae(vae, run.recipe.precision)
     batches = run.denoiser_batches()
@@ -88,7 +88,7 @@ def latents_segment(run: Run, shard: str, start: int, stop: int, report: Report)
 def denoiser_segment(
     run: Run, latent_shards: list[str], start: int, stop: int, report: Report
 ) -> Progress:
-    """Train the denoiser, on the latents of `latent_shards` if there are any."""
+    """Train the denoiser on the latents of `latent_shards`, or on images if there are none."""
     recipe, vae = run.recipe.denoiser, run.finished_vae()
     denoiser = run.new_denoiser(vae)
     weights = run.starting_weights()
@@ -115,7 +115,7 @@ def denoiser_segment(
 
 
 def _normalize(vae: Autoencoder, batches: Batches, device: str) -> None:
-    """Set scale, and shift if the VAE has one, so that training latents have variance 1."""
+    """Set the VAE's scale, and its shift if it has one, so that latents have variance 1."""
     with torch.no_grad():
         images = [batches.draw(step, 32).images for step in range(NORMALIZATION_IMAGES // 32)]
         latents = torch.cat(
@@ -127,7 +127,7 @@ def _normalize(vae: Autoencoder, batches: Batches, device: str) -> None:
 
 
 def _sample_sheet(run: Run, pipeline: HeteroTissuePipeline, batches: Batches) -> UInt8:
-    """Draw the same few regions at every step: map, crops, synthetic image, real region."""
+    """Draw maps, crops, synthetic and real images of a few regions, the same in every segment."""
     batch = batches.draw(2**31, SAMPLE_SHEET_IMAGES)
     seeds = [image_seed(run.request.seed, number) for number in range(SAMPLE_SHEET_IMAGES)]
     images = pipeline(

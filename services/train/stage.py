@@ -2,7 +2,7 @@
 
 A run trains the VAE, then its decoder alone, then computes latents, then trains the denoiser.
 Each training is cut into segments of `segment_steps` steps; a segment is a phase of its own,
-because it resumes from the checkpoint of the one before.
+because it resumes from the checkpoint of the previous one.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class TrainStage(Stage[TrainRequest]):
         if run.regions.rule.size < recipe.size:
             raise InputError(
                 f"regions of {request.regions!r} are {run.regions.rule.size} px, smaller than the "
-                f"recipe's {recipe.size}: ingest with a larger region size, or lower `size`"
+                f"recipe's {recipe.size} px: ingest with a larger region size, or lower `size`"
             )
         if not run.regions.of_split("train"):
             raise InputError(f"region set {request.regions!r} has no region in its train split")
-        run.starting_weights()  # raises if they cannot be read
+        run.starting_weights()  # raises if the weights cannot be read
         run.perceptual_loss()
         vae, decoder, denoiser = (
             [(_shard(kind, *span),) for span in _spans(run.steps[kind], recipe.segment_steps)]
@@ -63,7 +63,7 @@ class TrainStage(Stage[TrainRequest]):
         if kind == "latents":
             return {"views": latents_segment(run, shard.id, start, stop, report)}
         if kind == "denoiser":
-            latents = [each.id for each in _latent_shards(run)]
+            latents = [part.id for part in _latent_shards(run)]
             progress = denoiser_segment(run, latents, start, stop, report)
         else:
             progress = autoencoder_segment(run, kind, start, stop, report)
@@ -92,7 +92,10 @@ class TrainStage(Stage[TrainRequest]):
 
 
 def _spans(total: int, length: int) -> list[tuple[int, int]]:
-    """Cut 0…total into spans; a total of 0 gives one empty span, which writes the start."""
+    """Cut the range from 0 to `total` into spans (start, stop) of at most `length`.
+
+    A total of 0 gives one empty span, because a segment without steps still writes its network.
+    """
     if not total:
         return [(0, 0)]
     return [(start, min(start + length, total)) for start in range(0, total, length)]
@@ -103,7 +106,7 @@ def _shard(kind: str, start: int, stop: int) -> Shard:
 
 
 def _latent_shards(run: Run) -> tuple[Shard, ...]:
-    """Return the shards that compute latents; none if the recipe keeps no views."""
+    """Return the shards that compute latents; no shards if the recipe has no fixed views."""
     if not run.recipe.denoiser.views:
         return ()
     regions = sum(part.regions for part in run.regions.of_split("train"))

@@ -1,4 +1,4 @@
-"""Metrics as a TensorBoard log; equal metrics give equal bytes."""
+"""A TensorBoard log of metrics; equal metrics give equal bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE_NAME = "events.out.tfevents.0.heterotissue"
 
 
 def event_log(scalars: dict[str, list[dict[str, float]]]) -> bytes:
-    """Return scalars as an event file; the wall time is the step, so that it is reproducible.
+    """Return an event file of scalars; its wall time is the step, so that it is reproducible.
 
     Args:
         scalars: group → rows, each with 'step' and named values.

@@ -1,13 +1,13 @@
-"""Warm starts: from a published version, or from a checkpoint in this package.
+"""Warm starts: from a published version, or from one of the checkpoints in this package.
 
-- `starter`: a small model of phantom slides.
-- `colon`: the recipe `cpu-small` on the training split of EBHI-Seg (Shi et al. 2023, CC BY 4.0;
-  colorectal biopsies, H&E; classes other and gland). The decoder had 3,000 steps on windows of
-  64 px, 1,200 of 128 px, and 4,400 with the staining loss; the denoiser had 8,000 steps of 16
-  images on a CPU and 1,668 of 64 on a GPU.
+- `starter`: a small model, trained on phantom slides.
+- `colon`: trained by the recipe `cpu-small` on the training split of EBHI-Seg (Shi et al. 2023,
+  CC BY 4.0; colorectal biopsies, H&E; classes other and gland). The decoder had 3,000 steps on
+  windows of 64 px, 1,200 of 128 px, and 4,400 with the staining loss; the denoiser had 8,000
+  steps of 16 images on a CPU and 1,668 of 64 images on a GPU.
 - `colon-student`: makes images in four steps without guidance, with the same autoencoder. Its
   teacher is `colon`'s denoiser after 1,833 further steps of 128 images. It was trained on a GPU,
-  always with map and crops.
+  and no map or crops were dropped.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ def packaged_path(name: str) -> Path:
 
 
 def read_weights(store: ObjectStore, reference: str) -> Weights:
-    """Read a checkpoint in this package, or a published version: `models/<name>/<version>`.
+    """Read the weights of a packaged checkpoint or a published version.
+
+    Args:
+        store: holds the published versions.
+        reference: name of a packaged checkpoint, or models/<name>/<version>.
 
     Raises:
         InputError: `reference` is neither, or the version does not exist.
@@ -55,10 +59,10 @@ def read_weights(store: ObjectStore, reference: str) -> Weights:
 
 
 def student_of(store: ObjectStore, reference: str) -> StudentRecipe | None:
-    """Return the student's recipe of `reference`, or None if it is not a student.
+    """Return the student's recipe of a checkpoint or version; None if it is not a student.
 
-    Raises:
-        InputError: as `read_weights`; the weights are not read.
+    Only the record or the metadata is read, not the weights. Arguments and errors are those of
+    `read_weights`.
     """
     if reference in PACKAGED:
         with _open_packaged(reference) as file:
@@ -103,7 +107,7 @@ def _read_version(store: ObjectStore, reference: str) -> Weights:
 
 
 def _reference(text: str) -> ModelRef:
-    """Read `models/<name>/<version>`. Raises `InputError`."""
+    """Parse `models/<name>/<version>`. Raises `InputError`."""
     parts = text.split("/")
     if len(parts) != 3 or parts[0] != "models":
         raise InputError(
@@ -123,19 +127,23 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def start_vae(vae: Any, weights: Weights) -> None:
-    """Load the weights into a VAE of the same shape."""
+    """Load the weights into a VAE. Raises `InputError` if its layers have other shapes."""
     _load(vae, weights.vae, "the VAE")
     vae.register_to_config(**weights.normalization)
 
 
 def start_denoiser(denoiser: Denoiser, weights: Weights, classes: list[str]) -> None:
-    """Load the weights into a denoiser of the same shape, for any classes."""
+    """Load the weights into a denoiser, which may have other `classes` (names).
+
+    Raises:
+        InputError: the denoiser has another conditioning, or layers of other shapes.
+    """
     try:
         state = denoiser.adapted(weights.denoiser, weights.classes, classes)
     except KeyError as error:
         raise InputError(
-            "the checkpoint to start from has another conditioning than the recipe: use the same, "
-            "or no warm start"
+            "the checkpoint to start from has another conditioning than the recipe: use its "
+            "conditioning, or no warm start"
         ) from error
     _load(denoiser, state, "the denoiser")
 

@@ -1,1 +1,1 @@
-"""The model: autoencoder, dual-conditioned denoiser, flow-matching sampler."""
+"""The model: autoencoder, denoiser conditioned on map and crops, flow-matching sampler."""

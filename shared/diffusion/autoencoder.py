@@ -18,10 +18,10 @@ EMBEDDED = Path(__file__).parent / "embedded_vae"
 """Folder of a VAE trained on real tissue, see its README; recipes name it 'embedded'."""
 
 GPU_PIXELS = 2**22
-"""Pixels decoded at a time on a GPU; a pixel takes some hundred bytes in every layer."""
+"""Pixels that a GPU decodes at a time, at most; a pixel takes some hundred bytes per layer."""
 
 CPU_PIXELS = 2**16
-"""Pixels decoded at a time on a CPU; fewer, because features in its caches are faster."""
+"""Pixels that a CPU decodes at a time, at most; few, so that features fit into its caches."""
 
 MAX_UNTILED = 1024
 """Side in pixels of the largest image that is decoded in one piece."""
@@ -31,7 +31,7 @@ def make_vae(recipe: VaeRecipe) -> Autoencoder:
     """Make the recipe's VAE: an untrained one, or the pretrained one that it names.
 
     Raises:
-        InputError: the named VAE is not a folder and cannot be fetched.
+        InputError: the named VAE is neither a folder in diffusers' format nor on the hub.
     """
     if recipe.pretrained is not None:
         named = EMBEDDED if recipe.pretrained == "embedded" else recipe.pretrained
@@ -70,8 +70,8 @@ def make_vae(recipe: VaeRecipe) -> Autoencoder:
 
 def read_vae(source: str | Path) -> Autoencoder:
     """Load a VAE from a folder in diffusers' format, or from a hub by its id."""
-    known = AutoencoderKL.load_config(source).get("_class_name")
-    kind: Any = AutoencoderDC if known == "AutoencoderDC" else AutoencoderKL
+    name = AutoencoderKL.load_config(source).get("_class_name")
+    kind: Any = AutoencoderDC if name == "AutoencoderDC" else AutoencoderKL
     vae = kind.from_pretrained(source, use_safetensors=True, low_cpu_mem_usage=False)
     vae.register_to_config(_name_or_path="")  # do not save the name of a temporary folder
     return vae.eval()
@@ -85,25 +85,25 @@ def vae_factor(vae: Autoencoder) -> int:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Map uint8 NHWC pixels to float32 in [-1, 1], NCHW."""
+    """Map uint8 NHWC pixels to float32 NCHW images in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Map NCHW in [-1, 1] to uint8 NHWC pixels."""
+    """Map NCHW images in [-1, 1] to uint8 NHWC pixels."""
     levels = ((images.float() + 1) * 127.5).round().clamp(0, 255)
     return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def encode_raw(vae: Autoencoder, images: Tensor) -> Tensor:
-    """Encode (B, 3, H, W) in [-1, 1] to the mode of the VAE's latents, not normalized."""
+    """Encode images (B, 3, H, W) in [-1, 1] to raw latents: the mode, not normalized."""
     encoded = vae.encode(images.to(vae.dtype))
     raw: Tensor = encoded.latent if isinstance(vae, AutoencoderDC) else encoded.latent_dist.mode()
     return raw
 
 
 def encode_latents(vae: Autoencoder, images: Tensor) -> Tensor:
-    """Encode (B, 3, H, W) in [-1, 1] to normalized latents: (raw - shift) · scale."""
+    """Encode images (B, 3, H, W) in [-1, 1] to normalized latents: (raw - shift) · scale."""
     shift = vae.config.get("shift_factor") or 0.0
     latents: Tensor = (encode_raw(vae, images) - shift) * vae.config.scaling_factor
     return latents
@@ -116,10 +116,10 @@ def to_raw(vae: Autoencoder, latents: Tensor) -> Tensor:
 
 
 def decode_latents(vae: Autoencoder, latents: Tensor) -> Tensor:
-    """Decode normalized latents to (B, 3, H, W), about [-1, 1].
+    """Decode normalized latents to images (B, 3, H, W), about in [-1, 1].
 
-    `decoded_at_a_time` images are decoded together; images above `MAX_UNTILED` in overlapping
-    tiles.
+    To bound the memory, only `decoded_at_a_time` images are decoded together, and images with a
+    side above `MAX_UNTILED` are decoded in overlapping tiles.
     """
     raw = to_raw(vae, latents).to(vae.dtype)
     _tile(vae)
@@ -130,12 +130,12 @@ def decode_latents(vae: Autoencoder, latents: Tensor) -> Tensor:
 
 
 def decoded_at_a_time(pixels: int, device: str) -> int:
-    """Return how many images of `pixels` pixels are decoded together on a device ('cuda:0')."""
+    """Return the number of images of `pixels` pixels that a device ('cuda:0') decodes together."""
     return max(1, (CPU_PIXELS if device == "cpu" else GPU_PIXELS) // pixels)
 
 
 def _tile(vae: Autoencoder) -> None:
-    """Make the VAE decode images above `MAX_UNTILED` in tiles that overlap by a quarter."""
+    """Make the VAE work on images above `MAX_UNTILED` in tiles that overlap by a quarter."""
     if isinstance(vae, AutoencoderDC):
         vae.enable_tiling(MAX_UNTILED, MAX_UNTILED, MAX_UNTILED * 3 // 4, MAX_UNTILED * 3 // 4)
     else:

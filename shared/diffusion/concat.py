@@ -1,4 +1,4 @@
-"""The paper's conditioning: c = concat(M, C_1, …, C_K), at the image's full size.
+"""The paper's conditioning: c = concat(M, C_1, …, C_K), at the image's full resolution.
 
 M is the one-hot label map; C_i is an empty canvas with the crop of class i pasted
 at its place (HeteroTissue-Diffuse, section 3). A dropped map or crop is all zeros.
@@ -23,7 +23,7 @@ from shared.diffusion.denoiser import TIME_SCALE, Denoiser, Encode, Tensors
 
 
 def condition_width(classes: int, first: int) -> int:
-    """Return the channels of the condition for `classes` classes; those from `first` have crops."""
+    """Return the number of channels of the condition; classes from `first` on have a canvas."""
     return classes + 3 * (classes - first)
 
 
@@ -42,12 +42,12 @@ def condition_tensor(
         labels: uint8 (batch, height, width), values below `classes`.
         crops: crops of each image.
         classes: number of classes, background included.
-        first: the first class with a canvas.
+        first: index of the first class with a canvas.
         use_map, use_crops: per image, False drops that condition.
 
     Returns:
-        float32 (batch, condition_width, height, width): one-hot map, then the canvases
-        of the classes in order as RGB in [-1, 1].
+        float32 (batch, condition_width, height, width): the one-hot map, then the canvas of
+        each class as RGB in [-1, 1].
     """
     batch, height, width = labels.shape
     out = np.zeros((batch, condition_width(classes, first), height, width), np.float32)
@@ -65,7 +65,13 @@ def condition_tensor(
 
 
 class ConditionEncoder(nn.Module):
-    """Brings the condition from pixels to the latent grid by strided convolutions."""
+    """Encodes the condition from the pixel grid to the latent grid by strided convolutions.
+
+    Args:
+        width: channels of the condition.
+        channels: channels of the encoded condition.
+        factor: pixels per latent pixel, a power of two.
+    """
 
     def __init__(self, width: int, channels: int, factor: int) -> None:
         super().__init__()
@@ -98,7 +104,7 @@ class ConcatDenoiser(Denoiser):
         layers: residual layers per level.
         attention: per level, whether it has self-attention.
         condition_channels: channels of the encoded condition.
-        first: the first class with crops.
+        first: index of the first class with crops.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -163,7 +169,7 @@ class ConcatDenoiser(Denoiser):
 def adapt_first_layer(weight: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
     """Carry the weights of `ConditionEncoder.first` over to other classes.
 
-    Classes of the same name keep their weights; others get the mean over the source's
+    Classes of the same name keep their weights; other classes get the mean over the source's
     classes.
 
     Args:
@@ -175,7 +181,7 @@ def adapt_first_layer(weight: Tensor, source: Sequence[str], target: Sequence[st
     """
     maps = weight[:, : len(source)]
     canvases = weight[:, len(source) :].reshape(len(weight), -1, 3, 3, 3)
-    first = len(source) - canvases.shape[1]  # 1 where label 0 has no canvas
+    first = len(source) - canvases.shape[1]  # 0 if label 0 has a canvas, else 1
     where = {name: index for index, name in enumerate(source)}
     new_maps = [maps[:, where[name]] if name in where else maps[:, 1:].mean(1) for name in target]
     new_canvases = [

@@ -1,7 +1,7 @@
 """The ways to condition a denoiser, by name.
 
-A new one is a subclass of `Denoiser` in a module of its own, an entry in `CONDITIONINGS`, its
-name in `DenoiserRecipe.conditioning`, and its public name in `heterotissue.models`.
+To add one, write a subclass of `Denoiser` in a module of its own, and add it to `CONDITIONINGS`,
+its name to `DenoiserRecipe.conditioning`, and its public name to `heterotissue.models`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Crop:
 
     Attributes:
         label: class index.
-        x, y: its left upper corner in the image, pixels.
+        x, y: its upper left corner in the image, pixels.
         pixels: uint8 RGB (side, side, 3).
     """
 
@@ -36,12 +36,12 @@ class Crop:
 
 @dataclass(frozen=True)
 class CropRule:
-    """The sides of crops, and the classes with crops.
+    """The bounds of crops' sides, and the classes that have crops.
 
     Attributes:
         low, high: smallest and largest side, as shares of the image's side.
         complexity: α of `crop_side`.
-        first: the first label with a crop; 0 if label 0 is tissue, else 1.
+        first: the first label that has crops: 0 if label 0 is tissue, else 1.
     """
 
     low: float = 50 / 512
@@ -56,7 +56,7 @@ class CropRule:
 
 
 def complexity(image: UInt8, mask: NDArray[np.bool_]) -> float:
-    """Return the entropy of grey values under `mask`: 0 (flat) to 1 (all levels equal)."""
+    """Return the entropy of the grey values under `mask`: 0 (one level) to 1 (all levels equal)."""
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)[mask]
     if not grey.size:
         return 0.0
@@ -66,10 +66,10 @@ def complexity(image: UInt8, mask: NDArray[np.bool_]) -> float:
 
 
 def crop_side(size: int, score: float, rule: CropRule, rng: np.random.Generator) -> int:
-    """Draw a crop's side for an image of side `size`: d = d_base (1 + α score), within bounds.
+    """Draw a crop's side d = d_base (1 + α score) in pixels, for an image of side `size`.
 
-    d_base is uniform between the lower bound and the upper bound divided by (1 + α), so that a
-    crop of score 1 can just reach the upper bound.
+    α is `rule.complexity`. d_base is uniform between the lower bound and the upper bound divided
+    by (1 + α), so that a crop of score 1 can just reach the upper bound. d is kept within bounds.
     """
     base = rng.uniform(rule.low, rule.high / (1 + rule.complexity))
     side = base * (1 + rule.complexity * score)
@@ -77,11 +77,11 @@ def crop_side(size: int, score: float, rule: CropRule, rng: np.random.Generator)
 
 
 def place(labels: UInt8, label: int, side: int, rng: np.random.Generator) -> tuple[int, int] | None:
-    """Find a place for a square of side `side` with the largest area of the class.
+    """Draw a place for a square of `side` pixels where it covers much of a class.
 
     Returns:
-        (x, y) of its left upper corner, drawn from the places with at least 98 % of the
-        largest area; None if the class is absent.
+        (x, y) of its upper left corner, drawn from the places where the square covers at least
+        98 % of the largest possible area of the class; None if the class is absent.
     """
     mask = (labels == label).astype(np.uint8)
     if not mask.any():
@@ -101,7 +101,15 @@ def take_crop(
     rng: np.random.Generator,
     size: int,
 ) -> Crop | None:
-    """Cut a crop of one class, for an image of side `size`; None if the class is absent."""
+    """Cut a crop of the class `label` out of an image; None if the class is absent.
+
+    Args:
+        image, labels: the image and its label map.
+        label: the class.
+        rule: bounds of the crop's side.
+        rng: source of the side and the place.
+        size: side in pixels of the image that the crop conditions.
+    """
     score = complexity(image, labels == label)
     side = crop_side(size, score, rule, rng)
     spot = place(labels, label, side, rng)
@@ -112,11 +120,11 @@ def take_crop(
 
 
 def cropped_labels(labels: UInt8, rule: CropRule) -> list[int]:
-    """List the classes of a label map that take a crop."""
+    """List the classes of a label map that get a crop."""
     return [int(label) for label in np.unique(labels) if label >= rule.first]
 
 
 def move_crop(crop: Crop, labels: UInt8, rng: np.random.Generator) -> Crop | None:
-    """Place a crop from elsewhere into a label map, or None if its class is absent there."""
+    """Move a crop to a place of its class in a label map; None if the class is absent there."""
     spot = place(labels, crop.label, crop.pixels.shape[0], rng)
     return None if spot is None else Crop(crop.label, *spot, crop.pixels)

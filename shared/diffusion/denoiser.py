@@ -1,4 +1,4 @@
-"""The base class of all denoisers, whatever their conditioning."""
+"""The base class of denoisers; each subclass is a way to condition them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from shared.diffusion.autoencoder import Autoencoder, vae_factor
 from shared.diffusion.crops import Crop
 
 TIME_SCALE = 1000.0
+"""Factor from the time t in [0, 1] to the timesteps that diffusers' networks expect."""
 
 Tensors = dict[str, Tensor]
+"""Tensors by name."""
+
 Encode = Callable[[Tensor], Tensor]
-"""Images (B, 3, H, W) in [-1, 1] to normalized latents."""
+"""Encodes images (B, 3, H, W) in [-1, 1] to normalized latents."""
 
 
 class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -39,7 +42,11 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Make a recipe's denoiser for images of `size` pixels and latents of `vae`.
 
         Args:
-            settings: further arguments of the constructor, from subclasses that have them.
+            recipe: channels, layers and attention of the denoiser.
+            size: side of the images.
+            classes: classes of the label maps.
+            vae: the autoencoder of the latents.
+            settings: further arguments of a subclass's constructor.
         """
         return cls(
             classes=len(classes),
@@ -73,7 +80,7 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @abstractmethod
     def encode_condition(self, condition: Tensors) -> Tensors:
-        """Encode a condition, one row per image. Every step reuses the result."""
+        """Encode a condition of `lay_out`, one row per image; every step reuses the result."""
 
     def encode_branches(
         self,
@@ -82,7 +89,7 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         branches: Sequence[tuple[bool, bool]],
         encode: Encode,
     ) -> Tensors:
-        """Encode the conditions of all images for each branch: (map given, crops given).
+        """Encode the conditions of all images for each guidance branch (use map, use crops).
 
         Rows of the result: all images of the first branch, then of the second, and so on.
         """
@@ -122,7 +129,7 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @staticmethod
     @abstractmethod
     def adapted(state: Tensors, source: list[str], target: list[str]) -> Tensors:
-        """Carry weights of classes `source` (names) over to classes `target`.
+        """Adapt the weights `state` of a denoiser from the classes `source` to `target` (names).
 
         Raises:
             KeyError: the weights are of another conditioning.

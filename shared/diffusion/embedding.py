@@ -48,8 +48,8 @@ class EmbeddingDenoiser(RegionalDenoiser):
             classes, latent_channels, factor, channels, layers, attention, condition_channels,
             first, crop_side,
         )  # fmt: skip
-        known = REGISTRY[ENCODER]
-        self.encoder = timm.create_model(known.architecture, **known.options)
+        spec = REGISTRY[ENCODER]
+        self.encoder = timm.create_model(spec.architecture, **spec.options)
         self.encoder.requires_grad_(False)
 
     @classmethod
@@ -73,7 +73,7 @@ class EmbeddingDenoiser(RegionalDenoiser):
 
     @torch.no_grad()
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
-        """Encode each crop to one token: (n, dim, 1, 1), and (n, 1, 1) which are known (all)."""
+        """Encode each crop to one token (n, dim, 1, 1), and mark all tokens, bool (n, 1, 1)."""
         present = torch.ones(len(crops), 1, 1, dtype=torch.bool, device=self.device)
         if not crops:
             return torch.zeros(0, self.crop_channels, 1, 1, device=self.device), present

@@ -1,4 +1,4 @@
-"""Flow matching: the training objective, and sampling as pure functions.
+"""Flow matching: the training objective, guided velocities, and the solver.
 
 x_t = (1 - t) x0 + t ε and v = ε - x0 (Lipman et al. 2023; Liu et al. 2023). At t = 1 the
 sample is pure noise, so the terminal signal-to-noise ratio is zero without a correction.
@@ -20,13 +20,13 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 
 def draw_times(seeds: Sequence[int]) -> Tensor:
-    """Draw a training time t in [0, 1] per seed: one half logit-normal, the other uniform.
+    """Draw a training time t in [0, 1] per seed: half of them logit-normal, half uniform.
 
     Logit-normal times (Esser et al. 2024, section 3.1) prefer the middle, where there is most
-    to learn, but only one in seventy is above 0.9, where sampling begins and the images take on
-    the staining of the crops. The uniform half covers that range.
+    to learn, but only one in seventy is above 0.9, where sampling begins and images take on the
+    staining of their crops. The uniform half covers that range.
     """
-    other = [seed ^ 1 for seed in seeds]  # not `seeds`, because the noise is drawn from those
+    other = [seed ^ 1 for seed in seeds]  # because the noise uses `seeds`
     middle, whole, side = draw_noise(other, (3,)).unbind(1)
     uniform = torch.special.ndtr(whole)
     return torch.where(side < 0, torch.sigmoid(middle), uniform)
@@ -52,13 +52,13 @@ def flow_loss(
 
 
 def draw_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Draw float32 noise (len(seeds), *shape), each row from its own seed, on the CPU."""
+    """Draw normal noise, float32 (len(seeds), *shape), each row from its own seed, on the CPU."""
     rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)
 
 
 def combine(parts: Tensor, weights: Sequence[float]) -> Tensor:
-    """Return the weighted sum (B, …) of predictions (branches · B, …), branch after branch."""
+    """Return the sum (B, …) over branches of weighted predictions (branches · B, …)."""
     total = torch.zeros_like(parts[: len(parts) // len(weights)], dtype=torch.float32)
     for part, weight in zip(parts.chunk(len(weights)), weights, strict=True):
         total += weight * part.float()
@@ -66,7 +66,7 @@ def combine(parts: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def guided(denoiser: Denoiser, encoded: Tensors, guidance: Guidance) -> Velocity:
-    """Return the guided velocity; the branches of a step are evaluated in one batch.
+    """Return the guided velocity as a function; it evaluates all branches in one batch.
 
     Args:
         denoiser: predicts the velocity of each branch.
@@ -86,11 +86,13 @@ def guided(denoiser: Denoiser, encoded: Tensors, guidance: Guidance) -> Velocity
 class Solver:
     """Integrates dx/dt = v from t = 1 to 0 with the second-order Adams-Bashforth method.
 
-    A step takes one evaluation. The first step is an Euler step; with `first_order` all are.
+    A step takes one evaluation of v. The first step is an Euler step; with `first_order` all
+    steps are.
 
     Attributes:
         sample: x at the present time, (B, C, h, w); initially the noise.
         steps: number of equal steps from t = 1 to 0.
+        first_order: whether all steps are Euler steps.
         done: number of finished steps; initially above 0 if `sample` is already partly denoised.
     """
 
@@ -111,7 +113,7 @@ class Solver:
 
     @property
     def time(self) -> float:
-        """The present time t, before the solver is finished."""
+        """The present time t; there is none once the solver is finished."""
         return self._times[self.done]
 
     def advance(self, velocity: Tensor) -> None:
@@ -137,7 +139,7 @@ def sample_flow(
         noise: x at t = 1.
         steps: number of equal steps.
         callback: called with the number of finished steps.
-        first_order: take Euler steps only, like the students in training.
+        first_order: take Euler steps only, because a few-step student was trained with them.
     """
     solver = Solver(noise, steps, first_order)
     while not solver.finished:

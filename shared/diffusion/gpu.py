@@ -16,15 +16,20 @@ from shared.diffusion.autoencoder import Autoencoder
 from shared.diffusion.denoiser import Denoiser, Tensors
 
 Forward = Callable[[Tensor, Tensor, Tensors], Tensor]
+"""The forward pass of a denoiser, see `Denoiser.forward`."""
 
 CAPTURED_ROWS = 64
-"""Largest batch that runs as a CUDA graph; for larger ones launching kernels costs no time."""
+"""Rows of the largest batch that runs as a CUDA graph.
+
+In larger batches, kernels run longer than their launch takes, so a graph saves nothing.
+"""
 
 MAX_GRAPHS = 32
+"""Number of graphs that are kept; the one used longest ago is dropped first."""
 
 
 def prepare_vae(vae: Autoencoder, precision: str) -> None:
-    """Convert a VAE for fast inference: channels last, and on a GPU to a precision.
+    """Convert a VAE for fast inference: to channels-last layout, and on a GPU to `precision`.
 
     Args:
         vae: the VAE, on its device.
@@ -34,9 +39,10 @@ def prepare_vae(vae: Autoencoder, precision: str) -> None:
 
 
 def prepare_denoiser(denoiser: Denoiser, precision: str) -> None:
-    """Convert a denoiser on a GPU to a precision, and run its forward pass as CUDA graphs.
+    """Convert a denoiser on a GPU to `precision`, and run its forward pass as CUDA graphs.
 
-    The layers that encode conditions, once per image, stay fp32. On a CPU nothing changes.
+    The layers that encode conditions stay fp32, because they run only once per image. On a CPU
+    nothing changes.
     """
     if denoiser.device.type == "cpu":
         return
@@ -47,15 +53,15 @@ def prepare_denoiser(denoiser: Denoiser, precision: str) -> None:
 def _convert(network: nn.Module, precision: str) -> None:
     network.to(memory_format=torch.channels_last)
     if precision == "bf16" and next(network.parameters()).is_cuda:
-        # Not diffusers' own `to`, which warns about modules that do not exist here.
+        # Not diffusers' own `to`, because it warns about modules that do not exist here.
         nn.Module.to(network, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class _Graph:
     graph: torch.cuda.CUDAGraph
-    given: Tensors
-    answer: Tensor
+    inputs: Tensors
+    output: Tensor
 
 
 class Captured:
@@ -65,7 +71,7 @@ class Captured:
 
     Args:
         forward: see `Denoiser.forward`.
-        max_rows: larger batches run without a graph.
+        max_rows: rows of the largest batch that runs as a graph.
     """
 
     def __init__(self, forward: Forward, max_rows: int = CAPTURED_ROWS) -> None:
@@ -73,7 +79,7 @@ class Captured:
         self.max_rows = max_rows
         self._graphs: OrderedDict[tuple[tuple[str, torch.Size], ...], _Graph] = OrderedDict()
         self._memory = torch.cuda.graph_pool_handle()
-        self._lock = Lock()  # a graph has one buffer for its inputs
+        self._lock = Lock()  # because a graph has one buffer for its inputs
 
     @torch.inference_mode()
     def __call__(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
@@ -81,20 +87,20 @@ class Captured:
         if rows > self.max_rows:
             return self.forward(sample, time, encoded)
         given = {"sample": sample, "time": time, **encoded}
-        filled = 1 << (rows - 1).bit_length()
+        full = 1 << (rows - 1).bit_length()
         key = tuple((name, value.shape[1:]) for name, value in given.items())
-        key = (("rows", torch.Size([filled])), *key)
+        key = (("rows", torch.Size([full])), *key)
         with self._lock:
             if key not in self._graphs:
-                self._graphs[key] = self._capture({n: _fill(v, filled) for n, v in given.items()})
+                self._graphs[key] = self._capture({n: _padded(v, full) for n, v in given.items()})
                 if len(self._graphs) > MAX_GRAPHS:
                     self._graphs.popitem(last=False)
             self._graphs.move_to_end(key)
             captured = self._graphs[key]
             for name, value in given.items():
-                captured.given[name][:rows].copy_(value)
+                captured.inputs[name][:rows].copy_(value)
             captured.graph.replay()
-            return captured.answer[:rows].clone()
+            return captured.output[:rows].clone()
 
     def _capture(self, given: Tensors) -> _Graph:
         def compute() -> Tensor:
@@ -108,8 +114,8 @@ class Captured:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            answer = compute()
-        return _Graph(graph, given, answer)
+            output = compute()
+        return _Graph(graph, given, output)
 
 
 @contextmanager
@@ -124,6 +130,6 @@ def uncaptured(denoiser: Denoiser) -> Iterator[None]:
         denoiser.forward = forward  # type: ignore[method-assign]
 
 
-def _fill(value: Tensor, rows: int) -> Tensor:
-    """Return a copy that is padded with zeros to `rows` rows."""
+def _padded(value: Tensor, rows: int) -> Tensor:
+    """Return a copy of a tensor, padded with zeros to `rows` rows."""
     return functional.pad(value, (0, 0) * (value.ndim - 1) + (0, rows - len(value)))

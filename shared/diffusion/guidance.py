@@ -8,15 +8,16 @@ from shared.contracts.sampling import GuidanceScale
 from shared.diffusion.schedule import times
 
 Branch = tuple[bool, bool]
-"""Which conditions a prediction is given: (map, crops)."""
+"""The conditions of a prediction: (whether it gets the map, whether it gets the crops)."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """The weighted predictions of a step, and the interval of times with guidance.
+    """The weights of the predictions of a step, and the interval of times with guidance.
 
-    Guidance acts only in the middle of the trajectory (Kynkäänniemi et al. 2024): early it
-    exaggerates contrast and staining, late it costs evaluations and changes nothing.
+    The interval of `GuidanceScale` is the middle of the trajectory (Kynkäänniemi et al. 2024).
+    Earlier, guidance exaggerates contrast and staining; later, it costs evaluations but changes
+    nothing.
 
     Attributes:
         weights: branch → weight of its prediction. The first branch has the requested conditions.
@@ -42,8 +43,8 @@ class Guidance:
 
         v = v(∅,∅) + g_crops (v(∅,c) - v(∅,∅)) + g_map (v(m,c) - v(∅,c))
 
-        In this order the guidance by the map leaves the staining to the crops, because both of
-        its predictions are given the crops.
+        In this order the guidance by the map leaves the staining to the crops, because both
+        predictions of its difference, v(m,c) and v(∅,c), get the crops.
 
         Branches of weight 0 are left out: with both scales at 1, only v(m,c) remains.
 
@@ -66,7 +67,7 @@ class Guidance:
     def from_scale(
         cls, scale: GuidanceScale, use_map: bool = True, use_crops: bool = True
     ) -> Guidance:
-        """Return the guidance of a recipe or a request; see `of`."""
+        """Return the guidance of a recipe's or a request's scales; see `of`."""
         return cls.of(
             scale.guidance_map,
             scale.guidance_crops,

@@ -21,10 +21,10 @@ from shared.models import read_model
 from shared.storage import ObjectStore
 
 MAX_PIPELINES = 2
-"""Pipelines kept in memory; the one used longest ago is dropped first."""
+"""Number of pipelines kept in memory; the one used longest ago is dropped first."""
 
 Key = tuple[frozenset[tuple[str, str]], str, str]
-"""Digests of the weights by file, device, precision."""
+"""Key of a pipeline in memory: (file, SHA-256) of all its weights, device, precision."""
 
 
 class LoadedModel:
@@ -45,7 +45,7 @@ class LoadedModel:
         use_crops: bool = True,
         callback: Callable[[int], None] | None = None,
     ) -> UInt8:
-        """Synthesize images in the precision of the training; see `HeteroTissuePipeline`."""
+        """Synthesize images in the recipe's precision; see `HeteroTissuePipeline.__call__`."""
         images: UInt8 = self.pipeline(
             labels,
             crops,
@@ -60,7 +60,7 @@ class LoadedModel:
 
 
 def load_model(store: ObjectStore, ref: ModelRef, device: str) -> LoadedModel:
-    """Load a model version. Raises `ObjectNotFoundError` if it is not in the store."""
+    """Load a model version, or take it from memory. Raises `ObjectNotFoundError`."""
     record = read_model(store, ref)
     precision = record.recipe.precision
     key = (frozenset(record.sha256.items()), device, precision)

@@ -28,7 +28,7 @@ from shared.diffusion.staining import match_staining
 from shared.errors import InputError
 
 PUBLIC_MODULE = "heterotissue.models"
-"""Module by which published folders name our classes; it re-exports them."""
+"""The module in which published folders look for our classes; it re-exports them."""
 
 
 class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -38,9 +38,9 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         vae: the autoencoder.
         denoiser: predicts the velocity of the flow.
         sampling: fields of `Sampling` that differ from its defaults; a call without a `sampling`
-            uses them. Saved with the model, so that a few-step student is sampled as it was
-            trained.
-        precision: 'fp32' or 'bf16', of the networks in a call that names none; saved, too.
+            uses them. They are saved with the model, so that a few-step student samples in the
+            steps for which it was trained.
+        precision: 'fp32' or 'bf16', the precision of a call that names none; it is saved, too.
     """
 
     vae: Autoencoder
@@ -54,15 +54,15 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
         precision: str = "fp32",
     ) -> None:
         super().__init__()
-        # The VAE is faster in this layout. A CPU rounds differently in each layout, so it is set
-        # here: images of the service and of a plain call are the same to the bit.
+        # The VAE is faster in this layout. Every pipeline uses it, because a CPU rounds differently
+        # in each layout, and the service and a plain call must make the same images to the bit.
         vae.to(memory_format=torch.channels_last)
         self.register_modules(vae=vae, denoiser=denoiser)
         own = Sampling.model_validate(sampling or {})
         self.register_to_config(sampling=own.model_dump(), precision=precision)
 
     def register_to_config(self, **entries: Any) -> None:
-        """Write entries of `model_index.json`; our own classes get their public module."""
+        """Set entries of `model_index.json`; it names our own classes by their public module."""
         for name, entry in entries.items():
             if isinstance(entry, tuple) and str(entry[0]).startswith("shared."):
                 entries[name] = (PUBLIC_MODULE, entry[1])
@@ -83,7 +83,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @property
     def sampling(self) -> Sampling:
-        """The sampling of this model, unless a call says otherwise."""
+        """The settings of sampling for calls that give none."""
         return Sampling.model_validate(self.config.sampling)
 
     @torch.inference_mode()
@@ -106,7 +106,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             crops: the crops of each image; an empty list means no crops.
             seeds: one per image; the noise of an image depends on its seed alone.
             sampling: steps, guidance and staining; None takes those of the model.
-            use_map, use_crops: False drops that condition altogether.
+            use_map, use_crops: False drops that condition for all images.
             precision: 'fp32' or 'bf16'; 'bf16' runs the networks under autocast (see `autocast`),
                 unless their weights are bf16 already. The solver stays fp32. None takes the
                 precision of the model.
@@ -146,7 +146,7 @@ class HeteroTissuePipeline(DiffusionPipeline):  # type: ignore[misc]
             latents = sample_flow(velocity, noise, chosen.steps, callback, chosen.first_order)
             # 5. Decode the latents to pixels.
             images = to_pixels(decode_latents(self.vae, latents))
-        # 6. Match the staining of each region to its crops.
+        # 6. Match the staining of each class to its crops.
         if use_map and use_crops:
             images = match_staining(images, labels, crops, chosen.staining)
         pixels: UInt8 = images.cpu().numpy()
@@ -168,14 +168,14 @@ def check_inputs(
     factor, classes = int(denoiser.config.factor), int(denoiser.config.classes)
     first = int(denoiser.config.first)
     if height % factor or width % factor:
-        raise InputError(f"label maps of {height}×{width} are no multiple of {factor} pixels")
+        raise InputError(f"label maps of {height}×{width} px are no multiple of {factor} px")
     if labels.max(initial=0) >= classes:
         raise InputError(f"label {labels.max()} is beyond the model's {classes} classes")
     for crop in itertools.chain.from_iterable(crops):
         side = len(crop.pixels)
         if not first <= crop.label < classes:
             raise InputError(
-                f"a crop is of label {crop.label}, but this model takes crops of "
+                f"a crop has label {crop.label}, but this model takes crops of "
                 f"{first} to {classes - 1}"
             )
         if min(crop.x, crop.y) < 0 or crop.x + side > width or crop.y + side > height:

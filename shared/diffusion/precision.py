@@ -7,7 +7,7 @@ from torch import nn
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """Return a context that computes in 'bf16' by autocast, or ('fp32') changes nothing.
+    """Return a context that computes in bf16 by autocast ('bf16'), or changes nothing ('fp32').
 
     On a CPU without bf16 instructions it changes nothing either, because bf16 would take several
     times as long for convolutions, and eighty times as long for matrix products.
@@ -16,7 +16,7 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 
 def cast_weights(network: nn.Module, device: str, precision: str) -> None:
-    """Cast weights once, which `autocast` would cast again each time that it is entered.
+    """Cast weights to bf16 once, because `autocast` would cast them each time it is entered.
 
     The outputs under `autocast` stay the same to the bit.
     """

@@ -8,8 +8,8 @@
 - In the UNet's attention levels, each place attends to the tokens of its classes. They carry
   the texture. Tokens do not contain the place of a crop, so crops cannot carry layout.
 
-Only the attention is computed in each step, the rest once per image. The cost grows with the
-number of given crops, not with the number of classes.
+Map, crops and summaries are encoded once per image, only the UNet runs in each step. The cost
+grows with the number of given crops, not with the number of classes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import TIME_SCALE, Denoiser, Encode, Tensors
 
 MAP_WIDTH = 8
+"""Width of the embedding of a pixel's class."""
+
 MASKED = -1e4
-"""Attention bias of masked tokens: their softmax weight is 0, in half precision, too."""
+"""Attention bias of masked tokens: their softmax weight is 0, also in half precision."""
 
 
 class RegionAttention:
@@ -48,7 +50,7 @@ class RegionAttention:
         temb: Tensor | None = None,
         regions: Tensors | None = None,
     ) -> Tensor:
-        """Attend to the image itself, or, with the level's bias, to the tokens of crops."""
+        """Attend from each place to the image, or to the tokens of crops with the level's bias."""
         batch, count, _ = hidden_states.shape
         source, bias = hidden_states, None
         if encoder_hidden_states is not None and regions is not None:
@@ -76,7 +78,7 @@ def _filled(crop: UInt8, side: int) -> UInt8:
 
 
 def bias_name(places: int) -> str:
-    """Return the name of the bias (batch, 1, places, tokens) of the level with `places` places."""
+    """Return the name of the attention bias of the UNet's level with `places` places."""
     return f"bias_{places}"
 
 
@@ -91,14 +93,14 @@ class RegionalDenoiser(Denoiser):
         layers: residual layers per level.
         attention: per level, whether it has self- and cross-attention.
         condition_channels: width of the tokens, and of the encoded map.
-        first: the first class with crops.
+        first: index of the first class with crops.
         crop_side: smaller crops are enlarged to this side (pixels) by mirroring. It is a
             constant, and not the largest side in a batch, so that an image does not depend on
             the other images of its batch.
     """
 
     crop_channels: ClassVar[int | None] = None
-    """Channels of a crop's tokens before they are encoded; None: those of the latent."""
+    """Channels of a crop's tokens before they are encoded; None means those of the latent."""
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -115,9 +117,8 @@ class RegionalDenoiser(Denoiser):
     ) -> None:
         super().__init__()
         width = condition_channels
-        self.pixel_classes = nn.Embedding(
-            classes + 1, MAP_WIDTH
-        )  # the last one stands for a dropped map
+        # The last embedding stands for a dropped map.
+        self.pixel_classes = nn.Embedding(classes + 1, MAP_WIDTH)
         self.map = nn.Sequential(
             nn.PixelUnshuffle(factor),
             nn.Conv2d(MAP_WIDTH * factor**2, width, 1),
@@ -141,9 +142,8 @@ class RegionalDenoiser(Denoiser):
             layers_per_block=layers,
             down_block_types=["CrossAttnDownBlock2D" if x else "DownBlock2D" for x in attention],
             up_block_types=["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in attention[::-1]],
-            attention_head_dim=[
-                size // 32 for size in channels
-            ],  # number of heads; diffusers kept the old name
+            # In diffusers this argument is the number of heads, in spite of its name.
+            attention_head_dim=[size // 32 for size in channels],
             cross_attention_dim=width,
             use_linear_projection=True,
         )
@@ -172,9 +172,10 @@ class RegionalDenoiser(Denoiser):
         """See `Denoiser.lay_out`; N is the largest number of crops of an image.
 
         Returns:
-            `labels` int32 (B, H, W); `crops` (B, N, C, s, s), latents; `kinds` (B, N), the
-            classes of crops; `present` (B, N, s, s), True where a token exists; `shares`
-            (B, N, h, w), the share of each latent place with the class of the crop.
+            `labels` int32 (B, H, W); `crops` (B, N, C, s, s), their latents; `kinds` (B, N),
+            their classes; `present` (B, N, s, s), True where a token exists; `shares`
+            (B, N, h, w), the share of each latent pixel's area that is of the crop's class, or
+            equal shares for all crops if the map is dropped.
         """
         batch, device = len(labels), self.device
         used = [list(own) if use else [] for own, use in zip(crops, use_crops, strict=True)]
@@ -185,33 +186,33 @@ class RegionalDenoiser(Denoiser):
         spots = (kinds.flatten() >= 0).nonzero().squeeze(1).to(device)
         tokens, present = self._represent([crop.pixels for own in used for crop in own], encode)
 
-        def laid(values: Tensor) -> Tensor:
+        def by_image(values: Tensor) -> Tensor:
             """Arrange the rows of all crops (n, …) as (B, N, …), with zeros for absent crops."""
             rows = values.new_zeros(batch * most, *values.shape[1:])
             rows[spots] = values
             return rows.view(batch, most, *values.shape[1:])
 
         maps, kinds = torch.from_numpy(labels).to(device), kinds.to(device)
-        given = torch.tensor(list(use_map), device=device).view(-1, 1, 1)
-        there = kinds >= 0
-        evenly = there / there.sum(1, keepdim=True).clamp_min(1)
+        mapped = torch.tensor(list(use_map), device=device).view(-1, 1, 1)
+        exists = kinds >= 0
+        equal = exists / exists.sum(1, keepdim=True).clamp_min(1)
         areas = torch.where(
-            given.unsqueeze(1), maps.unsqueeze(1) == kinds[..., None, None], evenly[..., None, None]
+            mapped.unsqueeze(1), maps.unsqueeze(1) == kinds[..., None, None], equal[..., None, None]
         )
         return {
-            "labels": torch.where(given, maps.int(), int(self.config.classes)),
-            "crops": laid(tokens),
+            "labels": torch.where(mapped, maps.int(), int(self.config.classes)),
+            "crops": by_image(tokens),
             "kinds": kinds.clamp_min(0),
-            "present": laid(present),
+            "present": by_image(present),
             "shares": functional.avg_pool2d(areas, int(self.config.factor)),
         }
 
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
-        """Encode crops to latents (n, C, s, s), and mark their tokens, bool (n, s, s)."""
+        """Encode crops to latents (n, C, s, s), and mark existing tokens, bool (n, s, s)."""
         factor, channels = int(self.config.factor), int(self.config.latent_channels)
-        least, device = self._least_cells, self.device
+        smallest, device = self._min_cells, self.device
         cells = [max(1, len(crop) // factor) for crop in crops]
-        sides = [max(least, own) for own in cells]
+        sides = [max(smallest, own) for own in cells]
         most = max(sides, default=1)
         latents = torch.zeros(len(crops), channels, most, most, device=device)
         for side in sorted(set(sides)):
@@ -223,7 +224,8 @@ class RegionalDenoiser(Denoiser):
         return latents, (inside.unsqueeze(1) & inside.unsqueeze(2)).to(device)
 
     @property
-    def _least_cells(self) -> int:
+    def _min_cells(self) -> int:
+        """The side of `crop_side` pixels, in latent pixels."""
         return max(1, int(self.config.crop_side) // int(self.config.factor))
 
     def encode_condition(self, condition: Tensors) -> Tensors:
@@ -247,10 +249,10 @@ class RegionalDenoiser(Denoiser):
         }
 
     def _encode_crops(self, latents: Tensor, present: Tensor) -> Tensor:
-        """Encode latents (B, N, C, s, s) to (B · N, width, s, s), each only within its own side."""
+        """Encode latents (B, N, C, s, s) to (B · N, width, s, s), each crop within its own side."""
         first, activation, second = self.crop
         hidden = activation(first(latents.flatten(0, 1)))
-        sides = present[..., 0].sum(2).clamp_min(self._least_cells).flatten()
+        sides = present[..., 0].sum(2).clamp_min(self._min_cells).flatten()
         inside = torch.arange(present.shape[2], device=hidden.device) < sides.unsqueeze(1)
         square = inside.unsqueeze(1) & inside.unsqueeze(2)
         encoded: Tensor = second(hidden * square.unsqueeze(1))
@@ -258,7 +260,7 @@ class RegionalDenoiser(Denoiser):
 
     @staticmethod
     def join(parts: Sequence[Tensors]) -> Tensors:
-        """Join conditions; tokens are padded to the same number, and the padding is masked."""
+        """Join encoded conditions; tokens are padded to one number, and the padding is masked."""
         most = max(part["tokens"].shape[1] for part in parts)
 
         def padded(name: str, value: Tensor) -> Tensor:
@@ -286,8 +288,9 @@ class RegionalDenoiser(Denoiser):
     def _biases(self, shares: Tensor, present: Tensor) -> Tensors:
         """Return the attention bias of each level, (B, 1, places, 1 + tokens).
 
-        It is the logarithm of the share of a place with the token's class, so that a place on a
-        border attends to each class in proportion to its area. The first token is "no crop".
+        It is the logarithm of the share of a place's area that is of the token's class, so that a
+        place on a border attends to each class in proportion to its area. The first token is
+        "no crop".
         """
         biases = {}
         for level, attends in enumerate(self.config.attention):

@@ -1,4 +1,4 @@
-"""Staining: the stain density of each region is matched to that of its crops."""
+"""Staining: the stain density of each class in an image is matched to that of its crops."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from shared.arrays import Float64, UInt8
 from shared.diffusion.crops import Crop
 
 FADE = 5
-"""Width in pixels of the transition at a region's border."""
+"""Width in pixels of the transition at the border between classes."""
 
 MAX_RATIO = 2.0
-"""Largest factor by which a region's density is scaled, up or down."""
+"""Largest factor by which the density of a class is scaled, up or down."""
 
 GLASS_DENSITY = 1e-3
 """Lower bound of densities, so that ratios stay finite on clean glass."""
@@ -26,16 +26,16 @@ GLASS_DENSITY = 1e-3
 def match_staining(
     images: Tensor, labels: UInt8, crops: Sequence[Sequence[Crop]], strength: float
 ) -> Tensor:
-    """Scale the optical density of each region towards that of the crops of its class.
+    """Scale the optical density of each class in an image towards that of the class's crops.
 
     Optical density is proportional to the amount of stain (Beer-Lambert), so scaling it changes
     the strength of the staining and leaves glass white.
 
     Args:
         images: uint8 (B, H, W, 3).
-        labels: uint8 (B, H, W).
+        labels: label maps, uint8 (B, H, W).
         crops: the crops of each image.
-        strength: 0 leaves the images unchanged, 1 gives regions the mean density of their crops.
+        strength: 0 leaves images unchanged, 1 gives classes the mean density of their crops.
 
     Returns:
         uint8 (B, H, W, 3), on the device of the images.
@@ -43,20 +43,20 @@ def match_staining(
     if not strength or not any(crops):
         return images
     kinds, wanted = _densities(crops)
-    places = torch.from_numpy(labels).unsqueeze(1)
-    regions = (places == kinds[..., None, None]).to(images.device, torch.float32)
+    maps = torch.from_numpy(labels).unsqueeze(1)
+    areas = (maps == kinds[..., None, None]).to(images.device, torch.float32)
     levels = (images.float() + 1) / 256
-    held = torch.einsum("bnhw,bhwc->bnc", regions, -levels.log())
-    held = held / regions.sum((2, 3)).clamp_min(1).unsqueeze(2)
-    ratio = wanted.to(images.device).clamp_min(GLASS_DENSITY) / held.clamp_min(GLASS_DENSITY)
+    actual = torch.einsum("bnhw,bhwc->bnc", areas, -levels.log())
+    actual = actual / areas.sum((2, 3)).clamp_min(1).unsqueeze(2)
+    ratio = wanted.to(images.device).clamp_min(GLASS_DENSITY) / actual.clamp_min(GLASS_DENSITY)
     scale = strength * ratio.log().clamp(-math.log(MAX_RATIO), math.log(MAX_RATIO))
-    soft = functional.avg_pool2d(regions, FADE, 1, FADE // 2, count_include_pad=False)
+    soft = functional.avg_pool2d(areas, FADE, 1, FADE // 2, count_include_pad=False)
     scales = torch.einsum("bnhw,bnc->bhwc", soft, scale).exp()
     return (256 * levels**scales - 1).round().clamp(0, 255).to(torch.uint8)
 
 
 def _densities(crops: Sequence[Sequence[Crop]]) -> tuple[Tensor, Tensor]:
-    """Return classes of crops, (B, N) with -1 for no crop, and mean densities (B, N, 3)."""
+    """Return the classes of crops (B, N), -1 for no crop, and their mean densities (B, N, 3)."""
     means: list[dict[int, Float64]] = []
     for own in crops:
         pixels: dict[int, list[UInt8]] = {}

@@ -1,1 +1,1 @@
-"""Serving a deployed model: many requests in flight on one denoiser."""
+"""Serving deployed models on Triton; many requests share the steps of one denoiser."""

@@ -1,18 +1,19 @@
 """In-flight batching: requests join and leave a batch between two denoising steps.
 
-NOTE: the algorithm.
+The algorithm:
 
 1. Each request is a `Trajectory`: its images, their present time, encoded conditions, priority.
-2. One step of one batch runs at a time. Before each step a new batch is chosen:
-3. the oldest trajectory of the highest priority, and, unless it must stay alone,
-4. other trajectories of the same latent size, in the same order, up to `max_rows` rows in all.
+2. Only one batch runs at a time, and only for one denoising step. Then a new batch is chosen.
+3. The oldest trajectory of the highest priority is in the batch. Unless it must stay alone, other
+   trajectories of the same latent size join it, by priority and age, up to `max_rows` rows in all.
    Rows of one batch may have different times, because the denoiser takes a time per row.
-5. The denoiser predicts all rows; each solver takes its step and reports it.
-6. Finished, failed, cancelled and unwanted trajectories leave; all others wait for step 2.
-7. So an interactive request waits for one step of a bulk request, not for its end.
-8. While a request above `Priority.BULK` is in flight (its conditions are encoded, or its images
-   decoded), no purely bulk step begins, because it would compete for the same processor.
-9. If a batch fails, its trajectories are tried again alone, so that only the faulty one fails.
+4. The denoiser predicts all rows; the solver of each trajectory takes its step and reports it.
+5. Finished, failed, cancelled and unwanted trajectories leave; the others wait for a next batch.
+6. So an interactive request waits for one step of a bulk request, not for its end.
+7. While a request above `Priority.BULK` is in flight, no step of bulk requests alone begins,
+   because it would compete for the same processor. A request is in flight also while its
+   conditions are encoded and its images decoded.
+8. If a batch fails, its trajectories are tried again alone, so that only the faulty one fails.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class Trajectory:
         solver: holds the samples and their time.
         encoded: the result of `Denoiser.encode_branches`.
         guidance: the weights of the branches.
-        priority: a higher one goes first.
-        alone: True gives it batches of its own, so that its bits depend on no other request.
+        priority: trajectories of a higher priority go first.
+        alone: True keeps it in batches of its own, so that its bits depend on no other request.
         report: called with the number of finished steps.
         wanted: called before each step; False cancels the trajectory.
-        ended: the latents, once they are finished.
+        ended: future of the latents; it ends with the trajectory.
     """
 
     solver: Solver
@@ -60,25 +61,25 @@ class Trajectory:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Weights of the branches that its next step evaluates."""
+        """Weights of the branches that the next step evaluates."""
         return self.guidance.weights_at(self.solver.time)
 
     @property
     def rows(self) -> int:
-        """Rows that its next step adds to a batch: images times branches."""
+        """Number of rows that the next step adds to a batch: images times branches."""
         return len(self.solver.sample) * len(self.weights)
 
 
 class StepBatcher:
-    """Runs trajectories on a denoiser.
+    """Denoises many trajectories in shared batches.
 
     Args:
-        denoise: calls the denoiser once.
+        denoise: calls the denoiser for one batch.
         join: joins encoded conditions, see `Denoiser.join`.
-        max_rows: the largest batch; a single trajectory may have more rows.
+        max_rows: rows of the largest shared batch; a single trajectory may have more.
 
     Attributes:
-        only_bulk: set while no request above `Priority.BULK` is in flight.
+        only_bulk: event that is set while no request above `Priority.BULK` is in flight.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class StepBatcher:
 
     @contextmanager
     def in_flight(self, priority: Priority) -> Iterator[None]:
-        """Keep a request in flight until its answer; above `BULK` it holds back bulk steps."""
+        """Count a request as in flight in this context; above `BULK` it holds back bulk steps."""
         if priority is Priority.BULK:
             yield
             return
@@ -112,11 +113,11 @@ class StepBatcher:
     async def run(self, trajectory: Trajectory) -> Tensor:
         """Denoise a trajectory to its end and return its latents.
 
-        Cancelling the call takes the trajectory out before the next step.
+        If the call is cancelled, the trajectory leaves before the next step.
 
         Raises:
             asyncio.CancelledError: the trajectory is no longer wanted.
-            Exception: an error of the denoiser, `report` or `wanted`.
+            Exception: an error of the denoiser, of `report` or of `wanted`.
         """
         trajectory.ended = asyncio.get_running_loop().create_future()
         self._waiting.append(trajectory)
@@ -136,11 +137,11 @@ class StepBatcher:
             if not batch:
                 continue
             try:
-                velocities = await self._ask(batch)
+                velocities = await self._predict(batch)
             except Exception as error:
                 if len(batch) == 1:
                     self._fail(batch[0], error)
-                for each in batch:  # one of them may be faulty: try each alone
+                for each in batch:  # try each alone, because one of them may be faulty
                     each.alone = True
                 continue
             for each, velocity in zip(batch, velocities, strict=True):
@@ -170,7 +171,7 @@ class StepBatcher:
             self._waiting.remove(trajectory)
 
     def _choose(self) -> list[Trajectory]:
-        """Choose the first trajectory of the highest priority, and others that fit its batch."""
+        """Choose the oldest trajectory of the highest priority, and others that fit its batch."""
         first = min(self._waiting, key=lambda each: -each.priority)
         batch, rows = [first], first.rows
         if first.alone:
@@ -183,7 +184,7 @@ class StepBatcher:
                 rows += other.rows
         return batch
 
-    async def _ask(self, batch: Sequence[Trajectory]) -> list[Tensor]:
+    async def _predict(self, batch: Sequence[Trajectory]) -> list[Tensor]:
         """Predict the velocity of each trajectory, (images, C, h, w)."""
         samples = [each.solver.sample.repeat(len(each.weights), 1, 1, 1) for each in batch]
         times = [torch.full((each.rows,), each.solver.time) for each in batch]

@@ -21,16 +21,16 @@ from shared.serving.priority import Priority
 from shared.serving.protocol import MAX_IMAGES, PARTS, REFUSED, deployed_number, served_name
 
 LOAD_SECONDS = 600.0
-"""Timeout of loading a model; a TensorRT plan takes minutes where CUDA has to compile."""
+"""Timeout for loading a model; a TensorRT plan takes minutes where CUDA has to compile."""
 
 ANSWER_SECONDS = 30.0
-"""Timeout of calls that cost the server nothing; after it the server counts as hung."""
+"""Timeout of calls without computation; a server that takes longer counts as hung."""
 
 PING_MS = 310_000
-"""Interval between keepalive pings. Triton treats more than one in five minutes as an attack."""
+"""Interval between keepalive pings; Triton takes more than one in five minutes for an attack."""
 
 PONG_MS = 20_000
-"""Timeout of a keepalive ping."""
+"""Timeout for the answer to a keepalive ping."""
 
 
 class ServingError(HeteroTissueError):
@@ -61,14 +61,14 @@ class Server:
             time.sleep(0.1)
 
     def ready(self) -> bool:
-        """Whether the server answers and accepts requests."""
+        """Return whether the server answers and accepts requests."""
         try:
             return bool(self.client.is_server_ready(client_timeout=ANSWER_SECONDS))
         except InferenceServerException:
             return False
 
     def serves(self, model: str, number: int) -> bool:
-        """Whether a deployment is loaded."""
+        """Return whether a deployment is loaded. Raises `ServingError`."""
         try:
             name = served_name(model, number, "sampler")
             return bool(self.client.is_model_ready(name, client_timeout=ANSWER_SECONDS))
@@ -94,7 +94,9 @@ class Server:
         TritonGenerator(self.url, model, number).generate(blank, [[]], [0], Sampling(steps=1))
 
     def retire(self, model: str, kept: Container[int]) -> None:
-        """Unload a model's deployments except `kept`; each finishes its running requests first.
+        """Unload a model's deployments whose numbers are not in `kept`.
+
+        Each deployment finishes its running requests first.
 
         Raises:
             ServingError: the server does not answer, or a deployment does not finish in time.
@@ -162,7 +164,7 @@ class TritonGenerator:
     ) -> UInt8:
         """Request images and wait for them; see `HeteroTissuePipeline.__call__`.
 
-        May be called from many threads. A call that raises is cancelled on the server.
+        May be called from many threads. If `callback` raises, the server cancels the request.
 
         Raises:
             InputError: the server refuses the request, or it has too many images.
@@ -209,13 +211,13 @@ class TritonGenerator:
         except InferenceServerException as error:
             raise _as_error(error) from error
         finally:
-            # Cancel only a request that is not answered: each cancelled stream leaks a thread.
+            # Cancel only an unanswered request, because each cancelled stream leaks a thread.
             client.stop_stream(cancel_requests=waiting)
             client.close()
 
 
 def _channel() -> list[tuple[str, int]]:
-    """gRPC channel options; `KeepAliveOptions` cannot set the timeout of a ping."""
+    """Return gRPC options; tritonclient's `KeepAliveOptions` cannot set the timeout of a ping."""
     return [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),

@@ -10,7 +10,7 @@ from shared.storage import ObjectNotFoundError, ObjectStore
 
 
 def deployments(store: ObjectStore, model: str) -> list[Deployment]:
-    """Return a model's deployments by number; the last one is in use."""
+    """Return a model's deployments, sorted by number; the last one is in use."""
     records = []
     for key in store.list(deployments_prefix(model)):
         with suppress(ObjectNotFoundError):  # deleted since the listing
@@ -19,7 +19,7 @@ def deployments(store: ObjectStore, model: str) -> list[Deployment]:
 
 
 def next_number(ledger: Ledger, model: str) -> int:
-    """Return a number that no deployment of a model has, finished, waiting or failed."""
+    """Return a number above those of all deployments of a model: done, waiting and failed."""
     known = [each.number for each in deployments(ledger.store, model)]
     for job in ledger.jobs():
         if stage_of(job) == DeployRequest.stage:

@@ -1,4 +1,4 @@
-"""The networks in Triton's Python backend: PyTorch, on a CPU or a GPU."""
+"""PyTorch networks in Triton's Python backend, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from shared.settings import settings
 
 
 class Instance:
-    """An instance of a model on the server; it has as many threads as a worker.
+    """A running instance of a served model; it uses as many CPU threads as a worker.
 
     Args:
-        arguments: the arguments of `initialize`.
+        arguments: Triton's arguments of `TritonPythonModel.initialize`.
 
     Raises:
         InputError: the model was deployed for another type of GPU.
 
     Attributes:
         name: Triton's name of the model.
-        folder: the folder of its files.
+        folder: folder of the model's files.
         device: the device that the server gave to this instance.
         inputs: names of the model's inputs.
         parameters: the parameters of the model's configuration.
@@ -51,14 +51,17 @@ class Instance:
         wanted = self.parameters.get("gpu")
         if wanted and (present := torch.cuda.get_device_name(self.device)) != wanted:
             raise InputError(
-                f"its plan was built for {wanted}, and this server has {present}: deploy it from a "
-                "worker with such a GPU"
+                f"the TensorRT plan was built for {wanted}, but this server has {present}: deploy "
+                "the model from a worker with the server's type of GPU"
             )
 
 
 @contextmanager
 def computing(device: str, precision: str) -> Iterator[None]:
-    """Run inference in 'fp32' or 'bf16': by autocast on a CPU, by the weights on a GPU."""
+    """Return a context for inference in 'fp32' or 'bf16'.
+
+    On a CPU autocast sets the precision; on a GPU the weights have it already.
+    """
     wanted = precision if device == "cpu" else "fp32"
     with torch.inference_mode(), autocast("cpu", wanted):
         yield
@@ -86,16 +89,16 @@ class Batched:
         self.network = network
 
     def __call__(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer Triton's requests, each with its rows of the network's output."""
-        places: list[list[int]] = [[]]
+        """Answer each of Triton's requests with its own rows of the network's output."""
+        groups: list[list[int]] = [[]]
         for place, request in enumerate(requests):
             if json.loads(request.parameters() or "{}").get("alone"):
-                places.append([place])
+                groups.append([place])
             else:
-                places[0].append(place)
+                groups[0].append(place)
         answers = {
             place: answer
-            for group in filter(None, places)
+            for group in filter(None, groups)
             for place, answer in zip(group, self._run([requests[n] for n in group]), strict=True)
         }
         return [answers[place] for place in range(len(requests))]
@@ -104,7 +107,7 @@ class Batched:
         try:
             return self._compute(requests)
         except Exception as error:
-            if len(requests) > 1:  # one of them may be faulty: try each alone
+            if len(requests) > 1:  # try each alone, because one of them may be faulty
                 return [answer for each in requests for answer in self._run([each])]
             reason = self.utilities.TritonError(f"{type(error).__name__}: {error}")
             return [self.utilities.InferenceResponse(output_tensors=[], error=reason)]
@@ -123,7 +126,7 @@ class Batched:
 
     def _read(self, request: Any, name: str) -> Tensor:
         tensor = self.utilities.get_input_tensor_by_name(request, name)
-        # DLPack, because this backend cannot pass arrays of NumPy 2.
+        # Use DLPack, because this backend cannot pass arrays of NumPy 2.
         return from_dlpack(tensor.to_dlpack()).to(self.instance.device)
 
     def _answer(self, value: Tensor) -> Any:

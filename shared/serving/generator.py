@@ -16,7 +16,7 @@ from shared.settings import settings
 from shared.storage import ObjectStore
 
 WAIT_SECONDS = 120.0
-"""How long to wait for a Triton server that is starting."""
+"""Timeout for a Triton server that is starting."""
 
 
 class Generator(Protocol):
@@ -39,19 +39,22 @@ class Generator(Protocol):
 def open_generator(
     store: ObjectStore, model: ModelRecord, device: str, priority: Priority = Priority.BULK
 ) -> tuple[Generator, bool]:
-    """Open a generator of a model's images, and say whether it is a Triton server.
+    """Open a generator of a model's images: the model itself, or a Triton server.
 
-    A Triton server that has just started is waited for, and told to load the deployment.
+    A Triton server that is starting delays the call. The server loads the deployment if needed.
 
     Args:
         store: holds the model.
         model: the model version.
-        device: where a model in this process runs.
-        priority: priority of the requests to a Triton server. Requests above `BULK` share their
-            steps with others, because they need not be reproducible to the bit.
+        device: device of a model in this process.
+        priority: priority of the requests to a Triton server. Requests above `BULK` share
+            batches with others, because they need not be reproducible to the bit.
+
+    Returns:
+        The generator, and whether it is a Triton server.
 
     Raises:
-        InputError: a Triton server is configured, and this version is not deployed.
+        InputError: a Triton server is configured, but this version is not deployed.
         ServingError: the server does not answer, or cannot load the deployment.
     """
     url = settings().triton_url

@@ -1,6 +1,6 @@
 """The sampler of a Triton server: it makes the images of many requests at a time.
 
-Its engines are calls of the server's other models (over BLS, business logic scripting).
+It runs the networks by calling the server's other models (BLS, business logic scripting).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from shared.serving.protocol import MAX_CROPS, MAX_SHARED_ROWS, max_rows
 P = ParamSpec("P")
 
 THREADS = 2
-"""Requests whose conditions are encoded, or whose staining is matched, at the same time."""
+"""Number of requests whose conditions are encoded or whose staining is matched at a time."""
 
 
 class RequestOptions(Sampling):
@@ -46,20 +46,23 @@ class RequestOptions(Sampling):
     progress: bool = Field(False, description="send a response after every step")
     urgent: bool = Field(False, description="go before all requests that are not urgent")
     alone: bool = Field(
-        True, description="have batches of its own, so that its bits depend on no other request"
+        True, description="stay in batches of its own, so that its bits depend on no other request"
     )
 
     @property
     def priority(self) -> Priority:
-        """Priority in the batcher; on the wire it is `urgent`, because Triton has a `priority`."""
+        """Priority in the batcher, set by `urgent`, because Triton has a `priority` of its own."""
         return Priority.INTERACTIVE if self.urgent else Priority.BULK
 
 
 @dataclass(frozen=True)
 class Engines:
-    """Calls of the server's models.
+    """Calls of the networks on the server.
 
-    `encode` and `decode` also take whether the call must be `alone`, see `RequestOptions`.
+    Attributes:
+        denoise: predicts velocities, see `shared.serving.batcher.Denoise`.
+        encode: takes images and `alone`, see `RequestOptions`; returns latents.
+        decode: takes latents and `alone`; returns images.
     """
 
     denoise: Callable[[Tensor, Tensor, Tensors], Awaitable[Tensor]]
@@ -67,7 +70,7 @@ class Engines:
     decode: Callable[[Tensor, bool], Awaitable[Tensor]]
 
     def in_turn(self) -> Engines:
-        """Return engines that run one call at a time, because two share the cores of a CPU."""
+        """Return engines that run one call at a time, because two would share a CPU's cores."""
         turn = asyncio.Lock()
 
         def one_at_a_time(engine: Callable[P, Awaitable[Tensor]]) -> Callable[P, Awaitable[Tensor]]:
@@ -87,10 +90,10 @@ class InFlightSampler:
 
     Args:
         denoiser: encodes the conditions; its UNet is not used.
-        engines: run the networks.
+        engines: calls of the networks.
         size: side of the images, pixels.
         device: device of the latents.
-        precision: 'fp32' or 'bf16', in which conditions are encoded on a CPU.
+        precision: 'fp32' or 'bf16', the precision of encoding conditions on a CPU.
     """
 
     def __init__(
@@ -101,7 +104,8 @@ class InFlightSampler:
         self.size = size
         self.device = device
         self.precision = precision
-        # A pool of its own: in the loop's pool, the engines' calls would wait for these threads.
+        # The event loop's own pool must stay free: the engines' calls run there, and these threads
+        # wait for them.
         self._pool = ThreadPoolExecutor(THREADS)
         self.batcher = StepBatcher(self.engines.denoise, type(denoiser).join, MAX_SHARED_ROWS)
 
@@ -129,7 +133,7 @@ class InFlightSampler:
         check_inputs(labels, crops, seeds, self.denoiser)
         if labels.shape[1:] != (self.size, self.size):
             height, width = labels.shape[1:]
-            raise InputError(f"the model makes {self.size} px, not maps of {height}×{width}")
+            raise InputError(f"the model makes {self.size} px, not maps of {height}×{width} px")
         settings = self.denoiser.config
         factor = int(settings.factor)
         guidance = Guidance.from_scale(options, options.use_map, options.use_crops)
@@ -167,7 +171,7 @@ class InFlightSampler:
         branches: list[tuple[bool, bool]],
         alone: bool,
     ) -> Tensors:
-        """Encode conditions in a thread, so that the steps of other requests go on."""
+        """Encode conditions in a thread, while the steps of other requests go on."""
         loop = asyncio.get_running_loop()
 
         def encode(images: Tensor) -> Tensor:
@@ -201,7 +205,7 @@ def unpack_crops(
     """Turn the tensors of `SAMPLER_INPUTS` into the crops of each image.
 
     Raises:
-        InputError: an image has too many crops, or a crop's side is larger than its pixels.
+        InputError: an image has too many crops, or the side of a crop does not fit `pixels`.
     """
     if pixels.shape[1] > MAX_CROPS:
         raise InputError(f"{pixels.shape[1]} crops of an image are more than {MAX_CROPS}")

@@ -5,7 +5,7 @@
     <model>-<number>-vae_encoder   crops → latents
     <model>-<number>-vae_decoder   latents → images
 
-Every deployment has a number, and models of its own. They are not Triton versions of one
+Every deployment has a number, and models of its own. Deployments are not Triton versions of one
 model, because versions share a config.pbtxt and so the tensors, the engine and the device.
 
 All floating point tensors between the models are FP32; an engine may compute in another type.
@@ -36,16 +36,16 @@ REFUSED = "refused: "
 """Prefix of error messages that mean an invalid request."""
 
 MAX_IMAGES = 256
-"""Images per request."""
+"""Largest number of images per request."""
 
 MAX_BRANCHES = 3
-"""Branches of the guidance, see `shared.diffusion.guidance`."""
+"""Largest number of branches of the guidance, see `shared.diffusion.guidance`."""
 
 MAX_CROPS = 255
-"""Crops per image."""
+"""Largest number of crops per image."""
 
 MAX_SHARED_ROWS = 64
-"""Rows of a batch that several requests share; a single request may have more."""
+"""Rows of the largest batch that several requests share; a single request may have more."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Tensor:
     """An input or output of a served model.
 
     Attributes:
-        name: its name on the wire.
-        kind: Triton's name of its type, such as FP32.
-        dims: its shape without the batch dimension; -1 varies from request to request.
+        name: name in requests and responses.
+        kind: Triton's name of the data type, such as FP32.
+        dims: shape without the batch dimension; -1 is a size that varies between requests.
     """
 
     name: str
@@ -76,10 +76,10 @@ def deployed_number(name: str, model: str) -> int | None:
 
 SAMPLER_INPUTS = (
     Tensor("labels", "UINT8", (-1, -1)),
-    Tensor("crops", "UINT8", (-1, -1, -1, 3)),  # (most crops, greatest side, same, 3)
-    Tensor("crop_labels", "INT32", (-1,)),  # -1: no crop at this place
+    Tensor("crops", "UINT8", (-1, -1, -1, 3)),  # crops, side and side of the largest crop, RGB
+    Tensor("crop_labels", "INT32", (-1,)),  # -1: no crop in this slot
     Tensor("crop_sides", "INT32", (-1,)),
-    Tensor("crop_corners", "INT32", (-1, 2)),  # x, y
+    Tensor("crop_corners", "INT32", (-1, 2)),  # x, y of the upper left corner
     Tensor("seeds", "INT64", (1,)),
 )
 SAMPLER_OUTPUTS = (Tensor("images", "UINT8", (-1, -1, 3)), Tensor("step", "INT32", (1,)))
@@ -90,8 +90,8 @@ def engine_tensors(
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Return the inputs and outputs of a network for images of `size` pixels.
 
-    vae_encoder: crops of any side, in [-1, 1], to normalized latents; vae_decoder: normalized
-    latents to pixels; denoiser: see `denoiser_tensors`.
+    The vae_encoder maps crops of any side, in [-1, 1], to normalized latents. The vae_decoder maps
+    normalized latents to pixels. The denoiser's tensors are those of `denoiser_tensors`.
     """
     channels, side = int(pipeline.vae.config.latent_channels), size // vae_factor(pipeline.vae)
     if part == "vae_encoder":
@@ -119,7 +119,7 @@ def denoiser_tensors(
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Return the inputs and outputs of the denoiser for images of `size` pixels.
 
-    Two conditions with one and two crops are encoded; dimensions in which they differ are -1.
+    To find the dimensions that vary (-1), it encodes a condition with one crop and one with two.
     """
     side = size // vae_factor(pipeline.vae)
     latent = (int(pipeline.vae.config.latent_channels), side, side)
@@ -169,7 +169,7 @@ def config(
     Args:
         name: Triton's name of the model.
         backend: 'python' or 'tensorrt'.
-        tensors: its inputs and outputs.
+        tensors: inputs and outputs of the model.
         parameters: strings that the model can read.
         max_batch: largest batch, in rows.
         device: 'cpu' or 'cuda'.
@@ -221,7 +221,7 @@ def part_configs(
         number: number of the deployment.
         engine: 'pytorch' or 'tensorrt'; 'tensorrt' runs the networks of `planned`.
         device: 'cpu' or 'cuda'.
-        gpu: name of the only type of GPU that can run it; empty for any.
+        gpu: the only type of GPU that can run the deployment; empty if all can.
     """
     shared = {"precision": record.recipe.precision, "version": record.version}
     plans = planned(record.size) if engine == "tensorrt" else ()
@@ -235,7 +235,7 @@ def part_configs(
                 max_batch=MAX_IMAGES, device=device, batching=False, decoupled=True,
             )  # fmt: skip
         else:
-            # A plan is not batched by Triton, which would also join requests that must be alone.
+            # Triton does not batch a plan, because it would also join requests that must be alone.
             configs[part] = config(
                 name, "tensorrt" if part in plans else "python",
                 engine_tensors(part, pipeline, record.size), shared,

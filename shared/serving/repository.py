@@ -4,7 +4,7 @@ triton/<model>-<number>-<part>/config.pbtxt
 triton/<model>-<number>-<part>/1/…      weights and model.py, or model.plan
 triton/deployments/<model>/<number>.json  its Deployment record
 
-Triton reads the same keys from a bucket or a folder.
+Triton reads these objects directly from the store's bucket or folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shared.serving.protocol import PARTS, Part, served_name
 from shared.storage import ObjectStore
 
 DEPLOYMENTS_KEPT = 2
-"""The deployment in use, and the one before, which finishes its running requests."""
+"""Number of deployments: the one in use, and the previous one, which finishes its requests."""
 
 
 def add_deployment(
@@ -36,17 +36,19 @@ def add_deployment(
 
     Args:
         store: holds the repository.
-        entry: the record; its number is new, or that of an earlier try.
+        entry: record of the deployment; its number is new, or that of an interrupted try.
         model: name of the model.
         configs: config.pbtxt of every part.
-        files: name → file of every part's version folder.
+        files: for every part, name → path of each file in its version folder.
 
     Raises:
-        InputError: another deployment has the number.
+        InputError: another deployment has this number.
     """
     known = {each.number: each for each in deployments(store, model)}
     if known.get(entry.number, entry) != entry:
-        raise InputError(f"{model} has a deployment {entry.number} already: deploy it again")
+        raise InputError(
+            f"{model} has a deployment {entry.number} already: deploy again, with a new number"
+        )
     for part in PARTS:
         prefix = served_prefix(served_name(model, entry.number, part))
         for name, path in files[part].items():
@@ -58,7 +60,7 @@ def add_deployment(
 
 
 def drop_deployment(store: ObjectStore, model: str, number: int) -> None:
-    """Delete a deployment, record first."""
+    """Delete a deployment: first its record, then its files."""
     store.delete(deployment_key(model, number))
     for part in PARTS:
         store.delete_prefix(served_prefix(served_name(model, number, part)))

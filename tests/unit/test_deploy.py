@@ -122,7 +122,8 @@ def test_a_deployment_that_cannot_be_loaded_leaves_the_one_before(
     monkeypatch.setattr(FakeServer, "refuses", True)
     status = deploy(store, 2)
     assert status.state == "failed"
-    assert "another GPU, pytorch. The version before is still served" in status.failed["finish"]
+    reason = "another GPU, pytorch. The previous deployment is still served"
+    assert reason in status.failed["finish"]
     assert deployments(store, "toy") == before
     assert folders(store) == {1}
     assert next_number(Ledger(store), "toy") == 3

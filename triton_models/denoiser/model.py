@@ -1,4 +1,4 @@
-"""One denoising step of a batch, in PyTorch."""
+"""The denoiser, in PyTorch: one step of a batch."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from shared.serving.engine import Batched, Instance
 
 
 class TritonPythonModel:
-    """Its inputs and outputs are in `shared.serving.protocol.engine_tensors`."""
+    """Serves the denoiser; its tensors are those of `shared.serving.protocol.engine_tensors`."""
 
     def initialize(self, args: dict[str, str]) -> None:
         own = Instance(args)

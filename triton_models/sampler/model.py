@@ -1,4 +1,4 @@
-"""The denoising loop: label maps, crops and seeds to images; it calls the other models (BLS)."""
+"""The sampler: it turns maps, crops and seeds into images, and calls the other models (BLS)."""
 
 import asyncio
 from typing import Any
@@ -23,16 +23,17 @@ from shared.serving.protocol import REFUSED, SAMPLER_INPUTS
 
 
 class TritonPythonModel:
-    """Its inputs and outputs are in `shared.serving.protocol`, its parameters in `RequestOptions`.
+    """Serves the sampler.
 
-    A request gets one response with `images`, and with `progress` also one with `step` after
-    every step.
+    Its tensors are those of `shared.serving.protocol`, its parameters those of `RequestOptions`.
+    A request gets one response with `images`; with the parameter `progress` it also gets a
+    response with `step` after every step.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
         self.own = Instance(args)
         denoiser = load_denoiser(self.own.folder)
-        del denoiser.unet  # only the model `denoiser` needs it
+        del denoiser.unet  # because the served model `denoiser` runs it
         self.sampler = InFlightSampler(
             denoiser.to(self.own.device),
             Engines(self._denoise, self._encode, self._decode),

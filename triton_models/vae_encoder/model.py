@@ -10,7 +10,7 @@ from shared.serving.engine import Batched, Instance
 
 
 class TritonPythonModel:
-    """Its inputs and outputs are in `shared.serving.protocol.engine_tensors`."""
+    """Serves the encoder; its tensors are those of `shared.serving.protocol.engine_tensors`."""
 
     def initialize(self, args: dict[str, str]) -> None:
         own = Instance(args)
