@@ -18,7 +18,7 @@ class Leases(Protocol):
 
 
 class NoLeases:
-    """Leases without a lease store: every claim succeeds, so work may be doubled, never lost."""
+    """Leases without a lease store: every claim succeeds, so a unit may run twice."""
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:

@@ -9,13 +9,13 @@ class Reporter:
     """Receives the progress of jobs and ignores it; subclasses draw or send it."""
 
     def phase(self, job: str, phase: int, phases: int, settled: int, total: int) -> None:
-        """`settled` of a phase's `total` units are done or parked."""
+        """Receive the number of a phase's `total` units that are done or parked."""
 
     def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
-        """A running unit has finished `done` of `total` steps."""
+        """Receive the number of a running unit's `total` steps that are done."""
 
     def done(self, job: str, unit: str, seconds: float, result: dict[str, Any]) -> None:
-        """A unit is done after `seconds`; `result` is the summary of a shard, else empty."""
+        """Receive the end of a unit; `result` is the summary of a shard, else empty."""
 
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
-        """A unit raised an error; it is tried again unless it is parked."""
+        """Receive an error of a unit, which is tried again unless it is parked."""

@@ -18,9 +18,9 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
     it. Open jobs are kept.
 
     Args:
-        ledger: of the store.
+        ledger: ledger of the store to sweep.
         images_kept: lifetime of images and their inputs.
-        now: the time at which ages are computed.
+        now: the present time, from which ages are counted.
 
     Returns:
         The number of images and records that were removed.
@@ -31,7 +31,7 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
         if key.endswith("/result.json") and now - date > images_kept:
             job = key.split("/")[1]
             if ledger.is_open(job):
-                continue  # it was submitted again
+                continue  # the job was submitted again
             store.delete(image_key(str(ledger.request(job)["image"])))
             store.delete_prefix(ledger.key(job, ""))
             removed += 1

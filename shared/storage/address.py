@@ -28,7 +28,7 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Object
         return DirectoryStore(url)
     parsed = urlparse(url)
     if parsed.scheme != "s3" or not parsed.netloc:
-        raise InputError(f"{url!r} is no store: give a directory or s3://bucket/prefix")
+        raise InputError(f"{url!r} is not a store: give a directory or s3://bucket/prefix")
     store = S3Store(parsed.netloc, parsed.path, config)
     try:
         store.create_bucket()
