@@ -75,7 +75,7 @@ def class_color(index: int) -> tuple[int, int, int]:
 
 
 class Classes(Contract):
-    """The classes of a label map, in the order of their indices; index 0 is background."""
+    """The classes of a label map, in the order of their indices; see `exhaustive` for index 0."""
 
     items: tuple[LabelClass, ...] = Field(min_length=2)
     exhaustive: bool = Field(

@@ -58,5 +58,5 @@ def deployment_key(model: str, number: int) -> str:
 
 
 def served_prefix(name: str) -> str:
-    """Return the prefix of the objects of a model on Triton, by its name there."""
+    """Return the store prefix of a model on Triton, by the model's name on Triton."""
     return f"triton/{name}/"

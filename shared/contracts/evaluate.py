@@ -69,7 +69,7 @@ class EvaluateRequest(Request):
 
 
 class ReportPart(BaseModel):
-    """A part of a report; unknown keys are ignored, because they may be of another release."""
+    """A part of a report; unknown keys are ignored, because they may be from another release."""
 
     model_config = ConfigDict(frozen=True)
 

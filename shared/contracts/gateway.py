@@ -203,7 +203,7 @@ class Names(Contract):
 
 
 class RegionRow(Contract):
-    """One region of a set."""
+    """One region of a set, with its place and its class shares."""
 
     key: str
     slide: str

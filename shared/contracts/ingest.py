@@ -35,7 +35,7 @@ TILE_COLUMNS = pa.schema(
 
 
 class SlideSource(Contract):
-    """The files of a slide and its annotation: store keys, or absolute paths of files that stay."""
+    """The files of a slide and its annotation: store keys, or absolute paths that stay in use."""
 
     slide: Name
     source: str = Field(description="key of the slide's main file in the store, or absolute path")

@@ -1,4 +1,4 @@
-"""PNG, the format of every image and label map that the system writes."""
+"""PNG, the format of regions and synthetic images, and of their label maps."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ class Leases(Protocol):
     """Exclusive, expiring claims on names."""
 
     def hold(self, name: str) -> AbstractContextManager[bool]:
-        """Hold the lease while the block runs; yields False if another process has it."""
+        """Hold the lease while the block runs; yield False if another process has it."""
 
     def alive(self, name: str) -> bool:
         """Say whether some process holds the lease."""

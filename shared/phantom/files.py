@@ -143,8 +143,8 @@ def _write_mask(path: Path, labels: UInt8) -> None:
 def _write_outlines(files: PhantomFiles, labels: UInt8) -> None:
     """Write the exact outlines of the label raster as GeoJSON, and as ASAP XML.
 
-    ASAP polygons have no holes, so they are ordered by area, large to small: painted
-    in this order, the tissue in a hole covers it.
+    ASAP polygons have no holes. They are ordered from the largest area to the smallest, so
+    that the tissue in a hole is painted over the polygon around it.
     """
     transform = rasterio.Affine.scale(SCALE)
     outlines = [

@@ -24,7 +24,7 @@ class Texture:
     """Stain concentrations on a torus.
 
     Attributes:
-        haematoxylin, eosin: float32 (SIDE, SIDE), 0 or more; 1 is a well-stained structure.
+        haematoxylin, eosin: float32 (SIDE, SIDE), 0 or more; well-stained structures have 1.
     """
 
     haematoxylin: Float32

@@ -74,7 +74,7 @@ class RedisLeases:
 
 
 class RedisReporter(Reporter):
-    """Writes progress to a Redis hash per job, and counts units."""
+    """Writes progress to a Redis hash per job, and counts units and images."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis

@@ -1,4 +1,4 @@
-"""Removing objects with a lifetime: single images, and answers to Idempotency-Keys."""
+"""Removing old objects: single images, and records of Idempotency-Keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IDEMPOTENCY_KEYS = "idempotency/"
 
 
 def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
-    """Remove single images with their jobs and inputs, and records of Idempotency-Keys.
+    """Remove old single images with their jobs and inputs, and old Idempotency-Keys.
 
     An image is as old as its job's result; an input is as old as the last request that sent
     it. Open jobs are kept.
@@ -23,7 +23,7 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
         now: the present time, from which ages are counted.
 
     Returns:
-        The number of images and records that were removed.
+        The number of images, inputs and records that were removed.
     """
     store, removed = ledger.store, 0
     prefix = ledger.key(f"{ledger.owner}." * bool(ledger.owner) + f"{ImageRequest.stage}-", "")

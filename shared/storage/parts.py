@@ -41,10 +41,10 @@ class PartUpload(ABC):
 
     @abstractmethod
     def complete(self, upload: str, parts: int) -> None:
-        """Join parts 1 to `parts` into the object.
+        """Join parts 1 to `parts`, which must all have arrived, into the object.
 
         Raises:
-            InputError: a part or the upload is missing; the object is left unchanged.
+            InputError: the upload is missing; the object is left unchanged.
         """
 
     @abstractmethod

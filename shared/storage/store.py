@@ -34,7 +34,7 @@ def check_key(key: str) -> str:
     """Return `key` if it is a plain relative path.
 
     Raises:
-        InputError: it is empty, absolute, or climbs out of the store.
+        InputError: it is empty, absolute, not normalized, or climbs out of the store.
     """
     path = PurePosixPath(key)
     if not key or path.is_absolute() or ".." in path.parts or str(path) != key or "\\" in key:
@@ -118,7 +118,7 @@ class ObjectStore(ABC):
             self.delete(key)
 
     def put_json(self, key: str, value: Any) -> None:
-        """Store `value` (plain JSON or a pydantic model) in a canonical form."""
+        """Store `value` (plain JSON or a pydantic model) as JSON with sorted keys."""
         plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
         self.put(key, (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode())
 
