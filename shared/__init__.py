@@ -1,1 +1,1 @@
-"""The one library that every service imports; it imports none of them."""
+"""The library that every service imports; it imports no service."""

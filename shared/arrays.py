@@ -12,7 +12,7 @@ Float32 = NDArray[np.float32]
 """Features, densities and other measurements in single precision."""
 
 Float64 = NDArray[np.float64]
-"""Shares, statistics and whatever is summed over many values."""
+"""Shares, statistics and sums over many values."""
 
 Int64 = NDArray[np.int64]
 """Indices, counts and coordinates."""

@@ -1,4 +1,4 @@
-"""Preparing a process to compute: its number of threads, and the memory that it keeps."""
+"""Preparing a process to compute: its number of CPU threads, and its reuse of freed memory."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import os
 import sys
 
 SPIN = {"GOMP_SPINCOUNT": "3000", "OMP_WAIT_POLICY": "active"}
-"""Environment in which an OpenMP thread that waits for others spins briefly, then sleeps.
+"""Environment variables that make a waiting OpenMP thread spin briefly and then sleep.
 
-By default it spins as long as a step takes, on a core that another process needs: two
-processes on the same cores come to a standstill (`benchmarks/spinning.py`). The policy matters
-if two threads of a process compute in turn, because without it they hardly spin at all.
+By default a waiting thread spins for as long as a step takes, on a core that another process
+needs, so two processes on the same cores slow each other almost to a standstill
+(`benchmarks/spinning.py`). OMP_WAIT_POLICY is needed if two threads of a process compute in
+turn, because without it their OpenMP threads hardly spin at all.
 """
 
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
-"""Environment in which PyTorch asks for huge pages, if it is set before the first tensor."""
+"""Environment variable that makes PyTorch ask for huge pages; set it before the first tensor."""
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3)
 
 
 def prepare(threads: int) -> None:
     """Make this process ready to compute on `threads` CPU threads.
 
-    The number is fixed, so that sums round the same everywhere. Libraries that are not loaded
-    yet read the environment; those that are loaded are set directly.
+    The number is fixed, so that sums round in the same way everywhere. Libraries that are loaded
+    later read it from the environment; it is set directly in those that are loaded already.
     """
     for name, value in (SPIN | HUGE_PAGES).items():
         os.environ.setdefault(name, value)
@@ -35,7 +36,7 @@ def prepare(threads: int) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Set the number of CPU threads of the libraries that are loaded, torch and faiss."""
+    """Set the number of CPU threads of torch and of faiss, if they are loaded."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     if "faiss" in sys.modules:
@@ -43,11 +44,11 @@ def set_threads(threads: int) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library reuse freed memory: up to 2 GiB, in blocks of at most 32 MiB.
+    """Make glibc keep up to 2 GiB of freed memory for reuse, in blocks of at most 32 MiB.
 
-    By default glibc returns large tensors to the system, which fills the next ones with zeros,
-    page by page: up to two thirds of an encoder's time (`benchmarks/allocation.py`). It never
-    reuses larger blocks, whatever the settings.
+    By default glibc returns the memory of large tensors to the system, which must then fill new
+    pages with zeros. This takes up to two thirds of an encoder's time
+    (`benchmarks/allocation.py`). No setting makes glibc keep larger blocks.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # only glibc has it

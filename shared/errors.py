@@ -1,4 +1,4 @@
-"""Errors for people: each says what was wrong, with which input, and what to do."""
+"""Errors for people: each message says what was wrong, with which input, and what to do."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ class PatchFeatures:
     """Features of a slide's patches.
 
     Attributes:
-        coords: int64 (N, 2), level-0 x and y.
-        features: float32 (N, D).
-        side: of a patch in level-0 pixels, or None if the file does not state it.
+        coords: int64 (N, 2), level-0 x and y of each patch's upper left corner.
+        features: float32 (N, D), one row per patch.
+        side: side of a patch in level-0 pixels; None if the file does not state it.
     """
 
     coords: Int64
@@ -40,15 +40,15 @@ def write_features(
     grid: PatchGrid,
     encoder: str,
 ) -> None:
-    """Write features with the attributes that TRIDENT gives its files.
+    """Write the features of a slide's patches, with the attributes of TRIDENT's files.
 
     Args:
-        path: an .h5 file.
-        coords: int64 (N, 2), level-0 x and y.
+        path: the .h5 file to write.
+        coords: int64 (N, 2), level-0 x and y of each patch's upper left corner.
         batches: float32 (n, dim) arrays, together N rows in the order of `coords`.
         dim: width of the features.
         slide: the slide of the patches.
-        grid: their size and spacing.
+        grid: size and spacing of the patches.
         encoder: name of the encoder.
     """
     with h5py.File(path, "w") as file:
@@ -80,7 +80,8 @@ def read_features(path: Path) -> PatchFeatures:
     """Read a features file of this project, TRIDENT or CLAM.
 
     Raises:
-        InputError: the file is in another layout, or its parts do not fit together.
+        InputError: the file has another layout, its coordinates do not fit its features, or
+            features are not finite.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -89,7 +90,7 @@ def read_features(path: Path) -> PatchFeatures:
             stated = file["coords"].attrs.get("patch_size_level0")
     except (OSError, KeyError) as error:
         raise InputError(
-            f"{path.name} is no features file: it needs the HDF5 datasets 'features' (N, D) and "
+            f"{path.name} is not a features file: it needs the HDF5 datasets 'features' (N, D) and "
             f"'coords' (N, 2) ({error})"
         ) from error
     if features.ndim == 3 and features.shape[0] == 1:
@@ -108,12 +109,12 @@ def import_features(
 ) -> FeatureRecord:
     """Import features from other tools: one `<slide>.h5` for each slide of the cohort.
 
-    They are rewritten in this project's layout. Their patches must be as large as the
-    cohort's, but may lie elsewhere.
+    The files are rewritten in this project's layout. Their patches must be as large as the
+    cohort's, but may lie elsewhere on the slide.
 
     Raises:
         InputError: a slide's file is missing or malformed, its patches are of another size
-            or lie outside the slide, or the widths differ.
+            or lie outside the slide, or the features differ in width.
     """
     record = store.get_model(cohort_key(cohort), CohortRecord)
     grid = record.patches
@@ -136,7 +137,7 @@ def import_features(
                 path, patches.coords, [patches.features], widths[name], slide, grid, encoder
             )
             counts[name], digests[name] = len(patches.coords), sha256_file(path)
-    made = FeatureRecord(
+    imported = FeatureRecord(
         encoder=encoder,
         cohort=cohort,
         dim=next(iter(widths.values())),
@@ -144,12 +145,12 @@ def import_features(
         slides=counts,
         sha256=digests,
     )
-    store.put_json(feature_record_key(encoder, cohort), made)
-    return made
+    store.put_json(feature_record_key(encoder, cohort), imported)
+    return imported
 
 
 def check_places(path: Path, patches: PatchFeatures, slide: SlideRecord, grid: PatchGrid) -> None:
-    """Raise `InputError` unless the patches lie on `slide` and are as large as the grid's."""
+    """Raise `InputError` unless the patches lie on `slide` and are as large as those of `grid`."""
     side = grid.size * grid.mpp / slide.mpp
     if patches.side is not None and abs(patches.side - side) > 0.05 * side:
         raise InputError(

@@ -1,4 +1,4 @@
-"""One line of log per event, on standard error."""
+"""Logging to standard error, one line per event."""
 
 from __future__ import annotations
 

@@ -6,6 +6,6 @@ import hashlib
 
 
 def image_seed(seed: int, index: int) -> int:
-    """Return the seed of image `index`, which does not depend on batch, worker or attempt."""
+    """Return the seed (63 bits) of image `index`; batch, worker and attempt do not change it."""
     digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

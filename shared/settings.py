@@ -10,11 +10,11 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SECRETS = Path("/run/secrets")
-"""Folder of a container's secrets: one file `htd_<name>` each."""
+"""Folder of a container's secrets, with one file `htd_<name>` per setting."""
 
 
 class Settings(BaseSettings):
-    """The surroundings of a process.
+    """The settings of a process: its store, its queue, its device and its limits.
 
     Every field is set by the environment variable `HTD_<NAME>`, or by the file
     `htd_<name>` in `SECRETS`. There are no default secrets: an S3 store without
@@ -37,41 +37,56 @@ class Settings(BaseSettings):
     store: str = Field("out/store", description="a directory, or s3://bucket/prefix")
     s3_endpoint: str = Field("", description="http(s)://host:port of the S3 server")
     s3_public_endpoint: str = Field(
-        "", description="the S3 server as clients reach it, in presigned URLs; empty: the same"
+        "",
+        description="http(s)://host:port of the S3 server in presigned URLs, if clients reach it "
+        "at another address; empty: HTD_S3_ENDPOINT",
     )
     s3_access_key: SecretStr = SecretStr("")
     s3_secret_key: SecretStr = SecretStr("")
     s3_region: str = "us-east-1"
     broker_url: SecretStr = Field(SecretStr(""), description="redis://[:password@]host:port/db")
     cache_dir: Path = Path(tempfile.gettempdir()) / "heterotissue-cache"
-    triton_url: str = Field("", description="host:port of Triton's gRPC; empty: sample in process")
-    threads: int = Field(2, ge=1, description="CPU threads of one worker; fixes rounding")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    max_failures: int = Field(3, ge=1, description="errors after which a unit is parked")
-    max_starts: int = Field(
-        12, ge=1, description="starts without an end (lost workers) after which a unit is parked"
+    triton_url: str = Field(
+        "", description="host:port of Triton's gRPC; empty: sample in this process"
     )
-    lease_seconds: int = Field(60, ge=2, description="a unit's lease outlives its worker by this")
-    reconcile_seconds: float = Field(15.0, gt=0, description="pause between two reconciliations")
+    threads: int = Field(
+        2, ge=1, description="CPU threads of a worker; their number decides how sums round"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    max_failures: int = Field(3, ge=1, description="number of errors that parks a unit")
+    max_starts: int = Field(
+        12, ge=1, description="number of starts that parks an unfinished unit (lost workers)"
+    )
+    lease_seconds: int = Field(60, ge=2, description="seconds that a lease outlives its worker")
+    reconcile_seconds: float = Field(15.0, gt=0, description="seconds between reconciliations")
     keep_images_days: int = Field(
-        30, ge=1, description="single images are removed this long after they were made"
+        30, ge=1, description="days after which single images are removed"
     )
     stop_seconds: int = Field(
-        30, ge=0, description="a worker told to stop hands its shard back after this"
+        30,
+        ge=0,
+        description="seconds that a stopping worker has to finish its shard before giving it back",
     )
-    visibility_timeout: int = Field(3600, ge=5, description="seconds; longer than any shard")
+    visibility_timeout: int = Field(
+        3600,
+        ge=5,
+        description="seconds after which a worker's unfinished message goes to another worker; "
+        "must be longer than any shard takes",
+    )
     gateway_host: str = Field("127.0.0.1", description="address that the gateway listens on")
     gateway_port: int = Field(8000, ge=1, le=65535)
     gateway_open: bool = Field(
         False,
-        description="pages need no token for browsers of this machine; refused where the gateway "
-        "listens to others, and not for one behind a proxy",
+        description="let browsers of this machine open the pages without a token; refused if the "
+        "gateway listens on an address of the network; do not set it behind a proxy",
     )
-    gateway_requests_per_minute: int = Field(600, ge=1, description="of one token")
+    gateway_requests_per_minute: int = Field(
+        600, ge=1, description="requests that one token may send per minute"
+    )
     log_level: str = "INFO"
 
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return this process's settings, read once."""
+    """Return the settings of this process, which are read once."""
     return Settings()

@@ -14,13 +14,13 @@ from shared.storage import ObjectStore
 
 HEADER = """\
 # Tissue types of this clustering: label (cluster + 1) -> name, colour, merge.
-# Rename as you like. Types of the same name are one class; `merge: N` takes a type
-# into type N. Then run htd cluster with --fresh, which keeps this file.
+# Rename as you like. Types of the same name are one class; `merge: N` merges a
+# type into type N. Then run htd cluster with --fresh, which keeps this file.
 """
 
 
 def default_types(k: int) -> dict[int, TissueType]:
-    """Number the types 1 … k."""
+    """Return types 1 to k with default names and colours."""
     return {
         label: TissueType(name=f"type {label}", color=class_color(label))
         for label in range(1, k + 1)
@@ -28,7 +28,7 @@ def default_types(k: int) -> dict[int, TissueType]:
 
 
 def write_types(types: dict[int, TissueType]) -> bytes:
-    """Write types as YAML for a person."""
+    """Encode types as YAML that a person can edit."""
     plain = {label: kind.model_dump(mode="json") for label, kind in types.items()}
     return (HEADER + yaml.safe_dump(plain, sort_keys=True, default_flow_style=None)).encode()
 
@@ -58,14 +58,14 @@ def check_types(types: dict[int, TissueType], k: int, key: str) -> None:
         )
     for label, kind in types.items():
         if kind.merge is not None and kind.merge not in types:
-            raise InputError(f"{key}: type {label} is merged into {kind.merge}, which is no type")
+            raise InputError(f"{key}: type {label} is merged into {kind.merge}, which is missing")
 
 
 def classes_of(types: dict[int, TissueType]) -> tuple[Classes, UInt8]:
-    """Turn types into classes.
+    """Turn types, after merging them, into the classes of label maps.
 
     Returns:
-        The classes, background first, and a table uint8 (256,) from type to class.
+        The classes, background first, and a table uint8 (256,) of the class index by type.
 
     Raises:
         InputError: types are merged in a circle.

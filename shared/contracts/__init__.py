@@ -1,6 +1,6 @@
-"""Every request and record that crosses a service border.
+"""Every request and record that passes between services.
 
-One module per service; requests say what to make, records say what was made.
-Keys name objects in the store. Sizes are in pixels, and `mpp` (micrometres per
-pixel) stands beside them. Label 0 is background/unlabelled.
+Each service has one module. A request asks for a job; a record describes a result.
+Keys name objects in the store. Sizes are in pixels, at the resolution `mpp` (micrometres
+per pixel). Label 0 is background or unlabelled, unless classes are exhaustive (`Classes`).
 """

@@ -1,6 +1,6 @@
 """The formats of annotations that ingest reads, and the names of their files.
 
-A new format is one row here, and its reader in services.ingest.annotations.
+A new format needs a name and a row here, and a reader in services.ingest.annotations.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class AnnotationFormat(NamedTuple):
     """One format of annotations.
 
     Attributes:
-        name: of the format.
-        suffixes: of its files, by which it is guessed; empty if it must be named.
-        doc: its description.
+        name: name of the format.
+        suffixes: suffixes by which the format is guessed; empty if a request must name it.
+        doc: description of the format for people.
     """
 
     name: LabelFormat
@@ -29,15 +29,15 @@ FORMATS = (
     AnnotationFormat("geojson", (".geojson", ".json"), "QuPath GeoJSON"),
     AnnotationFormat("asap", (".xml",), "ASAP XML"),
     AnnotationFormat("indexed", (".tif", ".tiff", ".png", ".npy"), "an image of class indices"),
-    AnnotationFormat("panda-radboud", (), "a mask of PANDA, Radboud's values"),
-    AnnotationFormat("panda-karolinska", (), "a mask of PANDA, Karolinska's values"),
+    AnnotationFormat("panda-radboud", (), "a PANDA mask with Radboud's values"),
+    AnnotationFormat("panda-karolinska", (), "a PANDA mask with Karolinska's values"),
 )
 
 ANNOTATION_SUFFIXES = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
-"""Suffixes of all annotations."""
+"""Suffixes of all annotation files."""
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png"})
-"""Suffixes that slides have too: such an annotation is told from a slide by its name."""
+"""Suffixes that slides have too, so that only a file's name marks it as an annotation."""
 
 OWN_SUFFIXES = tuple(suffix for suffix in ANNOTATION_SUFFIXES if suffix not in IMAGE_SUFFIXES)
 """Suffixes that no slide has."""
@@ -45,17 +45,17 @@ OWN_SUFFIXES = tuple(suffix for suffix in ANNOTATION_SUFFIXES if suffix not in I
 ANNOTATION_NAMES = (
     "{}.geojson", "{}.xml", "{}_mask.tiff", "{}_mask.tif", "{}_mask.png", "{}.json",
 )  # fmt: skip
-"""Names of a slide's annotation, by the slide's stem; the first that exists is taken."""
+"""Names of a slide's annotation, where {} is the slide's stem; the first file found is used."""
 
 
 def guess_format(path: PurePath) -> LabelFormat | None:
-    """Guess an annotation's format by its suffix; None if no format has it."""
+    """Return the annotation format that has the suffix of `path`, or None."""
     suffix = path.suffix.lower()
     return next((kind.name for kind in FORMATS if suffix in kind.suffixes), None)
 
 
 def known_formats() -> str:
-    """List the formats that are known by their suffixes, for a message."""
+    """List the formats that have suffixes, as text for a message."""
     return ", ".join(
         f"{kind.doc} ({', '.join(kind.suffixes)})" for kind in FORMATS if kind.suffixes
     )

@@ -30,7 +30,7 @@ class Contract(BaseModel):
 
 
 def explain(error: ValidationError) -> str:
-    """Name the fields that do not validate, and why, in one line."""
+    """Return one line that names each invalid field and its fault."""
     lines = []
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"])
@@ -39,14 +39,14 @@ def explain(error: ValidationError) -> str:
 
 
 class Request(Contract):
-    """The request of one job of a stage."""
+    """The request for one job of a stage."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     stage: ClassVar[str]
 
     def inputs(self) -> list[str]:
-        """Keys of the records that the job reads; their content is part of the job's id."""
+        """Return keys of the records that the job reads; their content is part of the job's id."""
         return []
 
 
@@ -65,7 +65,7 @@ _PALETTE = (
 
 
 def class_color(index: int) -> tuple[int, int, int]:
-    """Return the default RGB colour (0-255) of a class: fixed first, then golden-angle hues."""
+    """Return the default RGB colour (0-255) of a class: a palette, then golden-angle hues."""
     if index < len(_PALETTE):
         return _PALETTE[index]
     hue = (index * 0.618033988749895) % 1.0
@@ -75,12 +75,12 @@ def class_color(index: int) -> tuple[int, int, int]:
 
 
 class Classes(Contract):
-    """The classes of a label map, in the order of their indices; index 0 is background."""
+    """The classes of a label map, in the order of their indices; see `exhaustive` for index 0."""
 
     items: tuple[LabelClass, ...] = Field(min_length=2)
     exhaustive: bool = Field(
         False,
-        description="all tissue was labelled, so that 0 is a class of its own (other tissue); "
+        description="whether all tissue was labelled, so that 0 is a class (other tissue); "
         "False: 0 is glass or unlabelled tissue",
     )
 
@@ -131,7 +131,7 @@ class Classes(Contract):
 
 
 class SplitFractions(Contract):
-    """Shares of slides to hold back, for slides without a given split."""
+    """Shares of the slides to hold back; they apply to slides whose split is not given."""
 
     val: float = Field(0.0, ge=0, lt=1)
     test: float = Field(0.25, ge=0, lt=1)
@@ -141,8 +141,8 @@ class SplitFractions(Contract):
         """Split `slides` by name: the same names and seed give the same split.
 
         Slides are ranked by a hash; the first share is test, the next val, the rest
-        train. A positive share of at least two slides holds back at least one, and
-        at least one slide stays in train.
+        train. At least one slide stays in train; as far as that allows, a positive share
+        holds back at least one slide.
         """
         ranked = sorted(
             slides, key=lambda name: hashlib.sha256(f"{self.seed}/{name}".encode()).digest()

@@ -7,7 +7,7 @@ clusters/<run>/assignments/<slide>.parquet   x, y, cluster, distance
 clusters/<run>/labels/<slide>.tif   label map, one pixel per patch stride
 clusters/<run>/gallery.png          example patches of every type
 clusters/<run>/examples/<type>.png  example patches of one type
-clusters/<run>/classifier.safetensors   the light classifier, if requested
+clusters/<run>/classifier.safetensors   classifier from patch images to types, if requested
 regions/<run>/…                     region set from the pseudo label maps
 """
 
@@ -33,12 +33,18 @@ class ClusterRequest(Request):
     encoder: str = "embedded"
     k: int = Field(100, ge=2, le=255, description="number of tissue types")
     first_k: int | None = Field(
-        None, ge=2, description="types before the most varied ones are split; default k // 2"
+        None, ge=2, description="clusters before the most varied are split, up to k; default k // 2"
     )
-    sample_per_slide: int = Field(1000, ge=2, description="diverse patches taken of each slide")
+    sample_per_slide: int = Field(1000, ge=2, description="diverse patches that each slide gives")
     iterations: int = Field(25, ge=1)
-    smoothing: int = Field(1, ge=0, description="radius of a majority vote in patches; 0: none")
-    classifier_steps: int = Field(0, ge=0, description="steps of the light classifier; 0: none")
+    smoothing: int = Field(
+        1, ge=0, description="radius of the label map's majority vote, patches; 0: none"
+    )
+    classifier_steps: int = Field(
+        0,
+        ge=0,
+        description="training steps of the classifier from patch images to types; 0: no classifier",
+    )
     regions: RegionRule = RegionRule()
     seed: int = 0
 
@@ -47,26 +53,30 @@ class ClusterRequest(Request):
 
 
 class ClusterRecord(Contract):
-    """The record at `clusters/<run>/run.json`."""
+    """A finished clustering: the record at `clusters/<run>/run.json`."""
 
     run: Name
     cohort: Name
     encoder: str
     k: int
-    counts: tuple[int, ...] = Field(description="patches of each cluster")
-    mean_distance: tuple[float, ...] = Field(description="mean cosine distance to the centroid")
-    classifier_accuracy: float | None = Field(description="on patches of held-out slides")
-    classifier_slides: tuple[str, ...] = ()
+    counts: tuple[int, ...] = Field(description="number of patches in each cluster")
+    mean_distance: tuple[float, ...] = Field(
+        description="mean cosine distance of each cluster's patches to its centroid"
+    )
+    classifier_accuracy: float | None = Field(
+        description="accuracy on patches of held-out slides; None if not measured"
+    )
+    classifier_slides: tuple[str, ...] = Field((), description="the held-out slides")
 
 
 class TissueType(Contract):
-    """A person's name, colour and merge of one type."""
+    """Name and colour of a tissue type; a person may change them, or merge the type."""
 
     name: str = Field(min_length=1, max_length=128)
-    color: tuple[int, int, int]
-    merge: int | None = None
+    color: tuple[int, int, int] = Field(description="RGB, 0 to 255")
+    merge: int | None = Field(None, description="type that this one is merged into")
 
 
 def cluster_key(run: str, name: str) -> str:
-    """Key of one of a clustering's objects."""
+    """Return the key of an object of a clustering."""
     return f"clusters/{run}/{name}"

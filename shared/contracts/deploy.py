@@ -17,7 +17,7 @@ Engine = Literal["pytorch", "tensorrt"]
 
 
 class DeployRequest(Request):
-    """Serve a model version on Triton; running requests finish on the deployment before."""
+    """Serve a model version on Triton; running requests finish on the previous deployment."""
 
     stage: ClassVar[str] = "deploy"
 
@@ -39,7 +39,7 @@ class DeployRequest(Request):
 
 
 class Deployment(Contract):
-    """The record of a deployment; the one with the highest number is in use."""
+    """The record of a deployment; a model's deployment with the highest number is in use."""
 
     number: int = Field(ge=1, description="grows with every deployment of the model")
     version: Name = Field(description="the model's version")
@@ -58,5 +58,5 @@ def deployment_key(model: str, number: int) -> str:
 
 
 def served_prefix(name: str) -> str:
-    """Return the prefix of a served model's objects from its name on Triton."""
+    """Return the store prefix of a model on Triton, by the model's name on Triton."""
     return f"triton/{name}/"

@@ -1,6 +1,6 @@
 """Embed: patches → features.
 
-encoders/<name>/                the embedded encoder of a cohort
+encoders/embedded-<cohort>/model.safetensors   weights of the cohort's embedded encoder
 features/<encoder>/<cohort>/<slide>.h5   `coords` + `features`, as TRIDENT and CLAM write
 features/<encoder>/<cohort>/features.json   FeatureRecord
 """
@@ -23,16 +23,18 @@ class EmbedRequest(Request):
     cohort: Name
     encoder: str = Field(
         "embedded",
-        description="'embedded' (trained here, self-supervised), 'random' (the same, untrained), "
+        description="'embedded' (trained on the cohort, self-supervised), 'random' (the same "
+        "network, untrained), "
         "a registry key, a timm model name, or hf-hub:owner/name",
     )
     weights: str | None = Field(None, description="key or absolute path of local weights")
     imported: str | None = Field(
-        None, description="import features instead: prefix of their <slide>.h5, in TRIDENT's layout"
+        None,
+        description="prefix of features to import instead: one TRIDENT <slide>.h5 per slide",
     )
     batch_size: int = Field(64, ge=1, le=4096)
-    train_steps: int = Field(400, ge=1, description="steps of the embedded encoder's training")
-    train_patches: int = Field(4000, ge=64, description="most patches of that training")
+    train_steps: int = Field(400, ge=1, description="training steps of the embedded encoder")
+    train_patches: int = Field(4000, ge=64, description="largest number of patches to train it on")
     seed: int = 0
 
     def inputs(self) -> list[str]:
@@ -40,7 +42,7 @@ class EmbedRequest(Request):
 
 
 class FeatureRecord(Contract):
-    """The record at `features/<encoder>/<cohort>/features.json`."""
+    """Features of a cohort: the record at `features/<encoder>/<cohort>/features.json`."""
 
     encoder: str
     cohort: Name
@@ -51,15 +53,15 @@ class FeatureRecord(Contract):
 
 
 def feature_record_key(encoder: str, cohort: str) -> str:
-    """Key of the record of a cohort's features."""
+    """Return the key of the record of a cohort's features."""
     return f"features/{encoder_folder(encoder)}/{cohort}/features.json"
 
 
 def encoder_folder(encoder: str) -> str:
-    """Folder of an encoder: its name with other characters than A-Z, 0-9 and ._- replaced."""
+    """Return the folder of an encoder: its name, with - for all but letters, digits and ._-"""
     return "".join(ch if ch.isalnum() or ch in "._-" else "-" for ch in encoder)
 
 
 def features_key(encoder: str, cohort: str, slide: str) -> str:
-    """Key of a slide's features."""
+    """Return the key of a slide's features."""
     return f"features/{encoder_folder(encoder)}/{cohort}/{slide}.h5"

@@ -1,8 +1,8 @@
 """Evaluate: a synthetic dataset against held-out real regions → report.
 
 reports/<report>/report.json                       Report
-reports/<report>/report.html, sheet.png            the same for people
-reports/<report>/reference-<encoder>.safetensors   statistics of the real test images, to share
+reports/<report>/report.html, sheet.png            the report for people
+reports/<report>/reference-<encoder>.safetensors   statistics of the real test images' features
 """
 
 from __future__ import annotations
@@ -25,45 +25,51 @@ class EvaluateRequest(Request):
     report: Name
     dataset: Name
     regions: Name | None = Field(None, description="real region set; default: the model's own")
-    real_train: tuple[Split, ...] = Field(("train",), description="splits the segmenter trains on")
-    real_test: tuple[Split, ...] = Field(("test",), description="splits everything is tested on")
+    real_train: tuple[Split, ...] = Field(
+        ("train",), description="splits that segmenters are trained on"
+    )
+    real_test: tuple[Split, ...] = Field(("test",), description="splits of the real test images")
     ablation: dict[Name, Name] = Field(
         default_factory=dict,
-        description="row → dataset made from maps and crops of the test split, alike but for what "
-        "the model was given (none, map, crops, both, …)",
+        description="row (none, map, crops, both, …) → dataset made from maps and crops of the "
+        "test split; rows differ only in the conditions that the model was given",
     )
     seen: dict[Name, Name] = Field(
-        default_factory=dict, description="the same rows, with maps and crops of training slides"
+        default_factory=dict,
+        description="row → dataset made from maps and crops of training slides",
     )
     encoders: tuple[str, ...] = Field(
-        ("embedded",), min_length=1, description="encoders of the Fréchet distances"
+        ("embedded",), min_length=1, description="encoders whose features are compared"
     )
     encoder_weights: dict[str, str] = Field(
         default_factory=dict, description="encoder → key or path of its weights"
     )
     references: dict[str, str] = Field(
         default_factory=dict,
-        description="encoder → key or path of statistics that another report saved; the dataset "
-        "is held against them too",
+        description="encoder → key or path of statistics that another report saved, to "
+        "compare the dataset with them too",
     )
     segmenter_encoder: str = "resnet18"
     segmenter_steps: int = Field(300, ge=1)
     segmenter_batch: int = Field(16, ge=1)
     few: float | None = Field(
-        None, gt=0, lt=1, description="train segmenters on this share of the real regions too"
+        None,
+        gt=0,
+        lt=1,
+        description="share of the real regions for the segmenters of few regions",
     )
-    seeds: int = Field(1, ge=1, le=20)
+    seeds: int = Field(1, ge=1, le=20, description="repetitions of each segmenter")
     seed: int = 0
 
     def inputs(self) -> list[str]:
         sets = [region_set_key(self.regions)] if self.regions else []
         datasets = [self.dataset, *self.ablation.values(), *self.seen.values()]
-        parts = ("dataset.json", "croissant.json")  # the latter has the digests of the images
+        parts = ("dataset.json", "croissant.json")  # croissant.json has the images' digests
         return [*(dataset_key(name, part) for name in datasets for part in parts), *sets]
 
 
 class ReportPart(BaseModel):
-    """A part of a report; keys of another release are ignored, because reports outlive the code."""
+    """A part of a report; unknown keys are ignored, because they may be from another release."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -79,14 +85,14 @@ class TrainingSet(StrEnum):
 
 
 class RealSplit(ReportPart):
-    """The real regions of one side of the split."""
+    """The real regions for training, or those for testing."""
 
     slides: tuple[str, ...]
-    regions: int
+    regions: int = Field(description="number of regions")
 
 
 class FidelityRow(ReportPart):
-    """Distance of one source of images to real test images; means over both halves of the slides.
+    """Distances of a source of images to real test images: means over two halves of the slides.
 
     Precision and recall: Kynkäänniemi et al. 2019. Density and coverage: Naeem et al. 2020.
     """
@@ -97,9 +103,12 @@ class FidelityRow(ReportPart):
     recall: float | None = None
     density: float | None = None
     coverage: float | None = None
-    over_floor: float | None = Field(None, description="Fréchet distance over that of the floor")
+    over_floor: float | None = Field(
+        None, description="Fréchet distance divided by the distance between real images (the floor)"
+    )
     own_slides: float | None = Field(
-        None, description="Fréchet distance to other regions of the slides it was made from"
+        None,
+        description="Fréchet distance to other regions of the slides that the images come from",
     )
 
 
@@ -107,41 +116,48 @@ class ReferenceDistance(ReportPart):
     """Distance of the dataset to statistics that another report saved."""
 
     source: str
-    n: tuple[int, int] = Field(description="images of the dataset, and of the reference")
+    n: tuple[int, int] = Field(description="number of images of the dataset, and of the reference")
     frechet: float
 
 
 class Leakage(ReportPart):
-    """Whether synthetic images copy training images, beside real images of slides never seen."""
+    """Signs that images copy training images; real images of held-out slides serve as control."""
 
-    authentic: float = Field(description="share outside the neighbour's own radius: AuthPct")
-    authentic_held_out: float = Field(description="the same share of held-out real images")
-    excess_copies: float = Field(description="share of near copies, less what chance explains")
-    excess_bound: float = Field(description="excess that chance stays within 95 times of 100")
+    authentic: float = Field(
+        description="share of images that are further from their nearest training image than that "
+        "image is from its own nearest one (AuthPct, Alaa et al. 2022)"
+    )
+    authentic_held_out: float = Field(description="`authentic` of held-out real images")
+    excess_copies: float = Field(description="share of near copies minus the share by chance")
+    excess_bound: float = Field(
+        description="95 % of generators without copies stay below this excess"
+    )
     significant: bool = Field(description="whether the excess is above the bound")
-    c_t: float = Field(description="C_T of Meehan et al. 2020; well below 0: copies")
+    c_t: float = Field(description="C_T of Meehan et al. 2020; copies push it well below 0")
 
 
 class Retrieval(ReportPart):
-    """How often an image tells its own crop from other crops of the same class."""
+    """How often an image's own crop is found among other crops of the same class."""
 
     top1: float | None = Field(description="share of hits; None without queries")
-    n: int = Field(description="queries")
-    skipped: int = Field(description="queries left out for lack of other crops")
-    chance: float | None = Field(description="of a hit")
+    n: int = Field(description="number of queries")
+    skipped: int = Field(description="queries left out because other crops are too few")
+    chance: float | None = Field(description="share of hits by guessing")
 
 
 class Fidelity(ReportPart):
     """Distances of all sources of images to real test images, by the features of one encoder."""
 
-    n: int = Field(description="images on either side of a distance")
-    views: int = Field(description="turns of each image")
-    dim: int = Field(description="dimensions of a feature")
+    n: int = Field(description="number of images on each side of a distance")
+    views: int = Field(description="number of turned views of each image")
+    dim: int = Field(description="width of the features")
     reliable: bool = Field(description="whether n is at least twice dim")
     rows: dict[str, FidelityRow] = Field(
-        description="source of images → figures; empty: too few images"
+        description="source of images → distances; empty if there are too few images"
     )
-    n_own_slides: int | None = Field(None, description="images on either side, for own_slides")
+    n_own_slides: int | None = Field(
+        None, description="number of images on each side of own_slides"
+    )
 
 
 class EncoderFigures(Fidelity):
@@ -150,21 +166,21 @@ class EncoderFigures(Fidelity):
     encoder: str
     license: str
     reference: ReferenceDistance | None = None
-    leakage: dict[str, Leakage] = Field(description="source of images → figures")
-    retrieval: dict[str, Retrieval] = Field(description="source of images → figures")
+    leakage: dict[str, Leakage] = Field(description="source of images → leakage")
+    retrieval: dict[str, Retrieval] = Field(description="source of images → retrieval of crops")
 
 
 class Copying(ReportPart):
-    """Share of the crops' textured blocks that reappear in images."""
+    """Mean share of a crop's textured blocks that reappear in an image."""
 
-    made: float | None = Field(description="in the images made from the crops")
-    chance: float | None = Field(description="in the real regions of the maps")
-    n: int = Field(description="crops")
-    n_chance: int
+    made: float | None = Field(description="share in the images made from the crops")
+    chance: float | None = Field(description="share in the real regions of the maps")
+    n: int = Field(description="number of crops for `made`")
+    n_chance: int = Field(description="number of crops for `chance`")
 
 
 class Likeness(ReportPart):
-    """How like real images are to their reconstructions; means."""
+    """Mean similarity of real images and their reconstructions by the autoencoder."""
 
     psnr: float = Field(description="dB")
     ssim: float
@@ -172,24 +188,26 @@ class Likeness(ReportPart):
 
 
 class Appearance(ReportPart):
-    """Whether images look like the crops that they were given."""
+    """Measures of how well images take up the look of their crops."""
 
-    stain: dict[str, float] = Field(description="row → stain error, in units of optical density")
+    stain: dict[str, float] = Field(description="row → mean stain error, optical density")
     copying: Copying
     retrieval: dict[str, Retrieval] = Field(description="row → retrieval by staining")
     autoencoder: Likeness
 
 
 class SegmenterSettings(ReportPart):
-    """How the segmenters were trained."""
+    """The training settings of the segmenters."""
 
     architecture: str
     encoder: str
-    imagenet: bool = Field(False, description="whether its encoder starts from ImageNet's weights")
+    imagenet: bool = Field(False, description="whether the encoder starts from ImageNet's weights")
     steps: int
     batch: int
     seeds: int
-    few: float | None = Field(description="share of the real regions that the few sets have")
+    few: float | None = Field(
+        description="share of the real regions in the sets `few` and `few_both`"
+    )
 
 
 class SegmentationScores(ReportPart):
@@ -198,26 +216,28 @@ class SegmentationScores(ReportPart):
     mean_iou: float
     spread: float | None = Field(description="sample standard deviation over seeds; None: one seed")
     accuracy: float = Field(description="share of labelled pixels")
-    iou: dict[str, float | None] = Field(description="class → IoU; None where the truth has none")
-    n: int = Field(description="images scored")
+    iou: dict[str, float | None] = Field(
+        description="class → IoU; None if no label map has the class"
+    )
+    n: int = Field(description="number of images scored")
     seeds: int
-    trained_on: int | None = Field(None, description="images trained on")
+    trained_on: int | None = Field(None, description="number of images trained on")
 
 
 class Report(ReportPart):
-    """All figures of an evaluation, and what they were measured on; None: not measured."""
+    """All figures of an evaluation, and the data behind them; None means not measured."""
 
     report: str
     dataset: str
-    images: int
+    images: int = Field(description="number of images of the dataset")
     model: str = Field(description="<name>/<version>")
     size: int = Field(description="side of an image, pixels")
     mpp: float = Field(description="µm per pixel")
-    proportions: dict[str, float] = Field(description="class → share that was reached")
-    regions: str = Field(description="the real region set")
-    labels: str = Field(description="where the real labels come from")
+    proportions: dict[str, float] = Field(description="class → share in the dataset")
+    regions: str = Field(description="name of the real region set")
+    labels: str = Field(description="source of the real labels: 'annotation', or 'clusters/<run>'")
     held_out: bool = Field(description="whether no training has seen the test slides")
-    cautions: tuple[str, ...] = Field(description="what makes figures better than they should be")
+    cautions: tuple[str, ...] = Field(description="reasons why figures may be too good")
     real_train: RealSplit
     real_test: RealSplit
     fidelity: tuple[EncoderFigures, ...] = ()
@@ -225,10 +245,10 @@ class Report(ReportPart):
     segmenter: SegmenterSettings
     segmentation: dict[TrainingSet, SegmentationScores | None] = Field(default_factory=dict)
     faithfulness: SegmentationScores | None = Field(
-        description="of segmenters of real images, on synthetic images against their maps"
+        description="scores, on synthetic images, of segmenters trained on real images"
     )
 
 
 def report_key(report: str, name: str) -> str:
-    """Key of one of a report's objects."""
+    """Return the key of an object of a report."""
     return f"reports/{report}/{name}"

@@ -1,4 +1,4 @@
-"""Gateway: the answers of its HTTP API; its requests are those of the services.
+"""Gateway: the bodies and answers of its HTTP API, except the requests of the services.
 
 datasets/<id>/submission.json   Submission
 """
@@ -20,77 +20,83 @@ from shared.contracts.synthesize import DatasetRequest, SamplingChoice, dataset_
 
 
 class Submission(Contract):
-    """Which job makes a dataset, and who asked for it."""
+    """A request for a dataset, the job that makes it, and the token that sent it."""
 
     job: str
-    token: str | None = Field(None, description="name of the token; None: made without a gateway")
+    token: str | None = Field(None, description="name of the token; None: not sent to a gateway")
     created: datetime | None = None
     request: DatasetRequest
 
 
 class DatasetStatus(Contract):
-    """A dataset, made or in the making."""
+    """The state and progress of a dataset."""
 
     dataset: str
     model: str = Field(description="<name>/<version>")
     job: str
     state: State
-    images: int = Field(description="that were asked for")
-    made: int = Field(description="images made so far; those refused as copies are not among them")
-    shards: int
+    images: int = Field(description="number of images requested")
+    made: int = Field(description="number of images made so far, without refused copies")
+    shards: int = Field(description="number of shards")
     shards_done: int
-    failed: dict[str, str] = Field(description="shard → why; at most 100")
-    images_per_second: float | None = Field(description="of all workers; None where none is busy")
+    failed: dict[str, str] = Field(description="shard → error; at most 100")
+    images_per_second: float | None = Field(
+        description="rate of all workers; None while no worker is busy"
+    )
     seconds_left: float | None
     created: datetime | None
-    result: dict[str, Any] | None = Field(description="what the job says in the end")
+    result: dict[str, Any] | None = Field(description="result of the job; None until it ends")
 
 
 class DatasetEstimate(Contract):
-    """What a dataset will cost, going by earlier ones of the same model."""
+    """The expected cost of a dataset, measured on earlier datasets of the same model."""
 
     images: int
     seconds: float | None = Field(
-        description="of one worker; None where the model has made no dataset yet"
+        description="time of one worker; None if the model has made no dataset yet"
     )
-    bytes: int | None = Field(description="in the store, without exports")
-    measured_datasets: int = Field(description="that the estimate is derived from")
-    measured_images: int
-    evaluations: int = Field(description="of the denoiser per image, as asked for")
+    bytes: int | None = Field(description="size in the store, without exports")
+    measured_datasets: int = Field(description="number of earlier datasets measured")
+    measured_images: int = Field(description="number of their images that were measured")
+    evaluations: int = Field(
+        description="denoiser evaluations per image for the requested settings"
+    )
 
 
 class DatasetPage(Contract):
-    """Some of the datasets, by name."""
+    """A page of datasets, sorted by name."""
 
     items: tuple[DatasetStatus, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 class ShardLink(Contract):
-    """Where a finished shard can be downloaded."""
+    """The download link of a finished shard."""
 
     shard: str
-    url: str = Field(description="absolute: presigned, no token needed; else relative, with token")
+    url: str = Field(
+        description="absolute (presigned: send no token), or relative (send the token)"
+    )
     bytes: int
     sha256: str
 
 
 class ShardPage(Contract):
-    """Some of a dataset's shards, in order."""
+    """A page of a dataset's finished shards, in order."""
 
     items: tuple[ShardLink, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 class JobPage(Contract):
-    """Some of the jobs, by id."""
+    """A page of jobs, sorted by id."""
 
     items: tuple[JobStatus, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 def submission_key(dataset: str) -> str:
-    """Key of a dataset's submission."""
+    """Return the key of a dataset's submission."""
     return dataset_key(dataset, "submission.json")
 
 
@@ -129,31 +135,35 @@ class SlideInfo(Contract):
     """A slide in the store, ingested or not."""
 
     slide: Name
-    source: str | None = Field(description="key of its main file: `source` of an ingest request")
-    files: dict[str, int] = Field(description="key → bytes, of all its files")
-    annotation: str | None = Field(description="key of its annotation: `labels` of that request")
+    source: str | None = Field(
+        description="key or path of the main file, as `source` of an ingest request"
+    )
+    files: dict[str, int] = Field(description="key → size in bytes of each of its files")
+    annotation: str | None = Field(
+        description="key of the annotation, as `labels` of an ingest request"
+    )
     record: SlideRecord | None = Field(description="None until it is ingested")
 
 
 class SlidePage(Contract):
-    """Some of the slides, by name."""
+    """A page of slides, sorted by name."""
 
     items: tuple[SlideInfo, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 class SlideReference(Contract):
-    """A slide that lies elsewhere in the store: the record at `slides/<slide>/reference.json`."""
+    """A reference to a slide elsewhere in the store, kept at `slides/<slide>/reference.json`."""
 
     slide: Name
-    source: str = Field(max_length=1024, description="key of its main file")
+    source: str = Field(max_length=1024, description="key of the main file")
 
 
 class UploadBody(Contract):
-    """A large file that comes in parts."""
+    """A request to upload a large file in parts."""
 
-    file: str = Field(min_length=1, max_length=256, description="name, below the slide's source")
-    bytes: int = Field(ge=1, le=2**40)
+    file: str = Field(min_length=1, max_length=256, description="file name in the slide's folder")
+    bytes: int = Field(ge=1, le=2**40, description="size of the file")
 
 
 class UploadPart(Contract):
@@ -161,59 +171,61 @@ class UploadPart(Contract):
 
     number: int
     bytes: int
-    url: str = Field(description="absolute: PUT there, without a token; else relative, with token")
+    url: str = Field(
+        description="URL to PUT the part to: absolute without a token, or relative with the token"
+    )
 
 
 class Upload(Contract):
-    """An upload under way: the record at `uploads/<upload>.json`."""
+    """An upload in progress: the record at `uploads/<upload>.json`."""
 
     upload: Name
     slide: Name
     file: str
     bytes: int
-    part_bytes: int = Field(description="of every part but the last")
-    parts: int
+    part_bytes: int = Field(description="size of every part but the last")
+    parts: int = Field(description="number of parts")
 
 
 class UploadStatus(Contract):
-    """What of an upload has arrived, and where the next parts go."""
+    """The parts of an upload that have arrived, and links for those that are missing."""
 
     upload: Upload
-    arrived: tuple[int, ...]
+    arrived: tuple[int, ...] = Field(description="numbers of the parts")
     missing: tuple[UploadPart, ...] = Field(description="the next parts, at most 100")
 
 
 class Names(Contract):
-    """Some of the names of a kind of thing, sorted."""
+    """A page of names, sorted."""
 
     items: tuple[str, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 class RegionRow(Contract):
-    """One region of a set."""
+    """One region of a set, with its place and its class shares."""
 
     key: str
     slide: str
-    x: int = Field(description="level-0 pixels")
+    x: int = Field(description="upper left corner, level-0 pixels")
     y: int
-    fractions: tuple[float, ...] = Field(description="share per class, background first")
+    fractions: tuple[float, ...] = Field(description="share of each class, background first")
 
 
 class RegionPage(Contract):
-    """Some of a slide's regions, by key."""
+    """A page of a slide's regions, sorted by key."""
 
     items: tuple[RegionRow, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 class AtlasType(Contract):
-    """A tissue type that clustering found, and what a person says of it."""
+    """A tissue type of a clustering."""
 
     label: int = Field(description="cluster + 1")
     type: TissueType
-    patches: int
-    mean_distance: float = Field(description="mean cosine distance to the centroid")
+    patches: int = Field(description="number of patches")
+    mean_distance: float = Field(description="mean cosine distance of the patches to the centroid")
 
 
 class Atlas(Contract):
@@ -226,77 +238,81 @@ class Atlas(Contract):
 
 
 class TypePlace(Contract):
-    """A slide that a tissue type lies on."""
+    """A slide with patches of a tissue type."""
 
     slide: str
-    patches: int = Field(description="of the type on this slide")
-    x: int = Field(description="corner of the patch nearest to the type's centre, level-0 pixels")
+    patches: int = Field(description="number of patches of the type on the slide")
+    x: int = Field(
+        description="upper left corner of the patch nearest to the centroid, level-0 pixels"
+    )
     y: int
     nearest: tuple[tuple[int, int], ...] = Field(
-        description="corners of this patch and of those that follow, nearest first"
+        description="corners (x, y) of the patches nearest to the centroid, nearest first"
     )
 
 
 class TypePlaces(Contract):
-    """Some of the slides that a tissue type lies on, by name."""
+    """A page of the slides with patches of a tissue type, sorted by name."""
 
     items: tuple[TypePlace, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 class TrainingRun(Contract):
-    """A training run: its job, its curves, its sample sheets."""
+    """A training run with its job, curves and sample sheets."""
 
     run: str
     job: str | None
     state: State | None
     curves: dict[str, tuple[dict[str, float], ...]] = Field(
-        description="vae, decoder, denoiser → rows of metrics"
+        description="vae, decoder or denoiser → rows of metrics"
     )
     samples: tuple[str, ...] = Field(description="names of the sample sheets, in order")
 
 
 class ReportInfo(Contract):
-    """An evaluation of a dataset, in short; the report itself says what was measured on what."""
+    """The main figures of a report; the report itself names the data behind them."""
 
     report: str
     dataset: str
     model: str = Field(description="<name>/<version>")
     images: int
-    held_out: bool = Field(description="whether the real test slides were kept from the model")
+    held_out: bool = Field(description="whether the model was trained without the test slides")
     frechet: dict[str, float] = Field(description="encoder → Fréchet distance to real test images")
-    floor: dict[str, float] = Field(description="encoder → the same of real images to others")
+    floor: dict[str, float] = Field(
+        description="encoder → Fréchet distance between real images of other slides"
+    )
     mean_iou: dict[str, float] = Field(
-        description="what a segmenter was trained on → mean IoU on real test images"
+        description="training set of a segmenter → mean IoU on real test images"
     )
     faithfulness: float | None = Field(
-        description="mean IoU of the requested maps, as a segmenter of real images sees them"
+        description="mean IoU, on synthetic images, of a segmenter trained on real images"
     )
 
 
 class ReportPage(Contract):
-    """Some of the reports, by name."""
+    """A page of reports, sorted by name."""
 
     items: tuple[ReportInfo, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 class ModelInfo(Contract):
-    """A model version."""
+    """A model version, and whether Triton serves it."""
 
     record: ModelRecord
-    served: bool = Field(description="whether it is what Triton serves of the model")
+    served: bool = Field(description="whether Triton serves this version of the model")
 
 
 class ModelPage(Contract):
-    """Some of the models' versions."""
+    """A page of model versions."""
 
     items: tuple[ModelInfo, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 class DeployBody(Contract):
-    """How a version is served."""
+    """A request to deploy a model version."""
 
     engine: Engine = "pytorch"
     device: Literal["cpu", "cuda"] = "cpu"

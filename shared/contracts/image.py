@@ -1,4 +1,4 @@
-"""Image: one label map and crops → one image, at once.
+"""Image: a label map and crops → one image.
 
 images/inputs/<sha256>.png   uploaded label maps and crops
 images/<image>.png           the image
@@ -22,7 +22,7 @@ INPUTS = "images/inputs/"
 class GivenCrop(Contract):
     """A crop of one class: an uploaded image, or a region to cut it from."""
 
-    label: int = Field(ge=0, le=255)
+    label: int = Field(ge=0, le=255, description="index of the class")
     pixels: str | None = Field(None, description="key of a square PNG")
     regions: Name | None = Field(None, description="region set to cut from")
     region: Name | None = Field(None, description="key of the region in that set")
@@ -39,7 +39,7 @@ class ImageRequest(SamplingChoice, Request):
 
     stage: ClassVar[str] = "image"
 
-    image: Name = Field(description="name of the result")
+    image: Name = Field(description="name of the image to make")
     model: Name
     version: Name = "1"
     labels: str = Field(
@@ -64,5 +64,5 @@ def image_key(image: str) -> str:
 
 
 def input_key(data: bytes) -> str:
-    """Return the key of an uploaded PNG, which follows from its content."""
+    """Return the key of an uploaded PNG: the same content has the same key."""
     return f"{INPUTS}{hashlib.sha256(data).hexdigest()}.png"

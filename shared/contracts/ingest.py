@@ -5,7 +5,7 @@ slides/<slide>/slide.json       SlideRecord
 slides/<slide>/tissue.png       tissue mask, 255 = tissue
 slides/<slide>/thumbnail.png
 slides/<slide>/labels.tif       label map (annotated slides only)
-tiles/<cohort>.parquet          tiles that were cut elsewhere, and their masks (TILE_COLUMNS)
+tiles/<cohort>.parquet          tiles from other tools, and their masks (TILE_COLUMNS)
 patches/<cohort>/<slide>.parquet  patch index
 cohorts/<cohort>.json           CohortRecord
 regions/<cohort>/…              region set of the annotated slides and of the tiles
@@ -24,24 +24,24 @@ from shared.contracts.regions import RegionRule
 
 TILE_COLUMNS = pa.schema(
     [
-        ("slide", pa.string()),  # slide or patient, which lies in one split
-        ("split", pa.string()),  # null: drawn by the request's fractions
+        ("slide", pa.string()),  # slide or patient; all its tiles are in one split
+        ("split", pa.string()),  # null: assigned by the request's `split`
         ("image", pa.string()),  # key in the store, or absolute path
-        ("mask", pa.string()),  # indices of classes, or foreground (any value) of `label`
-        ("label", pa.uint8()),  # null: the mask holds indices
+        ("mask", pa.string()),  # class indices, or `label` wherever not 0
+        ("label", pa.uint8()),  # null: the mask holds class indices
         ("mpp", pa.float64()),
     ]
 )
 
 
 class SlideSource(Contract):
-    """The files of a slide and its annotation: store keys, or absolute paths left in place."""
+    """The files of a slide and its annotation: store keys, or absolute paths that stay in use."""
 
     slide: Name
     source: str = Field(description="key of the slide's main file in the store, or absolute path")
     labels: str | None = Field(None, description="key or absolute path of the annotation")
-    label_format: LabelFormat | None = Field(None, description="default: by the suffix")
-    mpp: float | None = Field(None, gt=0, description="for slides that state no resolution")
+    label_format: LabelFormat | None = Field(None, description="default: guessed by the suffix")
+    mpp: float | None = Field(None, gt=0, description="µm per pixel, if the slide states none")
     split: Split | None = None
 
 
@@ -49,27 +49,31 @@ class PatchGrid(Contract):
     """The grid of patches that are embedded and clustered."""
 
     size: int = Field(256, ge=16, le=2048, description="side of a patch in pixels at `mpp`")
-    mpp: float = Field(0.5, gt=0)
+    mpp: float = Field(0.5, gt=0, description="µm per pixel")
     stride: int = Field(256, ge=4, description="pixels at `mpp` between neighbouring patches")
-    min_tissue: float = Field(0.5, ge=0, le=1, description="smallest tissue share of a patch")
+    min_tissue: float = Field(
+        0.5, ge=0, le=1, description="smallest tissue share of a patch that is kept"
+    )
 
 
 class IngestRequest(Request):
-    """Ingest slides, or tiles that were cut elsewhere, as a cohort."""
+    """Ingest slides, or tiles from other tools, as a cohort."""
 
     stage: ClassVar[str] = "ingest"
 
     cohort: Name
     slides: tuple[SlideSource, ...] = ()
     tiles: str | None = Field(None, description="key of a table of tiles and their masks")
-    classes: Classes | None = Field(None, description="needed if there are labels")
+    classes: Classes | None = Field(
+        None, description="classes of the labels; needed if there are any"
+    )
     label_names: dict[str, str] = Field(
         default_factory=dict, description="annotation name or pixel value → class name"
     )
     patches: PatchGrid = PatchGrid()
     regions: RegionRule = RegionRule()
     split: SplitFractions = SplitFractions()
-    allow_other_stains: bool = Field(False, description="take slides that do not look like H&E")
+    allow_other_stains: bool = Field(False, description="accept slides that do not look like H&E")
 
     @model_validator(mode="after")
     def _consistent(self) -> IngestRequest:
@@ -88,18 +92,18 @@ class IngestRequest(Request):
 
 
 class SlideRecord(Contract):
-    """The record at `slides/<slide>/slide.json`."""
+    """An ingested slide: the record at `slides/<slide>/slide.json`."""
 
     slide: Name
-    source: str
+    source: str = Field(description="key or absolute path of the main file")
     sha256: str
     width: int = Field(description="level-0 pixels")
     height: int
     mpp: float = Field(description="µm per level-0 pixel, x")
     mpp_y: float = Field(description="µm per level-0 pixel, y")
     vendor: str
-    levels: int
-    objective: float | None
+    levels: int = Field(description="number of pyramid levels")
+    objective: float | None = Field(description="nominal magnification, if stated")
     tissue_fraction: float
     stain: Literal["h&e", "other", "unknown"]
     labels: str | None = Field(description="key of the label map, if annotated")
@@ -107,34 +111,34 @@ class SlideRecord(Contract):
 
 
 class CohortRecord(Contract):
-    """The record at `cohorts/<cohort>.json`."""
+    """A cohort of slides: the record at `cohorts/<cohort>.json`."""
 
     cohort: Name
     classes: Classes | None
     patches: PatchGrid
-    splits: dict[str, Split] = Field(description="slide → split; without slides that failed")
+    splits: dict[str, Split] = Field(description="slide → split, without failed slides")
     sha256: dict[str, str] = Field(description="slide → SHA-256 of its source")
 
     def of_split(self, *splits: Split) -> list[str]:
-        """Names of the slides in the given splits, sorted."""
+        """Return the names of the slides in the given splits, sorted."""
         return sorted(slide for slide, split in self.splits.items() if split in splits)
 
 
 def cohort_key(cohort: str) -> str:
-    """Key of a cohort's record."""
+    """Return the key of a cohort's record."""
     return f"cohorts/{cohort}.json"
 
 
 def tiles_key(cohort: str) -> str:
-    """Key of a cohort's table of tiles."""
+    """Return the key of a cohort's table of tiles."""
     return f"tiles/{cohort}.parquet"
 
 
 def slide_key(slide: str, name: str = "slide.json") -> str:
-    """Key of one of a slide's objects."""
+    """Return the key of an object of a slide."""
     return f"slides/{slide}/{name}"
 
 
 def patches_key(cohort: str, slide: str) -> str:
-    """Key of a slide's patch index."""
+    """Return the key of a slide's patch index."""
     return f"patches/{cohort}/{slide}.parquet"

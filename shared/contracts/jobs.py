@@ -21,7 +21,7 @@ from shared.contracts.base import Contract
 State = Literal["planning", "running", "done", "partial", "failed", "cancelled"]
 
 ENDED = frozenset({"done", "partial", "failed", "cancelled"})
-"""States that a job does not leave by itself."""
+"""States of a job that has ended."""
 
 
 class JobRecord(Contract):
@@ -51,7 +51,7 @@ class Marker(Contract):
 
     outputs: dict[str, str] = Field(description="key → SHA-256 of the object")
     result: dict[str, Any] = Field(
-        default_factory=dict, description="the stage's summary; empty for the plan"
+        default_factory=dict, description="summary of the shard; empty for the plan"
     )
     seconds: float
     host: str = ""
@@ -59,7 +59,7 @@ class Marker(Contract):
 
 
 class ParkedUnit(Contract):
-    """A unit that was given up, and its last error."""
+    """The last error of a unit that was given up."""
 
     error: str
     traceback: str = ""
@@ -67,10 +67,10 @@ class ParkedUnit(Contract):
 
 
 class JobResult(Contract):
-    """The end of a job."""
+    """The final state and result of a job."""
 
     state: State
-    result: dict[str, Any] | None = Field(description="the stage's; None without one")
+    result: dict[str, Any] | None = Field(description="result of the stage; None without one")
     failed: dict[str, str] = Field(description="parked unit → its error")
 
 
@@ -80,14 +80,14 @@ class JobStatus(Contract):
     job: str
     stage: str
     state: State
-    phase: int
-    phases: int
-    done: int
-    total: int
-    failed: dict[str, str]
+    phase: int = Field(description="number of the current phase, from 0")
+    phases: int = Field(description="number of phases")
+    done: int = Field(description="number of finished shards")
+    total: int = Field(description="number of shards")
+    failed: dict[str, str] = Field(description="parked unit → its error")
     result: dict[str, Any] | None
 
 
 def job_key(job: str, name: str) -> str:
-    """Key of one of a job's objects."""
+    """Return the key of an object of a job."""
     return f"jobs/{job}/{name}"

@@ -1,4 +1,4 @@
-"""Published models: how a version is named, and its record."""
+"""Published models: the names and records of their versions."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class ModelRef(NamedTuple):
 
 
 class ModelRecord(Contract):
-    """The record at `models/<name>/<version>/model.json`."""
+    """A published model version: the record at `models/<name>/<version>/model.json`."""
 
     model: Name
     version: Name
     classes: Classes
-    size: int
-    mpp: float
-    regions: Name
-    run: Name
+    size: int = Field(description="side of the images, pixels")
+    mpp: float = Field(description="µm per pixel")
+    regions: Name = Field(description="region set that the model was trained on")
+    run: Name = Field(description="training run")
     recipe: Recipe
-    warm_start: str | None
+    warm_start: str | None = Field(description="model that the training started from")
     sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
 
     @property

@@ -18,33 +18,33 @@ KINDS: tuple[Kind, Kind] = ("real", "synthetic")
 
 
 class RealSet(Contract):
-    """Regions of slides."""
+    """Real images of a study: regions of a region set."""
 
     regions: Name = Field(description="region set")
     splits: tuple[Split, ...] = Field(("test",), min_length=1)
 
     @property
     def title(self) -> str:
-        """How results name the set."""
+        """Name of the set in the results."""
         return f"{self.regions} ({', '.join(self.splits)})"
 
 
 class StudyBody(Contract):
-    """A reader study to make."""
+    """A request for a reader study."""
 
     study: Name
     real: tuple[RealSet, ...] = Field(min_length=1, max_length=8)
     synthetic: tuple[Name, ...] = Field(min_length=1, max_length=8, description="datasets")
     images: int = Field(
-        60, ge=1, le=500, description="of each kind; the sets of a kind give equal shares"
+        60, ge=1, le=500, description="images of each kind; the sets of a kind give equal shares"
     )
     readers: tuple[ReaderName, ...] = Field(min_length=1, max_length=50)
     seed: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="of the choice and the order of images; default: drawn. Who knows it and the "
-        "sets knows the truth: keep it from readers",
+        description="seed of the choice and the order of images; default: drawn. Keep it from "
+        "readers, because the seed and the sets together tell which images are real",
     )
 
     @model_validator(mode="after")
@@ -56,44 +56,44 @@ class StudyBody(Contract):
 
 
 class ReaderProgress(Contract):
-    """How far a reader is."""
+    """The progress of a reader."""
 
     reader: str = Field(description="r1, r2, … in the order of the request")
     name: ReaderName
-    answered: int
+    answered: int = Field(description="number of answers")
     submitted: datetime | None
 
 
 class StudyStatus(Contract):
-    """A reader study, for its maker."""
+    """A reader study as its maker sees it."""
 
     study: Name
     created: datetime
     real: tuple[RealSet, ...]
     synthetic: tuple[Name, ...]
-    images: int = Field(description="of each kind")
+    images: int = Field(description="number of images of each kind")
     size: int = Field(description="side of every picture, pixels")
     mpp: float
     classes: dict[str, dict[Kind, int]] = Field(
-        description="most frequent tissue of an image → number of images"
+        description="most frequent tissue of an image → kind → number of images"
     )
     readers: tuple[ReaderProgress, ...]
 
 
 class StudyPage(Contract):
-    """Some of the reader studies, by name."""
+    """A page of reader studies, sorted by name."""
 
     items: tuple[StudyStatus, ...]
-    next: str | None = Field(description="`cursor` of the next page")
+    next: str | None = Field(description="`cursor` of the next page; None on the last")
 
 
 class ReaderLink(Contract):
-    """A reader's way in; shown this once."""
+    """A reader's link to the study, which is shown only once."""
 
     reader: str
     name: ReaderName
-    token: str = Field(description="bearer token of /v1/reading: this series and nothing else")
-    path: str = Field(description="of the page; what follows # is not sent to any server")
+    token: str = Field(description="bearer token of /v1/reading; opens this series only")
+    path: str = Field(description="path of the page; browsers keep the part after # to themselves")
 
 
 class NewStudy(Contract):
@@ -110,26 +110,26 @@ class AnswerBody(Contract):
     quality: Quality = Field(description="1 poor … 5 excellent")
     note: str = Field("", max_length=1000)
     seconds: float = Field(
-        ge=0, le=86400, allow_inf_nan=False, description="measured by the client"
+        ge=0, le=86400, allow_inf_nan=False, description="time to answer, measured by the client"
     )
 
 
 class Answer(AnswerBody):
-    """An answer as it is kept; `seconds` is of the first answer, also where it was changed."""
+    """A stored answer; if it was changed, `seconds` is still the time of the first answer."""
 
     answered: datetime
     changed: bool = False
 
 
 class ReadingImage(Contract):
-    """One place of a series."""
+    """One image of a reader's series."""
 
-    image: ImageId = Field(description="random, another one for every reader")
+    image: ImageId = Field(description="random id, different for every reader")
     answer: AnswerBody | None
 
 
 class Reading(Contract):
-    """A reader's series, in its order."""
+    """A reader's series of images, in the order in which they are shown."""
 
     study: Name
     reader: ReaderName
@@ -140,7 +140,7 @@ class Reading(Contract):
 
 
 class Interval(Contract):
-    """An estimate with its 95 % interval; None where nothing can be said."""
+    """An estimate with its 95 % interval; None if it cannot be estimated."""
 
     value: float | None
     low: float | None
@@ -148,24 +148,26 @@ class Interval(Contract):
 
 
 class QualityResult(Contract):
-    """Quality of one kind of image."""
+    """The quality that readers gave to one kind of image."""
 
     answers: int
     mean: float | None
-    counts: tuple[int, int, int, int, int] = Field(description="answers of quality 1 to 5")
+    counts: tuple[int, int, int, int, int] = Field(
+        description="number of answers of each quality, 1 to 5"
+    )
 
 
 class ReaderResult(Contract):
-    """One reader's answers, or all together."""
+    """The results of one reader, or of all readers together."""
 
-    reader: str | None = Field(description="None: pooled")
+    reader: str | None = Field(description="r1, r2, …; None: all readers")
     name: str | None
     answers: int
     accuracy: Interval
     sensitivity: Interval = Field(description="share of synthetic images called synthetic")
     specificity: Interval = Field(description="share of real images called real")
-    d_prime: float | None = Field(description="log-linear correction")
-    criterion: float | None = Field(description="above 0: leans to calling images real")
+    d_prime: float | None = Field(description="d′ with the log-linear correction")
+    criterion: float | None = Field(description="bias; above 0 towards calling images real")
     quality: dict[Kind, QualityResult]
     quality_difference: Interval = Field(description="mean of synthetic minus mean of real")
     median_seconds: float | None = Field(description="per image, measured by the client")
@@ -191,9 +193,9 @@ class PairAgreement(Contract):
 
 
 class Agreement(Contract):
-    """Whether readers give the same images the same answer, beyond chance."""
+    """How far readers agree on the same images, beyond chance."""
 
-    fleiss: float | None = Field(description="of all readers, on images that all have answered")
+    fleiss: float | None = Field(description="Fleiss' kappa on images that all have answered")
     images: int
     pairs: tuple[PairAgreement, ...]
 
@@ -211,5 +213,5 @@ class StudyResults(Contract):
 
 
 def study_key(study: str, name: str) -> str:
-    """Key of one of a reader study's objects."""
+    """Return the key of an object of a reader study."""
     return f"reader_studies/{study}/{name}"

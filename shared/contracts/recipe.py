@@ -21,8 +21,8 @@ class VaeRecipe(Contract):
     )
     architecture: Literal["kl", "dc"] = Field(
         "kl",
-        description="of a VAE from scratch: kl is diffusers' AutoencoderKL; dc is AutoencoderDC, "
-        "which learns faster because its shortcuts fold pixels into channels",
+        description="type of a VAE from scratch: kl is diffusers' AutoencoderKL; dc is its "
+        "AutoencoderDC, which learns faster because its shortcuts fold pixels into channels",
     )
     channels: tuple[int, ...] = Field(
         (32, 64, 128, 128),
@@ -42,7 +42,7 @@ class VaeRecipe(Contract):
         None, description="encoder of the perceptual loss, such as efficientnet-lite1"
     )
     batch_size: int = Field(8, ge=1)
-    crop: int = Field(128, ge=32, description="side of the random crops it is trained on, pixels")
+    crop: int = Field(128, ge=32, description="side of the random training crops, pixels")
     learning_rate: float = Field(2e-4, gt=0)
     decoder_learning_rate: float = Field(
         2e-4, gt=0, description="learning rate of the decoder's further steps"
@@ -65,7 +65,7 @@ class VaeRecipe(Contract):
 
     @property
     def factor(self) -> int:
-        """Pixels per latent pixel, of a VAE from scratch."""
+        """Image pixels per latent pixel along each axis, for a VAE from scratch."""
         return int(2 ** (len(self.channels) - (self.architecture == "kl")))
 
 
@@ -85,18 +85,20 @@ class DenoiserRecipe(Contract):
     conditioning: Literal["concat", "regional", "embedding"] = Field(
         "regional",
         description="concat: the paper's canvases beside the map; regional: attention of each "
-        "place to the crops of its own class; embedding: the same with an ImageNet vector instead "
-        "of each crop (for comparison)",
+        "place to the crops of its own class; embedding: like regional, with an ImageNet feature "
+        "vector instead of each crop (for comparison)",
     )
     channels: tuple[int, ...] = Field((128, 256, 384), min_length=1)
     layers: int = Field(1, ge=1)
-    attention: tuple[bool, ...] = Field((False, True, True), description="per level")
+    attention: tuple[bool, ...] = Field(
+        (False, True, True), description="whether each level has attention"
+    )
     condition_channels: int = Field(64, ge=4, description="channels of the encoded condition")
     student: StudentRecipe | None = Field(
-        None, description="learn from the model of the warm start, to sample in few steps"
+        None, description="settings of a student of the warm-start model, to sample in few steps"
     )
     steps: int = Field(1000, ge=0)
-    batch_size: int = Field(16, ge=1, description="per process")
+    batch_size: int = Field(16, ge=1, description="batch size of one process")
     learning_rate: float = Field(2e-4, gt=0)
     warmup: int = Field(100, ge=0)
     ema: float = Field(0.999, ge=0, lt=1)
@@ -105,7 +107,7 @@ class DenoiserRecipe(Contract):
     drop_crops: float = Field(
         0.1, ge=0, le=1, description="chance that the crops alone are dropped"
     )
-    drop_both: float = Field(0.1, ge=0, le=1)
+    drop_both: float = Field(0.1, ge=0, le=1, description="chance that both are dropped")
     views: int = Field(
         0,
         ge=0,
@@ -126,7 +128,9 @@ class DenoiserRecipe(Contract):
     )
     crop_min: float = Field(50 / 512, gt=0, le=1, description="smallest crop side / image side")
     crop_max: float = Field(200 / 512, gt=0, le=1, description="largest crop side / image side")
-    crop_complexity: float = Field(1.0, ge=0, description="α of d = d_base (1 + α complexity)")
+    crop_complexity: float = Field(
+        1.0, ge=0, description="α of the crop side d = d_base (1 + α complexity)"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> DenoiserRecipe:
@@ -154,7 +158,7 @@ class Recipe(Contract):
 
     @property
     def sampling(self) -> Sampling:
-        """The settings of sampling for models of this recipe, unless a request changes them."""
+        """The default sampling settings of models of this recipe."""
         student = self.denoiser.student
         if student is None:
             return Sampling()
@@ -163,7 +167,7 @@ class Recipe(Contract):
         )  # fmt: skip
 
     def untrained(self) -> Recipe:
-        """The same recipe without training steps, to publish a warm start unchanged."""
+        """Return this recipe without training steps, to publish a warm start unchanged."""
         vae = self.vae.model_copy(update={"steps": 0, "decoder_steps": 0})
         denoiser = self.denoiser.model_copy(update={"steps": 0, "views": 0})
         return self.model_copy(update={"vae": vae, "denoiser": denoiser})

@@ -1,7 +1,7 @@
 """Training regions: the rule that chooses windows, and the set that keeps them.
 
-A region set is the border between the services that look at slides (ingest,
-cluster) and those that look at pixels (train, synthesize, evaluate):
+Services that read slides (ingest, cluster) write region sets for the services that
+need only their pixels (train, synthesize, evaluate):
 
     regions/<set>/set.json          RegionSet
     regions/<set>/<slide>.parquet   one row per region (shared.imaging.region_sets.COLUMNS)
@@ -26,13 +26,15 @@ class RegionRule(Contract):
     mpp: float = Field(0.5, gt=0)
     low: float = Field(0.2, ge=0, le=1, description="smallest share of a class that counts")
     high: float = Field(0.8, ge=0, le=1, description="largest share of a class that counts")
-    min_classes: int = Field(2, ge=1, description="classes that must lie between the bounds")
+    min_classes: int = Field(2, ge=1, description="classes that must be within the bounds")
     count_background: bool = Field(
         False, description="count background as a class, and take shares of the whole window"
     )
     min_tissue: float = Field(0.25, ge=0, le=1, description="smallest labelled share of a window")
-    overlap: float = Field(0.5, ge=0, lt=1, description="share of its side that windows overlap")
-    max_per_slide: int = Field(400, ge=1, description="cap; the most diverse windows stay")
+    overlap: float = Field(0.5, ge=0, lt=1, description="overlap of neighbours / side of a window")
+    max_per_slide: int = Field(
+        400, ge=1, description="largest number of regions per slide; the most diverse stay"
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -48,39 +50,39 @@ class RegionRule(Contract):
 
 
 class RegionSetSlide(Contract):
-    """One slide's part of a region set."""
+    """The regions of one slide in a region set."""
 
     slide: Name
     split: Split
-    regions: int = Field(ge=0)
-    sha256: str = Field("", description="of its WebDataset shard; empty without regions")
+    regions: int = Field(ge=0, description="number of regions")
+    sha256: str = Field("", description="SHA-256 of the WebDataset shard; empty without regions")
 
 
 class RegionSet(Contract):
-    """The record at `regions/<set>/set.json`."""
+    """A region set: the record at `regions/<set>/set.json`."""
 
     name: Name
     cohort: Name
-    labels: str = Field(description="'annotation', or 'clusters/<run>'")
+    labels: str = Field(description="source: 'annotation', or 'clusters/<run>'")
     classes: Classes
     rule: RegionRule
     slides: tuple[RegionSetSlide, ...]
 
     def of_split(self, *splits: Split) -> list[RegionSetSlide]:
-        """The slides of the given splits that have regions."""
+        """Return the slides of the given splits that have regions."""
         return [item for item in self.slides if item.split in splits and item.regions]
 
 
 def region_set_key(name: str) -> str:
-    """Key of a region set's record."""
+    """Return the key of a region set's record."""
     return f"regions/{name}/set.json"
 
 
 def region_table_key(name: str, slide: str) -> str:
-    """Key of the table of a slide's regions."""
+    """Return the key of the table of a slide's regions."""
     return f"regions/{name}/{slide}.parquet"
 
 
 def region_tar_key(name: str, slide: str) -> str:
-    """Key of the WebDataset shard with a slide's region images and label maps."""
+    """Return the key of the WebDataset shard with a slide's region images and label maps."""
     return f"regions/{name}/{slide}.tar"

@@ -25,4 +25,4 @@ REQUESTS: dict[str, type[Request]] = {
         EvaluateRequest,
     )
 }
-"""Stage name → its request, in the order of a whole run."""
+"""Stage name → class of its request, in the order of a whole run."""

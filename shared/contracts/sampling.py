@@ -1,6 +1,6 @@
 """The settings of sampling: steps, guidance, staining.
 
-Their defaults are here and nowhere else.
+This module alone sets their defaults.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class GuidanceScale(Contract):
 class Sampling(GuidanceScale):
     """The settings of sampling; see `shared.diffusion.pipeline`."""
 
-    steps: int = Field(10, ge=1, le=1000)
+    steps: int = Field(10, ge=1, le=1000, description="denoising steps per image")
     first_order: bool = Field(
-        False, description="Euler steps only, as few-step students are trained"
+        False, description="take Euler steps only, for which few-step students are trained"
     )
     staining: float = Field(
-        0.5, ge=0, le=1, description="how far the staining of regions is matched to their crops"
+        0.5, ge=0, le=1, description="strength of matching the staining of regions to their crops"
     )

@@ -1,11 +1,12 @@
 """Synthesize: a dataset request → images with their label maps and provenance.
 
-datasets/<id>/choices.parquet       the map of every image; the plan chooses them once
+datasets/<id>/choices.parquet       the map chosen for every image; written by the plan
 datasets/<id>/shards/<n>.tar        WebDataset: <key>.png, <key>.mask.png, <key>.json
 datasets/<id>/shards/<n>.parquet    that shard's rows of the manifest
 datasets/<id>/manifest.parquet      one row per image
 datasets/<id>/preview.png
-datasets/<id>/README.md             card; croissant.json: the same for machines
+datasets/<id>/README.md             dataset card
+datasets/<id>/croissant.json        dataset card for machines
 datasets/<id>/dataset.json          DatasetRecord
 datasets/<id>/exports/<format>/…    the requested exports
 """
@@ -36,7 +37,7 @@ class MapSource(Contract):
 
 
 class CropSource(Contract):
-    """The source of crops."""
+    """The source of crops: regions of a set, from the slide of the map or from others."""
 
     regions: Name | None = Field(None, description="region set; default: the model's own")
     splits: tuple[Split, ...] = ("train",)
@@ -58,19 +59,23 @@ class SamplingChoice(Contract):
         None, ge=0, le=1, description="time at which guidance begins; default: the model's"
     )
     staining: float | None = Field(
-        None, ge=0, le=1, description="how far the staining of regions is matched to their crops"
+        None, ge=0, le=1, description="strength of matching the staining of regions to their crops"
     )
 
     def sampling(self, model: ModelRecord) -> Sampling:
         """Return the model's settings with the changes of this request.
 
         Raises:
-            InputError: steps or guidance are changed for a few-step student, which was trained
-                for its own.
+            InputError: the request changes the steps or the guidance of a few-step student,
+                which works only with those of its training.
         """
         own = model.recipe.sampling
         given = self.model_dump(include=set(SamplingChoice.model_fields), exclude_none=True)
-        changed = {n for n, value in given.items() if n != "staining" and getattr(own, n) != value}
+        changed = {
+            name
+            for name, value in given.items()
+            if name != "staining" and getattr(own, name) != value
+        }
         if own.first_order and changed:
             raise InputError(
                 f"{model.ref} is a student that samples in {own.steps} steps "
@@ -91,7 +96,7 @@ class DatasetRequest(SamplingChoice, Request):
     images: int = Field(64, ge=1, le=10_000_000)
     proportions: dict[str, float] = Field(
         default_factory=dict,
-        description="class name → requested share of all labelled pixels; empty: that of the maps",
+        description="class name → requested share of all labelled pixels; empty: as in the maps",
     )
     maps: MapSource = MapSource()
     crops: CropSource = CropSource()
@@ -140,7 +145,7 @@ def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[in
     """Check requested proportions and return label → share of the labelled pixels.
 
     Raises:
-        InputError: an unknown class, a negative share, or shares above 1 in sum.
+        InputError: a class is unknown, a share is negative, or the shares sum to more than 1.
     """
     unknown = [name for name in proportions if name not in classes.names[classes.first :]]
     if unknown:
@@ -158,7 +163,7 @@ def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[in
 
 
 class DatasetRecord(Contract):
-    """The record at `datasets/<id>/dataset.json`."""
+    """A finished dataset: the record at `datasets/<id>/dataset.json`."""
 
     dataset: Name
     model: str
@@ -172,10 +177,10 @@ class DatasetRecord(Contract):
 
 
 class CropOrigin(Contract):
-    """The origin of a crop and its place in the image, in pixels of the model's mpp."""
+    """The origin of a crop and its place in the image, in pixels at the model's mpp."""
 
     label: int = Field(ge=0)
-    region: str = Field(description="key of the region it was cut from")
+    region: str = Field(description="key of the region that the crop was cut from")
     slide: str
     x: int = Field(description="left upper corner in that region")
     y: int
@@ -185,31 +190,31 @@ class CropOrigin(Contract):
 
 
 class Provenance(Contract):
-    """The origin of one image: `<key>.json` in its shard."""
+    """The sources and settings of one image: `<key>.json` in its shard."""
 
     key: Name
     index: int
     model: str = Field(description="<name>/<version>")
-    weights: dict[str, str] = Field(description="file → SHA-256")
+    weights: dict[str, str] = Field(description="file → SHA-256 of the model's weights")
     map_regions: str = Field(description="region set of the map")
     map_region: str = Field(description="key of the map's region")
     map_slide: str
     map_x: int = Field(description="left upper corner of the window in that region")
     map_y: int
-    symmetry: int = Field(ge=0, le=7, description="of shared.imaging.augment.symmetry")
+    symmetry: int = Field(ge=0, le=7, description="`which` of shared.imaging.augment.symmetry")
     crop_regions: str = Field(description="region set of the crops")
     crops: tuple[CropOrigin, ...]
-    seed: int = Field(description="of the noise")
+    seed: int = Field(description="seed of the noise")
     sampling: Sampling
     condition: Condition
     copied: float | None = Field(
-        None, description="greatest share of a crop that reappears in the image; None: not measured"
+        None, description="greatest share of a crop's blocks that reappears; None: not measured"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _nest_sampling(cls, data: Any) -> Any:
-        """Read datasets from before `sampling` was a record: its fields were beside `seed`."""
+        """Accept older datasets, in which the fields of `sampling` were beside `seed`."""
         if not isinstance(data, dict) or "sampling" in data:
             return data
         flat = {name: data[name] for name in Sampling.model_fields if name in data}
@@ -218,5 +223,5 @@ class Provenance(Contract):
 
 
 def dataset_key(dataset: str, name: str) -> str:
-    """Key of one of a dataset's objects."""
+    """Return the key of an object of a dataset."""
     return f"datasets/{dataset}/{name}"

@@ -1,4 +1,4 @@
-"""Tenants: each has a part of the store to itself, laid out as a store of its own.
+"""Tenants: each has its own part of the store, with the layout of a whole store.
 
 access/tenants/<tenant>.json   TenantRecord
 tenants/<tenant>/…             that tenant's slides, models, datasets, jobs
@@ -13,10 +13,10 @@ from pydantic import Field, StringConstraints
 from shared.contracts.base import Contract
 
 LOCAL = "local"
-"""The tenant that has the root of the store; the only one until others are made."""
+"""The tenant at the root of the store; it always exists."""
 
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]
-"""A tenant's name: without a dot, because a dot ends it in the ids of jobs."""
+"""A tenant's name. It has no dot, because a dot separates it from the rest of a job's id."""
 
 
 class TenantRecord(Contract):
@@ -27,5 +27,5 @@ class TenantRecord(Contract):
 
 
 def tenant_key(tenant: str) -> str:
-    """Key of a tenant's record, in the root of the store."""
+    """Return the key of a tenant's record in the root of the store."""
     return f"access/tenants/{tenant}.json"

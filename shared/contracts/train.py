@@ -1,6 +1,6 @@
 """Train: regions → VAE + dual-conditioned denoiser → published model version.
 
-training/<run>/latents/<shard>.safetensors              latents of views, if the recipe keeps any
+training/<run>/latents/<shard>.safetensors              latents of views, if the recipe has any
 training/<run>/checkpoints/<stage>-<step>.safetensors   everything that a resume needs
 training/<run>/metrics.jsonl, samples/, tensorboard/
 models/<name>/<version>/            a diffusers pipeline folder
@@ -35,8 +35,8 @@ class TrainRequest(Request):
     warm_start: str | None = Field(
         None,
         description="model to start from: models/<name>/<version>, or one in the package: "
-        "'starter' (of phantoms), 'colon' (of colon biopsies) or 'colon-student' (its few-step "
-        "student)",
+        "'starter' (trained on phantoms), 'colon' (on colon biopsies) or 'colon-student' (the "
+        "few-step student of 'colon')",
     )
     seed: int = 0
 

@@ -1,1 +1,1 @@
-"""Synthetic datasets: their samples, exports, and the maps and crops they are made from."""
+"""Synthetic datasets: samples, exports, and the choice of label maps and crops."""

@@ -27,16 +27,16 @@ from shared.imaging.codec import encode_palette_png, encode_png
 from shared.storage import ObjectStore
 
 MAX_PARTS = 100_000
-"""Bound on the connected parts of one image, so that COCO's annotation ids do not meet."""
+"""Upper bound on the connected parts of an image; it keeps COCO's annotation ids distinct."""
 
 
 def classes_json(classes: Classes) -> bytes:
-    """Encode the classes: index, name and colour of each."""
+    """Encode the index, name and colour of each class as JSON."""
     return (json.dumps(classes.model_dump(mode="json")["items"], indent=1) + "\n").encode()
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """Encode a mask as COCO's uncompressed run lengths: columns first, zeros first."""
+    """Encode a mask as COCO's uncompressed run lengths, column by column, zeros first."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     runs: list[int] = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
@@ -85,7 +85,7 @@ def coco_annotations(sample: Sample) -> list[dict[str, Any]]:
 def write_coco(
     file: IO[str], classes: Classes, images: Iterable[Any], annotations: Iterable[Any]
 ) -> None:
-    """Write a COCO file, one entry at a time."""
+    """Write a COCO file one entry at a time, so that memory stays bounded."""
     categories = [
         {"id": item.index, "name": item.name, "supercategory": "tissue", "color": list(item.color)}
         for item in classes.items[1:]
@@ -106,7 +106,7 @@ def write_coco(
 
 
 def coco_bytes(samples: Sequence[Sample], classes: Classes) -> bytes:
-    """Encode a few samples as a COCO file of their own."""
+    """Encode a few samples as a complete COCO file."""
     text = io.StringIO()
     annotations = (row for sample in samples for row in coco_annotations(sample))
     write_coco(text, classes, map(coco_image, samples), annotations)
@@ -179,7 +179,7 @@ def export_dataset(
     if "coco" in formats:
         with (folder / "annotations.json").open("w", encoding="utf-8") as file:
             samples = (s for shard in record.shards for s in read_shard(store.get(shard)))
-            again = (s for shard in record.shards for s in read_shard(store.get(shard)))
-            annotations = (row for sample in again for row in coco_annotations(sample))
+            annotated = (s for shard in record.shards for s in read_shard(store.get(shard)))
+            annotations = (row for sample in annotated for row in coco_annotations(sample))
             write_coco(file, record.classes, map(coco_image, samples), annotations)
     return count

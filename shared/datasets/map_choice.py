@@ -1,4 +1,4 @@
-"""Choosing the maps of a dataset, and the regions that its crops come from."""
+"""Choosing the label maps of a dataset, and the regions that give its crops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.errors import InputError
 from shared.seeds import image_seed
 
 FULL_CROP_SHARE = 0.15
-"""Share of a region that a class needs to fill a large crop: (200 / 512)²."""
+"""Share of a region that fills a large crop, (200 / 512)²."""
 
 PENALTY_WEIGHT = 1e-5
 """Weight of the penalty that keeps the multipliers finite where proportions cannot be reached."""
@@ -25,11 +25,11 @@ PENALTY_WEIGHT = 1e-5
 MAX_NEWTON_STEPS = 200
 MAX_SWAPS = 400
 SHARE_TOLERANCE = 0.002
-"""Distance from the wanted shares at which swapping stops."""
+"""Distance to the wanted shares at which the swapping of regions stops."""
 
 
 def _gaps(shares: Float64, wanted: Mapping[int, float], first: int) -> tuple[Float64, Float64]:
-    """Return each region's labelled share (n,), and its gaps to the wanted shares (n, classes)."""
+    """Return the regions' labelled shares (n,) and gaps to the wanted shares (n, labels)."""
     labels = sorted(wanted)
     tissue = np.maximum(shares[:, first:].sum(1), 1e-6)
     return tissue, shares[:, labels] / tissue[:, None] - [wanted[label] for label in labels]
@@ -39,26 +39,27 @@ def balance(shares: Float64, wanted: Mapping[int, float], first: int = 1) -> Flo
     """Weigh regions so that their expected class shares are the wanted ones.
 
     Among the distributions q of labelled pixels over regions that reach the wanted shares,
-    the one of maximum entropy is taken (Jaynes 1957): q_i ∝ exp(-λ·g_i) for the gaps g_i of
-    the regions' shares, with λ from the convex dual by Newton's method. If no distribution
-    reaches them, the nearest is taken. A region's weight is q_i divided by its labelled share.
+    the one of maximum entropy is taken (Jaynes 1957): q_i ∝ exp(-λ·g_i), where g_i are the gaps
+    between a region's shares and the wanted ones, and λ minimizes the convex dual (Newton's
+    method). If no distribution reaches the wanted shares, the nearest is taken. The weight of a
+    region is q_i divided by its labelled share.
 
     Args:
-        shares: (n, classes) share of each window per class, background first.
-        wanted: label → share of the labelled pixels.
-        first: the first label that counts as labelled.
+        shares: (n, classes) share of each class in each region, background first.
+        wanted: label → wanted share of the labelled pixels.
+        first: smallest label of tissue; pixels of lower labels are unlabelled.
 
     Returns:
-        (n,), positive, sum 1.
+        Weights (n,), positive, with sum 1.
     """
     tissue, gaps = _gaps(shares, wanted, first)
     weights = _spread(gaps) / tissue
-    normal: Float64 = weights / weights.sum()
-    return normal
+    normalized: Float64 = weights / weights.sum()
+    return normalized
 
 
 def _spread(gaps: Float64) -> Float64:
-    """Return the weights (n,) of maximum entropy whose mean gap is zero, or nearest to it."""
+    """Return the maximum-entropy weights (n,) with a mean gap of zero, or as near as possible."""
     multipliers = np.zeros(gaps.shape[1])
     value, weights = _dual(gaps, multipliers)
     for _ in range(MAX_NEWTON_STEPS):
@@ -71,7 +72,7 @@ def _spread(gaps: Float64) -> Float64:
             break
         while (after := _dual(gaps, multipliers + size * step))[0] > value - 0.1 * size * gain:
             size /= 2
-            if size < 1e-6:  # the rest is rounding
+            if size < 1e-6:  # only rounding errors are left
                 return weights
         multipliers = multipliers + size * step
         value, weights = after
@@ -79,7 +80,7 @@ def _spread(gaps: Float64) -> Float64:
 
 
 def _dual(gaps: Float64, multipliers: Float64) -> tuple[float, Float64]:
-    """Return the value of the convex dual, and its weights (n,)."""
+    """Return the value of the convex dual at `multipliers`, and the weights (n,) there."""
     logits = -gaps @ multipliers
     highest = logits.max()
     raised = np.exp(logits - highest)
@@ -97,8 +98,16 @@ def choose_maps(
 ) -> Int64:
     """Choose the regions whose label maps a dataset uses.
 
-    Without wanted shares, all regions are taken equally often, within one.
-    With them, regions are drawn by `balance`, and then swapped while the gap shrinks.
+    Without wanted shares, all regions are taken equally often, give or take one. With them,
+    regions are drawn with the weights of `balance`, and then some are swapped for others to
+    come nearer to the wanted shares.
+
+    Args:
+        shares: (n, classes) share of each class in each region, background first.
+        count: number of regions to choose; a region may be chosen several times.
+        wanted: label → wanted share of the labelled pixels; empty: no preference.
+        rng: generator of the draws.
+        first: smallest label of tissue.
 
     Returns:
         int64 (count,) region numbers, in random order.
@@ -114,7 +123,7 @@ def choose_maps(
 
 
 def _swap(tissue: Float64, gaps: Float64, chosen: Int64, rng: np.random.Generator) -> Int64:
-    """Swap chosen regions for others as long as the gap of the whole choice shrinks."""
+    """Swap chosen regions for others that bring all of them nearer to the wanted shares."""
     chosen = chosen.copy()
     sums = np.column_stack([gaps * tissue[:, None], tissue])
 
@@ -145,8 +154,18 @@ def donors(
 ) -> Int64:
     """Return the regions that may give a crop of a class to a map of `slide`.
 
-    They hold enough of the class to fill a large crop. If no region does, they are all that
-    hold any of it.
+    These are the regions with enough of the class to fill a large crop. If there are none,
+    they are all regions with any of the class.
+
+    Args:
+        shares: (n, classes) share of each class in each region.
+        slides: slide of each region (n,).
+        label: the class.
+        slide: the slide of the map.
+        rule: whether donors must be on this slide, on others, or on any.
+
+    Returns:
+        int64 region numbers.
     """
     here = slides == slide
     allowed = {"same": here, "other": ~here, "any": np.ones(len(slides), bool)}[rule]
@@ -159,10 +178,18 @@ def check_donors(
     shares: Float64, slides: NDArray[np.str_], pairs: set[tuple[str, int]], rule: SlideRule,
     classes: Classes, whose: str,
 ) -> None:  # fmt: skip
-    """Check that each pair of a map's slide and a class has a donor.
+    """Check that there is a donor for each class on the maps of each slide.
+
+    Args:
+        shares: (n, classes) share of each class in each region.
+        slides: slide of each region (n,).
+        pairs: (slide, class) for each class on the maps of each slide.
+        rule: rule of `donors`.
+        classes: classes of the model.
+        whose: description of the crop source, for the message.
 
     Raises:
-        InputError: a pair has none; the message names it and says what to do.
+        InputError: a pair has no donor.
     """
     for slide, label in sorted(pairs):
         if len(donors(shares, slides, label, slide, rule)):
@@ -187,8 +214,8 @@ def plan_maps(
         int64 (images,) region numbers in `maps`.
 
     Raises:
-        InputError: the proportions name no class of the model, or no region can give a crop
-            of a class of a chosen map.
+        InputError: the proportions name a class that the model lacks, or no region can give a
+            crop of a class of a chosen map.
     """
     first = model.classes.first
     wanted = wanted_shares(request.proportions, model.classes)

@@ -10,7 +10,7 @@ from shared.datasets.samples import Sample
 from shared.imaging.sheet import colorize, sheet
 
 PREVIEW_SAMPLES = 8
-"""Images of a preview."""
+"""Number of images in a preview."""
 
 
 def draw_preview(
@@ -19,9 +19,10 @@ def draw_preview(
     """Draw a contact sheet of samples, one column each.
 
     Args:
-        samples: the columns.
-        classes: of the label maps; they make the legend.
-        crops: RGB of the crops of each sample, for a row between maps and images.
+        samples: the samples.
+        classes: classes of the label maps, for their colours and the legend.
+        crops: uint8 RGB (h, w, 3) with the crops of each sample, for a row between the label
+            maps and the images; None: no such row.
 
     Returns:
         uint8 RGB (height, width, 3).

@@ -1,4 +1,4 @@
-"""A bank of regions, in the model's labels: the source of label maps and crops."""
+"""Banks of regions with the labels of a model, which give label maps and crops."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from shared.storage import ObjectStore
 
 
 class RegionBank:
-    """The tables of a region set, and its pixels on demand.
+    """The tables of some splits of a region set, and the regions' pixels on demand.
 
     Attributes:
-        name: of the region set.
-        keys: key of every region, slide by slide.
-        slides: str (n,), slide of every region.
-        shares: float64 (n, classes of the model), share of the window per class.
+        name: name of the region set.
+        keys: key of each region, slide by slide.
+        slides: str (n,), slide of each region.
+        shares: float64 (n, classes of the model), share of each class in each region.
 
     Raises:
         InputError: the set does not fit the model (classes, size, resolution), or has
@@ -49,7 +49,7 @@ class RegionBank:
             shares += rows["fractions"].to_pylist()
         self.slides = np.array(slides)
         self.shares: Float64 = np.zeros((len(shares), len(model.classes)))
-        own = np.array(shares, np.float64)  # by the set's labels
+        own = np.array(shares, np.float64)  # shares by the set's own labels
         for index in range(own.shape[1]):
             self.shares[:, self._table[index]] += own[:, index]
 
@@ -58,12 +58,12 @@ class RegionBank:
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Number of every region, by its key."""
+        """Key of each region → its number."""
         return {key: number for number, key in enumerate(self.keys)}
 
     @cached_property
     def pixels(self) -> RegionIndex:
-        """The set's images and label maps, with the set's own labels."""
+        """The regions' images and label maps, with the set's own labels."""
         return RegionIndex(self._store, self._record, *self._splits)
 
     @cached_property
@@ -71,10 +71,10 @@ class RegionBank:
         return {key: position for position, key in enumerate(self.pixels.keys)}
 
     def read(self, number: int) -> Region:
-        """Read a region, with the model's labels.
+        """Read a region by its number, with the model's labels.
 
         Raises:
-            InputError: the table names a region that the shard does not hold.
+            InputError: the shard lacks the region that the table names.
         """
         key = self.keys[number]
         if key not in self._positions:
@@ -92,13 +92,16 @@ def open_banks(
     model: ModelRecord,
     records: tuple[RegionSet, RegionSet] | None = None,
 ) -> tuple[RegionBank, RegionBank]:
-    """Open the banks of maps and of crops; equal sources share one bank.
+    """Open the banks of label maps and of crops, which are one bank if the sources are equal.
 
     Args:
-        store: holds the region sets.
-        request: names the sets and their splits.
-        model: the model, whose own region set is the default.
-        records: the region sets of maps and of crops, if they are read already.
+        store: store that holds the region sets.
+        request: request with the names of the sets and the splits.
+        model: model whose labels are used, and whose own region set is the default.
+        records: records of the sets of maps and of crops, if they are loaded already.
+
+    Raises:
+        InputError: a region set is missing, or does not fit the model (see `RegionBank`).
     """
     sources = (request.maps, request.crops)
     names = [source.regions or model.regions for source in sources]

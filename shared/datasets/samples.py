@@ -1,4 +1,4 @@
-"""Synthetic datasets as pixels: the border between synthesize, evaluate and the gateway."""
+"""Samples of synthetic datasets, which synthesize writes and evaluate and the gateway read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from shared.storage.formats import unpack_tar
 
 
 class Sample(NamedTuple):
-    """One synthetic image.
+    """One synthetic image with its label map.
 
     Attributes:
         image: uint8 RGB (size, size, 3).
-        labels: uint8 (size, size), its label map.
-        provenance: the sources of its map and crops; its `key` names the sample.
+        labels: uint8 (size, size), the label map.
+        provenance: sources of the map and the crops; its `key` names the sample.
     """
 
     image: UInt8
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
 
 
 def shard_members(samples: Sequence[Sample]) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of a WebDataset shard."""
+    """Yield the name and content of each file of a WebDataset shard."""
     for sample in samples:
         key = sample.provenance.key
         yield f"{key}.json", sample.provenance.model_dump_json(indent=1).encode()
@@ -66,7 +66,7 @@ def read_members(members: Iterable[tuple[str, bytes]]) -> Iterator[Sample]:
 
 
 def load_dataset(store: ObjectStore, dataset: str) -> DatasetRecord:
-    """Return a dataset's record."""
+    """Return a dataset's record. Raises `ObjectNotFoundError`."""
     return store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord)
 
 
@@ -89,7 +89,7 @@ class DatasetIndex:
         return len(self._entries)
 
     def provenance(self, index: int) -> Provenance:
-        """Read the sources of a sample, without its pixels."""
+        """Read the provenance of a sample, without its pixels."""
         path, spans = self._entries[index]
         with path.open("rb") as file:
             file.seek(spans[0][0])
@@ -109,9 +109,13 @@ class DatasetIndex:
 def relabel(own: Classes, wanted: Classes, whose: str) -> UInt8:
     """Return a table uint8 (256,) that maps the labels of `own` to those of `wanted`, by name.
 
+    Args:
+        own: classes of the labels that are mapped.
+        wanted: classes of the model.
+        whose: owner of `own`, for the message.
+
     Raises:
-        InputError: `own` has a class that `wanted` lacks, or gives class 0 another meaning;
-            the message names the owner of `own` by `whose`.
+        InputError: `own` has a class that `wanted` lacks, or gives class 0 another meaning.
     """
     unknown = [name for name in own.names[1:] if name not in wanted.names]
     if unknown:
@@ -120,10 +124,10 @@ def relabel(own: Classes, wanted: Classes, whose: str) -> UInt8:
             f"{wanted.names[1:]}: take a region set with these classes, or train on this one"
         )
     if own.exhaustive != wanted.exhaustive:
-        said = ["is glass or unlabelled", "is other tissue"]
+        meaning = ["is glass or unlabelled", "is other tissue"]
         raise InputError(
-            f"class 0 of {whose} {said[own.exhaustive]}, but to the model it "
-            f"{said[wanted.exhaustive]}: take a region set that is labelled as the model's was"
+            f"class 0 of {whose} {meaning[own.exhaustive]}, but to the model it "
+            f"{meaning[wanted.exhaustive]}: take a region set that is labelled as the model's was"
         )
     table = np.zeros(256, np.uint8)
     for item in own.items[1:]:
@@ -132,7 +136,7 @@ def relabel(own: Classes, wanted: Classes, whose: str) -> UInt8:
 
 
 def check_region_set(record: RegionSet, splits: Sequence[Split], model: ModelRecord) -> UInt8:
-    """Check that maps or crops of a model can be taken from some splits of a region set.
+    """Check that some splits of a region set can give maps or crops for a model.
 
     Returns:
         A table uint8 (256,) that maps the set's labels to the model's.
@@ -158,9 +162,9 @@ def check_region_set(record: RegionSet, splits: Sequence[Split], model: ModelRec
 
 
 def recut_crops(provenance: Provenance, regions: RegionIndex) -> list[Crop]:
-    """Cut an image's crops again from their region set.
+    """Cut the crops of an image out of their regions again.
 
-    Crops from regions of another split, which `regions` lacks, are left out.
+    Crops from regions that `regions` lacks, such as those of another split, are left out.
     """
     positions = {key: number for number, key in enumerate(regions.keys)}
     crops = []

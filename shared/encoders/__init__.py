@@ -1,7 +1,7 @@
 """Patch encoders: images → feature vectors.
 
-`registry` is the table of published encoders, `embedded` the network that is trained
-here, and `loading` turns a name into an `Encoder`.
+`registry` is the table of published encoders, `embedded` the network that is trained on each
+cohort, and `loading` turns a name into an `Encoder`.
 """
 
 from shared.encoders.embedded import PatchNet, embedded_key, random_net

@@ -12,7 +12,7 @@ from torch.nn import functional
 class PatchNet(nn.Module):
     """The embedded encoder: a small residual network for patches of 64 px.
 
-    Its features are the means of the last maps, followed by their standard deviations.
+    Its features are the means of the last feature maps, then their standard deviations.
     """
 
     WIDTHS = (24, 48, 96, 192)
@@ -33,7 +33,7 @@ class PatchNet(nn.Module):
         return 2 * self.WIDTHS[-1]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode normalized (N, 3, 64, 64) to (N, dim)."""
+        """Encode normalized images (N, 3, 64, 64) to features (N, dim)."""
         hidden = self.stem(images)
         for block in self.blocks:
             hidden = block(hidden)
@@ -58,7 +58,7 @@ class _Block(nn.Module):
 
 
 def embedded_key(cohort: str) -> str:
-    """Key of the weights of a cohort's embedded encoder."""
+    """Return the key of the weights of a cohort's embedded encoder."""
     return f"encoders/embedded-{cohort}/model.safetensors"
 
 

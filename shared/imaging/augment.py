@@ -1,4 +1,4 @@
-"""Augmentations of tissue images: turns, mirrors, and another staining."""
+"""Augmentations of tissue images: turns, mirrors and changes of staining."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.arrays import UInt8
 
 
 def symmetry(array: UInt8, which: int) -> UInt8:
-    """Apply one of the 8 symmetries of the square: a turn by 90° · (which % 4), then a mirror."""
+    """Apply a symmetry of the square: a turn by 90° · (which % 4), then a mirror if which > 3."""
     turned = np.rot90(array, which % 4)
     return np.ascontiguousarray(turned[:, ::-1] if which >= 4 else turned)
 
@@ -23,5 +23,5 @@ def stain_table(rng: np.random.Generator) -> UInt8:
 
 
 def restain(image: UInt8, table: UInt8) -> UInt8:
-    """Stain an image, uint8 RGB (h, w, 3), by a table of `stain_table`."""
+    """Change the staining of an image, uint8 RGB (h, w, 3), by a table from `stain_table`."""
     return np.asarray(cv2.LUT(image, table[:, None, :]), np.uint8)

@@ -1,4 +1,4 @@
-"""PNG, the format of every image and label map that the system writes."""
+"""PNG, the format of regions and synthetic images, and of their label maps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PNG_LEVEL = 4
 
 
 def encode_png(array: UInt8) -> bytes:
-    """Encode uint8 (h, w) or RGB (h, w, 3) as PNG: the same array gives the same bytes."""
+    """Encode uint8 (h, w) or RGB (h, w, 3) as PNG; the same array gives the same bytes."""
     pixels = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array
     done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
     if not done:
@@ -26,7 +26,11 @@ def encode_png(array: UInt8) -> bytes:
 
 
 def decode_png(data: bytes) -> UInt8:
-    """Decode a PNG to uint8 RGB (h, w, 3), or (h, w) where it has one channel."""
+    """Decode a PNG to uint8 RGB (h, w, 3), or to uint8 (h, w) if it has one channel.
+
+    Raises:
+        InputError: the data cannot be decoded.
+    """
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise InputError("an image in a shard is broken: make the shard again")
@@ -41,9 +45,9 @@ def encode_palette_png(
     """Encode a label map, uint8 (h, w), as an indexed PNG.
 
     Args:
-        labels: the pixels of the PNG, which are indices into its palette.
-        colors: the palette, RGB of 0 to 255, by label.
-        transparent: a label that is drawn clear.
+        labels: label of each pixel, which is its index in the palette.
+        colors: the palette: RGB (0 to 255) of each label.
+        transparent: label whose pixels are transparent; None: no label.
     """
     picture = Image.fromarray(labels, mode="L")
     picture.putpalette([channel for color in colors for channel in color])

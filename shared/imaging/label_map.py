@@ -15,7 +15,7 @@ from shared.arrays import UInt8
 from shared.errors import InputError
 
 LABEL_TILE = 512
-"""Side of the tiles of a label map, and height of the strips it is written in, pixels."""
+"""Side of the tiles of a label map, and height of the strips that it is written from, pixels."""
 
 
 def write_label_map(
@@ -24,9 +24,9 @@ def write_label_map(
     """Write a label map from strips of `LABEL_TILE` rows, so that memory stays bounded.
 
     Args:
-        path: a .tif file.
-        strips: uint8 (LABEL_TILE or, at the end, fewer rows; width).
-        width, height: pixels.
+        path: the .tif file to write.
+        strips: uint8 (LABEL_TILE, width) from top to bottom; the last may have fewer rows.
+        width, height: size of the label map, pixels.
         mpp: µm per pixel.
     """
 
@@ -56,7 +56,7 @@ class LabelMap:
     """An open label map.
 
     Attributes:
-        width, height: pixels.
+        width, height: size of the label map, pixels.
         mpp: µm per pixel.
     """
 
@@ -80,7 +80,7 @@ class LabelMap:
         self._source.close()
 
     def window(self, x: int, y: int, width: int, height: int) -> UInt8:
-        """Read a window, in the label map's own pixels: uint8 (height, width), 0 outside."""
+        """Read a window given in label-map pixels: uint8 (height, width), 0 outside the map."""
         region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
         labels: UInt8 = np.where(region[..., 3] > 0, region[..., 0], 0).astype(np.uint8)
         return labels
@@ -94,13 +94,16 @@ class LabelMap:
         return np.concatenate(list(strips))
 
     def read(self, x: int, y: int, size: tuple[int, int], mpp: float, slide_mpp: float) -> UInt8:
-        """Read a window in the slide's coordinates, by nearest neighbour.
+        """Read a window given in the slide's coordinates, by nearest neighbour.
 
         Args:
-            x, y: its corner, level-0 pixels of the slide.
+            x, y: upper left corner of the window, level-0 pixels of the slide.
             size: width and height in pixels at `mpp`.
             mpp: µm per pixel of the result.
             slide_mpp: µm per level-0 pixel of the slide.
+
+        Returns:
+            uint8 (height, width), with 0 outside the map.
         """
         left, top = x * slide_mpp / self.mpp, y * slide_mpp / self.mpp
         step = mpp / self.mpp
@@ -111,5 +114,5 @@ class LabelMap:
 
 
 def enlarge(labels: UInt8, size: tuple[int, int]) -> UInt8:
-    """Resize a label map by nearest neighbour to (width, height)."""
+    """Resize a label map by nearest neighbour to `size`, (width, height)."""
     return np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

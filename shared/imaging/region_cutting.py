@@ -21,16 +21,16 @@ def cut_regions(
     classes: int,
     rule: RegionRule,
 ) -> tuple[int, str]:
-    """Choose a slide's regions and write their table and shard.
+    """Choose the regions of a slide, and write their table and their shard.
 
     Args:
         store: receives the table and the shard.
-        name: of the region set.
-        slide_name: of the slide.
+        name: name of the region set.
+        slide_name: name of the slide.
         slide: the open slide.
-        labels: its label map, at any resolution; regions sample it by nearest neighbour.
+        labels: the slide's label map, at any resolution; it is read by nearest neighbour.
         classes: number of classes, background included.
-        rule: chooses the windows, and states their size and mpp.
+        rule: rule that chooses the windows, with their size and mpp.
 
     Returns:
         The number of regions, and the SHA-256 of the shard.

@@ -21,13 +21,13 @@ COLUMNS = pa.schema(
     [
         ("key", pa.string()),
         ("slide", pa.string()),
-        ("x", pa.int64()),  # level-0 pixels
+        ("x", pa.int64()),  # upper left corner, level-0 pixels
         ("y", pa.int64()),
         ("size", pa.int32()),  # pixels at mpp
         ("mpp", pa.float64()),
         ("tissue", pa.float32()),  # labelled share of the window
         ("fractions", pa.list_(pa.float32())),  # share of the window per class, background first
-        ("entropy", pa.float32()),  # of the tissue's classes, bits
+        ("entropy", pa.float32()),  # Shannon entropy of the class shares, bits
     ]
 )
 
@@ -37,8 +37,8 @@ class Region:
     """One region: its pixels and its label map.
 
     Attributes:
-        key: unique within its set, `<slide>_<x>_<y>`.
-        slide: name of its slide.
+        key: unique within the set; starts with `<slide>_` and ends with `_<x>_<y>`.
+        slide: name of the slide.
         image: uint8 RGB (size, size, 3).
         labels: uint8 (size, size), class indices.
     """
@@ -61,7 +61,7 @@ def pack_regions(regions: Iterable[Region]) -> bytes:
 
 
 def load_region_set(store: ObjectStore, name: str) -> RegionSet:
-    """Return the record of a region set."""
+    """Return the record of a region set. Raises `ObjectNotFoundError`."""
     return store.get_model(region_set_key(name), RegionSet)
 
 
@@ -76,8 +76,8 @@ class RegionIndex:
     Shards are plain tars, so reading a region takes two reads at known offsets of a local file.
 
     Attributes:
-        keys: key of every region, slide by slide.
-        slides: slide of every region, in the same order.
+        keys: key of each region, slide by slide.
+        slides: slide of each region, in the same order.
     """
 
     def __init__(self, store: ObjectStore, record: RegionSet, *splits: Split) -> None:
@@ -116,8 +116,8 @@ class RegionNotFoundError(InputError):
 
 
 def read_region(store: ObjectStore, record: RegionSet, key: str) -> Region:
-    """Read one region of a set by its key, whatever its split. Raises `RegionNotFoundError`."""
-    # The key of a region starts with its slide: only the shards of such slides are opened.
+    """Read a region of a set by its key, from any split. Raises `RegionNotFoundError`."""
+    # Open only the shards of slides whose name the key starts with.
     own = tuple(part for part in record.slides if key.startswith(f"{part.slide}_"))
     one = record.model_copy(update={"slides": own})
     index = RegionIndex(store, one, "train", "val", "test")

@@ -38,9 +38,9 @@ def sheet(
 
     Args:
         rows: images, uint8 (h, w, 3); rows may differ in length.
-        row_names: one per row, on the left.
-        column_names: one per column, above; empty for none.
-        legend: names and colours, below.
+        row_names: captions on the left, one per row.
+        column_names: captions above, one per column; empty for none.
+        legend: names and colours of the legend below.
 
     Returns:
         uint8 RGB (height, width, 3).

@@ -19,7 +19,7 @@ from shared.errors import InputError
 from shared.storage import ObjectStore
 
 MAX_PLAIN_PIXELS = 500_000_000
-"""Largest plain image; a plain image is decoded whole, so larger ones must become pyramids."""
+"""Largest number of pixels of a plain image, which is decoded whole."""
 
 MAX_UPSAMPLING = 1.1
 """Largest factor by which a read may be finer than level 0."""
@@ -29,11 +29,11 @@ class Slide:
     """An open slide. Positions are level-0 pixels; sizes are pixels at a stated mpp.
 
     Attributes:
-        width, height: level-0 pixels.
-        mpp, mpp_y: µm per level-0 pixel.
-        vendor: format, as OpenSlide names it; 'image' for plain images.
+        width, height: size of the slide, level-0 pixels.
+        mpp, mpp_y: µm per level-0 pixel, along x and y.
+        vendor: OpenSlide's name of the format; 'image' for plain images.
         levels: number of pyramid levels.
-        objective: nominal magnification, if stated.
+        objective: nominal magnification; None if not stated.
     """
 
     def __init__(self, path: Path, source: openslide.AbstractSlide, mpp: float | None) -> None:
@@ -90,7 +90,7 @@ class Slide:
         self.close()
 
     def check_mpp(self, mpp: float) -> None:
-        """Raise `InputError` if `mpp` is finer than the slide."""
+        """Raise `InputError` if `mpp` is finer than the slide's level 0."""
         if mpp * MAX_UPSAMPLING < self.mpp:
             raise InputError(
                 f"{self.path.name} has {self.mpp:.4g} µm/px at its finest level, too coarse for "
@@ -101,15 +101,15 @@ class Slide:
         """Read a window.
 
         Args:
-            x, y: its corner, level-0 pixels; may lie outside, which reads as white.
+            x, y: upper left corner, level-0 pixels; parts outside the slide are white.
             size: width and height in pixels at `mpp`.
-            mpp: µm per pixel of the result; read from the nearest finer level and averaged.
+            mpp: µm per pixel of the result, which is averaged from the nearest finer level.
 
         Returns:
             uint8 RGB (height, width, 3).
 
         Raises:
-            InputError: `mpp` is finer than the slide, or the file is damaged here.
+            InputError: `mpp` is finer than the slide, or the file is damaged in this place.
         """
         self.check_mpp(mpp)
         level = self._source.get_best_level_for_downsample(mpp / self.mpp * 1.001)
@@ -179,15 +179,16 @@ def open_source(path: Path) -> openslide.AbstractSlide:
 
 @contextmanager
 def local_source(store: ObjectStore, source: str) -> Iterator[Path]:
-    """Give a local path of a slide's main file, with its companions beside it.
+    """Yield a local path of a slide's main file, with its companion files beside it.
 
     Args:
-        store: holds the slide.
-        source: an absolute path, or a key `slides/<slide>/source/<file>`; formats of
-            several files (MRXS, DICOM) keep them all below that prefix.
+        store: the store that holds the slide.
+        source: an absolute path, which is yielded unchecked, or a key
+            `slides/<slide>/source/<file>`; formats with several files (MRXS, DICOM) have all
+            of them below `slides/<slide>/source/`.
 
     Raises:
-        InputError: there is no such file or object.
+        ObjectNotFoundError: the store holds no such object.
     """
     if Path(source).is_absolute():
         yield Path(source)

@@ -1,6 +1,6 @@
 """Choosing the windows of a label map that become training regions.
 
-The rule is that of HeteroTissue-Diffuse, heterogeneous patch sampling.
+The rule is the heterogeneous patch sampling of HeteroTissue-Diffuse.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Window:
     """A window that the rule keeps.
 
     Attributes:
-        x, y: its corner, label-map pixels.
-        fractions: share of the window per class, background first.
-        entropy: of the classes, bits.
+        x, y: upper left corner, label-map pixels.
+        fractions: share of each class in the window, background first.
+        entropy: Shannon entropy of the class shares, bits.
     """
 
     x: int
@@ -31,7 +31,7 @@ class Window:
 
 
 def class_entropy(shares: Float64) -> Float64:
-    """Shannon entropy in bits of class shares along the last axis: H(r) = -Σ p_i log2 p_i."""
+    """Return the Shannon entropy, bits, of class shares along the last axis: -Σ p_i log2 p_i."""
     safe = np.where(shares > 0, shares, 1.0)
     entropy: Float64 = -(shares * np.log2(safe)).sum(-1)
     return entropy
@@ -46,12 +46,12 @@ def choose_windows(
         labels: uint8 (height, width) label map of a slide, at any resolution.
         classes: number of classes, background included.
         side: side of a window in label-map pixels.
-        stride: pixels between the corners of neighbouring windows.
-        rule: bounds, background handling and cap.
+        stride: label-map pixels between the corners of neighbouring windows.
+        rule: bounds, treatment of background, and largest number of windows.
 
     Returns:
-        At most `rule.max_per_slide` windows, the most diverse (entropy) where the
-        cap bites, ordered by row and column.
+        At most `rule.max_per_slide` windows, ordered by row and column. If the rule keeps more,
+        those of the highest entropy are chosen.
     """
     height, width = labels.shape
     if height < side or width < side:

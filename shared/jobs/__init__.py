@@ -1,4 +1,4 @@
-"""Jobs: the object store is the truth, the queue is only a hint.
+"""Jobs: their state is in the object store, so a lost queue loses no work.
 
 A job is a stage, a request, and shards in phases; shared.contracts.jobs lists its objects.
 A *unit* is one message to a worker: `plan`, a shard's id, or `finish`. A unit is *settled*

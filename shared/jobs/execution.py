@@ -1,4 +1,4 @@
-"""Running one unit of a job: lease it, run it, mark it, and name the units that follow."""
+"""Running one unit of a job under a lease, recording its outcome, and naming the next units."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def execute(
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of a job, with the ledger, stage and settings that it runs by."""
+    """A unit of a job, with the ledger, the stage and the settings that it runs with."""
 
     ledger: Ledger
     stage: Stage[Any]
@@ -105,7 +105,7 @@ class Unit:
         self.ledger.store.put_json(self._key("attempts"), counted)
 
     def _record_failure(self, error: Exception) -> bool:
-        """Record an error of the unit; return whether that parks it."""
+        """Record an error of the unit; return whether the unit is parked by it."""
         attempts, store = self._attempts(), self.ledger.store
         text = str(error) or type(error).__name__
         trace = "".join(traceback.format_exception(error))
@@ -154,7 +154,7 @@ class Unit:
         return result
 
     def _finish(self, request: Request, context: Context) -> None:
-        """Sum the job up; it fails if a phase before the last, or all of the last, is parked."""
+        """Close the job; it fails if every last-phase shard, or any earlier shard, is parked."""
         ledger, job = self.ledger, self.job
         snapshot = ledger.snapshot(job)
         plan = snapshot.plan or Plan(phases=())
@@ -169,7 +169,7 @@ class Unit:
         ledger.close(job, "partial" if parked else "done", result)
 
     def _progress(self) -> Callable[[int, int, str], None]:
-        """Make the function that passes progress on, and raises once the job is cancelled."""
+        """Return a function that reports progress, and raises once the job is cancelled."""
         checked = time.monotonic()
 
         def report(done: int, total: int, note: str) -> None:

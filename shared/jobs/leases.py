@@ -11,14 +11,14 @@ class Leases(Protocol):
     """Exclusive, expiring claims on names."""
 
     def hold(self, name: str) -> AbstractContextManager[bool]:
-        """Hold the lease while the block runs; yields False if another process has it."""
+        """Hold the lease while the block runs; yield False if another process has it."""
 
     def alive(self, name: str) -> bool:
         """Say whether some process holds the lease."""
 
 
 class NoLeases:
-    """Leases without a lease store: every claim succeeds, so work may be doubled, never lost."""
+    """Leases without a lease store: every claim succeeds, so a unit may run twice."""
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:

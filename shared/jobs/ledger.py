@@ -1,4 +1,4 @@
-"""The ledger: the jobs of one store, which it records, opens and closes."""
+"""The ledger of a store, which records, opens and closes the store's jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.storage import ObjectNotFoundError, ObjectStore, sha256
 
 
 def stage_of(job: str) -> str:
-    """Return the name of a job's stage, by the job's id."""
+    """Return the name of a job's stage, which is part of the job's id."""
     return job.rpartition(".")[2].rpartition("-")[0]
 
 
@@ -24,8 +24,8 @@ class Ledger:
 
     Args:
         store: the store that holds the jobs.
-        owner: the tenant whose store it is; empty for the local one. The ids of a tenant's jobs
-            start with its name, so that jobs of several tenants can share a queue.
+        owner: name of the tenant that owns the store; empty for the local tenant. Job ids start
+            with it, so that jobs of several tenants can share a queue.
     """
 
     def __init__(self, store: ObjectStore, owner: str = "") -> None:
@@ -34,14 +34,14 @@ class Ledger:
 
     @staticmethod
     def key(job: str, name: str) -> str:
-        """Key of one of a job's objects."""
+        """Return the key of an object of a job."""
         return job_key(job, name)
 
     def identify(self, request: Request) -> str:
         """Return the job's id: owner, stage, and a hash of the request and its inputs' content.
 
         Raises:
-            InputError: an input that the request builds on is not in the store.
+            InputError: an input of the request is not in the store.
         """
         inputs = {}
         for key in request.inputs():
@@ -62,7 +62,7 @@ class Ledger:
 
         The same request on the same inputs is the same job: if it is done, it stays
         done; if it failed or was cancelled, its missing units are tried again. `fresh`
-        deletes all of it first.
+        deletes the objects of the job first.
         """
         job = self.identify(request)
         result = self.result(job)
@@ -78,22 +78,22 @@ class Ledger:
         return job
 
     def reopen(self, job: str, shards: str) -> None:
-        """Open a job again, without the shards whose ids start with `shards`.
+        """Open a job again, to repeat the shards whose ids start with `shards`.
 
-        A person has changed something that these shards read. They run again, and so does
-        `finish`; the other shards stay done.
+        This is for a person's change to an object that these shards read. `finish` runs again
+        too; the other shards stay done.
         """
         self._forget_end(job)
         self.store.delete_prefix(self.key(job, f"done/{shards}"))
         self.store.put(f"open-jobs/{job}", b"")
 
     def _forget_end(self, job: str) -> None:
-        """Delete a job's result and its failures; finished units stay done."""
+        """Delete the result and the failures of a job; finished units stay done."""
         for name in ("result.json", "cancelled", "attempts/", "failed/"):
             self.store.delete_prefix(self.key(job, name))
 
     def open_jobs(self) -> list[str]:
-        """Ids of the jobs that have no result yet."""
+        """Return the ids of the jobs that have no result yet."""
         return [key.removeprefix("open-jobs/") for key in self.store.list("open-jobs/")]
 
     def is_open(self, job: str) -> bool:
@@ -101,27 +101,27 @@ class Ledger:
         return self.store.exists(f"open-jobs/{job}")
 
     def jobs(self) -> Iterator[str]:
-        """Ids of all jobs, sorted."""
+        """Yield the ids of all jobs, sorted."""
         return self.store.folders("jobs/")
 
     def snapshot(self, job: str) -> Snapshot:
-        """Look at a job: ask the snapshot when more than one of its objects is needed."""
+        """Return a snapshot of a job, which reads each object of the job at most once."""
         return Snapshot(self.store, job)
 
     def stage(self, job: str) -> str:
-        """Name of the stage that a job belongs to. Raises `JobNotFoundError`."""
+        """Return the name of the job's stage. Raises `JobNotFoundError`."""
         return self.snapshot(job).record.stage
 
     def request(self, job: str) -> dict[str, Any]:
-        """The job's request, as plain JSON. Raises `JobNotFoundError`."""
+        """Return the job's request as plain JSON. Raises `JobNotFoundError`."""
         return self.snapshot(job).record.request
 
     def plan(self, job: str) -> Plan | None:
-        """The job's plan, or None while there is none."""
+        """Return the job's plan, or None if it is not made yet."""
         return self.snapshot(job).plan
 
     def result(self, job: str) -> JobResult | None:
-        """The job's end, or None while it is open."""
+        """Return the job's final state and result, or None while the job is open."""
         return self.snapshot(job).result
 
     def cancelled(self, job: str) -> bool:
@@ -129,27 +129,27 @@ class Ledger:
         return self.store.exists(self.key(job, "cancelled"))
 
     def done(self, job: str) -> frozenset[str]:
-        """Units that are done, the plan among them."""
+        """Return the units that are done, including the plan."""
         return self.snapshot(job).done
 
     def is_done(self, job: str, unit: str) -> bool:
-        """Say whether the unit has its marker."""
+        """Say whether the unit is done."""
         return self.store.exists(self.key(job, f"done/{unit}.json"))
 
     def marker(self, job: str, unit: str) -> Marker:
-        """The marker of a finished unit. Raises `ObjectNotFoundError`."""
+        """Return the marker of a finished unit. Raises `ObjectNotFoundError`."""
         return self.store.get_model(self.key(job, f"done/{unit}.json"), Marker)
 
     def runnable(self, job: str) -> tuple[int, list[str]]:
-        """The current phase and its units that are not settled; see `Snapshot.runnable`."""
+        """Return the current phase and its unsettled units; see `Snapshot.runnable`."""
         return self.snapshot(job).runnable
 
     def errors(self, job: str) -> dict[str, str]:
-        """Parked unit → the error that it failed with."""
+        """Return the last error of each parked unit."""
         return self.snapshot(job).errors
 
     def find(self, job: str) -> JobStatus | None:
-        """The job's status, or None if it is deleted, even while it is read."""
+        """Return the job's status, or None if the job is missing or deleted during the read."""
         try:
             return self.status(job)
         except (JobNotFoundError, ObjectNotFoundError):
@@ -167,7 +167,7 @@ class Ledger:
         self.close(job, "cancelled", None)
 
     def close(self, job: str, state: State, result: dict[str, Any] | None) -> None:
-        """Write the job's result, and take it off the list of open jobs."""
+        """Write the job's result, and remove the job from the open jobs."""
         record = JobResult(state=state, result=result, failed=self.errors(job))
         self.store.put_json(self.key(job, "result.json"), record)
         self.store.delete(f"open-jobs/{job}")

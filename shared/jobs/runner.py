@@ -1,4 +1,4 @@
-"""Running a whole job in this process: tests, notebooks, first use."""
+"""Running a whole job in this process, for tests, notebooks and first use."""
 
 from __future__ import annotations
 

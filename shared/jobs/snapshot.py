@@ -20,10 +20,9 @@ class JobNotFoundError(InputError):
 
 
 class Snapshot:
-    """One look at a job.
+    """The objects of a job, each read when it is first needed and then kept.
 
-    Each object is read when it is first needed, and then kept: take a new snapshot to see
-    what has changed since.
+    Later changes are seen only by a new snapshot.
     """
 
     def __init__(self, store: ObjectStore, job: str) -> None:
@@ -42,28 +41,28 @@ class Snapshot:
 
     @cached_property
     def plan(self) -> Plan | None:
-        """The job's plan, or None while there is none."""
+        """The job's plan, or None if it is not made yet."""
         return self._read("plan.json", Plan)
 
     @cached_property
     def result(self) -> JobResult | None:
-        """The job's end, or None while it is open."""
+        """The job's final state and result, or None while the job is open."""
         return self._read("result.json", JobResult)
 
     @cached_property
     def parked(self) -> frozenset[str]:
-        """Units that were given up; a unit that was sent twice may be both parked and done."""
+        """Units that were given up, except those that another run has finished."""
         failed = self._units("failed")
         return failed - self.done if failed else failed
 
     @cached_property
     def done(self) -> frozenset[str]:
-        """Units that are done, the plan among them."""
+        """Units that are done, including the plan."""
         return self._units("done")
 
     @cached_property
     def errors(self) -> dict[str, str]:
-        """Parked unit → the error that it failed with, as the units have left them."""
+        """Parked unit → its last error, from the records of the units."""
         return {
             unit: self._store.get_model(job_key(self._job, f"failed/{unit}.json"), ParkedUnit).error
             for unit in sorted(self.parked)
@@ -71,7 +70,7 @@ class Snapshot:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Parked unit → its error: those of the job's end, else those so far."""
+        """Parked unit → its last error, from the job's result once there is one."""
         return self.errors if self.result is None else self.result.failed
 
     @property
@@ -103,7 +102,7 @@ class Snapshot:
         return len(self.plan.phases), [FINISH]
 
     def following(self, unit: str) -> list[str]:
-        """Units of the phase after the one that `unit` belongs to, once that one is settled."""
+        """Return the units of the next phase if the phase of `unit` is settled, else nothing."""
         _, waiting = self.runnable
         if not waiting or unit == FINISH:
             return []

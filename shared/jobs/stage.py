@@ -54,7 +54,7 @@ class RecordingStore(StoreView):
     """A store that records the SHA-256 of every object put through it.
 
     Attributes:
-        outputs: key → SHA-256.
+        outputs: key of each object → SHA-256.
     """
 
     def __init__(self, inner: ObjectStore) -> None:
@@ -75,12 +75,12 @@ class RecordingStore(StoreView):
 
 
 class Context:
-    """The surroundings of a running unit.
+    """The store, the device and the progress report of a running unit.
 
     Attributes:
-        store: the object store; the unit's marker records every put.
-        threads: CPU threads to use, which are set before the unit runs; their number decides
-            how sums are rounded.
+        store: the object store; it records each put for the unit's marker.
+        threads: number of CPU threads, which is set before the unit runs; it decides how sums
+            are rounded.
         device: 'cpu', 'cuda' or 'cuda:N'.
     """
 
@@ -129,5 +129,5 @@ class Stage(ABC, Generic[R]):
         Args:
             request: the job's request.
             done: shard id → the summary that `run` returned.
-            context: the surroundings.
+            context: store, device and progress report.
         """

@@ -23,23 +23,23 @@ LEVELS = 200
 """Steps per unit of stain concentration in the palette."""
 
 GLANDS = 10
-"""Gland stamps that a slide chooses from."""
+"""Number of gland stamps of a slide."""
 
 
 @dataclass(frozen=True)
 class Banks:
-    """A slide's textures: two of each class, and its gland stamps."""
+    """The textures of a slide: two for each class, and the gland stamps."""
 
     tissue: dict[int, tuple[Texture, Texture]]
     glands: list[GlandStamp]
 
 
 _DRAWING = threading.Lock()
-"""Lets one of the threads that render a slide draw the textures, for all of them."""
+"""Lock by which only one of the threads that render a slide draws the textures."""
 
 
 def texture_banks(seed: int) -> Banks:
-    """Draw a slide's textures; those of the last slide are kept."""
+    """Return the textures of a slide; those of the last slide are cached."""
     with _DRAWING:
         return _banks(seed)
 
@@ -56,7 +56,7 @@ def _banks(seed: int) -> Banks:
         NECROSIS: texture.necrosis,
     }
     tissue = {label: (_blurred(make(rng)), _blurred(make(rng))) for label, make in makers.items()}
-    across = tissue[STROMA][1]  # across the first, so that fibre bundles interweave
+    across = tissue[STROMA][1]  # at right angles to the first, so that fibres interweave
     tissue[STROMA] = (tissue[STROMA][0], Texture(across.haematoxylin.T, across.eosin.T))
     return Banks(tissue, [draw_gland(rng, tissue[GLAND][0]) for _ in range(GLANDS)])
 
@@ -72,12 +72,12 @@ def _blurred(drawn: Texture) -> Texture:
 
 
 def stain_palette(rng: np.random.Generator) -> UInt8:
-    """Make the RGB of every pair of stain concentrations by the law of Beer and Lambert.
+    """Make the colour of every pair of stain concentrations by the Beer-Lambert law.
 
-    Stain vectors after Ruifrok and Johnston 2001; each slide varies them a little.
+    The stain vectors are those of Ruifrok and Johnston 2001, varied a little for each slide.
 
     Returns:
-        uint8 (512, 512, 3), by haematoxylin and eosin in steps of 1/LEVELS.
+        uint8 RGB (512, 512, 3) by haematoxylin and eosin concentration, in steps of 1/LEVELS.
     """
     haematoxylin = np.array([0.65, 0.73, 0.33]) + rng.normal(0, [0.05, 0.035, 0.05])
     eosin = np.array([0.20, 0.90, 0.44]) + rng.normal(0, [0.05, 0.04, 0.08])

@@ -28,7 +28,7 @@ FILE_TILE = 512
 
 @dataclass(frozen=True)
 class PhantomFiles:
-    """The files of a phantom slide."""
+    """Paths of a phantom slide, its label map, and its annotations as GeoJSON and ASAP XML."""
 
     slide: Path
     mask: Path
@@ -48,11 +48,12 @@ def write_phantom(
     """Write a phantom slide and its ground truth; the same arguments give the same bytes.
 
     Args:
-        folder: where `<name>.tiff`, `<name>_mask.tiff`, `<name>.geojson`, `<name>.xml` go.
-        width, height: level-0 pixels at 0.5 µm, multiples of 4.
-        seed: decides the tissue and the staining.
-        threads: number of blocks that are rendered at a time.
-        progress: called with the rows of blocks that are done, and all of them.
+        folder: gets `<name>.tiff`, `<name>_mask.tiff`, `<name>.geojson` and `<name>.xml`.
+        name: stem of the file names.
+        width, height: level-0 pixels of 0.5 µm; multiples of 4.
+        seed: seed of the tissue and the staining.
+        threads: number of blocks that are rendered in parallel.
+        progress: called after each row of blocks, with the number of finished rows and of all.
     """
     slide = PhantomSlide(width, height, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +85,10 @@ def write_phantom(
         def tiles() -> Iterator[UInt8]:
             tops = range(0, slide.rows, step)
             for number, top in enumerate(tops):
-                made = pool.map(
+                blocks = pool.map(
                     lambda left, top=top: block(top, left), range(0, slide.columns, step)
                 )
-                band = np.concatenate(list(made), 1)
+                band = np.concatenate(list(blocks), 1)
                 for y in range(0, band.shape[0], FILE_TILE):
                     for x in range(0, band.shape[1], FILE_TILE):
                         yield _whole_tile(band[y : y + FILE_TILE, x : x + FILE_TILE])
@@ -142,8 +143,8 @@ def _write_mask(path: Path, labels: UInt8) -> None:
 def _write_outlines(files: PhantomFiles, labels: UInt8) -> None:
     """Write the exact outlines of the label raster as GeoJSON, and as ASAP XML.
 
-    ASAP polygons have no holes, so they are ordered by area, large to small: painted
-    in this order, the tissue in a hole covers it.
+    ASAP polygons have no holes. They are ordered from the largest area to the smallest, so
+    that the tissue in a hole is painted over the polygon around it.
     """
     transform = rasterio.Affine.scale(SCALE)
     outlines = [
@@ -184,7 +185,7 @@ def _write_outlines(files: PhantomFiles, labels: UInt8) -> None:
 
 
 def _area(ring: list[tuple[float, float]]) -> float:
-    """Area of a closed ring, by the shoelace formula."""
+    """Return the area of a closed ring by the shoelace formula."""
     points = np.asarray(ring)
     x, y = points[:, 0], points[:, 1]
     return float(abs((x[:-1] * y[1:] - x[1:] * y[:-1]).sum()) / 2)

@@ -15,20 +15,20 @@ SCALE = 4
 """Slide pixels per label pixel."""
 
 GLAND_SIDE = 76
-"""Side of a gland's stamp in label pixels."""
+"""Side of a gland stamp in label pixels."""
 
 NUCLEUS_SPACING = 5.6
-"""Least distance between the nuclei of a gland, µm."""
+"""Smallest distance between the nuclei of a gland, µm."""
 
 EPITHELIUM = Nuclei(10.5, 0.12, 0.52, 0.85, rim=0.3, chromatin=0.25)
 
 
 @dataclass(frozen=True)
 class GlandStamp:
-    """A gland drawn once.
+    """A drawn gland, which is placed at many positions.
 
     Attributes:
-        mask: bool (GLAND_SIDE, GLAND_SIDE), label pixels that the gland covers.
+        mask: bool (GLAND_SIDE, GLAND_SIDE), True in label pixels that the gland covers.
         haematoxylin, eosin: float32 (GLAND_SIDE · 4, GLAND_SIDE · 4), stain concentrations.
     """
 
@@ -46,7 +46,7 @@ def draw_gland(rng: np.random.Generator, cytoplasm: Texture) -> GlandStamp:
     thickness = rng.uniform(12, 18)
     haematoxylin = cytoplasm.haematoxylin[:side, :side].copy()
     eosin = cytoplasm.eosin[:side, :side].copy()
-    eosin += 0.12 * np.exp(-((depth - thickness) ** 2) / 6)  # darker towards the lumen
+    eosin += 0.12 * np.exp(-((depth - thickness) ** 2) / 6)  # darker at the border of the lumen
     lumen = np.clip((depth - thickness) / 2.5, 0, 1)
     secretion = 0.10 * np.clip(torus_noise(rng, 14)[:side, :side], 0, 2)
     eosin = eosin * (1 - lumen) + lumen * secretion
@@ -87,21 +87,21 @@ def _basal_nuclei(rng: np.random.Generator, depth: Float32) -> tuple[Float64, Fl
     """Place nuclei at the base of the epithelium, pointing to the lumen.
 
     Args:
-        rng: draws places and angles.
+        rng: generator of positions and angles.
         depth: float32 (side, side), distance from the gland's outline in µm.
 
     Returns:
-        float64 (n, 2) centres, x and y in pixels, and float64 (n,) angles.
+        float64 (n, 2) centres, x and y in pixels, and float64 (n,) angles in radians.
     """
     ring = np.abs(depth - rng.uniform(5.0, 7.0)) < 1.0
     ys, xs = np.nonzero(ring)
-    taken: list[tuple[float, float]] = []
+    placed: list[tuple[float, float]] = []
     for i in rng.permutation(len(ys)):
         if all(
-            (xs[i] - x) ** 2 + (ys[i] - y) ** 2 > (NUCLEUS_SPACING / MPP) ** 2 for x, y in taken
+            (xs[i] - x) ** 2 + (ys[i] - y) ** 2 > (NUCLEUS_SPACING / MPP) ** 2 for x, y in placed
         ):
-            taken.append((float(xs[i]), float(ys[i])))
-    centres = np.array(taken)
+            placed.append((float(xs[i]), float(ys[i])))
+    centres = np.array(placed)
     slope_y, slope_x = np.gradient(cv2.GaussianBlur(depth, (0, 0), 4))
     rows, columns = centres[:, 1].astype(int), centres[:, 0].astype(int)
     angles = np.arctan2(slope_y[rows, columns], slope_x[rows, columns])

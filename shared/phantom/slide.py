@@ -1,8 +1,8 @@
-"""A phantom slide, which renders any window of itself from its seed.
+"""Phantom slides, of which any window can be rendered from the slide's seed.
 
-Geometry is decided on a label raster of 2 µm per pixel (4 slide pixels); the image
-is composited from seamless textures along it. So the label map, the polygons and
-the pixels agree by construction.
+A label raster of 2 µm per pixel (4 slide pixels) decides the geometry, and the image is
+composed of seamless textures along this raster. So the label map, the polygons and the
+pixels agree by construction.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class PhantomSlide:
 
     Args:
         width, height: level-0 pixels, multiples of 4.
-        seed: decides everything.
+        seed: seed of the tissue and the staining.
+
+    Raises:
+        InputError: a side is not a multiple of 4, or below 512.
     """
 
     def __init__(self, width: int, height: int, seed: int) -> None:
@@ -76,7 +79,7 @@ class PhantomSlide:
         return texture_banks(self.seed)
 
     def _field(self, rng: np.random.Generator, micrometres: float) -> Float32:
-        """Draw smooth noise over the slide and PAD samples beyond, one per FIELD label pixels."""
+        """Draw noise on the grid of `_grid`, smoothed by a Gaussian of sigma `micrometres`."""
         shape = self._grid()[0].shape
         sigma = micrometres / (MPP * SCALE * FIELD)
         margin = int(4 * sigma)
@@ -86,13 +89,13 @@ class PhantomSlide:
         return np.asarray(inner * (2 * np.sqrt(np.pi) * sigma), np.float32)
 
     def _grid(self) -> tuple[Float32, Float32]:
-        """Positions (y, x) of the samples of the smooth fields, in units of FIELD label pixels."""
+        """Return the positions (y, x) of the fields' samples, in units of FIELD label pixels."""
         rows, columns = -(-self.rows // FIELD) + PAD, -(-self.columns // FIELD) + PAD
         y, x = np.mgrid[-PAD:rows, -PAD:columns].astype(np.float32)
         return y, x
 
     def _lay_out(self, rng: np.random.Generator) -> None:
-        """Place each tissue, as a smooth score on the coarse grid."""
+        """Draw a smooth score for each tissue on the grid of `_grid`, and place the glands."""
         y, x = self._grid()
         down, across = y * FIELD / self.rows * 2 - 1, x * FIELD / self.columns * 2 - 1
         rim = 1 - (np.abs(across) ** 3 + np.abs(down) ** 3) ** (1 / 3)
@@ -108,7 +111,7 @@ class PhantomSlide:
         for row in range(self.rows // GLAND_PITCH):
             for column in range(self.columns // GLAND_PITCH):
                 dy, dx = rng.integers(-11, 12, 2)
-                kind, symmetry, lot = rng.integers(GLANDS), rng.integers(8), rng.random()
+                kind, symmetry, chance = rng.integers(GLANDS), rng.integers(8), rng.random()
                 top, left = row * GLAND_PITCH + dy, column * GLAND_PITCH + dx
                 if not (
                     0 <= top <= self.rows - GLAND_SIDE and 0 <= left <= self.columns - GLAND_SIDE
@@ -118,7 +121,7 @@ class PhantomSlide:
                 at = ((top + middle) // FIELD + PAD, (left + middle) // FIELD + PAD)
                 near = np.s_[max(0, at[0] - 3) : at[0] + 4, max(0, at[1] - 3) : at[1] + 4]
                 free = self.tumor[near].max() < 0.1 and self.fat[near].max() < 0
-                if zone[at] > -0.4 and free and self.tissue[near].min() > 0.5 and lot < 0.9:
+                if zone[at] > -0.4 and free and self.tissue[near].min() > 0.5 and chance < 0.9:
                     self.glands[row, column] = (int(top), int(left), int(kind), int(symmetry))
 
     def _near_glands(
@@ -131,7 +134,7 @@ class PhantomSlide:
                     yield y, x, self.banks.glands[kind], symmetry
 
     def labels(self, top: int, left: int, rows: int, columns: int) -> UInt8:
-        """Return the label raster of a window: uint8 (rows, columns), label pixels."""
+        """Return the labels of a window given in label pixels: uint8 (rows, columns)."""
         y, x = np.mgrid[top : top + rows, left : left + columns].astype(np.float32)
         wobble = self._edge[y.astype(int) % SIDE, x.astype(int) % SIDE]
         fx, fy = x / FIELD + PAD, y / FIELD + PAD
@@ -153,7 +156,7 @@ class PhantomSlide:
         return out
 
     def render(self, top: int, left: int, rows: int, columns: int) -> UInt8:
-        """Render a window in label pixels: uint8 RGB (rows · 4, columns · 4, 3)."""
+        """Render a window given in label pixels: uint8 RGB (rows · 4, columns · 4, 3)."""
         margin = 2
         labels = self.labels(top - margin, left - margin, rows + 2 * margin, columns + 2 * margin)
         height, width = rows * SCALE, columns * SCALE
@@ -197,7 +200,7 @@ class PhantomSlide:
     def _tissue(
         self, index: int, window: tuple[int, int, int, int], choose: Float32
     ) -> tuple[Float32, Float32]:
-        """Blend the stain concentrations of one class from two textures, so that none repeats."""
+        """Blend two textures of a class into its haematoxylin and eosin, so that none repeats."""
         top, left, height, width = window
         if index == 0:
             return np.zeros((height, width), np.float32), np.full(
@@ -213,7 +216,7 @@ class PhantomSlide:
 
 
 def wrapped(array: NDArray[Any], top: int, left: int, rows: int, columns: int) -> NDArray[Any]:
-    """Cut a window, no larger than the array, out of a seamless array."""
+    """Cut a window, no larger than the array, out of an array that continues periodically."""
     height, width = array.shape
     top, left = top % height, left % width
     part = array[top : top + rows]
@@ -240,7 +243,7 @@ def _turn(array: NDArray[Any], symmetry: int) -> NDArray[Any]:
 
 
 def _overlap(top: int, left: int, side: int, rows: int, columns: int) -> tuple[Any, Any]:
-    """Intersect a square at (top, left) with a window: its slices of the window and the square."""
+    """Return the slices of a window and of a square at (top, left) where the two overlap."""
     y0, y1 = max(0, top), min(rows, top + side)
     x0, x1 = max(0, left), min(columns, left + side)
     y1, x1 = max(y0, y1), max(x0, x1)

@@ -1,6 +1,6 @@
 """Tissue textures: haematoxylin and eosin concentrations of each class, seamless at the edges.
 
-A texture is drawn on a torus at 0.5 µm per pixel, so that windows of it join without a seam.
+A texture is drawn on a torus at 0.5 µm per pixel, so that copies of it join without a seam.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import numpy as np
 from shared.arrays import Float32, Float64
 
 SIDE = 1024
+"""Side of a texture, pixels."""
+
 MPP = 0.5
+"""µm per pixel of textures and of level 0 of phantom slides."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Texture:
     """Stain concentrations on a torus.
 
     Attributes:
-        haematoxylin, eosin: float32 (SIDE, SIDE), 0 or more; 1 is a well-stained structure.
+        haematoxylin, eosin: float32 (SIDE, SIDE), 0 or more; well-stained structures have 1.
     """
 
     haematoxylin: Float32
@@ -29,7 +32,7 @@ class Texture:
 
 
 def torus_noise(rng: np.random.Generator, sigma: float, sigma_y: float | None = None) -> Float32:
-    """Draw smooth seamless noise of mean 0 and variance 1; sigmas in pixels."""
+    """Draw seamless Gaussian-smoothed noise of mean 0 and variance 1; sigmas in pixels."""
     fy = np.fft.fftfreq(SIDE)[:, None]
     fx = np.fft.rfftfreq(SIDE)[None]
     gain = np.exp(-2 * np.pi**2 * ((sigma * fx) ** 2 + ((sigma_y or sigma) * fy) ** 2))
@@ -41,7 +44,17 @@ def torus_noise(rng: np.random.Generator, sigma: float, sigma_y: float | None = 
 def scatter(
     rng: np.random.Generator, spacing: float, jitter: float = 0.45, keep: float = 1.0
 ) -> Float64:
-    """Scatter points on the torus, about `spacing` pixels apart, on a jittered hexagonal grid."""
+    """Scatter points on the torus, on a jittered hexagonal grid.
+
+    Args:
+        rng: generator of the points.
+        spacing: mean distance of neighbours, pixels.
+        jitter: twice the standard deviation of a coordinate, in units of `spacing`.
+        keep: share of the points that are kept.
+
+    Returns:
+        float64 (n, 2), x and y in pixels.
+    """
     rows = max(2, 2 * round(SIDE / (spacing * 0.87) / 2))
     columns = max(1, round(SIDE / spacing))
     y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
@@ -51,7 +64,7 @@ def scatter(
 
 
 def warp(texture: Float32, dx: Float32, dy: Float32) -> Float32:
-    """Sample a seamless texture at displaced places (pixels)."""
+    """Displace a seamless texture: each pixel takes the value at (x + dx, y + dy)."""
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
     padded = np.pad(texture, 1, mode="wrap")
     return cv2.remap(padded, (x + dx) % SIDE + 1, (y + dy) % SIDE + 1, cv2.INTER_LINEAR).astype(
@@ -61,7 +74,17 @@ def warp(texture: Float32, dx: Float32, dy: Float32) -> Float32:
 
 @dataclass(frozen=True)
 class Nuclei:
-    """The look of a population of nuclei: lengths in µm, darkness as stain concentration."""
+    """The look of a population of nuclei.
+
+    Attributes:
+        length: median long axis, µm.
+        spread: standard deviation of the log of the long axis.
+        roundness: mean ratio of the short to the long axis.
+        darkness: median haematoxylin concentration.
+        rim: share by which the middle is paler than the rim.
+        chromatin: strength of the grain.
+        nucleolus: strength of the nucleolus; 0: none.
+    """
 
     length: float
     spread: float
@@ -80,9 +103,15 @@ def draw_nuclei(
     rng: np.random.Generator,
     eosin: Float32 | None = None,
 ) -> None:
-    """Draw nuclei into a concentration map in place: an irregular ellipse with chromatin and rim.
+    """Draw nuclei, as irregular ellipses with chromatin and rim, into stain concentrations.
 
-    If `eosin` is given, nuclei displace it.
+    Args:
+        h: float32 (SIDE, SIDE), haematoxylin concentration; changed in place.
+        points: float64 (n, 2), centres of the nuclei, x and y in pixels.
+        angles: float64 (n,), directions of the long axes in radians.
+        kind: the look of the nuclei.
+        rng: generator of the variation between nuclei.
+        eosin: float32 (SIDE, SIDE), reduced in place where there are nuclei; None: left out.
     """
     for (px, py), angle in zip(points, angles, strict=True):
         long = kind.length / MPP / 2 * float(np.exp(rng.normal(0, kind.spread)))
@@ -114,7 +143,7 @@ def draw_nuclei(
 
 
 def stroma(rng: np.random.Generator, cellularity: float = 1.0) -> Texture:
-    """Wavy collagen bundles with spindle nuclei along them."""
+    """Draw stroma: wavy collagen bundles with spindle nuclei along them."""
     bend = 55 * torus_noise(rng, 90)
     fibres = warp(torus_noise(rng, 26, 1.4), 0 * bend, bend)
     fine = warp(torus_noise(rng, 9, 0.8), 0 * bend, bend)
@@ -134,7 +163,7 @@ def stroma(rng: np.random.Generator, cellularity: float = 1.0) -> Texture:
 
 
 def tumor(rng: np.random.Generator) -> Texture:
-    """Crowded, pleomorphic nuclei in amphophilic cytoplasm."""
+    """Draw tumor: crowded, pleomorphic nuclei in amphophilic cytoplasm."""
     e = 0.46 + 0.07 * torus_noise(rng, 3) + 0.07 * torus_noise(rng, 14)
     h = 0.20 + 0.03 * torus_noise(rng, 2) + 0.04 * torus_noise(rng, 20)
     e, h = np.clip(e, 0.05, 2).astype(np.float32), np.clip(h, 0.02, 2).astype(np.float32)
@@ -148,7 +177,7 @@ def tumor(rng: np.random.Generator) -> Texture:
 
 
 def lymphocytes(rng: np.random.Generator) -> Texture:
-    """Small, round, dark nuclei, close together."""
+    """Draw lymphocytes: small, round, dark nuclei, close together."""
     e = np.clip(0.25 + 0.08 * torus_noise(rng, 3), 0.02, 2).astype(np.float32)
     h = np.clip(0.12 + 0.03 * torus_noise(rng, 2), 0.02, 2).astype(np.float32)
     points = scatter(rng, 14.5, 0.5, 0.93)
@@ -158,14 +187,14 @@ def lymphocytes(rng: np.random.Generator) -> Texture:
 
 
 def cytoplasm(rng: np.random.Generator) -> Texture:
-    """Glandular cytoplasm: pale, finely granular, without nuclei (glands place their own)."""
+    """Draw glandular cytoplasm: pale, finely granular; `draw_gland` adds the nuclei."""
     e = 0.40 + 0.05 * torus_noise(rng, 2) + 0.06 * torus_noise(rng, 9)
     h = 0.14 + 0.02 * torus_noise(rng, 2)
     return Texture(np.clip(h, 0, 2).astype(np.float32), np.clip(e, 0, 2).astype(np.float32))
 
 
 def fat(rng: np.random.Generator) -> Texture:
-    """Adipocytes: large empty cells with thin walls and a few flat nuclei."""
+    """Draw fat: large empty cells with thin walls and a few flat nuclei."""
     points = scatter(rng, 105, 0.45)
     shifts = [np.array([i, j]) for i in (-SIDE, 0, SIDE) for j in (-SIDE, 0, SIDE)]
     tiles = np.concatenate([points + shift for shift in shifts])
@@ -192,7 +221,7 @@ def fat(rng: np.random.Generator) -> Texture:
 
 
 def necrosis(rng: np.random.Generator) -> Texture:
-    """Smudged eosinophilic debris with pyknotic dust."""
+    """Draw necrosis: smudged eosinophilic debris with pyknotic dust."""
     e = 0.60 + 0.10 * torus_noise(rng, 1.5) + 0.12 * torus_noise(rng, 7)
     e = (e + 0.10 * torus_noise(rng, 35)).clip(0.05, 2).astype(np.float32)
     h = (0.08 + 0.04 * torus_noise(rng, 6)).clip(0, 2).astype(np.float32)

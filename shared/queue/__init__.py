@@ -1,1 +1,1 @@
-"""The queue: workers, the reconciler, and all that lives in Redis."""
+"""The queue: workers, the reconciler, and the state in Redis."""

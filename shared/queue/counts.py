@@ -1,7 +1,8 @@
 """Counts of finished units, kept in Redis.
 
-One process can show the counts of all workers, which start, fork and stop at any time.
-A wiped Redis resets the counts to zero; Prometheus takes that for a restart.
+Redis keeps them so that one process can show the counts of all workers, which start, fork
+and stop at any time. If Redis is wiped, the counts restart at zero, which Prometheus handles
+like the restart of a process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ COUNTS, SECONDS, IMAGES = "metrics:units", "metrics:seconds", "metrics:images"
 
 @dataclass(frozen=True)
 class UnitCount:
-    """Units of a stage with one outcome: done, failed (tried again) or parked."""
+    """Number and total seconds of a stage's units with one outcome: done, failed or parked."""
 
     stage: str
     outcome: str

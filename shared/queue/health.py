@@ -1,8 +1,8 @@
 """The health probe of a container: `python -m shared.queue.health [URL]`.
 
 Workers and the reconciler listen on no port. They touch a file from the loop that talks
-to Redis, and the probe checks its age. With a URL, the probe asks the server there. It runs
-every few seconds, so it imports only the standard library.
+to Redis, and the probe checks the age of the file. With a URL, the probe asks the server
+there. The probe runs every few seconds, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANSWER_SECONDS = 5.0
 
 
 def beat() -> None:
-    """Record that the process has gone round its loop."""
+    """Record that the process is alive; call it once per round of the process's loop."""
     BEAT.touch()
 
 

@@ -1,4 +1,4 @@
-"""The state in Redis besides the queues: leases and progress. All of it may be lost."""
+"""Leases and progress, which are kept in Redis beside the queues and may be lost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RedisLeases:
         finally:
             stop.set()
             beat.join()
-            with suppress(RedisError):  # it expires by itself
+            with suppress(RedisError):  # the lease expires by itself
                 self.redis.eval(_RELEASE, 1, key, token)
 
     def _renew(self, key: str, token: str, stop: threading.Event) -> None:
@@ -67,14 +67,14 @@ class RedisLeases:
             try:
                 self.redis.eval(_RENEW, 1, key, token, str(self.milliseconds))
             except RedisError:
-                continue  # the next beat tries again
+                continue  # the next round tries again
 
     def alive(self, name: str) -> bool:
         return bool(self.redis.exists(f"lease:{name}"))
 
 
 class RedisReporter(Reporter):
-    """Writes progress to a Redis hash per job, and counts units."""
+    """Writes progress to a Redis hash per job, and counts units and images."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis

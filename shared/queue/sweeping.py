@@ -1,4 +1,4 @@
-"""Removing objects with a lifetime: single images, and answers to Idempotency-Keys."""
+"""Removing old objects: single images, and records of Idempotency-Keys."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ IDEMPOTENCY_KEYS = "idempotency/"
 
 
 def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
-    """Remove single images with their jobs and inputs, and records of Idempotency-Keys.
+    """Remove old single images with their jobs and inputs, and old Idempotency-Keys.
 
     An image is as old as its job's result; an input is as old as the last request that sent
     it. Open jobs are kept.
 
     Args:
-        ledger: of the store.
+        ledger: ledger of the store to sweep.
         images_kept: lifetime of images and their inputs.
-        now: the time at which ages are computed.
+        now: the present time, from which ages are counted.
 
     Returns:
-        The number of images and records that were removed.
+        The number of images, inputs and records that were removed.
     """
     store, removed = ledger.store, 0
     prefix = ledger.key(f"{ledger.owner}." * bool(ledger.owner) + f"{ImageRequest.stage}-", "")
@@ -31,7 +31,7 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
         if key.endswith("/result.json") and now - date > images_kept:
             job = key.split("/")[1]
             if ledger.is_open(job):
-                continue  # it was submitted again
+                continue  # the job was submitted again
             store.delete(image_key(str(ledger.request(job)["image"])))
             store.delete_prefix(ledger.key(job, ""))
             removed += 1

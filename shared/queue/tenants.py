@@ -1,8 +1,8 @@
 """The ledgers of tenants.
 
 The id of a tenant's job starts with the tenant's name and a dot, except for the local
-tenant's. Queue messages, leases and progress name jobs by their ids, so a worker finds the
-part of the store that a job lies in by its id alone.
+tenant's. Queue messages, leases and progress name a job by its id, from which a worker knows
+the part of the store that holds the job.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from shared.storage import ObjectStore, open_store
 
 
 def tenants(root: ObjectStore) -> list[str]:
-    """Names of all tenants, the local one first."""
+    """Return the names of all tenants, the local one first."""
     prefix = tenant_key("").removesuffix(".json")
     names = [key.removeprefix(prefix).removesuffix(".json") for key in root.list(prefix)]
     return [LOCAL, *(name for name in names if name != LOCAL)]
 
 
 def tenant_ledger(config: Settings, tenant: str) -> Ledger:
-    """Open a tenant's part of the store that `config` names."""
+    """Open the ledger of a tenant's part of the store that `config` names."""
     if tenant == LOCAL:
         return Ledger(open_store(config=config))
     store = open_store(f"{config.store.rstrip('/')}/tenants/{tenant}", config)
@@ -29,6 +29,6 @@ def tenant_ledger(config: Settings, tenant: str) -> Ledger:
 
 
 def ledger_of(config: Settings, job: str) -> Ledger:
-    """Open the part of the store that a job lies in, by the job's id."""
+    """Open the ledger that holds a job, by the job's id."""
     owner, dot, _ = job.partition(".")
     return tenant_ledger(config, owner if dot else LOCAL)

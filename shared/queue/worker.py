@@ -1,7 +1,7 @@
-"""A Celery worker made from a stage; the only file that knows Celery.
+"""Celery workers of the stages, and the dispatcher of units; no other module uses Celery.
 
-Celery carries `(job, unit)` and nothing else. A message lost with its worker or
-with Redis is sent again by the reconciler, because the store lists the open jobs.
+A Celery message is `(job, unit)` and nothing else. If it is lost with its worker or with
+Redis, the reconciler sends it again, because the store lists the open jobs.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Dispatcher:
         self.send(ledger.stage(job), job, ledger.runnable(job)[1])
 
     def reconcile(self, ledger: Ledger) -> int:
-        """Queue lost units again: runnable units without a lease, while their queue is empty.
+        """Queue lost units again: runnable units without a lease, if their stage's queue is empty.
 
         Returns:
             The number of units that were queued.

@@ -16,8 +16,8 @@ from shared.storage.store import ObjectStore
 def open_store(url: str | None = None, config: Settings | None = None) -> ObjectStore:
     """Open the store at `url`: a directory, or `s3://bucket[/prefix]`.
 
-    Without `url`, the process's `HTD_STORE` is opened. S3 servers and keys come
-    from `HTD_S3_*`.
+    Without `url`, the store of `config` is opened; without `config`, the process's settings
+    are used. S3 servers and keys come from the settings `s3_*`.
 
     Raises:
         InputError: the address is malformed, or the keys are missing or refused.
@@ -28,7 +28,7 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Object
         return DirectoryStore(url)
     parsed = urlparse(url)
     if parsed.scheme != "s3" or not parsed.netloc:
-        raise InputError(f"{url!r} is no store: give a directory or s3://bucket/prefix")
+        raise InputError(f"{url!r} is not a store: give a directory or s3://bucket/prefix")
     store = S3Store(parsed.netloc, parsed.path, config)
     try:
         store.create_bucket()

@@ -54,7 +54,7 @@ class DirectoryStore(ObjectStore):
 
     def stat(self, key: str) -> Stat:
         stat = self.local(key).stat()
-        # The tag has the inode, because a coarse clock gives two puts one time.
+        # The tag has the inode, because a coarse clock may give two puts the same time.
         return Stat(stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_ino:x}-{stat.st_size:x}")
 
     def list(self, prefix: str = "") -> Iterator[str]:
@@ -69,7 +69,7 @@ class DirectoryStore(ObjectStore):
 
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         for key in self.list(prefix):
-            with suppress(FileNotFoundError):  # deleted meanwhile
+            with suppress(FileNotFoundError):  # the object was deleted meanwhile
                 yield key, datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
 
     def folders(self, prefix: str) -> Iterator[str]:

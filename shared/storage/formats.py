@@ -36,7 +36,7 @@ def table_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
 
     Args:
         table: the rows.
-        row_group_size: rows per group, the least that a reader reads; default pyarrow's.
+        row_group_size: rows per row group, the unit of reading; default: pyarrow's.
     """
     body = io.BytesIO()
     pq.write_table(table, body, row_group_size=row_group_size)

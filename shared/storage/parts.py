@@ -25,31 +25,31 @@ class PartUpload(ABC):
 
     @abstractmethod
     def begin(self) -> str:
-        """Begin, and return the store's name of the upload."""
+        """Begin an upload, and return its id in the store."""
 
     @abstractmethod
     def parts(self, upload: str) -> dict[int, int]:
-        """Return the parts that have arrived, with their bytes."""
+        """Return the parts that have arrived: number → size in bytes."""
 
     @abstractmethod
     def url(self, upload: str, number: int, seconds: int) -> str | None:
-        """Return a URL that a part can be PUT to for some seconds; None: pass it to `put`."""
+        """Return a URL to PUT a part to, valid for `seconds`; None if `put` takes the part."""
 
     @abstractmethod
     def put(self, upload: str, number: int, path: Path) -> None:
-        """Store a part. Raises `InputError` where parts have URLs."""
+        """Store a file as a part. Raises `InputError` if parts have URLs."""
 
     @abstractmethod
     def complete(self, upload: str, parts: int) -> None:
-        """Join parts 1 to `parts` into the object.
+        """Join parts 1 to `parts`, which must all have arrived, into the object.
 
         Raises:
-            InputError: a part or the upload is missing; the object is left unchanged.
+            InputError: the upload is missing; the object is left unchanged.
         """
 
     @abstractmethod
     def abort(self, upload: str) -> None:
-        """Delete the parts."""
+        """Give up an upload and delete its parts."""
 
 
 class StoredParts(PartUpload):
@@ -75,7 +75,7 @@ class StoredParts(PartUpload):
 
     def complete(self, upload: str, parts: int) -> None:
         with self.store.writing(self.key) as path, path.open("wb") as whole:
-            # Name parts by number, not by a listing: another call may be deleting what it joined.
+            # Count instead of listing parts: another call may be deleting parts that it joined.
             for number in range(1, parts + 1):
                 with self.store.open(f"{self.prefix}{number:05d}") as part:
                     shutil.copyfileobj(part, whole, 1 << 20)
@@ -88,7 +88,7 @@ class StoredParts(PartUpload):
 class S3Parts(PartUpload):
     """The multipart uploads of an S3 server.
 
-    The client offers them only by methods with a leading underscore.
+    The MinIO client offers them only as private methods.
     """
 
     def __init__(self, store: S3Store, key: str) -> None:
@@ -137,16 +137,16 @@ class S3Parts(PartUpload):
 
 @contextmanager
 def _missing_upload_explained() -> Iterator[None]:
-    """Raise `InputError` in place of the server's error where the upload is missing."""
+    """Raise `InputError` instead of the server's error if the upload is missing."""
     try:
         yield
     except (S3Error, InvalidResponseError) as error:
         gone = "NoSuchUpload" in str(error) or "Response code: 404" in str(error)
         if gone:
-            raise InputError("the store has no such upload any more: begin a new one") from error
+            raise InputError("the store no longer has this upload: begin a new one") from error
         raise
 
 
 def part_upload(store: ObjectStore, key: str) -> PartUpload:
-    """Return the upload in parts of the object `key`, by the kind of `store`."""
+    """Return the way to upload object `key` in parts to this kind of store."""
     return S3Parts(store, key) if isinstance(store, S3Store) else StoredParts(store, key)

@@ -25,8 +25,8 @@ class S3Store(ObjectStore):
     """Objects in a bucket of any S3 server (MinIO, AWS, …), below an optional prefix.
 
     Attributes:
-        client: of the server.
-        signer: signs URLs for clients that reach the server under another address.
+        client: MinIO client of the server.
+        signer: MinIO client that signs URLs, for the server's address as other clients know it.
     """
 
     def __init__(self, bucket: str, prefix: str, config: Settings) -> None:
@@ -45,7 +45,7 @@ class S3Store(ObjectStore):
         )
 
     def name(self, key: str) -> str:
-        """Name of the object in the bucket."""
+        """Return the name in the bucket of the object under `key`."""
         return self.prefix + check_key(key)
 
     def create_bucket(self) -> None:
@@ -120,7 +120,7 @@ class S3Store(ObjectStore):
         path = self.cache / version / check_key(key)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Others may fetch it at the same time, so write a file of our own and rename it.
+            # Other processes may fetch it at the same time: write a unique file, then rename it.
             part = f"{path}.{secrets.token_hex(8)}.part"
             self.client.fget_object(self.bucket, self.name(key), part)
             Path(part).replace(path)
@@ -148,7 +148,7 @@ def _client(setting: str, url: str, config: Settings) -> Minio:
     endpoint = urlparse(url)
     if endpoint.scheme not in {"http", "https"} or not endpoint.netloc:
         raise InputError(
-            f"{setting}={url!r} is no S3 server: set it to http://host:port or https://host"
+            f"{setting}={url!r} is not an S3 server: set it to http://host:port or https://host"
         )
     if not config.s3_access_key.get_secret_value():
         raise InputError("an s3:// store needs HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY")

@@ -1,7 +1,7 @@
 """The interface of the object store.
 
 A key is a relative POSIX path. A put is atomic (readers see the old object, the
-new one or none) and a later put replaces an earlier one.
+new one or none), and a later put replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def check_key(key: str) -> str:
     """Return `key` if it is a plain relative path.
 
     Raises:
-        InputError: it is empty, absolute, or climbs out of the store.
+        InputError: it is empty, absolute, not normalized, or climbs out of the store.
     """
     path = PurePosixPath(key)
     if not key or path.is_absolute() or ".." in path.parts or str(path) != key or "\\" in key:
         raise InputError(
-            f"{key!r} is no store key: use a relative path such as 'slides/a/slide.json'"
+            f"{key!r} is not a store key: use a relative path such as 'slides/a/slide.json'"
         )
     return key
 
@@ -82,7 +82,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Yield all keys that start with `prefix`, sorted, and when they were last put (UTC)."""
+        """Yield all keys that start with `prefix`, sorted, with the UTC times of their last put."""
 
     @abstractmethod
     def folders(self, prefix: str) -> Iterator[str]:
@@ -96,8 +96,8 @@ class ObjectStore(ABC):
     def local(self, key: str) -> Path:
         """Return a read-only local file with the object's content.
 
-        Libraries that need a real file (OpenSlide, HDF5) read through this. An S3
-        store downloads into a cache, keyed by the object's ETag.
+        It is for libraries that need a real file (OpenSlide, HDF5). An S3 store downloads
+        the object into a cache, keyed by its ETag. Raises `ObjectNotFoundError`.
         """
 
     @abstractmethod
@@ -106,10 +106,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def presign(self, key: str, seconds: int) -> str | None:
-        """Return a URL from which anybody can read the object for `seconds`.
-
-        None if the store has no server of its own.
-        """
+        """Return a URL that reads the object for `seconds`; None if the store has no server."""
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes. Raises `ObjectNotFoundError`."""
@@ -121,16 +118,16 @@ class ObjectStore(ABC):
             self.delete(key)
 
     def put_json(self, key: str, value: Any) -> None:
-        """Store `value` (plain JSON or a pydantic model) in a canonical form."""
+        """Store `value` (plain JSON or a pydantic model) as JSON with sorted keys."""
         plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
         self.put(key, (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode())
 
     def get_json(self, key: str) -> Any:
-        """Return the parsed JSON object under `key`."""
+        """Return the parsed JSON object under `key`. Raises `ObjectNotFoundError`."""
         return json.loads(self.get(key))
 
     def get_model(self, key: str, model: type[M]) -> M:
-        """Return the object under `key`, validated as `model`."""
+        """Return the object under `key`, validated as `model`. Raises `ObjectNotFoundError`."""
         return model.model_validate_json(self.get(key))
 
     @contextmanager

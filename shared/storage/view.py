@@ -1,4 +1,4 @@
-"""A wrapper around a store."""
+"""A store that passes its calls to another one."""
 
 from __future__ import annotations
 

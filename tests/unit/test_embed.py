@@ -174,7 +174,7 @@ def test_features_that_do_not_fit_are_refused_and_nothing_is_written(
 def test_a_file_that_is_no_hdf5_is_named(tmp_path: Path) -> None:
     path = tmp_path / "slide.h5"
     path.write_bytes(b"no features")
-    with pytest.raises(InputError, match=r"slide\.h5 is no features file"):
+    with pytest.raises(InputError, match=r"slide\.h5 is not a features file"):
         read_features(path)
 
 

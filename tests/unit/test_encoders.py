@@ -131,7 +131,7 @@ def test_an_encoder_with_its_own_package_is_imported_instead(store: DirectorySto
 
 
 def test_a_name_that_is_none_is_refused(store: DirectoryStore) -> None:
-    with pytest.raises(InputError, match="'resnet' is no encoder"):
+    with pytest.raises(InputError, match="'resnet' is not an encoder"):
         load_encoder("resnet", store)
 
 

@@ -433,7 +433,7 @@ def test_crop_copying_agrees_with_template_matching(monkeypatch: pytest.MonkeyPa
 
 
 def test_images_below_a_block_are_refused() -> None:
-    with pytest.raises(ValueError, match="less than a block of 16"):
+    with pytest.raises(ValueError, match="smaller than a block of 16"):
         crop_copying(texture(0, 64), texture(1, 15))
     with pytest.raises(ValueError, match="need uint8"):
         crop_copying(texture(0, 64)[..., 0], texture(1, 16))

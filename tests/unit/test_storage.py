@@ -30,8 +30,8 @@ def test_interrupted_puts_leave_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://host/x", "no store"),
-        ("s3://", "no store"),
+        ("ftp://host/x", "not a store"),
+        ("s3://", "not a store"),
         ("s3://bucket", "HTD_S3_ENDPOINT"),
     ],
 )
