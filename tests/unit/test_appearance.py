@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ class Made:
     def pairs(self, images: list[np.ndarray] | None = None) -> SyntheticPairs:  # type: ignore[type-arg]
         samples = self.samples
         if images is not None:
-            samples = [replace(s, image=i) for s, i in zip(samples, images, strict=True)]
+            samples = [s._replace(image=i) for s, i in zip(samples, images, strict=True)]
         return SyntheticPairs(Index(samples))  # type: ignore[arg-type]
 
 

@@ -9,6 +9,16 @@ import pytest
 from benchmarks import guidance, quality
 from benchmarks.conditioning import recipe_of
 from shared.contracts.base import Split
+from shared.contracts.evaluate import (
+    Appearance,
+    EncoderFigures,
+    FidelityRow,
+    Leakage,
+    Report,
+    Retrieval,
+    SegmentationScores,
+    TrainingSet,
+)
 from shared.contracts.sampling import Sampling
 from shared.errors import InputError
 from shared.storage import DirectoryStore
@@ -78,32 +88,41 @@ def test_the_way_from_a_folder_to_the_figures_is_one_command(
     assert ("--embedding quality-embedding" in study) == (len(trained) > 1)
 
 
-def leak(excess: float, significant: bool) -> dict[str, object]:
-    return {"excess_copies": excess, "significant": significant}
+def leak(excess: float, significant: bool) -> Leakage:
+    return Leakage.model_construct(excess_copies=excess, significant=significant)
+
+
+def scores(iou: float) -> SegmentationScores:
+    return SegmentationScores.model_construct(mean_iou=iou)
+
+
+def hits(top1: float | None) -> dict[str, Retrieval]:
+    return {"both": Retrieval.model_construct(top1=top1)}
 
 
 def test_of_several_encoders_the_least_favourable_counts() -> None:
     def part(fd: tuple[float, float], own: tuple[float, float], over: float, top1: float | None,
-             excess: float) -> dict[str, object]:  # fmt: skip
+             excess: float) -> EncoderFigures:  # fmt: skip
         rows = {
-            row: {"frechet": distance, "own_slides": near, "over_floor": over}
+            row: FidelityRow.model_construct(frechet=distance, own_slides=near, over_floor=over)
             for row, distance, near in zip(("map", "both"), fd, own, strict=True)
         }
         leaks = {"dataset": leak(excess, excess > 0.02), "both": leak(0.0, False)}
-        return {"rows": rows, "retrieval": {"both": {"top1": top1}}, "leakage": leaks}
+        return EncoderFigures.model_construct(rows=rows, retrieval=hits(top1), leakage=leaks)
 
-    report = {
-        "fidelity": [
+    report = Report.model_construct(
+        fidelity=(
             part((90, 30), (60, 20), 2.0, 0.5, 0.03),
             part((80, 40), (80, 20), 1.5, 0.4, 0.0),
-        ],
-        "appearance": {"stain": {"map": 0.3, "both": 0.1}, "retrieval": {"both": {"top1": 0.6}}},
-        "segmentation": {
-            source: {"mean_iou": iou}
-            for source, iou in (("real", 0.8), ("synthetic", 0.76), ("both", 0.82))
+        ),
+        appearance=Appearance.model_construct(stain={"map": 0.3, "both": 0.1}, retrieval=hits(0.6)),
+        segmentation={
+            TrainingSet.REAL: scores(0.8),
+            TrainingSet.SYNTHETIC: scores(0.76),
+            TrainingSet.REAL_AND_SYNTHETIC: scores(0.82),
         },
-        "faithfulness": {"mean_iou": 0.72},
-    }  # fmt: skip
+        faithfulness=scores(0.72),
+    )
     found = quality.figures(report)
     assert found == pytest.approx(
         {
@@ -112,8 +131,8 @@ def test_of_several_encoders_the_least_favourable_counts() -> None:
             "crop_retrieval_top1": 0.4, "excess_copies": 0.03, "excess_copies_significant": 0.03,
         }
     )  # fmt: skip
-    report["fidelity"] = [part((90, 30), (60, 20), 2.0, None, 0.01)]
-    found = quality.figures(report)
+    one = (part((90, 30), (60, 20), 2.0, None, 0.01),)
+    found = quality.figures(report.model_copy(update={"fidelity": one}))
     assert found["crop_retrieval_top1"] is None
     assert (found["excess_copies"], found["excess_copies_significant"]) == (0.01, 0)
 
