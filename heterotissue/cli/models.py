@@ -110,20 +110,20 @@ def distill(
 @app.command(epilog=example("htd deploy --model lung/2"))
 def deploy(
     model: ModelOption,
-    engine: Annotated[str, typer.Option(help="pytorch or tensorrt.")] = "pytorch",
-    device: Annotated[str, typer.Option(help="cpu or cuda, for Triton.")] = "cpu",
+    engine: Annotated[str | None, typer.Option(help="pytorch (default) or tensorrt.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu (default) or cuda, for Triton.")] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
 ) -> None:
     """Load a model version on Triton. To go back, deploy an older version again."""
     target = Target.of(store, broker)
     ref = ModelRef.parse(model)
+    number = next_number(Ledger(target.store), ref.name)
+    options = {"engine": engine, "device": device}
     request = DeployRequest.model_validate(
-        {
-            "model": ref.name, "version": ref.version, "engine": engine, "device": device,
-            "number": next_number(Ledger(target.store), ref.name),
-        }
-    )  # fmt: skip
+        {"model": ref.name, "version": ref.version, "number": number}
+        | {name: value for name, value in options.items() if value is not None}
+    )
     run_and_end(target, request)
 
 

@@ -15,12 +15,12 @@ from pydantic import RootModel
 from heterotissue.client.http import MAX_WAIT_SECONDS, ServerError, Transport
 from shared.contracts.base import Request
 from shared.contracts.cluster import TissueType
+from shared.contracts.deploy import DeployBody
 from shared.contracts.gateway import (
     Atlas,
     DatasetEstimate,
     DatasetPage,
     DatasetStatus,
-    DeployBody,
     ImageBody,
     JobPage,
     ModelInfo,

@@ -11,6 +11,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.api import problems, routers
+from services.gateway.api.body_sizes import MAX_JSON_BYTES
 from services.gateway.api.ops import Counting, Figures
 from services.gateway.api.problems import TYPES, ProblemDetails, answer, documented
 from services.gateway.api.resources import Resources
@@ -20,9 +21,6 @@ from services.gateway.web import routers as web_routers
 from services.gateway.web.pages import FOLDER
 from shared.contracts.gateway import ImageBody
 from shared.settings import Settings
-
-MAX_JSON_BYTES = 2 << 20
-"""Largest body of a request in bytes; operations that take files have higher limits."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",

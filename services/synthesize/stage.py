@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ import torch
 from services.synthesize.card import croissant, dataset_card
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import generate_batches, open_generate
-from shared.arrays import Int64, UInt8
+from services.synthesize.manifest import put_rows, write_manifest
+from shared.arrays import UInt8
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import (
     DatasetRecord,
@@ -38,24 +38,6 @@ from shared.storage.formats import pack_tar, table_bytes
 
 CHOICE_ROWS = 65536
 """Rows per row group of `choices.parquet`, so that a shard reads few rows of other shards."""
-
-MANIFEST = pa.schema(
-    [
-        ("key", pa.string()),
-        ("index", pa.int64()),
-        ("shard", pa.string()),  # key in the store
-        ("image", pa.string()),  # file name in the shard
-        ("mask", pa.string()),
-        ("map_region", pa.string()),
-        ("map_slide", pa.string()),
-        ("symmetry", pa.int8()),
-        ("seed", pa.int64()),
-        ("crop_labels", pa.list_(pa.uint8())),
-        ("crop_regions", pa.list_(pa.string())),
-        ("crop_slides", pa.list_(pa.string())),
-        ("fractions", pa.list_(pa.float32())),  # share of the image per class, background first
-    ]
-)
 
 
 class SynthesizeStage(Stage[DatasetRequest]):
@@ -115,8 +97,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         key = _shard_key(request.dataset, number)
         tar = pack_tar(members)
         store.put(key, tar)
-        rows = [_row(*pair, key) for pair in zip(samples, counts, strict=True)]
-        store.put(_rows_key(key), table_bytes(pa.Table.from_pylist(rows, schema=MANIFEST)))
+        put_rows(store, key, samples, counts)
         for kind in request.exports:
             for sample in samples:
                 for name, data in sample_files(sample, model.classes, kind):
@@ -157,7 +138,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             request=request,
         )
         _drop_stale(store, request, set(numbers))
-        distinct = _write_manifest(store, request.dataset, shards)
+        distinct = write_manifest(store, request.dataset, shards)
         _write_exports(store, request, model, numbers)
         _, crops = open_banks(store, request, model)
         shown = list(itertools.islice(read_shard(store.get(shards[0])), PREVIEW_SAMPLES))
@@ -184,10 +165,6 @@ def _shard_key(dataset: str, number: int) -> str:
     return dataset_key(dataset, f"shards/{number:06d}.tar")
 
 
-def _rows_key(shard: str) -> str:
-    return shard.removesuffix(".tar") + ".parquet"
-
-
 def _export(kind: str, name: str) -> str:
     """Return the path of an export's file below the dataset; `name` may begin with the `kind`."""
     return f"exports/{name}" if name.startswith(f"{kind}/") else f"exports/{kind}/{name}"
@@ -210,25 +187,6 @@ def _choices(store: ObjectStore, dataset: str, start: int, stop: int) -> list[st
     return keys
 
 
-def _row(sample: Sample, counts: Int64, shard: str) -> dict[str, object]:
-    source = sample.provenance
-    return {
-        "key": source.key,
-        "index": source.index,
-        "shard": shard,
-        "image": f"{source.key}.png",
-        "mask": f"{source.key}.mask.png",
-        "map_region": source.map_region,
-        "map_slide": source.map_slide,
-        "symmetry": source.symmetry,
-        "seed": source.seed,
-        "crop_labels": [crop.label for crop in source.crops],
-        "crop_regions": [crop.region for crop in source.crops],
-        "crop_slides": [crop.slide for crop in source.crops],
-        "fractions": (counts / counts.sum()).tolist(),
-    }
-
-
 def _drop_stale(store: ObjectStore, request: DatasetRequest, numbers: set[int]) -> None:
     """Delete files of an earlier request for this dataset that this request did not write."""
     shards = dataset_key(request.dataset, "shards/")
@@ -247,18 +205,6 @@ def _drop_stale(store: ObjectStore, request: DatasetRequest, numbers: set[int]) 
                 current = number < request.images and number // request.shard_size in numbers
         if not current:
             store.delete(key)
-
-
-def _write_manifest(store: ObjectStore, dataset: str, shards: tuple[str, ...]) -> int:
-    """Join the rows of all shards, one row group per shard; return the number of distinct maps."""
-    seen: set[str] = set()
-    key = dataset_key(dataset, "manifest.parquet")
-    with store.writing(key) as path, pq.ParquetWriter(path, MANIFEST) as writer:
-        for shard in shards:
-            rows = pq.read_table(io.BytesIO(store.get(_rows_key(shard))), schema=MANIFEST)
-            seen.update(rows["map_region"].to_pylist())
-            writer.write_table(rows)
-    return len(seen)
 
 
 def _describe(store: ObjectStore, record: DatasetRecord, digests: dict[str, str]) -> None:

@@ -16,7 +16,16 @@ from shared.contracts.models import ModelRef
 Engine = Literal["pytorch", "tensorrt"]
 
 
-class DeployRequest(Request):
+class DeployBody(Contract):
+    """How Triton runs a model version."""
+
+    engine: Engine = "pytorch"
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="device on which Triton runs the networks"
+    )
+
+
+class DeployRequest(DeployBody, Request):
     """Serve a model version on Triton; running requests finish on the previous deployment."""
 
     stage: ClassVar[str] = "deploy"
@@ -24,10 +33,6 @@ class DeployRequest(Request):
     model: Name
     version: Name = "1"
     number: int = Field(ge=1, description="number of the deployment: one more than the last")
-    engine: Engine = "pytorch"
-    device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="device on which Triton runs the networks"
-    )
 
     @property
     def model_ref(self) -> ModelRef:

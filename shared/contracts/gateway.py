@@ -6,17 +6,19 @@ datasets/<id>/submission.json   Submission
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, Name
 from shared.contracts.cluster import TissueType
-from shared.contracts.deploy import Engine
 from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest, SamplingChoice, dataset_key
+
+MAX_SLIDE_BYTES = 1 << 40
+"""Size of the largest file of a slide."""
 
 
 class Submission(Contract):
@@ -163,7 +165,7 @@ class UploadBody(Contract):
     """A request to upload a large file in parts."""
 
     file: str = Field(min_length=1, max_length=256, description="file name in the slide's folder")
-    bytes: int = Field(ge=1, le=2**40, description="size of the file")
+    bytes: int = Field(ge=1, le=MAX_SLIDE_BYTES, description="size of the file")
 
 
 class UploadPart(Contract):
@@ -309,10 +311,3 @@ class ModelPage(Contract):
 
     items: tuple[ModelInfo, ...]
     next: str | None = Field(description="`cursor` of the next page; None on the last")
-
-
-class DeployBody(Contract):
-    """A request to deploy a model version."""
-
-    engine: Engine = "pytorch"
-    device: Literal["cpu", "cuda"] = "cpu"

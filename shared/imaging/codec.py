@@ -13,7 +13,7 @@ from shared.arrays import UInt8
 from shared.errors import InputError
 
 PNG_LEVEL = 4
-"""zlib's compression level of every PNG, 0 to 9."""
+"""zlib's compression level, 0 to 9, of all PNGs but those with a palette."""
 
 
 def encode_png(array: UInt8) -> bytes:

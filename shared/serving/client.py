@@ -148,7 +148,7 @@ class TritonGenerator:
     ) -> None:
         self._url = url
         self._name = served_name(model, number, "sampler")
-        self._urgent = priority is not Priority.BULK
+        self._priority = priority
         self._alone = alone
 
     def generate(
@@ -174,7 +174,7 @@ class TritonGenerator:
             "use_map": use_map,
             "use_crops": use_crops,
             "progress": callback is not None,
-            "urgent": self._urgent,
+            "priority_class": int(self._priority),
             "alone": self._alone,
         }
         if len(labels) > MAX_IMAGES:

@@ -44,15 +44,12 @@ class RequestOptions(Sampling):
     use_map: bool = True
     use_crops: bool = True
     progress: bool = Field(False, description="send a response after every step")
-    urgent: bool = Field(False, description="go before all requests that are not urgent")
+    priority_class: Priority = Field(
+        Priority.BULK, description="its place in the batcher; Triton has a `priority` of its own"
+    )
     alone: bool = Field(
         True, description="stay in batches of its own, so that its bits depend on no other request"
     )
-
-    @property
-    def priority(self) -> Priority:
-        """Priority in the batcher, set by `urgent`, because Triton has a `priority` of its own."""
-        return Priority.INTERACTIVE if self.urgent else Priority.BULK
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ class InFlightSampler:
             labels.shape[1] // factor,
             labels.shape[2] // factor,
         )
-        with self.batcher.in_flight(options.priority):
+        with self.batcher.in_flight(options.priority_class):
             encoded = await self._encode(labels, crops, guidance.branches, options.alone)
             trajectory = Trajectory(
                 Solver(
@@ -150,7 +147,7 @@ class InFlightSampler:
                 ),
                 encoded,
                 guidance,
-                priority=options.priority,
+                priority=options.priority_class,
                 alone=options.alone,
                 report=report,
                 wanted=wanted,
@@ -190,7 +187,7 @@ class InFlightSampler:
         return await loop.run_in_executor(self._pool, work)
 
     async def _decode(self, latents: Tensor, options: RequestOptions) -> Tensor:
-        if options.priority is Priority.BULK:
+        if options.priority_class is Priority.BULK:
             await self.batcher.only_bulk.wait()
         return await self.engines.decode(latents, options.alone)
 

@@ -147,7 +147,11 @@ def test_a_dataset_decodes_no_further_images_until_an_urgent_request_has_its_own
     class Interrupted(Server):
         async def _decode(self, latents: Tensor, alone: bool) -> Tensor:
             if not urgent:
-                urgent.append(asyncio.create_task(self.ask([[crop()]], urgent=True, alone=False)))
+                urgent.append(
+                    asyncio.create_task(
+                        self.ask([[crop()]], priority_class=Priority.INTERACTIVE, alone=False)
+                    )
+                )
                 await asyncio.sleep(0)  # so that it begins
             return await super()._decode(latents, alone)
 

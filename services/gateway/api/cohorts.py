@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import MayRead, MayTrain
+from services.gateway.api.body_sizes import MAX_FEATURE_BYTES
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, received
@@ -20,8 +21,6 @@ from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.imaging.codec import encode_png
 from shared.imaging.region_sets import RegionNotFoundError, read_region
 from shared.imaging.sheet import colorize
-
-MAX_FEATURE_BYTES = 16 << 30
 
 router = APIRouter(prefix="/v1", tags=["cohorts"])
 

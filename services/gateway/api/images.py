@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayGenerate, MayRead
+from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
 from services.gateway.api.image_bodies import IMAGE_BODY, read_image_body
 from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.problems import ProblemError, blaming, documented
@@ -28,7 +29,6 @@ from shared.imaging.codec import encode_png
 from shared.models import read_model
 from shared.storage import ObjectStore, sha256
 
-MAX_BODY_BYTES = 32 << 20
 MIN_CROP_SIDE = 8
 UNREADABLE = (
     UnidentifiedImageError,
@@ -59,7 +59,7 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
 @router.post(
     "",
     response_class=Response,
-    max_body_size=MAX_BODY_BYTES,
+    max_body_size=MAX_IMAGE_BYTES,
     openapi_extra=IMAGE_BODY,
     responses=documented(404) | PICTURE,
 )

@@ -13,8 +13,8 @@ from services.gateway.api.access import Caller, MayRead, MayTrain
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
 from shared.contracts.base import Name
-from shared.contracts.deploy import DeployRequest
-from shared.contracts.gateway import DeployBody, ModelInfo, ModelPage, Names, TrainingRun
+from shared.contracts.deploy import DeployBody, DeployRequest
+from shared.contracts.gateway import ModelInfo, ModelPage, Names, TrainingRun
 from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRef
 from shared.contracts.train import TrainRequest, training_key

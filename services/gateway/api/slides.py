@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayAnnotate, MayRead
+from services.gateway.api.body_sizes import MAX_ANNOTATION_BYTES, MAX_SLIDE_BYTES
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
@@ -19,9 +20,6 @@ from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.annotations import ANNOTATION_SUFFIXES
 from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
 from shared.contracts.ingest import slide_key
-
-MAX_SLIDE_BYTES = 1 << 40
-MAX_ANNOTATION_BYTES = 2 << 30
 
 router = APIRouter(prefix="/v1/slides", tags=["slides"])
 

@@ -1,0 +1,86 @@
+"""The manifest of a dataset: a Parquet table with one row per image.
+
+Each shard writes its own rows beside its tar; the last unit of the job joins them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shared.arrays import Int64
+from shared.contracts.synthesize import dataset_key
+from shared.datasets.samples import Sample
+from shared.storage import ObjectStore
+from shared.storage.formats import table_bytes
+
+MANIFEST = pa.schema(
+    [
+        ("key", pa.string()),
+        ("index", pa.int64()),
+        ("shard", pa.string()),  # key in the store
+        ("image", pa.string()),  # file name in the shard
+        ("mask", pa.string()),
+        ("map_region", pa.string()),
+        ("map_slide", pa.string()),
+        ("symmetry", pa.int8()),
+        ("seed", pa.int64()),
+        ("crop_labels", pa.list_(pa.uint8())),
+        ("crop_regions", pa.list_(pa.string())),
+        ("crop_slides", pa.list_(pa.string())),
+        ("fractions", pa.list_(pa.float32())),  # share of the image per class, background first
+    ]
+)
+
+
+def put_rows(
+    store: ObjectStore, shard: str, samples: Sequence[Sample], counts: Sequence[Int64]
+) -> None:
+    """Write the rows of one shard.
+
+    Args:
+        store: the object store.
+        shard: key of the shard's tar.
+        samples: the images of the shard.
+        counts: number of pixels per class of each image, background first.
+    """
+    rows = [_row(*pair, shard) for pair in zip(samples, counts, strict=True)]
+    store.put(_rows_key(shard), table_bytes(pa.Table.from_pylist(rows, schema=MANIFEST)))
+
+
+def write_manifest(store: ObjectStore, dataset: str, shards: tuple[str, ...]) -> int:
+    """Join the rows of all shards, one row group per shard; return the number of distinct maps."""
+    seen: set[str] = set()
+    key = dataset_key(dataset, "manifest.parquet")
+    with store.writing(key) as path, pq.ParquetWriter(path, MANIFEST) as writer:
+        for shard in shards:
+            rows = pq.read_table(io.BytesIO(store.get(_rows_key(shard))), schema=MANIFEST)
+            seen.update(rows["map_region"].to_pylist())
+            writer.write_table(rows)
+    return len(seen)
+
+
+def _rows_key(shard: str) -> str:
+    return shard.removesuffix(".tar") + ".parquet"
+
+
+def _row(sample: Sample, counts: Int64, shard: str) -> dict[str, object]:
+    source = sample.provenance
+    return {
+        "key": source.key,
+        "index": source.index,
+        "shard": shard,
+        "image": f"{source.key}.png",
+        "mask": f"{source.key}.mask.png",
+        "map_region": source.map_region,
+        "map_slide": source.map_slide,
+        "symmetry": source.symmetry,
+        "seed": source.seed,
+        "crop_labels": [crop.label for crop in source.crops],
+        "crop_regions": [crop.region for crop in source.crops],
+        "crop_slides": [crop.slide for crop in source.crops],
+        "fractions": (counts / counts.sum()).tolist(),
+    }
