@@ -159,7 +159,7 @@ class Client:
         yield from self._http.items("/v1/slides", SlidePage)
 
     def slide(self, slide: str) -> SlideInfo:
-        """Return a slide's record."""
+        """Return a slide's files, and its record once it is ingested."""
         return self._http.get(f"/v1/slides/{slide}", SlideInfo)
 
     def register_slide(self, slide: str, source: str) -> SlideInfo:
