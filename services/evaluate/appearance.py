@@ -52,9 +52,9 @@ class Sources:
     def _image(self, regions: str, key: str) -> UInt8:
         return self._regions[regions][self._numbers[regions][key]].image
 
-    def crop(self, made: Provenance, origin: CropOrigin) -> UInt8:
+    def crop(self, provenance: Provenance, origin: CropOrigin) -> UInt8:
         """Cut a sample's crop out of its region again, uint8 RGB (side, side, 3)."""
-        image = self._image(made.crop_regions, origin.region)
+        image = self._image(provenance.crop_regions, origin.region)
         return image[origin.y : origin.y + origin.side, origin.x : origin.x + origin.side]
 
     def real(self, sample: Sample) -> UInt8:
@@ -62,20 +62,19 @@ class Sources:
 
         It is turned and mirrored like the map.
         """
-        made, size = sample.provenance, len(sample.labels)
-        image = self._image(made.map_regions, made.map_region)
-        return symmetry(
-            image[made.map_y : made.map_y + size, made.map_x : made.map_x + size], made.symmetry
-        )
+        provenance, size = sample.provenance, len(sample.labels)
+        x, y = provenance.map_x, provenance.map_y
+        image = self._image(provenance.map_regions, provenance.map_region)
+        return symmetry(image[y : y + size, x : x + size], provenance.symmetry)
 
 
-def from_elsewhere(made: Provenance) -> tuple[CropOrigin, ...]:
+def from_elsewhere(provenance: Provenance) -> tuple[CropOrigin, ...]:
     """Return the crops that come from other regions than the map.
 
     A crop from the map's own region may be visible in the real image of the map, so the two
     cannot be compared.
     """
-    return tuple(origin for origin in made.crops if origin.region != made.map_region)
+    return tuple(origin for origin in provenance.crops if origin.region != provenance.map_region)
 
 
 def measure_appearance(
@@ -108,15 +107,15 @@ def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict
         sources = Sources(store, pairs)
         for number in range(len(pairs)):
             sample = pairs.samples[number]
-            made = sample.provenance
-            for origin in made.crops:
+            provenance = sample.provenance
+            for origin in provenance.crops:
                 inside = sample.labels == origin.label
                 if inside.sum() < MIN_STAIN_PIXELS:
                     continue
-                wanted = stain_statistics(sources.crop(made, origin), None)
+                wanted = stain_statistics(sources.crop(provenance, origin), None)
                 error = stain_error(stain_statistics(sample.image, inside), wanted)
                 errors.setdefault(row, []).append(error)
-                if row == MAP_AND_CROPS and origin in from_elsewhere(made):
+                if row == MAP_AND_CROPS and origin in from_elsewhere(provenance):
                     truth = stain_statistics(sources.real(sample), inside)
                     errors.setdefault("real", []).append(stain_error(truth, wanted))
     return {row: float(np.mean(values)) for row, values in errors.items()}
@@ -168,7 +167,7 @@ class CropPairs:
 def crop_pairs(
     store: ObjectStore, pairs: SyntheticPairs, seed: int, real: bool = False
 ) -> CropPairs:
-    """Cut a window of the same class out of the image, for every crop of every image.
+    """Cut, for each crop of each image, a window of the crop's class out of the image.
 
     Args:
         store: holds the real regions.
@@ -181,16 +180,16 @@ def crop_pairs(
     windows, crops, labels, slides = [], [], [], []
     for number in range(len(pairs)):
         sample = pairs.samples[number]
-        made = sample.provenance
+        provenance = sample.provenance
         image = sources.real(sample) if real else sample.image
         rng = np.random.default_rng([seed, number])
-        for origin in from_elsewhere(made) if real else made.crops:
+        for origin in from_elsewhere(provenance) if real else provenance.crops:
             spot = place(sample.labels, origin.label, origin.side, rng)
             if spot is None:
                 continue
             x, y = spot
             windows.append(image[y : y + origin.side, x : x + origin.side])
-            crops.append(sources.crop(made, origin))
+            crops.append(sources.crop(provenance, origin))
             labels.append(origin.label)
             slides.append(origin.slide)
     numbers = np.unique(np.array(slides, np.str_), return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage, which tell fidelity from diversity."""
+"""Precision and density measure the fidelity of images, recall and coverage their diversity."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def squared_distances(rows: Float64, columns: Float64) -> Iterator[tuple[slice, 
         part = slice(start, start + step)
         scale = np.square(rows[part]).sum(1)[:, None] + norms
         squares = scale - 2 * (rows[part] @ columns.T)
-        squares[squares < 1e-12 * scale] = 0  # rounding leaves equal features a tiny one
+        squares[squares < 1e-12 * scale] = 0  # rounding gives equal features a distance
         yield part, squares
 
 

@@ -85,10 +85,10 @@ class SyntheticPairs:
         return sample.image, sample.labels
 
     def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        made = self.samples.provenance(number)
+        provenance = self.samples.provenance(number)
         return (
-            (made.map_slide, *(crop.slide for crop in made.crops)),
-            (made.map_region, *(crop.region for crop in made.crops)),
+            (provenance.map_slide, *(crop.slide for crop in provenance.crops)),
+            (provenance.map_region, *(crop.region for crop in provenance.crops)),
         )
 
 
@@ -161,7 +161,7 @@ def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
     if not real.of_split(*request.real_train):
         raise InputError(
             f"region set {real.name!r} has no region in {' or '.join(request.real_train)}: "
-            "there is nothing real to train the segmenter on"
+            "so there are no real images to train the segmenter on"
         )
     if real.of_split(*request.real_test):
         division = _divide_by_slide(store, request, real, table, dataset, model)
@@ -205,7 +205,7 @@ def _divide_by_slide(
         for splits in (request.real_train, request.real_test)
     )
     datasets = (request.dataset, *request.ablation.values(), *request.seen.values())
-    models = dict.fromkeys(load_dataset(store, each).model for each in datasets)
+    models = dict.fromkeys(load_dataset(store, name).model for name in datasets)
     trained, cautions = _training_slides(store, list(models))
     overlap = sorted(set(test_slides) & (set(train_slides) | trained))
     if overlap:
@@ -295,7 +295,7 @@ def _training_slides(store: ObjectStore, models: list[str]) -> tuple[set[str], l
             model = read_model(store, ModelRef.parse(reference))
         except ObjectNotFoundError:
             cautions.append(
-                f"Model {reference}, from which a generator was started, is no longer in the "
+                f"Model {reference}, which a generator was started from, is no longer in the "
                 "store: so it is not known whether it was trained on the test slides."
             )
             continue

@@ -197,8 +197,8 @@ def measure_encoder(
         mpp=material.dataset.mpp,
     )
     context.store.put(report_key(request.report, f"reference-{name}.safetensors"), statistics)
-    shown = spread(len(numbers["dataset"]), COLUMNS)
-    neighbours = nearest(upright["dataset"][shown], upright["train"])
+    on_sheet = spread(len(numbers["dataset"]), COLUMNS)
+    neighbours = nearest(upright["dataset"][on_sheet], upright["train"])
     return EncoderResult(
         **dict(fidelity(encoded.test, encoded.turned, request.seed)),
         encoder=name,
@@ -212,7 +212,7 @@ def measure_encoder(
         retrieval=crop_retrieval(context.store, material, encoder, request.seed),
         nearest=tuple(
             Neighbour(sample=numbers["dataset"][row], train=numbers["train"][near])
-            for row, near in zip(shown, neighbours, strict=True)
+            for row, near in zip(on_sheet, neighbours, strict=True)
         ),
     )
 
@@ -235,7 +235,7 @@ def _reference_distance(
         dataset = material.dataset
         distance = reference.distance(moments, encoder=encoder, size=dataset.size, mpp=dataset.mpp)
     except (OSError, ValueError) as error:
-        raise InputError(f"reference {source} can't be used: {error}") from error
+        raise InputError(f"reference {source} cannot be used: {error}") from error
     return ReferenceDistance(
         source=reference.source, n=(len(features), reference.moments.count), frechet=distance
     )

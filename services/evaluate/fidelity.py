@@ -60,8 +60,8 @@ class FeatureSet:
         return self.values[rows].reshape(-1, self.values.shape[2])
 
     @property
-    def shown(self) -> NDArray[np.str_]:
-        """Slide of each image, (n,); for a synthetic image, the slide of its map."""
+    def main_slides(self) -> NDArray[np.str_]:
+        """Name of each image's slide, (n,); for a synthetic image, the slide of its map."""
         return np.array([names[0] for names in self.slides], np.str_)
 
 
@@ -96,7 +96,7 @@ class Fold:
     candidates: dict[str, Int64]
 
 
-def _made_without(origins: Origins, names: AbstractSet[str]) -> Int64:
+def _not_from(origins: Origins, names: AbstractSet[str]) -> Int64:
     """Return the numbers of the images that come from none of the slides or regions in `names`."""
     return np.flatnonzero([names.isdisjoint(own) for own in origins])
 
@@ -107,14 +107,14 @@ def make_folds(test: FeatureSet, sources: Mapping[str, FeatureSet]) -> list[Fold
     If there is only one test slide, each fold has every other image of it as its reference, and
     no synthetic image is left out.
     """
-    sides = halves(test.shown)
+    sides = halves(test.main_slides)
     folds: list[Fold] = []
     for number, side in enumerate(sides):
         if all(sides):
-            inside = np.isin(test.shown, sorted(side))
+            inside = np.isin(test.main_slides, sorted(side))
         else:
             inside, side = np.arange(len(test)) % 2 == number, set()
-        candidates = {name: _made_without(source.slides, side) for name, source in sources.items()}
+        candidates = {name: _not_from(source.slides, side) for name, source in sources.items()}
         folds.append(Fold(np.flatnonzero(inside), {"floor": np.flatnonzero(~inside), **candidates}))
     return folds
 
@@ -124,11 +124,11 @@ def make_own_folds(test: FeatureSet, sources: Mapping[str, FeatureSet]) -> list[
 
     The reference of a fold is every third real region. Images that show one of these regions, or
     have their map or a crop from one, are left out. A source is left out if any of its images
-    comes from a slide that is no test slide.
+    comes from a slide that is not a test slide.
     """
     if test.regions is None:
         return []
-    here = set(test.shown.tolist())
+    here = set(test.main_slides.tolist())
     known = {
         name: source.regions
         for name, source in {"floor": test, **sources}.items()
@@ -138,7 +138,7 @@ def make_own_folds(test: FeatureSet, sources: Mapping[str, FeatureSet]) -> list[
     for start in range(OWN_FOLDS):
         reference = np.arange(start, len(test), OWN_FOLDS)
         names = {test.regions[number][0] for number in reference.tolist()}
-        candidates = {name: _made_without(regions, names) for name, regions in known.items()}
+        candidates = {name: _not_from(regions, names) for name, regions in known.items()}
         folds.append(Fold(reference, candidates))
     return folds
 
@@ -212,17 +212,17 @@ def _row(
 ) -> FidelityRow:
     """Return the means of a source's figures over the folds."""
     distances, intervals, scores = [], [], []
-    for made, real, rng in draws:
-        one, other = source.of(made), test.of(real)
+    for chosen, real, rng in draws:
+        one, other = source.of(chosen), test.of(real)
         distances.append(distance_of(one, other))
         intervals.append(
             bootstrap(
                 one, other, DRAWS, rng,
-                groups_one=_groups(source, made), groups_other=_groups(test, real),
+                groups_one=_groups(source, chosen), groups_other=_groups(test, real),
             )
         )  # fmt: skip
-        if len(made) >= MIN_MANIFOLD_IMAGES:
-            scores.append(manifold_scores(test.values[real, 0], source.values[made, 0]))
+        if len(chosen) >= MIN_MANIFOLD_IMAGES:
+            scores.append(manifold_scores(test.values[real, 0], source.values[chosen, 0]))
     low, high = np.mean(intervals, axis=0).tolist()
     means = ManifoldScores(*np.mean(scores, axis=0).tolist())._asdict() if scores else {}
     return FidelityRow(frechet=float(np.mean(distances)), interval=(low, high), **means)
@@ -242,8 +242,8 @@ def _own_slides(
     pool = {"floor": test, **sources}
     distances = {
         name: [
-            distance_of(pool[name].of(made), test.of(real))
-            for made, real, _ in _draws(folds, name, n, seed)
+            distance_of(pool[name].of(chosen), test.of(real))
+            for chosen, real, _ in _draws(folds, name, n, seed)
         ]
         for name in folds[0].candidates
     }
@@ -252,7 +252,7 @@ def _own_slides(
 
 def _groups(source: FeatureSet, rows: Int64) -> Int64:
     """Return the slide's number for every view of the images `rows`, int64 (len(rows) · views,)."""
-    numbers = np.unique(source.shown[rows], return_inverse=True)[1]
+    numbers = np.unique(source.main_slides[rows], return_inverse=True)[1]
     return np.repeat(numbers, source.values.shape[1])
 
 

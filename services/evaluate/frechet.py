@@ -163,7 +163,9 @@ def bootstrap(
         as_features(2, one=one, other=other), (groups_one, groups_other), strict=True
     ):
         if groups.shape != (len(features),):
-            raise ValueError(f"need one group per feature: {groups.shape}, {len(features)}")
+            raise ValueError(
+                f"need one group per feature: {len(features)} features, groups {groups.shape}"
+            )
         sides.append((features, np.unique(groups, return_inverse=True)[1]))
     if draws < 1:
         raise ValueError(f"a bootstrap needs at least 1 draw, not {draws}")
@@ -204,10 +206,12 @@ class Statistics:
                 more than 5 %.
         """
         if encoder != self.encoder:
-            raise ValueError(f"features of {encoder!r} cannot be held against {self.encoder!r}")
+            raise ValueError(
+                f"features of {encoder!r} cannot be compared with those of {self.encoder!r}"
+            )
         if size != self.size or abs(mpp / self.mpp - 1) > 0.05:
             raise ValueError(
-                f"images of {size} px at {mpp} µm per pixel cannot be held against those of "
+                f"images of {size} px at {mpp} µm per pixel cannot be compared with those of "
                 f"{self.size} px at {self.mpp}"
             )
         return frechet_distance(self.moments, moments)

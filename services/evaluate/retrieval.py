@@ -38,25 +38,25 @@ def retrieval_top1(
     Raises:
         ValueError: queries, keys, labels and groups differ in number, or features in dim.
     """
-    asked, right = as_features(1, queries=queries, keys=keys)
-    sizes = [len(asked), len(right), len(labels), len(groups)]
+    query_features, key_features = as_features(1, queries=queries, keys=keys)
+    sizes = [len(query_features), len(key_features), len(labels), len(groups)]
     if len(set(sizes)) > 1:
         raise ValueError(f"queries, keys, labels and groups differ in number: {sizes}")
-    mean, scale = right.mean(0), right.std(0)
+    mean, scale = key_features.mean(0), key_features.std(0)
     scale[scale == 0] = 1  # a feature that all keys share distinguishes none of them
-    asked, right = (asked - mean) / scale, (right - mean) / scale
+    query_features, key_features = (query_features - mean) / scale, (key_features - mean) / scale
     hits = counted = 0
-    for index in range(len(asked)):
+    for index in range(len(query_features)):
         wrong = np.flatnonzero((labels == labels[index]) & (groups != groups[index]))
         if len(wrong) < distractors:
             continue
         rows = np.append(index, rng.choice(wrong, distractors, replace=False))
-        own, *others = np.linalg.norm(right[rows] - asked[index], axis=1)
+        own, *others = np.linalg.norm(key_features[rows] - query_features[index], axis=1)
         hits += own < min(others)
         counted += 1
     return Retrieval(
         top1=float(hits / counted) if counted else None,
         n=counted,
-        skipped=len(asked) - counted,
+        skipped=len(query_features) - counted,
         chance=1 / (distractors + 1),
     )

@@ -47,8 +47,8 @@ def make_segmenter(encoder: str, classes: Classes, seed: int) -> nn.Module:
     if known is not None:
         kinds = len(classes) - classes.first
         network = smp.DeepLabV3Plus(f"tu-{known.architecture}", encoder_weights=None, classes=kinds)
-        whole = timm.create_model(known.architecture)
-        state, own = packaged_state(known.package, whole), network.encoder.model
+        classifier = timm.create_model(known.architecture)
+        state, own = packaged_state(known.package, classifier), network.encoder.model
         own.load_state_dict({name: state[name] for name in own.state_dict()})
         return nn.Sequential(_ImageNetInput(), network)
     model: nn.Module = smp.DeepLabV3Plus(

@@ -1,4 +1,4 @@
-"""The evaluate stage: one shard per encoder, appearance, one per segmenter; then the report."""
+"""The evaluate stage: shards for encoders, for appearance and for segmenters; then the report."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class EvaluateStage(Stage[EvaluateRequest]):
             for shard, result in done.items()
             if shard.startswith(SEGMENTER)
         ]
-        looks = Appearance.model_validate(done[APPEARANCE]) if APPEARANCE in done else None
-        report = summarize(request, material, encoders, looks, segmenters)
+        appearance = Appearance.model_validate(done[APPEARANCE]) if APPEARANCE in done else None
+        report = summarize(request, material, encoders, appearance, segmenters)
         neighbours = encoders[0].nearest if encoders else ()
         pairs = [(neighbour.sample, neighbour.train) for neighbour in neighbours]
         picture = encode_png(draw_sheet(store, material, pairs))

@@ -45,7 +45,7 @@ def stain_statistics(image: UInt8, mask: NDArray[np.bool_] | None) -> StainStati
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"need a uint8 image (h, w, 3), not {image.dtype} {image.shape}")
     if mask is not None and mask.shape != image.shape[:2]:
-        raise ValueError(f"the mask is {mask.shape}, the image {image.shape[:2]}")
+        raise ValueError(f"the mask is {mask.shape}, but the image is {image.shape[:2]}")
     pixels = image.reshape(-1, 3) if mask is None else image[mask]
     if len(pixels) < 2:
         raise ValueError(f"a staining needs at least 2 pixels, not {len(pixels)}")

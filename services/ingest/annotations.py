@@ -57,9 +57,9 @@ def format_of(path: Path) -> LabelFormat:
 
 
 def read_asap(path: Path) -> list[Outline]:
-    """Read an ASAP XML file, as Camelyon16 has.
+    """Read an ASAP XML file, the format of Camelyon16.
 
-    Its polygons have no holes; a polygon covers those before it.
+    Polygons have no holes, and a later polygon covers earlier ones.
 
     Raises:
         InputError: the file is not ASAP XML, or a polygon is malformed.

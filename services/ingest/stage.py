@@ -118,7 +118,7 @@ def _ingest_tiles(
     request: IngestRequest, tiles: str, slide: str, context: Context
 ) -> dict[str, Any]:
     if request.classes is None:
-        raise InputError(f"{slide}: masks need classes")
+        raise InputError(f"the tiles of {slide} have masks, so the request must state classes")
     rows = read_tiles(context.store, tiles)[slide]
     regions, region_sha = cut_tiles(
         context.store, request.cohort, slide, rows, request.classes, request.regions
@@ -196,7 +196,7 @@ def _write_labels(
     request: IngestRequest, source: SlideSource, slide: Slide, file: Path, context: Context
 ) -> None:
     if request.classes is None or source.labels is None:
-        raise InputError(f"{source.slide}: labels need classes")
+        raise InputError(f"{source.slide} has an annotation, so the request must state classes")
     with local_source(context.store, source.labels) as path:
         kind = source.label_format or format_of(path)
         factor = request.regions.mpp / slide.mpp

@@ -146,7 +146,7 @@ def _pixels(store: ObjectStore, source: str, kind: int) -> UInt8:
     with local_source(store, source) as path:
         array = cv2.imdecode(np.fromfile(path, np.uint8), kind)
     if array is None:
-        raise InputError(f"{Path(source).name} can't be read as an image: is it damaged?")
+        raise InputError(f"{Path(source).name} cannot be read as an image: is it damaged?")
     if max(array.shape[:2]) > MAX_TILE_SIDE:
         raise InputError(
             f"{Path(source).name} is {array.shape[1]}×{array.shape[0]} px, more than a tile's "

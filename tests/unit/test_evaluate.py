@@ -425,7 +425,7 @@ def test_statistics_of_one_report_are_a_reference_for_another(tmp_path: Path) ->
     assert found["reference"]["frechet"] > 0
     store.put("broken", b"no statistics")
     status = run_evaluate(store, report="t", references={"embedded": "broken"})
-    assert "reference broken can't be used" in str(status.failed)
+    assert "reference broken cannot be used" in str(status.failed)
 
 
 def test_without_a_held_out_slide_the_report_says_so(tmp_path: Path) -> None:

@@ -359,7 +359,7 @@ def test_bad_tiles_are_named(tmp_path: Path) -> None:
     (folder / "train/stroma/p1-1.png").write_bytes(b"no image")
     status = ingest_tiles(store, folder, CLASSES)
     assert status.state == "partial"
-    assert "p1-1.png can't be read" in status.failed["1"]
+    assert "p1-1.png cannot be read" in status.failed["1"]
     (folder / "train/stroma/p2-1.mask.png").unlink()
     with pytest.raises(InputError, match=r"p2-1\.png has no mask"):
         ingest_tiles(store, folder, CLASSES)

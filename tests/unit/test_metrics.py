@@ -139,7 +139,7 @@ def test_statistics_survive_a_round_trip() -> None:
     assert found.moments.count == 50
     same = found.distance(other, encoder="uni", size=256, mpp=0.51)
     assert same == pytest.approx(frechet_distance(reference, other))
-    with pytest.raises(ValueError, match="'dino' cannot be held against 'uni'"):
+    with pytest.raises(ValueError, match="'dino' cannot be compared with those of 'uni'"):
         found.distance(other, encoder="dino", size=256, mpp=0.5)
     for size, mpp in ((224, 0.5), (256, 1.0)):
         with pytest.raises(ValueError, match=f"{size} px at {mpp} .* those of 256 px at 0.5"):

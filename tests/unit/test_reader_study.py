@@ -149,7 +149,7 @@ def test_answers_are_kept_changed_and_then_final(gateway: Gateway) -> None:
         ({"synthetic": ["d", "none"]}, "#/synthetic/1", "datasets/none/dataset.json"),
         ({"synthetic": ["d", "d"]}, "#", "named twice"),
         ({"images": 9}, "#/images", "9 real images are asked for, but the sets hold 8"),
-        ({"real": [{"regions": "coarse"}]}, "#/images", "resampling would tell"),
+        ({"real": [{"regions": "coarse"}]}, "#/images", "would recognise resampled images"),
         ({"readers": ["Ann", "Ann"]}, "#", "named twice"),
         ({"readers": []}, "#/readers", "at least 1"),
         ({"study": "../up"}, "#/study", "should match"),

@@ -75,7 +75,7 @@ def choose(
         rng: generator of all draws.
     """
     chosen: list[T] = []
-    taken = {name: 0 for name, _, _ in candidates}
+    drawn = {name: 0 for name, _, _ in candidates}
     for tissue, count in wanted.items():
         bags: dict[str, list[T]] = {}
         for name, own, item in candidates:
@@ -83,8 +83,8 @@ def choose(
                 bags.setdefault(name, []).append(item)
         bags = {name: [bag[i] for i in rng.permutation(len(bag))] for name, bag in bags.items()}
         for _ in range(count):
-            name = min((name for name in bags if bags[name]), key=lambda name: taken[name])
-            taken[name] += 1
+            name = min((name for name in bags if bags[name]), key=lambda name: drawn[name])
+            drawn[name] += 1
             chosen.append(bags[name].pop())
     return chosen
 

@@ -53,7 +53,7 @@ class Desk:
             images=tuple(
                 ReadingImage(
                     image=place.image,
-                    answer=_plain(answers[place.image]) if place.image in answers else None,
+                    answer=_as_body(answers[place.image]) if place.image in answers else None,
                 )
                 for place in self._series.places
             ),
@@ -75,7 +75,7 @@ class Desk:
     def answer(self, image: str, body: AnswerBody) -> AnswerBody:
         """Store the reader's answer to an image, and return the stored answer.
 
-        An answer may be changed until the series is submitted; to send it twice changes nothing.
+        An answer may be changed until the series is submitted; sending it twice changes nothing.
         A changed answer keeps the `seconds` of the first one.
 
         Raises:
@@ -90,16 +90,16 @@ class Desk:
             before = self._store.get_model(key, Answer)
         except ObjectNotFoundError:
             before = None
-        kept = Answer(**body.model_dump(), answered=datetime.now(UTC))
+        stored = Answer(**body.model_dump(), answered=datetime.now(UTC))
         if before is not None:
-            kept = kept.model_copy(update={"seconds": before.seconds, "changed": True})
-            if _said(before) == _said(kept):
-                return _plain(before)
-        self._store.put_json(key, kept)
-        return _plain(kept)
+            stored = stored.model_copy(update={"seconds": before.seconds, "changed": True})
+            if _content(before) == _content(stored):
+                return _as_body(before)
+        self._store.put_json(key, stored)
+        return _as_body(stored)
 
     def submit(self) -> Reading:
-        """Submit the series, which makes the answers final; to submit it twice changes nothing.
+        """Submit the series, which makes the answers final; submitting it twice changes nothing.
 
         Raises:
             UnansweredError: some images have no answer yet.
@@ -123,9 +123,9 @@ def read_answers(store: ObjectStore, study: str, reader: str) -> dict[str, Answe
     }
 
 
-def _said(answer: AnswerBody) -> tuple[str, int, str]:
+def _content(answer: AnswerBody) -> tuple[str, int, str]:
     return answer.answer, answer.quality, answer.note
 
 
-def _plain(answer: Answer) -> AnswerBody:
+def _as_body(answer: Answer) -> AnswerBody:
     return AnswerBody.model_validate(answer.model_dump(include=set(AnswerBody.model_fields)))

@@ -228,14 +228,14 @@ def _groups(rows: Sequence[Row], group: Callable[[Truth], str]) -> Iterator[Grou
 
 
 def _agreement(rows: Sequence[Row], readers: Sequence[str]) -> Agreement:
-    said = {
+    calls = {
         reader: {row.truth.picture: row.called_synthetic for row in rows if row.reader == reader}
         for reader in readers
     }
 
     def together(*chosen: str) -> NDArray[np.bool_]:
-        common = sorted(set.intersection(*(set(said[reader]) for reader in chosen)))
-        return np.array([[said[reader][name] for name in common] for reader in chosen], bool)
+        common = sorted(set.intersection(*(set(calls[reader]) for reader in chosen)))
+        return np.array([[calls[reader][name] for name in common] for reader in chosen], bool)
 
     everybody = together(*readers)
     pairs = ((pair, together(*pair)) for pair in combinations(readers, 2))

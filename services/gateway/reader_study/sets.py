@@ -121,8 +121,8 @@ def common_size(sets: Sequence[ImageSet]) -> tuple[int, float]:
     if coarsest.mpp / finest.mpp - 1 > MPP_TOLERANCE:
         raise InputError(
             f"{finest.title} is at {finest.mpp:g} µm per pixel, {coarsest.title} at "
-            f"{coarsest.mpp:g}: a study shows one resolution, and resampling would tell the "
-            "sets apart; ingest the slides at the model's resolution"
+            f"{coarsest.mpp:g}: a study shows one resolution, because readers would recognise "
+            "resampled images; ingest the slides at the model's resolution"
         )
     smallest = min(sets, key=lambda item: item.size)
     if smallest.size < MIN_SIDE:
@@ -150,5 +150,7 @@ def read_images(store: ObjectStore, chosen: Sequence[Candidate]) -> Iterator[tup
                 member = members.get(f"{chosen[position].key}.png")
                 file = tar.extractfile(member) if member is not None else None
                 if file is None:
-                    raise InputError(f"{key} lacks image {chosen[position].key!r}: make it again")
+                    raise InputError(
+                        f"{key} lacks image {chosen[position].key!r}: make the set again"
+                    )
                 yield position, decode_png(file.read())

@@ -44,9 +44,9 @@ def atlas_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) 
         atlas=atlas,
         tag=answer.headers["ETag"],
         examples={
-            each.label
-            for each in atlas.types
-            if cluster_key(run, f"examples/{each.label}.png") in keys
+            entry.label
+            for entry in atlas.types
+            if cluster_key(run, f"examples/{entry.label}.png") in keys
         },
     )
 
@@ -59,12 +59,12 @@ def shown_types(caller: Caller, run: str) -> list[dict[str, Any]]:
         the name and the colour of their class.
     """
     types: tuple[AtlasType, ...] = show_atlas(run, caller, Response()).types
-    classes, table = classes_of({each.label: each.type for each in types})
-    drawn = [(each, classes.items[table[each.label]]) for each in types]
+    classes, table = classes_of({entry.label: entry.type for entry in types})
+    drawn = [(entry, classes.items[table[entry.label]]) for entry in types]
     return [
-        {"label": each.label, "name": item.name, "color": item.color, "patches": each.patches}
-        for each, item in sorted(drawn, key=lambda pair: -pair[0].patches)
-        if each.patches
+        {"label": entry.label, "name": item.name, "color": item.color, "patches": entry.patches}
+        for entry, item in sorted(drawn, key=lambda pair: -pair[0].patches)
+        if entry.patches
     ]
 
 
