@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-
 from services.evaluate.appearance import measure_appearance
 from services.evaluate.contact_sheet import draw_sheet
 from services.evaluate.data import gather
@@ -60,7 +58,6 @@ class EvaluateStage(Stage[EvaluateRequest]):
         return Plan(phases=((*features, Shard(id=APPEARANCE), *segmenters),))
 
     def run(self, request: EvaluateRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        torch.set_num_threads(context.threads)
         material = gather(context.store, request)
         result: ReportPart
         if shard.id == APPEARANCE:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from shared.arrays import UInt8
 from shared.contracts.image import GivenCrop, ImageRequest, image_key
@@ -33,7 +32,6 @@ class ImageStage(Stage[ImageRequest]):
         return Plan(phases=((Shard(id="image"),),))
 
     def run(self, request: ImageRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        torch.set_num_threads(context.threads)
         store = context.store
         model = read_model(store, request.model_ref)
         labels = decode_png(store.get(request.labels))

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from services.synthesize.card import croissant, dataset_card
 from services.synthesize.compose import Composer, Composition
@@ -72,7 +71,6 @@ class SynthesizeStage(Stage[DatasetRequest]):
         )
 
     def run(self, request: DatasetRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        torch.set_num_threads(context.threads)
         store = context.store
         number, start, stop = (int(str(shard.args[name])) for name in ("number", "start", "stop"))
         model = _model(store, request)

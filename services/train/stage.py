@@ -55,7 +55,6 @@ class TrainStage(Stage[TrainRequest]):
         )
 
     def run(self, request: TrainRequest, shard: Shard, context: Context) -> dict[str, Any]:
-        torch.set_num_threads(context.threads)
         torch.manual_seed(request.seed)
         run = Run.open(request, context)
         start, stop = int(str(shard.args["start"])), int(str(shard.args["stop"]))
@@ -75,7 +74,6 @@ class TrainStage(Stage[TrainRequest]):
     def finish(
         self, request: TrainRequest, done: dict[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
-        torch.set_num_threads(context.threads)
         run = dataclasses.replace(Run.open(request, context), device="cpu")
         rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
         for shard in done:
