@@ -37,7 +37,7 @@ from shared.diffusion.autoencoder import make_vae
 from shared.encoders import load_encoder
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.settings import settings
-from shared.storage import ObjectStore, open_store
+from shared.storage import Store, open_store
 
 UInt8 = NDArray[np.uint8]
 
@@ -59,7 +59,7 @@ class Reconstructed:
         return self.pairs.origins(number)
 
 
-def read(store: ObjectStore, record: RegionSet, split: Split) -> tuple[RealPairs, UInt8]:
+def read(store: Store, record: RegionSet, split: Split) -> tuple[RealPairs, UInt8]:
     """Read the regions of a split, and their images, uint8 RGB (n, height, width, 3)."""
     index = RegionIndex(store, record, split)
     pairs = RealPairs(index, range(len(index)), np.arange(256, dtype=np.uint8))

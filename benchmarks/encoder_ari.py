@@ -25,17 +25,17 @@ from shared.contracts.embed import EmbedRequest
 from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
 from shared.contracts.regions import RegionRule
 from shared.jobs import Ledger, run_job
-from shared.storage import ObjectStore, open_store
+from shared.storage import Store, open_store
 
 
-def run(store: ObjectStore, request: Request) -> None:
+def run(store: Store, request: Request) -> None:
     ledger = Ledger(store)
     status = run_job(ledger, load_stage(request.stage), ledger.submit(request))
     if status.state != "done":
         raise SystemExit(f"{request.stage} ended {status.state}: {status.failed}")
 
 
-def agreement(store: ObjectStore, cohort: str, name: str, slides: list[str]) -> dict[str, float]:
+def agreement(store: Store, cohort: str, name: str, slides: list[str]) -> dict[str, float]:
     """Return the adjusted Rand index of a clustering on some slides, with the patch counts.
 
     Args:

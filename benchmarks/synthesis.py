@@ -62,7 +62,7 @@ from shared.serving.client import Server, TritonGenerator
 from shared.serving.deployments import deployments
 from shared.serving.priority import Priority
 from shared.serving.protocol import served_name
-from shared.storage import ObjectStore, open_store
+from shared.storage import Store, open_store
 
 UInt8 = NDArray[np.uint8]
 BATCH = 16
@@ -120,7 +120,7 @@ class PlainPipeline(DiffusionPipeline):  # type: ignore[misc]
         return pixels
 
 
-def val_bank(store: ObjectStore, model: ModelRecord) -> RegionBank:
+def val_bank(store: Store, model: ModelRecord) -> RegionBank:
     """Open the regions of the val split, which the model was not trained on."""
     return RegionBank(store, load_region_set(store, model.regions), ("val",), model)
 
@@ -169,9 +169,7 @@ def taking_turns(rounds: int, **ways: Callable[[], float]) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in rates.items()}
 
 
-def distances(
-    store: ObjectStore, model: ModelRecord, ways: dict[str, Make], most: int
-) -> dict[str, Any]:
+def distances(store: Store, model: ModelRecord, ways: dict[str, Make], most: int) -> dict[str, Any]:
     """Measure the Fréchet distance between each way's images and the regions of their maps.
 
     Args:
@@ -209,14 +207,14 @@ def distances(
     return {"encoder": IMAGENET_ENCODERS[0], "n": found.n, "reliable": found.reliable, "rows": rows}
 
 
-def in_process(store: ObjectStore, model: ModelRecord, sampling: Sampling | None = None) -> Make:
+def in_process(store: Store, model: ModelRecord, sampling: Sampling | None = None) -> Make:
     """Return a function that makes images in this process by the default path."""
     loaded = load_model(store, model.ref, "cpu")
     chosen = sampling or model.recipe.sampling
     return lambda batch: loaded.generate(batch.labels, batch.crops, batch.seeds, chosen)
 
 
-def on_triton(url: str, store: ObjectStore, model: ModelRecord, priority: Priority) -> Make:
+def on_triton(url: str, store: Store, model: ModelRecord, priority: Priority) -> Make:
     """Return a function that makes images on a Triton server that serves the model."""
     number = deployments(store, model.model)[-1].number
     alone = priority is Priority.BULK
@@ -226,7 +224,7 @@ def on_triton(url: str, store: ObjectStore, model: ModelRecord, priority: Priori
 
 
 @contextmanager
-def stack(source: ObjectStore, model: ModelRecord, *services: str) -> Iterator[Target]:
+def stack(source: Store, model: ModelRecord, *services: str) -> Iterator[Target]:
     """Start a stack with Triton, copy the model and its regions to it, and deploy the model."""
     with (
         tempfile.TemporaryDirectory(prefix="htd-speed-") as folder,
@@ -330,7 +328,7 @@ def latency(
     }
 
 
-def workers_ratio(source: ObjectStore, model: ModelRecord, images: int) -> dict[str, float]:
+def workers_ratio(source: Store, model: ModelRecord, images: int) -> dict[str, float]:
     """Measure the images per second of one worker and of two, with a stub instead of the sampler.
 
     Args:

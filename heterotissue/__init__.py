@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from shared.diffusion.crops import Crop
     from shared.diffusion.pipeline import HeteroTissuePipeline
     from shared.errors import HeteroTissueError, InputError, JobError
-    from shared.storage import ObjectStore, open_store
+    from shared.storage import Store, open_store
 
 _MODULES = {
     "heterotissue.client": ("Client", "RefusedError", "ServerError"),
@@ -63,7 +63,7 @@ _MODULES = {
     "shared.diffusion.crops": ("Crop",),
     "shared.diffusion.pipeline": ("HeteroTissuePipeline",),
     "shared.errors": ("HeteroTissueError", "InputError", "JobError"),
-    "shared.storage": ("ObjectStore", "open_store"),
+    "shared.storage": ("Store", "open_store"),
 }
 """Module → its public names. The `TYPE_CHECKING` block repeats them for type checkers."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -87,7 +87,6 @@ __all__ = [
     "JobStatus",
     "MapSource",
     "ModelRef",
-    "ObjectStore",
     "PatchGrid",
     "Provenance",
     "Recipe",
@@ -96,6 +95,7 @@ __all__ = [
     "Sample",
     "ServerError",
     "SplitFractions",
+    "Store",
     "SyntheticDataset",
     "TrainRequest",
     "find_slides",

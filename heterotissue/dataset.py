@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from shared.contracts.base import Classes
 from shared.contracts.synthesize import DatasetRecord, Provenance
 from shared.datasets.samples import DatasetIndex, Sample, load_dataset
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 if TYPE_CHECKING:
     from heterotissue.torch_dataset import TorchDataset
@@ -28,7 +28,7 @@ class SyntheticDataset:
         record: the dataset's record.
     """
 
-    def __init__(self, store: ObjectStore, record: DatasetRecord) -> None:
+    def __init__(self, store: Store, record: DatasetRecord) -> None:
         self.record = record
         self._samples = DatasetIndex(store, record)
 
@@ -57,7 +57,7 @@ class SyntheticDataset:
         return TorchDataset(self._samples)
 
 
-def open_dataset(store: ObjectStore, name: str) -> SyntheticDataset:
+def open_dataset(store: Store, name: str) -> SyntheticDataset:
     """Open a finished dataset.
 
     Args:

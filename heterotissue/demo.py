@@ -22,7 +22,7 @@ from shared.contracts.regions import RegionRule
 from shared.contracts.synthesize import DatasetRequest, dataset_key
 from shared.contracts.train import TrainRequest
 from shared.phantom import PHANTOM_CLASSES, write_phantom
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 NAME = "demo"
 TYPES = "demo-types"
@@ -49,7 +49,7 @@ class DemoSlides:
 
 
 def demo_slides(
-    store: ObjectStore, out: Path, folder: Path | None, classes: list[str] | None, mpp: float | None
+    store: Store, out: Path, folder: Path | None, classes: list[str] | None, mpp: float | None
 ) -> DemoSlides:
     """Find the user's slides, or make phantoms.
 
@@ -111,7 +111,7 @@ def run_demo(slides: DemoSlides, recipe: Recipe, run: Callable[[Request], None])
     run(EvaluateRequest(report=NAME, dataset=NAME, segmenter_steps=80, segmenter_batch=8))
 
 
-def collect(store: ObjectStore, out: Path) -> None:
+def collect(store: Store, out: Path) -> None:
     """Copy the dataset, the report and the pictures from the store into the folder `out`."""
     folder = dataset_key(NAME, "exports/folder/")
     wanted = [(key, f"dataset/{key.removeprefix(folder)}") for key in store.list(folder)]

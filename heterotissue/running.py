@@ -14,7 +14,7 @@ from shared.jobs import JobStatus, Ledger, run_job
 from shared.queue.redis_state import read_progress
 from shared.queue.worker import Dispatcher
 from shared.settings import Settings, settings
-from shared.storage import ObjectStore, open_store
+from shared.storage import Store, open_store
 
 POLL_SECONDS = 0.5
 _NO_RESULT = {"failed", "cancelled"}
@@ -28,7 +28,7 @@ class Target:
     store. Without one they run here.
     """
 
-    store: ObjectStore
+    store: Store
     config: Settings
 
     @classmethod
@@ -55,7 +55,7 @@ class Target:
         return bool(self.config.broker_url.get_secret_value())
 
 
-def run(request: Request, store: ObjectStore, *, fresh: bool = False) -> JobStatus:
+def run(request: Request, store: Store, *, fresh: bool = False) -> JobStatus:
     """Run a request in this process, with a progress bar.
 
     A request that is done already returns at once. An interrupted request continues from its

@@ -12,7 +12,7 @@ from shared.contracts.annotations import ANNOTATION_NAMES
 from shared.contracts.base import Classes, Split
 from shared.contracts.ingest import TILE_COLUMNS, SlideSource, slide_key, tiles_key
 from shared.errors import InputError
-from shared.storage import ObjectStore
+from shared.storage import Store
 from shared.storage.formats import table_bytes
 
 SLIDES = {
@@ -68,7 +68,7 @@ def slide_name(path: Path) -> str:
 
 
 def tile_table(
-    store: ObjectStore,
+    store: Store,
     cohort: str,
     folder: Path,
     *,
@@ -162,7 +162,7 @@ def _series(path: Path) -> str | None:
 
 
 def slide_sources(
-    store: ObjectStore,
+    store: Store,
     slides: list[Path],
     *,
     labels: Path | None = None,
@@ -204,7 +204,7 @@ def slide_sources(
     return tuple(sources)
 
 
-def _keep(store: ObjectStore, name: str, path: Path, kind: str, in_place: bool) -> str:
+def _keep(store: Store, name: str, path: Path, kind: str, in_place: bool) -> str:
     if in_place:
         return str(path.resolve())
     for item in [path, *(companions(path) if kind == "source" else [])]:

@@ -11,7 +11,7 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import Condition, CropSource, DatasetRequest, MapSource
 from shared.errors import InputError
 from shared.models import read_model
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 CONDITIONS: tuple[Condition, ...] = ("none", "map", "crops", "both")
 """The rows of an ablation: no condition, the label map, the crops, and both."""
@@ -55,7 +55,7 @@ def counterparts(
 
 
 def study(
-    store: ObjectStore,
+    store: Store,
     model: ModelRef,
     *,
     images: int,
@@ -114,7 +114,7 @@ def _check_embedding(model: ModelRecord) -> None:
         )
 
 
-def _count_test_regions(store: ObjectStore, model: ModelRecord) -> int:
+def _count_test_regions(store: Store, model: ModelRecord) -> int:
     regions = store.get_model(region_set_key(model.regions), RegionSet)
     count = sum(part.regions for part in regions.of_split("test"))
     if not count:

@@ -13,7 +13,7 @@ from shared.arrays import Float32, Int64
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
 from shared.errors import InputError
-from shared.storage import ObjectStore, sha256_file
+from shared.storage import Store, sha256_file
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def read_features(path: Path) -> PatchFeatures:
 
 
 def import_features(
-    store: ObjectStore, cohort: str, encoder: str, folder: Path, license_name: str = "unknown"
+    store: Store, cohort: str, encoder: str, folder: Path, license_name: str = "unknown"
 ) -> FeatureRecord:
     """Import features from other tools: one `<slide>.h5` for each slide of the cohort.
 

@@ -10,7 +10,7 @@ from shared.arrays import UInt8
 from shared.contracts.base import Classes, LabelClass, class_color
 from shared.contracts.cluster import TissueType, cluster_key
 from shared.errors import InputError
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 HEADER = """\
 # Tissue types of this clustering: label (cluster + 1) -> name, colour, merge.
@@ -33,7 +33,7 @@ def write_types(types: dict[int, TissueType]) -> bytes:
     return (HEADER + yaml.safe_dump(plain, sort_keys=True, default_flow_style=None)).encode()
 
 
-def read_types(store: ObjectStore, run: str, k: int) -> dict[int, TissueType]:
+def read_types(store: Store, run: str, k: int) -> dict[int, TissueType]:
     """Read a run's types file.
 
     Raises:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from services.cluster.regions import write_map
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.imaging.codec import encode_png
-from shared.storage import ObjectStore
+from shared.storage import Store
 from shared.storage.formats import table_bytes
 from shared.tissue_types import default_types, write_types
 from tests.texture_slides import SPLITS, ingest_textures
@@ -21,7 +21,7 @@ STEP = 32
 TYPES = 3
 
 
-def make_atlas(store: ObjectStore, folder: Path, run: str = "types", side: int = 512) -> None:
+def make_atlas(store: Store, folder: Path, run: str = "types", side: int = 512) -> None:
     """Ingest the slides of `SPLITS` as the cohort `textures`, and give each three types in bands.
 
     On each slide, the columns of patches are of type 1, 2, 3, one after the other.

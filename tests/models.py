@@ -14,11 +14,11 @@ from shared.contracts.regions import RegionSet
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.pipeline import HeteroTissuePipeline
-from shared.storage import ObjectStore, sha256_file
+from shared.storage import Store, sha256_file
 
 
 def publish_toy_model(
-    store: ObjectStore,
+    store: Store,
     regions: RegionSet,
     size: int = 32,
     model: str = "toy",

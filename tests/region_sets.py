@@ -16,7 +16,7 @@ from shared.contracts.regions import (
 )
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.windows import class_entropy
-from shared.storage import ObjectStore, sha256
+from shared.storage import Store, sha256
 
 CLASSES = Classes.of("stroma", "tumor")
 _COLORS = np.array([[245, 243, 246], [232, 160, 190], [120, 60, 140]], np.float32)
@@ -33,7 +33,7 @@ def texture_region(key: str, slide: str, size: int, rng: np.random.Generator) ->
 
 
 def make_region_set(
-    store: ObjectStore,
+    store: Store,
     name: str = "toy",
     splits: dict[str, Split] | None = None,
     regions: int = 6,

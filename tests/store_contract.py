@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from shared.errors import InputError
-from shared.storage import ObjectNotFoundError, ObjectStore
+from shared.storage import ObjectNotFoundError, Store
 
 
-def check_store(store: ObjectStore, folder: Path) -> None:
+def check_store(store: Store, folder: Path) -> None:
     """Try every operation of a store that is empty."""
     store.put("a/one", b"1")
     store.put("a/two.tar", b"22")
@@ -73,7 +73,7 @@ def check_store(store: ObjectStore, folder: Path) -> None:
     assert store.get_json("c.json") == {"a": [1.5], "b": 1}
 
 
-def _write_half(store: ObjectStore) -> None:
+def _write_half(store: Store) -> None:
     with suppress(RuntimeError), store.writing("b/half.txt") as path:
         path.write_text("half")
         raise RuntimeError

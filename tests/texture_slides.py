@@ -14,7 +14,7 @@ from shared.contracts.base import Classes, Split
 from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource
 from shared.contracts.regions import RegionRule
 from shared.jobs import Ledger, run_job
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 CLASSES = Classes.of("dots", "fibres", "blobs")
 RULE = RegionRule(size=128, mpp=1.0, max_per_slide=12)
@@ -43,7 +43,7 @@ def texture_slide(side: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.u
     return (image + rng.normal(0, 3, image.shape)).clip(0, 255).astype(np.uint8), labels
 
 
-def ingest_textures(store: ObjectStore, folder: Path, side: int = 512, stride: int = 32) -> None:
+def ingest_textures(store: Store, folder: Path, side: int = 512, stride: int = 32) -> None:
     """Ingest the slides of `SPLITS` with their labels as the cohort `textures`."""
     sources = []
     for number, (name, split) in enumerate(SPLITS.items()):

@@ -11,7 +11,7 @@ from shared.arrays import UInt8
 from shared.contracts.cluster import cluster_key
 from shared.contracts.ingest import CohortRecord, PatchGrid
 from shared.imaging.slide import open_record
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 Spot = tuple[int, int]
 """(x, y) of a patch's left upper corner, level-0 pixels."""
@@ -22,12 +22,12 @@ EXAMPLE_SIDE = 96
 """Side of an example, pixels."""
 
 
-def read_assignments(store: ObjectStore, run: str, slide: str) -> pa.Table:
+def read_assignments(store: Store, run: str, slide: str) -> pa.Table:
     """Read the table of a slide's patches, with the columns x, y, cluster and distance."""
     return pq.read_table(store.local(cluster_key(run, f"assignments/{slide}.parquet")))
 
 
-def read_patches(store: ObjectStore, slide: str, grid: PatchGrid, spots: list[Spot]) -> UInt8:
+def read_patches(store: Store, slide: str, grid: PatchGrid, spots: list[Spot]) -> UInt8:
     """Read the patches at some corners, resized to 64 px: uint8 RGB (N, 64, 64, 3)."""
     mpp = grid.size * grid.mpp / 64
     with open_record(store, slide) as (opened, _):
@@ -37,7 +37,7 @@ def read_patches(store: ObjectStore, slide: str, grid: PatchGrid, spots: list[Sp
     return np.stack([_resized(image, 64) for image in images])
 
 
-def find_examples(store: ObjectStore, run: str, cohort: CohortRecord) -> dict[int, list[UInt8]]:
+def find_examples(store: Store, run: str, cohort: CohortRecord) -> dict[int, list[UInt8]]:
     """Read the patches nearest to the centroid of each tissue type.
 
     The nearest patch of every slide comes first, then the second nearest of every slide, and so
@@ -73,7 +73,7 @@ def find_examples(store: ObjectStore, run: str, cohort: CohortRecord) -> dict[in
 
 
 def _read_all(
-    store: ObjectStore, grid: PatchGrid, wanted: list[tuple[int, float, str, Spot]]
+    store: Store, grid: PatchGrid, wanted: list[tuple[int, float, str, Spot]]
 ) -> dict[tuple[str, Spot], UInt8]:
     """Read patches of several slides, and open each slide once: (slide, corner) → RGB image."""
     images: dict[tuple[str, Spot], UInt8] = {}

@@ -18,7 +18,7 @@ from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
 from shared.imaging.slide import open_record
-from shared.storage import ObjectStore
+from shared.storage import Store
 from shared.tissue_types import classes_of, read_types
 
 
@@ -29,7 +29,7 @@ def write_map(path: Path, labels: UInt8, mpp: float) -> None:
     write_label_map(path, strips, width, height, mpp)
 
 
-def cut_slide(store: ObjectStore, run: str, k: int, slide: str, rule: RegionRule) -> dict[str, Any]:
+def cut_slide(store: Store, run: str, k: int, slide: str, rule: RegionRule) -> dict[str, Any]:
     """Write a slide's label map of classes, and cut its regions.
 
     Returns:
@@ -47,7 +47,7 @@ def cut_slide(store: ObjectStore, run: str, k: int, slide: str, rule: RegionRule
 
 
 def sum_up(
-    store: ObjectStore, record: ClusterRecord, rule: RegionRule, parts: dict[str, dict[str, Any]]
+    store: Store, record: ClusterRecord, rule: RegionRule, parts: dict[str, dict[str, Any]]
 ) -> RegionSet:
     """Write the record of a clustering's region set, and the gallery of its tissue types.
 
@@ -80,7 +80,7 @@ def sum_up(
     return region_set
 
 
-def apply_types(store: ObjectStore, run: str) -> RegionSet:
+def apply_types(store: Store, run: str) -> RegionSet:
     """Make a clustering's regions and gallery again, after its types.yaml was edited.
 
     The clusters stay unchanged. The same types.yaml always gives the same bytes.

@@ -28,7 +28,7 @@ from shared.contracts.embed import FeatureRecord, feature_record_key, features_k
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
 from shared.errors import InputError
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import ObjectStore
+from shared.storage import Store
 from shared.storage.formats import table_bytes
 from shared.tissue_types import default_types, read_types, write_types
 
@@ -114,13 +114,11 @@ class ClusterStage(Stage[ClusterRequest]):
         }
 
 
-def _cohort(store: ObjectStore, request: ClusterRequest) -> CohortRecord:
+def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
     return store.get_model(cohort_key(request.cohort), CohortRecord)
 
 
-def _stream(
-    store: ObjectStore, request: ClusterRequest, slide: str
-) -> Iterator[tuple[Int64, Float32]]:
+def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple[Int64, Float32]]:
     """Yield coordinates (n, 2) and features (n, d) of a slide's patches, chunk by chunk."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with h5py.File(path, "r") as file:
@@ -130,7 +128,7 @@ def _stream(
             yield np.asarray(coords[part], np.int64), np.asarray(features[part], np.float32)
 
 
-def _sample(request: ClusterRequest, slide: str, store: ObjectStore) -> dict[str, Any]:
+def _sample(request: ClusterRequest, slide: str, store: Store) -> dict[str, Any]:
     """Write a slide's diverse sample, chosen from a random pool to bound memory and time."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with h5py.File(path, "r") as file:
@@ -150,7 +148,7 @@ def _sample(request: ClusterRequest, slide: str, store: ObjectStore) -> dict[str
     return {"sampled": len(chosen)}
 
 
-def _fit(request: ClusterRequest, store: ObjectStore) -> dict[str, Any]:
+def _fit(request: ClusterRequest, store: Store) -> dict[str, Any]:
     slides = _cohort(store, request).of_split("train")
     keys = [cluster_key(request.run, f"samples/{slide}.npy") for slide in slides]
     features = np.concatenate([_load(store, key) for key in keys])
@@ -164,7 +162,7 @@ def _fit(request: ClusterRequest, store: ObjectStore) -> dict[str, Any]:
     return {"samples": len(features)}
 
 
-def _load(store: ObjectStore, key: str) -> Float32:
+def _load(store: Store, key: str) -> Float32:
     array: Float32 = np.load(io.BytesIO(store.get(key)), allow_pickle=False)
     return array
 
@@ -195,7 +193,7 @@ def _record_types(
     coords: Int64,
     clusters: UInt8,
     distances: Float32,
-    store: ObjectStore,
+    store: Store,
 ) -> dict[str, Any]:
     """Write the table of a slide's assignments and its label map; return sums per cluster."""
     table = pa.table(

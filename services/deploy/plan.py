@@ -11,7 +11,7 @@ import torch
 
 from shared.errors import InputError
 from shared.serving.protocol import Tensor
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 Profile = tuple[int, int, int]
 """Smallest, optimal and largest size of a dimension (an optimization profile of TensorRT)."""
@@ -29,7 +29,7 @@ class Built:
 
 
 def build_plan(
-    onnx: Path, inputs: tuple[Tensor, ...], max_batch: int, free: Profile, store: ObjectStore
+    onnx: Path, inputs: tuple[Tensor, ...], max_batch: int, free: Profile, store: Store
 ) -> tuple[bytes, Built]:
     """Build the plan of a graph on this machine's GPU, or take it from the cache.
 
@@ -67,7 +67,7 @@ def _build(
     inputs: tuple[Tensor, ...],
     rows: Profile,
     free: Profile,
-    store: ObjectStore,
+    store: Store,
     cache: str,
 ) -> bytes:
     logger = trt.Logger(trt.Logger.WARNING)

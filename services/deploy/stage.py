@@ -24,7 +24,7 @@ from shared.serving.deployments import deployments
 from shared.serving.protocol import PARTS, Part, engine_tensors, max_rows, part_configs, planned
 from shared.serving.repository import add_deployment, drop_deployment
 from shared.settings import settings
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -99,7 +99,7 @@ def _plan(
     pipeline: HeteroTissuePipeline,
     record: ModelRecord,
     folder: Path,
-    store: ObjectStore,
+    store: Store,
 ) -> tuple[Path, Built]:
     """Export a network and build its plan for this machine's GPU."""
     from services.deploy.onnx_graph import export_onnx

@@ -21,7 +21,7 @@ from shared.imaging.augment import symmetry
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 MAX_SEARCHED = 300
 """Greatest number of images that are searched for copied crops."""
@@ -38,7 +38,7 @@ class Sources:
         pairs: the dataset.
     """
 
-    def __init__(self, store: ObjectStore, pairs: SyntheticPairs) -> None:
+    def __init__(self, store: Store, pairs: SyntheticPairs) -> None:
         first = pairs.samples.provenance(0)
         self._regions = {
             name: RegionIndex(store, load_region_set(store, name), "train", "val", "test")
@@ -90,7 +90,7 @@ def measure_appearance(
     )
 
 
-def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict[str, float]:
+def stain_errors(store: Store, rows: Mapping[str, SyntheticPairs]) -> dict[str, float]:
     """Compare the staining of each class in an image with the staining of its crop.
 
     Args:
@@ -121,7 +121,7 @@ def stain_errors(store: ObjectStore, rows: Mapping[str, SyntheticPairs]) -> dict
     return {row: float(np.mean(values)) for row, values in errors.items()}
 
 
-def copying(store: ObjectStore, material: Material) -> Copying:
+def copying(store: Store, material: Material) -> Copying:
     """Measure the share of crops that reappears in their images, and the share due to chance.
 
     Chance is the share that reappears in the real image of the same map, for crops that come
@@ -164,9 +164,7 @@ class CropPairs:
     slides: Int64
 
 
-def crop_pairs(
-    store: ObjectStore, pairs: SyntheticPairs, seed: int, real: bool = False
-) -> CropPairs:
+def crop_pairs(store: Store, pairs: SyntheticPairs, seed: int, real: bool = False) -> CropPairs:
     """Cut, for each crop of each image, a window of the crop's class out of the image.
 
     Args:
@@ -197,7 +195,7 @@ def crop_pairs(
 
 
 def crop_retrieval(
-    store: ObjectStore, material: Material, encoder: Encoder | None, seed: int
+    store: Store, material: Material, encoder: Encoder | None, seed: int
 ) -> dict[str, Retrieval]:
     """Measure retrieval of crops by images made with them, made without them, and real images.
 

@@ -9,15 +9,13 @@ from shared.arrays import UInt8
 from shared.datasets.samples import draw_crops, recut_crops
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.imaging.sheet import colorize, sheet
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 COLUMNS = 8
 """Number of synthetic images on the sheet."""
 
 
-def draw_sheet(
-    store: ObjectStore, material: Material, neighbours: Sequence[tuple[int, int]]
-) -> UInt8:
+def draw_sheet(store: Store, material: Material, neighbours: Sequence[tuple[int, int]]) -> UInt8:
     """Draw the sheet, uint8 RGB (height, width, 3).
 
     Args:

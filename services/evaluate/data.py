@@ -20,7 +20,7 @@ from shared.datasets.samples import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.models import read_model
-from shared.storage import ObjectNotFoundError, ObjectStore
+from shared.storage import ObjectNotFoundError, Store
 
 FALLBACK_SHARE = 0.25
 """Share of a training slide's regions that becomes test data if no slide is held out."""
@@ -143,7 +143,7 @@ class Material(Division):
         return self.rows | {f"seen {row}": pairs for row, pairs in self.seen.items()}
 
 
-def gather(store: ObjectStore, request: EvaluateRequest) -> Material:
+def gather(store: Store, request: EvaluateRequest) -> Material:
     """Open a dataset and the real regions that it is compared with.
 
     If no slide of the splits `request.real_test` has regions, the last quarter of each training
@@ -192,7 +192,7 @@ def _check_scale(real: RegionSet, dataset: DatasetRecord) -> None:
 
 
 def _divide_by_slide(
-    store: ObjectStore,
+    store: Store,
     request: EvaluateRequest,
     real: RegionSet,
     table: UInt8,
@@ -229,7 +229,7 @@ def _divide_by_slide(
 
 
 def _divide_within_slides(
-    store: ObjectStore, request: EvaluateRequest, real: RegionSet, table: UInt8
+    store: Store, request: EvaluateRequest, real: RegionSet, table: UInt8
 ) -> Division:
     """Divide the regions of each training slide by x, then y; the last quarter is test data."""
     regions = RegionIndex(store, real, *request.real_train)
@@ -266,7 +266,7 @@ def _divide_within_slides(
     )
 
 
-def _open_row(store: ObjectStore, name: str, dataset: DatasetRecord) -> SyntheticPairs:
+def _open_row(store: Store, name: str, dataset: DatasetRecord) -> SyntheticPairs:
     """Open a dataset of the ablation."""
     record = load_dataset(store, name)
     if (record.size, record.classes) != (dataset.size, dataset.classes):
@@ -277,7 +277,7 @@ def _open_row(store: ObjectStore, name: str, dataset: DatasetRecord) -> Syntheti
     return SyntheticPairs(DatasetIndex(store, record))
 
 
-def _training_slides(store: ObjectStore, models: list[str]) -> tuple[set[str], list[str]]:
+def _training_slides(store: Store, models: list[str]) -> tuple[set[str], list[str]]:
     """Collect the training slides of models, and of the models that these were started from.
 
     Args:
@@ -307,7 +307,7 @@ def _training_slides(store: ObjectStore, models: list[str]) -> tuple[set[str], l
     return slides, cautions
 
 
-def _source_slides(store: ObjectStore, dataset: DatasetRecord, model: ModelRecord) -> set[str]:
+def _source_slides(store: Store, dataset: DatasetRecord, model: ModelRecord) -> set[str]:
     """Return the names of the slides that maps and crops of a dataset may come from."""
     return {
         part.slide

@@ -26,7 +26,7 @@ from shared.contracts.evaluate import (
 from shared.encoders import Encoder, load_encoder
 from shared.errors import InputError
 from shared.jobs import Context
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 MAX_IMAGES = 10_000
 """Greatest number of images of one source that are encoded."""
@@ -222,7 +222,7 @@ def _reference_distance(
     encoder: str,
     features: Float32,
     material: Material,
-    store: ObjectStore,
+    store: Store,
 ) -> ReferenceDistance | None:
     """Compare features (n, dim) with the request's reference statistics, if it names any."""
     source = request.references.get(encoder)

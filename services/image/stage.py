@@ -19,7 +19,7 @@ from shared.models import read_model
 from shared.seeds import image_seed
 from shared.serving.generator import open_generator
 from shared.serving.priority import Priority
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 
 class ImageStage(Stage[ImageRequest]):
@@ -55,7 +55,7 @@ class ImageStage(Stage[ImageRequest]):
 
 
 def _place_crop(
-    store: ObjectStore,
+    store: Store,
     given: GivenCrop,
     labels: UInt8,
     model: ModelRecord,
@@ -84,7 +84,7 @@ def _place_crop(
 
 
 def _cut_crop(
-    store: ObjectStore, given: GivenCrop, model: ModelRecord, rng: np.random.Generator
+    store: Store, given: GivenCrop, model: ModelRecord, rng: np.random.Generator
 ) -> Crop | None:
     """Cut a crop of a class out of a region; None if the region does not hold the class."""
     name, key = str(given.regions), str(given.region)

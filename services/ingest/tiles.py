@@ -18,7 +18,7 @@ from shared.errors import InputError
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.slide import local_source
 from shared.imaging.windows import choose_windows
-from shared.storage import ObjectStore, sha256
+from shared.storage import Store, sha256
 
 Row = dict[str, Any]
 """One tile of the table, by the names of `TILE_COLUMNS`."""
@@ -27,7 +27,7 @@ MAX_TILE_SIDE = 8192
 """Greatest side of a tile, pixels; larger images must be ingested as slides."""
 
 
-def read_tiles(store: ObjectStore, key: str) -> dict[str, list[Row]]:
+def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
     """Read a table of tiles (`TILE_COLUMNS`): slide → its tiles."""
     slides: dict[str, list[Row]] = {}
     for row in pq.read_table(store.local(key)).to_pylist():
@@ -55,7 +55,7 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
 
 
 def cut_tiles(
-    store: ObjectStore, name: str, slide: str, rows: list[Row], classes: Classes, rule: RegionRule
+    store: Store, name: str, slide: str, rows: list[Row], classes: Classes, rule: RegionRule
 ) -> tuple[int, str]:
     """Cut the regions out of one slide's tiles, and write their table and their shard.
 
@@ -106,7 +106,7 @@ def cut_tiles(
     return len(table), sha256(tar)
 
 
-def _read(store: ObjectStore, row: Row, classes: Classes, rule: RegionRule) -> tuple[UInt8, UInt8]:
+def _read(store: Store, row: Row, classes: Classes, rule: RegionRule) -> tuple[UInt8, UInt8]:
     """Read a tile and its label map, both resized to the mpp of the rule."""
     image = _pixels(store, row["image"], cv2.IMREAD_COLOR_RGB)
     mask = _pixels(store, row["mask"], cv2.IMREAD_GRAYSCALE)
@@ -142,7 +142,7 @@ def _read(store: ObjectStore, row: Row, classes: Classes, rule: RegionRule) -> t
     return np.asarray(resized[0], np.uint8), np.asarray(resized[1], np.uint8)
 
 
-def _pixels(store: ObjectStore, source: str, kind: int) -> UInt8:
+def _pixels(store: Store, source: str, kind: int) -> UInt8:
     with local_source(store, source) as path:
         array = cv2.imdecode(np.fromfile(path, np.uint8), kind)
     if array is None:

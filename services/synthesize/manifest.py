@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from shared.arrays import Int64
 from shared.contracts.synthesize import dataset_key
 from shared.datasets.samples import Sample
-from shared.storage import ObjectStore
+from shared.storage import Store
 from shared.storage.formats import table_bytes
 
 MANIFEST = pa.schema(
@@ -36,9 +36,7 @@ MANIFEST = pa.schema(
 )
 
 
-def put_rows(
-    store: ObjectStore, shard: str, samples: Sequence[Sample], counts: Sequence[Int64]
-) -> None:
+def put_rows(store: Store, shard: str, samples: Sequence[Sample], counts: Sequence[Int64]) -> None:
     """Write the rows of one shard.
 
     Args:
@@ -51,7 +49,7 @@ def put_rows(
     store.put(_rows_key(shard), table_bytes(pa.Table.from_pylist(rows, schema=MANIFEST)))
 
 
-def write_manifest(store: ObjectStore, dataset: str, shards: tuple[str, ...]) -> int:
+def write_manifest(store: Store, dataset: str, shards: tuple[str, ...]) -> int:
     """Join the rows of all shards, one row group per shard; return the number of distinct maps."""
     seen: set[str] = set()
     key = dataset_key(dataset, "manifest.parquet")

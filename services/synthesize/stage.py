@@ -32,7 +32,7 @@ from shared.errors import JobError
 from shared.imaging.codec import encode_png
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model
-from shared.storage import ObjectStore, sha256, sha256_file
+from shared.storage import Store, sha256, sha256_file
 from shared.storage.formats import pack_tar, table_bytes
 
 CHOICE_ROWS = 65536
@@ -172,11 +172,11 @@ def _coco_key(dataset: str, number: int) -> str:
     return dataset_key(dataset, f"exports/coco/shards/{number:06d}.json")
 
 
-def _model(store: ObjectStore, request: DatasetRequest) -> ModelRecord:
+def _model(store: Store, request: DatasetRequest) -> ModelRecord:
     return read_model(store, request.model_ref)
 
 
-def _choices(store: ObjectStore, dataset: str, start: int, stop: int) -> list[str]:
+def _choices(store: Store, dataset: str, start: int, stop: int) -> list[str]:
     """Read the keys of the map regions that the plan chose for images `start` to `stop` - 1."""
     file = pq.ParquetFile(store.local(dataset_key(dataset, "choices.parquet")))
     first, last = start // CHOICE_ROWS, (stop - 1) // CHOICE_ROWS
@@ -185,7 +185,7 @@ def _choices(store: ObjectStore, dataset: str, start: int, stop: int) -> list[st
     return keys
 
 
-def _drop_stale(store: ObjectStore, request: DatasetRequest, numbers: set[int]) -> None:
+def _drop_stale(store: Store, request: DatasetRequest, numbers: set[int]) -> None:
     """Delete files of an earlier request for this dataset that this request did not write."""
     shards = dataset_key(request.dataset, "shards/")
     for key in store.list(shards):
@@ -205,7 +205,7 @@ def _drop_stale(store: ObjectStore, request: DatasetRequest, numbers: set[int]) 
             store.delete(key)
 
 
-def _describe(store: ObjectStore, record: DatasetRecord, digests: dict[str, str]) -> None:
+def _describe(store: Store, record: DatasetRecord, digests: dict[str, str]) -> None:
     """Write the dataset's card and its Croissant metadata."""
     manifest = store.local(dataset_key(record.dataset, "manifest.parquet"))
     digests = digests | {"manifest.parquet": sha256_file(manifest)}
@@ -215,7 +215,7 @@ def _describe(store: ObjectStore, record: DatasetRecord, digests: dict[str, str]
 
 
 def _write_exports(
-    store: ObjectStore, request: DatasetRequest, model: ModelRecord, numbers: list[int]
+    store: Store, request: DatasetRequest, model: ModelRecord, numbers: list[int]
 ) -> None:
     if "folder" in request.exports:
         key = dataset_key(request.dataset, _export("folder", "classes.json"))

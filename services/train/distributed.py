@@ -22,7 +22,7 @@ from shared.jobs import Context, Ledger, NoLeases, Reporter, execute
 from shared.jobs.stage import FINISH
 from shared.logging import configure_logging
 from shared.settings import Settings, settings
-from shared.storage import ObjectStore, StoreView, open_store
+from shared.storage import Store, StoreView, open_store
 
 
 class ReadOnlyStore(StoreView):
@@ -38,7 +38,7 @@ class ReadOnlyStore(StoreView):
         pass
 
 
-def run(job: str, store: ObjectStore, config: Settings) -> str:
+def run(job: str, store: Store, config: Settings) -> str:
     """Run a submitted train job in an initialized process group, and return its state.
 
     Raises:

@@ -14,7 +14,7 @@ from services.train.data import Batches
 from shared.contracts.train import training_key
 from shared.diffusion.autoencoder import Autoencoder, encode_latents, to_unit
 from shared.diffusion.precision import autocast
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 Float16 = NDArray[np.float16]
 
@@ -62,7 +62,7 @@ def encode_views(
     return safetensors.torch.save({"latents": latents})
 
 
-def read_latents(store: ObjectStore, run: str, shards: list[str]) -> Float16:
+def read_latents(store: Store, run: str, shards: list[str]) -> Float16:
     """Read the latents of all shards: float16 (regions, views, C, h, w)."""
     parts = [safetensors.numpy.load(store.get(latents_key(run, s)))["latents"] for s in shards]
     return np.concatenate(parts)

@@ -36,7 +36,7 @@ from shared.jobs import Ledger, Reporter, run_job
 from shared.phantom import PHANTOM_CLASSES, PhantomSlide
 from shared.phantom.glands import SCALE
 from shared.phantom.texture import MPP
-from shared.storage import ObjectStore, open_store, sha256
+from shared.storage import Store, open_store, sha256
 
 SLIDES = 24
 SIDE = 4096
@@ -63,7 +63,7 @@ def slide_regions(slide: PhantomSlide, name: str) -> Iterator[Region]:
         )
 
 
-def write_regions(store: ObjectStore) -> None:
+def write_regions(store: Store) -> None:
     """Write the region set `starter` of phantom slides, if it is missing; the last is for tests."""
     if store.exists(region_set_key("starter")):
         return

@@ -17,10 +17,10 @@ import torch
 
 from services.train.warm_start import packaged_path, read_weights, student_of
 from shared.contracts.train import PACKAGED
-from shared.storage import ObjectStore, open_store
+from shared.storage import Store, open_store
 
 
-def package_checkpoint(store: ObjectStore, reference: str, path: Path) -> None:
+def package_checkpoint(store: Store, reference: str, path: Path) -> None:
     """Write the version `reference` (models/<name>/<version>) to `path`, in half precision."""
     weights, student = read_weights(store, reference), student_of(store, reference)
     tensors = {f"vae.{k}": v for k, v in weights.vae.items()}

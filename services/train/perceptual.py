@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from shared.encoders import load_maps
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 
 class PerceptualLoss:
@@ -20,7 +20,7 @@ class PerceptualLoss:
         device: device of the encoder.
     """
 
-    def __init__(self, encoder: str, store: ObjectStore, device: str) -> None:
+    def __init__(self, encoder: str, store: Store, device: str) -> None:
         self.maps = load_maps(encoder, store, device)
 
     def __call__(self, decoded: Tensor, real: Tensor) -> Tensor:

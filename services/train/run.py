@@ -18,7 +18,7 @@ from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.denoiser import Denoiser
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 KINDS = ("vae", "decoder", "denoiser")
 """The trainings of a run, in order."""
@@ -37,7 +37,7 @@ class Run:
 
     request: TrainRequest
     regions: RegionSet
-    store: ObjectStore
+    store: Store
     device: str
 
     @classmethod
@@ -137,14 +137,14 @@ class Run:
         return self.key(f"checkpoints/{kind}-{step:08d}.safetensors")
 
 
-def put_folder(store: ObjectStore, prefix: str, folder: Path) -> None:
+def put_folder(store: Store, prefix: str, folder: Path) -> None:
     """Store all files of a folder below a prefix."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             store.put_file(prefix + path.relative_to(folder).as_posix(), path)
 
 
-def _with_student(request: TrainRequest, store: ObjectStore) -> TrainRequest:
+def _with_student(request: TrainRequest, store: Store) -> TrainRequest:
     """Return the request; an untrained denoiser gets the student's recipe of its warm start.
 
     A denoiser without training steps is published unchanged, so its recipe has to say whether

@@ -27,7 +27,7 @@ from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.models import read_model
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def packaged_path(name: str) -> Path:
     return Path(__file__).parent / f"{name}.safetensors"
 
 
-def read_weights(store: ObjectStore, reference: str) -> Weights:
+def read_weights(store: Store, reference: str) -> Weights:
     """Read the weights of a packaged checkpoint or a published version.
 
     Args:
@@ -58,7 +58,7 @@ def read_weights(store: ObjectStore, reference: str) -> Weights:
     return _read_packaged(reference) if reference in PACKAGED else _read_version(store, reference)
 
 
-def student_of(store: ObjectStore, reference: str) -> StudentRecipe | None:
+def student_of(store: Store, reference: str) -> StudentRecipe | None:
     """Return the student's recipe of a checkpoint or version; None if it is not a student.
 
     Only the record or the metadata is read, not the weights. Arguments and errors are those of
@@ -96,7 +96,7 @@ def _read_packaged(name: str) -> Weights:
     )
 
 
-def _read_version(store: ObjectStore, reference: str) -> Weights:
+def _read_version(store: Store, reference: str) -> Weights:
     loaded = load_model(store, _reference(reference), "cpu")
     return Weights(
         dict(loaded.pipeline.vae.state_dict()),

@@ -236,7 +236,9 @@ class Report(ReportPart):
     proportions: dict[str, float] = Field(description="class → share in the dataset")
     regions: str = Field(description="name of the real region set")
     labels: str = Field(description="source of the real labels: 'annotation', or 'clusters/<run>'")
-    held_out: bool = Field(description="whether no training has seen the test slides")
+    held_out: bool = Field(
+        description="whether no training, and not the dataset, used the test slides"
+    )
     cautions: tuple[str, ...] = Field(description="reasons why figures may be too good")
     real_train: RealSplit
     real_test: RealSplit

@@ -24,7 +24,7 @@ from shared.contracts.base import Classes
 from shared.contracts.synthesize import ExportFormat, dataset_key
 from shared.datasets.samples import Sample, load_dataset, read_shard
 from shared.imaging.codec import encode_palette_png, encode_png
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 MAX_PARTS = 100_000
 """Upper bound on the connected parts of an image; it keeps COCO's annotation ids distinct."""
@@ -151,7 +151,7 @@ def sample_files(sample: Sample, classes: Classes, kind: ExportFormat) -> list[t
 
 
 def export_dataset(
-    store: ObjectStore,
+    store: Store,
     dataset: str,
     folder: Path,
     formats: Sequence[ExportFormat] = ("folder",),

@@ -16,7 +16,7 @@ from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import check_region_set
 from shared.errors import InputError
 from shared.imaging.region_sets import Region, RegionIndex, load_region_set
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 
 class RegionBank:
@@ -34,7 +34,7 @@ class RegionBank:
     """
 
     def __init__(
-        self, store: ObjectStore, record: RegionSet, splits: tuple[Split, ...], model: ModelRecord
+        self, store: Store, record: RegionSet, splits: tuple[Split, ...], model: ModelRecord
     ) -> None:
         self.name = record.name
         self._store, self._record, self._splits = store, record, splits
@@ -87,7 +87,7 @@ class RegionBank:
 
 
 def open_banks(
-    store: ObjectStore,
+    store: Store,
     request: DatasetRequest,
     model: ModelRecord,
     records: tuple[RegionSet, RegionSet] | None = None,

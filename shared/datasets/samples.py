@@ -18,7 +18,7 @@ from shared.diffusion.crops import Crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.region_sets import RegionIndex
-from shared.storage import ObjectStore
+from shared.storage import Store
 from shared.storage.formats import unpack_tar
 
 
@@ -65,7 +65,7 @@ def read_members(members: Iterable[tuple[str, bytes]]) -> Iterator[Sample]:
             files.clear()
 
 
-def load_dataset(store: ObjectStore, dataset: str) -> DatasetRecord:
+def load_dataset(store: Store, dataset: str) -> DatasetRecord:
     """Return a dataset's record. Raises `ObjectNotFoundError`."""
     return store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord)
 
@@ -73,7 +73,7 @@ def load_dataset(store: ObjectStore, dataset: str) -> DatasetRecord:
 class DatasetIndex:
     """Random access to the samples of a dataset, without holding them in memory."""
 
-    def __init__(self, store: ObjectStore, record: DatasetRecord) -> None:
+    def __init__(self, store: Store, record: DatasetRecord) -> None:
         self._entries = []
         for shard in record.shards:
             path = store.local(shard)

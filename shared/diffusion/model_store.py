@@ -18,7 +18,7 @@ from shared.diffusion.crops import Crop
 from shared.diffusion.gpu import prepare_denoiser, prepare_vae
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.models import read_model
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 MAX_PIPELINES = 2
 """Number of pipelines kept in memory; the one used longest ago is dropped first."""
@@ -59,7 +59,7 @@ class LoadedModel:
         return images
 
 
-def load_model(store: ObjectStore, ref: ModelRef, device: str) -> LoadedModel:
+def load_model(store: Store, ref: ModelRef, device: str) -> LoadedModel:
     """Load a model version, or take it from memory. Raises `ObjectNotFoundError`."""
     record = read_model(store, ref)
     precision = record.recipe.precision
@@ -78,7 +78,7 @@ _pipelines: OrderedDict[Key, HeteroTissuePipeline] = OrderedDict()
 _lock = Lock()
 
 
-def _load(store: ObjectStore, ref: ModelRef, device: str, precision: str) -> HeteroTissuePipeline:
+def _load(store: Store, ref: ModelRef, device: str, precision: str) -> HeteroTissuePipeline:
     with tempfile.TemporaryDirectory(prefix="htd-model-") as name:
         folder = Path(name)
         for key in store.list(ref.prefix):

@@ -19,7 +19,7 @@ from shared.arrays import Float32, UInt8
 from shared.encoders.embedded import embedded_key, random_net
 from shared.encoders.registry import IMAGENET, REGISTRY, Foundation, Triple
 from shared.errors import InputError
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 CPU_BATCH = 16
 """Images that a CPU encodes at once; their activations fit into memory that is reused."""
@@ -84,7 +84,7 @@ def normalized(images: Tensor, normalization: tuple[Triple, Triple]) -> Tensor:
 
 def load_encoder(
     name: str,
-    store: ObjectStore,
+    store: Store,
     *,
     cohort: str = "",
     weights: str | None = None,
@@ -135,9 +135,7 @@ def load_encoder(
     )
 
 
-def load_maps(
-    name: str, store: ObjectStore, device: str = "cpu"
-) -> Callable[[Tensor], list[Tensor]]:
+def load_maps(name: str, store: Store, device: str = "cpu") -> Callable[[Tensor], list[Tensor]]:
     """Load a network that returns the feature maps of its stages, for a perceptual loss.
 
     Args:
@@ -165,9 +163,7 @@ def load_maps(
     return maps
 
 
-def _timm_model(
-    name: str, known: Foundation | None, weights: str | None, store: ObjectStore
-) -> Any:
+def _timm_model(name: str, known: Foundation | None, weights: str | None, store: Store) -> Any:
     """Build a timm network with its published weights, or with those of a file."""
     if known and known.package:
         model = timm.create_model(known.architecture, **known.options)
@@ -250,7 +246,7 @@ def _how_to_get(
     return f"the weights of encoder {name!r} ({page}) are not here and cannot be fetched: {steps}"
 
 
-def read_weights(weights: str, store: ObjectStore) -> dict[str, Tensor]:
+def read_weights(weights: str, store: Store) -> dict[str, Tensor]:
     """Read a weights file: safetensors, or a .pt or .bin of plain tensors.
 
     Args:

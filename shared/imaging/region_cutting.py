@@ -9,11 +9,11 @@ from shared.imaging.label_map import LabelMap
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.slide import Slide
 from shared.imaging.windows import choose_windows
-from shared.storage import ObjectStore, sha256
+from shared.storage import Store, sha256
 
 
 def cut_regions(
-    store: ObjectStore,
+    store: Store,
     name: str,
     slide_name: str,
     slide: Slide,

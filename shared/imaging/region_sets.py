@@ -14,7 +14,7 @@ from shared.contracts.base import Split
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
-from shared.storage import ObjectStore
+from shared.storage import Store
 from shared.storage.formats import pack_tar, table_bytes
 
 COLUMNS = pa.schema(
@@ -60,7 +60,7 @@ def pack_regions(regions: Iterable[Region]) -> bytes:
     return pack_tar(members())
 
 
-def load_region_set(store: ObjectStore, name: str) -> RegionSet:
+def load_region_set(store: Store, name: str) -> RegionSet:
     """Return the record of a region set. Raises `ObjectNotFoundError`."""
     return store.get_model(region_set_key(name), RegionSet)
 
@@ -80,7 +80,7 @@ class RegionIndex:
         slides: slide of each region, in the same order.
     """
 
-    def __init__(self, store: ObjectStore, record: RegionSet, *splits: Split) -> None:
+    def __init__(self, store: Store, record: RegionSet, *splits: Split) -> None:
         self.record = record
         self._entries: list[tuple[str, str, Path, tuple[int, int], tuple[int, int]]] = []
         for part in record.of_split(*splits):
@@ -115,7 +115,7 @@ class RegionNotFoundError(InputError):
     """A region set holds no region under the key."""
 
 
-def read_region(store: ObjectStore, record: RegionSet, key: str) -> Region:
+def read_region(store: Store, record: RegionSet, key: str) -> Region:
     """Read a region of a set by its key, from any split. Raises `RegionNotFoundError`."""
     # Open only the shards of slides whose name the key starts with.
     own = tuple(part for part in record.slides if key.startswith(f"{part.slide}_"))

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from shared.arrays import UInt8
 from shared.contracts.ingest import SlideRecord, slide_key
 from shared.errors import InputError
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 MAX_PLAIN_PIXELS = 500_000_000
 """Largest number of pixels of a plain image, which is decoded whole."""
@@ -178,7 +178,7 @@ def open_source(path: Path) -> openslide.AbstractSlide:
 
 
 @contextmanager
-def local_source(store: ObjectStore, source: str) -> Iterator[Path]:
+def local_source(store: Store, source: str) -> Iterator[Path]:
     """Yield a local path of a slide's main file, with its companion files beside it.
 
     Args:
@@ -208,7 +208,7 @@ def local_source(store: ObjectStore, source: str) -> Iterator[Path]:
 
 
 @contextmanager
-def open_record(store: ObjectStore, slide: str) -> Iterator[tuple[Slide, SlideRecord]]:
+def open_record(store: Store, slide: str) -> Iterator[tuple[Slide, SlideRecord]]:
     """Open an ingested slide by its name. Raises `ObjectNotFoundError` if there is none."""
     record = store.get_model(slide_key(slide), SlideRecord)
     with (

@@ -11,7 +11,7 @@ from shared.contracts.jobs import JobRecord, JobResult, JobStatus, Marker, State
 from shared.errors import InputError
 from shared.jobs.snapshot import JobNotFoundError, Snapshot
 from shared.jobs.stage import Plan
-from shared.storage import ObjectNotFoundError, ObjectStore, sha256
+from shared.storage import ObjectNotFoundError, Store, sha256
 
 
 def stage_of(job: str) -> str:
@@ -28,7 +28,7 @@ class Ledger:
             with it, so that jobs of several tenants can share a queue.
     """
 
-    def __init__(self, store: ObjectStore, owner: str = "") -> None:
+    def __init__(self, store: Store, owner: str = "") -> None:
         self.store = store
         self.owner = owner
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from shared.contracts.jobs import JobRecord, JobResult, JobStatus, ParkedUnit, State, job_key
 from shared.errors import InputError
 from shared.jobs.stage import FINISH, PLAN, Plan
-from shared.storage import ObjectNotFoundError, ObjectStore
+from shared.storage import ObjectNotFoundError, Store
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,7 +25,7 @@ class Snapshot:
     Later changes are seen only by a new snapshot.
     """
 
-    def __init__(self, store: ObjectStore, job: str) -> None:
+    def __init__(self, store: Store, job: str) -> None:
         self._store = store
         self._job = job
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import Field, JsonValue, model_validator
 
 from shared.contracts.base import Contract, Name, Request
-from shared.storage import ObjectStore, StoreView, sha256, sha256_file
+from shared.storage import Store, StoreView, sha256, sha256_file
 
 R = TypeVar("R", bound=Request)
 
@@ -57,7 +57,7 @@ class RecordingStore(StoreView):
         outputs: key of each object → SHA-256.
     """
 
-    def __init__(self, inner: ObjectStore) -> None:
+    def __init__(self, inner: Store) -> None:
         super().__init__(inner)
         self.outputs: dict[str, str] = {}
 
@@ -86,7 +86,7 @@ class Context:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: Store,
         *,
         threads: int,
         device: str,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from shared.contracts.tenants import LOCAL, tenant_key
 from shared.jobs import Ledger
 from shared.settings import Settings
-from shared.storage import ObjectStore, open_store
+from shared.storage import Store, open_store
 
 
-def tenants(root: ObjectStore) -> list[str]:
+def tenants(root: Store) -> list[str]:
     """Return the names of all tenants, the local one first."""
     prefix = tenant_key("").removesuffix(".json")
     names = [key.removeprefix(prefix).removesuffix(".json") for key in root.list(prefix)]

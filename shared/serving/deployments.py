@@ -6,10 +6,10 @@ from contextlib import suppress
 
 from shared.contracts.deploy import Deployment, DeployRequest, deployments_prefix
 from shared.jobs import Ledger, stage_of
-from shared.storage import ObjectNotFoundError, ObjectStore
+from shared.storage import ObjectNotFoundError, Store
 
 
-def deployments(store: ObjectStore, model: str) -> list[Deployment]:
+def deployments(store: Store, model: str) -> list[Deployment]:
     """Return a model's deployments, sorted by number; the last one is in use."""
     records = []
     for key in store.list(deployments_prefix(model)):

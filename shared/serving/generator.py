@@ -13,7 +13,7 @@ from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.serving.priority import Priority
 from shared.settings import settings
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 WAIT_SECONDS = 120.0
 """Timeout for a Triton server that is starting."""
@@ -37,7 +37,7 @@ class Generator(Protocol):
 
 
 def open_generator(
-    store: ObjectStore, model: ModelRecord, device: str, priority: Priority = Priority.BULK
+    store: Store, model: ModelRecord, device: str, priority: Priority = Priority.BULK
 ) -> tuple[Generator, bool]:
     """Open a generator of a model's images: the model itself, or a Triton server.
 

@@ -16,14 +16,14 @@ from shared.contracts.deploy import Deployment, deployment_key, served_prefix
 from shared.errors import InputError
 from shared.serving.deployments import deployments
 from shared.serving.protocol import PARTS, Part, served_name
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 DEPLOYMENTS_KEPT = 2
 """Number of deployments: the one in use, and the previous one, which finishes its requests."""
 
 
 def add_deployment(
-    store: ObjectStore,
+    store: Store,
     entry: Deployment,
     model: str,
     configs: Mapping[Part, str],
@@ -59,7 +59,7 @@ def add_deployment(
         drop_deployment(store, model, each.number)
 
 
-def drop_deployment(store: ObjectStore, model: str, number: int) -> None:
+def drop_deployment(store: Store, model: str, number: int) -> None:
     """Delete a deployment: first its record, then its files."""
     store.delete(deployment_key(model, number))
     for part in PARTS:

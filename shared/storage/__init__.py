@@ -4,15 +4,15 @@ from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
 from shared.storage.hashing import sha256, sha256_file
 from shared.storage.s3 import S3Store
-from shared.storage.store import ObjectNotFoundError, ObjectStore, Stat, check_key
+from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
 from shared.storage.view import StoreView
 
 __all__ = [
     "DirectoryStore",
     "ObjectNotFoundError",
-    "ObjectStore",
     "S3Store",
     "Stat",
+    "Store",
     "StoreView",
     "check_key",
     "open_store",

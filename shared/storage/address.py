@@ -10,10 +10,10 @@ from shared.errors import InputError
 from shared.settings import Settings, settings
 from shared.storage.directory import DirectoryStore
 from shared.storage.s3 import S3Store
-from shared.storage.store import ObjectStore
+from shared.storage.store import Store
 
 
-def open_store(url: str | None = None, config: Settings | None = None) -> ObjectStore:
+def open_store(url: str | None = None, config: Settings | None = None) -> Store:
     """Open the store at `url`: a directory, or `s3://bucket[/prefix]`.
 
     Without `url`, the store of `config` is opened; without `config`, the process's settings

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from shared.storage.store import ObjectNotFoundError, ObjectStore, Stat, check_key
+from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
 
 
-class DirectoryStore(ObjectStore):
+class DirectoryStore(Store):
     """Objects as files below a directory."""
 
     def __init__(self, root: str | Path) -> None:

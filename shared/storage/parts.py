@@ -17,7 +17,7 @@ from minio.datatypes import Part
 from minio.error import InvalidResponseError, S3Error
 
 from shared.errors import InputError
-from shared.storage import ObjectStore, S3Store
+from shared.storage import S3Store, Store
 
 
 class PartUpload(ABC):
@@ -55,7 +55,7 @@ class PartUpload(ABC):
 class StoredParts(PartUpload):
     """Parts as objects of any store, below `parts/<key>/`."""
 
-    def __init__(self, store: ObjectStore, key: str) -> None:
+    def __init__(self, store: Store, key: str) -> None:
         self.store, self.key = store, key
         self.prefix = f"parts/{key}/"
 
@@ -147,6 +147,6 @@ def _missing_upload_explained() -> Iterator[None]:
         raise
 
 
-def part_upload(store: ObjectStore, key: str) -> PartUpload:
+def part_upload(store: Store, key: str) -> PartUpload:
     """Return the way to upload object `key` in parts to this kind of store."""
     return S3Parts(store, key) if isinstance(store, S3Store) else StoredParts(store, key)

@@ -18,10 +18,10 @@ from minio.error import InvalidResponseError, S3Error
 
 from shared.errors import InputError
 from shared.settings import Settings
-from shared.storage.store import ObjectNotFoundError, ObjectStore, Stat, check_key
+from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
 
 
-class S3Store(ObjectStore):
+class S3Store(Store):
     """Objects in a bucket of any S3 server (MinIO, AWS, …), below an optional prefix.
 
     Attributes:

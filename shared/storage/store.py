@@ -25,7 +25,7 @@ M = TypeVar("M", bound=BaseModel)
 class ObjectNotFoundError(InputError):
     """The store holds no object under the key."""
 
-    def __init__(self, store: ObjectStore, key: str) -> None:
+    def __init__(self, store: Store, key: str) -> None:
         super().__init__(f"{store.url} holds no object {key!r}")
         self.key = key
 
@@ -51,7 +51,7 @@ class Stat(NamedTuple):
     tag: str
 
 
-class ObjectStore(ABC):
+class Store(ABC):
     """Objects under keys. Implementations: `DirectoryStore`, `S3Store`."""
 
     url: str

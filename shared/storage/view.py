@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from shared.storage.store import ObjectStore, Stat
+from shared.storage.store import Stat, Store
 
 
-class StoreView(ObjectStore):
+class StoreView(Store):
     """Passes every call to another store; subclasses change what a put or a delete does."""
 
-    def __init__(self, inner: ObjectStore) -> None:
+    def __init__(self, inner: Store) -> None:
         self.inner = inner
         self.url = inner.url
 

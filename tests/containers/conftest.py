@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared.settings import Settings
-from shared.storage import DirectoryStore, ObjectStore, open_store
+from shared.storage import DirectoryStore, Store, open_store
 from tests.containers.compose import Compose, build_images, free_port
 from tests.containers.standins import trouble_with_builder
 from tests.models import publish_toy_model
@@ -50,7 +50,7 @@ class Running:
         for key in self.model.list():
             self.store.put(key, self.model.get(key))
 
-    def _store(self) -> ObjectStore:
+    def _store(self) -> Store:
         secrets = self.compose.folder / "secrets"
         return open_store(
             config=Settings(

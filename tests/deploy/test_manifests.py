@@ -17,9 +17,8 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 
-from services.gateway.api.cohorts import MAX_FEATURE_BYTES
+from services.gateway.api.body_sizes import MAX_ANNOTATION_BYTES, MAX_FEATURE_BYTES
 from services.gateway.api.ops import router
-from services.gateway.api.slides import MAX_ANNOTATION_BYTES
 from shared.contracts.requests import REQUESTS
 from shared.queue.worker import make_app
 from shared.settings import Settings

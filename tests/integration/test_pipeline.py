@@ -20,7 +20,7 @@ from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest
 from shared.phantom import PHANTOM_CLASSES, write_phantom
 from shared.settings import Settings
-from shared.storage import DirectoryStore, ObjectStore
+from shared.storage import DirectoryStore, Store
 from tests.phantoms import PHANTOM_SEED
 
 RULE = RegionRule(size=64, mpp=1.0, max_per_slide=20)
@@ -70,7 +70,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def upload(store: ObjectStore, folder: Path) -> list[str]:
+def upload(store: Store, folder: Path) -> list[str]:
     names = sorted(path.stem for path in folder.glob("*.tiff") if not path.stem.endswith("_mask"))
     for name in names:
         store.put_file(f"slides/{name}/source/{name}.tiff", folder / f"{name}.tiff")

@@ -18,7 +18,7 @@ from heterotissue.client import Client, RefusedError
 from heterotissue.client.http import Transport
 from services.gateway.api import uploads
 from shared.contracts.cluster import TissueType, cluster_key
-from shared.contracts.gateway import DeployBody
+from shared.contracts.deploy import DeployBody
 from shared.errors import InputError
 from shared.tissue_types import default_types, write_types
 from tests.atlases import TYPES, make_atlas

@@ -23,7 +23,7 @@ from shared.serving.generator import open_generator
 from shared.serving.protocol import PARTS, deployed_number
 from shared.serving.repository import add_deployment
 from shared.settings import Settings, settings
-from shared.storage import DirectoryStore, ObjectStore, StoreView
+from shared.storage import DirectoryStore, Store, StoreView
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
@@ -96,7 +96,7 @@ def test_deployments_that_end_at_the_same_time_are_both_kept(tmp_path: Path) -> 
     def entry(number: int) -> Deployment:
         return Deployment(number=number, version=str(number), engine="pytorch", sha256={})
 
-    def add(store: ObjectStore, number: int) -> None:
+    def add(store: Store, number: int) -> None:
         add_deployment(
             store, entry(number), "toy", dict.fromkeys(PARTS, ""), {p: {} for p in PARTS}
         )

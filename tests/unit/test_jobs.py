@@ -13,7 +13,7 @@ import pytest
 from shared.errors import InputError
 from shared.jobs import JobStatus, Ledger, NoLeases, Plan, Reporter, Shard, execute, run_job
 from shared.settings import Settings
-from shared.storage import DirectoryStore, ObjectNotFoundError, ObjectStore, StoreView
+from shared.storage import DirectoryStore, ObjectNotFoundError, Store, StoreView
 from tests.toy import ToyRequest, ToyStage
 
 CONFIG = Settings(max_failures=3, max_starts=5)
@@ -256,7 +256,7 @@ def test_unknown_jobs_are_named(ledger: Ledger) -> None:
 class CountingStore(StoreView):
     """Counts how often each object or folder is read."""
 
-    def __init__(self, inner: ObjectStore) -> None:
+    def __init__(self, inner: Store) -> None:
         super().__init__(inner)
         self.reads: Counter[str] = Counter()
 

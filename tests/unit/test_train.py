@@ -39,7 +39,7 @@ from shared.imaging.augment import symmetry
 from shared.imaging.region_sets import RegionIndex
 from shared.jobs import Context, Ledger, Shard, run_job
 from shared.settings import Settings
-from shared.storage import DirectoryStore, ObjectStore
+from shared.storage import DirectoryStore, Store
 from tests.region_sets import CLASSES, make_region_set
 
 RECIPE = Recipe(
@@ -70,7 +70,7 @@ RECIPE = Recipe(
 )
 
 
-def train(store: ObjectStore, recipe: Recipe = RECIPE, **fields: object) -> None:
+def train(store: Store, recipe: Recipe = RECIPE, **fields: object) -> None:
     names = {"run": "r", "regions": "toy", "model": "m"}
     request = TrainRequest.model_validate({**names, "recipe": recipe, **fields})
     ledger = Ledger(store)
@@ -78,7 +78,7 @@ def train(store: ObjectStore, recipe: Recipe = RECIPE, **fields: object) -> None
     assert status.state == "done", status.failed
 
 
-def outputs(store: ObjectStore) -> dict[str, bytes]:
+def outputs(store: Store) -> dict[str, bytes]:
     kept = [key for key in store.list() if not key.startswith(("jobs/", "open-jobs/"))]
     return {key: store.get(key) for key in kept}
 
@@ -444,7 +444,7 @@ def test_a_shipped_checkpoint_fits_its_recipe_and_other_classes(
 
 @pytest.mark.parametrize("read", [read_weights, student_of])
 def test_a_checkpoint_that_is_not_there_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[ObjectStore, str], object]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Store, str], object]
 ) -> None:
     store = DirectoryStore(tmp_path)
     with pytest.raises(InputError, match="'none' is no model: give starter, colon"):

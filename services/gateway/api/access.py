@@ -16,7 +16,7 @@ from services.gateway.api.session import session_token
 from services.gateway.api.tokens import Scope, TokenRecord
 from shared.contracts.base import Request as JobRequest
 from shared.jobs import Ledger
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 bearer = HTTPBearer(auto_error=False, description="a token of this gateway")
 
@@ -36,7 +36,7 @@ class Caller:
     ledger: Ledger
 
     @property
-    def store(self) -> ObjectStore:
+    def store(self) -> Store:
         """The tenant's store."""
         return self.ledger.store
 

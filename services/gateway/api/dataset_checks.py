@@ -13,7 +13,7 @@ from shared.datasets.region_bank import open_banks
 from shared.datasets.samples import check_region_set
 from shared.imaging.region_sets import load_region_set
 from shared.models import read_model
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 MAX_SHARDS = 100_000
 """Largest number of shards, because a job's status lists the markers of all its shards."""
@@ -39,7 +39,7 @@ class ResolvedRequest:
     crop_set: RegionSet
 
 
-def resolve_request(store: ObjectStore, request: DatasetRequest) -> ResolvedRequest:
+def resolve_request(store: Store, request: DatasetRequest) -> ResolvedRequest:
     """Read the records that a request names, and check the request against them.
 
     Raises:
@@ -71,7 +71,7 @@ def resolve_request(store: ObjectStore, request: DatasetRequest) -> ResolvedRequ
     return ResolvedRequest(request, model, map_set, crop_set)
 
 
-def check_crops(store: ObjectStore, resolved: ResolvedRequest) -> None:
+def check_crops(store: Store, resolved: ResolvedRequest) -> None:
     """Check that every class in the dataset's maps has a crop; skip requests that are too large.
 
     Raises:

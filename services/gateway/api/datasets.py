@@ -49,7 +49,7 @@ from shared.datasets.samples import Sample, read_members
 from shared.imaging.codec import encode_png
 from shared.models import read_model
 from shared.queue.redis_state import RedisLeases
-from shared.storage import ObjectStore, sha256
+from shared.storage import Store, sha256
 
 LINK_SECONDS = 3600
 PRIVATE_FILES = ("submission.json", "choices.parquet")
@@ -75,7 +75,7 @@ class OwnDataset:
         return self.submission.job
 
     @property
-    def store(self) -> ObjectStore:
+    def store(self) -> Store:
         """The store that holds the dataset."""
         return self.caller.store
 
@@ -290,7 +290,7 @@ def _not_yet(own: OwnDataset, missing: str) -> ProblemError:
     )
 
 
-def _first_samples(store: ObjectStore, key: str) -> list[Sample]:
+def _first_samples(store: Store, key: str) -> list[Sample]:
     """Read a shard only as far as its first samples."""
     with store.open(key) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         members = (

@@ -9,7 +9,7 @@ from fastapi import Header
 from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Contract, Request
 from shared.queue.sweeping import IDEMPOTENCY_KEYS
-from shared.storage import ObjectNotFoundError, ObjectStore, sha256
+from shared.storage import ObjectNotFoundError, Store, sha256
 
 IdempotencyKey = Annotated[
     str | None,
@@ -30,7 +30,7 @@ class Answered(Contract):
     job: str
 
 
-def check_key(store: ObjectStore, key: str | None, request: Request) -> str | None:
+def check_key(store: Store, key: str | None, request: Request) -> str | None:
     """Return the job of an earlier submission of the same request with this key, else None.
 
     Raises:
@@ -52,7 +52,7 @@ def check_key(store: ObjectStore, key: str | None, request: Request) -> str | No
     return answered.job
 
 
-def keep_key(store: ObjectStore, key: str | None, request: Request, job: str) -> None:
+def keep_key(store: Store, key: str | None, request: Request, job: str) -> None:
     """Record the job of a request with a key; without a key, do nothing."""
     if key is not None:
         store.put_json(_key(key), Answered(fingerprint=_fingerprint(request), job=job))

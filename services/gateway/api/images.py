@@ -27,7 +27,7 @@ from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.models import read_model
-from shared.storage import ObjectStore, sha256
+from shared.storage import Store, sha256
 
 MIN_CROP_SIDE = 8
 UNREADABLE = (
@@ -117,7 +117,7 @@ def _submit(caller: Caller, body: ImageBody) -> str:
     return job
 
 
-def _resolve(store: ObjectStore, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
+def _resolve(store: Store, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
     """Check the body against the model; return the request and the PNGs that it names by hash."""
     with blaming("#/model"):
         model = read_model(store, ModelRef(body.model, body.version))
@@ -137,7 +137,7 @@ def _resolve(store: ObjectStore, body: ImageBody) -> tuple[ImageRequest, list[by
     return request.model_copy(update={"image": name}), inputs
 
 
-def _crop(store: ObjectStore, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, bytes | None]:
+def _crop(store: Store, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, bytes | None]:
     if item.tissue not in model.classes.names[model.classes.first :]:
         raise InputError(
             f"{model.ref} has no tissue {item.tissue!r}; "

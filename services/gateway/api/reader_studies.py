@@ -41,7 +41,7 @@ from shared.contracts.reader_study import (
     StudyStatus,
 )
 from shared.queue.redis_state import RedisLeases
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 LEASE_SECONDS = 30
 
@@ -108,7 +108,7 @@ def make_reader_study(body: StudyBody, caller: MayGenerate, response: Response) 
     )
 
 
-def _make(store: ObjectStore, body: StudyBody) -> StudyRecord:
+def _make(store: Store, body: StudyBody) -> StudyRecord:
     sets = []
     for number, selection in enumerate(body.real):
         with blaming(f"#/real/{number}"):

@@ -11,12 +11,12 @@ from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlideReference
 from shared.contracts.ingest import SlideRecord, slide_key
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 SlideName = Annotated[Name, Path(description="name of the slide")]
 
 
-def slide_info(store: ObjectStore, slide: str) -> SlideInfo | None:
+def slide_info(store: Store, slide: str) -> SlideInfo | None:
     """Return the files and records of a slide in the store, or None if there are none."""
     prefix = slide_key(slide, "")
     keys = list(store.list(prefix))

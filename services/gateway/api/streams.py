@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from services.gateway.api.etags import NOT_MODIFIED, etag_headers, not_modified
 from services.gateway.api.problems import ProblemError, documented, returning
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 CHUNK_BYTES = 1 << 20
 
@@ -45,7 +45,7 @@ def sending(media_type: str) -> dict[int | str, dict[str, Any]]:
     )
 
 
-def chunks(store: ObjectStore, key: str, start: int, stop: int) -> Iterator[bytes]:
+def chunks(store: Store, key: str, start: int, stop: int) -> Iterator[bytes]:
     """Yield an object's bytes from `start` to before `stop`. Raises `ObjectNotFoundError`."""
     with store.open(key, start) as stream:
         while part := stream.read(min(CHUNK_BYTES, stop - start)):
@@ -54,7 +54,7 @@ def chunks(store: ObjectStore, key: str, start: int, stop: int) -> Iterator[byte
 
 
 def send_object(
-    store: ObjectStore, key: str, wanted: WantedHeaders, media_type: str, name: str
+    store: Store, key: str, wanted: WantedHeaders, media_type: str, name: str
 ) -> Response:
     """Answer with an object, or with the range of it that the client wants.
 
@@ -112,7 +112,7 @@ def _parse_range(range: str | None, size: int) -> tuple[int, int] | None:
     return start, stop
 
 
-def tar_stream(store: ObjectStore, members: Sequence[tuple[str, str]]) -> Iterator[bytes]:
+def tar_stream(store: Store, members: Sequence[tuple[str, str]]) -> Iterator[bytes]:
     """Yield the bytes of a tar of objects.
 
     Args:

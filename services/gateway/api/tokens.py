@@ -18,7 +18,7 @@ from pydantic import Field
 
 from shared.contracts.base import Contract, Name
 from shared.contracts.tenants import LOCAL, Tenant
-from shared.storage import ObjectNotFoundError, ObjectStore
+from shared.storage import ObjectNotFoundError, Store
 
 Scope = Literal["read", "annotate", "generate", "train", "admin"]
 
@@ -46,7 +46,7 @@ class Tokens:
         root: the store's root.
     """
 
-    def __init__(self, root: ObjectStore) -> None:
+    def __init__(self, root: Store) -> None:
         self.root = root
         self._known: dict[str, tuple[float, TokenRecord]] = {}
         self._lent: dict[str, TokenRecord] = {}

@@ -27,7 +27,7 @@ from shared.errors import InputError
 from shared.imaging.codec import encode_palette_png, encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
 from shared.imaging.slide import Slide, local_source, open_source
-from shared.storage import ObjectStore, sha256
+from shared.storage import Store, sha256
 
 TILE_SIDE, TILE_OVERLAP = 254, 1
 JPEG_QUALITY = 80
@@ -66,7 +66,7 @@ class Zoom:
         InputError: the file cannot be opened.
     """
 
-    def __init__(self, store: ObjectStore, source: str, labels: str | None) -> None:
+    def __init__(self, store: Store, source: str, labels: str | None) -> None:
         stack = ExitStack()
         weakref.finalize(self, stack.close)
         self.path = stack.enter_context(local_source(store, source))

@@ -11,7 +11,7 @@ import secrets
 
 from shared.contracts.base import Contract, Name
 from shared.contracts.tenants import Tenant
-from shared.storage import ObjectNotFoundError, ObjectStore
+from shared.storage import ObjectNotFoundError, Store
 
 PREFIX = "access/readings/"
 
@@ -27,7 +27,7 @@ class ReadingRecord(Contract):
     reader: str
 
 
-def make_link(root: ObjectStore, tenant: str, study: str, reader: str) -> str:
+def make_link(root: Store, tenant: str, study: str, reader: str) -> str:
     """Make and return a token for a reader.
 
     Only its hash is stored, so the token cannot be read again.
@@ -39,7 +39,7 @@ def make_link(root: ObjectStore, tenant: str, study: str, reader: str) -> str:
     return token
 
 
-def find_link(root: ObjectStore, token: str) -> ReadingRecord | None:
+def find_link(root: Store, token: str) -> ReadingRecord | None:
     """Return the record of a reader's token; None if the token is unknown or revoked."""
     if not _PATTERN.fullmatch(token):
         return None
@@ -49,7 +49,7 @@ def find_link(root: ObjectStore, token: str) -> ReadingRecord | None:
         return None
 
 
-def drop_links(root: ObjectStore, tenant: str, study: str, reader: str | None = None) -> None:
+def drop_links(root: Store, tenant: str, study: str, reader: str | None = None) -> None:
     """Revoke the tokens of one reader, or of all readers, of a study."""
     for key in list(root.list(PREFIX)):
         record = root.get_model(key, ReadingRecord)

@@ -8,7 +8,7 @@ from services.gateway.reader_study.records import Series, StudyRecord, Submitted
 from services.gateway.reader_study.studies import find_submitted
 from shared.contracts.reader_study import Answer, AnswerBody, Reading, ReadingImage, study_key
 from shared.errors import InputError
-from shared.storage import ObjectNotFoundError, ObjectStore
+from shared.storage import ObjectNotFoundError, Store
 
 
 class SubmittedError(InputError):
@@ -32,7 +32,7 @@ class Desk:
         reader: id of the reader (r1, r2, …).
     """
 
-    def __init__(self, store: ObjectStore, record: StudyRecord, reader: str) -> None:
+    def __init__(self, store: Store, record: StudyRecord, reader: str) -> None:
         self._store = store
         self._record = record
         self._reader = reader
@@ -114,7 +114,7 @@ class Desk:
         return reading.model_copy(update={"submitted": True})
 
 
-def read_answers(store: ObjectStore, study: str, reader: str) -> dict[str, Answer]:
+def read_answers(store: Store, study: str, reader: str) -> dict[str, Answer]:
     """Return a reader's answers: name of the image in the reader's series → answer."""
     prefix = study_key(study, f"answers/{reader}/")
     return {

@@ -37,7 +37,7 @@ from shared.contracts.reader_study import (
     StudyResults,
     study_key,
 )
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 COLUMNS = (
     "reader", "name", "position", "picture", "truth", "set", "key", "tissue", "answer", "correct",
@@ -72,7 +72,7 @@ class Row:
         return self.answer.answer == "synthetic"
 
 
-def read_rows(store: ObjectStore, record: StudyRecord) -> list[Row]:
+def read_rows(store: Store, record: StudyRecord) -> list[Row]:
     """Return all answers, reader by reader, each in the order of the reader's series."""
     key = store.get_model(study_key(record.study, "key.json"), Key)
     truths = {truth.picture: truth for truth in key.pictures}
@@ -88,7 +88,7 @@ def read_rows(store: ObjectStore, record: StudyRecord) -> list[Row]:
     return rows
 
 
-def study_results(store: ObjectStore, record: StudyRecord) -> StudyResults:
+def study_results(store: Store, record: StudyRecord) -> StudyResults:
     """Compute the results of a study from the answers so far."""
     rows = read_rows(store, record)
     readers = tuple(
@@ -249,7 +249,7 @@ def _agreement(rows: Sequence[Row], readers: Sequence[str]) -> Agreement:
     )
 
 
-def results_csv(store: ObjectStore, record: StudyRecord) -> str:
+def results_csv(store: Store, record: StudyRecord) -> str:
     """Return all answers with the truth of their pictures, as CSV text with `COLUMNS`."""
     body = io.StringIO()
     writer = csv.writer(body, lineterminator="\n")

@@ -19,7 +19,7 @@ from shared.datasets.samples import load_dataset
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import load_region_set
-from shared.storage import ObjectStore
+from shared.storage import Store
 
 MIN_SIDE = 32
 """Smallest side of a picture, pixels."""
@@ -65,7 +65,7 @@ class ImageSet:
     candidates: tuple[Candidate, ...]
 
 
-def real_set(store: ObjectStore, asked: RealSet) -> ImageSet:
+def real_set(store: Store, asked: RealSet) -> ImageSet:
     """Return the regions of some splits of a region set, as an image set.
 
     Raises:
@@ -82,7 +82,7 @@ def real_set(store: ObjectStore, asked: RealSet) -> ImageSet:
     return ImageSet(asked.title, record.rule.size, record.rule.mpp, tuple(candidates))
 
 
-def synthetic_set(store: ObjectStore, dataset: str) -> ImageSet:
+def synthetic_set(store: Store, dataset: str) -> ImageSet:
     """Return the images of a synthetic dataset, as an image set.
 
     Raises:
@@ -101,7 +101,7 @@ def synthetic_set(store: ObjectStore, dataset: str) -> ImageSet:
     return ImageSet(dataset, record.size, record.mpp, candidates)
 
 
-def _rows(store: ObjectStore, key: str) -> Iterator[tuple[str, list[float]]]:
+def _rows(store: Store, key: str) -> Iterator[tuple[str, list[float]]]:
     for row in pq.read_table(store.local(key), columns=["key", "fractions"]).to_pylist():
         yield row["key"], row["fractions"]
 
@@ -133,7 +133,7 @@ def common_size(sets: Sequence[ImageSet]) -> tuple[int, float]:
     return smallest.size, finest.mpp
 
 
-def read_images(store: ObjectStore, chosen: Sequence[Candidate]) -> Iterator[tuple[int, UInt8]]:
+def read_images(store: Store, chosen: Sequence[Candidate]) -> Iterator[tuple[int, UInt8]]:
     """Yield the position of each image in `chosen` and its pixels, uint8 RGB, shard by shard.
 
     Raises:

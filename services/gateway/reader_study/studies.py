@@ -34,10 +34,10 @@ from shared.contracts.reader_study import (
     study_key,
 )
 from shared.errors import InputError
-from shared.storage import ObjectNotFoundError, ObjectStore
+from shared.storage import ObjectNotFoundError, Store
 
 
-def make_study(store: ObjectStore, body: StudyBody, sets: Sequence[ImageSet]) -> StudyRecord:
+def make_study(store: Store, body: StudyBody, sets: Sequence[ImageSet]) -> StudyRecord:
     """Make a study: choose the images, encode them, and draw a series for every reader.
 
     If this fails, everything that it has written is deleted. Remains of an earlier attempt that
@@ -87,7 +87,7 @@ def _choose(sets: Sequence[ImageSet], images: int, rng: np.random.Generator) -> 
 
 
 def _write(
-    store: ObjectStore,
+    store: Store,
     body: StudyBody,
     chosen: list[Candidate],
     size: int,
@@ -128,7 +128,7 @@ def _write(
     return record
 
 
-def find_study(store: ObjectStore, study: str) -> StudyRecord | None:
+def find_study(store: Store, study: str) -> StudyRecord | None:
     """Return the record of a study; None if there is no such study, or it is not complete yet."""
     try:
         return store.get_model(study_key(study, "study.json"), StudyRecord)
@@ -136,7 +136,7 @@ def find_study(store: ObjectStore, study: str) -> StudyRecord | None:
         return None
 
 
-def find_submitted(store: ObjectStore, study: str, reader: str) -> datetime | None:
+def find_submitted(store: Store, study: str, reader: str) -> datetime | None:
     """Return the time when a reader submitted; None if the reader has not."""
     try:
         return store.get_model(study_key(study, f"submitted/{reader}.json"), Submitted).time
@@ -144,7 +144,7 @@ def find_submitted(store: ObjectStore, study: str, reader: str) -> datetime | No
         return None
 
 
-def study_status(store: ObjectStore, record: StudyRecord) -> StudyStatus:
+def study_status(store: Store, record: StudyRecord) -> StudyStatus:
     """Return the settings of a study, its images by class, and the progress of its readers."""
     key = store.get_model(study_key(record.study, "key.json"), Key)
     classes: dict[str, dict[Kind, int]] = {}
@@ -172,7 +172,7 @@ def study_status(store: ObjectStore, record: StudyRecord) -> StudyStatus:
     )
 
 
-def delete_study(store: ObjectStore, study: str) -> None:
+def delete_study(store: Store, study: str) -> None:
     """Delete a study with its pictures and answers."""
     store.delete(study_key(study, "study.json"))  # first, to hide a half-deleted study
     store.delete_prefix(study_key(study, ""))
