@@ -66,15 +66,16 @@ def study(
 ) -> list[Request]:
     """Return the requests of an ablation study, in the order in which they must run.
 
-    Each row is a dataset with one image for every test region, made from the region's map.
+    Each row of the ablation is a condition, with two datasets: `<name>-<row>` has one image for
+    every test region, made from its map, and `<name>-seen-<row>` has as many from training maps.
 
     Args:
         store: holds the models and the region set.
         model: the model version to study.
         images: number of images in the dataset that segmenters are trained on; its maps and
             crops come from training slides.
-        evaluate: the report to make. Its name is the name of the study, and datasets are called
-            `<name>-<row>`. This function fills in its datasets and rows.
+        evaluate: the report to make. Its name is the name of the study, and begins the names of
+            the study's datasets. This function fills in its datasets and rows.
         sampling: `steps`, `seed`, `staining` and fields of `GuidanceScale`, for all datasets.
         map_only: values that replace those of `sampling` in the row "map", because a model
             without crops may need another guidance scale for its best images.

@@ -92,7 +92,7 @@ class Client:
         return self._http.post("/v1/datasets", DatasetStatus, request, headers=_key())
 
     def estimate_dataset(self, request: DatasetRequest) -> DatasetEstimate:
-        """Estimate the cost of a dataset from earlier datasets of the same model."""
+        """Estimate a dataset's worker time (s) and size (bytes) from earlier ones of its model."""
         return self._http.post("/v1/datasets/estimate", DatasetEstimate, request)
 
     def dataset(self, dataset: str) -> DatasetStatus:

@@ -30,7 +30,13 @@ def write_map(path: Path, labels: UInt8, mpp: float) -> None:
 
 
 def cut_slide(store: Store, run: str, k: int, slide: str, rule: RegionRule) -> dict[str, Any]:
-    """Write a slide's label map of classes, and cut its regions.
+    """Write a slide's label map with its clusters merged into classes, and cut regions along it.
+
+    Args:
+        store: holds the clustering.
+        run, k: name of the clustering, and its number of clusters.
+        slide: name of the slide.
+        rule: rule of the regions.
 
     Returns:
         `regions`, the number of regions, and `sha256`, the digest of their shard.

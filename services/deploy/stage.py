@@ -101,7 +101,11 @@ def _plan(
     folder: Path,
     store: Store,
 ) -> tuple[Path, Built]:
-    """Export a network and build its plan for this machine's GPU."""
+    """Export a network as ONNX, and build its TensorRT plan for this machine's GPU.
+
+    Returns:
+        The plan's file, and the TensorRT version and GPU that it needs.
+    """
     from services.deploy.onnx_graph import export_onnx
 
     graph, plan = folder / f"{part}.onnx", folder / f"{part}.plan"
@@ -134,7 +138,7 @@ def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:
 
 
 def _files(part: Part, folder: Path) -> dict[str, Path]:
-    """Return the files of a part's version folder, by name: its program and its weights."""
+    """Return the files of a part (see `PARTS`) for Triton's version folder: name → file to copy."""
     weights = folder / ("vae" if part.startswith("vae") else "denoiser")
     program = importlib.resources.files("triton_models") / part / "model.py"
     return {

@@ -116,9 +116,10 @@ def _import(
 
 
 def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[str, Any]:
-    """Train the embedded encoder on windows around patches, evenly over the training slides.
+    """Train the embedded encoder on windows centred on patches; each training slide gives as many.
 
-    A window has the resolution at which a patch is 64 px wide.
+    Windows are read at the resolution at which a patch is 64 px wide. Returns `windows`, their
+    number.
     """
     slides = record.of_split("train")
     per_slide = max(1, request.train_patches // max(1, len(slides)))

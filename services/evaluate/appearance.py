@@ -197,7 +197,9 @@ def crop_pairs(store: Store, pairs: SyntheticPairs, seed: int, real: bool = Fals
 def crop_retrieval(
     store: Store, material: Material, encoder: Encoder | None, seed: int
 ) -> dict[str, Retrieval]:
-    """Measure retrieval of crops by images made with them, made without them, and real images.
+    """Measure how often a window of an image finds, among other crops, the image's own crop.
+
+    Images made without crops, and the real images of the label maps, serve for comparison.
 
     Args:
         store: holds the real regions.
@@ -206,8 +208,8 @@ def crop_retrieval(
         seed: seed of all draws.
 
     Returns:
-        'map' (images made without crops), 'both' (with crops) and 'real' → retrieval; rows that
-        the ablation lacks are left out.
+        'map' (images made from maps alone), 'both' (from maps and crops) and 'real' (the real
+        images of those maps) → retrieval. A name is missing if the request has no such dataset.
     """
     return {
         name: find_crops(

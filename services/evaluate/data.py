@@ -231,7 +231,7 @@ def _divide_by_slide(
 def _divide_within_slides(
     store: Store, request: EvaluateRequest, real: RegionSet, table: UInt8
 ) -> Division:
-    """Divide the regions of each training slide by x, then y; the last quarter is test data."""
+    """Test on the last quarter of each training slide's regions, ordered by x, then y."""
     regions = RegionIndex(store, real, *request.real_train)
     number = {key: position for position, key in enumerate(regions.keys)}
     train: list[int] = []

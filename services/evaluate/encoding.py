@@ -152,7 +152,8 @@ def encode_sources(
     }
     numbers = {row: spread(len(pairs), MAX_IMAGES) for row, pairs in sources.items()}
     tested = numbers["test"]
-    # A distance compares as many images as there are real ones, so only that many are turned.
+    # A distance compares no more images of a source than there are real test images, so encode
+    # the turned views of that many only.
     turned = {row: spread(len(own), len(tested)) for row, own in numbers.items()}
     total = sum(map(len, numbers.values())) + (TURNS - 1) * sum(map(len, turned.values()))
     encode = ViewEncoder(name, encoder, material.dataset.size, context, total + TURNS * len(tested))

@@ -156,7 +156,9 @@ def _draws(
 ) -> Iterator[tuple[Int64, Int64, np.random.Generator]]:
     """Draw n images of a source and n real images for each fold.
 
-    The real images are the same for all sources, because they are drawn first.
+    Yields:
+        Row numbers in the source, row numbers in the real test images, and the fold's random
+        generator for further draws. The real images are drawn first, so all sources get the same.
     """
     for number, fold in enumerate(folds):
         rng = np.random.default_rng([seed, number])
@@ -231,9 +233,11 @@ def _row(
 def _own_slides(
     test: FeatureSet, sources: Mapping[str, FeatureSet], seed: int
 ) -> tuple[int, dict[str, float]]:
-    """Return n, and the distance of each source to other regions of its own slides.
+    """Compare the images of each source with other real regions of their own slides.
 
-    There are no distances if n is below 2.
+    Returns:
+        The number of images on each side of a comparison, and source → mean Fréchet distance over
+        the folds of `make_own_folds`. There are no distances if that number is below 2.
     """
     folds = make_own_folds(test, sources)
     n = _common_size(folds)

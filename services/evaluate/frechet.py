@@ -238,7 +238,7 @@ def load_statistics(data: bytes) -> Statistics:
     """
     try:
         tensors = safetensors.numpy.load(data)
-        # The library returns the metadata of files only, not of bytes.
+        # safetensors reads metadata only from a file on disk, so parse the header here.
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         about = json.loads(header["__metadata__"]["statistics"])
         form, intact = about["format"], about["sha256"] == _digest(tensors)

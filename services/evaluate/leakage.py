@@ -25,7 +25,7 @@ def authenticity(
     train: NDArray[np.floating],
     held_out: NDArray[np.floating],
 ) -> Leakage:
-    """Test whether synthetic images are nearer to training images than new real images are.
+    """Test whether synthetic images are nearer to training images than held-out real images are.
 
     The relative distance of an image x is d(x, t) / d(t, t'), where t is the training image
     nearest to x, and t' is the training image nearest to t. All figures assume that the images
@@ -39,10 +39,10 @@ def authenticity(
     Returns:
         `authentic`, `authentic_held_out`: share of the synthetic and of the held-out images with
         a relative distance above 1 (AuthPct, Alaa et al. 2022).
-        `excess_copies`: share of synthetic images with a smaller relative distance than the
-        nearest 1 % of held-out images (than the nearest one, if m is below 199), minus the share
-        expected by chance; at least 0.
-        `excess_bound`: excess that a generator without copies exceeds at most 5 times in 100.
+        `excess_copies`: share of copies minus the share expected by chance, at least 0. A copy is a
+        synthetic image whose relative distance is below the lowest 1 % of the held-out distances
+        (below the lowest one, if m is under 199).
+        `excess_bound`: 95 % bound of that excess for a generator that does not copy.
         `significant`: whether the excess is above this bound.
         `c_t`: C_T of Meehan et al. (2020), the Mann-Whitney U of distances as a standard score;
         well below 0 if synthetic images are nearer to training images than held-out ones are.
@@ -73,7 +73,16 @@ def authenticity(
 
 
 def _nearest(queries: Float64, known: Float64, radii: Float64) -> tuple[Float64, Float64]:
-    """Return each query's distance to the nearest known row, and its ratio to the row's radius."""
+    """Return each query's distance to the nearest known row, and that distance ÷ the row's radius.
+
+    Args:
+        queries: (n, dim).
+        known: (t, dim).
+        radii: (t,) distance of each known row to its own nearest other row.
+
+    Returns:
+        Two arrays (n,).
+    """
     rows, squares = np.empty(len(queries), np.int64), np.empty(len(queries))
     for part, chunk in squared_distances(queries, known):
         rows[part], squares[part] = chunk.argmin(1), chunk.min(1)

@@ -43,7 +43,7 @@ def retrieval_top1(
     if len(set(sizes)) > 1:
         raise ValueError(f"queries, keys, labels and groups differ in number: {sizes}")
     mean, scale = key_features.mean(0), key_features.std(0)
-    scale[scale == 0] = 1  # a feature that all keys share distinguishes none of them
+    scale[scale == 0] = 1  # a dimension that is constant over the keys
     query_features, key_features = (query_features - mean) / scale, (key_features - mean) / scale
     hits = counted = 0
     for index in range(len(query_features)):

@@ -221,7 +221,7 @@ class IouScores(ReportPart):
 
 
 def iou_scores(counts: Int64, first: int) -> IouScores:
-    """Compute scores of labels from `first` on, from the counts that `confusion` returns."""
+    """Compute IoU and accuracy of labels `first` and above from the counts of `confusion`."""
     hit = np.diag(counts).astype(float)
     union = counts.sum(0) + counts.sum(1) - hit
     present = counts.sum(1) > 0

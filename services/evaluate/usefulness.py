@@ -24,15 +24,15 @@ class ImageScores(IouScores):
 
 
 class SegmenterResult(ReportPart):
-    """The result of the shard of one segmenter.
+    """The scores of one segmenter; one shard trains and tests it.
 
     Attributes:
         source: kind of the training set.
         seed: number of the repetition, from 0.
         n: number of training images.
         test: scores on real test images.
-        faithfulness: scores on synthetic images against their label maps; None unless the
-            training set is `TrainingSet.REAL`.
+        faithfulness: scores on synthetic images, with their label maps as the truth; only
+            segmenters trained on `TrainingSet.REAL` have them.
     """
 
     source: TrainingSet

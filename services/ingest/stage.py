@@ -46,7 +46,7 @@ MAX_MASK_SIDE = 8192
 
 
 class IngestStage(Stage[IngestRequest]):
-    """Turns slides and annotations into records, label maps, patch indices and regions."""
+    """Turns slides with annotations, or tiles with masks, into label maps, patches and regions."""
 
     name: ClassVar[str] = "ingest"
     request = IngestRequest

@@ -164,7 +164,7 @@ def _shard_key(dataset: str, number: int) -> str:
 
 
 def _export(kind: str, name: str) -> str:
-    """Return the path of an export's file below the dataset; `name` may begin with the `kind`."""
+    """Return the path below the dataset of a file `name` of an export: `exports/<kind>/…`."""
     return f"exports/{name}" if name.startswith(f"{kind}/") else f"exports/{kind}/{name}"
 
 
@@ -177,7 +177,7 @@ def _model(store: Store, request: DatasetRequest) -> ModelRecord:
 
 
 def _choices(store: Store, dataset: str, start: int, stop: int) -> list[str]:
-    """Read the keys of the map regions that the plan chose for images `start` to `stop` - 1."""
+    """Read which regions give images `start` to `stop` - 1 their maps; return the regions' keys."""
     file = pq.ParquetFile(store.local(dataset_key(dataset, "choices.parquet")))
     first, last = start // CHOICE_ROWS, (stop - 1) // CHOICE_ROWS
     table = file.read_row_groups(list(range(first, last + 1)))

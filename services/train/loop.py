@@ -152,7 +152,7 @@ class Training:
         return {name: value.detach() for name, value in (losses | {"grad_norm": norm}).items()}
 
     def figures(self, step: int, measured: dict[str, Tensor]) -> dict[str, float]:
-        """Return the figures of a step as numbers, averaged over all processes.
+        """Average a step's figures over all processes, and add the step and the learning rate.
 
         On a GPU this waits until the step has ended.
 

@@ -103,7 +103,8 @@ class DecoderObjective:
 
     def _noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
         """Draw noise whose standard deviation is uniform from 0 to `NOISE`, one per seed."""
-        strength = torch.special.ndtr(draw_noise([seed ^ 1 for seed in seeds], (1, 1, 1)))
+        others = [seed ^ 1 for seed in seeds]  # so that strength and noise are independent
+        strength = torch.special.ndtr(draw_noise(others, (1, 1, 1)))
         noise: Tensor = NOISE * strength * draw_noise(seeds, shape)
         return noise.to(self.device)
 

@@ -133,10 +133,13 @@ def start_vae(vae: Any, weights: Weights) -> None:
 
 
 def start_denoiser(denoiser: Denoiser, weights: Weights, classes: list[str]) -> None:
-    """Load the weights into a denoiser, which may have other `classes` (names).
+    """Load the weights of a warm start into a denoiser with the class names `classes`.
+
+    They may differ from the classes that the weights were trained with: `Denoiser.adapted` carries
+    the weights over by name.
 
     Raises:
-        InputError: the denoiser has another conditioning, or layers of other shapes.
+        InputError: the weights are for another conditioning, or for layers of other shapes.
     """
     try:
         state = denoiser.adapted(weights.denoiser, weights.classes, classes)

@@ -64,7 +64,7 @@ class EvaluateRequest(Request):
     def inputs(self) -> list[str]:
         sets = [region_set_key(self.regions)] if self.regions else []
         datasets = [self.dataset, *self.ablation.values(), *self.seen.values()]
-        parts = ("dataset.json", "croissant.json")  # croissant.json has the images' digests
+        parts = ("dataset.json", "croissant.json")  # croissant.json: new images, new job
         return [*(dataset_key(name, part) for name in datasets for part in parts), *sets]
 
 
@@ -85,16 +85,18 @@ class TrainingSet(StrEnum):
 
 
 class RealSplit(ReportPart):
-    """The real regions for training, or those for testing."""
+    """The real regions of one split that a report uses: for training, or for testing."""
 
     slides: tuple[str, ...]
     regions: int = Field(description="number of regions")
 
 
 class FidelityRow(ReportPart):
-    """Distances of a source of images to real test images: means over two halves of the slides.
+    """How close the images of one source (synthetic, real training, …) are to real test images.
 
-    Precision and recall: Kynkäänniemi et al. 2019. Density and coverage: Naeem et al. 2020.
+    The test slides are divided into two halves. Each figure but `own_slides` is the mean of the
+    comparisons with either half. Precision and recall: Kynkäänniemi et al. 2019. Density and
+    coverage: Naeem et al. 2020.
     """
 
     frechet: float = Field(description="Fréchet distance")

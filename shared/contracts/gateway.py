@@ -1,6 +1,6 @@
-"""Gateway: the bodies and answers of its HTTP API, except the requests of the services.
+"""Gateway: bodies and answers of its HTTP API; requests of stages are in their own modules.
 
-datasets/<id>/submission.json   Submission
+datasets/<id>/submission.json   Submission, the record that it keeps in the store
 """
 
 from __future__ import annotations

@@ -35,7 +35,10 @@ TILE_COLUMNS = pa.schema(
 
 
 class SlideSource(Contract):
-    """The files of a slide and its annotation: store keys, or absolute paths that stay in use."""
+    """The files of a slide and its annotation: store keys, or absolute paths.
+
+    Files given by path are not copied; later jobs read them where they are.
+    """
 
     slide: Name
     source: str = Field(description="key of the slide's main file in the store, or absolute path")

@@ -148,7 +148,7 @@ class Interval(Contract):
 
 
 class QualityResult(Contract):
-    """The quality that readers gave to one kind of image."""
+    """Readers' ratings of the quality of one kind of image, from 1 (poor) to 5 (excellent)."""
 
     answers: int
     mean: float | None

@@ -38,11 +38,11 @@ def _gaps(shares: Float64, wanted: Mapping[int, float], first: int) -> tuple[Flo
 def balance(shares: Float64, wanted: Mapping[int, float], first: int = 1) -> Float64:
     """Weigh regions so that their expected class shares are the wanted ones.
 
-    Among the distributions q of labelled pixels over regions that reach the wanted shares,
-    the one of maximum entropy is taken (Jaynes 1957): q_i ∝ exp(-λ·g_i), where g_i are the gaps
-    between a region's shares and the wanted ones, and λ minimizes the convex dual (Newton's
-    method). If no distribution reaches the wanted shares, the nearest is taken. The weight of a
-    region is q_i divided by its labelled share.
+    Let q_i be the share of all labelled pixels that comes from region i. Among the q that reach the
+    wanted shares, the one of maximum entropy is taken (Jaynes 1957): q_i ∝ exp(-λ·g_i), where g_i
+    are the gaps between a region's shares and the wanted ones, and λ minimizes the convex dual
+    (Newton's method). If no q reaches the wanted shares, the nearest is taken. The weight of a
+    region is q_i divided by the labelled share of its own pixels.
 
     Args:
         shares: (n, classes) share of each class in each region, background first.
@@ -59,7 +59,11 @@ def balance(shares: Float64, wanted: Mapping[int, float], first: int = 1) -> Flo
 
 
 def _spread(gaps: Float64) -> Float64:
-    """Return the maximum-entropy weights (n,) with a mean gap of zero, or as near as possible."""
+    """Return the maximum-entropy weights (n,), with sum 1, that bring the mean gap to zero.
+
+    `gaps` (n, labels) are the differences between each region's class shares and the wanted ones.
+    If no weights bring their weighted mean to zero, the weights that come nearest are returned.
+    """
     multipliers = np.zeros(gaps.shape[1])
     value, weights = _dual(gaps, multipliers)
     for _ in range(MAX_NEWTON_STEPS):

@@ -1,4 +1,4 @@
-"""Samples of synthetic datasets, which synthesize writes and evaluate and the gateway read."""
+"""Samples of synthetic datasets, which `synthesize` writes, and `evaluate` and `gateway` read."""
 
 from __future__ import annotations
 

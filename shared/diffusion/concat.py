@@ -181,7 +181,7 @@ def adapt_first_layer(weight: Tensor, source: Sequence[str], target: Sequence[st
     """
     maps = weight[:, : len(source)]
     canvases = weight[:, len(source) :].reshape(len(weight), -1, 3, 3, 3)
-    first = len(source) - canvases.shape[1]  # 0 if label 0 has a canvas, else 1
+    first = len(source) - canvases.shape[1]  # first class with a crop canvas: 0 or 1
     where = {name: index for index, name in enumerate(source)}
     new_maps = [maps[:, where[name]] if name in where else maps[:, 1:].mean(1) for name in target]
     new_canvases = [

@@ -51,12 +51,15 @@ class CropRule:
 
     @classmethod
     def of(cls, recipe: DenoiserRecipe, classes: Classes) -> CropRule:
-        """Return the rule of a recipe for these classes."""
+        """Return the rule that a recipe states; `classes` decide whether label 0 has crops."""
         return cls(recipe.crop_min, recipe.crop_max, recipe.crop_complexity, classes.first)
 
 
 def complexity(image: UInt8, mask: NDArray[np.bool_]) -> float:
-    """Return the entropy of the grey values under `mask`: 0 (one level) to 1 (all levels equal)."""
+    """Return the entropy of the grey values under `mask`, in 64 bins.
+
+    0 if the mask is empty or all pixels are in one bin, 1 if all bins are equally frequent.
+    """
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)[mask]
     if not grey.size:
         return 0.0
@@ -106,9 +109,9 @@ def take_crop(
     Args:
         image, labels: the image and its label map.
         label: the class.
-        rule: bounds of the crop's side.
-        rng: source of the side and the place.
-        size: side in pixels of the image that the crop conditions.
+        rule: bounds of the crop's side, as shares of `size`.
+        rng: draws the side and the place.
+        size: side, in pixels, of the image to be made with this crop.
     """
     score = complexity(image, labels == label)
     side = crop_side(size, score, rule, rng)
@@ -125,6 +128,6 @@ def cropped_labels(labels: UInt8, rule: CropRule) -> list[int]:
 
 
 def move_crop(crop: Crop, labels: UInt8, rng: np.random.Generator) -> Crop | None:
-    """Move a crop to a place of its class in a label map; None if the class is absent there."""
+    """Return the same pixels at a random place of their class in `labels`; None if it is absent."""
     spot = place(labels, crop.label, crop.pixels.shape[0], rng)
     return None if spot is None else Crop(crop.label, *spot, crop.pixels)

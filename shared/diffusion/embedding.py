@@ -1,4 +1,4 @@
-"""Conditioning by an embedding of each crop, the paper's alternative to raw crops.
+"""Conditioning by an embedding of each crop, with which Alfasly et al. compare raw crops.
 
 It differs from `regional` in one point: a crop becomes the feature vector of an ImageNet
 encoder instead of the latents of its pixels.
@@ -73,7 +73,10 @@ class EmbeddingDenoiser(RegionalDenoiser):
 
     @torch.no_grad()
     def _represent(self, crops: list[UInt8], encode: Encode) -> tuple[Tensor, Tensor]:
-        """Encode each crop to one token (n, dim, 1, 1), and mark all tokens, bool (n, 1, 1)."""
+        """Encode each crop to one token (n, dim, 1, 1).
+
+        The second result, bool (n, 1, 1), is True where a token exists: here everywhere.
+        """
         present = torch.ones(len(crops), 1, 1, dtype=torch.bool, device=self.device)
         if not crops:
             return torch.zeros(0, self.crop_channels, 1, 1, device=self.device), present

@@ -26,7 +26,7 @@ def draw_times(seeds: Sequence[int]) -> Tensor:
     to learn, but only one in seventy is above 0.9, where sampling begins and images take on the
     staining of their crops. The uniform half covers that range.
     """
-    other = [seed ^ 1 for seed in seeds]  # because the noise uses `seeds`
+    other = [seed ^ 1 for seed in seeds]  # so that times and noise are independent
     middle, whole, side = draw_noise(other, (3,)).unbind(1)
     uniform = torch.special.ndtr(whole)
     return torch.where(side < 0, torch.sigmoid(middle), uniform)
@@ -58,7 +58,11 @@ def draw_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 
 def combine(parts: Tensor, weights: Sequence[float]) -> Tensor:
-    """Return the sum (B, …) over branches of weighted predictions (branches · B, …)."""
+    """Return the weighted sum of the branches' predictions, float32 (B, …).
+
+    `parts` (branches · B, …) holds the B predictions of the first branch, then those of the next;
+    `weights` has one weight per branch.
+    """
     total = torch.zeros_like(parts[: len(parts) // len(weights)], dtype=torch.float32)
     for part, weight in zip(parts.chunk(len(weights)), weights, strict=True):
         total += weight * part.float()

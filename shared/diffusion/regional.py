@@ -187,7 +187,7 @@ class RegionalDenoiser(Denoiser):
         tokens, present = self._represent([crop.pixels for own in used for crop in own], encode)
 
         def by_image(values: Tensor) -> Tensor:
-            """Arrange the rows of all crops (n, …) as (B, N, …), with zeros for absent crops."""
+            """Spread (n, …), a row per crop of the batch, over (images, slots, …); zero if empty."""
             rows = values.new_zeros(batch * most, *values.shape[1:])
             rows[spots] = values
             return rows.view(batch, most, *values.shape[1:])
@@ -225,7 +225,7 @@ class RegionalDenoiser(Denoiser):
 
     @property
     def _min_cells(self) -> int:
-        """The side of `crop_side` pixels, in latent pixels."""
+        """The least side of an encoded crop, in latent pixels: `crop_side` / `factor` or 1."""
         return max(1, int(self.config.crop_side) // int(self.config.factor))
 
     def encode_condition(self, condition: Tensors) -> Tensors:

@@ -50,7 +50,10 @@ class Encoder:
     resize: int
 
     def encode(self, images: UInt8, batch_size: int = 64) -> Float32:
-        """Encode uint8 RGB (N, H, W, 3) to float32 (N, dim); on a CPU in batches of `CPU_BATCH`."""
+        """Encode uint8 RGB (N, H, W, 3) to float32 (N, dim).
+
+        `batch_size` images are encoded at a time, on a CPU at most `CPU_BATCH`.
+        """
         if self.device == "cpu":
             batch_size = min(batch_size, CPU_BATCH)
         parts = [

@@ -45,8 +45,8 @@ def execute(
         phase, this unit again if it failed and may be retried, else nothing.
     """
     with leases.hold(f"{job}/{unit}") as mine:
-        # Check under the lease, because a deletion waits for leases only after it has closed
-        # the job.
+        # Check while the lease is held: a job is deleted only if it is closed and nobody holds a
+        # lease, so a job that is open here cannot be deleted while this unit runs.
         if not mine or not ledger.is_open(job):
             return []
         if not ledger.is_done(job, unit):

@@ -105,7 +105,7 @@ class Ledger:
         return self.store.folders("jobs/")
 
     def snapshot(self, job: str) -> Snapshot:
-        """Return a snapshot of a job, which reads each object of the job at most once."""
+        """Return a view of a job that reads each object at its first use, and then keeps it."""
         return Snapshot(self.store, job)
 
     def stage(self, job: str) -> str:

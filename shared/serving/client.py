@@ -76,7 +76,11 @@ class Server:
             raise _as_error(error) from error
 
     def load(self, model: str, number: int, size: int) -> None:
-        """Load all parts of a deployment and make one image with it.
+        """Load all parts of a deployment, and make one image with it as a test.
+
+        Args:
+            model, number: name of the model, and number of the deployment.
+            size: side of the model's images in pixels.
 
         Raises:
             LoadError: the server cannot load a part; the message gives its reason.
@@ -217,7 +221,10 @@ class TritonGenerator:
 
 
 def _channel() -> list[tuple[str, int]]:
-    """Return gRPC options; tritonclient's `KeepAliveOptions` cannot set the timeout of a ping."""
+    """Return gRPC options: messages of any size, and pings.
+
+    tritonclient's `KeepAliveOptions` cannot set `grpc.http2.ping_timeout_ms`.
+    """
     return [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),

@@ -101,8 +101,8 @@ class InFlightSampler:
         self.size = size
         self.device = device
         self.precision = precision
-        # The event loop's own pool must stay free: the engines' calls run there, and these threads
-        # wait for them.
+        # A pool of its own: its threads wait for the engines' calls, which run in the event loop's
+        # pool, so in one common pool they could leave no thread for the calls.
         self._pool = ThreadPoolExecutor(THREADS)
         self.batcher = StepBatcher(self.engines.denoise, type(denoiser).join, MAX_SHARED_ROWS)
 

@@ -76,10 +76,10 @@ def deployed_number(name: str, model: str) -> int | None:
 
 SAMPLER_INPUTS = (
     Tensor("labels", "UINT8", (-1, -1)),
-    Tensor("crops", "UINT8", (-1, -1, -1, 3)),  # crops, side and side of the largest crop, RGB
+    Tensor("crops", "UINT8", (-1, -1, -1, 3)),  # (crops, side, side, RGB); padded to the largest
     Tensor("crop_labels", "INT32", (-1,)),  # -1: no crop in this slot
     Tensor("crop_sides", "INT32", (-1,)),
-    Tensor("crop_corners", "INT32", (-1, 2)),  # x, y of the upper left corner
+    Tensor("crop_corners", "INT32", (-1, 2)),  # x, y in the image, pixels
     Tensor("seeds", "INT64", (1,)),
 )
 SAMPLER_OUTPUTS = (Tensor("images", "UINT8", (-1, -1, 3)), Tensor("step", "INT32", (1,)))
@@ -235,7 +235,7 @@ def part_configs(
                 max_batch=MAX_IMAGES, device=device, batching=False, decoupled=True,
             )  # fmt: skip
         else:
-            # Triton does not batch a plan, because it would also join requests that must be alone.
+            # No batching of TensorRT plans: Triton would also join requests that are `alone`.
             configs[part] = config(
                 name, "tensorrt" if part in plans else "python",
                 engine_tensors(part, pipeline, record.size), shared,

@@ -75,7 +75,8 @@ class StoredParts(PartUpload):
 
     def complete(self, upload: str, parts: int) -> None:
         with self.store.writing(self.key) as path, path.open("wb") as whole:
-            # Count instead of listing parts: another call may be deleting parts that it joined.
+            # Count instead of listing: a part that another call has joined and deleted must raise
+            # an error here, not be skipped.
             for number in range(1, parts + 1):
                 with self.store.open(f"{self.prefix}{number:05d}") as part:
                     shutil.copyfileobj(part, whole, 1 << 20)

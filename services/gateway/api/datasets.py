@@ -253,7 +253,7 @@ def delete_dataset(own: Changeable) -> None:
 
 
 def _has_lease(own: OwnDataset) -> bool:
-    """Say whether a worker holds a lease on a unit of the job, even after the job was cancelled."""
+    """Say whether a worker still holds a lease on a unit of the job; False if Redis is away."""
     with suppress(RedisError):
         leases = own.caller.resources.redis.scan_iter(f"lease:{own.job}/*", count=1000)
         return next(leases, None) is not None

@@ -42,7 +42,8 @@ def keep_session(response: Response, request: Request, token: str) -> None:
 
 def from_our_page(request: Request) -> bool:
     """Say whether a request comes from one of the gateway's own pages."""
-    # Over plain HTTP, browsers send this header to loopback addresses only.
+    # Browsers send Sec-Fetch-Site over HTTPS, and over plain HTTP to loopback addresses only;
+    # without it, Origin decides.
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site == "same-origin"

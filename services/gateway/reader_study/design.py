@@ -38,7 +38,7 @@ def share_out(total: int, room: Mapping[H, int]) -> dict[H, int]:
 
 
 def class_shares(total: int, room: Mapping[Kind, Mapping[str, int]]) -> dict[Kind, dict[str, int]]:
-    """Divide the images of a study among classes, for each kind.
+    """Choose how many images of each class a study shows, for both kinds (real and synthetic).
 
     Both kinds get the same number of images of a class, and the classes get numbers as equal as
     the available images allow. If fewer than `total` images are found this way, each kind fills
@@ -46,7 +46,7 @@ def class_shares(total: int, room: Mapping[Kind, Mapping[str, int]]) -> dict[Kin
 
     Args:
         total: number of images of each kind.
-        room: kind → class → number of available images.
+        room: kind → class → number of images that can be shown.
 
     Returns:
         Kind → class → number of images.

@@ -42,7 +42,7 @@ class Desk:
         return study_key(self._record.study, name)
 
     def reading(self) -> Reading:
-        """Return the reader's series, with the answers so far."""
+        """Return the images that this reader judges, in their order, with the answers so far."""
         answers = read_answers(self._store, self._record.study, self._reader)
         return Reading(
             study=self._record.study,

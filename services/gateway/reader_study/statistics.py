@@ -30,7 +30,7 @@ _NORMAL = NormalDist()
 
 
 def wilson(successes: int, count: int) -> Interval:
-    """Return the share `successes / count` with Wilson's interval; UNKNOWN if `count` is 0."""
+    """Return the share `successes / count` with Wilson's 95 % interval; UNKNOWN if `count` is 0."""
     if not count:
         return UNKNOWN
     z = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
