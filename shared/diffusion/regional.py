@@ -187,7 +187,7 @@ class RegionalDenoiser(Denoiser):
         tokens, present = self._represent([crop.pixels for own in used for crop in own], encode)
 
         def by_image(values: Tensor) -> Tensor:
-            """Spread (n, …), a row per crop of the batch, over (images, slots, …); zero if empty."""
+            """Spread (n, …), a row per crop of the batch, over (images, slots, …), else zero."""
             rows = values.new_zeros(batch * most, *values.shape[1:])
             rows[spots] = values
             return rows.view(batch, most, *values.shape[1:])
