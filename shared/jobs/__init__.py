@@ -30,10 +30,10 @@ and starts at planning; `reopen` takes any job with a plan back to running.
 from shared.contracts.jobs import JobStatus
 from shared.jobs.execution import execute
 from shared.jobs.leases import Leases, NoLeases
-from shared.jobs.ledger import Ledger, stage_of
+from shared.jobs.ledger import Ledger
 from shared.jobs.reporting import Reporter
 from shared.jobs.runner import run_job
-from shared.jobs.snapshot import Snapshot
+from shared.jobs.snapshot import Snapshot, UnreadableRecordError, stage_of
 from shared.jobs.stage import Context, Plan, Shard, Stage
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "Shard",
     "Snapshot",
     "Stage",
+    "UnreadableRecordError",
     "execute",
     "run_job",
     "stage_of",

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from shared.computing import set_threads
 from shared.contracts.base import Request
 from shared.contracts.jobs import Attempts, Marker, ParkedUnit, UnitError
@@ -37,6 +39,9 @@ def execute(
 ) -> list[str]:
     """Run one unit, unless it is done, another worker runs it, or its job is over or deleted.
 
+    A message is only a hint: a unit whose turn has not come is left, so that `finish` never sums
+    up a job whose shards are not all settled.
+
     Errors go to the ledger, not to the caller. Bad input parks the unit at once; any
     other error, and a missing object, parks it after `config.max_failures` errors.
 
@@ -49,7 +54,13 @@ def execute(
         # lease, so a job that is open here cannot be deleted while this unit runs.
         if not mine or not ledger.is_open(job):
             return []
-        if not ledger.is_done(job, unit):
+        if ledger.cancelled(job):  # the cancellation broke off between its two objects
+            ledger.close(job, "cancelled", None)
+            return []
+        before = ledger.snapshot(job)
+        if unit not in before.done:
+            if not before.may_run(unit):
+                return []  # the message is early, or names no unit of this job
             outcome = Unit(ledger, stage, job, unit, reporter, config).attempt()
             if outcome != "settled":
                 return [unit] if outcome == "retry" else []
@@ -91,7 +102,7 @@ class Unit:
     def _attempts(self) -> Attempts:
         try:
             return self.ledger.store.get_model(self._key("attempts"), Attempts)
-        except ObjectNotFoundError:
+        except (ObjectNotFoundError, ValidationError):  # an unreadable count must not stop work
             return Attempts()
 
     def _count_start(self) -> None:

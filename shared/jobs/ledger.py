@@ -14,11 +14,6 @@ from shared.jobs.stage import Plan
 from shared.storage import ObjectNotFoundError, Store, sha256
 
 
-def stage_of(job: str) -> str:
-    """Return the name of a job's stage, which is part of the job's id."""
-    return job.rpartition(".")[2].rpartition("-")[0]
-
-
 class Ledger:
     """Reads and writes the objects of jobs in one store.
 
@@ -65,10 +60,9 @@ class Ledger:
         deletes the objects of the job first.
         """
         job = self.identify(request)
-        result = self.result(job)
         if fresh:
             self.store.delete_prefix(self.key(job, ""))
-        elif result is not None:
+        elif (result := self.result(job)) is not None:
             if result.state == "done":
                 return job
             self._forget_end(job)
@@ -97,8 +91,21 @@ class Ledger:
         return [key.removeprefix("open-jobs/") for key in self.store.list("open-jobs/")]
 
     def is_open(self, job: str) -> bool:
-        """Say whether the job exists and has no result yet."""
-        return self.store.exists(f"open-jobs/{job}")
+        """Say whether the job exists and has no result yet.
+
+        A job whose closing broke off has a result, and is over; `forget_closed` cleans up.
+        """
+        return self.store.exists(f"open-jobs/{job}") and not self.store.exists(
+            self.key(job, "result.json")
+        )
+
+    def forget_closed(self, job: str) -> bool:
+        """Take a job off the open ones if it has a result or no record; say whether it was so."""
+        over = self.store.exists(self.key(job, "result.json"))
+        if over or not self.store.exists(self.key(job, "request.json")):
+            self.store.delete(f"open-jobs/{job}")
+            return True
+        return False
 
     def jobs(self) -> Iterator[str]:
         """Yield the ids of all jobs, sorted."""

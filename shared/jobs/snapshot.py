@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from shared.contracts.base import explain
 from shared.contracts.jobs import JobRecord, JobResult, JobStatus, ParkedUnit, State, job_key
 from shared.errors import InputError
 from shared.jobs.stage import FINISH, PLAN, Plan
@@ -15,8 +16,17 @@ from shared.storage import ObjectNotFoundError, Store
 M = TypeVar("M", bound=BaseModel)
 
 
+def stage_of(job: str) -> str:
+    """Return the name of a job's stage, which is part of the job's id."""
+    return job.rpartition(".")[2].rpartition("-")[0]
+
+
 class JobNotFoundError(InputError):
     """The store holds no such job, or holds it no longer."""
+
+
+class UnreadableRecordError(InputError):
+    """A record of a job is not what this version writes: cut off, damaged, or newer."""
 
 
 class Snapshot:
@@ -63,10 +73,15 @@ class Snapshot:
     @cached_property
     def errors(self) -> dict[str, str]:
         """Parked unit → its last error, from the records of the units."""
-        return {
-            unit: self._store.get_model(job_key(self._job, f"failed/{unit}.json"), ParkedUnit).error
-            for unit in sorted(self.parked)
-        }
+        found: dict[str, str] = {}
+        for unit in sorted(self.parked):
+            try:
+                record = self._read(f"failed/{unit}.json", ParkedUnit)
+            except UnreadableRecordError as error:
+                found[unit] = str(error)
+            else:
+                found[unit] = record.error if record else "its error was deleted"
+        return found
 
     @property
     def failed(self) -> dict[str, str]:
@@ -112,8 +127,29 @@ class Snapshot:
                 return []
         return waiting
 
+    def may_run(self, unit: str) -> bool:
+        """Say whether it is the turn of a unit; a parked unit may be tried again."""
+        phase, waiting = self.runnable
+        if unit in waiting:
+            return True
+        begun = self.plan.phases[: phase + 1] if self.plan and waiting else ()
+        return unit not in self.done and any(unit == shard.id for own in begun for shard in own)
+
     def status(self) -> JobStatus:
-        """Compute the job's status. Raises `JobNotFoundError`."""
+        """Compute the job's status; with an unreadable record, the job has failed.
+
+        Raises:
+            JobNotFoundError: the store holds no such job.
+        """
+        try:
+            return self._status()
+        except UnreadableRecordError as error:
+            return JobStatus(
+                job=self._job, stage=stage_of(self._job), state="failed", phase=0, phases=0, done=0,
+                total=0, failed={"record": str(error)}, result=None,
+            )  # fmt: skip
+
+    def _status(self) -> JobStatus:
         stage, (phase, _) = self.record.stage, self.runnable
         shards = {shard.id for shard in self.plan.shards} if self.plan else set()
         return JobStatus(
@@ -129,10 +165,16 @@ class Snapshot:
         )
 
     def _read(self, name: str, model: type[M]) -> M | None:
+        key = job_key(self._job, name)
         try:
-            return self._store.get_model(job_key(self._job, name), model)
+            return self._store.get_model(key, model)
         except ObjectNotFoundError:
             return None
+        except ValidationError as error:
+            raise UnreadableRecordError(
+                f"{key} cannot be read ({explain(error)}): restore it from a backup, or submit "
+                "the request again with --fresh"
+            ) from error
 
     def _units(self, folder: str) -> frozenset[str]:
         prefix = job_key(self._job, f"{folder}/")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta
 
 from shared.contracts.image import INPUTS, ImageRequest, image_key
-from shared.jobs import Ledger
+from shared.jobs import Ledger, UnreadableRecordError
 
 KEY_LIFETIME = timedelta(days=7)
 IDEMPOTENCY_KEYS = "idempotency/"
+
+log = logging.getLogger(__name__)
 
 
 def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
@@ -32,7 +35,12 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
             job = key.split("/")[1]
             if ledger.is_open(job):
                 continue  # the job was submitted again
-            store.delete(image_key(str(ledger.request(job)["image"])))
+            try:
+                image = str(ledger.request(job)["image"])
+            except (UnreadableRecordError, KeyError):
+                log.exception("the image of job %s is not known and stays", job)
+            else:
+                store.delete(image_key(image))
             store.delete_prefix(ledger.key(job, ""))
             removed += 1
     for folder, kept in ((INPUTS, images_kept), (IDEMPOTENCY_KEYS, KEY_LIFETIME)):

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 
 from shared.computing import prepare
 from shared.errors import HeteroTissueError, InputError
-from shared.jobs import Ledger, Stage, execute
+from shared.jobs import Ledger, Stage, execute, stage_of
 from shared.logging import configure_logging
 from shared.queue import health
 from shared.queue.redis_state import RedisLeases, RedisReporter, connect
@@ -97,16 +97,24 @@ class Dispatcher:
         Returns:
             The number of units that were queued.
         """
-        leases = RedisLeases(self.redis, self.config.lease_seconds)
         sent = 0
         for job in ledger.open_jobs():
-            stage = ledger.stage(job)
-            if self.redis.llen(stage):
-                continue  # its units may be waiting in the queue
-            lost = [u for u in ledger.runnable(job)[1] if not leases.alive(f"{job}/{u}")]
-            self.send(stage, job, lost)
-            sent += len(lost)
+            try:
+                sent += self._reconcile_job(ledger, job)
+            except InputError:
+                log.exception("job %s is left out, the others go on", job)
         return sent
+
+    def _reconcile_job(self, ledger: Ledger, job: str) -> int:
+        if ledger.forget_closed(job):
+            return 0
+        stage = stage_of(job)
+        if self.redis.llen(stage):
+            return 0  # its units may be waiting in the queue
+        leases = RedisLeases(self.redis, self.config.lease_seconds)
+        lost = [u for u in ledger.runnable(job)[1] if not leases.alive(f"{job}/{u}")]
+        self.send(stage, job, lost)
+        return len(lost)
 
 
 def worker_app(stage: Stage[Any], config: Settings) -> Celery:

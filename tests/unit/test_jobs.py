@@ -297,3 +297,69 @@ def test_a_plan_finds_its_shards() -> None:
     assert plan.shard("b") is plan.phases[1][0]
     with pytest.raises(KeyError):
         plan.shard("d")
+
+
+def test_a_finish_that_comes_early_does_not_end_the_job(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=2))
+    step(ledger, job, "plan")
+    step(ledger, job, "square-0")
+    assert step(ledger, job, "finish") == []
+    assert ledger.status(job).state == "running"
+    status = run_job(ledger, ToyStage(), job, config=CONFIG)
+    assert (status.state, status.done, status.result) == ("done", 4, {"sums": [1, 1]})
+
+
+@pytest.mark.parametrize("unit", ["sum-a", "square-7", "finish"])
+def test_a_unit_whose_turn_has_not_come_is_left(ledger: Ledger, unit: str) -> None:
+    job = ledger.submit(ToyRequest(parts=2))
+    step(ledger, job, "plan")
+    assert step(ledger, job, unit) == []
+    assert ledger.done(job) == {"plan"}
+    assert not list(ledger.store.list(ledger.key(job, "attempts/sum")))
+
+
+def test_a_cancellation_that_broke_off_is_completed(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=2))
+    step(ledger, job, "plan")
+    ledger.store.put(ledger.key(job, "cancelled"), b"")
+    assert step(ledger, job, "square-0") == []
+    assert ledger.status(job).state == "cancelled"
+    assert ledger.open_jobs() == []
+
+
+def test_a_closing_that_broke_off_leaves_the_job_closed(ledger: Ledger) -> None:
+    status = run(ledger, parts=1, faults={"square-0": "input"})
+    ledger.store.put(f"open-jobs/{status.job}", b"")  # closing removes this last
+    assert not ledger.is_open(status.job)
+    assert step(ledger, status.job, "finish") == []
+    assert ledger.forget_closed(status.job)
+    assert ledger.open_jobs() == []
+    again = ledger.submit(ToyRequest(parts=1, faults={"square-0": "input"}))
+    assert ledger.is_open(again)
+    assert not ledger.forget_closed(again)
+
+
+def test_an_open_job_without_a_record_is_forgotten(ledger: Ledger) -> None:
+    ledger.store.put("open-jobs/toy-0123456789abcdef", b"")
+    assert ledger.forget_closed("toy-0123456789abcdef")
+    assert ledger.open_jobs() == []
+
+
+@pytest.mark.parametrize("name", ["request.json", "plan.json", "result.json"])
+def test_an_unreadable_record_fails_its_job_and_no_other(ledger: Ledger, name: str) -> None:
+    broken = run(ledger, name="broken").job
+    good = run(ledger, name="good").job
+    ledger.store.put(ledger.key(broken, name), b"{")
+    found = {job: ledger.find(job) for job in ledger.jobs()}
+    states = {job: (each.stage, each.state) for job, each in found.items() if each}
+    assert states == {good: ("toy", "done"), broken: ("toy", "failed")}
+    assert all(word in ledger.status(broken).failed["record"] for word in (name, "restore it"))
+    fresh = ledger.submit(ToyRequest(name="broken"), fresh=True)
+    assert run_job(ledger, ToyStage(), fresh, config=CONFIG).state == "done"
+
+
+def test_unreadable_attempts_do_not_stop_a_unit(ledger: Ledger) -> None:
+    job = ledger.submit(ToyRequest(parts=1))
+    step(ledger, job, "plan")
+    ledger.store.put(ledger.key(job, "attempts/square-0.json"), b"")
+    assert step(ledger, job, "square-0") == ["sum-a", "sum-b"]
