@@ -15,6 +15,9 @@ from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort
 from shared.errors import InputError
 from shared.storage import Store, sha256_file
 
+MAX_DATASET_BYTES = 16 << 30
+"""Largest dataset of a foreign file: some two million patches of 2,048 numbers."""
+
 
 @dataclass(frozen=True)
 class PatchFeatures:
@@ -85,9 +88,10 @@ def read_features(path: Path) -> PatchFeatures:
     """
     try:
         with h5py.File(path, "r") as file:
-            features = np.asarray(file["features"], np.float32)
-            coords = np.asarray(file["coords"], np.int64)
-            stated = file["coords"].attrs.get("patch_size_level0")
+            places = own_dataset(file, "coords")
+            features = np.asarray(own_dataset(file, "features"), np.float32)
+            coords = np.asarray(places, np.int64)
+            stated = places.attrs.get("patch_size_level0")
     except (OSError, KeyError) as error:
         raise InputError(
             f"{path.name} is not a features file: it needs the HDF5 datasets 'features' (N, D) and "
@@ -101,7 +105,41 @@ def read_features(path: Path) -> PatchFeatures:
         )
     if not np.isfinite(features).all():
         raise InputError(f"{path.name} has features that are not finite")
-    return PatchFeatures(coords, features, None if stated is None else int(stated))
+    try:
+        side = None if stated is None else int(stated)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path.name}: the attribute patch_size_level0 is {stated!r}, not a number of pixels"
+        ) from error
+    return PatchFeatures(coords, features, side)
+
+
+def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset of numbers whose values lie in the file itself.
+
+    HDF5 follows links, external storage and virtual datasets to any file that the process may
+    read, so a foreign file must not have them.
+
+    Raises:
+        KeyError: the file has no such dataset.
+        InputError: the dataset lies elsewhere, holds no numbers, or is larger than the file.
+    """
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise KeyError(f"no dataset {name!r}")
+    item = file[name] if isinstance(link, h5py.HardLink) else None
+    where = Path(file.filename).name
+    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
+        raise InputError(
+            f"{where}: {name!r} is not a dataset of this file but a group, a link, external "
+            "storage or a virtual dataset: copy the values into the file"
+        )
+    if item.dtype.kind not in "iuf":
+        raise InputError(f"{where}: {name!r} holds {item.dtype}, not numbers")
+    limit = MAX_DATASET_BYTES if item.chunks else Path(file.filename).stat().st_size
+    if item.nbytes > limit:
+        raise InputError(f"{where}: {name!r} states {item.nbytes:,} bytes, at most {limit:,} fit")
+    return item
 
 
 def import_features(

@@ -94,7 +94,7 @@ def plan_s3(folder: Path, port: int, access_key: str, secret_key: str) -> Launch
     return Launch(
         [
             str(find_rclone()), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}",
-            "--vfs-cache-mode", "writes", "--cache-dir", f"{folder}-cache",
+            "--vfs-cache-mode", "off",  # a cache of writes would lose acknowledged objects
             "--config", "/dev/null",
         ],
         # Keys go into the environment, because other users can read a command line.

@@ -27,6 +27,7 @@ from shared.contracts.cluster import ClusterRecord, ClusterRequest, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
 from shared.errors import InputError
+from shared.features import own_dataset
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import Store
 from shared.storage.formats import table_bytes
@@ -122,7 +123,7 @@ def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple
     """Yield coordinates (n, 2) and features (n, d) of a slide's patches, chunk by chunk."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with h5py.File(path, "r") as file:
-        coords, features = file["coords"], file["features"]
+        coords, features = own_dataset(file, "coords"), own_dataset(file, "features")
         for start in range(0, len(features), PATCHES_AT_ONCE):
             part = slice(start, start + PATCHES_AT_ONCE)
             yield np.asarray(coords[part], np.int64), np.asarray(features[part], np.float32)
@@ -132,7 +133,7 @@ def _sample(request: ClusterRequest, slide: str, store: Store) -> dict[str, Any]
     """Write a slide's diverse sample, chosen from a random pool to bound memory and time."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with h5py.File(path, "r") as file:
-        total, width = file["features"].shape
+        total, width = own_dataset(file, "features").shape
     drawn = np.random.default_rng([request.seed, 2]).permutation(total)
     wanted = np.zeros(total, bool)
     wanted[drawn[: POOL_FACTOR * request.sample_per_slide]] = True

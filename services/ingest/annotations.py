@@ -245,7 +245,9 @@ def read_indexed(path: Path) -> UInt8:
                     image if image.mode in {"P", "L", "I;16", "I"} else image.convert("RGB")
                 )
         else:
-            array = tifffile.imread(path, series=0, level=0)
+            # Only the first page: the series of an OME-TIFF may name other files.
+            with tifffile.TiffFile(path, _multifile=False) as tiff:
+                array = tiff.pages[0].asarray()
     except (OSError, ValueError, tifffile.TiffFileError) as error:
         raise InputError(f"label image {path.name} cannot be read: {error}") from error
     if array.ndim == 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -124,6 +125,67 @@ def write_clam(path: Path, coords: np.ndarray, features: np.ndarray, **attrs: in
         places = file.create_dataset("coords", data=coords, maxshape=(None, 2), chunks=True)
         places.attrs.update(attrs)
         file.create_dataset("features", data=features)
+
+
+def external_storage(file: h5py.File, secret: Path) -> None:
+    size = secret.stat().st_size
+    file.create_dataset("features", (size, 1), np.uint8, external=[(secret, 0, size)])
+
+
+def external_link(file: h5py.File, secret: Path) -> None:
+    with h5py.File(secret.with_suffix(".h5"), "w") as other:
+        other["rows"] = np.ones((3, 1), np.float32)
+    file["features"] = h5py.ExternalLink(secret.with_suffix(".h5"), "rows")
+
+
+def soft_link(file: h5py.File, secret: Path) -> None:
+    file["rows"] = np.ones((3, 1), np.float32)
+    file["features"] = h5py.SoftLink("/rows")
+
+
+def virtual_dataset(file: h5py.File, secret: Path) -> None:
+    with h5py.File(secret.with_suffix(".h5"), "w") as other:
+        other["rows"] = np.ones((3, 1), np.float32)
+    layout = h5py.VirtualLayout((3, 1), np.float32)
+    layout[:] = h5py.VirtualSource(secret.with_suffix(".h5"), "rows", (3, 1))
+    file.create_virtual_dataset("features", layout)
+
+
+def group(file: h5py.File, secret: Path) -> None:
+    file.create_group("features")
+
+
+def words(file: h5py.File, secret: Path) -> None:
+    file["features"] = ["a", "b", "c"]
+
+
+def huge(file: h5py.File, secret: Path) -> None:
+    file.create_dataset("features", (3, 1 << 40), np.float32, chunks=(1, 1024))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [external_storage, external_link, soft_link, virtual_dataset, group, words, huge],
+)
+def test_a_features_file_reaches_no_other_file(
+    attack: Callable[[h5py.File, Path], None], tmp_path: Path
+) -> None:
+    secret, path = tmp_path / "secret", tmp_path / "s0.h5"
+    secret.write_bytes(b"key")
+    with h5py.File(path, "w") as file:
+        file["coords"] = np.zeros((3, 2), np.int64)
+        attack(file, secret)
+    with pytest.raises(InputError, match=r"s0\.h5: 'features'"):
+        read_features(path)
+
+
+def test_a_side_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "s0.h5", "w") as file:
+        file["features"] = np.ones((1, 1), np.float32)
+        file["coords"] = np.zeros((1, 2), np.int64)
+        file["coords"].attrs["patch_size_level0"] = "sixty"
+    with pytest.raises(InputError, match=r"patch_size_level0 is 'sixty'"):
+        read_features(tmp_path / "s0.h5")
 
 
 def test_features_made_elsewhere_are_imported(store: DirectoryStore, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from heterotissue.sources import tile_table
-from services.ingest.annotations import label_strips, read_geojson
+from services.ingest.annotations import label_strips, read_geojson, read_indexed
 from services.ingest.stage import IngestStage
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from services.ingest.tissue import stain_of, tissue_mask
@@ -391,3 +391,16 @@ def test_real_tiles_are_split_by_patient(real_data: Path, tmp_path: Path) -> Non
     )
     for slide, rows in few.items():
         assert cut_tiles(store, "t", slide, rows, classes, rule)[0] == len(rows)
+
+
+def test_a_label_image_shows_no_pixel_of_another_file(tmp_path: Path) -> None:
+    other, path = tmp_path / "other.tif", tmp_path / "labels.tif"
+    tifffile.imwrite(other, np.full((16, 16), 7, np.uint8))
+    described = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="16" SizeY="16" SizeC="1"'
+        ' SizeZ="1" SizeT="1"><TiffData IFD="0"><UUID FileName="{}">urn:uuid:{}</UUID></TiffData>'
+        "</Pixels></Image></OME>"
+    ).format(other, "11111111-2222-3333-4444-555555555555")
+    tifffile.imwrite(path, np.full((16, 16), 1, np.uint8), description=described, metadata=None)
+    assert read_indexed(path).tolist() == np.full((16, 16), 1).tolist()
