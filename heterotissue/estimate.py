@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared.contracts.base import Classes
+from shared.contracts.sampling import Sampling
 from shared.diffusion.crops import Crop
 from shared.diffusion.gpu import uncaptured
 from shared.diffusion.guidance import Guidance
@@ -65,17 +66,22 @@ def estimate(sampler: LoadedModel, size: int, batch: int) -> Estimate:
     evaluations, per_step = guidance.evaluations(steps), len(guidance.branches)
     after = evaluations / per_step - SHORT_STEPS
 
+    def settings(number: int) -> Sampling:
+        return guided.model_copy(update={"steps": number})
+
     def make(number: int) -> tuple[float, NDArray[np.uint8]]:
         began = time.perf_counter()
-        images = sampler.generate(
-            labels, crops, range(batch), guided.model_copy(update={"steps": number})
-        )
+        images = sampler.generate(labels, crops, range(batch), settings(number))
         return time.perf_counter() - began, images
+
+    def compute(number: int) -> object:
+        # In fp32, because the counter cannot see through the casts of mixed precision.
+        return sampler.pipeline(labels, crops, range(batch), settings(number), precision="fp32")
 
     make(SHORT_STEPS)
     seconds = _extrapolate(make(SHORT_STEPS)[0], make(LONG_STEPS)[0], after)
     with uncaptured(sampler.pipeline.denoiser):
-        short, long = (count_flops(partial(make, steps)) for steps in (SHORT_STEPS, LONG_STEPS))
+        short, long = (count_flops(partial(compute, steps)) for steps in (SHORT_STEPS, LONG_STEPS))
     flops = _extrapolate(short, long, after)
     image = make(steps)[1][0]
     return Estimate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from heterotissue.estimate import estimate
@@ -13,6 +15,7 @@ from shared.errors import InputError
 from shared.jobs import Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore
+from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 from tests.unit.test_train import RECIPE
 
@@ -39,3 +42,14 @@ def test_cost_grows_with_pixels_and_not_with_the_batch(sampler: LoadedModel) -> 
 def test_a_size_that_does_not_fit_is_refused(sampler: LoadedModel) -> None:
     with pytest.raises(InputError, match="33 px"):
         estimate(sampler, 33, 1)
+
+
+def test_a_model_in_mixed_precision_costs_as_many_operations(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    record = publish_toy_model(store, make_region_set(store))
+    costs = []
+    for precision in ("fp32", "bf16"):
+        recipe = record.recipe.model_copy(update={"precision": precision})
+        store.put_json(record.ref.key, record.model_copy(update={"recipe": recipe}))
+        costs.append(estimate(load_model(store, record.ref, "cpu"), 32, 2))
+    assert costs[1].flops == costs[0].flops > 0
