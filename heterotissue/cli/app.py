@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -24,7 +26,6 @@ from shared.errors import HeteroTissueError, InputError
 from shared.logging import configure_logging
 
 app = typer.Typer(
-    help="Heterogeneous histopathology images with their annotations, made from your slides.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -33,6 +34,27 @@ for subject in (slides, encoders, models, datasets, evaluation, pipelines, machi
     app.add_typer(subject.app)
 app.add_typer(jobs.app, name="jobs", no_args_is_help=True)
 app.add_typer(stack.app, name="stack", no_args_is_help=True)
+
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended; typer turns the interrupt into it."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"heterotissue {version('heterotissue')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Make heterogeneous histopathology images with their annotations from your slides."""
 
 
 def main() -> None:
@@ -50,9 +72,10 @@ def main() -> None:
         _fail(str(error), 2)
     except HeteroTissueError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        console.print("interrupted; run the same command again to continue")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            console.print("interrupted; run the same command again to continue")
+        raise
 
 
 def _fail(message: str, code: int) -> None:

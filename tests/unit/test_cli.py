@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from benchmarks.quality import figures
-from heterotissue import cli
+from heterotissue import cli, doctor
 from heterotissue.cli.app import app
 from heterotissue.cli.options import changed, parse_proportions
 from heterotissue.pipelines import load_pipeline
@@ -213,3 +214,21 @@ def test_a_study_that_can_not_be_made_is_refused(
     assert "no region in its test split" in capsys.readouterr().err
     assert htd(monkeypatch, *words, "--embedding", "toy") == 2
     assert "'regional' conditioning" in capsys.readouterr().err
+
+
+def test_the_version_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert htd(monkeypatch, "--version") == 0
+    assert version("heterotissue") in capsys.readouterr().out
+
+
+def test_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> list[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "examine", interrupted)
+    assert htd(monkeypatch, "doctor") == 130
+    assert "run the same command again" in capsys.readouterr().err
