@@ -52,14 +52,14 @@ class Ledger:
         own = f"{request.stage}-{digest[:16]}"
         return f"{self.owner}.{own}" if self.owner else own
 
-    def submit(self, request: Request, *, fresh: bool = False) -> str:
+    def submit(self, request: Request, *, fresh: bool = False, job: str | None = None) -> str:
         """Record a job, before anything is queued, and return its id.
 
         The same request on the same inputs is the same job: if it is done, it stays
         done; if it failed or was cancelled, its missing units are tried again. `fresh`
-        deletes the objects of the job first.
+        deletes the objects of the job first. `job` is the id, if it is known already.
         """
-        job = self.identify(request)
+        job = job or self.identify(request)
         if fresh:
             self.store.delete_prefix(self.key(job, ""))
         elif (result := self.result(job)) is not None:

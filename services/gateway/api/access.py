@@ -40,9 +40,12 @@ class Caller:
         """The tenant's store."""
         return self.ledger.store
 
-    def submit(self, request: JobRequest) -> str:
-        """Record and queue a job, write an audit record, and return the job's id."""
-        job = self.resources.submit(self.ledger, request)
+    def submit(self, request: JobRequest, job: str | None = None) -> str:
+        """Record and queue a job, write an audit record, and return the job's id.
+
+        `job` is the id, if it is known already.
+        """
+        job = self.resources.submit(self.ledger, request, job)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
 

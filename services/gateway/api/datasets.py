@@ -165,7 +165,7 @@ def _submit(
     if before is None or (ended is not None and ended.state != "done"):
         check_crops(caller.store, resolved)
         caller.spend("images", request.images)
-    caller.submit(request)
+    caller.submit(request, job)
     submission = before
     if submission is None:
         submission = Submission(

@@ -113,7 +113,7 @@ def _submit(caller: Caller, body: ImageBody) -> str:
         caller.spend("images", 1)
         for data in inputs:
             caller.store.put(input_key(data), data)
-        caller.submit(request)
+        caller.submit(request, job)
     return job
 
 

@@ -79,8 +79,13 @@ class Resources:
         key = tenant_key(name)
         return self.root.get_model(key, TenantRecord) if self.root.exists(key) else TenantRecord()
 
-    def submit(self, ledger: Ledger, request: Request) -> str:
+    def submit(self, ledger: Ledger, request: Request, job: str | None = None) -> str:
         """Record a job and queue it, unless the job is open already.
+
+        Args:
+            ledger: ledger of the tenant.
+            request: the request.
+            job: id of its job, if it is known already.
 
         Returns:
             The id of the job.
@@ -88,10 +93,10 @@ class Resources:
         Raises:
             InputError: an input of the request is not in the store.
         """
-        job = ledger.identify(request)
+        job = job or ledger.identify(request)
         if ledger.is_open(job):
             return job
-        ledger.submit(request)
+        ledger.submit(request, job=job)
         self.start(ledger, job)
         return job
 
