@@ -221,7 +221,7 @@ def training(
         print(f"decoder without its perceptual loss: {error}")
         perceptual = None
     kinds: dict[str, tuple[Callable[[], Objective], VaeRecipe | DenoiserRecipe, int]] = {
-        "vae": (lambda: VaeObjective(vae, "cuda"), recipe.vae, recipe.vae.steps),
+        "vae": (lambda: VaeObjective(vae, recipe.vae, "cuda"), recipe.vae, recipe.vae.steps),
         "decoder": (
             lambda: DecoderObjective(vae, perceptual, "cuda"), recipe.vae, recipe.vae.decoder_steps
         ),

@@ -11,7 +11,7 @@ from torch.nn import functional
 from services.train.critic import PatchCritic, critic_loss, deceit_loss
 from services.train.data import Batch
 from services.train.perceptual import PerceptualLoss
-from shared.contracts.recipe import StudentRecipe
+from shared.contracts.recipe import StudentRecipe, VaeRecipe
 from shared.diffusion import schedule
 from shared.diffusion.autoencoder import (
     Autoencoder,
@@ -43,20 +43,69 @@ SIZE_WEIGHT = 1e-4
 """Weight of the mean square of latents: it bounds them, and is too small to cost detail."""
 
 
-class VaeObjective:
-    """Trains the autoencoder with the pixel loss, and with a penalty on large latents."""
+NOISY_SHARE = 0.75
+"""Share of images whose latents get noise in the autoencoder's training."""
+CHANNEL_SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
+"""Shares of the channels that an image may be decoded from alone."""
 
-    def __init__(self, vae: Autoencoder, device: str) -> None:
+
+class VaeObjective:
+    """Reconstruct pixels and their differences from latents that are kept small.
+
+    If the recipe says so, images are decoded from noisy latents (Yang et al. 2025, l-DeTok), from
+    the first channels alone (Chen et al. 2025, DC-AE 1.5), and at half their size from
+    average-pooled latents (Kouzelis et al. 2025, EQ-VAE), because a denoiser learns such latents
+    sooner.
+    """
+
+    def __init__(self, vae: Autoencoder, recipe: VaeRecipe, device: str) -> None:
         self.vae = vae.to(device)
         self.module: nn.Module = self.vae
+        self.recipe = recipe
         self.device = device
 
     def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
         images = to_unit(torch.from_numpy(batch.images).to(self.device))
         latents = encode_raw(self.vae, images)
-        decoded = self.vae.decode(latents).sample.float()
+        given, kept = self._noisy(latents, seeds), self._kept(latents, seeds)
+        decoded = self._decode(given * kept)
         total = pixel_loss(decoded, images) + SIZE_WEIGHT * latents.float().square().mean()
+        if self.recipe.halved and step % 2 == 0:
+            half = self._decode(functional.avg_pool2d(given, 2) * kept)
+            wanted = functional.avg_pool2d(images, 2)
+            total = total + self.recipe.halved * pixel_loss(half, wanted)
         return {"loss": total, "psnr": psnr(decoded, images)}
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.vae.decode(latents).sample.float()
+        return images
+
+    def _noisy(self, latents: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Add noise of uniform strength to three images in four, relative to the latents' size."""
+        if not self.recipe.noise:
+            return latents
+        chance, strength = self._draws(seeds)[:2]
+        strength = self.recipe.noise * strength * (chance < NOISY_SHARE)
+        noise = strength.view(-1, 1, 1, 1) * draw_noise(seeds, latents.shape[1:])
+        noisy: Tensor = latents + latents.float().square().mean().sqrt() * noise.to(self.device)
+        return noisy
+
+    def _kept(self, latents: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Return 1 for the channels that each image is decoded from, else 0, (B, C, 1, 1)."""
+        channels = latents.shape[1]
+        chance, place = self._draws(seeds)[2:]
+        shares = torch.tensor(CHANNEL_SHARES)[
+            (place * len(CHANNEL_SHARES)).long().clamp(max=len(CHANNEL_SHARES) - 1)
+        ]
+        count = torch.where(chance < self.recipe.ordered, shares, 1.0) * channels
+        kept = torch.arange(channels) < count.round().clamp(min=1).unsqueeze(1)
+        return kept.to(latents).view(-1, channels, 1, 1)
+
+    @staticmethod
+    def _draws(seeds: Sequence[int]) -> Tensor:
+        """Draw four numbers from 0 to 1 for each seed, (4, B), independent of its noise."""
+        draws: Tensor = torch.special.ndtr(draw_noise([seed ^ 1 for seed in seeds], (4,)))
+        return draws.T
 
 
 class DecoderObjective:

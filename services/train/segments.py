@@ -44,7 +44,7 @@ def autoencoder_segment(run: Run, kind: str, start: int, stop: int, report: Repo
         weights = run.starting_weights()
         if weights is not None:  # the denoiser of a warm start needs the latents it was trained on
             start_vae(vae, weights)
-        objective = VaeObjective(vae, run.device)
+        objective = VaeObjective(vae, run.recipe.vae, run.device)
     else:
         vae = run.read_vae("vae")
         objective = DecoderObjective(vae, run.perceptual_loss(), run.device)

@@ -31,6 +31,25 @@ class VaeRecipe(Contract):
     )
     layers: int = Field(1, ge=1)
     latent_channels: int = Field(16, ge=1)
+    noise: float = Field(
+        0,
+        ge=0,
+        description="largest noise on latents in training, in their standard deviations; it makes "
+        "the autoencoder spend its latents on what matters (l-DeTok)",
+    )
+    ordered: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="share of training images that are decoded from the first channels alone, an "
+        "eighth to three quarters of them, so that these hold what matters most (DC-AE 1.5)",
+    )
+    halved: float = Field(
+        0,
+        ge=0,
+        description="weight of decoding average-pooled latents to the image at half its size, so "
+        "that neighbouring latents agree (EQ-VAE)",
+    )
     steps: int = Field(0, ge=0, description="training steps; 0 leaves the weights unchanged")
     decoder_steps: int = Field(
         0,

@@ -21,7 +21,12 @@ from heterotissue.cli.app import app
 from heterotissue.recipes import load_recipe
 from services.train.data import Batch, Batches
 from services.train.latents import encode_views
-from services.train.objectives import DecoderObjective, StudentObjective, staining_loss
+from services.train.objectives import (
+    DecoderObjective,
+    StudentObjective,
+    VaeObjective,
+    staining_loss,
+)
 from services.train.stage import TrainStage
 from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
 from shared.contracts.models import ModelRecord, ModelRef
@@ -98,6 +103,26 @@ def test_the_staining_loss_minds_colours_and_not_what_is_finer_than_its_blocks()
     redder = tissue - torch.tensor([0.0, 0.2, 0.0]).view(3, 1, 1)
     assert staining_loss(redder, tissue) > 0.02
     assert torch.isfinite(staining_loss(torch.full_like(tissue, -3), tissue))
+
+
+def test_an_autoencoder_decodes_noisy_latents_and_first_channels_alone_where_asked() -> None:
+    recipe = VaeRecipe(architecture="dc", channels=(16, 32), latent_channels=8)
+    vae, seeds = make_vae(recipe), range(64)
+    asked = recipe.model_copy(update={"noise": 0.5, "ordered": 0.5, "halved": 0.25})
+    latents = torch.ones(len(seeds), 8, 4, 4)
+    plain, trained = (VaeObjective(vae, each, "cpu") for each in (recipe, asked))
+    assert (plain._kept(latents, seeds) == 1).all()
+    assert plain._noisy(latents, seeds) is latents
+    kept = trained._kept(latents, seeds).flatten(1)
+    assert {int(row.sum()) for row in kept} == {1, 2, 4, 6, 8}
+    assert (kept.diff(dim=1) <= 0).all()
+    spread = (trained._noisy(latents, seeds) - latents).flatten(1).std(1)
+    assert 4 < (spread == 0).sum() < 28
+    assert 0.3 < spread.max() < 0.6
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    batch = Batch(images, images[..., 0], [[], []], [True] * 2, [True] * 2, ["a", "b"])
+    trained.loss(batch, [1, 2], 0)["loss"].backward()
+    assert all(weights.grad is not None for weights in vae.parameters())
 
 
 def test_batches_depend_on_seed_step_and_rank_alone(tmp_path: Path) -> None:
