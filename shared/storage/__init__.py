@@ -5,11 +5,12 @@ from shared.storage.directory import DirectoryStore
 from shared.storage.hashing import sha256, sha256_file
 from shared.storage.s3 import S3Store
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
-from shared.storage.view import StoreView
+from shared.storage.view import ReadOnceStore, StoreView
 
 __all__ = [
     "DirectoryStore",
     "ObjectNotFoundError",
+    "ReadOnceStore",
     "S3Store",
     "Stat",
     "Store",

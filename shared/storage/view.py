@@ -53,3 +53,16 @@ class StoreView(Store):
 
     def presign(self, key: str, seconds: int) -> str | None:
         return self.inner.presign(key, seconds)
+
+
+class ReadOnceStore(StoreView):
+    """A store that fetches each object at most once; for the time of one request."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self._objects: dict[str, bytes] = {}
+
+    def get(self, key: str) -> bytes:
+        if key not in self._objects:
+            self._objects[key] = super().get(key)
+        return self._objects[key]

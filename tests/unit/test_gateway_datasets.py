@@ -19,9 +19,7 @@ import yaml
 
 from heterotissue.stages import load_stage
 from services.gateway.api import watching
-from services.gateway.api.dataset_checks import check_crops, resolve_request
 from shared.contracts.regions import region_table_key
-from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import read_shard
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
@@ -336,11 +334,9 @@ def test_the_gateway_serves_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_request_is_checked_with_one_read_of_each_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_request_is_submitted_with_one_read_of_each_record(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
     reads: Counter[str] = Counter()
 
     def get(self: DirectoryStore, key: str, read: Any = DirectoryStore.get) -> bytes:
@@ -348,7 +344,7 @@ def test_a_request_is_checked_with_one_read_of_each_record(
         return bytes(read(self, key))
 
     monkeypatch.setattr(DirectoryStore, "get", get)
-    resolved = resolve_request(store, DatasetRequest.model_validate(BODY))
-    check_crops(store, resolved)
-    assert reads["models/toy/1/model.json"] == reads["regions/toy/set.json"] == 1
-    assert max(reads.values()) == 1
+    assert gateway.client.post("/v1/datasets", json=BODY).status_code == 202
+    records = {key: count for key, count in reads.items() if key.startswith(("models", "regions"))}
+    assert records["models/toy/1/model.json"] == records["regions/toy/set.json"] == 1
+    assert max(records.values()) == 1

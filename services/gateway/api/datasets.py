@@ -47,9 +47,10 @@ from shared.contracts.synthesize import DatasetRequest, dataset_key
 from shared.datasets.preview import PREVIEW_SAMPLES, draw_preview
 from shared.datasets.samples import Sample, read_members
 from shared.imaging.codec import encode_png
+from shared.jobs import Ledger
 from shared.models import read_model
 from shared.queue.redis_state import RedisLeases
-from shared.storage import Store, sha256
+from shared.storage import ReadOnceStore, Store, sha256
 
 LINK_SECONDS = 3600
 PRIVATE_FILES = ("submission.json", "choices.parquet")
@@ -151,8 +152,9 @@ def _submit(
         key: Idempotency-Key of the request.
         before: earlier submission of a dataset of this name, if there is one.
     """
-    resolved = resolve_request(caller.store, request)
-    job = caller.ledger.identify(request)
+    store = ReadOnceStore(caller.store)
+    resolved = resolve_request(store, request)
+    job = Ledger(store, caller.ledger.owner).identify(request)
     if before is not None and before.job != job:
         raise ProblemError(
             409,
@@ -347,8 +349,7 @@ def download_file(
     if path.endswith(PRIVATE_FILES):
         raise ProblemError(404, "not-found", f"dataset {own.name!r} has no file {path!r}")
     key = dataset_key(own.name, path)
-    name = PurePosixPath(path).name
-    return send_object(own.store, key, wanted, "application/octet-stream", name)
+    return send_object(own.store, key, wanted, "application/octet-stream", PurePosixPath(path).name)
 
 
 @router.get(
@@ -385,8 +386,7 @@ def _members(own: OwnDataset) -> Iterator[tuple[str, str]]:
 )
 def show_card(own: Readable) -> Response:
     """Return the dataset card: Markdown with the front matter of the Hugging Face hub."""
-    data = own.store.get(dataset_key(own.name, "README.md"))
-    return Response(data, media_type="text/markdown")
+    return Response(own.store.get(dataset_key(own.name, "README.md")), media_type="text/markdown")
 
 
 @router.get(
