@@ -11,6 +11,9 @@ from heterotissue.progress import console
 
 app = typer.Typer()
 
+WIDTH = 220
+"""Width of the table in characters, enough for its longest row."""
+
 
 @app.command(epilog=example("htd encoders"))
 def encoders() -> None:
@@ -19,7 +22,7 @@ def encoders() -> None:
 
     table = Table(box=None)
     for column in ("key", "dim", "input", "licence", "commercial use", "gated", "how to get it"):
-        table.add_column(column, overflow="fold", no_wrap=column == "key")
+        table.add_column(column, no_wrap=True)
     for key, known in REGISTRY.items():
         table.add_row(
             key if known.loads else f"[dim]{key} (import only)[/]",
@@ -30,7 +33,8 @@ def encoders() -> None:
             "yes" if known.gated else "no",
             escape(known.source),
         )
-    console.print(table)
+    # One line per encoder, also where the terminal is narrow and breaks it.
+    console.print(table, width=WIDTH, crop=False)
     console.print(
         "also: 'embedded' (htd embed trains it on the cohort), any timm model, hf-hub:owner/name",
         highlight=False,
