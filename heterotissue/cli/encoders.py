@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -33,8 +34,8 @@ def encoders() -> None:
             "yes" if known.gated else "no",
             escape(known.source),
         )
-    # One line per encoder, also where the terminal is narrow and breaks it.
-    console.print(table, width=WIDTH, crop=False)
+    # One line per encoder, on standard output, so that it can be searched.
+    Console(width=WIDTH).print(table)
     console.print(
         "also: 'embedded' (htd embed trains it on the cohort), any timm model, hf-hub:owner/name",
         highlight=False,
