@@ -93,6 +93,8 @@ class VaeObjective:
     def _kept(self, latents: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return 1 for the channels that each image is decoded from, else 0, (B, C, 1, 1)."""
         channels = latents.shape[1]
+        if not self.recipe.ordered:
+            return latents.new_ones(1, channels, 1, 1)
         chance, place = self._draws(seeds)[2:]
         shares = torch.tensor(CHANNEL_SHARES)[
             (place * len(CHANNEL_SHARES)).long().clamp(max=len(CHANNEL_SHARES) - 1)
