@@ -40,12 +40,31 @@ class SlideSource(Contract):
     Files given by path are not copied; later jobs read them where they are.
     """
 
-    slide: Name
+    slide: Name = Field(description="the cohort's name of the slide")
+    stored_as: Name | None = Field(
+        None,
+        description="folder of the slide below slides/, one for each content; default: its name",
+    )
     source: str = Field(description="key of the slide's main file in the store, or absolute path")
+    sha256: str | None = Field(
+        None, description="SHA-256 of the slide's content; the files must still have it"
+    )
     labels: str | None = Field(None, description="key or absolute path of the annotation")
+    labels_sha256: str | None = Field(None, description="SHA-256 of the annotation's content")
     label_format: LabelFormat | None = Field(None, description="default: guessed by the suffix")
-    mpp: float | None = Field(None, gt=0, description="µm per pixel, if the slide states none")
+    mpp: float | None = Field(
+        None, gt=0, description="µm per pixel; it overrides what the slide states"
+    )
+    patient: str | None = Field(
+        None, description="patient of the slide; all slides of a patient are in one split"
+    )
+    site: str | None = Field(None, description="hospital or scanner that the slide comes from")
     split: Split | None = None
+
+    @property
+    def folder(self) -> str:
+        """Folder of the slide below slides/."""
+        return self.stored_as or self.slide
 
 
 class PatchGrid(Contract):

@@ -2,7 +2,7 @@
 
 from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
-from shared.storage.hashing import sha256, sha256_file
+from shared.storage.hashing import content_hash, content_hash_of_files, sha256, sha256_file
 from shared.storage.s3 import S3Store
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
 from shared.storage.view import ReadOnceStore, StoreView
@@ -16,6 +16,8 @@ __all__ = [
     "Store",
     "StoreView",
     "check_key",
+    "content_hash",
+    "content_hash_of_files",
     "open_store",
     "sha256",
     "sha256_file",

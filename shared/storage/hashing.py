@@ -1,9 +1,20 @@
-"""SHA-256 of bytes and files."""
+"""SHA-256 of bytes and files, and a memory of the hashes of files that have not changed."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
+
+from shared.settings import settings
+
+_SETTLED_NS = 2_000_000_000
+"""Nanoseconds since its last change after which a file's hash is remembered: a clock may give
+two changes within this time the same timestamp."""
 
 
 def sha256(data: bytes) -> str:
@@ -15,3 +26,66 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content; an unchanged file is read only once.
+
+    A hash is kept in `settings().cache_dir`, by the file's path, size, inode and times. If the
+    cache cannot be written, every call reads the file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    real = path.resolve()
+    before = real.stat()
+    identity = _identity(before)
+    try:
+        with closing(_cache()) as cache:
+            row = cache.execute(
+                "SELECT sha256 FROM hashes WHERE path = ? AND identity = ?", (str(real), identity)
+            ).fetchone()
+            if row is not None:
+                return str(row[0])
+            digest = sha256_file(real)
+            settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS
+            if settled and _identity(real.stat()) == identity:
+                with cache:
+                    cache.execute(
+                        "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)",
+                        (str(real), identity, digest),
+                    )
+            return digest
+    except sqlite3.Error:
+        return sha256_file(real)
+
+
+def content_hash_of_files(paths: Iterable[tuple[str, Path]]) -> str:
+    """Return one SHA-256 for several files, from their names and contents.
+
+    Args:
+        paths: name of each file, which counts as content, and its path. The order is free.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    lines = sorted(f"{name}\0{content_hash(path)}" for name, path in paths)
+    return sha256("\n".join(lines).encode())
+
+
+def _identity(stat: os.stat_result) -> str:
+    # ctime is there because mtime can be set back, by `touch -r` for example.
+    return f"{stat.st_size}-{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
+
+
+def _cache() -> sqlite3.Connection:
+    folder = settings().cache_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise sqlite3.OperationalError(str(error)) from error
+    cache = sqlite3.connect(folder / "hashes.sqlite", timeout=30)
+    cache.execute(
+        "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, identity TEXT, sha256 TEXT)"
+    )
+    return cache
