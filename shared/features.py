@@ -11,8 +11,9 @@ import numpy as np
 
 from shared.arrays import Float32, Int64
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
-from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
+from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
 from shared.errors import InputError
+from shared.imaging.slide import read_record
 from shared.storage import Store, sha256_file
 
 MAX_DATASET_BYTES = 16 << 30
@@ -156,7 +157,7 @@ def import_features(
     """
     record = store.get_model(cohort_key(cohort), CohortRecord)
     grid = record.patches
-    slides = {name: store.get_model(slide_key(name), SlideRecord) for name in sorted(record.splits)}
+    slides = {name: read_record(store, record, name) for name in sorted(record.splits)}
     widths: dict[str, int] = {}
     for name, slide in slides.items():
         path = folder / f"{name}.h5"

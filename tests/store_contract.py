@@ -27,6 +27,14 @@ def check_store(store: Store, folder: Path) -> None:
         assert (stream.read(1), stream.read()) == (b"2", b"2")
     with store.open("a/two.tar", 1) as stream:
         assert stream.read() == b"2"
+    assert store.create("a/new", b"first")
+    assert not store.create("a/new", b"second")
+    assert store.get("a/new") == b"first"
+    store.delete("a/new")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: store.create("a/new", bytes([n])), range(8)))
+    assert made[store.get("a/new")[0]]
+    store.delete("a/new")
     first = store.stat("a/one")
     assert first == store.stat("a/one")
     store.put("a/one", b"CHANGED")

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from shared.arrays import UInt8
 from shared.contracts.cluster import cluster_key
-from shared.contracts.ingest import CohortRecord, PatchGrid
-from shared.imaging.slide import open_record
+from shared.contracts.ingest import CohortRecord
+from shared.imaging.slide import open_slide
 from shared.storage import Store
 
 Spot = tuple[int, int]
@@ -27,10 +27,11 @@ def read_assignments(store: Store, run: str, slide: str) -> pa.Table:
     return pq.read_table(store.local(cluster_key(run, f"assignments/{slide}.parquet")))
 
 
-def read_patches(store: Store, slide: str, grid: PatchGrid, spots: list[Spot]) -> UInt8:
+def read_patches(store: Store, cohort: CohortRecord, slide: str, spots: list[Spot]) -> UInt8:
     """Read the patches at some corners, resized to 64 px: uint8 RGB (N, 64, 64, 3)."""
+    grid = cohort.patches
     mpp = grid.size * grid.mpp / 64
-    with open_record(store, slide) as (opened, _):
+    with open_slide(store, cohort, slide) as (opened, _):
         mpp = max(mpp, opened.mpp)
         side = max(1, round(grid.size * grid.mpp / mpp))
         images = [opened.read(x, y, (side, side), mpp) for x, y in spots]
@@ -65,7 +66,7 @@ def find_examples(store: Store, run: str, cohort: CohortRecord) -> dict[int, lis
                 for turn, i in enumerate(nearest.tolist())
             )
     chosen = {cluster: sorted(ranked[cluster])[:EXAMPLES_PER_TYPE] for cluster in sorted(ranked)}
-    images = _read_all(store, cohort.patches, [spot for row in chosen.values() for spot in row])
+    images = _read_all(store, cohort, [spot for row in chosen.values() for spot in row])
     return {
         cluster + 1: [images[slide, place] for _, _, slide, place in row]
         for cluster, row in chosen.items()
@@ -73,13 +74,13 @@ def find_examples(store: Store, run: str, cohort: CohortRecord) -> dict[int, lis
 
 
 def _read_all(
-    store: Store, grid: PatchGrid, wanted: list[tuple[int, float, str, Spot]]
+    store: Store, cohort: CohortRecord, wanted: list[tuple[int, float, str, Spot]]
 ) -> dict[tuple[str, Spot], UInt8]:
     """Read patches of several slides, and open each slide once: (slide, corner) → RGB image."""
     images: dict[tuple[str, Spot], UInt8] = {}
     for slide in sorted({slide for _, _, slide, _ in wanted}):
         spots = [place for _, _, name, place in wanted if name == slide]
-        for place, image in zip(spots, read_patches(store, slide, grid, spots), strict=True):
+        for place, image in zip(spots, read_patches(store, cohort, slide, spots), strict=True):
             images[slide, place] = _resized(image, EXAMPLE_SIDE)
     return images
 

@@ -17,7 +17,7 @@ from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
-from shared.imaging.slide import open_record
+from shared.imaging.slide import open_slide
 from shared.storage import Store
 from shared.tissue_types import classes_of, read_types
 
@@ -29,12 +29,15 @@ def write_map(path: Path, labels: UInt8, mpp: float) -> None:
     write_label_map(path, strips, width, height, mpp)
 
 
-def cut_slide(store: Store, run: str, k: int, slide: str, rule: RegionRule) -> dict[str, Any]:
+def cut_slide(
+    store: Store, run: str, k: int, cohort: CohortRecord, slide: str, rule: RegionRule
+) -> dict[str, Any]:
     """Write a slide's label map with its clusters merged into classes, and cut regions along it.
 
     Args:
         store: holds the clustering.
         run, k: name of the clustering, and its number of clusters.
+        cohort: cohort of the clustering.
         slide: name of the slide.
         rule: rule of the regions.
 
@@ -47,7 +50,7 @@ def cut_slide(store: Store, run: str, k: int, slide: str, rule: RegionRule) -> d
     key = cluster_key(run, f"classes/{slide}.tif")
     with store.writing(key) as path:
         write_map(path, labels, mpp)
-    with open_record(store, slide) as (opened, _), LabelMap(store.local(key)) as merged:
+    with open_slide(store, cohort, slide) as (opened, _), LabelMap(store.local(key)) as merged:
         count, digest = cut_regions(store, run, slide, opened, merged, len(classes), rule)
     return {"regions": count, "sha256": digest}
 
@@ -97,8 +100,9 @@ def apply_types(store: Store, run: str) -> RegionSet:
     record = store.get_model(cluster_key(run, "run.json"), ClusterRecord)
     before = load_region_set(store, run)
     classes_of(read_types(store, run, record.k))
+    cohort = store.get_model(cohort_key(record.cohort), CohortRecord)
     parts = {
-        part.slide: cut_slide(store, run, record.k, part.slide, before.rule)
+        part.slide: cut_slide(store, run, record.k, cohort, part.slide, before.rule)
         for part in before.slides
     }
     return sum_up(store, record, before.rule, parts)

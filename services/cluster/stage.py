@@ -23,13 +23,14 @@ from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.kmeans import assign, diverse_sample, hierarchical_kmeans
 from services.cluster.regions import cut_slide, sum_up, write_map
 from shared.arrays import Float32, Int64, UInt8
-from shared.contracts.cluster import ClusterRecord, ClusterRequest, cluster_key
+from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
-from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
+from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
 from shared.errors import InputError
 from shared.features import own_dataset
+from shared.imaging.slide import read_record
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import Store
+from shared.storage import Store, sha256
 from shared.storage.formats import table_bytes
 from shared.tissue_types import default_types, read_types, write_types
 
@@ -61,17 +62,7 @@ class ClusterStage(Stage[ClusterRequest]):
                 "would hold one tissue type each: ingest the cohort with a smaller patch stride "
                 "(a quarter of a region or less), or ask for larger regions"
             )
-        if context.store.exists(cluster_key(request.run, "types.yaml")):
-            read_types(context.store, request.run, request.k)
-        phases = [
-            tuple(Shard(id=f"sample-{name}", args={"slide": name}) for name in training),
-            (Shard(id=FIT),),
-            tuple(Shard(id=f"assign-{name}", args={"slide": name}) for name in every),
-        ]
-        if request.classifier_steps:
-            phases.append((Shard(id=CLASSIFY),))
-        phases.append(tuple(Shard(id=f"regions-{name}", args={"slide": name}) for name in every))
-        return Plan(phases=tuple(phases))
+        return _plan(request, training, every, context.store)
 
     def run(self, request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
         slide = str(shard.args.get("slide", ""))
@@ -83,7 +74,8 @@ class ClusterStage(Stage[ClusterRequest]):
             return _assign(request, slide, context)
         if shard.id == CLASSIFY:
             return _classify(request, context)
-        return cut_slide(context.store, request.run, request.k, slide, request.regions)
+        cohort = _cohort(context.store, request)
+        return cut_slide(context.store, request.run, request.k, cohort, slide, request.regions)
 
     def finish(
         self, request: ClusterRequest, done: dict[str, dict[str, Any]], context: Context
@@ -113,6 +105,44 @@ class ClusterStage(Stage[ClusterRequest]):
             "regions": sum(part.regions for part in regions.slides),
             "classifier_accuracy": clustering.classifier_accuracy,
         }
+
+
+def _plan(request: ClusterRequest, training: list[str], every: list[str], store: Store) -> Plan:
+    """Cut the work into shards, and state what each of them reads.
+
+    If slides are added to the cohort, the tissue types stay: they keep their names.
+    """
+    types = _types(store, request)
+    features = store.get_model(
+        feature_record_key(request.encoder, request.cohort), FeatureRecord
+    ).sha256
+    fit = request.model_dump_json(exclude={"regions", "smoothing", "classifier_steps"})
+    named = sha256(write_types(types) + request.regions.model_dump_json().encode())
+
+    def shard(kind: str, slide: str, *after: str, **more: str) -> Shard:
+        reads = {"request": sha256(fit.encode()), slide: features[slide], **more}
+        return Shard(id=f"{kind}-{slide}", args={"slide": slide}, reads=reads, after=after)
+
+    own = {"request": sha256(fit.encode()), **{slide: features[slide] for slide in training}}
+    phases = [
+        tuple(shard("sample", slide) for slide in training),
+        (Shard(id=FIT, reads=own, grows=True),),
+        tuple(shard("assign", slide, FIT, smoothing=str(request.smoothing)) for slide in every),
+    ]
+    if request.classifier_steps:
+        steps = {"steps": str(request.classifier_steps)}
+        phases.append((Shard(id=CLASSIFY, reads=own | steps, after=(FIT,), grows=True),))
+    phases.append(tuple(shard("regions", slide, f"assign-{slide}", types=named) for slide in every))
+    return Plan(phases=tuple(phases))
+
+
+def _types(store: Store, request: ClusterRequest) -> dict[int, TissueType]:
+    """Read the names of the tissue types; the default ones if there are none for these types."""
+    names, key = (cluster_key(request.run, name) for name in ("types.yaml", "centroids.npy"))
+    other = store.exists(key) and len(_load(store, key)) != request.k
+    if other or not store.exists(names):
+        return default_types(request.k)
+    return read_types(store, request.run, request.k)
 
 
 def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
@@ -157,10 +187,19 @@ def _fit(request: ClusterRequest, store: Store) -> dict[str, Any]:
     centroids = hierarchical_kmeans(features, request.k, first, request.iterations, request.seed)
     body = io.BytesIO()
     np.save(body, centroids)
+    _keep_names(store, request, body.getvalue())
     store.put(cluster_key(request.run, "centroids.npy"), body.getvalue())
-    if not store.exists(cluster_key(request.run, "types.yaml")):
-        store.put(cluster_key(request.run, "types.yaml"), write_types(default_types(request.k)))
     return {"samples": len(features)}
+
+
+def _keep_names(store: Store, request: ClusterRequest, centroids: bytes) -> None:
+    """Keep the names of tissue types only if the types are the same as before."""
+    names, key = (cluster_key(request.run, name) for name in ("types.yaml", "centroids.npy"))
+    if store.exists(names):
+        if not store.exists(key) or store.get(key) == centroids:
+            return
+        store.put(cluster_key(request.run, "types-of-earlier-clusters.yaml"), store.get(names))
+    store.put(names, write_types(default_types(request.k)))
 
 
 def _load(store: Store, key: str) -> Float32:
@@ -201,8 +240,8 @@ def _record_types(
         {"x": coords[:, 0], "y": coords[:, 1], "cluster": clusters, "distance": distances}
     )
     store.put(cluster_key(request.run, f"assignments/{slide}.parquet"), table_bytes(table))
-    record = store.get_model(slide_key(slide), SlideRecord)
-    grid = _cohort(store, request).patches
+    cohort = _cohort(store, request)
+    record, grid = read_record(store, cohort, slide), cohort.patches
     covers = max(1, round(grid.size / grid.stride))
     labels = vote(type_map(coords, clusters, record, grid), request.k, covers, request.smoothing)
     with store.writing(cluster_key(request.run, f"labels/{slide}.tif")) as path:
@@ -295,14 +334,14 @@ def _labelled(
     """Read about `limit` patches and their clusters, evenly over the slides."""
     images, labels = [], []
     rng = np.random.default_rng([request.seed, 5])
-    grid = _cohort(context.store, request).patches
+    cohort = _cohort(context.store, request)
     for slide in slides:
         table = read_assignments(context.store, request.run, slide)
         chosen = np.sort(rng.permutation(table.num_rows)[: max(1, limit // len(slides))])
         rows = table.take(chosen)
         where = list(zip(rows["x"].to_pylist(), rows["y"].to_pylist(), strict=True))
         if where:
-            images.append(read_patches(context.store, slide, grid, where))
+            images.append(read_patches(context.store, cohort, slide, where))
             labels.append(np.asarray(rows["cluster"], np.int64))
     if not images:
         raise InputError(f"slides {slides} have no patches to train the classifier on")

@@ -20,17 +20,15 @@ from shared.contracts.embed import (
 )
 from shared.contracts.ingest import (
     CohortRecord,
-    SlideRecord,
     cohort_key,
     patches_key,
-    slide_key,
 )
 from shared.encoders import embedded_key, load_encoder
 from shared.errors import InputError
 from shared.features import check_places, read_features, write_features
-from shared.imaging.slide import Slide, open_record
+from shared.imaging.slide import Slide, open_slide, read_record
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import sha256_file
+from shared.storage import Store, file_identity, sha256, sha256_file
 
 FIT = "fit-encoder"
 
@@ -43,7 +41,9 @@ class EmbedStage(Stage[EmbedRequest]):
 
     def plan(self, request: EmbedRequest, context: Context) -> Plan:
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
-        slides = tuple(Shard(id=slide) for slide in sorted(record.splits))
+        slides = tuple(
+            _shard(request, record, slide, context.store) for slide in sorted(record.splits)
+        )
         if request.imported is not None:
             missing = [
                 shard.id
@@ -57,7 +57,7 @@ class EmbedStage(Stage[EmbedRequest]):
                 )
             return Plan(phases=(slides,))
         if request.encoder == "embedded":
-            return Plan(phases=((Shard(id=FIT),), slides))
+            return Plan(phases=((_fit_shard(request, record),), slides))
         load_encoder(request.encoder, context.store, weights=request.weights)
         return Plan(phases=(slides,))
 
@@ -89,6 +89,30 @@ class EmbedStage(Stage[EmbedRequest]):
         return {"slides": len(slides), "patches": sum(record.slides.values()), "dim": record.dim}
 
 
+def _shard(request: EmbedRequest, record: CohortRecord, slide: str, store: Store) -> Shard:
+    """Return the shard of a slide, with what its features follow from."""
+    own = request.model_dump_json(exclude={"batch_size"})
+    reads = {
+        "request": sha256(own.encode()),
+        "slide": record.sha256[slide],
+        "mpp": str(record.mpp.get(slide)),
+        "patches": record.places.get(slide, ""),
+    }
+    if request.weights is not None:
+        reads["weights"] = file_identity(store, request.weights)
+    if request.imported is not None:
+        reads["imported"] = file_identity(store, _imported(request, slide))
+    after = (FIT,) if request.encoder == "embedded" and request.imported is None else ()
+    return Shard(id=slide, reads=reads if slide in record.places else None, after=after)
+
+
+def _fit_shard(request: EmbedRequest, record: CohortRecord) -> Shard:
+    """Return the shard that trains the encoder; if the cohort grows, the encoder stays."""
+    own = request.model_dump_json(exclude={"batch_size"})
+    slides = {slide: record.sha256[slide] for slide in record.of_split("train")}
+    return Shard(id=FIT, reads={"request": sha256(own.encode()), **slides}, grows=True)
+
+
 def _imported(request: EmbedRequest, slide: str) -> str:
     return f"{request.imported}/{slide}.h5"
 
@@ -97,7 +121,7 @@ def _import(
     request: EmbedRequest, record: CohortRecord, name: str, context: Context
 ) -> dict[str, Any]:
     """Read a slide's features as another tool wrote them, and write them in the usual format."""
-    slide = context.store.get_model(slide_key(name), SlideRecord)
+    slide = read_record(context.store, record, name)
     source = context.store.local(_imported(request, name))
     patches = read_features(source)
     check_places(source, patches, slide, record.patches)
@@ -130,7 +154,7 @@ def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[
         table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
         x, y = (np.asarray(table[axis]) for axis in ("x", "y"))
         chosen = np.sort(rng.permutation(len(x))[:per_slide])
-        with open_record(context.store, name) as (slide, _):
+        with open_slide(context.store, record, name) as (slide, _):
             mpp = record.patches.mpp * record.patches.size / 64
             margin = (WINDOW - 64) / 2 * mpp / slide.mpp
             for i in chosen:
@@ -178,7 +202,7 @@ def _embed(
     size = (grid.size, grid.size)
     key = features_key(request.encoder, request.cohort, name)
     with (
-        open_record(context.store, name) as (slide, slide_record),
+        open_slide(context.store, record, name) as (slide, slide_record),
         context.store.writing(key) as path,
     ):
 

@@ -21,6 +21,7 @@ from shared.contracts.ingest import (
     SlideRecord,
     SlideSource,
     cohort_key,
+    label_map_key,
     patches_key,
     slide_key,
 )
@@ -33,9 +34,9 @@ from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LabelMap, write_label_map
 from shared.imaging.region_cutting import cut_regions
-from shared.imaging.slide import Slide, local_source
+from shared.imaging.slide import Slide, check_content, local_source
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import sha256_file
+from shared.storage import Store, content_hash, file_identity, sha256
 from shared.storage.formats import table_bytes
 
 THUMBNAIL_SIDE = 1024
@@ -57,7 +58,8 @@ class IngestStage(Stage[IngestRequest]):
         slides = [item.slide for item in request.slides]
         if both := sorted(set(slides) & set(tiles)):
             raise InputError(f"{both} are names of slides and also of slides of tiles: rename them")
-        return Plan(phases=(tuple(Shard(id=name) for name in (*slides, *tiles)),))
+        shards = [_shard(request, item, context.store) for item in request.slides]
+        return Plan(phases=((*shards, *(Shard(id=name) for name in tiles)),))
 
     def run(self, request: IngestRequest, shard: Shard, context: Context) -> dict[str, Any]:
         if request.tiles and shard.id not in {item.slide for item in request.slides}:
@@ -67,6 +69,8 @@ class IngestStage(Stage[IngestRequest]):
             local_source(context.store, source.source) as path,
             Slide.open(path, source.mpp) as slide,
         ):
+            if source.sha256 is not None:
+                check_content(path, source.sha256, f"slide {source.slide!r}")
             return _ingest(request, source, path, slide, context)
 
     def finish(
@@ -85,6 +89,13 @@ class IngestStage(Stage[IngestRequest]):
                 patches=request.patches,
                 splits={name: splits[name] for name in slides},
                 sha256={name: done[name]["sha256"] for name in slides},
+                stored_as={
+                    item.slide: item.stored_as
+                    for item in request.slides
+                    if item.slide in done and item.stored_as is not None
+                },
+                mpp={name: done[name]["mpp"] for name in slides},
+                places={name: done[name]["places"] for name in slides},
             )
             context.store.put_json(cohort_key(request.cohort), record)
         labelled = [name for name in sorted(done) if done[name]["region_sha256"] is not None]
@@ -114,6 +125,18 @@ class IngestStage(Stage[IngestRequest]):
         }
 
 
+def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
+    """Return the shard of a slide, with the files and options that its outputs follow from."""
+    options = request.model_dump_json(exclude={"slides", "tiles", "split"})
+    own = source.model_dump_json(exclude={"patient", "site", "split"})
+    reads = {"options": sha256(options.encode()), "slide": sha256(own.encode())}
+    if source.sha256 is None:
+        reads["source"] = file_identity(store, source.source)
+    if source.labels is not None and source.labels_sha256 is None:
+        reads["labels"] = file_identity(store, source.labels)
+    return Shard(id=source.slide, reads=reads)
+
+
 def _ingest_tiles(
     request: IngestRequest, tiles: str, slide: str, context: Context
 ) -> dict[str, Any]:
@@ -129,7 +152,7 @@ def _ingest_tiles(
 def _ingest(
     request: IngestRequest, source: SlideSource, path: Path, slide: Slide, context: Context
 ) -> dict[str, Any]:
-    store, name = context.store, source.slide
+    store, name, folder = context.store, source.slide, source.folder
     slide.check_mpp(request.patches.mpp)
     side = min(MAX_MASK_SIDE, math.ceil(max(slide.width, slide.height) * slide.mpp / MPP))
     if min(slide.width, slide.height) * slide.mpp < request.patches.size * request.patches.mpp:
@@ -148,7 +171,7 @@ def _ingest(
     if not tissue.any():
         raise InputError(f"{path.name} shows no tissue: leave it out")
     context.progress(1, 4, "tissue found")
-    labels_key = slide_key(name, "labels.tif")
+    labels_key = label_map_key(folder, request.cohort)
     if source.labels is not None:
         slide.check_mpp(request.regions.mpp)
         with store.writing(labels_key) as file:
@@ -164,12 +187,12 @@ def _ingest(
         regions, region_sha = cut_regions(
             store, request.cohort, name, slide, labels, classes, request.regions
         )
-    store.put(slide_key(name, "tissue.png"), encode_png(tissue.astype(np.uint8) * 255))
-    store.put(slide_key(name, "thumbnail.png"), encode_png(_shrunk(small)))
+    store.put(slide_key(folder, "tissue.png"), encode_png(tissue.astype(np.uint8) * 255))
+    store.put(slide_key(folder, "thumbnail.png"), encode_png(_shrunk(small)))
     record = SlideRecord(
-        slide=name,
+        slide=folder,
         source=source.source,
-        sha256=sha256_file(path),
+        sha256=content_hash(path),
         width=slide.width,
         height=slide.height,
         mpp=slide.mpp,
@@ -179,12 +202,13 @@ def _ingest(
         objective=slide.objective,
         tissue_fraction=round(float(tissue.mean()), 4),
         stain=stain,
-        labels=labels_key if labels is not None else None,
-        labels_mpp=request.regions.mpp if labels is not None else None,
     )
-    store.put_json(slide_key(name), record)
+    store.put_json(slide_key(folder), record)
+    corners = np.stack([np.asarray(patches["x"]), np.asarray(patches["y"])], 1)
     return {
         "sha256": record.sha256,
+        "mpp": record.mpp,
+        "places": sha256(corners.astype("<i8").tobytes()),
         "patches": patches.num_rows,
         "regions": regions,
         "region_sha256": region_sha,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -44,10 +45,42 @@ class Request(Contract):
     model_config = ConfigDict(allow_inf_nan=False)
 
     stage: ClassVar[str]
+    scratch: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of the objects that a finished job no longer needs."""
 
     def inputs(self) -> list[str]:
         """Return keys of the records that the job reads; their content is part of the job's id."""
         return []
+
+    def further_inputs(self, records: Mapping[str, bytes]) -> list[str]:
+        """Return keys of further records, which the records of `inputs` name.
+
+        Args:
+            records: key → content, of `inputs`.
+        """
+        return []
+
+    def optional_inputs(self) -> list[str]:
+        """Return keys of records that count as inputs if the store has them."""
+        return []
+
+    def files(self) -> list[str]:
+        """Return keys or absolute paths of large files whose content the request does not state.
+
+        A file counts by its content if it is a path, and by its tag if it is in the store.
+        """
+        return []
+
+    def products(self) -> list[str]:
+        """Return the names that the job's result takes in the store, such as 'datasets/<name>'."""
+        return []
+
+    def revises(self, earlier: Request) -> bool:
+        """Say whether the job may replace the result of an earlier one without being asked to.
+
+        It may if the request is the same, so that only the content of its inputs has changed.
+        """
+        return self == earlier
 
 
 class LabelClass(Contract):

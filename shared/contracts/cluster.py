@@ -51,6 +51,12 @@ class ClusterRequest(Request):
     def inputs(self) -> list[str]:
         return [cohort_key(self.cohort), feature_record_key(self.encoder, self.cohort)]
 
+    def optional_inputs(self) -> list[str]:
+        return [cluster_key(self.run, "types.yaml")]
+
+    def products(self) -> list[str]:
+        return [f"clusters/{self.run}", f"regions/{self.run}"]
+
 
 class ClusterRecord(Contract):
     """A finished clustering: the record at `clusters/<run>/run.json`."""

@@ -40,6 +40,12 @@ class EmbedRequest(Request):
     def inputs(self) -> list[str]:
         return [cohort_key(self.cohort)]
 
+    def files(self) -> list[str]:
+        return [self.weights] if self.weights else []
+
+    def products(self) -> list[str]:
+        return [f"features/{encoder_folder(self.encoder)}/{self.cohort}"]
+
 
 class FeatureRecord(Contract):
     """Features of a cohort: the record at `features/<encoder>/<cohort>/features.json`."""

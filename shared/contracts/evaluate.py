@@ -67,6 +67,12 @@ class EvaluateRequest(Request):
         parts = ("dataset.json", "croissant.json")  # croissant.json: new images, new job
         return [*(dataset_key(name, part) for name in datasets for part in parts), *sets]
 
+    def files(self) -> list[str]:
+        return sorted({*self.encoder_weights.values(), *self.references.values()})
+
+    def products(self) -> list[str]:
+        return [f"reports/{self.report}"]
+
 
 class ReportPart(BaseModel):
     """A part of a report; unknown keys are ignored, because they may be from another release."""

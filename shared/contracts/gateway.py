@@ -145,6 +145,9 @@ class SlideInfo(Contract):
         description="key of the annotation, as `labels` of an ingest request"
     )
     record: SlideRecord | None = Field(description="None until it is ingested")
+    label_maps: dict[str, str] = Field(
+        default_factory=dict, description="cohort → key of the label map that ingest made"
+    )
 
 
 class SlidePage(Contract):

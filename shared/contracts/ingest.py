@@ -1,14 +1,16 @@
 """Ingest: slides or tiles with their annotations → records, label maps, patches, regions.
 
-slides/<slide>/source/<files>   the slide itself, unless it stays in place
-slides/<slide>/slide.json       SlideRecord
-slides/<slide>/tissue.png       tissue mask, 255 = tissue
-slides/<slide>/thumbnail.png
-slides/<slide>/labels.tif       label map (annotated slides only)
+slides/<folder>/source/<files>  the slide itself, unless it stays in place
+slides/<folder>/slide.json      SlideRecord
+slides/<folder>/tissue.png      tissue mask, 255 = tissue
+slides/<folder>/thumbnail.png
+slides/<folder>/labels/<cohort>.tif  label map (annotated slides only)
 tiles/<cohort>.parquet          tiles from other tools, and their masks (TILE_COLUMNS)
 patches/<cohort>/<slide>.parquet  patch index
 cohorts/<cohort>.json           CohortRecord
 regions/<cohort>/…              region set of the annotated slides and of the tiles
+
+A folder holds one slide with its resolution; cohorts that have the same slide share it.
 """
 
 from __future__ import annotations
@@ -112,11 +114,42 @@ class IngestRequest(Request):
     def inputs(self) -> list[str]:
         return [self.tiles] if self.tiles else []
 
+    def files(self) -> list[str]:
+        stated = [
+            name
+            for item in self.slides
+            for name, digest in ((item.source, item.sha256), (item.labels, item.labels_sha256))
+            if name is not None and digest is None
+        ]
+        return sorted(set(stated))
+
+    def products(self) -> list[str]:
+        cohort = [f"cohorts/{self.cohort}"]
+        return cohort if self.classes is None else [*cohort, f"regions/{self.cohort}"]
+
+    def revises(self, earlier: Request) -> bool:
+        """Say whether the cohort only grows: with the same options, no slide is lost or changed.
+
+        Annotations, patients, splits and resolutions may change.
+        """
+        if not isinstance(earlier, IngestRequest):
+            return False
+        now = {item.slide: _pixels(item) for item in self.slides}
+        before = {item.slide: _pixels(item) for item in earlier.slides}
+        options = {"slides": ()}
+        same = self.model_copy(update=options) == earlier.model_copy(update=options)
+        return same and before.items() <= now.items()
+
+
+def _pixels(source: SlideSource) -> str:
+    """Return what a slide's pixels are known by."""
+    return source.sha256 or source.source
+
 
 class SlideRecord(Contract):
     """An ingested slide: the record at `slides/<slide>/slide.json`."""
 
-    slide: Name
+    slide: Name = Field(description="folder of the slide below slides/")
     source: str = Field(description="key or absolute path of the main file")
     sha256: str
     width: int = Field(description="level-0 pixels")
@@ -128,8 +161,6 @@ class SlideRecord(Contract):
     objective: float | None = Field(description="nominal magnification, if stated")
     tissue_fraction: float
     stain: Literal["h&e", "other", "unknown"]
-    labels: str | None = Field(description="key of the label map, if annotated")
-    labels_mpp: float | None
 
 
 class CohortRecord(Contract):
@@ -140,10 +171,27 @@ class CohortRecord(Contract):
     patches: PatchGrid
     splits: dict[str, Split] = Field(description="slide → split, without failed slides")
     sha256: dict[str, str] = Field(description="slide → SHA-256 of its source")
+    stored_as: dict[str, Name] = Field(
+        default_factory=dict, description="slide → its folder below slides/; default: its name"
+    )
+    mpp: dict[str, float] = Field(
+        default_factory=dict, description="slide → µm per level-0 pixel, x"
+    )
+    places: dict[str, str] = Field(
+        default_factory=dict, description="slide → SHA-256 of the corners of its patches"
+    )
 
     def of_split(self, *splits: Split) -> list[str]:
         """Return the names of the slides in the given splits, sorted."""
         return sorted(slide for slide, split in self.splits.items() if split in splits)
+
+    def folder(self, slide: str) -> str:
+        """Return a slide's folder below slides/."""
+        return self.stored_as.get(slide, slide)
+
+    def name_of(self, folder: str) -> str | None:
+        """Return the cohort's name of the slide in a folder below slides/, or None."""
+        return next((slide for slide in self.splits if self.folder(slide) == folder), None)
 
 
 def cohort_key(cohort: str) -> str:
@@ -156,9 +204,14 @@ def tiles_key(cohort: str) -> str:
     return f"tiles/{cohort}.parquet"
 
 
-def slide_key(slide: str, name: str = "slide.json") -> str:
+def slide_key(folder: str, name: str = "slide.json") -> str:
     """Return the key of an object of a slide."""
-    return f"slides/{slide}/{name}"
+    return f"slides/{folder}/{name}"
+
+
+def label_map_key(folder: str, cohort: str) -> str:
+    """Return the key of the label map that a cohort made of a slide's annotation."""
+    return slide_key(folder, f"labels/{cohort}.tif")
 
 
 def patches_key(cohort: str, slide: str) -> str:

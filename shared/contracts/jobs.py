@@ -1,5 +1,6 @@
 """Jobs: the records of a job in the store, and its status.
 
+names/<product>.json            Claim, such as names/datasets/<name>.json
 jobs/<id>/request.json          JobRecord
 jobs/<id>/plan.json             Plan (shared.jobs.stage)
 jobs/<id>/attempts/<unit>.json  Attempts
@@ -29,6 +30,15 @@ class JobRecord(Contract):
 
     stage: str
     request: dict[str, Any]
+    earlier: str | None = Field(
+        None, description="job whose names this one took over; its unchanged shards are kept"
+    )
+
+
+class Claim(Contract):
+    """The job that a name in the store belongs to."""
+
+    job: str
 
 
 class UnitError(Contract):
@@ -50,6 +60,7 @@ class Marker(Contract):
     """The mark of a finished unit, written after its outputs."""
 
     outputs: dict[str, str] = Field(description="key → SHA-256 of the object")
+    removed: tuple[str, ...] = Field((), description="keys of other units' objects that it deleted")
     result: dict[str, Any] = Field(
         default_factory=dict, description="summary of the shard; empty for the plan"
     )
@@ -72,6 +83,10 @@ class JobResult(Contract):
     state: State
     result: dict[str, Any] | None = Field(description="result of the stage; None without one")
     failed: dict[str, str] = Field(description="parked unit → its error")
+    outputs: dict[str, str] = Field(
+        default_factory=dict, description="key → SHA-256 of each object that `finish` wrote"
+    )
+    removed: tuple[str, ...] = Field((), description="keys of objects that `finish` deleted")
 
 
 class JobStatus(Contract):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from shared.contracts.base import Classes, Contract, Name, Request, Split
 from shared.contracts.models import ModelRecord, ModelRef
@@ -139,6 +139,22 @@ class DatasetRequest(SamplingChoice, Request):
         named = {self.maps.regions, self.crops.regions} - {None}
         sets = [region_set_key(str(name)) for name in sorted(map(str, named))]
         return [self.model_ref.key, *sets]
+
+    def further_inputs(self, records: Mapping[str, bytes]) -> list[str]:
+        if self.maps.regions and self.crops.regions:
+            return []
+        return own_regions(records[self.model_ref.key])
+
+    def products(self) -> list[str]:
+        return [f"datasets/{self.dataset}"]
+
+
+def own_regions(model: bytes) -> list[str]:
+    """Return the key of the region set of a model, given its record; none if it is unreadable."""
+    try:
+        return [region_set_key(ModelRecord.model_validate_json(model).regions)]
+    except ValidationError:
+        return []  # whoever reads the model explains it
 
 
 def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[int, float]:

@@ -26,6 +26,7 @@ class TrainRequest(Request):
     """Train a model on the train split of a region set, and publish it."""
 
     stage: ClassVar[str] = "train"
+    scratch: ClassVar[tuple[str, ...]] = ("training/",)
 
     run: Name
     regions: Name = Field(description="name of the region set")
@@ -54,6 +55,13 @@ class TrainRequest(Request):
         if self.warm_start and self.warm_start not in PACKAGED:
             keys.append(ModelRef.parse(self.warm_start).key)
         return keys
+
+    def products(self) -> list[str]:
+        return [f"models/{self.model_ref}", f"training/{self.run}"]
+
+    def revises(self, earlier: Request) -> bool:
+        """Say no: a published version never changes; a new one gets another number."""
+        return False
 
     @property
     def model_ref(self) -> ModelRef:

@@ -14,9 +14,9 @@ import openslide
 from PIL import Image, UnidentifiedImageError
 
 from shared.arrays import UInt8
-from shared.contracts.ingest import SlideRecord, slide_key
+from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
 from shared.errors import InputError
-from shared.storage import Store
+from shared.storage import Store, content_hash
 
 MAX_PLAIN_PIXELS = 500_000_000
 """Largest number of pixels of a plain image, which is decoded whole."""
@@ -207,12 +207,48 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
         yield Path(folder) / rest
 
 
+def read_record(store: Store, cohort: CohortRecord, slide: str) -> SlideRecord:
+    """Return the record of a cohort's slide.
+
+    Raises:
+        ObjectNotFoundError: the slide was deleted.
+        InputError: the folder of the slide holds another slide now, or another resolution.
+    """
+    record = store.get_model(slide_key(cohort.folder(slide)), SlideRecord)
+    known = (cohort.sha256[slide], cohort.mpp.get(slide, record.mpp))
+    if (record.sha256, record.mpp) != known:
+        raise InputError(
+            f"slide {slide!r} of cohort {cohort.cohort!r} was replaced after the cohort was made: "
+            "ingest the cohort again"
+        )
+    return record
+
+
 @contextmanager
-def open_record(store: Store, slide: str) -> Iterator[tuple[Slide, SlideRecord]]:
-    """Open an ingested slide by its name. Raises `ObjectNotFoundError` if there is none."""
-    record = store.get_model(slide_key(slide), SlideRecord)
-    with (
-        local_source(store, record.source) as path,
-        Slide.open(path, record.mpp) as opened,
-    ):
-        yield opened, record
+def open_slide(
+    store: Store, cohort: CohortRecord, slide: str
+) -> Iterator[tuple[Slide, SlideRecord]]:
+    """Open a slide of a cohort.
+
+    Raises:
+        ObjectNotFoundError: the slide was deleted.
+        InputError: the slide's file is not what the cohort was made from.
+    """
+    record = read_record(store, cohort, slide)
+    with local_source(store, record.source) as path:
+        check_content(path, record.sha256, f"slide {slide!r}")
+        with Slide.open(path, record.mpp) as opened:
+            yield opened, record
+
+
+def check_content(path: Path, sha256: str, what: str) -> None:
+    """Raise `InputError` if a file is missing, or is not the one with the given SHA-256."""
+    try:
+        same = content_hash(path) == sha256
+    except OSError as error:
+        raise InputError(f"{what}: {path.name} cannot be read: {error.strerror}") from error
+    if not same:
+        raise InputError(
+            f"{what}: {path.name} has changed since it was recorded: run the command again that "
+            "names it, or restore the file"
+        )

@@ -23,14 +23,19 @@ The state follows from the objects (`Snapshot`):
     cancelled                                                          there is a plan; finished
                                                                        units stay done
 
-A job that is done stays done when it is submitted again. `submit(fresh=True)` deletes any job
-and starts at planning; `reopen` takes any job with a plan back to running.
+A job that is done stays done when it is submitted again, unless some of its outputs are gone:
+then it runs again what made them. `submit(fresh=True)` deletes any job and starts at planning;
+`reopen` takes any job with a plan back to running.
+
+The names of a result, such as datasets/<name>, belong to one job (`shared.jobs.names`). A job that
+takes over the names of an earlier one keeps the outputs of unchanged shards (`shared.jobs.reuse`).
 """
 
 from shared.contracts.jobs import JobStatus
 from shared.jobs.execution import execute
 from shared.jobs.leases import Leases, NoLeases
 from shared.jobs.ledger import Ledger
+from shared.jobs.names import NameTakenError
 from shared.jobs.reporting import Reporter
 from shared.jobs.runner import run_job
 from shared.jobs.snapshot import Snapshot, UnreadableRecordError, stage_of
@@ -41,6 +46,7 @@ __all__ = [
     "JobStatus",
     "Leases",
     "Ledger",
+    "NameTakenError",
     "NoLeases",
     "Plan",
     "Reporter",

@@ -14,12 +14,14 @@ from pydantic import ValidationError
 
 from shared.computing import set_threads
 from shared.contracts.base import Request
-from shared.contracts.jobs import Attempts, Marker, ParkedUnit, UnitError
+from shared.contracts.jobs import Attempts, Marker, ParkedUnit, State, UnitError
 from shared.device import choose_device
 from shared.errors import CancelledError, InputError
 from shared.jobs.leases import Leases
 from shared.jobs.ledger import Ledger
+from shared.jobs.names import Claims
 from shared.jobs.reporting import Reporter
+from shared.jobs.reuse import keep_unchanged
 from shared.jobs.stage import FINISH, PLAN, Context, Plan, Stage
 from shared.settings import Settings
 from shared.storage import ObjectNotFoundError
@@ -149,13 +151,17 @@ class Unit:
             self._finish(request, context)
             return result
         if self.name == PLAN:
+            self._check_names(request)
             plan = self.stage.plan(request, context)
+            earlier = ledger.snapshot(self.job).record.earlier
+            plan = keep_unchanged(ledger.store, self.job, earlier, plan)
             ledger.store.put_json(ledger.key(self.job, "plan.json"), plan)
         else:
             shard = (ledger.plan(self.job) or Plan(phases=())).shard(self.name)
             result = self.stage.run(request, shard, context)
         marker = Marker(
             outputs=context.store.outputs,
+            removed=tuple(sorted(context.store.removed)),
             result=result,
             seconds=round(time.time() - started, 3),
             host=platform.node(),
@@ -174,10 +180,21 @@ class Unit:
         if parked and (parked - last or not done & last):
             ledger.close(job, "failed", None)
             return
+        self._check_names(request)
         finished = [shard.id for shard in plan.shards if shard.id in done]
         results = {shard: ledger.marker(job, shard).result for shard in finished}
         result = self.stage.finish(request, results, context)
-        ledger.close(job, "partial" if parked else "done", result)
+        state: State = "partial" if parked else "done"
+        written = context.store
+        ledger.close(job, state, result, outputs=written.outputs, removed=written.removed)
+
+    def _check_names(self, request: Request) -> None:
+        """Raise `InputError` if another job has taken the names of this job's result."""
+        if not Claims(self.ledger.store, request, self.job).owned():
+            raise InputError(
+                f"another request has taken {', '.join(request.products())}: choose another "
+                "name, or submit this request again with --replace"
+            )
 
     def _progress(self) -> Callable[[int, int, str], None]:
         """Return a function that reports progress, and raises once the job is cancelled."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from shared.contracts.base import Request
 from shared.contracts.jobs import JobRecord, JobResult, JobStatus, Marker, State, job_key
 from shared.errors import InputError
+from shared.jobs.names import Claims
+from shared.jobs.reuse import missing_units
 from shared.jobs.snapshot import JobNotFoundError, Snapshot
 from shared.jobs.stage import Plan
-from shared.storage import ObjectNotFoundError, Store, sha256
+from shared.storage import ObjectNotFoundError, Store, file_identity, sha256
 
 
 class Ledger:
@@ -38,38 +40,84 @@ class Ledger:
         Raises:
             InputError: an input of the request is not in the store.
         """
-        inputs = {}
-        for key in request.inputs():
-            try:
-                inputs[key] = sha256(self.store.get(key))
-            except ObjectNotFoundError as error:
-                raise InputError(
-                    f"{request.stage} needs {key}, which {self.store.url} does not hold: "
-                    "run the stage that makes it first, or check the name"
-                ) from error
+        records = self._records(request, request.inputs())
+        records |= self._records(request, request.further_inputs(records))
+        for key in request.optional_inputs():
+            if self.store.exists(key):
+                records[key] = self.store.get(key)
+        inputs = {key: sha256(data) for key, data in records.items()}
+        inputs |= {name: file_identity(self.store, name) for name in request.files()}
         identity = {"request": request.model_dump(mode="json"), "inputs": inputs}
         digest = sha256(json.dumps(identity, sort_keys=True).encode())
         own = f"{request.stage}-{digest[:16]}"
         return f"{self.owner}.{own}" if self.owner else own
 
-    def submit(self, request: Request, *, fresh: bool = False, job: str | None = None) -> str:
+    def _records(self, request: Request, keys: Iterable[str]) -> dict[str, bytes]:
+        records = {}
+        for key in keys:
+            try:
+                records[key] = self.store.get(key)
+            except ObjectNotFoundError as error:
+                raise InputError(
+                    f"{request.stage} needs {key}, which {self.store.url} does not hold: "
+                    "run the stage that makes it first, or check the name"
+                ) from error
+        return records
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        fresh: bool = False,
+        replace: bool = False,
+        job: str | None = None,
+    ) -> str:
         """Record a job, before anything is queued, and return its id.
 
-        The same request on the same inputs is the same job: if it is done, it stays
-        done; if it failed or was cancelled, its missing units are tried again. `fresh`
-        deletes the objects of the job first. `job` is the id, if it is known already.
+        The same request on the same inputs is the same job: if it is done and its outputs are
+        there, it stays done; what is missing is made again; if it failed or was cancelled, its
+        missing units are tried again.
+
+        Args:
+            request: the request.
+            fresh: delete the objects of the job first, so that all its units run again.
+            replace: take the names of the result from a job of another request.
+            job: id of the job, if it is known already.
+
+        Raises:
+            InputError: an input of the request cannot be read.
+            NameTakenError: a name of the result belongs to a job of another request.
         """
         job = job or self.identify(request)
-        if fresh:
+        earlier = Claims(self.store, request, job).take(replace=replace)
+        if earlier is not None and self.is_open(earlier):
+            self.cancel(earlier)
+        if fresh or earlier is not None:
             self.store.delete_prefix(self.key(job, ""))
         elif (result := self.result(job)) is not None:
             if result.state == "done":
-                return job
+                units = missing_units(self.store, job, request.scratch)
+                if units is None:
+                    return job
+                for unit in units:
+                    self.store.delete(self.key(job, f"done/{unit}.json"))
             self._forget_end(job)
-        record = JobRecord(stage=request.stage, request=request.model_dump(mode="json"))
+        if fresh:
+            earlier = None
+        elif earlier is None and (before := self._record(job)) is not None:
+            earlier = before.earlier
+        record = JobRecord(
+            stage=request.stage, request=request.model_dump(mode="json"), earlier=earlier
+        )
         self.store.put_json(self.key(job, "request.json"), record)
         self.store.put(f"open-jobs/{job}", b"")
         return job
+
+    def _record(self, job: str) -> JobRecord | None:
+        try:
+            return self.snapshot(job).record
+        except JobNotFoundError:
+            return None
 
     def reopen(self, job: str, shards: str) -> None:
         """Open a job again, to repeat the shards whose ids start with `shards`.
@@ -173,8 +221,30 @@ class Ledger:
         self.store.put(self.key(job, "cancelled"), b"")
         self.close(job, "cancelled", None)
 
-    def close(self, job: str, state: State, result: dict[str, Any] | None) -> None:
-        """Write the job's result, and remove the job from the open jobs."""
-        record = JobResult(state=state, result=result, failed=self.errors(job))
+    def close(
+        self,
+        job: str,
+        state: State,
+        result: dict[str, Any] | None,
+        *,
+        outputs: dict[str, str] | None = None,
+        removed: Iterable[str] = (),
+    ) -> None:
+        """Write the job's result, and remove the job from the open jobs.
+
+        Args:
+            job: id of the job.
+            state: the state in which it has ended.
+            result: result of the stage; None without one.
+            outputs: key → SHA-256 of each object that `finish` wrote.
+            removed: keys of objects that `finish` deleted.
+        """
+        record = JobResult(
+            state=state,
+            result=result,
+            failed=self.errors(job),
+            outputs=outputs or {},
+            removed=tuple(sorted(removed)),
+        )
         self.store.put_json(self.key(job, "result.json"), record)
         self.store.delete(f"open-jobs/{job}")

@@ -37,7 +37,7 @@ class Snapshot:
 
     def __init__(self, store: Store, job: str) -> None:
         self._store = store
-        self._job = job
+        self.job = job
 
     @cached_property
     def record(self) -> JobRecord:
@@ -45,7 +45,7 @@ class Snapshot:
         record = self._read("request.json", JobRecord)
         if record is None:
             raise JobNotFoundError(
-                f"{self._store.url} holds no job {self._job!r}: 'htd jobs' lists them"
+                f"{self._store.url} holds no job {self.job!r}: 'htd jobs' lists them"
             )
         return record
 
@@ -145,7 +145,7 @@ class Snapshot:
             return self._status()
         except UnreadableRecordError as error:
             return JobStatus(
-                job=self._job, stage=stage_of(self._job), state="failed", phase=0, phases=0, done=0,
+                job=self.job, stage=stage_of(self.job), state="failed", phase=0, phases=0, done=0,
                 total=0, failed={"record": str(error)}, result=None,
             )  # fmt: skip
 
@@ -153,7 +153,7 @@ class Snapshot:
         stage, (phase, _) = self.record.stage, self.runnable
         shards = {shard.id for shard in self.plan.shards} if self.plan else set()
         return JobStatus(
-            job=self._job,
+            job=self.job,
             stage=stage,
             state=self.state,
             phase=max(0, phase),
@@ -165,7 +165,7 @@ class Snapshot:
         )
 
     def _read(self, name: str, model: type[M]) -> M | None:
-        key = job_key(self._job, name)
+        key = job_key(self.job, name)
         try:
             return self._store.get_model(key, model)
         except ObjectNotFoundError:
@@ -177,6 +177,6 @@ class Snapshot:
             ) from error
 
     def _units(self, folder: str) -> frozenset[str]:
-        prefix = job_key(self._job, f"{folder}/")
+        prefix = job_key(self.job, f"{folder}/")
         keys = self._store.list(prefix)
         return frozenset(key.removeprefix(prefix).removesuffix(".json") for key in keys)

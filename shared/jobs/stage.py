@@ -23,6 +23,17 @@ class Shard(Contract):
 
     id: Name
     args: dict[str, JsonValue] = Field(default_factory=dict)
+    reads: dict[str, str] | None = Field(
+        None,
+        description="name → hash of everything that the outputs follow from; a later job keeps "
+        "the outputs of a shard that reads the same. None: never keep them",
+    )
+    after: tuple[Name, ...] = Field(
+        (), description="shards of earlier phases whose outputs it reads; they must be kept too"
+    )
+    grows: bool = Field(
+        False, description="keep the outputs also if a later job only adds to what the shard reads"
+    )
 
 
 class Plan(Contract):
@@ -55,11 +66,13 @@ class RecordingStore(StoreView):
 
     Attributes:
         outputs: key of each object → SHA-256.
+        removed: keys of objects that were deleted through it, and that it had not put.
     """
 
     def __init__(self, inner: Store) -> None:
         super().__init__(inner)
         self.outputs: dict[str, str] = {}
+        self.removed: set[str] = set()
 
     def put(self, key: str, data: bytes) -> None:
         super().put(key, data)
@@ -71,7 +84,8 @@ class RecordingStore(StoreView):
 
     def delete(self, key: str) -> None:
         super().delete(key)
-        self.outputs.pop(key, None)
+        if self.outputs.pop(key, None) is None:
+            self.removed.add(key)
 
 
 class Context:

@@ -4,7 +4,7 @@ from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
 from shared.storage.hashing import content_hash, content_hash_of_files, sha256, sha256_file
 from shared.storage.s3 import S3Store
-from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
+from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key, file_identity
 from shared.storage.view import ReadOnceStore, StoreView
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "check_key",
     "content_hash",
     "content_hash_of_files",
+    "file_identity",
     "open_store",
     "sha256",
     "sha256_file",

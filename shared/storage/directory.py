@@ -32,8 +32,26 @@ class DirectoryStore(Store):
         with self._replacing(key) as temporary:
             shutil.copyfile(path, temporary)
 
+    def create(self, key: str, data: bytes) -> bool:
+        with self._temporary(key) as temporary:
+            temporary.write_bytes(data)
+            temporary.chmod(0o644)
+            try:
+                self._path(key).hardlink_to(temporary)
+            except FileExistsError:
+                return False
+        return True
+
     @contextmanager
     def _replacing(self, key: str) -> Iterator[Path]:
+        with self._temporary(key) as temporary:
+            yield temporary
+            temporary.chmod(0o644)
+            temporary.replace(self._path(key))
+
+    @contextmanager
+    def _temporary(self, key: str) -> Iterator[Path]:
+        """Yield an empty file in the folder of `key`, and remove it at the end."""
         target = self._path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".part-", dir=target.parent)
@@ -41,8 +59,6 @@ class DirectoryStore(Store):
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o644)
-            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlparse
 
+import certifi
+import urllib3
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error
@@ -19,6 +22,11 @@ from minio.error import InvalidResponseError, S3Error
 from shared.errors import InputError
 from shared.settings import Settings
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
+
+CONNECTIONS = 32
+RETRIED = (500, 502, 503, 504)
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 120.0
 
 
 class S3Store(Store):
@@ -37,9 +45,17 @@ class S3Store(Store):
             config.cache_dir
             / hashlib.sha256(f"{config.s3_endpoint}/{self.url}".encode()).hexdigest()[:16]
         )
-        self.client = _client("HTD_S3_ENDPOINT", config.s3_endpoint, config)
+        self.http = urllib3.PoolManager(
+            maxsize=CONNECTIONS,
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+            retries=urllib3.Retry(
+                total=5, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]
+            ),
+            ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        )
+        self.client = _client("HTD_S3_ENDPOINT", config.s3_endpoint, config, self.http)
         self.signer = (
-            _client("HTD_S3_PUBLIC_ENDPOINT", config.s3_public_endpoint, config)
+            _client("HTD_S3_PUBLIC_ENDPOINT", config.s3_public_endpoint, config, self.http)
             if config.s3_public_endpoint
             else self.client
         )
@@ -58,6 +74,19 @@ class S3Store(Store):
 
     def put_file(self, key: str, path: Path) -> None:
         self.client.fput_object(self.bucket, self.name(key), str(path))
+
+    def create(self, key: str, data: bytes) -> bool:
+        if self.exists(key):
+            return False
+        # A presigned URL, because the client's own put does not pass this header on.
+        url = self.client.get_presigned_url("PUT", self.bucket, self.name(key))
+        response = self.http.request("PUT", url, body=data, headers={"If-None-Match": "*"})
+        if response.status in {409, 412}:
+            return False
+        if response.status != 200:
+            raise OSError(f"{self.url}: cannot create {key!r}: HTTP {response.status}")
+        # A server that does not know the header has stored the data of the last creator.
+        return self.get(key) == data
 
     def get(self, key: str) -> bytes:
         with self.open(key) as stream:
@@ -144,7 +173,7 @@ class S3Store(Store):
         )
 
 
-def _client(setting: str, url: str, config: Settings) -> Minio:
+def _client(setting: str, url: str, config: Settings, http: urllib3.PoolManager) -> Minio:
     endpoint = urlparse(url)
     if endpoint.scheme not in {"http", "https"} or not endpoint.netloc:
         raise InputError(
@@ -158,4 +187,5 @@ def _client(setting: str, url: str, config: Settings) -> Minio:
         secret_key=config.s3_secret_key.get_secret_value(),
         secure=endpoint.scheme == "https",
         region=config.s3_region,
+        http_client=http,
     )

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from shared.errors import InputError
+from shared.storage.hashing import content_hash
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,6 +45,24 @@ def check_key(key: str) -> str:
     return key
 
 
+def file_identity(store: Store, name: str) -> str:
+    """Return a text that changes with the content of a large file.
+
+    Args:
+        store: holds the file, if `name` is a key.
+        name: a key, whose tag is taken, or an absolute path, whose content is hashed.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if not PurePosixPath(name).is_absolute():
+        return store.stat(name).tag
+    try:
+        return content_hash(Path(name))
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
 class Stat(NamedTuple):
     """Size of an object in bytes, and a tag that changes whenever the object is replaced."""
 
@@ -63,6 +82,14 @@ class Store(ABC):
     @abstractmethod
     def put_file(self, key: str, path: Path) -> None:
         """Store the content of the file at `path`, whole or not at all."""
+
+    @abstractmethod
+    def create(self, key: str, data: bytes) -> bool:
+        """Store `data` under `key` if no object is there; say whether it was stored.
+
+        Of several creators at the same time one succeeds, except on S3 servers that do not know
+        conditional writes.
+        """
 
     @abstractmethod
     def get(self, key: str) -> bytes:

@@ -24,6 +24,9 @@ class StoreView(Store):
     def put_file(self, key: str, path: Path) -> None:
         self.inner.put_file(key, path)
 
+    def create(self, key: str, data: bytes) -> bool:
+        return self.inner.create(key, data)
+
     def get(self, key: str) -> bytes:
         return self.inner.get(key)
 

@@ -93,7 +93,7 @@ def test_tiles_follow_what_they_are_cut_from(
 ) -> None:
     ingest(gateway, phantom)
     monkeypatch.setattr(zoom, "FRESH_SECONDS", -1.0)
-    place, key = "/v1/slides/p/labels/0/0_0.png", "slides/p/labels.tif"
+    place, key = "/v1/slides/p/labels/0/0_0.png", "slides/p/labels/c.tif"
     before = gateway.client.get(place).headers["ETag"]
     assert gateway.client.get(place).headers["ETag"] == before
     gateway.resources.root.put(key, gateway.resources.root.get(key))  # of the same size
@@ -198,7 +198,7 @@ def test_label_tiles_lie_over_the_slides(gateway: Gateway, phantom: Path, back: 
         colors = np.asarray(tile.getpalette()).reshape(-1, 3)
         assert colors[1].tolist() == list(PHANTOM_CLASSES.colors[1])
         shown, alpha = np.asarray(tile), np.asarray(tile.convert("RGBA"))[..., 3]
-    with LabelMap(gateway.resources.root.local("slides/p/labels.tif")) as labels:
+    with LabelMap(gateway.resources.root.local("slides/p/labels/c.tif")) as labels:
         expected = labels.read(*corner, size, labels.mpp * 0.5 * 2**back, labels.mpp * 0.5)
     assert (shown == expected).mean() > (0.995 if back < 6 else 0.8)
     assert ((alpha > 0) == (shown > 0)).all()

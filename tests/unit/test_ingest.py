@@ -114,7 +114,7 @@ def test_every_label_format_gives_the_same_map(kind: str, tmp_path: Path) -> Non
     path, labels = write_slide(tmp_path), write_labels(tmp_path)
     status = ingest(store, source(path, labels[kind]))
     assert status.state == "done", status.failed
-    with LabelMap(store.local("slides/s/labels.tif")) as opened:
+    with LabelMap(store.local("slides/s/labels/c.tif")) as opened:
         assert opened.mpp == pytest.approx(1.0)
         assert np.array_equal(opened.whole(), truth())
         window = opened.read(250, 100, (8, 4), 2.0, 1.0)
@@ -170,7 +170,7 @@ def test_malformed_annotations_name_the_file(tmp_path: Path, content: bytes, mes
     assert status.state == "failed"
     assert message in status.failed["s"]
     assert not store.exists("slides/s/slide.json")
-    assert not store.exists("slides/s/labels.tif")
+    assert not store.exists("slides/s/labels/c.tif")
 
 
 def test_labels_outside_the_classes_are_listed(tmp_path: Path) -> None:

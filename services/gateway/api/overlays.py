@@ -12,7 +12,7 @@ from PIL import Image
 
 from services.gateway.api.access import Caller, MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
-from services.gateway.api.slide_lookup import SlideName, ingested
+from services.gateway.api.slide_lookup import SlideName, ingested, name_in
 from services.gateway.api.zoom import Level, TileNumber, colored, zoom_of
 from shared.arrays import Float64, UInt8
 from shared.contracts.base import Name
@@ -74,8 +74,11 @@ def get_type_tile(
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Return a tile of a clustering's tissue types, in the colours that people chose."""
-    path, version = _file(caller, cluster_key(run, f"labels/{slide}.tif"))
-    k = caller.store.get_model(cluster_key(run, "run.json"), ClusterRecord).k
+    clustering = caller.store.get_model(cluster_key(run, "run.json"), ClusterRecord)
+    path, version = _file(
+        caller, cluster_key(run, f"labels/{name_in(caller, clustering.cohort, slide)}.tif")
+    )
+    k = clustering.k
     classes, table = classes_of(read_types(caller.store, run, k))
     if type is not None:
         table = np.where(np.arange(256) == type, table, 0).astype(np.uint8)

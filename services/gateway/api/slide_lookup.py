@@ -10,7 +10,7 @@ from services.gateway.api.access import Caller
 from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlideReference
-from shared.contracts.ingest import SlideRecord, slide_key
+from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, slide_key
 from shared.storage import Store
 
 SlideName = Annotated[Name, Path(description="name of the slide")]
@@ -31,6 +31,7 @@ def slide_info(store: Store, slide: str) -> SlideInfo | None:
             (slide_key(slide, "reference.json"), SlideReference),
         )
     )
+    maps = slide_key(slide, "labels/")
     main = [key for key in sources if key.count("/") == prefix.count("/") + 1]
     source = record.source if isinstance(record, SlideRecord) else None
     if source is None and isinstance(reference, SlideReference):
@@ -41,7 +42,34 @@ def slide_info(store: Store, slide: str) -> SlideInfo | None:
         files={key: store.size(key) for key in (*sources, *annotations)},
         annotation=next(iter(annotations), None),
         record=record if isinstance(record, SlideRecord) else None,
+        label_maps={
+            key.removeprefix(maps).removesuffix(".tif"): key for key in keys if key.startswith(maps)
+        },
     )
+
+
+def label_map(info: SlideInfo, cohort: str | None) -> str | None:
+    """Return the key of a slide's label map.
+
+    Args:
+        info: the slide.
+        cohort: cohort that made the map; None: the first by name.
+
+    Returns:
+        The key, or None if there is no such map.
+    """
+    if cohort is not None:
+        return info.label_maps.get(cohort)
+    return next((info.label_maps[name] for name in sorted(info.label_maps)), None)
+
+
+def name_in(caller: Caller, cohort: str, slide: str) -> str:
+    """Return a cohort's name of a slide. Raises `ProblemError` if it has no such slide (404)."""
+    record = caller.store.get_model(cohort_key(cohort), CohortRecord)
+    name = record.name_of(slide)
+    if name is None:
+        raise ProblemError(404, "not-in-cohort", f"cohort {cohort!r} has no slide {slide!r}")
+    return name
 
 
 def find_slide(caller: Caller, slide: str) -> SlideInfo:

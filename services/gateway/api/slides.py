@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -15,9 +15,10 @@ from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
-from services.gateway.api.slide_lookup import SlideName, find_slide, slide_info
+from services.gateway.api.slide_lookup import SlideName, find_slide, label_map, slide_info
 from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.annotations import ANNOTATION_SUFFIXES
+from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
 from shared.contracts.ingest import slide_key
 
@@ -140,9 +141,22 @@ def get_thumbnail(slide: SlideName, caller: MayRead) -> Response:
     response_class=StreamingResponse,
     responses=documented(404) | sending("image/tiff"),
 )
-def get_label_map(slide: SlideName, caller: MayRead, wanted: Wanted) -> Response:
-    """Download the label map that ingest made from a slide's annotation, as TIFF."""
-    key = slide_key(slide, "labels.tif")
+def get_label_map(
+    slide: SlideName,
+    caller: MayRead,
+    wanted: Wanted,
+    cohort: Annotated[
+        Name | None, Query(description="the cohort that made it; default: the first by name")
+    ] = None,
+) -> Response:
+    """Download a label map that ingest made from a slide's annotation, as TIFF."""
+    key = label_map(find_slide(caller, slide), cohort)
+    if key is None:
+        raise ProblemError(
+            404,
+            "no-label-map",
+            f"slide {slide!r} has no label map" + f" of {cohort!r}" * bool(cohort),
+        )
     return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-labels.tif")
 
 

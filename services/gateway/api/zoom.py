@@ -19,10 +19,9 @@ from openslide.deepzoom import DeepZoomGenerator
 
 from services.gateway.api.access import Caller
 from services.gateway.api.problems import ProblemError
-from services.gateway.api.slide_lookup import find_slide
+from services.gateway.api.slide_lookup import find_slide, label_map
 from shared.arrays import Float64, Int64, UInt8
 from shared.contracts.base import Classes, class_color
-from shared.contracts.ingest import slide_key
 from shared.errors import InputError
 from shared.imaging.codec import encode_palette_png, encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
@@ -253,13 +252,12 @@ def _find_files(caller: Caller, slide: str) -> tuple[str, str | None, str]:
     info = find_slide(caller, slide)
     if info.source is None:
         raise ProblemError(404, "no-source", f"slide {slide!r} has no file")
-    labels = slide_key(slide, "labels.tif")
-    has_labels = caller.store.exists(labels)
+    labels = label_map(info, None)
     # A source that is not among the slide's files may be a path outside of the store.
-    keys = [key for key in info.files if key == info.source] + [labels] * has_labels
+    keys = [key for key in info.files if key == info.source] + ([labels] if labels else [])
     tags = [caller.store.stat(key).tag for key in keys]
     version = sha256(f"{info.model_dump_json()} {tags}".encode())[:24]
-    return info.source, labels if has_labels else None, version
+    return info.source, labels, version
 
 
 def zoom_of(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:

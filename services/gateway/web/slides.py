@@ -16,7 +16,7 @@ from services.gateway.web.atlas import shown_types
 from services.gateway.web.pages import PageRoute, Visitor, render
 from shared.contracts.annotations import ANNOTATION_SUFFIXES, OWN_SUFFIXES
 from shared.contracts.base import Name, class_color
-from shared.contracts.cluster import cluster_key
+from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord
 
 router = APIRouter(prefix="/slides", include_in_schema=False, route_class=PageRoute)
@@ -45,24 +45,22 @@ def slide_page(
 ) -> Response:
     """Show one slide; a script draws its label maps over it."""
     info = find_slide(caller, slide)
-    runs = [
-        name
-        for name in list_clusterings(caller, MAX_LIMIT).items
-        if caller.store.exists(cluster_key(name, f"labels/{slide}.tif"))
-        and caller.store.exists(cluster_key(name, "run.json"))
-    ]
-    chosen = run if run in runs else next(iter(runs), None)
     cohorts = _cohorts(caller, slide)
+    names = {record.cohort: str(record.name_of(slide)) for record in cohorts}
+    runs = _clusterings(caller, names)
+    chosen = run if run in runs else next(iter(runs), None)
     return render(
         request,
         "slide.html",
         caller,
         info=info,
         cohorts=cohorts,
+        names=names,
         classes=next((record.classes for record in cohorts if record.classes), None),
         palette=next((record.cohort for record in cohorts if record.classes), None),
-        runs=runs,
+        runs=list(runs),
         run=chosen,
+        run_slide=runs[chosen] if chosen else None,
         asked=chosen is not None and run == chosen,
         types=shown_types(caller, chosen) if chosen else [],
     )
@@ -71,4 +69,21 @@ def slide_page(
 def _cohorts(caller: Caller, slide: str) -> list[CohortRecord]:
     """Return the records of the cohorts that a slide belongs to."""
     records = (show_cohort(name, caller) for name in list_cohorts(caller, MAX_LIMIT).items)
-    return [record for record in records if slide in record.splits]
+    return [record for record in records if record.name_of(slide) is not None]
+
+
+def _clusterings(caller: Caller, names: dict[str, str]) -> dict[str, str]:
+    """Return the clusterings that have a slide: clustering → its cohort's name of the slide.
+
+    Args:
+        caller: sender of the request.
+        names: cohort → its name of the slide.
+    """
+    found = {}
+    for run in list_clusterings(caller, MAX_LIMIT).items:
+        if caller.store.exists(cluster_key(run, "run.json")):
+            cohort = caller.store.get_model(cluster_key(run, "run.json"), ClusterRecord).cohort
+            name = names.get(cohort)
+            if name and caller.store.exists(cluster_key(run, f"labels/{name}.tif")):
+                found[run] = name
+    return found

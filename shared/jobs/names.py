@@ -1,0 +1,105 @@
+"""Names in the store and the jobs that they belong to: no result is replaced in silence.
+
+A request states the names that its result takes (`Request.products`). They belong to its job
+from submission on. Another job gets them if it revises the first (`Request.revises`), if the
+first has ended without a result, or if a person asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.contracts.base import Request
+from shared.contracts.jobs import Claim, JobStatus
+from shared.errors import InputError
+from shared.jobs.snapshot import JobNotFoundError, Snapshot
+from shared.storage import ObjectNotFoundError, Store
+
+_WITHOUT_RESULT = {"failed", "cancelled"}
+
+
+class NameTakenError(InputError):
+    """A name in the store belongs to the job of another request."""
+
+
+def owner(store: Store, product: str) -> str | None:
+    """Return the job that a name, such as 'datasets/<name>', belongs to; None: to no job."""
+    try:
+        return store.get_model(_key(product), Claim).job
+    except ObjectNotFoundError:
+        return None
+
+
+def release(store: Store, product: str) -> None:
+    """Free a name whose result was deleted."""
+    store.delete(_key(product))
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The names of a request, and the job that wants them."""
+
+    store: Store
+    request: Request
+    job: str
+
+    def owned(self) -> bool:
+        """Say whether all names belong to the job."""
+        return all(owner(self.store, name) == self.job for name in self.request.products())
+
+    def take(self, *, replace: bool) -> str | None:
+        """Give all names to the job, or none of them.
+
+        Args:
+            replace: take them from any other job.
+
+        Returns:
+            The job that they belonged to before; None: to this job or to no job.
+
+        Raises:
+            NameTakenError: a name belongs to another job.
+        """
+        earlier = None
+        taken = {name: owner(self.store, name) for name in self.request.products()}
+        for name, other in taken.items():
+            if other is not None and other != self.job:
+                if not replace:
+                    self._check(name, other)
+                earlier = other
+        claim = Claim(job=self.job)
+        for name, other in taken.items():
+            if other is None:
+                if not self.store.create(_key(name), claim.model_dump_json().encode()):
+                    self._check(name, owner(self.store, name) or "")
+            elif other != self.job:
+                self.store.put_json(_key(name), claim)
+        return earlier
+
+    def _check(self, name: str, other: str) -> None:
+        """Raise `NameTakenError` unless this job may take the name of another without asking."""
+        if other == self.job:
+            return
+        snapshot = Snapshot(self.store, other)
+        try:
+            status = snapshot.status()
+            if status.state in _WITHOUT_RESULT:
+                return
+            if status.stage == self.request.stage:
+                kind = type(self.request)
+                if self.request.revises(kind.model_validate(snapshot.record.request)):
+                    return
+        except (JobNotFoundError, ValueError):  # it is deleted, or of another version
+            status = None
+        raise NameTakenError(_taken(name, other, status))
+
+
+def _taken(name: str, other: str, status: JobStatus | None) -> str:
+    doing = "is being made" if status and status.state in {"planning", "running"} else "was made"
+    return (
+        f"{name} {doing} by job {other or '(unknown)'} from another request: choose another name, "
+        "or replace it with --replace"
+    )
+
+
+def _key(product: str) -> str:
+    return f"names/{product}.json"
