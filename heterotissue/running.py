@@ -55,36 +55,40 @@ class Target:
         return bool(self.config.broker_url.get_secret_value())
 
 
-def run(request: Request, store: Store, *, fresh: bool = False) -> JobStatus:
+def run(request: Request, store: Store, *, fresh: bool = False, replace: bool = False) -> JobStatus:
     """Run a request in this process, with a progress bar.
 
-    A request that is done already returns at once. An interrupted request continues from its
-    finished shards.
+    A request that is done already returns at once, if nothing that it reads has changed. An
+    interrupted request continues from its finished shards.
 
     Args:
         request: a request of any stage.
         store: the store that the request reads and writes.
         fresh: run the request again, even if it is done.
+        replace: replace a result of another request that has the same name.
 
     Returns:
         The status of the request's job: done, or partial if some shards failed.
 
     Raises:
         JobError: the job failed or was cancelled.
+        NameTakenError: the name of the result belongs to another request.
     """
     config = settings()
     here = config.model_copy(update={"broker_url": type(config.broker_url)("")})
-    status = run_request(Target(store, here), request, fresh=fresh)
+    status = run_request(Target(store, here), request, fresh=fresh, replace=replace)
     if status.state in _NO_RESULT:
         reasons = [f"{unit}: {error}" for unit, error in status.failed.items()]
         raise JobError("; ".join([f"{request.stage} ended {status.state}", *reasons]))
     return status
 
 
-def run_request(target: Target, request: Request, *, fresh: bool = False) -> JobStatus:
+def run_request(
+    target: Target, request: Request, *, fresh: bool = False, replace: bool = False
+) -> JobStatus:
     """Run a request to its end, show its progress, and return the final status of its job."""
     ledger = Ledger(target.store)
-    job = ledger.submit(request, fresh=fresh)
+    job = ledger.submit(request, fresh=fresh, replace=replace)
     with RichReporter(request.stage) as reporter:
         if target.queued:
             return _follow(target, ledger, job, reporter)
@@ -93,13 +97,13 @@ def run_request(target: Target, request: Request, *, fresh: bool = False) -> Job
         return run_job(ledger, stage, job, reporter=reporter, config=target.config)
 
 
-def run_or_fail(target: Target, request: Request) -> JobStatus:
+def run_or_fail(target: Target, request: Request, *, replace: bool = False) -> JobStatus:
     """Run and report one request of a series; a partial result does not stop the series.
 
     Raises:
         JobError: the request failed or was cancelled, so the rest of the series must not run.
     """
-    status = run_request(target, request)
+    status = run_request(target, request, replace=replace)
     report(status)
     if status.state in _NO_RESULT:
         raise JobError(f"{request.stage} ended {status.state}; later requests were not run")

@@ -15,6 +15,7 @@ from heterotissue.cli.options import (
     GuidanceCropsOption,
     GuidanceMapOption,
     ModelOption,
+    ReplaceOption,
     ServerOption,
     SetOption,
     StainingOption,
@@ -33,6 +34,7 @@ from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.device import choose_device
 from shared.errors import InputError
+from shared.models import find_version
 
 app = typer.Typer()
 
@@ -60,10 +62,13 @@ def synthesize(
     broker: BrokerOption = None,
     server: ServerOption = None,
     fresh: FreshOption = False,
+    replace: ReplaceOption = False,
     change: SetOption = None,
 ) -> None:
     """Make a dataset of synthetic images with their label maps."""
     ref = ModelRef.parse(model)
+    if server is None:
+        ref = find_version(Target.of(store, broker).store, model)
     request = DatasetRequest(
         dataset=dataset,
         model=ref.name,
@@ -81,9 +86,9 @@ def synthesize(
     )
     request = changed(request, change)
     if server is None:
-        run_and_end(Target.of(store, broker), request, fresh=fresh)
-    elif fresh or store or broker:
-        raise InputError("--server excludes --store, --broker and --fresh")
+        run_and_end(Target.of(store, broker), request, fresh=fresh, replace=replace)
+    elif fresh or replace or store or broker:
+        raise InputError("--server excludes --store, --broker, --fresh and --replace")
     else:
         with remote.connect(server) as client:
             end(remote.make_dataset(client, request))
@@ -127,7 +132,7 @@ def estimate(
 
     target = Target.of(store, "")
     device = choose_device(target.config)
-    sampler = load_model(target.store, ModelRef.parse(model), device)
+    sampler = load_model(target.store, find_version(target.store, model), device)
     prepare(target.config.threads)
     cost = measure(sampler, size or sampler.record.size, batch)
     hours = images * cost.seconds / 3600

@@ -12,6 +12,7 @@ from heterotissue.cli.options import (
     GuidanceCropsOption,
     GuidanceMapOption,
     ModelOption,
+    ReplaceOption,
     SetOption,
     StainingOption,
     StepsOption,
@@ -25,7 +26,7 @@ from heterotissue.running import Target, run_or_fail
 from heterotissue.study import IMAGENET_ENCODERS
 from heterotissue.study import study as study_requests
 from shared.contracts.evaluate import EvaluateRequest, report_key
-from shared.contracts.models import ModelRef
+from shared.models import find_version
 
 app = typer.Typer()
 
@@ -42,6 +43,7 @@ def evaluate(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    replace: ReplaceOption = False,
     change: SetOption = None,
 ) -> None:
     """Measure a dataset against held-out real regions."""
@@ -49,7 +51,7 @@ def evaluate(
     request = EvaluateRequest(
         report=name, dataset=dataset, encoders=tuple(encoder or ["embedded"]), seeds=seeds
     )
-    run_and_end(target, changed(request, change), fresh=fresh)
+    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
     console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
 
 
@@ -89,6 +91,7 @@ def study(
     seed: int = 0,
     store: StoreOption = None,
     broker: BrokerOption = None,
+    replace: ReplaceOption = False,
 ) -> None:
     """Measure a model in full: the effect of map and crops, usefulness, leakage."""
     target = Target.of(store, broker)
@@ -103,7 +106,7 @@ def study(
     )
     requests = study_requests(
         target.store,
-        ModelRef.parse(model),
+        find_version(target.store, model),
         images=images,
         evaluate=evaluate,
         sampling={
@@ -114,8 +117,8 @@ def study(
             "seed": seed,
         },
         map_only={} if guidance_map_only is None else {"guidance_map": guidance_map_only},
-        embedding=ModelRef.parse(embedding) if embedding else None,
+        embedding=find_version(target.store, embedding) if embedding else None,
     )
     for request in requests:
-        run_or_fail(target, request)
+        run_or_fail(target, request, replace=replace)
     console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")

@@ -10,20 +10,21 @@ from heterotissue.cli.options import (
     BrokerOption,
     FreshOption,
     ModelOption,
+    ReplaceOption,
     SetOption,
     StoreOption,
     changed,
     example,
 )
 from heterotissue.cli.outcome import run_and_end
+from heterotissue.names import with_free_version
 from heterotissue.recipes import load_recipe, recipe_names, student_recipe
 from heterotissue.running import Target
 from shared.contracts.deploy import DeployRequest
-from shared.contracts.models import ModelRef
 from shared.contracts.train import PACKAGED, TrainRequest
 from shared.errors import InputError
 from shared.jobs import Ledger
-from shared.models import read_model
+from shared.models import find_version, read_model
 from shared.serving.deployments import next_number
 
 app = typer.Typer()
@@ -35,7 +36,9 @@ def train(
         str, typer.Option(help="Region set: the name of a cohort or of a clustering.")
     ],
     model: Annotated[str, typer.Option(help="Name of the model.")] = "model",
-    version: Annotated[str, typer.Option(help="Version to publish.")] = "1",
+    version: Annotated[
+        str | None, typer.Option(help="Version to publish; default: the next free number.")
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help=f"{', '.join(recipe_names())}, or a YAML file.")
     ] = "tiny",
@@ -53,22 +56,27 @@ def train(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    replace: ReplaceOption = False,
     change: SetOption = None,
 ) -> None:
     """Train a model on a region set's train split, and publish it."""
     if as_is and warm_start is None:
         raise InputError("--as-is publishes a warm start: name it by --warm-start")
+    target = Target.of(store, broker)
     loaded = load_recipe(recipe)
     request = TrainRequest(
-        run=f"{model}-{version}",
+        run=f"{model}-{version or 1}",
         regions=regions,
         recipe=loaded.untrained() if as_is else loaded,
         model=model,
-        version=version,
+        version=version or "1",
         warm_start=warm_start,
         seed=seed,
     )
-    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh)
+    request = changed(request, change)
+    if version is None and not replace:
+        request = with_free_version(target.store, request)
+    run_and_end(target, request, fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd distill --model lung/2 --into lung-fast"))
@@ -86,11 +94,12 @@ def distill(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    replace: ReplaceOption = False,
     change: SetOption = None,
 ) -> None:
     """Train a student model that makes a teacher's images in few steps, without guidance."""
     target = Target.of(store, broker)
-    teacher = read_model(target.store, ModelRef.parse(model))
+    teacher = read_model(target.store, find_version(target.store, model))
     request = TrainRequest(
         run=f"{into}-1",
         regions=teacher.regions,
@@ -104,7 +113,10 @@ def distill(
         model=into,
         warm_start=f"models/{teacher.ref}",
     )
-    run_and_end(target, changed(request, change), fresh=fresh)
+    request = changed(request, change)
+    if not replace:
+        request = with_free_version(target.store, request)
+    run_and_end(target, request, fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd deploy --model lung/2"))
@@ -117,7 +129,7 @@ def deploy(
 ) -> None:
     """Load a model version on Triton. To go back, deploy an older version again."""
     target = Target.of(store, broker)
-    ref = ModelRef.parse(model)
+    ref = find_version(target.store, model)
     number = next_number(Ledger(target.store), ref.name)
     options = {"engine": engine, "device": device}
     request = DeployRequest.model_validate(

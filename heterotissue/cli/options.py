@@ -27,7 +27,9 @@ ServerOption = Annotated[
     str | None,
     typer.Option("--server", help="Address of a gateway: run there, with the token in HTD_TOKEN."),
 ]
-ModelOption = Annotated[str, typer.Option("--model", help="<name> or <name>/<version>.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="<name>, which is its newest version, or <name>/<version>.")
+]
 CohortOption = Annotated[str, typer.Option("--cohort", help="Name of the cohort.")]
 RegionSizeOption = Annotated[int, typer.Option("--region-size", help="Side of a region in pixels.")]
 StepsOption = Annotated[
@@ -49,6 +51,10 @@ StainingOption = Annotated[
 ]
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Run the request again, even if it is done.")
+]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option("--replace", help="Replace a result of another request that has this name."),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -11,9 +11,11 @@ from shared.jobs import JobStatus
 EXIT_CODES = {"done": 0, "failed": 1, "partial": 3, "cancelled": 1}
 
 
-def run_and_end(target: Target, request: Request, *, fresh: bool = False) -> None:
+def run_and_end(
+    target: Target, request: Request, *, fresh: bool = False, replace: bool = False
+) -> None:
     """Run a request, print its outcome, and exit with an error code unless it is done."""
-    end(run_request(target, request, fresh=fresh))
+    end(run_request(target, request, fresh=fresh, replace=replace))
 
 
 def end(status: JobStatus) -> None:

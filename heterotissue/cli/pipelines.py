@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from heterotissue.cli.options import BrokerOption, StoreOption, example, parse_names
+from heterotissue.cli.options import BrokerOption, ReplaceOption, StoreOption, example, parse_names
 from heterotissue.pipelines import load_pipeline
 from heterotissue.progress import console
 from heterotissue.recipes import load_recipe
@@ -23,11 +23,12 @@ def pipeline(
     file: Annotated[Path, typer.Argument(help="YAML file with a list `requests`.")],
     store: StoreOption = None,
     broker: BrokerOption = None,
+    replace: ReplaceOption = False,
 ) -> None:
     """Run the requests of a file in order; all are checked before the first one starts."""
     target = Target.of(store, broker)
     for request in load_pipeline(file):
-        run_or_fail(target, request)
+        run_or_fail(target, request, replace=replace)
 
 
 @app.command(epilog=example("htd demo --out out/demo --slides my-slides/ --mpp 0.5"))

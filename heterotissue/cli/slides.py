@@ -12,6 +12,7 @@ from heterotissue.cli.options import (
     CohortOption,
     FreshOption,
     RegionSizeOption,
+    ReplaceOption,
     SetOption,
     StoreOption,
     changed,
@@ -75,6 +76,7 @@ def ingest(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    replace: ReplaceOption = False,
     change: SetOption = None,
 ) -> None:
     """Ingest slides: find tissue, draw label maps, index patches, cut training regions.
@@ -97,7 +99,7 @@ def ingest(
         patches=PatchGrid(size=region_size // 2, mpp=region_mpp, stride=region_size // 4),
         regions=RegionRule(size=region_size, mpp=region_mpp),
     )
-    run_and_end(target, changed(request, change), fresh=fresh)
+    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd tiles crc/ --classes gland --mpp 0.5 --slide 'patient(\\d+)'"))
@@ -127,6 +129,7 @@ def tiles(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    replace: ReplaceOption = False,
     change: SetOption = None,
 ) -> None:
     """Ingest tiles that were cut elsewhere, with their masks, as training regions.
@@ -149,7 +152,7 @@ def tiles(
             count_background=True, overlap=0, max_per_slide=10_000,
         ),
     )  # fmt: skip
-    run_and_end(target, changed(request, change), fresh=fresh)
+    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd embed --cohort lung --encoder hoptimus0"))
@@ -168,6 +171,7 @@ def embed(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    replace: ReplaceOption = False,
     change: SetOption = None,
 ) -> None:
     """Embed a cohort's patches, or import features that were made elsewhere."""
@@ -181,7 +185,7 @@ def embed(
     request = EmbedRequest(
         cohort=cohort, encoder=encoder, weights=str(weights.resolve()) if weights else None
     )
-    run_and_end(target, changed(request, change), fresh=fresh)
+    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd cluster --cohort lung --run types --k 20"))
@@ -197,11 +201,12 @@ def cluster(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    replace: ReplaceOption = False,
     change: SetOption = None,
 ) -> None:
     """Find tissue types, map them onto the slides, and cut regions.
 
-    To name or merge types, edit clusters/<run>/types.yaml, then run this command with --fresh.
+    To name or merge types, edit clusters/<run>/types.yaml, then run this command again.
     """
     request = ClusterRequest(
         run=run,
@@ -210,4 +215,4 @@ def cluster(
         k=k,
         regions=RegionRule(size=region_size, mpp=region_mpp),
     )
-    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh)
+    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh, replace=replace)

@@ -62,6 +62,11 @@ class Claims:
         earlier = None
         taken = {name: owner(self.store, name) for name in self.request.products()}
         for name, other in taken.items():
+            if other is None and not replace and _occupied(self.store, name):
+                raise NameTakenError(
+                    f"{name} is in the store already, and no job is known to have made it: choose "
+                    "another name, or replace it with --replace"
+                )
             if other is not None and other != self.job:
                 if not replace:
                     self._check(name, other)
@@ -99,6 +104,10 @@ def _taken(name: str, other: str, status: JobStatus | None) -> str:
         f"{name} {doing} by job {other or '(unknown)'} from another request: choose another name, "
         "or replace it with --replace"
     )
+
+
+def _occupied(store: Store, product: str) -> bool:
+    return store.exists(f"{product}.json") or any(store.list(f"{product}/"))
 
 
 def _key(product: str) -> str:

@@ -58,7 +58,9 @@ def make_store(folder: Path, splits: dict[str, Split] | None = None) -> Director
     publish_toy_model(store, make_region_set(store, splits=splits))
     request = DatasetRequest(dataset="d", model="toy", images=9, steps=1)
     ledger = Ledger(store)
-    assert run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG).result
+    assert run_job(
+        ledger, SynthesizeStage(), ledger.submit(request, replace=True), config=CONFIG
+    ).result
     return store
 
 
@@ -68,7 +70,7 @@ def run_evaluate(store: DirectoryStore, **fields: object) -> JobStatus:
     }  # fmt: skip
     request = EvaluateRequest.model_validate(options | fields)
     ledger = Ledger(store)
-    return run_job(ledger, EvaluateStage(), ledger.submit(request), config=CONFIG)
+    return run_job(ledger, EvaluateStage(), ledger.submit(request, replace=True), config=CONFIG)
 
 
 @pytest.fixture(autouse=True)
@@ -367,7 +369,9 @@ def test_the_ablation_tells_what_each_condition_is_worth(tmp_path: Path) -> None
                 dataset=name, model="toy", images=30, steps=1, condition=row,
                 maps=MapSource(splits=splits), crops=CropSource(splits=splits, slide="same"),
             )  # fmt: skip
-            assert run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG).result
+            assert run_job(
+                ledger, SynthesizeStage(), ledger.submit(request, replace=True), config=CONFIG
+            ).result
     rows = {row: row for row in ("none", "map", "crops", "both")}
     status = run_evaluate(
         store, ablation=rows, seen={"both": "seen-both"}, encoders=("one", "two"), few=0.3
@@ -450,7 +454,7 @@ def test_testing_on_training_slides_or_test_maps_is_flagged(tmp_path: Path) -> N
         dataset="d", model="toy", images=2, steps=1, maps=MapSource(splits=("test",))
     )
     ledger = Ledger(store)
-    run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG)
+    run_job(ledger, SynthesizeStage(), ledger.submit(request, replace=True), config=CONFIG)
     material = gather(store, EvaluateRequest(report="r", dataset="d"))
     assert not material.held_out
     assert "test split" in material.cautions[0]
@@ -463,7 +467,7 @@ def test_a_dataset_made_of_the_split_that_is_tested_on_is_flagged(tmp_path: Path
         dataset="d", model="toy", images=2, steps=1, crops=CropSource(splits=("val",))
     )
     ledger = Ledger(store)
-    run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG)
+    run_job(ledger, SynthesizeStage(), ledger.submit(request, replace=True), config=CONFIG)
     material = gather(store, EvaluateRequest(report="r", dataset="d", real_test=("val",)))
     assert not material.held_out
     assert "val split" in material.cautions[0]

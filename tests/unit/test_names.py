@@ -174,6 +174,14 @@ def test_a_name_is_not_taken_from_another_request(ledger: Ledger) -> None:
         copy(ledger, parts=("y",))
 
 
+def test_what_no_job_is_known_to_have_made_is_not_replaced(ledger: Ledger) -> None:
+    ledger.store.put("out/a/x", b"by hand")
+    with pytest.raises(NameTakenError, match="no job is known to have made it"):
+        copy(ledger)
+    copy(ledger, replace=True)
+    assert made(ledger)["x"] == b"x"
+
+
 def test_of_two_requests_at_once_one_says_so(ledger: Ledger) -> None:
     first = ledger.submit(CopyRequest())
     with pytest.raises(NameTakenError, match="out/a is being made by job copy-"):

@@ -58,7 +58,10 @@ def synthesize(store: DirectoryStore, **fields: object) -> JobStatus:
     request = DatasetRequest.model_validate(options | fields)
     ledger = Ledger(store)
     return run_job(
-        ledger, SynthesizeStage(), ledger.submit(request), config=Settings(threads=1, device="cpu")
+        ledger,
+        SynthesizeStage(),
+        ledger.submit(request, replace=True),
+        config=Settings(threads=1, device="cpu"),
     )
 
 

@@ -79,12 +79,14 @@ def train(store: Store, recipe: Recipe = RECIPE, **fields: object) -> None:
     names = {"run": "r", "regions": "toy", "model": "m"}
     request = TrainRequest.model_validate({**names, "recipe": recipe, **fields})
     ledger = Ledger(store)
-    status = run_job(ledger, TrainStage(), ledger.submit(request), config=Settings(threads=1))
+    status = run_job(
+        ledger, TrainStage(), ledger.submit(request, replace=True), config=Settings(threads=1)
+    )
     assert status.state == "done", status.failed
 
 
 def outputs(store: Store) -> dict[str, bytes]:
-    kept = [key for key in store.list() if not key.startswith(("jobs/", "open-jobs/"))]
+    kept = [key for key in store.list() if not key.startswith(("jobs/", "open-jobs/", "names/"))]
     return {key: store.get(key) for key in kept}
 
 
@@ -366,7 +368,7 @@ def test_a_recipe_larger_than_the_regions_is_refused(trained: DirectoryStore) ->
     large = RECIPE.model_copy(update={"size": 128})
     request = TrainRequest(run="x", regions="toy", recipe=large, model="x")
     ledger = Ledger(trained)
-    status = run_job(ledger, TrainStage(), ledger.submit(request))
+    status = run_job(ledger, TrainStage(), ledger.submit(request, replace=True))
     assert status.state == "failed"
     assert "smaller than the recipe's 128" in status.failed["plan"]
 
@@ -412,7 +414,7 @@ def test_what_is_published_as_it_is_stays_the_student_that_it_is(
         warm_start=f"models/{name}/1",
     )  # fmt: skip
     for request in (taught, again):
-        status = run_job(ledger, TrainStage(), ledger.submit(request))
+        status = run_job(ledger, TrainStage(), ledger.submit(request, replace=True))
         assert status.state == "done", status.failed
     before, after = (
         trained.get_model(f"models/{each}/1/model.json", ModelRecord).recipe.sampling

@@ -40,12 +40,13 @@ class Caller:
         """The tenant's store."""
         return self.ledger.store
 
-    def submit(self, request: JobRequest, job: str | None = None) -> str:
+    def submit(self, request: JobRequest, job: str | None = None, *, replace: bool = False) -> str:
         """Record and queue a job, write an audit record, and return the job's id.
 
-        `job` is the id, if it is known already.
+        `job` is the id, if it is known already; `replace` takes the name of the result from
+        another request.
         """
-        job = self.resources.submit(self.ledger, request, job)
+        job = self.resources.submit(self.ledger, request, job, replace=replace)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
 

@@ -15,10 +15,10 @@ from services.gateway.api.problems import ProblemError, blaming, documented, ret
 from services.gateway.api.slide_lookup import SlideName
 from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.base import Name
-from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
+from shared.contracts.cluster import ClusterRecord, TissueType, cluster_key
 from shared.contracts.gateway import Atlas, AtlasType, Names, TypePlace, TypePlaces
 from shared.contracts.jobs import JobStatus
-from shared.jobs import stage_of
+from shared.jobs import names
 from shared.storage import sha256
 from shared.tissue_types import check_types, classes_of, read_types, write_types
 
@@ -173,18 +173,10 @@ def _job(caller: Caller, run: str) -> str:
     Raises:
         ProblemError: the clustering has no finished job (409).
     """
-    record = _record(caller, run)
-    for job in caller.ledger.jobs():
-        if stage_of(job) != ClusterRequest.stage:
-            continue
-        request = ClusterRequest.model_validate(caller.ledger.request(job))
-        ended = caller.ledger.result(job)
-        if (
-            (request.run, request.cohort, request.k) == (run, record.cohort, record.k)
-            and ended is not None
-            and ended.state in {"done", "partial"}
-        ):
-            return job
+    job = names.owner(caller.store, f"clusters/{run}")
+    ended = caller.ledger.result(job) if job else None
+    if job is not None and ended is not None and ended.state in {"done", "partial"}:
+        return job
     raise ProblemError(
         409,
         "no-finished-job",

@@ -8,7 +8,7 @@ from typing import Any
 from shared.contracts.gateway import DatasetStatus, Submission, submission_key
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
-from shared.jobs import Ledger
+from shared.jobs import Ledger, names
 from shared.storage import ObjectNotFoundError
 
 RATE_SHARDS = 8
@@ -30,7 +30,8 @@ def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
         pass
     try:
         request = store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord).request
-        return Submission(job=ledger.identify(request), request=request)
+        job = names.owner(store, f"datasets/{dataset}") or ledger.identify(request)
+        return Submission(job=job, request=request)
     except InputError:
         return None
 

@@ -20,12 +20,7 @@ from services.gateway.api.access import Caller, MayGenerate, MayRead
 from services.gateway.api.dataset_checks import check_crops, resolve_request
 from services.gateway.api.dataset_estimate import estimate_dataset
 from services.gateway.api.dataset_status import dataset_status, find_submission
-from services.gateway.api.etags import (
-    NOT_MODIFIED,
-    IfNoneMatch,
-    etag_headers,
-    not_modified,
-)
+from services.gateway.api.etags import NOT_MODIFIED, IfNoneMatch, etag_headers, not_modified
 from services.gateway.api.idempotency import IdempotencyKey, check_key, keep_key
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
@@ -47,7 +42,7 @@ from shared.contracts.synthesize import DatasetRequest, dataset_key
 from shared.datasets.preview import PREVIEW_SAMPLES, draw_preview
 from shared.datasets.samples import Sample, read_members
 from shared.imaging.codec import encode_png
-from shared.jobs import Ledger
+from shared.jobs import Ledger, names
 from shared.models import read_model
 from shared.queue.redis_state import RedisLeases
 from shared.storage import ReadOnceStore, Store, sha256
@@ -251,6 +246,7 @@ def delete_dataset(own: Changeable) -> None:
         )
     ledger.store.delete_prefix(ledger.key(job, ""))
     ledger.store.delete_prefix(dataset_key(own.name, ""))
+    names.release(ledger.store, f"datasets/{own.name}")
     own.caller.audit("delete", job=job, dataset=own.name)
 
 

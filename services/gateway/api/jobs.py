@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from services.gateway.api.access import Caller, MayAnnotate, MayRead, MayTrain
@@ -101,16 +101,22 @@ def retry_job(own: Changeable) -> JobStatus:
     return ledger.status(job)
 
 
-def submit(caller: Caller, request: JobRequest, response: Response, key: str | None) -> JobStatus:
+def submit(
+    caller: Caller, request: JobRequest, response: Response, key: str | None, *, replace: bool
+) -> JobStatus:
     """Record and queue a job, at most once for an Idempotency-Key, and return its status."""
     check_paths(request)
     job = check_key(caller.store, key, request)
     if job is None:
-        job = caller.submit(request)
+        job = caller.submit(request, replace=replace)
         keep_key(caller.store, key, request, job)
     response.headers["Location"] = f"/v1/jobs/{job}"
     return caller.ledger.status(job)
 
+
+Replace = Annotated[
+    bool, Query(description="replace a result of another request that has the same name")
+]
 
 SUBMISSIONS: tuple[tuple[type[JobRequest], Any, str], ...] = (
     (IngestRequest, MayAnnotate, "Ingest slides of the store as a cohort."),
@@ -131,9 +137,13 @@ def _submitter(kind: type[JobRequest], allowed: Any) -> Callable[..., JobStatus]
     """Make the operation that accepts requests of type `kind` from `allowed` callers."""
 
     def submit_request(
-        request: JobRequest, caller: Caller, response: Response, key: IdempotencyKey = None
+        request: JobRequest,
+        caller: Caller,
+        response: Response,
+        key: IdempotencyKey = None,
+        replace: Replace = False,
     ) -> JobStatus:
-        return submit(caller, request, response, key)
+        return submit(caller, request, response, key, replace=replace)
 
     submit_request.__annotations__ |= {"request": kind, "caller": allowed}
     return submit_request
@@ -143,6 +153,7 @@ for _kind, _allowed, _description in SUBMISSIONS:
     router.post(
         f"/{_kind.stage}",
         status_code=202,
+        responses=documented(409),
         name=f"submit_{_kind.stage}",
         description=_description,
     )(_submitter(_kind, _allowed))

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from urllib3.exceptions import HTTPError
 
 from shared.errors import HeteroTissueError, InputError
+from shared.jobs import NameTakenError
 from shared.storage import ObjectNotFoundError
 
 MEDIA_TYPE = "application/problem+json"
@@ -122,6 +123,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ObjectNotFoundError)
     async def _missing(_: Request, error: ObjectNotFoundError) -> JSONResponse:
         return answer(_details(404, "not-found", f"there is no {error.key!r}"))
+
+    @app.exception_handler(NameTakenError)
+    async def _taken(_: Request, error: NameTakenError) -> JSONResponse:
+        remedy = "choose another name, or add ?replace=true"
+        return answer(_details(409, "name-taken", str(error), remedy))
 
     @app.exception_handler(InputError)
     async def _input(_: Request, error: InputError) -> JSONResponse:

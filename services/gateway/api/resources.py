@@ -79,24 +79,28 @@ class Resources:
         key = tenant_key(name)
         return self.root.get_model(key, TenantRecord) if self.root.exists(key) else TenantRecord()
 
-    def submit(self, ledger: Ledger, request: Request, job: str | None = None) -> str:
+    def submit(
+        self, ledger: Ledger, request: Request, job: str | None = None, *, replace: bool = False
+    ) -> str:
         """Record a job and queue it, unless the job is open already.
 
         Args:
             ledger: ledger of the tenant.
             request: the request.
             job: id of its job, if it is known already.
+            replace: take the name of the result from a job of another request.
 
         Returns:
             The id of the job.
 
         Raises:
             InputError: an input of the request is not in the store.
+            NameTakenError: the name of the result belongs to a job of another request.
         """
         job = job or ledger.identify(request)
         if ledger.is_open(job):
             return job
-        ledger.submit(request, job=job)
+        ledger.submit(request, job=job, replace=replace)
         self.start(ledger, job)
         return job
 

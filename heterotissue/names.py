@@ -1,0 +1,259 @@
+"""The named things of a store: list them, remove them, and find a free version for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+
+from shared.contracts.cluster import ClusterRecord, cluster_key
+from shared.contracts.embed import FeatureRecord, feature_record_key
+from shared.contracts.evaluate import Report, report_key
+from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, slide_key, tiles_key
+from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.regions import RegionSet, region_set_key
+from shared.contracts.synthesize import DatasetRecord, dataset_key
+from shared.contracts.train import TrainRequest
+from shared.errors import InputError
+from shared.jobs import Ledger, names
+from shared.models import versions
+from shared.storage import Store
+
+_WITHOUT_RESULT = {"failed", "cancelled"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of named things.
+
+    Attributes:
+        products: the first part of the names that its jobs claim; empty: they claim none.
+        record: name → key of its record.
+        about: store and name → what its record says, in a few words.
+        prefixes: store and name → prefixes of all its objects.
+    """
+
+    products: str
+    record: Callable[[str], str]
+    about: Callable[[Store, str], str]
+    prefixes: Callable[[Store, str], list[str]]
+
+
+def _about_slide(store: Store, name: str) -> str:
+    record = store.get_model(slide_key(name), SlideRecord)
+    return f"{record.width}×{record.height} px at {record.mpp:.4g} µm/px, {record.vendor}"
+
+
+def _about_cohort(store: Store, name: str) -> str:
+    record = store.get_model(cohort_key(name), CohortRecord)
+    parts = (f"{len(record.of_split(split))} {split}" for split in ("train", "val", "test"))
+    classes = ", ".join(record.classes.names[1:]) if record.classes else "no labels"
+    return f"{len(record.splits)} slides ({', '.join(parts)}); {classes}"
+
+
+def _about_regions(store: Store, name: str) -> str:
+    record = store.get_model(region_set_key(name), RegionSet)
+    total = sum(part.regions for part in record.slides)
+    return f"{total} regions of {record.rule.size} px at {record.rule.mpp:g} µm/px; {record.labels}"
+
+
+def _about_clustering(store: Store, name: str) -> str:
+    record = store.get_model(cluster_key(name, "run.json"), ClusterRecord)
+    return f"{record.k} tissue types of cohort {record.cohort}, by {record.encoder}"
+
+
+def _about_features(store: Store, name: str) -> str:
+    record = store.get_model(feature_record_key(*name.split("/")), FeatureRecord)
+    return (
+        f"{sum(record.slides.values())} patches of {len(record.slides)} slides, {record.dim} wide"
+    )
+
+
+def _about_model(store: Store, name: str) -> str:
+    record = store.get_model(ModelRef.parse(name).key, ModelRecord)
+    start = f", from {record.warm_start}" if record.warm_start else ""
+    return f"{record.size} px at {record.mpp:g} µm/px, trained on {record.regions}{start}"
+
+
+def _about_dataset(store: Store, name: str) -> str:
+    record = store.get_model(dataset_key(name, "dataset.json"), DatasetRecord)
+    return f"{record.images} images of {record.size} px, by {record.model}"
+
+
+def _about_report(store: Store, name: str) -> str:
+    record = store.get_model(report_key(name, "report.json"), Report)
+    return f"dataset {record.dataset}, model {record.model}"
+
+
+def _of_slide(store: Store, name: str) -> list[str]:
+    cohorts = (_of_cohorts(store, name) for name in _listed(store, "cohorts"))
+    users = [record.cohort for record in cohorts if record.name_of(name) is not None]
+    if users:
+        raise InputError(f"slide {name!r} belongs to cohort {', '.join(users)}: remove that first")
+    source = store.get_model(slide_key(name), SlideRecord).source
+    others = (other for other in store.folders("slides/") if other != name)
+    records = (slide_key(other) for other in others)
+    shared = any(
+        store.get_model(key, SlideRecord).source == source for key in records if store.exists(key)
+    )
+    copied = source.startswith("sources/") and not shared
+    return [slide_key(name, ""), *([source.rpartition("/")[0] + "/"] if copied else [])]
+
+
+def _of_cohorts(store: Store, name: str) -> CohortRecord:
+    return store.get_model(cohort_key(name), CohortRecord)
+
+
+def _of_cohort(store: Store, name: str) -> list[str]:
+    maps = []
+    if store.exists(cohort_key(name)):
+        record = _of_cohorts(store, name)
+        maps = [slide_key(record.folder(slide), f"labels/{name}.tif") for slide in record.splits]
+    return [cohort_key(name), tiles_key(name), f"patches/{name}/", f"regions/{name}/", *maps]
+
+
+KINDS: dict[str, Kind] = {
+    "slides": Kind("", slide_key, _about_slide, _of_slide),
+    "cohorts": Kind("cohorts", cohort_key, _about_cohort, _of_cohort),
+    "regions": Kind(
+        "regions", region_set_key, _about_regions, lambda _, name: [f"regions/{name}/"]
+    ),
+    "clusterings": Kind(
+        "clusters",
+        lambda name: cluster_key(name, "run.json"),
+        _about_clustering,
+        lambda _, name: [cluster_key(name, ""), f"regions/{name}/"],
+    ),
+    "features": Kind(
+        "features",
+        lambda name: f"features/{name}/features.json",
+        _about_features,
+        lambda _, name: [f"features/{name}/"],
+    ),
+    "models": Kind(
+        "models",
+        lambda name: ModelRef.parse(name).key,
+        _about_model,
+        lambda _, name: [ModelRef.parse(name).prefix],
+    ),
+    "datasets": Kind(
+        "datasets",
+        lambda name: dataset_key(name, "dataset.json"),
+        _about_dataset,
+        lambda _, name: [dataset_key(name, "")],
+    ),
+    "reports": Kind(
+        "reports",
+        lambda name: report_key(name, "report.json"),
+        _about_report,
+        lambda _, name: [report_key(name, "")],
+    ),
+}
+"""Kind of named things → where they lie and what is said of them."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One named thing.
+
+    Attributes:
+        made: UTC time of its record; None while it has none.
+        state: state of its job; 'made' if no job is known.
+        job: the job that it belongs to; empty if no job is known.
+        about: what its record says, in a few words; or why that cannot be read.
+    """
+
+    name: str
+    made: datetime | None
+    state: str
+    job: str
+    about: str
+
+
+def entries(store: Store, kind: str) -> Iterator[Entry]:
+    """Yield the things of one of `KINDS` by name, also those that are still being made."""
+    known = KINDS[kind]
+    ledger = Ledger(store)
+    for name in _listed(store, kind):
+        key = known.record(name)
+        job = names.owner(store, f"{known.products}/{name}") if known.products else None
+        status = ledger.find(job) if job else None
+        made, about = None, ""
+        if store.exists(key):
+            made = dict(store.dates(key)).get(key)
+            try:
+                about = known.about(store, name)
+            except ValueError:
+                about = f"{key} cannot be read: another version of this program wrote it"
+        state = status.state if status else "made"
+        yield Entry(name, made, state, job or "", about)
+
+
+def remove(store: Store, kind: str, name: str) -> int:
+    """Delete a named thing with its job, and free its name.
+
+    Returns:
+        The number of objects deleted, without those of the job.
+
+    Raises:
+        InputError: there is no such thing, it is being made, or another thing needs it.
+    """
+    known, ledger = KINDS[kind], Ledger(store)
+    if name not in _listed(store, kind):
+        there = ", ".join(_listed(store, kind)) or "none"
+        raise InputError(f"there is no {name!r} among the {kind} of {store.url}: {there}")
+    product = f"{known.products}/{name}"
+    job = names.owner(store, product) if known.products else None
+    if job is not None and ledger.is_open(job):
+        raise InputError(f"{product} is being made: 'htd jobs cancel {job}' stops it")
+    keys = [key for prefix in known.prefixes(store, name) for key in store.list(prefix)]
+    if job is not None:
+        store.delete_prefix(ledger.key(job, ""))
+        for claimed in list(store.list("names/")):
+            own = claimed.removeprefix("names/").removesuffix(".json")
+            if names.owner(store, own) == job:
+                names.release(store, own)
+    for key in keys:
+        store.delete(key)
+    return len(keys)
+
+
+def with_free_version(store: Store, request: TrainRequest) -> TrainRequest:
+    """Give a training the first version that is free, or that the same training has taken."""
+    ledger = Ledger(store)
+    for number in count(1):
+        version = {"version": str(number), "run": f"{request.model}-{number}"}
+        wanted = request.model_copy(update=version)
+        job = names.owner(store, f"models/{wanted.model_ref}")
+        if job is None:
+            if not store.exists(wanted.model_ref.key):
+                return wanted
+            continue
+        status = ledger.find(job)
+        if job == ledger.identify(wanted) or (status and status.state in _WITHOUT_RESULT):
+            return wanted
+    raise AssertionError("unreachable: numbers do not end")
+
+
+def _listed(store: Store, kind: str) -> list[str]:
+    """Return the names of all things of a kind, made or claimed, sorted."""
+    known = KINDS[kind]
+    prefix = known.record("?").partition("?")[0]
+    if kind == "models":
+        found = {f"{name}/{v}" for name in store.folders(prefix) for v in versions(store, name)}
+    elif kind == "cohorts":
+        keys = store.list(prefix)
+        found = {key.removeprefix(prefix).removesuffix(".json") for key in keys}
+    elif kind == "features":
+        folders = (
+            f"{a}/{b}" for a in store.folders(prefix) for b in store.folders(f"{prefix}{a}/")
+        )
+        found = {name for name in folders if store.exists(known.record(name))}
+    else:
+        found = {name for name in store.folders(prefix) if store.exists(known.record(name))}
+    if known.products:
+        claims = f"names/{known.products}/"
+        keys = store.list(claims)
+        found |= {key.removeprefix(claims).removesuffix(".json") for key in keys}
+    return sorted(found)

@@ -1,0 +1,103 @@
+"""`htd list` and `htd rm`, and the versions that a training gets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from heterotissue import cli
+from heterotissue.names import KINDS, entries, remove, with_free_version
+from shared.contracts.models import ModelRef
+from shared.contracts.recipe import Recipe
+from shared.contracts.train import TrainRequest
+from shared.errors import InputError
+from shared.jobs import Ledger, NameTakenError, names
+from shared.models import find_version, versions
+from shared.storage import DirectoryStore
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    return store
+
+
+def training(**fields: object) -> TrainRequest:
+    plain = {"run": "new-1", "regions": "toy", "recipe": Recipe(name="r"), "model": "new"}
+    return TrainRequest.model_validate(plain | fields)
+
+
+def test_another_training_gets_the_next_version(store: DirectoryStore) -> None:
+    ledger = Ledger(store)
+    first = with_free_version(store, training())
+    job = ledger.submit(first)
+    assert with_free_version(store, training()) == first, "an interrupted training goes on"
+    other = with_free_version(store, training(seed=1))
+    assert (other.version, other.run) == ("2", "new-2")
+    with pytest.raises(NameTakenError, match="models/new/1 is being made"):
+        ledger.submit(training(seed=1))
+    ledger.cancel(job)
+    assert with_free_version(store, training(seed=1)).version == "1"
+
+
+def test_a_published_model_without_a_job_keeps_its_version(store: DirectoryStore) -> None:
+    assert with_free_version(store, training(model="toy")).version == "2"
+
+
+def test_a_name_alone_means_the_newest_version(store: DirectoryStore) -> None:
+    record = store.get(ModelRef("toy", "1").key)
+    for version in ("2", "10"):
+        store.put(ModelRef("toy", version).key, record)
+    assert versions(store, "toy") == ["1", "2", "10"]
+    assert find_version(store, "toy") == ModelRef("toy", "10")
+    assert find_version(store, "models/toy/2") == ModelRef("toy", "2")
+    assert find_version(store, "none") == ModelRef("none", "1")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_listed(store: DirectoryStore, kind: str) -> None:
+    found = {entry.name: entry for entry in entries(store, kind)}
+    if kind == "models":
+        assert found["toy/1"].about == "32 px at 0.5 µm/px, trained on toy"
+        assert found["toy/1"].made is not None
+    if kind == "regions":
+        assert found["toy"].about.startswith("18 regions of 64 px")
+
+
+def test_what_is_being_made_is_listed_and_not_removed(store: DirectoryStore) -> None:
+    job = Ledger(store).submit(training())
+    found = {entry.name: entry for entry in entries(store, "models")}
+    assert (found["new/1"].state, found["new/1"].job, found["new/1"].made) == (
+        "planning",
+        job,
+        None,
+    )
+    with pytest.raises(InputError, match=f"htd jobs cancel {job}"):
+        remove(store, "models", "new/1")
+    Ledger(store).cancel(job)
+    remove(store, "models", "new/1")
+    assert names.owner(store, "models/new/1") is None
+    assert names.owner(store, "training/new-1") is None
+    assert Ledger(store).find(job) is None
+
+
+def test_rm_removes_one_thing_and_names_what_there_is(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def htd(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["htd", *words, "--store", store.url])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0)
+
+    assert htd("rm", "models", "tou/1", "--yes") == 2
+    assert "toy/1" in capsys.readouterr().err
+    assert htd("rm", "models", "toy/1", "--yes") == 0
+    assert not list(store.list("models/"))
+    assert list(store.list("regions/toy/"))
+    assert htd("list", "models") == 0
