@@ -19,6 +19,10 @@ class JobError(HeteroTissueError):
     """A job that ended without its result."""
 
 
+class UnavailableError(HeteroTissueError):
+    """A server that does not answer at present; work waits for it instead of failing."""
+
+
 class CancelledError(HeteroTissueError):
     """Raised inside a shard when its job has been cancelled."""
 

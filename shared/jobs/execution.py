@@ -24,9 +24,11 @@ from shared.jobs.reporting import Reporter
 from shared.jobs.reuse import keep_unchanged
 from shared.jobs.stage import FINISH, PLAN, Context, Plan, Stage
 from shared.settings import Settings
-from shared.storage import ObjectNotFoundError
+from shared.storage import ObjectNotFoundError, is_fault
 
 CANCEL_CHECK_SECONDS = 2.0
+
+Wait = Callable[[Exception, int], None]
 
 
 def execute(
@@ -38,6 +40,7 @@ def execute(
     leases: Leases,
     reporter: Reporter,
     config: Settings,
+    wait: Wait | None = None,
 ) -> list[str]:
     """Run one unit, unless it is done, another worker runs it, or its job is over or deleted.
 
@@ -45,33 +48,62 @@ def execute(
     up a job whose shards are not all settled.
 
     Errors go to the ledger, not to the caller. Bad input parks the unit at once; any
-    other error, and a missing object, parks it after `config.max_failures` errors.
+    other error, and a missing object, parks it after `config.max_failures` errors. Only faults
+    of the world (`is_fault`) never park a unit: it is run again after `wait`.
+
+    Args:
+        ledger, stage, job, unit: the unit, and the stage that does the work.
+        leases: hold the unit for this process.
+        reporter: receives progress.
+        config: settings of the worker.
+        wait: waits for the end of a fault, given the fault and the number of waits before;
+            None: raise the fault.
 
     Returns:
         The units to queue now: those of the next phase if this one completed its
         phase, this unit again if it failed and may be retried, else nothing.
     """
     with leases.hold(f"{job}/{unit}") as mine:
-        # Check while the lease is held: a job is deleted only if it is closed and nobody holds a
-        # lease, so a job that is open here cannot be deleted while this unit runs.
-        if not mine or not ledger.is_open(job):
-            return []
-        if ledger.cancelled(job):  # the cancellation broke off between its two objects
-            ledger.close(job, "cancelled", None)
-            return []
-        before = ledger.snapshot(job)
-        if unit not in before.done:
-            if not before.may_run(unit):
-                return []  # the message is early, or names no unit of this job
-            outcome = Unit(ledger, stage, job, unit, reporter, config).attempt()
-            if outcome != "settled":
-                return [unit] if outcome == "retry" else []
+        own = Unit(ledger, stage, job, unit, reporter, config)
+        waits = 0
+        while mine:
+            try:
+                return _run_in_turn(own)
+            except Exception as error:
+                if wait is None or not is_fault(error):
+                    raise
+                wait(error, waits)
+                waits += 1
+    return []
+
+
+def _run_in_turn(own: Unit) -> list[str]:
+    """Run a unit if its turn has come, and return the units to queue now."""
+    ledger, job, unit = own.ledger, own.job, own.name
+    # Check while the lease is held: a job is deleted only if it is closed and nobody holds a
+    # lease, so a job that is open here cannot be deleted while this unit runs.
+    if not ledger.is_open(job):
+        return []
+    if ledger.cancelled(job):  # the cancellation broke off between its two objects
+        ledger.close(job, "cancelled", None)
+        return []
+    before = ledger.snapshot(job)
+    if unit not in before.done:
+        if not before.may_run(unit):
+            return []  # the message is early, or names no unit of this job
+        outcome = own.attempt()
+        if outcome != "settled":
+            return [unit] if outcome == "retry" else []
     return ledger.snapshot(job).following(unit)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unit:
-    """A unit of a job, with the ledger, the stage and the settings that it runs with."""
+    """A unit of a job, with the ledger, the stage and the settings that it runs with.
+
+    Attributes:
+        counted: whether this start is counted; a start that waits for a fault counts once.
+    """
 
     ledger: Ledger
     stage: Stage[Any]
@@ -79,17 +111,26 @@ class Unit:
     name: str
     reporter: Reporter
     config: Settings
+    counted: bool = False
 
     def attempt(self) -> Literal["settled", "retry", "cancelled"]:
-        """Run the unit and record the outcome; it is settled once it is done or parked."""
+        """Run the unit and record the outcome; it is settled once it is done or parked.
+
+        Raises:
+            Exception: a fault of the world (`is_fault`); nothing is recorded.
+        """
         try:
             started = time.monotonic()
-            self._count_start()
+            if not self.counted:
+                self._count_start()
+                self.counted = True
             result = self._run()
             self.reporter.done(self.job, self.name, time.monotonic() - started, result)
         except CancelledError:
             return "cancelled"
         except Exception as error:
+            if is_fault(error):
+                raise
             parked = self._record_failure(error)
             self.reporter.failure(self.job, self.name, str(error), parked)
             if not parked:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import Any
 
 from celery import Celery
@@ -16,7 +17,7 @@ from kombu.exceptions import OperationalError
 
 from shared.computing import prepare
 from shared.errors import HeteroTissueError, InputError
-from shared.jobs import Ledger, Stage, execute, stage_of
+from shared.jobs import Ledger, Reporter, Stage, execute, stage_of
 from shared.logging import configure_logging
 from shared.queue import health
 from shared.queue.redis_state import RedisLeases, RedisReporter, connect
@@ -24,6 +25,8 @@ from shared.queue.tenants import ledger_of
 from shared.settings import Settings, settings
 
 TASK = "htd.run"
+
+LONGEST_WAIT_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +137,27 @@ def worker_app(stage: Stage[Any], config: Settings) -> Celery:
             leases=RedisLeases(redis, config.lease_seconds),
             reporter=RedisReporter(redis),
             config=config,
+            wait=lambda error, waits: wait_for_world(RedisReporter(redis), job, unit, error, waits),
         )
         for name in following:
             app.send_task(TASK, args=[job, name], queue=stage.name)
 
     return app
+
+
+def wait_for_world(reporter: Reporter, job: str, unit: str, error: Exception, waits: int) -> None:
+    """Wait for the end of a fault, twice as long each time, and say what for.
+
+    Args:
+        reporter: shows the reason to those who follow the job.
+        job, unit: the unit that waits.
+        error: the fault.
+        waits: number of waits before this one.
+    """
+    seconds = min(LONGEST_WAIT_SECONDS, 2.0**waits)
+    log.warning("%s: %s waits %.1f s: %s", job, unit, seconds, error)
+    reporter.unit(job, unit, 0, 1, f"waits: {error}"[:200])
+    time.sleep(seconds)
 
 
 def serve(stage: Stage[Any]) -> None:

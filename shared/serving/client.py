@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from shared.arrays import UInt8
 from shared.contracts.sampling import Sampling
 from shared.diffusion.crops import Crop
-from shared.errors import HeteroTissueError, InputError
+from shared.errors import HeteroTissueError, InputError, UnavailableError
 from shared.serving.in_flight import pack_crops
 from shared.serving.priority import Priority
 from shared.serving.protocol import MAX_IMAGES, PARTS, REFUSED, deployed_number, served_name
@@ -24,6 +24,7 @@ LOAD_SECONDS = 600.0
 """Timeout for loading a model; a TensorRT plan takes minutes where CUDA has to compile."""
 
 ANSWER_SECONDS = 30.0
+LOST = {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
 """Timeout of calls without computation; a server that takes longer counts as hung."""
 
 PING_MS = 310_000
@@ -35,6 +36,10 @@ PONG_MS = 20_000
 
 class ServingError(HeteroTissueError):
     """The server did not answer, or failed; another try may help."""
+
+
+class TritonUnavailableError(ServingError, UnavailableError):
+    """The server does not answer; work waits for it."""
 
 
 class LoadError(ServingError):
@@ -57,7 +62,7 @@ class Server:
         deadline = time.monotonic() + seconds
         while not self.ready():
             if time.monotonic() > deadline:
-                raise ServingError(f"the Triton server at {self.url} is not ready")
+                raise TritonUnavailableError(f"the Triton server at {self.url} is not ready")
             time.sleep(0.1)
 
     def ready(self) -> bool:
@@ -91,8 +96,7 @@ class Server:
             try:
                 self.client.load_model(name, client_timeout=LOAD_SECONDS)
             except InferenceServerException as error:
-                lost = error.status() in {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
-                kind = ServingError if lost else LoadError
+                kind = TritonUnavailableError if error.status() in LOST else LoadError
                 raise kind(f"Triton cannot load {name}: {error.message()}") from error
         blank = np.zeros((1, size, size), np.uint8)
         TritonGenerator(self.url, model, number).generate(blank, [[]], [0], Sampling(steps=1))
@@ -244,4 +248,5 @@ def _as_error(error: InferenceServerException) -> HeteroTissueError:
     text = str(error.message())
     if text.startswith(REFUSED):
         return InputError(text.removeprefix(REFUSED))
-    return ServingError(f"Triton: {text}")
+    kind = TritonUnavailableError if error.status() in LOST else ServingError
+    return kind(f"Triton: {text}")

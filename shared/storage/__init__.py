@@ -2,6 +2,7 @@
 
 from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
+from shared.storage.faults import is_fault
 from shared.storage.hashing import content_hash, content_hash_of_files, sha256, sha256_file
 from shared.storage.s3 import S3Store
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key, file_identity
@@ -19,6 +20,7 @@ __all__ = [
     "content_hash",
     "content_hash_of_files",
     "file_identity",
+    "is_fault",
     "open_store",
     "sha256",
     "sha256_file",

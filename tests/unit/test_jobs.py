@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import MaxRetryError
 
-from shared.errors import InputError
+from shared.errors import InputError, UnavailableError
 from shared.jobs import JobStatus, Ledger, NoLeases, Plan, Reporter, Shard, execute, run_job
+from shared.jobs.execution import Wait
 from shared.settings import Settings
-from shared.storage import DirectoryStore, ObjectNotFoundError, Store, StoreView
+from shared.storage import DirectoryStore, ObjectNotFoundError, Store, StoreView, is_fault
 from tests.toy import ToyRequest, ToyStage
 
 CONFIG = Settings(max_failures=3, max_starts=5)
@@ -363,3 +367,61 @@ def test_unreadable_attempts_do_not_stop_a_unit(ledger: Ledger) -> None:
     step(ledger, job, "plan")
     ledger.store.put(ledger.key(job, "attempts/square-0.json"), b"")
     assert step(ledger, job, "square-0") == ["sum-a", "sum-b"]
+
+
+class Faulty(StoreView):
+    """A store whose puts below a prefix fail some times before they succeed."""
+
+    def __init__(self, inner: Store, prefix: str, errors: list[Exception]) -> None:
+        super().__init__(inner)
+        self.prefix, self.errors = prefix, errors
+
+    def put(self, key: str, data: bytes) -> None:
+        if key.startswith(self.prefix) and self.errors:
+            raise self.errors.pop()
+        super().put(key, data)
+
+
+def run_unit(ledger: Ledger, job: str, unit: str, wait: Wait | None) -> None:
+    execute(
+        ledger, ToyStage(), job, unit, leases=NoLeases(), reporter=Reporter(), config=CONFIG,
+        wait=wait,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["toy/toy/square-0", "jobs/"])
+def test_a_fault_of_the_world_is_waited_for_and_parks_nothing(tmp_path: Path, place: str) -> None:
+    faults: list[Exception] = [
+        OSError(errno.ENOSPC, "no space left"), ConnectionRefusedError("the store is away"),
+        MaxRetryError(HTTPConnectionPool("s3"), "/", None), UnavailableError("Triton is away"),
+        OSError(errno.EROFS, "read-only file system"),
+    ]  # fmt: skip
+    inner = DirectoryStore(tmp_path)
+    job = Ledger(inner).submit(ToyRequest(parts=1))
+    run_unit(Ledger(inner), job, "plan", None)
+    ledger = Ledger(Faulty(inner, place, list(faults)))
+    waited: list[tuple[Exception, int]] = []
+    run_unit(ledger, job, "square-0", lambda error, waits: waited.append((error, waits)))
+    assert waited == [(error, number) for number, error in enumerate(reversed(faults))]
+    assert inner.get("toy/toy/square-0") == b"0"
+    attempts = inner.get_json(ledger.key(job, "attempts/square-0.json"))
+    assert attempts == {"starts": 1, "errors": []}
+
+
+def test_without_a_queue_a_fault_is_raised_and_the_job_goes_on_later(tmp_path: Path) -> None:
+    inner = DirectoryStore(tmp_path)
+    ledger = Ledger(Faulty(inner, "toy/", [OSError(errno.ENOSPC, "no space left")]))
+    job = ledger.submit(ToyRequest(parts=2))
+    with pytest.raises(OSError, match="no space left"):
+        run_job(ledger, ToyStage(), job, config=CONFIG)
+    assert ledger.status(job).state == "running"
+    assert run_job(ledger, ToyStage(), job, config=CONFIG).state == "done"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "gone"), InputError("bad"),
+     PermissionError(errno.EACCES, "no")],
+)  # fmt: skip
+def test_other_errors_are_no_faults_of_the_world(error: Exception) -> None:
+    assert not is_fault(error)
