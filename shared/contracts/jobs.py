@@ -30,6 +30,11 @@ class JobRecord(Contract):
 
     stage: str
     request: dict[str, Any]
+    submission: int = Field(
+        0,
+        description="time of the submission, ns: a worker that began under an earlier one must not "
+        "write anything more",
+    )
     earlier: str | None = Field(
         None, description="job whose names this one took over; its unchanged shards are kept"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import time
@@ -22,6 +23,7 @@ from shared.jobs.ledger import Ledger
 from shared.jobs.names import Claims
 from shared.jobs.reporting import Reporter
 from shared.jobs.reuse import keep_unchanged
+from shared.jobs.snapshot import JobNotFoundError
 from shared.jobs.stage import FINISH, PLAN, Context, Plan, Stage
 from shared.settings import Settings
 from shared.storage import ObjectNotFoundError, is_fault
@@ -179,23 +181,25 @@ class Unit:
     def _run(self) -> dict[str, Any]:
         """Run the unit and mark it done; return the stage's summary of a shard, else nothing."""
         started, ledger = time.time(), self.ledger
-        request = self.stage.request.model_validate(ledger.request(self.job))
+        record = ledger.snapshot(self.job).record
+        request = self.stage.request.model_validate(record.request)
+        check = self._check(record.submission)
         context = Context(
             ledger.store,
             threads=self.config.threads,
             device=choose_device(self.config),
-            report=self._progress(),
+            report=self._reported(check),
+            check=check,
         )
         set_threads(self.config.threads)
         result: dict[str, Any] = {}
         if self.name == FINISH:
-            self._finish(request, context)
+            self._finish(request, record.submission, context)
             return result
         if self.name == PLAN:
             self._check_names(request)
             plan = self.stage.plan(request, context)
-            earlier = ledger.snapshot(self.job).record.earlier
-            plan = keep_unchanged(ledger.store, self.job, earlier, plan)
+            plan = keep_unchanged(ledger.store, self.job, record.earlier, plan)
             ledger.store.put_json(ledger.key(self.job, "plan.json"), plan)
         else:
             shard = (ledger.plan(self.job) or Plan(phases=())).shard(self.name)
@@ -208,10 +212,11 @@ class Unit:
             host=platform.node(),
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
+        self._check_now(record.submission)
         ledger.store.put_json(self._key("done"), marker)
         return result
 
-    def _finish(self, request: Request, context: Context) -> None:
+    def _finish(self, request: Request, submission: int, context: Context) -> None:
         """Close the job; it fails if every last-phase shard, or any earlier shard, is parked."""
         ledger, job = self.ledger, self.job
         snapshot = ledger.snapshot(job)
@@ -227,6 +232,7 @@ class Unit:
         result = self.stage.finish(request, results, context)
         state: State = "partial" if parked else "done"
         written = context.store
+        self._check_now(submission)
         ledger.close(job, state, result, outputs=written.outputs, removed=written.removed)
 
     def _check_names(self, request: Request) -> None:
@@ -237,16 +243,35 @@ class Unit:
                 "name, or submit this request again with --replace"
             )
 
-    def _progress(self) -> Callable[[int, int, str], None]:
-        """Return a function that reports progress, and raises once the job is cancelled."""
-        checked = time.monotonic()
+    def _check(self, submission: int) -> Callable[[], None]:
+        """Return a function that raises `CancelledError` once the job is over or submitted anew.
+
+        It looks every `CANCEL_CHECK_SECONDS`, and at its first call.
+        """
+        checked = -math.inf
+
+        def check() -> None:
+            nonlocal checked
+            if time.monotonic() - checked > CANCEL_CHECK_SECONDS:
+                self._check_now(submission)
+                checked = time.monotonic()
+
+        return check
+
+    def _check_now(self, submission: int) -> None:
+        ledger = self.ledger
+        try:
+            same = ledger.snapshot(self.job).record.submission == submission
+        except JobNotFoundError:
+            same = False
+        if not same or ledger.cancelled(self.job) or not ledger.is_open(self.job):
+            raise CancelledError(self.job)
+
+    def _reported(self, check: Callable[[], None]) -> Callable[[int, int, str], None]:
+        """Return a function that reports progress, and raises once the job is over."""
 
         def report(done: int, total: int, note: str) -> None:
-            nonlocal checked
             self.reporter.unit(self.job, self.name, done, total, note)
-            if time.monotonic() - checked > CANCEL_CHECK_SECONDS:
-                checked = time.monotonic()
-                if self.ledger.cancelled(self.job):
-                    raise CancelledError(self.job)
+            check()
 
         return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -102,12 +103,13 @@ class Ledger:
                 for unit in units:
                     self.store.delete(self.key(job, f"done/{unit}.json"))
             self._forget_end(job)
-        if fresh:
-            earlier = None
-        elif earlier is None and (before := self._record(job)) is not None:
-            earlier = before.earlier
+        before = self._record(job)
+        goes_on = before is not None and self.is_open(job)
         record = JobRecord(
-            stage=request.stage, request=request.model_dump(mode="json"), earlier=earlier
+            stage=request.stage,
+            request=request.model_dump(mode="json"),
+            submission=before.submission if before and goes_on else time.time_ns(),
+            earlier=before.earlier if before else None if fresh else earlier,
         )
         self.store.put_json(self.key(job, "request.json"), record)
         self.store.put(f"open-jobs/{job}", b"")
@@ -125,8 +127,11 @@ class Ledger:
         This is for a person's change to an object that these shards read. `finish` runs again
         too; the other shards stay done.
         """
+        record = self.snapshot(job).record
         self._forget_end(job)
         self.store.delete_prefix(self.key(job, f"done/{shards}"))
+        again = record.model_copy(update={"submission": time.time_ns()})
+        self.store.put_json(self.key(job, "request.json"), again)
         self.store.put(f"open-jobs/{job}", b"")
 
     def _forget_end(self, job: str) -> None:

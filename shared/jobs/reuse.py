@@ -41,10 +41,12 @@ def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] 
         }  # fmt: skip
         lasting = [key for key in needed if not key.startswith(scratch)]
         same = pool.map(lambda item: _is(store, *item), finished.items())
-        whole = all(list(same)) and not _absent(store, lasting, pool)
-        if whole:
+        # A marker may be gone because an earlier repair broke off.
+        planned = {shard.id for shard in snapshot.plan.shards} if snapshot.plan else set()
+        unmarked = planned - snapshot.done
+        if not unmarked and all(list(same)) and not _absent(store, lasting, pool):
             return None
-        return {needed[key] for key in _absent(store, needed, pool)}
+        return unmarked | {needed[key] for key in _absent(store, needed, pool)}
 
 
 def keep_unchanged(store: Store, job: str, earlier: str | None, plan: Plan) -> Plan:

@@ -67,22 +67,31 @@ class RecordingStore(StoreView):
     Attributes:
         outputs: key of each object → SHA-256.
         removed: keys of objects that were deleted through it, and that it had not put.
+
+    Args:
+        inner: the store.
+        check: called before every change; raises `CancelledError` if the unit's job has ended or
+            was submitted anew, so that a late worker changes nothing more.
     """
 
-    def __init__(self, inner: Store) -> None:
+    def __init__(self, inner: Store, check: Callable[[], None]) -> None:
         super().__init__(inner)
         self.outputs: dict[str, str] = {}
         self.removed: set[str] = set()
+        self._check = check
 
     def put(self, key: str, data: bytes) -> None:
+        self._check()
         super().put(key, data)
         self.outputs[key] = sha256(data)
 
     def put_file(self, key: str, path: Path) -> None:
+        self._check()
         super().put_file(key, path)
         self.outputs[key] = sha256_file(path)
 
     def delete(self, key: str) -> None:
+        self._check()
         super().delete(key)
         if self.outputs.pop(key, None) is None:
             self.removed.add(key)
@@ -105,8 +114,9 @@ class Context:
         threads: int,
         device: str,
         report: Callable[[int, int, str], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.store = RecordingStore(store)
+        self.store = RecordingStore(store, check)
         self.threads = threads
         self.device = device
         self._report = report

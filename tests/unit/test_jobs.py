@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,18 @@ from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
 
 from shared.errors import InputError, UnavailableError
-from shared.jobs import JobStatus, Ledger, NoLeases, Plan, Reporter, Shard, execute, run_job
+from shared.jobs import (
+    Context,
+    JobStatus,
+    Ledger,
+    NoLeases,
+    Plan,
+    Reporter,
+    Shard,
+    execute,
+    execution,
+    run_job,
+)
 from shared.jobs.execution import Wait
 from shared.settings import Settings
 from shared.storage import DirectoryStore, ObjectNotFoundError, Store, StoreView, is_fault
@@ -425,3 +436,43 @@ def test_without_a_queue_a_fault_is_raised_and_the_job_goes_on_later(tmp_path: P
 )  # fmt: skip
 def test_other_errors_are_no_faults_of_the_world(error: Exception) -> None:
     assert not is_fault(error)
+
+
+class Overtaken(ToyStage):
+    """A toy whose job is submitted anew, or deleted, while one of its shards runs."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self.meanwhile = meanwhile
+
+    def run(self, request: ToyRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        self.meanwhile()
+        return super().run(request, shard, context)
+
+
+@pytest.mark.parametrize("way", ["fresh", "deleted", "cancelled"])
+def test_a_late_worker_writes_nothing_over_a_newer_submission(
+    ledger: Ledger, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "CANCEL_CHECK_SECONDS", -1.0)
+    request = ToyRequest(parts=1)
+    job = ledger.submit(request)
+    step(ledger, job, "plan")
+    ways: dict[str, Callable[[], object]] = {
+        "fresh": lambda: ledger.submit(request, fresh=True),
+        "deleted": lambda: ledger.store.delete_prefix(ledger.key(job, "")),
+        "cancelled": lambda: ledger.cancel(job),
+    }
+    execute(
+        ledger, Overtaken(ways[way]), job, "square-0", leases=NoLeases(), reporter=Reporter(),
+        config=CONFIG,
+    )  # fmt: skip
+    assert not ledger.is_done(job, "square-0")
+    assert not ledger.store.exists("toy/toy/square-0")
+
+
+def test_the_same_request_while_it_runs_is_no_new_submission(ledger: Ledger) -> None:
+    request = ToyRequest(parts=1)
+    job = ledger.submit(request)
+    before = ledger.snapshot(job).record
+    ledger.submit(request)
+    assert ledger.snapshot(job).record == before
