@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from shared.contracts.image import INPUTS, ImageRequest, image_key
 from shared.jobs import Ledger, UnreadableRecordError
 
+LEFTOVER_AGE = timedelta(days=1)
 KEY_LIFETIME = timedelta(days=7)
 IDEMPOTENCY_KEYS = "idempotency/"
 
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
-    """Remove old single images with their jobs and inputs, and old Idempotency-Keys.
+    """Remove old single images with their jobs and inputs, old Idempotency-Keys, and leftovers.
 
     An image is as old as its job's result; an input is as old as the last request that sent
     it. Open jobs are kept.
@@ -48,4 +49,4 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
             if now - date > kept:
                 store.delete(key)
                 removed += 1
-    return removed
+    return removed + store.remove_leftovers(now - LEFTOVER_AGE)

@@ -13,6 +13,9 @@ from typing import IO
 
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
 
+PART = ".part-"
+"""Beginning of the names of files that are being written."""
+
 
 class DirectoryStore(Store):
     """Objects as files below a directory."""
@@ -36,10 +39,12 @@ class DirectoryStore(Store):
         with self._temporary(key) as temporary:
             temporary.write_bytes(data)
             temporary.chmod(0o644)
+            _sync(temporary)
             try:
                 self._path(key).hardlink_to(temporary)
             except FileExistsError:
                 return False
+        _sync(self._path(key).parent)
         return True
 
     @contextmanager
@@ -47,14 +52,16 @@ class DirectoryStore(Store):
         with self._temporary(key) as temporary:
             yield temporary
             temporary.chmod(0o644)
+            _sync(temporary)
             temporary.replace(self._path(key))
+        _sync(self._path(key).parent)
 
     @contextmanager
     def _temporary(self, key: str) -> Iterator[Path]:
         """Yield an empty file in the folder of `key`, and remove it at the end."""
         target = self._path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=PART, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -79,7 +86,7 @@ class DirectoryStore(Store):
             (Path(folder) / name).relative_to(self.root).as_posix()
             for folder, _, names in os.walk(base)
             for name in names
-            if not name.startswith(".part-")
+            if not name.startswith(PART)
         )
         yield from sorted(key for key in keys if key.startswith(prefix))
 
@@ -98,6 +105,21 @@ class DirectoryStore(Store):
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
+    def remove_leftovers(self, before: datetime) -> int:
+        leftovers = [
+            Path(folder) / name
+            for folder, _, names in os.walk(self.root)
+            for name in names
+            if name.startswith(PART)
+        ]
+        removed = 0
+        for path in leftovers:
+            with suppress(FileNotFoundError):  # it was written to its end meanwhile
+                if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
+                    path.unlink()
+                    removed += 1
+        return removed
+
     def local(self, key: str) -> Path:
         path = self._path(key)
         if not path.is_file():
@@ -112,3 +134,12 @@ class DirectoryStore(Store):
 
     def presign(self, key: str, seconds: int) -> str | None:
         return None
+
+
+def _sync(path: Path) -> None:
+    """Write a file or a folder to the disk, so that it survives a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

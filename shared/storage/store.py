@@ -135,6 +135,10 @@ class Store(ABC):
     def presign(self, key: str, seconds: int) -> str | None:
         """Return a URL that reads the object for `seconds`; None if the store has no server."""
 
+    def remove_leftovers(self, before: datetime) -> int:
+        """Remove half-written files last changed before a UTC time; return their number."""
+        return 0
+
     def size(self, key: str) -> int:
         """Return the object's size in bytes. Raises `ObjectNotFoundError`."""
         return self.stat(key).size

@@ -48,6 +48,9 @@ class StoreView(Store):
     def delete(self, key: str) -> None:
         self.inner.delete(key)
 
+    def remove_leftovers(self, before: datetime) -> int:
+        return self.inner.remove_leftovers(before)
+
     def local(self, key: str) -> Path:
         return self.inner.local(key)
 

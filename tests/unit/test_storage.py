@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -57,3 +59,14 @@ def test_presigned_urls_name_the_server_as_clients_reach_it() -> None:
     assert (url.netloc, url.path) == ("data.example.org", "/bucket/some/prefix/a/b.tar")
     parts = part_upload(store, "a/b.tar")
     assert "partNumber=3" in (parts.url("upload", 3, 60) or "")
+
+
+def test_what_a_killed_writer_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.put("a/x", b"whole")
+    old, new = tmp_path / "a" / ".part-old", tmp_path / "a" / ".part-new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert store.remove_leftovers(datetime.now(UTC) - timedelta(hours=1)) == 1
+    assert (old.exists(), new.exists(), store.get("a/x")) == (False, True, b"whole")
