@@ -200,9 +200,16 @@ class Client:
         answer = self._http.put_file(place, path, 0, path.stat().st_size)
         return SlideInfo.model_validate_json(answer.content)
 
-    def download_labels(self, slide: str, path: Path) -> None:
-        """Download the label map that ingest made from a slide's annotation, as TIFF."""
-        self._http.download(f"/v1/slides/{slide}/labels.tif", path)
+    def download_labels(self, slide: str, path: Path, cohort: str | None = None) -> None:
+        """Download a label map that ingest made from a slide's annotation, as TIFF.
+
+        Args:
+            slide: name of the slide.
+            path: the file to write.
+            cohort: the cohort that made the map; None: the first by name.
+        """
+        chosen = f"?cohort={quote(cohort, safe='')}" if cohort else ""
+        self._http.download(f"/v1/slides/{slide}/labels.tif{chosen}", path)
 
     def delete_slide(self, slide: str) -> None:
         """Delete a slide's files and label map; patches, features and regions of cohorts stay."""

@@ -96,7 +96,7 @@ def test_tissue_types_are_named_one_by_one(
     client.download_labels(slide, tmp_path / "labels.tif")
     for name, key in (
         ("types.tif", cluster_key(run, f"labels/{slide}.tif")),
-        ("labels.tif", f"slides/{slide}/labels.tif"),
+        ("labels.tif", f"slides/{slide}/labels/textures.tif"),
     ):
         assert (tmp_path / name).read_bytes() == store.get(key)
     with pytest.raises(RefusedError, match="no finished job of clustering"):
