@@ -41,20 +41,21 @@ class EmbedStage(Stage[EmbedRequest]):
 
     def plan(self, request: EmbedRequest, context: Context) -> Plan:
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
-        slides = tuple(
-            _shard(request, record, slide, context.store) for slide in sorted(record.splits)
-        )
         if request.imported is not None:
             missing = [
-                shard.id
-                for shard in slides
-                if not context.store.exists(_imported(request, shard.id))
+                slide
+                for slide in sorted(record.splits)
+                if not context.store.exists(_imported(request, slide))
             ]
             if missing:
                 raise InputError(
                     f"{request.imported} lacks <slide>.h5 of {', '.join(missing)}, which cohort "
                     f"{request.cohort!r} needs: upload them too"
                 )
+        slides = tuple(
+            _shard(request, record, slide, context.store) for slide in sorted(record.splits)
+        )
+        if request.imported is not None:
             return Plan(phases=(slides,))
         if request.encoder == "embedded":
             return Plan(phases=((_fit_shard(request, record),), slides))
