@@ -79,6 +79,8 @@ def tissue_mask(rgb: UInt8, mpp: float) -> Mask:
     mask = (saturation > limit) & ~ink
     pixels = max(4, round(MIN_AREA / mpp**2))
     mask = remove_small_objects(mask, max_size=pixels)
+    if not mask.any():
+        return np.asarray(mask, np.bool_)  # a small empty field is no hole
     return np.asarray(remove_small_holes(mask, max_size=pixels), np.bool_)
 
 

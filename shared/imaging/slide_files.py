@@ -63,7 +63,10 @@ def open_source(path: Path) -> openslide.AbstractSlide:
             f"{path.name} cannot be opened: it is not what its name says, or damaged or "
             "incomplete. Copy it again from its source"
         )
-    return openslide.ImageSlide(read_picture(path))
+    image = read_picture(path)
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{path.name} is no colour image: save it with 8 bits per channel")
+    return openslide.ImageSlide(image)
 
 
 def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.AbstractSlide:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +69,9 @@ def inspect(path: Path) -> TiffFacts:
     try:
         with tifffile.TiffFile(path, _multifile=False) as tiff:
             pages = list(tiff.pages)
-            complete = bool(pages) and _next_directory(tiff, pages[-1].offset) == 0
             nested = [part for page in pages for part in (getattr(page, "pages", None) or ())]
-            complete = complete and all(_end(page) <= size for page in (*pages, *nested))
+            ends = [end for page in (*pages, *nested) for end in (_end(tiff, page), _pixels(page))]
+            complete = bool(pages) and _next(tiff, pages[-1]) == 0 and max(ends) <= size
             first = tiff.pages.first
             maker = next((name for flag, name in VENDORS.items() if getattr(first, flag)), None)
             facts = TiffFacts(maker, bool(first.subifds or tiff.is_ome))
@@ -86,16 +85,39 @@ def inspect(path: Path) -> TiffFacts:
     return facts
 
 
-def _next_directory(tiff: tifffile.TiffFile, offset: int) -> int:
-    """Return the offset of the directory that follows the one at `offset`; 0: it is the last."""
+def _tags(tiff: tifffile.TiffFile, page: Any) -> list[bytes]:
+    """Read the entries of a page's directory, and leave the file at the next one's offset."""
     form, file = tiff.tiff, tiff.filehandle
-    file.seek(offset)
-    (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
-    file.seek(tags * form.tagsize, os.SEEK_CUR)
-    return int(struct.unpack(form.offsetformat, file.read(form.offsetsize))[0])
+    file.seek(page.offset)
+    (count,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    if not count:
+        raise ValueError("an empty directory")
+    return [file.read(form.tagsize) for _ in range(count)]
 
 
-def _end(page: Any) -> int:
+def _next(tiff: tifffile.TiffFile, page: Any) -> int:
+    """Return the offset of the directory that follows a page's; 0: the page is the last."""
+    _tags(tiff, page)
+    form = tiff.tiff
+    return int(struct.unpack(form.offsetformat, tiff.filehandle.read(form.offsetsize))[0])
+
+
+def _end(tiff: tifffile.TiffFile, page: Any) -> int:
+    """Return the offset of the last byte of the values of a page's tags."""
+    form, last = tiff.tiff, 0
+    if tiff.is_ndpi:
+        return last  # its offsets have more bits than a tag holds
+    for entry in _tags(tiff, page):
+        _, kind = struct.unpack_from(form.tagformat1, entry)
+        count = struct.unpack_from(form.offsetformat, entry, 4)[0]
+        length = count * struct.calcsize(tifffile.TIFF.DATA_FORMATS.get(kind, "B"))
+        if length > form.tagoffsetthreshold:
+            at = struct.unpack_from(form.offsetformat, entry, 4 + form.offsetsize)[0]
+            last = max(last, at + length)
+    return last
+
+
+def _pixels(page: Any) -> int:
     """Return the offset of the last byte of a page's pixels."""
     offsets = np.asarray(page.dataoffsets, np.uint64)
     counts = np.asarray(page.databytecounts, np.uint64)
