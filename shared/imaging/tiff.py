@@ -22,8 +22,8 @@ from shared.imaging.tiff_facts import TIFF_ERRORS, is_tiff, ome_facts, resolutio
 CACHE_BYTES = 128 << 20
 """Decoded tiles or strips that an open file keeps."""
 
-MAPPED_BYTES = 64 << 20
-"""Size from which an uncompressed strip is mapped, so that only what is read of it takes memory."""
+RAW_BYTES = 4 << 20
+"""Size of the pieces in which uncompressed pixels are read, however high their strips are."""
 
 JPEG = {6, 7, 34892, 33007}
 """TIFF's numbers of JPEG compression, whose tiles share tables."""
@@ -172,6 +172,7 @@ class _Level:
     rows: int
     across: int
     down: int
+    raw: bool
     alpha: bool
 
     PHOTOMETRIC: ClassVar[dict[int, str]] = {
@@ -206,8 +207,10 @@ class _Level:
         width, height = page.imagewidth, page.imagelength
         columns = page.tilewidth if page.is_tiled else width
         rows = page.tilelength if page.is_tiled else min(page.rowsperstrip or height, height)
-        whole = page.is_memmappable and not page.is_tiled
-        if columns * rows > MAX_PLAIN_PIXELS and not whole:
+        raw = page.is_memmappable and not page.is_tiled
+        if raw:
+            rows = max(1, RAW_BYTES // (width * page.dtype.itemsize * page.samplesperpixel))
+        if columns * rows > MAX_PLAIN_PIXELS:
             raise InputError(
                 f"{path.name} stores {columns}×{rows} px in one piece; at most "
                 f"{MAX_PLAIN_PIXELS // 10**6} megapixels are decoded at once: make it a tiled "
@@ -216,7 +219,7 @@ class _Level:
         extra = page.extrasamples
         return cls(
             pages, width, height, columns, rows, -(-width // columns), -(-height // rows),
-            alpha=channels in {2, 4} and bool(extra) and int(extra[0]) in {1, 2},
+            raw=raw, alpha=channels in {2, 4} and bool(extra) and int(extra[0]) in {1, 2},
         )  # fmt: skip
 
     def decode(self, file: Any, index: int) -> UInt8 | None:
@@ -224,7 +227,10 @@ class _Level:
         for page in self.pages:
             planes = page.keyframe.samplesperpixel if page.keyframe.planarconfig == 2 else 1
             for plane in range(planes):
-                part = self._segment(file, page, plane * self.across * self.down + index)
+                if self.raw:
+                    part = self._rows(file, page, plane, index)
+                else:
+                    part = self._segment(file, page, plane * self.across * self.down + index)
                 if part is None:
                     return None
                 parts.append(part)
@@ -235,8 +241,6 @@ class _Level:
         offset, count = page.dataoffsets[index], page.databytecounts[index]
         if not count:
             return None
-        if count > MAPPED_BYTES and key.is_memmappable:
-            return self._mapped(file, page, index)
         file.seek(offset)
         data = file.read(count)
         if len(data) < count:
@@ -249,14 +253,19 @@ class _Level:
             return None
         return np.asarray(decoded)[0, : shape[1], : shape[2]]
 
-    def _mapped(self, file: Any, page: Any, index: int) -> UInt8:
+    def _rows(self, file: Any, page: Any, plane: int, index: int) -> UInt8:
+        """Read rows of an uncompressed plane, which lies in one piece."""
         key = page.keyframe
-        rows = min(self.rows, self.height - index % self.down * self.rows)
         samples = 1 if key.planarconfig == 2 else key.samplesperpixel
-        return np.memmap(
-            file.path, page.parent.byteorder + key.dtype.char, "r", page.dataoffsets[index],
-            (rows, self.width, samples),
-        )  # fmt: skip
+        dtype = np.dtype(page.parent.byteorder + key.dtype.char)
+        first = index * self.rows
+        rows = min(self.rows, self.height - first)
+        file.seek(
+            page.dataoffsets[0]
+            + (plane * self.height + first) * self.width * samples * dtype.itemsize
+        )
+        data = file.read(rows * self.width * samples * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(rows, self.width, samples)
 
     def rgba(self, piece: UInt8) -> UInt8:
         key = self.pages[0].keyframe
