@@ -210,7 +210,7 @@ def _embed(
                 damaged = start + len(batch) - len(kept)
                 if damaged > request.max_damaged * len(coords):
                     raise InputError(
-                        f"{name}: more than {request.max_damaged:.0%} of its {len(coords)} "
+                        f"{name}: more than {request.max_damaged:.2g} of its {len(coords)} "
                         "patches cannot be read. The slide's file is damaged or incomplete: copy "
                         "it again, or raise max_damaged"
                     )

@@ -26,13 +26,16 @@ MAX_UPSAMPLING = 1.1
 FINEST, COARSEST = 0.05, 20.0
 """µm per pixel that a file may state. Others are no slide's: a printer's 72 dpi is 353 µm."""
 
-BLOCK_WIDTH, BLOCK_PIXELS = 4096, 1 << 23
-"""Width of the blocks that a large window is read in, and their largest area, pixels."""
+WINDOW_PIXELS = 1 << 23
+"""Largest area, in pixels of a level, that is read at once."""
+
+BLOCK_WIDTH, BLOCK_PIXELS = 1024, 1 << 20
+"""Width of the blocks that larger windows are read in, and their largest area, pixels."""
 
 MAX_FLAT_PIXELS = 10**10
 """Largest level that a thumbnail is made from; reading it takes minutes."""
 
-DAMAGE_SIDE = 512
+DAMAGE_SIDE = 64
 """Side of the squares, in pixels of the level that is read, to which damage is narrowed down."""
 
 
@@ -155,11 +158,11 @@ class Slide:
         """
         self.check_mpp(mpp)
         level = self._level(mpp)
-        blocks = self._blocks(size, mpp, level)
-        if len(blocks) == 1:
+        spans = self._spans(size, mpp, level)
+        if spans[0] * spans[1] <= WINDOW_PIXELS:
             return self._read(x, y, size, mpp, level)
         out = np.empty((size[1], size[0], 3), np.uint8)
-        for left, top, width, height in blocks:
+        for left, top, width, height in self._blocks(size, mpp, level):
             at = self._moved(x, y, left, top, mpp)
             out[top : top + height, left : left + width] = self._read(
                 *at, (width, height), mpp, level
@@ -206,8 +209,8 @@ class Slide:
                 lost += width * height
                 if lost > max_damaged * size[0] * size[1]:
                     raise InputError(
-                        f"{self.path.name} is damaged in more than {max_damaged:.0%} of its area: "
-                        f"{error}"
+                        f"{self.path.name} is damaged in more than {max_damaged:.2g} of its area "
+                        f"(max_damaged): {error}"
                     ) from error
                 continue
             out[top : top + height, left : left + width] = part
@@ -232,8 +235,6 @@ class Slide:
     ) -> list[tuple[int, int, int, int]]:
         """Divide a window into blocks of bounded area: (left, top, width, height) at `mpp`."""
         spans = self._spans(size, mpp, level)
-        if spans[0] * spans[1] <= BLOCK_PIXELS:
-            return [(0, 0, *size)]
         # Strips are as wide as the slide: narrower blocks would decode each strip several times.
         tile = self._source.properties.get(f"openslide.level[{level}].tile-width", "0")
         wide = min(spans[0], max(BLOCK_WIDTH, int(tile)))

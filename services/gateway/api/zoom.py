@@ -27,7 +27,7 @@ from shared.contracts.ingest import slide_key
 from shared.errors import InputError
 from shared.imaging.codec import encode_palette_png, encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
-from shared.imaging.slide import BLOCK_PIXELS, Slide, local_source
+from shared.imaging.slide import WINDOW_PIXELS, Slide, local_source
 from shared.imaging.slide_files import open_source
 from shared.storage import Store, sha256
 
@@ -92,7 +92,7 @@ class Zoom:
         at = (column, row)
         corner, _, spans = self.tiles.get_tile_coordinates(level, at)
         try:
-            if spans[0] * spans[1] > BLOCK_PIXELS:  # no level is coarse enough: read in blocks
+            if spans[0] * spans[1] > WINDOW_PIXELS:  # no level is coarse enough: read in blocks
                 shrink = 2.0 ** (self.tiles.level_count - 1 - level)
                 size = self.tiles.get_tile_dimensions(level, at)
                 tile = Image.fromarray(Slide(self.path, self.slide, 1).read(*corner, size, shrink))
