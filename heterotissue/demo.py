@@ -58,7 +58,7 @@ def demo_slides(
         out: folder of the demo.
         folder: folder of the user's slides; None: make phantoms.
         classes: class names of the slides' annotations; None: the slides have no annotations.
-        mpp: µm per pixel of slides whose files state no resolution.
+        mpp: µm per pixel, which overrides what the slides state.
 
     Raises:
         InputError: `folder` has no slide, or two slides would have the same name.

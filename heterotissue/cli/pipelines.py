@@ -42,7 +42,7 @@ def demo(
         typer.Option(help="Class names of your annotations in the order of their indices, from 1."),
     ] = None,
     mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of slides that state no resolution.")
+        float | None, typer.Option(help="µm per pixel; it overrides what the slides state.")
     ] = None,
 ) -> None:
     """Run the whole pipeline in minutes: slides → tissue types → model → dataset → report."""

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from shared.arrays import UInt8
 from shared.contracts.cluster import cluster_key
 from shared.contracts.ingest import CohortRecord
-from shared.imaging.slide import open_slide
+from shared.imaging.slide import DamagedError, open_slide
 from shared.storage import Store
 
 Spot = tuple[int, int]
@@ -27,15 +27,29 @@ def read_assignments(store: Store, run: str, slide: str) -> pa.Table:
     return pq.read_table(store.local(cluster_key(run, f"assignments/{slide}.parquet")))
 
 
-def read_patches(store: Store, cohort: CohortRecord, slide: str, spots: list[Spot]) -> UInt8:
-    """Read the patches at some corners, resized to 64 px: uint8 RGB (N, 64, 64, 3)."""
+def read_patches(
+    store: Store, cohort: CohortRecord, slide: str, spots: list[Spot]
+) -> tuple[UInt8, list[int]]:
+    """Read the patches at some corners, except those where the slide is damaged.
+
+    Returns:
+        The patches resized to 64 px, uint8 RGB (N, 64, 64, 3), and their N places in `spots`.
+    """
     grid = cohort.patches
+    images = np.empty((len(spots), 64, 64, 3), np.uint8)
+    places: list[int] = []
     mpp = grid.size * grid.mpp / 64
     with open_slide(store, cohort, slide) as (opened, _):
-        mpp = max(mpp, opened.mpp)
+        mpp = max(mpp, opened.finest)
         side = max(1, round(grid.size * grid.mpp / mpp))
-        images = [opened.read(x, y, (side, side), mpp) for x, y in spots]
-    return np.stack([_resized(image, 64) for image in images])
+        for place, (x, y) in enumerate(spots):
+            try:
+                image = opened.read(x, y, (side, side), mpp)
+            except DamagedError:
+                continue
+            images[len(places)] = _resized(image, 64)
+            places.append(place)
+    return images[: len(places)], places
 
 
 def find_examples(store: Store, run: str, cohort: CohortRecord) -> dict[int, list[UInt8]]:
@@ -51,7 +65,7 @@ def find_examples(store: Store, run: str, cohort: CohortRecord) -> dict[int, lis
 
     Returns:
         Label (cluster + 1) → at most `EXAMPLES_PER_TYPE` images, uint8 RGB of side
-        `EXAMPLE_SIDE`; types without patches are left out.
+        `EXAMPLE_SIDE`; types without patches are left out, and patches where a slide is damaged.
     """
     ranked: dict[int, list[tuple[int, float, str, Spot]]] = {}
     for slide in sorted(cohort.splits):
@@ -68,7 +82,7 @@ def find_examples(store: Store, run: str, cohort: CohortRecord) -> dict[int, lis
     chosen = {cluster: sorted(ranked[cluster])[:EXAMPLES_PER_TYPE] for cluster in sorted(ranked)}
     images = _read_all(store, cohort, [spot for row in chosen.values() for spot in row])
     return {
-        cluster + 1: [images[slide, place] for _, _, slide, place in row]
+        cluster + 1: [images[slide, spot] for _, _, slide, spot in row if (slide, spot) in images]
         for cluster, row in chosen.items()
     }
 
@@ -80,8 +94,8 @@ def _read_all(
     images: dict[tuple[str, Spot], UInt8] = {}
     for slide in sorted({slide for _, _, slide, _ in wanted}):
         spots = [place for _, _, name, place in wanted if name == slide]
-        for place, image in zip(spots, read_patches(store, cohort, slide, spots), strict=True):
-            images[slide, place] = _resized(image, EXAMPLE_SIDE)
+        for image, place in zip(*read_patches(store, cohort, slide, spots), strict=True):
+            images[slide, spots[place]] = _resized(image, EXAMPLE_SIDE)
     return images
 
 

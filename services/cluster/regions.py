@@ -51,8 +51,8 @@ def cut_slide(
     with store.writing(key) as path:
         write_map(path, labels, mpp)
     with open_slide(store, cohort, slide) as (opened, _), LabelMap(store.local(key)) as merged:
-        count, digest = cut_regions(store, run, slide, opened, merged, len(classes), rule)
-    return {"regions": count, "sha256": digest}
+        cut = cut_regions(store, run, slide, opened, merged, len(classes), rule)
+    return {"regions": cut.regions, "sha256": cut.sha256}
 
 
 def sum_up(

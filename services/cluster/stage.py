@@ -341,8 +341,9 @@ def _labelled(
         rows = table.take(chosen)
         where = list(zip(rows["x"].to_pylist(), rows["y"].to_pylist(), strict=True))
         if where:
-            images.append(read_patches(context.store, cohort, slide, where))
-            labels.append(np.asarray(rows["cluster"], np.int64))
+            patches, places = read_patches(context.store, cohort, slide, where)
+            images.append(patches)
+            labels.append(np.asarray(rows["cluster"], np.int64)[places])
     if not images:
         raise InputError(f"slides {slides} have no patches to train the classifier on")
     return np.concatenate(images), np.concatenate(labels)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import cv2
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import safetensors.torch
 
 from services.embed.training import WINDOW, train_encoder
-from shared.arrays import Float32, UInt8
+from shared.arrays import Float32, Int64, UInt8
 from shared.contracts.embed import (
     EmbedRequest,
     FeatureRecord,
@@ -20,13 +21,14 @@ from shared.contracts.embed import (
 )
 from shared.contracts.ingest import (
     CohortRecord,
+    PatchGrid,
     cohort_key,
     patches_key,
 )
 from shared.encoders import embedded_key, load_encoder
 from shared.errors import InputError
 from shared.features import check_places, read_features, write_features
-from shared.imaging.slide import Slide, open_slide, read_record
+from shared.imaging.slide import DamagedError, Slide, open_slide, read_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import Store, file_identity, sha256, sha256_file
 
@@ -87,7 +89,9 @@ class EmbedStage(Stage[EmbedRequest]):
             sha256={name: part["sha256"] for name, part in slides.items()},
         )
         context.store.put_json(feature_record_key(request.encoder, request.cohort), record)
-        return {"slides": len(slides), "patches": sum(record.slides.values()), "dim": record.dim}
+        result = {"slides": len(slides), "patches": sum(record.slides.values()), "dim": record.dim}
+        damaged = {name: part["damaged"] for name, part in slides.items() if part.get("damaged")}
+        return result | ({"damaged_patches": damaged} if damaged else {})
 
 
 def _shard(request: EmbedRequest, record: CohortRecord, slide: str, store: Store) -> Shard:
@@ -157,10 +161,13 @@ def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[
         chosen = np.sort(rng.permutation(len(x))[:per_slide])
         with open_slide(context.store, record, name) as (slide, _):
             mpp = record.patches.mpp * record.patches.size / 64
-            margin = (WINDOW - 64) / 2 * mpp / slide.mpp
+            margin = (WINDOW - 64) / 2 * mpp
             for i in chosen:
-                corner = (round(x[i] - margin), round(y[i] - margin))
-                windows.append(_read(slide, *corner, WINDOW, mpp))
+                corner = (round(x[i] - margin / slide.mpp), round(y[i] - margin / slide.mpp_y))
+                try:
+                    windows.append(_read(slide, *corner, WINDOW, mpp))
+                except DamagedError:
+                    continue
                 numbers.append(number)
         context.progress(0, request.train_steps, f"read {name}")
     if len(windows) < 2:
@@ -179,12 +186,25 @@ def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[
 
 def _read(slide: Slide, x: int, y: int, side: int, mpp: float) -> UInt8:
     """Read a square of `side` pixels; enlarge it if `mpp` is finer than the slide."""
-    finest = max(mpp, slide.mpp)
+    finest = max(mpp, slide.finest)
     pixels = max(1, round(side * mpp / finest))
     image = slide.read(x, y, (pixels, pixels), finest)
     if pixels == side:
         return image
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _read_batch(slide: Slide, corners: Int64, grid: PatchGrid) -> tuple[UInt8, list[int]]:
+    """Read the patches at `corners`, and return those that can be read, with their places."""
+    images = np.empty((len(corners), grid.size, grid.size, 3), np.uint8)
+    places: list[int] = []
+    for place, (x, y) in enumerate(corners.tolist()):
+        try:
+            images[len(places)] = slide.read(x, y, (grid.size, grid.size), grid.mpp)
+        except DamagedError:
+            continue
+        places.append(place)
+    return images[: len(places)], places
 
 
 def _embed(
@@ -200,24 +220,39 @@ def _embed(
     grid = record.patches
     table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
     coords = np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
-    size = (grid.size, grid.size)
     key = features_key(request.encoder, request.cohort, name)
     with (
         open_slide(context.store, record, name) as (slide, slide_record),
         context.store.writing(key) as path,
     ):
+        kept: list[int] = []
 
         def batches() -> Iterator[Float32]:
             for start in range(0, len(coords), request.batch_size):
-                batch = coords[start : start + request.batch_size].tolist()
-                images = np.stack([slide.read(x, y, size, grid.mpp) for x, y in batch])
-                yield encoder.encode(images, request.batch_size)
+                batch = coords[start : start + request.batch_size]
+                images, places = _read_batch(slide, batch, grid)
+                kept.extend(start + place for place in places)
+                damaged = start + len(batch) - len(kept)
+                if damaged > request.max_damaged * len(coords):
+                    raise InputError(
+                        f"{name}: more than {request.max_damaged:.2g} of its {len(coords)} "
+                        "patches cannot be read. The slide's file is damaged or incomplete: copy "
+                        "it again, or raise max_damaged"
+                    )
+                if places:
+                    yield encoder.encode(images, request.batch_size)
                 context.progress(start + len(batch), len(coords), name)
 
-        write_features(path, coords, batches(), encoder.dim, slide_record, grid, request.encoder)
+        about = (encoder.dim, slide_record, grid, request.encoder)
+        write_features(path, coords, batches(), *about)
+        if len(kept) < len(coords):  # the rows of unreadable patches are still empty
+            with h5py.File(path) as file:
+                features = np.asarray(file["features"][: len(kept)])
+            write_features(path, coords[kept], [features], *about)
         digest = sha256_file(path)
     return {
-        "patches": len(coords),
+        "patches": len(kept),
+        "damaged": len(coords) - len(kept),
         "dim": encoder.dim,
         "license": encoder.license,
         "sha256": digest,

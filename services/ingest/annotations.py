@@ -194,7 +194,10 @@ def _by_plain_name(classes: Classes) -> dict[str, int]:
 
 
 def rasterize(
-    outlines: Sequence[tuple[BaseGeometry, int]], width: int, height: int, factor: float
+    outlines: Sequence[tuple[BaseGeometry, int]],
+    width: int,
+    height: int,
+    factors: tuple[float, float],
 ) -> Iterator[UInt8]:
     """Paint outlines into a label map, a later one over earlier ones.
 
@@ -203,12 +206,12 @@ def rasterize(
     Args:
         outlines: areas in level-0 pixels, with their class indices.
         width, height: size of the label map, pixels.
-        factor: number of level-0 pixels per pixel of the label map.
+        factors: number of level-0 pixels per pixel of the label map, along x and y.
 
     Yields:
         Strips of `LABEL_TILE` rows (the last may be shorter), uint8 (rows, width).
     """
-    areas = [scale(area, 1 / factor, 1 / factor, origin=(0, 0)) for area, _ in outlines]
+    areas = [scale(area, 1 / factors[0], 1 / factors[1], origin=(0, 0)) for area, _ in outlines]
     tree = STRtree(areas)
     for top in range(0, height, LABEL_TILE):
         rows = min(LABEL_TILE, height - top)
@@ -339,7 +342,7 @@ def label_strips(
         outlines = settle(OUTLINE_READERS[kind](path))
         indices = name_to_index([o.name for o in outlines], classes, label_names, path)
         painted = [(outline.area, indices[outline.name]) for outline in outlines]
-        return rasterize(painted, width, height, slide_size[0] / width)
+        return rasterize(painted, width, height, (slide_size[0] / width, slide_size[1] / height))
     image = read_indexed(path)
     _check_shape(path, image, slide_size)
     present = np.flatnonzero(np.bincount(image.ravel(), minlength=256))

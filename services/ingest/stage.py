@@ -46,6 +46,10 @@ MAX_MASK_SIDE = 8192
 """Greatest side of a tissue mask, pixels."""
 
 
+MPP_TOLERANCE = 0.05
+"""Relative difference from the stated resolution that an overriding one is not remarked for."""
+
+
 class IngestStage(Stage[IngestRequest]):
     """Turns slides with annotations, or tiles with masks, into label maps, patches and regions."""
 
@@ -122,6 +126,7 @@ class IngestStage(Stage[IngestRequest]):
             "labelled": len(labelled),
             "patches": sum(part["patches"] for part in done.values()),
             "regions": sum(part["regions"] for part in done.values()),
+            **_remarks(done),
         }
 
 
@@ -135,6 +140,20 @@ def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
     if source.labels is not None and source.labels_sha256 is None:
         reads["labels"] = file_identity(store, source.labels)
     return Shard(id=source.slide, reads=reads)
+
+
+def _remarks(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Name the slides that are damaged in part, or are not at the resolution that they state."""
+    damaged = {
+        name: f"{part['damaged']:.2%}" for name, part in sorted(done.items()) if part.get("damaged")
+    }
+    overridden = {
+        name: f"{part['mpp']:.4g} instead of {part['stated_mpp']:.4g} µm/px"
+        for name, part in sorted(done.items())
+        if part.get("stated_mpp") and abs(part["mpp"] / part["stated_mpp"] - 1) > MPP_TOLERANCE
+    }
+    remarks = {"damaged": damaged, "resolution_overridden": overridden}
+    return {key: slides for key, slides in remarks.items() if slides}
 
 
 def _ingest_tiles(
@@ -154,14 +173,15 @@ def _ingest(
 ) -> dict[str, Any]:
     store, name, folder = context.store, source.slide, source.folder
     slide.check_mpp(request.patches.mpp)
-    side = min(MAX_MASK_SIDE, math.ceil(max(slide.width, slide.height) * slide.mpp / MPP))
-    if min(slide.width, slide.height) * slide.mpp < request.patches.size * request.patches.mpp:
+    spans = (slide.width * slide.mpp, slide.height * slide.mpp_y)
+    side = min(MAX_MASK_SIDE, math.ceil(max(spans) / MPP))
+    if min(spans) < request.patches.size * request.patches.mpp:
         raise InputError(
             f"{path.name} is {slide.width}×{slide.height} px, smaller than one patch of "
             f"{request.patches.size} px at {request.patches.mpp} µm/px: leave it out"
         )
-    small = slide.thumbnail(max(64, side))
-    tissue = tissue_mask(small, slide.width * slide.mpp / small.shape[1])
+    small, damaged = slide.thumbnail(max(64, side), request.max_damaged)
+    tissue = tissue_mask(small, spans[0] / small.shape[1])
     stain = stain_of(small, tissue)
     if stain == "other" and not request.allow_other_stains:
         raise InputError(
@@ -184,9 +204,15 @@ def _ingest(
     store.put(patches_key(request.cohort, name), table_bytes(patches))
     context.progress(3, 4, "patches listed")
     if labels is not None:
-        regions, region_sha = cut_regions(
-            store, request.cohort, name, slide, labels, classes, request.regions
-        )
+        cut = cut_regions(store, request.cohort, name, slide, labels, classes, request.regions)
+        windows = cut.regions + cut.damaged
+        damaged = max(damaged, cut.damaged / max(1, windows))
+        if damaged > request.max_damaged:
+            raise InputError(
+                f"{path.name} cannot be read in {cut.damaged} of its {windows} regions. The file "
+                "is damaged or incomplete: copy it again, or raise max_damaged"
+            )
+        regions, region_sha = cut.regions, cut.sha256
     store.put(slide_key(folder, "tissue.png"), encode_png(tissue.astype(np.uint8) * 255))
     store.put(slide_key(folder, "thumbnail.png"), encode_png(_shrunk(small)))
     record = SlideRecord(
@@ -213,6 +239,8 @@ def _ingest(
         "regions": regions,
         "region_sha256": region_sha,
         "stain": stain,
+        "damaged": damaged,
+        "stated_mpp": slide.stated_mpp,
     }
 
 
@@ -223,12 +251,15 @@ def _write_labels(
         raise InputError(f"{source.slide} has an annotation, so the request must state classes")
     with local_source(context.store, source.labels) as path:
         kind = source.label_format or format_of(path)
-        factor = request.regions.mpp / slide.mpp
-        size = (max(1, round(slide.width / factor)), max(1, round(slide.height / factor)))
+        mpp = request.regions.mpp
+        size = (
+            max(1, round(slide.width * slide.mpp / mpp)),
+            max(1, round(slide.height * slide.mpp_y / mpp)),
+        )
         strips = label_strips(
             path, kind, request.classes, request.label_names, (slide.width, slide.height), size
         )
-        write_label_map(file, strips, *size, request.regions.mpp)
+        write_label_map(file, strips, *size, mpp)
 
 
 def _shrunk(rgb: UInt8) -> UInt8:

@@ -21,8 +21,11 @@ MPP = 8.0
 MIN_AREA = 100**2
 """Area of the smallest speck of tissue, or hole in it, that is kept, µm²."""
 
-MIN_SATURATION = 0.06
-"""Smallest threshold on saturation (0 to 1) that separates tissue from glass."""
+MIN_SATURATION, MAX_SATURATION = 0.06, 0.2
+"""Bounds of the threshold on saturation (0 to 1) that separates tissue from glass."""
+
+GLASS_CONTRAST = 2.5
+"""Smallest ratio of the saturations of tissue and glass, medians."""
 
 
 def ink_mask(rgb: UInt8) -> Mask:
@@ -52,7 +55,7 @@ def tissue_mask(rgb: UInt8, mpp: float) -> Mask:
 
     Tissue is where the saturation of the median-filtered image is above Otsu's threshold. Ink
     and small specks are removed, and small holes are filled. The threshold is bounded, because
-    Otsu's method splits even an empty field into two parts.
+    Otsu's method splits even an empty field into two parts, and a field without glass too.
 
     Args:
         rgb: thumbnail of the slide, uint8 (h, w, 3).
@@ -65,12 +68,19 @@ def tissue_mask(rgb: UInt8, mpp: float) -> Mask:
     ink = ink_mask(smooth)
     saturation = rgb2hsv(smooth)[..., 1]
     clean = saturation[~ink]
-    if clean.size == 0 or clean.max() - clean.min() < 1e-3:
+    if clean.size == 0:
         return np.zeros(rgb.shape[:2], np.bool_)
-    limit = max(MIN_SATURATION, min(float(threshold_otsu(clean)), 0.2))
+    limit = max(MIN_SATURATION, min(float(threshold_otsu(clean)), MAX_SATURATION))
+    pale, strong = clean[clean <= limit], clean[clean > limit]
+    if pale.size and strong.size:
+        level = float(np.median(pale))
+        if level > MIN_SATURATION and np.median(strong) < GLASS_CONTRAST * level:
+            limit = MIN_SATURATION  # the threshold parts pale tissue from strong: there is no glass
     mask = (saturation > limit) & ~ink
     pixels = max(4, round(MIN_AREA / mpp**2))
     mask = remove_small_objects(mask, max_size=pixels)
+    if not mask.any():
+        return np.asarray(mask, np.bool_)  # a small empty field is no hole
     return np.asarray(remove_small_holes(mask, max_size=pixels), np.bool_)
 
 

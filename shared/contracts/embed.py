@@ -12,7 +12,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from shared.contracts.base import Contract, Name, Request
-from shared.contracts.ingest import cohort_key
+from shared.contracts.ingest import MAX_DAMAGED, cohort_key
 
 
 class EmbedRequest(Request):
@@ -35,6 +35,10 @@ class EmbedRequest(Request):
     batch_size: int = Field(64, ge=1, le=4096)
     train_steps: int = Field(400, ge=1, description="training steps of the embedded encoder")
     train_patches: int = Field(4000, ge=64, description="largest number of patches to train it on")
+    max_damaged: float = Field(
+        MAX_DAMAGED, ge=0, le=1, description="largest share of a slide's patches that may be "
+        "unreadable; they are left out",
+    )  # fmt: skip
     seed: int = 0
 
     def inputs(self) -> list[str]:

@@ -36,6 +36,10 @@ TILE_COLUMNS = pa.schema(
 )
 
 
+MAX_DAMAGED = 0.05
+"""Share of a slide, its regions or patches, that may be unreadable unless a request says else."""
+
+
 class SlideSource(Contract):
     """The files of a slide and its annotation: store keys, or absolute paths.
 
@@ -98,6 +102,9 @@ class IngestRequest(Request):
     regions: RegionRule = RegionRule()
     split: SplitFractions = SplitFractions()
     allow_other_stains: bool = Field(False, description="accept slides that do not look like H&E")
+    max_damaged: float = Field(
+        MAX_DAMAGED, ge=0, le=1, description="largest share of a slide that may be unreadable"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> IngestRequest:

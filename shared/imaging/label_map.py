@@ -27,7 +27,7 @@ def write_label_map(
         path: the .tif file to write.
         strips: uint8 (LABEL_TILE, width) from top to bottom; the last may have fewer rows.
         width, height: size of the label map, pixels.
-        mpp: µm per pixel.
+        mpp: µm per pixel, along x and y: pixels of label maps are square.
     """
 
     def tiles() -> Iterator[UInt8]:
@@ -93,19 +93,21 @@ class LabelMap:
         )
         return np.concatenate(list(strips))
 
-    def read(self, x: int, y: int, size: tuple[int, int], mpp: float, slide_mpp: float) -> UInt8:
+    def read(
+        self, x: int, y: int, size: tuple[int, int], mpp: float, slide_mpp: tuple[float, float]
+    ) -> UInt8:
         """Read a window given in the slide's coordinates, by nearest neighbour.
 
         Args:
             x, y: upper left corner of the window, level-0 pixels of the slide.
             size: width and height in pixels at `mpp`.
             mpp: µm per pixel of the result.
-            slide_mpp: µm per level-0 pixel of the slide.
+            slide_mpp: µm per level-0 pixel of the slide, along x and y.
 
         Returns:
             uint8 (height, width), with 0 outside the map.
         """
-        left, top = x * slide_mpp / self.mpp, y * slide_mpp / self.mpp
+        left, top = x * slide_mpp[0] / self.mpp, y * slide_mpp[1] / self.mpp
         step = mpp / self.mpp
         xs = np.floor(left + (np.arange(size[0]) + 0.5) * step).astype(int)
         ys = np.floor(top + (np.arange(size[1]) + 0.5) * step).astype(int)

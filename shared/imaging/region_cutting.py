@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_sets import Region, pack_regions, region_table
-from shared.imaging.slide import Slide
+from shared.imaging.slide import DamagedError, Slide
 from shared.imaging.windows import choose_windows
 from shared.storage import Store, sha256
+
+
+class CutRegions(NamedTuple):
+    """What was cut out of a slide.
+
+    Attributes:
+        regions: number of regions.
+        sha256: digest of their shard.
+        damaged: number of regions that were left out because the slide is damaged there.
+    """
+
+    regions: int
+    sha256: str
+    damaged: int
 
 
 def cut_regions(
@@ -20,8 +35,10 @@ def cut_regions(
     labels: LabelMap,
     classes: int,
     rule: RegionRule,
-) -> tuple[int, str]:
+) -> CutRegions:
     """Choose the regions of a slide, and write their table and their shard.
+
+    Regions that touch a damaged place of the slide are left out.
 
     Args:
         store: receives the table and the shard.
@@ -31,9 +48,6 @@ def cut_regions(
         labels: the slide's label map, at any resolution; it is read by nearest neighbour.
         classes: number of classes, background included.
         rule: rule that chooses the windows, with their size and mpp.
-
-    Returns:
-        The number of regions, and the SHA-256 of the shard.
     """
     ratio = rule.mpp / labels.mpp
     side, stride = max(1, round(rule.size * ratio)), max(1, round(rule.stride * ratio))
@@ -44,7 +58,11 @@ def cut_regions(
     def regions() -> Iterator[Region]:
         for window in windows:
             x = round(window.x * labels.mpp / slide.mpp)
-            y = round(window.y * labels.mpp / slide.mpp)
+            y = round(window.y * labels.mpp / slide.mpp_y)
+            try:
+                image = slide.read(x, y, size, rule.mpp)
+            except DamagedError:
+                continue
             key = f"{slide_name}_{x}_{y}"
             rows.append(
                 {
@@ -59,10 +77,10 @@ def cut_regions(
                     "entropy": window.entropy,
                 }
             )
-            image = slide.read(x, y, size, rule.mpp)
-            yield Region(key, slide_name, image, labels.read(x, y, size, rule.mpp, slide.mpp))
+            mask = labels.read(x, y, size, rule.mpp, (slide.mpp, slide.mpp_y))
+            yield Region(key, slide_name, image, mask)
 
     tar = pack_regions(regions())
     store.put(region_tar_key(name, slide_name), tar)
     store.put(region_table_key(name, slide_name), region_table(rows))
-    return len(windows), sha256(tar)
+    return CutRegions(len(rows), sha256(tar), len(windows) - len(rows))

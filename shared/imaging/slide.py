@@ -1,28 +1,56 @@
-"""Slides: any format that OpenSlide 4 opens, and plain images with a stated resolution."""
+"""Slides: positions in level-0 pixels, windows at any resolution, damage that is survived."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 import cv2
 import numpy as np
 import openslide
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from shared.arrays import UInt8
 from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
 from shared.errors import InputError
+from shared.imaging.slide_files import open_source
 from shared.storage import Store, content_hash
-
-MAX_PLAIN_PIXELS = 500_000_000
-"""Largest number of pixels of a plain image, which is decoded whole."""
 
 MAX_UPSAMPLING = 1.1
 """Largest factor by which a read may be finer than level 0."""
+
+FINEST, COARSEST = 0.05, 20.0
+"""µm per pixel that a file may state. Others are no slide's: a printer's 72 dpi is 353 µm."""
+
+WINDOW_PIXELS = 1 << 23
+"""Largest area, in pixels of a level, that is read at once."""
+
+BLOCK_WIDTH, BLOCK_PIXELS = 1024, 1 << 20
+"""Width of the blocks that larger windows are read in, and their largest area, pixels."""
+
+MAX_FLAT_PIXELS = 10**10
+"""Largest level that a thumbnail is made from; reading it takes minutes."""
+
+DAMAGE_SIDE = 64
+"""Side of the squares, in pixels of the level that is read, to which damage is narrowed down."""
+
+
+class DamagedError(InputError):
+    """A slide cannot be read in one place; it may be readable elsewhere."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The scanned part of a slide, level-0 pixels. QuPath's coordinates begin at its corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
 
 
 class Slide:
@@ -31,12 +59,21 @@ class Slide:
     Attributes:
         width, height: size of the slide, level-0 pixels.
         mpp, mpp_y: µm per level-0 pixel, along x and y.
-        vendor: OpenSlide's name of the format; 'image' for plain images.
+        stated_mpp: what the file states as µm per pixel along x; None if nothing credible.
+        vendor: OpenSlide's name of the format; 'tiff' or 'ome-tiff' for TIFFs that it does not
+            read, 'image' for plain images.
         levels: number of pyramid levels.
         objective: nominal magnification; None if not stated.
+        bounds: the scanned part, where the file states one (MIRAX, Leica, Ventana).
     """
 
-    def __init__(self, path: Path, source: openslide.AbstractSlide, mpp: float | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: openslide.AbstractSlide,
+        mpp: float | None = None,
+        mpp_y: float | None = None,
+    ) -> None:
         self.path = path
         self._source = source
         properties = source.properties
@@ -44,24 +81,26 @@ class Slide:
         self.levels = source.level_count
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "image")
         self.objective = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
-        stated = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
-        stated_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
-        known = stated or mpp
-        if known is None:
-            raise InputError(
-                f"{path.name} states no resolution: pass --mpp with its µm per pixel "
-                "(about 0.25 at 40x, 0.5 at 20x)"
-            )
-        self.mpp = known
-        self.mpp_y = stated_y if stated and stated_y else known
+        self.bounds = _bounds(source)
+        x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
+        y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y)) or x
+        credible = x and y and min(x, y) >= FINEST and max(x, y) <= COARSEST
+        self.stated_mpp = x if credible else None
+        if mpp is not None:
+            self.mpp, self.mpp_y = mpp, mpp_y or mpp
+        elif credible and x and y:
+            self.mpp, self.mpp_y = x, y
+        else:
+            raise InputError(_no_resolution(path, x, y, self.objective))
 
     @classmethod
-    def open(cls, path: Path, mpp: float | None = None) -> Slide:
+    def open(cls, path: Path, mpp: float | None = None, mpp_y: float | None = None) -> Slide:
         """Open a slide or a plain image.
 
         Args:
             path: the file.
-            mpp: µm per pixel, for files that state none.
+            mpp: µm per pixel, instead of what the file states.
+            mpp_y: µm per pixel along y, if it differs from `mpp`.
 
         Raises:
             InputError: the file is missing, in no known format, damaged, too large a
@@ -69,10 +108,15 @@ class Slide:
         """
         source = open_source(path)
         try:
-            return cls(path, source, mpp)
+            return cls(path, source, mpp, mpp_y)
         except InputError:
             source.close()
             raise
+
+    @property
+    def finest(self) -> float:
+        """Finest µm per pixel at which both axes can be read."""
+        return max(self.mpp, self.mpp_y)
 
     def close(self) -> None:
         """Close the file."""
@@ -91,14 +135,14 @@ class Slide:
 
     def check_mpp(self, mpp: float) -> None:
         """Raise `InputError` if `mpp` is finer than the slide's level 0."""
-        if mpp * MAX_UPSAMPLING < self.mpp:
+        if mpp * MAX_UPSAMPLING < self.finest:
             raise InputError(
-                f"{self.path.name} has {self.mpp:.4g} µm/px at its finest level, too coarse for "
+                f"{self.path.name} has {self.finest:.4g} µm/px at its finest level, too coarse for "
                 f"the {mpp:.4g} µm/px that were asked for"
             )
 
     def read(self, x: int, y: int, size: tuple[int, int], mpp: float) -> UInt8:
-        """Read a window.
+        """Read a window. A large one is read in blocks, so that memory stays bounded.
 
         Args:
             x, y: upper left corner, level-0 pixels; parts outside the slide are white.
@@ -109,19 +153,105 @@ class Slide:
             uint8 RGB (height, width, 3).
 
         Raises:
-            InputError: `mpp` is finer than the slide, or the file is damaged in this place.
+            DamagedError: the file is damaged in this place.
+            InputError: `mpp` is finer than the slide.
         """
         self.check_mpp(mpp)
-        level = self._source.get_best_level_for_downsample(mpp / self.mpp * 1.001)
+        level = self._level(mpp)
+        spans = self._spans(size, mpp, level)
+        if spans[0] * spans[1] <= WINDOW_PIXELS:
+            return self._read(x, y, size, mpp, level)
+        out = np.empty((size[1], size[0], 3), np.uint8)
+        for left, top, width, height in self._blocks(size, mpp, level):
+            at = self._moved(x, y, left, top, mpp)
+            out[top : top + height, left : left + width] = self._read(
+                *at, (width, height), mpp, level
+            )
+        return out
+
+    def thumbnail(self, max_side: int, max_damaged: float = 0.0) -> tuple[UInt8, float]:
+        """Read the whole slide with square pixels; what cannot be read is white.
+
+        Args:
+            max_side: largest width and height, pixels.
+            max_damaged: largest share of the slide that may be unreadable.
+
+        Returns:
+            uint8 RGB (h, w, 3), and the share of it that cannot be read, 0 to 1.
+
+        Raises:
+            InputError: more than `max_damaged` cannot be read, or the slide has no coarse level
+                and more than `MAX_FLAT_PIXELS`.
+        """
+        spans = (self.width * self.mpp, self.height * self.mpp_y)
+        mpp = max(self.finest, max(spans) / max_side)
+        size = (max(1, round(spans[0] / mpp)), max(1, round(spans[1] / mpp)))
+        level = self._level(mpp)
+        width, height = self._source.level_dimensions[level]
+        if width * height > MAX_FLAT_PIXELS:
+            raise InputError(
+                f"{self.path.name} has {width}×{height} px and no level coarse enough for a "
+                "thumbnail: make it a pyramidal TIFF first (vips tiffsave --tile --pyramid)"
+            )
+        out = np.full((size[1], size[0], 3), 255, np.uint8)
+        lost = 0
+        todo = self._blocks(size, mpp, level)[::-1]
+        side = max(1, int(DAMAGE_SIDE * self.mpp * self._source.level_downsamples[level] / mpp))
+        while todo:
+            left, top, width, height = todo.pop()
+            at = self._moved(0, 0, left, top, mpp)
+            try:
+                part = self._read(*at, (width, height), mpp, level)
+            except DamagedError as error:
+                if max(width, height) > side:
+                    todo += _quarters(left, top, width, height, side)
+                    continue
+                lost += width * height
+                if lost > max_damaged * size[0] * size[1]:
+                    raise InputError(
+                        f"{self.path.name} is damaged in more than {max_damaged:.2g} of its area "
+                        f"(max_damaged): {error}"
+                    ) from error
+                continue
+            out[top : top + height, left : left + width] = part
+        return out, lost / (size[0] * size[1])
+
+    def _level(self, mpp: float) -> int:
+        return self._source.get_best_level_for_downsample(mpp / self.finest * 1.001)
+
+    def _moved(self, x: int, y: int, left: int, top: int, mpp: float) -> tuple[int, int]:
+        return x + round(left * mpp / self.mpp), y + round(top * mpp / self.mpp_y)
+
+    def _spans(self, size: tuple[int, int], mpp: float, level: int) -> tuple[int, int]:
+        """Return the width and height of a window in pixels of a level."""
         scale = self._source.level_downsamples[level]
-        spans = (
+        return (
             max(1, round(size[0] * mpp / self.mpp / scale)),
             max(1, round(size[1] * mpp / self.mpp_y / scale)),
         )
+
+    def _blocks(
+        self, size: tuple[int, int], mpp: float, level: int
+    ) -> list[tuple[int, int, int, int]]:
+        """Divide a window into blocks of bounded area: (left, top, width, height) at `mpp`."""
+        spans = self._spans(size, mpp, level)
+        # Strips are as wide as the slide: narrower blocks would decode each strip several times.
+        tile = self._source.properties.get(f"openslide.level[{level}].tile-width", "0")
+        wide = min(spans[0], max(BLOCK_WIDTH, int(tile)))
+        width = max(1, size[0] * wide // spans[0])
+        height = max(1, size[1] * max(1, BLOCK_PIXELS // wide) // spans[1])
+        return [
+            (left, top, min(width, size[0] - left), min(height, size[1] - top))
+            for top in range(0, size[1], height)
+            for left in range(0, size[0], width)
+        ]
+
+    def _read(self, x: int, y: int, size: tuple[int, int], mpp: float, level: int) -> UInt8:
+        spans = self._spans(size, mpp, level)
         try:
             tile = self._source.read_region((x, y), level, spans)
         except openslide.OpenSlideError as error:
-            raise InputError(
+            raise DamagedError(
                 f"{self.path.name} cannot be read at ({x}, {y}): {error}. The file is damaged or "
                 "incomplete; copy it again from its source"
             ) from error
@@ -132,11 +262,18 @@ class Slide:
             return rgb
         return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
-    def thumbnail(self, max_side: int) -> UInt8:
-        """Read the whole slide, at most `max_side` pixels wide and high: uint8 RGB (h, w, 3)."""
-        factor = max(1.0, self.width / max_side, self.height / max_side)
-        size = (max(1, round(self.width / factor)), max(1, round(self.height / factor)))
-        return self.read(0, 0, size, self.mpp * self.width / size[0])
+
+def _quarters(
+    left: int, top: int, width: int, height: int, side: int
+) -> list[tuple[int, int, int, int]]:
+    """Divide a block in two along each of its axes that is longer than `side`."""
+    columns = [(left, width)]
+    rows = [(top, height)]
+    if width > side:
+        columns = [(left, width // 2), (left + width // 2, width - width // 2)]
+    if height > side:
+        rows = [(top, height // 2), (top + height // 2, height - height // 2)]
+    return [(x, y, w, h) for y, h in rows for x, w in columns]
 
 
 def _number(text: str | None) -> float | None:
@@ -147,34 +284,32 @@ def _number(text: str | None) -> float | None:
     return value if value > 0 else None
 
 
-def open_source(path: Path) -> openslide.AbstractSlide:
-    """Open a file with OpenSlide.
-
-    Raises:
-        InputError: the file is missing, in no known format, damaged, or too large a plain image.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is not there")
+def _bounds(source: openslide.AbstractSlide) -> Bounds | None:
+    names = ("x", "y", "width", "height")
+    values = [source.properties.get(f"openslide.bounds-{name}") for name in names]
     try:
-        if openslide.OpenSlide.detect_format(path) is None:
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PLAIN_PIXELS:
-                    raise InputError(
-                        f"{path.name} is a plain image of {image.width}×{image.height} px: "
-                        "make it a pyramidal TIFF first (vips tiffsave --tile --pyramid)"
-                    )
-        return openslide.open_slide(path)
-    except (
-        openslide.OpenSlideError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-    ) as error:
-        reason = str(error) or "not a slide or an image"
-        raise InputError(
-            f"{path.name} cannot be opened: {reason}. It may be damaged, incomplete, or of a "
-            "format or compression that OpenSlide does not read"
-        ) from error
+        return Bounds(*(int(value) for value in values if value is not None))
+    except (TypeError, ValueError):
+        return None
+
+
+def _no_resolution(path: Path, x: float | None, y: float | None, objective: float | None) -> str:
+    """Say what a file states as its resolution, why that is not taken, and what to do."""
+    stated = f"{path.name} states no resolution"
+    if x and y:
+        wrong = x if not FINEST <= x <= COARSEST else y
+        kind = "fine" if wrong < FINEST else "coarse"
+        dpi = f" ({25400 / wrong:.0f} dpi, as for printing)" if wrong > 2 * COARSEST else ""
+        stated = (
+            f"{path.name} states {wrong:.4g} µm per pixel{dpi}, too {kind} for a slide "
+            f"({FINEST:g} to {COARSEST:g}), so it counts as none"
+        )
+    if objective:
+        return (
+            f"{stated}: pass --mpp with its µm per pixel (the file states {objective:g}x: "
+            f"pass --mpp {10 / objective:.4g})"
+        )
+    return f"{stated}: pass --mpp with its µm per pixel (about 0.25 at 40x, 0.5 at 20x)"
 
 
 @contextmanager
@@ -237,7 +372,7 @@ def open_slide(
     record = read_record(store, cohort, slide)
     with local_source(store, record.source) as path:
         check_content(path, record.sha256, f"slide {slide!r}")
-        with Slide.open(path, record.mpp) as opened:
+        with Slide.open(path, record.mpp, record.mpp_y) as opened:
             yield opened, record
 
 

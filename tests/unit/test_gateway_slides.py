@@ -199,7 +199,7 @@ def test_label_tiles_lie_over_the_slides(gateway: Gateway, phantom: Path, back: 
         assert colors[1].tolist() == list(PHANTOM_CLASSES.colors[1])
         shown, alpha = np.asarray(tile), np.asarray(tile.convert("RGBA"))[..., 3]
     with LabelMap(gateway.resources.root.local("slides/p/labels/c.tif")) as labels:
-        expected = labels.read(*corner, size, labels.mpp * 0.5 * 2**back, labels.mpp * 0.5)
+        expected = labels.read(*corner, size, labels.mpp * 0.5 * 2**back, (labels.mpp * 0.5,) * 2)
     assert (shown == expected).mean() > (0.995 if back < 6 else 0.8)
     assert ((alpha > 0) == (shown > 0)).all()
     assert gateway.client.get(place.replace("/p/", "/q/")).status_code == 404

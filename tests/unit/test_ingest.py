@@ -117,7 +117,7 @@ def test_every_label_format_gives_the_same_map(kind: str, tmp_path: Path) -> Non
     with LabelMap(store.local("slides/s/labels/c.tif")) as opened:
         assert opened.mpp == pytest.approx(1.0)
         assert np.array_equal(opened.whole(), truth())
-        window = opened.read(250, 100, (8, 4), 2.0, 1.0)
+        window = opened.read(250, 100, (8, 4), 2.0, (1.0, 1.0))
         assert np.array_equal(window, truth()[101:109:2, 251:267:2])
 
 
@@ -246,10 +246,10 @@ def test_geojson_with_a_third_coordinate(real_data: Path) -> None:
     ("file", "message"),
     [
         ("TCGA-CR-7395-01A-01-TS1.svs", "states no resolution: pass --mpp"),
-        ("camelyon_dicom_jpeg.dcm", "too coarse"),
+        ("camelyon_dicom_jpeg.dcm", "states 28.97 µm per pixel, too coarse"),
         ("fluorescence.ndpi", "does not look like H&E"),
         ("broken/histolab_broken.svs", "cannot be opened"),
-        ("broken/osp_unopenable.tiff", "compression"),
+        ("broken/osp_unopenable.tiff", "compression 52479"),
         ("broken/osp_unreadable.svs", "smaller than one patch"),
         ("broken/osp_small.svs", "smaller than one patch"),
         ("broken/pathml_small_dicom.dcm", "cannot be opened"),

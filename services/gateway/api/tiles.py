@@ -102,5 +102,5 @@ def get_crop(
     record = ingested(caller, slide)
     zoom, version = zoom_of(request, caller, slide)
     tag = f"{version}-crop-{x}-{y}-{side}-{mpp}"
-    draw = partial(zoom.crop, (x, y), side, mpp, record.mpp)
+    draw = partial(zoom.crop, (x, y), side, mpp, (record.mpp, record.mpp_y))
     return drawn(tag, if_none_match, CACHED, "image/png", draw)

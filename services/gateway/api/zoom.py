@@ -16,6 +16,7 @@ import numpy as np
 import openslide
 from fastapi import Path, Request
 from openslide.deepzoom import DeepZoomGenerator
+from PIL import Image
 
 from services.gateway.api.access import Caller
 from services.gateway.api.problems import ProblemError
@@ -25,7 +26,8 @@ from shared.contracts.base import Classes, class_color
 from shared.errors import InputError
 from shared.imaging.codec import encode_palette_png, encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
-from shared.imaging.slide import Slide, local_source, open_source
+from shared.imaging.slide import WINDOW_PIXELS, Slide, local_source
+from shared.imaging.slide_files import open_source
 from shared.storage import Store, sha256
 
 TILE_SIDE, TILE_OVERLAP = 254, 1
@@ -86,27 +88,36 @@ class Zoom:
         """
         self._check(level, column, row)
         body = io.BytesIO()
+        at = (column, row)
+        corner, _, spans = self.tiles.get_tile_coordinates(level, at)
         try:
-            tile = self.tiles.get_tile(level, (column, row))
+            if spans[0] * spans[1] > WINDOW_PIXELS:  # no level is coarse enough: read in blocks
+                shrink = 2.0 ** (self.tiles.level_count - 1 - level)
+                size = self.tiles.get_tile_dimensions(level, at)
+                tile = Image.fromarray(Slide(self.path, self.slide, 1).read(*corner, size, shrink))
+            else:
+                tile = self.tiles.get_tile(level, at)
         except openslide.OpenSlideError as error:
             raise InputError(f"the slide's file is damaged here: {error}") from error
         tile.save(body, "JPEG", quality=JPEG_QUALITY)
         return body.getvalue()
 
-    def crop(self, corner: tuple[int, int], side: int, mpp: float, stated: float) -> bytes:
+    def crop(
+        self, corner: tuple[int, int], side: int, mpp: float, slide_mpp: tuple[float, float]
+    ) -> bytes:
         """Return a square of the slide as PNG.
 
         Args:
             corner: x and y of the upper left corner in level-0 pixels.
             side: side of the square in pixels of `mpp`.
             mpp: µm per pixel of the square.
-            stated: µm per level-0 pixel, for a slide whose file states no resolution.
+            slide_mpp: µm per level-0 pixel, along x and y.
 
         Raises:
             InputError: the square does not lie on the slide, spans more than `MAX_CROP_SPAN`
                 level-0 pixels, or is finer than the slide.
         """
-        slide = Slide(self.path, self.slide, stated)
+        slide = Slide(self.path, self.slide, *slide_mpp)
         spans = [round(side * mpp / own) for own in (slide.mpp, slide.mpp_y)]
         size = (slide.width, slide.height)
         if any(at + span > whole for at, span, whole in zip(corner, spans, size, strict=True)):

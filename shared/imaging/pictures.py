@@ -1,0 +1,56 @@
+"""Plain images (PNG, JPEG and others), which are decoded whole."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import zlib
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from shared.errors import InputError
+
+MAX_PLAIN_PIXELS = 500_000_000
+"""Largest number of pixels of a plain image; decoded, it takes 4 bytes per pixel."""
+
+_opening = threading.Lock()
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Read a plain image whole, in the mode in which the file stores it.
+
+    Raises:
+        InputError: the file is no image, is damaged, or has more than `MAX_PLAIN_PIXELS`.
+    """
+    try:
+        image = _open(path)
+        if image.width * image.height > MAX_PLAIN_PIXELS:
+            image.close()
+            raise InputError(
+                f"{path.name} is a plain image of {image.width}×{image.height} px; at most "
+                f"{MAX_PLAIN_PIXELS // 10**6} megapixels are read whole: make it a pyramidal TIFF "
+                "first (vips tiffsave --tile --pyramid)"
+            )
+        image.load()
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path.name} cannot be opened: it is neither a slide nor an image. It may be "
+            "damaged, incomplete or of an unknown format: copy it again, or convert it"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise InputError(
+            f"{path.name} cannot be opened: {error}. The file is damaged or incomplete: copy it "
+            "again from its source"
+        ) from error
+    return image
+
+
+def _open(path: Path) -> Image.Image:
+    """Open an image without Pillow's own limit, which is lower than `MAX_PLAIN_PIXELS`."""
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,87 @@
+"""Chooses the reader of a slide's file: OpenSlide, tifffile, or Pillow for plain images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openslide
+from PIL import Image
+
+from shared.errors import InputError
+from shared.imaging.pictures import read_picture
+from shared.imaging.tiff import TiffSlide
+from shared.imaging.tiff_facts import TiffFacts, inspect, is_tiff
+
+SCANNERS = {
+    ".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi",
+}  # fmt: skip
+"""Suffixes of scanners' formats; a file of such a name is never taken for a plain image."""
+
+
+class _OpenSlide(openslide.OpenSlide):
+    """A slide that can be read on after a damaged place.
+
+    OpenSlide's handles fail for ever after their first error, so the file is opened anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def read_region(
+        self, location: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> Image.Image:
+        try:
+            return super().read_region(location, level, size)
+        except openslide.OpenSlideError:
+            openslide.OpenSlide.__init__(self, self._path)
+            raise
+
+
+def open_source(path: Path) -> openslide.AbstractSlide:
+    """Open a slide's file, or a plain image.
+
+    Raises:
+        InputError: the file is missing, in no known format, damaged or incomplete, or too large
+            a plain image.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    try:
+        vendor = openslide.OpenSlide.detect_format(path)
+        if is_tiff(path):
+            return _open_tiff(path, vendor, inspect(path))
+        if vendor is not None:
+            return _OpenSlide(path)
+    except (openslide.OpenSlideError, OSError) as error:
+        raise InputError(
+            f"{path.name} cannot be opened: {error}. It may be damaged, incomplete, or of a "
+            "format or compression that is not read"
+        ) from error
+    if path.suffix.lower() in SCANNERS:
+        raise InputError(
+            f"{path.name} cannot be opened: it is not what its name says, or damaged or "
+            "incomplete. Copy it again from its source"
+        )
+    image = read_picture(path)
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{path.name} is no colour image: save it with 8 bits per channel")
+    return openslide.ImageSlide(image)
+
+
+def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.AbstractSlide:
+    """Open a TIFF with OpenSlide; with tifffile if OpenSlide does not read all of it."""
+    if vendor is None and (facts.maker or path.suffix.lower() in SCANNERS):
+        kind = f"a slide of {facts.maker}" if facts.maker else "what its name says"
+        raise InputError(
+            f"{path.name} cannot be opened as {kind}: it is damaged or incomplete. Copy it again "
+            "from its source"
+        )
+    if vendor == "generic-tiff" and not facts.nested:
+        try:
+            return _OpenSlide(path)
+        except openslide.OpenSlideError:
+            return TiffSlide(path)
+    if vendor in {None, "generic-tiff"}:
+        return TiffSlide(path)
+    return _OpenSlide(path)

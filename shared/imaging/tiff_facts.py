@@ -1,0 +1,162 @@
+"""What a TIFF states: whether it is whole, its maker, resolution and objective."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from shared.errors import InputError
+
+# What is wrong with a file becomes an InputError; tifffile would print it as well.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+VENDORS = {
+    "is_svs": "Aperio", "is_ndpi": "Hamamatsu", "is_scn": "Leica", "is_bif": "Ventana",
+    "is_philips": "Philips",
+}  # fmt: skip
+"""tifffile's flag → maker whose marks a TIFF bears."""
+
+UNITS = {
+    "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0,
+    "microns": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4, "in": 25400.0, "inch": 25400.0,
+}  # fmt: skip
+"""Unit of length, in OME-XML or of ImageJ → µm."""
+
+RESOLUTION_UNITS = {2: 25400.0, 3: 1e4}
+"""Value of the tag ResolutionUnit → µm; 1 means that the numbers have no unit."""
+
+TIFF_ERRORS = (
+    tifffile.TiffFileError, OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError,
+    AttributeError, ZeroDivisionError, MemoryError, struct.error,
+)  # fmt: skip
+"""What tifffile and its codecs raise for damaged files."""
+
+
+def is_tiff(path: Path) -> bool:
+    """Tell whether a file begins as TIFF does."""
+    with path.open("rb") as file:
+        return file.read(4) in MAGIC
+
+
+@dataclass(frozen=True)
+class TiffFacts:
+    """What a TIFF is, as far as it decides on the reader.
+
+    Attributes:
+        maker: maker of the scanner whose marks the file bears, such as Aperio; None: no marks.
+        nested: whether its smaller levels lie in SubIFDs, or it is an OME-TIFF.
+    """
+
+    maker: str | None
+    nested: bool
+
+
+def inspect(path: Path) -> TiffFacts:
+    """Look at a TIFF's directories.
+
+    Raises:
+        InputError: the file ends before its last directory, or before its pixels do.
+    """
+    size = path.stat().st_size
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as tiff:
+            pages = list(tiff.pages)
+            nested = [part for page in pages for part in (getattr(page, "pages", None) or ())]
+            ends = [end for page in (*pages, *nested) for end in (_end(tiff, page), _pixels(page))]
+            complete = bool(pages) and _next(tiff, pages[-1]) == 0 and max(ends) <= size
+            first = tiff.pages.first
+            maker = next((name for flag, name in VENDORS.items() if getattr(first, flag)), None)
+            facts = TiffFacts(maker, bool(first.subifds or tiff.is_ome))
+    except TIFF_ERRORS:
+        complete = False
+    if not complete:
+        raise InputError(
+            f"{path.name} is damaged or incomplete: the file ends before its pixels do, or its "
+            "directories cannot be read. Copy it again from its source"
+        )
+    return facts
+
+
+def _tags(tiff: tifffile.TiffFile, page: Any) -> list[bytes]:
+    """Read the entries of a page's directory, and leave the file at the next one's offset."""
+    form, file = tiff.tiff, tiff.filehandle
+    file.seek(page.offset)
+    (count,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    if not count:
+        raise ValueError("an empty directory")
+    return [file.read(form.tagsize) for _ in range(count)]
+
+
+def _next(tiff: tifffile.TiffFile, page: Any) -> int:
+    """Return the offset of the directory that follows a page's; 0: the page is the last."""
+    _tags(tiff, page)
+    form = tiff.tiff
+    return int(struct.unpack(form.offsetformat, tiff.filehandle.read(form.offsetsize))[0])
+
+
+def _end(tiff: tifffile.TiffFile, page: Any) -> int:
+    """Return the offset of the last byte of the values of a page's tags."""
+    form, last = tiff.tiff, 0
+    if tiff.is_ndpi:
+        return last  # its offsets have more bits than a tag holds
+    for entry in _tags(tiff, page):
+        _, kind = struct.unpack_from(form.tagformat1, entry)
+        count = struct.unpack_from(form.offsetformat, entry, 4)[0]
+        length = count * struct.calcsize(tifffile.TIFF.DATA_FORMATS.get(kind, "B"))
+        if length > form.tagoffsetthreshold:
+            at = struct.unpack_from(form.offsetformat, entry, 4 + form.offsetsize)[0]
+            last = max(last, at + length)
+    return last
+
+
+def _pixels(page: Any) -> int:
+    """Return the offset of the last byte of a page's pixels."""
+    offsets = np.asarray(page.dataoffsets, np.uint64)
+    counts = np.asarray(page.databytecounts, np.uint64)
+    return int((offsets + counts).max()) if len(offsets) else 0
+
+
+def resolution_of(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
+    """Return µm per pixel along x and y by the resolution tags; None if they have no unit."""
+    page = tiff.pages.first
+    unit = RESOLUTION_UNITS.get(int(page.tags.valueof("ResolutionUnit", default=1)))
+    if unit is None and tiff.is_imagej:
+        unit = UNITS.get(str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ"))
+    tags = [page.tags.valueof(name) for name in ("XResolution", "YResolution")]
+    if unit is None or None in tags:
+        return None
+    counts = [top / bottom if bottom else 0.0 for top, bottom in tags]
+    return (unit / counts[0], unit / counts[1]) if min(counts) > 0 else None
+
+
+def ome_facts(xml: str, size: tuple[int, int]) -> tuple[tuple[float, float] | None, str | None]:
+    """Read µm per pixel and objective of the image of `size` out of OME-XML."""
+    root = tifffile.xml2dict(xml).get("OME", {})
+    images = root.get("Image", [])
+    for image in images if isinstance(images, list) else [images]:
+        pixels = image.get("Pixels", {})
+        if (pixels.get("SizeX"), pixels.get("SizeY")) != size:
+            continue
+        lengths = [
+            float(pixels.get(f"PhysicalSize{axis}") or 0)
+            * UNITS.get(str(pixels.get(f"PhysicalSize{axis}Unit", "µm")), 0.0)
+            for axis in "XY"
+        ]
+        spacing = (lengths[0], lengths[1]) if min(lengths) > 0 else None
+        instruments = root.get("Instrument", {})
+        wanted = image.get("ObjectiveSettings", {}).get("ID")
+        for instrument in instruments if isinstance(instruments, list) else [instruments]:
+            lenses = instrument.get("Objective", [])
+            for lens in lenses if isinstance(lenses, list) else [lenses]:
+                if wanted in (None, lens.get("ID")) and lens.get("NominalMagnification"):
+                    return spacing, str(lens["NominalMagnification"])
+        return spacing, None
+    return None, None

@@ -1,0 +1,1 @@
+"""Conformance of what is read and written with the formats of the field."""
