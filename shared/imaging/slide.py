@@ -89,6 +89,28 @@ class Slide:
     ) -> None:
         self.close()
 
+    @property
+    def bounds(self) -> tuple[int, int, int, int] | None:
+        """x, y, width and height of the scanned area, level-0 pixels; None if not stated."""
+        names = ("x", "y", "width", "height")
+        stated = [self._source.properties.get(f"openslide.bounds-{name}") for name in names]
+        try:
+            x, y, width, height = (int(float(value)) for value in stated if value is not None)
+        except ValueError:
+            return None
+        return x, y, width, height
+
+    @property
+    def offset_nm(self) -> tuple[float, float] | None:
+        """Centre of the image from the centre of the glass, nm; None if not stated (Hamamatsu)."""
+        names = ("hamamatsu.XOffsetFromSlideCentre", "hamamatsu.YOffsetFromSlideCentre")
+        stated = [self._source.properties.get(name) for name in names]
+        try:
+            x, y = (float(value) for value in stated if value is not None)
+        except ValueError:
+            return None
+        return x, y
+
     def check_mpp(self, mpp: float) -> None:
         """Raise `InputError` if `mpp` is finer than the slide's level 0."""
         if mpp * MAX_UPSAMPLING < self.mpp:

@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image
 
 from heterotissue.sources import tile_table
-from services.ingest.annotations import label_strips, read_geojson, read_indexed
+from services.ingest.annotations import qupath
+from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.stage import IngestStage
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from services.ingest.tissue import stain_of, tissue_mask
@@ -28,9 +29,11 @@ from shared.contracts.ingest import (
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.imaging.label_map import LabelMap
+from shared.imaging.masks import open_mask
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
+from tests.formats.drawing import draw
 
 CLASSES = Classes.of("stroma", "tumor")
 SIDE = 512
@@ -157,7 +160,7 @@ def test_a_slide_without_resolution_asks_for_mpp(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"<ASAP_Annotations><Anno", "labels.xml is not well-formed XML"),
-        (b"<html/>", "labels.xml is not an ASAP annotation"),
+        (b"<html/>", "labels.xml has the root <html>"),
         (b'{"features": [', "labels.geojson is not JSON"),
         (b'{"features": [{"geometry": {"type": "Polygon", "coordinates": [[1]]}}]}', "feature 0"),
     ],
@@ -220,12 +223,12 @@ def test_panda_masks_have_names_of_their_own(tmp_path: Path) -> None:
     image[:, 32:, 0] = 4
     tifffile.imwrite(mask, image, photometric="rgb")
     classes = Classes.of("stroma", "benign", "Gleason 3", "Gleason 4", "Gleason 5")
-    strips = label_strips(mask, "panda-radboud", classes, {}, (64, 64), (64, 64))
-    assert np.unique(np.concatenate(list(strips))).tolist() == [1, 4]
+    slide = SlideGeometry(64, 64, 1.0, 1.0)
+    labels, _ = draw(mask, classes, slide=slide, label_format="panda-radboud")
+    assert np.unique(labels).tolist() == [1, 4]
+    two = Classes.of("benign", "cancer")
     with pytest.raises(InputError, match="4"):
-        label_strips(
-            mask, "panda-karolinska", Classes.of("benign", "cancer"), {}, (64, 64), (64, 64)
-        )
+        draw(mask, two, slide=slide, label_format="panda-karolinska")
 
 
 def test_blank_and_dark_fields() -> None:
@@ -237,7 +240,9 @@ def test_blank_and_dark_fields() -> None:
 
 
 def test_geojson_with_a_third_coordinate(real_data: Path) -> None:
-    outlines = read_geojson(real_data / "annotations/polygons_3d.geojson")
+    outlines = qupath.read(
+        real_data / "annotations/polygons_3d.geojson", SlideGeometry(1, 1, 1.0, 1.0)
+    ).outlines
     assert outlines
     assert all(outline.area.area > 0 for outline in outlines)
 
@@ -282,13 +287,13 @@ def test_real_mosaic_mask_geojson_and_xml_agree(real_data: Path, tmp_path: Path)
     with tifffile.TiffFile(folder / "ebhi_mosaic_test.tiff") as file:
         height, width = file.pages[0].shape[:2]  # type: ignore[union-attr]
     maps = {}
-    for suffix, kind in (("_mask.tiff", "indexed"), (".geojson", "geojson"), (".xml", "asap")):
-        path = folder / f"ebhi_mosaic_test{suffix}"
-        strips = label_strips(path, kind, classes, {}, (width, height), (width, height))  # type: ignore[arg-type]
-        maps[kind] = np.concatenate(list(strips))
-    assert (maps["indexed"] == maps["geojson"]).mean() >= 0.999
-    holes = (maps["indexed"] == 0) & (maps["asap"] > 0)
-    assert (maps["indexed"] == maps["asap"])[~holes].mean() >= 0.999
+    slide = SlideGeometry(width, height, 1.0, 1.0)
+    for suffix in ("_mask.tiff", ".geojson", ".xml"):
+        maps[suffix], _ = draw(folder / f"ebhi_mosaic_test{suffix}", classes, slide=slide)
+    truth = maps["_mask.tiff"]
+    assert (truth == maps[".geojson"]).mean() >= 0.999
+    holes = (truth == 0) & (maps[".xml"] > 0)
+    assert (truth == maps[".xml"])[~holes].mean() >= 0.999
 
 
 def write_tiles(folder: Path, binary: bool = True) -> None:
@@ -403,4 +408,4 @@ def test_a_label_image_shows_no_pixel_of_another_file(tmp_path: Path) -> None:
         "</Pixels></Image></OME>"
     ).format(other, "11111111-2222-3333-4444-555555555555")
     tifffile.imwrite(path, np.full((16, 16), 1, np.uint8), description=described, metadata=None)
-    assert read_indexed(path).tolist() == np.full((16, 16), 1).tolist()
+    assert open_mask(path).rows(0, 16).tolist() == np.full((16, 16), 1).tolist()
