@@ -14,7 +14,7 @@ from services.ingest.annotations.outlines import (
     Annotation,
     Outline,
     SlideGeometry,
-    circle,
+    ellipse,
     malformed,
     number,
     polygon,
@@ -39,7 +39,7 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
         if item is None:
             continue
         try:
-            area = _area(item, state.findtext("coordformat"), to_x, to_y, slide)
+            area = _area(item, state.findtext("coordformat"), to_x, to_y)
         except (KeyError, ValueError, ShapelyError) as error:
             raise malformed(path, f"annotation {index}", error) from error
         if area is None:
@@ -70,9 +70,7 @@ def _frame(path: Path, slide: SlideGeometry) -> tuple[Convert, Convert]:
     )
 
 
-def _area(
-    item: ET.Element, unit: str | None, to_x: Convert, to_y: Convert, slide: SlideGeometry
-) -> BaseGeometry | None:
+def _area(item: ET.Element, unit: str | None, to_x: Convert, to_y: Convert) -> BaseGeometry | None:
     """Return the area of an annotation; None for pins, rulers and open lines."""
     kind = item.get("type", "freehand").strip().lower()
     if kind not in {"freehand", "circle"} or (
@@ -83,7 +81,8 @@ def _area(
         raise ValueError(f"its unit is {unit.strip()!r}, not nanometers")
     if kind == "circle":
         x, y, radius = (number(item.findtext(tag)) for tag in ("x", "y", "radius"))
-        return circle(to_x(x), to_y(y), radius / (1000 * slide.mpp))
+        corners = [(to_x(x + sign * radius), to_y(y + sign * radius)) for sign in (-1, 1)]
+        return ellipse(corners)
     return polygon(
         [
             (to_x(number(point.findtext("x"))), to_y(number(point.findtext("y"))))

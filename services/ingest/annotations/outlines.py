@@ -15,7 +15,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse
 from shapely import get_coordinates, get_parts, make_valid
 from shapely.affinity import translate
-from shapely.geometry import MultiPolygon, Point, Polygon, box
+from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from shared.errors import InputError
@@ -90,7 +90,9 @@ def polygon(shell: Ring, holes: Iterable[Ring] = ()) -> BaseGeometry:
     if len(shell) < 3:
         return Polygon()
     area = Polygon(shell, [hole for hole in holes if len(hole) >= 3])
-    return areas(area if area.is_valid else make_valid(area, "structure", keep_collapsed=False))
+    return areas(
+        area if area.is_valid else make_valid(area, method="structure", keep_collapsed=False)
+    )
 
 
 def areas(geometry: BaseGeometry) -> BaseGeometry:
@@ -125,11 +127,6 @@ def ellipse(points: Ring) -> BaseGeometry:
         axes = np.stack([corners[1] - corners[0], corners[2] - corners[1]]) / 2
     angles = np.linspace(0, 2 * math.pi, 257)[:-1, None]
     return polygon((center + np.cos(angles) * axes[0] + np.sin(angles) * axes[1]).tolist())
-
-
-def circle(x: float, y: float, radius: float) -> BaseGeometry:
-    """Make a circle."""
-    return Point(x, y).buffer(radius, quad_segs=64)
 
 
 def number(text: object) -> float:

@@ -54,6 +54,11 @@ def place(
     areas = [item for item in labelled if item.label] or labelled
     if not areas:
         return "slide", labelled
+    if min(_extent(areas)) >= 0 and max(_extent(areas)) <= 1 < min(slide.width, slide.height):
+        raise InputError(
+            f"{path.name} has coordinates between 0 and 1, which are shares of the slide's sides: "
+            f"export it in level-0 pixels (its slide has {slide.width}×{slide.height})"
+        )
     shifts: dict[LabelsOrigin, tuple[int, int]] = {"slide": (0, 0)}
     if slide.bounds is not None and slide.bounds[:2] != (0, 0):
         shifts["bounds"] = slide.bounds[:2]
@@ -104,13 +109,15 @@ def _share_on_tissue(
 def _outside(
     path: Path, areas: Sequence[Labelled], slide: SlideGeometry, share: float
 ) -> InputError:
-    left, top, right, bottom = total_bounds([item.area for item in areas]).tolist()
+    left, top, right, bottom = _extent(areas)
     place = f"x {left:.6g} to {right:.6g}, y {top:.6g} to {bottom:.6g}"
-    if left >= 0 and top >= 0 and right <= 1 and bottom <= 1:
-        fault = "its coordinates are shares of the slide's sides"
-    else:
-        fault = "it was drawn on another slide, at another level, or in other units"
     return InputError(
         f"{share:.0%} of the labelled area of {path.name} ({place}) lies on its slide of "
-        f"{slide.width}×{slide.height} px; perhaps {fault}. Export it in level-0 pixels"
+        f"{slide.width}×{slide.height} px; was it drawn on another slide, at another level, or in "
+        "other units? Export it in level-0 pixels"
     )
+
+
+def _extent(areas: Sequence[Labelled]) -> list[float]:
+    """Return the least x and y, and the greatest x and y."""
+    return [float(side) for side in total_bounds([item.area for item in areas])]
