@@ -232,11 +232,8 @@ def _write_labels(
     file: Path,
     context: Context,
 ) -> dict[str, Any]:
-    geometry = SlideGeometry(
-        slide.width, slide.height, slide.mpp, slide.mpp_y, slide.bounds, slide.offset_nm
-    )
     with local_source(context.store, source.labels or "") as path:
-        return draw_labels(file, path, geometry, tissue, source, request)
+        return draw_labels(file, path, SlideGeometry.of(slide), tissue, source, request)
 
 
 def _shrunk(rgb: UInt8) -> UInt8:

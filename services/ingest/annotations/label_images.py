@@ -30,6 +30,10 @@ COARSEST = 32
 """Largest number of level-0 pixels per pixel of a mask, along each side."""
 
 
+LARGEST = 0.99
+"""Smallest such number."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """The part of a slide that a mask covers: x, y, width and height, level-0 pixels."""
@@ -59,12 +63,12 @@ def frame_of(mask: Mask, slide: SlideGeometry, origin: LabelsOrigin) -> tuple[La
             f"mask {mask.path.name} states the EXIF orientation {mask.orientation}: save it "
             "upright, without this tag"
         )
-    fitting = [name for name, frame in frames.items() if _fault(mask, frame) is None]
+    fitting = [name for name, frame in frames.items() if _fault(mask, frame, slide) is None]
     if not fitting:
         frame = next(iter(frames.values()))
         raise InputError(
             f"mask {mask.path.name} is {mask.width}×{mask.height} px, which does not fit its "
-            f"slide of {frame.width}×{frame.height} px: {_fault(mask, frame)}"
+            f"slide of {frame.width}×{frame.height} px: {_fault(mask, frame, slide)}"
         )
     if len({frames[name] for name in fitting}) > 1:
         raise InputError(
@@ -74,20 +78,23 @@ def frame_of(mask: Mask, slide: SlideGeometry, origin: LabelsOrigin) -> tuple[La
     return fitting[0], frames[fitting[0]]
 
 
-def _fault(mask: Mask, frame: Frame) -> str | None:
-    """Tell why a mask does not fit a frame; None if it does."""
+def _fault(mask: Mask, frame: Frame, slide: SlideGeometry) -> str | None:
+    """Tell why a mask does not fit a frame; None if it does.
+
+    Where pixels of the slide are not square, those of the mask may be like them, or square.
+    """
     x, y = frame.width / mask.width, frame.height / mask.height
     slack = ASPECT_TOLERANCE + 1.0 / min(mask.width, mask.height)
-    if min(x, y) < 0.99:
-        if abs(frame.width / mask.height / (frame.height / mask.width) - 1) <= slack:
-            return "is it transposed?"
+    fits = any(abs(x / y * ratio - 1) <= slack for ratio in (1.0, slide.mpp / slide.mpp_y))
+    if fits and min(x, y) >= LARGEST and max(x, y) <= COARSEST:
+        return None
+    if abs(frame.width / mask.height / (frame.height / mask.width) - 1) <= slack and not fits:
+        return "is it transposed?"
+    if min(x, y) < LARGEST:
         return "it is larger"
     if max(x, y) > COARSEST:
         return f"a pixel of it covers {max(x, y):.0f} of the slide's, and {COARSEST} is the most"
-    if abs(x / y - 1) > slack:
-        turned = abs(frame.width / mask.height / (frame.height / mask.width) - 1) <= slack
-        return "is it transposed?" if turned else "it has another aspect ratio"
-    return None
+    return "it has another aspect ratio"
 
 
 def resampled(

@@ -13,12 +13,13 @@ from xml.etree.ElementTree import Element, ParseError
 import numpy as np
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse
-from shapely import get_coordinates, get_parts, make_valid
+from shapely import get_coordinates, get_parts, get_rings, make_valid
 from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from shared.errors import InputError
+from shared.imaging.slide import Slide
 
 Ring = Sequence[tuple[float, float]]
 
@@ -43,6 +44,11 @@ class SlideGeometry:
     mpp_y: float
     bounds: tuple[int, int, int, int] | None = None
     offset_nm: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, slide: Slide) -> SlideGeometry:
+        """Return the geometry of an open slide."""
+        return cls(slide.width, slide.height, slide.mpp, slide.mpp_y, slide.bounds, slide.offset_nm)
 
 
 @dataclass(frozen=True)
@@ -180,9 +186,10 @@ def settle(outlines: list[Outline]) -> list[Outline]:
     centres of these pixels, and slightly widened to include them. Outlines along pixel edges
     (axis-parallel) and drawn outlines (fractions) are returned unchanged.
     """
-    points = [get_coordinates(outline.area) for outline in outlines]
-    whole = all((part == part.round()).all() for part in points)
-    steps = (np.abs(np.diff(part, axis=0)) for part in points)
+    polygons = get_parts([outline.area for outline in outlines])
+    rings = [get_coordinates(ring) for ring in get_rings(polygons)]
+    whole = all((ring == ring.round()).all() for ring in rings)
+    steps = (np.abs(np.diff(ring, axis=0)) for ring in rings)
     diagonal = any(((step == 1).all(1)).any() for step in steps)
     if not (whole and diagonal):
         return outlines
