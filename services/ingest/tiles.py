@@ -86,7 +86,7 @@ def cut_tiles(
 
     def regions() -> Iterator[Region]:
         for number, row in enumerate(rows):
-            image, labels = _read(store, row, classes, rule, label_names or {})
+            image, labels = read_tile(store, row, classes, rule, label_names or {})
             ratio = rule.mpp / row["mpp"]
             stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(row["image"]).stem)
             for window in choose_windows(labels, len(classes), rule.size, rule.stride, rule):
@@ -115,10 +115,18 @@ def cut_tiles(
     return len(table), sha256(tar)
 
 
-def _read(
+def read_tile(
     store: Store, row: Row, classes: Classes, rule: RegionRule, label_names: dict[str, str]
 ) -> tuple[UInt8, UInt8]:
-    """Read a tile and its label map, both upright and resized to the mpp of the rule."""
+    """Read a tile and its label map, both upright and resized to the mpp of the rule.
+
+    Returns:
+        uint8 RGB (h, w, 3), and uint8 class indices (h, w).
+
+    Raises:
+        InputError: a file cannot be read, the tile is too small, or they do not fit each other
+            or the classes.
+    """
     name = Path(row["image"]).name
     with local_source(store, row["image"]) as path:
         image, turn = read_upright(path)

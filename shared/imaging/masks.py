@@ -180,7 +180,8 @@ def _open_image(path: Path, driver: str) -> Mask:
                     raise InputError(
                         f"mask {path.name} is stored with 0 as white: save it with class indices"
                     )
-                inverted = True
+                # tifffile writes arrays of booleans so, without turning them round.
+                inverted = not page.software.startswith("tifffile")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         data = rasterio.open(path, driver=driver, sharing=False)
