@@ -5,8 +5,6 @@ A new format needs a name and a row here, and a reader in services.ingest.annota
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 LabelFormat = Literal[
@@ -39,7 +37,8 @@ FORMATS = (
     AnnotationFormat("halo", (".annotations",), "HALO annotations", "Annotations"),
     AnnotationFormat("ndpa", (".ndpa",), "Hamamatsu NDP.view annotations", "annotations"),
     AnnotationFormat(
-        "mask", (".tif", ".tiff", ".png", ".npy"), "a mask, whose pixels are class indices"
+        "mask", (".tif", ".tiff", ".png", ".npy", ".bmp", ".webp"),
+        "a mask, whose pixels are class indices"
     ),
     AnnotationFormat(
         "panda-radboud", (), "a PANDA mask with Radboud's values", written=False
@@ -62,25 +61,7 @@ ANNOTATION_NAMES = (
     "{}.geojson", "{}.geojson.gz", "{}.xml", "{}.annotations", "{}.ndpa",
     "{}_mask.tiff", "{}_mask.tif", "{}_mask.png", "{}_mask.npy", "{}.json", "{}.json.gz",
 )  # fmt: skip
-"""Names of a slide's annotation, the preferred first; {} is the slide's name, with its suffix or
-without it."""
-
-
-def find_annotations(slide: str, files: Iterable[str]) -> list[str]:
-    """Choose the annotations of a slide by name, without regard to case; the preferred first.
-
-    Args:
-        slide: file name of the slide, such as a.svs; a.geojson and a.svs.geojson belong to it.
-        files: names of the files of a folder.
-    """
-    stems = (slide, PurePath(slide).stem)
-    wanted = {
-        pattern.format(stem).lower(): rank
-        for rank, pattern in reversed(list(enumerate(ANNOTATION_NAMES)))
-        for stem in stems
-    }
-    found = [name for name in files if name.lower() in wanted and name != slide]
-    return sorted(found, key=lambda name: (wanted[name.lower()], name))
+"""Names of a slide's annotation, the preferred first; {} is the slide's stem."""
 
 
 def has_annotation_suffix(name: str) -> bool:

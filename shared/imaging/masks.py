@@ -47,6 +47,8 @@ MAGIC = {
     b"\x00\x00\x00\x0cjP": "JPEG 2000", b"\xff\x4f": "JPEG 2000",
 }  # fmt: skip
 
+LOSSY = {"JPEG", "JPEG 2000", "lossy WebP"}
+
 Values = NDArray[np.integer[Any]]
 """Pixel values (rows, width)."""
 
@@ -123,6 +125,21 @@ class Mask:
             yield self.rows(top, min(top + STRIP, self.height))
 
 
+def image_kind(path: Path) -> str | None:
+    """Tell by its first bytes which kind of image a file is; None if none that `MAGIC` lists.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise InputError(f"mask {path} cannot be read: {error.strerror}") from error
+    kind = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
+    return "lossy WebP" if kind == "WEBP" and b"VP8L" not in head else kind
+
+
 def open_mask(path: Path) -> Mask:
     """Open a mask: PNG, TIFF, BMP, GIF, lossless WebP, or npy; its content tells which.
 
@@ -132,21 +149,16 @@ def open_mask(path: Path) -> Mask:
     Raises:
         InputError: the file is missing, damaged, too large, lossy, or in no such format.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise InputError(f"mask {path} cannot be read: {error.strerror}") from error
-    kind = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
+    kind = image_kind(path)
     if kind is None:
         raise InputError(f"mask {path.name} is empty, or no PNG, TIFF, BMP, GIF, WebP or npy file")
-    lossy_webp = kind == "WEBP" and b"VP8L" not in head[:64]
-    if kind.startswith("JPEG") or lossy_webp:
-        raise _lossy(path, kind.title() if lossy_webp else kind)
+    if kind in LOSSY:
+        raise _lossy(path, kind)
     try:
         return _open_npy(path) if kind == "npy" else _open_image(path, kind)
-    except (OSError, ValueError, EOFError, ArithmeticError, MemoryError, RasterioError,
-            tifffile.TiffFileError, Image.DecompressionBombError) as error:  # fmt: skip
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make their readers raise anything
         raise _damaged(path, error) from error
 
 

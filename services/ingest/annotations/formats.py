@@ -15,6 +15,7 @@ from services.ingest.annotations.outlines import Annotation, SlideGeometry
 from shared.contracts.annotations import FORMATS, LabelFormat, formats_of, known_formats
 from shared.contracts.base import LabelClass
 from shared.errors import InputError
+from shared.imaging.masks import image_kind
 
 READERS: dict[LabelFormat, Callable[[Path, SlideGeometry], Annotation]] = {
     "qupath": qupath.read,
@@ -38,14 +39,16 @@ WRITERS: dict[LabelFormat, Write] = {
 
 
 def format_of(path: Path) -> LabelFormat:
-    """Find an annotation's format by its suffix, and that of XML by its root element.
+    """Find an annotation's format by its suffix, or its content; that of XML by its root element.
 
     Raises:
         InputError: no format fits.
     """
     kinds = formats_of(path.name)
     if not kinds:
-        raise InputError(f"{path.name}: labels must be {known_formats()}")
+        if image_kind(path) is None:
+            raise InputError(f"{path.name}: labels must be {known_formats()}")
+        return "mask"
     if kinds[0].root is None:
         return kinds[0].name
     root = _root_of(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio.features
+from PIL import Image
 from shapely.affinity import affine_transform, translate
 from shapely.geometry import Polygon, shape
 
@@ -89,6 +90,8 @@ def _write_mask(path: Path, labels: UInt8, mpp: float, classes: Classes) -> None
             np.save(file, labels)
     elif suffix == ".png":
         path.write_bytes(encode_palette_png(labels, classes.colors))
+    elif suffix in {".bmp", ".webp"}:
+        Image.fromarray(labels).save(path, lossless=True)
     else:
         height, width = labels.shape
         strips = (labels[top : top + LABEL_TILE] for top in range(0, height, LABEL_TILE))
