@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 from PIL import Image
+from pydantic import ValidationError
 
 from heterotissue.sources import tile_table
 from services.ingest.annotations import qupath
 from services.ingest.annotations.outlines import SlideGeometry
+from services.ingest.annotations.writing import write_annotation
 from services.ingest.stage import IngestStage
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from services.ingest.tissue import stain_of, tissue_mask
@@ -31,6 +33,7 @@ from shared.errors import InputError
 from shared.imaging.label_map import LabelMap
 from shared.imaging.masks import open_mask
 from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.imaging.slide import Slide
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
 from tests.formats.drawing import draw
@@ -146,6 +149,56 @@ def test_records_patches_and_regions(tmp_path: Path) -> None:
         assert (shares / shares.sum()).min() >= 0.2
         violet = region.labels == 2
         assert region.image[violet].mean() < region.image[region.labels == 1].mean() - 40
+
+
+def test_the_result_says_what_labels_lack(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    path = write_slide(tmp_path)
+    ring = [[64, 64], [256, 64], [256, 256], [64, 256], [64, 64]]
+    inner = [[64, 64], [192, 64], [192, 192], [64, 192], [64, 64]]
+    features = [
+        {"geometry": {"type": "Polygon", "coordinates": [part]}, "properties": {"label": name}}
+        for name, part in (("stroma", ring), ("background", inner), (None, inner))
+    ]
+    labels = tmp_path / "labels.geojson"
+    labels.write_text(json.dumps(features))
+    other = SlideSource(slide="bare", source=str(path))
+    status = ingest(store, source(path, labels), other)
+    assert status.state == "done", status.failed
+    result = status.result or {}
+    assert result["unlabelled"] == ["bare"]
+    assert result["classes never seen"] == ["tumor"]
+    assert result["objects left out"] == {"without a class": 1}
+    assert "overpainted slides" not in result  # background is no class that covers another
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"label_names": {"_0": "tumour"}}, "label_names maps '_0' to 'tumour'"),
+        ({"label_order": ("stroma", "fat")}, r"label_order names \['fat'\]"),
+        ({"classes": Classes.of("Tumor", "tumor")}, "differ only in case"),
+    ],
+)
+def test_names_are_checked_when_the_request_is_made(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        IngestRequest(
+            cohort="c",
+            slides=(SlideSource(slide="s", source="s"),),
+            **{"classes": CLASSES} | fields,
+        )
+
+
+def test_the_place_of_a_real_ndpi_slide_on_the_glass(real_data: Path, tmp_path: Path) -> None:
+    with Slide.open(real_data / "wsi/fluorescence.ndpi") as opened:
+        slide = SlideGeometry.of(opened)
+    assert slide.offset_nm is not None
+    labels = np.zeros((slide.height // 8, slide.width // 8), np.uint8)
+    labels[100:300, 50:250] = 1
+    mpp = slide.mpp * 8
+    write_annotation(tmp_path / "a.ndpa", "ndpa", labels, mpp, CLASSES, slide)
+    again, _ = draw(tmp_path / "a.ndpa", CLASSES, slide=slide, mpp=mpp)
+    assert np.array_equal(again, labels)
 
 
 def test_a_slide_without_resolution_asks_for_mpp(tmp_path: Path) -> None:
