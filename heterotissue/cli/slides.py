@@ -81,7 +81,7 @@ def ingest(
 ) -> None:
     """Ingest slides: find tissue, draw label maps, index patches, cut training regions.
 
-    Annotations are found by name: <slide>.geojson, <slide>.xml, <slide>_mask.tiff.
+    Annotations are found by name: <slide>.geojson, <slide>.xml, <slide>_mask.tiff and others.
     """
     target = Target.of(store, broker)
     sources = slide_sources(

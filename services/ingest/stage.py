@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 
-from services.ingest.annotations import format_of, label_strips
+from services.ingest.annotations.drawing import draw_labels
+from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.patches import patch_index
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
-from services.ingest.tissue import MPP, stain_of, tissue_mask
+from services.ingest.tissue import MPP, Mask, stain_of, tissue_mask
 from shared.arrays import UInt8
 from shared.contracts.base import Split
 from shared.contracts.ingest import (
@@ -32,7 +34,7 @@ from shared.contracts.regions import (
 )
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.imaging.label_map import LabelMap, write_label_map
+from shared.imaging.label_map import LabelMap
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.slide import Slide, check_content, local_source
 from shared.jobs import Context, Plan, Shard, Stage
@@ -41,6 +43,9 @@ from shared.storage.formats import table_bytes
 
 THUMBNAIL_SIDE = 1024
 """Greatest side of a thumbnail, pixels."""
+
+OVERPAINTED = 0.05
+"""Share of a slide's outlines, covered by other classes, from which on a result names it."""
 
 MAX_MASK_SIDE = 8192
 """Greatest side of a tissue mask, pixels."""
@@ -127,6 +132,7 @@ class IngestStage(Stage[IngestRequest]):
             "patches": sum(part["patches"] for part in done.values()),
             "regions": sum(part["regions"] for part in done.values()),
             **_remarks(done),
+            **_on_labels(request, done),
         }
 
 
@@ -156,6 +162,29 @@ def _remarks(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {key: slides for key, slides in remarks.items() if slides}
 
 
+def _on_labels(request: IngestRequest, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Say what a cohort's labels lack: slides without, classes never seen, what was left out."""
+    if request.classes is None or not request.slides:
+        return {}
+    labels = {name: done[name]["labels"] for name in sorted(done) if done[name].get("labels")}
+    tiled = request.tiles is not None
+    seen = {name for part in labels.values() for name in part["painted"]}
+    skipped: Counter[str] = Counter()
+    for part in labels.values():
+        skipped.update(part["skipped"])
+    notes: dict[str, Any] = {
+        "unlabelled": sorted({item.slide for item in request.slides} & set(done) - set(labels)),
+        "classes never seen": [
+            name for name in request.classes.names[1:] if name not in seen and not tiled
+        ],
+        "overpainted slides": [
+            name for name, part in labels.items() if part["overpainted"] > OVERPAINTED
+        ],
+        "objects left out": dict(sorted(skipped.items())),
+    }
+    return {key: value for key, value in notes.items() if value}
+
+
 def _ingest_tiles(
     request: IngestRequest, tiles: str, slide: str, context: Context
 ) -> dict[str, Any]:
@@ -163,8 +192,9 @@ def _ingest_tiles(
         raise InputError(f"the tiles of {slide} have masks, so the request must state classes")
     rows = read_tiles(context.store, tiles)[slide]
     regions, region_sha = cut_tiles(
-        context.store, request.cohort, slide, rows, request.classes, request.regions
-    )
+        context.store, request.cohort, slide, rows, request.classes, request.regions,
+        request.label_names,
+    )  # fmt: skip
     return {"patches": 0, "regions": regions, "region_sha256": region_sha}
 
 
@@ -192,10 +222,11 @@ def _ingest(
         raise InputError(f"{path.name} shows no tissue: leave it out")
     context.progress(1, 4, "tissue found")
     labels_key = label_map_key(folder, request.cohort)
+    drawn: dict[str, Any] | None = None
     if source.labels is not None:
         slide.check_mpp(request.regions.mpp)
         with store.writing(labels_key) as file:
-            _write_labels(request, source, slide, file, context)
+            drawn = _write_labels(request, source, slide, tissue, file, context)
     context.progress(2, 4, "label map written")
     regions, region_sha = 0, None
     labels = LabelMap(store.local(labels_key)) if source.labels is not None else None
@@ -241,25 +272,20 @@ def _ingest(
         "stain": stain,
         "damaged": damaged,
         "stated_mpp": slide.stated_mpp,
+        "labels": drawn,
     }
 
 
 def _write_labels(
-    request: IngestRequest, source: SlideSource, slide: Slide, file: Path, context: Context
-) -> None:
-    if request.classes is None or source.labels is None:
-        raise InputError(f"{source.slide} has an annotation, so the request must state classes")
-    with local_source(context.store, source.labels) as path:
-        kind = source.label_format or format_of(path)
-        mpp = request.regions.mpp
-        size = (
-            max(1, round(slide.width * slide.mpp / mpp)),
-            max(1, round(slide.height * slide.mpp_y / mpp)),
-        )
-        strips = label_strips(
-            path, kind, request.classes, request.label_names, (slide.width, slide.height), size
-        )
-        write_label_map(file, strips, *size, mpp)
+    request: IngestRequest,
+    source: SlideSource,
+    slide: Slide,
+    tissue: Mask,
+    file: Path,
+    context: Context,
+) -> dict[str, Any]:
+    with local_source(context.store, source.labels or "") as path:
+        return draw_labels(file, path, SlideGeometry.of(slide), tissue, source, request)
 
 
 def _shrunk(rgb: UInt8) -> UInt8:

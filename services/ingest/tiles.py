@@ -10,11 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image
 
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.errors import InputError
+from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.slide import local_source
 from shared.imaging.windows import choose_windows
@@ -55,7 +57,13 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
 
 
 def cut_tiles(
-    store: Store, name: str, slide: str, rows: list[Row], classes: Classes, rule: RegionRule
+    store: Store,
+    name: str,
+    slide: str,
+    rows: list[Row],
+    classes: Classes,
+    rule: RegionRule,
+    label_names: dict[str, str] | None = None,
 ) -> tuple[int, str]:
     """Cut the regions out of one slide's tiles, and write their table and their shard.
 
@@ -66,6 +74,7 @@ def cut_tiles(
         rows: tiles of the slide.
         classes: classes of the label maps.
         rule: size, mpp and choice of the regions.
+        label_names: pixel value or colour of the masks → class name.
 
     Returns:
         The number of regions, and the SHA-256 of the shard.
@@ -77,7 +86,7 @@ def cut_tiles(
 
     def regions() -> Iterator[Region]:
         for number, row in enumerate(rows):
-            image, labels = _read(store, row, classes, rule)
+            image, labels = read_tile(store, row, classes, rule, label_names or {})
             ratio = rule.mpp / row["mpp"]
             stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(row["image"]).stem)
             for window in choose_windows(labels, len(classes), rule.size, rule.stride, rule):
@@ -106,27 +115,27 @@ def cut_tiles(
     return len(table), sha256(tar)
 
 
-def _read(store: Store, row: Row, classes: Classes, rule: RegionRule) -> tuple[UInt8, UInt8]:
-    """Read a tile and its label map, both resized to the mpp of the rule."""
-    image = _pixels(store, row["image"], cv2.IMREAD_COLOR_RGB)
-    mask = _pixels(store, row["mask"], cv2.IMREAD_GRAYSCALE)
+def read_tile(
+    store: Store, row: Row, classes: Classes, rule: RegionRule, label_names: dict[str, str]
+) -> tuple[UInt8, UInt8]:
+    """Read a tile and its label map, both upright and resized to the mpp of the rule.
+
+    Returns:
+        uint8 RGB (h, w, 3), and uint8 class indices (h, w).
+
+    Raises:
+        InputError: a file cannot be read, the tile is too small, or they do not fit each other
+            or the classes.
+    """
     name = Path(row["image"]).name
-    if image.shape[:2] != mask.shape:
-        raise InputError(
-            f"tile {name} is {image.shape[1]}×{image.shape[0]} px, its mask "
-            f"{mask.shape[1]}×{mask.shape[0]}: both must have the same size"
-        )
-    if row["label"] is not None:
-        labels = np.where(mask > 0, row["label"], 0).astype(np.uint8)
-    elif len(classes) == 2 and mask.max() == 255:
-        labels = (mask >= 128).astype(np.uint8)
-    else:
-        labels = mask
-    if labels.max() >= len(classes):
-        raise InputError(
-            f"the mask of tile {name} holds {labels.max()}, but there are classes 0 to "
-            f"{len(classes) - 1} ({', '.join(classes.names)})"
-        )
+    with local_source(store, row["image"]) as path:
+        image, turn = read_upright(path)
+    with local_source(store, row["mask"]) as path:
+        mask = open_mask(path)
+        _check_side(path, mask.width, mask.height)
+        table = lookup(mask, classes, label_names, foreground=row["label"])
+        labels = table(mask.rows(0, mask.height))
+    labels = _as_seen(name, image, labels, turn, mask.orientation)
     scale = row["mpp"] / rule.mpp
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     if min(size) < rule.size:
@@ -142,14 +151,58 @@ def _read(store: Store, row: Row, classes: Classes, rule: RegionRule) -> tuple[U
     return np.asarray(resized[0], np.uint8), np.asarray(resized[1], np.uint8)
 
 
-def _pixels(store: Store, source: str, kind: int) -> UInt8:
-    with local_source(store, source) as path:
-        array = cv2.imdecode(np.fromfile(path, np.uint8), kind)
-    if array is None:
-        raise InputError(f"{Path(source).name} cannot be read as an image: is it damaged?")
-    if max(array.shape[:2]) > MAX_TILE_SIDE:
+def _as_seen(name: str, image: UInt8, labels: UInt8, turn: int, mask_turn: int) -> UInt8:
+    """Turn the labels of a tile as its image was turned.
+
+    A mask that states an orientation is turned by its own. One that states none belongs to the
+    image as it is stored, or as it is seen; only their sizes can tell which.
+
+    Raises:
+        InputError: the sizes differ, or cannot tell how the mask lies.
+    """
+    if mask_turn != 1:
+        labels = turned(labels, mask_turn)
+    elif turn != 1:
+        stored, seen = turned(image, INVERSE.get(turn, turn)).shape[:2], image.shape[:2]
+        if stored == seen:
+            raise InputError(
+                f"tile {name} states the EXIF orientation {turn}, its mask none, so how they lie "
+                "is unknown: save the tile upright, without this tag"
+            )
+        if labels.shape == stored:
+            labels = turned(labels, turn)
+    if image.shape[:2] != labels.shape:
         raise InputError(
-            f"{Path(source).name} is {array.shape[1]}×{array.shape[0]} px, more than a tile's "
-            f"{MAX_TILE_SIDE}: ingest it as a slide"
+            f"tile {name} is {image.shape[1]}×{image.shape[0]} px, its mask "
+            f"{labels.shape[1]}×{labels.shape[0]}: both must have the same size"
         )
-    return np.asarray(array, np.uint8)
+    return labels
+
+
+def read_upright(path: Path) -> tuple[UInt8, int]:
+    """Read the image of a tile: uint8 RGB (h, w, 3), upright, and the orientation it states.
+
+    Raises:
+        InputError: the file is no image, is damaged, or is too large.
+    """
+    try:
+        with Image.open(path) as picture:
+            _check_side(path, *picture.size)
+            turn = int(picture.getexif().get(ORIENTATION, 1))
+            picture.load()  # OpenCV fills what a truncated file lacks
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path.name} cannot be read as an image: is it damaged?") from error
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    array = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    if array is None:
+        raise InputError(f"{path.name} cannot be read as an image: is it damaged?")
+    turn = turn if turn in INVERSE else 1
+    return turned(np.asarray(array, np.uint8), turn), turn
+
+
+def _check_side(path: Path, width: int, height: int) -> None:
+    if max(width, height) > MAX_TILE_SIDE:
+        raise InputError(
+            f"{path.name} is {width}×{height} px, more than a tile's {MAX_TILE_SIDE}: ingest it "
+            "as a slide"
+        )

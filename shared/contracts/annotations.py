@@ -1,14 +1,15 @@
-"""The formats of annotations that ingest reads, and the names of their files.
+"""The formats of annotations: their names, the names of their files, and what is written.
 
 A new format needs a name and a row here, and a reader in services.ingest.annotations.
 """
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Literal, NamedTuple
 
-LabelFormat = Literal["geojson", "asap", "indexed", "panda-radboud", "panda-karolinska"]
+LabelFormat = Literal[
+    "qupath", "asap", "imagescope", "halo", "ndpa", "mask", "panda-radboud", "panda-karolinska"
+]
 
 
 class AnnotationFormat(NamedTuple):
@@ -16,24 +17,38 @@ class AnnotationFormat(NamedTuple):
 
     Attributes:
         name: name of the format.
-        suffixes: suffixes by which the format is guessed; empty if a request must name it.
+        suffixes: suffixes of its files, in lower case; empty if a request must name the format.
         doc: description of the format for people.
+        root: root element, which tells formats apart that share .xml; None if not XML.
+        written: whether `htd labels` writes the format.
     """
 
     name: LabelFormat
     suffixes: tuple[str, ...]
     doc: str
+    root: str | None = None
+    written: bool = True
 
 
 FORMATS = (
-    AnnotationFormat("geojson", (".geojson", ".json"), "QuPath GeoJSON"),
-    AnnotationFormat("asap", (".xml",), "ASAP XML"),
-    AnnotationFormat("indexed", (".tif", ".tiff", ".png", ".npy"), "an image of class indices"),
-    AnnotationFormat("panda-radboud", (), "a PANDA mask with Radboud's values"),
-    AnnotationFormat("panda-karolinska", (), "a PANDA mask with Karolinska's values"),
-)
+    AnnotationFormat("qupath", (".geojson", ".geojson.gz", ".json", ".json.gz"), "QuPath GeoJSON"),
+    AnnotationFormat("asap", (".xml",), "ASAP XML", "ASAP_Annotations"),
+    AnnotationFormat("imagescope", (".xml",), "Aperio ImageScope XML", "Annotations"),
+    AnnotationFormat("halo", (".annotations",), "HALO annotations", "Annotations"),
+    AnnotationFormat("ndpa", (".ndpa",), "Hamamatsu NDP.view annotations", "annotations"),
+    AnnotationFormat(
+        "mask", (".tif", ".tiff", ".png", ".npy", ".bmp", ".webp"),
+        "a mask, whose pixels are class indices"
+    ),
+    AnnotationFormat(
+        "panda-radboud", (), "a PANDA mask with Radboud's values", written=False
+    ),
+    AnnotationFormat(
+        "panda-karolinska", (), "a PANDA mask with Karolinska's values", written=False
+    ),
+)  # fmt: skip
 
-ANNOTATION_SUFFIXES = tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
+ANNOTATION_SUFFIXES = tuple(dict.fromkeys(suffix for kind in FORMATS for suffix in kind.suffixes))
 """Suffixes of all annotation files."""
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png"})
@@ -43,15 +58,20 @@ OWN_SUFFIXES = tuple(suffix for suffix in ANNOTATION_SUFFIXES if suffix not in I
 """Suffixes that no slide has."""
 
 ANNOTATION_NAMES = (
-    "{}.geojson", "{}.xml", "{}_mask.tiff", "{}_mask.tif", "{}_mask.png", "{}.json",
+    "{}.geojson", "{}.geojson.gz", "{}.xml", "{}.annotations", "{}.ndpa",
+    "{}_mask.tiff", "{}_mask.tif", "{}_mask.png", "{}_mask.npy", "{}.json", "{}.json.gz",
 )  # fmt: skip
-"""Names of a slide's annotation, where {} is the slide's stem; the first file found is used."""
+"""Names of a slide's annotation, the preferred first; {} is the slide's stem."""
 
 
-def guess_format(path: PurePath) -> LabelFormat | None:
-    """Return the annotation format that has the suffix of `path`, or None."""
-    suffix = path.suffix.lower()
-    return next((kind.name for kind in FORMATS if suffix in kind.suffixes), None)
+def has_annotation_suffix(name: str) -> bool:
+    """Return whether a file has the suffix of an annotation."""
+    return name.lower().endswith(ANNOTATION_SUFFIXES)
+
+
+def formats_of(name: str) -> list[AnnotationFormat]:
+    """List the formats whose files have the suffix of `name`; XML is told apart by its root."""
+    return [kind for kind in FORMATS if kind.suffixes and name.lower().endswith(kind.suffixes)]
 
 
 def known_formats() -> str:
@@ -59,3 +79,8 @@ def known_formats() -> str:
     return ", ".join(
         f"{kind.doc} ({', '.join(kind.suffixes)})" for kind in FORMATS if kind.suffixes
     )
+
+
+def plain_name(name: str) -> str:
+    """Return a class name as names are compared: in lower case, with spaces for `_` and `-`."""
+    return name.lower().replace("_", " ").replace("-", " ")

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from shared.contracts.annotations import LabelFormat
+from shared.contracts.annotations import LabelFormat, plain_name
 from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions
 from shared.contracts.regions import RegionRule
 
@@ -38,6 +38,9 @@ TILE_COLUMNS = pa.schema(
 
 MAX_DAMAGED = 0.05
 """Share of a slide, its regions or patches, that may be unreadable unless a request says else."""
+LabelsOrigin = Literal["auto", "slide", "bounds"]
+"""Where coordinates of labels begin: at the slide's corner, or at that of its scanned area
+(openslide.bounds-x, -y), to which QuPath crops; auto: as the labels lie on the tissue."""
 
 
 class SlideSource(Contract):
@@ -57,7 +60,10 @@ class SlideSource(Contract):
     )
     labels: str | None = Field(None, description="key or absolute path of the annotation")
     labels_sha256: str | None = Field(None, description="SHA-256 of the annotation's content")
-    label_format: LabelFormat | None = Field(None, description="default: guessed by the suffix")
+    label_format: LabelFormat | None = Field(
+        None, description="default: guessed by the suffix and the content"
+    )
+    labels_origin: LabelsOrigin | None = Field(None, description="default: that of the request")
     mpp: float | None = Field(
         None, gt=0, description="µm per pixel; it overrides what the slide states"
     )
@@ -96,7 +102,23 @@ class IngestRequest(Request):
         None, description="classes of the labels; needed if there are any"
     )
     label_names: dict[str, str] = Field(
-        default_factory=dict, description="annotation name or pixel value → class name"
+        default_factory=dict,
+        description="annotation name, pixel value or colour (#rrggbb) → class name",
+    )
+    label_order: tuple[str, ...] = Field(
+        (),
+        description="class names; labels of a later class cover those of an earlier one. Default: "
+        "smaller outlines cover larger ones",
+    )
+    labels_origin: LabelsOrigin = Field(
+        "auto", description="corner from which coordinates of labels are counted"
+    )
+    labels_on_tissue: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="smallest share of a slide's labelled area that lies on tissue; a slide with "
+        "less is refused, as its labels are misplaced",
     )
     patches: PatchGrid = PatchGrid()
     regions: RegionRule = RegionRule()
@@ -116,7 +138,22 @@ class IngestRequest(Request):
             raise ValueError(f"slide names must differ; given more than once: {sorted(doubled)}")
         if self.classes is None and (self.tiles or any(item.labels for item in self.slides)):
             raise ValueError("labels need `classes`")
+        if self.classes is not None:
+            self._check_names(self.classes)
         return self
+
+    def _check_names(self, classes: Classes) -> None:
+        known = [plain_name(name) for name in classes.names]
+        if same := sorted({name for name in classes.names if known.count(plain_name(name)) > 1}):
+            raise ValueError(f"classes {same} differ only in case, - or _: give other names")
+        for key, name in self.label_names.items():
+            if plain_name(name) not in known:
+                raise ValueError(
+                    f"label_names maps {key!r} to {name!r}, which is not among the classes "
+                    f"{classes.names}"
+                )
+        if wrong := [name for name in self.label_order if plain_name(name) not in known]:
+            raise ValueError(f"label_order names {wrong}, not among the classes {classes.names}")
 
     def inputs(self) -> list[str]:
         return [self.tiles] if self.tiles else []

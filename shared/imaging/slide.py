@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -43,8 +43,7 @@ class DamagedError(InputError):
     """A slide cannot be read in one place; it may be readable elsewhere."""
 
 
-@dataclass(frozen=True)
-class Bounds:
+class Bounds(NamedTuple):
     """The scanned part of a slide, level-0 pixels. QuPath's coordinates begin at its corner."""
 
     x: int
@@ -132,6 +131,17 @@ class Slide:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def offset_nm(self) -> tuple[float, float] | None:
+        """Centre of the image from the centre of the glass, nm; None if not stated (Hamamatsu)."""
+        names = ("hamamatsu.XOffsetFromSlideCentre", "hamamatsu.YOffsetFromSlideCentre")
+        stated = [self._source.properties.get(name) for name in names]
+        try:
+            x, y = (float(value) for value in stated if value is not None)
+        except ValueError:
+            return None
+        return x, y
 
     def check_mpp(self, mpp: float) -> None:
         """Raise `InputError` if `mpp` is finer than the slide's level 0."""

@@ -11,9 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 from PIL import Image
+from pydantic import ValidationError
 
 from heterotissue.sources import tile_table
-from services.ingest.annotations import label_strips, read_geojson, read_indexed
+from services.ingest.annotations import qupath
+from services.ingest.annotations.outlines import SlideGeometry
+from services.ingest.annotations.writing import write_annotation
 from services.ingest.stage import IngestStage
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from services.ingest.tissue import stain_of, tissue_mask
@@ -28,9 +31,12 @@ from shared.contracts.ingest import (
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.imaging.label_map import LabelMap
+from shared.imaging.masks import open_mask
 from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.imaging.slide import Slide
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
+from tests.formats.drawing import draw
 
 CLASSES = Classes.of("stroma", "tumor")
 SIDE = 512
@@ -145,6 +151,56 @@ def test_records_patches_and_regions(tmp_path: Path) -> None:
         assert region.image[violet].mean() < region.image[region.labels == 1].mean() - 40
 
 
+def test_the_result_says_what_labels_lack(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    path = write_slide(tmp_path)
+    ring = [[64, 64], [256, 64], [256, 256], [64, 256], [64, 64]]
+    inner = [[64, 64], [192, 64], [192, 192], [64, 192], [64, 64]]
+    features = [
+        {"geometry": {"type": "Polygon", "coordinates": [part]}, "properties": {"label": name}}
+        for name, part in (("stroma", ring), ("background", inner), (None, inner))
+    ]
+    labels = tmp_path / "labels.geojson"
+    labels.write_text(json.dumps(features))
+    other = SlideSource(slide="bare", source=str(path))
+    status = ingest(store, source(path, labels), other)
+    assert status.state == "done", status.failed
+    result = status.result or {}
+    assert result["unlabelled"] == ["bare"]
+    assert result["classes never seen"] == ["tumor"]
+    assert result["objects left out"] == {"without a class": 1}
+    assert "overpainted slides" not in result  # background is no class that covers another
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"label_names": {"_0": "tumour"}}, "label_names maps '_0' to 'tumour'"),
+        ({"label_order": ("stroma", "fat")}, r"label_order names \['fat'\]"),
+        ({"classes": Classes.of("Tumor", "tumor")}, "differ only in case"),
+    ],
+)
+def test_names_are_checked_when_the_request_is_made(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        IngestRequest(
+            cohort="c",
+            slides=(SlideSource(slide="s", source="s"),),
+            **{"classes": CLASSES} | fields,
+        )
+
+
+def test_the_place_of_a_real_ndpi_slide_on_the_glass(real_data: Path, tmp_path: Path) -> None:
+    with Slide.open(real_data / "wsi/fluorescence.ndpi") as opened:
+        slide = SlideGeometry.of(opened)
+    assert slide.offset_nm is not None
+    labels = np.zeros((slide.height // 8, slide.width // 8), np.uint8)
+    labels[100:300, 50:250] = 1
+    mpp = slide.mpp * 8
+    write_annotation(tmp_path / "a.ndpa", "ndpa", labels, mpp, CLASSES, slide)
+    again, _ = draw(tmp_path / "a.ndpa", CLASSES, slide=slide, mpp=mpp)
+    assert np.array_equal(again, labels)
+
+
 def test_a_slide_without_resolution_asks_for_mpp(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "store")
     path = write_slide(tmp_path, "müde Probe", mpp=None)
@@ -157,7 +213,7 @@ def test_a_slide_without_resolution_asks_for_mpp(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"<ASAP_Annotations><Anno", "labels.xml is not well-formed XML"),
-        (b"<html/>", "labels.xml is not an ASAP annotation"),
+        (b"<html/>", "labels.xml has the root <html>"),
         (b'{"features": [', "labels.geojson is not JSON"),
         (b'{"features": [{"geometry": {"type": "Polygon", "coordinates": [[1]]}}]}', "feature 0"),
     ],
@@ -220,12 +276,12 @@ def test_panda_masks_have_names_of_their_own(tmp_path: Path) -> None:
     image[:, 32:, 0] = 4
     tifffile.imwrite(mask, image, photometric="rgb")
     classes = Classes.of("stroma", "benign", "Gleason 3", "Gleason 4", "Gleason 5")
-    strips = label_strips(mask, "panda-radboud", classes, {}, (64, 64), (64, 64))
-    assert np.unique(np.concatenate(list(strips))).tolist() == [1, 4]
+    slide = SlideGeometry(64, 64, 1.0, 1.0)
+    labels, _ = draw(mask, classes, slide=slide, label_format="panda-radboud")
+    assert np.unique(labels).tolist() == [1, 4]
+    two = Classes.of("benign", "cancer")
     with pytest.raises(InputError, match="4"):
-        label_strips(
-            mask, "panda-karolinska", Classes.of("benign", "cancer"), {}, (64, 64), (64, 64)
-        )
+        draw(mask, two, slide=slide, label_format="panda-karolinska")
 
 
 def test_blank_and_dark_fields() -> None:
@@ -237,7 +293,9 @@ def test_blank_and_dark_fields() -> None:
 
 
 def test_geojson_with_a_third_coordinate(real_data: Path) -> None:
-    outlines = read_geojson(real_data / "annotations/polygons_3d.geojson")
+    outlines = qupath.read(
+        real_data / "annotations/polygons_3d.geojson", SlideGeometry(1, 1, 1.0, 1.0)
+    ).outlines
     assert outlines
     assert all(outline.area.area > 0 for outline in outlines)
 
@@ -282,13 +340,13 @@ def test_real_mosaic_mask_geojson_and_xml_agree(real_data: Path, tmp_path: Path)
     with tifffile.TiffFile(folder / "ebhi_mosaic_test.tiff") as file:
         height, width = file.pages[0].shape[:2]  # type: ignore[union-attr]
     maps = {}
-    for suffix, kind in (("_mask.tiff", "indexed"), (".geojson", "geojson"), (".xml", "asap")):
-        path = folder / f"ebhi_mosaic_test{suffix}"
-        strips = label_strips(path, kind, classes, {}, (width, height), (width, height))  # type: ignore[arg-type]
-        maps[kind] = np.concatenate(list(strips))
-    assert (maps["indexed"] == maps["geojson"]).mean() >= 0.999
-    holes = (maps["indexed"] == 0) & (maps["asap"] > 0)
-    assert (maps["indexed"] == maps["asap"])[~holes].mean() >= 0.999
+    slide = SlideGeometry(width, height, 1.0, 1.0)
+    for suffix in ("_mask.tiff", ".geojson", ".xml"):
+        maps[suffix], _ = draw(folder / f"ebhi_mosaic_test{suffix}", classes, slide=slide)
+    truth = maps["_mask.tiff"]
+    assert (truth == maps[".geojson"]).mean() >= 0.999
+    holes = (truth == 0) & (maps[".xml"] > 0)
+    assert (truth == maps[".xml"])[~holes].mean() >= 0.999
 
 
 def write_tiles(folder: Path, binary: bool = True) -> None:
@@ -403,4 +461,4 @@ def test_a_label_image_shows_no_pixel_of_another_file(tmp_path: Path) -> None:
         "</Pixels></Image></OME>"
     ).format(other, "11111111-2222-3333-4444-555555555555")
     tifffile.imwrite(path, np.full((16, 16), 1, np.uint8), description=described, metadata=None)
-    assert read_indexed(path).tolist() == np.full((16, 16), 1).tolist()
+    assert open_mask(path).rows(0, 16).tolist() == np.full((16, 16), 1).tolist()

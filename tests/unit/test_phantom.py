@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from services.ingest.annotations import label_strips
+from services.ingest.annotations.outlines import SlideGeometry
 from shared.errors import InputError
 from shared.imaging.slide import Slide
 from shared.phantom import PHANTOM_CLASSES, PhantomFiles, PhantomSlide, write_phantom
+from tests.formats.drawing import draw
 from tests.phantoms import PHANTOM_SEED
 
 SIDE = 2048
@@ -36,10 +37,11 @@ def test_openslide_reads_the_pyramid_at_its_resolution(phantom: PhantomFiles) ->
 def test_mask_geojson_and_xml_agree_exactly(phantom: PhantomFiles) -> None:
     truth = tifffile.imread(phantom.mask)
     assert len(np.unique(truth)) >= 4
-    size = (truth.shape[1], truth.shape[0])
-    for path, kind in ((phantom.geojson, "geojson"), (phantom.xml, "asap")):
-        strips = label_strips(path, kind, PHANTOM_CLASSES, {}, (SIDE, SIDE), size)  # type: ignore[arg-type]
-        assert np.array_equal(np.concatenate(list(strips)), truth), kind
+    slide = SlideGeometry(SIDE, SIDE, 0.5, 0.5)
+    mpp = 0.5 * SIDE / truth.shape[1]
+    for path in (phantom.geojson, phantom.xml):
+        labels, _ = draw(path, PHANTOM_CLASSES, slide=slide, mpp=mpp)
+        assert np.array_equal(labels, truth), path.suffix
 
 
 def test_the_same_seed_gives_the_same_bytes(phantom: PhantomFiles, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from services.gateway.api.problems import ProblemError, blaming, documented, ret
 from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
 from services.gateway.api.slide_lookup import SlideName, find_slide, label_map, slide_info
 from services.gateway.api.streams import Wanted, send_object, sending
-from shared.contracts.annotations import ANNOTATION_SUFFIXES
+from shared.contracts.annotations import ANNOTATION_SUFFIXES, has_annotation_suffix
 from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
 from shared.contracts.ingest import slide_key
@@ -84,12 +84,12 @@ async def put_annotation(
     caller: MayAnnotate,
     content_length: ContentLength,
 ) -> SlideInfo:
-    """Upload a slide's annotation as the body: QuPath GeoJSON, ASAP XML, or a label image.
+    """Upload a slide's annotation as the body, in any format that `htd ingest` reads.
 
     It replaces an earlier annotation. Ingest reads it and reports its errors.
     """
     key = slide_key(slide, f"annotation/{file_name(file)}")
-    if PurePosixPath(file).suffix.lower() not in ANNOTATION_SUFFIXES:
+    if not has_annotation_suffix(file):
         raise ProblemError(
             415,
             "unknown-annotation",

@@ -10,7 +10,7 @@ let waiting = [];
 
 // A slide's files share a stem: a.svs, a.geojson, a_mask.tiff.
 function plan(files) {
-  const stem = (file) => file.name.replace(/\.[^.]+$/, "");
+  const stem = (file) => file.name.replace(/\.[^.]+(\.gz)?$/i, "");
   const suffix = (file) => file.name.slice(stem(file).length).toLowerCase();
   return [...files].map((file) => {
     const base = stem(file).replace(/_mask$/, "");

@@ -1,0 +1,72 @@
+"""The class of each outline, by its names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shapely.geometry.base import BaseGeometry
+
+from services.ingest.annotations.outlines import Annotation, Outline
+from shared.contracts.annotations import plain_name
+from shared.contracts.base import Classes
+from shared.errors import InputError
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An outline with its class index.
+
+    Attributes:
+        area: polygon or multipolygon, pixels.
+        label: class index; 0 is background.
+        cut: whether it is cut out of all others, whatever the order.
+    """
+
+    area: BaseGeometry
+    label: int
+    cut: bool = False
+
+
+def classify(
+    annotation: Annotation, classes: Classes, label_names: dict[str, str], path: Path
+) -> list[Labelled]:
+    """Find the class of each outline; those without a class are added to `annotation.skipped`.
+
+    `label_names` (annotation name → class name) is applied first. All comparisons ignore case,
+    and treat `_` and `-` as spaces. Outlines without a name, and those whose name ends in `*`
+    (Ignore*, Region*), have no class.
+
+    Raises:
+        InputError: names belong to no class.
+    """
+    known = {plain_name(item.name): item.index for item in classes.items}
+    renamed = {plain_name(key): plain_name(value) for key, value in label_names.items()}
+
+    def index(outline: Outline) -> int | None:
+        hints = (outline.hint,) if outline.hint else ()
+        for name in (*outline.names, *hints):
+            label = known.get(renamed.get(plain_name(name), plain_name(name)))
+            if label is not None:
+                return label
+        return None
+
+    labelled, unknown = [], set()
+    for outline in annotation.outlines:
+        label = index(outline)
+        if label is not None:
+            labelled.append(Labelled(outline.area, label))
+        elif outline.cut:
+            labelled.append(Labelled(outline.area, 0, cut=True))
+        elif not outline.names:
+            annotation.skipped["without a class"] += 1
+        elif any(name.endswith("*") for name in outline.names):
+            annotation.skipped["of a class that ends in *"] += 1
+        else:
+            unknown.add(outline.names[0])
+    if unknown:
+        raise InputError(
+            f"{path.name} has labels that are not among the classes {classes.names}: "
+            f"{sorted(unknown)}. Add them to the classes, or map them with label_names"
+        )
+    return labelled

@@ -1,0 +1,138 @@
+"""Masks of slides: where they lie, and their strips of a label map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.ingest.annotations.outlines import SlideGeometry
+from shared.arrays import Int64, UInt8
+from shared.contracts.annotations import LabelFormat
+from shared.contracts.ingest import LabelsOrigin
+from shared.errors import InputError
+from shared.imaging.label_map import LABEL_TILE
+from shared.imaging.masks import Lookup, Mask
+
+PANDA_NAMES: dict[LabelFormat, dict[int, str]] = {
+    "panda-radboud": {
+        1: "stroma", 2: "benign", 3: "gleason 3", 4: "gleason 4", 5: "gleason 5",
+    },
+    "panda-karolinska": {1: "benign", 2: "cancer"},
+}  # fmt: skip
+"""Format → pixel value → name of the tissue, in the masks of the PANDA challenge."""
+
+ASPECT_TOLERANCE = 0.01
+"""Relative difference of aspect ratios, beyond a pixel, up to which a mask fits its slide."""
+
+COARSEST = 32
+"""Largest number of level-0 pixels per pixel of a mask, along each side."""
+
+
+LARGEST = 0.99
+"""Smallest such number."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The part of a slide that a mask covers: x, y, width and height, level-0 pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def frame_of(mask: Mask, slide: SlideGeometry, origin: LabelsOrigin) -> tuple[LabelsOrigin, Frame]:
+    """Find the part of the slide that a mask covers: the whole slide, or its scanned area.
+
+    Raises:
+        InputError: the mask has another shape, is larger or too coarse, states an EXIF
+            orientation, or fits both.
+    """
+    frames: dict[LabelsOrigin, Frame] = {"slide": Frame(0, 0, slide.width, slide.height)}
+    if slide.bounds is not None:
+        frames["bounds"] = Frame(*slide.bounds)
+    elif origin == "bounds":
+        frames["bounds"] = frames["slide"]
+    if origin != "auto":
+        frames = {origin: frames[origin]}
+    if mask.orientation != 1:
+        raise InputError(
+            f"mask {mask.path.name} states the EXIF orientation {mask.orientation}: save it "
+            "upright, without this tag"
+        )
+    fitting = [name for name, frame in frames.items() if _fault(mask, frame, slide) is None]
+    if not fitting:
+        frame = next(iter(frames.values()))
+        raise InputError(
+            f"mask {mask.path.name} is {mask.width}×{mask.height} px, which does not fit its "
+            f"slide of {frame.width}×{frame.height} px: {_fault(mask, frame, slide)}"
+        )
+    if len({frames[name] for name in fitting}) > 1:
+        raise InputError(
+            f"mask {mask.path.name} fits the whole slide, and its scanned area too: say which "
+            "with labels_origin: 'slide' or 'bounds'"
+        )
+    return fitting[0], frames[fitting[0]]
+
+
+def _fault(mask: Mask, frame: Frame, slide: SlideGeometry) -> str | None:
+    """Tell why a mask does not fit a frame; None if it does.
+
+    Where pixels of the slide are not square, those of the mask may be like them, or square.
+    """
+    x, y = frame.width / mask.width, frame.height / mask.height
+    slack = ASPECT_TOLERANCE + 1.0 / min(mask.width, mask.height)
+    fits = any(abs(x / y * ratio - 1) <= slack for ratio in (1.0, slide.mpp / slide.mpp_y))
+    if fits and min(x, y) >= LARGEST and max(x, y) <= COARSEST:
+        return None
+    if abs(frame.width / mask.height / (frame.height / mask.width) - 1) <= slack and not fits:
+        return "is it transposed?"
+    if min(x, y) < LARGEST:
+        return "it is larger"
+    if max(x, y) > COARSEST:
+        return f"a pixel of it covers {max(x, y):.0f} of the slide's, and {COARSEST} is the most"
+    return "it has another aspect ratio"
+
+
+def resampled(
+    mask: Mask,
+    lookup: Lookup,
+    frame: Frame,
+    slide: SlideGeometry,
+    mpp: float,
+    size: tuple[int, int],
+) -> Iterator[UInt8]:
+    """Yield strips of the label map, uint8 (rows, width), by nearest neighbour.
+
+    Args:
+        mask: the mask.
+        lookup: class index of each of its values.
+        frame: part of the slide that the mask covers; beyond it is 0.
+        slide: the slide.
+        mpp: µm per pixel of the label map.
+        size: its width and height, pixels.
+    """
+    width, height = size
+    columns = _sources(width, mpp / slide.mpp, frame.x, frame.width, mask.width)
+    ys = _sources(height, mpp / slide.mpp_y, frame.y, frame.height, mask.height)
+    inside = (columns >= 0) & (columns < mask.width)
+    for top in range(0, height, LABEL_TILE):
+        bottom = min(top + LABEL_TILE, height)
+        rows = ys[top:bottom]
+        there = np.flatnonzero((rows >= 0) & (rows < mask.height))
+        strip = np.zeros((bottom - top, width), np.uint8)
+        if len(there):
+            first = int(rows[there[0]])
+            part = mask.rows(first, int(rows[there[-1]]) + 1)
+            picked = lookup(part[rows[there] - first][:, columns[inside]])
+            strip[np.ix_(there, np.flatnonzero(inside))] = picked
+        yield strip
+
+
+def _sources(count: int, step: float, start: int, length: int, pixels: int) -> Int64:
+    """Return the mask pixel at the centre of each of `count` pixels of `step` level-0 pixels."""
+    centers = (np.arange(count) + 0.5) * step
+    return np.floor((centers - start) * pixels / length).astype(np.int64)

@@ -1,0 +1,123 @@
+"""The place of outlines on their slide: coordinates of the slide, or of its scanned area."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rasterio.features
+from numpy.typing import NDArray
+from shapely import total_bounds
+from shapely.affinity import affine_transform, translate
+from shapely.geometry import box
+
+from services.ingest.annotations.class_names import Labelled
+from services.ingest.annotations.outlines import SlideGeometry
+from shared.contracts.ingest import LabelsOrigin
+from shared.errors import InputError
+
+Tissue = NDArray[np.bool_]
+"""Tissue mask of the whole slide, bool (h, w), at any resolution."""
+
+MAX_OUTSIDE = 0.1
+"""Largest share of the labelled area that may lie beyond the slide's edges."""
+
+CLEAR = 0.05
+"""Smallest difference of shares on tissue that decides between two origins."""
+
+
+def place(
+    path: Path,
+    labelled: list[Labelled],
+    slide: SlideGeometry,
+    tissue: Tissue,
+    origin: LabelsOrigin,
+) -> tuple[LabelsOrigin, list[Labelled]]:
+    """Find where the coordinates of outlines begin, and move the outlines to the slide's.
+
+    Args:
+        path: file of the annotation, for messages.
+        labelled: the outlines.
+        slide: the slide.
+        tissue: its tissue mask.
+        origin: 'slide', 'bounds', or 'auto': the one with more of the labelled area on tissue.
+
+    Returns:
+        The origin, 'slide' or 'bounds', and the outlines in level-0 pixels.
+
+    Raises:
+        InputError: the outlines do not lie on the slide, or both origins fit alike.
+    """
+    areas = [item for item in labelled if item.label] or labelled
+    if not areas:
+        return "slide", labelled
+    if min(_extent(areas)) >= 0 and max(_extent(areas)) <= 1 < min(slide.width, slide.height):
+        raise InputError(
+            f"{path.name} has coordinates between 0 and 1, which are shares of the slide's sides: "
+            f"export it in level-0 pixels (its slide has {slide.width}×{slide.height})"
+        )
+    shifts: dict[LabelsOrigin, tuple[int, int]] = {"slide": (0, 0)}
+    if slide.bounds is not None and slide.bounds[:2] != (0, 0):
+        shifts["bounds"] = slide.bounds[:2]
+    if origin == "bounds" and "bounds" not in shifts:
+        shifts["bounds"] = (0, 0)
+    if origin != "auto":
+        shifts = {origin: shifts[origin]}
+    inside = {name: _share_inside(areas, slide, shift) for name, shift in shifts.items()}
+    fitting = [name for name in shifts if inside[name] >= 1 - MAX_OUTSIDE]
+    if not fitting:
+        raise _outside(path, areas, slide, max(inside.values()))
+    best = fitting[0]
+    if len(fitting) > 1:
+        shares = {name: _share_on_tissue(areas, slide, shifts[name], tissue) for name in fitting}
+        best = max(fitting, key=lambda name: shares[name])
+        if abs(shares["slide"] - shares["bounds"]) < CLEAR:
+            raise InputError(
+                f"{path.name} may count from the slide's corner or from that of its scanned area, "
+                f"at {shifts['bounds']}: {shares['slide']:.0%} and {shares['bounds']:.0%} of the "
+                "labelled area would lie on tissue. Say which with labels_origin: 'slide' or "
+                "'bounds' (QuPath crops to the scanned area)"
+            )
+    x, y = shifts[best]
+    if (x, y) == (0, 0):
+        return best, labelled
+    return best, [replace(item, area=translate(item.area, x, y)) for item in labelled]
+
+
+def _share_inside(areas: Sequence[Labelled], slide: SlideGeometry, shift: tuple[int, int]) -> float:
+    frame = box(-shift[0], -shift[1], slide.width - shift[0], slide.height - shift[1])
+    inside = sum(item.area.intersection(frame).area for item in areas)
+    return float(inside / sum(item.area.area for item in areas))
+
+
+def _share_on_tissue(
+    areas: Sequence[Labelled], slide: SlideGeometry, shift: tuple[int, int], tissue: Tissue
+) -> float:
+    sx, sy = tissue.shape[1] / slide.width, tissue.shape[0] / slide.height
+    matrix = (sx, 0, 0, sy, shift[0] * sx, shift[1] * sy)
+    covered = rasterio.features.rasterize(
+        [affine_transform(item.area, matrix) for item in areas],
+        out_shape=tissue.shape, all_touched=True, dtype=np.uint8,
+    )  # fmt: skip
+    labelled = int(covered.sum())
+    return float((covered.astype(bool) & tissue).sum() / labelled) if labelled else 0.0
+
+
+def _outside(
+    path: Path, areas: Sequence[Labelled], slide: SlideGeometry, share: float
+) -> InputError:
+    left, top, right, bottom = _extent(areas)
+    place = f"x {left:.6g} to {right:.6g}, y {top:.6g} to {bottom:.6g}"
+    return InputError(
+        f"{share:.0%} of the labelled area of {path.name} ({place}) lies on its slide of "
+        f"{slide.width}×{slide.height} px; was it drawn on another slide, at another level, or in "
+        "other units? Export it in level-0 pixels"
+    )
+
+
+def _extent(areas: Sequence[Labelled]) -> list[float]:
+    """Return the least x and y, and the greatest x and y."""
+    return [float(side) for side in total_bounds([item.area for item in areas])]

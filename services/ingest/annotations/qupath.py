@@ -1,0 +1,176 @@
+"""QuPath GeoJSON, as every version of QuPath writes it, gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shapely import union_all
+from shapely.errors import ShapelyError
+from shapely.geometry import Polygon
+from shapely.geometry.base import BaseGeometry
+
+from services.ingest.annotations.outlines import (
+    Annotation,
+    Outline,
+    SlideGeometry,
+    areas,
+    malformed,
+    number,
+    polygon,
+)
+from shared.contracts.base import LabelClass
+from shared.errors import InputError
+
+MAX_BYTES = 4 * 2**30
+"""Largest size of a file, unpacked."""
+
+LINES_AND_POINTS = {"Point", "MultiPoint", "LineString", "MultiLineString"}
+
+DETECTIONS = {"detection", "cell", "tile"}
+"""Types of QuPath objects that are no annotations."""
+
+OLD_TYPES = {f"Path{kind.title()}Object": kind for kind in ("annotation", *DETECTIONS)}
+"""Names of these types in QuPath 0.2."""
+
+
+def read(path: Path, slide: SlideGeometry) -> Annotation:
+    """Read a FeatureCollection, a list of features or geometries, or one of them.
+
+    Detections, cells and tiles are left out if the file holds annotations.
+
+    Raises:
+        InputError: the file is not GeoJSON, or an object is malformed.
+    """
+    content = _parse(path)
+    features = content.get("features", [content]) if isinstance(content, dict) else content
+    if not isinstance(features, list):
+        raise InputError(f"{path.name} holds no GeoJSON features: export it as GeoJSON again")
+    annotation = Annotation()
+    drawn = any(_type_of(feature) == "annotation" for feature in features)
+    for index, feature in enumerate(features):
+        try:
+            if drawn and _type_of(feature) in DETECTIONS:
+                annotation.skipped["detections"] += 1
+                continue
+            geometry = feature if "coordinates" in feature else feature["geometry"]
+            if geometry is not None and geometry["type"] in LINES_AND_POINTS:
+                annotation.skipped["lines or points"] += 1
+                continue
+            area = Polygon() if geometry is None else _area(geometry)
+            names, hint = _names(feature.get("properties") or {})
+        except RecursionError as error:
+            raise malformed(
+                path, f"feature {index}", ValueError("it is nested too deep")
+            ) from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ShapelyError) as error:
+            raise malformed(path, f"feature {index}", error) from error
+        annotation.add(Outline(area, names, hint))
+    return annotation
+
+
+def _parse(path: Path) -> Any:
+    try:
+        data = path.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            with gzip.open(path) as file:
+                data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise InputError(f"{path.name} is larger than {MAX_BYTES >> 30} GiB: split it")
+        utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return json.loads(data.decode("utf-16" if utf16 else "utf-8-sig"))
+    except RecursionError as error:
+        raise InputError(f"{path.name} is nested too deep to be GeoJSON") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path.name} is not UTF-8 (byte {error.start}): save it with this encoding"
+        ) from error
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path.name} is not JSON: {error}") from error
+
+
+def _type_of(feature: Any) -> str | None:
+    """Return QuPath's type of an object: annotation, detection, cell …; None if not stated."""
+    if not isinstance(feature, dict):
+        return None
+    properties = feature.get("properties")
+    stated = properties if isinstance(properties, dict) else {}
+    kind = stated.get("objectType") or stated.get("object_type") or feature.get("id")
+    return OLD_TYPES.get(str(kind), str(kind))
+
+
+def _area(geometry: Any) -> BaseGeometry:
+    """Return the area of a geometry; parts that overlap are united."""
+    kind = geometry["type"]
+    if kind == "GeometryCollection":
+        return areas(union_all([_area(part) for part in geometry["geometries"]]))
+    if kind in LINES_AND_POINTS:
+        return Polygon()
+    if kind not in {"Polygon", "MultiPolygon"}:
+        raise ValueError(f"{str(kind)[:40]!r} is no type of GeoJSON")
+    coordinates = geometry["coordinates"]
+    polygons = [coordinates] if kind == "Polygon" else coordinates
+    parts = [
+        polygon(rings[0], rings[1:])
+        for rings in ([_ring(ring) for ring in rings] for rings in polygons)
+        if rings
+    ]
+    return parts[0] if len(parts) == 1 else areas(union_all(parts))
+
+
+def _ring(points: Any) -> list[tuple[float, float]]:
+    """Read the points of a ring, without their third coordinates."""
+    if not isinstance(points, list):
+        raise ValueError(f"{str(points)[:40]!r} is no ring")
+    return [(_coordinate(point[0]), _coordinate(point[1])) for point in points]
+
+
+def _coordinate(value: Any) -> float:
+    if isinstance(value, str):
+        raise ValueError(f"the coordinate {value[:40]!r} is text")
+    return number(value)
+
+
+def _names(properties: Any) -> tuple[tuple[str, ...], str | None]:
+    """Return the class names of an object, the whole one first, and its own name.
+
+    QuPath writes a derived class as names ['Tumor', 'Positive'], or as 'Tumor: Positive'.
+    """
+    classification = properties.get("classification")
+    if isinstance(classification, dict):
+        parts = classification.get("names") or classification.get("name")
+    else:
+        parts = classification or properties.get("label")
+    if isinstance(parts, list):
+        parts = ": ".join(str(part) for part in parts)
+    hint = properties.get("name")
+    if parts in (None, ""):
+        return (), str(hint) if hint else None
+    whole = str(parts)
+    levels = whole.split(": ")
+    return tuple(": ".join(levels[:count]) for count in range(len(levels), 0, -1)), None
+
+
+def write(path: Path, outlines: Sequence[tuple[Polygon, LabelClass]], slide: SlideGeometry) -> None:
+    """Write polygons with their holes as QuPath annotations."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": area.__geo_interface__,
+            "properties": {
+                "objectType": "annotation",
+                "classification": {"name": label.name, "color": list(label.color)},
+            },
+        }
+        for area, label in outlines
+        if label.index
+    ]
+    text = json.dumps({"type": "FeatureCollection", "features": features})
+    if path.suffix.lower() == ".gz":
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    else:
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,385 @@
+"""Masks: label images of slides and tiles, read exactly and by rows, and their pixel values."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import rasterio
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from shared.arrays import UInt8
+from shared.contracts.annotations import plain_name
+from shared.contracts.base import Classes
+from shared.errors import InputError
+
+MAX_PIXELS = 500_000_000
+"""Largest number of pixels of a mask that is no TIFF."""
+
+MAX_VALUE = 2**24
+"""Bound of pixel values, and of colours written as one number."""
+
+STRIP = 1024
+"""Number of rows that are read at a time."""
+
+EXACT = {"NONE", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS", "ZSTD", "LZMA", "CCITTRLE",
+         "CCITTFAX3", "CCITTFAX4"}  # fmt: skip
+"""Compressions of TIFF that keep every value."""
+
+ORIENTATION = 274
+"""EXIF and TIFF tag of the orientation; 1 is upright."""
+
+INVERSE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+"""Each orientation, and the one that turns its picture back."""
+
+MAGIC = {
+    b"\x89PNG": "PNG", b"BM": "BMP", b"GIF8": "GIF", b"RIFF": "WEBP", b"II": "GTiff",
+    b"MM": "GTiff", b"\x93NUMPY": "npy", b"\xff\xd8": "JPEG",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000", b"\xff\x4f": "JPEG 2000",
+}  # fmt: skip
+
+LOSSY = {"JPEG", "JPEG 2000", "lossy WebP"}
+
+Values = NDArray[np.integer[Any]]
+"""Pixel values (rows, width)."""
+
+
+def turned(array: UInt8, orientation: int) -> UInt8:
+    """Turn an image or label map (h, w, …) that is stored with an EXIF orientation upright."""
+    if orientation in {2, 7, 5, 4}:
+        array = array[:, ::-1]
+    quarters = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
+    return np.ascontiguousarray(np.rot90(array, quarters))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """An open mask.
+
+    Attributes:
+        path: the file.
+        width, height: size in pixels.
+        orientation: EXIF orientation that the file states; 1 is upright.
+        palette: colours of a palette image, RGB; empty if it has none.
+        bands: number of channels.
+    """
+
+    path: Path
+    width: int
+    height: int
+    orientation: int
+    palette: tuple[tuple[int, int, int], ...]
+    bands: int
+    _read: Callable[[int, int], NDArray[Any]]
+
+    def rows(self, top: int, bottom: int) -> Values:
+        """Read rows `top` to `bottom`: values (rows, width), colours as 0xRRGGBB.
+
+        Transparent pixels are 0.
+
+        Raises:
+            InputError: the file is damaged, its values are no integers from 0 to `MAX_VALUE`,
+                or pixels are half transparent.
+        """
+        array = self._read(top, bottom)
+        name = self.path.name
+        if array.dtype == np.bool_:
+            array = array.astype(np.uint8)
+        if not np.issubdtype(array.dtype, np.integer):
+            raise InputError(
+                f"mask {name} holds {array.dtype} values: save it with integers, one per class"
+            )
+        if array.size and (array.min() < 0 or array.max() >= MAX_VALUE):
+            raise InputError(
+                f"mask {name} holds values from {array.min()} to {array.max()}: save it with the "
+                "class index of each pixel"
+            )
+        if self.bands == 1:
+            return cast(Values, array)
+        if array.max(initial=0) > 255:
+            raise InputError(f"mask {name} has colours of 16 bits: save it with 8 bits or indices")
+        channels = [array[..., band].astype(np.int32) for band in range(self.bands)]
+        if self.bands in {2, 4}:
+            alpha = channels.pop()
+            if ((alpha > 0) & (alpha < 255)).any():
+                raise InputError(
+                    f"mask {name} has half-transparent pixels: save it without antialiasing"
+                )
+            channels = [np.where(alpha > 0, channel, 0) for channel in channels]
+        if len(channels) == 1:
+            return channels[0]
+        return np.asarray(channels[0] << 16 | channels[1] << 8 | channels[2])
+
+    def strips(self) -> Iterator[Values]:
+        """Yield all rows, `STRIP` at a time, as `rows` does."""
+        for top in range(0, self.height, STRIP):
+            yield self.rows(top, min(top + STRIP, self.height))
+
+
+def image_kind(path: Path) -> str | None:
+    """Tell by its first bytes which kind of image a file is; None if none that `MAGIC` lists.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise InputError(f"mask {path} cannot be read: {error.strerror}") from error
+    kind = next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
+    return "lossy WebP" if kind == "WEBP" and b"VP8L" not in head else kind
+
+
+def open_mask(path: Path) -> Mask:
+    """Open a mask: PNG, TIFF, BMP, GIF, lossless WebP, or npy; its content tells which.
+
+    Palette images give indices, and images of 1 bit 0 and 1. Only the first page of a TIFF is
+    read, because others may be in other files.
+
+    Raises:
+        InputError: the file is missing, damaged, too large, lossy, or in no such format.
+    """
+    kind = image_kind(path)
+    if kind is None:
+        raise InputError(f"mask {path.name} is empty, or no PNG, TIFF, BMP, GIF, WebP or npy file")
+    if kind in LOSSY:
+        raise _lossy(path, kind)
+    try:
+        return _open_npy(path) if kind == "npy" else _open_image(path, kind)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make their readers raise anything
+        raise _damaged(path, error) from error
+
+
+def _open_npy(path: Path) -> Mask:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    bands = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
+    if bands not in {1, 2, 3, 4} or 0 in array.shape:
+        raise InputError(
+            f"mask {path.name} has the shape {array.shape}: it must be (height, width)"
+        )
+    return Mask(
+        path, array.shape[1], array.shape[0], 1, (), bands,
+        lambda top, bottom: np.asarray(array[top:bottom]),
+    )  # fmt: skip
+
+
+def _open_image(path: Path, driver: str) -> Mask:
+    inverted, orientation = False, 1
+    if driver == "GTiff":
+        with tifffile.TiffFile(path, _multifile=False) as tiff:
+            page = cast(tifffile.TiffPage, tiff.pages[0])
+            compression = getattr(page.compression, "name", str(page.compression))
+            if compression not in EXACT:
+                raise _lossy(path, f"compressed by {compression}")
+            tag = page.tags.get(ORIENTATION)
+            orientation = int(tag.value) if tag else 1
+            if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+                if page.bitspersample != 1:
+                    raise InputError(
+                        f"mask {path.name} is stored with 0 as white: save it with class indices"
+                    )
+                # tifffile writes arrays of booleans so, without turning them round.
+                inverted = not page.software.startswith("tifffile")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        data = rasterio.open(path, driver=driver, sharing=False)
+    width, height, bands = data.width, data.height, data.count
+    colors: dict[int, tuple[int, ...]] = {}
+    if data.colorinterp[0].name == "palette":
+        colors = data.colormap(1)
+    if driver != "GTiff":
+        if width * height > MAX_PIXELS:
+            raise InputError(
+                f"mask {path.name} has {width}×{height} px, more than {MAX_PIXELS // 10**6} "
+                "million: save it as a tiled TIFF"
+            )
+        with Image.open(path) as image:
+            orientation = int(image.getexif().get(ORIENTATION, 1))
+    if bands not in {1, 2, 3, 4}:
+        raise InputError(f"mask {path.name} has {bands} channels: save it with one")
+    palette = tuple((c[0], c[1], c[2]) for _, c in sorted(colors.items()))
+
+    def read(top: int, bottom: int) -> NDArray[Any]:
+        try:
+            part = data.read(window=Window(0, top, width, bottom - top))
+        except (RasterioError, OSError, MemoryError) as error:
+            raise _damaged(path, error) from error
+        if inverted:
+            part = 1 - part
+        return np.asarray(part[0] if bands == 1 else np.moveaxis(part, 0, -1))
+
+    return Mask(path, width, height, orientation, palette, bands, read)
+
+
+def _lossy(path: Path, how: str) -> InputError:
+    return InputError(
+        f"mask {path.name} is {how}, which blurs the classes: save it lossless, as PNG or as TIFF "
+        "with deflate"
+    )
+
+
+def _damaged(path: Path, error: BaseException) -> InputError:
+    reason = str(error) or type(error).__name__
+    return InputError(
+        f"mask {path.name} cannot be read ({reason}): is it damaged or incomplete? Save it again"
+    )
+
+
+_COLOR = re.compile(r"#([0-9a-f]{6})|(\d{1,3}) *, *(\d{1,3}) *, *(\d{1,3})", re.IGNORECASE)
+
+
+def stated_colors(label_names: dict[str, str]) -> dict[int, str]:
+    """Return the colours (0xRRGGBB) among the keys of `label_names`, with their class names."""
+    colors = {}
+    for key, name in label_names.items():
+        if match := _COLOR.fullmatch(key.strip()):
+            parts = [int(part) for part in match.groups()[1:] if part]
+            color = int(match[1], 16) if match[1] else parts[0] << 16 | parts[1] << 8 | parts[2]
+            colors[color] = name
+    return colors
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A table from the values of a mask to class indices: uint8 (number of values,)."""
+
+    table: UInt8
+
+    def __call__(self, values: Values) -> UInt8:
+        """Turn values of the mask into class indices, uint8 of the same shape."""
+        return self.table[values]
+
+
+def lookup(
+    mask: Mask,
+    classes: Classes,
+    label_names: dict[str, str],
+    known: dict[int, str] | None = None,
+    foreground: int | None = None,
+) -> Lookup:
+    """Read a mask once, and find the class of each of its values.
+
+    The class of a value is named by `label_names`, else by the format (`known`). A value without
+    a name is itself the class index; with one class, 255 is it too. 0 is background, unless
+    `label_names` names it. Colours must be named, unless red, green and blue are equal or only
+    red is used: then they are values.
+
+    Args:
+        mask: the mask.
+        classes: classes of the label map.
+        label_names: pixel value or colour ('#rrggbb' or 'r,g,b') as text → class name.
+        known: pixel value → name in the format; None if the format has no names.
+        foreground: class index of every value but 0; None: values are told apart.
+
+    Raises:
+        InputError: a value belongs to no class, or the mask cannot be read.
+    """
+    seen = np.zeros(256 if mask.bands == 1 else MAX_VALUE, np.bool_)
+    for strip in mask.strips():
+        top = int(strip.max(initial=0)) + 1
+        if top > len(seen):
+            seen = np.concatenate([seen, np.zeros(top - len(seen), np.bool_)])
+        seen[strip.ravel()] = True
+    values = np.flatnonzero(seen)
+    table = np.zeros(int(values[-1]) + 1, np.uint8)
+    if foreground is not None:
+        table[1:] = foreground
+        return Lookup(table)
+    names: dict[int, str | None] = {}
+    colors = stated_colors(label_names)
+    numbers, red_only = values, False
+    if mask.bands >= 3:
+        red, green, blue = values >> 16, values >> 8 & 255, values & 255
+        red_only = bool((green == 0).all() and (blue == 0).all())
+        if colors:
+            names = {int(value): colors.get(int(value)) for value in values}
+        elif red_only or bool((red == green).all() and (green == blue).all()):
+            numbers = red
+        else:
+            names = dict.fromkeys(values.tolist())
+    elif mask.palette and colors:
+        names = {
+            value: colors.get(_packed(mask.palette[value]))
+            for value in values.tolist()
+            if value < len(mask.palette)
+        }
+    if names:
+        return _by_color(mask, values, names, classes)
+    return _by_number(mask, values, numbers, classes, label_names, known or {})
+
+
+def _packed(color: tuple[int, int, int]) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def _by_color(
+    mask: Mask, values: NDArray[np.intp], names: dict[int, str | None], classes: Classes
+) -> Lookup:
+    plain = {plain_name(item.name): item.index for item in classes.items}
+    table = np.zeros(int(values[-1]) + 1, np.uint8)
+    wrong = []
+    for value, name in names.items():
+        color = _packed(mask.palette[value]) if mask.palette else value
+        if name is not None and plain_name(name) in plain:
+            table[value] = plain[plain_name(name)]
+        elif color:  # black is background
+            wrong.append(f"#{color:06x}")
+    if wrong:
+        raise InputError(
+            f"mask {mask.path.name} has colours that belong to no class: {_listed(wrong)}. Name "
+            f"each with label_names, such as '{wrong[0]}' → {classes.names[1]}, or save class "
+            "indices"
+        )
+    return Lookup(table)
+
+
+def _by_number(
+    mask: Mask,
+    values: NDArray[np.intp],
+    numbers: NDArray[np.intp],
+    classes: Classes,
+    label_names: dict[str, str],
+    known: dict[int, str],
+) -> Lookup:
+    plain = {plain_name(item.name): item.index for item in classes.items}
+    table = np.zeros(int(values[-1]) + 1, np.uint8)
+    binary = len(classes) == 2 and not known and set(numbers.tolist()) <= {0, 255}
+    wrong: list[str] = []
+    for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+        if number == 0 and "0" not in label_names:
+            continue
+        name = label_names.get(str(number), known.get(number))
+        if name is not None and plain_name(name) in plain:
+            table[value] = plain[plain_name(name)]
+        elif name is None and binary:
+            table[value] = 1
+        elif name is None and not known and number < len(classes):
+            table[value] = number
+        else:
+            wrong.append(str(number) if name is None else f"{number} ({name})")
+    if wrong:
+        hint = " (does it number objects, one by one?)" if len(wrong) > 16 else ""
+        raise InputError(
+            f"mask {mask.path.name} has labels outside the classes {classes.names}: "
+            f"{_listed(wrong)}{hint}. Add them to the classes, or map them with label_names"
+        )
+    return Lookup(table)
+
+
+def _listed(items: list[str], most: int = 12) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return f"[{', '.join(items[:most])}]{more}"

@@ -1,0 +1,337 @@
+"""Masks of slides and of tiles: the class of every pixel, or a refusal with the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from services.ingest.annotations.outlines import SlideGeometry
+from services.ingest.tiles import read_tile
+from shared.contracts.base import Classes
+from shared.contracts.regions import RegionRule
+from shared.errors import InputError
+from shared.imaging.masks import turned
+from shared.storage import DirectoryStore
+from tests.formats.drawing import draw
+
+CLASSES = Classes.of("tumor", "stroma")
+ONE = Classes.of("tumor")
+WIDTH, HEIGHT = 120, 80
+SLIDE = SlideGeometry(WIDTH, HEIGHT, 1.0, 1.0)
+COLORS = {"#ff0000": "tumor", "0, 0, 255": "stroma"}
+
+Array = NDArray[Any]
+
+
+def truth() -> NDArray[np.uint8]:
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[10:50, 20:60] = 1
+    labels[20:70, 70:110] = 2
+    return labels
+
+
+def save(path: Path, array: Array, **options: Any) -> Path:
+    if path.suffix == ".npy":
+        with path.open("wb") as file:
+            np.save(file, array)
+    elif path.suffix in {".tif", ".tiff"}:
+        tifffile.imwrite(path, array, **options)
+    else:
+        Image.fromarray(array).save(path, **options)
+    return path
+
+
+def rgb(labels: NDArray[np.uint8], *colors: tuple[int, int, int]) -> NDArray[np.uint8]:
+    return np.asarray([(0, 0, 0), *colors], np.uint8)[labels]
+
+
+def palette(path: Path, colors: list[int]) -> Path:
+    image = Image.fromarray(truth())
+    image.putpalette(colors)
+    image.save(path)
+    return path
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def noise() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH), np.uint8)
+
+
+def alpha(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    colors = np.dstack([rgb(labels, (255, 0, 0), (0, 0, 255)), np.full(labels.shape, 255)])
+    colors[labels == 0] = (9, 9, 9, 0)  # transparent
+    return colors.astype(np.uint8)
+
+
+SAME: dict[str, Callable[[Path], Path]] = {
+    "png": lambda at: save(at / "a.png", truth()),
+    "bmp": lambda at: save(at / "a.bmp", truth()),
+    "webp": lambda at: save(at / "a.webp", rgb(truth(), (1, 1, 1), (2, 2, 2)), lossless=True),
+    "palette": lambda at: palette(at / "a.png", [255, 255, 255, 9, 99, 149, 200, 7, 7]),
+    "gif": lambda at: palette(at / "a.gif", [255, 255, 255, 9, 99, 149, 200, 7, 7]),
+    "16 bit png": lambda at: save(at / "a.png", truth().astype(np.uint16)),
+    "red": lambda at: save(at / "a.png", rgb(truth(), (1, 0, 0), (2, 0, 0))),
+    "equal channels": lambda at: save(at / "a.png", rgb(truth(), (1, 1, 1), (2, 2, 2))),
+    "npy": lambda at: save(at / "a.npy", truth()),
+    "npy int64": lambda at: save(at / "a.npy", truth().astype(np.int64)),
+    "npy int8, one channel": lambda at: save(at / "a.npy", truth().astype(np.int8)[..., None]),
+    "tif": lambda at: save(at / "a.tif", truth(), compression="zlib", tile=(32, 32)),
+    "tif lzw": lambda at: save(at / "a.tif", truth(), compression="lzw"),
+    "tif uint16": lambda at: save(at / "a.tif", truth().astype(np.uint16)),
+    "tif int32": lambda at: save(at / "a.tif", truth().astype(np.int32)),
+    "tif red": lambda at: save(
+        at / "a.tif", rgb(truth(), (1, 0, 0), (2, 0, 0)), photometric="rgb"
+    ),
+    "tif planes": lambda at: save(
+        at / "a.tif", np.moveaxis(rgb(truth(), (1, 0, 0), (2, 0, 0)), -1, 0),
+        photometric="rgb", planarconfig="separate",
+    ),
+    "wrong suffix": lambda at: save(at / "a.png", truth()).rename(at / "a.tif"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_masks_that_hold_indices(kind: str, tmp_path: Path) -> None:
+    path = SAME[kind](tmp_path)
+    labels, record = draw(path, CLASSES, slide=SLIDE, label_format="mask")
+    assert np.array_equal(labels, truth())
+    assert record["painted"] == {"tumor": 1_600, "stroma": 2_000}
+    assert np.array_equal(cut(tmp_path, path), truth()[:64, :64])
+
+
+BINARY: dict[str, Callable[[Path], Path]] = {
+    "1 bit png": lambda at: save(at / "a.png", truth() == 1),
+    "1 bit tif": lambda at: save(at / "a.tif", truth() == 1),
+    "1 bit tif, white is 0": lambda at: save(
+        at / "a.tif", truth() != 1, photometric="miniswhite", software="scanner"
+    ),
+    "0 and 255": lambda at: save(at / "a.png", (truth() == 1).astype(np.uint8) * 255),
+    "white": lambda at: save(at / "a.png", rgb(truth() & 1, (255, 255, 255))),
+    "red 255": lambda at: save(at / "a.png", rgb(truth() & 1, (255, 0, 0))),
+    "npy": lambda at: save(at / "a.npy", truth() == 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BINARY)
+def test_masks_of_one_class(kind: str, tmp_path: Path) -> None:
+    path = BINARY[kind](tmp_path)
+    labels, _ = draw(path, ONE, slide=SLIDE, label_format="mask")
+    assert np.array_equal(labels, truth() == 1)
+    assert np.array_equal(cut(tmp_path, path, ONE), (truth() == 1)[:64, :64])
+
+
+def test_a_binary_mask_names_its_class(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", (truth() == 2).astype(np.uint8) * 255)
+    with pytest.raises(InputError, match=r"a\.png has labels outside .*\[255\].*label_names"):
+        draw(path, CLASSES, slide=SLIDE)
+    labels, _ = draw(path, CLASSES, slide=SLIDE, label_names={"255": "stroma"})
+    assert np.array_equal(labels, (truth() == 2) * 2)
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_colours_are_named(transparent: bool, tmp_path: Path) -> None:
+    colors = alpha(truth()) if transparent else rgb(truth(), (255, 0, 0), (0, 0, 255))
+    path = save(tmp_path / "a.png", colors)
+    labels, _ = draw(path, CLASSES, slide=SLIDE, label_names=COLORS)
+    assert np.array_equal(labels, truth())
+    assert np.array_equal(cut(tmp_path, path, label_names=COLORS), truth()[:64, :64])
+    with pytest.raises(InputError, match=r"colours that belong to no class: \[#0000ff, #ff0000\]"):
+        draw(path, CLASSES, slide=SLIDE)
+    with pytest.raises(InputError, match=r"\[#0000ff\]"):
+        draw(path, CLASSES, slide=SLIDE, label_names={"#FF0000": "tumor"})
+
+
+def test_a_palette_may_be_named_by_its_colours(tmp_path: Path) -> None:
+    path = palette(tmp_path / "a.png", [0, 0, 0, 0, 0, 255, 255, 0, 0])
+    labels, _ = draw(path, CLASSES, slide=SLIDE, label_names=COLORS)
+    assert np.array_equal(labels, np.asarray([0, 2, 1], np.uint8)[truth()])
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "jpeg": (lambda at: save(at / "a.jpg", truth() * 100), "is JPEG, which blurs"),
+    "jpeg as png": (lambda at: save(at / "a.jpg", truth()).rename(at / "a.png"), "is JPEG"),
+    "jpeg in tif": (
+        lambda at: save(at / "a.tif", truth() * 100, compression="jpeg"), "compressed by JPEG"
+    ),
+    "lossy webp": (
+        lambda at: save(at / "a.webp", rgb(truth(), (1, 1, 1), (2, 2, 2))), "is lossy WebP"
+    ),
+    "256": (lambda at: save(at / "a.png", truth().astype(np.uint16) * 256), r"\[256, 512\]"),
+    "instances": (
+        lambda at: save(
+            at / "a.tif", np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
+        ),
+        "and 9585 more .does it number objects",
+    ),
+    "negative": (lambda at: save(at / "a.npy", truth().astype(np.int16) - 1), "from -1 to 1"),
+    "huge": (lambda at: save(at / "a.npy", truth().astype(np.int64) << 40), "from 0 to"),
+    "float": (lambda at: save(at / "a.npy", truth() * 0.5), "float64"),
+    "float tif": (lambda at: save(at / "a.tif", truth().astype(np.float32)), "float32"),
+    "half transparent": (
+        lambda at: save(at / "a.png", np.dstack([rgb(truth(), (1, 0, 0), (2, 0, 0)),
+                                                 truth() * 60])),
+        "half-transparent",
+    ),
+    "white is 0": (
+        lambda at: save(at / "a.tif", truth(), photometric="miniswhite"), "0 as white"
+    ),
+    "empty file": (lambda at: written(at / "a.png", b""), "is empty"),
+    "text": (lambda at: written(at / "a.png", b"mask"), "is empty, or no"),
+    "truncated": (
+        lambda at: written(at / "a.png", save(at / "b.png", noise()).read_bytes()[:500]),
+        "cannot be read",
+    ),
+    "pickle": (
+        lambda at: save(at / "a.npy", np.asarray([{1: 2}], object)), "cannot be read"
+    ),
+    "cube": (lambda at: save(at / "a.npy", np.zeros((4, 4, 9), np.uint8)), "shape"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_masks_that_are_refused(kind: str, tmp_path: Path) -> None:
+    make, message = REFUSED[kind]
+    path = make(tmp_path)
+    with pytest.raises(InputError, match=message) as error:
+        draw(path, CLASSES, slide=SLIDE, label_format=None if "jp" in kind else "mask")
+    assert path.name in str(error.value)
+    with pytest.raises(InputError, match=message):
+        cut(tmp_path, path)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("1", (30_000, 20_000)).save(path)
+    with pytest.raises(InputError, match="30000×20000 px"):
+        draw(path, CLASSES, slide=SlideGeometry(30_000, 20_000, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (truth().T, "80×120 px.* slide of 120×80 px: is it transposed"),
+        (truth()[:60], "120×60 px.* another aspect"),
+        (np.kron(truth(), np.ones((2, 2), np.uint8)), "240×160 px.* larger"),
+        (np.ones((1, 1), np.uint8), "1×1 px.* 120 of the slide's, and 32"),
+        (np.ones((2, 3), np.uint8), "3×2 px.* 40 of the slide's"),
+    ],
+)
+def test_masks_that_do_not_fit(labels: Array, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        draw(save(tmp_path / "a.png", labels), CLASSES, slide=SLIDE)
+
+
+def test_a_mask_of_the_scanned_area(tmp_path: Path) -> None:
+    slide = SlideGeometry(300, 300, 1.0, 1.0, bounds=(100, 50, WIDTH, HEIGHT))
+    labels, record = draw(save(tmp_path / "a.png", truth()), CLASSES, slide=slide)
+    assert record["origin"] == "bounds"
+    assert np.array_equal(labels[50 : 50 + HEIGHT, 100 : 100 + WIDTH], truth())
+    assert (labels > 0).sum() == 3_600
+
+
+def test_a_mask_beside_the_tissue_is_refused(tmp_path: Path) -> None:
+    tissue = np.zeros((HEIGHT, WIDTH), np.bool_)
+    tissue[:8] = True
+    with pytest.raises(InputError, match="lies on tissue"):
+        draw(save(tmp_path / "a.png", truth()), CLASSES, slide=SLIDE, tissue=tissue)
+
+
+# Tiles
+
+
+def tile(folder: Path, orientation: int | None = None, size: tuple[int, int] = (96, 64)) -> Path:
+    """A tile whose left half is dark as it is stored, and perhaps an EXIF orientation."""
+    width, height = size
+    image = np.full((height, width, 3), 220, np.uint8)
+    image[:, : width // 2] = 40
+    exif = Image.Exif()
+    if orientation:
+        exif[274] = orientation
+    path = folder / "tile.png"
+    Image.fromarray(image).save(path, exif=exif)
+    return path
+
+
+def cut(
+    folder: Path,
+    mask: Path,
+    classes: Classes = CLASSES,
+    image: Path | None = None,
+    *,
+    label: int | None = None,
+    label_names: dict[str, str] | None = None,
+) -> NDArray[np.uint8]:
+    """Return the upper left corner, 64 × 64 px, of the label map of a tile."""
+    picture = image or tile(folder, size=(WIDTH, HEIGHT))
+    row = {"image": str(picture), "mask": str(mask), "label": label, "mpp": 0.5}
+    rule = RegionRule(size=32, mpp=0.5)
+    image_, labels = read_tile(DirectoryStore(folder), row, classes, rule, label_names or {})
+    assert image_.shape[:2] == labels.shape
+    if image is not None:
+        assert ((image_[..., 0] < 100) == (labels > 0)).all()  # as `tile` draws it
+        return labels
+    return labels[:64, :64]
+
+
+def test_a_folder_names_the_class_of_its_tiles(tmp_path: Path) -> None:
+    numbered = save(tmp_path / "a_anno.bmp", truth() * 7)
+    assert np.array_equal(cut(tmp_path, numbered, label=2), (truth()[:64, :64] > 0) * 2)
+
+
+def dark(width: int, height: int) -> NDArray[np.uint8]:
+    labels = np.zeros((height, width), np.uint8)
+    labels[:, : width // 2] = 1
+    return labels
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_turns_with_its_tile(orientation: int, tmp_path: Path) -> None:
+    image = tile(tmp_path, orientation)
+    exif = Image.Exif()
+    exif[274] = orientation
+    mask = save(tmp_path / "m.png", dark(96, 64), exif=exif)
+    assert cut(tmp_path, mask, image=image).shape == ((96, 64) if orientation > 4 else (64, 96))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("seen", [False, True])
+def test_the_size_of_a_mask_tells_how_it_lies(orientation: int, seen: bool, tmp_path: Path) -> None:
+    image = tile(tmp_path, orientation)
+    labels = turned(dark(96, 64), orientation) if seen else dark(96, 64)
+    assert cut(tmp_path, save(tmp_path / "m.png", labels), image=image).shape == (96, 64)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(6, (64, 64)), (3, (96, 64)), (2, (96, 64))])
+def test_a_mask_that_may_lie_either_way_is_refused(
+    orientation: int, size: tuple[int, int], tmp_path: Path
+) -> None:
+    image = tile(tmp_path, orientation, size)
+    mask = save(tmp_path / "m.png", dark(*size))
+    with pytest.raises(InputError, match=f"tile.png states the EXIF orientation {orientation}"):
+        cut(tmp_path, mask, image=image)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image", None])
+def test_damaged_tiles_are_refused(damage: bytes | None, tmp_path: Path) -> None:
+    image = tile(tmp_path)
+    image.write_bytes(image.read_bytes()[:150] if damage is None else damage)
+    mask = save(tmp_path / "m.png", dark(96, 64))
+    with pytest.raises(InputError, match=r"tile\.png cannot be read as an image"):
+        cut(tmp_path, mask, image=image)
+
+
+def test_tile_and_mask_of_other_sizes(tmp_path: Path) -> None:
+    mask = save(tmp_path / "m.png", dark(64, 96))
+    with pytest.raises(InputError, match="96×64 px, its mask 64×96"):
+        cut(tmp_path, mask, image=tile(tmp_path))
