@@ -1,6 +1,6 @@
-"""The formats of annotations that ingest reads, and the names of their files.
+"""The formats of annotations that ingest reads.
 
-A new format needs a name and a row here, and a reader in services.ingest.annotations.
+A new format needs a row here, and a reader in services.ingest.annotations.
 """
 
 from __future__ import annotations
@@ -41,11 +41,6 @@ IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png"})
 
 OWN_SUFFIXES = tuple(suffix for suffix in ANNOTATION_SUFFIXES if suffix not in IMAGE_SUFFIXES)
 """Suffixes that no slide has."""
-
-ANNOTATION_NAMES = (
-    "{}.geojson", "{}.xml", "{}_mask.tiff", "{}_mask.tif", "{}_mask.png", "{}.json",
-)  # fmt: skip
-"""Names of a slide's annotation, where {} is the slide's stem; the first file found is used."""
 
 
 def guess_format(path: PurePath) -> LabelFormat | None:

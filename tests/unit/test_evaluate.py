@@ -304,7 +304,9 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     report = store.get_json("reports/r/report.json")
     assert report["held_out"] is True
     assert report["cautions"] == []
-    assert report["real_test"] == {"slides": ["slide-c"], "regions": 6}
+    assert report["real_test"] == {
+        "slides": ["slide-c"], "regions": 6, "patients": None, "classes": {},
+    }  # fmt: skip
     assert report["real_train"] == {"slides": ["slide-a", "slide-b"], "regions": 12}
     (found,) = report["fidelity"]
     assert found["encoder"] == "embedded"
