@@ -57,7 +57,7 @@ def find_slides(
         found = finder.finish()
     if not found.slides:
         reasons = [f"{item.path} {item.reason}" for item in found.refused] + found.notes
-        where = some(map(str, [*paths, *tables[len(paths) :]]))
-        why = f": {some(reasons, 20)}" if reasons else ", nor in the folders below"
-        raise InputError(f"no slide in {where or table}{why}")
+        if reasons:
+            raise InputError(f"no slide was found: {some(reasons, 20)}")
+        raise InputError(f"no slide in {some(map(str, paths))}, nor in the folders below")
     return found

@@ -220,7 +220,7 @@ def unusable(path: Path) -> str | None:
         return "is no file, but a folder, a pipe, a socket or a device"
     if status.st_size == 0:
         return "is empty (0 bytes): copy it again"
-    if path.with_name(f"{path.name}.aria2").exists():
+    if _there(path.with_name(f"{path.name}.aria2")):
         return "is an unfinished download: its .aria2 file is beside it"
     with path.open("rb") as file:
         head = file.read(64)
@@ -252,9 +252,16 @@ def _overview_of_slide(path: Path) -> bool:
 
 def _slide_beside(path: Path, stem: str) -> bool:
     """Say whether a slide of this name, with or without its suffix, is beside a file."""
-    if Path(stem).suffix.lower() in SLIDES and path.with_name(stem).exists():
+    if Path(stem).suffix.lower() in SLIDES and _there(path.with_name(stem)):
         return True
-    return any(path.with_name(stem + s).exists() for x in SLIDES for s in (x, x.upper()))
+    return any(_there(path.with_name(stem + s)) for x in SLIDES for s in (x, x.upper()))
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def with_facts(entry: SlideEntry, **facts: object) -> SlideEntry:

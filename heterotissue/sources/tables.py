@@ -166,9 +166,7 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
         listed = Table.read(table)
         rows = listed.rows
         if listed.unknown:
-            notes.append(
-                f"{table.name}: columns without a meaning here: {some(listed.unknown, 12)}"
-            )
+            notes.append(f"{table.name}: columns not read: {some(listed.unknown, 12)}")
     if not rows:
         raise InputError(f"{table} lists no slide")
     around = Finder(leave_out)

@@ -72,7 +72,7 @@ class _Tile:
     below: Path
     mask: Path
     patient: str | None
-    slide: str
+    slide: str | None
     split: Split | None
     label: int | None
     side: int
@@ -210,7 +210,7 @@ def _read(
         below,
         masks[0],
         owner,
-        slide or (owner if patients and owner else path.stem),
+        slide or (owner if patients else None),
         next((SPLITS[part.lower()] for part in folders if part.lower() in SPLITS), None),
         labels[-1] if labels else None,
         _side(path),
@@ -240,8 +240,9 @@ def _rows(tiles: list[_Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
     for tile in tiles:
         # Without a pattern a tile is a slide of its own, also if others in other folders have
         # its name; with one, equal names in the tiles of two patients are two slides.
-        alone = tile.slide == tile.path.stem
-        grouped[tile.slide, tile.patient, tile.below.as_posix() if alone else ""].append(tile)
+        alone = tile.slide is None
+        name, place = tile.slide or tile.path.stem, tile.below.as_posix() if alone else ""
+        grouped[name, tile.patient, place].append(tile)
     _warn_of_equal_names(tiles, found)
     names = distinct_names(
         [
@@ -295,8 +296,8 @@ def _warn_of_equal_names(tiles: list[_Tile], found: Found) -> None:
     """Note tiles of one name in two splits, because they may be of one slide."""
     splits = defaultdict(set)
     for tile in tiles:
-        if tile.slide == tile.path.stem and tile.patient is None:
-            splits[tile.slide].add(tile.split)
+        if tile.slide is None and tile.patient is None:
+            splits[tile.path.stem].add(tile.split)
     doubled = sorted(name for name, parts in splits.items() if len(parts) > 1)
     if doubled:
         found.notes.append(

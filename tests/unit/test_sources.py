@@ -248,8 +248,8 @@ def test_long_and_odd_file_names_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["a.geojson", "a.GEOJSON", "a.geojson.gz", "a.svs.geojson", "A.SVS.GeoJSON", "a.xml",
-     "a.svs.xml", "a.json", "a_mask.png", "a-labels.tif", "a.mask.png", "a_mask.jpg", "a.svs_mask.tiff",
-     "a_labels.npy"],
+     "a.svs.xml", "a.json", "a_mask.png", "a-labels.tif", "a.mask.png", "a_mask.jpg",
+     "a.svs_mask.tiff", "a_labels.npy"],
 )  # fmt: skip
 def test_annotations_are_found_by_the_names_that_tools_give_them(tmp_path: Path, name: str) -> None:
     slide(tmp_path / "in/a.svs")

@@ -24,12 +24,10 @@ def member(
     return Member(patient, site, given, classes)
 
 
-def record(
-    splits: dict[str, Split], patients: dict[str, str], rule: SplitFractions
-) -> CohortRecord:
+def record(splits: dict[str, Split], patients: dict[str, str]) -> CohortRecord:
     return CohortRecord(
         cohort="c", classes=None, patches=PatchGrid(), splits=splits, sha256={}, patients=patients,
-        split=rule,
+        split=RULE,
     )  # fmt: skip
 
 
@@ -72,7 +70,7 @@ def test_given_splits_count_for_the_whole_patient() -> None:
 def test_a_cohort_that_grows_keeps_its_splits() -> None:
     patients = {f"s{n}": f"p{n}" for n in range(8)}
     before = assign_splits(RULE, {s: member(p) for s, p in patients.items()}, None)
-    known = record(before, patients, RULE)
+    known = record(before, patients)
     for more in (9, 12, 16, 30):
         grown = {f"s{n}": member(f"p{n}") for n in range(more)} | {"s0b": member("p0")}
         after = assign_splits(RULE, grown, known)
