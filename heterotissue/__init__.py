@@ -3,8 +3,8 @@
     from heterotissue import IngestRequest, find_slides, open_store, run, slide_sources
 
     store = open_store("out/store")
-    slides = slide_sources(store, find_slides([Path("slides")]))
-    run(IngestRequest(cohort="lung", slides=slides), store)
+    sources = slide_sources(store, find_slides([Path("slides")]))
+    run(IngestRequest(cohort="lung", slides=sources.slides), store)
 
 Each public name is imported at its first use, so that `import heterotissue` is fast and needs no
 torch. docs/python.md describes all public names.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from heterotissue.cli.cohorts import tell
 from heterotissue.progress import console
 from heterotissue.sources import find_slides, slide_sources
 from shared.contracts.base import Classes, Request, SplitFractions
@@ -74,7 +75,8 @@ def demo_slides(
         annotated = Classes.of(*classes) if classes else None
     slides = find_slides([folder])
     sources = slide_sources(store, slides, use_labels=annotated is not None, mpp=mpp)
-    return DemoSlides(sources, annotated)
+    tell(sources.notes, sources.refused)
+    return DemoSlides(sources.slides, annotated)
 
 
 def run_demo(slides: DemoSlides, recipe: Recipe, run: Callable[[Request], None]) -> None:

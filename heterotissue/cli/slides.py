@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from heterotissue.cli.cohorts import end_cohort, tell
 from heterotissue.cli.options import (
     BrokerOption,
     CohortOption,
@@ -20,14 +21,15 @@ from heterotissue.cli.options import (
     parse_names,
 )
 from heterotissue.cli.outcome import run_and_end
-from heterotissue.progress import console
+from heterotissue.progress import RichReporter, console
 from heterotissue.running import Target
 from heterotissue.sources import find_slides, slide_sources, tile_table
-from shared.contracts.base import Classes
+from shared.contracts.base import Classes, SplitFractions
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.ingest import IngestRequest, PatchGrid
 from shared.contracts.regions import RegionRule
+from shared.errors import InputError
 
 app = typer.Typer()
 
@@ -54,10 +56,38 @@ def phantom(
         console.print(f"{files.slide}  (labels: {labels})")
 
 
+PatientOption = Annotated[
+    str | None,
+    typer.Option(
+        "--patient",
+        help="Regular expression whose first group in a file's name is the patient, or a CSV table "
+        "with columns slide and patient. A patient is in one split. Default: TCGA's and other "
+        "known names.",
+    ),
+]
+LeakageOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-leakage",
+        help="Accept given splits that divide the slides of a patient; every report says so.",
+    ),
+]
+
+
 @app.command(epilog=example("htd ingest slides/ --cohort lung --classes stroma,tumor --mpp 0.5"))
 def ingest(
-    slides: Annotated[list[Path], typer.Argument(help="Slides, or folders of slides.")],
+    slides: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Slides, folders of slides, CSV tables, or QuPath projects."),
+    ] = None,
     cohort: CohortOption = "cohort",
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV table of the slides: path, slide, patient, site, mpp, labels, "
+            "label_format, split."
+        ),
+    ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Class names in the order of their indices, from 1.")
     ] = None,
@@ -65,8 +95,14 @@ def ingest(
         Path | None, typer.Option(help="Folder of annotations; default: beside the slides.")
     ] = None,
     mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of slides that state no resolution.")
+        float | None, typer.Option(help="µm per pixel; it overrides what the slides state.")
     ] = None,
+    patient: PatientOption = None,
+    split_by: Annotated[
+        Literal["patient", "site"],
+        typer.Option(help="What is never divided between training and test."),
+    ] = "patient",
+    allow_leakage: LeakageOption = False,
     region_size: RegionSizeOption = 256,
     region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
     in_place: Annotated[
@@ -81,28 +117,39 @@ def ingest(
 ) -> None:
     """Ingest slides: find tissue, draw label maps, index patches, cut training regions.
 
-    Annotations are found by name: <slide>.geojson, <slide>.xml, <slide>_mask.tiff and others.
+    Folders are searched with all folders below them. Annotations are found by name:
+    <slide>.geojson, <slide>.svs.geojson, <slide>.xml, <slide>_mask.tiff and others.
     """
+    if not slides and table is None:
+        raise InputError("name slides, folders of slides, or a table: htd ingest slides/")
     target = Target.of(store, broker)
-    sources = slide_sources(
-        target.store,
-        find_slides(slides),
-        labels=labels,
-        use_labels=classes is not None,
-        mpp=mpp,
-        in_place=in_place,
-    )
+    found = find_slides(slides or [], table=table, leave_out=getattr(target.store, "root", None))
+    with RichReporter("reading") as reporter:
+        sources = slide_sources(
+            target.store,
+            found,
+            labels=labels,
+            use_labels=classes is not None,
+            mpp=mpp,
+            patient=patient,
+            in_place=in_place,
+            cohort=cohort,
+            progress=lambda done, total: reporter.phase("", -1, 0, done, total),
+        )
+    tell(sources.notes, sources.refused)
     request = IngestRequest(
         cohort=cohort,
-        slides=sources,
+        slides=sources.slides,
         classes=Classes.of(*parse_names(classes)) if classes else None,
         patches=PatchGrid(size=region_size // 2, mpp=region_mpp, stride=region_size // 4),
         regions=RegionRule(size=region_size, mpp=region_mpp),
+        split=SplitFractions(by=split_by),
+        allow_leakage=allow_leakage,
     )
-    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
+    end_cohort(target, changed(request, change), sources.refused, fresh=fresh, replace=replace)
 
 
-@app.command(epilog=example("htd tiles crc/ --classes gland --mpp 0.5 --slide 'patient(\\d+)'"))
+@app.command(epilog=example("htd tiles crc/ --classes gland --mpp 0.5 --patient 'patient(\\d+)'"))
 def tiles(
     folder: Annotated[
         Path,
@@ -116,13 +163,18 @@ def tiles(
     masks: Annotated[
         Path | None, typer.Option(help="Folder of masks; default: beside the tiles.")
     ] = None,
+    patient: PatientOption = None,
     slide: Annotated[
         str | None,
+        typer.Option(help="Regular expression; its first group in a tile's name is the slide."),
+    ] = None,
+    allow_leakage: LeakageOption = False,
+    region_size: Annotated[
+        int | None,
         typer.Option(
-            help="Regular expression; its first group in a tile's name is the slide or patient."
+            help="Side of a region in pixels; default: the largest that fits every tile, to 256."
         ),
     ] = None,
-    region_size: RegionSizeOption = 256,
     region_mpp: Annotated[
         float | None, typer.Option(help="µm per pixel of regions; default: that of the tiles.")
     ] = None,
@@ -140,19 +192,25 @@ def tiles(
     """
     target = Target.of(store, broker)
     mask_classes = Classes.of(*parse_names(classes), exhaustive=True)
+    table = tile_table(
+        target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
+        mpp=mpp, patient=patient, allow_leakage=allow_leakage,
+    )  # fmt: skip
+    tell(table.notes, table.refused)
+    if region_size is None:
+        region_size = table.region_size(mpp, region_mpp or mpp)
+        console.print(f"regions of {region_size} px, the largest that fit every tile")
     request = IngestRequest(
         cohort=cohort,
-        tiles=tile_table(
-            target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
-            mpp=mpp,
-        ),
+        tiles=table.key,
         classes=mask_classes,
         regions=RegionRule(
             size=region_size, mpp=region_mpp or mpp, low=0, high=1, min_classes=1, min_tissue=0,
             count_background=True, overlap=0, max_per_slide=10_000,
         ),
+        allow_leakage=allow_leakage,
     )  # fmt: skip
-    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
+    end_cohort(target, changed(request, change), table.refused, fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd embed --cohort lung --encoder hoptimus0"))

@@ -81,9 +81,15 @@ def sum_up(
         classes=classes,
         rule=rule,
         slides=tuple(
-            RegionSetSlide(slide=name, split=cohort.splits[name], **parts[name])
+            RegionSetSlide(
+                slide=name,
+                split=cohort.splits[name],
+                patient=cohort.patients.get(name),
+                **parts[name],
+            )
             for name in sorted(parts)
         ),
+        cautions=cohort.cautions,
     )
     store.put_json(region_set_key(record.run), region_set)
     return region_set

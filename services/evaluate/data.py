@@ -206,12 +206,20 @@ def _divide_by_slide(
     )
     datasets = (request.dataset, *request.ablation.values(), *request.seen.values())
     models = dict.fromkeys(load_dataset(store, name).model for name in datasets)
-    trained, cautions = _training_slides(store, list(models))
+    trained, patients, cautions = _training_slides(store, list(models))
+    cautions += [text for text in real.cautions if text not in cautions]
     overlap = sorted(set(test_slides) & (set(train_slides) | trained))
     if overlap:
         cautions.append(
             f"Slides {', '.join(overlap)} are tested on, and were also trained on: "
             "the figures are better than they would be on new slides."
+        )
+    tested = {part.patient for part in real.of_split(*request.real_test) if part.patient}
+    patients |= {part.patient for part in real.of_split(*request.real_train) if part.patient}
+    if not overlap and (divided := sorted(tested & patients)):
+        cautions.append(
+            f"Slides of patients {', '.join(divided)} are tested on, and other slides of theirs "
+            "were trained on: the figures are better than they would be on new patients."
         )
     if not _source_slides(store, dataset, model).isdisjoint(test_slides):
         cautions.append(
@@ -262,7 +270,7 @@ def _divide_within_slides(
         train_slides=slides,
         test_slides=slides,
         held_out=False,
-        cautions=[caution],
+        cautions=[caution, *real.cautions],
     )
 
 
@@ -277,7 +285,7 @@ def _open_row(store: Store, name: str, dataset: DatasetRecord) -> SyntheticPairs
     return SyntheticPairs(DatasetIndex(store, record))
 
 
-def _training_slides(store: Store, models: list[str]) -> tuple[set[str], list[str]]:
+def _training_slides(store: Store, models: list[str]) -> tuple[set[str], set[str], list[str]]:
     """Collect the training slides of models, and of the models that these were started from.
 
     Args:
@@ -285,9 +293,11 @@ def _training_slides(store: Store, models: list[str]) -> tuple[set[str], list[st
         models: `<name>/<version>` of each model.
 
     Returns:
-        The names of the slides, and a caution for every model that is no longer in the store.
+        The names of the slides, the known patients, and a caution for every model that is no
+        longer in the store.
     """
     slides: set[str] = set()
+    patients: set[str] = set()
     cautions: list[str] = []
     queue = list(models)
     for reference in queue:  # the loop also visits the models that it appends
@@ -301,10 +311,11 @@ def _training_slides(store: Store, models: list[str]) -> tuple[set[str], list[st
             continue
         record = load_region_set(store, model.regions)
         slides |= {part.slide for part in record.of_split("train")}
+        patients |= {part.patient for part in record.of_split("train") if part.patient}
         start = (model.warm_start or "").removeprefix("models/")
         if start not in ("", *PACKAGED, *queue):
             queue.append(start)
-    return slides, cautions
+    return slides, patients, cautions
 
 
 def _source_slides(store: Store, dataset: DatasetRecord, model: ModelRecord) -> set[str]:

@@ -9,7 +9,7 @@ from importlib.resources import files
 import numpy as np
 from jinja2 import Environment
 
-from services.evaluate.data import Material
+from services.evaluate.data import Material, RealPairs
 from services.evaluate.usefulness import ImageScores, SegmenterResult
 from shared.contracts.evaluate import (
     Appearance,
@@ -21,6 +21,7 @@ from shared.contracts.evaluate import (
     SegmenterSettings,
     TrainingSet,
 )
+from shared.contracts.regions import class_count
 from shared.encoders import REGISTRY
 
 
@@ -58,8 +59,8 @@ def summarize(
         labels=material.real.labels,
         held_out=material.held_out,
         cautions=tuple(material.cautions),
-        real_train=RealSplit(slides=tuple(material.train_slides), regions=len(material.train)),
-        real_test=RealSplit(slides=tuple(material.test_slides), regions=len(material.test)),
+        real_train=_real_split(material, material.train_slides, material.train),
+        real_test=_real_split(material, material.test_slides, material.test),
         fidelity=tuple(EncoderFigures.model_validate(dict(part)) for part in encoders),
         appearance=appearance,
         segmenter=SegmenterSettings(
@@ -73,6 +74,25 @@ def summarize(
         ),
         segmentation=segmentation,
         faithfulness=_over_seeds(faithful, material),
+    )
+
+
+def _real_split(material: Material, slides: Sequence[str], pairs: RealPairs) -> RealSplit:
+    """Count the patients, slides and regions of one split, and the regions of each class."""
+    real = material.real
+    parts = [part for part in real.slides if part.slide in set(slides)]
+    patients = {part.patient for part in parts}
+    # Where slides are divided between training and test, their counts are of no split.
+    counted = len(pairs) == sum(part.regions for part in parts)
+    return RealSplit(
+        slides=tuple(slides),
+        regions=len(pairs),
+        patients=None if None in patients else len(patients),
+        classes={
+            item.name: class_count(parts, item.index)
+            for item in real.classes.items[real.classes.first :]
+            if counted and all(part.class_regions for part in parts if part.regions)
+        },
     )
 
 

@@ -13,10 +13,16 @@ import numpy as np
 from services.ingest.annotations.drawing import draw_labels
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.patches import patch_index
-from services.ingest.tiles import cut_tiles, given_splits, read_tiles
+from services.ingest.splits import (
+    assign_splits,
+    class_regions,
+    earlier_cohort,
+    leaks,
+    members_of,
+)
+from services.ingest.tiles import cut_tiles, read_tiles
 from services.ingest.tissue import MPP, Mask, stain_of, tissue_mask
 from shared.arrays import UInt8
-from shared.contracts.base import Split
 from shared.contracts.ingest import (
     CohortRecord,
     IngestRequest,
@@ -63,7 +69,7 @@ class IngestStage(Stage[IngestRequest]):
 
     def plan(self, request: IngestRequest, context: Context) -> Plan:
         tiles = read_tiles(context.store, request.tiles) if request.tiles else {}
-        given_splits(tiles)
+        members_of(request, tiles, {})
         slides = [item.slide for item in request.slides]
         if both := sorted(set(slides) & set(tiles)):
             raise InputError(f"{both} are names of slides and also of slides of tiles: rename them")
@@ -71,6 +77,14 @@ class IngestStage(Stage[IngestRequest]):
         return Plan(phases=((*shards, *(Shard(id=name) for name in tiles)),))
 
     def run(self, request: IngestRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        summary = self._run(request, shard, context)
+        if request.classes is not None and summary["region_sha256"] is not None:
+            summary["class_regions"] = class_regions(
+                context.store, request.cohort, shard.id, len(request.classes)
+            )
+        return summary
+
+    def _run(self, request: IngestRequest, shard: Shard, context: Context) -> dict[str, Any]:
         if request.tiles and shard.id not in {item.slide for item in request.slides}:
             return _ingest_tiles(request, request.tiles, shard.id, context)
         source = next(item for item in request.slides if item.slide == shard.id)
@@ -85,11 +99,11 @@ class IngestStage(Stage[IngestRequest]):
     def finish(
         self, request: IngestRequest, done: dict[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
-        given = {item.slide: item.split for item in request.slides if item.split}
-        if request.tiles:
-            given |= given_splits(read_tiles(context.store, request.tiles))
-        drawn = request.split.assign([name for name in done if name not in given])
-        splits: dict[str, Split] = {name: given.get(name) or drawn[name] for name in sorted(done)}
+        store = context.store
+        tiles = read_tiles(store, request.tiles) if request.tiles else {}
+        members = members_of(request, tiles, done)
+        splits = assign_splits(request.split, members, earlier_cohort(store, request.cohort))
+        cautions = tuple(leaks(members, splits))
         slides = sorted({item.slide for item in request.slides} & set(done))
         if slides:
             record = CohortRecord(
@@ -105,8 +119,12 @@ class IngestStage(Stage[IngestRequest]):
                 },
                 mpp={name: done[name]["mpp"] for name in slides},
                 places={name: done[name]["places"] for name in slides},
+                patients={name: p for name in slides if (p := members[name].patient)},
+                sites={name: s for name in slides if (s := members[name].site)},
+                split=request.split,
+                cautions=cautions,
             )
-            context.store.put_json(cohort_key(request.cohort), record)
+            store.put_json(cohort_key(request.cohort), record)
         labelled = [name for name in sorted(done) if done[name]["region_sha256"] is not None]
         if request.classes is not None:
             regions = RegionSet(
@@ -121,19 +139,27 @@ class IngestStage(Stage[IngestRequest]):
                         split=splits[name],
                         regions=done[name]["regions"],
                         sha256=done[name]["region_sha256"],
+                        patient=members[name].patient,
+                        class_regions=tuple(done[name].get("class_regions", ())),
                     )
                     for name in labelled
                 ),
+                cautions=cautions,
             )
-            context.store.put_json(region_set_key(request.cohort), regions)
-        return {
+            store.put_json(region_set_key(request.cohort), regions)
+        result: dict[str, Any] = {
             "slides": len(done),
+            "patients": len({m.patient for m in members.values() if m.patient}),
             "labelled": len(labelled),
             "patches": sum(part["patches"] for part in done.values()),
             "regions": sum(part["regions"] for part in done.values()),
             **_remarks(done),
             **_on_labels(request, done),
         }
+        left_out = {
+            k: v for name in sorted(done) for k, v in done[name].get("left_out", {}).items()
+        }
+        return result | ({"left_out": left_out} if left_out else {})
 
 
 def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
@@ -191,11 +217,11 @@ def _ingest_tiles(
     if request.classes is None:
         raise InputError(f"the tiles of {slide} have masks, so the request must state classes")
     rows = read_tiles(context.store, tiles)[slide]
-    regions, region_sha = cut_tiles(
+    regions, region_sha, left_out = cut_tiles(
         context.store, request.cohort, slide, rows, request.classes, request.regions,
         request.label_names,
     )  # fmt: skip
-    return {"patches": 0, "regions": regions, "region_sha256": region_sha}
+    return {"patches": 0, "regions": regions, "region_sha256": region_sha, "left_out": left_out}
 
 
 def _ingest(

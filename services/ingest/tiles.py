@@ -20,13 +20,17 @@ from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.slide import local_source
 from shared.imaging.windows import choose_windows
-from shared.storage import Store, sha256
+from shared.storage import Store, sha256, sha256_file
 
 Row = dict[str, Any]
 """One tile of the table, by the names of `TILE_COLUMNS`."""
 
 MAX_TILE_SIDE = 8192
 """Greatest side of a tile, pixels; larger images must be ingested as slides."""
+
+
+MAX_STEM = 60
+"""Longest part of a tile's name in the keys of its regions."""
 
 
 def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
@@ -56,6 +60,11 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
     return given
 
 
+def tile_patients(slides: dict[str, list[Row]]) -> dict[str, str | None]:
+    """Return slide → patient of its tiles, where known."""
+    return {slide: rows[0].get("patient") for slide, rows in slides.items()}
+
+
 def cut_tiles(
     store: Store,
     name: str,
@@ -64,8 +73,10 @@ def cut_tiles(
     classes: Classes,
     rule: RegionRule,
     label_names: dict[str, str] | None = None,
-) -> tuple[int, str]:
+) -> tuple[int, str, dict[str, str]]:
     """Cut the regions out of one slide's tiles, and write their table and their shard.
+
+    A tile that cannot be used is left out, unless it is the only one.
 
     Args:
         store: holds the tiles, and receives the regions.
@@ -77,22 +88,31 @@ def cut_tiles(
         label_names: pixel value or colour of the masks → class name.
 
     Returns:
-        The number of regions, and the SHA-256 of the shard.
+        The number of regions, the SHA-256 of the shard, and the tiles that were left out with
+        the reason: those that cannot be read, have changed since they were listed, are too
+        small, or do not fit their masks or the classes.
 
     Raises:
-        InputError: a tile cannot be read, is too small, or does not fit its mask or the classes.
+        InputError: no tile can be used.
     """
     table: list[dict[str, object]] = []
+    left_out: dict[str, str] = {}
 
     def regions() -> Iterator[Region]:
         for number, row in enumerate(rows):
-            image, labels = read_tile(store, row, classes, rule, label_names or {})
+            try:
+                _check_unchanged(store, row)
+                image, labels = read_tile(store, row, classes, rule, label_names or {})
+            except InputError as error:
+                left_out[row["image"]] = str(error)
+                continue
             ratio = rule.mpp / row["mpp"]
             stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(row["image"]).stem)
             for window in choose_windows(labels, len(classes), rule.size, rule.stride, rule):
                 x, y = round(window.x * ratio), round(window.y * ratio)
                 # The number makes keys unique, because files in two folders may share a name.
-                key = f"{slide}_{number}-{stem}_{x}_{y}"
+                part = "" if stem in slide else f"-{stem[:MAX_STEM]}"
+                key = f"{slide}_{number}{part}_{x}_{y}"
                 table.append(
                     {
                         "key": key,
@@ -106,13 +126,25 @@ def cut_tiles(
                         "entropy": window.entropy,
                     }
                 )
-                part = np.s_[window.y : window.y + rule.size, window.x : window.x + rule.size]
-                yield Region(key, slide, image[part], labels[part])
+                inside = np.s_[window.y : window.y + rule.size, window.x : window.x + rule.size]
+                yield Region(key, slide, image[inside], labels[inside])
 
     tar = pack_regions(regions())
+    if len(left_out) == len(rows):
+        raise InputError("; ".join(dict.fromkeys(left_out.values())))
     store.put(region_tar_key(name, slide), tar)
     store.put(region_table_key(name, slide), region_table(table))
-    return len(table), sha256(tar)
+    return len(table), sha256(tar), left_out
+
+
+def _check_unchanged(store: Store, row: Row) -> None:
+    """Raise `InputError` if a tile or its mask is missing, or not the file that was listed."""
+    for kind in ("image", "mask"):
+        with local_source(store, row[kind]) as path:
+            if not path.is_file():
+                raise InputError(f"{path.name} is not there")
+            if row[f"{kind}_sha256"] not in (None, sha256_file(path)):
+                raise InputError(f"{path.name} has changed since it was listed: list it again")
 
 
 def read_tile(

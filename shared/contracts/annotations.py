@@ -1,6 +1,6 @@
-"""The formats of annotations: their names, the names of their files, and what is written.
+"""The formats of annotations: their names, suffixes, and what is written.
 
-A new format needs a name and a row here, and a reader in services.ingest.annotations.
+A new format needs a row here, and a reader in services.ingest.annotations.
 """
 
 from __future__ import annotations
@@ -56,12 +56,6 @@ IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png"})
 
 OWN_SUFFIXES = tuple(suffix for suffix in ANNOTATION_SUFFIXES if suffix not in IMAGE_SUFFIXES)
 """Suffixes that no slide has."""
-
-ANNOTATION_NAMES = (
-    "{}.geojson", "{}.geojson.gz", "{}.xml", "{}.annotations", "{}.ndpa",
-    "{}_mask.tiff", "{}_mask.tif", "{}_mask.png", "{}_mask.npy", "{}.json", "{}.json.gz",
-)  # fmt: skip
-"""Names of a slide's annotation, the preferred first; {} is the slide's stem."""
 
 
 def has_annotation_suffix(name: str) -> bool:

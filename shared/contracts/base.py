@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -164,25 +165,84 @@ class Classes(Contract):
 
 
 class SplitFractions(Contract):
-    """Shares of the slides to hold back; they apply to slides whose split is not given."""
+    """Shares of the patients to hold back; they apply to slides whose split is not given."""
 
     val: float = Field(0.0, ge=0, lt=1)
     test: float = Field(0.25, ge=0, lt=1)
     seed: int = 0
+    by: Literal["patient", "site"] = Field(
+        "patient", description="what is never divided between splits"
+    )
 
-    def assign(self, slides: list[str]) -> dict[str, Split]:
-        """Split `slides` by name: the same names and seed give the same split.
+    def assign(
+        self,
+        groups: Collection[str],
+        classes: Mapping[str, Collection[int]] | None = None,
+        kept: Mapping[str, Split] | None = None,
+    ) -> dict[str, Split]:
+        """Split `groups`: patients, sites, or slides of unknown patients.
 
-        Slides are ranked by a hash; the first share is test, the next val, the rest
-        train. At least one slide stays in train; as far as that allows, a positive share
-        holds back at least one slide.
+        Groups are ranked by a hash of their names. Of these, test and then val take the groups
+        that best give them their share of every class, and the first rank where that is equal;
+        the rest is train. At least one group stays in train, and with it, if possible, every
+        class; as far as that allows, a positive share holds back at least one group.
+
+        Args:
+            groups: names of the groups. The same names, classes and seed give the same split.
+            classes: classes that each group has; None: not known.
+            kept: groups whose split is fixed; they count towards the shares.
         """
+        has = {name: set((classes or {}).get(name, ())) for name in groups}
+        kept = {name: split for name, split in (kept or {}).items() if name in has}
         ranked = sorted(
-            slides, key=lambda name: hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+            has, key=lambda name: hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
         )
-        room = max(0, len(ranked) - 1)
-        n_test = min(room, max(1, round(self.test * len(ranked)))) if self.test else 0
-        n_val = min(room - n_test, max(1, round(self.val * len(ranked)))) if self.val else 0
-        held: dict[str, Split] = dict.fromkeys(ranked[:n_test], "test")
-        held |= dict.fromkeys(ranked[n_test : n_test + n_val], "val")
-        return {name: held.get(name, "train") for name in ranked}
+        splits: dict[str, Split] = {name: kept.get(name, "train") for name in ranked}
+        free = [name for name in ranked if name not in kept]
+        room = max(0, len(free) - ("train" not in kept.values()))
+        shares: tuple[tuple[Split, float], ...] = (("test", self.test), ("val", self.val))
+        for split, share in shares:
+            held = list(splits.values()).count(split)
+            wanted = max(1, round(share * len(ranked))) - held if share else 0
+            for _ in range(min(room, wanted)):
+                chosen = _best(free, has, splits, split, share)
+                free.remove(chosen)
+                splits[chosen] = split
+                room -= 1
+        return splits
+
+
+def _best(
+    free: list[str],
+    has: dict[str, set[int]],
+    splits: dict[str, Split],
+    split: Split,
+    share: float,
+) -> str:
+    """Choose the group that brings a split nearest to its share of every class.
+
+    Args:
+        free: groups to choose from; the first of equals is chosen.
+        has: group → its classes.
+        splits: group → its split so far.
+        split: the split that gets a group.
+        share: share of the groups of each class that it is to have.
+    """
+    count, held, train = (
+        Counter(index for name in names for index in has[name])
+        for names in (
+            has,
+            [name for name in has if splits[name] == split],
+            [name for name in has if splits[name] == "train"],
+        )
+    )
+
+    def fault(name: str) -> tuple[int, float]:
+        last = sum(train[index] == 1 for index in has[name])  # train would lose the class
+        off = sum(
+            abs(held[index] + (index in has[name]) - max(1, share * total)) / total
+            for index, total in count.items()
+        )
+        return last, round(off, 9)
+
+    return min(free, key=fault)

@@ -95,6 +95,10 @@ class RealSplit(ReportPart):
 
     slides: tuple[str, ...]
     regions: int = Field(description="number of regions")
+    patients: int | None = Field(None, description="number of patients; None if one is not known")
+    classes: dict[str, int] = Field(
+        default_factory=dict, description="class of the region set → regions that show it"
+    )
 
 
 class FidelityRow(ReportPart):

@@ -15,6 +15,7 @@ A folder holds one slide with its resolution; cohorts that have the same slide s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import pyarrow as pa
@@ -23,13 +24,17 @@ from pydantic import Field, model_validator
 from shared.contracts.annotations import LabelFormat, plain_name
 from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions
 from shared.contracts.regions import RegionRule
+from shared.patients import Origin, known_origin
 
 TILE_COLUMNS = pa.schema(
     [
-        ("slide", pa.string()),  # slide or patient; all its tiles are in one split
+        ("slide", pa.string()),  # all its tiles are in one split
+        ("patient", pa.string()),  # all its slides are in one split; null: not known
         ("split", pa.string()),  # null: assigned by the request's `split`
         ("image", pa.string()),  # key in the store, or absolute path
+        ("image_sha256", pa.string()),
         ("mask", pa.string()),  # class indices, or `label` wherever not 0
+        ("mask_sha256", pa.string()),
         ("label", pa.uint8()),  # null: the mask holds class indices
         ("mpp", pa.float64()),
     ]
@@ -74,9 +79,38 @@ class SlideSource(Contract):
     split: Split | None = None
 
     @property
+    def origin(self) -> Origin:
+        """Patient and site: those that are given, or else those that the name states."""
+        known = known_origin(self.slide) or Origin(None, None)
+        return Origin(self.patient or known.patient, self.site or known.site)
+
+    @property
     def folder(self) -> str:
         """Folder of the slide below slides/."""
         return self.stored_as or self.slide
+
+
+def check_divided(slides: Mapping[str, tuple[str | None, Split | None]]) -> None:
+    """Check that no given split divides the slides of a patient.
+
+    Args:
+        slides: slide → patient and given split, where known.
+
+    Raises:
+        ValueError: slides of one patient are in two splits.
+    """
+    splits: dict[str, dict[Split, str]] = {}
+    for slide, (patient, split) in slides.items():
+        if patient is not None and split is not None:
+            splits.setdefault(patient, {}).setdefault(split, slide)
+    for patient, parts in splits.items():
+        if len(parts) > 1:
+            listed = ", ".join(f"{slide} in {split}" for split, slide in sorted(parts.items()))
+            raise ValueError(
+                f"the given splits divide patient {patient!r} ({listed}), so that figures would be "
+                "too good: give all slides of a patient one split, or allow leakage "
+                "(--allow-leakage), which every report then states"
+            )
 
 
 class PatchGrid(Contract):
@@ -127,6 +161,10 @@ class IngestRequest(Request):
     max_damaged: float = Field(
         MAX_DAMAGED, ge=0, le=1, description="largest share of a slide that may be unreadable"
     )
+    allow_leakage: bool = Field(
+        False,
+        description="accept given splits that divide the slides of a patient; every report says so",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> IngestRequest:
@@ -136,6 +174,15 @@ class IngestRequest(Request):
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
             raise ValueError(f"slide names must differ; given more than once: {sorted(doubled)}")
+        if self.split.by == "site" and (
+            lost := [i.slide for i in self.slides if not i.origin.site]
+        ):
+            raise ValueError(
+                f"a split by site needs the site of every slide; it is not known of {lost[:5]}: "
+                "give a table with a column 'site'"
+            )
+        if not self.allow_leakage:
+            check_divided({item.slide: (item.origin.patient, item.split) for item in self.slides})
         if self.classes is None and (self.tiles or any(item.labels for item in self.slides)):
             raise ValueError("labels need `classes`")
         if self.classes is not None:
@@ -223,6 +270,16 @@ class CohortRecord(Contract):
     )
     places: dict[str, str] = Field(
         default_factory=dict, description="slide → SHA-256 of the corners of its patches"
+    )
+    patients: dict[str, str] = Field(
+        default_factory=dict, description="slide → patient, where known"
+    )
+    sites: dict[str, str] = Field(default_factory=dict, description="slide → site, where known")
+    split: SplitFractions | None = Field(
+        None, description="shares that the splits were assigned by"
+    )
+    cautions: tuple[str, ...] = Field(
+        (), description="reasons why figures of the cohort's test slides may be too good"
     )
 
     def of_split(self, *splits: Split) -> list[str]:

@@ -10,6 +10,8 @@ need only their pixels (train, synthesize, evaluate):
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Classes, Contract, Name, Split
@@ -56,6 +58,15 @@ class RegionSetSlide(Contract):
     split: Split
     regions: int = Field(ge=0, description="number of regions")
     sha256: str = Field("", description="SHA-256 of the WebDataset shard; empty without regions")
+    patient: str | None = Field(None, description="patient of the slide, if known")
+    class_regions: tuple[int, ...] = Field(
+        (), description="number of regions that show each class, background first"
+    )
+
+
+def class_count(slides: Iterable[RegionSetSlide], index: int) -> int:
+    """Return how many regions of the slides show a class; older sets do not count them."""
+    return sum(part.class_regions[index] for part in slides if len(part.class_regions) > index)
 
 
 class RegionSet(Contract):
@@ -67,6 +78,9 @@ class RegionSet(Contract):
     classes: Classes
     rule: RegionRule
     slides: tuple[RegionSetSlide, ...]
+    cautions: tuple[str, ...] = Field(
+        (), description="reasons why figures of the set's test slides may be too good"
+    )
 
     def of_split(self, *splits: Split) -> list[RegionSetSlide]:
         """Return the slides of the given splits that have regions."""

@@ -329,8 +329,8 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
     Args:
         store: the store that holds the slide.
         source: an absolute path, which is yielded unchecked, or a key
-            `slides/<slide>/source/<file>`; formats with several files (MRXS, DICOM) have all
-            of them below `slides/<slide>/source/`.
+            `sources/<hash>/<file>` or `slides/<slide>/source/<file>`; formats with several files
+            (MRXS, VMS, DICOM) have all of them below the same folder.
 
     Raises:
         ObjectNotFoundError: the store holds no such object.
@@ -338,8 +338,15 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
     if Path(source).is_absolute():
         yield Path(source)
         return
-    head, _, rest = source.partition("/source/")
-    prefix = f"{head}/source/"
+    parts = PurePosixPath(source).parts
+    if parts[0] == "sources":
+        prefix = "/".join(parts[:2]) + "/"
+    elif parts[0] == "slides" and parts[2:3] == ("source",):
+        prefix = "/".join(parts[:3]) + "/"
+    else:
+        yield store.local(source)
+        return
+    rest = source.removeprefix(prefix)
     keys = list(store.list(prefix))
     if source not in keys or len(keys) == 1:
         yield store.local(source)

@@ -11,9 +11,12 @@ import pyarrow.parquet as pq
 
 
 def pack_tar(members: Iterable[tuple[str, bytes]]) -> bytes:
-    """Pack named bytes as an uncompressed tar (a WebDataset shard) without times or owners."""
+    """Pack named bytes as an uncompressed tar (a WebDataset shard) without times or owners.
+
+    Names may have any length: those beyond 100 bytes get an extended (pax) header.
+    """
     body = io.BytesIO()
-    with tarfile.open(fileobj=body, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=body, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -38,12 +38,13 @@ def content_hash(path: Path) -> str:
         OSError: the file cannot be read.
     """
     real = path.resolve()
+    name = os.fsencode(real).decode("utf-8", "backslashreplace")
     before = real.stat()
     identity = _identity(before)
     try:
         with closing(_cache()) as cache:
             row = cache.execute(
-                "SELECT sha256 FROM hashes WHERE path = ? AND identity = ?", (str(real), identity)
+                "SELECT sha256 FROM hashes WHERE path = ? AND identity = ?", (name, identity)
             ).fetchone()
             if row is not None:
                 return str(row[0])
@@ -53,7 +54,7 @@ def content_hash(path: Path) -> str:
                 with cache:
                     cache.execute(
                         "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)",
-                        (str(real), identity, digest),
+                        (name, identity, digest),
                     )
             return digest
     except sqlite3.Error:

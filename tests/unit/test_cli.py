@@ -16,7 +16,6 @@ from heterotissue.cli.app import app
 from heterotissue.cli.options import changed, parse_proportions
 from heterotissue.pipelines import load_pipeline
 from heterotissue.recipes import load_recipe
-from heterotissue.sources import find_labels, find_slides, slide_name, slide_sources
 from heterotissue.stages import load_stage
 from shared.contracts.base import Split
 from shared.contracts.deploy import DeployRequest
@@ -138,32 +137,6 @@ def test_a_pipeline_is_checked_whole_before_it_starts(tmp_path: Path) -> None:
         load_pipeline(file)
     file.write_text("requests:\n- {stage: embed, cohort: c}\n")
     assert load_pipeline(file) == [EmbedRequest(cohort="c")]
-
-
-def test_slides_and_their_labels_are_found_and_put_into_the_store(tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    (folder / "b one").mkdir(parents=True)
-    for name in ("a.svs", "a.geojson", "b one.mrxs", "b one/Slidedat.ini", "x_mask.tiff", "n.txt"):
-        (folder / name).write_bytes(name.encode())
-    found = find_slides([folder])
-    assert [path.name for path in found] == ["a.svs", "b one.mrxs"]
-    assert find_labels(found[0], None) == folder / "a.geojson"
-    assert slide_name(Path("müde Probe (2).svs")) == "m-de-Probe-2"
-    store = DirectoryStore(tmp_path / "store")
-    made = slide_sources(store, found, labels=None, use_labels=True, mpp=0.5, in_place=False)
-    assert [item.slide for item in made] == ["a", "b-one"]
-    assert made[0].labels == "slides/a/annotation/a.geojson"
-    assert list(store.list("slides/b-one/")) == [
-        "slides/b-one/source/b one.mrxs",
-        "slides/b-one/source/b one/Slidedat.ini",
-    ]
-    stays = slide_sources(store, found[:1], labels=None, use_labels=False, mpp=None, in_place=True)
-    assert stays[0].source == str(folder / "a.svs")
-    twice = [*found, folder / "a.geojson"]
-    with pytest.raises(InputError, match="would both be named 'a'"):
-        slide_sources(store, twice, labels=None, use_labels=False, mpp=None, in_place=True)
-    with pytest.raises(InputError, match="no slide in"):
-        find_slides([folder / "b one"])
 
 
 def test_a_study_is_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

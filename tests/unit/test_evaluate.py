@@ -31,6 +31,7 @@ from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes, Split
 from shared.contracts.evaluate import EvaluateRequest, Report, TrainingSet
 from shared.contracts.models import ModelRecord
+from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
@@ -306,8 +307,11 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     report = store.get_json("reports/r/report.json")
     assert report["held_out"] is True
     assert report["cautions"] == []
-    assert report["real_test"] == {"slides": ["slide-c"], "regions": 6}
-    assert report["real_train"] == {"slides": ["slide-a", "slide-b"], "regions": 12}
+    assert report["real_test"] == {
+        "slides": ["slide-c"], "regions": 6, "patients": None, "classes": {},
+    }  # fmt: skip
+    assert report["real_train"]["slides"] == ["slide-a", "slide-b"]
+    assert report["real_train"]["regions"] == 12
     (found,) = report["fidelity"]
     assert found["encoder"] == "embedded"
     assert found["n"] == 3
@@ -327,6 +331,37 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     assert "with fewer than 3" in page
     assert "http" not in page.replace("http-equiv", "")  # self-contained
     assert decode_png(store.get("reports/r/sheet.png")).shape[1] > 8 * 32
+
+
+def test_patients_in_training_and_test_are_a_caution(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    request = EvaluateRequest(report="r", dataset="d")
+    material = gather(store, request)
+    assert (material.held_out, material.cautions) == (True, [])
+
+    def told(of_c: str, *cautions: str) -> tuple[bool, list[str]]:
+        patients = {"slide-a": "A", "slide-b": "B", "slide-c": of_c}
+        slides = tuple(
+            part.model_copy(update={"patient": patients[part.slide], "class_regions": (1, 2, 3)})
+            for part in material.real.slides
+        )
+        update = {"slides": slides, "cautions": cautions}
+        record = material.real.model_copy(update=update)
+        store.put_json(region_set_key(record.name), record)
+        found = gather(store, request)
+        report = summarize(request, found, [], None, [])
+        assert report.real_train.patients == 2
+        assert report.real_train.classes == {"stroma": 4, "tumor": 6}
+        page = html_report(report, found, b"")
+        assert "<th>with tumor</th>" in page
+        assert all(text in page for text in found.cautions)
+        return report.held_out, found.cautions
+
+    assert told("C") == (True, [])
+    held_out, (caution,) = told("A")
+    assert not held_out
+    assert "Slides of patients A are tested on" in caution
+    assert told("C", "A leak was asked for.") == (False, ["A leak was asked for."])
 
 
 def test_the_page_shows_every_score_below_its_own_class(tmp_path: Path) -> None:

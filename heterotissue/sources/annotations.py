@@ -1,0 +1,158 @@
+"""Finding the annotation of a slide, or the mask of a tile, by its file name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from heterotissue.sources.records import Found, SlideEntry, shown, some
+from shared.errors import InputError
+
+MASK_ENDINGS = (
+    "_mask", "-mask", ".mask", "_masks", "_labels", "-labels", "-labelled", "_anno", "_annotation",
+    "_annotations", "_seg", "_segmentation",
+)  # fmt: skip
+"""Endings of a label image's name, before its suffix."""
+
+MASK_SUFFIXES = (".tiff", ".tif", ".png", ".npy", ".bmp", ".jpg", ".jpeg", ".webp")
+
+MASKS = tuple(ending + suffix for ending in MASK_ENDINGS for suffix in MASK_SUFFIXES)
+
+ENDINGS = (
+    ".geojson", ".geojson.gz", ".xml", ".annotations", ".ndpa", *MASKS, ".json", ".json.gz",
+)  # fmt: skip
+"""What follows a slide's name, with or without its suffix, in the name of its annotation.
+
+Case does not matter. Where a slide has several annotations, the first of this list is taken.
+"""
+
+
+class Labels:
+    """The annotations of slides or tiles: beside them, or in a folder of their own.
+
+    Args:
+        folder: folder of the annotations, which may lie in subfolders; None: beside the slides.
+
+    Raises:
+        InputError: `folder` is no folder.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"the folder of annotations {folder} is not a folder")
+        self.folder = folder
+        self._beside: dict[Path, dict[str, list[Path]]] = {}
+
+    def of(self, path: Path, below: Path, endings: tuple[str, ...] = ENDINGS) -> list[Path]:
+        """List the annotations of one file, the one to take first.
+
+        Args:
+            path: the slide or tile.
+            below: its path below the folder that was searched; in a folder of annotations, those
+                in the same subfolder come before others.
+            endings: what may follow the file's name. In a folder of annotations, an image may
+                also have the very name of the slide.
+        """
+        place = self.folder or path.parent
+        if place not in self._beside:
+            self._beside[place] = _names(place, deep=self.folder is not None)
+        names = self._beside[place]
+        found: list[Path] = []
+        for name in _candidates(path, endings, own=self.folder is None):
+            found += [item for item in names.get(name.lower(), []) if item != path]
+        unique = list(dict.fromkeys(found))
+        if self.folder is not None:
+            near = [item for item in unique if _mirrors(item.parent, self.folder, below.parent)]
+            return near or unique
+        return unique
+
+
+def _candidates(path: Path, endings: tuple[str, ...], own: bool) -> Iterator[str]:
+    stems = [path.stem, path.name]
+    if path.stem.lower().endswith(".ome"):
+        stems.append(path.stem[:-4])
+    for ending in endings:
+        for stem in stems:
+            yield stem + ending
+    if not own:
+        for suffix in (".tiff", ".tif", ".png", ".npy", ".bmp", path.suffix):
+            yield path.stem + suffix
+
+
+def _names(folder: Path, deep: bool) -> dict[str, list[Path]]:
+    """Map the names, in small letters, of a folder's files to their paths."""
+    names: dict[str, list[Path]] = {}
+    try:
+        items = sorted(folder.rglob("*") if deep else folder.iterdir())
+    except OSError:
+        return names
+    for item in items:
+        if not item.name.startswith(".") and item.is_file():
+            names.setdefault(item.name.lower(), []).append(item)
+    return names
+
+
+def _mirrors(place: Path, root: Path, below: Path) -> bool:
+    return place.relative_to(root) == below
+
+
+def is_mask(path: Path) -> bool:
+    """Say whether a file's name marks it as a label image."""
+    return path.name.lower().endswith(MASKS)
+
+
+def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
+    """Find the annotation of every slide that has none given, and say what was found.
+
+    Args:
+        found: the slides; `labels` is filled in, and slides whose annotation is not clear are
+            refused.
+        folder: folder of the annotations; None: beside the slides.
+        wanted: whether annotations are read. If not, they are only mentioned.
+
+    Raises:
+        InputError: `folder` holds no annotation of any slide.
+    """
+    search = Labels(folder)
+    slides: list[SlideEntry] = []
+    several: list[str] = []
+    for entry in found.slides:
+        labels = [entry.labels] if entry.labels else search.of(entry.path, entry.below)
+        if folder is not None and len(labels) > 1 and labels[0].name == labels[1].name:
+            found.refuse(
+                entry.path,
+                f"has several annotations of one name: {some(map(shown, labels))}. Keep one, or "
+                "name it in a table of slides",
+            )
+            continue
+        if len(labels) > 1:
+            several.append(f"{shown(entry.path.name)}: {shown(labels[0].name)}")
+        slides.append(replace(entry, labels=labels[0] if labels else None))
+    with_labels = [entry for entry in slides if entry.labels]
+    without = [shown(entry.path.name) for entry in slides if not entry.labels]
+    if folder is not None and slides and not with_labels:
+        example = slides[0].path.stem
+        raise InputError(
+            f"{folder} holds no annotation of any slide: looked for {example}.geojson, "
+            f"{example}.xml, {example}_mask.png and similar names"
+        )
+    if not wanted:
+        if with_labels:
+            names = some(shown(entry.labels.name) for entry in with_labels if entry.labels)
+            found.notes.append(
+                f"annotations of {len(with_labels)} slides are not read ({names}): give their "
+                "classes, by --classes, to read them"
+            )
+        slides = [replace(entry, labels=None) for entry in slides]
+    else:
+        if several:
+            found.notes.append(
+                f"{len(several)} slides have several annotations; taken: {some(several)}"
+            )
+        if without:
+            found.notes.append(
+                f"no annotation of {len(without)} of {len(slides)} slides was found: "
+                f"{some(without, 20)}"
+            )
+    found.slides = slides

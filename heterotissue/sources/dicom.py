@@ -1,0 +1,88 @@
+"""Whole-slide images in DICOM: the files of a series are one slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+"""SOP class of VL Whole Slide Microscopy images."""
+
+_TAGS = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "ConcatenationUID",
+    "TotalPixelMatrixColumns",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One file of a series: one level, label or overview of a slide.
+
+    Attributes:
+        path: the file.
+        series: SeriesInstanceUID.
+        uid: SOPInstanceUID.
+        patient: PatientID; None if it is empty.
+        width: columns of the whole image, pixels.
+        part: whether the file is one part of an image in several files (a concatenation).
+    """
+
+    path: Path
+    series: str
+    uid: str
+    patient: str | None
+    width: int
+    part: bool
+
+
+def is_dicom(path: Path) -> bool:
+    """Say whether a file has the mark of DICOM. Raises `OSError` if it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_instance(path: Path) -> Instance | str:
+    """Read the header of a DICOM file; return why it is no slide if it is none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        kind, series = header.get("SOPClassUID"), header.get("SeriesInstanceUID")
+        if kind != WHOLE_SLIDE:
+            return "is DICOM, but no whole-slide image"
+        if not series:
+            return "states no SeriesInstanceUID, so it is not known which slide it belongs to"
+        return Instance(
+            path,
+            str(series),
+            str(header.get("SOPInstanceUID", path.name)),
+            str(header.get("PatientID") or "").strip() or None,
+            int(header.get("TotalPixelMatrixColumns") or 0),
+            bool(header.get("ConcatenationUID")),
+        )
+    except OSError:
+        raise
+    except InvalidDicomError:
+        return "is no DICOM file"
+    # pydicom raises errors of many kinds for damaged headers.
+    except Exception as error:
+        return f"has a damaged DICOM header ({type(error).__name__})"
+
+
+def one_slide_each(instances: list[Instance]) -> list[list[Instance]]:
+    """Group instances by series, the instance with the most columns first in each.
+
+    Copies of one instance are listed once.
+    """
+    series: dict[str, dict[str, Instance]] = {}
+    for instance in sorted(instances, key=lambda item: item.path):
+        series.setdefault(instance.series, {}).setdefault(instance.uid, instance)
+    return [
+        sorted(files.values(), key=lambda item: (-item.width, item.path))
+        for files in series.values()
+    ]

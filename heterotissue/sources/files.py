@@ -1,0 +1,270 @@
+"""Finding slides: files and folders → one entry for each slide, and what was left out."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from heterotissue.sources.annotations import ENDINGS, MASK_ENDINGS, is_mask
+from heterotissue.sources.companions import HAMAMATSU, companions, hamamatsu_parts
+from heterotissue.sources.dicom import Instance, is_dicom, one_slide_each, read_instance
+from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
+from shared.errors import InputError
+
+SLIDES = {
+    ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide",
+    ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".czi", ".qptiff", ".btf", ".bmp", ".webp",
+}  # fmt: skip
+
+PLAIN = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+UNFINISHED = {
+    ".part", ".partial", ".crdownload", ".download", ".opdownload", ".filepart", ".aria2",
+    ".tmp", ".temp", ".swp", ".bak", ".!ut",
+}  # fmt: skip
+
+PACKED = {".zip", ".gz", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"}
+
+OVERVIEWS = ("_thumbnail", "_thumb", "_macro", "_label", "_overview", "_preview")
+"""Endings of the names of small pictures that are kept beside a slide."""
+
+NO_SLIDE = {".txt", ".md", ".pdf", ".json", ".xlsx", ".xls", ".log", ".yaml", ".yml", ".ini",
+            ".md5", ".sha256", ".html", ".docx", ".py", ".parcel"}  # fmt: skip
+
+
+class Finder:
+    """Collects slides from files and folders.
+
+    Args:
+        leave_out: folder that is not searched: that of the store.
+
+    Attributes:
+        found: what was found so far.
+    """
+
+    def __init__(self, leave_out: Path | None = None) -> None:
+        self.found = Found()
+        self._leave_out = leave_out
+        self._taken: set[Path] = set()
+        self._series: set[str] = set()
+        self._instances: dict[Path, list[Instance]] = {}
+        self._skipped: dict[str, list[str]] = {}
+
+    def add(self, path: Path) -> None:
+        """Add a file, or all slides of a folder and of the folders below it."""
+        if path.is_dir():
+            self._add_folder(path)
+        else:
+            self._add_all([path], path.parent, given=True)
+
+    def finish(self) -> Found:
+        """Return what was found, with notes on the files that were skipped."""
+        for reason, names in self._skipped.items():
+            self.found.notes.append(f"skipped {len(names)} {reason}: {some(names)}")
+        self._skipped = {}
+        return self.found
+
+    def _skip(self, path: Path, reason: str) -> None:
+        self._skipped.setdefault(reason, []).append(shown(path.name))
+
+    def _add_folder(self, root: Path) -> None:
+        for folder, files in walk(root, self.found, self._leave_out):
+            before = len(self.found.slides)
+            self._add_all(files, root, given=False)
+            if folder.suffix.lower() in SLIDES and len(self.found.slides) == before:
+                self.found.refuse(folder, "is a folder without slides, not a file")
+
+    def _add_all(self, files: list[Path], root: Path, given: bool) -> None:
+        parts = {part for path in files if (p := _parts(path)) for part in p}
+        for path in files:
+            if path not in parts and self._wanted(path, given):
+                self._add_file(path, path.relative_to(root))
+
+    def _wanted(self, path: Path, given: bool) -> bool:
+        """Say whether a file may be a slide; note why it is skipped if it should be one."""
+        suffix, name = path.suffix.lower(), path.name
+        inner = Path(path.stem).suffix.lower()
+        if name.startswith("._"):
+            self._skip(path, "companion files of macOS")
+        elif name.startswith((".", "~$")) or name in {"Thumbs.db", "desktop.ini"}:
+            if suffix in SLIDES or given:
+                self._skip(path, "hidden files")
+        elif suffix in UNFINISHED or name.endswith("~"):
+            self._skip(path, "unfinished or temporary files")
+        elif suffix in PACKED and not name.lower().endswith(ENDINGS):
+            if inner in SLIDES or given:
+                self._skip(path, "packed files (unpack them first)")
+        elif is_mask(path):
+            if not self._labels_of_slide(path):
+                if given:
+                    return True
+                self._skip(
+                    path, "label images without a slide (give their paths if they are slides)"
+                )
+        elif suffix in PLAIN and _overview_of_slide(path):
+            self._skip(path, "small pictures of slides")
+        elif suffix in SLIDES:
+            return True
+        elif not suffix or suffix[1:].isdigit():
+            return _marked(path) or given
+        elif given and name.lower().endswith(ENDINGS):
+            self._skip(path, "annotations, which are found by the names of their slides")
+        elif given and suffix in NO_SLIDE:
+            self._skip(path, "files that are no slides")
+        else:
+            return given
+        return False
+
+    def _labels_of_slide(self, path: Path) -> bool:
+        stem = path.stem
+        ending = next(e for e in MASK_ENDINGS if stem.lower().endswith(e))
+        return _slide_beside(path, stem[: -len(ending)])
+
+    def _add_file(self, path: Path, below: Path) -> None:
+        try:
+            real = path.resolve(strict=True)
+            if real in self._taken:
+                return
+            self._taken.add(real)
+            if reason := unusable(path):
+                self.found.refuse(path, reason)
+            elif path.suffix.lower() in {".dcm", ".dicom"} or is_dicom(path):
+                self._add_dicom(path, below)
+            else:
+                entry = SlideEntry(path, below, parts=tuple(companions(path)))
+                self.found.slides.append(entry)
+        except FileNotFoundError:
+            dangling = path.is_symlink()
+            self.found.refuse(path, "is a link to a missing file" if dangling else "is not there")
+        except InputError as error:
+            self.found.refuse(path, str(error))
+        # resolve(strict=True) raises RuntimeError for a loop of links, up to Python 3.12.
+        except (OSError, RuntimeError) as error:
+            reason = explain(error) if isinstance(error, OSError) else "is a loop of links"
+            self.found.refuse(path, f"cannot be read: {reason}")
+
+    def _add_dicom(self, path: Path, below: Path) -> None:
+        own = read_instance(path)
+        if isinstance(own, str):
+            self.found.refuse(path, own)
+            return
+        if own.series in self._series:
+            return
+        self._series.add(own.series)
+        (files,) = one_slide_each(
+            [item for item in self._folder(path.parent) if item.series == own.series]
+        )
+        if any(item.part for item in files):
+            self.found.refuse(
+                path,
+                "stores an image in several parts (a concatenation), which OpenSlide does not "
+                "read: convert it to single-file DICOM or TIFF, by wsidicomizer for example",
+            )
+            return
+        main = files[0]
+        self.found.slides.append(
+            SlideEntry(
+                main.path,
+                below.parent / main.path.name,
+                parts=tuple(item.path for item in files[1:]),
+                stated_patient=main.patient,
+            )
+        )
+
+    def _folder(self, folder: Path) -> list[Instance]:
+        if folder not in self._instances:
+            files = [item for item in sorted(folder.iterdir()) if _marked(item)]
+            read = [read_instance(item) for item in files]
+            self._instances[folder] = [item for item in read if isinstance(item, Instance)]
+        return self._instances[folder]
+
+
+def walk(
+    root: Path, found: Found, leave_out: Path | None = None
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield each folder with its files, in the order of their names.
+
+    Hidden folders, the data folders of MIRAX slides and `leave_out` are left out. Links to
+    folders are followed, each folder once. Folders that cannot be read are refused.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def refuse(error: OSError) -> None:
+        found.refuse(error.filename or root, f"cannot be read: {explain(error)}")
+
+    for name, folders, files in os.walk(root, followlinks=True, onerror=refuse):
+        here = Path(name)
+        status = here.stat()
+        if (status.st_dev, status.st_ino) in seen or here.resolve() == leave_out:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        own = {Path(file).stem for file in files if file.lower().endswith(".mrxs")}
+        folders[:] = sorted(
+            item for item in folders if not item.startswith((".", "__MACOSX")) and item not in own
+        )
+        yield here, [here / file for file in sorted(files)]
+
+
+def unusable(path: Path) -> str | None:
+    """Return why a file cannot be a slide or a tile, before it is opened; None if it may be one.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return "is no file, but a folder, a pipe, a socket or a device"
+    if status.st_size == 0:
+        return "is empty (0 bytes): copy it again"
+    if _there(path.with_name(f"{path.name}.aria2")):
+        return "is an unfinished download: its .aria2 file is beside it"
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file: run 'git lfs pull'"
+    return None
+
+
+def _parts(path: Path) -> list[Path]:
+    if path.suffix.lower() not in HAMAMATSU or path.name.startswith("."):
+        return []
+    try:
+        return hamamatsu_parts(path)
+    except OSError:
+        return []
+
+
+def _marked(path: Path) -> bool:
+    try:
+        return not path.name.startswith(".") and path.is_file() and is_dicom(path)
+    except OSError:
+        return False
+
+
+def _overview_of_slide(path: Path) -> bool:
+    ending = next((e for e in OVERVIEWS if path.stem.lower().endswith(e)), None)
+    return ending is not None and _slide_beside(path, path.stem[: -len(ending)])
+
+
+def _slide_beside(path: Path, stem: str) -> bool:
+    """Say whether a slide of this name, with or without its suffix, is beside a file."""
+    if Path(stem).suffix.lower() in SLIDES and _there(path.with_name(stem)):
+        return True
+    return any(_there(path.with_name(stem + s)) for x in SLIDES for s in (x, x.upper()))
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
+
+
+def with_facts(entry: SlideEntry, **facts: object) -> SlideEntry:
+    """Return an entry with those of the given facts that are not None."""
+    known = {name: value for name, value in facts.items() if value is not None}
+    return replace(entry, **known)  # type: ignore[arg-type]

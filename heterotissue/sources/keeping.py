@@ -1,0 +1,238 @@
+"""Putting slides and annotations into the store, by their content."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minio.error import MinioException
+from pydantic import ValidationError
+from urllib3.exceptions import HTTPError
+
+from heterotissue.sources.annotations import add_labels
+from heterotissue.sources.names import Named, distinct_names
+from heterotissue.sources.patients import add_patients
+from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
+from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
+from shared.errors import InputError
+from shared.storage import (
+    ObjectNotFoundError,
+    Store,
+    content_hash,
+    content_hash_of_files,
+    sha256,
+)
+
+LONGEST_FILE = 200
+"""Bytes of a file's name beyond which the store uses a shorter one."""
+
+
+@dataclass
+class Sources:
+    """The slides of a request, and what was left out.
+
+    Attributes:
+        slides: for `IngestRequest.slides`.
+        refused: files that were left out, and why.
+        notes: remarks for the user.
+    """
+
+    slides: tuple[SlideSource, ...] = ()
+    refused: list[Refusal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    entry: SlideEntry
+    sha256: str
+    labels_sha256: str | None
+
+
+def slide_sources(
+    store: Store,
+    found: Found,
+    *,
+    labels: Path | None = None,
+    use_labels: bool = True,
+    mpp: float | None = None,
+    patient: str | None = None,
+    in_place: bool = False,
+    cohort: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Sources:
+    """Put slides and annotations into the store, and describe them for an ingest request.
+
+    A slide is kept below `sources/<hash>/`, its annotation below `annotations/<hash>/`, by the
+    first 32 digits of their contents' SHA-256. What the store has already is not copied again.
+
+    Args:
+        store: receives the files.
+        found: slides, by `find_slides`.
+        labels: folder of the annotations; None: annotations are beside the slides.
+        use_labels: whether annotations are read.
+        mpp: µm per pixel, which overrides what the slides state, unless a table gives it.
+        patient: regular expression or table that tells a slide's patient.
+        in_place: leave the files in their folders, and refer to them by their absolute paths.
+        cohort: cohort whose slides keep the names that they have in it.
+        progress: called with the number of slides that are done, and of all.
+
+    Raises:
+        InputError: `labels` or `patient` fit no slide, no slide is left, or the store does not
+            take the files.
+    """
+    add_patients(found, patient)
+    add_labels(found, labels, use_labels)
+    found.slides = [entry for entry in found.slides if _has_usable_name(found, entry, in_place)]
+    hashed = _distinct(found, _hash_all(found, progress))
+    known = _known(store, cohort)
+    given = {item.sha256 for item in hashed if item.entry.name}
+    names = distinct_names(
+        [
+            Named(item.entry.name or item.entry.path.stem, _folder(item.entry.path), item.sha256)
+            for item in hashed
+        ],
+        {digest: name for digest, name in known.items() if digest not in given},
+    )
+    if not hashed:
+        reasons = [f"{item.path}: {item.reason}" for item in found.refused]
+        raise InputError(f"no slide is left: {'; '.join(reasons)}")
+    slides = tuple(
+        _kept(store, name, item, mpp, in_place) for name, item in zip(names, hashed, strict=True)
+    )
+    return Sources(slides, found.refused, found.notes)
+
+
+def _folder(path: Path) -> str:
+    return path.resolve().parent.name
+
+
+def _known(store: Store, cohort: str | None) -> dict[str, str]:
+    """Return the names of the contents that a cohort has already."""
+    if cohort is None:
+        return {}
+    try:
+        with storing(store):
+            record = store.get_model(cohort_key(cohort), CohortRecord)
+    except (ObjectNotFoundError, ValidationError):
+        return {}
+    return {digest: name for name, digest in record.sha256.items()}
+
+
+def _hash_all(found: Found, progress: Callable[[int, int], None]) -> list[_Hashed]:
+    """Hash every slide and annotation; slides that cannot be read are refused."""
+    hashed = []
+    for number, entry in enumerate(found.slides):
+        try:
+            digest = content_hash(entry.path)
+            if entry.parts:
+                files = [(_relative(entry, path), path) for path in entry.parts]
+                digest = content_hash_of_files([("", entry.path), *files])
+            labels = content_hash(entry.labels) if entry.labels else None
+            hashed.append(_Hashed(entry, digest, labels))
+        except OSError as error:
+            found.refuse(error.filename or entry.path, f"cannot be read: {explain(error)}")
+        progress(number + 1, len(found.slides))
+    return hashed
+
+
+def _relative(entry: SlideEntry, path: Path) -> str:
+    return path.relative_to(entry.path.parent).as_posix()
+
+
+def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
+    """Take slides of equal content once: the first that has an annotation, or else the first."""
+    same: dict[str, list[_Hashed]] = {}
+    for item in hashed:
+        same.setdefault(item.sha256, []).append(item)
+    kept = []
+    for items in same.values():
+        first, *others = sorted(items, key=lambda item: item.entry.labels is None)
+        kept.append(first)
+        if others:
+            names = some(shown(item.entry.below) for item in others)
+            found.notes.append(
+                f"{names} has the same content as {shown(first.entry.below)}: taken once"
+            )
+    return kept
+
+
+def _kept(store: Store, name: str, item: _Hashed, mpp: float | None, in_place: bool) -> SlideSource:
+    entry, override = item.entry, item.entry.mpp or mpp
+    source = _place(store, f"sources/{item.sha256[:32]}", entry.path, name, entry.parts, in_place)
+    annotation = None
+    if entry.labels and item.labels_sha256:
+        folder = f"annotations/{item.labels_sha256[:32]}"
+        annotation = _place(store, folder, entry.labels, name, (), in_place)
+    return SlideSource(
+        slide=name,
+        stored_as=f"{name[:100]}-{sha256(f'{item.sha256} {override}'.encode())[:12]}",
+        source=source,
+        sha256=item.sha256,
+        labels=annotation,
+        labels_sha256=item.labels_sha256,
+        label_format=entry.label_format,
+        mpp=override,
+        patient=entry.patient,
+        site=entry.site,
+        split=entry.split,
+    )
+
+
+def _place(
+    store: Store, folder: str, path: Path, name: str, parts: tuple[Path, ...], in_place: bool
+) -> str:
+    """Return the absolute path or the key of a file, which is copied if the store lacks it."""
+    if in_place:
+        return str(path.resolve())
+    main = path.name
+    if not _is_plain(main):
+        main = name + ("".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix)
+    files = [(main, path), *((p.relative_to(path.parent).as_posix(), p) for p in parts)]
+    with storing(store):
+        for part, file in reversed(files):  # the main file last: it says that all are there
+            if not store.exists(f"{folder}/{part}"):
+                store.put_file(f"{folder}/{part}", file)
+    return f"{folder}/{main}"
+
+
+def _is_plain(name: str) -> bool:
+    """Say whether a file's name can be the end of a key."""
+    return _is_utf8(name) and len(name.encode()) <= LONGEST_FILE and "\\" not in name
+
+
+def _is_utf8(text: str) -> bool:
+    return text == text.encode("utf-8", "replace").decode()
+
+
+def _has_usable_name(found: Found, entry: SlideEntry, in_place: bool) -> bool:
+    """Say whether the files of a slide can be referred to; refuse the slide if not."""
+    paths = [entry.path, *entry.parts, *([entry.labels] if entry.labels else [])]
+    if in_place and not all(_is_utf8(str(path.resolve())) for path in paths):
+        found.refuse(entry.path, "has a name that is not valid UTF-8: rename it, or copy it in")
+        return False
+    if (
+        not in_place
+        and entry.parts
+        and not all(_is_plain(path.name) for path in (entry.path, *entry.parts))
+    ):
+        found.refuse(entry.path, "has a name that is too long, or has a backslash: rename it")
+        return False
+    return True
+
+
+@contextmanager
+def storing(store: Store) -> Iterator[None]:
+    """Turn errors of the store, such as a full disk, into one `InputError` that says so."""
+    try:
+        yield
+    except OSError as error:
+        causes = {errno.ENOSPC: "it is full", errno.EDQUOT: "its quota is used up",
+                  errno.EROFS: "it is read-only", errno.ENOTDIR: "it is no folder"}  # fmt: skip
+        cause = causes.get(error.errno or 0, explain(error))
+        raise InputError(f"the store {store.url} takes no files: {cause}") from error
+    except (HTTPError, MinioException) as error:
+        raise InputError(f"the store {store.url} does not answer: {error}") from error

@@ -1,0 +1,106 @@
+"""Patients of slides and tiles, by a pattern or a table that the user gives."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from heterotissue.sources.records import Found, SlideEntry, shown
+from heterotissue.sources.tables import TABLES, Table
+from shared.errors import InputError
+from shared.patients import known_origin
+
+
+class Patients:
+    """Says which patient a file is of.
+
+    Args:
+        rule: a regular expression, whose first group (or else the whole match) is the patient; or
+            the path of a table with a column of files or slides and a column of patients.
+
+    Raises:
+        InputError: the expression is not valid, or the table has no such columns.
+    """
+
+    def __init__(self, rule: str) -> None:
+        self.rule = rule
+        self._table: Table | None = None
+        path = Path(rule).expanduser()
+        if path.suffix.lower() in TABLES:
+            self._table = Table.read(path)
+            if "patient" not in self._table.columns or not {"path", "name"} & self._table.columns:
+                raise InputError(
+                    f"{path} needs a column of slides ('path' or 'slide') and one of patients "
+                    f"('patient'); it has {', '.join(self._table.header)}"
+                )
+        else:
+            self._pattern = pattern(rule, "--patient")
+
+    def of(self, path: Path, below: Path) -> str | None:
+        """Return the patient of a file; None if the rule tells none.
+
+        Args:
+            path: the file.
+            below: its path below the folder that was searched, where a pattern is looked for if
+                the file's name does not have it.
+        """
+        if self._table is not None:
+            row = self._table.row_of(path)
+            return row.get("patient") if row else None
+        return matched(self._pattern, path.name) or matched(self._pattern, below.as_posix())
+
+
+def pattern(text: str, option: str) -> re.Pattern[str]:
+    """Compile a regular expression of the user. Raises `InputError` if it is not valid."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InputError(f"{option} {text!r} is no regular expression: {error}") from error
+
+
+def matched(expression: re.Pattern[str], text: str) -> str | None:
+    """Return the first group of a match, or the whole match without groups; None if there is no
+    match, or an empty one."""
+    match = expression.search(text)
+    if match is None:
+        return None
+    return (match[1] if expression.groups else match[0]) or None
+
+
+def add_patients(found: Found, rule: str | None) -> None:
+    """Set the patient and the site of every slide of which they are known.
+
+    A table's own columns come first, then `rule`, then what DICOM states, then names in a
+    well-known form. Slides that `rule` does not fit are refused.
+
+    Raises:
+        InputError: `rule` fits no slide.
+    """
+    patients = Patients(rule) if rule else None
+    kept: list[SlideEntry] = []
+    lost: list[SlideEntry] = []
+    for entry in found.slides:
+        origin = known_origin(entry.path.name)
+        by_rule = patients.of(entry.path, entry.below) if patients and not entry.patient else None
+        stated = entry.stated_patient
+        patient = entry.patient or by_rule or stated or (origin.patient if origin else None)
+        site = entry.site or (origin.site if origin else None)
+        if patients and not entry.patient and by_rule is None:
+            lost.append(entry)
+        else:
+            kept.append(replace(entry, patient=patient, site=site))
+    if lost and not kept:
+        raise InputError(
+            f"--patient {rule!r} fits no slide, such as {shown(lost[0].path.name)}: its first "
+            "group in (brackets) must be the patient; or give a table with columns slide, patient"
+        )
+    for entry in lost:
+        found.refuse(entry.path, f"--patient {rule!r} tells no patient of it")
+    found.slides = kept
+    known = {entry.patient for entry in kept}
+    if len(kept) > 1 and len(known) == 1 and (only := known.pop()):
+        found.notes.append(
+            f"all slides are of one patient, {only!r}, so none can be held out for tests: if they "
+            "are not, say whose they are by --patient"
+        )

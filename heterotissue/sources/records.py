@@ -1,0 +1,80 @@
+"""What is known of the files of a cohort before they are in the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.contracts.annotations import LabelFormat
+from shared.contracts.base import Split
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file, or a row of a table, that is left out, and why; the others go on."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """A slide on disk, with what a table or the user says of it.
+
+    Attributes:
+        path: the slide's main file.
+        parts: the slide's other files, if it consists of several.
+        below: path of the file below the folder that was searched; its name alone if it was given.
+        name: name of the slide in the cohort; None: made of the file's name.
+        patient: patient of the slide; None: not known.
+        stated_patient: patient that the file itself states.
+        site: hospital or scanner; None: not known.
+        mpp: µm per pixel, which overrides what the slide states.
+        labels: the annotation; None: looked for by its name.
+        label_format: format of the annotation; None: guessed by its suffix.
+        split: split of the slide; None: assigned.
+    """
+
+    path: Path
+    below: Path
+    parts: tuple[Path, ...] = ()
+    name: str | None = None
+    patient: str | None = None
+    stated_patient: str | None = None
+    site: str | None = None
+    mpp: float | None = None
+    labels: Path | None = None
+    label_format: LabelFormat | None = None
+    split: Split | None = None
+
+
+@dataclass
+class Found:
+    """Slides that were found, files that were refused, and remarks for the user."""
+
+    slides: list[SlideEntry] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def refuse(self, path: Path | str, reason: str) -> None:
+        """Leave out a file."""
+        self.refused.append(Refusal(shown(path), reason))
+
+
+def shown(path: Path | str) -> str:
+    """Return a path as text that can be printed, also if its name is not valid UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """List names, the first `most` of them in full."""
+    listed = list(names)
+    rest = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def explain(error: OSError) -> str:
+    """Say in a few words why a file cannot be read."""
+    return error.strerror or str(error)

@@ -1,0 +1,323 @@
+"""Tables of slides: CSV files of a lab, TRIDENT's lists, CLAM's tables, QuPath projects."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
+from typing import Any, get_args
+from urllib.parse import unquote, urlparse
+
+from heterotissue.sources.files import Finder, with_facts
+from heterotissue.sources.records import Found, SlideEntry, shown, some
+from shared.contracts.annotations import LabelFormat
+from shared.contracts.base import Split
+from shared.errors import InputError
+
+TABLES = {".csv", ".tsv", ".tab"}
+PROJECT = ".qpproj"
+
+COLUMNS = {
+    "path": "path filepath fullpath slidepath wsipath wsi slidefile imagepath imagefile file "
+            "filename image imagename uri",
+    "name": "slide slideid slidename name imageid id",
+    "patient": "patient patientid patientcode case caseid casesubmitterid subject subjectid "
+               "participant participantid donor donorid",
+    "site": "site siteid sitename center centre hospital institution institute dataprovider tss "
+            "tissuesourcesite",
+    "mpp": "mpp mppx micronsperpixel umperpixel umperpx µmperpx µm/px um/px pixelsize",
+    "labels": "labels labelspath labelpath annotation annotations annotationpath annotationfile "
+              "mask maskpath maskfile geojson xml",
+    "label_format": "labelformat labelsformat annotationformat",
+    "split": "split set subset partition",
+}  # fmt: skip
+"""Column → the headings that mean it, in small letters without spaces, '_' and '-'.
+
+If a table has several headings of one column, the first of this list is read.
+"""
+
+SPLITS: dict[str, Split] = {
+    "train": "train", "training": "train", "tr": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val", "tune": "val",
+    "test": "test", "testing": "test", "te": "test", "holdout": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of slides.
+
+    Attributes:
+        path: the file.
+        header: headings as the file has them.
+        columns: those of `COLUMNS` that it has.
+        rows: number of each row in the file, and its values by column; empty ones are left out.
+        unknown: headings that mean no column.
+    """
+
+    path: Path
+    header: list[str]
+    columns: set[str]
+    rows: list[tuple[int, dict[str, str]]]
+    unknown: list[str]
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        """Read a table with commas, semicolons or tabs, in UTF-8, UTF-16 or Windows' own code.
+
+        Raises:
+            InputError: the file cannot be read, is no text, or has no column of slides.
+        """
+        lines = _text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        first = next((n for n, line in enumerate(lines) if line.strip()), None)
+        if first is None:
+            raise InputError(f"{path} is empty")
+        if lines[first].lower().startswith("sep="):  # Excel's own line
+            first += 1
+        head = lines[first] if first < len(lines) else ""
+        delimiter = max("\t;,", key=head.count)
+        reader = csv.reader(lines[first:], delimiter=delimiter, skipinitialspace=True)
+        try:
+            parsed = [(reader.line_num + first, row) for row in reader]
+        except csv.Error as error:
+            raise InputError(f"{path} is no table: {error}") from error
+        header = [item.strip() for item in parsed[0][1]] if parsed else []
+        plain = [_plain(item) for item in header]
+        places = {
+            column: min((name for name in names.split() if name in plain), key=names.split().index)
+            for column, names in COLUMNS.items()
+            if set(names.split()) & set(plain)
+        }
+        read = {column: plain.index(heading) for column, heading in places.items()}
+        unknown = [item for n, item in enumerate(header) if n not in read.values()]
+        if not {"path", "name"} & set(read):
+            raise InputError(
+                f"{path} has no column of slides: give it a heading 'path' or 'slide' (it has "
+                f"{some(header, 12) or 'none'})"
+            )
+        rows = [
+            (
+                number,
+                {c: row[p].strip() for c, p in read.items() if len(row) > p and row[p].strip()},
+            )
+            for number, row in parsed[1:]
+        ]
+        rows = [(number, row) for number, row in rows if row]
+        return cls(path, header, set(read), rows, unknown)
+
+    def row_of(self, path: Path) -> dict[str, str] | None:
+        """Return the first row of a slide, which is known by its path, its name or its stem."""
+        names = {path.name, path.stem}
+        for _, row in self.rows:
+            given = _path(row["path"]).name if "path" in row else row.get("name", "")
+            if given in names or row.get("name") in names or Path(given).stem == path.stem:
+                return row
+        return None
+
+
+def _plain(heading: str) -> str:
+    return "".join(sign for sign in heading.lower() if sign not in " _-.()")
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    if b"\0" in data:
+        raise InputError(f"{path} is no text: save the table as CSV")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def _path(text: str) -> Path:
+    """Turn a path of a table into one of this machine: file: addresses, Windows' signs."""
+    if text.lower().startswith("file:"):
+        text = unquote(urlparse(text).path)
+    if "\\" in text:
+        text = PureWindowsPath(text).as_posix()
+    return Path(text).expanduser()
+
+
+def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> Found:
+    """Find the slides that a table or a QuPath project lists.
+
+    A path of a row is absolute, or relative to the table or to one of the folders. Where the
+    row has no path, or only a file's name, the slide is looked for by its name in the folders.
+    Slides of the folders that the table does not list are left out.
+
+    Args:
+        table: a CSV file, or a project.qpproj of QuPath.
+        folders: folders of slides, or slides; may be empty.
+        leave_out: folder that is not searched.
+
+    Raises:
+        InputError: the table cannot be read, or lists no slide.
+    """
+    rows = _project(table) if table.suffix.lower() == PROJECT else None
+    notes: list[str] = []
+    if rows is None:
+        listed = Table.read(table)
+        rows = listed.rows
+        if listed.unknown:
+            notes.append(f"{table.name}: columns not read: {some(listed.unknown, 12)}")
+    if not rows:
+        raise InputError(f"{table} lists no slide")
+    around = Finder(leave_out)
+    for folder in folders:
+        around.add(folder)
+    inside = around.finish()
+    by_name: dict[str, list[SlideEntry]] = {}
+    for entry in inside.slides:
+        for name in {entry.path.name, entry.path.stem, entry.below.as_posix()}:
+            by_name.setdefault(name, []).append(entry)
+    found = Found(notes=notes)
+    seen: dict[Path, dict[str, str]] = {}
+    for number, row in rows:
+        try:
+            entry = _entry(row, table.parent, folders, by_name)
+            real, facts = entry.path.resolve(), row | {"path": ""}
+            if real not in seen:
+                found.slides.append(_with_row(entry, row, table.parent))
+            elif seen[real] != facts:
+                raise InputError(f"lists {entry.path.name} again, with other values")
+            seen.setdefault(real, facts)
+        except InputError as error:
+            found.refuse(f"{table.name}, row {number}", str(error))
+    rest = [shown(item.path.name) for item in inside.slides if item.path.resolve() not in seen]
+    if rest:
+        found.notes.append(f"{table.name} does not list {len(rest)} slides: left out {some(rest)}")
+    return found
+
+
+def _entry(
+    row: dict[str, str], place: Path, folders: list[Path], by_name: dict[str, list[SlideEntry]]
+) -> SlideEntry:
+    """Find the slide of one row. Raises `InputError`."""
+    given = _path(row.get("path") or row["name"])
+    paths = [base / given for base in (place, *folders)] if "path" in row else []
+    for path in (*paths, *([place / given.name] if paths else [])):
+        if path.is_file():
+            return _opened(path)
+    found = next(
+        (
+            by_name[name]
+            for name in (given.as_posix(), given.name, row.get("name"))
+            if name in by_name
+        ),
+        [],
+    )
+    if not found:
+        looked = f"in {some(map(str, folders))}" if folders else f"beside {place}"
+        raise InputError(f"{shown(given)} is not there, and no slide of its name is {looked}")
+    if len(found) > 1:
+        where = some(shown(entry.below) for entry in found)
+        raise InputError(f"{shown(given)} may be any of {where}: give its path")
+    return found[0]
+
+
+def _opened(path: Path) -> SlideEntry:
+    """Return the entry of one file. Raises `InputError` if it cannot be a slide."""
+    finder = Finder()
+    finder.add(path)
+    found = finder.finish()
+    if found.slides:
+        return found.slides[0]
+    reasons = [f"{item.path} {item.reason}" for item in found.refused] or found.notes
+    raise InputError(reasons[0] if reasons else f"{shown(path)} is no slide")
+
+
+def _with_row(entry: SlideEntry, row: dict[str, str], place: Path) -> SlideEntry:
+    """Add what a row says of a slide. Raises `InputError` for a value that is not valid."""
+    return replace(
+        with_facts(
+            entry,
+            name=row.get("name") if "path" in row else None,
+            patient=row.get("patient"),
+            site=row.get("site"),
+            mpp=_mpp(row.get("mpp")),
+            labels=_labels(row.get("labels"), place),
+            label_format=_one_of("label format", row.get("label_format"), _formats()),
+            split=_one_of("split", row.get("split"), SPLITS),
+        )
+    )
+
+
+def _mpp(text: str | None) -> float | None:
+    if text is None or text.lower() in {"na", "nan", "none", "null"}:
+        return None
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"mpp {text!r} is no size of a pixel in µm")
+    return value
+
+
+def _labels(text: str | None, place: Path) -> Path | None:
+    if text is None:
+        return None
+    path = place / _path(text)
+    if not path.is_file():
+        raise InputError(f"its annotation {text} is not there")
+    return path
+
+
+def _formats() -> dict[str, LabelFormat]:
+    return {name: name for name in get_args(LabelFormat)}
+
+
+def _one_of(what: str, text: str | None, known: dict[str, Any]) -> Any:
+    if text is None:
+        return None
+    if (value := known.get(text.lower())) is None:
+        raise InputError(f"{what} {text!r} is not one of {', '.join(known)}")
+    return value
+
+
+def _project(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """List the images of a QuPath project as rows. Raises `InputError`."""
+    try:
+        project = json.loads(_text(path))
+        images = project["images"]
+        moved_from = project.get("uri")
+        rows = [_image(image) for image in images]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is no project of QuPath: it lists no images") from error
+    base = _path(moved_from).parent if isinstance(moved_from, str) else None
+    for row in rows:
+        image = _path(row["path"])
+        # QuPath writes absolute paths, and where the project was: both may have moved together.
+        if base is not None and not image.is_file() and image.is_relative_to(base.parent):
+            row["path"] = str(path.parent.resolve().parent / image.relative_to(base.parent))
+    return list(enumerate(rows, 1))
+
+
+def _image(image: dict[str, Any]) -> dict[str, str]:
+    builder = image["serverBuilder"]
+    row = {"path": next(_uris(builder), "")}
+    if not row["path"]:
+        raise KeyError("uri")
+    size = (builder.get("metadata") or {}).get("pixelCalibration") or {}
+    width, height = (size.get(side) or {} for side in ("pixelWidth", "pixelHeight"))
+    if width.get("unit") == "µm" and width.get("value") == height.get("value"):
+        row["mpp"] = str(width["value"])
+    return row
+
+
+def _uris(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if isinstance(part.get("uri"), str):
+            yield part["uri"]
+        for value in part.values():
+            yield from _uris(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _uris(value)

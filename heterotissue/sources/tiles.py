@@ -1,0 +1,306 @@
+"""Finding tiles that were cut elsewhere, and their masks."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from heterotissue.sources.annotations import MASKS, Labels, is_mask
+from heterotissue.sources.files import UNFINISHED, unusable, walk
+from heterotissue.sources.keeping import storing
+from heterotissue.sources.names import Named, distinct_names
+from heterotissue.sources.patients import Patients, matched, pattern
+from heterotissue.sources.records import Found, Refusal, explain, shown, some
+from heterotissue.sources.tables import SPLITS
+from shared.contracts.base import Classes, Split
+from shared.contracts.ingest import TILE_COLUMNS, check_divided, tiles_key
+from shared.errors import InputError
+from shared.patients import known_origin
+from shared.storage import Store, content_hash, sha256, sha256_file
+from shared.storage.formats import table_bytes
+
+TILES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
+
+SMALL = 4_000_000
+"""Bytes up to which a file is read faster than its remembered hash is looked up."""
+
+LARGEST_REGION = 256
+REGION_STEP = 32
+"""Default sides of regions are multiples of this, which every network takes."""
+
+
+@dataclass
+class TileTable:
+    """A table of tiles in the store, and what was left out.
+
+    Attributes:
+        key: for `IngestRequest.tiles`.
+        tiles: number of tiles in the table.
+        smallest: width or height of the smallest tile, pixels.
+        refused: tiles that were left out, and why.
+        notes: remarks for the user.
+    """
+
+    key: str
+    tiles: int
+    smallest: int
+    refused: list[Refusal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def region_size(self, mpp: float, region_mpp: float) -> int:
+        """Return the largest side of a region that fits every tile, at most 256 pixels.
+
+        Args:
+            mpp: µm per pixel of the tiles.
+            region_mpp: µm per pixel of the regions.
+        """
+        side = math.floor(self.smallest * mpp / region_mpp + 1e-6)
+        return max(REGION_STEP, min(LARGEST_REGION, side // REGION_STEP * REGION_STEP))
+
+
+@dataclass(frozen=True)
+class _Tile:
+    path: Path
+    below: Path
+    mask: Path
+    patient: str | None
+    slide: str | None
+    split: Split | None
+    label: int | None
+    side: int
+    image_sha256: str
+    mask_sha256: str
+
+
+def tile_table(
+    store: Store,
+    cohort: str,
+    folder: Path,
+    *,
+    masks: Path | None,
+    classes: Classes,
+    slide_pattern: str | None,
+    mpp: float,
+    patient: str | None = None,
+    allow_leakage: bool = False,
+) -> TileTable:
+    """Put a table of a folder's tiles and masks into the store; the files stay in place.
+
+    A folder named train, val or test above a tile gives the tile's split. In a folder that has
+    the name of a class, the foreground of a mask is that class; elsewhere masks hold class
+    indices (or, for two classes, 0 and 255). Tiles that cannot be used are refused; the others
+    go on. Tiles of equal content are taken once.
+
+    Args:
+        store: receives the table.
+        cohort: name of the cohort.
+        folder: folder of the tiles, which may be in subfolders.
+        masks: folder of the masks, with the same subfolders; None: masks are beside the tiles.
+        classes: classes of the masks.
+        slide_pattern: regular expression that is searched in a tile's file name; its first group
+            is the name of the tile's slide. None: the tiles of a patient are one slide, or, if
+            patients are not given either, every tile is a slide of its own.
+        mpp: µm per pixel of the tiles.
+        patient: regular expression or table that tells a tile's patient.
+        allow_leakage: whether the slides of a patient may be in two splits.
+
+    Raises:
+        InputError: `folder` is missing or has no tile with a mask, a pattern fits no tile, or the
+            tiles of a slide or of a patient are in two splits.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder")
+    found = Found()
+    search = Labels(masks)
+    patients = Patients(patient) if patient else None
+    slides = pattern(slide_pattern, "--slide") if slide_pattern else None
+    tiles: dict[str, _Tile] = {}
+    count = 0
+    for path in _tiles(folder, masks, found):
+        count += 1
+        below = path.relative_to(folder)
+        try:
+            tile = _read(path, below, search, patients, slides, classes)
+        except InputError as error:
+            found.refuse(below, str(error))
+        except OSError as error:
+            found.refuse(below, f"cannot be read: {explain(error)}")
+        else:
+            known = tiles.setdefault(tile.image_sha256, tile)
+            if known is not tile:
+                found.notes.append(
+                    f"{shown(below)} has the same content as {shown(known.below)}: taken once"
+                )
+    if not tiles:
+        reasons = [f"{item.path}: {item.reason}" for item in found.refused]
+        raise InputError(f"no tile{' is left' if count else ''} in {folder}: {some(reasons, 3)}")
+    rows = _rows(list(tiles.values()), found, mpp)
+    _check_splits(rows, allow_leakage)
+    with storing(store):
+        store.put(tiles_key(cohort), table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS)))
+    smallest = min(tile.side for tile in tiles.values())
+    return TileTable(tiles_key(cohort), len(tiles), smallest, found.refused, _short(found.notes))
+
+
+def _short(notes: list[str]) -> list[str]:
+    """Keep the first few notes, because there may be one for every tile."""
+    rest = len(notes) - 10
+    return notes if rest <= 0 else [*notes[:10], f"… and {rest} more notes"]
+
+
+def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
+    """List the images in a folder and below that are no masks."""
+    inside = masks.resolve() if masks and masks.resolve() != folder.resolve() else None
+    return [
+        path
+        for _, files in walk(folder, found, inside)
+        for path in files
+        if path.suffix.lower() in TILES
+        and not path.name.startswith(".")
+        and not is_mask(path)
+        and not (inside and path.resolve().is_relative_to(inside))
+        and path.suffix.lower() not in UNFINISHED
+    ]
+
+
+def _read(
+    path: Path,
+    below: Path,
+    search: Labels,
+    patients: Patients | None,
+    slides: re.Pattern[str] | None,
+    classes: Classes,
+) -> _Tile:
+    """Describe one tile. Raises `InputError` or `OSError` if it cannot be used."""
+    if reason := unusable(path):
+        raise InputError(reason)
+    masks = search.of(path, below, MASKS)
+    if not masks:
+        place = search.folder or path.parent
+        raise InputError(
+            f"has no mask: looked in {place} for {path.stem}.mask.png, {path.stem}_mask.png and "
+            "similar names"
+        )
+    if reason := unusable(masks[0]):
+        raise InputError(f"has a mask, {masks[0].name}, that {reason}")
+    folders = below.parent.parts
+    owner = patients.of(path, below) if patients else None
+    if patients and owner is None:
+        raise InputError(f"--patient {patients.rule!r} tells no patient of it")
+    slide = matched(slides, path.name) if slides else None
+    if slides and slide is None:
+        raise InputError(
+            f"does not fit the pattern {slides.pattern!r}: its first group in (brackets) must be "
+            "the slide's name"
+        )
+    if owner is None:
+        origin = known_origin(path.name)
+        owner = origin.patient if origin else None
+    labels = [classes.index(part) for part in folders if part in classes.names]
+    return _Tile(
+        path,
+        below,
+        masks[0],
+        owner,
+        slide or (owner if patients else None),
+        next((SPLITS[part.lower()] for part in folders if part.lower() in SPLITS), None),
+        labels[-1] if labels else None,
+        _side(path),
+        _hash(path),
+        _hash(masks[0]),
+    )
+
+
+def _hash(path: Path) -> str:
+    return sha256_file(path) if path.stat().st_size <= SMALL else content_hash(path)
+
+
+def _side(path: Path) -> int:
+    """Return a tile's smaller side in pixels, from its header. Raises `InputError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return min(image.size)
+    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise InputError("cannot be read as an image: is it damaged?") from error
+
+
+def _rows(tiles: list[_Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
+    """Make the rows of the table; names of slides differ between slides."""
+    grouped = defaultdict(list)
+    for tile in tiles:
+        # Without a pattern a tile is a slide of its own, also if others in other folders have
+        # its name; with one, equal names in the tiles of two patients are two slides.
+        alone = tile.slide is None
+        name, place = tile.slide or tile.path.stem, tile.below.as_posix() if alone else ""
+        grouped[name, tile.patient, place].append(tile)
+    _warn_of_equal_names(tiles, found)
+    names = distinct_names(
+        [
+            Named(
+                slide,
+                owner if owner and not below else "-".join(Path(below).parent.parts),
+                sha256(f"{owner}/{below}/{slide}".encode("utf-8", "surrogateescape")),
+            )
+            for slide, owner, below in grouped
+        ],
+        {},
+    )
+    rows: list[dict[str, Any]] = []
+    for name, members in zip(names, grouped.values(), strict=True):
+        rows += [
+            {
+                "slide": name,
+                "patient": tile.patient,
+                "split": tile.split,
+                "image": str(tile.path.resolve()),
+                "image_sha256": tile.image_sha256,
+                "mask": str(tile.mask.resolve()),
+                "mask_sha256": tile.mask_sha256,
+                "label": tile.label,
+                "mpp": mpp,
+            }
+            for tile in members
+        ]
+    return sorted(rows, key=lambda row: row["image"])
+
+
+def _check_splits(rows: list[dict[str, Any]], allow_leakage: bool) -> None:
+    """Raise `InputError` if the splits of the tiles divide a slide or a patient."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        splits[row["slide"]].add(row["split"] or "none")
+    if divided := sorted(slide for slide, parts in splits.items() if len(parts) > 1):
+        raise InputError(
+            f"tiles of slide {divided[0]!r} are in the splits "
+            f"{', '.join(sorted(splits[divided[0]]))}: a slide must be in one split, or the "
+            "figures will be too good"
+        )
+    if not allow_leakage:
+        try:
+            check_divided({row["image"]: (row["patient"], row["split"]) for row in rows})
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+
+def _warn_of_equal_names(tiles: list[_Tile], found: Found) -> None:
+    """Note tiles of one name in two splits, because they may be of one slide."""
+    splits = defaultdict(set)
+    for tile in tiles:
+        if tile.slide is None and tile.patient is None:
+            splits[tile.path.stem].add(tile.split)
+    doubled = sorted(name for name, parts in splits.items() if len(parts) > 1)
+    if doubled:
+        found.notes.append(
+            f"{len(doubled)} names of tiles are in several splits ({some(doubled)}): if these are "
+            "of one slide or patient, give --patient or --slide"
+        )

@@ -1,0 +1,178 @@
+"""Splits of a cohort: by patient or site, with the classes spread over the splits."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from services.ingest.tiles import Row, given_splits, tile_patients
+from shared.contracts.base import Split, SplitFractions
+from shared.contracts.ingest import CohortRecord, IngestRequest, check_divided, cohort_key
+from shared.contracts.regions import region_table_key
+from shared.errors import InputError
+from shared.patients import alike
+from shared.storage import ObjectNotFoundError, Store
+
+
+@dataclass(frozen=True)
+class Member:
+    """What decides the split of a slide.
+
+    Attributes:
+        patient, site: where known.
+        given: split that the request states.
+        classes: indices of the classes in its regions.
+    """
+
+    patient: str | None
+    site: str | None
+    given: Split | None
+    classes: Collection[int]
+
+
+def members_of(
+    request: IngestRequest, tiles: dict[str, list[Row]], done: Mapping[str, dict[str, Any]]
+) -> dict[str, Member]:
+    """Collect what decides the splits of the slides in `done`, or of all slides if it is empty.
+
+    Raises:
+        InputError: tiles of a slide are in two splits, or, unless the request allows that, those
+            of a patient.
+    """
+    given, patients = given_splits(tiles), tile_patients(tiles)
+    members = {slide: Member(patients[slide], None, given.get(slide), ()) for slide in tiles} | {
+        item.slide: Member(item.origin.patient, item.origin.site, item.split, ())
+        for item in request.slides
+    }
+    if not request.allow_leakage:
+        try:
+            check_divided({name: (item.patient, item.given) for name, item in members.items()})
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    counts = {name: result.get("class_regions", ()) for name, result in done.items()}
+    return {
+        name: replace(
+            members[name],
+            classes=[index for index, count in enumerate(counts.get(name, ())) if count],
+        )
+        for name in done or members
+    }
+
+
+def assign_splits(
+    rule: SplitFractions, members: Mapping[str, Member], earlier: CohortRecord | None
+) -> dict[str, Split]:
+    """Assign a split to every slide: all slides of a patient, or of a site, are in one.
+
+    A given split counts for all slides of a patient. Slides of one patient with different given
+    splits keep these, and the patient's other slides go to train. If the cohort was split by the
+    same rule before, its patients keep their splits.
+
+    Args:
+        rule: shares of the splits.
+        members: slide → what is known of it.
+        earlier: record of the cohort as it was before; None: there is none.
+    """
+    group = {name: _group(rule, name, member) for name, member in members.items()}
+    fixed = _earlier(rule, group, earlier)
+    given: dict[str, set[Split]] = {}
+    for name, member in members.items():
+        if member.given is not None:
+            given.setdefault(group[name], set()).add(member.given)
+    for key, parts in given.items():
+        fixed[key] = next(iter(parts)) if len(parts) == 1 else "train"
+    classes: dict[str, set[int]] = {}
+    for name, member in members.items():
+        classes.setdefault(group[name], set()).update(member.classes)
+    # Only groups without a given split are counted for the shares.
+    free = [key for key in classes if key not in given]
+    kept = {key: split for key, split in fixed.items() if key not in given}
+    splits = rule.assign(free, classes, kept) | {key: fixed[key] for key in given}
+    return {name: member.given or splits[group[name]] for name, member in sorted(members.items())}
+
+
+def earlier_cohort(store: Store, cohort: str) -> CohortRecord | None:
+    """Return the record of a cohort as it is in the store; None if there is none to read."""
+    try:
+        return store.get_model(cohort_key(cohort), CohortRecord)
+    except (ObjectNotFoundError, ValidationError):
+        return None
+
+
+def _group(rule: SplitFractions, name: str, member: Member) -> str:
+    if rule.by == "site" and member.site is not None:
+        return member.site
+    return member.patient or name
+
+
+def _earlier(
+    rule: SplitFractions, group: Mapping[str, str], earlier: CohortRecord | None
+) -> dict[str, Split]:
+    """Return the splits that groups had before, if they were assigned by the same rule."""
+    if earlier is None or earlier.split != rule:
+        return {}
+    before: dict[str, set[Split]] = {}
+    for name, split in earlier.splits.items():
+        if name in group:
+            before.setdefault(group[name], set()).add(split)
+        if rule.by == "patient" and (patient := earlier.patients.get(name)):
+            before.setdefault(patient, set()).add(split)
+    return {key: next(iter(parts)) for key, parts in before.items() if len(parts) == 1}
+
+
+def leaks(members: Mapping[str, Member], splits: Mapping[str, Split]) -> list[str]:
+    """Return sentences on patients who are, or may be, in more than one split."""
+    cautions = []
+    divided = _divided({name: member.patient for name, member in members.items()}, splits)
+    if divided:
+        cautions.append(
+            f"Slides of {len(divided)} patients ({_some(divided)}) are in more than one split, as "
+            "their given splits demand: the figures are better than they would be on new patients."
+        )
+    unknown = [name for name, member in members.items() if member.patient is None]
+    group = {name: stem for stem, names in alike(unknown).items() for name in names}
+    if suspected := _divided(group, splits):
+        cautions.append(
+            f"The patients of {len(unknown)} slides are not known, and by their names "
+            f"({_some(suspected)}) some slides of one patient may be in more than one split."
+        )
+    return cautions
+
+
+def _divided(
+    patients: Mapping[str, str | None], splits: Mapping[str, Split]
+) -> dict[str, list[str]]:
+    """Return the patients in more than one split, and their slides."""
+    slides: dict[str, list[str]] = {}
+    for name, patient in sorted(patients.items()):
+        if patient is not None:
+            slides.setdefault(patient, []).append(name)
+    return {
+        patient: names
+        for patient, names in slides.items()
+        if len({splits[name] for name in names}) > 1
+    }
+
+
+def _some(divided: Mapping[str, list[str]]) -> str:
+    listed = [f"{patient}: {', '.join(names[:3])}" for patient, names in divided.items()]
+    return "; ".join(listed[:3]) + ("; …" if len(listed) > 3 else "")
+
+
+def class_regions(store: Store, name: str, slide: str, classes: int) -> list[int]:
+    """Count, for each class, the regions of a slide that show it.
+
+    Args:
+        store: holds the slide's table of regions.
+        name: name of the region set.
+        slide: name of the slide.
+        classes: number of classes, background included.
+    """
+    body = store.get(region_table_key(name, slide))
+    rows = pq.read_table(io.BytesIO(body), columns=["fractions"])["fractions"].to_pylist()
+    return [sum(row[index] > 0 for row in rows) for index in range(classes)]

@@ -1,0 +1,64 @@
+"""Patients and sites that the names of slides tell."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+_KNOWN = (
+    re.compile(r"(?i)(?<![A-Z0-9])(?P<patient>TCGA-(?P<site>[A-Z0-9]{2})-[A-Z0-9]{4})(?![A-Z0-9])"),
+    re.compile(r"(?<![A-Z0-9])(?P<patient>C3[LN]-\d{5})(?!\d)"),  # CPTAC
+    re.compile(r"(?<![A-Z0-9])(?P<patient>GTEX-[A-Z0-9]{4,5})(?![A-Z0-9])"),
+    re.compile(r"(?<![A-Za-z0-9])(?P<patient>patient_\d{3})_node_\d"),  # Camelyon17
+)
+
+_BLOCK = re.compile(r"[-_. ]+(?:DX|TS|BS|MS)\w{1,2}$|[-_. ]+[A-Ha-h]$|(?<=\d)[A-Ha-h]$")
+"""The end of a name that tells slides or blocks of one patient apart."""
+
+_COUNT = re.compile(r"(?<=\w)[-_. ]+\d{1,2}$")
+"""A number at the end, which may also count patients: it tells nothing unless the rest has one."""
+
+
+class Origin(NamedTuple):
+    """Patient of a slide, and its site if the name tells that too."""
+
+    patient: str | None
+    site: str | None
+
+
+def known_origin(name: str) -> Origin | None:
+    """Return the patient and the site that a well-known form of name states.
+
+    Known are the barcodes of TCGA (patient and tissue source site), CPTAC and GTEx, and the
+    names of Camelyon17.
+
+    Args:
+        name: name of a slide or of its file.
+    """
+    for pattern in _KNOWN:
+        if match := pattern.search(name):
+            parts = match.groupdict()
+            if site := parts.get("site"):
+                return Origin(parts["patient"].upper(), site.upper())
+            return Origin(parts["patient"], None)
+    return None
+
+
+def alike(names: Iterable[str]) -> dict[str, list[str]]:
+    """Group names that look like several slides of one patient: case12-a, case12-b; P7_1, P7_2.
+
+    Returns:
+        What the names of a group have in common → the names; only groups of two and more.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        stem = _BLOCK.sub("", name)
+        if stem == name:
+            stem = _COUNT.sub("", name)
+            if not any(sign.isdigit() for sign in stem):
+                continue
+        if stem not in ("", name):
+            groups[stem].append(name)
+    return {stem: members for stem, members in groups.items() if len(members) > 1}

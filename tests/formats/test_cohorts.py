@@ -1,0 +1,325 @@
+"""Cohorts through the command line: doubles, DICOM series, patients, tables, tiles."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from heterotissue import cli
+from shared.contracts.ingest import CohortRecord, cohort_key
+from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.storage import DirectoryStore
+from tests.formats.cohort_files import tissue, write_dicom, write_mask, write_slide
+
+
+class Outcome:
+    """Exit code of a command, its lines and its text, and the store that it wrote to."""
+
+    def __init__(self, code: int, text: str, folder: Path) -> None:
+        self.code, self.lines, self.text = code, text.splitlines(), " ".join(text.split())
+        self.store = DirectoryStore(folder)
+
+    @property
+    def cohort(self) -> CohortRecord:
+        return self.store.get_model(cohort_key("c"), CohortRecord)
+
+
+@pytest.fixture
+def htd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command that makes cohort c in a store of the test."""
+
+    def run(*words: str | Path) -> Outcome:
+        store = tmp_path / "store"
+        line = ["htd", *map(str, words), "--store", str(store), "--cohort", "c"]
+        monkeypatch.setattr(sys, "argv", line)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        shown = capsys.readouterr()
+        return Outcome(int(stopped.value.code or 0), shown.err + shown.out, store)
+
+    return run
+
+
+REGIONS = ("--region-size", "64", "--region-mpp", "2")
+SMALL = ("--mpp", "2", *REGIONS)
+
+
+def test_one_bad_slide_costs_itself_alone(htd: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for number in range(3):
+        write_slide(folder / f"{number}/切片 {number}.png", number)
+    (folder / "gone.png").symlink_to("nowhere")
+    (folder / "x.svs").mkdir()
+    write_slide(folder / "._a.png", 9)
+    shutil.copy(folder / "0/切片 0.png", folder / "copy.png")
+    done = htd("ingest", folder, *SMALL)
+    assert done.code == 3
+    assert len(done.cohort.splits) == 3
+    for words in ("gone.png: is a link to a missing file", "x.svs: is a folder", "._a.png",
+                  "has the same content"):  # fmt: skip
+        assert words in done.text
+    (folder / "gone.png").unlink()
+    (folder / "x.svs").rmdir()
+    again = htd("ingest", folder, *SMALL)
+    assert again.code == 0
+    assert again.cohort == done.cohort
+    alone = htd("ingest", tmp_path / "nothing.svs", *SMALL)
+    assert alone.code == 2
+    assert "nothing.svs is not there" in alone.text
+
+
+def test_a_dicom_series_is_one_slide(htd: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for number in range(3):
+        image = tissue(number, 512)
+        series = f"1.2.3.{number + 1}"
+        write_dicom(folder / f"s{number}_l0.dcm", image, series, patient=f"P{number // 2}")
+        write_dicom(folder / f"s{number}_l1.dcm", image[::2, ::2], series, f"P{number // 2}", mpp=4)
+    shutil.copy(folder / "s0_l0.dcm", folder / "again.dcm")
+    write_dicom(folder / "sub/IM0001", tissue(7, 256), "1.2.3.8", "P8")  # without a suffix
+    write_dicom(folder / "sub/part1.dcm", tissue(8, 256), "1.2.3.9", part_of="1.2.9")
+    (folder / "DICOMDIR.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
+    done = htd("ingest", folder, *REGIONS)
+    assert done.code == 3, done.text
+    assert set(done.cohort.splits) == {"again", "s1_l0", "s2_l0", "IM0001"}
+    assert done.cohort.patients == {"again": "P0", "s1_l0": "P0", "s2_l0": "P1", "IM0001": "P8"}
+    assert done.cohort.splits["again"] == done.cohort.splits["s1_l0"]
+    assert "part1.dcm: stores an image in several parts" in done.text
+    kept = [key.rpartition("/")[2] for key in done.store.list("sources/")]
+    assert sorted(kept) == ["IM0001", "again.dcm", "s0_l1.dcm", *(
+        f"s{n}_l{level}.dcm" for n in (1, 2) for level in (0, 1)
+    )]  # fmt: skip
+
+
+def test_slides_of_a_patient_stay_together(htd: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    names = [f"TCGA-AA-{p:04}-01Z-00-DX{n}" for p in range(3) for n in (1, 2)]
+    for number, name in enumerate(names):
+        write_slide(folder / f"{name}.png", number)
+        write_mask(folder / f"{name}_mask.png")
+    done = htd("ingest", folder, *SMALL, "--classes", "pink,violet")
+    assert done.code == 0
+    splits = done.cohort.splits
+    assert all(splits[one] == splits[two] for one, two in zip(names[::2], names[1::2], strict=True))
+    assert sorted(splits.values()).count("test") == 2
+    rows = {line.split()[0]: line.split()[1:] for line in done.lines if line.strip()}
+    assert rows["patients"] == ["2", "0", "1"]
+    assert rows["slides"] == ["4", "0", "2"]
+    regions = load_region_set(done.store, "c")
+    assert {part.patient for part in regions.slides} == {f"TCGA-AA-{p:04}" for p in range(3)}
+    every = list(RegionIndex(done.store, regions, "train", "test"))
+    for part in regions.slides:
+        labels = [region.labels for region in every if region.slide == part.slide]
+        counts = [sum(bool((one == index).any()) for one in labels) for index in range(3)]
+        assert list(part.class_regions) == counts
+    for number in range(6, 12):
+        write_slide(folder / f"TCGA-BB-{number:04}-01Z-00-DX1.png", number)
+    grown = htd("ingest", folder, *SMALL, "--classes", "pink,violet").cohort.splits
+    assert {name: grown[name] for name in splits} == splits
+
+
+def test_slides_that_seem_to_be_of_one_patient_are_pointed_out(htd: Any, tmp_path: Path) -> None:
+    for number in range(8):
+        write_slide(tmp_path / f"in/P{number // 4}_{number}.png", number)
+    done = htd("ingest", tmp_path / "in", *SMALL)
+    assert len(done.cohort.cautions) == 1
+    assert "some slides of one patient may be in more than one split" in done.text
+    known = htd("ingest", tmp_path / "in", *SMALL, "--patient", r"(P\d+)_")
+    assert known.cohort.cautions == ()
+    assert set(known.cohort.patients.values()) == {"P0", "P1"}
+
+
+TABLES = {
+    "a lab's": ("Path;Slide;Patient;Centre;MPP;Annotation;Split;Stain\r\n"
+                "s/0.png;one;p;x;2,0;m/0.png;Training;HE\r\n"
+                "s/1.png;two;q;y;1,5;;test;HE\r\n"),
+    "TRIDENT's": "wsi,mpp\n0.png,2\n1.png,1.5\n",
+    "CLAM's": "case_id,slide_id,label\np,0,tumor\nq,1,normal\n",
+    "Excel's": "sep=,\nfile name,patient id\ns/0.png,p\ns/1.png,q\n",
+    "tabs": "Image\tCase ID\n0.png\tp\n0.png\tp\n1.png\tq\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_describes_the_cohort(htd: Any, tmp_path: Path, kind: str) -> None:
+    for number in range(3):
+        write_slide(tmp_path / f"s/{number}.png", number)
+    write_mask(tmp_path / "m/0.png")
+    table = tmp_path / "cohort.csv"
+    table.write_text("\ufeff" + TABLES[kind], encoding="utf-8", newline="")
+    words = (tmp_path / "s", "--table", table) if kind != "a lab's" else (table,)
+    done = htd("ingest", *words, *SMALL, "--classes", "pink,violet")
+    assert done.code == 0, done.text
+    record = done.cohort
+    if kind == "a lab's":
+        assert record.splits == {"one": "train", "two": "test"}
+        assert record.sites == {"one": "x", "two": "y"}
+        assert "columns not read: Stain" in done.text
+        assert [part.slide for part in load_region_set(done.store, "c").slides] == ["one"]
+        assert request_of(done, "two")["mpp"] == 1.5
+    else:
+        assert sorted(record.splits) == ["0", "1"]
+        assert "does not list 1 slides: left out 2.png" in done.text
+    if kind == "TRIDENT's":
+        assert [request_of(done, name)["mpp"] for name in ("0", "1")] == [2, 1.5]
+    else:
+        assert list(record.patients.values()) == ["p", "q"]
+
+
+def request_of(done: Outcome, slide: str) -> dict[str, Any]:
+    """Return a slide's part of the one request in the store."""
+    (key,) = (key for key in done.store.list("jobs/") if key.endswith("/request.json"))
+    slides = done.store.get_json(key)["request"]["slides"]
+    return dict(next(item for item in slides if item["slide"] == slide))
+
+
+def test_faulty_rows_are_refused_by_their_numbers(htd: Any, tmp_path: Path) -> None:
+    for number in range(4):
+        write_slide(tmp_path / f"{number}.png", number)
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "path,mpp,split,labels\n0.png,,,\ngone.png,,,\n1.png,fine,,\n2.png,,maybe,\n3.png,,,no.xml\n"
+        "0.png,1.9,,\n"
+    )
+    done = htd("ingest", table, *SMALL)
+    assert done.code == 3
+    assert list(done.cohort.splits) == ["0"]
+    for words in ("row 3: gone.png is not there", "row 4: mpp 'fine'", "row 5: split 'maybe'",
+                  "row 6: its annotation no.xml is not there", "row 7: lists 0.png"):  # fmt: skip
+        assert words in done.text
+    for text, words in (("a,b\n1,2\n", "no column of slides"), ("", "is empty"),
+                        ("path\n", "lists no slide")):  # fmt: skip
+        table.write_text(text)
+        wrong = htd("ingest", table, *SMALL)
+        assert wrong.code == 2
+        assert words in wrong.text
+    table.write_bytes(b"PK\x03\x04\0\0")
+    assert "save the table as CSV" in htd("ingest", table, *SMALL).text
+
+
+def test_a_qupath_project_lists_its_images(htd: Any, tmp_path: Path) -> None:
+    write_slide(tmp_path / "moved/slides/a b.png", 1)
+    write_slide(tmp_path / "moved/slides/c.png", 2)
+    (tmp_path / "moved/qupath").mkdir()
+    project = {
+        "version": "0.6.0", "uri": "file:/D:/work/qupath/project.qpproj",
+        "images": [
+            {"serverBuilder": {"builderType": "uri", "uri": "file:/D:/work/slides/a%20b.png",
+                               "metadata": {"pixelCalibration": {
+                                   "pixelWidth": {"value": 2, "unit": "µm"},
+                                   "pixelHeight": {"value": 2, "unit": "µm"}}}}},
+            {"serverBuilder": {"builderType": "rotated", "builder": {
+                "builderType": "uri", "uri": "file:/D:/work/slides/c.png"}}},
+        ],
+    }  # fmt: skip
+    file = tmp_path / "moved/qupath/project.qpproj"
+    file.write_text(json.dumps(project), encoding="utf-8")
+    done = htd("ingest", file, *SMALL)
+    assert done.code == 0, done.text
+    assert len(done.cohort.splits) == 2
+    file.write_text("[]")
+    assert "no project of QuPath" in htd("ingest", file, *SMALL).text
+
+
+def test_a_forced_leak_is_a_caution(htd: Any, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path,patient,split\na.png,p,train\nb.png,p,test\n")
+    for number, name in enumerate("ab"):
+        write_slide(tmp_path / f"{name}.png", number)
+        write_mask(tmp_path / f"{name}_mask.png")
+    refused = htd("ingest", table, *SMALL, "--classes", "pink,violet")
+    assert refused.code == 2
+    assert "divide patient 'p'" in refused.text
+    forced = htd("ingest", table, *SMALL, "--classes", "pink,violet", "--allow-leakage")
+    assert forced.code == 0
+    assert "caution: Slides of 1 patients (p: a, b)" in forced.text
+    assert load_region_set(forced.store, "c").cautions == forced.cohort.cautions
+
+
+def write_tile(path: Path, seed: int, side: int = 96, mask: str = "{}_mask.png") -> None:
+    write_slide(path, seed, side)
+    write_mask(path.with_name(mask.format(path.stem)), side)
+
+
+TILES = ("--classes", "pink,violet", "--mpp", "0.5")
+
+
+def test_a_bad_tile_costs_itself_alone(htd: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for number in range(4):
+        write_tile(folder / f"p{number}.png", number)
+    write_slide(folder / "bare.png", 10, 96)
+    write_slide(folder / "._p0.png", 11, 96)
+    (folder / "folder.png").mkdir()
+    write_tile(folder / "empty.png", 12)
+    (folder / "empty.png").write_bytes(b"")
+    write_tile(folder / "broken.png", 13)
+    (folder / "broken.png").write_bytes((folder / "p0.png").read_bytes()[:3000])
+    write_tile(folder / "noimage.png", 14)
+    (folder / "noimage.png").write_bytes(b"no image")
+    done = htd("tiles", folder, *TILES)
+    assert done.code == 3
+    regions = load_region_set(done.store, "c")
+    assert [part.slide for part in regions.slides if part.regions] == ["p0", "p1", "p2", "p3"]
+    for name in ("bare.png: has no mask", "empty.png: is empty", "broken", "noimage.png: cannot"):
+        assert name in done.text
+    assert "._p0" not in done.text
+    assert "folder.png" not in done.text
+    assert regions.rule.size == 96  # the largest that fits
+
+
+def test_tile_names_as_of_bcss_and_tcga(htd: Any, tmp_path: Path) -> None:
+    names = ["TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500", "TCGA-A1-A0SP-DX1_xmin6798",
+             "TCGA-CR-7395-01A-01-TS1.2f6d5f10-8a1f-4a30-8a3c-0a2e0bd9bcc0_x12345_y12345",
+             "瓦片" * 20]  # fmt: skip
+    for number, name in enumerate(names):
+        write_tile(tmp_path / f"in/{name}.png", number)
+    done = htd("tiles", tmp_path / "in", *TILES)
+    assert done.code == 0, done.text
+    regions = load_region_set(done.store, "c")
+    assert {part.patient for part in regions.slides} == {
+        "TCGA-A1-A0SK", "TCGA-A1-A0SP", "TCGA-CR-7395", None,
+    }  # fmt: skip
+    read = list(RegionIndex(done.store, regions, "train", "val", "test"))
+    assert len(read) == 4
+    assert all(set(np.unique(region.labels)) == {0, 1, 2} for region in read)
+
+
+def test_tiles_of_equal_names_in_two_folders_are_two_slides(htd: Any, tmp_path: Path) -> None:
+    for number, place in enumerate(("train/A", "train/B", "test/C")):
+        write_tile(tmp_path / f"in/{place}/001.png", number)
+    done = htd("tiles", tmp_path / "in", *TILES)
+    assert done.code == 0, done.text
+    splits = {part.slide: part.split for part in load_region_set(done.store, "c").slides}
+    assert splits == {"train-A-001": "train", "train-B-001": "train", "test-C-001": "test"}
+    assert "1 names of tiles are in several splits (001)" in done.text
+    same = htd("tiles", tmp_path / "in", *TILES, "--patient", r"(\d+)\.png")
+    assert same.code == 2
+    assert "tiles of slide '001' are in the splits test, train" in same.text
+
+
+def test_an_edited_mask_makes_new_regions(htd: Any, tmp_path: Path) -> None:
+    write_tile(tmp_path / "in/a.png", 0)
+    htd("tiles", tmp_path / "in", *TILES)
+    Image.fromarray(np.full((96, 96), 2, np.uint8)).save(tmp_path / "in/a_mask.png")
+    done = htd("tiles", tmp_path / "in", *TILES)
+    (region,) = RegionIndex(done.store, load_region_set(done.store, "c"), "train")
+    assert (region.labels == 2).all()
+
+
+def test_masks_may_lie_in_a_folder_of_their_own(htd: Any, tmp_path: Path) -> None:
+    for number in range(2):
+        write_slide(tmp_path / f"in/images/{number}.jpg", number, 96)
+        write_mask(tmp_path / f"in/masks/{number}.png", 96)
+    done = htd("tiles", tmp_path / "in", *TILES, "--masks", tmp_path / "in/masks")
+    assert done.code == 0, done.text
+    assert [part.slide for part in load_region_set(done.store, "c").slides] == ["0", "1"]
+    wrong = htd("tiles", tmp_path / "in/images", *TILES, "--masks", tmp_path / "no")
+    assert wrong.code == 2

@@ -1,0 +1,126 @@
+"""Splits by patient: none is divided, classes are spread, and a cohort may grow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+from pydantic import ValidationError
+
+from services.ingest.splits import Member, assign_splits, leaks
+from shared.contracts.base import Split, SplitFractions
+from shared.contracts.ingest import CohortRecord, IngestRequest, PatchGrid, SlideSource
+from shared.patients import Origin, alike, known_origin
+
+RULE = SplitFractions(test=0.25)
+
+
+def member(
+    patient: str | None,
+    given: Split | None = None,
+    site: str | None = None,
+    classes: Collection[int] = (),
+) -> Member:
+    return Member(patient, site, given, classes)
+
+
+def record(splits: dict[str, Split], patients: dict[str, str]) -> CohortRecord:
+    return CohortRecord(
+        cohort="c", classes=None, patches=PatchGrid(), splits=splits, sha256={}, patients=patients,
+        split=RULE,
+    )  # fmt: skip
+
+
+def test_all_slides_of_a_patient_are_in_one_split() -> None:
+    slides = {f"{p}-{n}": member(f"p{p}") for p in range(12) for n in range(3)}
+    splits = assign_splits(RULE, slides, None)
+    of = {p: {splits[f"{p}-{n}"] for n in range(3)} for p in range(12)}
+    assert all(len(parts) == 1 for parts in of.values())
+    assert sum(parts == {"test"} for parts in of.values()) == 3
+    assert not leaks(slides, splits)
+
+
+def test_sites_are_not_divided_where_that_is_asked_for() -> None:
+    slides = {f"s{n}": member(f"p{n}", site="ABCD"[n % 4]) for n in range(16)}
+    splits = assign_splits(SplitFractions(by="site"), slides, None)
+    test = {slides[name].site for name, split in splits.items() if split == "test"}
+    train = {slides[name].site for name, split in splits.items() if split == "train"}
+    assert len(test) == 1
+    assert not test & train
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rare_classes_are_in_training_and_in_test(seed: int) -> None:
+    rare = {3, 11}
+    slides = {f"p{n}": member(f"p{n}", classes=(1, 2) if n in rare else (1,)) for n in range(12)}
+    splits = assign_splits(SplitFractions(test=0.25, seed=seed), slides, None)
+    assert {splits[f"p{n}"] for n in rare} == {"train", "test"}
+    assert list(splits.values()).count("test") == 3
+    only = {f"p{n}": member(f"p{n}", classes=(1, 2) if n == 5 else (1,)) for n in range(12)}
+    assert assign_splits(SplitFractions(seed=seed), only, None)["p5"] == "train"
+
+
+def test_given_splits_count_for_the_whole_patient() -> None:
+    slides = {"a1": member("a", "val"), "a2": member("a"), "b": member("b"), "c": member("c")}
+    splits = assign_splits(RULE, slides, None)
+    assert (splits["a1"], splits["a2"]) == ("val", "val")
+    assert sorted((splits["b"], splits["c"])) == ["test", "train"]
+
+
+def test_a_cohort_that_grows_keeps_its_splits() -> None:
+    patients = {f"s{n}": f"p{n}" for n in range(8)}
+    before = assign_splits(RULE, {s: member(p) for s, p in patients.items()}, None)
+    known = record(before, patients)
+    for more in (9, 12, 16, 30):
+        grown = {f"s{n}": member(f"p{n}") for n in range(more)} | {"s0b": member("p0")}
+        after = assign_splits(RULE, grown, known)
+        assert {name: after[name] for name in before} == before
+        assert after["s0b"] == before["s0"]
+        assert list(after.values()).count("test") >= round(more / 4)
+    other = SplitFractions(test=0.5)
+    changed = assign_splits(other, {s: member(p) for s, p in patients.items()}, known)
+    assert list(changed.values()).count("test") == 4  # another rule, another draw
+
+
+def test_given_splits_that_divide_a_patient_are_refused_or_a_caution() -> None:
+    slides = (
+        SlideSource(slide="TCGA-AA-0001-DX1", source="/a", split="train"),
+        SlideSource(slide="TCGA-AA-0001-DX2", source="/b", split="test"),
+    )
+    with pytest.raises(ValidationError, match=r"divide patient 'TCGA-AA-0001' \(TCGA-AA-0001-DX2"):
+        IngestRequest(cohort="c", slides=slides)
+    forced = IngestRequest(cohort="c", slides=slides, allow_leakage=True)
+    members = {s.slide: member(s.origin.patient, s.split) for s in forced.slides}
+    splits = assign_splits(RULE, members, None)
+    assert splits == {"TCGA-AA-0001-DX1": "train", "TCGA-AA-0001-DX2": "test"}
+    (caution,) = leaks(members, splits)
+    assert "TCGA-AA-0001" in caution
+    assert "better than they would be on new patients" in caution
+
+
+def test_names_that_look_like_slides_of_one_patient_are_a_caution() -> None:
+    slides = {name: member(None) for name in ("case12-a", "case12-b", "case13")}
+    (caution,) = leaks(slides, {"case12-a": "train", "case12-b": "test", "case13": "train"})
+    assert "case12: case12-a, case12-b" in caution
+    assert not leaks(slides, {"case12-a": "train", "case12-b": "train", "case13": "test"})
+
+
+def test_known_names_tell_patient_and_site() -> None:
+    assert known_origin("tcga-aa-0001-01Z-00-DX1.2f6d") == Origin("TCGA-AA-0001", "AA")
+    assert known_origin("C3L-00001-21") == Origin("C3L-00001", None)
+    assert known_origin("GTEX-1117F-0126") == Origin("GTEX-1117F", None)
+    assert known_origin("patient_012_node_3") == Origin("patient_012", None)
+    assert known_origin("XTCGA-AA-00011") is None
+    assert alike(["P7_1", "P7_2", "CMU-1", "CMU-2", "001", "002", "H20-1234", "H20-1235"]) == {
+        "P7": ["P7_1", "P7_2"]
+    }
+    assert set(alike(["x-DX1", "x-DX2", "9a", "9b", "smith-a", "smith-b"])) == {"x", "9", "smith"}
+
+
+def test_a_split_by_site_needs_sites() -> None:
+    with pytest.raises(ValidationError, match="needs the site of every slide"):
+        IngestRequest(
+            cohort="c",
+            slides=(SlideSource(slide="a", source="/a"),),
+            split=SplitFractions(by="site"),
+        )
