@@ -18,7 +18,9 @@ from heterotissue.cli.options import (
     example,
     parse_names,
 )
-from heterotissue.cli.outcome import run_and_end
+from heterotissue.cli.outcome import EXIT_CODES, run_and_end
+from heterotissue.feature_files import import_request
+from heterotissue.features_export import Layout, export_features
 from heterotissue.progress import console
 from heterotissue.running import Target
 from heterotissue.sources import find_slides, slide_sources, tile_table
@@ -163,7 +165,9 @@ def embed(
     ] = None,
     imported: Annotated[
         Path | None,
-        typer.Option("--import", help="Folder of TRIDENT or CLAM .h5 files with features."),
+        typer.Option(
+            "--import", help="Folder of TRIDENT or CLAM .h5 files, or their output folder."
+        ),
     ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -173,15 +177,29 @@ def embed(
     """Embed a cohort's patches, or import features that were made elsewhere."""
     target = Target.of(store, broker)
     if imported is not None:
-        from shared.features import import_features
-
-        record = import_features(target.store, cohort, encoder, imported)
-        console.print(f"embed: [green]imported[/] {sum(record.slides.values())} features")
-        return
-    request = EmbedRequest(
-        cohort=cohort, encoder=encoder, weights=str(weights.resolve()) if weights else None
-    )
+        request = import_request(target, cohort, encoder, imported)
+    else:
+        request = EmbedRequest(
+            cohort=cohort, encoder=encoder, weights=str(weights.resolve()) if weights else None
+        )
     run_and_end(target, changed(request, change), fresh=fresh)
+
+
+@app.command(epilog=example("htd features out/ --cohort lung --layout trident"))
+def features(
+    folder: Annotated[Path, typer.Argument(help="Folder that receives the files.")],
+    cohort: CohortOption = "cohort",
+    encoder: Annotated[str, typer.Option(help="Encoder of the features.")] = "embedded",
+    layout: Annotated[Layout, typer.Option(help="Tool that shall read them.")] = "trident",
+    store: StoreOption = None,
+) -> None:
+    """Write a cohort's features as the files of TRIDENT or CLAM."""
+    left_out = export_features(Target.of(store, None).store, cohort, encoder, layout, folder)
+    console.print(f"features: {folder}", highlight=False)
+    for name, reason in left_out.items():
+        console.print(f"  {name}: {reason}", highlight=False, markup=False)
+    if left_out:
+        raise typer.Exit(EXIT_CODES["partial"])
 
 
 @app.command(epilog=example("htd cluster --cohort lung --run types --k 20"))
