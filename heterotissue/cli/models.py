@@ -25,6 +25,7 @@ from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.models import read_model
 from shared.serving.deployments import next_number
+from shared.storage import Store
 
 app = typer.Typer()
 
@@ -58,6 +59,9 @@ def train(
     """Train a model on a region set's train split, and publish it."""
     if as_is and warm_start is None:
         raise InputError("--as-is publishes a warm start: name it by --warm-start")
+    target = Target.of(store, broker)
+    if warm_start is not None:
+        _check_checkpoint(target.store, warm_start)
     loaded = load_recipe(recipe)
     request = TrainRequest(
         run=f"{model}-{version}",
@@ -68,7 +72,25 @@ def train(
         warm_start=warm_start,
         seed=seed,
     )
-    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh)
+    run_and_end(target, changed(request, change), fresh=fresh)
+
+
+def _models(store: Store) -> list[ModelRef]:
+    names = list(store.folders("models/"))
+    refs = [ModelRef(name, n) for name in names for n in store.folders(f"models/{name}/")]
+    return [ref for ref in refs if store.exists(ref.key)]
+
+
+def _check_checkpoint(store: Store, name: str) -> None:
+    """Raise `InputError` unless `name` is a checkpoint of the package or a model of the store."""
+    if name in PACKAGED or ("/" in name and store.exists(ModelRef.parse(name).key)):
+        return
+    models = [f"models/{ref}" for ref in _models(store)]
+    raise InputError(
+        f"no checkpoint {name!r} to start from: give {', '.join(PACKAGED)}"
+        + (f", or a model of this store: {', '.join(models)}" if models
+           else " (this store has no models yet)")
+    )  # fmt: skip
 
 
 @app.command(epilog=example("htd distill --model lung/2 --into lung-fast"))

@@ -27,8 +27,10 @@ from heterotissue.sources import find_slides, slide_sources, tile_table
 from shared.contracts.base import Classes
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
-from shared.contracts.ingest import IngestRequest, PatchGrid
+from shared.contracts.ingest import IngestRequest, PatchGrid, cohort_key, tiles_key
 from shared.contracts.regions import RegionRule
+from shared.errors import InputError
+from shared.storage import Store
 
 app = typer.Typer()
 
@@ -176,6 +178,7 @@ def embed(
 ) -> None:
     """Embed a cohort's patches, or import features that were made elsewhere."""
     target = Target.of(store, broker)
+    _check_slides(target.store, cohort)
     if imported is not None:
         request = import_request(target, cohort, encoder, imported)
     else:
@@ -221,6 +224,8 @@ def cluster(
 
     To name or merge types, edit clusters/<run>/types.yaml, then run this command with --fresh.
     """
+    target = Target.of(store, broker)
+    _check_slides(target.store, cohort)
     request = ClusterRequest(
         run=run,
         cohort=cohort,
@@ -228,4 +233,13 @@ def cluster(
         k=k,
         regions=RegionRule(size=region_size, mpp=region_mpp),
     )
-    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh)
+    run_and_end(target, changed(request, change), fresh=fresh)
+
+
+def _check_slides(store: Store, cohort: str) -> None:
+    """Raise `InputError` if the cohort consists of tiles, which have no patches."""
+    if store.exists(tiles_key(cohort)) and not store.exists(cohort_key(cohort)):
+        raise InputError(
+            f"cohort {cohort!r} consists of labelled tiles, which need no features and no tissue "
+            f"types: go on with 'htd train --regions {cohort}'"
+        )
