@@ -8,15 +8,38 @@ from shared.contracts.base import Request, Split
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_set_key
-from shared.contracts.synthesize import Condition, CropSource, DatasetRequest, MapSource
+from shared.contracts.synthesize import (
+    Condition,
+    CropSource,
+    DatasetRecord,
+    DatasetRequest,
+    MapSource,
+    dataset_key,
+)
+from shared.encoders import embedded_key
 from shared.errors import InputError
 from shared.models import read_model
-from shared.storage import Store
+from shared.storage import ObjectNotFoundError, Store
 
 CONDITIONS: tuple[Condition, ...] = ("none", "map", "crops", "both")
 """The rows of an ablation: no condition, the label map, the crops, and both."""
 IMAGENET_ENCODERS = ("efficientnet-lite0", "efficientnet-lite2")
 """The default encoders of Fréchet distances; both are trained on ImageNet."""
+
+
+def default_encoder(store: Store, dataset: str) -> str:
+    """Return the encoder that a dataset's report compares features of, if none is named.
+
+    It is the embedded encoder of the cohort of the dataset's model, if it was trained; else, as
+    for a cohort of tiles, the first of `IMAGENET_ENCODERS`.
+    """
+    try:
+        made = store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord)
+        model = read_model(store, ModelRef.parse(made.model))
+        cohort = store.get_model(region_set_key(model.regions), RegionSet).cohort
+    except ObjectNotFoundError:
+        return "embedded"  # the job says what is missing
+    return "embedded" if store.exists(embedded_key(cohort)) else IMAGENET_ENCODERS[0]
 
 
 def counterparts(

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from shared.arrays import Float32, Int64
-from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
-from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
+from shared.contracts.ingest import PatchGrid, SlideRecord
 from shared.errors import InputError
-from shared.imaging.slide import read_record
-from shared.storage import Store, sha256_file
 
 MAX_DATASET_BYTES = 16 << 30
 """Largest dataset of a foreign file: some two million patches of 2,048 numbers."""
+
+LARGEST = float(np.finfo(np.float16).max)
+"""Largest magnitude of a feature. Encoders give numbers near 1; sums of squares of far larger
+ones overflow."""
+
+ROWS_AT_ONCE = 65536
+
+_ATTRIBUTES = (
+    "patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap",
+    "level0_width", "level0_height", "patch_level", "downsample", "custom_downsample", "level_dim",
+)  # fmt: skip
+"""Attributes of `coords` that are numbers or pairs of numbers: TRIDENT's, then CLAM's."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +37,15 @@ class PatchFeatures:
     Attributes:
         coords: int64 (N, 2), level-0 x and y of each patch's upper left corner.
         features: float32 (N, D), one row per patch.
-        side: side of a patch in level-0 pixels; None if the file does not state it.
+        stated: the attributes of `coords` that the file states, by TRIDENT's and CLAM's names;
+            the first number of each pair.
+        slide: name of the slide; None if the file does not state it.
     """
 
     coords: Int64
     features: Float32
-    side: int | None = None
+    stated: Mapping[str, float] = field(default_factory=dict)
+    slide: str | None = None
 
 
 def write_features(
@@ -57,19 +70,7 @@ def write_features(
     """
     with h5py.File(path, "w") as file:
         places = file.create_dataset("coords", data=coords, track_times=False)
-        places.attrs.update(
-            {
-                "patch_size": grid.size,
-                "patch_size_level0": round(grid.size * grid.mpp / slide.mpp),
-                "level0_magnification": round(10 / slide.mpp, 2),
-                "target_magnification": round(10 / grid.mpp, 2),
-                "overlap": max(0, grid.size - grid.stride),
-                "name": slide.slide,
-                "savetodir": "",
-                "level0_width": slide.width,
-                "level0_height": slide.height,
-            }
-        )
+        places.attrs.update(trident_attributes(slide, grid))
         features = file.create_dataset(
             "features", (len(coords), dim), np.float32, track_times=False
         )
@@ -80,46 +81,166 @@ def write_features(
             done += len(batch)
 
 
-def read_features(path: Path) -> PatchFeatures:
+def trident_attributes(slide: SlideRecord, grid: PatchGrid) -> dict[str, Any]:
+    """Return TRIDENT's attributes of `coords`.
+
+    TRIDENT's patches are square in level-0 pixels. Where the slide's pixels are not square, ours
+    are not: the attributes hold the width in level-0 pixels and the magnification along x.
+    """
+    return {
+        "patch_size": grid.size,
+        "patch_size_level0": max(1, round(grid.size * grid.mpp / slide.mpp)),
+        "level0_magnification": magnification(slide.mpp),
+        "target_magnification": magnification(grid.mpp),
+        "overlap": max(0, grid.size - grid.stride),
+        "name": slide.slide,
+        "savetodir": "",
+        "level0_width": slide.width,
+        "level0_height": slide.height,
+    }
+
+
+def magnification(mpp: float) -> float:
+    """Return the magnification of a resolution: 20 at 0.5 µm/px."""
+    return float(f"{10 / mpp:.6g}")
+
+
+def read_features(path: Path, name: str | None = None) -> PatchFeatures:
     """Read a features file of this project, TRIDENT or CLAM.
 
+    A batch axis of length 1, as in (1, N, D), is dropped.
+
+    Args:
+        path: the .h5 file.
+        name: name of the file in messages; None: that of `path`.
+
     Raises:
-        InputError: the file has another layout, its coordinates do not fit its features, or
-            features are not finite.
+        InputError: the file has another layout, its coordinates do not fit its features or are
+            no whole numbers, or features are not finite or beyond ±65,504.
     """
+    name = name or path.name
     try:
         with h5py.File(path, "r") as file:
-            places = own_dataset(file, "coords")
-            features = np.asarray(own_dataset(file, "features"), np.float32)
-            coords = np.asarray(places, np.int64)
-            stated = places.attrs.get("patch_size_level0")
-    except (OSError, KeyError) as error:
+            places, rows = (own_dataset(file, key, name) for key in ("coords", "features"))
+            _check_shapes(name, places.shape, rows.shape)
+            _check_kinds(name, places.dtype, rows.dtype)
+            coords = _whole(name, np.asarray(places).reshape(-1, 2))
+            features = _read_rows(name, rows, len(coords))
+            return PatchFeatures(coords, features, *_attributes(name, places, rows))
+    except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise InputError(
-            f"{path.name} is not a features file: it needs the HDF5 datasets 'features' (N, D) and "
+            f"{name} is not a features file: it needs the HDF5 datasets 'features' (N, D) and "
             f"'coords' (N, 2) ({error})"
         ) from error
-    if features.ndim == 3 and features.shape[0] == 1:
-        features, coords = features[0], coords.reshape(-1, 2)
-    if features.ndim != 2 or coords.shape != (len(features), 2):
+    except MemoryError as error:
+        raise InputError(f"{name} does not fit into memory") from error
+
+
+def _check_shapes(name: str, places: tuple[int, ...], rows: tuple[int, ...]) -> None:
+    """Raise `InputError` unless the shapes are (N, 2) and (N, D), or have a batch axis besides."""
+    count = places[-2] if len(places) >= 2 else 0
+    if rows == (0,):
+        raise InputError(f"{name} has no features: the tool found no patches")
+    whole = len(rows) == 1 or (count > 1 and len(rows) >= 2 and set(rows[:-1]) == {1})
+    if whole:
         raise InputError(
-            f"{path.name}: features {features.shape} and coords {coords.shape} do not fit together"
+            f"{name}: features {rows} for coords {places} are one row for the whole slide, as in "
+            "TRIDENT's slide_features folders: import the features of patches"
         )
-    if not np.isfinite(features).all():
-        raise InputError(f"{path.name} has features that are not finite")
-    try:
-        side = None if stated is None else int(stated)
-    except (TypeError, ValueError) as error:
+    flat = [tuple(n for n in shape[:-1] if n != 1) or (1,) for shape in (places, rows) if shape]
+    if (
+        len(flat) < 2 or len(places) > 3 or len(rows) > 3 or places[-1] != 2 or len(rows) < 2
+        or len(flat[0]) != 1 or flat[0] != flat[1]
+    ):  # fmt: skip
+        raise InputError(f"{name}: features {rows} and coords {places} do not fit together")
+    if rows[-1] == 0:
+        raise InputError(f"{name}: features {rows} have a width of 0")
+
+
+def _check_kinds(name: str, places: np.dtype[Any], rows: np.dtype[Any]) -> None:
+    if rows.kind in "iu" and rows.itemsize == 2:
         raise InputError(
-            f"{path.name}: the attribute patch_size_level0 is {stated!r}, not a number of pixels"
-        ) from error
-    return PatchFeatures(coords, features, side)
+            f"{name}: features are {rows} whole numbers, which may be the bits of 16-bit floating "
+            "point numbers: save them as float16 or float32"
+        )
+    if places.kind not in "iuf":
+        raise InputError(f"{name}: coords are {places}, not numbers")
 
 
-def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+def _whole(name: str, coords: Any) -> Int64:
+    """Return coordinates (N, 2) as int64. Raises `InputError` if they are no whole numbers."""
+    if coords.dtype.kind != "f":
+        if coords.size and int(coords.max()) >= 1 << 53:
+            raise InputError(f"{name}: coords reach {int(coords.max())}, far beyond any slide")
+        return np.asarray(coords, np.int64)
+    rounded = np.round(coords)
+    with np.errstate(invalid="ignore"):
+        right = (np.abs(coords) < 1 << 53) & (np.abs(coords - rounded) < 1e-3)
+    wrong = ~right.all(1)
+    if wrong.any():
+        x, y = coords[wrong][0]
+        raise InputError(
+            f"{name}: {wrong.sum()} of {len(coords)} coords are no whole level-0 pixels, such as "
+            f"({x:g}, {y:g})"
+        )
+    return np.asarray(rounded, np.int64)
+
+
+def _read_rows(name: str, rows: h5py.Dataset, count: int) -> Float32:
+    """Read features as float32 (count, D), block by block. Raises `InputError` for bad values."""
+    features = np.empty((count, rows.shape[-1]), np.float32)
+    axis = next((i for i, n in enumerate(rows.shape[:-1]) if n == count), 0)
+    for start in range(0, count, ROWS_AT_ONCE):
+        part = slice(start, min(count, start + ROWS_AT_ONCE))
+        block = np.asarray(rows[(slice(None),) * axis + (part,)]).reshape(-1, rows.shape[-1])
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(block) <= LARGEST)
+        if wrong.any():
+            value = block[wrong][0]
+            reason = "not finite" if not np.isfinite(value) else f"beyond ±{LARGEST:,.0f}"
+            raise InputError(
+                f"{name}: {wrong.any(1).sum()} of {len(block)} rows have features that are "
+                f"{reason}, such as {value:g}"
+            )
+        features[part] = block
+    return features
+
+
+def _attributes(
+    name: str, places: h5py.Dataset, rows: h5py.Dataset
+) -> tuple[dict[str, float], str | None]:
+    """Read the attributes of `coords` that are numbers, and the slide's name."""
+    stated: dict[str, float] = {}
+    for key in _ATTRIBUTES:
+        if key not in places.attrs:
+            continue
+        value = places.attrs[key]
+        try:
+            number = float(np.ravel(value)[0])
+        except (TypeError, ValueError, IndexError) as error:
+            raise InputError(f"{name}: the attribute {key} is {value!r}, not a number") from error
+        if not np.isfinite(number) or number < 0:
+            raise InputError(f"{name}: the attribute {key} is {number:g}, which cannot be")
+        stated[key] = number
+    for attributes in (places.attrs, rows.attrs):
+        value = attributes.get("name")
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, str) and value:
+            return stated, value
+    return stated, None
+
+
+def own_dataset(file: h5py.File, name: str, where: str | None = None) -> h5py.Dataset:
     """Return a dataset of numbers whose values lie in the file itself.
 
     HDF5 follows links, external storage and virtual datasets to any file that the process may
     read, so a foreign file must not have them.
+
+    Args:
+        file: the open file.
+        name: name of the dataset.
+        where: name of the file in messages; None: its own.
 
     Raises:
         KeyError: the file has no such dataset.
@@ -129,76 +250,19 @@ def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     if link is None:
         raise KeyError(f"no dataset {name!r}")
     item = file[name] if isinstance(link, h5py.HardLink) else None
-    where = Path(file.filename).name
+    where = where or Path(file.filename).name
     if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
         raise InputError(
             f"{where}: {name!r} is not a dataset of this file but a group, a link, external "
             "storage or a virtual dataset: copy the values into the file"
         )
-    if item.dtype.kind not in "iuf":
-        raise InputError(f"{where}: {name!r} holds {item.dtype}, not numbers")
+    try:
+        dtype = item.dtype
+    except TypeError as error:
+        raise InputError(f"{where}: {name!r} holds no numbers ({error})") from error
+    if item.shape is None or dtype.kind not in "iuf":
+        raise InputError(f"{where}: {name!r} holds {dtype}, not an array of real numbers")
     limit = MAX_DATASET_BYTES if item.chunks else Path(file.filename).stat().st_size
     if item.nbytes > limit:
         raise InputError(f"{where}: {name!r} states {item.nbytes:,} bytes, at most {limit:,} fit")
     return item
-
-
-def import_features(
-    store: Store, cohort: str, encoder: str, folder: Path, license_name: str = "unknown"
-) -> FeatureRecord:
-    """Import features from other tools: one `<slide>.h5` for each slide of the cohort.
-
-    The files are rewritten in this project's layout. Their patches must be as large as the
-    cohort's, but may lie elsewhere on the slide.
-
-    Raises:
-        InputError: a slide's file is missing or malformed, its patches are of another size
-            or lie outside the slide, or the features differ in width.
-    """
-    record = store.get_model(cohort_key(cohort), CohortRecord)
-    grid = record.patches
-    slides = {name: read_record(store, record, name) for name in sorted(record.splits)}
-    widths: dict[str, int] = {}
-    for name, slide in slides.items():
-        path = folder / f"{name}.h5"
-        if not path.is_file():
-            raise InputError(f"{folder} holds no {name}.h5, which cohort {cohort!r} needs")
-        patches = read_features(path)
-        widths[name] = patches.features.shape[1]
-        check_places(path, patches, slide, grid)
-    if len(set(widths.values())) != 1:
-        raise InputError(f"features of different widths: {widths}")
-    counts, digests = {}, {}
-    for name, slide in slides.items():
-        patches = read_features(folder / f"{name}.h5")
-        with store.writing(features_key(encoder, cohort, name)) as path:
-            write_features(
-                path, patches.coords, [patches.features], widths[name], slide, grid, encoder
-            )
-            counts[name], digests[name] = len(patches.coords), sha256_file(path)
-    imported = FeatureRecord(
-        encoder=encoder,
-        cohort=cohort,
-        dim=next(iter(widths.values())),
-        license=license_name,
-        slides=counts,
-        sha256=digests,
-    )
-    store.put_json(feature_record_key(encoder, cohort), imported)
-    return imported
-
-
-def check_places(path: Path, patches: PatchFeatures, slide: SlideRecord, grid: PatchGrid) -> None:
-    """Raise `InputError` unless the patches lie on `slide` and are as large as those of `grid`."""
-    side = grid.size * grid.mpp / slide.mpp
-    if patches.side is not None and abs(patches.side - side) > 0.05 * side:
-        raise InputError(
-            f"{path.name} has patches of {patches.side} level-0 px, the cohort's are {side:.0f}: "
-            "ingest the slides as a cohort with that patch size, or make the features again"
-        )
-    inside = (patches.coords >= 0) & (patches.coords < (slide.width, slide.height))
-    if not inside.all():
-        raise InputError(
-            f"{path.name} has patches outside {slide.slide} ({slide.width}×{slide.height} px): "
-            "was it made from another slide, or are its coordinates not of level 0?"
-        )

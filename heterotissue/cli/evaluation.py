@@ -23,7 +23,7 @@ from heterotissue.cli.options import (
 from heterotissue.cli.outcome import run_and_end
 from heterotissue.progress import console
 from heterotissue.running import Target, run_or_fail
-from heterotissue.study import IMAGENET_ENCODERS
+from heterotissue.study import IMAGENET_ENCODERS, default_encoder
 from heterotissue.study import study as study_requests
 from shared.contracts.evaluate import EvaluateRequest, report_key
 from shared.models import find_version
@@ -37,7 +37,10 @@ def evaluate(
     name: Annotated[str, typer.Option("--report", help="Name of the report.")] = "report",
     encoder: Annotated[
         list[str] | None,
-        typer.Option(help="Encoder of the Fréchet distance; default 'embedded' (repeatable)."),
+        typer.Option(
+            help="Encoder of the Fréchet distance; default: the cohort's 'embedded' one if it was "
+            f"trained, else {IMAGENET_ENCODERS[0]} (repeatable)."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of segmenters of each kind.")] = 1,
     store: StoreOption = None,
@@ -48,9 +51,10 @@ def evaluate(
 ) -> None:
     """Measure a dataset against held-out real regions."""
     target = Target.of(store, broker)
-    request = EvaluateRequest(
-        report=name, dataset=dataset, encoders=tuple(encoder or ["embedded"]), seeds=seeds
-    )
+    if encoder is None:
+        encoder = [default_encoder(target.store, dataset)]
+        console.print(f"encoder: {encoder[0]}", highlight=False)
+    request = EvaluateRequest(report=name, dataset=dataset, encoders=tuple(encoder), seeds=seeds)
     run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
     console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
 

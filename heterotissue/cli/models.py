@@ -21,11 +21,13 @@ from heterotissue.names import with_free_version
 from heterotissue.recipes import load_recipe, recipe_names, student_recipe
 from heterotissue.running import Target
 from shared.contracts.deploy import DeployRequest
+from shared.contracts.models import ModelRef
 from shared.contracts.train import PACKAGED, TrainRequest
 from shared.errors import InputError
 from shared.jobs import Ledger
-from shared.models import find_version, read_model
+from shared.models import find_version, read_model, versions
 from shared.serving.deployments import next_number
+from shared.storage import Store
 
 app = typer.Typer()
 
@@ -63,6 +65,8 @@ def train(
     if as_is and warm_start is None:
         raise InputError("--as-is publishes a warm start: name it by --warm-start")
     target = Target.of(store, broker)
+    if warm_start is not None:
+        _check_checkpoint(target.store, warm_start)
     loaded = load_recipe(recipe)
     request = TrainRequest(
         run=f"{model}-{version or 1}",
@@ -77,6 +81,20 @@ def train(
     if version is None and not replace:
         request = with_free_version(target.store, request)
     run_and_end(target, request, fresh=fresh, replace=replace)
+
+
+def _check_checkpoint(store: Store, name: str) -> None:
+    """Raise `InputError` unless `name` is a checkpoint of the package or a model of the store."""
+    if name in PACKAGED or ("/" in name and store.exists(ModelRef.parse(name).key)):
+        return
+    models = [
+        f"models/{model}/{v}" for model in store.folders("models/") for v in versions(store, model)
+    ]
+    raise InputError(
+        f"no checkpoint {name!r} to start from: give {', '.join(PACKAGED)}"
+        + (f", or a model of this store: {', '.join(models)}" if models
+           else " (this store has no models yet)")
+    )  # fmt: skip
 
 
 @app.command(epilog=example("htd distill --model lung/2 --into lung-fast"))

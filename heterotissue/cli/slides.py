@@ -20,16 +20,19 @@ from heterotissue.cli.options import (
     example,
     parse_names,
 )
-from heterotissue.cli.outcome import run_and_end
+from heterotissue.cli.outcome import EXIT_CODES, run_and_end
+from heterotissue.feature_files import import_request
+from heterotissue.features_export import Layout, export_features
 from heterotissue.progress import RichReporter, console
 from heterotissue.running import Target
 from heterotissue.sources import find_slides, slide_sources, tile_table
 from shared.contracts.base import Classes, SplitFractions
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
-from shared.contracts.ingest import IngestRequest, PatchGrid
+from shared.contracts.ingest import IngestRequest, PatchGrid, cohort_key, tiles_key
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
+from shared.storage import Store
 
 app = typer.Typer()
 
@@ -224,7 +227,9 @@ def embed(
     ] = None,
     imported: Annotated[
         Path | None,
-        typer.Option("--import", help="Folder of TRIDENT or CLAM .h5 files with features."),
+        typer.Option(
+            "--import", help="Folder of TRIDENT or CLAM .h5 files, or their output folder."
+        ),
     ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -234,16 +239,31 @@ def embed(
 ) -> None:
     """Embed a cohort's patches, or import features that were made elsewhere."""
     target = Target.of(store, broker)
+    _check_slides(target.store, cohort)
     if imported is not None:
-        from shared.features import import_features
-
-        record = import_features(target.store, cohort, encoder, imported)
-        console.print(f"embed: [green]imported[/] {sum(record.slides.values())} features")
-        return
-    request = EmbedRequest(
-        cohort=cohort, encoder=encoder, weights=str(weights.resolve()) if weights else None
-    )
+        request = import_request(target, cohort, encoder, imported)
+    else:
+        request = EmbedRequest(
+            cohort=cohort, encoder=encoder, weights=str(weights.resolve()) if weights else None
+        )
     run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
+
+
+@app.command(epilog=example("htd features out/ --cohort lung --layout trident"))
+def features(
+    folder: Annotated[Path, typer.Argument(help="Folder that receives the files.")],
+    cohort: CohortOption = "cohort",
+    encoder: Annotated[str, typer.Option(help="Encoder of the features.")] = "embedded",
+    layout: Annotated[Layout, typer.Option(help="Tool that shall read them.")] = "trident",
+    store: StoreOption = None,
+) -> None:
+    """Write a cohort's features as the files of TRIDENT or CLAM."""
+    left_out = export_features(Target.of(store, None).store, cohort, encoder, layout, folder)
+    console.print(f"features: {folder}", highlight=False)
+    for name, reason in left_out.items():
+        console.print(f"  {name}: {reason}", highlight=False, markup=False)
+    if left_out:
+        raise typer.Exit(EXIT_CODES["partial"])
 
 
 @app.command(epilog=example("htd cluster --cohort lung --run types --k 20"))
@@ -266,6 +286,8 @@ def cluster(
 
     To name or merge types, edit clusters/<run>/types.yaml, then run this command again.
     """
+    target = Target.of(store, broker)
+    _check_slides(target.store, cohort)
     request = ClusterRequest(
         run=run,
         cohort=cohort,
@@ -273,4 +295,13 @@ def cluster(
         k=k,
         regions=RegionRule(size=region_size, mpp=region_mpp),
     )
-    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh, replace=replace)
+    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
+
+
+def _check_slides(store: Store, cohort: str) -> None:
+    """Raise `InputError` if the cohort consists of tiles, which have no patches."""
+    if store.exists(tiles_key(cohort)) and not store.exists(cohort_key(cohort)):
+        raise InputError(
+            f"cohort {cohort!r} consists of labelled tiles, which need no features and no tissue "
+            f"types: go on with 'htd train --regions {cohort}'"
+        )

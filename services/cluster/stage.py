@@ -54,6 +54,11 @@ class ClusterStage(Stage[ClusterRequest]):
     def plan(self, request: ClusterRequest, context: Context) -> Plan:
         record = _cohort(context.store, request)
         training, every = record.of_split("train"), sorted(record.splits)
+        if not training:
+            raise InputError(
+                f"no slide of {request.cohort!r}'s train split has features of "
+                f"{request.encoder!r}: embed them first"
+            )
         stride = record.patches.stride * record.patches.mpp
         side = request.regions.size * request.regions.mpp
         if request.regions.min_classes > 1 and side < 2 * stride:
@@ -146,7 +151,12 @@ def _types(store: Store, request: ClusterRequest) -> dict[int, TissueType]:
 
 
 def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
-    return store.get_model(cohort_key(request.cohort), CohortRecord)
+    """Read the cohort's record, without slides that have no features."""
+    record = store.get_model(cohort_key(request.cohort), CohortRecord)
+    key = feature_record_key(request.encoder, request.cohort)
+    features = store.get_model(key, FeatureRecord)
+    splits = {name: split for name, split in record.splits.items() if name in features.slides}
+    return record.model_copy(update={"splits": splits})
 
 
 def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple[Int64, Float32]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import safetensors.torch
 
+from services.embed.imported import SUFFIXES, checked, match_files
 from services.embed.training import WINDOW, train_encoder
 from shared.arrays import Float32, Int64, UInt8
 from shared.contracts.embed import (
@@ -25,12 +27,12 @@ from shared.contracts.ingest import (
     cohort_key,
     patches_key,
 )
-from shared.encoders import embedded_key, load_encoder
+from shared.encoders import REGISTRY, embedded_key, load_encoder
 from shared.errors import InputError
-from shared.features import check_places, read_features, write_features
+from shared.features import read_features, write_features
 from shared.imaging.slide import DamagedError, Slide, open_slide, read_record
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import Store, file_identity, sha256, sha256_file
+from shared.storage import Store, content_hash, file_identity, sha256, sha256_file
 
 FIT = "fit-encoder"
 
@@ -44,21 +46,10 @@ class EmbedStage(Stage[EmbedRequest]):
     def plan(self, request: EmbedRequest, context: Context) -> Plan:
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
         if request.imported is not None:
-            missing = [
-                slide
-                for slide in sorted(record.splits)
-                if not context.store.exists(_imported(request, slide))
-            ]
-            if missing:
-                raise InputError(
-                    f"{request.imported} lacks <slide>.h5 of {', '.join(missing)}, which cohort "
-                    f"{request.cohort!r} needs: upload them too"
-                )
+            return Plan(phases=(_plan_import(request, record, context.store),))
         slides = tuple(
             _shard(request, record, slide, context.store) for slide in sorted(record.splits)
         )
-        if request.imported is not None:
-            return Plan(phases=(slides,))
         if request.encoder == "embedded":
             return Plan(phases=((_fit_shard(request, record),), slides))
         load_encoder(request.encoder, context.store, weights=request.weights)
@@ -69,7 +60,7 @@ class EmbedStage(Stage[EmbedRequest]):
         if shard.id == FIT:
             return _fit(request, record, context)
         if request.imported is not None:
-            return _import(request, record, shard.id, context)
+            return _import(request, record, shard, context)
         return _embed(request, record, shard.id, context)
 
     def finish(
@@ -77,9 +68,12 @@ class EmbedStage(Stage[EmbedRequest]):
     ) -> dict[str, Any]:
         slides = {name: part for name, part in sorted(done.items()) if name != FIT}
         first = next(iter(slides.values()))
-        widths = {name: part["dim"] for name, part in slides.items()}
-        if len(set(widths.values())) != 1:
-            raise InputError(f"features of slides have different widths: {widths}")
+        widths: dict[int, list[str]] = {}
+        for name, part in slides.items():
+            widths.setdefault(part["dim"], []).append(name)
+        if len(widths) != 1:
+            owners = "; ".join(f"{width}: {', '.join(names)}" for width, names in widths.items())
+            raise InputError(f"features of slides have different widths: {owners}")
         record = FeatureRecord(
             encoder=request.encoder,
             cohort=request.cohort,
@@ -89,14 +83,36 @@ class EmbedStage(Stage[EmbedRequest]):
             sha256={name: part["sha256"] for name, part in slides.items()},
         )
         context.store.put_json(feature_record_key(request.encoder, request.cohort), record)
-        result = {"slides": len(slides), "patches": sum(record.slides.values()), "dim": record.dim}
+        result: dict[str, Any] = {
+            "slides": len(slides), "patches": sum(record.slides.values()), "dim": record.dim
+        }  # fmt: skip
+        if request.imported is not None:
+            covered = min(part["covered"] for part in slides.values())
+            result["own_patches_covered"] = f"{covered:.0%} or more"
+            result["left_out_at_edges"] = sum(part["over_the_edge"] for part in slides.values())
+            unused = len(_files(_place(request), context.store)) - len(slides)
+            result |= {"files_not_used": unused} if unused > 0 else {}
         damaged = {name: part["damaged"] for name, part in slides.items() if part.get("damaged")}
         return result | ({"damaged_patches": damaged} if damaged else {})
 
 
-def _shard(request: EmbedRequest, record: CohortRecord, slide: str, store: Store) -> Shard:
-    """Return the shard of a slide, with what its features follow from."""
-    own = request.model_dump_json(exclude={"batch_size"})
+def _shard(
+    request: EmbedRequest,
+    record: CohortRecord,
+    slide: str,
+    store: Store,
+    file: str | None = None,
+) -> Shard:
+    """Return the shard of a slide, with what its features follow from.
+
+    Args:
+        request: the request.
+        record: the cohort.
+        slide: name of the slide.
+        store: holds weights and imported files.
+        file: file of imported features, if there is one.
+    """
+    own = request.model_dump_json(exclude={"batch_size", "imported_sha256"})
     reads = {
         "request": sha256(own.encode()),
         "slide": record.sha256[slide],
@@ -105,10 +121,15 @@ def _shard(request: EmbedRequest, record: CohortRecord, slide: str, store: Store
     }
     if request.weights is not None:
         reads["weights"] = file_identity(store, request.weights)
-    if request.imported is not None:
-        reads["imported"] = file_identity(store, _imported(request, slide))
+    if file is not None:
+        reads["imported"] = file_identity(store, file)
     after = (FIT,) if request.encoder == "embedded" and request.imported is None else ()
-    return Shard(id=slide, reads=reads if slide in record.places else None, after=after)
+    return Shard(
+        id=slide,
+        args={} if file is None else {"file": file},
+        reads=reads if slide in record.places else None,
+        after=after,
+    )
 
 
 def _fit_shard(request: EmbedRequest, record: CohortRecord) -> Shard:
@@ -118,29 +139,78 @@ def _fit_shard(request: EmbedRequest, record: CohortRecord) -> Shard:
     return Shard(id=FIT, reads={"request": sha256(own.encode()), **slides}, grows=True)
 
 
-def _imported(request: EmbedRequest, slide: str) -> str:
-    return f"{request.imported}/{slide}.h5"
+def _plan_import(request: EmbedRequest, record: CohortRecord, store: Store) -> tuple[Shard, ...]:
+    """Make a shard for each slide, with its file; the shard of a slide without a file fails."""
+    place = _place(request)
+    slides = {name: read_record(store, record, name) for name in sorted(record.splits)}
+    files = match_files(_files(place, store), slides)
+    if not files:
+        raise InputError(
+            f"{place} lacks <slide>.h5 of {', '.join(slides)}, which cohort {request.cohort!r} "
+            "needs: give the folder with the features of these slides"
+        )
+    return tuple(
+        _shard(request, record, name, store, f"{place}/{files[name]}" if name in files else None)
+        for name in slides
+    )
+
+
+def _place(request: EmbedRequest) -> str:
+    return str(request.imported).rstrip("/")
+
+
+def _files(place: str, store: Store) -> list[str]:
+    """List the HDF5 files of a folder or of a prefix in the store."""
+    if Path(place).is_absolute():
+        if not Path(place).is_dir():
+            raise InputError(f"{place} is no folder that the worker sees")
+        names = [path.name for path in Path(place).iterdir()]
+    else:
+        names = [key.removeprefix(f"{place}/") for key in store.list(f"{place}/")]
+    return sorted(name for name in names if name.lower().endswith(SUFFIXES))
 
 
 def _import(
-    request: EmbedRequest, record: CohortRecord, name: str, context: Context
+    request: EmbedRequest, record: CohortRecord, shard: Shard, context: Context
 ) -> dict[str, Any]:
     """Read a slide's features as another tool wrote them, and write them in the usual format."""
-    slide = read_record(context.store, record, name)
-    source = context.store.local(_imported(request, name))
-    patches = read_features(source)
-    check_places(source, patches, slide, record.patches)
-    width = patches.features.shape[1]
-    with context.store.writing(features_key(request.encoder, request.cohort, name)) as path:
-        write_features(
-            path, patches.coords, [patches.features], width, slide, record.patches, request.encoder
+    if "file" not in shard.args:
+        raise InputError(f"{request.imported} holds no {shard.id}.h5")
+    file, store = str(shard.args["file"]), context.store
+    path = Path(file) if Path(file).is_absolute() else store.local(file)
+    where = PurePosixPath(file).name
+    if not path.is_file():
+        raise InputError(f"{file} is not a file, or cannot be reached")
+    expected = (request.imported_sha256 or {}).get(where)
+    if expected is not None and content_hash(path) != expected:
+        raise InputError(f"{where} has changed since the import began: run the command again")
+    slide = read_record(store, record, shard.id)
+    found = read_features(path, where)
+    if found.slide not in (None, shard.id) and found.slide in record.splits:
+        raise InputError(f"{where} states that it is of slide {found.slide}, not {shard.id}")
+    table = pq.read_table(store.local(patches_key(request.cohort, shard.id)), columns=["x", "y"])
+    own = np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
+    patches, covered = checked(where, found, slide, record.patches, own)
+    known, width = REGISTRY.get(request.encoder), patches.features.shape[1]
+    if known is not None and width != known.dim:
+        raise InputError(
+            f"{where} has features of width {width}, but those of {request.encoder} have "
+            f"{known.dim}: give the encoder that made them by --encoder"
         )
-        digest = sha256_file(path)
+    key = features_key(request.encoder, request.cohort, shard.id)
+    with store.writing(key) as written:
+        write_features(
+            written, patches.coords, [patches.features], width, slide, record.patches,
+            request.encoder,
+        )  # fmt: skip
+        digest = sha256_file(written)
     return {
         "patches": len(patches.coords),
         "dim": width,
-        "license": "unknown",
+        "license": known.license if known else "unknown",
         "sha256": digest,
+        "covered": covered,
+        "over_the_edge": len(found.coords) - len(patches.coords),
     }
 
 

@@ -9,13 +9,21 @@ from pathlib import Path
 from services.train.data import Batches, Float16
 from services.train.loop import LoopSettings, Training
 from services.train.perceptual import PerceptualLoss
-from services.train.warm_start import Weights, read_weights, student_of
+from services.train.warm_start import (
+    Weights,
+    origin_of,
+    read_weights,
+    start_denoiser,
+    start_vae,
+    student_of,
+)
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import RegionSet
 from shared.contracts.train import TrainRequest, training_key
-from shared.diffusion.autoencoder import Autoencoder, read_vae
+from shared.diffusion.autoencoder import Autoencoder, make_vae, read_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.denoiser import Denoiser
+from shared.errors import InputError
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context
 from shared.storage import Store
@@ -85,6 +93,36 @@ class Run:
         """Read the weights of the warm start, if the request names one."""
         start = self.request.warm_start
         return read_weights(self.store, start) if start else None
+
+    def check_warm_start(self) -> None:
+        """Check that the warm start fits the recipe, before anything is trained.
+
+        Raises:
+            InputError: it cannot be read, its layers are not the recipe's, or it is to be
+                published as it is for regions that are not as large and as fine as its own.
+        """
+        start, weights, recipe = self.request.warm_start, self.starting_weights(), self.recipe
+        if start is None or weights is None:
+            return
+        origin = origin_of(self.store, start)
+        vae = make_vae(recipe.vae)
+        try:
+            start_vae(vae, weights)
+            start_denoiser(self.new_denoiser(vae), weights, self.regions.classes.names)
+        except InputError as error:
+            raise InputError(
+                f"{error}: {start} was trained by the recipe {origin.recipe!r}, not by "
+                f"{recipe.name!r}. Take --recipe {origin.recipe}, or no warm start"
+            ) from error
+        mpp = self.regions.rule.mpp
+        unlike = recipe.size != origin.size or abs(mpp - origin.mpp) > 0.05 * origin.mpp
+        if unlike and not any(self.steps.values()):
+            raise InputError(
+                f"{start} makes images of {origin.size} px at {origin.mpp:g} µm/px, but regions "
+                f"{self.request.regions!r} with recipe {recipe.name!r} are of {recipe.size} px at "
+                f"{mpp:g} µm/px: ingest with --region-mpp {origin.mpp:g}, or train it without "
+                "--as-is"
+            )
 
     def perceptual_loss(self) -> PerceptualLoss | None:
         """Load the perceptual loss of the decoder; None if the recipe does not use it."""

@@ -38,7 +38,7 @@ class TrainStage(Stage[TrainRequest]):
             )
         if not run.regions.of_split("train"):
             raise InputError(f"region set {request.regions!r} has no region in its train split")
-        run.starting_weights()  # raises if the weights cannot be read
+        run.check_warm_start()
         run.perceptual_loss()
         vae, decoder, denoiser = (
             [(_shard(kind, *span),) for span in _spans(run.steps[kind], recipe.segment_steps)]

@@ -31,6 +31,22 @@ from shared.storage import Store
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How a checkpoint was trained: its recipe's name, the side of its images (px), and µm/px."""
+
+    recipe: str
+    size: int
+    mpp: float
+
+
+PACKAGED_ORIGIN = {
+    "starter": Origin("tiny", 128, 1.0),
+    "colon": Origin("cpu-small", 128, 0.875),
+    "colon-student": Origin("cpu-small", 128, 0.875),
+}
+
+
+@dataclass(frozen=True)
 class Weights:
     """Weights to start from: tensors by name, the VAE's normalization, and the class names."""
 
@@ -56,6 +72,14 @@ def read_weights(store: Store, reference: str) -> Weights:
         InputError: `reference` is neither, or the version does not exist.
     """
     return _read_packaged(reference) if reference in PACKAGED else _read_version(store, reference)
+
+
+def origin_of(store: Store, reference: str) -> Origin:
+    """Say how a checkpoint was trained. Arguments and errors are those of `read_weights`."""
+    if reference in PACKAGED:
+        return PACKAGED_ORIGIN[reference]
+    record = read_model(store, _reference(reference))
+    return Origin(record.recipe.name, record.size, record.mpp)
 
 
 def student_of(store: Store, reference: str) -> StudentRecipe | None:
@@ -108,12 +132,12 @@ def _read_version(store: Store, reference: str) -> Weights:
 
 def _reference(text: str) -> ModelRef:
     """Parse `models/<name>/<version>`. Raises `InputError`."""
-    parts = text.split("/")
-    if len(parts) != 3 or parts[0] != "models":
+    ref = ModelRef.parse(text)
+    if "/" not in text or "/" in ref.version:
         raise InputError(
             f"{text!r} is no model: give {', '.join(PACKAGED)} or models/<name>/<version>"
         )
-    return ModelRef(parts[1], parts[2])
+    return ref
 
 
 def normalization(vae: Any) -> dict[str, Any]:
@@ -145,8 +169,7 @@ def start_denoiser(denoiser: Denoiser, weights: Weights, classes: list[str]) -> 
         state = denoiser.adapted(weights.denoiser, weights.classes, classes)
     except KeyError as error:
         raise InputError(
-            "the checkpoint to start from has another conditioning than the recipe: use its "
-            "conditioning, or no warm start"
+            "the checkpoint to start from has another conditioning than the recipe"
         ) from error
     _load(denoiser, state, "the denoiser")
 
@@ -156,6 +179,5 @@ def _load(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
-            f"the checkpoint to start from does not fit {what} of the recipe: use its channels, "
-            "layers and latent_channels, or no warm start"
+            f"the checkpoint to start from does not fit {what} of the recipe"
         ) from error

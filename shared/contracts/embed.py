@@ -30,7 +30,12 @@ class EmbedRequest(Request):
     weights: str | None = Field(None, description="key or absolute path of local weights")
     imported: str | None = Field(
         None,
-        description="prefix of features to import instead: one TRIDENT <slide>.h5 per slide",
+        description="features to import instead: a prefix in the store, or an absolute folder, "
+        "with one TRIDENT or CLAM <slide>.h5 per slide",
+    )
+    imported_sha256: dict[str, str] | None = Field(
+        None,
+        description="file in `imported` → SHA-256 that it must have; None: any",
     )
     batch_size: int = Field(64, ge=1, le=4096)
     train_steps: int = Field(400, ge=1, description="training steps of the embedded encoder")
@@ -46,6 +51,13 @@ class EmbedRequest(Request):
 
     def files(self) -> list[str]:
         return [self.weights] if self.weights else []
+
+    def revises(self, earlier: Request) -> bool:
+        """Say whether the request is the same; the content of imported files may change."""
+        content = {"imported_sha256": None}
+        return isinstance(earlier, EmbedRequest) and (
+            self.model_copy(update=content) == earlier.model_copy(update=content)
+        )
 
     def products(self) -> list[str]:
         return [f"features/{encoder_folder(self.encoder)}/{self.cohort}"]

@@ -160,13 +160,15 @@ class ConcatDenoiser(Denoiser):
         velocity: Tensor = self.unet(joined, time * TIME_SCALE, return_dict=False)[0]
         return velocity
 
-    @staticmethod
-    def adapted(state: Tensors, source: list[str], target: list[str]) -> Tensors:
-        first = "condition.first.weight"
-        return {**state, first: adapt_first_layer(state[first], source, target)}
+    def adapted(self, state: Tensors, source: list[str], target: list[str]) -> Tensors:
+        name = "condition.first.weight"
+        weight = adapt_first_layer(state[name], source, target, first=int(self.config.first))
+        return {**state, name: weight}
 
 
-def adapt_first_layer(weight: Tensor, source: Sequence[str], target: Sequence[str]) -> Tensor:
+def adapt_first_layer(
+    weight: Tensor, source: Sequence[str], target: Sequence[str], *, first: int
+) -> Tensor:
     """Carry the weights of `ConditionEncoder.first` over to other classes.
 
     Classes of the same name keep their weights; other classes get the mean over the source's
@@ -175,17 +177,18 @@ def adapt_first_layer(weight: Tensor, source: Sequence[str], target: Sequence[st
     Args:
         weight: (out, width of the source, 3, 3), with or without a canvas for label 0.
         source, target: class names, background first.
+        first: index of the first class of `target` with a canvas, 0 or 1.
 
     Returns:
         (out, width of the target, 3, 3).
     """
     maps = weight[:, : len(source)]
     canvases = weight[:, len(source) :].reshape(len(weight), -1, 3, 3, 3)
-    first = len(source) - canvases.shape[1]  # first class with a crop canvas: 0 or 1
+    bare = len(source) - canvases.shape[1]  # classes of the source without a canvas: 0 or 1
     where = {name: index for index, name in enumerate(source)}
     new_maps = [maps[:, where[name]] if name in where else maps[:, 1:].mean(1) for name in target]
     new_canvases = [
-        canvases[:, where[name] - first] if name in where else canvases.mean(1)
+        canvases[:, where[name] - bare] if where.get(name, -1) >= bare else canvases.mean(1)
         for name in target[first:]
     ]
     return torch.cat([torch.stack(new_maps, 1), torch.cat(new_canvases, 1)], 1)

@@ -126,10 +126,9 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
             (batch, latent_channels, h, w).
         """
 
-    @staticmethod
     @abstractmethod
-    def adapted(state: Tensors, source: list[str], target: list[str]) -> Tensors:
-        """Adapt the weights `state` of a denoiser from the classes `source` to `target` (names).
+    def adapted(self, state: Tensors, source: list[str], target: list[str]) -> Tensors:
+        """Adapt weights of another denoiser, with the classes `source`, to this one's (names).
 
         Raises:
             KeyError: the weights are of another conditioning.

@@ -316,8 +316,7 @@ class RegionalDenoiser(Denoiser):
         )[0]
         return velocity
 
-    @staticmethod
-    def adapted(state: Tensors, source: list[str], target: list[str]) -> Tensors:
+    def adapted(self, state: Tensors, source: list[str], target: list[str]) -> Tensors:
         changed = {}
         for name in ("pixel_classes.weight", "crop_classes.weight"):
             table = state[name]

@@ -113,7 +113,8 @@ def load_encoder(
             key = embedded_key(cohort)
             if not store.exists(key):
                 raise InputError(
-                    f"cohort {cohort!r} has no embedded encoder: run 'htd embed --cohort {cohort}'"
+                    f"cohort {cohort!r} has no embedded encoder: run 'htd embed --cohort {cohort}' "
+                    "if it has slides, or take --encoder efficientnet-lite0"
                 )
             net.load_state_dict(safetensors.torch.load(store.get(key)))
         net.to(device).eval()

@@ -237,13 +237,24 @@ def test_warm_started_canvases_keep_their_weights_by_name() -> None:
     source = ["background", "a", "b"]
     weight = torch.randn(5, condition_width(3, 1), 3, 3)
     target = ["background", "b", "new", "a"]
-    adapted = adapt_first_layer(weight, source, target)
+    adapted = adapt_first_layer(weight, source, target, first=1)
     assert adapted.shape == (5, condition_width(4, 1), 3, 3)
     assert torch.equal(adapted[:, 1], weight[:, 2])
     assert torch.equal(adapted[:, 3], weight[:, 1])
     assert torch.allclose(adapted[:, 2], weight[:, 1:3].mean(1))
     assert torch.equal(adapted[:, 4:7], weight[:, 6:9])
-    assert torch.equal(adapt_first_layer(weight, source, source), weight)
+    assert torch.equal(adapt_first_layer(weight, source, source, first=1), weight)
+
+
+def test_a_warm_start_adds_or_drops_the_canvas_of_label_0() -> None:
+    source, target = ["background", "a", "b"], ["other", "a"]
+    weight = torch.randn(5, condition_width(3, 1), 3, 3)
+    adapted = adapt_first_layer(weight, source, target, first=0)
+    assert adapted.shape == (5, condition_width(2, 0), 3, 3)
+    assert torch.allclose(adapted[:, 2:5], (weight[:, 3:6] + weight[:, 6:9]) / 2)
+    assert torch.equal(adapted[:, 5:8], weight[:, 3:6])
+    back = adapt_first_layer(adapted, target, source, first=1)
+    assert torch.equal(back[:, 3:6], weight[:, 3:6])
 
 
 def test_the_sampler_solves_a_known_flow() -> None:

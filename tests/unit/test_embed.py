@@ -24,7 +24,7 @@ from shared.contracts.embed import (
 from shared.contracts.ingest import PatchGrid, SlideRecord, patches_key, slide_key
 from shared.encoders import embedded_key
 from shared.errors import InputError
-from shared.features import import_features, read_features, write_features
+from shared.features import read_features, write_features
 from shared.jobs import Ledger, run_job
 from shared.storage import DirectoryStore
 from tests.texture_slides import SPLITS, ingest_textures
@@ -119,14 +119,6 @@ def test_a_slide_without_patches_has_an_empty_file(store: DirectoryStore, tmp_pa
     assert read_features(path).features.shape == (0, 8)
 
 
-def write_clam(path: Path, coords: np.ndarray, features: np.ndarray, **attrs: int) -> None:
-    """Write features as CLAM and TRIDENT do, with chunks that grow."""
-    with h5py.File(path, "w") as file:
-        places = file.create_dataset("coords", data=coords, maxshape=(None, 2), chunks=True)
-        places.attrs.update(attrs)
-        file.create_dataset("features", data=features)
-
-
 def external_storage(file: h5py.File, secret: Path) -> None:
     size = secret.stat().st_size
     file.create_dataset("features", (size, 1), np.uint8, external=[(secret, 0, size)])
@@ -177,60 +169,6 @@ def test_a_features_file_reaches_no_other_file(
         attack(file, secret)
     with pytest.raises(InputError, match=r"s0\.h5: 'features'"):
         read_features(path)
-
-
-def test_a_side_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "s0.h5", "w") as file:
-        file["features"] = np.ones((1, 1), np.float32)
-        file["coords"] = np.zeros((1, 2), np.int64)
-        file["coords"].attrs["patch_size_level0"] = "sixty"
-    with pytest.raises(InputError, match=r"patch_size_level0 is 'sixty'"):
-        read_features(tmp_path / "s0.h5")
-
-
-def test_features_made_elsewhere_are_imported(store: DirectoryStore, tmp_path: Path) -> None:
-    coords = np.array([[0, 0], [64, 0], [64, 128]])
-    features = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float16)
-    write_clam(tmp_path / "s0.h5", coords.astype(np.int32), features, patch_level=0)
-    write_clam(tmp_path / "s1.h5", coords, features[None])
-    write_clam(tmp_path / "s2.h5", coords, features.astype(np.float64), patch_size_level0=64)
-    write_clam(tmp_path / "s3.h5", coords, features)
-    record = import_features(store, "textures", "conch_v1", tmp_path, "CC-BY-NC-ND-4.0")
-    assert record.slides == dict.fromkeys(SPLITS, 3)
-    assert (record.dim, record.license) == (5, "CC-BY-NC-ND-4.0")
-    for slide in SPLITS:
-        found = read_features(store.local(features_key("conch_v1", "textures", slide)))
-        assert np.array_equal(found.features, features.astype(np.float32))
-        assert np.array_equal(found.coords, coords)
-        assert found.side == 64
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"side": 512}, "patches of 512 level-0 px"),
-        ({"coords": np.array([[0, 0], [9000, 0]])}, "outside s3"),
-        ({"features": np.zeros((3, 4), np.float32)}, "do not fit together"),
-        ({"features": np.full((2, 4), np.nan, np.float32)}, "not finite"),
-        ({"features": np.zeros((2, 7), np.float32)}, "different widths"),
-        ({}, "holds no s3.h5"),
-    ],
-)
-def test_features_that_do_not_fit_are_refused_and_nothing_is_written(
-    store: DirectoryStore, tmp_path: Path, change: dict[str, object], message: str
-) -> None:
-    coords, features = np.array([[0, 0], [64, 0]]), np.zeros((2, 4), np.float32)
-    for slide in ("s0", "s1", "s2"):
-        write_clam(tmp_path / f"{slide}.h5", coords, features)
-    if change:
-        given = {"coords": coords, "features": features, "side": 64} | change
-        write_clam(
-            tmp_path / "s3.h5", given["coords"], given["features"],
-            patch_size_level0=given["side"],
-        )  # fmt: skip
-    with pytest.raises(InputError, match=message):
-        import_features(store, "textures", "elsewhere", tmp_path)
-    assert not list(store.list("features/elsewhere/"))
 
 
 def test_a_file_that_is_no_hdf5_is_named(tmp_path: Path) -> None:

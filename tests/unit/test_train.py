@@ -29,8 +29,10 @@ from services.train.objectives import (
 )
 from services.train.stage import TrainStage
 from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
+from shared.contracts.base import Classes
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.recipe import DenoiserRecipe, Recipe, StudentRecipe, VaeRecipe
+from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import GuidanceScale, Sampling
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest
@@ -42,7 +44,7 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.imaging.augment import symmetry
 from shared.imaging.region_sets import RegionIndex
-from shared.jobs import Context, Ledger, Shard, run_job
+from shared.jobs import Context, Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore, Store
 from tests.region_sets import CLASSES, make_region_set
@@ -336,13 +338,66 @@ def test_generation_refuses_what_does_not_fit(trained: DirectoryStore) -> None:
         sampler.generate(np.ones((1, 33, 32), np.uint8), [[]], [0], Sampling())
 
 
-def test_warm_start_from_a_version_with_other_classes(trained: DirectoryStore) -> None:
-    stage = TrainStage()
+def plan(store: Store, recipe: Recipe, warm_start: str, regions: str = "toy") -> None:
+    context = Context(store, threads=1, device="cpu", report=lambda *_: None)
+    request = TrainRequest(
+        run="w", regions=regions, recipe=recipe, model="w", warm_start=warm_start
+    )
+    TrainStage().plan(request, context)
+
+
+def test_a_warm_start_of_another_recipe_is_refused_before_training(
+    trained: DirectoryStore,
+) -> None:
     wrong = RECIPE.model_copy(update={"vae": RECIPE.vae.model_copy(update={"latent_channels": 8})})
-    context = Context(trained, threads=1, device="cpu", report=lambda *_: None)
-    request = TrainRequest(run="w", regions="toy", recipe=wrong, model="w", warm_start="models/m/1")
-    with pytest.raises(InputError, match="does not fit"):
-        stage.run(request, Shard(id="vae", args={"kind": "vae", "start": 0, "stop": 2}), context)
+    with pytest.raises(
+        InputError, match=r"does not fit the VAE .*models/m/1 was trained by .*'toy'"
+    ):
+        plan(trained, wrong, "models/m/1")
+    wide = RECIPE.denoiser.model_copy(update={"condition_channels": 64})
+    with pytest.raises(InputError, match="does not fit the denoiser"):
+        plan(trained, RECIPE.model_copy(update={"denoiser": wide}), "models/m/1")
+    other = RECIPE.denoiser.model_copy(update={"conditioning": "concat"})
+    with pytest.raises(InputError, match="another conditioning"):
+        plan(trained, RECIPE.model_copy(update={"denoiser": other}), "models/m/1")
+    with pytest.raises(InputError, match=r"colon was trained by .*Take --recipe cpu-small"):
+        plan(trained, RECIPE, "colon")
+
+
+def test_the_shipped_starter_starts_tiny_on_slides_and_on_tiles(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    slides = make_region_set(store, "slides", size=128, regions=1)
+    tiles = slides.model_copy(
+        update={"name": "tiles", "classes": Classes.of("gland", exhaustive=True)}
+    )
+    store.put_json(region_set_key("tiles"), tiles)
+    for name in ("slides", "tiles"):
+        plan(store, load_recipe("tiny"), "starter", name)
+
+
+def test_a_checkpoint_of_another_resolution_is_not_published_as_it_is(
+    trained: DirectoryStore, tmp_path: Path
+) -> None:
+    store = DirectoryStore(tmp_path)
+    make_region_set(store, "toy", size=128, regions=1)  # at 0.5 µm/px
+    recipe = load_recipe("tiny")
+    plan(store, recipe, "starter")
+    with pytest.raises(
+        InputError, match=r"128 px at 1 µm/px.*128 px at 0\.5 µm/px.*--region-mpp 1"
+    ):
+        plan(store, recipe.untrained(), "starter")
+    with pytest.raises(InputError, match=r"images of 32 px at 0\.5 .* are of 64 px at 0\.5"):
+        plan(trained, RECIPE.untrained().model_copy(update={"size": 64}), "models/m/1")
+
+
+def test_a_checkpoint_that_is_not_there_is_answered_with_those_that_are(
+    trained: DirectoryStore,
+) -> None:
+    command = ["train", "--regions", "toy", "--store", str(trained.root), "--warm-start"]
+    for name in ("nope", "models/nope/1", "m"):
+        error = CliRunner().invoke(app, [*command, name]).exception
+        assert isinstance(error, InputError)
+        assert "starter, colon, colon-student, or a model of this store: models/" in str(error)
 
 
 def test_a_warm_start_is_published_as_it_is(trained: DirectoryStore, tmp_path: Path) -> None:

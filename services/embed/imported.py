@@ -1,0 +1,265 @@
+"""Features from other tools: which file is whose, and whether their patches are the cohort's."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from shared.arrays import Float64, Int64
+from shared.contracts.ingest import PatchGrid, SlideRecord
+from shared.errors import InputError
+from shared.features import PatchFeatures
+
+SUFFIXES = (".h5", ".hdf5")
+
+TOLERANCE = 0.05
+"""Largest relative difference of sizes that count as equal. Tools round magnifications: 0.5 µm
+per pixel and a slide's 0.499 are both 20x."""
+
+MIN_COVERED = 0.5
+"""Smallest share of a slide's own patches that imported ones must cover."""
+
+MAX_ELSEWHERE = 0.75
+"""Largest share of imported patches that may lie where the slide has none of its own."""
+
+_FEWEST_GAPS = 3
+"""Fewest equal distances of neighbours that tell the spacing of patches."""
+
+_RATIO_OF_NOMINAL = (0.6, 1.75)
+"""10/magnification may differ from the µm per pixel by these factors: TRIDENT calls 0.3 to 0.6
+µm/px 20x, and 0.16 to 0.3 µm/px 40x."""
+
+
+def match_files(files: Iterable[str], slides: dict[str, SlideRecord]) -> dict[str, str]:
+    """Find the file of each slide.
+
+    A file is `<name>.h5`, by the slide's name in the cohort or its original file name, with or
+    without its suffix. Case and signs other than letters and digits do not count.
+
+    Args:
+        files: names of files.
+        slides: name of each slide of the cohort → its record.
+
+    Returns:
+        Slide → file, without slides that have none.
+
+    Raises:
+        InputError: a slide has several files, or a file several slides.
+    """
+    found: dict[str, list[str]] = {}
+    for file in files:
+        for suffix in SUFFIXES:
+            if file.lower().endswith(suffix):
+                found.setdefault(_plain(file[: -len(suffix)]), []).append(file)
+    matches: dict[str, str] = {}
+    for name, record in slides.items():
+        own = {_plain(text) for text in _names(name, record)}
+        files_of = sorted({file for text in own for file in found.get(text, [])})
+        exact = [file for file in files_of if PurePosixPath(file).stem == name]
+        if len(files_of) > 1 and not exact:
+            raise InputError(f"slide {name} has several files of features: {', '.join(files_of)}")
+        if files_of:
+            matches[name] = (exact or files_of)[0]
+    doubled = [file for file, count in Counter(matches.values()).items() if count > 1]
+    if doubled:
+        owners = ", ".join(name for name, file in matches.items() if file == doubled[0])
+        raise InputError(f"{doubled[0]} may belong to each of the slides {owners}: rename it")
+    return matches
+
+
+def _names(name: str, record: SlideRecord) -> set[str]:
+    """Return the names that a slide's files may have."""
+    source = PurePosixPath(record.source)
+    return {name, source.name, source.stem}
+
+
+def _plain(text: str) -> str:
+    folded = unicodedata.normalize("NFC", text).casefold()
+    return "".join(sign for sign in folded if sign.isalnum())
+
+
+def checked(
+    where: str, patches: PatchFeatures, slide: SlideRecord, grid: PatchGrid, own: Int64
+) -> tuple[PatchFeatures, float]:
+    """Check that features are those of a slide's patches.
+
+    Args:
+        where: name of the file, for messages.
+        patches: the content of the file.
+        slide: the slide.
+        grid: size, resolution and spacing of the cohort's patches.
+        own: int64 (n, 2), level-0 corners of the slide's own patches.
+
+    Returns:
+        The features without patches of which more than half hangs over the edge of the slide
+        (tools that lay a grid over the whole slide have such), and the share of the slide's
+        own patches that they cover, 0 to 1.
+
+    Raises:
+        InputError: size, resolution, spacing or places of the patches are not the slide's, or
+            rows are doubled, zero or all alike.
+    """
+    _check_stated(where, patches, slide, grid)
+    _check_rows(where, patches)
+    side = grid.size * grid.mpp / np.array([slide.mpp, slide.mpp_y])
+    step = grid.stride * grid.mpp / np.array([slide.mpp, slide.mpp_y])
+    size = np.array([slide.width, slide.height])
+    outside = np.any((patches.coords < 0) | (patches.coords >= size), axis=1)
+    if outside.any():
+        x, y = patches.coords[outside][0]
+        raise InputError(
+            f"{where}: {outside.sum()} of {len(outside)} patches begin outside {slide.slide} "
+            f"({slide.width}×{slide.height} px), such as ({x}, {y}): was it made from another "
+            "slide, or are its coordinates not of level 0?"
+        )
+    inside = np.all(patches.coords + side / 2 <= size, axis=1)
+    kept = replace(patches, coords=patches.coords[inside], features=patches.features[inside])
+    _check_spacing(where, kept.coords, step)
+    return kept, _check_places(where, kept.coords, own, step)
+
+
+def _check_stated(where: str, patches: PatchFeatures, slide: SlideRecord, grid: PatchGrid) -> None:
+    """Compare what the file states with the slide and the grid."""
+    stated = patches.stated
+    for key, length in (("level0_width", slide.width), ("level0_height", slide.height)):
+        if key in stated and stated[key] != length:
+            raise InputError(
+                f"{where} states {key} {stated[key]:.0f}, but {slide.slide} has {length} px: it "
+                "was made from another slide"
+            )
+    power = stated.get("level0_magnification")
+    if power is not None:
+        low, high = _RATIO_OF_NOMINAL
+        if not power or not low <= 10 / power / slide.mpp <= high:
+            raise InputError(
+                f"{where} states {power:g}x at level 0, but {slide.slide} has {slide.mpp:.4g} "
+                f"µm/px ({10 / slide.mpp:.3g}x)"
+            )
+    side = grid.size * grid.mpp / slide.mpp
+    for source, stated_side in _sides(where, stated, slide):
+        if abs(stated_side - side) > TOLERANCE * side + 1:
+            raise InputError(
+                f"{where} has patches of {stated_side:.0f} level-0 px ({source}), the cohort's "
+                f"are {side:.0f} ({grid.size} px at {grid.mpp:g} µm/px): ingest the slides with "
+                "--set patches.size and patches.mpp of these patches, or make the features again"
+            )
+    if "patch_size_level0" in stated and stated.get("patch_size"):
+        mpp = stated["patch_size_level0"] / stated["patch_size"] * slide.mpp
+        if abs(mpp - grid.mpp) > TOLERANCE * grid.mpp + slide.mpp / stated["patch_size"]:
+            raise InputError(
+                f"{where} has patches at {mpp:.4g} µm/px, the cohort's are at {grid.mpp:g}: "
+                f"ingest the slides with --set patches.mpp={mpp:.4g}"
+            )
+
+
+def _sides(where: str, stated: Mapping[str, float], slide: SlideRecord) -> list[tuple[str, float]]:
+    """Return each side of a patch in level-0 pixels that the attributes state, and how."""
+    found = []
+    if "patch_size_level0" in stated:
+        found.append(("patch_size_level0", stated["patch_size_level0"]))
+    if "patch_size" not in stated:
+        return found
+    size = stated["patch_size"]
+    target, power = stated.get("target_magnification"), stated.get("level0_magnification")
+    if target and power:
+        found.append((f"patch_size {size:g} at {target:g}x", size * power / target))
+    if "patch_level" not in stated:
+        return found
+    level = stated["patch_level"]
+    if "downsample" in stated:
+        factor = stated["downsample"]
+    elif stated.get("level_dim"):
+        factor = slide.width / stated["level_dim"]
+    elif level == 0:
+        factor = 1.0
+    else:
+        raise InputError(
+            f"{where} states patch_level {level:g}, but neither downsample nor level_dim, which "
+            "tell how large its patches are"
+        )
+    if level >= slide.levels:
+        raise InputError(
+            f"{where} states patch_level {level:g}, but {slide.slide} has {slide.levels} levels"
+        )
+    factor *= stated.get("custom_downsample", 1.0)
+    found.append((f"patch_size {size:g} on patch_level {level:g}", size * factor))
+    return found
+
+
+def _check_rows(where: str, patches: PatchFeatures) -> None:
+    """Refuse doubled coordinates, and features that are zero or all alike."""
+    total = len(patches.coords)
+    _, first, counts = np.unique(patches.coords, axis=0, return_index=True, return_counts=True)
+    if len(first) < total:
+        x, y = patches.coords[first[counts.argmax()]]
+        raise InputError(
+            f"{where} has {total - len(first)} doubled coordinates among {total}, such as "
+            f"({x}, {y}), {counts.max()} times"
+        )
+    norms = np.linalg.norm(patches.features.astype(np.float64), axis=1)
+    zero = norms < 1e-12
+    if zero.any():
+        raise InputError(
+            f"{where}: the features of {zero.sum()} of {total} patches are zero: make them again"
+        )
+    unit = patches.features / norms[:, None]
+    if total > 1 and np.abs(unit - unit[0]).max() < 1e-6:
+        raise InputError(f"{where}: all {total} patches have the same features: make them again")
+
+
+def _check_spacing(where: str, coords: Int64, step: Float64) -> None:
+    """Compare the most common distance of neighbours with the step (x, y), in level-0 pixels."""
+    for axis, name in enumerate("xy"):
+        across = coords[:, 1 - axis]
+        order = np.lexsort((coords[:, axis], across))
+        same = np.diff(across[order]) == 0
+        gaps = Counter(np.diff(coords[order, axis])[same].tolist())
+        if not gaps:
+            continue
+        gap, count = gaps.most_common(1)[0]
+        if count < _FEWEST_GAPS or abs(gap - step[axis]) <= TOLERANCE * step[axis] + 1:
+            continue
+        ratio = step[axis] / gap
+        raise InputError(
+            f"{where} has a patch every {gap} level-0 px in {name}, the cohort has one every "
+            f"{step[axis]:.0f}"
+            + (
+                f": its coordinates may be of a level that is {ratio:.0f} times smaller, or"
+                if ratio > 1 and abs(ratio - round(ratio)) < TOLERANCE
+                else ":"
+            )
+            + " ingest the slides with --set patches.stride of these patches"
+        )
+
+
+def _check_places(where: str, coords: Int64, own: Int64, step: Float64) -> float:
+    """Compare places with those of the slide's own patches, on the cohort's grid.
+
+    Returns:
+        The share of the slide's own patches that have one of `coords` within half a step.
+    """
+    theirs, ours = (
+        {tuple(cell) for cell in np.round(places / step).astype(np.int64).tolist()}
+        for places in (coords, own)
+    )
+    if not ours and not theirs:
+        return 1.0
+    covered = len(ours & theirs) / len(ours) if ours else 1.0
+    if covered < MIN_COVERED:
+        raise InputError(
+            f"{where} has {len(coords)} patches, which cover {covered:.0%} of the slide's "
+            f"{len(own)} patches, fewer than {MIN_COVERED:.0%}: was it made from another slide, or "
+            "are its coordinates not of level 0?"
+        )
+    elsewhere = 1 - len(ours & theirs) / len(theirs)
+    if elsewhere > MAX_ELSEWHERE:
+        raise InputError(
+            f"{where} has {len(coords)} patches, {elsewhere:.0%} of which lie where the slide has "
+            f"none of its {len(own)} patches: leave out patches of glass"
+        )
+    return covered
