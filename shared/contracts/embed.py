@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from shared.contracts.base import Contract, Name, Request
+from shared.contracts.base import Contract, Name, Request, Seed
 from shared.contracts.ingest import cohort_key
 
 
@@ -35,7 +35,7 @@ class EmbedRequest(Request):
     batch_size: int = Field(64, ge=1, le=4096)
     train_steps: int = Field(400, ge=1, description="training steps of the embedded encoder")
     train_patches: int = Field(4000, ge=64, description="largest number of patches to train it on")
-    seed: int = 0
+    seed: Seed = 0
 
     def inputs(self) -> list[str]:
         return [cohort_key(self.cohort)]

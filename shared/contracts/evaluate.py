@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contracts.base import Name, Request, Split
+from shared.contracts.base import Name, Request, Seed, Split
 from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import dataset_key
 
@@ -59,7 +59,7 @@ class EvaluateRequest(Request):
         description="share of the real regions for the segmenters of few regions",
     )
     seeds: int = Field(1, ge=1, le=20, description="repetitions of each segmenter")
-    seed: int = 0
+    seed: Seed = 0
 
     def inputs(self) -> list[str]:
         sets = [region_set_key(self.regions)] if self.regions else []

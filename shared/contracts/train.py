@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Name, Request
+from shared.contracts.base import Name, Request, Seed
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import region_set_key
@@ -38,7 +38,7 @@ class TrainRequest(Request):
         "'starter' (trained on phantoms), 'colon' (on colon biopsies) or 'colon-student' (the "
         "few-step student of 'colon')",
     )
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _student_has_teacher(self) -> TrainRequest:

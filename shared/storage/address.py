@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import urlparse
 
 from minio.error import InvalidResponseError, S3Error
+from urllib3.exceptions import HTTPError
 
-from shared.errors import InputError
+from shared.errors import HeteroTissueError, InputError
 from shared.settings import Settings, settings
 from shared.storage.directory import DirectoryStore
 from shared.storage.s3 import S3Store
 from shared.storage.store import Store
+
+
+class StoreError(HeteroTissueError):
+    """The server of a store does not answer."""
 
 
 def open_store(url: str | None = None, config: Settings | None = None) -> Store:
@@ -21,11 +27,15 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
 
     Raises:
         InputError: the address is malformed, or the keys are missing or refused.
+        StoreError: the S3 server does not answer.
     """
     config = config or settings()
     url = url or config.store
     if "://" not in url:
-        return DirectoryStore(url)
+        path = Path(url).expanduser()
+        if path.exists() and not path.is_dir():
+            raise InputError(f"the store {url!r} is a file: give a directory or s3://bucket/prefix")
+        return DirectoryStore(path)
     parsed = urlparse(url)
     if parsed.scheme != "s3" or not parsed.netloc:
         raise InputError(f"{url!r} is not a store: give a directory or s3://bucket/prefix")
@@ -36,5 +46,10 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
         raise InputError(
             f"{config.s3_endpoint} refused the keys for bucket {parsed.netloc!r}: "
             "check HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY"
+        ) from error
+    except HTTPError as error:
+        raise StoreError(
+            f"the S3 server {config.s3_endpoint} (HTD_S3_ENDPOINT) does not answer: start it, or "
+            "correct the address"
         ) from error
     return store

@@ -257,7 +257,7 @@ def test_merges_follow_chains_and_equal_names() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (b"1: {name: a", "malformed"),
+        (b"1: {name: a", "not valid YAML"),
         (b"1: {name: a, color: [0, 0, 0]}", "must list the types 1 to 2"),
         (b"1: {name: a, color: [0, 0, 0], merge: 9}\n2: {name: b, color: [0, 0, 0]}", "into 9"),
     ],
