@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from rich.markup import escape
+
+from heterotissue.checks import notes
 from heterotissue.progress import RichReporter, console
 from heterotissue.stages import load_stage
 from shared.computing import prepare
@@ -84,6 +87,8 @@ def run(request: Request, store: Store, *, fresh: bool = False) -> JobStatus:
 def run_request(target: Target, request: Request, *, fresh: bool = False) -> JobStatus:
     """Run a request to its end, show its progress, and return the final status of its job."""
     ledger = Ledger(target.store)
+    for note in notes(target.store, request):
+        console.print("[yellow]note:[/]", escape(note), highlight=False)
     job = ledger.submit(request, fresh=fresh)
     with RichReporter(request.stage) as reporter:
         if target.queued:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -68,6 +69,7 @@ def main() -> None:
     input, 1 for any other error, 3 for a job that ended partial, and 130 after Ctrl-C.
     """
     configure_logging("WARNING")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries; the error says the rest
     try:
         app(standalone_mode=True)
     except InputError as error:

@@ -12,6 +12,7 @@ from heterotissue.cli.options import (
     GuidanceCropsOption,
     GuidanceMapOption,
     ModelOption,
+    SeedOption,
     SetOption,
     StainingOption,
     StepsOption,
@@ -86,7 +87,7 @@ def study(
         str | None,
         typer.Option(help="Model with `embedding` conditioning; adds the row map + embedding."),
     ] = None,
-    seed: int = 0,
+    seed: SeedOption = 0,
     store: StoreOption = None,
     broker: BrokerOption = None,
 ) -> None:

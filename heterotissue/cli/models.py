@@ -10,6 +10,7 @@ from heterotissue.cli.options import (
     BrokerOption,
     FreshOption,
     ModelOption,
+    SeedOption,
     SetOption,
     StoreOption,
     changed,
@@ -49,7 +50,7 @@ def train(
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Publish the warm start without training it.")
     ] = False,
-    seed: int = 0,
+    seed: SeedOption = 0,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,

@@ -7,22 +7,24 @@ from typing import Annotated
 
 import typer
 
+from heterotissue.checks import cohort_scale
 from heterotissue.cli.options import (
     BrokerOption,
     CohortOption,
     FreshOption,
     RegionSizeOption,
+    RenameOption,
     SetOption,
     StoreOption,
     changed,
     example,
-    parse_names,
+    parse_classes,
+    parse_renames,
 )
 from heterotissue.cli.outcome import run_and_end
 from heterotissue.progress import console
 from heterotissue.running import Target
 from heterotissue.sources import find_slides, slide_sources, tile_table
-from shared.contracts.base import Classes
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.ingest import IngestRequest, PatchGrid
@@ -39,7 +41,7 @@ def phantom(
         int, typer.Option(help="Width and height of a slide, in pixels of 0.5 µm.")
     ] = 4096,
     seed: Annotated[
-        int, typer.Option(help="Seed of the first slide; each further slide adds 1.")
+        int, typer.Option(min=0, help="Seed of the first slide; each further slide adds 1.")
     ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Number of threads.")] = 2,
 ) -> None:
@@ -68,6 +70,10 @@ def ingest(
     ] = None,
     region_size: RegionSizeOption = 256,
     region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
+    rename: RenameOption = None,
+    any_stain: Annotated[
+        bool, typer.Option("--any-stain", help="Accept slides that do not look like H&E.")
+    ] = False,
     in_place: Annotated[
         bool,
         typer.Option("--in-place", help="Refer to the files by path; do not copy them."),
@@ -82,6 +88,7 @@ def ingest(
     Annotations are found by name: <slide>.geojson, <slide>.xml, <slide>_mask.tiff.
     """
     target = Target.of(store, broker)
+    named = parse_classes(classes) if classes is not None else None
     sources = slide_sources(
         target.store,
         find_slides(slides),
@@ -93,7 +100,9 @@ def ingest(
     request = IngestRequest(
         cohort=cohort,
         slides=sources,
-        classes=Classes.of(*parse_names(classes)) if classes else None,
+        classes=named,
+        label_names=parse_renames(rename, named),
+        allow_other_stains=any_stain,
         patches=PatchGrid(size=region_size // 2, mpp=region_mpp, stride=region_size // 4),
         regions=RegionRule(size=region_size, mpp=region_mpp),
     )
@@ -136,7 +145,7 @@ def tiles(
     All other pixels are class 0, other tissue.
     """
     target = Target.of(store, broker)
-    mask_classes = Classes.of(*parse_names(classes), exhaustive=True)
+    mask_classes = parse_classes(classes, exhaustive=True)
     request = IngestRequest(
         cohort=cohort,
         tiles=tile_table(
@@ -192,8 +201,18 @@ def cluster(
     cohort: CohortOption = "cohort",
     encoder: Annotated[str, typer.Option(help="Encoder of the features.")] = "embedded",
     k: Annotated[int, typer.Option(help="Number of tissue types.", min=2, max=255)] = 100,
-    region_size: RegionSizeOption = 256,
-    region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
+    region_size: Annotated[
+        int | None,
+        typer.Option(
+            "--region-size",
+            min=32,
+            max=4096,
+            help="Side of a region in pixels; default: that of the cohort's regions.",
+        ),
+    ] = None,
+    region_mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of regions; default: the cohort's.")
+    ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
@@ -203,11 +222,17 @@ def cluster(
 
     To name or merge types, edit clusters/<run>/types.yaml, then run this command with --fresh.
     """
+    target = Target.of(store, broker)
+    size, mpp = region_size, region_mpp
+    if size is None or mpp is None:
+        own = cohort_scale(target.store, cohort)
+        size, mpp = size or own[0], mpp or own[1]
+        console.print(f"regions of {size} px at {mpp:g} µm/px, as in cohort {cohort!r}")
     request = ClusterRequest(
         run=run,
         cohort=cohort,
         encoder=encoder,
         k=k,
-        regions=RegionRule(size=region_size, mpp=region_mpp),
+        regions=RegionRule(size=size, mpp=mpp),
     )
-    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh)
+    run_and_end(target, changed(request, change), fresh=fresh)

@@ -31,7 +31,7 @@ from shared.features import own_dataset
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import Store
 from shared.storage.formats import table_bytes
-from shared.tissue_types import default_types, read_types, write_types
+from shared.tissue_types import classes_of, default_types, read_types, write_types
 
 FIT, CLASSIFY = "fit", "classifier"
 PATCHES_AT_ONCE = 16384
@@ -61,8 +61,9 @@ class ClusterStage(Stage[ClusterRequest]):
                 "would hold one tissue type each: ingest the cohort with a smaller patch stride "
                 "(a quarter of a region or less), or ask for larger regions"
             )
+        _check_samples(context.store, request, training)
         if context.store.exists(cluster_key(request.run, "types.yaml")):
-            read_types(context.store, request.run, request.k)
+            classes_of(read_types(context.store, request.run, request.k))
         phases = [
             tuple(Shard(id=f"sample-{name}", args={"slide": name}) for name in training),
             (Shard(id=FIT),),
@@ -117,6 +118,18 @@ class ClusterStage(Stage[ClusterRequest]):
 
 def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
     return store.get_model(cohort_key(request.cohort), CohortRecord)
+
+
+def _check_samples(store: Store, request: ClusterRequest, training: list[str]) -> None:
+    """Raise `InputError` if the training slides have fewer patches than clusters are wanted."""
+    record = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
+    counts = [min(record.slides.get(name, 0), request.sample_per_slide) for name in training]
+    if sum(counts) < request.k:
+        raise InputError(
+            f"k is {request.k}, but the {len(training)} training slides of cohort "
+            f"{request.cohort!r} give {sum(counts)} patches to cluster: lower k, add slides, or "
+            "raise sample_per_slide"
+        )
 
 
 def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple[Int64, Float32]]:

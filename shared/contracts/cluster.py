@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.contracts.base import ClassName, Contract, Name, Request, Seed
 from shared.contracts.embed import feature_record_key
@@ -47,6 +47,12 @@ class ClusterRequest(Request):
     )
     regions: RegionRule = RegionRule()
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _splits_clusters(self) -> ClusterRequest:
+        if self.first_k is not None and self.first_k > self.k:
+            raise ValueError(f"first_k ({self.first_k}) is above k ({self.k})")
+        return self
 
     def inputs(self) -> list[str]:
         return [cohort_key(self.cohort), feature_record_key(self.encoder, self.cohort)]

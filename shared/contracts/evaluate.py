@@ -51,7 +51,9 @@ class EvaluateRequest(Request):
     )
     segmenter_encoder: str = "resnet18"
     segmenter_steps: int = Field(300, ge=1)
-    segmenter_batch: int = Field(16, ge=1)
+    segmenter_batch: int = Field(
+        16, ge=2, description="images in a step; batch normalization needs at least two"
+    )
     few: float | None = Field(
         None,
         gt=0,
@@ -241,7 +243,9 @@ class Report(ReportPart):
     held_out: bool = Field(
         description="whether no training, and not the dataset, used the test slides"
     )
-    cautions: tuple[str, ...] = Field(description="reasons why figures may be too good")
+    cautions: tuple[str, ...] = Field(
+        description="why figures may be too good, and which classes have no region"
+    )
     real_train: RealSplit
     real_test: RealSplit
     fidelity: tuple[EncoderFigures, ...] = ()

@@ -66,6 +66,8 @@ def describe(item: Mapping[str, Any], model: type[BaseModel] | None = None) -> s
             "may have letters, digits, '.', '_' and '-', and must begin with a letter or digit; "
             f"{_foreign(str(given))}"
         )
+    if kind == "string_too_long":
+        return f"must have at most {context['max_length']} characters, not {len(str(given))}"
     if kind in ("model_type", "dict_type"):
         text = "must hold fields, each written as `name: value`"
     else:

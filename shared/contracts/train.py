@@ -49,6 +49,21 @@ class TrainRequest(Request):
             )
         return self
 
+    @model_validator(mode="after")
+    def _trains_what_it_publishes(self) -> TrainRequest:
+        vae, denoiser = self.recipe.vae, self.recipe.denoiser
+        if self.warm_start is None and vae.pretrained is None and not vae.steps:
+            raise ValueError(
+                "recipe.vae.steps is 0, so the autoencoder would stay untrained: give steps, "
+                "recipe.vae.pretrained, or a warm start"
+            )
+        if self.warm_start is None and not (vae.steps or vae.decoder_steps or denoiser.steps):
+            raise ValueError(
+                "recipe.denoiser.steps is 0, so an untrained model would be published: give steps, "
+                "or a warm start"
+            )
+        return self
+
     def inputs(self) -> list[str]:
         keys = [region_set_key(self.regions)]
         if self.warm_start and self.warm_start not in PACKAGED:

@@ -33,8 +33,12 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
     url = url or config.store
     if "://" not in url:
         path = Path(url).expanduser()
-        if path.exists() and not path.is_dir():
-            raise InputError(f"the store {url!r} is a file: give a directory or s3://bucket/prefix")
+        there = next(part for part in (path, *path.absolute().parents) if part.exists())
+        if not there.is_dir():
+            raise InputError(
+                f"the store cannot be {url!r}, because {there} is a file: give a directory or "
+                "s3://bucket/prefix"
+            )
         return DirectoryStore(path)
     parsed = urlparse(url)
     if parsed.scheme != "s3" or not parsed.netloc:
@@ -47,6 +51,8 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
             f"{config.s3_endpoint} refused the keys for bucket {parsed.netloc!r}: "
             "check HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY"
         ) from error
+    except ValueError as error:  # not a name that S3 allows
+        raise InputError(f"{url!r} is not a store: {error}") from error
     except HTTPError as error:
         raise StoreError(
             f"the S3 server {config.s3_endpoint} (HTD_S3_ENDPOINT) does not answer: start it, or "

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 def pack_tar(members: Iterable[tuple[str, bytes]]) -> bytes:
     """Pack named bytes as an uncompressed tar (a WebDataset shard) without times or owners."""
     body = io.BytesIO()
-    with tarfile.open(fileobj=body, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=body, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -108,6 +108,10 @@ class Store(ABC):
     def presign(self, key: str, seconds: int) -> str | None:
         """Return a URL that reads the object for `seconds`; None if the store has no server."""
 
+    def free(self) -> int | None:
+        """Return the number of bytes that the store has room for; None if it is not known."""
+        return None
+
     def size(self, key: str) -> int:
         """Return the object's size in bytes. Raises `ObjectNotFoundError`."""
         return self.stat(key).size

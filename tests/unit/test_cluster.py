@@ -275,7 +275,7 @@ def test_a_bad_types_file_is_named(tmp_path: Path, edit: bytes, message: str) ->
     ("change", "message"),
     [
         ({"run": "coarse", "regions": RegionRule(size=48, mpp=1.0)}, "too coarse for regions"),
-        ({"run": "many", "k": 255, "sample_per_slide": 20}, "cannot make 255 tissue types"),
+        ({"run": "many", "k": 255, "sample_per_slide": 20}, "give 60 patches to cluster"),
         ({"k": 2}, "must list the types 1 to 2"),
     ],
 )
