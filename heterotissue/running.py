@@ -41,10 +41,17 @@ class Target:
         Args:
             store: address of the store; None: HTD_STORE.
             broker: address of the broker; None: HTD_BROKER_URL; "": run in this process.
+
+        Raises:
+            InputError: an address is not valid.
         """
         config = settings()
         if broker is not None:
             config = config.model_copy(update={"broker_url": type(config.broker_url)(broker)})
+        if url := config.broker_url.get_secret_value():
+            from shared.queue.redis_state import connect
+
+            connect(url)  # which raises for a malformed address; it does not reach out yet
         return cls(open_store(store, config), config)
 
     @classmethod

@@ -9,9 +9,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from redis.exceptions import RedisError
 from rich.markup import escape
-from urllib3.exceptions import HTTPError
 
 from heterotissue.cli import (
     datasets,
@@ -78,14 +76,20 @@ def main() -> None:
         _fail(str(error), 1)
     except OSError as error:
         _fail(_os_error(error), 1)
-    except (HTTPError, RedisError) as error:
-        _fail(f"a server does not answer: {error}", 1)
     except MemoryError:
         _fail("the memory is full: ask for less at a time, or use a machine with more", 1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             console.print("interrupted; run the same command again to continue")
         raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in CLIENTS:
+            raise  # a fault of the program
+        _fail(f"a server does not answer: {error}", 1)
+
+
+CLIENTS = frozenset({"minio", "redis", "urllib3"})
+"""Clients of servers; they are slow to import, so their errors are known by the package's name."""
 
 
 REMEDIES = {

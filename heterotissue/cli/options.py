@@ -7,7 +7,6 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from typer import Context
 from typer.core import TyperGroup
 
 from shared.contracts.base import Classes, Request
@@ -216,7 +215,7 @@ OPTIONS = {
 class Group(TyperGroup):
     """The commands; a field that is not valid is named by the option that set it."""
 
-    def invoke(self, ctx: Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except ValidationError as error:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
 from services.train.run import Run
-from services.train.warm_start import start_denoiser, start_vae
 from shared.diffusion.autoencoder import make_vae, vae_factor
 from shared.errors import InputError
 
 
 def check_networks(run: Run) -> None:
-    """Make the networks of a run without their weights, and check that all fits together.
+    """Make the networks of a run without their weights, and check that its sides fit them.
 
     Raises:
-        InputError: the recipe's networks cannot be made, its sides do not fit them or the regions,
-            or the warm start is of other networks.
+        InputError: the recipe's networks cannot be made, or its sides do not fit them or the
+            regions.
     """
-    recipe, weights = run.recipe, run.starting_weights()
+    recipe = run.recipe
     crop = recipe.vae.crop
     if (recipe.vae.steps or recipe.vae.decoder_steps) and crop > run.regions.rule.size:
         raise InputError(
@@ -27,14 +24,10 @@ def check_networks(run: Run) -> None:
             f"{run.regions.rule.size} px: lower it"
         )
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # weights of the device `meta` have no values
+        with torch.device("meta"):
             vae = make_vae(recipe.vae)
             recipe.check_sides(vae_factor(vae))
-            denoiser = run.new_denoiser(vae)
-            if weights is not None:
-                start_vae(vae, weights)
-                start_denoiser(denoiser, weights, run.regions.classes.names)
+            run.new_denoiser(vae)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         raise InputError(
             f"the networks of recipe {recipe.name!r} cannot be made: {error}"

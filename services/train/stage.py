@@ -39,8 +39,9 @@ class TrainStage(Stage[TrainRequest]):
             )
         if not run.regions.of_split("train"):
             raise InputError(f"region set {request.regions!r} has no region in its train split")
+        run.starting_weights()  # raises if the weights cannot be read
+        run.perceptual_loss()
         check_networks(run)
-        run.perceptual_loss()  # raises if its encoder cannot be loaded
         vae, decoder, denoiser = (
             [(_shard(kind, *span),) for span in _spans(run.steps[kind], recipe.segment_steps)]
             for kind in KINDS

@@ -29,13 +29,11 @@ Split = Literal["train", "val", "test"]
 class Contract(BaseModel):
     """A strict, immutable record."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Request(Contract):
     """The request for one job of a stage."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     stage: ClassVar[str]
 

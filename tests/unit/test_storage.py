@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from shared.errors import InputError
 from shared.settings import Settings
 from shared.storage import DirectoryStore, S3Store, open_store
+from shared.storage.formats import pack_tar, unpack_tar
 from shared.storage.parts import part_upload
 from tests.store_contract import check_store
 
@@ -57,3 +58,13 @@ def test_presigned_urls_name_the_server_as_clients_reach_it() -> None:
     assert (url.netloc, url.path) == ("data.example.org", "/bucket/some/prefix/a/b.tar")
     parts = part_upload(store, "a/b.tar")
     assert "partNumber=3" in (parts.url("upload", 3, 60) or "")
+
+
+def test_a_directory_says_how_much_room_it_has(tmp_path: Path) -> None:
+    assert 0 < (DirectoryStore(tmp_path / "not" / "yet").free() or 0) < 2**60
+
+
+def test_long_names_fit_into_a_shard() -> None:
+    names = ["s" * 128 + "_" + "t" * 128 + "_0_0.png", "müde/Probe.png", "a.png"]
+    members = [(name, name.encode()) for name in names]
+    assert list(unpack_tar(pack_tar(members))) == members
