@@ -9,7 +9,7 @@ import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typer.core import TyperGroup
 
-from shared.contracts.base import Classes, Request
+from shared.contracts.base import Classes, Request, spelling
 from shared.contracts.explaining import (
     Place,
     did_you_mean,
@@ -126,11 +126,11 @@ def parse_renames(items: list[str] | None, classes: Classes | None) -> dict[str,
         old, sign, new = (part.strip() for part in item.rpartition("="))
         if not (sign and old and new):
             raise InputError(f"--rename {item!r} must be <name>=<class>, such as _0=tumor")
-        known = classes.names if classes else []
-        if new not in known:
-            there = f"the classes are {', '.join(known)}" if known else "name classes by --classes"
+        known = {spelling(name): name for name in classes.names} if classes else {}
+        if spelling(new) not in known:
+            there = f"the classes are {', '.join(known.values())}" if known else "give --classes"
             raise InputError(f"--rename {item}: there is no class {new!r}; {there}")
-        names[old] = new
+        names[old] = known[spelling(new)]
     return names
 
 

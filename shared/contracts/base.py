@@ -48,9 +48,9 @@ def _printable(name: str) -> str:
     return name
 
 
-def _spelling(name: str) -> str:
-    """Return what is left of a class name if its way of writing does not count."""
-    return "".join(letter for letter in name.casefold() if letter not in " -_") or name
+def spelling(name: str) -> str:
+    """Return a class name as names are compared: in one case, with spaces for '-' and '_'."""
+    return name.casefold().replace("-", " ").replace("_", " ")
 
 
 ClassName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
@@ -97,10 +97,10 @@ class Classes(Contract):
             raise ValueError("class indices must be 0, 1, 2, … in order, with background at 0")
         known: dict[str, LabelClass] = {}
         for item in self.items:
-            other = known.setdefault(_spelling(item.name), item)
+            other = known.setdefault(spelling(item.name), item)
             if other is not item:
                 raise ValueError(
-                    "class names must differ in more than case, spaces, '-' and '_', unlike "
+                    "class names must differ in more than case, '-' and '_', unlike "
                     f"{other.name!r} (class {other.index}) and {item.name!r} (class {item.index})"
                 )
         return self

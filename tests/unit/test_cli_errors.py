@@ -46,7 +46,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             "ingest file --classes tumor --rename _0=tumour",
             "--rename _0=tumour: there is no class 'tumour'; the classes are background, tumor",
         ),
-        ("ingest file --rename _0=tumor", "no class 'tumor'; name classes by --classes"),
+        ("ingest file --rename _0=tumor", "no class 'tumor'; give --classes"),
         ("ingest file --classes tumor --rename tumor", "must be <name>=<class>"),
         ("tiles . --classes , --mpp 1", "--classes ',' names no class"),
         ("embed --cohort a/b", "--cohort: may have letters, digits, '.', '_' and '-'"),

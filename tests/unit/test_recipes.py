@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from heterotissue.cli.options import changed
+from heterotissue.cli.options import changed, parse_renames
 from heterotissue.pipelines import load_pipeline
 from heterotissue.recipes import load_recipe
 from shared.contracts.base import Classes
@@ -216,7 +216,7 @@ def test_a_wrong_set_names_the_item(change: str, message: str) -> None:
 
 
 def test_names_of_classes_differ_in_more_than_spelling() -> None:
-    for names in (("Tumor", "tumor"), ("in_situ", "in-situ"), ("In Situ", "insitu"), ("a", "a")):
+    for names in (("Tumor", "tumor"), ("in_situ", "in-situ"), ("In Situ", "in-situ"), ("a", "a")):
         with pytest.raises(ValidationError, match="class names must differ"):
             Classes.of(*names)
     with pytest.raises(ValidationError, match=r"'other' \(class 0\) and 'Other' \(class 1\)"):
@@ -224,11 +224,17 @@ def test_names_of_classes_differ_in_more_than_spelling() -> None:
     for name in ("a\nb", " a", "\u200b", ""):
         with pytest.raises(ValidationError):
             Classes.of(name)
-    assert Classes.of("Gleason 3", "Gleason 3+4", "肿瘤", "-", "_").names[3] == "肿瘤"
+    assert Classes.of("CD4", "CD4-", "肿瘤", "Gleason 3+4").names[3] == "肿瘤"
     types = default_types(2)
     types[2] = types[2].model_copy(update={"name": "Type 1"})
     with pytest.raises(InputError, match="tissue types: class names must differ"):
         classes_of(types)
+
+
+def test_renames_lead_to_classes() -> None:
+    classes = Classes.of("tumor", "in situ")
+    items = ["_0=tumor", "a=b=In_Situ", "7 = tumor"]
+    assert parse_renames(items, classes) == {"_0": "tumor", "a=b": "in situ", "7": "tumor"}
 
 
 def test_errors_say_what_was_given() -> None:
