@@ -5,11 +5,14 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from heterotissue.yaml_files import parse_mapping
+from pydantic import ValidationError
+
+from shared.contracts.explaining import explain
 from shared.contracts.models import ModelRecord
 from shared.contracts.recipe import Recipe, StudentRecipe
 from shared.contracts.sampling import GuidanceScale
 from shared.errors import InputError
+from shared.yaml_files import parse_mapping, read_mapping
 
 _FOLDER = files("services").joinpath("train", "recipes")
 
@@ -26,14 +29,16 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         InputError: there is no such recipe and no such file, or the file is not a recipe.
     """
-    named, path = _FOLDER.joinpath(f"{name}.yaml"), Path(name)
-    if named.is_file():
-        text = named.read_text()
-    elif path.is_file():
-        text = path.read_text()
+    if name in recipe_names():
+        content = parse_mapping(_FOLDER.joinpath(f"{name}.yaml").read_bytes(), name)
+    elif Path(name).exists():
+        content = read_mapping(Path(name))
     else:
         raise InputError(f"no recipe {name!r}: give {', '.join(recipe_names())}, or a YAML file")
-    return Recipe.model_validate(parse_mapping(text, name))
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"recipe {name}: {explain(error, Recipe)}") from error
 
 
 def student_recipe(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from rich.markup import escape
+
+from heterotissue.checks import notes
 from heterotissue.progress import RichReporter, console
 from heterotissue.stages import load_stage
 from shared.computing import prepare
@@ -38,10 +41,17 @@ class Target:
         Args:
             store: address of the store; None: HTD_STORE.
             broker: address of the broker; None: HTD_BROKER_URL; "": run in this process.
+
+        Raises:
+            InputError: an address is not valid.
         """
         config = settings()
         if broker is not None:
             config = config.model_copy(update={"broker_url": type(config.broker_url)(broker)})
+        if url := config.broker_url.get_secret_value():
+            from shared.queue.redis_state import connect
+
+            connect(url)  # which raises for a malformed address; it does not reach out yet
         return cls(open_store(store, config), config)
 
     @classmethod
@@ -88,6 +98,8 @@ def run_request(
 ) -> JobStatus:
     """Run a request to its end, show its progress, and return the final status of its job."""
     ledger = Ledger(target.store)
+    for note in notes(target.store, request):
+        console.print("[yellow]note:[/]", escape(note), highlight=False)
     job = ledger.submit(request, fresh=fresh, replace=replace)
     with RichReporter(request.stage) as reporter:
         if target.queued:

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, LabelClass, class_color
 from shared.contracts.cluster import TissueType, cluster_key
+from shared.contracts.explaining import explain
 from shared.errors import InputError
 from shared.storage import Store
+from shared.yaml_files import parse_mapping
 
 HEADER = """\
 # Tissue types of this clustering: label (cluster + 1) -> name, colour, merge.
@@ -40,11 +42,14 @@ def read_types(store: Store, run: str, k: int) -> dict[int, TissueType]:
         InputError: the file is malformed, lacks a type, or merges one into a missing type.
     """
     key = cluster_key(run, "types.yaml")
-    try:
-        plain = yaml.safe_load(store.get(key))
-        types = {int(label): TissueType.model_validate(kind) for label, kind in plain.items()}
-    except (yaml.YAMLError, ValidationError, AttributeError, ValueError) as error:
-        raise InputError(f"{key} is malformed: {error}") from error
+    types = {}
+    for label, kind in parse_mapping(store.get(key), key).items():
+        try:
+            types[int(label)] = TissueType.model_validate(kind)
+        except ValidationError as error:
+            raise InputError(f"{key}: type {label}: {explain(error, TissueType)}") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{key}: types are named by numbers, not {label!r}") from error
     check_types(types, k, key)
     return types
 
@@ -68,7 +73,7 @@ def classes_of(types: dict[int, TissueType]) -> tuple[Classes, UInt8]:
         The classes, background first, and a table uint8 (256,) of the class index by type.
 
     Raises:
-        InputError: types are merged in a circle.
+        InputError: types are merged in a circle, or their names are too much alike.
     """
     table = np.zeros(256, np.uint8)
     items = [LabelClass(index=0, name="background", color=class_color(0))]
@@ -79,7 +84,10 @@ def classes_of(types: dict[int, TissueType]) -> tuple[Classes, UInt8]:
             index[kind.name] = len(items)
             items.append(LabelClass(index=len(items), name=kind.name, color=kind.color))
         table[label] = index[kind.name]
-    return Classes(items=tuple(items)), table
+    try:
+        return Classes(items=tuple(items)), table
+    except ValidationError as error:
+        raise InputError(f"tissue types: {explain(error)}") from error
 
 
 def _target(types: dict[int, TissueType], label: int) -> int:

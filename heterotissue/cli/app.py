@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
+from rich.markup import escape
 
 from heterotissue.cli import (
     datasets,
@@ -22,12 +24,13 @@ from heterotissue.cli import (
     slides,
     stack,
 )
+from heterotissue.cli.options import Group
 from heterotissue.progress import console
-from shared.contracts.base import explain
 from shared.errors import HeteroTissueError, InputError
 from shared.logging import configure_logging
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -66,20 +69,51 @@ def main() -> None:
     input, 1 for any other error, 3 for a job that ended partial, and 130 after Ctrl-C.
     """
     configure_logging("WARNING")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries; the error says the rest
     try:
         app(standalone_mode=True)
-    except ValidationError as error:
-        _fail(explain(error), 2)
     except InputError as error:
         _fail(str(error), 2)
     except HeteroTissueError as error:
         _fail(str(error), 1)
+    except OSError as error:
+        _fail(_os_error(error), 1)
+    except MemoryError:
+        _fail("the memory is full: ask for less at a time, or use a machine with more", 1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             console.print("interrupted; run the same command again to continue")
         raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in CLIENTS:
+            raise  # a fault of the program
+        _fail(f"a server does not answer: {error}", 1)
+
+
+CLIENTS = frozenset({"minio", "redis", "urllib3"})
+"""Clients of servers; they are slow to import, so their errors are known by the package's name."""
+
+
+REMEDIES = {
+    errno.ENOSPC: "free some space there, then run the same command again",
+    errno.EDQUOT: "free some of your quota, then run the same command again",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that you may read and write",
+    errno.ENOTDIR: "a part of this path is a file",
+    errno.EEXIST: "a file is in the way; choose another folder",
+}
+
+
+def _os_error(error: OSError) -> str:
+    """Say what the system refused, for which file, and what to do."""
+    if error.strerror is None:
+        return str(error) or type(error).__name__
+    places = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    remedy = REMEDIES.get(error.errno or 0)
+    text = f"{' -> '.join(places)}: {error.strerror}" if places else error.strerror
+    return f"{text}; {remedy}" if remedy else text
 
 
 def _fail(message: str, code: int) -> None:
-    console.print(f"[red]error:[/] {message}", highlight=False)
+    console.print("[red]error:[/]", escape(message), highlight=False)
     sys.exit(code)

@@ -16,6 +16,7 @@ from heterotissue.cli.options import (
     GuidanceMapOption,
     ModelOption,
     ReplaceOption,
+    SeedOption,
     ServerOption,
     SetOption,
     StainingOption,
@@ -54,7 +55,7 @@ def synthesize(
     guidance_map: GuidanceMapOption = None,
     guidance_crops: GuidanceCropsOption = None,
     staining: StainingOption = None,
-    seed: int = 0,
+    seed: SeedOption = 0,
     export: Annotated[
         list[str] | None, typer.Option(help=f"{EXPORT_FORMATS} (repeatable).")
     ] = None,

@@ -11,6 +11,7 @@ from heterotissue.cli.options import (
     FreshOption,
     ModelOption,
     ReplaceOption,
+    SeedOption,
     SetOption,
     StoreOption,
     changed,
@@ -54,7 +55,7 @@ def train(
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Publish the warm start without training it.")
     ] = False,
-    seed: int = 0,
+    seed: SeedOption = 0,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,

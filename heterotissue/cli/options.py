@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar, get_args
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
-import yaml
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from typer.core import TyperGroup
 
-from shared.contracts.base import Request
+from shared.contracts.base import Classes, Request, spelling
+from shared.contracts.explaining import (
+    Place,
+    did_you_mean,
+    dotted,
+    explain,
+    fields_at,
+    models_of,
+)
 from shared.contracts.synthesize import ExportFormat
 from shared.errors import InputError
+from shared.yaml_files import parse_yaml
 
 R = TypeVar("R", bound=Request)
 
@@ -31,7 +41,14 @@ ModelOption = Annotated[
     str, typer.Option("--model", help="<name>, which is its newest version, or <name>/<version>.")
 ]
 CohortOption = Annotated[str, typer.Option("--cohort", help="Name of the cohort.")]
-RegionSizeOption = Annotated[int, typer.Option("--region-size", help="Side of a region in pixels.")]
+RegionSizeOption = Annotated[
+    int, typer.Option("--region-size", min=32, max=4096, help="Side of a region in pixels.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random choices.")]
+RenameOption = Annotated[
+    list[str] | None,
+    typer.Option("--rename", help="<name in the annotations>=<class>, e.g. _0=tumor (repeatable)."),
+]
 StepsOption = Annotated[
     int | None, typer.Option("--steps", min=1, help="Denoising steps; default: the model's.")
 ]
@@ -93,6 +110,36 @@ def parse_proportions(items: list[str]) -> dict[str, float]:
     return shares
 
 
+def parse_classes(text: str, *, exhaustive: bool = False) -> Classes:
+    """Read the class names of `--classes`. Raises `InputError` if they are none, or not valid."""
+    names = parse_names(text)
+    if not names:
+        raise InputError(f"--classes {text!r} names no class: give names, such as stroma,tumor")
+    try:
+        return Classes.of(*names, exhaustive=exhaustive)
+    except ValidationError as error:
+        raise InputError(f"--classes {text}: {explain(error, name=lambda _: '')}") from error
+
+
+def parse_renames(items: list[str] | None, classes: Classes | None) -> dict[str, str]:
+    """Read `--rename` items, `<name in the annotation>=<class>`.
+
+    Raises:
+        InputError: an item has another form, or there is no such class.
+    """
+    names = {}
+    for item in items or []:
+        old, sign, new = (part.strip() for part in item.rpartition("="))
+        if not (sign and old and new):
+            raise InputError(f"--rename {item!r} must be <name>=<class>, such as _0=tumor")
+        known = {spelling(name): name for name in classes.names} if classes else {}
+        if spelling(new) not in known:
+            there = f"the classes are {', '.join(known.values())}" if known else "give --classes"
+            raise InputError(f"--rename {item}: there is no class {new!r}; {there}")
+        names[old] = known[spelling(new)]
+    return names
+
+
 def changed(request: R, changes: list[str] | None) -> R:
     """Return a copy of a request with some fields changed by `--set`.
 
@@ -101,17 +148,90 @@ def changed(request: R, changes: list[str] | None) -> R:
         changes: items `<field>=<value>`; the field is a dotted name, the value is YAML.
 
     Raises:
-        InputError: the request has no such field.
-        ValidationError: a value is not valid for its field.
+        InputError: the request has no such field, or a value is not valid for its field.
     """
     plain: dict[str, Any] = request.model_dump(mode="json")
     for item in changes or []:
         path, sign, value = item.partition("=")
-        part: Any = plain
-        *parents, last = path.split(".")
-        for name in parents:
-            part = part.get(name) if isinstance(part, dict) else None
-        if not sign or not isinstance(part, dict) or last not in part:
-            raise InputError(f"--set {item}: {request.stage} has no field {path!r}")
-        part[last] = yaml.safe_load(value)
-    return type(request).model_validate(plain)
+        if not sign:
+            raise InputError(f"--set {item} must be <field>=<value>, such as regions.low=0.1")
+        try:
+            _put(plain, type(request), path.split("."), parse_yaml(value, f"--set {item}"))
+        except KeyError as error:
+            known = did_you_mean(str(error.args[0]), error.args[1])
+            raise InputError(
+                f"--set {item}: {request.stage} has no field {path!r}{known}"
+            ) from error
+    try:
+        return type(request).model_validate(plain)
+    except ValidationError as error:
+        raise InputError(explain(error, type(request), _set_by(changes or []))) from error
+
+
+def _put(part: dict[str, Any], kind: type[BaseModel], path: list[str], value: Any) -> None:
+    """Set a field of a request, given as plain values; the fields of dicts may have any key.
+
+    Raises:
+        KeyError: there is no such field; its arguments are the name and the known names.
+    """
+    name, *rest = path
+    field = kind.model_fields.get(name)
+    if field is None:
+        raise KeyError(name, fields_at(kind, ()))
+    inner = next(models_of(field.annotation), None)
+    if not rest:
+        part[name] = value
+    elif get_origin(field.annotation) is dict:
+        part[name][".".join(rest)] = value
+    elif inner is None or isinstance(part[name], list):
+        raise KeyError(rest[0], ())
+    else:
+        part[name] = part[name] or {}
+        _put(part[name], inner, rest, value)
+
+
+def _set_by(changes: list[str]) -> Callable[[Place], str]:
+    """Return a function that names a field by the `--set` that changed it."""
+
+    def name(place: Place) -> str:
+        path = dotted(place)
+        for item in reversed(changes):
+            changed_path = item.partition("=")[0]
+            if f"{path}.".startswith(f"{changed_path}.") or changed_path.startswith(f"{path}."):
+                return f"--set {item}" + ("" if path == changed_path else f": {path}")
+        return path
+
+    return name
+
+
+OPTIONS = {
+    "size": "--region-size",
+    "stride": "--region-size",
+    "mpp": "--region-mpp",
+    "run": "--model",
+    "version": "--model",
+    "proportions": "--proportion",
+    "encoders": "--encoder",
+    "maps.regions": "--maps",
+    "crops.regions": "--crops",
+}
+"""Field → the option that sets it, where the option is not named as the field."""
+
+
+class Group(TyperGroup):
+    """The commands; a field that is not valid is named by the option that set it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ValidationError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            known = {name for each in (command.params if command else ()) for name in each.opts}
+
+            def name(place: Place) -> str:
+                path = dotted(place)
+                own = f"--{path.replace('_', '-')}"
+                option = own if own in known else OPTIONS.get(path)
+                return option if option in known else path
+
+            raise InputError(explain(error, name=name)) from error

@@ -7,18 +7,21 @@ from typing import Annotated, Literal
 
 import typer
 
+from heterotissue.checks import cohort_scale
 from heterotissue.cli.cohorts import end_cohort, tell
 from heterotissue.cli.options import (
     BrokerOption,
     CohortOption,
     FreshOption,
     RegionSizeOption,
+    RenameOption,
     ReplaceOption,
     SetOption,
     StoreOption,
     changed,
     example,
-    parse_names,
+    parse_classes,
+    parse_renames,
 )
 from heterotissue.cli.outcome import EXIT_CODES, run_and_end
 from heterotissue.feature_files import import_request
@@ -26,7 +29,7 @@ from heterotissue.features_export import Layout, export_features
 from heterotissue.progress import RichReporter, console
 from heterotissue.running import Target
 from heterotissue.sources import find_slides, slide_sources, tile_table
-from shared.contracts.base import Classes, SplitFractions
+from shared.contracts.base import SplitFractions
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.ingest import IngestRequest, PatchGrid, cohort_key, tiles_key
@@ -45,7 +48,7 @@ def phantom(
         int, typer.Option(help="Width and height of a slide, in pixels of 0.5 µm.")
     ] = 4096,
     seed: Annotated[
-        int, typer.Option(help="Seed of the first slide; each further slide adds 1.")
+        int, typer.Option(min=0, help="Seed of the first slide; each further slide adds 1.")
     ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Number of threads.")] = 2,
 ) -> None:
@@ -108,6 +111,10 @@ def ingest(
     allow_leakage: LeakageOption = False,
     region_size: RegionSizeOption = 256,
     region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
+    rename: RenameOption = None,
+    any_stain: Annotated[
+        bool, typer.Option("--any-stain", help="Accept slides that do not look like H&E.")
+    ] = False,
     in_place: Annotated[
         bool,
         typer.Option("--in-place", help="Refer to the files by path; do not copy them."),
@@ -140,10 +147,13 @@ def ingest(
             progress=lambda done, total: reporter.phase("", -1, 0, done, total),
         )
     tell(sources.notes, sources.refused)
+    named = parse_classes(classes) if classes is not None else None
     request = IngestRequest(
         cohort=cohort,
         slides=sources.slides,
-        classes=Classes.of(*parse_names(classes)) if classes else None,
+        classes=named,
+        label_names=parse_renames(rename, named),
+        allow_other_stains=any_stain,
         patches=PatchGrid(size=region_size // 2, mpp=region_mpp, stride=region_size // 4),
         regions=RegionRule(size=region_size, mpp=region_mpp),
         split=SplitFractions(by=split_by),
@@ -194,7 +204,7 @@ def tiles(
     All other pixels are class 0, other tissue.
     """
     target = Target.of(store, broker)
-    mask_classes = Classes.of(*parse_names(classes), exhaustive=True)
+    mask_classes = parse_classes(classes, exhaustive=True)
     table = tile_table(
         target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
         mpp=mpp, patient=patient, allow_leakage=allow_leakage,
@@ -274,8 +284,18 @@ def cluster(
     cohort: CohortOption = "cohort",
     encoder: Annotated[str, typer.Option(help="Encoder of the features.")] = "embedded",
     k: Annotated[int, typer.Option(help="Number of tissue types.", min=2, max=255)] = 100,
-    region_size: RegionSizeOption = 256,
-    region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
+    region_size: Annotated[
+        int | None,
+        typer.Option(
+            "--region-size",
+            min=32,
+            max=4096,
+            help="Side of a region in pixels; default: that of the cohort's regions.",
+        ),
+    ] = None,
+    region_mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of regions; default: the cohort's.")
+    ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
@@ -288,12 +308,17 @@ def cluster(
     """
     target = Target.of(store, broker)
     _check_slides(target.store, cohort)
+    size, mpp = region_size, region_mpp
+    if size is None or mpp is None:
+        own = cohort_scale(target.store, cohort)
+        size, mpp = size or own[0], mpp or own[1]
+        console.print(f"regions of {size} px at {mpp:g} µm/px, as in cohort {cohort!r}")
     request = ClusterRequest(
         run=run,
         cohort=cohort,
         encoder=encoder,
         k=k,
-        regions=RegionRule(size=region_size, mpp=region_mpp),
+        regions=RegionRule(size=size, mpp=mpp),
     )
     run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
 

@@ -32,7 +32,7 @@ from shared.imaging.slide import read_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import Store, sha256
 from shared.storage.formats import table_bytes
-from shared.tissue_types import default_types, read_types, write_types
+from shared.tissue_types import classes_of, default_types, read_types, write_types
 
 FIT, CLASSIFY = "fit", "classifier"
 PATCHES_AT_ONCE = 16384
@@ -67,6 +67,7 @@ class ClusterStage(Stage[ClusterRequest]):
                 "would hold one tissue type each: ingest the cohort with a smaller patch stride "
                 "(a quarter of a region or less), or ask for larger regions"
             )
+        _check_samples(context.store, request, training)
         return _plan(request, training, every, context.store)
 
     def run(self, request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
@@ -147,7 +148,9 @@ def _types(store: Store, request: ClusterRequest) -> dict[int, TissueType]:
     other = store.exists(key) and len(_load(store, key)) != request.k
     if other or not store.exists(names):
         return default_types(request.k)
-    return read_types(store, request.run, request.k)
+    types = read_types(store, request.run, request.k)
+    classes_of(types)
+    return types
 
 
 def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
@@ -157,6 +160,18 @@ def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
     features = store.get_model(key, FeatureRecord)
     splits = {name: split for name, split in record.splits.items() if name in features.slides}
     return record.model_copy(update={"splits": splits})
+
+
+def _check_samples(store: Store, request: ClusterRequest, training: list[str]) -> None:
+    """Raise `InputError` if the training slides have fewer patches than clusters are wanted."""
+    record = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
+    counts = [min(record.slides.get(name, 0), request.sample_per_slide) for name in training]
+    if sum(counts) < request.k:
+        raise InputError(
+            f"k is {request.k}, but the {len(training)} training slides of cohort "
+            f"{request.cohort!r} give {sum(counts)} patches to cluster: lower k, add slides, or "
+            "raise sample_per_slide"
+        )
 
 
 def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple[Int64, Float32]]:

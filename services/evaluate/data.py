@@ -18,7 +18,7 @@ from shared.contracts.synthesize import Condition, DatasetRecord
 from shared.contracts.train import PACKAGED
 from shared.datasets.samples import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
-from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.imaging.region_sets import RegionIndex, classes_without_regions, load_region_set
 from shared.models import read_model
 from shared.storage import ObjectNotFoundError, Store
 
@@ -325,6 +325,19 @@ def _source_slides(store: Store, dataset: DatasetRecord, model: ModelRecord) -> 
         for source in (dataset.request.maps, dataset.request.crops)
         for part in load_region_set(store, source.regions or model.regions).of_split(*source.splits)
     }
+
+
+def class_gaps(store: Store, request: EvaluateRequest, real: RegionSet) -> list[str]:
+    """Return a sentence for each kind of split in which some classes have no region."""
+    gaps = []
+    for splits, effect in (
+        (request.real_train, "segmenters that are trained on real images cannot find them"),
+        (request.real_test, "they are not scored"),
+    ):
+        missing = classes_without_regions(store, real, *splits) if real.of_split(*splits) else []
+        if missing:
+            gaps.append(f"No region of {' or '.join(splits)} has {', '.join(missing)}: {effect}.")
+    return gaps
 
 
 def fewer_slides(pairs: RealPairs, share: float) -> RealPairs:

@@ -31,6 +31,7 @@ def summarize(
     encoders: Sequence[EncoderFigures],
     appearance: Appearance | None,
     segmenters: Sequence[SegmenterResult],
+    gaps: Sequence[str],
 ) -> Report:
     """Collect the figures of all shards, and the facts of the compared images, in one report.
 
@@ -40,6 +41,7 @@ def summarize(
         encoders: figures of the encoders whose shards are done.
         appearance: result of the appearance shard; None if it failed.
         segmenters: results of the segmenter shards that are done.
+        gaps: sentences about classes without real regions.
     """
     segmentation: dict[TrainingSet, SegmentationScores | None] = {}
     for source in TrainingSet:
@@ -58,7 +60,7 @@ def summarize(
         regions=material.real.name,
         labels=material.real.labels,
         held_out=material.held_out,
-        cautions=tuple(material.cautions),
+        cautions=(*material.cautions, *gaps),
         real_train=_real_split(material, material.train_slides, material.train),
         real_test=_real_split(material, material.test_slides, material.test),
         fidelity=tuple(EncoderFigures.model_validate(dict(part)) for part in encoders),

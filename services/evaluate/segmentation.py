@@ -24,6 +24,10 @@ from shared.errors import InputError
 from shared.imaging.augment import restain, stain_table, symmetry
 
 LEARNING_RATE = 3e-3
+
+OUTPUT_STRIDE = 16
+"""Output stride of DeepLabV3+: the side of its images must be a multiple of this."""
+
 IGNORED = -1
 """Target of pixels that are not learned; other pixels have their label minus `first`."""
 
@@ -76,6 +80,23 @@ def check_encoder(encoder: str) -> None:
             f"segmentation_models_pytorch has no encoder {encoder!r}: take one of "
             f"{', '.join(sorted(names)[:12])}, …, or 'tu-<timm model>'"
         )
+
+
+def check_segmenter(encoder: str, classes: Classes, size: int) -> None:
+    """Raise `InputError` if no segmenter can be made and run; only shapes are computed."""
+    check_encoder(encoder)
+    try:
+        with torch.device("meta"):
+            model = smp.DeepLabV3Plus(
+                f"tu-{REGISTRY[encoder].architecture}" if encoder in REGISTRY else encoder,
+                encoder_weights=None,
+                classes=len(classes) - classes.first,
+            )
+            model(torch.empty(2, 3, size, size))
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise InputError(
+            f"no segmenter with encoder {encoder!r} for images of {size} px: {error}"
+        ) from error
 
 
 def to_input(images: UInt8) -> Tensor:

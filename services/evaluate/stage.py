@@ -6,11 +6,16 @@ from typing import Any, ClassVar
 
 from services.evaluate.appearance import measure_appearance
 from services.evaluate.contact_sheet import draw_sheet
-from services.evaluate.data import gather
+from services.evaluate.data import class_gaps, gather
 from services.evaluate.encoding import EncoderResult, measure_encoder, open_encoder
 from services.evaluate.report import html_report, summarize
-from services.evaluate.segmentation import check_encoder
-from services.evaluate.usefulness import SegmenterResult, measure_segmenter, training_sets
+from services.evaluate.segmentation import check_segmenter
+from services.evaluate.usefulness import (
+    SegmenterResult,
+    measure_segmenter,
+    segmenter_side,
+    training_sets,
+)
 from shared.contracts.evaluate import (
     Appearance,
     EvaluateRequest,
@@ -18,16 +23,13 @@ from shared.contracts.evaluate import (
     TrainingSet,
     report_key,
 )
-from shared.errors import InputError, JobError
+from shared.errors import JobError
 from shared.imaging.codec import encode_png
 from shared.jobs import Context, Plan, Shard, Stage
 
 FEATURES = "features"
 APPEARANCE = "appearance"
 SEGMENTER = "segmenter"
-
-OUTPUT_STRIDE = 16
-"""Output stride of DeepLabV3+: the side of its images must be a multiple of this."""
 
 
 class EvaluateStage(Stage[EvaluateRequest]):
@@ -38,12 +40,9 @@ class EvaluateStage(Stage[EvaluateRequest]):
 
     def plan(self, request: EvaluateRequest, context: Context) -> Plan:
         material = gather(context.store, request)
-        check_encoder(request.segmenter_encoder)
-        if material.dataset.size % OUTPUT_STRIDE:
-            raise InputError(
-                f"DeepLabV3+ needs images whose side is a multiple of {OUTPUT_STRIDE}, not "
-                f"{material.dataset.size} px"
-            )
+        check_segmenter(
+            request.segmenter_encoder, material.dataset.classes, segmenter_side(material)
+        )
         for name in request.encoders:  # a missing or gated encoder fails the job before any shard
             open_encoder(request, name, material, context)
         features = [
@@ -87,7 +86,8 @@ class EvaluateStage(Stage[EvaluateRequest]):
             if shard.startswith(SEGMENTER)
         ]
         appearance = Appearance.model_validate(done[APPEARANCE]) if APPEARANCE in done else None
-        report = summarize(request, material, encoders, appearance, segmenters)
+        gaps = class_gaps(store, request, material.real)
+        report = summarize(request, material, encoders, appearance, segmenters, gaps)
         neighbours = encoders[0].nearest if encoders else ()
         pairs = [(neighbour.sample, neighbour.train) for neighbour in neighbours]
         picture = encode_png(draw_sheet(store, material, pairs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.evaluate.data import Material, Pairs, fewer_slides, spread
 from services.evaluate.segmentation import (
+    OUTPUT_STRIDE,
     IouScores,
     confusion,
     iou_scores,
@@ -63,12 +64,17 @@ def training_pairs(
     return few, material.synthetic if source == TrainingSet.FEW_REAL_AND_SYNTHETIC else None
 
 
+def segmenter_side(material: Material) -> int:
+    """Return the side of the windows that segmenters see: the largest one that DeepLabV3+ takes."""
+    return material.dataset.size // OUTPUT_STRIDE * OUTPUT_STRIDE
+
+
 def measure_segmenter(
     request: EvaluateRequest, material: Material, source: TrainingSet, seed: int, context: Context
 ) -> SegmenterResult:
     """Train a segmenter on one training set, and score it on the real test images."""
     pairs, synthetic = training_pairs(request, material, source)
-    size, classes = material.dataset.size, material.dataset.classes
+    size, classes = segmenter_side(material), material.dataset.classes
     steps = request.segmenter_steps
     model = make_segmenter(request.segmenter_encoder, classes, request.seed + seed)
     train_segmenter(

@@ -28,12 +28,15 @@ from shared.datasets.map_choice import plan_maps
 from shared.datasets.preview import PREVIEW_SAMPLES, draw_preview
 from shared.datasets.region_bank import RegionBank, open_banks
 from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
-from shared.errors import JobError
+from shared.errors import InputError, JobError
 from shared.imaging.codec import encode_png
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model
 from shared.storage import Store, sha256, sha256_file
 from shared.storage.formats import pack_tar, table_bytes
+
+BYTES_PER_PIXEL = 1.2
+"""Bytes of an image and its label map per pixel, as PNG; tissue takes 1.2 to 2."""
 
 CHOICE_ROWS = 65536
 """Rows per row group of `choices.parquet`, so that a shard reads few rows of other shards."""
@@ -48,6 +51,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
     def plan(self, request: DatasetRequest, context: Context) -> Plan:
         model = _model(context.store, request)
         request.sampling(model)  # raises if the model does not allow these settings
+        _check_room(context.store, request, model)
         maps, crops = open_banks(context.store, request, model)
         chosen = plan_maps(request, model, maps, crops)
         keys = pa.DictionaryArray.from_arrays(pa.array(chosen), pa.array(maps.keys))
@@ -174,6 +178,18 @@ def _coco_key(dataset: str, number: int) -> str:
 
 def _model(store: Store, request: DatasetRequest) -> ModelRecord:
     return read_model(store, request.model_ref)
+
+
+def _check_room(store: Store, request: DatasetRequest, model: ModelRecord) -> None:
+    """Raise `InputError` if the store has too little room for the images, by a low estimate."""
+    copies = 1 + len(set(request.exports) - {"geojson"})
+    needed = int(request.images * model.size**2 * BYTES_PER_PIXEL * copies)
+    free = store.free()
+    if free is not None and needed > free:
+        raise InputError(
+            f"{request.images:,} images of {model.size} px need about {needed / 1e9:,.1f} GB, but "
+            f"{store.url} has {free / 1e9:,.1f} GB free: ask for fewer, or use another store"
+        )
 
 
 def _choices(store: Store, dataset: str, start: int, stop: int) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from services.train.checks import check_networks
 from services.train.latents import SHARD_REGIONS
 from services.train.publish import publish
 from services.train.run import KINDS, Run
@@ -40,6 +41,7 @@ class TrainStage(Stage[TrainRequest]):
             raise InputError(f"region set {request.regions!r} has no region in its train split")
         run.check_warm_start()
         run.perceptual_loss()
+        check_networks(run)
         vae, decoder, denoiser = (
             [(_shard(kind, *span),) for span in _spans(run.steps[kind], recipe.segment_steps)]
             for kind in KINDS

@@ -9,18 +9,21 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationError,
     model_validator,
 )
 
-Name = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=128)
-]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=128)]
 """A name that becomes a path segment in the store."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""The seed of random choices."""
 
 Split = Literal["train", "val", "test"]
 
@@ -28,22 +31,11 @@ Split = Literal["train", "val", "test"]
 class Contract(BaseModel):
     """A strict, immutable record."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def explain(error: ValidationError) -> str:
-    """Return one line that names each invalid field and its fault."""
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        lines.append(f"{place}: {item['msg']}" if place else item["msg"])
-    return "; ".join(lines)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Request(Contract):
     """The request for one job of a stage."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     stage: ClassVar[str]
     scratch: ClassVar[tuple[str, ...]] = ()
@@ -84,11 +76,26 @@ class Request(Contract):
         return self == earlier
 
 
+def _printable(name: str) -> str:
+    if not name.isprintable() or name != name.strip():
+        raise ValueError(f"{name!r} has characters that cannot be seen, or spaces at its ends")
+    return name
+
+
+def spelling(name: str) -> str:
+    """Return a class name as names are compared: in one case, with spaces for '-' and '_'."""
+    return name.casefold().replace("-", " ").replace("_", " ")
+
+
+ClassName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+"""The name of a class, as people write it."""
+
+
 class LabelClass(Contract):
     """One class of a label map."""
 
     index: int = Field(ge=0, le=255)
-    name: str = Field(min_length=1, max_length=128)
+    name: ClassName
     color: tuple[int, int, int]
 
 
@@ -122,9 +129,14 @@ class Classes(Contract):
     def _in_order(self) -> Classes:
         if [item.index for item in self.items] != list(range(len(self.items))):
             raise ValueError("class indices must be 0, 1, 2, … in order, with background at 0")
-        names = [item.name for item in self.items]
-        if len(set(names)) != len(names):
-            raise ValueError(f"class names must differ: {names}")
+        known: dict[str, LabelClass] = {}
+        for item in self.items:
+            other = known.setdefault(spelling(item.name), item)
+            if other is not item:
+                raise ValueError(
+                    "class names must differ in more than case, '-' and '_', unlike "
+                    f"{other.name!r} (class {other.index}) and {item.name!r} (class {item.index})"
+                )
         return self
 
     @classmethod
@@ -169,7 +181,7 @@ class SplitFractions(Contract):
 
     val: float = Field(0.0, ge=0, lt=1)
     test: float = Field(0.25, ge=0, lt=1)
-    seed: int = 0
+    seed: Seed = 0
     by: Literal["patient", "site"] = Field(
         "patient", description="what is never divided between splits"
     )

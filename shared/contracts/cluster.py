@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from shared.contracts.base import Contract, Name, Request
+from shared.contracts.base import ClassName, Contract, Name, Request, Seed
 from shared.contracts.embed import feature_record_key
 from shared.contracts.ingest import cohort_key
 from shared.contracts.regions import RegionRule
@@ -46,7 +46,13 @@ class ClusterRequest(Request):
         description="training steps of the classifier from patch images to types; 0: no classifier",
     )
     regions: RegionRule = RegionRule()
-    seed: int = 0
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _splits_clusters(self) -> ClusterRequest:
+        if self.first_k is not None and self.first_k > self.k:
+            raise ValueError(f"first_k ({self.first_k}) is above k ({self.k})")
+        return self
 
     def inputs(self) -> list[str]:
         return [cohort_key(self.cohort), feature_record_key(self.encoder, self.cohort)]
@@ -78,7 +84,7 @@ class ClusterRecord(Contract):
 class TissueType(Contract):
     """Name and colour of a tissue type; a person may change them, or merge the type."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: ClassName
     color: tuple[int, int, int] = Field(description="RGB, 0 to 255")
     merge: int | None = Field(None, description="type that this one is merged into")
 

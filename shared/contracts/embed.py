@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from shared.contracts.base import Contract, Name, Request
+from shared.contracts.base import Contract, Name, Request, Seed
 from shared.contracts.ingest import MAX_DAMAGED, cohort_key
 
 
@@ -44,7 +44,7 @@ class EmbedRequest(Request):
         MAX_DAMAGED, ge=0, le=1, description="largest share of a slide's patches that may be "
         "unreadable; they are left out",
     )  # fmt: skip
-    seed: int = 0
+    seed: Seed = 0
 
     def inputs(self) -> list[str]:
         return [cohort_key(self.cohort)]

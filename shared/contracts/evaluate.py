@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contracts.base import Name, Request, Split
+from shared.contracts.base import Name, Request, Seed, Split
 from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import dataset_key
 
@@ -51,7 +51,9 @@ class EvaluateRequest(Request):
     )
     segmenter_encoder: str = "resnet18"
     segmenter_steps: int = Field(300, ge=1)
-    segmenter_batch: int = Field(16, ge=1)
+    segmenter_batch: int = Field(
+        16, ge=2, description="images in a step; batch normalization needs at least two"
+    )
     few: float | None = Field(
         None,
         gt=0,
@@ -59,7 +61,7 @@ class EvaluateRequest(Request):
         description="share of the real regions for the segmenters of few regions",
     )
     seeds: int = Field(1, ge=1, le=20, description="repetitions of each segmenter")
-    seed: int = 0
+    seed: Seed = 0
 
     def inputs(self) -> list[str]:
         sets = [region_set_key(self.regions)] if self.regions else []
@@ -251,7 +253,9 @@ class Report(ReportPart):
     held_out: bool = Field(
         description="whether no training, and not the dataset, used the test slides"
     )
-    cautions: tuple[str, ...] = Field(description="reasons why figures may be too good")
+    cautions: tuple[str, ...] = Field(
+        description="why figures may be too good, and which classes have no region"
+    )
     real_train: RealSplit
     real_test: RealSplit
     fidelity: tuple[EncoderFigures, ...] = ()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Contract, Name
 from shared.contracts.sampling import GuidanceScale, Sampling
+
+Channels = Annotated[int, Field(ge=1)]
 
 
 class VaeRecipe(Contract):
@@ -24,7 +26,7 @@ class VaeRecipe(Contract):
         description="type of a VAE from scratch: kl is diffusers' AutoencoderKL; dc is its "
         "AutoencoderDC, which learns faster because its shortcuts fold pixels into channels",
     )
-    channels: tuple[int, ...] = Field(
+    channels: tuple[Channels, ...] = Field(
         (32, 64, 128, 128),
         min_length=1,
         description="channels of the levels, from full (kl) or half (dc) resolution on",
@@ -107,7 +109,7 @@ class DenoiserRecipe(Contract):
         "place to the crops of its own class; embedding: like regional, with an ImageNet feature "
         "vector instead of each crop (for comparison)",
     )
-    channels: tuple[int, ...] = Field((128, 256, 384), min_length=1)
+    channels: tuple[Channels, ...] = Field((128, 256, 384), min_length=1)
     layers: int = Field(1, ge=1)
     attention: tuple[bool, ...] = Field(
         (False, True, True), description="whether each level has attention"
@@ -171,7 +173,7 @@ class Recipe(Contract):
     size: int = Field(256, ge=32, description="side of the images in pixels")
     vae: VaeRecipe = VaeRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
-    precision: str = Field("fp32", pattern="^(fp32|bf16)$")
+    precision: Literal["fp32", "bf16"] = "fp32"
     segment_steps: int = Field(500, ge=1, description="steps between two resumable checkpoints")
     sample_every: int = Field(500, ge=1, description="steps between two sample sheets")
 
@@ -194,7 +196,24 @@ class Recipe(Contract):
     @model_validator(mode="after")
     def _divisible(self) -> Recipe:
         if self.vae.pretrained is None:
-            total = self.vae.factor * 2 ** (len(self.denoiser.channels) - 1)
-            if self.size % total:
-                raise ValueError(f"size {self.size} must be a multiple of {total} for these levels")
+            self.check_sides(self.vae.factor)
         return self
+
+    def check_sides(self, factor: int) -> None:
+        """Raise `ValueError` unless all sides fit the levels of the networks.
+
+        Args:
+            factor: pixels per latent pixel of the autoencoder.
+        """
+        total = factor * 2 ** (len(self.denoiser.channels) - 1)
+        if self.size % total:
+            raise ValueError(
+                f"size {self.size} must be a multiple of {total}: the autoencoder makes {factor} "
+                f"pixels one, and the denoiser has {len(self.denoiser.channels)} levels; take "
+                f"{max(total, self.size - self.size % total)}"
+            )
+        if (self.vae.steps or self.vae.decoder_steps) and self.vae.crop % factor:
+            raise ValueError(
+                f"vae.crop {self.vae.crop} must be a multiple of {factor}, the number of pixels "
+                "that the autoencoder makes one"
+            )

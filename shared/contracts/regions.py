@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Classes, Contract, Name, Split
+from shared.contracts.base import Classes, Contract, Name, Seed, Split
 
 
 class RegionRule(Contract):
@@ -37,7 +37,7 @@ class RegionRule(Contract):
     max_per_slide: int = Field(
         400, ge=1, description="largest number of regions per slide; the most diverse stay"
     )
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _ordered(self) -> RegionRule:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from shared.contracts.base import Classes, Contract, Name, Request, Split
+from shared.contracts.base import Classes, Contract, Name, Request, Seed, Split
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import Sampling
@@ -110,7 +110,7 @@ class DatasetRequest(SamplingChoice, Request):
         description="greatest share of a crop's textured blocks that may reappear in an image; "
         "an image above it is made again from other noise, and left out if that does not help",
     )
-    seed: int = 0
+    seed: Seed = 0
     shard_size: int = Field(
         128,
         ge=1,

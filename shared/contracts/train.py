@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Name, Request
+from shared.contracts.base import Name, Request, Seed
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import region_set_key
@@ -39,7 +39,7 @@ class TrainRequest(Request):
         "'starter' (trained on phantoms), 'colon' (on colon biopsies) or 'colon-student' (the "
         "few-step student of 'colon')",
     )
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _student_has_teacher(self) -> TrainRequest:
@@ -47,6 +47,21 @@ class TrainRequest(Request):
             raise ValueError(
                 "a student needs a teacher and its autoencoder: set warm_start to the teacher's "
                 "models/<name>/<version>, and recipe.vae.steps to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_it_publishes(self) -> TrainRequest:
+        vae, denoiser = self.recipe.vae, self.recipe.denoiser
+        if self.warm_start is None and vae.pretrained is None and not vae.steps:
+            raise ValueError(
+                "recipe.vae.steps is 0, so the autoencoder would stay untrained: give steps, "
+                "recipe.vae.pretrained, or a warm start"
+            )
+        if self.warm_start is None and not (vae.steps or vae.decoder_steps or denoiser.steps):
+            raise ValueError(
+                "recipe.denoiser.steps is 0, so an untrained model would be published: give steps, "
+                "or a warm start"
             )
         return self
 

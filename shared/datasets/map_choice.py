@@ -24,6 +24,9 @@ PENALTY_WEIGHT = 1e-5
 
 MAX_NEWTON_STEPS = 200
 MAX_SWAPS = 400
+REACH_TOLERANCE = 0.05
+"""Distance to a wanted share above which the maps do not reach it."""
+
 SHARE_TOLERANCE = 0.002
 """Distance to the wanted shares at which the swapping of regions stops."""
 
@@ -150,6 +153,33 @@ def _swap(tissue: Float64, gaps: Float64, chosen: Int64, rng: np.random.Generato
     return chosen
 
 
+def check_reach(shares: Float64, wanted: Mapping[int, float], classes: Classes, whose: str) -> None:
+    """Check that some choice of maps reaches the wanted shares.
+
+    Args:
+        shares: (n, classes) share of each class in each region.
+        wanted: label → wanted share of the labelled pixels.
+        classes: classes of the model.
+        whose: description of the map source, for the message.
+
+    Raises:
+        InputError: the nearest choice misses a wanted share by more than `REACH_TOLERANCE`.
+    """
+    if not wanted:
+        return
+    gaps = _gaps(shares, wanted, classes.first)[1]
+    nearest = dict(zip(sorted(wanted), _spread(gaps) @ gaps, strict=True))
+    if max(map(abs, nearest.values())) > REACH_TOLERANCE:
+        asked, reached = (
+            ", ".join(f"{classes.names[label]}={value:.2g}" for label, value in values.items())
+            for values in (wanted, {label: wanted[label] + nearest[label] for label in wanted})
+        )
+        raise InputError(
+            f"no choice of maps reaches the proportions {asked}: the nearest with the maps of "
+            f"{whose} is {reached}. Ask for that, or take other maps (maps.regions, maps.splits)"
+        )
+
+
 SlideRule = Literal["same", "other", "any"]
 
 
@@ -218,11 +248,13 @@ def plan_maps(
         int64 (images,) region numbers in `maps`.
 
     Raises:
-        InputError: the proportions name a class that the model lacks, or no region can give a
-            crop of a class of a chosen map.
+        InputError: the proportions name a class that the model lacks, no choice of maps reaches
+            them, or no region can give a crop of a class of a chosen map.
     """
     first = model.classes.first
     wanted = wanted_shares(request.proportions, model.classes)
+    whose = f"region set {maps.name!r} ({', '.join(request.maps.splits)})"
+    check_reach(maps.shares, wanted, model.classes, whose)
     rng = np.random.default_rng(image_seed(request.seed, -1))
     chosen = choose_maps(maps.shares, request.images, wanted, rng, first)
     pairs = {

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from shared.arrays import UInt8
 from shared.contracts.base import Split
-from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
+from shared.contracts.regions import RegionSet, region_set_key, region_table_key, region_tar_key
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.storage import Store
@@ -68,6 +71,17 @@ def load_region_set(store: Store, name: str) -> RegionSet:
 def region_table(rows: list[dict[str, object]]) -> bytes:
     """Write region rows (see `COLUMNS`) as Parquet."""
     return table_bytes(pa.Table.from_pylist(rows, schema=COLUMNS))
+
+
+def classes_without_regions(store: Store, record: RegionSet, *splits: Split) -> list[str]:
+    """Return the names of the classes of tissue that no region of some splits has."""
+    held = np.zeros(len(record.classes), bool)
+    for part in record.of_split(*splits):
+        table = io.BytesIO(store.get(region_table_key(record.name, part.slide)))
+        shares = pq.read_table(table, columns=["fractions"])["fractions"].to_pylist()
+        held |= (np.asarray(shares) > 0).any(0)
+    classes = record.classes
+    return [item.name for item in classes.items[classes.first :] if not held[item.index]]
 
 
 class RegionIndex:

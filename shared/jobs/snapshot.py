@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from shared.contracts.base import explain
+from shared.contracts.explaining import explain
 from shared.contracts.jobs import JobRecord, JobResult, JobStatus, ParkedUnit, State, job_key
 from shared.errors import InputError
 from shared.jobs.stage import FINISH, PLAN, Plan

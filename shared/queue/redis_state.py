@@ -12,6 +12,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.errors import InputError
 from shared.jobs.reporting import Reporter
 from shared.queue.counts import count_images, count_unit
 
@@ -24,8 +25,14 @@ _RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',K
 
 
 def connect(broker_url: str) -> Redis:
-    """Open a connection to the Redis at `broker_url`."""
-    client: Redis = Redis.from_url(broker_url, socket_timeout=10, decode_responses=True)
+    """Open a connection to the Redis at `broker_url`. Raises `InputError` if it is no address."""
+    try:
+        client: Redis = Redis.from_url(broker_url, socket_timeout=10, decode_responses=True)
+    except ValueError as error:  # the address is not shown, because it may hold a password
+        raise InputError(
+            f"the broker's address is not valid: {error}. Give redis://host:port/0 by --broker or "
+            "HTD_BROKER_URL"
+        ) from error
     return client
 
 

@@ -132,6 +132,10 @@ class DirectoryStore(Store):
             file.seek(start)
             yield file
 
+    def free(self) -> int | None:
+        there = next(path for path in (self.root, *self.root.parents) if path.exists())
+        return shutil.disk_usage(there).free
+
     def presign(self, key: str, seconds: int) -> str | None:
         return None
 

@@ -139,6 +139,10 @@ class Store(ABC):
         """Remove half-written files last changed before a UTC time; return their number."""
         return 0
 
+    def free(self) -> int | None:
+        """Return the number of bytes that the store has room for; None if it is not known."""
+        return None
+
     def size(self, key: str) -> int:
         """Return the object's size in bytes. Raises `ObjectNotFoundError`."""
         return self.stat(key).size

@@ -60,6 +60,9 @@ class StoreView(Store):
     def presign(self, key: str, seconds: int) -> str | None:
         return self.inner.presign(key, seconds)
 
+    def free(self) -> int | None:
+        return self.inner.free()
+
 
 class ReadOnceStore(StoreView):
     """A store that fetches each object at most once; for the time of one request."""

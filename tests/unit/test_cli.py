@@ -69,7 +69,7 @@ def test_a_deployment_gets_a_number_that_none_waiting_has(
     ("words", "message"),
     [
         (["embed", "--cohort", "none"], "needs cohorts/none.json"),
-        (["embed", "--cohort", "no/name"], "cohort: String should match"),
+        (["embed", "--cohort", "no/name"], "--cohort: may have letters"),
         (["train", "--regions", "none", "--recipe", "huge"], "no recipe 'huge'"),
         (["synthesize", "--model", "m", "--proportion", "tumor"], "must be <class>=<share>"),
         (["jobs", "show", "train-0"], "holds no job 'train-0'"),
@@ -130,7 +130,7 @@ def test_proportions_are_read() -> None:
 def test_a_pipeline_is_checked_whole_before_it_starts(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text("requests:\n- {stage: embed, cohort: c}\n- {stage: cluster, run: r}\n")
-    with pytest.raises(InputError, match=r"request 2 \(cluster\): cohort: Field required"):
+    with pytest.raises(InputError, match=r"request 2 \(cluster\): cohort: is missing"):
         load_pipeline(file)
     file.write_text("requests:\n- {stage: paint}\n")
     with pytest.raises(InputError, match="request 1 has stage 'paint'"):

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.linalg import sqrtm
 
 from services.evaluate import encoding
 from services.evaluate import stage as evaluate
-from services.evaluate.data import gather, spread
+from services.evaluate.data import class_gaps, gather, spread
 from services.evaluate.fidelity import FeatureSet, fidelity, halves, make_own_folds, nearest
 from services.evaluate.frechet import Moments, distance_of, frechet_distance
 from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import (
+    check_segmenter,
     confusion,
     iou_scores,
     make_segmenter,
@@ -31,10 +34,11 @@ from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes, Split
 from shared.contracts.evaluate import EvaluateRequest, Report, TrainingSet
 from shared.contracts.models import ModelRecord
-from shared.contracts.regions import region_set_key
+from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
+from shared.imaging.region_sets import region_table
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore
@@ -378,7 +382,7 @@ def test_the_page_shows_every_score_below_its_own_class(tmp_path: Path) -> None:
     score = ImageScores(mean_iou=0.5, accuracy=0.5, iou=(0.111, 0.888), n=6)
     real = TrainingSet.REAL
     parts = [SegmenterResult(source=real, seed=0, n=12, test=score, faithfulness=score)]
-    report = summarize(EvaluateRequest(report="r", dataset="d"), material, [], None, parts)
+    report = summarize(EvaluateRequest(report="r", dataset="d"), material, [], None, parts, [])
     scores = report.segmentation[real]
     assert scores is not None
     assert scores.iou == {"zona": 0.111, "acinus": 0.888}
@@ -529,6 +533,40 @@ def test_slides_that_any_model_was_trained_on_are_not_held_out(tmp_path: Path) -
     material = gather(store, request)
     assert not material.held_out
     assert "first/1, which a generator was started from" in material.cautions[0]
+
+
+def test_sides_and_encoders_are_tried_before_hours_are_spent() -> None:
+    check_segmenter("resnet18", CLASSES, 48)
+    with pytest.raises(InputError, match=r"'resnet18' for images of 40 px.*divisible by 16"):
+        check_segmenter("resnet18", CLASSES, 40)
+    with pytest.raises(InputError, match=r"no segmenter with encoder 'tu-none'.*Unknown model"):
+        check_segmenter("tu-none", CLASSES, 48)
+
+
+def test_segmenters_see_the_largest_side_that_they_take(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store), size=40)
+    request = DatasetRequest(dataset="d", model="toy", images=4, steps=1)
+    ledger = Ledger(store)
+    run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG)
+    status = run_evaluate(store)
+    assert status.state == "done", status.failed
+    report = store.get_model("reports/r/report.json", Report)
+    assert report.size == 40
+    assert report.segmentation[TrainingSet.REAL] is not None
+
+
+def test_classes_without_regions_are_cautioned_against(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    real = store.get_model("regions/toy/set.json", RegionSet)
+    assert class_gaps(store, EvaluateRequest(report="r", dataset="d"), real) == []
+    for part in real.of_split("test"):
+        key = f"regions/toy/{part.slide}.parquet"
+        rows = pq.read_table(io.BytesIO(store.get(key))).to_pylist()
+        store.put(key, region_table([row | {"fractions": [0.5, 0.5, 0]} for row in rows]))
+    assert run_evaluate(store).state == "done"
+    cautions = store.get_model("reports/r/report.json", Report).cautions
+    assert "No region of test has tumor: they are not scored." in cautions
 
 
 def test_a_segmenter_that_failed_leaves_a_partial_report(

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from shared.errors import InputError
 from shared.settings import Settings
 from shared.storage import DirectoryStore, S3Store, open_store
+from shared.storage.formats import pack_tar, unpack_tar
 from shared.storage.parts import part_upload
 from tests.store_contract import check_store
 
@@ -70,3 +71,13 @@ def test_what_a_killed_writer_left_is_swept_once_it_is_old(tmp_path: Path) -> No
     os.utime(old, (0, 0))
     assert store.remove_leftovers(datetime.now(UTC) - timedelta(hours=1)) == 1
     assert (old.exists(), new.exists(), store.get("a/x")) == (False, True, b"whole")
+
+
+def test_a_directory_says_how_much_room_it_has(tmp_path: Path) -> None:
+    assert 0 < (DirectoryStore(tmp_path / "not" / "yet").free() or 0) < 2**60
+
+
+def test_long_names_fit_into_a_shard() -> None:
+    names = ["s" * 128 + "_" + "t" * 128 + "_0_0.png", "müde/Probe.png", "a.png"]
+    members = [(name, name.encode()) for name in names]
+    assert list(unpack_tar(pack_tar(members))) == members

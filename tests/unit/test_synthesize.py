@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -254,6 +255,28 @@ def test_unreachable_shares_come_as_near_as_the_regions_allow() -> None:
     shares = np.array([[0.0, 0.5, 0.5], [0.2, 0.6, 0.2], [0.9, 0.06, 0.04]])
     chosen = choose_maps(shares, 10, {1: 1.0}, np.random.default_rng(0))
     assert set(chosen.tolist()) == {1}
+
+
+def test_proportions_that_no_map_reaches_are_refused(made: DirectoryStore) -> None:
+    status = synthesize(made, dataset="x", proportions={"tumor": 0.99})
+    reason = status.failed["plan"]
+    found = re.search(r"tumor=0.99: the nearest .* 'toy' \(train\) is tumor=(0\.\d+)", reason)
+    assert found is not None
+    nearest = synthesize(made, dataset="x", proportions={"tumor": float(found[1])})
+    assert nearest.state == "done"
+    assert (nearest.result or {})["proportions"]["tumor"] == pytest.approx(float(found[1]), abs=0.1)
+
+
+def test_a_dataset_larger_than_the_disk_is_refused(
+    made: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DirectoryStore, "free", lambda self: 20_000)
+    reason = synthesize(made, dataset="x", images=60).failed["plan"]
+    assert reason.startswith("60 images of 32 px need about 0.0 GB, but")
+    assert synthesize(made, dataset="x", images=3).state == "done"
+    assert (
+        "need about" in synthesize(made, dataset="x", images=12, exports=["folder"]).failed["plan"]
+    )
 
 
 def test_without_proportions_every_map_is_taken_equally_often() -> None:

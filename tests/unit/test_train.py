@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -426,6 +427,26 @@ def test_a_recipe_larger_than_the_regions_is_refused(trained: DirectoryStore) ->
     status = run_job(ledger, TrainStage(), ledger.submit(request, replace=True))
     assert status.state == "failed"
     assert "smaller than the recipe's 128" in status.failed["plan"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"denoiser": {"channels": (40, 64)}}, r"cannot be made: num_channels .* 40 .* divisible"),
+        ({"vae": {"crop": 96}}, "recipe.vae.crop is 96 px, larger than the regions of 'toy', 64"),
+        ({"vae": {"pretrained": "embedded"}, "size": 40}, "size 40 must be a multiple of 16"),
+    ],
+)
+def test_what_does_not_fit_together_is_told_before_training(
+    trained: DirectoryStore, change: dict[str, Any], message: str
+) -> None:
+    plain = RECIPE.model_dump(mode="json")
+    for name, value in change.items():
+        plain[name] = plain[name] | value if isinstance(value, dict) else value
+    request = TrainRequest(run="x", regions="toy", recipe=Recipe.model_validate(plain), model="x")
+    context = Context(trained, threads=1, device="cpu", report=lambda *_: None)
+    with pytest.raises(InputError, match=message):
+        TrainStage().plan(request, context)
 
 
 STUDENT = RECIPE.model_copy(

@@ -8,7 +8,7 @@ import triton_python_backend_utils as pb_utils
 from pydantic import ValidationError
 from torch.utils.dlpack import from_dlpack
 
-from shared.contracts.base import explain
+from shared.contracts.explaining import explain
 from shared.diffusion.conditionings import load_denoiser
 from shared.errors import InputError
 from shared.serving.engine import Instance

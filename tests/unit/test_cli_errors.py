@@ -1,0 +1,166 @@
+"""What goes wrong at the command line ends in one line that names the option, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from urllib3.exceptions import MaxRetryError
+
+from heterotissue import doctor
+from shared.contracts.base import Classes
+from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
+from shared.imaging.region_sets import region_table
+from shared.settings import settings
+from shared.storage import DirectoryStore
+from tests.region_sets import make_region_set
+from tests.unit.test_cli import htd
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder with a file, in which the commands are run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HTD_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "deep.yaml").write_text("[" * 5000)
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ingest file --region-size 0", "--region-size"),
+        ("ingest file --region-size 8192", "--region-size"),
+        ("ingest file --classes ,", "--classes ',' names no class"),
+        ("ingest file --classes Tumor,tumor", "--classes Tumor,tumor: class names must differ"),
+        (
+            "ingest file --classes tumor --rename _0=tumour",
+            "--rename _0=tumour: there is no class 'tumour'; the classes are background, tumor",
+        ),
+        ("ingest file --rename _0=tumor", "no class 'tumor'; give --classes"),
+        ("ingest file --classes tumor --rename tumor", "must be <name>=<class>"),
+        ("tiles . --classes , --mpp 1", "--classes ',' names no class"),
+        ("embed --cohort a/b", "--cohort: may have letters, digits, '.', '_' and '-'"),
+        ("synthesize --model m --dataset a,b", "--dataset: may have letters"),
+        ("synthesize --model -m", "--model: may have letters"),
+        ("synthesize --model m --guidance-map 99", "--guidance-map: must be less than or equal"),
+        ("evaluate --report /", "--report: may have letters"),
+        ("train --regions r --seed -1", "--seed"),
+        ("phantom out --seed -1", "--seed"),
+        ("train --regions r --recipe deep.yaml", "deep.yaml is nested too deeply"),
+        ("train --regions r --recipe .", ". is a folder or a device"),
+        ("pipeline .", ". is a folder or a device"),
+        ("embed --set x=[1", "--set x=[1 is not valid YAML"),
+        ("evaluate --set segmenter_batch=1", "--set segmenter_batch=1: must be greater than"),
+        ("cluster --cohort none", "holds no cohort 'none': run htd ingest first"),
+        ("jobs list --store file", "file is a file: give a directory or s3://"),
+        ("jobs list --store file/store", "file is a file: give a directory or s3://"),
+        ("ingest file --store file", "file is a file: give a directory or s3://"),
+        ("embed --broker notaurl", "the broker's address is not valid: Redis URL must specify"),
+    ],
+)
+def test_wrong_input_names_the_option(
+    line: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert htd(monkeypatch, *line.split()) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a", None, "b"), "a -> b: No space left"),
+        (OSError(errno.EROFS, "Read-only file system", "st/a"), "st/a: Read-only file system; cho"),
+        (FileExistsError(errno.EEXIST, "File exists", "out"), "out: File exists; a file is in the"),
+        (OSError("Unable to open file [/x]"), "Unable to open file [/x]"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "Connection refused"),
+        (MemoryError(), "the memory is full"),
+        (MaxRetryError(None, "/b", Exception("refused")), "a server does not answer"),  # type: ignore[arg-type]
+    ],
+)
+def test_errors_of_the_system_are_one_line(
+    error: Exception,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails() -> list[object]:
+        raise error
+
+    monkeypatch.setattr(doctor, "examine", fails)
+    assert htd(monkeypatch, "doctor") == 1
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> list[object]:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(doctor, "examine", fails)
+    with pytest.raises(KeyError, match="bug"):
+        htd(monkeypatch, "doctor")
+
+
+def test_an_s3_server_that_is_down_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HTD_S3_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTD_S3_ACCESS_KEY", "key")
+    monkeypatch.setenv("HTD_S3_SECRET_KEY", "secret")
+    settings.cache_clear()
+    monkeypatch.setattr("urllib3.util.retry.Retry.get_backoff_time", lambda self: 0)
+    assert htd(monkeypatch, "jobs", "list", "--store", "s3://bucket") == 1
+    shown = " ".join(capsys.readouterr().err.split())
+    assert shown.startswith("error: no S3 server answers at http://127.0.0.1:9: start it")
+    assert htd(monkeypatch, "jobs", "list", "--store", "s3://b") == 2
+    assert "invalid bucket name" in capsys.readouterr().err
+
+
+def test_clusters_take_the_scale_of_their_cohort(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = DirectoryStore(here / "store")
+    record = CohortRecord(
+        cohort="toy", classes=None, splits={"a": "train"}, sha256={},
+        patches=PatchGrid(size=48, stride=24, mpp=0.7),
+    )  # fmt: skip
+    store.put_json(cohort_key("toy"), record)
+    htd(monkeypatch, "cluster", "--cohort", "toy")
+    assert "regions of 96 px at 0.7 µm/px, as in cohort 'toy'" in capsys.readouterr().err
+    make_region_set(store, size=64)
+    htd(monkeypatch, "cluster", "--cohort", "toy", "--region-mpp", "2")
+    assert "regions of 64 px at 2 µm/px" in capsys.readouterr().err
+
+
+def test_classes_without_a_region_are_said_before_a_training(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = DirectoryStore(here / "store")
+    record = make_region_set(store)
+    more = Classes.of("stroma", "tumor", "necrosis")
+    store.put_json("regions/toy/set.json", record.model_copy(update={"classes": more}))
+    for part in record.slides:  # as ingest writes it: a share of each class
+        key = f"regions/toy/{part.slide}.parquet"
+        store.put(key, with_another_class(store.get(key)))
+    assert htd(monkeypatch, "train", "--regions", "toy", "--recipe", "tiny") == 1
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "note: region set 'toy' has no region with necrosis in train: the model" in shown
+
+
+def with_another_class(table: bytes) -> bytes:
+    """Return a table of regions with a class more, which no region has."""
+    rows = pq.read_table(io.BytesIO(table)).to_pylist()
+    return region_table([row | {"fractions": [*row["fractions"], 0.0]} for row in rows])
