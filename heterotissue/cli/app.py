@@ -10,6 +10,8 @@ import typer
 from pydantic import ValidationError
 
 from heterotissue.cli import (
+    GO_ON,
+    INTERRUPTED,
     datasets,
     encoders,
     evaluation,
@@ -34,9 +36,6 @@ for subject in (slides, encoders, models, datasets, evaluation, pipelines, machi
     app.add_typer(subject.app)
 app.add_typer(jobs.app, name="jobs", no_args_is_help=True)
 app.add_typer(stack.app, name="stack", no_args_is_help=True)
-
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended; typer turns the interrupt into it."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -73,8 +72,8 @@ def main() -> None:
     except HeteroTissueError as error:
         _fail(str(error), 1)
     except SystemExit as end:
-        if end.code == INTERRUPTED:
-            console.print("interrupted; run the same command again to continue")
+        if end.code == INTERRUPTED:  # typer turns the interrupt into this exit
+            console.print(GO_ON)
         raise
 
 

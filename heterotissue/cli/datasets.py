@@ -11,6 +11,7 @@ from heterotissue import remote
 from heterotissue.cli.options import (
     EXPORT_FORMATS,
     BrokerOption,
+    DryRunOption,
     FreshOption,
     GuidanceCropsOption,
     GuidanceMapOption,
@@ -60,6 +61,7 @@ def synthesize(
     broker: BrokerOption = None,
     server: ServerOption = None,
     fresh: FreshOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Make a dataset of synthetic images with their label maps."""
@@ -81,9 +83,9 @@ def synthesize(
     )
     request = changed(request, change)
     if server is None:
-        run_and_end(Target.of(store, broker), request, fresh=fresh)
-    elif fresh or store or broker:
-        raise InputError("--server excludes --store, --broker and --fresh")
+        run_and_end(Target.of(store, broker, dry_run), request, fresh=fresh)
+    elif fresh or store or broker or dry_run:
+        raise InputError("--server excludes --store, --broker, --fresh and --dry-run")
     else:
         with remote.connect(server) as client:
             end(remote.make_dataset(client, request))

@@ -8,6 +8,7 @@ import typer
 
 from heterotissue.cli.options import (
     BrokerOption,
+    DryRunOption,
     FreshOption,
     GuidanceCropsOption,
     GuidanceMapOption,
@@ -19,13 +20,16 @@ from heterotissue.cli.options import (
     changed,
     example,
 )
-from heterotissue.cli.outcome import run_and_end
-from heterotissue.progress import console
-from heterotissue.running import Target, run_or_fail
+from heterotissue.cli.outcome import run_and_end, run_series
+from heterotissue.evaluation_cost import describe, segmenter_line
+from heterotissue.progress import say
+from heterotissue.running import Target
 from heterotissue.study import IMAGENET_ENCODERS
 from heterotissue.study import study as study_requests
-from shared.contracts.evaluate import EvaluateRequest, report_key
+from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRef
+from shared.contracts.synthesize import DatasetRequest
+from shared.models import read_model
 
 app = typer.Typer()
 
@@ -42,15 +46,18 @@ def evaluate(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Measure a dataset against held-out real regions."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     request = EvaluateRequest(
         report=name, dataset=dataset, encoders=tuple(encoder or ["embedded"]), seeds=seeds
     )
-    run_and_end(target, changed(request, change), fresh=fresh)
-    console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
+    request = changed(request, change)
+    if not dry_run and (line := segmenter_line(target.store, request, target.config, fresh=fresh)):
+        say(line)
+    run_and_end(target, request, fresh=fresh)
 
 
 @app.command(epilog=example("htd study --model lung --encoder efficientnet-lite0 --seeds 3"))
@@ -89,9 +96,10 @@ def study(
     seed: int = 0,
     store: StoreOption = None,
     broker: BrokerOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Measure a model in full: the effect of map and crops, usefulness, leakage."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     evaluate = EvaluateRequest(
         report=name,
         dataset=name,
@@ -116,6 +124,8 @@ def study(
         map_only={} if guidance_map_only is None else {"guidance_map": guidance_map_only},
         embedding=ModelRef.parse(embedding) if embedding else None,
     )
-    for request in requests:
-        run_or_fail(target, request)
-    console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
+    measured = read_model(target.store, ModelRef.parse(model))
+    tested = requests[0].images if isinstance(requests[0], DatasetRequest) else 0
+    if line := describe(evaluate, measured.size, measured.classes, tested, target.config):
+        say(line)
+    run_series(target, requests)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-
 import typer
-from rich.table import Table
 
 from heterotissue import remote
 from heterotissue.cli.options import BrokerOption, ServerOption, StoreOption, example
 from heterotissue.cli.outcome import end, run_and_end
-from heterotissue.progress import console
-from heterotissue.running import Target, report
-from shared.contracts.jobs import JobStatus
+from heterotissue.job_list import JobLine, job_table, stored_jobs
+from heterotissue.job_report import report
+from heterotissue.progress import print_table
+from heterotissue.running import Target
 from shared.contracts.requests import REQUESTS
 from shared.jobs import Ledger
 
@@ -22,20 +19,24 @@ app = typer.Typer(help="List, show, cancel and retry jobs.")
 
 @app.command("list", epilog=example("htd jobs list"))
 def jobs_list(store: StoreOption = None, server: ServerOption = None) -> None:
-    """List jobs with their state."""
-    table = Table("job", "state", "done", "failed", box=None)
-    with all_jobs(store, server) as jobs:
-        for status in jobs:
-            done = f"{status.done}/{status.total}"
-            table.add_row(status.job, status.state, done, str(len(status.failed)))
-    console.print(table)
+    """List jobs, the oldest first: what they make, their state, shards and times.
+
+    A job is interrupted if it is open and nobody works on it: run its command again, or
+    'htd jobs retry'.
+    """
+    if server is None:
+        print_table(job_table(stored_jobs(Target.of(store, "").store)))
+    else:
+        with remote.connect(server) as client:
+            print_table(job_table(JobLine(status, status.state) for status in client.jobs()))
 
 
 @app.command("show", epilog=example("htd jobs show train-0123456789abcdef"))
 def jobs_show(job: str, store: StoreOption = None, server: ServerOption = None) -> None:
     """Show a job's state, its result and its failures."""
     if server is None:
-        report(Ledger(Target.of(store, "").store).status(job))
+        opened = Target.of(store, "").store
+        report(Ledger(opened).status(job), opened)
     else:
         with remote.connect(server) as client:
             report(client.job(job))
@@ -67,14 +68,3 @@ def jobs_retry(
     else:
         with remote.connect(server) as client:
             end(remote.retry(client, job))
-
-
-@contextmanager
-def all_jobs(store: str | None, server: str | None) -> Iterator[Iterable[JobStatus]]:
-    """Yield the jobs of a gateway if `server` is given, else those of a store."""
-    if server is None:
-        ledger = Ledger(Target.of(store, "").store)
-        yield (status for job in ledger.jobs() if (status := ledger.find(job)) is not None)
-    else:
-        with remote.connect(server) as client:
-            yield client.jobs()

@@ -8,6 +8,7 @@ import typer
 
 from heterotissue.cli.options import (
     BrokerOption,
+    DryRunOption,
     FreshOption,
     ModelOption,
     SetOption,
@@ -53,6 +54,7 @@ def train(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Train a model on a region set's train split, and publish it."""
@@ -68,7 +70,7 @@ def train(
         warm_start=warm_start,
         seed=seed,
     )
-    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh)
+    run_and_end(Target.of(store, broker, dry_run), changed(request, change), fresh=fresh)
 
 
 @app.command(epilog=example("htd distill --model lung/2 --into lung-fast"))
@@ -86,10 +88,11 @@ def distill(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Train a student model that makes a teacher's images in few steps, without guidance."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     teacher = read_model(target.store, ModelRef.parse(model))
     request = TrainRequest(
         run=f"{into}-1",
@@ -114,9 +117,10 @@ def deploy(
     device: Annotated[str | None, typer.Option(help="cpu (default) or cuda, for Triton.")] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Load a model version on Triton. To go back, deploy an older version again."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     ref = ModelRef.parse(model)
     number = next_number(Ledger(target.store), ref.name)
     options = {"engine": engine, "device": device}

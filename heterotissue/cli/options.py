@@ -50,6 +50,12 @@ StainingOption = Annotated[
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Run the request again, even if it is done.")
 ]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the plan, counts and cost where known; write and run nothing."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

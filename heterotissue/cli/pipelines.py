@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from heterotissue.cli.options import BrokerOption, StoreOption, example, parse_names
+from heterotissue.cli.options import BrokerOption, DryRunOption, StoreOption, example, parse_names
+from heterotissue.cli.outcome import run_series
 from heterotissue.pipelines import load_pipeline
 from heterotissue.progress import console
 from heterotissue.recipes import load_recipe
@@ -23,11 +24,10 @@ def pipeline(
     file: Annotated[Path, typer.Argument(help="YAML file with a list `requests`.")],
     store: StoreOption = None,
     broker: BrokerOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run the requests of a file in order; all are checked before the first one starts."""
-    target = Target.of(store, broker)
-    for request in load_pipeline(file):
-        run_or_fail(target, request)
+    run_series(Target.of(store, broker, dry_run), load_pipeline(file))
 
 
 @app.command(epilog=example("htd demo --out out/demo --slides my-slides/ --mpp 0.5"))

@@ -10,6 +10,7 @@ import typer
 from heterotissue.cli.options import (
     BrokerOption,
     CohortOption,
+    DryRunOption,
     FreshOption,
     RegionSizeOption,
     SetOption,
@@ -75,13 +76,14 @@ def ingest(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Ingest slides: find tissue, draw label maps, index patches, cut training regions.
 
     Annotations are found by name: <slide>.geojson, <slide>.xml, <slide>_mask.tiff.
     """
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     sources = slide_sources(
         target.store,
         find_slides(slides),
@@ -127,6 +129,7 @@ def tiles(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Ingest tiles that were cut elsewhere, with their masks, as training regions.
@@ -135,7 +138,7 @@ def tiles(
     indices. In a folder that has the name of a class, pixels that are not black are that class.
     All other pixels are class 0, other tissue.
     """
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     mask_classes = Classes.of(*parse_names(classes), exhaustive=True)
     request = IngestRequest(
         cohort=cohort,
@@ -168,10 +171,11 @@ def embed(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Embed a cohort's patches, or import features that were made elsewhere."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     if imported is not None:
         from shared.features import import_features
 
@@ -197,6 +201,7 @@ def cluster(
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Find tissue types, map them onto the slides, and cut regions.
@@ -210,4 +215,4 @@ def cluster(
         k=k,
         regions=RegionRule(size=region_size, mpp=region_mpp),
     )
-    run_and_end(Target.of(store, broker), changed(request, change), fresh=fresh)
+    run_and_end(Target.of(store, broker, dry_run), changed(request, change), fresh=fresh)

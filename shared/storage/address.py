@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import urlparse
 
-from minio.error import InvalidResponseError, S3Error
-
-from shared.errors import InputError
+from shared.errors import HeteroTissueError, InputError
 from shared.settings import Settings, settings
 from shared.storage.directory import DirectoryStore
-from shared.storage.s3 import S3Store
 from shared.storage.store import Store
 
 
@@ -21,6 +18,7 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
 
     Raises:
         InputError: the address is malformed, or the keys are missing or refused.
+        HeteroTissueError: no S3 server answers.
     """
     config = config or settings()
     url = url or config.store
@@ -29,6 +27,12 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
     parsed = urlparse(url)
     if parsed.scheme != "s3" or not parsed.netloc:
         raise InputError(f"{url!r} is not a store: give a directory or s3://bucket/prefix")
+    # Here, because the S3 client takes a fifth of a second to import.
+    from minio.error import InvalidResponseError, S3Error
+    from urllib3.exceptions import HTTPError
+
+    from shared.storage.s3 import S3Store
+
     store = S3Store(parsed.netloc, parsed.path, config)
     try:
         store.create_bucket()
@@ -36,5 +40,9 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
         raise InputError(
             f"{config.s3_endpoint} refused the keys for bucket {parsed.netloc!r}: "
             "check HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY"
+        ) from error
+    except HTTPError as error:
+        raise HeteroTissueError(
+            f"no S3 server answers at {config.s3_endpoint}: start it, or check HTD_S3_ENDPOINT"
         ) from error
     return store
