@@ -10,8 +10,8 @@ from typing import Any
 
 from heterotissue.evaluation_cost import segmenter_line
 from heterotissue.job_report import figures, name_of, result_key
-from heterotissue.progress import console, duration, say
-from heterotissue.slide_preview import slide_table
+from heterotissue.progress import duration, say
+from heterotissue.slide_preview import show_slides
 from heterotissue.stages import load_stage
 from shared.contracts.base import Request
 from shared.contracts.evaluate import EvaluateRequest
@@ -51,7 +51,7 @@ def dry_run(store: Store, request: Request, config: Settings) -> None:
     for name, value in _changed_fields(request):
         say(f"  {name}: {value}")
     if isinstance(request, IngestRequest) and request.slides:
-        console.print(slide_table(store, request))
+        show_slides(store, request)
     context = Context(
         store, threads=config.threads, device=choose_device(config), report=lambda *_: None
     )

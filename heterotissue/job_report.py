@@ -12,7 +12,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from heterotissue.progress import console
+from heterotissue.progress import console, say
 from shared.contracts.cluster import cluster_key
 from shared.contracts.embed import feature_record_key
 from shared.contracts.evaluate import report_key
@@ -61,9 +61,7 @@ def result_key(stage: str, request: Mapping[str, Any]) -> str | None:
         case "ingest":
             return cohort_key(own("cohort", ""))
         case "embed":
-            return (
-                feature_record_key(own("encoder", ""), own("cohort", "")).rpartition("/")[0] + "/"
-            )
+            return feature_record_key(own("encoder", ""), own("cohort", ""))
         case "cluster":
             return cluster_key(own("run", ""), "")
         case "train":
@@ -192,10 +190,10 @@ def report(status: JobStatus, store: Store | None = None) -> None:
     if store is not None:
         _show_slides(slide_rows(store, status.job))
     for line in cause_lines(status.failed):
-        console.print(line, highlight=False, markup=False)
+        say(line)
     if store is not None:
         for line in places(store, status):
-            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+            say(f"  {line}")
 
 
 def places(store: Store, status: JobStatus) -> Iterator[str]:
