@@ -7,6 +7,7 @@ The front matter of the card names the WebDataset shards, so that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -55,19 +56,18 @@ CONTEXT: dict[str, Any] = {
 }
 """The JSON-LD context of Croissant 1.0."""
 
-
-def describe(record: DatasetRecord) -> str:
-    """Describe a dataset in a sentence."""
-    return (
-        f"{record.images} synthetic histopathology images of {record.size} px at {record.mpp:g} "
-        f"µm per pixel with their label maps, made by {record.model}."
-    )
+CITATION = (
+    "@inproceedings{alfasly2025heterotissue, author={Alfasly and others}, booktitle={NeurIPS}, "
+    "title={HeteroTissue-Diffuse}, year={2025}, eprint={2509.17847}, archivePrefix={arXiv}}"
+)
+"""BibTeX of the method."""
 
 
 def dataset_card(record: DatasetRecord) -> str:
     """Write a dataset's card: YAML front matter, then Markdown."""
     front = {
         "pretty_name": record.dataset,
+        "license": record.origin.license.lower() if record.origin else "unknown",
         "task_categories": ["image-segmentation"],
         "tags": ["histopathology", "synthetic", "webdataset"],
         "size_categories": [_size_category(record.images)],
@@ -90,7 +90,7 @@ def dataset_card(record: DatasetRecord) -> str:
         "---",
         f"# {record.dataset}",
         "",
-        describe(record),
+        record.description,
         "Research use; not for diagnosis.",
         "",
         "| label | class | requested share of labelled pixels | share in the dataset |",
@@ -105,7 +105,7 @@ def dataset_card(record: DatasetRecord) -> str:
         f"{', '.join(request.maps.splits)}. Crops: "
         f"{request.crops.regions or 'the region set of the model'}, splits "
         f"{', '.join(request.crops.splits)}, slide: {request.crops.slide}. Seed {request.seed}.",
-        "The images resemble slides of patients; share them only if you may share those slides.",
+        record.terms,
     ]
     return "\n".join(lines) + "\n"
 
@@ -120,12 +120,13 @@ def _size_category(images: int) -> str:
     return next((name for bound, name in bounds if images < bound), "10M<n<100M")
 
 
-def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any]:
+def croissant(record: DatasetRecord, sha256: Mapping[str, str], published: date) -> dict[str, Any]:
     """Describe a dataset as Croissant 1.0 JSON-LD.
 
     Args:
         record: the dataset.
         sha256: file name → SHA-256 of `manifest.parquet` and of every shard.
+        published: day on which the images were made.
     """
     files = [
         {
@@ -145,8 +146,12 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "name": record.dataset,
-        "description": describe(record),
+        "description": record.description,
         "conformsTo": CROISSANT + "1.0",
+        "license": record.origin.url if record.origin else "not stated: that of the slides",
+        "citeAs": CITATION,
+        "version": "1.0.0",
+        "datePublished": published.isoformat(),
         "distribution": [
             *files,
             _file_set("images", "*[0-9].png", "image/png", shards),
