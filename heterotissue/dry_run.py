@@ -136,8 +136,8 @@ def _cost_line(store: Store, request: Request, waiting: list[Shard]) -> str:
     units = sum(cost.units for cost in known.values())
     least = f", without {', '.join(sorted(unknown))}, which was not run yet" if unknown else ""
     return (
-        f"about {duration(seconds)} of one worker's time and {stored / 1e6:,.1f} MB, by {units} "
-        f"earlier units in this store{least}"
+        f"about {duration(seconds)} of one worker's time and {stored / 1e6:,.1f} MB, by what "
+        f"earlier units of this store took ({units}){least}"
     )
 
 

@@ -56,6 +56,9 @@ CONTEXT: dict[str, Any] = {
 }
 """The JSON-LD context of Croissant 1.0."""
 
+KEY = r"^(\d+)"
+"""Finds a sample's key in a file name, with its suffixes, or without them as in mlcroissant."""
+
 CITATION = (
     "@inproceedings{alfasly2025heterotissue, author={Alfasly and others}, booktitle={NeurIPS}, "
     "title={HeteroTissue-Diffuse}, year={2025}, eprint={2509.17847}, archivePrefix={arXiv}}"
@@ -169,8 +172,8 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str], published: date)
                     _column("seed", "sc:Integer"),
                 ],
             },
-            _pictures("images", r"(\d+)\.png$"),
-            _pictures("masks", r"(\d+)\.mask\.png$"),
+            _pictures("images"),
+            _pictures("masks"),
         ],
     }
 
@@ -198,8 +201,8 @@ def _column(name: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _pictures(files: str, key: str) -> dict[str, Any]:
-    """Describe a record set of images; the regex `key` finds the sample's key in a file name."""
+def _pictures(files: str) -> dict[str, Any]:
+    """Describe a record set of images, whose file names begin with the sample's key."""
 
     def field(name: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -210,7 +213,7 @@ def _pictures(files: str, key: str) -> dict[str, Any]:
             "source": {"fileSet": {"@id": files}} | source,
         }
 
-    names = {"extract": {"fileProperty": "filename"}, "transform": {"regex": key}}
+    names = {"extract": {"fileProperty": "filename"}, "transform": {"regex": KEY}}
     return {
         "@type": "cr:RecordSet",
         "@id": f"{files}-of-samples",

@@ -44,6 +44,14 @@ def test_wrong_keys_are_told_apart(config: Settings) -> None:
         open_store(config=wrong)
 
 
+def test_it_is_known_whether_a_worker_listens(servers: Stack, config: Settings) -> None:
+    dispatcher = Dispatcher(config)
+    assert not dispatcher.listens("toy")
+    with toy_worker(servers):
+        wait_for(lambda: dispatcher.listens("toy"))
+        assert not dispatcher.listens("evaluate")
+
+
 def test_a_queued_job_gives_the_bytes_of_one_in_process(
     servers: Stack, config: Settings, tmp_path: Path
 ) -> None:
