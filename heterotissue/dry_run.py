@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from heterotissue.evaluation_cost import segmenter_line
-from heterotissue.job_report import figures, name_of, result_key
+from heterotissue.job_report import name_of, result_key, short
 from heterotissue.progress import duration, say
 from heterotissue.slide_preview import show_slides
 from heterotissue.stages import load_stage
@@ -92,10 +92,8 @@ def _changed_fields(request: Request) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(item["name"] for item in value["items"])
         elif name == "recipe":
             yield name, f"{value['name']}, {value['size']} px"
-        elif isinstance(value, Mapping):
-            yield name, figures(value)
         else:
-            yield name, figures({"": value}).strip()
+            yield name, short(value)
 
 
 def _kind(stage: str, shard: Shard) -> str:

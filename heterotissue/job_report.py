@@ -7,6 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.markup import escape
@@ -21,15 +22,14 @@ from shared.contracts.ingest import cohort_key
 from shared.contracts.jobs import JobStatus, job_key
 from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import dataset_key
-from shared.jobs import Ledger, Shard
+from shared.jobs import Ledger, Shard, UnreadableRecordError
 from shared.storage import Store
 
 SHOWN_SLIDES = 20
 """Greatest number of slides whose table is printed; `report.csv` has all of them."""
 
-SHOWN_NAMES = 5
-MAX_WIDTH = 72
-"""Greatest width of a value in the line of figures, characters."""
+SHOWN_ITEMS = 8
+"""Greatest number of names that a line lists."""
 
 COLORS = {"done": "green", "partial": "yellow"}
 NAME_FIELDS = {
@@ -76,24 +76,39 @@ def result_key(stage: str, request: Mapping[str, Any]) -> str | None:
 
 
 def figures(result: Mapping[str, Any]) -> str:
-    """Write a result in one line: without empty values, and with wide ones cut."""
-    texts = ((name, _short(value)) for name, value in result.items())
+    """Write the single values of a result in one line, without empty ones."""
+    texts = ((name, short(value)) for name, value in result.items() if not _is_wide(value))
     return ", ".join(f"{name} {text}" for name, text in texts if text)
 
 
-def _short(value: Any) -> str:
+def notes(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each list or table of a result, without empty ones."""
+    for name, value in result.items():
+        if _is_wide(value) and value:
+            yield f"{name}: {short(value)}"
+
+
+def _is_wide(value: Any) -> bool:
+    return isinstance(value, Mapping | list | tuple)
+
+
+def short(value: Any) -> str:
+    """Write a value for people: few digits, and the first of many items."""
     if isinstance(value, Mapping):
-        text = ", ".join(f"{name} {_short(each)}" for name, each in value.items())
-        text = f"({text})" if text else ""
-    elif isinstance(value, list | tuple):
-        text = ", ".join(map(_short, value))
-    elif isinstance(value, float):
-        text = f"{value:.4g}"
-    elif isinstance(value, int) and not isinstance(value, bool):
-        text = f"{value:,}"
-    else:
-        text = "" if value is None else str(value)
-    return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
+        items = [f"{name} {short(each)}" for name, each in value.items()]
+        return _first(items, SHOWN_ITEMS)
+    if isinstance(value, list | tuple):
+        return _first([short(each) for each in value], SHOWN_ITEMS)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
+
+
+def _first(items: list[str], count: int) -> str:
+    more = len(items) - count
+    return ", ".join(items[:count]) + (f" and {more} more" if more > 0 else "")
 
 
 def causes(failed: Mapping[str, str]) -> list[tuple[str, list[str]]]:
@@ -118,9 +133,7 @@ def cause_lines(failed: Mapping[str, str]) -> Iterator[str]:
             yield f"  {names[0]}: {error}"
             continue
         yield f"  {len(names)} ×  {error}"
-        more = len(names) - SHOWN_NAMES
-        rest = f" and {more} more" if more > 0 else ""
-        yield f"      {', '.join(names[:SHOWN_NAMES])}{rest}"
+        yield f"      {_first(names, SHOWN_ITEMS)}"
 
 
 def slide_rows(store: Store, job: str) -> list[Row]:
@@ -187,13 +200,16 @@ def report(status: JobStatus, store: Store | None = None) -> None:
     color = COLORS.get(status.state, "red")
     head = f"{status.stage}: [{color}]{status.state}[/] {escape(figures(status.result or {}))}"
     console.print(head, highlight=False)
-    if store is not None:
-        _show_slides(slide_rows(store, status.job))
-    for line in cause_lines(status.failed):
+    for line in notes(status.result or {}):
+        say(f"  {line}")
+    rows: list[Row] = []
+    found: list[str] = []
+    with suppress(UnreadableRecordError):  # it is among the failures
+        if store is not None:
+            rows, found = slide_rows(store, status.job), list(places(store, status))
+    _show_slides(rows)
+    for line in (*cause_lines(status.failed), *(f"  {place}" for place in found)):
         say(line)
-    if store is not None:
-        for line in places(store, status):
-            say(f"  {line}")
 
 
 def places(store: Store, status: JobStatus) -> Iterator[str]:
@@ -217,7 +233,7 @@ def _show_slides(rows: list[Row]) -> None:
     table = Table(*columns, box=None)
     for row in rows:
         color = {"done": "green", "skipped": "yellow"}.get(row["state"], "dim")
-        cells = [escape(_short(row.get(name))) for name in columns]
+        cells = [escape(short(row.get(name))) for name in columns]
         cells[1] = f"[{color}]{cells[1]}[/]"
         table.add_row(*cells)
     console.print(table)

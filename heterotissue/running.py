@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from heterotissue.job_list import sign
 from heterotissue.job_report import report, write_table
-from heterotissue.progress import console, show_progress
+from heterotissue.progress import say, show_progress
 from heterotissue.stages import load_stage
 from shared.computing import prepare
 from shared.contracts.base import Request
@@ -101,7 +101,11 @@ def run_request(target: Target, request: Request, *, fresh: bool = False) -> Job
 def _run(target: Target, ledger: Ledger, name: str, job: str) -> None:
     with show_progress(name) as reporter:
         if target.queued:
-            _follow(target, ledger, job, reporter)
+            try:
+                _follow(target, ledger, job, reporter)
+            except KeyboardInterrupt:
+                say(f"{name}: workers go on with {job}; 'htd jobs cancel {job}' stops them")
+                raise
             return
         sign(target.store, job)
         prepare(target.config.threads)
@@ -137,7 +141,7 @@ def _follow(target: Target, ledger: Ledger, job: str, reporter: Reporter) -> Non
         if time.monotonic() - asked >= LISTENER_SECONDS:
             asked = time.monotonic()
             if not dispatcher.listens(status.stage):
-                console.print(no_listener(status.stage), highlight=False)
+                say(no_listener(status.stage))
         for unit, progress in sorted(read_progress(dispatcher.redis, job).items()):
             if progress["done"] < progress["total"]:
                 reporter.unit(job, unit, progress["done"], progress["total"], progress["note"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import urlparse
 
 from shared.errors import HeteroTissueError, InputError
@@ -23,7 +24,14 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
     config = config or settings()
     url = url or config.store
     if "://" not in url:
-        return DirectoryStore(url)
+        path = Path(url).expanduser()
+        there = next(part for part in (path, *path.absolute().parents) if part.exists())
+        if not there.is_dir():
+            raise InputError(
+                f"the store cannot be {url!r}, because {there} is a file: give a directory or "
+                "s3://bucket/prefix"
+            )
+        return DirectoryStore(path)
     parsed = urlparse(url)
     if parsed.scheme != "s3" or not parsed.netloc:
         raise InputError(f"{url!r} is not a store: give a directory or s3://bucket/prefix")
@@ -41,6 +49,8 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
             f"{config.s3_endpoint} refused the keys for bucket {parsed.netloc!r}: "
             "check HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY"
         ) from error
+    except ValueError as error:  # not a name that S3 allows
+        raise InputError(f"{url!r} is not a store: {error}") from error
     except HTTPError as error:
         raise HeteroTissueError(
             f"no S3 server answers at {config.s3_endpoint}: start it, or check HTD_S3_ENDPOINT"

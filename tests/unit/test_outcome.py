@@ -13,7 +13,15 @@ import pytest
 
 from heterotissue.evaluation_cost import describe
 from heterotissue.job_list import Runner, job_table, sign, stored_jobs
-from heterotissue.job_report import cause_lines, causes, figures, report, slide_rows, write_table
+from heterotissue.job_report import (
+    cause_lines,
+    causes,
+    figures,
+    notes,
+    report,
+    slide_rows,
+    write_table,
+)
 from heterotissue.progress import LineReporter, duration
 from heterotissue.stack.supervisor import STATE, Stack
 from shared.contracts.evaluate import EvaluateRequest
@@ -74,7 +82,10 @@ def test_one_cause_is_said_once_with_a_count_and_names() -> None:
     lines = list(cause_lines(failed))
     assert len(lines) == 3
     assert "248 ×" in lines[0]
-    assert lines[1].strip() == "TCGA-0, TCGA-1, TCGA-2, TCGA-3, TCGA-4 and 243 more"
+    assert (
+        lines[1].strip()
+        == "TCGA-0, TCGA-1, TCGA-2, TCGA-3, TCGA-4, TCGA-5, TCGA-6, TCGA-7 and 240 more"
+    )
     assert lines[2].strip() == "other: it shows no tissue"
 
 
@@ -91,8 +102,11 @@ def test_figures_are_short_and_without_empty_values() -> None:
         "wanted": {},
         "of": {"a": 0.123456},
     }
-    assert figures(result) == "images 10,000, share 0.4382, of (a 0.1235)"
-    assert len(figures({"k": {f"class-{n}": 0.5 for n in range(100)}})) < 100
+    assert figures(result) == "images 10,000, share 0.4382"
+    assert list(notes(result)) == ["of: a 0.1235"]
+    assert list(notes({"unlabelled": [f"s{n}" for n in range(100)]})) == [
+        "unlabelled: s0, s1, s2, s3, s4, s5, s6, s7 and 92 more"
+    ]
 
 
 def test_the_table_of_slides_is_a_file_beside_the_job(
