@@ -100,6 +100,10 @@ def export(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help=f"{FOLDER_FORMATS} (repeatable).")
     ] = None,
+    polygons: Annotated[
+        bool,
+        typer.Option("--polygons", help="COCO: outline parts without holes by polygons."),
+    ] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Delete an earlier export in the folder first.")
     ] = False,
@@ -118,6 +122,7 @@ def export(
         dataset,
         folder,
         folder_formats(formats or ["folder"]),
+        polygons=polygons,
         replace=replace,
     )
     say(f"dataset: {folder} ({images} images)")

@@ -52,7 +52,7 @@ PARQUET = pa.schema(
 FILES: dict[FolderFormat, str] = {
     "folder": "`images/` (RGB), `masks/` (label indices, with a palette) and `metadata.jsonl`, "
     "which pairs them",
-    "coco": "`annotations.json` (COCO, exact run lengths) and `images/`",
+    "coco": "`annotations.json` (COCO) and `images/`",
     "geojson": "`geojson/` (QuPath annotations, in pixels of the images) and `images/`",
     "webdataset": "`shards/` (WebDataset: `<key>.png`, `<key>.mask.png`, `<key>.json`)",
     "parquet": "`data/` (Parquet: image, mask and key)",
@@ -71,6 +71,7 @@ def export_dataset(
     folder: Path,
     formats: Sequence[FolderFormat] = ("folder",),
     *,
+    polygons: bool = False,
     replace: bool = False,
 ) -> int:
     """Write a dataset as files below `folder`, whole or not at all.
@@ -80,6 +81,7 @@ def export_dataset(
         dataset: name of the dataset.
         folder: an empty folder, or one that does not exist yet.
         formats: formats to write.
+        polygons: outline the parts without holes in COCO by polygons.
         replace: delete an earlier export in `folder` first.
 
     Returns:
@@ -98,7 +100,7 @@ def export_dataset(
             for path, body in _shard_files(store, record, shard, formats):
                 (part / path).parent.mkdir(parents=True, exist_ok=True)
                 (part / path).write_bytes(body)
-        _write_whole(store, record, part, formats)
+        _write_whole(store, record, part, formats, polygons)
         for item in list(folder.iterdir()):
             if item != part:
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
@@ -168,7 +170,11 @@ def _parquet(shard: bytes) -> bytes:
 
 
 def _write_whole(
-    store: Store, record: DatasetRecord, folder: Path, formats: Sequence[FolderFormat]
+    store: Store,
+    record: DatasetRecord,
+    folder: Path,
+    formats: Sequence[FolderFormat],
+    polygons: bool,
 ) -> None:
     """Write the files that describe all images."""
     manifest = store.get(dataset_key(record.dataset, "manifest.parquet"))
@@ -186,7 +192,8 @@ def _write_whole(
     if "coco" in formats:
         with (folder / "annotations.json").open("w", encoding="utf-8") as file:
             images = map(coco_image, _samples(store, record))
-            rows = (row for each in _samples(store, record) for row in coco_annotations(each))
+            each = _samples(store, record)
+            rows = (row for sample in each for row in coco_annotations(sample, polygons=polygons))
             write_coco(file, record.classes, images, rows, coco_info(record))
 
 

@@ -50,10 +50,15 @@ def coco_image(sample: Sample) -> dict[str, Any]:
     }
 
 
-def coco_annotations(sample: Sample) -> list[dict[str, Any]]:
+def coco_annotations(sample: Sample, *, polygons: bool = False) -> list[dict[str, Any]]:
     """Return a sample's COCO annotations: one per connected part (4-neighbours) of a class.
 
     Their ids come from `write_coco`, which counts over all images.
+
+    Args:
+        sample: the sample.
+        polygons: outline the parts without holes by a polygon along pixel borders, for tools that
+            read no run lengths; parts with holes keep run lengths, which alone can hold them.
     """
     height, width = sample.labels.shape
     image = sample.provenance.index + 1
@@ -61,6 +66,7 @@ def coco_annotations(sample: Sample) -> list[dict[str, Any]]:
     for label in np.unique(sample.labels[sample.labels > 0]).tolist():
         mask = (sample.labels == label).astype(np.uint8)
         count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+        outlines = _polygons(parts) if polygons else {}
         for part in range(1, count):
             x, y, w, h, area = (int(value) for value in stats[part])
             annotations.append(
@@ -69,14 +75,22 @@ def coco_annotations(sample: Sample) -> list[dict[str, Any]]:
                     "category_id": label,
                     "bbox": [x, y, w, h],
                     "area": area,
-                    "segmentation": {
-                        "size": [height, width],
-                        "counts": run_lengths(parts == part),
-                    },
+                    "segmentation": outlines.get(part)
+                    or {"size": [height, width], "counts": run_lengths(parts == part)},
                     "iscrowd": 0,
                 }
             )
     return annotations
+
+
+def _polygons(parts: NDArray[np.int32]) -> dict[int, list[list[float]]]:
+    """Return part → its outline as COCO writes it, [[x, y, x, y, …]], for parts without holes."""
+    found = {}
+    for geometry, part in shapes(parts, mask=parts > 0, connectivity=4):
+        rings = geometry["coordinates"]
+        if len(rings) == 1:
+            found[int(part)] = [[float(value) for point in rings[0][:-1] for value in point]]
+    return found
 
 
 def coco_info(record: DatasetRecord) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+from rasterio.features import rasterize
 
 from shared.contracts.models import EBHI_SEG, ModelRecord, ModelRef
 from shared.datasets.export_folder import export_dataset
@@ -104,6 +105,25 @@ def test_coco_ids_stay_apart_whatever_the_number_of_parts(made: DirectoryStore) 
     write_coco(text, CLASSES, [], [*rows, *rows])
     ids = [row["id"] for row in json.loads(text.getvalue())["annotations"]]
     assert ids == list(range(1, 2 * len(rows) + 1))
+
+
+def test_coco_polygons_give_the_label_map_back(made: DirectoryStore) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (24, 18)).astype(np.uint8)
+    labels[4:9, 4:9] = 1
+    labels[6, 6] = 2  # a hole, which polygons cannot have
+    again = np.zeros_like(labels)
+    rows = coco_annotations(samples(made)[0]._replace(labels=labels), polygons=True)
+    outlined = [row for row in rows if isinstance(row["segmentation"], list)]
+    for row in outlined:
+        ring = np.reshape(row["segmentation"][0], (-1, 2)).tolist()
+        mask = rasterize([{"type": "Polygon", "coordinates": [[*ring, ring[0]]]}], labels.shape)
+        assert mask.sum() == row["area"]
+        again[mask > 0] = row["category_id"]
+    held = [row for row in rows if row not in outlined]
+    assert [row["segmentation"]["size"] for row in held] == [[24, 18]] * len(held)
+    missing = sum(row["area"] for row in held)
+    assert 24 <= missing < labels.size / 2
+    assert (again != labels).sum() == missing
 
 
 def test_a_folder_pairs_images_with_their_masks(made: DirectoryStore, tmp_path: Path) -> None:
