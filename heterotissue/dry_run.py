@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +13,7 @@ from heterotissue.job_report import name_of, result_key, short
 from heterotissue.progress import duration, say
 from heterotissue.slide_preview import show_slides
 from heterotissue.stages import load_stage
+from shared.computing import prepare
 from shared.contracts.base import Request
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.ingest import IngestRequest
@@ -45,6 +46,7 @@ def dry_run(store: Store, request: Request, config: Settings) -> None:
     Raises:
         InputError: the request would be refused.
     """
+    prepare(config.threads)  # before torch is imported
     ledger, plain = Ledger(store), request.model_dump(mode="json")
     job = ledger.identify(request)
     say(f"{request.stage}: dry run of '{name_of(request.stage, plain)}'; nothing is written")
@@ -63,7 +65,8 @@ def dry_run(store: Store, request: Request, config: Settings) -> None:
     done = ledger.done(job) if before is not None else frozenset()
     waiting = [shard for shard in plan.shards if shard.id not in done]
     for number, phase in enumerate(plan.phases, 1):
-        say(f"  phase {number}: {len(phase)} × {_kind(request.stage, phase[0]) if phase else ''}")
+        kinds = Counter(_kind(request.stage, shard) for shard in phase)
+        say(f"  phase {number}: {', '.join(f'{count} × {kind}' for kind, count in kinds.items())}")
     say(f"  to do: {len(waiting)} of {len(plan.shards)} units, as job {job}")
     if isinstance(request, EvaluateRequest) and (line := segmenter_line(store, request, config)):
         say(f"  {line}")

@@ -88,6 +88,7 @@ def describe(
         config: settings of the process: threads and device.
         done: number of segmenters that are trained already.
     """
+    prepare(config.threads)  # before torch is imported below
     from services.evaluate.usefulness import MAX_SCORED, training_sets
 
     count = request.seeds * len(training_sets(request)) - done
@@ -109,7 +110,6 @@ def seconds_per_step(
     """Train a segmenter on noise for a few steps; return the seconds of one, after the first."""
     from services.evaluate.segmentation import make_segmenter, train_segmenter
 
-    prepare(config.threads)
     times: list[float] = []
     train_segmenter(
         make_segmenter(request.segmenter_encoder, classes, 0),

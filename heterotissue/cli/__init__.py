@@ -16,16 +16,21 @@ GO_ON = "interrupted; run the same command again to continue"
 
 def main() -> None:
     """Run the command line; Ctrl-C ends it with one line at any moment, and exit code 130."""
-    # The imports take a second, and an interrupt inside one may surface as any other error.
-    signal.signal(signal.SIGINT, _leave)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # not so in a process that ignores it, such as nohup's
+        # The imports take a second, and an interrupt inside one may surface as any other error.
+        signal.signal(signal.SIGINT, _leave)
     from heterotissue.cli.app import main as run
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    signal.signal(signal.SIGINT, before)
+    try:
+        run()
+    except KeyboardInterrupt:  # outside of a command
+        _leave()
 
 
-def _leave(number: int, frame: object) -> None:
-    """End the process at once; nothing has been written yet."""
+def _leave(*_: object) -> None:
+    """End the process at once; no command runs."""
     sys.stderr.write(f"\n{GO_ON}\n")
     sys.stderr.flush()
     os._exit(INTERRUPTED)
