@@ -5,13 +5,14 @@ from __future__ import annotations
 import typer
 
 from heterotissue import remote
-from heterotissue.cli.options import BrokerOption, ServerOption, StoreOption, example
+from heterotissue.cli.options import BrokerOption, DryRunOption, ServerOption, StoreOption, example
 from heterotissue.cli.outcome import end, run_and_end
 from heterotissue.job_list import JobLine, job_table, stored_jobs
 from heterotissue.job_report import report
 from heterotissue.progress import print_table
 from heterotissue.running import Target
 from shared.contracts.requests import REQUESTS
+from shared.errors import InputError
 from shared.jobs import Ledger
 
 app = typer.Typer(help="List, show, cancel and retry jobs.")
@@ -57,11 +58,17 @@ def jobs_cancel(job: str, store: StoreOption = None, server: ServerOption = None
 
 @app.command("retry", epilog=example("htd jobs retry train-0123456789abcdef"))
 def jobs_retry(
-    job: str, store: StoreOption = None, broker: BrokerOption = None, server: ServerOption = None
+    job: str,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    server: ServerOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run a job's failed and cancelled shards again."""
+    if server is not None and dry_run:
+        raise InputError("--server excludes --dry-run")
     if server is None:
-        target = Target.of(store, broker)
+        target = Target.of(store, broker, dry_run)
         ledger = Ledger(target.store)
         kind = REQUESTS[ledger.stage(job)]
         run_and_end(target, kind.model_validate(ledger.request(job)))

@@ -6,14 +6,14 @@ The front matter of the card names the WebDataset shards, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
-from shared.contracts.synthesize import DatasetRecord
+from shared.contracts.synthesize import DatasetRecord, Provenance
 
 CROISSANT = "http://mlcommons.org/croissant/"
 CONTEXT: dict[str, Any] = {
@@ -66,14 +66,63 @@ CITATION = (
 """BibTeX of the method."""
 
 
-def dataset_card(record: DatasetRecord) -> str:
-    """Write a dataset's card: YAML front matter, then Markdown."""
+def sample_features(weights: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the columns of the shards, as `datasets` names them in a card.
+
+    Stated here, they do not depend on the first samples, in which a value may be missing.
+
+    Args:
+        weights: names of the model's files of weights.
+    """
+    schema = Provenance.model_json_schema()
+    return [
+        {"name": "json", "struct": _fields(schema, schema["$defs"], weights)},
+        {"name": "mask.png", "dtype": "image"},
+        {"name": "png", "dtype": "image"},
+        {"name": "__key__", "dtype": "string"},
+        {"name": "__url__", "dtype": "string"},
+    ]
+
+
+DTYPES = {"string": "string", "integer": "int64", "number": "float64", "boolean": "bool"}
+
+
+def _fields(
+    schema: dict[str, Any], defs: dict[str, Any], weights: Sequence[str]
+) -> list[dict[str, Any]]:
+    return [{"name": name} | _type(part, defs, weights) for name, part in
+            schema["properties"].items()]  # fmt: skip
+
+
+def _type(part: dict[str, Any], defs: dict[str, Any], weights: Sequence[str]) -> dict[str, Any]:
+    """Return the type of a field, by its JSON schema."""
+    if "anyOf" in part:  # or null
+        part = next(each for each in part["anyOf"] if each.get("type") != "null")
+    if "$ref" in part:
+        part = defs[part["$ref"].rpartition("/")[2]]
+    if part["type"] == "array":
+        return {"list": _type(part["items"], defs, weights)["struct"]}
+    if part["type"] == "object" and "properties" in part:
+        return {"struct": _fields(part, defs, weights)}
+    if part["type"] == "object":
+        return {"struct": [{"name": name, "dtype": "string"} for name in weights]}
+    return {"dtype": DTYPES[part["type"]]}
+
+
+def dataset_card(record: DatasetRecord, weights: Sequence[str]) -> str:
+    """Write a dataset's card: YAML front matter, then Markdown.
+
+    Args:
+        record: the dataset.
+        weights: names of the model's files of weights.
+    """
     front = {
         "pretty_name": record.dataset,
         "license": record.origin.license.lower() if record.origin else "unknown",
         "task_categories": ["image-segmentation"],
         "tags": ["histopathology", "synthetic", "webdataset"],
         "size_categories": [_size_category(record.images)],
+        "dataset_info": {"features": sample_features(weights)},
         "configs": [
             {
                 "config_name": "default",

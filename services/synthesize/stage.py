@@ -154,7 +154,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             for part in done.values()
             if part["images"]
         }
-        _describe(store, record, digests)
+        _describe(store, record, digests, sorted(shown[0].provenance.weights))
         store.put_json(dataset_key(request.dataset, "dataset.json"), record)
         return {
             "dataset": request.dataset,
@@ -212,11 +212,13 @@ def _drop_stale(store: Store, request: DatasetRequest, numbers: set[int]) -> Non
             store.delete(key)
 
 
-def _describe(store: Store, record: DatasetRecord, digests: dict[str, str]) -> None:
+def _describe(
+    store: Store, record: DatasetRecord, digests: dict[str, str], weights: list[str]
+) -> None:
     """Write the dataset's card and its Croissant metadata."""
     manifest = store.local(dataset_key(record.dataset, "manifest.parquet"))
     digests = digests | {"manifest.parquet": sha256_file(manifest)}
-    card = dataset_card(record).encode()
+    card = dataset_card(record, weights).encode()
     store.put(dataset_key(record.dataset, "README.md"), card)
     made = next(store.dates(record.shards[0]))[1].date()
     described = croissant(record, digests, made)

@@ -178,6 +178,18 @@ def test_croissant_states_licence_citation_version_and_day(made: DirectoryStore)
     assert "EBHI-Seg (Shi et al. 2023)" in card
 
 
+def test_a_card_states_the_types_of_every_field(made: DirectoryStore) -> None:
+    front = yaml.safe_load(made.get("datasets/d/README.md").decode().split("---\n", 2)[1])
+    features = {item["name"]: item for item in front["dataset_info"]["features"]}
+    fields = {item["name"]: item for item in features["json"]["struct"]}
+    written = json.loads(samples(made)[0].provenance.model_dump_json())
+    assert list(fields) == list(written)
+    assert fields["copied"] == {"name": "copied", "dtype": "float64"}  # also where it is missing
+    assert [item["name"] for item in fields["crops"]["list"]] == list(written["crops"][0])
+    assert [item["name"] for item in fields["weights"]["struct"]] == sorted(written["weights"])
+    assert features["mask.png"]["dtype"] == "image"
+
+
 def test_an_origin_is_found_through_all_models(made: DirectoryStore) -> None:
     model = read_model(made, ModelRef("toy"))
     own = _model(made, model, "own", None)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
 from heterotissue import cli
+from heterotissue.cli.app import app
 from shared.imaging.codec import encode_png
 from shared.storage import DirectoryStore, OverlayStore
 from tests.models import publish_toy_model
@@ -22,6 +24,19 @@ def htd(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     return int(stopped.value.code or 0)
+
+
+def test_every_command_that_submits_a_request_has_it() -> None:
+    group = get_command(app)
+    commands = [
+        each
+        for command in group.commands.values()  # type: ignore[attr-defined]
+        for each in getattr(command, "commands", {"": command}).values()
+    ]
+    submitting = [each for each in commands if any(p.name == "broker" for p in each.params)]
+    assert len(submitting) >= 11
+    for each in submitting:
+        assert any(param.name == "dry_run" for param in each.params), each.name
 
 
 def test_an_overlay_is_a_store_that_leaves_the_other_alone(tmp_path: Path) -> None:
