@@ -35,20 +35,21 @@ MAX_UNITS = 200
 """Greatest number of earlier units that are read for an estimate."""
 
 
-def dry_run(store: Store, request: Request, config: Settings) -> None:
+def dry_run(store: Store, request: Request, config: Settings, *, fresh: bool = False) -> None:
     """Print a request's main fields, its plan, and its time and storage where they are known.
 
     Args:
         store: a store whose writes are kept apart.
         request: the request.
         config: settings of the process that would run it.
+        fresh: plan all units, even if some are done.
 
     Raises:
         InputError: the request would be refused.
     """
     prepare(config.threads)  # before torch is imported
     ledger, plain = Ledger(store), request.model_dump(mode="json")
-    job = ledger.identify(request)
+    job = ledger.submit(request, fresh=fresh)
     say(f"{request.stage}: dry run of '{name_of(request.stage, plain)}'; nothing is written")
     for name, value in _changed_fields(request):
         say(f"  {name}: {value}")
@@ -58,11 +59,9 @@ def dry_run(store: Store, request: Request, config: Settings) -> None:
         store, threads=config.threads, device=choose_device(config), report=lambda *_: None
     )
     stage = load_stage(request.stage)
-    before = ledger.find(job)
-    if before is not None and before.state == "done":
+    if not ledger.is_open(job):
         say(f"  this request is done already ({job}); the command would end at once")
-    plan = stage.plan(request, context)
-    done = ledger.done(job) if before is not None else frozenset()
+    plan, done = stage.plan(request, context), ledger.done(job)
     waiting = [shard for shard in plan.shards if shard.id not in done]
     for number, phase in enumerate(plan.phases, 1):
         kinds = Counter(_kind(request.stage, shard) for shard in phase)

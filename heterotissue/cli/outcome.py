@@ -20,7 +20,7 @@ def run_and_end(target: Target, request: Request, *, fresh: bool = False) -> Non
     In a dry run, only print what the request would do.
     """
     if target.dry_run:
-        dry_run(target.store, request, target.config)
+        dry_run(target.store, request, target.config, fresh=fresh)
     else:
         end(run_request(target, request, fresh=fresh), target.store)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -81,6 +82,7 @@ class OverlayStore(StoreView):
         super().__init__(inner)
         self._folder = tempfile.TemporaryDirectory(prefix="htd-overlay-")
         self._numbers = itertools.count()
+        self._creating = threading.Lock()
         self._own: dict[str, Path | None] = {}  # None: deleted here
 
     def _new(self, suffix: str = "") -> Path:
@@ -93,6 +95,14 @@ class OverlayStore(StoreView):
 
     def put_file(self, key: str, path: Path) -> None:
         self._own[check_key(key)] = path
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Store `data` under `key` if no object is there; say whether it was stored."""
+        with self._creating:
+            if self.exists(key):
+                return False
+            self.put(key, data)
+            return True
 
     @contextmanager
     def writing(self, key: str, suffix: str = "") -> Iterator[Path]:

@@ -53,6 +53,7 @@ def test_an_overlay_shows_both(tmp_path: Path) -> None:
     store.put("a/y", b"22")
     store.put("b/z", b"3")
     store.delete("a/x")
+    assert not store.create("b/z", b"4")
     assert list(store.list()) == ["a/y", "b/z"]
     assert (store.get("a/y"), store.size("a/y"), store.exists("a/x")) == (b"22", 2, False)
     assert {key: inner.get(key) for key in inner.list()} == {"a/x": b"1", "a/y": b"2"}
