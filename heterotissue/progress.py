@@ -1,7 +1,12 @@
-"""Progress bars on the terminal: stage, phase, shards, rate and time left."""
+"""Progress of jobs: bars on a terminal, a line now and then elsewhere (a log, a batch job)."""
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
@@ -16,11 +21,46 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from shared.jobs import Reporter
 
 console = Console(stderr=True)
+
+TABLE_WIDTH = 220
+"""Width of a table off a terminal, characters; enough for its longest row."""
+
+LINE_SECONDS = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+def show_progress(name: str) -> AbstractContextManager[Reporter]:
+    """Make the reporter of a job: bars on a terminal or in a notebook, lines elsewhere.
+
+    Args:
+        name: name of the job for people, such as its stage.
+    """
+    if console.is_terminal or console.is_jupyter:
+        return RichReporter(name)
+    return LineReporter(name)
+
+
+def say(text: str) -> None:
+    """Print a line as it is, without colours, markup or line breaks."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table(table: Table) -> None:
+    """Print a table to standard output; off a terminal, each row is one line to be searched."""
+    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration with one unit: 40 s, 12 min, 3.5 h."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class RateColumn(ProgressColumn):
@@ -82,3 +122,71 @@ class RichReporter(Reporter):
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
         if not parked:  # the final report lists parked units
             console.print(f"{self.name}: {unit} will be tried again: {error}", highlight=False)
+
+
+class LineReporter(Reporter):
+    """Prints a line of progress every half minute, from a thread: stage, rate and time left.
+
+    Args:
+        name: name of the job for people.
+        clock: returns the time in seconds.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
+        self.clock = clock
+        self.place = (-1, 0, 0, 0)  # phase, phases, settled units, all units of the phase
+        self.step: tuple[str, int, int, str] | None = None  # unit, done, total, note
+        self.first = 0  # units of the phase that were settled when it began here
+        self.began = clock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def __enter__(self) -> LineReporter:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        while not self._stop.wait(LINE_SECONDS):
+            say(self.line())
+
+    def phase(self, job: str, phase: int, phases: int, settled: int, total: int) -> None:
+        before, self.place = self.place, (phase, phases, settled, total)
+        if before[0] != phase:
+            self.first, self.began = settled, self.clock()
+        if before != self.place:
+            self.step = None
+
+    def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
+        self.step = (unit, done, total, note)
+
+    def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
+        if not parked:  # the final report lists parked units
+            console.print(f"{self.name}: {unit} will be tried again: {error}", highlight=False)
+
+    def line(self) -> str:
+        """Describe the progress: the phase, the running unit, the rate and the time left."""
+        phase, phases, settled, total = self.place
+        if not 0 <= phase < phases:
+            return f"{self.name}: {'finishing' if phases else 'planning'}"
+        parts = [f"{self.name}: phase {phase + 1}/{phases}, {settled}/{total} done"]
+        reached = float(settled)
+        if self.step and self.step[1] < self.step[2]:
+            unit, done, steps, note = self.step
+            reached += done / steps
+            parts.append(f"{unit} {done}/{steps} {note}".rstrip())
+        made, elapsed = reached - self.first, self.clock() - self.began
+        if made > 0 and elapsed > 0:
+            rate = made / elapsed
+            parts.append(f"{rate:.1f}/s" if rate >= 0.1 else f"{duration(1 / rate)} each")
+            parts.append(f"about {duration((total - reached) / rate)} left in this phase")
+        return ", ".join(parts)

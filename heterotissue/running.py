@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from rich.markup import escape
 
 from heterotissue.checks import notes
-from heterotissue.progress import RichReporter, console
+from heterotissue.job_list import sign
+from heterotissue.job_report import report, write_table
+from heterotissue.progress import console, say, show_progress
 from heterotissue.stages import load_stage
 from shared.computing import prepare
 from shared.contracts.base import Request
+from shared.contracts.jobs import ENDED
 from shared.errors import JobError
-from shared.jobs import JobStatus, Ledger, run_job
-from shared.queue.redis_state import read_progress
-from shared.queue.worker import Dispatcher
+from shared.jobs import JobStatus, Ledger, Reporter, run_job
 from shared.settings import Settings, settings
-from shared.storage import Store, open_store
+from shared.storage import OverlayStore, Store, open_store
 
 POLL_SECONDS = 0.5
+LISTENER_SECONDS = 30.0
+"""Seconds between two questions whether a worker listens."""
+
 _NO_RESULT = {"failed", "cancelled"}
 
 
@@ -28,19 +32,21 @@ class Target:
     """The place where requests are run: a store, and either a queue or this process.
 
     With a broker in its settings, requests go through the queue to workers that use the same
-    store. Without one they run here.
+    store. Without one they run here. In a dry run nothing is run, and the store is only read.
     """
 
     store: Store
     config: Settings
+    dry_run: bool = False
 
     @classmethod
-    def of(cls, store: str | None, broker: str | None) -> Target:
+    def of(cls, store: str | None, broker: str | None, dry_run: bool = False) -> Target:
         """Open a target by the addresses of its store and broker.
 
         Args:
             store: address of the store; None: HTD_STORE.
             broker: address of the broker; None: HTD_BROKER_URL; "": run in this process.
+            dry_run: keep what is written apart from the store, and run nothing.
 
         Raises:
             InputError: an address is not valid.
@@ -52,7 +58,8 @@ class Target:
             from shared.queue.redis_state import connect
 
             connect(url)  # which raises for a malformed address; it does not reach out yet
-        return cls(open_store(store, config), config)
+        opened = open_store(store, config)
+        return cls(OverlayStore(opened) if dry_run else opened, config, dry_run)
 
     @classmethod
     def of_config(cls, config: Settings) -> Target:
@@ -101,12 +108,24 @@ def run_request(
     for note in notes(target.store, request):
         console.print("[yellow]note:[/]", escape(note), highlight=False)
     job = ledger.submit(request, fresh=fresh, replace=replace)
-    with RichReporter(request.stage) as reporter:
+    if ledger.is_open(job):
+        _run(target, ledger, request.stage, job)
+        write_table(target.store, job)
+    return ledger.status(job)
+
+
+def _run(target: Target, ledger: Ledger, name: str, job: str) -> None:
+    with show_progress(name) as reporter:
         if target.queued:
-            return _follow(target, ledger, job, reporter)
+            try:
+                _follow(target, ledger, job, reporter)
+            except KeyboardInterrupt:
+                say(f"{name}: workers go on with {job}; 'htd jobs cancel {job}' stops them")
+                raise
+            return
+        sign(target.store, job)
         prepare(target.config.threads)
-        stage = load_stage(request.stage)
-        return run_job(ledger, stage, job, reporter=reporter, config=target.config)
+        run_job(ledger, load_stage(name), job, reporter=reporter, config=target.config)
 
 
 def run_or_fail(target: Target, request: Request, *, replace: bool = False) -> JobStatus:
@@ -116,31 +135,38 @@ def run_or_fail(target: Target, request: Request, *, replace: bool = False) -> J
         JobError: the request failed or was cancelled, so the rest of the series must not run.
     """
     status = run_request(target, request, replace=replace)
-    report(status)
+    report(status, target.store)
     if status.state in _NO_RESULT:
         raise JobError(f"{request.stage} ended {status.state}; later requests were not run")
     return status
 
 
-def report(status: JobStatus) -> None:
-    """Print a job's state, its result and its failures."""
-    color = {"done": "green", "partial": "yellow"}.get(status.state, "red")
-    figures = ", ".join(f"{k} {v}" for k, v in (status.result or {}).items())
-    console.print(f"{status.stage}: [{color}]{status.state}[/] {figures}", highlight=False)
-    for unit, error in status.failed.items():
-        console.print(f"  {unit}: {error}", highlight=False, markup=False)
+def _follow(target: Target, ledger: Ledger, job: str, reporter: Reporter) -> None:
+    """Hand a job to the queue, and show its progress until it has ended."""
+    from shared.queue.redis_state import read_progress
+    from shared.queue.worker import Dispatcher
 
-
-def _follow(target: Target, ledger: Ledger, job: str, reporter: RichReporter) -> JobStatus:
-    """Hand a job to the queue, show its progress, and return its final status."""
     dispatcher = Dispatcher(target.config)
     dispatcher.start(ledger, job)
+    asked = -LISTENER_SECONDS
     while True:
         status = ledger.status(job)
         reporter.phase(job, status.phase, status.phases, status.done, status.total or 1)
-        if status.state not in {"planning", "running"}:
-            return status
+        if status.state in ENDED:
+            return
+        if time.monotonic() - asked >= LISTENER_SECONDS:
+            asked = time.monotonic()
+            if not dispatcher.listens(status.stage):
+                say(no_listener(status.stage))
         for unit, progress in sorted(read_progress(dispatcher.redis, job).items()):
             if progress["done"] < progress["total"]:
                 reporter.unit(job, unit, progress["done"], progress["total"], progress["note"])
         time.sleep(POLL_SECONDS)
+
+
+def no_listener(stage: str) -> str:
+    """Say that a job waits for a worker, and how to start one."""
+    return (
+        f"{stage}: no worker listens to '{stage}' yet, so the job waits; on a local stack, "
+        f"'htd stack up --services {stage}' starts one"
+    )

@@ -1,5 +1,5 @@
 """Run the command line: `python -m heterotissue.cli` does the same as `htd`."""
 
-from heterotissue.cli.app import main
+from heterotissue.cli import main
 
 main()

@@ -12,6 +12,8 @@ import typer
 from rich.markup import escape
 
 from heterotissue.cli import (
+    GO_ON,
+    INTERRUPTED,
     datasets,
     encoders,
     evaluation,
@@ -39,9 +41,6 @@ for subject in (slides, labels, encoders, models, datasets, evaluation, names, p
     app.add_typer(subject.app)
 app.add_typer(jobs.app, name="jobs", no_args_is_help=True)
 app.add_typer(stack.app, name="stack", no_args_is_help=True)
-
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended; typer turns the interrupt into it."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -81,8 +80,8 @@ def main() -> None:
     except MemoryError:
         _fail("the memory is full: ask for less at a time, or use a machine with more", 1)
     except SystemExit as end:
-        if end.code == INTERRUPTED:
-            console.print("interrupted; run the same command again to continue")
+        if end.code == INTERRUPTED:  # typer turns the interrupt into this exit
+            console.print(GO_ON)
         raise
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in CLIENTS:

@@ -8,8 +8,10 @@ import typer
 from rich.table import Table
 
 from heterotissue.cli.outcome import EXIT_CODES
+from heterotissue.dry_run import dry_run
+from heterotissue.job_report import report, write_table
 from heterotissue.progress import console
-from heterotissue.running import Target, report, run_request
+from heterotissue.running import Target, run_request
 from heterotissue.sources import Refusal
 from shared.contracts.base import Split
 from shared.contracts.ingest import CohortRecord, IngestRequest, cohort_key
@@ -37,11 +39,18 @@ def end_cohort(
 ) -> None:
     """Run an ingest request, print its outcome and its splits, and exit with its code.
 
-    The exit code is that of a partial job also if files were left out before the job.
+    The exit code is that of a partial job also if files were left out before the job. In a dry
+    run, only print what the request would do.
     """
+    if target.dry_run:
+        dry_run(target.store, request, target.config, fresh=fresh, replace=replace)
+        return
     status = run_request(target, request, fresh=fresh, replace=replace)
     left_out = (status.result or {}).pop("left_out", {})
-    report(status)
+    if refused:
+        skipped = {str(item.path): item.reason for item in refused}
+        write_table(target.store, status.job, skipped)
+    report(status, target.store)
     tell([], [Refusal(path, reason) for path, reason in left_out.items()])
     if status.state in {"done", "partial"}:
         show_splits(target.store, request.cohort)

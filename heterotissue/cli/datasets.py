@@ -10,7 +10,9 @@ import typer
 from heterotissue import remote
 from heterotissue.cli.options import (
     EXPORT_FORMATS,
+    FOLDER_FORMATS,
     BrokerOption,
+    DryRunOption,
     FreshOption,
     GuidanceCropsOption,
     GuidanceMapOption,
@@ -25,10 +27,11 @@ from heterotissue.cli.options import (
     changed,
     example,
     export_formats,
+    folder_formats,
     parse_proportions,
 )
 from heterotissue.cli.outcome import end, run_and_end
-from heterotissue.progress import console
+from heterotissue.progress import console, say
 from heterotissue.running import Target
 from shared.computing import prepare
 from shared.contracts.models import ModelRef
@@ -64,6 +67,7 @@ def synthesize(
     server: ServerOption = None,
     fresh: FreshOption = False,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Make a dataset of synthetic images with their label maps."""
@@ -87,9 +91,9 @@ def synthesize(
     )
     request = changed(request, change)
     if server is None:
-        run_and_end(Target.of(store, broker), request, fresh=fresh, replace=replace)
-    elif fresh or replace or store or broker:
-        raise InputError("--server excludes --store, --broker, --fresh and --replace")
+        run_and_end(Target.of(store, broker, dry_run), request, fresh=fresh, replace=replace)
+    elif fresh or replace or store or broker or dry_run:
+        raise InputError("--server excludes --store, --broker, --fresh, --replace and --dry-run")
     else:
         with remote.connect(server) as client:
             end(remote.make_dataset(client, request))
@@ -100,17 +104,34 @@ def export(
     dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
     folder: Annotated[Path, typer.Argument(help="Folder that receives the files.")],
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help=f"{EXPORT_FORMATS} (repeatable).")
+        list[str] | None, typer.Option("--format", help=f"{FOLDER_FORMATS} (repeatable).")
     ] = None,
+    polygons: Annotated[
+        bool,
+        typer.Option("--polygons", help="COCO: outline parts without holes by polygons."),
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Delete an earlier export in the folder first.")
+    ] = False,
     store: StoreOption = None,
 ) -> None:
-    """Write a dataset's images and label maps as plain files in common formats."""
-    from shared.datasets.exports import export_dataset
+    """Write a dataset's images and label maps as files in common formats.
 
-    export_dataset(
-        Target.of(store, None).store, dataset, folder, export_formats(formats or ["folder"])
+    folder: images, masks and metadata.jsonl. coco, geojson: annotations and images. webdataset:
+    the shards. parquet: images and masks in tables. Each opens by datasets.load_dataset, or by the
+    tool that it is named for.
+    """
+    from shared.datasets.export_folder import export_dataset
+
+    images = export_dataset(
+        Target.of(store, "").store,
+        dataset,
+        folder,
+        folder_formats(formats or ["folder"]),
+        polygons=polygons,
+        replace=replace,
     )
-    console.print(f"dataset: {folder}")
+    say(f"dataset: {folder} ({images} images)")
 
 
 @app.command(epilog=example("htd estimate --model lung --images 1000000 --size 512 --tflops 400"))

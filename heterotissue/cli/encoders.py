@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from heterotissue.cli.options import example
-from heterotissue.progress import console
+from heterotissue.progress import console, print_table
 
 app = typer.Typer()
-
-WIDTH = 220
-"""Width of the table in characters, enough for its longest row."""
 
 
 @app.command(epilog=example("htd encoders"))
@@ -34,8 +30,7 @@ def encoders() -> None:
             "yes" if known.gated else "no",
             escape(known.source),
         )
-    # One line per encoder, on standard output, so that it can be searched.
-    Console(width=WIDTH).print(table)
+    print_table(table)
     console.print(
         "also: 'embedded' (htd embed trains it on the cohort), any timm model, hf-hub:owner/name",
         highlight=False,

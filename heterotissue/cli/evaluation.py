@@ -8,6 +8,7 @@ import typer
 
 from heterotissue.cli.options import (
     BrokerOption,
+    DryRunOption,
     FreshOption,
     GuidanceCropsOption,
     GuidanceMapOption,
@@ -21,13 +22,15 @@ from heterotissue.cli.options import (
     changed,
     example,
 )
-from heterotissue.cli.outcome import run_and_end
-from heterotissue.progress import console
-from heterotissue.running import Target, run_or_fail
+from heterotissue.cli.outcome import run_and_end, run_series
+from heterotissue.evaluation_cost import describe, segmenter_line
+from heterotissue.progress import say
+from heterotissue.running import Target
 from heterotissue.study import IMAGENET_ENCODERS, default_encoder
 from heterotissue.study import study as study_requests
-from shared.contracts.evaluate import EvaluateRequest, report_key
-from shared.models import find_version
+from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.synthesize import DatasetRequest
+from shared.models import find_version, read_model
 
 app = typer.Typer()
 
@@ -48,16 +51,19 @@ def evaluate(
     broker: BrokerOption = None,
     fresh: FreshOption = False,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Measure a dataset against held-out real regions."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     if encoder is None:
         encoder = [default_encoder(target.store, dataset)]
-        console.print(f"encoder: {encoder[0]}", highlight=False)
+        say(f"encoder: {encoder[0]}")
     request = EvaluateRequest(report=name, dataset=dataset, encoders=tuple(encoder), seeds=seeds)
-    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
-    console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
+    request = changed(request, change)
+    if not dry_run and (line := segmenter_line(target.store, request, target.config, fresh=fresh)):
+        say(line)
+    run_and_end(target, request, fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd study --model lung --encoder efficientnet-lite0 --seeds 3"))
@@ -97,9 +103,10 @@ def study(
     store: StoreOption = None,
     broker: BrokerOption = None,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Measure a model in full: the effect of map and crops, usefulness, leakage."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     evaluate = EvaluateRequest(
         report=name,
         dataset=name,
@@ -124,6 +131,8 @@ def study(
         map_only={} if guidance_map_only is None else {"guidance_map": guidance_map_only},
         embedding=find_version(target.store, embedding) if embedding else None,
     )
-    for request in requests:
-        run_or_fail(target, request, replace=replace)
-    console.print(f"report: {target.store.local(report_key(name, 'report.html'))}")
+    measured = read_model(target.store, find_version(target.store, model))
+    tested = requests[0].images if isinstance(requests[0], DatasetRequest) else 0
+    if line := describe(evaluate, measured.size, measured.classes, tested, target.config):
+        say(line)
+    run_series(target, requests, replace=replace)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-
 import typer
-from rich.table import Table
 
 from heterotissue import remote
-from heterotissue.cli.options import BrokerOption, ServerOption, StoreOption, example
+from heterotissue.cli.options import BrokerOption, DryRunOption, ServerOption, StoreOption, example
 from heterotissue.cli.outcome import end, run_and_end
-from heterotissue.progress import console
-from heterotissue.running import Target, report
-from shared.contracts.jobs import JobStatus
+from heterotissue.job_list import JobLine, job_table, stored_jobs
+from heterotissue.job_report import report
+from heterotissue.progress import print_table
+from heterotissue.running import Target
 from shared.contracts.requests import REQUESTS
+from shared.errors import InputError
 from shared.jobs import Ledger
 
 app = typer.Typer(help="List, show, cancel and retry jobs.")
@@ -22,20 +20,24 @@ app = typer.Typer(help="List, show, cancel and retry jobs.")
 
 @app.command("list", epilog=example("htd jobs list"))
 def jobs_list(store: StoreOption = None, server: ServerOption = None) -> None:
-    """List jobs with their state."""
-    table = Table("job", "state", "done", "failed", box=None)
-    with all_jobs(store, server) as jobs:
-        for status in jobs:
-            done = f"{status.done}/{status.total}"
-            table.add_row(status.job, status.state, done, str(len(status.failed)))
-    console.print(table)
+    """List jobs, the oldest first: what they make, their state, shards and times.
+
+    A job is interrupted if it is open and nobody works on it: run its command again, or
+    'htd jobs retry'.
+    """
+    if server is None:
+        print_table(job_table(stored_jobs(Target.of(store, "").store)))
+    else:
+        with remote.connect(server) as client:
+            print_table(job_table(JobLine(status, status.state) for status in client.jobs()))
 
 
 @app.command("show", epilog=example("htd jobs show train-0123456789abcdef"))
 def jobs_show(job: str, store: StoreOption = None, server: ServerOption = None) -> None:
     """Show a job's state, its result and its failures."""
     if server is None:
-        report(Ledger(Target.of(store, "").store).status(job))
+        opened = Target.of(store, "").store
+        report(Ledger(opened).status(job), opened)
     else:
         with remote.connect(server) as client:
             report(client.job(job))
@@ -56,25 +58,20 @@ def jobs_cancel(job: str, store: StoreOption = None, server: ServerOption = None
 
 @app.command("retry", epilog=example("htd jobs retry train-0123456789abcdef"))
 def jobs_retry(
-    job: str, store: StoreOption = None, broker: BrokerOption = None, server: ServerOption = None
+    job: str,
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    server: ServerOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run a job's failed and cancelled shards again."""
+    if server is not None and dry_run:
+        raise InputError("--server excludes --dry-run")
     if server is None:
-        target = Target.of(store, broker)
+        target = Target.of(store, broker, dry_run)
         ledger = Ledger(target.store)
         kind = REQUESTS[ledger.stage(job)]
         run_and_end(target, kind.model_validate(ledger.request(job)))
     else:
         with remote.connect(server) as client:
             end(remote.retry(client, job))
-
-
-@contextmanager
-def all_jobs(store: str | None, server: str | None) -> Iterator[Iterable[JobStatus]]:
-    """Yield the jobs of a gateway if `server` is given, else those of a store."""
-    if server is None:
-        ledger = Ledger(Target.of(store, "").store)
-        yield (status for job in ledger.jobs() if (status := ledger.find(job)) is not None)
-    else:
-        with remote.connect(server) as client:
-            yield client.jobs()

@@ -8,6 +8,7 @@ import typer
 
 from heterotissue.cli.options import (
     BrokerOption,
+    DryRunOption,
     FreshOption,
     ModelOption,
     ReplaceOption,
@@ -60,6 +61,7 @@ def train(
     broker: BrokerOption = None,
     fresh: FreshOption = False,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Train a model on a region set's train split, and publish it."""
@@ -114,10 +116,11 @@ def distill(
     broker: BrokerOption = None,
     fresh: FreshOption = False,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Train a student model that makes a teacher's images in few steps, without guidance."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     teacher = read_model(target.store, find_version(target.store, model))
     request = TrainRequest(
         run=f"{into}-1",
@@ -145,9 +148,10 @@ def deploy(
     device: Annotated[str | None, typer.Option(help="cpu (default) or cuda, for Triton.")] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Load a model version on Triton. To go back, deploy an older version again."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     ref = find_version(target.store, model)
     number = next_number(Ledger(target.store), ref.name)
     options = {"engine": engine, "device": device}

@@ -18,13 +18,14 @@ from shared.contracts.explaining import (
     fields_at,
     models_of,
 )
-from shared.contracts.synthesize import ExportFormat
+from shared.contracts.synthesize import ExportFormat, FolderFormat
 from shared.errors import InputError
 from shared.yaml_files import parse_yaml
 
 R = TypeVar("R", bound=Request)
 
 EXPORT_FORMATS = ", ".join(get_args(ExportFormat))
+FOLDER_FORMATS = ", ".join(get_args(FolderFormat))
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", help="A directory or s3://bucket/prefix [HTD_STORE].")
@@ -73,6 +74,12 @@ ReplaceOption = Annotated[
     bool,
     typer.Option("--replace", help="Replace a result of another request that has this name."),
 ]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the plan, counts and cost where known; write and run nothing."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -94,6 +101,14 @@ def parse_names(text: str) -> list[str]:
 def export_formats(names: list[str]) -> tuple[ExportFormat, ...]:
     """Check the names of export formats. Raises `ValidationError` if one is unknown."""
     return TypeAdapter(tuple[ExportFormat, ...]).validate_python(tuple(names))
+
+
+def folder_formats(names: list[str]) -> tuple[FolderFormat, ...]:
+    """Check the names of formats of `htd export`. Raises `InputError` if one is unknown."""
+    known = get_args(FolderFormat)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"--format {', '.join(unknown)}: formats are {', '.join(known)}")
+    return TypeAdapter(tuple[FolderFormat, ...]).validate_python(tuple(names))
 
 
 def parse_proportions(items: list[str]) -> dict[str, float]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from heterotissue.running import Target, report, run_request
+from heterotissue.dry_run import dry_run, dry_run_all
+from heterotissue.job_report import report
+from heterotissue.running import Target, run_or_fail, run_request
 from shared.contracts.base import Request
 from shared.jobs import JobStatus
+from shared.storage import Store
 
 EXIT_CODES = {"done": 0, "failed": 1, "partial": 3, "cancelled": 1}
 
@@ -14,12 +17,32 @@ EXIT_CODES = {"done": 0, "failed": 1, "partial": 3, "cancelled": 1}
 def run_and_end(
     target: Target, request: Request, *, fresh: bool = False, replace: bool = False
 ) -> None:
-    """Run a request, print its outcome, and exit with an error code unless it is done."""
-    end(run_request(target, request, fresh=fresh, replace=replace))
+    """Run a request, print its outcome, and exit with an error code unless it is done.
+
+    In a dry run, only print what the request would do.
+    """
+    if target.dry_run:
+        dry_run(target.store, request, target.config, fresh=fresh, replace=replace)
+    else:
+        end(run_request(target, request, fresh=fresh, replace=replace), target.store)
 
 
-def end(status: JobStatus) -> None:
-    """Print the outcome of an ended job, and exit with an error code unless it is done."""
-    report(status)
+def run_series(target: Target, requests: list[Request], *, replace: bool = False) -> None:
+    """Run and report the requests of a series in order, or print what they would do."""
+    if target.dry_run:
+        dry_run_all(target.store, requests, target.config, replace=replace)
+        return
+    for request in requests:
+        run_or_fail(target, request, replace=replace)
+
+
+def end(status: JobStatus, store: Store | None = None) -> None:
+    """Print the outcome of an ended job, and exit with an error code unless it is done.
+
+    Args:
+        status: the final status of the job.
+        store: the store that holds the job; None: it is out of reach, on another machine.
+    """
+    report(status, store)
     if status.state != "done":
         raise typer.Exit(EXIT_CODES[status.state])

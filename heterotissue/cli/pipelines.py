@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from heterotissue.cli.options import BrokerOption, ReplaceOption, StoreOption, example, parse_names
+from heterotissue.cli.options import (
+    BrokerOption,
+    DryRunOption,
+    ReplaceOption,
+    StoreOption,
+    example,
+    parse_names,
+)
+from heterotissue.cli.outcome import run_series
 from heterotissue.pipelines import load_pipeline
 from heterotissue.progress import console
 from heterotissue.recipes import load_recipe
@@ -24,11 +32,10 @@ def pipeline(
     store: StoreOption = None,
     broker: BrokerOption = None,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run the requests of a file in order; all are checked before the first one starts."""
-    target = Target.of(store, broker)
-    for request in load_pipeline(file):
-        run_or_fail(target, request, replace=replace)
+    run_series(Target.of(store, broker, dry_run), load_pipeline(file), replace=replace)
 
 
 @app.command(epilog=example("htd demo --out out/demo --slides my-slides/ --mpp 0.5"))

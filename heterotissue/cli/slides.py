@@ -12,6 +12,7 @@ from heterotissue.cli.cohorts import end_cohort, tell
 from heterotissue.cli.options import (
     BrokerOption,
     CohortOption,
+    DryRunOption,
     FreshOption,
     RegionSizeOption,
     RenameOption,
@@ -123,6 +124,7 @@ def ingest(
     broker: BrokerOption = None,
     fresh: FreshOption = False,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Ingest slides: find tissue, draw label maps, index patches, cut training regions.
@@ -132,7 +134,7 @@ def ingest(
     """
     if not slides and table is None:
         raise InputError("name slides, folders of slides, or a table: htd ingest slides/")
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     found = find_slides(slides or [], table=table, leave_out=getattr(target.store, "root", None))
     with RichReporter("reading") as reporter:
         sources = slide_sources(
@@ -195,6 +197,7 @@ def tiles(
     broker: BrokerOption = None,
     fresh: FreshOption = False,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Ingest tiles that were cut elsewhere, with their masks, as training regions.
@@ -203,7 +206,7 @@ def tiles(
     indices. In a folder that has the name of a class, pixels that are not black are that class.
     All other pixels are class 0, other tissue.
     """
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     mask_classes = parse_classes(classes, exhaustive=True)
     table = tile_table(
         target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
@@ -245,10 +248,11 @@ def embed(
     broker: BrokerOption = None,
     fresh: FreshOption = False,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Embed a cohort's patches, or import features that were made elsewhere."""
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     _check_slides(target.store, cohort)
     if imported is not None:
         request = import_request(target, cohort, encoder, imported)
@@ -300,6 +304,7 @@ def cluster(
     broker: BrokerOption = None,
     fresh: FreshOption = False,
     replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
     """Find tissue types, map them onto the slides, and cut regions.

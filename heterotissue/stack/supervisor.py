@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -14,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+
+import psutil
 
 from heterotissue.stack.servers import (
     BUCKET,
@@ -32,6 +35,9 @@ from shared.errors import HeteroTissueError, InputError
 from shared.queue.worker import make_app
 from shared.settings import Settings
 from shared.storage import open_store
+
+STATE = "stack.json"
+"""File in the folder of a stack: name of each process → its number."""
 
 SERVERS = {"redis", "s3", "triton"}
 """Processes that are stopped last, because workers use them until they end."""
@@ -94,6 +100,7 @@ class Stack:
         self.say = say
         self.processes: list[Process] = []
         self.environment: dict[str, str] = {}
+        self._lock: IO[str] | None = None  # held while the stack is up
 
     def __enter__(self) -> Stack:
         try:
@@ -126,10 +133,12 @@ class Stack:
         """Start the servers, the workers and the gateway, and wait until they answer.
 
         Raises:
+            InputError: a stack is up in the folder already.
             HeteroTissueError: a process does not start; the message names its log.
         """
         for name in ("logs", "redis", f"s3/{BUCKET}"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._claim()
         self._start_redis_and_s3()
         if self.triton:
             self._start_triton()
@@ -145,6 +154,30 @@ class Stack:
         env.touch(mode=0o600)
         env.write_text("".join(f"export {k}={v}\n" for k, v in sorted(self.environment.items())))
         self._write_state()
+
+    def _claim(self) -> None:
+        """Take the folder for this process; two servers on the same data would spoil it."""
+        lock = (self.folder / "lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip()
+            lock.close()
+            raise InputError(
+                f"a stack is up in {self.folder} already (process {owner}): stop it, or give "
+                "another --folder"
+            ) from None
+        if left := _still_running(self.folder):
+            lock.close()
+            raise InputError(
+                f"an earlier stack left {', '.join(left)} running in {self.folder}: stop them by "
+                f"kill {' '.join(map(str, left.values()))}"
+            )
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
 
     def _start_redis_and_s3(self) -> None:
         keys = self._keys()
@@ -249,7 +282,7 @@ class Stack:
 
     def _write_state(self) -> None:
         state = {process.name: process.child.pid for process in self.processes}
-        (self.folder / "stack.json").write_text(json.dumps(state, indent=1))
+        (self.folder / STATE).write_text(json.dumps(state, indent=1))
 
     def check(self) -> None:
         """Raise `HeteroTissueError` if a process has ended."""
@@ -297,7 +330,10 @@ class Stack:
                     process.child.wait()
                 process.log.close()
         self.processes = []
-        (self.folder / "stack.json").unlink(missing_ok=True)
+        if self._lock is not None:  # another stack's state stays
+            (self.folder / STATE).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
 
 def _signal(process: Process, number: signal.Signals) -> None:
@@ -310,15 +346,26 @@ def _signal(process: Process, number: signal.Signals) -> None:
 
 def stack_status(folder: Path) -> dict[str, bool]:
     """Return whether each process of a folder's stack runs, by name; empty if no stack is up."""
-    path = folder / "stack.json"
-    if not path.is_file():
-        return {}
-    return {name: _running(pid) for name, pid in json.loads(path.read_text()).items()}
+    return {name: name in _still_running(folder) for name in _numbers(folder)}
 
 
-def _running(pid: int) -> bool:
+def _numbers(folder: Path) -> dict[str, int]:
+    """Read the number of each process of a folder's stack, by name; empty if no stack is up."""
+    path = folder / STATE
+    numbers: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
+    return numbers
+
+
+def _still_running(folder: Path) -> dict[str, int]:
+    """Return the numbers of the processes of a folder's stack that run, by name."""
+    numbers = _numbers(folder)
+    written = (folder / STATE).stat().st_mtime if numbers else 0.0
+    return {name: pid for name, pid in numbers.items() if _running(pid, written)}
+
+
+def _running(pid: int, written: float) -> bool:
+    """Say whether the process with this number runs that ran when its number was written."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).create_time() <= written + 1
+    except psutil.NoSuchProcess:
         return False
-    return True

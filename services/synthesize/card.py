@@ -6,13 +6,14 @@ The front matter of the card names the WebDataset shards, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
-from shared.contracts.synthesize import DatasetRecord
+from shared.contracts.synthesize import DatasetRecord, Provenance
 
 CROISSANT = "http://mlcommons.org/croissant/"
 CONTEXT: dict[str, Any] = {
@@ -55,22 +56,73 @@ CONTEXT: dict[str, Any] = {
 }
 """The JSON-LD context of Croissant 1.0."""
 
+KEY = r"^(\d+)"
+"""Finds a sample's key in a file name, with its suffixes, or without them as in mlcroissant."""
 
-def describe(record: DatasetRecord) -> str:
-    """Describe a dataset in a sentence."""
-    return (
-        f"{record.images} synthetic histopathology images of {record.size} px at {record.mpp:g} "
-        f"µm per pixel with their label maps, made by {record.model}."
-    )
+CITATION = (
+    "@inproceedings{alfasly2025heterotissue, author={Alfasly and others}, booktitle={NeurIPS}, "
+    "title={HeteroTissue-Diffuse}, year={2025}, eprint={2509.17847}, archivePrefix={arXiv}}"
+)
+"""BibTeX of the method."""
 
 
-def dataset_card(record: DatasetRecord) -> str:
-    """Write a dataset's card: YAML front matter, then Markdown."""
+def sample_features(weights: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the columns of the shards, as `datasets` names them in a card.
+
+    Stated here, they do not depend on the first samples, in which a value may be missing.
+
+    Args:
+        weights: names of the model's files of weights.
+    """
+    schema = Provenance.model_json_schema()
+    return [
+        {"name": "json", "struct": _fields(schema, schema["$defs"], weights)},
+        {"name": "mask.png", "dtype": "image"},
+        {"name": "png", "dtype": "image"},
+        {"name": "__key__", "dtype": "string"},
+        {"name": "__url__", "dtype": "string"},
+    ]
+
+
+DTYPES = {"string": "string", "integer": "int64", "number": "float64", "boolean": "bool"}
+
+
+def _fields(
+    schema: dict[str, Any], defs: dict[str, Any], weights: Sequence[str]
+) -> list[dict[str, Any]]:
+    return [{"name": name} | _type(part, defs, weights) for name, part in
+            schema["properties"].items()]  # fmt: skip
+
+
+def _type(part: dict[str, Any], defs: dict[str, Any], weights: Sequence[str]) -> dict[str, Any]:
+    """Return the type of a field, by its JSON schema."""
+    if "anyOf" in part:  # or null
+        part = next(each for each in part["anyOf"] if each.get("type") != "null")
+    if "$ref" in part:
+        part = defs[part["$ref"].rpartition("/")[2]]
+    if part["type"] == "array":
+        return {"list": _type(part["items"], defs, weights)["struct"]}
+    if part["type"] == "object" and "properties" in part:
+        return {"struct": _fields(part, defs, weights)}
+    if part["type"] == "object":
+        return {"struct": [{"name": name, "dtype": "string"} for name in weights]}
+    return {"dtype": DTYPES[part["type"]]}
+
+
+def dataset_card(record: DatasetRecord, weights: Sequence[str]) -> str:
+    """Write a dataset's card: YAML front matter, then Markdown.
+
+    Args:
+        record: the dataset.
+        weights: names of the model's files of weights.
+    """
     front = {
         "pretty_name": record.dataset,
+        "license": record.origin.license.lower() if record.origin else "unknown",
         "task_categories": ["image-segmentation"],
         "tags": ["histopathology", "synthetic", "webdataset"],
         "size_categories": [_size_category(record.images)],
+        "dataset_info": {"features": sample_features(weights)},
         "configs": [
             {
                 "config_name": "default",
@@ -90,7 +142,7 @@ def dataset_card(record: DatasetRecord) -> str:
         "---",
         f"# {record.dataset}",
         "",
-        describe(record),
+        record.description,
         "Research use; not for diagnosis.",
         "",
         "| label | class | requested share of labelled pixels | share in the dataset |",
@@ -105,7 +157,7 @@ def dataset_card(record: DatasetRecord) -> str:
         f"{', '.join(request.maps.splits)}. Crops: "
         f"{request.crops.regions or 'the region set of the model'}, splits "
         f"{', '.join(request.crops.splits)}, slide: {request.crops.slide}. Seed {request.seed}.",
-        "The images resemble slides of patients; share them only if you may share those slides.",
+        record.terms,
     ]
     return "\n".join(lines) + "\n"
 
@@ -120,12 +172,13 @@ def _size_category(images: int) -> str:
     return next((name for bound, name in bounds if images < bound), "10M<n<100M")
 
 
-def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any]:
+def croissant(record: DatasetRecord, sha256: Mapping[str, str], published: date) -> dict[str, Any]:
     """Describe a dataset as Croissant 1.0 JSON-LD.
 
     Args:
         record: the dataset.
         sha256: file name → SHA-256 of `manifest.parquet` and of every shard.
+        published: day on which the images were made.
     """
     files = [
         {
@@ -145,8 +198,12 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "name": record.dataset,
-        "description": describe(record),
+        "description": record.description,
         "conformsTo": CROISSANT + "1.0",
+        "license": record.origin.url if record.origin else "not stated: that of the slides",
+        "citeAs": CITATION,
+        "version": "1.0.0",
+        "datePublished": published.isoformat(),
         "distribution": [
             *files,
             _file_set("images", "*[0-9].png", "image/png", shards),
@@ -164,8 +221,8 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str]) -> dict[str, Any
                     _column("seed", "sc:Integer"),
                 ],
             },
-            _pictures("images", r"(\d+)\.png$"),
-            _pictures("masks", r"(\d+)\.mask\.png$"),
+            _pictures("images"),
+            _pictures("masks"),
         ],
     }
 
@@ -193,8 +250,8 @@ def _column(name: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _pictures(files: str, key: str) -> dict[str, Any]:
-    """Describe a record set of images; the regex `key` finds the sample's key in a file name."""
+def _pictures(files: str) -> dict[str, Any]:
+    """Describe a record set of images, whose file names begin with the sample's key."""
 
     def field(name: str, kind: str, source: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -205,7 +262,7 @@ def _pictures(files: str, key: str) -> dict[str, Any]:
             "source": {"fileSet": {"@id": files}} | source,
         }
 
-    names = {"extract": {"fileProperty": "filename"}, "transform": {"regex": key}}
+    names = {"extract": {"fileProperty": "filename"}, "transform": {"regex": KEY}}
     return {
         "@type": "cr:RecordSet",
         "@id": f"{files}-of-samples",

@@ -23,7 +23,13 @@ from shared.contracts.synthesize import (
     DatasetRequest,
     dataset_key,
 )
-from shared.datasets.exports import classes_json, coco_bytes, sample_files, write_coco
+from shared.datasets.exports import (
+    classes_json,
+    coco_bytes,
+    coco_info,
+    sample_files,
+    write_coco,
+)
 from shared.datasets.map_choice import plan_maps
 from shared.datasets.preview import PREVIEW_SAMPLES, draw_preview
 from shared.datasets.region_bank import RegionBank, open_banks
@@ -31,7 +37,7 @@ from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
 from shared.errors import InputError, JobError
 from shared.imaging.codec import encode_png
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.models import read_model
+from shared.models import read_model, weights_origin
 from shared.storage import Store, sha256, sha256_file
 from shared.storage.formats import pack_tar, table_bytes
 
@@ -137,11 +143,12 @@ class SynthesizeStage(Stage[DatasetRequest]):
             classes=model.classes,
             proportions=dict(zip(model.classes.names[first:], reached, strict=True)),
             shards=shards,
+            origin=weights_origin(store, model),
             request=request,
         )
         _drop_stale(store, request, set(numbers))
         distinct = write_manifest(store, request.dataset, shards)
-        _write_exports(store, request, model, numbers)
+        _write_exports(store, record, numbers)
         _, crops = open_banks(store, request, model)
         shown = list(itertools.islice(read_shard(store.get(shards[0])), PREVIEW_SAMPLES))
         preview = _preview(shown, crops, model)
@@ -151,7 +158,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             for part in done.values()
             if part["images"]
         }
-        _describe(store, record, digests)
+        _describe(store, record, digests, sorted(shown[0].provenance.weights))
         store.put_json(dataset_key(request.dataset, "dataset.json"), record)
         return {
             "dataset": request.dataset,
@@ -221,21 +228,24 @@ def _drop_stale(store: Store, request: DatasetRequest, numbers: set[int]) -> Non
             store.delete(key)
 
 
-def _describe(store: Store, record: DatasetRecord, digests: dict[str, str]) -> None:
+def _describe(
+    store: Store, record: DatasetRecord, digests: dict[str, str], weights: list[str]
+) -> None:
     """Write the dataset's card and its Croissant metadata."""
     manifest = store.local(dataset_key(record.dataset, "manifest.parquet"))
     digests = digests | {"manifest.parquet": sha256_file(manifest)}
-    card = dataset_card(record).encode()
+    card = dataset_card(record, weights).encode()
     store.put(dataset_key(record.dataset, "README.md"), card)
-    store.put_json(dataset_key(record.dataset, "croissant.json"), croissant(record, digests))
+    made = next(store.dates(record.shards[0]))[1].date()
+    described = croissant(record, digests, made)
+    store.put_json(dataset_key(record.dataset, "croissant.json"), described)
 
 
-def _write_exports(
-    store: Store, request: DatasetRequest, model: ModelRecord, numbers: list[int]
-) -> None:
+def _write_exports(store: Store, record: DatasetRecord, numbers: list[int]) -> None:
+    request = record.request
     if "folder" in request.exports:
         key = dataset_key(request.dataset, _export("folder", "classes.json"))
-        store.put(key, classes_json(model.classes))
+        store.put(key, classes_json(record.classes))
     if "coco" in request.exports:
 
         def parts(name: str) -> Iterator[Any]:
@@ -244,7 +254,8 @@ def _write_exports(
 
         key = dataset_key(request.dataset, _export("coco", "annotations.json"))
         with store.writing(key) as path, path.open("w", encoding="utf-8") as file:
-            write_coco(file, model.classes, parts("images"), parts("annotations"))
+            head = coco_info(record)
+            write_coco(file, record.classes, parts("images"), parts("annotations"), head)
 
 
 def _preview(samples: list[Sample], crops: RegionBank, model: ModelRecord) -> UInt8:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from shared.contracts.models import ModelRecord
+from shared.contracts.models import ModelRecord, WeightsOrigin
 from shared.contracts.regions import RegionSet
 
 
 def model_card(
-    model: ModelRecord, record: RegionSet, rows: dict[str, list[dict[str, float]]]
+    model: ModelRecord,
+    record: RegionSet,
+    rows: dict[str, list[dict[str, float]]],
+    origin: WeightsOrigin | None = None,
 ) -> str:
     """Write the card in Markdown, with the metadata block that model hubs read.
 
@@ -15,6 +18,7 @@ def model_card(
         model: the published version.
         record: its region set.
         rows: training ('vae', 'decoder', 'denoiser') → rows of metrics.
+        origin: origin of the weights, where they come from a checkpoint of the package.
     """
     recipe = model.recipe
     counts = {
@@ -25,6 +29,7 @@ def model_card(
     lines = [
         "---",
         "library_name: diffusers",
+        f"license: {origin.license.lower() if origin else 'unknown'}",
         "tags: [histopathology, semantic-image-synthesis, latent-diffusion]",
         "---",
         f"# {model.model} {model.version}",
@@ -58,6 +63,7 @@ def model_card(
         "",
         "The model was trained on the train split only. Its images are synthetic and for research;",
         "they are not for diagnosis.",
+        *([origin.sentence] if origin else []),
         "",
     ]
     return "\n".join(lines)

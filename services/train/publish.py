@@ -11,6 +11,7 @@ from services.train.objectives import DenoiserObjective
 from services.train.run import Run, put_folder
 from shared.contracts.models import ModelRecord
 from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.models import weights_origin
 from shared.storage import sha256_file
 
 
@@ -53,6 +54,7 @@ def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> None:
             warm_start=request.warm_start,
             sha256=weights,
         )
-        (folder / "README.md").write_text(model_card(model, run.regions, rows), encoding="utf-8")
+        card = model_card(model, run.regions, rows, weights_origin(run.store, model))
+        (folder / "README.md").write_text(card, encoding="utf-8")
         put_folder(run.store, request.model_ref.prefix, folder)
     run.store.put_json(request.model_ref.key, model)

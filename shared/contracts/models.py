@@ -36,6 +36,31 @@ class ModelRef(NamedTuple):
         return f"{self.prefix}model.json"
 
 
+class WeightsOrigin(Contract):
+    """The data behind weights that come with the package, and its licence."""
+
+    license: str = Field(description="SPDX identifier")
+    url: str = Field(description="text of the licence")
+    credit: str = Field(description="whom to credit")
+
+    @property
+    def sentence(self) -> str:
+        """The credit, as a sentence."""
+        return (
+            f"The model's weights go back to a checkpoint trained on {self.credit}, "
+            f"licence {self.license} ({self.url}), which asks for this credit."
+        )
+
+
+EBHI_SEG = WeightsOrigin(
+    license="CC-BY-4.0",
+    url="https://creativecommons.org/licenses/by/4.0/",
+    credit="EBHI-Seg (Shi et al. 2023)",
+)
+ORIGINS = {"colon": EBHI_SEG, "colon-student": EBHI_SEG}
+"""Checkpoint of the package → origin of its weights; `starter` was trained on phantoms."""
+
+
 class ModelRecord(Contract):
     """A published model version: the record at `models/<name>/<version>/model.json`."""
 

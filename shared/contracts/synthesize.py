@@ -19,13 +19,15 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from shared.contracts.base import Classes, Contract, Name, Request, Seed, Split
-from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.models import ModelRecord, ModelRef, WeightsOrigin
 from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import Sampling
 from shared.errors import InputError
 
 Condition = Literal["both", "map", "crops", "none"]
 ExportFormat = Literal["folder", "coco", "geojson"]
+FolderFormat = Literal["folder", "coco", "geojson", "webdataset", "parquet"]
+"""What `htd export` writes; datasets in the store are WebDataset shards already."""
 
 
 class MapSource(Contract):
@@ -179,7 +181,10 @@ def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[in
 
 
 class DatasetRecord(Contract):
-    """A finished dataset: the record at `datasets/<id>/dataset.json`."""
+    """A finished dataset: the record at `datasets/<id>/dataset.json`.
+
+    `origin` is the origin of the model's weights, where they come from a checkpoint of the package.
+    """
 
     dataset: Name
     model: str
@@ -189,7 +194,24 @@ class DatasetRecord(Contract):
     classes: Classes
     proportions: dict[str, float] = Field(description="class name → share in the dataset")
     shards: tuple[str, ...]
+    origin: WeightsOrigin | None = None
     request: DatasetRequest
+
+    @property
+    def description(self) -> str:
+        """The dataset in a sentence."""
+        return (
+            f"{self.images} synthetic histopathology images of {self.size} px at {self.mpp:g} "
+            f"µm per pixel with their label maps, made by {self.model}."
+        )
+
+    @property
+    def terms(self) -> str:
+        """What a person must know before sharing the dataset."""
+        shared = (
+            "The images resemble slides of patients; share them only if you may share those slides."
+        )
+        return f"{self.origin.sentence} {shared}" if self.origin else shared
 
 
 class CropOrigin(Contract):

@@ -1,7 +1,7 @@
 """Datasets in the formats that training code and viewers open.
 
     folder    images/<key>.png, masks/<key>.png (indexed, with palette), classes.json
-    coco      annotations.json; `file_name` is relative to the images
+    coco      annotations.json, images/<key>.png; `file_name` is relative to images/
     geojson   geojson/<key>.geojson, a QuPath FeatureCollection in pixels of the image
 
 Samples are written one by one, so memory does not grow with the dataset.
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 import cv2
@@ -21,13 +20,9 @@ from numpy.typing import NDArray
 from rasterio.features import shapes
 
 from shared.contracts.base import Classes
-from shared.contracts.synthesize import ExportFormat, dataset_key
-from shared.datasets.samples import Sample, load_dataset, read_shard
+from shared.contracts.synthesize import DatasetRecord, ExportFormat
+from shared.datasets.samples import Sample
 from shared.imaging.codec import encode_palette_png, encode_png
-from shared.storage import Store
-
-MAX_PARTS = 100_000
-"""Upper bound on the connected parts of an image; it keeps COCO's annotation ids distinct."""
 
 
 def classes_json(classes: Classes) -> bytes:
@@ -55,58 +50,104 @@ def coco_image(sample: Sample) -> dict[str, Any]:
     }
 
 
-def coco_annotations(sample: Sample) -> list[dict[str, Any]]:
-    """Return a sample's COCO annotations: one per connected part (4-neighbours) of a class."""
+def coco_annotations(sample: Sample, *, polygons: bool = False) -> list[dict[str, Any]]:
+    """Return a sample's COCO annotations: one per connected part (4-neighbours) of a class.
+
+    Their ids come from `write_coco`, which counts over all images.
+
+    Args:
+        sample: the sample.
+        polygons: outline the parts without holes by a polygon along pixel borders, for tools that
+            read no run lengths; parts with holes keep run lengths, which alone can hold them.
+    """
     height, width = sample.labels.shape
     image = sample.provenance.index + 1
     annotations: list[dict[str, Any]] = []
     for label in np.unique(sample.labels[sample.labels > 0]).tolist():
         mask = (sample.labels == label).astype(np.uint8)
         count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+        outlines = _polygons(parts) if polygons else {}
         for part in range(1, count):
             x, y, w, h, area = (int(value) for value in stats[part])
             annotations.append(
                 {
-                    "id": image * MAX_PARTS + len(annotations),
                     "image_id": image,
                     "category_id": label,
                     "bbox": [x, y, w, h],
                     "area": area,
-                    "segmentation": {
-                        "size": [height, width],
-                        "counts": run_lengths(parts == part),
-                    },
+                    "segmentation": outlines.get(part)
+                    or {"size": [height, width], "counts": run_lengths(parts == part)},
                     "iscrowd": 0,
                 }
             )
     return annotations
 
 
+def _polygons(parts: NDArray[np.int32]) -> dict[int, list[list[float]]]:
+    """Return part → its outline as COCO writes it, [[x, y, x, y, …]], for parts without holes."""
+    found = {}
+    for geometry, part in shapes(parts, mask=parts > 0, connectivity=4):
+        rings = geometry["coordinates"]
+        if len(rings) == 1:
+            found[int(part)] = [[float(value) for point in rings[0][:-1] for value in point]]
+    return found
+
+
+def coco_info(record: DatasetRecord) -> dict[str, Any]:
+    """Return the sections of a COCO file that describe the whole dataset."""
+    licenses = []
+    if record.origin is not None:
+        licenses.append({"id": 1, "name": record.origin.license, "url": record.origin.url})
+    info = {
+        "description": record.description,
+        "version": "1.0",
+        "contributor": "HeteroTissue",
+        "url": "",
+    }
+    return {"info": info, "licenses": licenses}
+
+
 def write_coco(
-    file: IO[str], classes: Classes, images: Iterable[Any], annotations: Iterable[Any]
+    file: IO[str],
+    classes: Classes,
+    images: Iterable[Any],
+    annotations: Iterable[Any],
+    head: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a COCO file one entry at a time, so that memory stays bounded."""
+    """Write a COCO file one entry at a time, so that memory stays bounded.
+
+    Args:
+        file: receives the text.
+        classes: the categories; class 0 is none.
+        images: entries of `coco_image`.
+        annotations: entries of `coco_annotations`, which get the ids 1, 2, 3, ...
+        head: further sections, such as those of `coco_info`.
+    """
     categories = [
         {"id": item.index, "name": item.name, "supercategory": "tissue", "color": list(item.color)}
         for item in classes.items[1:]
     ]
-    opening = "{"
+    numbered = ({"id": 0} | row | {"id": number} for number, row in enumerate(annotations, 1))
+    file.write("{")
+    for name, value in (head or {}).items():
+        file.write(f'"{name}":{json.dumps(value)},\n')
+    opening = ""
     for name, values in (
         ("categories", categories),
         ("images", images),
-        ("annotations", annotations),
+        ("annotations", numbered),
     ):
         file.write(f'{opening}"{name}":[')
+        opening = ",\n"
         for number, value in enumerate(values):
             file.write(",\n" if number else "\n")
             file.write(json.dumps(value, separators=(",", ":")))
         file.write("]")
-        opening = ",\n"
     file.write("}\n")
 
 
 def coco_bytes(samples: Sequence[Sample], classes: Classes) -> bytes:
-    """Encode a few samples as a complete COCO file."""
+    """Encode a few samples as COCO, to be joined to those of other shards."""
     text = io.StringIO()
     annotations = (row for sample in samples for row in coco_annotations(sample))
     write_coco(text, classes, map(coco_image, samples), annotations)
@@ -140,46 +181,9 @@ def geojson_bytes(sample: Sample, classes: Classes) -> bytes:
 def sample_files(sample: Sample, classes: Classes, kind: ExportFormat) -> list[tuple[str, bytes]]:
     """Return the files (relative path, bytes) that one sample adds to an export."""
     key = sample.provenance.key
-    if kind == "folder":
-        return [
-            (f"images/{key}.png", encode_png(sample.image)),
-            (f"masks/{key}.png", encode_palette_png(sample.labels, classes.colors)),
-        ]
     if kind == "geojson":
         return [(f"geojson/{key}.geojson", geojson_bytes(sample, classes))]
-    return []
-
-
-def export_dataset(
-    store: Store,
-    dataset: str,
-    folder: Path,
-    formats: Sequence[ExportFormat] = ("folder",),
-) -> int:
-    """Write a dataset as plain files below `folder`, with its `manifest.parquet`.
-
-    Returns:
-        The number of images.
-
-    Raises:
-        ObjectNotFoundError: the store holds no such dataset.
-    """
-    record = load_dataset(store, dataset)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.parquet").write_bytes(store.get(dataset_key(dataset, "manifest.parquet")))
-    (folder / "classes.json").write_bytes(classes_json(record.classes))
-    count = 0
-    for shard in record.shards:
-        for sample in read_shard(store.get(shard)):
-            count += 1
-            for kind in formats:
-                for name, body in sample_files(sample, record.classes, kind):
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    (folder / name).write_bytes(body)
-    if "coco" in formats:
-        with (folder / "annotations.json").open("w", encoding="utf-8") as file:
-            samples = (s for shard in record.shards for s in read_shard(store.get(shard)))
-            annotated = (s for shard in record.shards for s in read_shard(store.get(shard)))
-            annotations = (row for sample in annotated for row in coco_annotations(sample))
-            write_coco(file, record.classes, map(coco_image, samples), annotations)
-    return count
+    files = [(f"images/{key}.png", encode_png(sample.image))]
+    if kind == "folder":
+        files.append((f"masks/{key}.png", encode_palette_png(sample.labels, classes.colors)))
+    return files

@@ -90,6 +90,14 @@ class Dispatcher:
         except OperationalError as error:
             raise QueueError(f"{job} is recorded, but the queue cannot be reached") from error
 
+    def listens(self, stage: str) -> bool:
+        """Say whether a worker takes the units of `stage` from the queue; it takes a second."""
+        try:
+            workers = self.app.control.inspect(timeout=1.0).active_queues() or {}
+        except OperationalError:
+            return False
+        return any(queue["name"] == stage for queues in workers.values() for queue in queues)
+
     def start(self, ledger: Ledger, job: str) -> None:
         """Queue the runnable units of a job that was just submitted."""
         self.send(ledger.stage(job), job, ledger.runnable(job)[1])

@@ -1,16 +1,21 @@
 """The object store: a directory or an S3 bucket, with the same keys and semantics."""
 
+from typing import TYPE_CHECKING, Any
+
 from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
 from shared.storage.faults import is_fault
 from shared.storage.hashing import content_hash, content_hash_of_files, sha256, sha256_file
-from shared.storage.s3 import S3Store
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key, file_identity
-from shared.storage.view import ReadOnceStore, StoreView
+from shared.storage.view import OverlayStore, ReadOnceStore, StoreView
+
+if TYPE_CHECKING:
+    from shared.storage.s3 import S3Store
 
 __all__ = [
     "DirectoryStore",
     "ObjectNotFoundError",
+    "OverlayStore",
     "ReadOnceStore",
     "S3Store",
     "Stat",
@@ -25,3 +30,12 @@ __all__ = [
     "sha256",
     "sha256_file",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `S3Store` at its first use, because the S3 client takes long to import."""
+    if name == "S3Store":
+        from shared.storage.s3 import S3Store
+
+        return S3Store
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-
-from minio.error import InvalidResponseError, S3Error, ServerError
-from urllib3.exceptions import HTTPError
+import sys
 
 from shared.errors import UnavailableError
 
@@ -22,11 +20,19 @@ _CODES = {
 
 def is_fault(error: BaseException) -> bool:
     """Say whether an error is a fault of the world, which goes away without another request."""
+    if isinstance(error, OSError) and error.errno in _NUMBERS:
+        return True
+    return isinstance(error, UnavailableError | ConnectionError | TimeoutError) or _of_s3(error)
+
+
+def _of_s3(error: BaseException) -> bool:
+    if "minio" not in sys.modules:  # then no S3 store is in use; importing the client takes long
+        return False
+    from minio.error import InvalidResponseError, S3Error, ServerError
+    from urllib3.exceptions import HTTPError
+
     if isinstance(error, S3Error):
         return error.code in _CODES
     if isinstance(error, InvalidResponseError):
         return "Response code: 5" in str(error)
-    if isinstance(error, OSError) and error.errno in _NUMBERS:
-        return True
-    kinds = UnavailableError | ConnectionError | TimeoutError | HTTPError | ServerError
-    return isinstance(error, kinds)
+    return isinstance(error, HTTPError | ServerError)

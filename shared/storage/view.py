@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from datetime import datetime
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
 from typing import IO
 
-from shared.storage.store import Stat, Store
+from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
 
 
 class StoreView(Store):
@@ -75,3 +78,96 @@ class ReadOnceStore(StoreView):
         if key not in self._objects:
             self._objects[key] = super().get(key)
         return self._objects[key]
+
+
+class OverlayStore(StoreView):
+    """Reads from another store, and keeps what is written apart, so that the other stays as it is.
+
+    Bytes go to a temporary folder that is removed with this object. A file that is put is not
+    copied: it must stay where it is.
+    """
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self._folder = tempfile.TemporaryDirectory(prefix="htd-overlay-")
+        self._numbers = itertools.count()
+        self._creating = threading.Lock()
+        self._own: dict[str, Path | None] = {}  # None: deleted here
+
+    def _new(self, suffix: str = "") -> Path:
+        return Path(self._folder.name) / f"{next(self._numbers)}{suffix}"
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._new()
+        path.write_bytes(data)
+        self.put_file(key, path)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self._own[check_key(key)] = path
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Store `data` under `key` if no object is there; say whether it was stored."""
+        with self._creating:
+            if self.exists(key):
+                return False
+            self.put(key, data)
+            return True
+
+    @contextmanager
+    def writing(self, key: str, suffix: str = "") -> Iterator[Path]:
+        path = self._new(suffix or "".join(PurePosixPath(key).suffixes))
+        yield path
+        self.put_file(key, path)
+
+    def delete(self, key: str) -> None:
+        self._own[key] = None
+
+    def get(self, key: str) -> bytes:
+        return self.local(key).read_bytes() if key in self._own else self.inner.get(key)
+
+    def local(self, key: str) -> Path:
+        if key not in self._own:
+            return self.inner.local(key)
+        path = self._own[key]
+        if path is None:
+            raise ObjectNotFoundError(self, key)
+        return path
+
+    @contextmanager
+    def open(self, key: str, start: int = 0) -> Iterator[IO[bytes]]:
+        if key not in self._own:
+            with self.inner.open(key, start) as stream:
+                yield stream
+            return
+        with self.local(key).open("rb") as file:
+            file.seek(start)
+            yield file
+
+    def exists(self, key: str) -> bool:
+        return self._own[key] is not None if key in self._own else self.inner.exists(key)
+
+    def stat(self, key: str) -> Stat:
+        if key not in self._own:
+            return self.inner.stat(key)
+        stat = self.local(key).stat()
+        return Stat(stat.st_size, f"{stat.st_mtime_ns:x}")
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        kept = {key for key in self.inner.list(prefix) if key not in self._own}
+        yield from sorted(kept | {key for key in self._put() if key.startswith(prefix)})
+
+    def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        dates = {key: date for key, date in self.inner.dates(prefix) if key not in self._own}
+        dates |= {key: datetime.now(UTC) for key in self._put() if key.startswith(prefix)}
+        yield from sorted(dates.items())
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        inside = (key.removeprefix(prefix) for key in self._put() if key.startswith(prefix))
+        own = {name.partition("/")[0] for name in inside if "/" in name}
+        yield from sorted(own.union(self.inner.folders(prefix)))
+
+    def presign(self, key: str, seconds: int) -> str | None:
+        return None if key in self._own else self.inner.presign(key, seconds)
+
+    def _put(self) -> Iterator[str]:
+        return (key for key, path in self._own.items() if path is not None)

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
-from heterotissue.cli import app
+from heterotissue.cli.app import app
 from shared.contracts.requests import REQUESTS
 from shared.contracts.train import PACKAGED
 from tests.docs.pages import ROOT, commands

@@ -184,7 +184,7 @@ def test_the_command_line_reads_alike_over_http(
     assert htd(monkeypatch, *words, "--proportion", "bone=1", *server) == 2
     assert "bone" in capsys.readouterr().err
     assert htd(monkeypatch, "jobs", "list", *server) == 0
-    assert "synthesize-" in capsys.readouterr().err
+    assert "synthesize-" in capsys.readouterr().out
 
 
 def test_rates_and_quotas_have_an_end(stack: Stack) -> None:

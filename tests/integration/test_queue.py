@@ -6,10 +6,12 @@ import base64
 import json
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from heterotissue.running import Target, run_request
 from heterotissue.stack.supervisor import Stack
 from shared.errors import InputError
 from shared.jobs import JobStatus, Ledger, run_job
@@ -42,6 +44,32 @@ def test_wrong_keys_are_told_apart(config: Settings) -> None:
     wrong = config.model_copy(update={"s3_secret_key": type(config.s3_secret_key)("wrong")})
     with pytest.raises(InputError, match="refused the keys"):
         open_store(config=wrong)
+
+
+def test_it_is_known_whether_a_worker_listens(servers: Stack, config: Settings) -> None:
+    dispatcher = Dispatcher(config)
+    assert not dispatcher.listens("toy")
+    with toy_worker(servers):
+        wait_for(lambda: dispatcher.listens("toy"))
+        assert not dispatcher.listens("evaluate")
+
+
+def test_a_job_without_a_worker_says_so_and_waits(
+    servers: Stack, config: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, request = Target(open_store(config=config), config), ToyRequest(name="waits")
+    shown = ""
+
+    def said() -> bool:
+        nonlocal shown
+        shown += capsys.readouterr().err
+        return "no worker listens to 'toy'" in shown
+
+    with ThreadPoolExecutor() as pool:
+        status = pool.submit(run_request, target, request)
+        wait_for(said)
+        with toy_worker(servers):
+            assert status.result(60).state == "done"
 
 
 def test_a_queued_job_gives_the_bytes_of_one_in_process(

@@ -13,7 +13,7 @@ import timm
 import torch
 from typer.testing import CliRunner
 
-from heterotissue.cli import app
+from heterotissue.cli.app import app
 from shared.encoders import (
     IMAGENET,
     REGISTRY,
