@@ -227,10 +227,11 @@ class _Level:
         for page in self.pages:
             planes = page.keyframe.samplesperpixel if page.keyframe.planarconfig == 2 else 1
             for plane in range(planes):
-                if self.raw:
-                    part = self._rows(file, page, plane, index)
-                else:
-                    part = self._segment(file, page, plane * self.across * self.down + index)
+                part = (
+                    self._rows(file, page, plane, index)
+                    if self.raw
+                    else self._segment(file, page, plane * self.across * self.down + index)
+                )
                 if part is None:
                     return None
                 parts.append(part)
