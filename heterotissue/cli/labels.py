@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from heterotissue.cli.options import CohortOption, StoreOption, example
-from heterotissue.labels import write_labels
 from heterotissue.progress import console
 from heterotissue.running import Target
 from shared.contracts.annotations import FORMATS
@@ -36,6 +35,8 @@ def labels(
     store: StoreOption = None,
 ) -> None:
     """Write a slide's label map as an annotation that other programmes open."""
+    from heterotissue.labels import write_labels
+
     row = next((row for row in WRITTEN.values() if row.name == kind), None)
     if row is None:
         raise InputError(f"--format {kind}: choose {', '.join(WRITTEN)}")

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
@@ -217,17 +217,23 @@ def read_upright(path: Path) -> tuple[UInt8, int]:
     Raises:
         InputError: the file is no image, is damaged, or is too large.
     """
+    damaged = InputError(f"{path.name} cannot be read as an image: is it damaged?")
+    turn = 1
     try:
         with Image.open(path) as picture:
             _check_side(path, *picture.size)
             turn = int(picture.getexif().get(ORIENTATION, 1))
             picture.load()  # OpenCV fills what a truncated file lacks
+    except UnidentifiedImageError:
+        pass  # such as TIFFs of 16 bits, which only OpenCV reads
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path.name} cannot be read as an image: is it damaged?") from error
+        raise damaged from error
+    data = np.fromfile(path, np.uint8)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    array = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    array = cv2.imdecode(data, flags) if data.size else None
     if array is None:
-        raise InputError(f"{path.name} cannot be read as an image: is it damaged?")
+        raise damaged
+    _check_side(path, array.shape[1], array.shape[0])
     turn = turn if turn in INVERSE else 1
     return turned(np.asarray(array, np.uint8), turn), turn
 

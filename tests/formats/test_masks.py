@@ -331,6 +331,14 @@ def test_damaged_tiles_are_refused(damage: bytes | None, tmp_path: Path) -> None
         cut(tmp_path, mask, image=image)
 
 
+def test_a_tile_of_16_bits(tmp_path: Path) -> None:
+    image = np.full((64, 96, 3), 56_000, np.uint16)
+    image[:, :48] = 10_000
+    mask = save(tmp_path / "m.png", dark(96, 64))
+    path = save(tmp_path / "tile.tif", image, photometric="rgb")
+    assert cut(tmp_path, mask, image=path).shape == (64, 96)
+
+
 def test_tile_and_mask_of_other_sizes(tmp_path: Path) -> None:
     mask = save(tmp_path / "m.png", dark(64, 96))
     with pytest.raises(InputError, match="96×64 px, its mask 64×96"):

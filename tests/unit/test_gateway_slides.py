@@ -274,3 +274,10 @@ def test_annotations_of_unknown_formats_are_refused(gateway: Gateway) -> None:
     answer = gateway.client.put("/v1/slides/a/annotation/a.docx", content=b"x")
     assert answer.status_code == 415
     assert ".geojson" in answer.json()["remedy"]
+
+
+@pytest.mark.parametrize("file", ["a.svs.geojson", "a.GEOJSON.GZ", "a.ndpi.ndpa", "a_mask.npy"])
+def test_annotations_of_every_format_are_taken(gateway: Gateway, file: str) -> None:
+    answer = gateway.client.put(f"/v1/slides/a/annotation/{file}", content=b"x")
+    assert answer.status_code in {200, 201}, answer.text
+    assert answer.json()["annotation"].endswith(file)

@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 from pydantic import ValidationError
 
+from heterotissue.labels import write_labels as write_labels_of
 from heterotissue.sources import tile_table
 from services.ingest.annotations import qupath
 from services.ingest.annotations.outlines import SlideGeometry
@@ -125,6 +126,21 @@ def test_every_label_format_gives_the_same_map(kind: str, tmp_path: Path) -> Non
         assert np.array_equal(opened.whole(), truth())
         window = opened.read(250, 100, (8, 4), 2.0, (1.0, 1.0))
         assert np.array_equal(window, truth()[101:109:2, 251:267:2])
+
+
+def test_labels_are_written_for_other_programmes(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    path = write_slide(tmp_path)
+    assert ingest(store, source(path, write_labels(tmp_path)["geojson"])).state == "done"
+    write_labels_of(store, "s", "c", "imagescope", tmp_path / "s.xml")
+    again = DirectoryStore(tmp_path / "again")
+    assert ingest(again, source(path, tmp_path / "s.xml")).state == "done"
+    with LabelMap(again.local("slides/s/labels.tif")) as opened:
+        assert np.array_equal(opened.whole(), truth())
+    with pytest.raises(InputError, match=r"s\.xml exists already"):
+        write_labels_of(store, "s", "c", "imagescope", tmp_path / "s.xml")
+    with pytest.raises(InputError, match="has no slide 't'"):
+        write_labels_of(store, "t", "c", "imagescope", tmp_path / "t.xml")
 
 
 def test_records_patches_and_regions(tmp_path: Path) -> None:
