@@ -53,7 +53,8 @@ def alike(names: Iterable[str]) -> dict[str, list[str]]:
         What the names of a group have in common → the names; only groups of two and more.
     """
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(names):
+    every = sorted(names)
+    for name in every:
         stem = _BLOCK.sub("", name)
         if stem == name:
             stem = _COUNT.sub("", name)
@@ -61,4 +62,9 @@ def alike(names: Iterable[str]) -> dict[str, list[str]]:
                 continue
         if stem not in ("", name):
             groups[stem].append(name)
-    return {stem: members for stem, members in groups.items() if len(members) > 1}
+    # Where all names differ in their ends alone, as in slide-a and slide-b, the rest means nothing.
+    return {
+        stem: members
+        for stem, members in groups.items()
+        if len(members) > 1 and (len(members) < len(every) or any(s.isdigit() for s in stem))
+    }

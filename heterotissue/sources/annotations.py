@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -54,12 +55,13 @@ class Labels:
             endings: what may follow the file's name. In a folder of annotations, an image may
                 also have the very name of the slide.
         """
+        apart = self.folder is not None and self.folder.resolve() != path.resolve().parent
         place = self.folder or path.parent
         if place not in self._beside:
             self._beside[place] = _names(place, deep=self.folder is not None)
         names = self._beside[place]
         found: list[Path] = []
-        for name in _candidates(path, endings, own=self.folder is None):
+        for name in _candidates(path, endings, own=not apart):
             found += [item for item in names.get(name.lower(), []) if item != path]
         unique = list(dict.fromkeys(found))
         if self.folder is not None:
@@ -97,6 +99,22 @@ def _mirrors(place: Path, root: Path, below: Path) -> bool:
     return place.relative_to(root) == below
 
 
+def _without_shared(found: Found, slides: list[SlideEntry]) -> list[SlideEntry]:
+    """Refuse slides that would share one annotation, because it is of only one of them."""
+    count = Counter(entry.labels for entry in slides)
+    del count[None]
+    for entry in slides:
+        if entry.labels and count[entry.labels] > 1:
+            others = some(shown(e.below) for e in slides if e.labels == entry.labels and e != entry)
+            found.refuse(
+                entry.path,
+                f"its annotation {shown(entry.labels.name)} may be that of {others} too: name it "
+                f"{shown(entry.path.name)}.geojson and so on, put annotations into the same "
+                "subfolders as slides, or give a table",
+            )
+    return [entry for entry in slides if count[entry.labels] <= 1]
+
+
 def is_mask(path: Path) -> bool:
     """Say whether a file's name marks it as a label image."""
     return path.name.lower().endswith(MASKS)
@@ -129,6 +147,7 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
         if len(labels) > 1:
             several.append(f"{shown(entry.path.name)}: {shown(labels[0].name)}")
         slides.append(replace(entry, labels=labels[0] if labels else None))
+    slides = _without_shared(found, slides)
     with_labels = [entry for entry in slides if entry.labels]
     without = [shown(entry.path.name) for entry in slides if not entry.labels]
     if folder is not None and slides and not with_labels:

@@ -15,6 +15,7 @@ A folder holds one slide with its resolution; cohorts that have the same slide s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -170,9 +171,8 @@ class IngestRequest(Request):
     def _consistent(self) -> IngestRequest:
         if not self.slides and self.tiles is None:
             raise ValueError("give slides or tiles")
-        names = [item.slide for item in self.slides]
-        doubled = {name for name in names if names.count(name) > 1}
-        if doubled:
+        count = Counter(item.slide for item in self.slides)
+        if doubled := [name for name, times in count.items() if times > 1]:
             raise ValueError(f"slide names must differ; given more than once: {sorted(doubled)}")
         if self.split.by == "site" and (
             lost := [i.slide for i in self.slides if not i.origin.site]
@@ -182,7 +182,8 @@ class IngestRequest(Request):
                 "give a table with a column 'site'"
             )
         if not self.allow_leakage:
-            check_divided({item.slide: (item.origin.patient, item.split) for item in self.slides})
+            given = [item for item in self.slides if item.split]
+            check_divided({item.slide: (item.origin.patient, item.split) for item in given})
         if self.classes is None and (self.tiles or any(item.labels for item in self.slides)):
             raise ValueError("labels need `classes`")
         if self.classes is not None:

@@ -295,6 +295,25 @@ def test_a_folder_of_annotations_may_mirror_the_slides(tmp_path: Path) -> None:
     assert "has several annotations of one name" in made.refused[0].reason
 
 
+def test_an_annotation_is_of_one_slide_only(tmp_path: Path) -> None:
+    for place in ("a/001.svs", "b/001.svs", "c/002.svs", "c/002.tif", "c/003.svs"):
+        slide(tmp_path / "in" / place)
+    for name in ("001.xml", "003.xml"):
+        slide(tmp_path / "labels" / name)
+    made = sources(tmp_path, tmp_path / "in", use_labels=True, labels=tmp_path / "labels")
+    assert {item.slide: item.labels is not None for item in made.slides if item.labels} == {
+        "003": True
+    }
+    assert sorted(Path(item.path).parts[-2:] for item in made.refused) == [
+        ("a", "001.svs"), ("b", "001.svs"),
+    ]  # fmt: skip
+    assert "001.xml may be that of b/001.svs too" in made.refused[0].reason
+    slide(tmp_path / "in/c/002.svs.geojson")  # names one of the two
+    beside = sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert not beside.refused
+    assert sum(item.labels is not None for item in beside.slides) == 1
+
+
 def test_patients_come_from_names_patterns_and_tables(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     for name in ("TCGA-AA-0001-01Z-DX1", "TCGA-AA-0001-01Z-DX2", "P7_1", "P7_2"):
