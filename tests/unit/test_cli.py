@@ -17,18 +17,21 @@ from heterotissue.cli.options import changed, parse_proportions
 from heterotissue.pipelines import load_pipeline
 from heterotissue.recipes import load_recipe
 from heterotissue.stages import load_stage
+from heterotissue.study import default_encoder
 from shared.contracts.base import Split
 from shared.contracts.deploy import DeployRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import Report
 from shared.contracts.requests import REQUESTS
+from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.datasets.samples import read_shard
+from shared.encoders import embedded_key
 from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.serving.deployments import deployments
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
-from tests.region_sets import make_region_set
+from tests.region_sets import CLASSES, make_region_set
 
 
 def htd(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -205,3 +208,29 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(doctor, "examine", interrupted)
     assert htd(monkeypatch, "doctor") == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_the_encoder_of_a_report_follows_the_cohort(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    request = DatasetRequest(dataset="d", model="toy", images=1)
+    record = DatasetRecord(
+        dataset="d", model="toy/1", images=1, size=32, mpp=0.5, classes=CLASSES, proportions={},
+        shards=(), request=request,
+    )  # fmt: skip
+    store.put_json(dataset_key("d", "dataset.json"), record)
+    assert default_encoder(store, "d") == "efficientnet-lite0"
+    store.put(embedded_key("toy"), b"weights")
+    assert default_encoder(store, "d") == "embedded"
+
+
+@pytest.mark.parametrize("command", ["embed", "cluster"])
+def test_tiles_are_not_embedded(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    DirectoryStore(tmp_path).put("tiles/crc.parquet", b"")
+    assert htd(monkeypatch, command, "--cohort", "crc", "--store", str(tmp_path)) == 2
+    assert "htd train --regions crc" in " ".join(capsys.readouterr().err.split())
