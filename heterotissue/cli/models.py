@@ -105,12 +105,13 @@ def distill(
     model: Annotated[str, typer.Option(help="The teacher: <name> or <name>/<version>.")],
     into: Annotated[str, typer.Option(help="Name of the student.")],
     sampling_steps: Annotated[
-        int, typer.Option(help="Denoising steps of the student for an image.")
+        int, typer.Option(min=1, max=16, help="Denoising steps of the student for an image.")
     ] = 4,
     teacher_steps: Annotated[
-        int, typer.Option(help="Denoising steps of the teacher for each step of the student.")
+        int,
+        typer.Option(min=1, help="Denoising steps of the teacher for each step of the student."),
     ] = 5,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 1000,
     learning_rate: float = 1e-4,
     store: StoreOption = None,
     broker: BrokerOption = None,

@@ -20,6 +20,7 @@ from shared.contracts.explaining import (
 )
 from shared.contracts.synthesize import ExportFormat, FolderFormat
 from shared.errors import InputError
+from shared.settings import Settings
 from shared.yaml_files import parse_yaml
 
 R = TypeVar("R", bound=Request)
@@ -241,10 +242,13 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except ValidationError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            setting = error.title == Settings.__name__
             known = {name for each in (command.params if command else ()) for name in each.opts}
 
             def name(place: Place) -> str:
                 path = dotted(place)
+                if setting:
+                    return f"HTD_{path.upper()}"
                 own = f"--{path.replace('_', '-')}"
                 option = own if own in known else OPTIONS.get(path)
                 return option if option in known else path

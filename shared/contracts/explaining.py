@@ -72,7 +72,6 @@ def describe(item: Mapping[str, Any], model: type[BaseModel] | None = None) -> s
         text = "must hold fields, each written as `name: value`"
     else:
         text = str(item["msg"]).replace("Input should", "must").replace("String should", "must")
-        text = text.replace("must be a valid", "must be a")
     shown = isinstance(given, str | int | float) and len(str(given)) <= 60
     return f"{text}, not {given!r}" if shown else text
 

@@ -114,6 +114,15 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
         htd(monkeypatch, "doctor")
 
 
+def test_a_wrong_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HTD_THREADS", "none")
+    settings.cache_clear()
+    assert htd(monkeypatch, "jobs", "list") == 2
+    assert "error: HTD_THREADS: must be a valid integer" in capsys.readouterr().err
+
+
 def test_an_s3_server_that_is_down_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from urllib3.exceptions import HTTPError
 
+from shared.contracts.explaining import describe
 from shared.errors import HeteroTissueError, InputError
 from shared.jobs import NameTakenError
 from shared.storage import ObjectNotFoundError
@@ -161,8 +162,8 @@ def _explain(error: RequestValidationError) -> ProblemDetails:
 def _field(item: Mapping[str, Any]) -> FieldError:
     place, *path = item["loc"]
     if place == "body":
-        return FieldError(detail=item["msg"], pointer=pointer(*path))
-    return FieldError(detail=item["msg"], parameter=str(path[0]) if path else str(place))
+        return FieldError(detail=describe(item), pointer=pointer(*path))
+    return FieldError(detail=describe(item), parameter=str(path[0]) if path else str(place))
 
 
 def pointer(*path: str | int) -> str:
