@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.markup import escape
 
@@ -65,6 +66,12 @@ class Target:
     def of_config(cls, config: Settings) -> Target:
         """Open the target whose store and broker are those of `config`."""
         return cls(open_store(config=config), config)
+
+    @property
+    def folder(self) -> Path | None:
+        """The store's folder on this machine; None for a store on a server."""
+        path = Path(self.store.url)
+        return path if path.is_absolute() else None
 
     @property
     def queued(self) -> bool:

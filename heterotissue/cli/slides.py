@@ -27,7 +27,7 @@ from heterotissue.cli.options import (
 from heterotissue.cli.outcome import EXIT_CODES, run_and_end
 from heterotissue.feature_files import import_request
 from heterotissue.features_export import Layout, export_features
-from heterotissue.progress import RichReporter, console
+from heterotissue.progress import console, show_progress
 from heterotissue.running import Target
 from heterotissue.sources import find_slides, slide_sources, tile_table
 from shared.contracts.base import SplitFractions
@@ -135,8 +135,8 @@ def ingest(
     if not slides and table is None:
         raise InputError("name slides, folders of slides, or a table: htd ingest slides/")
     target = Target.of(store, broker, dry_run)
-    found = find_slides(slides or [], table=table, leave_out=getattr(target.store, "root", None))
-    with RichReporter("reading") as reporter:
+    found = find_slides(slides or [], table=table, leave_out=target.folder)
+    with show_progress("reading") as reporter:
         sources = slide_sources(
             target.store,
             found,
