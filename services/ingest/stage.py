@@ -118,7 +118,7 @@ class IngestStage(Stage[IngestRequest]):
                     if item.slide in done and item.stored_as is not None
                 },
                 mpp={name: done[name]["mpp"] for name in slides},
-                places={name: done[name]["places"] for name in slides},
+                places={name: done[name]["places_sha256"] for name in slides},
                 patients={name: p for name in slides if (p := members[name].patient)},
                 sites={name: s for name in slides if (s := members[name].site)},
                 split=request.split,
@@ -291,7 +291,7 @@ def _ingest(
     return {
         "sha256": record.sha256,
         "mpp": record.mpp,
-        "places": sha256(corners.astype("<i8").tobytes()),
+        "places_sha256": sha256(corners.astype("<i8").tobytes()),
         "patches": patches.num_rows,
         "regions": regions,
         "region_sha256": region_sha,
