@@ -180,7 +180,10 @@ def test_types_follow_tissue_on_held_out_slides(store: DirectoryStore) -> None:
         LabelMap(store.local(label_map_key("s3", "textures"))) as truth,
     ):
         assert found.mpp == pytest.approx(32.0)
-        types, tissue = found.whole(), truth.read(0, 0, (found.width, found.height), 32.0, 1.0)
+        types, tissue = (
+            found.whole(),
+            truth.read(0, 0, (found.width, found.height), 32.0, (1.0, 1.0)),
+        )
     both = (types > 0) & (tissue > 0)
     table = np.zeros((TISSUES + 1, TISSUES + 1))
     np.add.at(table, (types[both], tissue[both]), 1)
