@@ -16,7 +16,9 @@ function plan(files) {
     const base = stem(file).replace(/_mask$/, "");
     const others = [...files].some((other) => other !== file && stem(other) === base);
     const annotation = own.includes(suffix(file)) || (stem(file) !== base && others);
-    const slide = (annotation ? base : stem(file)).replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "");
+    const owner = [...files].find((other) => other.name === base); // a.svs.geojson is of a.svs
+    const name = owner ? stem(owner) : annotation ? base : stem(file);
+    const slide = name.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "");
     const kind = annotation && annotations.includes(suffix(file)) ? "annotation" : "source";
     return { file, slide, kind };
   });
