@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from services.train.run import Run
@@ -24,7 +26,8 @@ def check_networks(run: Run) -> None:
             f"{run.regions.rule.size} px: lower it"
         )
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # weights of the device `meta` have no values
             vae = make_vae(recipe.vae)
             recipe.check_sides(vae_factor(vae))
             run.new_denoiser(vae)

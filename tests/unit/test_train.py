@@ -432,7 +432,10 @@ def test_a_recipe_larger_than_the_regions_is_refused(trained: DirectoryStore) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"denoiser": {"channels": (40, 64)}}, r"cannot be made: num_channels .* 40 .* divisible"),
+        (
+            {"denoiser": {"channels": (40, 64)}},
+            r"cannot be made: num_channels \(40\) must be",
+        ),
         ({"vae": {"crop": 96}}, "recipe.vae.crop is 96 px, larger than the regions of 'toy', 64"),
         ({"vae": {"pretrained": "embedded"}, "size": 40}, "size 40 must be a multiple of 16"),
     ],
