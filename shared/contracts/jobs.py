@@ -35,6 +35,7 @@ class JobRecord(Contract):
         description="time of the submission, ns: a worker that began under an earlier one must not "
         "write anything more",
     )
+    version: str = Field("", description="version of this program")
     earlier: str | None = Field(
         None, description="job whose names this one took over; its unchanged shards are kept"
     )

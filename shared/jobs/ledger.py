@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from importlib import metadata
 from typing import Any
 
 from shared.contracts.base import Request
@@ -15,6 +16,8 @@ from shared.jobs.reuse import missing_units
 from shared.jobs.snapshot import JobNotFoundError, Snapshot
 from shared.jobs.stage import Plan
 from shared.storage import ObjectNotFoundError, Store, file_identity, sha256
+
+VERSION = metadata.version("heterotissue")
 
 
 class Ledger:
@@ -108,6 +111,7 @@ class Ledger:
         record = JobRecord(
             stage=request.stage,
             request=request.model_dump(mode="json"),
+            version=VERSION,
             submission=before.submission if before and goes_on else time.time_ns(),
             earlier=before.earlier if before else None if fresh else earlier,
         )

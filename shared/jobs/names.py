@@ -2,7 +2,7 @@
 
 A request states the names that its result takes (`Request.products`). They belong to its job
 from submission on. Another job gets them if it revises the first (`Request.revises`), if the
-first has ended without a result, or if a person asks for it.
+first has ended without a result and none was there before, or if a person asks for it.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Claims:
         snapshot = Snapshot(self.store, other)
         try:
             status = snapshot.status()
-            if status.state in _WITHOUT_RESULT:
-                return
+            if status.state in _WITHOUT_RESULT and snapshot.record.earlier is None:
+                return  # no result has ever had this name
             if status.stage == self.request.stage:
                 kind = type(self.request)
                 if self.request.revises(kind.model_validate(snapshot.record.request)):

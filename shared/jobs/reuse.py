@@ -84,6 +84,7 @@ class _Earlier:
 
     def __init__(self, store: Store, job: str, earlier: str) -> None:
         self.store, self.job = store, job
+        version = Snapshot(store, job).record.version
         self.snapshots: list[Snapshot] = []
         self.shards: list[dict[str, Shard]] = []
         seen = {job}
@@ -95,6 +96,8 @@ class _Earlier:
                 record, plan, _ = snapshot.record, snapshot.plan, snapshot.done
             except (ObjectNotFoundError, ValueError):
                 break
+            if record.version != version:
+                break  # another version may make other outputs of the same input
             self.snapshots.append(snapshot)
             self.shards.append({shard.id: shard for shard in plan.shards} if plan else {})
             following = record.earlier

@@ -26,13 +26,18 @@ def is_fault(error: BaseException) -> bool:
 
 
 def _of_s3(error: BaseException) -> bool:
-    if "minio" not in sys.modules:  # then no S3 store is in use; importing the client takes long
+    # What is not imported has not raised the error, and importing it takes long.
+    if "urllib3" in sys.modules:
+        from urllib3.exceptions import HTTPError
+
+        if isinstance(error, HTTPError):
+            return True
+    if "minio" not in sys.modules:
         return False
     from minio.error import InvalidResponseError, S3Error, ServerError
-    from urllib3.exceptions import HTTPError
 
     if isinstance(error, S3Error):
         return error.code in _CODES
     if isinstance(error, InvalidResponseError):
         return "Response code: 5" in str(error)
-    return isinstance(error, HTTPError | ServerError)
+    return isinstance(error, ServerError)

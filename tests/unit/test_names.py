@@ -199,6 +199,24 @@ def test_a_job_that_lost_its_name_ends_with_the_reason(ledger: Ledger) -> None:
     assert not list(ledger.store.list("out/"))
 
 
+def test_a_failed_change_does_not_free_the_name_of_the_result_before_it(ledger: Ledger) -> None:
+    copy(ledger)
+    ledger.store.put("in/y", b"changed")
+    ledger.cancel(ledger.submit(CopyRequest()))
+    with pytest.raises(NameTakenError):
+        copy(ledger, parts=("z",))
+    assert copy(ledger) == ["y"], "the change itself may be tried again"
+
+
+def test_outputs_of_another_version_of_the_program_are_made_again(ledger: Ledger) -> None:
+    copy(ledger)
+    job = ledger.store.get_json("names/out/a.json")["job"]
+    record = ledger.store.get_json(f"jobs/{job}/request.json") | {"version": "0.0.1"}
+    ledger.store.put_json(f"jobs/{job}/request.json", record)
+    ledger.store.put("in/y", b"changed")
+    assert copy(ledger) == ["head", "x", "y"]
+
+
 def test_a_failed_job_does_not_hold_its_name(ledger: Ledger) -> None:
     job = ledger.submit(CopyRequest())
     ledger.cancel(job)
