@@ -73,8 +73,3 @@ def known_formats() -> str:
     return ", ".join(
         f"{kind.doc} ({', '.join(kind.suffixes)})" for kind in FORMATS if kind.suffixes
     )
-
-
-def plain_name(name: str) -> str:
-    """Return a class name as names are compared: in lower case, with spaces for `_` and `-`."""
-    return name.lower().replace("_", " ").replace("-", " ")

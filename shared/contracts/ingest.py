@@ -22,8 +22,8 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from shared.contracts.annotations import LabelFormat, plain_name
-from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions
+from shared.contracts.annotations import LabelFormat
+from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions, spelling
 from shared.contracts.regions import RegionRule
 from shared.patients import Origin, known_origin
 
@@ -191,16 +191,14 @@ class IngestRequest(Request):
         return self
 
     def _check_names(self, classes: Classes) -> None:
-        known = [plain_name(name) for name in classes.names]
-        if same := sorted({name for name in classes.names if known.count(plain_name(name)) > 1}):
-            raise ValueError(f"classes {same} differ only in case, - or _: give other names")
+        known = [spelling(name) for name in classes.names]
         for key, name in self.label_names.items():
-            if plain_name(name) not in known:
+            if spelling(name) not in known:
                 raise ValueError(
                     f"label_names maps {key!r} to {name!r}, which is not among the classes "
                     f"{classes.names}"
                 )
-        if wrong := [name for name in self.label_order if plain_name(name) not in known]:
+        if wrong := [name for name in self.label_order if spelling(name) not in known]:
             raise ValueError(f"label_order names {wrong}, not among the classes {classes.names}")
 
     def inputs(self) -> list[str]:

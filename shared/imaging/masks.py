@@ -18,8 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from shared.arrays import UInt8
-from shared.contracts.annotations import plain_name
-from shared.contracts.base import Classes
+from shared.contracts.base import Classes, spelling
 from shared.errors import InputError
 
 MAX_PIXELS = 500_000_000
@@ -329,13 +328,13 @@ def _packed(color: tuple[int, int, int]) -> int:
 def _by_color(
     mask: Mask, values: NDArray[np.intp], names: dict[int, str | None], classes: Classes
 ) -> Lookup:
-    plain = {plain_name(item.name): item.index for item in classes.items}
+    plain = {spelling(item.name): item.index for item in classes.items}
     table = np.zeros(int(values[-1]) + 1, np.uint8)
     wrong = []
     for value, name in names.items():
         color = _packed(mask.palette[value]) if mask.palette else value
-        if name is not None and plain_name(name) in plain:
-            table[value] = plain[plain_name(name)]
+        if name is not None and spelling(name) in plain:
+            table[value] = plain[spelling(name)]
         elif color:  # black is background
             wrong.append(f"#{color:06x}")
     if wrong:
@@ -355,7 +354,7 @@ def _by_number(
     label_names: dict[str, str],
     known: dict[int, str],
 ) -> Lookup:
-    plain = {plain_name(item.name): item.index for item in classes.items}
+    plain = {spelling(item.name): item.index for item in classes.items}
     table = np.zeros(int(values[-1]) + 1, np.uint8)
     binary = len(classes) == 2 and not known and set(numbers.tolist()) <= {0, 255}
     wrong: list[str] = []
@@ -363,8 +362,8 @@ def _by_number(
         if number == 0 and "0" not in label_names:
             continue
         name = label_names.get(str(number), known.get(number))
-        if name is not None and plain_name(name) in plain:
-            table[value] = plain[plain_name(name)]
+        if name is not None and spelling(name) in plain:
+            table[value] = plain[spelling(name)]
         elif name is None and binary:
             table[value] = 1
         elif name is None and not known and number < len(classes):

@@ -8,8 +8,7 @@ from pathlib import Path
 from shapely.geometry.base import BaseGeometry
 
 from services.ingest.annotations.outlines import Annotation, Outline
-from shared.contracts.annotations import plain_name
-from shared.contracts.base import Classes
+from shared.contracts.base import Classes, spelling
 from shared.errors import InputError
 
 
@@ -40,13 +39,13 @@ def classify(
     Raises:
         InputError: names belong to no class.
     """
-    known = {plain_name(item.name): item.index for item in classes.items}
-    renamed = {plain_name(key): plain_name(value) for key, value in label_names.items()}
+    known = {spelling(item.name): item.index for item in classes.items}
+    renamed = {spelling(key): spelling(value) for key, value in label_names.items()}
 
     def index(outline: Outline) -> int | None:
         hints = (outline.hint,) if outline.hint else ()
         for name in (*outline.names, *hints):
-            label = known.get(renamed.get(plain_name(name), plain_name(name)))
+            label = known.get(renamed.get(spelling(name), spelling(name)))
             if label is not None:
                 return label
         return None

@@ -15,8 +15,7 @@ from shapely.geometry.base import BaseGeometry
 from services.ingest.annotations.class_names import Labelled
 from services.ingest.annotations.outlines import SlideGeometry
 from shared.arrays import UInt8
-from shared.contracts.annotations import plain_name
-from shared.contracts.base import Classes
+from shared.contracts.base import Classes, spelling
 from shared.imaging.label_map import LABEL_TILE
 
 
@@ -28,8 +27,8 @@ def in_order(
     Smaller parts are painted over larger ones, whole classes in the stated order, unstated
     classes before them, and background and what is to be cut out last.
     """
-    ranks = {plain_name(name): rank for rank, name in enumerate(order)}
-    rank = {item.index: ranks.get(plain_name(item.name), -1) for item in classes.items}
+    ranks = {spelling(name): rank for rank, name in enumerate(order)}
+    rank = {item.index: ranks.get(spelling(item.name), -1) for item in classes.items}
     if order and rank[0] < 0 and not classes.exhaustive:
         rank[0] = len(order)
     parts = [
