@@ -22,7 +22,7 @@ from shared.errors import InputError
 from shared.imaging.codec import encode_png
 
 SHORT_STEPS, LONG_STEPS = 1, 3
-"""Denoising steps of the two measured runs. Their difference gives the cost of a step."""
+"""Denoising steps of the two counted runs. Their difference gives the work of a step."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def estimate(sampler: LoadedModel, size: int, batch: int) -> Estimate:
     sampling = record.recipe.sampling
     steps = sampling.steps
     guidance = Guidance.from_scale(sampling)
-    # Guide all measured steps, so that they cost the same.
+    # Guide all counted steps, so that they cost the same.
     guided = sampling.model_copy(update={"guidance_low": 0.0, "guidance_high": 1.0})
     evaluations, per_step = guidance.evaluations(steps), len(guidance.branches)
     after = evaluations / per_step - SHORT_STEPS
@@ -69,21 +69,17 @@ def estimate(sampler: LoadedModel, size: int, batch: int) -> Estimate:
     def settings(number: int) -> Sampling:
         return guided.model_copy(update={"steps": number})
 
-    def make(number: int) -> tuple[float, NDArray[np.uint8]]:
-        began = time.perf_counter()
-        images = sampler.generate(labels, crops, range(batch), settings(number))
-        return time.perf_counter() - began, images
-
     def compute(number: int) -> object:
         # In fp32, because the counter cannot see through the casts of mixed precision.
         return sampler.pipeline(labels, crops, range(batch), settings(number), precision="fp32")
 
-    make(SHORT_STEPS)
-    seconds = _extrapolate(make(SHORT_STEPS)[0], make(LONG_STEPS)[0], after)
+    sampler.generate(labels, crops, range(batch), settings(SHORT_STEPS))  # not timed: warms up
+    began = time.perf_counter()
+    image = sampler.generate(labels, crops, range(batch), sampling)[0]
+    seconds = time.perf_counter() - began
     with uncaptured(sampler.pipeline.denoiser):
         short, long = (count_flops(partial(compute, steps)) for steps in (SHORT_STEPS, LONG_STEPS))
     flops = _extrapolate(short, long, after)
-    image = make(steps)[1][0]
     return Estimate(
         evaluations=evaluations,
         flops=flops / batch,
