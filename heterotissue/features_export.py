@@ -17,9 +17,10 @@ from shared.contracts.embed import (
     feature_record_key,
     features_key,
 )
-from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
+from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
 from shared.errors import InputError
 from shared.features import PatchFeatures, read_features, trident_attributes, write_features
+from shared.imaging.slide import read_record
 from shared.storage import Store
 
 Layout = Literal["trident", "clam"]
@@ -56,8 +57,9 @@ def export_features(
             f"--encoder {encoder}'"
         )
     features = store.get_model(feature_record_key(encoder, cohort), FeatureRecord)
-    grid = store.get_model(cohort_key(cohort), CohortRecord).patches
-    slides = {name: store.get_model(slide_key(name), SlideRecord) for name in features.slides}
+    record = store.get_model(cohort_key(cohort), CohortRecord)
+    grid = record.patches
+    slides = {name: read_record(store, record, name) for name in features.slides}
     if layout == "trident":
         root = folder / trident_folder(grid)
         own = [root / f"features_{encoder_folder(encoder)}"]

@@ -360,7 +360,7 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
 
 
 def read_record(store: Store, cohort: CohortRecord, slide: str) -> SlideRecord:
-    """Return the record of a cohort's slide.
+    """Return the record of a cohort's slide, with the cohort's name of the slide.
 
     Raises:
         ObjectNotFoundError: the slide was deleted.
@@ -373,7 +373,7 @@ def read_record(store: Store, cohort: CohortRecord, slide: str) -> SlideRecord:
             f"slide {slide!r} of cohort {cohort.cohort!r} was replaced after the cohort was made: "
             "ingest the cohort again"
         )
-    return record
+    return record.model_copy(update={"slide": slide})
 
 
 @contextmanager

@@ -193,7 +193,6 @@ def test_the_result_says_what_labels_lack(tmp_path: Path) -> None:
     [
         ({"label_names": {"_0": "tumour"}}, "label_names maps '_0' to 'tumour'"),
         ({"label_order": ("stroma", "fat")}, r"label_order names \['fat'\]"),
-        ({"classes": Classes.of("Tumor", "tumor")}, "differ only in case"),
     ],
 )
 def test_names_are_checked_when_the_request_is_made(fields: dict[str, Any], message: str) -> None:
