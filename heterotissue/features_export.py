@@ -20,7 +20,7 @@ from shared.contracts.embed import (
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
 from shared.errors import InputError
 from shared.features import PatchFeatures, read_features, trident_attributes, write_features
-from shared.imaging.slide import read_record
+from shared.imaging.stored_slides import read_record
 from shared.storage import Store
 
 Layout = Literal["trident", "clam"]

@@ -10,7 +10,7 @@ from shared.contracts.annotations import LabelFormat
 from shared.contracts.ingest import CohortRecord, LabelsOrigin, cohort_key, label_map_key
 from shared.errors import InputError
 from shared.imaging.label_map import LabelMap
-from shared.imaging.slide import open_slide
+from shared.imaging.stored_slides import open_slide
 from shared.storage import Store
 
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from shared.arrays import UInt8
 from shared.contracts.cluster import cluster_key
 from shared.contracts.ingest import CohortRecord
-from shared.imaging.slide import DamagedError, open_slide
+from shared.imaging.slide import DamagedError
+from shared.imaging.stored_slides import open_slide
 from shared.storage import Store
 
 Spot = tuple[int, int]

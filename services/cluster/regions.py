@@ -17,7 +17,7 @@ from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
-from shared.imaging.slide import open_slide
+from shared.imaging.stored_slides import open_slide
 from shared.storage import Store
 from shared.tissue_types import classes_of, read_types
 

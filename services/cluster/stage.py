@@ -28,7 +28,7 @@ from shared.contracts.embed import FeatureRecord, feature_record_key, features_k
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
 from shared.errors import InputError
 from shared.features import own_dataset
-from shared.imaging.slide import read_record
+from shared.imaging.stored_slides import read_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import Store, sha256
 from shared.storage.formats import table_bytes

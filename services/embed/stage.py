@@ -30,7 +30,8 @@ from shared.contracts.ingest import (
 from shared.encoders import REGISTRY, embedded_key, load_encoder
 from shared.errors import InputError
 from shared.features import read_features, write_features
-from shared.imaging.slide import DamagedError, Slide, open_slide, read_record
+from shared.imaging.slide import DamagedError, Slide
+from shared.imaging.stored_slides import open_slide, read_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import Store, content_hash, file_identity, sha256, sha256_file
 

@@ -11,7 +11,8 @@ from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.tissue import tissue_mask
 from shared.contracts.ingest import IngestRequest, SlideSource
 from shared.errors import InputError
-from shared.imaging.slide import Slide, local_source
+from shared.imaging.slide import Slide
+from shared.imaging.stored_slides import local_source
 from shared.storage import Store
 
 SIDE = 1024

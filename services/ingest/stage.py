@@ -42,7 +42,8 @@ from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_cutting import cut_regions
-from shared.imaging.slide import Slide, check_content, local_source
+from shared.imaging.slide import Slide
+from shared.imaging.stored_slides import check_content, local_source
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import Store, content_hash, file_identity, sha256
 from shared.storage.formats import table_bytes

@@ -18,7 +18,7 @@ from shared.contracts.regions import RegionRule, region_table_key, region_tar_ke
 from shared.errors import InputError
 from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
 from shared.imaging.region_sets import Region, pack_regions, region_table
-from shared.imaging.slide import local_source
+from shared.imaging.stored_slides import local_source
 from shared.imaging.windows import choose_windows
 from shared.storage import Store, sha256, sha256_file
 

@@ -1,0 +1,97 @@
+"""Slides of a store: their local files, and the check that they are what a cohort was made from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
+from shared.errors import InputError
+from shared.imaging.slide import Slide
+from shared.storage import Store, content_hash
+
+
+@contextmanager
+def local_source(store: Store, source: str) -> Iterator[Path]:
+    """Yield a local path of a slide's main file, with its companion files beside it.
+
+    Args:
+        store: the store that holds the slide.
+        source: an absolute path, which is yielded unchecked, or a key
+            `sources/<hash>/<file>` or `slides/<slide>/source/<file>`; formats with several files
+            (MRXS, VMS, DICOM) have all of them below the same folder.
+
+    Raises:
+        ObjectNotFoundError: the store holds no such object.
+    """
+    if Path(source).is_absolute():
+        yield Path(source)
+        return
+    parts = PurePosixPath(source).parts
+    if parts[0] == "sources":
+        prefix = "/".join(parts[:2]) + "/"
+    elif parts[0] == "slides" and parts[2:3] == ("source",):
+        prefix = "/".join(parts[:3]) + "/"
+    else:
+        yield store.local(source)
+        return
+    rest = source.removeprefix(prefix)
+    keys = list(store.list(prefix))
+    if source not in keys or len(keys) == 1:
+        yield store.local(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="htd-slide-") as folder:
+        for key in keys:
+            link = Path(folder) / PurePosixPath(key.removeprefix(prefix))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(store.local(key))
+        yield Path(folder) / rest
+
+
+def read_record(store: Store, cohort: CohortRecord, slide: str) -> SlideRecord:
+    """Return the record of a cohort's slide, with the cohort's name of the slide.
+
+    Raises:
+        ObjectNotFoundError: the slide was deleted.
+        InputError: the folder of the slide holds another slide now, or another resolution.
+    """
+    record = store.get_model(slide_key(cohort.folder(slide)), SlideRecord)
+    known = (cohort.sha256[slide], cohort.mpp.get(slide, record.mpp))
+    if (record.sha256, record.mpp) != known:
+        raise InputError(
+            f"slide {slide!r} of cohort {cohort.cohort!r} was replaced after the cohort was made: "
+            "ingest the cohort again"
+        )
+    return record.model_copy(update={"slide": slide})
+
+
+@contextmanager
+def open_slide(
+    store: Store, cohort: CohortRecord, slide: str
+) -> Iterator[tuple[Slide, SlideRecord]]:
+    """Open a slide of a cohort.
+
+    Raises:
+        ObjectNotFoundError: the slide was deleted.
+        InputError: the slide's file is not what the cohort was made from.
+    """
+    record = read_record(store, cohort, slide)
+    with local_source(store, record.source) as path:
+        check_content(path, record.sha256, f"slide {slide!r}")
+        with Slide.open(path, record.mpp, record.mpp_y) as opened:
+            yield opened, record
+
+
+def check_content(path: Path, sha256: str, what: str) -> None:
+    """Raise `InputError` if a file is missing, or is not the one with the given SHA-256."""
+    try:
+        same = content_hash(path) == sha256
+    except OSError as error:
+        raise InputError(f"{what}: {path.name} cannot be read: {error.strerror}") from error
+    if not same:
+        raise InputError(
+            f"{what}: {path.name} has changed since it was recorded: run the command again that "
+            "names it, or restore the file"
+        )
