@@ -18,11 +18,11 @@ from heterotissue.sources.patients import add_patients
 from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
 from shared.errors import InputError
+from shared.imaging.stored_slides import slide_hash
 from shared.storage import (
     ObjectNotFoundError,
     Store,
     content_hash,
-    content_hash_of_files,
     sha256,
 )
 
@@ -127,16 +127,17 @@ def _hash_all(found: Found, progress: Callable[[int, int], None]) -> list[_Hashe
     hashed = []
     for number, entry in enumerate(found.slides):
         try:
-            digest = content_hash(entry.path)
-            if entry.parts:
-                files = [(_relative(entry, path), path) for path in entry.parts]
-                digest = content_hash_of_files([("", entry.path), *files])
+            digest = slide_hash(entry.path, _parts(entry))
             labels = content_hash(entry.labels) if entry.labels else None
             hashed.append(_Hashed(entry, digest, labels))
         except OSError as error:
             found.refuse(error.filename or entry.path, f"cannot be read: {explain(error)}")
         progress(number + 1, len(found.slides))
     return hashed
+
+
+def _parts(entry: SlideEntry) -> list[str]:
+    return [_relative(entry, path) for path in entry.parts]
 
 
 def _relative(entry: SlideEntry, path: Path) -> str:
@@ -171,6 +172,7 @@ def _kept(store: Store, name: str, item: _Hashed, mpp: float | None, in_place: b
         slide=name,
         stored_as=f"{name[:100]}-{sha256(f'{item.sha256} {override}'.encode())[:12]}",
         source=source,
+        parts=tuple(_parts(entry)),
         sha256=item.sha256,
         labels=annotation,
         labels_sha256=item.labels_sha256,

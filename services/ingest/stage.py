@@ -43,9 +43,9 @@ from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.slide import Slide
-from shared.imaging.stored_slides import check_content, local_source
+from shared.imaging.stored_slides import check_content, local_source, slide_hash
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import Store, content_hash, file_identity, sha256
+from shared.storage import Store, file_identity, sha256
 from shared.storage.formats import table_bytes
 
 THUMBNAIL_SIDE = 1024
@@ -94,7 +94,7 @@ class IngestStage(Stage[IngestRequest]):
             Slide.open(path, source.mpp) as slide,
         ):
             if source.sha256 is not None:
-                check_content(path, source.sha256, f"slide {source.slide!r}")
+                check_content(path, source.parts, source.sha256, f"slide {source.slide!r}")
             return _ingest(request, source, path, slide, context)
 
     def finish(
@@ -276,7 +276,8 @@ def _ingest(
     record = SlideRecord(
         slide=folder,
         source=source.source,
-        sha256=content_hash(path),
+        parts=source.parts,
+        sha256=slide_hash(path, source.parts),
         width=slide.width,
         height=slide.height,
         mpp=slide.mpp,

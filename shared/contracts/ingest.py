@@ -61,6 +61,9 @@ class SlideSource(Contract):
         description="folder of the slide below slides/, one for each content; default: its name",
     )
     source: str = Field(description="key of the slide's main file in the store, or absolute path")
+    parts: tuple[str, ...] = Field(
+        (), description="paths of the slide's other files, relative to the folder of the main file"
+    )
     sha256: str | None = Field(
         None, description="SHA-256 of the slide's content; the files must still have it"
     )
@@ -241,7 +244,10 @@ class SlideRecord(Contract):
 
     slide: Name = Field(description="folder of the slide below slides/")
     source: str = Field(description="key or absolute path of the main file")
-    sha256: str
+    parts: tuple[str, ...] = Field(
+        (), description="paths of the other files, relative to the folder of the main file"
+    )
+    sha256: str = Field(description="SHA-256 of all files")
     width: int = Field(description="level-0 pixels")
     height: int
     mpp: float = Field(description="µm per level-0 pixel, x")

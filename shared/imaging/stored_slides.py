@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
 from shared.errors import InputError
 from shared.imaging.slide import Slide
-from shared.storage import Store, content_hash
+from shared.storage import Store, content_hash, content_hash_of_files
 
 
 @contextmanager
@@ -79,15 +79,30 @@ def open_slide(
     """
     record = read_record(store, cohort, slide)
     with local_source(store, record.source) as path:
-        check_content(path, record.sha256, f"slide {slide!r}")
+        check_content(path, record.parts, record.sha256, f"slide {slide!r}")
         with Slide.open(path, record.mpp, record.mpp_y) as opened:
             yield opened, record
 
 
-def check_content(path: Path, sha256: str, what: str) -> None:
-    """Raise `InputError` if a file is missing, or is not the one with the given SHA-256."""
+def slide_hash(path: Path, parts: Sequence[str]) -> str:
+    """Return the SHA-256 of a slide's content.
+
+    Args:
+        path: the main file.
+        parts: paths of its other files, relative to the main file's folder.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if not parts:
+        return content_hash(path)
+    return content_hash_of_files([("", path), *((part, path.parent / part) for part in parts)])
+
+
+def check_content(path: Path, parts: Sequence[str], sha256: str, what: str) -> None:
+    """Raise `InputError` if a file of a slide is missing, or they do not have the SHA-256."""
     try:
-        same = content_hash(path) == sha256
+        same = slide_hash(path, parts) == sha256
     except OSError as error:
         raise InputError(f"{what}: {path.name} cannot be read: {error.strerror}") from error
     if not same:

@@ -52,7 +52,7 @@ def slide_record(name: str, **changes: Any) -> SlideRecord:
     values: dict[str, Any] = {
         "slide": name, "source": f"/slides/{name}.svs", "sha256": "0", "width": WIDTH,
         "height": HEIGHT, "mpp": 0.5, "mpp_y": 0.5, "vendor": "aperio", "levels": 2,
-        "objective": 20, "tissue_fraction": 0.5, "stain": "h&e", "labels": None, "labels_mpp": None,
+        "objective": 20, "tissue_fraction": 0.5, "stain": "h&e",
     }  # fmt: skip
     return SlideRecord.model_validate(values | changes)
 

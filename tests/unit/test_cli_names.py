@@ -28,7 +28,8 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 
 def training(**fields: object) -> TrainRequest:
-    plain = {"run": "new-1", "regions": "toy", "recipe": Recipe(name="r"), "model": "new"}
+    recipe = Recipe.model_validate({"name": "r", "vae": {"steps": 1}, "denoiser": {"steps": 1}})
+    plain = {"run": "new-1", "regions": "toy", "recipe": recipe, "model": "new"}
     return TrainRequest.model_validate(plain | fields)
 
 

@@ -65,8 +65,8 @@ def test_slides_are_looked_at_and_not_copied(
     slides = tmp_path / "slides"
     slides.mkdir()
     picture = np.full((400, 400, 3), (200, 120, 160), np.uint8)
-    for name in ("good", "plain"):
-        (slides / f"{name}.png").write_bytes(encode_png(picture))
+    for number, name in enumerate(("good", "plain")):
+        (slides / f"{name}.png").write_bytes(encode_png(picture - number))
     (slides / "bad.svs").write_bytes(b"no slide")
     square = [[0, 0], [200, 0], [200, 400], [0, 400], [0, 0]]
     feature = {
@@ -108,7 +108,8 @@ def test_a_dataset_is_planned_and_costed_by_earlier_ones(
     assert htd(monkeypatch, *words, "8") == 0
     capsys.readouterr()
     before = list(store.list())
-    assert htd(monkeypatch, *words, "256", "--set", "shard_size=64", "--dry-run") == 0
+    other = ("--set", "shard_size=64", "--set", "dataset=large", "--dry-run")
+    assert htd(monkeypatch, *words, "256", *other) == 0
     shown = capsys.readouterr().err
     assert "to do: 4 of 4 units" in shown
     assert "earlier units of this store took (1)" in shown

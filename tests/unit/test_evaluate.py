@@ -353,7 +353,7 @@ def test_patients_in_training_and_test_are_a_caution(tmp_path: Path) -> None:
         record = material.real.model_copy(update=update)
         store.put_json(region_set_key(record.name), record)
         found = gather(store, request)
-        report = summarize(request, found, [], None, [])
+        report = summarize(request, found, [], None, [], [])
         assert report.real_train.patients == 2
         assert report.real_train.classes == {"stroma": 4, "tumor": 6}
         page = html_report(report, found, b"")

@@ -194,7 +194,7 @@ def test_a_form_with_files_is_the_same_request(gateway: Gateway) -> None:
         (send(said, files[:1]), "1 crops of `request` need a file, but the form has 0 files"),
         (send(said, files[1:]), "one file `labels`"),
         (send([1]), "must be a JSON object"),
-        (send(said | {"colour": 1}), "not permitted"),
+        (send(said | {"colour": 1}), "there is no such field"),
         (gateway.client.post("/v1/images", content=b"{}"), "not understood"),
     ):
         assert wrong.status_code == 422

@@ -135,7 +135,7 @@ def test_labels_are_written_for_other_programmes(tmp_path: Path) -> None:
     write_labels_of(store, "s", "c", "imagescope", tmp_path / "s.xml")
     again = DirectoryStore(tmp_path / "again")
     assert ingest(again, source(path, tmp_path / "s.xml")).state == "done"
-    with LabelMap(again.local("slides/s/labels.tif")) as opened:
+    with LabelMap(again.local("slides/s/labels/c.tif")) as opened:
         assert np.array_equal(opened.whole(), truth())
     with pytest.raises(InputError, match=r"s\.xml exists already"):
         write_labels_of(store, "s", "c", "imagescope", tmp_path / "s.xml")

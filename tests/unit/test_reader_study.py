@@ -152,8 +152,8 @@ def test_answers_are_kept_changed_and_then_final(gateway: Gateway) -> None:
         ({"real": [{"regions": "coarse"}]}, "#/images", "would recognise resampled images"),
         ({"readers": ["Ann", "Ann"]}, "#", "named twice"),
         ({"readers": []}, "#/readers", "at least 1"),
-        ({"study": "../up"}, "#/study", "should match"),
-        ({"readers": ["a\nb"]}, "#/readers/0", "should match"),
+        ({"study": "../up"}, "#/study", "has a slash"),
+        ({"readers": ["a\nb"]}, "#/readers/0", "must match"),
     ],
 )
 def test_what_cannot_be_studied_is_refused(
