@@ -21,6 +21,7 @@ from shared.contracts.image import image_key
 from shared.contracts.ingest import cohort_key
 from shared.contracts.jobs import JobStatus, job_key
 from shared.contracts.models import ModelRef
+from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import dataset_key
 from shared.jobs import Ledger, Shard, UnreadableRecordError
 from shared.storage import Store
@@ -59,7 +60,8 @@ def result_key(stage: str, request: Mapping[str, Any]) -> str | None:
     own = request.get
     match stage:
         case "ingest":
-            return cohort_key(own("cohort", ""))
+            tiles = own("tiles") and not own("slides")
+            return (region_set_key if tiles else cohort_key)(own("cohort", ""))
         case "embed":
             return feature_record_key(own("encoder", ""), own("cohort", ""))
         case "cluster":

@@ -40,7 +40,7 @@ def labels(
     row = next((row for row in WRITTEN.values() if row.name == kind), None)
     if row is None:
         raise InputError(f"--format {kind}: choose {', '.join(WRITTEN)}")
-    path = out or Path(slide + row.suffixes[0])
+    path = out or Path(slide + ("_mask" if row.name == "mask" else "") + row.suffixes[0])
     target = Target.of(store, None)
     write_labels(target.store, slide, cohort, row.name, path, "bounds" if bounds else "slide")
     console.print(f"labels: {path}", markup=False)

@@ -67,7 +67,7 @@ def train(
     """Train a model on a region set's train split, and publish it."""
     if as_is and warm_start is None:
         raise InputError("--as-is publishes a warm start: name it by --warm-start")
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     if warm_start is not None:
         _check_checkpoint(target.store, warm_start)
     loaded = load_recipe(recipe)

@@ -44,5 +44,8 @@ def end(status: JobStatus, store: Store | None = None) -> None:
         store: the store that holds the job; None: it is out of reach, on another machine.
     """
     report(status, store)
-    if status.state != "done":
-        raise typer.Exit(EXIT_CODES[status.state])
+    state = status.state
+    if state == "done" and (status.result or {}).get("left_out"):
+        state = "partial"
+    if state != "done":
+        raise typer.Exit(EXIT_CODES[state])

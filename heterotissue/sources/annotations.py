@@ -62,7 +62,8 @@ class Labels:
         names = self._beside[place]
         found: list[Path] = []
         for name in _candidates(path, endings, own=not apart):
-            found += [item for item in names.get(name.lower(), []) if item != path]
+            items = [item for item in names.get(name.lower(), []) if item != path]
+            found += [item for item in items if item.name == name] or items
         unique = list(dict.fromkeys(found))
         if self.folder is not None:
             near = [item for item in unique if _mirrors(item.parent, self.folder, below.parent)]

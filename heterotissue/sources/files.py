@@ -48,7 +48,7 @@ class Finder:
     def __init__(self, leave_out: Path | None = None) -> None:
         self.found = Found()
         self._leave_out = leave_out
-        self._taken: set[Path] = set()
+        self._taken: dict[Path, Path] = {}
         self._series: set[str] = set()
         self._instances: dict[Path, list[Instance]] = {}
         self._skipped: dict[str, list[str]] = {}
@@ -126,9 +126,9 @@ class Finder:
     def _add_file(self, path: Path, below: Path) -> None:
         try:
             real = path.resolve(strict=True)
-            if real in self._taken:
+            if real in self._taken and not self._replaces_link(path, real):
                 return
-            self._taken.add(real)
+            self._taken[real] = path
             if reason := unusable(path):
                 self.found.refuse(path, reason)
             elif path.suffix.lower() in {".dcm", ".dicom"} or is_dicom(path):
@@ -145,6 +145,18 @@ class Finder:
         except (OSError, RuntimeError) as error:
             reason = explain(error) if isinstance(error, OSError) else "is a loop of links"
             self.found.refuse(path, f"cannot be read: {reason}")
+
+    def _replaces_link(self, path: Path, real: Path) -> bool:
+        """Say whether a file is to be taken after all, instead of a link to it.
+
+        Its annotation lies beside the file, not beside the link.
+        """
+        link = self._taken[real]
+        if path.is_symlink() or not link.is_symlink():
+            return False
+        self.found.slides = [entry for entry in self.found.slides if entry.path != link]
+        self.found.notes.append(f"{link} is a link to {path}, which is taken")
+        return True
 
     def _add_dicom(self, path: Path, below: Path) -> None:
         own = read_instance(path)

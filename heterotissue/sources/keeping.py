@@ -153,6 +153,13 @@ def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
     for items in same.values():
         first, *others = sorted(items, key=lambda item: item.entry.labels is None)
         kept.append(first)
+        for item in others:
+            if item.labels_sha256 not in {None, first.labels_sha256}:
+                found.refuse(
+                    item.entry.path,
+                    f"has the same content as {shown(first.entry.below)}, but another annotation: "
+                    "remove the one that is wrong",
+                )
         if others:
             names = some(shown(item.entry.below) for item in others)
             found.notes.append(

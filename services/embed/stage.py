@@ -72,9 +72,18 @@ class EmbedStage(Stage[EmbedRequest]):
         widths: dict[int, list[str]] = {}
         for name, part in slides.items():
             widths.setdefault(part["dim"], []).append(name)
-        if len(widths) != 1:
+        most = max(len(names) for names in widths.values())
+        if sum(len(names) == most for names in widths.values()) > 1:
             owners = "; ".join(f"{width}: {', '.join(names)}" for width, names in widths.items())
             raise InputError(f"features of slides have different widths: {owners}")
+        usual = next(width for width, names in widths.items() if len(names) == most)
+        left_out = {
+            name: f"features of width {part['dim']}, where most slides have {usual}"
+            for name, part in slides.items()
+            if part["dim"] != usual
+        }
+        slides = {name: part for name, part in slides.items() if name not in left_out}
+        first = next(iter(slides.values()))
         record = FeatureRecord(
             encoder=request.encoder,
             cohort=request.cohort,
@@ -93,6 +102,7 @@ class EmbedStage(Stage[EmbedRequest]):
             result["left_out_at_edges"] = sum(part["over_the_edge"] for part in slides.values())
             unused = len(_files(_place(request), context.store)) - len(slides)
             result |= {"files_not_used": unused} if unused > 0 else {}
+        result |= {"left_out": left_out} if left_out else {}
         damaged = {name: part["damaged"] for name, part in slides.items() if part.get("damaged")}
         return result | ({"damaged_patches": damaged} if damaged else {})
 

@@ -49,6 +49,11 @@ def members_of(
         item.slide: Member(item.origin.patient, item.origin.site, item.split, ())
         for item in request.slides
     }
+    spelling: dict[str, str] = {}
+    for name, item in members.items():
+        if item.patient is not None:  # 'P1' and 'p1' are one patient
+            patient = spelling.setdefault(item.patient.strip().casefold(), item.patient)
+            members[name] = replace(item, patient=patient)
     if not request.allow_leakage:
         try:
             check_divided({name: (item.patient, item.given) for name, item in members.items()})

@@ -126,6 +126,8 @@ class IngestStage(Stage[IngestRequest]):
                 cautions=cautions,
             )
             store.put_json(cohort_key(request.cohort), record)
+        else:  # the name may have been that of a cohort of slides
+            store.delete(cohort_key(request.cohort))
         labelled = [name for name in sorted(done) if done[name]["region_sha256"] is not None]
         if request.classes is not None:
             regions = RegionSet(
@@ -243,7 +245,7 @@ def _ingest(
     if stain == "other" and not request.allow_other_stains:
         raise InputError(
             f"{path.name} does not look like H&E (fluorescence, IHC or another stain?): leave it "
-            "out, or ingest it with allow_other_stains"
+            "out, or ingest it with --any-stain (allow_other_stains)"
         )
     if not tissue.any():
         raise InputError(f"{path.name} shows no tissue: leave it out")

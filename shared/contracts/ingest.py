@@ -104,9 +104,11 @@ def check_divided(slides: Mapping[str, tuple[str | None, Split | None]]) -> None
         ValueError: slides of one patient are in two splits.
     """
     splits: dict[str, dict[Split, str]] = {}
+    spelling: dict[str, str] = {}
     for slide, (patient, split) in slides.items():
         if patient is not None and split is not None:
-            splits.setdefault(patient, {}).setdefault(split, slide)
+            same = spelling.setdefault(patient.casefold(), patient)  # 'P1' and 'p1' are one
+            splits.setdefault(same, {}).setdefault(split, slide)
     for patient, parts in splits.items():
         if len(parts) > 1:
             listed = ", ".join(f"{slide} in {split}" for split, slide in sorted(parts.items()))

@@ -18,6 +18,10 @@ SCANNERS = {
 """Suffixes of scanners' formats; a file of such a name is never taken for a plain image."""
 
 
+ORIENTATION = 274
+"""Tag of TIFF and EXIF that says how a picture is turned; 1: it is upright."""
+
+
 class _OpenSlide(openslide.OpenSlide):
     """A slide that can be read on after a damaged place.
 
@@ -64,9 +68,19 @@ def open_source(path: Path) -> openslide.AbstractSlide:
             "incomplete. Copy it again from its source"
         )
     image = read_picture(path)
+    _check_upright(path, image.getexif().get(ORIENTATION, 1))
     if image.mode.startswith(("I", "F")):
         raise InputError(f"{path.name} is no colour image: save it with 8 bits per channel")
     return openslide.ImageSlide(image)
+
+
+def _check_upright(path: Path, orientation: int) -> None:
+    """Raise `InputError` if a tag says that the picture must be turned before it is shown."""
+    if orientation not in {0, 1}:
+        raise InputError(
+            f"{path.name} is stored turned (orientation tag {orientation}), and its annotation may "
+            "be of either picture: save it upright, without the tag"
+        )
 
 
 def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.AbstractSlide:
@@ -78,10 +92,12 @@ def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.Ab
             "from its source"
         )
     if vendor == "generic-tiff" and not facts.nested:
+        _check_upright(path, facts.orientation)
         try:
             return _OpenSlide(path)
         except openslide.OpenSlideError:
             return TiffSlide(path)
     if vendor in {None, "generic-tiff"}:
+        _check_upright(path, facts.orientation)
         return TiffSlide(path)
     return _OpenSlide(path)

@@ -53,10 +53,12 @@ class TiffFacts:
     Attributes:
         maker: maker of the scanner whose marks the file bears, such as Aperio; None: no marks.
         nested: whether its smaller levels lie in SubIFDs, or it is an OME-TIFF.
+        orientation: how it is turned; 1: it is upright.
     """
 
     maker: str | None
     nested: bool
+    orientation: int = 1
 
 
 def inspect(path: Path) -> TiffFacts:
@@ -74,7 +76,9 @@ def inspect(path: Path) -> TiffFacts:
             complete = bool(pages) and _next(tiff, pages[-1]) == 0 and max(ends) <= size
             first = tiff.pages.first
             maker = next((name for flag, name in VENDORS.items() if getattr(first, flag)), None)
-            facts = TiffFacts(maker, bool(first.subifds or tiff.is_ome))
+            turned = first.tags.get(274)
+            orientation = int(turned.value) if turned is not None else 1
+            facts = TiffFacts(maker, bool(first.subifds or tiff.is_ome), orientation)
     except TIFF_ERRORS:
         complete = False
     if not complete:

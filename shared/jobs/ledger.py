@@ -11,7 +11,7 @@ from typing import Any
 from shared.contracts.base import Request
 from shared.contracts.jobs import JobRecord, JobResult, JobStatus, Marker, State, job_key
 from shared.errors import InputError
-from shared.jobs.names import Claims
+from shared.jobs.names import Claims, abandon
 from shared.jobs.reuse import missing_units
 from shared.jobs.snapshot import JobNotFoundError, Snapshot
 from shared.jobs.stage import Plan
@@ -94,8 +94,10 @@ class Ledger:
         """
         job = job or self.identify(request)
         earlier = Claims(self.store, request, job).take(replace=replace)
-        if earlier is not None and self.is_open(earlier):
-            self.cancel(earlier)
+        if earlier is not None:
+            if self.is_open(earlier):
+                self.cancel(earlier)
+            abandon(self.store, earlier)
         if fresh or earlier is not None:
             self.store.delete_prefix(self.key(job, ""))
         elif (result := self.result(job)) is not None:

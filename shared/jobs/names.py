@@ -87,8 +87,8 @@ class Claims:
         snapshot = Snapshot(self.store, other)
         try:
             status = snapshot.status()
-            if status.state in _WITHOUT_RESULT and snapshot.record.earlier is None:
-                return  # no result has ever had this name
+            if not _has_had_result(snapshot):
+                return
             if status.stage == self.request.stage:
                 kind = type(self.request)
                 if self.request.revises(kind.model_validate(snapshot.record.request)):
@@ -96,6 +96,32 @@ class Claims:
         except (JobNotFoundError, ValueError):  # it is deleted, or of another version
             status = None
         raise NameTakenError(_taken(name, other, status))
+
+
+def abandon(store: Store, job: str) -> None:
+    """Delete what lies under the names that a job still has, and free them.
+
+    This is for a job whose other names were taken over: half of a result is none.
+    """
+    for key in list(store.list("names/")):
+        name = key.removeprefix("names/").removesuffix(".json")
+        if owner(store, name) == job:
+            store.delete(f"{name}.json")
+            store.delete_prefix(f"{name}/")
+            release(store, name)
+
+
+def _has_had_result(snapshot: Snapshot) -> bool:
+    """Say whether a job, or one before it under its names, has ended with a result, or may do."""
+    seen: set[str] = set()
+    while True:
+        seen.add(snapshot.job)
+        if snapshot.status().state not in _WITHOUT_RESULT:
+            return True
+        earlier = snapshot.record.earlier
+        if earlier is None or earlier in seen:
+            return False
+        snapshot = Snapshot(snapshot.store, earlier)
 
 
 def _taken(name: str, other: str, status: JobStatus | None) -> str:

@@ -36,7 +36,7 @@ class Snapshot:
     """
 
     def __init__(self, store: Store, job: str) -> None:
-        self._store = store
+        self.store = store
         self.job = job
 
     @cached_property
@@ -45,7 +45,7 @@ class Snapshot:
         record = self._read("request.json", JobRecord)
         if record is None:
             raise JobNotFoundError(
-                f"{self._store.url} holds no job {self.job!r}: 'htd jobs' lists them"
+                f"{self.store.url} holds no job {self.job!r}: 'htd jobs' lists them"
             )
         return record
 
@@ -167,7 +167,7 @@ class Snapshot:
     def _read(self, name: str, model: type[M]) -> M | None:
         key = job_key(self.job, name)
         try:
-            return self._store.get_model(key, model)
+            return self.store.get_model(key, model)
         except ObjectNotFoundError:
             return None
         except ValidationError as error:
@@ -178,5 +178,5 @@ class Snapshot:
 
     def _units(self, folder: str) -> frozenset[str]:
         prefix = job_key(self.job, f"{folder}/")
-        keys = self._store.list(prefix)
+        keys = self.store.list(prefix)
         return frozenset(key.removeprefix(prefix).removesuffix(".json") for key in keys)

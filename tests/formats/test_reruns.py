@@ -161,3 +161,59 @@ def test_a_slide_that_changed_under_a_cohort_is_not_used(
     write_slide(slides, "s1", 9)
     assert htd(store, "embed", "--cohort", "c", "--encoder", "random") == 3
     assert "s1.tif has changed since it was recorded" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_cohort_of_tiles_leaves_nothing_of_the_slides_that_it_replaces(
+    store: DirectoryStore, slides: Path, tmp_path: Path
+) -> None:
+    tiles = tmp_path / "tiles"
+    write_slide(tiles, "q", 3)
+    assert ingest(store, slides) == 0
+    words = ("tiles", tiles, "--cohort", "c", "--classes", "dots,fibres,blobs", "--mpp", "1.0",
+             "--region-size", "128")  # fmt: skip
+    assert htd(store, *words) == 2
+    assert htd(store, *words, "--replace") == 0
+    assert not store.exists(cohort_key("c"))
+    assert htd(store, "embed", "--cohort", "c") == 2
+
+
+def test_labels_go_with_a_cohort_that_is_replaced_by_one_without(
+    store: DirectoryStore, slides: Path
+) -> None:
+    assert ingest(store, slides) == 0
+    plain = ("ingest", slides, "--cohort", "c", "--mpp", "1.0", "--region-mpp", "1.0", "--replace")
+    assert htd(store, *plain) == 0
+    assert not list(store.list("regions/c/set.json"))
+
+
+def test_a_link_to_a_slide_does_not_hide_its_annotation(
+    store: DirectoryStore, slides: Path
+) -> None:
+    (slides / "a-link.tif").symlink_to(slides / "s1.tif")
+    assert ingest(store, slides) == 0
+    assert set(record(store).splits) == {"s1", "s2"}
+    assert label_map(store, "s1").any()
+
+
+def test_slides_that_are_stored_turned_are_refused(
+    store: DirectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "turned"
+    write_slide(folder, "s", 0)
+    tag = (274, "H", 1, 3, True)
+    image = tifffile.imread(folder / "s.tif")
+    tifffile.imwrite(folder / "s.tif", image, tile=(256, 256), photometric="rgb", extratags=[tag])
+    assert ingest(store, folder) == 1
+    assert "stored turned" in " ".join(capsys.readouterr().err.split())
+
+
+def test_one_spelling_of_a_patient_is_another_of_the_same(
+    store: DirectoryStore, slides: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "slides.csv"
+    table.write_text(f"path,patient,split\n{slides}/s1.tif,P1,train\n{slides}/s2.tif,p1 ,test\n")
+    words = ("ingest", "--table", table, "--cohort", "c", *OPTIONS)
+    assert htd(store, *words) == 2
+    assert htd(store, *words, "--allow-leakage") == 0
+    assert set(record(store).patients.values()) == {"P1"}
+    assert "P1" in record(store).cautions[0]

@@ -24,6 +24,7 @@ from shared.contracts.ingest import (
     PatchGrid,
     SlideRecord,
     SlideSource,
+    label_map_key,
     patches_key,
     slide_key,
 )
@@ -63,14 +64,16 @@ def ingest(store: DirectoryStore, path: Path, labels: Path | None = None, **more
     )
     ledger = Ledger(store)
     return run_job(
-        ledger, IngestStage(), ledger.submit(IngestRequest(cohort="c", slides=(item,), **fields))
+        ledger,
+        IngestStage(),
+        ledger.submit(IngestRequest(cohort="c", slides=(item,), **fields), replace=True),
     )
 
 
 def embed(store: DirectoryStore, **fields: Any) -> JobStatus:
     ledger = Ledger(store)
     request = EmbedRequest(cohort="c", encoder="random", batch_size=4, **fields)
-    return run_job(ledger, EmbedStage(), ledger.submit(request))
+    return run_job(ledger, EmbedStage(), ledger.submit(request, replace=True))
 
 
 # --- Pixels that are not square ---------------------------------------------------------------
@@ -86,7 +89,7 @@ def test_masks_lie_on_the_tissue_whatever_the_shape_of_pixels(
     assert status.state == "done", status.failed
     record = store.get_model(slide_key("s"), SlideRecord)
     assert (record.mpp, record.mpp_y) == (pytest.approx(mpp[0]), pytest.approx(mpp[1]))
-    with LabelMap(store.local(slide_key("s", "labels.tif"))) as labels:
+    with LabelMap(store.local(label_map_key("s", "c"))) as labels:
         assert (labels.width, labels.height) == (512, 512)
         assert np.bincount(labels.whole().ravel(), minlength=3)[1:] == pytest.approx(
             [192 * 384] * 2, rel=0.01

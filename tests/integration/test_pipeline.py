@@ -83,7 +83,8 @@ def run_all(target: Target, folder: Path) -> dict[str, bytes]:
     for request in requests(upload(target.store, folder)):
         status = run_request(target, request)
         assert status.state == "done", (request.stage, status.failed)
-    keys = [key for key in target.store.list() if not key.startswith(("jobs/", "open-jobs/"))]
+    own = ("jobs/", "open-jobs/", "names/")
+    keys = [key for key in target.store.list() if not key.startswith(own)]
     return {key: target.store.get(key) for key in keys}
 
 

@@ -61,4 +61,4 @@ def test_a_server_that_is_killed_costs_time_and_no_byte(
             target.store.get_json(key)["errors"]
             for key in target.store.list(ledger.key(job, "attempts/"))
         ]
-        assert "Triton" in str(tries)
+        assert not any(tries), "a server that is away is waited for, and is no error of a unit"

@@ -223,6 +223,29 @@ def test_a_failed_job_does_not_hold_its_name(ledger: Ledger) -> None:
     assert copy(ledger, parts=("z",)) == ["head", "z"]
 
 
+def test_a_name_stays_free_after_several_failed_tries(ledger: Ledger) -> None:
+    for parts in (("x",), ("y",)):
+        ledger.cancel(ledger.submit(CopyRequest(parts=parts)))
+    assert copy(ledger, parts=("z",)) == ["head", "z"]
+
+
+class TwofoldRequest(CopyRequest):
+    """A request whose result has a second name."""
+
+    def products(self) -> list[str]:
+        return [*super().products(), f"more/{self.name}"]
+
+
+def test_a_replaced_result_leaves_nothing_under_its_other_names(ledger: Ledger) -> None:
+    stage = CopyStage()
+    stage.request = TwofoldRequest
+    run_job(ledger, stage, ledger.submit(TwofoldRequest()), config=CONFIG)
+    ledger.store.put("more/a/half", b"old")
+    copy(ledger, parts=("x",), replace=True)
+    assert not list(ledger.store.list("more/"))
+    assert not ledger.store.exists("names/more/a.json")
+
+
 def test_a_request_without_products_takes_no_name(ledger: Ledger) -> None:
     run_job(ledger, ToyStage(), ledger.submit(ToyRequest(parts=1)), config=CONFIG)
     assert not list(ledger.store.list("names/"))
