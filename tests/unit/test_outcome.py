@@ -36,6 +36,8 @@ from tests.toy import ToyRequest
 INTERRUPTED_IMPORT = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == "heterotissue.cli.app":
