@@ -10,7 +10,15 @@ from itertools import count
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key
 from shared.contracts.evaluate import Report, report_key
-from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, slide_key, tiles_key
+from shared.contracts.ingest import (
+    CohortRecord,
+    SlideRecord,
+    cohort_key,
+    label_map_key,
+    slide_key,
+    tiles_key,
+)
+from shared.contracts.jobs import WITHOUT_RESULT
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import DatasetRecord, dataset_key
@@ -19,8 +27,6 @@ from shared.errors import InputError
 from shared.jobs import Ledger, names
 from shared.models import versions
 from shared.storage import Store
-
-_WITHOUT_RESULT = {"failed", "cancelled"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def _about_report(store: Store, name: str) -> str:
 
 
 def _of_slide(store: Store, name: str) -> list[str]:
-    cohorts = (_of_cohorts(store, name) for name in _listed(store, "cohorts"))
+    cohorts = (_read_cohort(store, name) for name in _listed(store, "cohorts"))
     users = [record.cohort for record in cohorts if record.name_of(name) is not None]
     if users:
         raise InputError(f"slide {name!r} belongs to cohort {', '.join(users)}: remove that first")
@@ -101,15 +107,15 @@ def _of_slide(store: Store, name: str) -> list[str]:
     return [slide_key(name, ""), *([source.rpartition("/")[0] + "/"] if copied else [])]
 
 
-def _of_cohorts(store: Store, name: str) -> CohortRecord:
+def _read_cohort(store: Store, name: str) -> CohortRecord:
     return store.get_model(cohort_key(name), CohortRecord)
 
 
 def _of_cohort(store: Store, name: str) -> list[str]:
     maps = []
     if store.exists(cohort_key(name)):
-        record = _of_cohorts(store, name)
-        maps = [slide_key(record.folder(slide), f"labels/{name}.tif") for slide in record.splits]
+        record = _read_cohort(store, name)
+        maps = [label_map_key(record.folder(slide), name) for slide in record.splits]
     return [cohort_key(name), tiles_key(name), f"patches/{name}/", f"regions/{name}/", *maps]
 
 
@@ -210,10 +216,8 @@ def remove(store: Store, kind: str, name: str) -> int:
     keys = [key for prefix in known.prefixes(store, name) for key in store.list(prefix)]
     if job is not None:
         store.delete_prefix(ledger.key(job, ""))
-        for claimed in list(store.list("names/")):
-            own = claimed.removeprefix("names/").removesuffix(".json")
-            if names.owner(store, own) == job:
-                names.release(store, own)
+        for own in names.names_of(store, job):
+            names.release(store, own)
     for key in keys:
         store.delete(key)
     return len(keys)
@@ -231,7 +235,7 @@ def with_free_version(store: Store, request: TrainRequest) -> TrainRequest:
                 return wanted
             continue
         status = ledger.find(job)
-        if job == ledger.identify(wanted) or (status and status.state in _WITHOUT_RESULT):
+        if job == ledger.identify(wanted) or (status and status.state in WITHOUT_RESULT):
             return wanted
     raise AssertionError("unreachable: numbers do not end")
 

@@ -15,7 +15,7 @@ from heterotissue.progress import console, say, show_progress
 from heterotissue.stages import load_stage
 from shared.computing import prepare
 from shared.contracts.base import Request
-from shared.contracts.jobs import ENDED
+from shared.contracts.jobs import ENDED, WITHOUT_RESULT
 from shared.errors import JobError
 from shared.jobs import JobStatus, Ledger, Reporter, run_job
 from shared.settings import Settings, settings
@@ -24,8 +24,6 @@ from shared.storage import OverlayStore, Store, open_store
 POLL_SECONDS = 0.5
 LISTENER_SECONDS = 30.0
 """Seconds between two questions whether a worker listens."""
-
-_NO_RESULT = {"failed", "cancelled"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def run(request: Request, store: Store, *, fresh: bool = False, replace: bool = 
     config = settings()
     here = config.model_copy(update={"broker_url": type(config.broker_url)("")})
     status = run_request(Target(store, here), request, fresh=fresh, replace=replace)
-    if status.state in _NO_RESULT:
+    if status.state in WITHOUT_RESULT:
         reasons = [f"{unit}: {error}" for unit, error in status.failed.items()]
         raise JobError("; ".join([f"{request.stage} ended {status.state}", *reasons]))
     return status
@@ -143,7 +141,7 @@ def run_or_fail(target: Target, request: Request, *, replace: bool = False) -> J
     """
     status = run_request(target, request, replace=replace)
     report(status, target.store)
-    if status.state in _NO_RESULT:
+    if status.state in WITHOUT_RESULT:
         raise JobError(f"{request.stage} ended {status.state}; later requests were not run")
     return status
 

@@ -38,7 +38,7 @@ class Patients:
             self._pattern = pattern(rule, "--patient")
 
     def of(self, path: Path, below: Path) -> str | None:
-        """Return the patient of a file; None if the rule tells none.
+        """Return the patient of a file; None if the rule does not say who it is.
 
         Args:
             path: the file.

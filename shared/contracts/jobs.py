@@ -24,6 +24,9 @@ State = Literal["planning", "running", "done", "partial", "failed", "cancelled"]
 ENDED = frozenset({"done", "partial", "failed", "cancelled"})
 """States of a job that has ended."""
 
+WITHOUT_RESULT = frozenset({"failed", "cancelled"})
+"""States of a job that has ended without a result."""
+
 
 class JobRecord(Contract):
     """A job as it was submitted; the request is plain JSON of its stage's contract."""

@@ -25,7 +25,7 @@ ORIENTATION = 274
 class _OpenSlide(openslide.OpenSlide):
     """A slide that can be read on after a damaged place.
 
-    OpenSlide's handles fail for ever after their first error, so the file is opened anew.
+    OpenSlide's handles fail for ever after their first error, so the file is opened again.
     """
 
     def __init__(self, path: Path) -> None:

@@ -244,7 +244,7 @@ class Unit:
             )
 
     def _check(self, submission: int) -> Callable[[], None]:
-        """Return a function that raises `CancelledError` once the job is over or submitted anew.
+        """Return a function that raises `CancelledError` once the job is over or submitted again.
 
         It looks every `CANCEL_CHECK_SECONDS`, and at its first call.
         """

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.contracts.base import Request
-from shared.contracts.jobs import Claim, JobStatus
+from shared.contracts.jobs import WITHOUT_RESULT, Claim, JobStatus
 from shared.errors import InputError
 from shared.jobs.snapshot import JobNotFoundError, Snapshot
 from shared.storage import ObjectNotFoundError, Store
-
-_WITHOUT_RESULT = {"failed", "cancelled"}
 
 
 class NameTakenError(InputError):
@@ -28,6 +26,13 @@ def owner(store: Store, product: str) -> str | None:
         return store.get_model(_key(product), Claim).job
     except ObjectNotFoundError:
         return None
+
+
+def names_of(store: Store, job: str) -> list[str]:
+    """List the names that belong to a job."""
+    keys = store.list("names/")
+    every = [key.removeprefix("names/").removesuffix(".json") for key in keys]
+    return [name for name in every if owner(store, name) == job]
 
 
 def release(store: Store, product: str) -> None:
@@ -103,12 +108,10 @@ def abandon(store: Store, job: str) -> None:
 
     This is for a job whose other names were taken over: half of a result is none.
     """
-    for key in list(store.list("names/")):
-        name = key.removeprefix("names/").removesuffix(".json")
-        if owner(store, name) == job:
-            store.delete(f"{name}.json")
-            store.delete_prefix(f"{name}/")
-            release(store, name)
+    for name in names_of(store, job):
+        store.delete(f"{name}.json")
+        store.delete_prefix(f"{name}/")
+        release(store, name)
 
 
 def _has_had_result(snapshot: Snapshot) -> bool:
@@ -116,7 +119,7 @@ def _has_had_result(snapshot: Snapshot) -> bool:
     seen: set[str] = set()
     while True:
         seen.add(snapshot.job)
-        if snapshot.status().state not in _WITHOUT_RESULT:
+        if snapshot.status().state not in WITHOUT_RESULT:
             return True
         earlier = snapshot.record.earlier
         if earlier is None or earlier in seen:

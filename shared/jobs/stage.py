@@ -71,7 +71,7 @@ class RecordingStore(StoreView):
     Args:
         inner: the store.
         check: called before every change; raises `CancelledError` if the unit's job has ended or
-            was submitted anew, so that a late worker changes nothing more.
+            was submitted again, so that a late worker changes nothing more.
     """
 
     def __init__(self, inner: Store, check: Callable[[], None]) -> None:

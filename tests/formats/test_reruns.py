@@ -1,4 +1,4 @@
-"""A command that is run again: what has changed is made anew, what has not is kept."""
+"""A command that is run again: what has changed is made again, what has not is kept."""
 
 from __future__ import annotations
 

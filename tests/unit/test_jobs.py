@@ -439,7 +439,7 @@ def test_other_errors_are_no_faults_of_the_world(error: Exception) -> None:
 
 
 class Overtaken(ToyStage):
-    """A toy whose job is submitted anew, or deleted, while one of its shards runs."""
+    """A toy whose job is submitted again, or deleted, while one of its shards runs."""
 
     def __init__(self, meanwhile: Callable[[], object]) -> None:
         self.meanwhile = meanwhile
