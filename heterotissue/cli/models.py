@@ -146,7 +146,9 @@ def distill(
 def deploy(
     model: ModelOption,
     engine: Annotated[str | None, typer.Option(help="pytorch (default) or tensorrt.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu (default) or cuda, for Triton.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto (default: a GPU if Triton has one), cpu or cuda.")
+    ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
     dry_run: DryRunOption = False,

@@ -16,7 +16,8 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.serving.protocol import Part, engine_tensors
 from shared.serving.protocol import Tensor as Spec
 
-OPSET = 20
+OPSET = 22
+"""The first one in which convolutions and normalizations may be bf16."""
 
 
 class DenoiserGraph(nn.Module):

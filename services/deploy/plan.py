@@ -16,7 +16,7 @@ from shared.storage import Store
 Profile = tuple[int, int, int]
 """Smallest, optimal and largest size of a dimension (an optimization profile of TensorRT)."""
 
-BEST_ROWS = 16
+BEST_ROWS = 32
 """Batch size, in rows, for which TensorRT chooses the fastest kernels."""
 
 
@@ -51,17 +51,22 @@ def build_plan(
     built = Built(str(trt.__version__), str(gpu.name))
     machine = f"{built.tensorrt}/{built.gpu}/{gpu.major}.{gpu.minor}"
     digest = hashlib.sha256(onnx.read_bytes())
-    rows = (1, min(BEST_ROWS, max_batch), max_batch)
+    rows = rows_profile(max_batch)
     digest.update(f"{machine}/{rows}/{free}".encode())
     key = f"triton/plans/{digest.hexdigest()[:32]}.plan"
     if not store.exists(key):
         # Timings are per TensorRT and GPU, because the fastest kernels differ between them.
         timings = f"triton/plans/{hashlib.sha256(machine.encode()).hexdigest()[:32]}.timing"
-        store.put(key, _build(trt, onnx, inputs, rows, free, store, timings))
+        store.put(key, build(trt, onnx, inputs, rows, free, store, timings))
     return store.get(key), built
 
 
-def _build(
+def rows_profile(max_batch: int) -> Profile:
+    """Return the profile of batches of 1 to `max_batch` rows."""
+    return 1, min(BEST_ROWS, max_batch), max_batch
+
+
+def build(
     trt: Any,
     onnx: Path,
     inputs: tuple[Tensor, ...],
@@ -70,6 +75,20 @@ def _build(
     store: Store,
     cache: str,
 ) -> bytes:
+    """Build the plan of a graph.
+
+    Args:
+        trt: the module of TensorRT, or of TensorRT for RTX.
+        onnx: path of the graph.
+        inputs: the inputs of the graph.
+        rows: profile of the batch.
+        free: profile of the dimensions of size -1.
+        store: holds the timing cache.
+        cache: its key.
+
+    Raises:
+        InputError: TensorRT refuses the graph, or cannot build it.
+    """
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

@@ -42,11 +42,15 @@ class DeployStage(Stage[DeployRequest]):
     def run(self, request: DeployRequest, shard: Shard, context: Context) -> dict[str, Any]:
         loaded = load_model(context.store, request.model_ref, "cpu")
         record, pipeline = loaded.record, loaded.pipeline
+        factor = vae_factor(pipeline.vae)
+        limit = _max_tokens(record, factor) if request.engine == "tensorrt" else None
         entry = Deployment(
             number=request.number,
             version=request.version,
             engine=request.engine,
             sha256=record.sha256,
+            max_tokens=limit,
+            factor=factor,
         )
         with tempfile.TemporaryDirectory(prefix="htd-deploy-") as name:
             folder = Path(name)
@@ -65,6 +69,7 @@ class DeployStage(Stage[DeployRequest]):
                 engine=request.engine,
                 device=request.device,
                 gpu=built.gpu if built else "",
+                max_tokens=limit,
             )
             add_deployment(context.store, entry, request.model, configs, files)
         plans = f" {built.tensorrt}, plans for {built.gpu}" if built else ""
@@ -118,12 +123,18 @@ def _plan(
     return plan, built
 
 
+def _max_tokens(record: ModelRecord, factor: int) -> int | None:
+    """Return the largest number of crop tokens of a plan; None if crops are no tokens."""
+    regional = record.recipe.denoiser.conditioning == "regional"
+    return free_profile("denoiser", record, factor)[2] if regional else None
+
+
 def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:
     """Return the optimization profile of a network's varying dimension.
 
     For the encoder that dimension is the side of a crop in pixels, at most the side of the image.
     For the denoiser it is the number of tokens: 1 for "no crop", and at most the tokens of a crop
-    of the largest side for every class.
+    of the largest side for every class, or of one crop as large as the image.
 
     Args:
         part: the network.
@@ -133,8 +144,9 @@ def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:
     side = math.ceil(record.size * record.recipe.denoiser.crop_max / factor)
     if part == "vae_encoder":
         return factor, side * factor, record.size
-    largest = 1 + len(record.classes) * side**2
-    return 2, max(2, largest // 4), largest
+    usual = 1 + len(record.classes) * side**2
+    largest = max(usual, 1 + (record.size // factor) ** 2)
+    return 2, max(2, usual // 2), largest
 
 
 def _files(part: Part, folder: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.contracts.base import Contract, Name, Request
 from shared.contracts.models import ModelRef
@@ -20,9 +20,16 @@ class DeployBody(Contract):
     """How Triton runs a model version."""
 
     engine: Engine = "pytorch"
-    device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="device on which Triton runs the networks"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="device on which Triton runs the networks; auto: a GPU if the server has one",
     )
+
+    @model_validator(mode="after")
+    def _plans_need_a_gpu(self) -> DeployBody:
+        if self.engine == "tensorrt" and self.device == "cpu":
+            raise ValueError("TensorRT needs a GPU: leave device out, or take the engine pytorch")
+        return self
 
 
 class DeployRequest(DeployBody, Request):
@@ -50,6 +57,10 @@ class Deployment(Contract):
     version: Name = Field(description="the model's version")
     engine: Engine
     sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
+    max_tokens: int | None = Field(
+        None, description="largest number of tokens of an image's crops that its plan takes"
+    )
+    factor: int = Field(8, ge=1, description="pixels per token along each side of a crop")
 
 
 def deployments_prefix(model: str) -> str:

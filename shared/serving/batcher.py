@@ -6,6 +6,7 @@ The algorithm:
 2. Only one batch runs at a time, and only for one denoising step. Then a new batch is chosen.
 3. The oldest trajectory of the highest priority is in the batch. Unless it must stay alone, other
    trajectories of the same latent size join it, by priority and age, up to `max_rows` rows in all.
+   A single trajectory of more rows is split.
    Rows of one batch may have different times, because the denoiser takes a time per row.
 4. The denoiser predicts all rows; the solver of each trajectory takes its step and reports it.
 5. Finished, failed, cancelled and unwanted trajectories leave; the others wait for a next batch.
@@ -76,7 +77,7 @@ class StepBatcher:
     Args:
         denoise: calls the denoiser for one batch.
         join: joins encoded conditions, see `Denoiser.join`.
-        max_rows: rows of the largest shared batch; a single trajectory may have more.
+        max_rows: rows of the largest batch; a single trajectory of more rows is split.
 
     Attributes:
         only_bulk: event that is set while no request above `Priority.BULK` is in flight.
@@ -190,9 +191,22 @@ class StepBatcher:
         times = [torch.full((each.rows,), each.solver.time) for each in batch]
         encoded = self._join([Denoiser.first(each.encoded, each.rows) for each in batch])
         now = torch.cat(times).to(samples[0].device)
-        rows = await self._denoise(torch.cat(samples), now, encoded)
+        rows = await self._denoise_in_parts(torch.cat(samples), now, encoded)
         parts = torch.split(rows, [each.rows for each in batch])
         return [combine(part, each.weights) for each, part in zip(batch, parts, strict=True)]
+
+    async def _denoise_in_parts(self, samples: Tensor, times: Tensor, encoded: Tensors) -> Tensor:
+        """Call the denoiser for at most `max_rows` rows at a time."""
+        most = self._max_rows
+        answers = [
+            await self._denoise(
+                samples[start : start + most],
+                times[start : start + most],
+                {name: value[start : start + most] for name, value in encoded.items()},
+            )
+            for start in range(0, len(samples), most)
+        ]
+        return torch.cat(answers) if len(answers) > 1 else answers[0]
 
     def _advance(self, trajectory: Trajectory, velocity: Tensor) -> None:
         if trajectory.ended.done():  # cancelled during the step

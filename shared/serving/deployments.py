@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from shared.contracts.deploy import Deployment, DeployRequest, deployments_prefix
+from shared.errors import InputError
 from shared.jobs import Ledger, stage_of
 from shared.storage import ObjectNotFoundError, Store
 
@@ -26,3 +27,24 @@ def next_number(ledger: Ledger, model: str) -> int:
             request = ledger.request(job)
             known += [int(request["number"])] if request["model"] == model else []
     return max(known, default=0) + 1
+
+
+def check_crops(crops: int, side: int, factor: int, max_tokens: int) -> None:
+    """Check that a TensorRT plan takes an image's crops.
+
+    Args:
+        crops: number of crops.
+        side: side of the largest one, pixels; at least the denoiser's `crop_side`, to which smaller
+            crops are enlarged.
+        factor: pixels per token along each side of a crop.
+        max_tokens: largest number of tokens of the plan; one of them stands for "no crop".
+
+    Raises:
+        InputError: they have more tokens.
+    """
+    tokens = 1 + crops * max(1, side // factor) ** 2
+    if tokens > max_tokens:
+        raise InputError(
+            f"{crops} crops of up to {side} px are {tokens} tokens, and the model's TensorRT plan "
+            f"takes {max_tokens}: give fewer or smaller crops, or deploy it with --engine pytorch"
+        )

@@ -28,9 +28,10 @@ from shared.diffusion.pipeline import check_inputs
 from shared.diffusion.staining import match_staining
 from shared.errors import InputError
 from shared.serving.batcher import StepBatcher, Trajectory
+from shared.serving.deployments import check_crops
 from shared.serving.engine import computing
 from shared.serving.priority import Priority
-from shared.serving.protocol import MAX_CROPS, MAX_SHARED_ROWS, max_rows
+from shared.serving.protocol import MAX_CROPS, MAX_ROWS, max_rows
 
 P = ParamSpec("P")
 
@@ -91,20 +92,29 @@ class InFlightSampler:
         size: side of the images, pixels.
         device: device of the latents.
         precision: 'fp32' or 'bf16', the precision of encoding conditions on a CPU.
+        max_tokens: largest number of tokens of an image's crops; None: any.
     """
 
     def __init__(
-        self, denoiser: Denoiser, engines: Engines, *, size: int, device: str, precision: str
+        self,
+        denoiser: Denoiser,
+        engines: Engines,
+        *,
+        size: int,
+        device: str,
+        precision: str,
+        max_tokens: int | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.engines = engines.in_turn() if device == "cpu" else engines
         self.size = size
         self.device = device
         self.precision = precision
+        self.max_tokens = max_tokens
         # A pool of its own: its threads wait for the engines' calls, which run in the event loop's
         # pool, so in one common pool they could leave no thread for the calls.
         self._pool = ThreadPoolExecutor(THREADS)
-        self.batcher = StepBatcher(self.engines.denoise, type(denoiser).join, MAX_SHARED_ROWS)
+        self.batcher = StepBatcher(self.engines.denoise, type(denoiser).join, MAX_ROWS)
 
     async def __call__(
         self,
@@ -133,6 +143,10 @@ class InFlightSampler:
             raise InputError(f"the model makes {self.size} px, not maps of {height}×{width} px")
         settings = self.denoiser.config
         factor = int(settings.factor)
+        if self.max_tokens is not None:
+            sides = [len(crop.pixels) for own in crops for crop in own]
+            side = max([*sides, int(settings.crop_side)])
+            check_crops(max(len(own) for own in crops), side, factor, self.max_tokens)
         guidance = Guidance.from_scale(options, options.use_map, options.use_crops)
         shape = (
             int(settings.latent_channels),

@@ -38,14 +38,11 @@ REFUSED = "refused: "
 MAX_IMAGES = 256
 """Largest number of images per request."""
 
-MAX_BRANCHES = 3
-"""Largest number of branches of the guidance, see `shared.diffusion.guidance`."""
-
 MAX_CROPS = 255
 """Largest number of crops per image."""
 
-MAX_SHARED_ROWS = 64
-"""Rows of the largest batch that several requests share; a single request may have more."""
+MAX_ROWS = 64
+"""Rows of the denoiser's largest batch; a larger step is split, to bound the memory of a plan."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def engine_tensors(
 def max_rows(part: Part, size: int) -> int:
     """Return the largest batch of a network, in rows, for images of `size` pixels."""
     if part == "denoiser":
-        return MAX_BRANCHES * MAX_IMAGES
+        return MAX_ROWS
     return min(MAX_IMAGES, max(1, GPU_PIXELS // size**2))
 
 
@@ -172,7 +169,7 @@ def config(
         tensors: inputs and outputs of the model.
         parameters: strings that the model can read.
         max_batch: largest batch, in rows.
-        device: 'cpu' or 'cuda'.
+        device: 'auto', 'cpu' or 'cuda'.
         batching: whether Triton joins the rows of several requests.
         decoupled: whether a request may have several responses.
     """
@@ -186,13 +183,15 @@ def config(
             if tensor.name == "time":
                 entry.reshape.SetInParent()  # (rows, 1) on the wire, (rows,) for the engine
     where = proto.instance_group.add(count=1)
-    where.kind = where.KIND_GPU if device == "cuda" else where.KIND_CPU
+    where.kind = {
+        "auto": where.KIND_AUTO, "cpu": where.KIND_CPU, "cuda": where.KIND_GPU
+    }[device]  # fmt: skip
     if batching:
         proto.dynamic_batching.SetInParent()
     proto.model_transaction_policy.decoupled = decoupled
     for key, value in parameters.items():
         proto.parameters[key].string_value = value
-    if device == "cuda":
+    if device != "cpu":
         proto.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     return str(text_format.MessageToString(proto))
 
@@ -213,6 +212,7 @@ def part_configs(
     engine: str,
     device: str,
     gpu: str = "",
+    max_tokens: int | None = None,
 ) -> dict[Part, str]:
     """Write the config.pbtxt of every part of a deployment.
 
@@ -220,8 +220,9 @@ def part_configs(
         record, pipeline: the model version.
         number: number of the deployment.
         engine: 'pytorch' or 'tensorrt'; 'tensorrt' runs the networks of `planned`.
-        device: 'cpu' or 'cuda'.
+        device: 'auto', 'cpu' or 'cuda'.
         gpu: the only type of GPU that can run the deployment; empty if all can.
+        max_tokens: limit of `shared.serving.deployments.check_crops`.
     """
     shared = {"precision": record.recipe.precision, "version": record.version}
     plans = planned(record.size) if engine == "tensorrt" else ()
@@ -230,6 +231,8 @@ def part_configs(
         name = served_name(record.model, number, part)
         if part == "sampler":
             parameters = shared | {"size": str(record.size), "gpu": gpu}
+            if max_tokens is not None:
+                parameters["max_tokens"] = str(max_tokens)
             configs[part] = config(
                 name, "python", (SAMPLER_INPUTS, SAMPLER_OUTPUTS), parameters,
                 max_batch=MAX_IMAGES, device=device, batching=False, decoupled=True,

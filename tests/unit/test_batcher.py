@@ -70,10 +70,12 @@ def test_a_trajectory_that_stays_alone_shares_no_batch() -> None:
     assert {len(batch) for batch in denoise.batches} == {2, 3}
 
 
-def test_batches_stay_below_the_limit_but_for_one_that_is_larger_by_itself() -> None:
+def test_batches_stay_below_the_limit_and_a_larger_request_is_split() -> None:
     denoise = Recorder()
-    gather(denoise, 4, *(trajectory(rows=rows, alone=False) for rows in (3, 2, 1, 6)))
-    assert {len(batch) for batch in denoise.batches} == {4, 2, 6}
+    made = gather(denoise, 4, *(trajectory(rows=rows, alone=False) for rows in (3, 2, 1, 6)))
+    assert {len(batch) for batch in denoise.batches} == {4, 2}
+    (whole,) = gather(Recorder(), 8, trajectory(rows=6))
+    assert torch.equal(made[-1], whole)
 
 
 def test_an_urgent_request_waits_for_one_step_and_not_for_the_end() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
+from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
 from services.deploy import stage as deployment
@@ -92,6 +93,19 @@ def test_every_deployment_has_models_and_configurations_of_its_own(store: Direct
     assert FakeServer.told[-2:] == [("load", 3), ("keep", {2, 3})]
 
 
+def test_triton_chooses_the_device_unless_the_request_does(store: DirectoryStore) -> None:
+    assert deploy(store, 1).state == "done"
+    for part in PARTS:
+        config = model_config_pb2.ModelConfig()
+        text_format.Parse(store.get(f"triton/toy-1-{part}/config.pbtxt").decode(), config)
+        assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_AUTO
+
+
+def test_a_plan_for_a_cpu_is_refused() -> None:
+    with pytest.raises(ValidationError, match="TensorRT needs a GPU: leave device out"):
+        DeployRequest(model="toy", number=1, engine="tensorrt", device="cpu")
+
+
 def test_deployments_that_end_at_the_same_time_are_both_kept(tmp_path: Path) -> None:
     def entry(number: int) -> Deployment:
         return Deployment(number=number, version=str(number), engine="pytorch", sha256={})
@@ -141,7 +155,7 @@ def test_with_tensorrt_every_network_is_a_plan_for_the_gpu_of_the_worker(
         return onnx.stem.encode(), Built("11.1.0", "NVIDIA L40S")
 
     monkeypatch.setattr(deployment, "build_plan", build_plan)
-    assert deploy(store, 1, engine="tensorrt", device="cuda").state == "done"
+    assert deploy(store, 1, engine="tensorrt").state == "done"
     backends = {}
     for part in PARTS:
         config = model_config_pb2.ModelConfig()
@@ -154,6 +168,9 @@ def test_with_tensorrt_every_network_is_a_plan_for_the_gpu_of_the_worker(
     assert config.parameters["gpu"].string_value == "NVIDIA L40S"
     assert backends == {part: "python" if part == "sampler" else "tensorrt" for part in PARTS}
     assert asked["vae_encoder"][1][2] == 32  # a crop may be as large as the image
+    (record,) = deployments(store, "toy")
+    assert (record.max_tokens, record.factor) == (asked["denoiser"][1][2], 2) == (257, 2)
+    assert config.parameters["max_tokens"].string_value == "257"
 
 
 def copy_version(store: DirectoryStore, version: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shared.contracts.deploy import Deployment, deployment_key
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.region_sets import pack_regions
@@ -117,6 +118,23 @@ def test_what_cannot_be_made_is_refused_at_once(
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == pointer
     assert words in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("limit", "status"), [(100, 422), (101, 202), (None, 202)])
+def test_crops_beyond_a_plan_are_refused_before_the_queue(
+    gateway: Gateway, limit: int | None, status: int
+) -> None:
+    store = gateway.resources.root
+    record = Deployment(
+        number=1, version="1", engine="tensorrt", sha256={}, max_tokens=limit, factor=2
+    )
+    store.put_json(deployment_key("toy", 1), record)
+    crop = {"tissue": "tumor", "png": text(encode_png(np.zeros((20, 20, 3), np.uint8)))}
+    answer = gateway.client.post("/v1/images", json=body(crops=[crop]), headers=NOW)
+    assert answer.status_code == status
+    if status == 422:
+        assert answer.json()["errors"][0]["pointer"] == "#/crops"
+        assert "101 tokens, and the model's TensorRT plan takes 100" in answer.json()["detail"]
 
 
 def test_crops_are_cut_from_sets_of_ready_tiles(gateway: Gateway) -> None:

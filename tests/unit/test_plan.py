@@ -24,7 +24,7 @@ INPUTS = (
 
 
 def build(graph: Path, store: DirectoryStore) -> tuple[bytes, Built]:
-    return build_plan(graph, INPUTS, 768, (2, 10, 40), store)
+    return build_plan(graph, INPUTS, 64, (2, 10, 40), store)
 
 
 class FakeTensorRT:
@@ -101,8 +101,8 @@ def test_a_plan_is_built_once_for_a_graph_a_tensorrt_and_a_gpu(
     plan, built = build(graph, store)
     assert (plan, built.tensorrt, built.gpu) == (b"plan", "11.1.0", "NVIDIA L40S")
     assert tensorrt.flags == [1 << 1]  # strongly typed
-    assert tensorrt.shapes["tokens"] == ((1, 2, 32), (16, 10, 32), (768, 40, 32))
-    assert tensorrt.shapes["time"] == ((1,), (16,), (768,))
+    assert tensorrt.shapes["tokens"] == ((1, 2, 32), (32, 10, 32), (64, 40, 32))
+    assert tensorrt.shapes["time"] == ((1,), (32,), (64,))
     build(graph, store)
     assert tensorrt.timings == [b""]  # built once
     graph.write_bytes(b"another")

@@ -55,7 +55,7 @@ def crop(label: int = 1, x: int = 0, y: int = 0, side: int = 8) -> Crop:
 class Server:
     """The engines of a toy model, which note what they are asked; and its sampler."""
 
-    def __init__(self, conditioning: str = "regional") -> None:
+    def __init__(self, conditioning: str = "regional", max_tokens: int | None = None) -> None:
         torch.manual_seed(0)
         vae = make_vae(VaeRecipe(channels=(8, 16), latent_channels=4)).eval()
         recipe = DenoiserRecipe.model_validate(
@@ -75,6 +75,7 @@ class Server:
             size=SIZE,
             device="cpu",
             precision="fp32",
+            max_tokens=max_tokens,
         )
 
     async def _denoise(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
@@ -209,6 +210,22 @@ def test_a_request_that_is_not_wanted_costs_no_step() -> None:
 def test_crops_that_do_not_fit_are_refused(conditioning: str, given: Crop, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         Server(conditioning).make([[given]])
+
+
+@pytest.mark.parametrize(
+    ("crops", "tokens"),
+    [([], 37), ([crop()], 37), ([crop(side=SIZE)], 257), ([crop(), crop(2, side=20)], 201)],
+)
+def test_crops_beyond_the_profile_of_a_plan_are_refused_by_name(
+    crops: list[Crop], tokens: int
+) -> None:
+    """Crops below 12 px count as 12 px, and all crops as the largest one: 2 px are a token."""
+    server = Server(max_tokens=tokens)
+    server.make([crops], steps=1)
+    assert server.steps == 1
+    if crops:
+        with pytest.raises(InputError, match=f"are {tokens} tokens, .* takes {tokens - 1}: give"):
+            Server(max_tokens=tokens - 1).make([crops])
 
 
 def test_maps_of_another_size_are_refused_before_anything_is_computed() -> None:

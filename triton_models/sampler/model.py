@@ -40,6 +40,9 @@ class TritonPythonModel:
             size=int(self.own.parameters["size"]),
             device=self.own.device,
             precision=self.own.precision,
+            max_tokens=int(self.own.parameters["max_tokens"])
+            if "max_tokens" in self.own.parameters
+            else None,
         )
 
     async def execute(self, requests: list[Any]) -> None:
@@ -105,8 +108,11 @@ class TritonPythonModel:
         if response.has_error():
             raise RuntimeError(response.error().message())
         answer = pb_utils.get_output_tensor_by_name(response, output)
-        # A copy, because Triton frees the tensor.
-        return from_dlpack(answer.to_dlpack()).to(self.own.device, copy=True)
+        # A copy, because Triton frees the tensor. It has to end before, and a GPU copies later.
+        copied = from_dlpack(answer.to_dlpack()).to(self.own.device, copy=True)
+        if copied.is_cuda:
+            torch.cuda.current_stream(copied.device).synchronize()
+        return copied
 
 
 def _response(name: str, value: torch.Tensor) -> Any:

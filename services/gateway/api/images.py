@@ -27,6 +27,7 @@ from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.models import read_model
+from shared.serving.deployments import check_crops, deployments
 from shared.storage import Store, sha256
 
 MIN_CROP_SIDE = 8
@@ -123,12 +124,15 @@ def _resolve(store: Store, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
         model = read_model(store, ModelRef(body.model, body.version))
     with blaming("#/labels"):
         labels = encode_png(_read_label_map(body.labels, model))
-    inputs, crops = [labels], []
+    inputs, crops, sides = [labels], [], []
     for number, item in enumerate(body.crops):
         with blaming(f"#/crops/{number}"):
-            crop, pixels = _crop(store, item, model)
+            crop, pixels, side = _crop(store, item, model)
             crops.append(crop)
+            sides.append(side)
             inputs += [pixels] if pixels is not None else []
+    with blaming("#/crops"):
+        _check_tokens(store, model, sides)
     options = body.model_dump(include={"model", "version", "seed", *SamplingChoice.model_fields})
     request = ImageRequest(image="none", labels=input_key(labels), crops=tuple(crops), **options)
     with blaming("#/steps"):
@@ -137,7 +141,16 @@ def _resolve(store: Store, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
     return request.model_copy(update={"image": name}), inputs
 
 
-def _crop(store: Store, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, bytes | None]:
+def _check_tokens(store: Store, model: ModelRecord, sides: list[int]) -> None:
+    """Check crops of these sides (pixels) against the model's TensorRT plan, if it has one."""
+    in_use = [each for each in deployments(store, model.model) if each.version == model.version]
+    if in_use and sides and (limit := in_use[-1].max_tokens) is not None:
+        enlarged = int(model.size * model.recipe.denoiser.crop_max)
+        check_crops(len(sides), max(*sides, enlarged), in_use[-1].factor, limit)
+
+
+def _crop(store: Store, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, bytes | None, int]:
+    """Return a crop, its PNG if the body has one, and its largest possible side in pixels."""
     if item.tissue not in model.classes.names[model.classes.first :]:
         raise InputError(
             f"{model.ref} has no tissue {item.tissue!r}; "
@@ -146,9 +159,11 @@ def _crop(store: Store, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, 
     label = model.classes.index(item.tissue)
     if item.png is None:
         store.get_model(region_set_key(str(item.regions)), RegionSet)
-        return GivenCrop(label=label, regions=item.regions, region=item.region), None
-    pixels = encode_png(_read_crop(item.png, model.size))
-    return GivenCrop(label=label, pixels=input_key(pixels)), pixels
+        given = GivenCrop(label=label, regions=item.regions, region=item.region)
+        return given, None, int(model.size * model.recipe.denoiser.crop_max)
+    crop = _read_crop(item.png, model.size)
+    pixels = encode_png(crop)
+    return GivenCrop(label=label, pixels=input_key(pixels)), pixels, len(crop)
 
 
 def _read_label_map(data: bytes, model: ModelRecord) -> UInt8:
