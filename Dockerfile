@@ -33,7 +33,7 @@ RUN apt-get update \
 ENV PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=project,source=/project,target=/project,rw \
-    pip install --constraint /project/pins.txt "/project[imaging]"
+    pip install --constraint /project/pins.txt "/project[imaging,zarr,czi,isyntax]"
 
 FROM torch-none AS torch-cpu
 # Another index or version (an older driver, say): --build-arg TORCH_INDEX=… TORCH_VERSION=…

@@ -17,7 +17,6 @@ from shared.computing import prepare
 from shared.contracts.base import Request
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.ingest import IngestRequest
-from shared.device import choose_device
 from shared.errors import InputError
 from shared.jobs import Context, Ledger, Plan, Shard, UnreadableRecordError
 from shared.jobs.reuse import keep_unchanged
@@ -64,9 +63,7 @@ def dry_run(
         say(f"  {name}: {value}")
     if isinstance(request, IngestRequest) and request.slides:
         show_slides(store, request)
-    context = Context(
-        store, threads=config.threads, device=choose_device(config), report=lambda *_: None
-    )
+    context = Context(store, threads=config.threads, device=config.device, report=lambda *_: None)
     stage = load_stage(request.stage)
     if not ledger.is_open(job):
         say(f"  this request is done already ({job}); the command would end at once")

@@ -119,7 +119,7 @@ def seconds_per_step(
         steps=MEASURED_STEPS + 1,
         batch=request.segmenter_batch,
         seed=0,
-        device=choose_device(config),
+        device=choose_device(config.device),
         progress=lambda _: times.append(time.perf_counter()),
     )
     return (times[-1] - times[0]) / MEASURED_STEPS

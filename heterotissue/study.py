@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared.contracts.base import Request, Split
+from shared.contracts.embed import embedded_key
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_set_key
@@ -16,7 +17,6 @@ from shared.contracts.synthesize import (
     MapSource,
     dataset_key,
 )
-from shared.encoders import embedded_key
 from shared.errors import InputError
 from shared.models import read_model
 from shared.storage import ObjectNotFoundError, Store

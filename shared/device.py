@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from shared.settings import Settings
 
-
-def choose_device(config: Settings) -> str:
-    """Return the device that the settings name; 'auto' is a GPU if torch finds one, else 'cpu'."""
-    if config.device != "auto":
-        return config.device
+def choose_device(wanted: str) -> str:
+    """Return a device as it is; for 'auto' a GPU if torch finds one, else 'cpu'."""
+    if wanted != "auto":
+        return wanted
     try:
         import torch
     except ImportError:

@@ -153,7 +153,7 @@ def estimate(
     from shared.diffusion.model_store import load_model
 
     target = Target.of(store, "")
-    device = choose_device(target.config)
+    device = choose_device(target.config.device)
     sampler = load_model(target.store, find_version(target.store, model), device)
     prepare(target.config.threads)
     cost = measure(sampler, size or sampler.record.size, batch)

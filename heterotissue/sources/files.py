@@ -13,10 +13,12 @@ from heterotissue.sources.companions import HAMAMATSU, companions, hamamatsu_par
 from heterotissue.sources.dicom import Instance, is_dicom, one_slide_each, read_instance
 from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
 from shared.errors import InputError
+from shared.imaging.zarr_slide import is_zarr, zarr_files
 
 SLIDES = {
     ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide",
     ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".czi", ".qptiff", ".btf", ".bmp", ".webp",
+    ".isyntax", ".zarr",
 }  # fmt: skip
 
 PLAIN = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -30,6 +32,9 @@ PACKED = {".zip", ".gz", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"}
 
 OVERVIEWS = ("_thumbnail", "_thumb", "_macro", "_label", "_overview", "_preview")
 """Endings of the names of small pictures that are kept beside a slide."""
+
+MAX_FILES = 100_000
+"""Largest number of files of an OME-Zarr slide."""
 
 NO_SLIDE = {".txt", ".md", ".pdf", ".json", ".xlsx", ".xls", ".log", ".yaml", ".yml", ".ini",
             ".md5", ".sha256", ".html", ".docx", ".py", ".parcel"}  # fmt: skip
@@ -54,8 +59,8 @@ class Finder:
         self._skipped: dict[str, list[str]] = {}
 
     def add(self, path: Path) -> None:
-        """Add a file, or all slides of a folder and of the folders below it."""
-        if path.is_dir():
+        """Add a slide's file or OME-Zarr folder, or all slides of a folder and those below it."""
+        if path.is_dir() and not is_zarr(path):
             self._add_folder(path)
         else:
             self._add_all([path], path.parent, given=True)
@@ -80,7 +85,7 @@ class Finder:
     def _add_all(self, files: list[Path], root: Path, given: bool) -> None:
         parts = {part for path in files if (p := _parts(path)) for part in p}
         for path in files:
-            if path not in parts and self._wanted(path, given):
+            if path not in parts and (path.is_dir() or self._wanted(path, given)):
                 self._add_file(path, path.relative_to(root))
 
     def _wanted(self, path: Path, given: bool) -> bool:
@@ -129,8 +134,10 @@ class Finder:
             if real in self._taken and not self._replaces_link(path, real):
                 return
             self._taken[real] = path
-            if reason := unusable(path):
+            if reason := unusable_folder(path) if path.is_dir() else unusable(path):
                 self.found.refuse(path, reason)
+            elif path.is_dir():
+                self.found.slides.append(SlideEntry(path, below))
             elif path.suffix.lower() in {".dcm", ".dicom"} or is_dicom(path):
                 self._add_dicom(path, below)
             else:
@@ -197,7 +204,7 @@ class Finder:
 def walk(
     root: Path, found: Found, leave_out: Path | None = None
 ) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield each folder with its files, in the order of their names.
+    """Yield each folder with its files and OME-Zarr folders, in the order of their names.
 
     Hidden folders, the data folders of MIRAX slides and `leave_out` are left out. Links to
     folders are followed, each folder once. Folders that cannot be read are refused.
@@ -218,7 +225,9 @@ def walk(
         folders[:] = sorted(
             item for item in folders if not item.startswith((".", "__MACOSX")) and item not in own
         )
-        yield here, [here / file for file in sorted(files)]
+        zarrs = [item for item in folders if is_zarr(here / item)]
+        folders[:] = [item for item in folders if item not in zarrs]
+        yield here, [here / file for file in sorted([*files, *zarrs])]
 
 
 def unusable(path: Path) -> str | None:
@@ -238,6 +247,27 @@ def unusable(path: Path) -> str | None:
         head = file.read(64)
     if head.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the file: run 'git lfs pull'"
+    return None
+
+
+def unusable_folder(path: Path) -> str | None:
+    """Return why an OME-Zarr folder cannot be a slide, before it is opened.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    for here, folders, files in os.walk(path):
+        for item in (Path(here) / name for name in (*folders, *files)):
+            if item.is_symlink() or not (item.is_file() or item.is_dir()):
+                return f"has a link or special file in it ({item.relative_to(path)}): copy it whole"
+    names = zarr_files(path)
+    if len(names) > MAX_FILES:
+        return (
+            f"has {len(names)} files; a slide may have {MAX_FILES}: save it with larger chunks, or "
+            "with shards (OME-Zarr 0.5)"
+        )
+    if odd := [name for name in names if not name.isascii() or "\\" in name]:
+        return f"has files whose names are none of OME-Zarr's: {some(map(shown, odd))}"
     return None
 
 

@@ -19,6 +19,7 @@ from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, sh
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
 from shared.errors import InputError
 from shared.imaging.stored_slides import slide_hash
+from shared.imaging.zarr_slide import MARKS, zarr_files
 from shared.storage import (
     ObjectNotFoundError,
     Store,
@@ -200,7 +201,11 @@ def _place(
     main = path.name
     if not _is_plain(main):
         main = name + ("".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix)
-    files = [(main, path), *((p.relative_to(path.parent).as_posix(), p) for p in parts)]
+    if path.is_dir():
+        names = sorted(zarr_files(path), key=lambda name: name not in MARKS)
+        files = [(f"{main}/{name}", path / name) for name in names]
+    else:
+        files = [(main, path), *((p.relative_to(path.parent).as_posix(), p) for p in parts)]
     with storing(store):
         for part, file in reversed(files):  # the main file last: it says that all are there
             if not store.exists(f"{folder}/{part}"):

@@ -15,6 +15,7 @@ from heterotissue.sources.records import Found, SlideEntry, shown, some
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Split
 from shared.errors import InputError
+from shared.imaging.zarr_slide import is_zarr
 
 TABLES = {".csv", ".tsv", ".tab"}
 PROJECT = ".qpproj"
@@ -203,7 +204,7 @@ def _entry(
     given = _path(row.get("path") or row["name"])
     paths = [base / given for base in (place, *folders)] if "path" in row else []
     for path in (*paths, *([place / given.name] if paths else [])):
-        if path.is_file():
+        if path.is_file() or is_zarr(path):
             return _opened(path)
     found = next(
         (

@@ -18,6 +18,7 @@ from shared.arrays import Float32, Int64, UInt8
 from shared.contracts.embed import (
     EmbedRequest,
     FeatureRecord,
+    embedded_key,
     feature_record_key,
     features_key,
 )
@@ -27,7 +28,7 @@ from shared.contracts.ingest import (
     cohort_key,
     patches_key,
 )
-from shared.encoders import REGISTRY, embedded_key, load_encoder
+from shared.encoders import REGISTRY, load_encoder
 from shared.errors import InputError
 from shared.features import read_features, write_features
 from shared.imaging.slide import DamagedError, Slide

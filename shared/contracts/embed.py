@@ -84,6 +84,11 @@ def encoder_folder(encoder: str) -> str:
     return "".join(ch if ch.isalnum() or ch in "._-" else "-" for ch in encoder)
 
 
+def embedded_key(cohort: str) -> str:
+    """Return the key of the weights of a cohort's embedded encoder."""
+    return f"encoders/embedded-{cohort}/model.safetensors"
+
+
 def features_key(encoder: str, cohort: str, slide: str) -> str:
     """Return the key of a slide's features."""
     return f"features/{encoder_folder(encoder)}/{cohort}/{slide}.h5"

@@ -4,7 +4,7 @@
 cohort, and `loading` turns a name into an `Encoder`.
 """
 
-from shared.encoders.embedded import PatchNet, embedded_key, random_net
+from shared.encoders.embedded import PatchNet, random_net
 from shared.encoders.loading import (
     CPU_BATCH,
     Encoder,
@@ -23,7 +23,6 @@ __all__ = [
     "Encoder",
     "Foundation",
     "PatchNet",
-    "embedded_key",
     "load_encoder",
     "load_maps",
     "normalized",

@@ -57,11 +57,6 @@ class _Block(nn.Module):
         return functional.relu(self.main(hidden) + self.skip(hidden))
 
 
-def embedded_key(cohort: str) -> str:
-    """Return the key of the weights of a cohort's embedded encoder."""
-    return f"encoders/embedded-{cohort}/model.safetensors"
-
-
 def random_net(seed: int = 0) -> PatchNet:
     """Make an untrained `PatchNet`; the same seed gives the same weights."""
     state = torch.random.get_rng_state()

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from shared.arrays import Float32, UInt8
-from shared.encoders.embedded import embedded_key, random_net
+from shared.contracts.embed import embedded_key
+from shared.encoders.embedded import random_net
 from shared.encoders.registry import IMAGENET, REGISTRY, Foundation, Triple
 from shared.errors import InputError
 from shared.storage import Store

@@ -1,4 +1,4 @@
-"""Chooses the reader of a slide's file: OpenSlide, tifffile, or Pillow for plain images."""
+"""Chooses the reader of a slide: OpenSlide, an own one by another library, or Pillow."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import openslide
 from PIL import Image
 
 from shared.errors import InputError
+from shared.imaging.czi_slide import CziSlide
+from shared.imaging.isyntax_slide import IsyntaxSlide
 from shared.imaging.pictures import read_picture
 from shared.imaging.tiff import TiffSlide
 from shared.imaging.tiff_facts import TiffFacts, inspect, is_tiff
+from shared.imaging.zarr_slide import ZarrSlide, is_zarr
 
 SCANNERS = {
     ".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi",
+    ".isyntax",
 }  # fmt: skip
 """Suffixes of scanners' formats; a file of such a name is never taken for a plain image."""
 
@@ -43,18 +47,24 @@ class _OpenSlide(openslide.OpenSlide):
 
 
 def open_source(path: Path) -> openslide.AbstractSlide:
-    """Open a slide's file, or a plain image.
+    """Open a slide's file or folder, or a plain image.
 
     Raises:
-        InputError: the file is missing, in no known format, damaged or incomplete, or too large
-            a plain image.
+        InputError: the file is missing, in no known format or one whose extra is not installed,
+            damaged or incomplete, or too large a plain image.
     """
+    if is_zarr(path):
+        return ZarrSlide(path)
     if not path.is_file():
-        raise InputError(f"{path} is not there")
+        raise InputError(f"{path} is {'no slide, but a folder' if path.is_dir() else 'not there'}")
+    if path.suffix.lower() == ".isyntax":
+        return IsyntaxSlide(path)
     try:
         vendor = openslide.OpenSlide.detect_format(path)
         if is_tiff(path):
             return _open_tiff(path, vendor, inspect(path))
+        if vendor == "zeiss":
+            return _open_czi(path)
         if vendor is not None:
             return _OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
@@ -81,6 +91,14 @@ def _check_upright(path: Path, orientation: int) -> None:
             f"{path.name} is stored turned (orientation tag {orientation}), and its annotation may "
             "be of either picture: save it upright, without the tag"
         )
+
+
+def _open_czi(path: Path) -> openslide.AbstractSlide:
+    """Open a CZI with OpenSlide; with Zeiss' library if OpenSlide does not read it."""
+    try:
+        return _OpenSlide(path)
+    except openslide.OpenSlideError as error:
+        return CziSlide(path, str(error))
 
 
 def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.AbstractSlide:

@@ -10,18 +10,20 @@ from pathlib import Path, PurePosixPath
 from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
 from shared.errors import InputError
 from shared.imaging.slide import Slide
-from shared.storage import Store, content_hash, content_hash_of_files
+from shared.imaging.zarr_slide import zarr_files
+from shared.storage import Store, content_hash, content_hash_of_files, content_hash_of_folder
 
 
 @contextmanager
 def local_source(store: Store, source: str) -> Iterator[Path]:
-    """Yield a local path of a slide's main file, with its companion files beside it.
+    """Yield a local path of a slide's main file or folder, with its companion files beside it.
 
     Args:
         store: the store that holds the slide.
         source: an absolute path, which is yielded unchecked, or a key
             `sources/<hash>/<file>` or `slides/<slide>/source/<file>`; formats with several files
-            (MRXS, VMS, DICOM) have all of them below the same folder.
+            (MRXS, VMS, DICOM) have all of them below the same folder, and the key of an OME-Zarr
+            slide is that of its folder.
 
     Raises:
         ObjectNotFoundError: the store holds no such object.
@@ -39,13 +41,17 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
         return
     rest = source.removeprefix(prefix)
     keys = list(store.list(prefix))
-    if source not in keys or len(keys) == 1:
+    folder_slide = any(key.startswith(f"{source}/") for key in keys)
+    if not folder_slide and (source not in keys or len(keys) == 1):
         yield store.local(source)
         return
     with tempfile.TemporaryDirectory(prefix="htd-slide-") as folder:
+        made: set[Path] = set()
         for key in keys:
             link = Path(folder) / PurePosixPath(key.removeprefix(prefix))
-            link.parent.mkdir(parents=True, exist_ok=True)
+            if link.parent not in made:
+                link.parent.mkdir(parents=True, exist_ok=True)
+                made.add(link.parent)
             link.symlink_to(store.local(key))
         yield Path(folder) / rest
 
@@ -88,12 +94,14 @@ def slide_hash(path: Path, parts: Sequence[str]) -> str:
     """Return the SHA-256 of a slide's content.
 
     Args:
-        path: the main file.
+        path: the main file, or the folder of an OME-Zarr slide.
         parts: paths of its other files, relative to the main file's folder.
 
     Raises:
         OSError: a file cannot be read.
     """
+    if path.is_dir():
+        return content_hash_of_folder(path, zarr_files(path))
     if not parts:
         return content_hash(path)
     return content_hash_of_files([("", path), *((part, path.parent / part) for part in parts)])

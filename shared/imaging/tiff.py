@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import openslide
 import tifffile
-from PIL import Image
 
 from shared.arrays import UInt8
 from shared.errors import InputError
 from shared.imaging.pictures import MAX_PLAIN_PIXELS
-from shared.imaging.tiff_facts import TIFF_ERRORS, is_tiff, ome_facts, resolution_of
-
-CACHE_BYTES = 128 << 20
-"""Decoded tiles or strips that an open file keeps."""
+from shared.imaging.tiff_facts import TIFF_ERRORS, ome_facts, resolution_of
+from shared.imaging.tiled import Level, TiledSlide, with_alpha
 
 RAW_BYTES = 4 << 20
 """Size of the pieces in which uncompressed pixels are read, however high their strips are."""
@@ -29,8 +22,8 @@ JPEG = {6, 7, 34892, 33007}
 """TIFF's numbers of JPEG compression, whose tiles share tables."""
 
 
-class TiffSlide(openslide.AbstractSlide):
-    """A TIFF with the interface of OpenSlide, read tile by tile or strip by strip.
+class TiffSlide(TiledSlide):
+    """A TIFF, read tile by tile or strip by strip.
 
     Pixels are 8-bit colour or grey; 16-bit ones are scaled. Tiles without data are transparent.
 
@@ -39,16 +32,16 @@ class TiffSlide(openslide.AbstractSlide):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
         self._tiff = tifffile.TiffFile(path, _multifile=False)
-        self._lock = threading.Lock()
-        self._cache: OrderedDict[tuple[int, int], UInt8 | None] = OrderedDict()
-        self._cached = 0
         try:
             series = max(self._tiff.series, key=_area)
-            self._levels = [_Level.of(path, level) for level in series.levels]
-            self._properties = self._describe()
+            self._pieces = [_Level.of(path, level) for level in series.levels]
+            first = self._pieces[0]
+            mpp, objective = resolution_of(self._tiff), None
+            if self._tiff.is_ome:
+                size = (first.width, first.height)
+                stated, objective = ome_facts(str(self._tiff.ome_metadata), size)
+                mpp = stated or mpp
         except TIFF_ERRORS as error:
             self.close()
             raise InputError(
@@ -58,107 +51,21 @@ class TiffSlide(openslide.AbstractSlide):
         except InputError:
             self.close()
             raise
-
-    @classmethod
-    def detect_format(cls, filename: Any) -> str | None:
-        """Return 'tiff' for a TIFF, else None."""
-        return "tiff" if is_tiff(Path(filename)) else None
+        levels = [Level(own.width, own.height, own.columns, own.rows) for own in self._pieces]
+        super().__init__("ome-tiff" if self._tiff.is_ome else "tiff", levels, mpp, objective)
 
     def close(self) -> None:
         """Close the file."""
         self._tiff.close()
 
-    @property
-    def level_count(self) -> int:
-        """Number of levels."""
-        return len(self._levels)
+    def read_tile(self, level: int, column: int, row: int) -> UInt8 | None:
+        """Decode a tile or strip, in the channels of the file."""
+        own = self._pieces[level]
+        return own.decode(self._tiff.filehandle, row * own.across + column)
 
-    @property
-    def level_dimensions(self) -> tuple[tuple[int, int], ...]:
-        """Width and height of each level."""
-        return tuple((level.width, level.height) for level in self._levels)
-
-    @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        """Level-0 pixels per pixel of each level."""
-        width, height = self.dimensions
-        return tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
-
-    @property
-    def properties(self) -> Mapping[str, str]:
-        """Properties under OpenSlide's names."""
-        return self._properties
-
-    @property
-    def associated_images(self) -> Mapping[str, Image.Image]:
-        """None are read."""
-        return {}
-
-    def get_best_level_for_downsample(self, downsample: float) -> int:
-        """Return the coarsest level that is not coarser than `downsample`."""
-        fitting = [i for i, own in enumerate(self.level_downsamples) if own <= downsample]
-        return max(fitting, key=lambda i: self.level_downsamples[i], default=0)
-
-    def read_region(
-        self, location: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> Image.Image:
-        """Read a window of a level, with its corner in level-0 pixels: RGBA.
-
-        Raises:
-            openslide.OpenSlideError: the file is damaged in this place.
-        """
-        part, scale = self._levels[level], self.level_downsamples[level]
-        left, top = int(location[0] // scale), int(location[1] // scale)
-        out = np.zeros((size[1], size[0], 4), np.uint8)
-        x0, y0 = max(0, left), max(0, top)
-        x1, y1 = min(part.width, left + size[0]), min(part.height, top + size[1])
-        if x0 < x1 and y0 < y1:
-            for row in range(y0 // part.rows, (y1 - 1) // part.rows + 1):
-                for column in range(x0 // part.columns, (x1 - 1) // part.columns + 1):
-                    tile = self._tile(level, row * part.across + column)
-                    if tile is None:
-                        continue
-                    at_x, at_y = column * part.columns, row * part.rows
-                    u0, v0 = max(x0, at_x), max(y0, at_y)
-                    u1 = min(x1, at_x + tile.shape[1])
-                    v1 = min(y1, at_y + tile.shape[0])
-                    piece = tile[v0 - at_y : v1 - at_y, u0 - at_x : u1 - at_x]
-                    out[v0 - top : v1 - top, u0 - left : u1 - left] = part.rgba(piece)
-        return Image.fromarray(out)
-
-    def _tile(self, level: int, index: int) -> UInt8 | None:
-        """Decode a tile or strip: (rows, columns, channels); None if the file holds no data."""
-        with self._lock:
-            if (level, index) in self._cache:
-                self._cache.move_to_end((level, index))
-                return self._cache[level, index]
-            try:
-                tile = self._levels[level].decode(self._tiff.filehandle, index)
-            except TIFF_ERRORS as error:
-                raise openslide.OpenSlideError(str(error)) from error
-            self._cache[level, index] = tile
-            self._cached += 0 if tile is None else tile.nbytes
-            while self._cached > CACHE_BYTES and len(self._cache) > 1:
-                _, old = self._cache.popitem(last=False)
-                self._cached -= 0 if old is None else old.nbytes
-            return tile
-
-    def _describe(self) -> dict[str, str]:
-        """State vendor, resolution, objective and tile sizes, under OpenSlide's names."""
-        facts = {openslide.PROPERTY_NAME_VENDOR: "ome-tiff" if self._tiff.is_ome else "tiff"}
-        for number, level in enumerate(self._levels):
-            facts[f"openslide.level[{number}].tile-width"] = str(level.columns)
-            facts[f"openslide.level[{number}].tile-height"] = str(level.rows)
-        spacing, objective = resolution_of(self._tiff), None
-        if self._tiff.is_ome:
-            stated, objective = ome_facts(str(self._tiff.ome_metadata), self.dimensions)
-            spacing = stated or spacing
-        if spacing is not None:
-            facts[openslide.PROPERTY_NAME_MPP_X] = repr(spacing[0])
-            facts[openslide.PROPERTY_NAME_MPP_Y] = repr(spacing[1])
-        if objective is not None:
-            facts[openslide.PROPERTY_NAME_OBJECTIVE_POWER] = objective
-        return facts
+    def rgba(self, level: int, piece: UInt8) -> UInt8:
+        """Turn a part of a tile into uint8 RGBA."""
+        return self._pieces[level].rgba(piece)
 
 
 @dataclass(frozen=True)
@@ -272,20 +179,12 @@ class _Level:
         key = self.pages[0].keyframe
         if key.photometric == 3:
             colors = np.asarray(key.colormap)[:, piece[..., 0]]
-            return _with_alpha((np.moveaxis(colors, 0, -1) >> 8).astype(np.uint8), None)
+            return with_alpha((np.moveaxis(colors, 0, -1) >> 8).astype(np.uint8), None)
         if piece.dtype != np.uint8:
             piece = (piece >> max(0, key.bitspersample - 8)).astype(np.uint8)
         opacity = piece[..., -1] if self.alpha else None
         color = piece[..., : 3 if piece.shape[-1] >= 3 else 1]
-        return _with_alpha(255 - color if key.photometric == 0 else color, opacity)
-
-
-def _with_alpha(color: UInt8, opacity: UInt8 | None) -> UInt8:
-    out = np.full((*color.shape[:2], 4), 255, np.uint8)
-    out[..., :3] = color
-    if opacity is not None:
-        out[..., 3] = opacity
-    return out
+        return with_alpha(255 - color if key.photometric == 0 else color, opacity)
 
 
 def _area(series: Any) -> int:

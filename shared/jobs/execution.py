@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from shared.computing import set_threads
 from shared.contracts.base import Request
 from shared.contracts.jobs import Attempts, Marker, ParkedUnit, State, UnitError
-from shared.device import choose_device
 from shared.errors import CancelledError, InputError
 from shared.jobs.leases import Leases
 from shared.jobs.ledger import Ledger
@@ -187,7 +186,7 @@ class Unit:
         context = Context(
             ledger.store,
             threads=self.config.threads,
-            device=choose_device(self.config),
+            device=self.config.device,
             report=self._reported(check),
             check=check,
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field, JsonValue, model_validator
 
 from shared.contracts.base import Contract, Name, Request
+from shared.device import choose_device
 from shared.storage import Store, StoreView, sha256, sha256_file
 
 R = TypeVar("R", bound=Request)
@@ -104,7 +106,9 @@ class Context:
         store: the object store; it records each put for the unit's marker.
         threads: number of CPU threads, which is set before the unit runs; it decides how sums
             are rounded.
-        device: 'cpu', 'cuda' or 'cuda:N'.
+
+    Args:
+        device: 'cpu', 'cuda', 'cuda:N' or 'auto'.
     """
 
     def __init__(
@@ -118,8 +122,13 @@ class Context:
     ) -> None:
         self.store = RecordingStore(store, check)
         self.threads = threads
-        self.device = device
+        self._device = device
         self._report = report
+
+    @cached_property
+    def device(self) -> str:
+        """'cpu', 'cuda' or 'cuda:N'; 'auto' is settled here, as only some stages load torch."""
+        return choose_device(self._device)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Report the unit's progress. Raises `CancelledError` if its job was cancelled."""

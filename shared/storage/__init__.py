@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Any
 from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
 from shared.storage.faults import is_fault
-from shared.storage.hashing import content_hash, content_hash_of_files, sha256, sha256_file
+from shared.storage.hashing import (
+    content_hash,
+    content_hash_of_files,
+    content_hash_of_folder,
+    sha256,
+    sha256_file,
+)
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key, file_identity
 from shared.storage.view import OverlayStore, ReadOnceStore, StoreView
 
@@ -24,6 +30,7 @@ __all__ = [
     "check_key",
     "content_hash",
     "content_hash_of_files",
+    "content_hash_of_folder",
     "file_identity",
     "is_fault",
     "open_store",

@@ -74,6 +74,45 @@ def content_hash_of_files(paths: Iterable[tuple[str, Path]]) -> str:
     return sha256("\n".join(lines).encode())
 
 
+def content_hash_of_folder(folder: Path, names: Iterable[str]) -> str:
+    """Return one SHA-256 for many files of a folder; unchanged files are read only once.
+
+    Unlike `content_hash_of_files`, it keeps one hash for all of them: chunked images have many
+    thousands of small files.
+
+    Args:
+        folder: the folder.
+        names: paths of the files in it, which count as content. The order is free.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    paths = {name: (folder / name).resolve() for name in sorted(names)}
+    stats = {name: path.stat() for name, path in paths.items()}
+    lines = [f"{name}\0{paths[name]}\0{_identity(stat)}" for name, stat in stats.items()]
+    identity = sha256("\n".join(lines).encode("utf-8", "backslashreplace"))
+    latest = max((max(s.st_mtime_ns, s.st_ctime_ns) for s in stats.values()), default=0)
+    try:
+        with closing(_cache()) as cache:
+            key = f"files {identity}"
+            row = cache.execute("SELECT sha256 FROM hashes WHERE path = ?", (key,)).fetchone()
+            if row is not None:
+                return str(row[0])
+            digest = _hash_all(paths)
+            same = all(_identity(paths[name].stat()) == _identity(stats[name]) for name in paths)
+            if same and time.time_ns() - latest > _SETTLED_NS:
+                with cache:
+                    cache.execute("INSERT OR REPLACE INTO hashes VALUES (?, '', ?)", (key, digest))
+            return digest
+    except sqlite3.Error:
+        return _hash_all(paths)
+
+
+def _hash_all(paths: dict[str, Path]) -> str:
+    lines = [f"{name}\0{sha256_file(path)}" for name, path in paths.items()]
+    return sha256("\n".join(lines).encode("utf-8", "backslashreplace"))
+
+
 def _identity(stat: os.stat_result) -> str:
     # ctime is there because mtime can be set back, by `touch -r` for example.
     return f"{stat.st_size}-{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"

@@ -139,3 +139,105 @@ def write_bomb(path: Path, side: int) -> Path:
         + struct.pack("<I", len(data)) * count + data
     )  # fmt: skip
     return path
+
+
+def halves(image: UInt8, count: int) -> list[UInt8]:
+    """Return an image and its averages at a half, a quarter … of its size: `count` in all."""
+    levels = [image]
+    for _ in range(count - 1):
+        height, width = (side // 2 * 2 for side in levels[-1].shape[:2])
+        blocks = levels[-1][:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
+        levels.append(blocks.mean((1, 3)).astype(np.uint8))
+    return levels
+
+
+def write_zarr(
+    path: Path,
+    image: UInt8,
+    mpp: tuple[float, float] = (0.5, 0.5),
+    *,
+    version: str = "0.5",
+    axes: str = "tczyx",
+    unit: str | None = "micrometer",
+    levels: int = 3,
+    **options: Any,
+) -> Path:
+    """Write OME-Zarr as ome-zarr-py and bioformats2raw do, with chunks of 128 × 128 pixels."""
+    import zarr
+
+    if image.ndim == 2:
+        image = image[..., None]
+    root = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
+    datasets = []
+    for number, level in enumerate(halves(image, levels)):
+        order = [{"y": 0, "x": 1, "c": 2}.get(axis) for axis in axes]
+        kept = level.transpose([at for at in order if at is not None])
+        chunk = [{"c": level.shape[2], "y": 128, "x": 128}.get(axis, 1) for axis in axes]
+        array = root.create_array(
+            str(number),
+            shape=[1 if at is None else level.shape[at] for at in order],
+            chunks=chunk,
+            dtype=level.dtype,
+            **(
+                {"chunk_key_encoding": {"name": "v2", "separator": "/"}} if version == "0.4" else {}
+            ),
+            **options,
+        )
+        array[:] = kept.reshape(array.shape)
+        scale = [{"x": mpp[0], "y": mpp[1]}.get(axis, 1.0) for axis in axes]
+        scale = [
+            s * (2**number if axis in "xy" else 1) for s, axis in zip(scale, axes, strict=True)
+        ]
+        datasets.append(
+            {
+                "path": str(number),
+                "coordinateTransformations": [{"type": "scale", "scale": scale}],
+            }
+        )
+    kinds = {"t": "time", "c": "channel"}
+    stated = [
+        {"name": axis, "type": kinds.get(axis, "space")}
+        | ({"unit": unit} if unit and axis in "zyx" else {})
+        for axis in axes
+    ]
+    image_facts = {"multiscales": [{"axes": stated, "datasets": datasets, "name": "a"}]}
+    if version == "0.4":
+        image_facts["multiscales"][0]["version"] = version
+        root.attrs.update(image_facts)
+    else:
+        root.attrs["ome"] = {"version": version} | image_facts
+    return path
+
+
+def write_czi(path: Path, image: UInt8, mpp: tuple[float, float], corner: tuple[int, int]) -> Path:
+    """Write a CZI in tiles of 128 × 128 px from a corner on, with a level at half the size."""
+    from pylibCZIrw.czi import create_czi
+
+    whole, half = halves(image, 2)
+    with create_czi(str(path), compression_options="zstd1:ExplicitLevel=1") as file:
+        for top in range(0, whole.shape[0], 128):
+            for left in range(0, whole.shape[1], 128):
+                tile = np.ascontiguousarray(whole[top : top + 128, left : left + 128, ::-1])
+                file.write(tile, location=(corner[0] + left, corner[1] + top))
+        file.write(np.ascontiguousarray(half[..., ::-1]), location=corner)
+        file.write_metadata("a", scale_x=mpp[0] * 1e-6, scale_y=mpp[1] * 1e-6)
+    _mark_pyramid(path, (half.shape[1], half.shape[0]))
+    return path
+
+
+def _mark_pyramid(path: Path, stored: tuple[int, int]) -> None:
+    """Say of the tile of a CZI that has the size `stored` that it shows twice as many pixels."""
+    data = bytearray(path.read_bytes())
+    at = data.find(b"DV")
+    while at >= 0:
+        count = struct.unpack_from("<i", data, at + 28)[0]
+        if 0 < count < 20:
+            places = range(at + 32, at + 32 + 20 * count, 20)
+            entries = {bytes(data[e : e + 4]).rstrip(b"\0"): e for e in places}
+            sizes = [struct.unpack_from("<i", data, entries[a] + 8)[0] for a in (b"X", b"Y")]
+            if tuple(sizes) == stored:
+                data[at + 22] = 2
+                for axis, size in zip((b"X", b"Y"), stored, strict=True):
+                    struct.pack_into("<i", data, entries[axis] + 8, 2 * size)
+        at = data.find(b"DV", at + 2)
+    path.write_bytes(data)

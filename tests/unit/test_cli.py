@@ -20,12 +20,11 @@ from heterotissue.stages import load_stage
 from heterotissue.study import default_encoder
 from shared.contracts.base import Split
 from shared.contracts.deploy import DeployRequest
-from shared.contracts.embed import EmbedRequest
+from shared.contracts.embed import EmbedRequest, embedded_key
 from shared.contracts.evaluate import Report
 from shared.contracts.requests import REQUESTS
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.datasets.samples import read_shard
-from shared.encoders import embedded_key
 from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.serving.deployments import deployments

@@ -18,11 +18,11 @@ from services.embed.stage import EmbedStage
 from shared.contracts.embed import (
     EmbedRequest,
     FeatureRecord,
+    embedded_key,
     feature_record_key,
     features_key,
 )
 from shared.contracts.ingest import PatchGrid, SlideRecord, patches_key, slide_key
-from shared.encoders import embedded_key
 from shared.errors import InputError
 from shared.features import read_features, write_features
 from shared.jobs import Ledger, run_job

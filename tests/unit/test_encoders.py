@@ -14,11 +14,11 @@ import torch
 from typer.testing import CliRunner
 
 from heterotissue.cli.app import app
+from shared.contracts.embed import embedded_key
 from shared.encoders import (
     IMAGENET,
     REGISTRY,
     Encoder,
-    embedded_key,
     load_encoder,
     packaged_weights,
 )

@@ -329,8 +329,11 @@ def test_a_poller_that_fails_ends_its_listeners() -> None:
         asyncio.run(listen())
 
 
-def test_the_gateway_serves_without_torch() -> None:
-    code = "import sys, services.gateway.server; sys.exit('torch' in sys.modules)"
+def test_the_gateway_ingest_and_the_command_line_start_without_torch() -> None:
+    code = (
+        "import sys, services.gateway.server, services.ingest.stage, heterotissue.cli.app; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -36,6 +36,7 @@ from shared.imaging.masks import open_mask
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.imaging.slide import Slide
 from shared.jobs import JobStatus, Ledger, run_job
+from shared.jobs import stage as jobs
 from shared.storage import DirectoryStore
 from tests.formats.drawing import draw
 
@@ -143,7 +144,11 @@ def test_labels_are_written_for_other_programmes(tmp_path: Path) -> None:
         write_labels_of(store, "t", "c", "imagescope", tmp_path / "t.xml")
 
 
-def test_records_patches_and_regions(tmp_path: Path) -> None:
+def test_records_patches_and_regions_without_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To look for a GPU loads torch, which takes seconds and 0.9 GiB.
+    monkeypatch.setattr(jobs, "choose_device", lambda _: pytest.fail("ingest needs no device"))
     store = DirectoryStore(tmp_path / "store")
     status = ingest(store, source(write_slide(tmp_path), write_labels(tmp_path)["geojson"]))
     assert status.state == "done", status.failed
