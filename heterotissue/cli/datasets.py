@@ -1,4 +1,4 @@
-"""Commands of datasets: synthesize, export, estimate."""
+"""Commands of datasets: synthesize, export, verify, resolve, estimate."""
 
 from __future__ import annotations
 
@@ -132,6 +132,55 @@ def export(
         replace=replace,
     )
     say(f"dataset: {folder} ({images} images)")
+
+
+@app.command(epilog=example("htd verify out/dataset/images/00000000.png --dataset dataset"))
+def verify(
+    files: Annotated[list[Path], typer.Argument(help="Pictures (repeatable).")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset that the pictures should be of.")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Say whether pictures are marked as synthetic, and are unchanged images of a dataset.
+
+    The exit code is 0 if all are, else 1; 2 if a file cannot be read.
+    """
+    from heterotissue.verify import Known
+    from heterotissue.verify import verify as examine
+
+    known = Known(Target.of(store, "").store, dataset) if dataset else None
+    code = 0
+    for path in files:
+        try:
+            good, text = examine(path, known)
+        except InputError as error:
+            good, text, code = False, str(error), 2
+        console.print(f"{path}: {text}", markup=False, highlight=False, soft_wrap=True)
+        code = code or int(not good)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command(epilog=example("htd resolve dataset slide-0123456789abcdef"))
+def resolve(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    pseudonyms: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pseudonyms; default: those of all slides and patients."),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Say which slides, patients or regions of this store a dataset's pseudonyms stand for."""
+    from shared.datasets.pseudonyms import source_names
+    from shared.datasets.samples import load_dataset
+
+    opened = Target.of(store, "").store
+    names = source_names(opened, load_dataset(opened, dataset), regions=bool(pseudonyms))
+    if unknown := [each for each in pseudonyms or () if each not in names]:
+        raise InputError(f"dataset {dataset!r} has no {', '.join(unknown)}")
+    for each in pseudonyms or sorted(names, key=lambda each: names[each]):
+        console.print(f"{each}  {names[each]}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=example("htd estimate --model lung --images 1000000 --size 512 --tflops 400"))

@@ -16,6 +16,7 @@ from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_table_key
 from shared.contracts.synthesize import Condition, DatasetRecord
 from shared.contracts.train import PACKAGED
+from shared.datasets.pseudonyms import source_names
 from shared.datasets.samples import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
 from shared.imaging.region_sets import RegionIndex, classes_without_regions, load_region_set
@@ -176,7 +177,7 @@ def gather(store: Store, request: EvaluateRequest) -> Material:
         dataset=dataset,
         model=model,
         real=real,
-        synthetic=SyntheticPairs(DatasetIndex(store, dataset)),
+        synthetic=SyntheticPairs(DatasetIndex(store, dataset, source_names(store, dataset))),
         rows=rows,
         seen=seen,
     )
@@ -282,7 +283,7 @@ def _open_row(store: Store, name: str, dataset: DatasetRecord) -> SyntheticPairs
             f"dataset {name!r} has other classes or another size than {dataset.dataset!r}: rows of "
             "an ablation may differ only in the conditions that the model was given"
         )
-    return SyntheticPairs(DatasetIndex(store, record))
+    return SyntheticPairs(DatasetIndex(store, record, source_names(store, record)))
 
 
 def _training_slides(store: Store, models: list[str]) -> tuple[set[str], set[str], list[str]]:

@@ -8,6 +8,7 @@ from services.evaluate.appearance import measure_appearance
 from services.evaluate.contact_sheet import draw_sheet
 from services.evaluate.data import class_gaps, gather
 from services.evaluate.encoding import EncoderResult, measure_encoder, open_encoder
+from services.evaluate.naming import report_names, with_pseudonyms
 from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import check_segmenter
 from services.evaluate.usefulness import (
@@ -23,8 +24,9 @@ from shared.contracts.evaluate import (
     TrainingSet,
     report_key,
 )
+from shared.datasets.pseudonyms import dataset_pseudonyms
 from shared.errors import JobError
-from shared.imaging.codec import encode_png
+from shared.imaging.sheet import sheet_png
 from shared.jobs import Context, Plan, Shard, Stage
 
 FEATURES = "features"
@@ -88,9 +90,13 @@ class EvaluateStage(Stage[EvaluateRequest]):
         appearance = Appearance.model_validate(done[APPEARANCE]) if APPEARANCE in done else None
         gaps = class_gaps(store, request, material.real)
         report = summarize(request, material, encoders, appearance, segmenters, gaps)
+        pseudonyms = dataset_pseudonyms(store, material.dataset.request)
+        report = with_pseudonyms(report, report_names(store, material.real, pseudonyms))
         neighbours = encoders[0].nearest if encoders else ()
         pairs = [(neighbour.sample, neighbour.train) for neighbour in neighbours]
-        picture = encode_png(draw_sheet(store, material, pairs))
+        dataset = material.dataset
+        drawn = draw_sheet(store, material, pairs)
+        picture = sheet_png(drawn, dataset.model, dataset.dataset)
         store.put(report_key(request.report, "sheet.png"), picture)
         page = html_report(report, material, picture)
         store.put(report_key(request.report, "report.html"), page.encode())

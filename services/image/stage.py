@@ -13,6 +13,7 @@ from shared.datasets.samples import relabel
 from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
+from shared.imaging.marks import Mark, mark_png
 from shared.imaging.region_sets import load_region_set, read_region
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model
@@ -45,7 +46,7 @@ class ImageStage(Stage[ImageRequest]):
         crops = [_place_crop(store, crop, labels, model, rng) for crop in request.crops]
         generator, _ = open_generator(store, model, context.device, Priority.INTERACTIVE)
         images = generator.generate(labels[None], [crops], [seed], request.sampling(model))
-        store.put(image_key(request.image), encode_png(images[0]))
+        store.put(image_key(request.image), mark_png(encode_png(images[0]), Mark(str(model.ref))))
         return {"images": 1}
 
     def finish(

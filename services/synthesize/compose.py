@@ -10,6 +10,7 @@ from shared.arrays import Float64, UInt8
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import CropOrigin, DatasetRequest, Provenance
 from shared.datasets.map_choice import donors
+from shared.datasets.pseudonyms import Pseudonyms
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, place, take_crop
 from shared.imaging.augment import symmetry
@@ -60,13 +61,20 @@ class Composition:
 class Composer:
     """Composes the conditions of the images of a request.
 
-    The condition of an image depends only on the request, its index and its map.
+    The condition of an image depends only on the request, its index and its map. Without
+    pseudonyms, its provenance has the names of slides and regions.
     """
 
     def __init__(
-        self, request: DatasetRequest, model: ModelRecord, maps: RegionBank, crops: RegionBank
+        self,
+        request: DatasetRequest,
+        model: ModelRecord,
+        maps: RegionBank,
+        crops: RegionBank,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self.request, self.model, self.maps, self.crops = request, model, maps, crops
+        self.pseudonyms = pseudonyms
         self.sampling = request.sampling(model)
         self.rule = CropRule.of(model.recipe.denoiser, model.classes)
 
@@ -89,6 +97,7 @@ class Composer:
         provenance = Provenance(
             key=f"{index:08d}",
             index=index,
+            dataset=request.dataset,
             model=str(request.model_ref),
             weights=model.sha256,
             map_regions=self.maps.name,
@@ -103,6 +112,8 @@ class Composer:
             sampling=self.sampling,
             condition=request.condition,
         )
+        if self.pseudonyms is not None:
+            provenance = self.pseudonyms.hide(provenance)
         return Composition(labels, crops, provenance)
 
     def _crop(

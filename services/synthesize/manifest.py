@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from shared.arrays import Int64
 from shared.contracts.synthesize import dataset_key
 from shared.datasets.samples import Sample
-from shared.storage import Store
+from shared.storage import Store, sha256
 from shared.storage.formats import table_bytes
 
 MANIFEST = pa.schema(
@@ -26,6 +26,8 @@ MANIFEST = pa.schema(
         ("mask", pa.string()),
         ("map_region", pa.string()),
         ("map_slide", pa.string()),
+        ("image_sha256", pa.string()),  # of the pixels, uint8 RGB, row by row
+        ("mask_sha256", pa.string()),  # of the labels, uint8
         ("symmetry", pa.int8()),
         ("seed", pa.int64()),
         ("crop_labels", pa.list_(pa.uint8())),
@@ -75,6 +77,8 @@ def _row(sample: Sample, counts: Int64, shard: str) -> dict[str, object]:
         "mask": f"{source.key}.mask.png",
         "map_region": source.map_region,
         "map_slide": source.map_slide,
+        "image_sha256": sha256(sample.image.tobytes()),
+        "mask_sha256": sha256(sample.labels.tobytes()),
         "symmetry": source.symmetry,
         "seed": source.seed,
         "crop_labels": [crop.label for crop in source.crops],

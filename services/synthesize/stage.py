@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
@@ -16,7 +16,6 @@ from services.synthesize.card import croissant, dataset_card
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import generate_batches, open_generate
 from services.synthesize.manifest import put_rows, write_manifest
-from shared.arrays import UInt8
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import (
     DatasetRecord,
@@ -31,11 +30,11 @@ from shared.datasets.exports import (
     write_coco,
 )
 from shared.datasets.map_choice import plan_maps
-from shared.datasets.preview import PREVIEW_SAMPLES, draw_preview
+from shared.datasets.preview import PREVIEW_SAMPLES, preview_png
+from shared.datasets.pseudonyms import dataset_pseudonyms, reveal, source_names, write_key
 from shared.datasets.region_bank import RegionBank, open_banks
 from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
 from shared.errors import InputError, JobError
-from shared.imaging.codec import encode_png
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model, weights_origin
 from shared.storage import Store, sha256, sha256_file
@@ -63,6 +62,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         keys = pa.DictionaryArray.from_arrays(pa.array(chosen), pa.array(maps.keys))
         table = table_bytes(pa.table({"region": keys}), row_group_size=CHOICE_ROWS)
         context.store.put(dataset_key(request.dataset, "choices.parquet"), table)
+        write_key(context.store, request)
         starts = range(0, request.images, request.shard_size)
         return Plan(
             phases=(
@@ -86,7 +86,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         model = _model(store, request)
         generate, at_a_time = open_generate(context, request, model)
         maps, crops = open_banks(store, request, model)
-        composer = Composer(request, model, maps, crops)
+        composer = Composer(request, model, maps, crops, dataset_pseudonyms(store, request))
         chosen = [maps.numbers[key] for key in _choices(store, request.dataset, start, stop)]
 
         def batches() -> Iterator[list[Composition]]:
@@ -151,8 +151,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
         _write_exports(store, record, numbers)
         _, crops = open_banks(store, request, model)
         shown = list(itertools.islice(read_shard(store.get(shards[0])), PREVIEW_SAMPLES))
-        preview = _preview(shown, crops, model)
-        store.put(dataset_key(request.dataset, "preview.png"), encode_png(preview))
+        preview = _preview(shown, crops, model, source_names(store, record))
+        store.put(dataset_key(request.dataset, "preview.png"), preview)
         digests = {
             f"shards/{int(part['number']):06d}.tar": str(part["sha256"])
             for part in done.values()
@@ -258,9 +258,12 @@ def _write_exports(store: Store, record: DatasetRecord, numbers: list[int]) -> N
             write_coco(file, record.classes, parts("images"), parts("annotations"), head)
 
 
-def _preview(samples: list[Sample], crops: RegionBank, model: ModelRecord) -> UInt8:
-    """Draw samples of a dataset in rows: label maps, crops, synthetic images."""
+def _preview(
+    samples: list[Sample], crops: RegionBank, model: ModelRecord, names: Mapping[str, str]
+) -> bytes:
+    """Draw samples of a dataset in rows, as PNG: label maps, crops, synthetic images."""
     canvases = [
-        draw_crops(recut_crops(sample.provenance, crops.pixels), model.size) for sample in samples
+        draw_crops(recut_crops(reveal(sample.provenance, names), crops.pixels), model.size)
+        for sample in samples
     ]
-    return draw_preview(samples, model.classes, canvases)
+    return preview_png(samples, model.classes, canvases)

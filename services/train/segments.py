@@ -25,8 +25,7 @@ from shared.datasets.samples import draw_crops
 from shared.diffusion.autoencoder import Autoencoder, encode_raw, make_vae, to_unit
 from shared.diffusion.gpu import prepare_vae
 from shared.diffusion.pipeline import HeteroTissuePipeline
-from shared.imaging.codec import encode_png
-from shared.imaging.sheet import colorize, sheet
+from shared.imaging.sheet import colorize, sheet, sheet_png
 from shared.seeds import image_seed
 
 NORMALIZATION_IMAGES = 256
@@ -110,7 +109,8 @@ def denoiser_segment(
     if stop // every > start // every or stop == recipe.steps:
         training.use_average()
         picture = _sample_sheet(run, HeteroTissuePipeline(vae, denoiser), batches)
-        run.store.put(run.key(f"samples/{stop:08d}.png"), encode_png(picture))
+        model = str(run.request.model_ref)
+        run.store.put(run.key(f"samples/{stop:08d}.png"), sheet_png(picture, model))
     return progress
 
 

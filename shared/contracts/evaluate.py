@@ -95,7 +95,7 @@ class TrainingSet(StrEnum):
 class RealSplit(ReportPart):
     """The real regions of one split that a report uses: for training, or for testing."""
 
-    slides: tuple[str, ...]
+    slides: tuple[str, ...] = Field(description="pseudonyms of the dataset; names in older reports")
     regions: int = Field(description="number of regions")
     patients: int | None = Field(None, description="number of patients; None if one is not known")
     classes: dict[str, int] = Field(

@@ -1,6 +1,7 @@
 """Synthesize: a dataset request → images with their label maps and provenance.
 
 datasets/<id>/choices.parquet       the map chosen for every image; written by the plan
+datasets/<id>/pseudonyms.key        key of the names by which the dataset calls its sources
 datasets/<id>/shards/<n>.tar        WebDataset: <key>.png, <key>.mask.png, <key>.json
 datasets/<id>/shards/<n>.parquet    that shard's rows of the manifest
 datasets/<id>/manifest.parquet      one row per image
@@ -9,6 +10,8 @@ datasets/<id>/README.md             dataset card
 datasets/<id>/croissant.json        dataset card for machines
 datasets/<id>/dataset.json          DatasetRecord
 datasets/<id>/exports/<format>/…    the requested exports
+
+What `PRIVATE` names stays in the store; the rest may leave it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ Condition = Literal["both", "map", "crops", "none"]
 ExportFormat = Literal["folder", "coco", "geojson"]
 FolderFormat = Literal["folder", "coco", "geojson", "webdataset", "parquet"]
 """What `htd export` writes; datasets in the store are WebDataset shards already."""
+
+PSEUDONYM_KEY = "pseudonyms.key"
+PRIVATE = ("submission.json", "choices.parquet", PSEUDONYM_KEY)
+"""Files of a dataset that no archive and no download contains."""
 
 
 class MapSource(Contract):
@@ -218,8 +225,8 @@ class CropOrigin(Contract):
     """The origin of a crop and its place in the image, in pixels at the model's mpp."""
 
     label: int = Field(ge=0)
-    region: str = Field(description="key of the region that the crop was cut from")
-    slide: str
+    region: str = Field(description="pseudonym of the region that the crop was cut from")
+    slide: str = Field(description="pseudonym of its slide")
     x: int = Field(description="left upper corner in that region")
     y: int
     side: int
@@ -228,15 +235,19 @@ class CropOrigin(Contract):
 
 
 class Provenance(Contract):
-    """The sources and settings of one image: `<key>.json` in its shard."""
+    """The sources and settings of one image: `<key>.json` in its shard.
+
+    Slides and regions have pseudonyms (`shared.datasets.pseudonyms`); older datasets name them.
+    """
 
     key: Name
     index: int
+    dataset: str | None = Field(None, description="name of the dataset; None in older ones")
     model: str = Field(description="<name>/<version>")
     weights: dict[str, str] = Field(description="file → SHA-256 of the model's weights")
     map_regions: str = Field(description="region set of the map")
-    map_region: str = Field(description="key of the map's region")
-    map_slide: str
+    map_region: str = Field(description="pseudonym of the map's region")
+    map_slide: str = Field(description="pseudonym of its slide")
     map_x: int = Field(description="left upper corner of the window in that region")
     map_y: int
     symmetry: int = Field(ge=0, le=7, description="`which` of shared.imaging.augment.symmetry")

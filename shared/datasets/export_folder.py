@@ -29,9 +29,8 @@ from shared.datasets.exports import (
     sample_files,
     write_coco,
 )
-from shared.datasets.samples import Sample, load_dataset, read_shard
+from shared.datasets.samples import Sample, image_png, load_dataset, mask_png, read_shard
 from shared.errors import InputError
-from shared.imaging.codec import encode_png
 from shared.storage import Store
 
 MARKS = ("README.md", "manifest.parquet", "classes.json")
@@ -147,16 +146,16 @@ def _shard_files(
             if kind == "folder" or kind == "coco" or kind == "geojson":
                 yield from sample_files(sample, record.classes, kind)
         if "geojson" in formats:
-            yield f"images/{sample.provenance.key}.png", encode_png(sample.image)
+            yield f"images/{sample.provenance.key}.png", image_png(sample)
 
 
 def _parquet(shard: bytes) -> bytes:
     """Turn a WebDataset shard into a Parquet table."""
     rows = [
         {
-            "image": {"bytes": encode_png(sample.image), "path": f"{sample.provenance.key}.png"},
+            "image": {"bytes": image_png(sample), "path": f"{sample.provenance.key}.png"},
             "mask": {
-                "bytes": encode_png(sample.labels),
+                "bytes": mask_png(sample),
                 "path": f"{sample.provenance.key}.mask.png",
             },
             "key": sample.provenance.key,

@@ -21,8 +21,9 @@ from rasterio.features import shapes
 
 from shared.contracts.base import Classes
 from shared.contracts.synthesize import DatasetRecord, ExportFormat
-from shared.datasets.samples import Sample
-from shared.imaging.codec import encode_palette_png, encode_png
+from shared.datasets.samples import Sample, image_png
+from shared.imaging.codec import encode_palette_png
+from shared.imaging.marks import mark_png
 
 
 def classes_json(classes: Classes) -> bytes:
@@ -183,7 +184,8 @@ def sample_files(sample: Sample, classes: Classes, kind: ExportFormat) -> list[t
     key = sample.provenance.key
     if kind == "geojson":
         return [(f"geojson/{key}.geojson", geojson_bytes(sample, classes))]
-    files = [(f"images/{key}.png", encode_png(sample.image))]
+    files = [(f"images/{key}.png", image_png(sample))]
     if kind == "folder":
-        files.append((f"masks/{key}.png", encode_palette_png(sample.labels, classes.colors)))
+        mask = encode_palette_png(sample.labels, classes.colors)
+        files.append((f"masks/{key}.png", mark_png(mask, sample.mark)))
     return files

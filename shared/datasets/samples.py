@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -14,9 +14,11 @@ from shared.contracts.base import Classes, Split
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet
 from shared.contracts.synthesize import DatasetRecord, Provenance, dataset_key
+from shared.datasets.pseudonyms import reveal
 from shared.diffusion.crops import Crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
+from shared.imaging.marks import Mark, mark_png
 from shared.imaging.region_sets import RegionIndex
 from shared.storage import Store
 from shared.storage.formats import unpack_tar
@@ -35,14 +37,29 @@ class Sample(NamedTuple):
     labels: UInt8
     provenance: Provenance
 
+    @property
+    def mark(self) -> Mark:
+        """What the PNGs of the image and of its label map say of themselves."""
+        return Mark(self.provenance.model, self.provenance.dataset, self.provenance.key)
+
 
 def shard_members(samples: Sequence[Sample]) -> Iterator[tuple[str, bytes]]:
     """Yield the name and content of each file of a WebDataset shard."""
     for sample in samples:
         key = sample.provenance.key
         yield f"{key}.json", sample.provenance.model_dump_json(indent=1).encode()
-        yield f"{key}.mask.png", encode_png(sample.labels)
-        yield f"{key}.png", encode_png(sample.image)
+        yield f"{key}.mask.png", mask_png(sample)
+        yield f"{key}.png", image_png(sample)
+
+
+def image_png(sample: Sample) -> bytes:
+    """Encode an image as PNG, marked as synthetic."""
+    return mark_png(encode_png(sample.image), sample.mark)
+
+
+def mask_png(sample: Sample) -> bytes:
+    """Encode a label map as PNG, marked like its image."""
+    return mark_png(encode_png(sample.labels), sample.mark)
 
 
 def read_shard(data: bytes) -> Iterator[Sample]:
@@ -71,9 +88,18 @@ def load_dataset(store: Store, dataset: str) -> DatasetRecord:
 
 
 class DatasetIndex:
-    """Random access to the samples of a dataset, without holding them in memory."""
+    """Random access to the samples of a dataset, without holding them in memory.
 
-    def __init__(self, store: Store, record: DatasetRecord) -> None:
+    Args:
+        store: holds the shards.
+        record: the dataset.
+        names: pseudonym → name, to see the names of slides and regions instead of pseudonyms.
+    """
+
+    def __init__(
+        self, store: Store, record: DatasetRecord, names: Mapping[str, str] | None = None
+    ) -> None:
+        self._names = names or {}
         self._entries = []
         for shard in record.shards:
             path = store.local(shard)
@@ -93,7 +119,7 @@ class DatasetIndex:
         path, spans = self._entries[index]
         with path.open("rb") as file:
             file.seek(spans[0][0])
-            return Provenance.model_validate_json(file.read(spans[0][1]))
+            return reveal(Provenance.model_validate_json(file.read(spans[0][1])), self._names)
 
     def __getitem__(self, index: int) -> Sample:
         path, spans = self._entries[index]
@@ -102,7 +128,7 @@ class DatasetIndex:
             for offset, size in spans:
                 file.seek(offset)
                 bodies.append(file.read(size))
-        provenance = Provenance.model_validate_json(bodies[0])
+        provenance = reveal(Provenance.model_validate_json(bodies[0]), self._names)
         return Sample(decode_png(bodies[2]), decode_png(bodies[1]), provenance)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from shared.arrays import UInt8
+from shared.imaging.codec import encode_png
+from shared.imaging.marks import Mark, mark_png
 
 Color = tuple[int, int, int]
 
@@ -86,3 +88,15 @@ def _legend_lines(
         lines[-1].append((name, color))
         used += need
     return lines
+
+
+def sheet_png(picture: UInt8, model: str, dataset: str | None = None) -> bytes:
+    """Encode a sheet that shows synthetic images beside others, marked as such.
+
+    Args:
+        picture: uint8 RGB (height, width, 3), by `sheet`.
+        model: `<name>/<version>` of the model that made the images.
+        dataset: name of their dataset, if they have one.
+    """
+    mark = Mark(model, dataset, source="compositeWithTrainedAlgorithmicMedia")
+    return mark_png(encode_png(picture), mark)

@@ -36,6 +36,8 @@ from shared.contracts.evaluate import EvaluateRequest, Report, TrainingSet
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
+from shared.datasets.pseudonyms import source_names
+from shared.datasets.samples import load_dataset
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import region_table
@@ -311,10 +313,13 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     report = store.get_json("reports/r/report.json")
     assert report["held_out"] is True
     assert report["cautions"] == []
+    names = source_names(store, load_dataset(store, "d"))
+    (tested,) = report["real_test"]["slides"]
+    assert names[tested] == "slide-c"
     assert report["real_test"] == {
-        "slides": ["slide-c"], "regions": 6, "patients": None, "classes": {},
+        "slides": [tested], "regions": 6, "patients": None, "classes": {},
     }  # fmt: skip
-    assert report["real_train"]["slides"] == ["slide-a", "slide-b"]
+    assert [names[name] for name in report["real_train"]["slides"]] == ["slide-a", "slide-b"]
     assert report["real_train"]["regions"] == 12
     (found,) = report["fidelity"]
     assert found["encoder"] == "embedded"

@@ -28,6 +28,7 @@ from shared.contracts.synthesize import (
 from shared.datasets.export_folder import export_dataset
 from shared.datasets.exports import coco_annotations, geojson_bytes, run_lengths
 from shared.datasets.map_choice import balance, choose_maps, donors
+from shared.datasets.pseudonyms import reveal, source_names
 from shared.datasets.samples import (
     DatasetIndex,
     Sample,
@@ -68,8 +69,14 @@ def synthesize(store: DirectoryStore, **fields: object) -> JobStatus:
 
 
 def samples(store: DirectoryStore, dataset: str = "d") -> list[Sample]:
+    """Return the samples of a dataset, with the names of their slides and regions."""
     record = load_dataset(store, dataset)
-    return [sample for shard in record.shards for sample in read_shard(store.get(shard))]
+    names = source_names(store, record)
+    return [
+        sample._replace(provenance=reveal(sample.provenance, names))
+        for shard in record.shards
+        for sample in read_shard(store.get(shard))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +97,8 @@ def test_writes_shards_manifest_and_record(made: DirectoryStore) -> None:
     for row, sample in zip(rows, found, strict=True):
         shares = np.bincount(sample.labels.ravel(), minlength=3) / sample.labels.size
         assert row["fractions"] == pytest.approx(shares.tolist(), abs=1e-6)
-        assert row["map_region"] == sample.provenance.map_region
+        named = source_names(made, record)
+        assert named[row["map_region"]] == sample.provenance.map_region
     labels = np.stack([sample.labels for sample in found])
     tumor = (labels == 2).sum() / (labels > 0).sum()
     assert record.proportions["tumor"] == pytest.approx(tumor, abs=1e-5)

@@ -38,17 +38,15 @@ from shared.contracts.gateway import (
 )
 from shared.contracts.jobs import State
 from shared.contracts.models import ModelRef
-from shared.contracts.synthesize import DatasetRequest, dataset_key
-from shared.datasets.preview import PREVIEW_SAMPLES, draw_preview
+from shared.contracts.synthesize import PRIVATE, DatasetRequest, dataset_key
+from shared.datasets.preview import PREVIEW_SAMPLES, preview_png
 from shared.datasets.samples import Sample, read_members
-from shared.imaging.codec import encode_png
 from shared.jobs import Ledger, names
 from shared.models import read_model
 from shared.queue.redis_state import RedisLeases
 from shared.storage import ReadOnceStore, Store, sha256
 
 LINK_SECONDS = 3600
-PRIVATE_FILES = ("submission.json", "choices.parquet")
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -274,7 +272,7 @@ def preview_dataset(own: Readable) -> Response:
         raise _not_yet(own, "no shard is finished")
     request = own.submission.request
     model = read_model(own.store, request.model_ref)
-    picture = encode_png(draw_preview(_first_samples(own.store, key), model.classes))
+    picture = preview_png(_first_samples(own.store, key), model.classes)
     return Response(picture, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
@@ -342,7 +340,7 @@ def download_file(
     wanted: Wanted,
 ) -> Response:
     """Download a file of a dataset, or a range of its bytes."""
-    if path.endswith(PRIVATE_FILES):
+    if path.endswith(PRIVATE):
         raise ProblemError(404, "not-found", f"dataset {own.name!r} has no file {path!r}")
     key = dataset_key(own.name, path)
     return send_object(own.store, key, wanted, "application/octet-stream", PurePosixPath(path).name)
@@ -371,7 +369,7 @@ def _members(own: OwnDataset) -> Iterator[tuple[str, str]]:
         name = key.removeprefix(prefix)
         # The manifest repeats the rows of these tables.
         is_shard_table = name.startswith("shards/") and name.endswith(".parquet")
-        if name not in PRIVATE_FILES and not is_shard_table:
+        if name not in PRIVATE and not is_shard_table:
             yield f"{own.name}/{name}", key
 
 
