@@ -36,8 +36,8 @@ from shared.imaging import slide as slides
 from shared.imaging import tiff as tiff_slides
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_sets import RegionIndex, load_region_set
-from shared.imaging.slide import Bounds, DamagedError, Slide
 from shared.imaging.sandboxed_slide import open_source
+from shared.imaging.slide import Bounds, DamagedError, Slide
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
 from tests.formats.slide_files import (

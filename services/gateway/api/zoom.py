@@ -26,8 +26,8 @@ from shared.contracts.base import Classes, class_color
 from shared.errors import InputError
 from shared.imaging.codec import encode_palette_png, encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
-from shared.imaging.slide import WINDOW_PIXELS, Slide
 from shared.imaging.sandboxed_slide import open_source
+from shared.imaging.slide import WINDOW_PIXELS, Slide
 from shared.imaging.stored_slides import local_source
 from shared.storage import Store, sha256
 
