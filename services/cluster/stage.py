@@ -226,7 +226,7 @@ def _keep_names(store: Store, request: ClusterRequest, centroids: bytes) -> None
 
 
 def _load(store: Store, key: str) -> Float32:
-    array: Float32 = np.load(io.BytesIO(store.get(key)), allow_pickle=False)
+    array: Float32 = np.load(io.BytesIO(store.get(key)), allow_pickle=False)  # noqa: TID251 - our own
     return array
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
-from PIL import Image
 
 from services.gateway.api.access import Caller, MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
@@ -19,6 +18,7 @@ from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import slide_key
 from shared.imaging.label_map import LabelMap
+from shared.imaging.pictures import open_picture
 from shared.storage import sha256
 from shared.tissue_types import classes_of, read_types
 
@@ -113,7 +113,7 @@ def _read_map(path: FilePath, version: str) -> tuple[UInt8, float]:
     if path.suffix == ".tif":
         with LabelMap(path) as opened:
             return opened.whole(), opened.mpp
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         return np.asarray(image.convert("L")), 0.0
 
 
