@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from services.gateway.api.access import Caller, MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
 from services.gateway.api.slide_lookup import SlideName, ingested, name_in
+from services.gateway.api.slide_threads import reads_slide
 from services.gateway.api.zoom import Level, TileNumber, colored, zoom_of
 from shared.arrays import Float64, UInt8
 from shared.contracts.base import Name
@@ -36,6 +37,7 @@ Picture = drawing("image/png")
 
 
 @router.get("/tissue/{level}/{column}_{row}.png", response_class=Response, responses=Picture)
+@reads_slide
 def get_tissue_tile(
     slide: SlideName,
     level: Level,
@@ -62,6 +64,7 @@ def get_tissue_tile(
 @router.get(
     "/clusters/{run}/{level}/{column}_{row}.png", response_class=Response, responses=Picture
 )
+@reads_slide
 def get_type_tile(
     slide: SlideName,
     run: Run,
