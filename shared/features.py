@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
+from pydantic import Field, ValidationError
 
 from shared.arrays import Float32, Int64
+from shared.contracts.base import Contract
 from shared.contracts.ingest import PatchGrid, SlideRecord
 from shared.errors import InputError
+from shared.features_reader import packed_limit
+from shared.sandbox import ANSWER_BYTES, open_sandboxed
 
-MAX_DATASET_BYTES = 16 << 30
-"""Largest dataset of a foreign file: some two million patches of 2,048 numbers."""
 
-LARGEST = float(np.finfo(np.float16).max)
-"""Largest magnitude of a feature. Encoders give numbers near 1; sums of squares of far larger
-ones overflow."""
+class FeaturesFacts(Contract):
+    """What the reading process says about a features file."""
 
-ROWS_AT_ONCE = 65536
-
-_ATTRIBUTES = (
-    "patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap",
-    "level0_width", "level0_height", "patch_level", "downsample", "custom_downsample", "level_dim",
-)  # fmt: skip
-"""Attributes of `coords` that are numbers or pairs of numbers: TRIDENT's, then CLAM's."""
+    patches: int = Field(ge=0, le=1 << 31)
+    dim: int = Field(ge=1, le=1 << 20)
+    stated: dict[str, float]
+    slide: str | None = Field(max_length=4096)
 
 
 @dataclass(frozen=True)
@@ -105,164 +104,82 @@ def magnification(mpp: float) -> float:
     return float(f"{10 / mpp:.6g}")
 
 
-def read_features(path: Path, name: str | None = None) -> PatchFeatures:
-    """Read a features file of this project, TRIDENT or CLAM.
-
-    A batch axis of length 1, as in (1, N, D), is dropped.
+class FeaturesFile:
+    """An open features file of this project, TRIDENT or CLAM, which the sandbox reads.
 
     Args:
         path: the .h5 file.
         name: name of the file in messages; None: that of `path`.
 
+    Attributes:
+        coords: int64 (N, 2), level-0 x and y of each patch's upper left corner.
+        dim: width of the features.
+        stated: as in `PatchFeatures`.
+        slide: as in `PatchFeatures`.
+
     Raises:
         InputError: the file has another layout, its coordinates do not fit its features or are
-            no whole numbers, or features are not finite or beyond ±65,504.
+            no whole numbers, or it states more than it can hold.
     """
-    name = name or path.name
-    try:
-        with h5py.File(path, "r") as file:
-            places, rows = (own_dataset(file, key, name) for key in ("coords", "features"))
-            _check_shapes(name, places.shape, rows.shape)
-            _check_kinds(name, places.dtype, rows.dtype)
-            coords = _whole(name, np.asarray(places).reshape(-1, 2))
-            features = _read_rows(name, rows, len(coords))
-            return PatchFeatures(coords, features, *_attributes(name, places, rows))
-    except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise InputError(
-            f"{name} is not a features file: it needs the HDF5 datasets 'features' (N, D) and "
-            f"'coords' (N, 2) ({error})"
-        ) from error
-    except MemoryError as error:
-        raise InputError(f"{name} does not fit into memory") from error
 
-
-def _check_shapes(name: str, places: tuple[int, ...], rows: tuple[int, ...]) -> None:
-    """Raise `InputError` unless the shapes are (N, 2) and (N, D), or have a batch axis besides."""
-    count = places[-2] if len(places) >= 2 else 0
-    if rows == (0,):
-        raise InputError(f"{name} has no features: the tool found no patches")
-    whole = len(rows) == 1 or (count > 1 and len(rows) >= 2 and set(rows[:-1]) == {1})
-    if whole:
-        raise InputError(
-            f"{name}: features {rows} for coords {places} are one row for the whole slide, as in "
-            "TRIDENT's slide_features folders: import the features of patches"
-        )
-    flat = [tuple(n for n in shape[:-1] if n != 1) or (1,) for shape in (places, rows) if shape]
-    if (
-        len(flat) < 2 or len(places) > 3 or len(rows) > 3 or places[-1] != 2 or len(rows) < 2
-        or len(flat[0]) != 1 or flat[0] != flat[1]
-    ):  # fmt: skip
-        raise InputError(f"{name}: features {rows} and coords {places} do not fit together")
-    if rows[-1] == 0:
-        raise InputError(f"{name}: features {rows} have a width of 0")
-
-
-def _check_kinds(name: str, places: np.dtype[Any], rows: np.dtype[Any]) -> None:
-    if rows.kind in "iu" and rows.itemsize == 2:
-        raise InputError(
-            f"{name}: features are {rows} whole numbers, which may be the bits of 16-bit floating "
-            "point numbers: save them as float16 or float32"
-        )
-    if places.kind not in "iuf":
-        raise InputError(f"{name}: coords are {places}, not numbers")
-
-
-def _whole(name: str, coords: Any) -> Int64:
-    """Return coordinates (N, 2) as int64. Raises `InputError` if they are no whole numbers."""
-    if coords.dtype.kind != "f":
-        if coords.size and int(coords.max()) >= 1 << 53:
-            raise InputError(f"{name}: coords reach {int(coords.max())}, far beyond any slide")
-        return np.asarray(coords, np.int64)
-    rounded = np.round(coords)
-    with np.errstate(invalid="ignore"):
-        right = (np.abs(coords) < 1 << 53) & (np.abs(coords - rounded) < 1e-3)
-    wrong = ~right.all(1)
-    if wrong.any():
-        x, y = coords[wrong][0]
-        raise InputError(
-            f"{name}: {wrong.sum()} of {len(coords)} coords are no whole level-0 pixels, such as "
-            f"({x:g}, {y:g})"
-        )
-    return np.asarray(rounded, np.int64)
-
-
-def _read_rows(name: str, rows: h5py.Dataset, count: int) -> Float32:
-    """Read features as float32 (count, D), block by block. Raises `InputError` for bad values."""
-    features = np.empty((count, rows.shape[-1]), np.float32)
-    axis = next((i for i, n in enumerate(rows.shape[:-1]) if n == count), 0)
-    for start in range(0, count, ROWS_AT_ONCE):
-        part = slice(start, min(count, start + ROWS_AT_ONCE))
-        block = np.asarray(rows[(slice(None),) * axis + (part,)]).reshape(-1, rows.shape[-1])
-        with np.errstate(invalid="ignore"):
-            wrong = ~(np.abs(block) <= LARGEST)
-        if wrong.any():
-            value = block[wrong][0]
-            reason = "not finite" if not np.isfinite(value) else f"beyond ±{LARGEST:,.0f}"
-            raise InputError(
-                f"{name}: {wrong.any(1).sum()} of {len(block)} rows have features that are "
-                f"{reason}, such as {value:g}"
-            )
-        features[part] = block
-    return features
-
-
-def _attributes(
-    name: str, places: h5py.Dataset, rows: h5py.Dataset
-) -> tuple[dict[str, float], str | None]:
-    """Read the attributes of `coords` that are numbers, and the slide's name."""
-    stated: dict[str, float] = {}
-    for key in _ATTRIBUTES:
-        if key not in places.attrs:
-            continue
-        value = places.attrs[key]
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        name = name or path.name
+        self._file = open_sandboxed("shared.features_reader:FeaturesReader", path, name)
         try:
-            number = float(np.ravel(value)[0])
-        except (TypeError, ValueError, IndexError) as error:
-            raise InputError(f"{name}: the attribute {key} is {value!r}, not a number") from error
-        if not np.isfinite(number) or number < 0:
-            raise InputError(f"{name}: the attribute {key} is {number:g}, which cannot be")
-        stated[key] = number
-    for attributes in (places.attrs, rows.attrs):
-        value = attributes.get("name")
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        if isinstance(value, str) and value:
-            return stated, value
-    return stated, None
+            facts = FeaturesFacts.model_validate(self._file.facts)
+            if facts.patches * max(8, facts.dim) > packed_limit(path):
+                raise InputError(f"{name} states more features than it can hold")
+            self.dim, self.stated, self.slide = facts.dim, facts.stated, facts.slide
+            self.coords: Int64 = self._read("coords", 0, facts.patches, 2, np.int64)
+        except ValidationError as error:
+            self._file.close()
+            raise InputError(f"{name} states what no features file does: {error}") from error
+        except InputError:
+            self._file.close()
+            raise
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    def features(self, start: int = 0, stop: int | None = None) -> Float32:
+        """Read the features of consecutive patches: float32 (n, dim).
+
+        Raises:
+            InputError: they are not finite or beyond ±65,504, or cannot be read.
+        """
+        stop = len(self) if stop is None else min(stop, len(self))
+        return np.asarray(self._read("features", start, stop, self.dim, np.float32), np.float32)
+
+    def _read(self, what: str, start: int, stop: int, width: int, dtype: Any) -> Any:
+        out = np.empty((stop - start, width), dtype)
+        step = max(1, ANSWER_BYTES // (width * out.itemsize))
+        for at in range(start, stop, step):
+            end = min(stop, at + step)
+            out[at - start : end - start] = self._file.read(
+                [what, at, end], (end - at, width), dtype
+            )
+        return out
+
+    def __enter__(self) -> FeaturesFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
 
 
-def own_dataset(file: h5py.File, name: str, where: str | None = None) -> h5py.Dataset:
-    """Return a dataset of numbers whose values lie in the file itself.
-
-    HDF5 follows links, external storage and virtual datasets to any file that the process may
-    read, so a foreign file must not have them.
-
-    Args:
-        file: the open file.
-        name: name of the dataset.
-        where: name of the file in messages; None: its own.
+def read_features(path: Path, name: str | None = None) -> PatchFeatures:
+    """Read a whole features file; see `FeaturesFile`.
 
     Raises:
-        KeyError: the file has no such dataset.
-        InputError: the dataset lies elsewhere, holds no numbers, or is larger than the file.
+        InputError: as `FeaturesFile`, or features are not finite or beyond ±65,504.
     """
-    link = file.get(name, getlink=True)
-    if link is None:
-        raise KeyError(f"no dataset {name!r}")
-    item = file[name] if isinstance(link, h5py.HardLink) else None
-    where = where or Path(file.filename).name
-    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
-        raise InputError(
-            f"{where}: {name!r} is not a dataset of this file but a group, a link, external "
-            "storage or a virtual dataset: copy the values into the file"
-        )
-    try:
-        dtype = item.dtype
-    except TypeError as error:
-        raise InputError(f"{where}: {name!r} holds no numbers ({error})") from error
-    if item.shape is None or dtype.kind not in "iuf":
-        raise InputError(f"{where}: {name!r} holds {dtype}, not an array of real numbers")
-    limit = MAX_DATASET_BYTES if item.chunks else Path(file.filename).stat().st_size
-    if item.nbytes > limit:
-        raise InputError(f"{where}: {name!r} states {item.nbytes:,} bytes, at most {limit:,} fit")
-    return item
+    with FeaturesFile(path, name) as file:
+        try:
+            return PatchFeatures(file.coords, file.features(), file.stated, file.slide)
+        except MemoryError as error:
+            raise InputError(f"{name or path.name} does not fit into memory") from error

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from heterotissue.sources.annotations import ENDINGS, MASK_ENDINGS, is_mask
-from heterotissue.sources.companions import HAMAMATSU, companions, hamamatsu_parts
 from heterotissue.sources.dicom import Instance, is_dicom, one_slide_each, read_instance
 from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
 from shared.errors import InputError
+from shared.imaging.companions import HAMAMATSU, companions, hamamatsu_parts
 from shared.imaging.zarr_slide import is_zarr, zarr_files
 
 SLIDES = {
@@ -276,7 +276,7 @@ def _parts(path: Path) -> list[Path]:
         return []
     try:
         return hamamatsu_parts(path)
-    except OSError:
+    except (InputError, OSError):
         return []
 
 

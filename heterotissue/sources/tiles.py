@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from heterotissue.sources.annotations import MASKS, Labels, is_mask
 from heterotissue.sources.files import UNFINISHED, unusable, walk
@@ -23,6 +21,7 @@ from heterotissue.sources.tables import SPLITS
 from shared.contracts.base import Classes, Split
 from shared.contracts.ingest import TILE_COLUMNS, check_divided, tiles_key
 from shared.errors import InputError
+from shared.imaging.pictures import open_picture
 from shared.patients import known_origin
 from shared.storage import Store, content_hash, sha256, sha256_file
 from shared.storage.formats import table_bytes
@@ -226,11 +225,9 @@ def _hash(path: Path) -> str:
 def _side(path: Path) -> int:
     """Return a tile's smaller side in pixels, from its header. Raises `InputError`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return min(image.size)
-    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        with open_picture(path) as image:
+            return min(image.size)
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError("cannot be read as an image: is it damaged?") from error
 
 

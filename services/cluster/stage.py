@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import cv2
-import h5py
 import numpy as np
 import pyarrow as pa
 import safetensors.torch
@@ -27,7 +26,7 @@ from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, 
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
 from shared.errors import InputError
-from shared.features import own_dataset
+from shared.features import FeaturesFile
 from shared.imaging.stored_slides import read_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import Store, sha256
@@ -177,18 +176,17 @@ def _check_samples(store: Store, request: ClusterRequest, training: list[str]) -
 def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple[Int64, Float32]]:
     """Yield coordinates (n, 2) and features (n, d) of a slide's patches, chunk by chunk."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
-    with h5py.File(path, "r") as file:
-        coords, features = own_dataset(file, "coords"), own_dataset(file, "features")
-        for start in range(0, len(features), PATCHES_AT_ONCE):
-            part = slice(start, start + PATCHES_AT_ONCE)
-            yield np.asarray(coords[part], np.int64), np.asarray(features[part], np.float32)
+    with FeaturesFile(path) as file:
+        for start in range(0, len(file), PATCHES_AT_ONCE):
+            end = start + PATCHES_AT_ONCE
+            yield file.coords[start:end], file.features(start, end)
 
 
 def _sample(request: ClusterRequest, slide: str, store: Store) -> dict[str, Any]:
     """Write a slide's diverse sample, chosen from a random pool to bound memory and time."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
-    with h5py.File(path, "r") as file:
-        total, width = own_dataset(file, "features").shape
+    with FeaturesFile(path) as file:
+        total, width = len(file), file.dim
     drawn = np.random.default_rng([request.seed, 2]).permutation(total)
     wanted = np.zeros(total, bool)
     wanted[drawn[: POOL_FACTOR * request.sample_per_slide]] = True
@@ -228,7 +226,7 @@ def _keep_names(store: Store, request: ClusterRequest, centroids: bytes) -> None
 
 
 def _load(store: Store, key: str) -> Float32:
-    array: Float32 = np.load(io.BytesIO(store.get(key)), allow_pickle=False)
+    array: Float32 = np.load(io.BytesIO(store.get(key)), allow_pickle=False)  # noqa: TID251 - our own
     return array
 
 

@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import cv2
-import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import safetensors.torch
@@ -30,7 +29,7 @@ from shared.contracts.ingest import (
 )
 from shared.encoders import REGISTRY, load_encoder
 from shared.errors import InputError
-from shared.features import read_features, write_features
+from shared.features import FeaturesFile, read_features, write_features
 from shared.imaging.slide import DamagedError, Slide
 from shared.imaging.stored_slides import open_slide, read_record
 from shared.jobs import Context, Plan, Shard, Stage
@@ -328,8 +327,8 @@ def _embed(
         about = (encoder.dim, slide_record, grid, request.encoder)
         write_features(path, coords, batches(), *about)
         if len(kept) < len(coords):  # the rows of unreadable patches are still empty
-            with h5py.File(path) as file:
-                features = np.asarray(file["features"][: len(kept)])
+            with FeaturesFile(path) as file:
+                features = file.features(0, len(kept))
             write_features(path, coords[kept], [features], *about)
         digest = sha256_file(path)
     return {

@@ -10,15 +10,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.errors import InputError
 from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
+from shared.imaging.pictures import open_picture
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.stored_slides import local_source
+from shared.imaging.tiff_facts import tiff_size
 from shared.imaging.windows import choose_windows
 from shared.storage import Store, sha256, sha256_file
 
@@ -220,13 +222,13 @@ def read_upright(path: Path) -> tuple[UInt8, int]:
     damaged = InputError(f"{path.name} cannot be read as an image: is it damaged?")
     turn = 1
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             _check_side(path, *picture.size)
             turn = int(picture.getexif().get(ORIENTATION, 1))
             picture.load()  # OpenCV fills what a truncated file lacks
     except UnidentifiedImageError:
-        pass  # such as TIFFs of 16 bits, which only OpenCV reads
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        _check_side(path, *tiff_size(path))  # such as TIFFs of 16 bits, which only OpenCV reads
+    except (OSError, ValueError, SyntaxError) as error:
         raise damaged from error
     data = np.fromfile(path, np.uint8)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

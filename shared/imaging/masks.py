@@ -13,13 +13,13 @@ import numpy as np
 import rasterio
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, spelling
 from shared.errors import InputError
+from shared.imaging.pictures import open_picture
 
 MAX_PIXELS = 500_000_000
 """Largest number of pixels of a mask that is no TIFF."""
@@ -33,6 +33,9 @@ STRIP = 1024
 EXACT = {"NONE", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS", "ZSTD", "LZMA", "CCITTRLE",
          "CCITTFAX3", "CCITTFAX4"}  # fmt: skip
 """Compressions of TIFF that keep every value."""
+
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+"""Options of GDAL that keep it from the files beside a mask (.aux.xml, .ovr, .msk)."""
 
 ORIENTATION = 274
 """EXIF and TIFF tag of the orientation; 1 is upright."""
@@ -193,7 +196,7 @@ def _open_image(path: Path, driver: str) -> Mask:
                     )
                 # tifffile writes arrays of booleans so, without turning them round.
                 inverted = not page.software.startswith("tifffile")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), rasterio.Env(**ALONE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         data = rasterio.open(path, driver=driver, sharing=False)
     width, height, bands = data.width, data.height, data.count
@@ -206,7 +209,7 @@ def _open_image(path: Path, driver: str) -> Mask:
                 f"mask {path.name} has {width}×{height} px, more than {MAX_PIXELS // 10**6} "
                 "million: save it as a tiled TIFF"
             )
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             orientation = int(image.getexif().get(ORIENTATION, 1))
     if bands not in {1, 2, 3, 4}:
         raise InputError(f"mask {path.name} has {bands} channels: save it with one")

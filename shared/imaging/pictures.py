@@ -5,7 +5,9 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -14,7 +16,43 @@ from shared.errors import InputError
 MAX_PLAIN_PIXELS = 500_000_000
 """Largest number of pixels of a plain image; decoded, it takes 4 bytes per pixel."""
 
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+"""Pillow's names of the formats that are opened. It knows others that start programs (EPS) or
+are hardly tested against hostile files."""
+
 _opening = threading.Lock()
+
+
+def open_picture(
+    source: Path | IO[bytes], name: str = "", formats: Sequence[str] = FORMATS
+) -> Image.Image:
+    """Open a picture without decoding it. All pictures are opened here.
+
+    Args:
+        source: the file.
+        name: its name in messages; default: that of the path.
+        formats: Pillow's names of the formats that it may have.
+
+    Raises:
+        InputError: it has more than `MAX_PLAIN_PIXELS`.
+        UnidentifiedImageError: it is in no such format.
+        OSError, ValueError, SyntaxError: it is damaged.
+    """
+    with _opening:  # Pillow's own limit is lower
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(source, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if image.width * image.height > MAX_PLAIN_PIXELS:
+        image.close()
+        name = name or (source.name if isinstance(source, Path) else "a picture")
+        raise InputError(
+            f"{name} is a plain image of {image.width}×{image.height} px; at most "
+            f"{MAX_PLAIN_PIXELS // 10**6} megapixels are read whole: make it a pyramidal TIFF "
+            "first (vips tiffsave --tile --pyramid)"
+        )
+    return image
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -24,14 +62,7 @@ def read_picture(path: Path) -> Image.Image:
         InputError: the file is no image, is damaged, or has more than `MAX_PLAIN_PIXELS`.
     """
     try:
-        image = _open(path)
-        if image.width * image.height > MAX_PLAIN_PIXELS:
-            image.close()
-            raise InputError(
-                f"{path.name} is a plain image of {image.width}×{image.height} px; at most "
-                f"{MAX_PLAIN_PIXELS // 10**6} megapixels are read whole: make it a pyramidal TIFF "
-                "first (vips tiffsave --tile --pyramid)"
-            )
+        image = open_picture(path)
         image.load()
     except UnidentifiedImageError as error:
         raise InputError(
@@ -44,13 +75,3 @@ def read_picture(path: Path) -> Image.Image:
             "again from its source"
         ) from error
     return image
-
-
-def _open(path: Path) -> Image.Image:
-    """Open an image without Pillow's own limit, which is lower than `MAX_PLAIN_PIXELS`."""
-    with _opening:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(path)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit

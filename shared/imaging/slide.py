@@ -13,7 +13,7 @@ from PIL import Image
 
 from shared.arrays import UInt8
 from shared.errors import InputError
-from shared.imaging.slide_files import open_source
+from shared.imaging.sandboxed_slide import open_source
 
 MAX_UPSAMPLING = 1.1
 """Largest factor by which a read may be finer than level 0."""

@@ -33,6 +33,9 @@ UNITS = {
 RESOLUTION_UNITS = {2: 25400.0, 3: 1e4}
 """Value of the tag ResolutionUnit → µm; 1 means that the numbers have no unit."""
 
+MAX_TILE_PIXELS = 1 << 26
+"""Largest tile of a TIFF, pixels. OpenSlide takes memory for a whole tile before it reads one."""
+
 TIFF_ERRORS = (
     tifffile.TiffFileError, OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError,
     AttributeError, ZeroDivisionError, MemoryError, struct.error,
@@ -44,6 +47,20 @@ def is_tiff(path: Path) -> bool:
     """Tell whether a file begins as TIFF does."""
     with path.open("rb") as file:
         return file.read(4) in MAGIC
+
+
+def tiff_size(path: Path) -> tuple[int, int]:
+    """Return the width and height that a TIFF's first page states.
+
+    Raises:
+        InputError: the file is no TIFF, or damaged.
+    """
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as tiff:
+            page = tiff.pages.first
+            return int(page.imagewidth), int(page.imagelength)
+    except TIFF_ERRORS as error:
+        raise InputError(f"{path.name} cannot be read as an image: is it damaged?") from error
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,7 @@ def inspect(path: Path) -> TiffFacts:
     try:
         with tifffile.TiffFile(path, _multifile=False) as tiff:
             pages = list(tiff.pages)
+            tile = max((p.tilewidth * p.tilelength for p in map(_keyframe, pages)), default=0)
             nested = [part for page in pages for part in (getattr(page, "pages", None) or ())]
             ends = [end for page in (*pages, *nested) for end in (_end(tiff, page), _pixels(page))]
             complete = bool(pages) and _next(tiff, pages[-1]) == 0 and max(ends) <= size
@@ -81,12 +99,22 @@ def inspect(path: Path) -> TiffFacts:
             facts = TiffFacts(maker, bool(first.subifds or tiff.is_ome), orientation)
     except TIFF_ERRORS:
         complete = False
+    if complete and tile > MAX_TILE_PIXELS:
+        raise InputError(
+            f"{path.name} has tiles of {tile >> 20} megapixels; at most {MAX_TILE_PIXELS >> 20} "
+            "are decoded at once: make it a tiled TIFF (vips tiffsave --tile --pyramid)"
+        )
     if not complete:
         raise InputError(
             f"{path.name} is damaged or incomplete: the file ends before its pixels do, or its "
             "directories cannot be read. Copy it again from its source"
         )
     return facts
+
+
+def _keyframe(page: Any) -> Any:
+    """Return the page that states the layout of a page."""
+    return page.keyframe
 
 
 def _tags(tiff: tifffile.TiffFile, page: Any) -> list[bytes]:

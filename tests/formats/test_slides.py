@@ -31,13 +31,13 @@ from shared.contracts.ingest import (
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.features import read_features
-from shared.imaging import pictures
+from shared.imaging import pictures, slide_files
 from shared.imaging import slide as slides
 from shared.imaging import tiff as tiff_slides
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.imaging.sandboxed_slide import open_source
 from shared.imaging.slide import Bounds, DamagedError, Slide
-from shared.imaging.slide_files import open_source
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
 from tests.formats.slide_files import (
@@ -221,8 +221,9 @@ def test_every_layout_of_tiff_gives_the_same_pixels(
     separate = options.get("planarconfig") == "separate"
     stored = np.moveaxis(image, -1, 0) if separate else image
     options = {"photometric": "rgb", "metadata": None} | options
-    tifffile.imwrite(tmp_path / "a.tif", stored, **options)
-    with Slide.open(tmp_path / "a.tif", 1.0) as slide:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stored, **options)
+    with Slide(path, slide_files.open_source(path), 1.0) as slide:
         assert (slide.width, slide.height) == (460, 500)
         assert np.array_equal(slide.read(0, 0, (460, 500), 1.0), image)
         window = slide.read(450, -5, (20, 15), 1.0)  # over two edges
@@ -391,12 +392,12 @@ def test_pillows_own_limit_does_not_count(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     path = tmp_path / "a.png"
     Image.fromarray(picture()).save(path)
-    with Slide.open(path, 1.0) as slide:
+    with Slide(path, slide_files.open_source(path), 1.0) as slide:
         assert np.array_equal(slide.read(0, 0, (512, 512), 1.0), picture())
     assert Image.MAX_IMAGE_PIXELS == 1000
     monkeypatch.setattr(pictures, "MAX_PLAIN_PIXELS", 1000)
     with pytest.raises(InputError, match="512×512 px"):
-        Slide.open(path, 1.0)
+        slide_files.open_source(path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])

@@ -26,6 +26,7 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
+from shared.imaging.pictures import open_picture
 from shared.models import read_model
 from shared.serving.deployments import check_crops, deployments
 from shared.storage import Store, sha256
@@ -202,7 +203,7 @@ def _open_png(data: bytes, limit: int) -> Image.Image:
         InputError: the PNG is larger, or `data` is not a PNG.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        image = open_picture(io.BytesIO(data), formats=["PNG"])
         if max(image.size) > limit:
             raise InputError(
                 f"a picture has {image.width}×{image.height} px; at most {limit}×{limit} px are "

@@ -8,17 +8,18 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
-from PIL import Image
 
 from services.gateway.api.access import Caller, MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
 from services.gateway.api.slide_lookup import SlideName, ingested, name_in
+from services.gateway.api.slide_threads import reads_slide
 from services.gateway.api.zoom import Level, TileNumber, colored, zoom_of
 from shared.arrays import Float64, UInt8
 from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import slide_key
 from shared.imaging.label_map import LabelMap
+from shared.imaging.pictures import open_picture
 from shared.storage import sha256
 from shared.tissue_types import classes_of, read_types
 
@@ -36,6 +37,7 @@ Picture = drawing("image/png")
 
 
 @router.get("/tissue/{level}/{column}_{row}.png", response_class=Response, responses=Picture)
+@reads_slide
 def get_tissue_tile(
     slide: SlideName,
     level: Level,
@@ -62,6 +64,7 @@ def get_tissue_tile(
 @router.get(
     "/clusters/{run}/{level}/{column}_{row}.png", response_class=Response, responses=Picture
 )
+@reads_slide
 def get_type_tile(
     slide: SlideName,
     run: Run,
@@ -113,7 +116,7 @@ def _read_map(path: FilePath, version: str) -> tuple[UInt8, float]:
     if path.suffix == ".tif":
         with LabelMap(path) as opened:
             return opened.whole(), opened.mpp
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         return np.asarray(image.convert("L")), 0.0
 
 

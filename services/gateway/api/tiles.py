@@ -11,6 +11,7 @@ from services.gateway.api.access import MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
 from services.gateway.api.problems import documented, returning
 from services.gateway.api.slide_lookup import SlideName, ingested
+from services.gateway.api.slide_threads import reads_slide
 from services.gateway.api.zoom import Level, TileNumber, zoom_of
 from shared.contracts.base import Name
 from shared.contracts.ingest import CohortRecord, cohort_key
@@ -28,6 +29,7 @@ router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
     response_class=Response,
     responses=documented(404) | returning("application/xml"),
 )
+@reads_slide
 def describe_tiles(slide: SlideName, request: Request, caller: MayRead) -> Response:
     """Return the Deep Zoom description of a slide's tiles, which OpenSeadragon opens."""
     zoom, _ = zoom_of(request, caller, slide)
@@ -39,6 +41,7 @@ def describe_tiles(slide: SlideName, request: Request, caller: MayRead) -> Respo
     response_class=Response,
     responses=drawing("image/jpeg"),
 )
+@reads_slide
 def get_tile(
     slide: SlideName,
     level: Level,
@@ -59,6 +62,7 @@ def get_tile(
     response_class=Response,
     responses=drawing("image/png"),
 )
+@reads_slide
 def get_label_tile(
     slide: SlideName,
     level: Level,
@@ -86,6 +90,7 @@ def get_label_tile(
     response_class=Response,
     responses=drawing("image/png"),
 )
+@reads_slide
 def get_crop(
     slide: SlideName,
     x: Annotated[int, Query(ge=0, le=2**31, description="left edge, level-0 pixels")],

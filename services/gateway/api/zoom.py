@@ -26,8 +26,8 @@ from shared.contracts.base import Classes, class_color
 from shared.errors import InputError
 from shared.imaging.codec import encode_palette_png, encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
+from shared.imaging.sandboxed_slide import open_source
 from shared.imaging.slide import WINDOW_PIXELS, Slide
-from shared.imaging.slide_files import open_source
 from shared.imaging.stored_slides import local_source
 from shared.storage import Store, sha256
 
@@ -42,6 +42,9 @@ FRESH_SECONDS = 10.0
 
 MAX_CROP_SPAN = 4096
 """Largest side of a crop in level-0 pixels, all of which are read if the slide has one level."""
+
+MAX_TILE_SPAN = 1 << 28
+"""Largest area of a tile in pixels of the level that it is cut from; it takes a few seconds."""
 
 COARSE_FACTOR = 16
 """Coarser label tiles are cut from a copy that is smaller by this, as label maps have one level."""
@@ -60,7 +63,7 @@ class Zoom:
 
     Attributes:
         path: local path of the slide's file.
-        slide: the file, opened by OpenSlide.
+        slide: the file, opened in the sandbox.
         tiles: Deep Zoom layout of the slide's tiles.
         labels: the slide's label map; None: the slide has no label map.
 
@@ -92,6 +95,12 @@ class Zoom:
         at = (column, row)
         corner, _, spans = self.tiles.get_tile_coordinates(level, at)
         try:
+            if spans[0] * spans[1] > MAX_TILE_SPAN:
+                raise InputError(
+                    f"this tile takes {spans[0]}×{spans[1]} px of the slide, whose levels are not "
+                    "coarse enough to show it whole: make it a pyramidal TIFF first "
+                    "(vips tiffsave --tile --pyramid)"
+                )
             if spans[0] * spans[1] > WINDOW_PIXELS:  # no level is coarse enough: read in blocks
                 shrink = 2.0 ** (self.tiles.level_count - 1 - level)
                 size = self.tiles.get_tile_dimensions(level, at)
@@ -251,9 +260,9 @@ class Zooms:
                 self._slots.popitem(last=False)
         with slot.lock:  # other slides do not wait while this slide is fetched
             now = time.monotonic()
-            if slot.zoom is None or now - slot.checked > FRESH_SECONDS:
+            if slot.zoom is None or slot.zoom.slide.failed or now - slot.checked > FRESH_SECONDS:
                 source, labels, version = _find_files(caller, slide)
-                if slot.zoom is None or version != slot.version:
+                if slot.zoom is None or slot.zoom.slide.failed or version != slot.version:
                     slot.zoom, slot.version = Zoom(caller.store, source, labels), version
                 slot.checked = now
             return slot.zoom, slot.version

@@ -27,6 +27,10 @@ from shared.contracts.base import LabelClass
 from shared.errors import InputError
 
 MAX_BYTES = 4 * 2**30
+
+MIN_UNPACKED, MOST_PACKED = 64 << 20, 100
+"""Bytes that a packed file may always hold, and times its own size that a larger one may: real
+annotations are packed to a tenth or a twentieth, endless blanks to a thousandth."""
 """Largest size of a file, unpacked."""
 
 LINES_AND_POINTS = {"Point", "MultiPoint", "LineString", "MultiLineString"}
@@ -77,8 +81,14 @@ def _parse(path: Path) -> Any:
     try:
         data = path.read_bytes()
         if data.startswith(b"\x1f\x8b"):
+            most = min(MAX_BYTES, max(MIN_UNPACKED, MOST_PACKED * len(data)))
             with gzip.open(path) as file:
-                data = file.read(MAX_BYTES + 1)
+                data = file.read(most + 1)
+            if len(data) > most:
+                raise InputError(
+                    f"{path.name} holds more than {most >> 20} MiB, packed beyond what annotations "
+                    "can be: unpack it first"
+                )
         if len(data) > MAX_BYTES:
             raise InputError(f"{path.name} is larger than {MAX_BYTES >> 30} GiB: split it")
         utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))

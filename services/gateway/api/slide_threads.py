@@ -1,0 +1,36 @@
+"""Threads of their own for what reads slides, so that slow slides leave the others free."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
+from typing import Any
+from weakref import WeakValueDictionary
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Response
+
+from services.gateway.api.access import Caller
+
+THREADS = 16
+"""Number of requests that read slides at the same time; others wait without a thread."""
+
+THREADS_PER_SLIDE = 4
+"""Number of those that may be for one slide, which may be slow to fetch."""
+
+_all = CapacityLimiter(THREADS)
+_of_slide: WeakValueDictionary[tuple[str, str], CapacityLimiter] = WeakValueDictionary()
+
+
+def reads_slide(answer: Callable[..., Response]) -> Callable[..., Awaitable[Response]]:
+    """Turn the function of a route with `caller` and `slide` into one that waits for its turn."""
+
+    @wraps(answer)
+    async def in_turn(*, caller: Caller, slide: str, **values: Any) -> Response:
+        key = (caller.store.url, slide)
+        own = _of_slide.get(key) or _of_slide.setdefault(key, CapacityLimiter(THREADS_PER_SLIDE))
+        async with own:
+            work = partial(answer, caller=caller, slide=slide, **values)
+            return await to_thread.run_sync(work, limiter=_all)
+
+    return in_turn

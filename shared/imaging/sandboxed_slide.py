@@ -1,0 +1,165 @@
+"""Slides that are decoded in the sandbox, with the interface of OpenSlide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import openslide
+from PIL import Image
+from pydantic import Field, ValidationError, model_validator
+
+from shared.arrays import UInt8
+from shared.contracts.base import Contract
+from shared.errors import InputError
+from shared.imaging import slide_files
+from shared.imaging.companions import companions
+from shared.sandbox import ANSWER_BYTES, ReadError, open_sandboxed
+
+Side = Annotated[int, Field(ge=1, le=2**31)]
+
+
+class SlideFacts(Contract):
+    """What the reading process says about a slide, by OpenSlide's names."""
+
+    level_dimensions: tuple[tuple[Side, Side], ...] = Field(min_length=1, max_length=64)
+    level_downsamples: tuple[Annotated[float, Field(gt=0)], ...]
+    properties: dict[str, str]
+
+    @model_validator(mode="after")
+    def _fitting(self) -> SlideFacts:
+        if len(self.level_dimensions) != len(self.level_downsamples):
+            raise ValueError("levels have no sizes")
+        return self
+
+
+class SlideReader:
+    """Reads a slide inside the sandbox.
+
+    Attributes:
+        facts: the fields of `SlideFacts`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._source = slide_files.open_source(path)
+        self.facts = {
+            "level_dimensions": self._source.level_dimensions,
+            "level_downsamples": self._source.level_downsamples,
+            "properties": dict(self._source.properties),
+        }
+
+    def read(self, x: int, y: int, level: int, width: int, height: int) -> UInt8:
+        """Read a window of a level, with its corner in level-0 pixels: RGBA (height, width, 4)."""
+        return np.asarray(self._source.read_region((x, y), level, (width, height)))
+
+
+class SandboxedSlide(openslide.AbstractSlide):
+    """A slide that a process without other rights decodes.
+
+    Attributes:
+        failed: whether the process was lost, so that the slide must be opened again.
+
+    Raises:
+        InputError: the slide cannot be opened.
+    """
+
+    def __init__(self, path: Path, parts: list[Path]) -> None:
+        super().__init__()
+        folders = sorted({part.parent for part in parts})
+        self._file = open_sandboxed(
+            "shared.imaging.sandboxed_slide:SlideReader",
+            path,
+            files=[path, *parts],
+            folders=folders,
+        )
+        try:
+            self._facts = SlideFacts.model_validate(self._file.facts)
+        except ValidationError as error:
+            self.close()
+            raise InputError(
+                f"{path.name} cannot be opened: it states sizes that no slide has. It is damaged: "
+                "copy it again from its source"
+            ) from error
+
+    @property
+    def failed(self) -> bool:
+        return self._file.failed
+
+    @classmethod
+    def detect_format(cls, filename: Any) -> str | None:
+        """Return None: this class reads no format itself."""
+        return None
+
+    def close(self) -> None:
+        """End the reading process."""
+        self._file.close()
+
+    @property
+    def level_count(self) -> int:
+        """Number of levels."""
+        return len(self._facts.level_dimensions)
+
+    @property
+    def level_dimensions(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each level."""
+        return self._facts.level_dimensions
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels per pixel of each level."""
+        return self._facts.level_downsamples
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """Properties under OpenSlide's names."""
+        return self._facts.properties
+
+    @property
+    def associated_images(self) -> Mapping[str, Image.Image]:
+        """None are read."""
+        return {}
+
+    def get_best_level_for_downsample(self, downsample: float) -> int:
+        """Return the coarsest level that is not coarser than `downsample`."""
+        fitting = [i for i, own in enumerate(self.level_downsamples) if own <= downsample]
+        return max(fitting, key=lambda i: self.level_downsamples[i], default=0)
+
+    def read_region(
+        self, location: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> Image.Image:
+        """Read a window of a level, with its corner in level-0 pixels: RGBA.
+
+        Raises:
+            openslide.OpenSlideError: the file is damaged in this place.
+            InputError: reading ended the process, or took too long.
+        """
+        width, height = size
+        if width * height * 4 > ANSWER_BYTES:
+            raise InputError(f"{width}×{height} px are more than are read at once")
+        place = [int(location[0]), int(location[1]), level, width, height]
+        try:
+            return Image.fromarray(self._file.read(place, (height, width, 4), np.uint8))
+        except ReadError as error:
+            raise openslide.OpenSlideError(str(error)) from error
+
+
+def open_source(path: Path) -> SandboxedSlide:
+    """Open a slide's file, or a plain image, in the sandbox.
+
+    The process can read the files of this slide, and nothing else.
+
+    Raises:
+        InputError: the file is missing, in no known format, damaged or incomplete, too large a
+            plain image, or names files that are not its own.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    try:
+        parts = companions(path)
+    except InputError as error:
+        raise InputError(f"{path.name} {error}") from error
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from error
+    return SandboxedSlide(path, parts)

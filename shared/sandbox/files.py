@@ -1,0 +1,309 @@
+"""The caller's side of the sandbox: a file that another process reads."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from shared.errors import HeteroTissueError, InputError
+from shared.sandbox.messages import receive, send
+
+ANSWER_BYTES = 32 << 20
+"""Largest array that is read at once."""
+
+SECONDS = 120.0
+"""Longest time that opening a file, or reading a part of it, may take."""
+
+MAX_MEMORY = 6 << 30
+"""Bytes that reading a file may take, but at most half of the machine's."""
+
+START_SECONDS = 60.0
+
+
+class ReadError(InputError):
+    """A part of a file cannot be read; others may be readable."""
+
+
+class SandboxedFile:
+    """A file that is open in a process of its own. Threads may share it; they read in turn.
+
+    Attributes:
+        path: the file.
+        facts: what the reader says about the file, JSON. The reader may be in the hands of the
+            file's author: check the facts.
+        failed: whether the process was lost, so that nothing more can be read.
+    """
+
+    def __init__(self, path: Path, connection: socket.socket, memory: mmap.mmap, pid: int) -> None:
+        self.path = path
+        self.failed = False
+        self._connection, self._pid = connection, pid
+        self._memory = memory
+        self._lock = threading.Lock()
+        weakref.finalize(self, connection.close)  # the process ends with its connection
+        try:
+            self.facts: dict[str, Any] = self._receive()["facts"]
+        except ReadError as error:
+            self.close()
+            raise InputError(str(error)) from error
+        except InputError:
+            self.close()
+            raise
+
+    def read(self, place: Sequence[Any], shape: Sequence[int], dtype: Any) -> NDArray[Any]:
+        """Read a part of the file.
+
+        Args:
+            place: what the reader's `read` takes, JSON.
+            shape: shape of the array that it returns, at most `ANSWER_BYTES`.
+            dtype: its dtype.
+
+        Raises:
+            ReadError: the part cannot be read.
+            InputError: the process was lost, now or before; or the reader refuses.
+        """
+        out = np.empty(shape, dtype)
+        with self._lock:
+            if self.failed:
+                raise InputError(f"{self.path.name} can no longer be read: open it again")
+            try:
+                send(self._connection, place)
+            except OSError:
+                raise self._lost("the process that reads it has ended") from None
+            if self._receive().get("bytes") != out.nbytes:
+                raise self._lost("it gave other data than it should")
+            out.reshape(-1).view(np.uint8)[:] = np.frombuffer(self._memory, np.uint8, out.nbytes)
+        return out
+
+    def close(self) -> None:
+        """End the process."""
+        self.failed = True
+        self._connection.close()
+
+    def __enter__(self) -> SandboxedFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            answer, _ = receive(self._connection, SECONDS)
+        except TimeoutError:
+            raise self._lost(f"reading it took longer than {SECONDS:.0f} s") from None
+        except (EOFError, OSError):
+            raise self._lost("reading it ended the process that reads it") from None
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._lost("the process that reads it answered nonsense")
+        if "error" in answer:
+            raise self._told(str(answer["error"]), str(answer.get("text")))
+        return answer
+
+    def _told(self, kind: str, text: str) -> InputError:
+        if kind == "input":
+            return InputError(text)
+        if kind == "MemoryError":
+            return InputError(
+                f"{self.path.name} cannot be read: that takes more than {_memory_limit() >> 20:,} "
+                "MiB of memory. Make it a pyramidal TIFF (vips tiffsave --tile --pyramid)"
+            )
+        return ReadError(text)
+
+    def _lost(self, reason: str) -> InputError:
+        """Give the process up, and return the error that says why."""
+        self.failed = True
+        status = _end(self._pid)
+        self._connection.close()
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
+            reason += f" ({signal.Signals(os.WTERMSIG(status)).name})"
+        return InputError(
+            f"{self.path.name} cannot be read: {reason}. It is damaged, or needs more memory than "
+            f"{_memory_limit() >> 20:,} MiB: copy it again from its source, or convert it"
+        )
+
+
+def open_sandboxed(
+    opener: str,
+    path: Path,
+    *arguments: Any,
+    files: Sequence[Path] | None = None,
+    folders: Sequence[Path] = (),
+) -> SandboxedFile:
+    """Open a file in a process that can read nothing else.
+
+    Args:
+        opener: 'module:class' of its reader. The class is called with the path and `arguments`;
+            it has `facts`, JSON, and `read`, which returns an array. Both may raise; an
+            `InputError` reaches the caller as it is.
+        path: the file.
+        arguments: further arguments, JSON.
+        files: files that the process may read; None: `path` alone.
+        folders: folders that it may list.
+
+    Raises:
+        InputError: the reader refuses the file, crashes, or takes too long or too much memory.
+        HeteroTissueError: the sandbox cannot be started.
+    """
+    message = {
+        "opener": opener,
+        "path": str(path.absolute()),
+        "arguments": arguments,
+        "files": [str(item.absolute()) for item in ([path] if files is None else files)],
+        "folders": [str(item.absolute()) for item in folders],
+        "memory": _memory_limit(),
+    }
+    memory = _shared_memory()
+    own, childs = socket.socketpair()
+    try:
+        pid = _server().ask(message, (childs.fileno(), memory))["pid"]
+        mapped = mmap.mmap(memory, ANSWER_BYTES)
+    except BaseException:
+        own.close()
+        raise
+    finally:
+        childs.close()
+        os.close(memory)
+    return SandboxedFile(path, own, mapped, pid)
+
+
+def _shared_memory() -> int:
+    """Return a descriptor of `ANSWER_BYTES` of memory, whose size nobody can change."""
+    if sys.platform == "linux":
+        import fcntl
+
+        memory = os.memfd_create("heterotissue", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(memory, ANSWER_BYTES)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
+        return memory
+    with tempfile.TemporaryFile() as file:
+        file.truncate(ANSWER_BYTES)
+        return os.dup(file.fileno())
+
+
+def _memory_limit() -> int:
+    return min(MAX_MEMORY, _machine_memory() // 2)
+
+
+def _machine_memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or its container's."""
+    total = int(psutil.virtual_memory().total)
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(name).read_text()))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+class _Server:
+    """The server of this process: started when the first file is opened, and after a loss."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        """Send a message and return the answer. Raises `HeteroTissueError`."""
+        with self._lock:
+            for again in (True, False):
+                control = self._control or self._start()
+                try:
+                    send(control, message, descriptors)
+                    answer: dict[str, Any] = receive(control, START_SECONDS)[0]
+                except (EOFError, OSError) as error:
+                    self.drop()
+                    if not again:
+                        raise HeteroTissueError(f"the sandbox ends at once: {error}") from error
+                    continue
+                if "error" in answer:
+                    raise HeteroTissueError(f"the sandbox does not work: {answer['error']}")
+                return answer
+            raise AssertionError
+
+    def drop(self) -> None:
+        """Forget the server, which ends when nobody holds the other side of its socket."""
+        if self._control is not None:
+            self._control.close()
+        self._control = None
+        if self._process is not None:
+            self._process.poll()
+
+    def _start(self) -> socket.socket:
+        own, servers = socket.socketpair()
+        with servers:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "shared.sandbox.server", str(servers.fileno())],
+                env=_environment(),
+                pass_fds=(servers.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is the caller's
+            )
+        try:
+            receive(own, START_SECONDS)
+        except (EOFError, OSError, ValueError) as error:
+            own.close()
+            raise HeteroTissueError(
+                f"the sandbox cannot be started (exit code {self._process.poll()}): is the "
+                "package installed whole?"
+            ) from error
+        self._control = own
+        return own
+
+
+def _environment() -> dict[str, str]:
+    """Return what a reader needs of the environment, and nothing secret."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH") if name in os.environ}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    paths = os.pathsep.join(str(Path(item).absolute()) for item in sys.path)
+    return {**kept, **threads, "PYTHONPATH": paths, "LANG": "C.UTF-8"}
+
+
+_servers = [_Server()]
+
+
+def _server() -> _Server:
+    return _servers[0]
+
+
+def _forked() -> None:
+    """Give a forked process a server of its own; it shares the old one's socket otherwise."""
+    _servers[0].drop()
+    _servers[0] = _Server()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _end(pid: int) -> int:
+    """End a child, and return its wait status."""
+    try:
+        return int(_server().ask({"end": pid})["status"])
+    except HeteroTissueError:
+        return 0

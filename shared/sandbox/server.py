@@ -1,0 +1,129 @@
+"""The sandbox's server, `python -m shared.sandbox.server FD`: it forks a child for each file.
+
+It has one thread and opens no file itself, so forking is safe and a child inherits nothing of
+other files. Over the socket FD it takes two messages:
+
+    {"opener", "path", "arguments", "files", "folders", "memory"} with the child's socket and its
+        shared memory → {"pid"}
+    {"end": pid} → {"status"}: the child was killed, unless it had ended; its wait status
+Children end by themselves when their sockets are closed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from shared.errors import InputError
+from shared.sandbox.confine import confine
+from shared.sandbox.messages import receive, send
+
+
+def main() -> None:
+    """Serve until the other side of the socket is closed."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    children = _Children()
+    send(control, {"ready": os.getpid()})
+    while True:
+        try:
+            message, descriptors = receive(control, descriptors=2)
+        except (EOFError, OSError):
+            return
+        children.reap()
+        if "end" in message:
+            send(control, {"status": children.end(message["end"])})
+            continue
+        try:
+            opener = _find(message["opener"])
+            child = os.fork()
+        except Exception:
+            send(control, {"error": traceback.format_exc()})
+        else:
+            if not child:
+                control.close()
+                _run(opener, message, *descriptors)
+            children.live.add(child)
+            send(control, {"pid": child})
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+class _Children:
+    """The children that live, and the wait statuses of those that a signal ended."""
+
+    def __init__(self) -> None:
+        self.live: set[int] = set()
+        self.killed: dict[int, int] = {}
+
+    def reap(self) -> None:
+        for child in list(self.live):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                self.live.discard(child)
+                if os.WIFSIGNALED(status):
+                    self.killed[child] = status
+
+    def end(self, child: int) -> int:
+        """End a child; return its wait status, or 0 if it ended by itself."""
+        for tries in range(1000):
+            if child not in self.live:
+                break
+            if tries == 20:  # before that it may end by itself, by a signal that says why
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.001)
+            self.reap()
+        return self.killed.pop(child, 0)
+
+
+def _find(name: str) -> Any:
+    """Import a class that is named 'module:class'; later children inherit the module."""
+    module, _, item = name.partition(":")
+    return getattr(importlib.import_module(module), item)
+
+
+def _run(opener: Any, message: Any, connection: int, memory: int) -> None:
+    """Be a child: open the file and answer requests, until the caller closes the socket."""
+    try:
+        with socket.socket(fileno=connection) as caller, mmap.mmap(memory, 0) as shared:
+            _answer(opener, message, caller, memoryview(shared))
+    except (EOFError, OSError):
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _answer(opener: Any, message: Any, caller: socket.socket, shared: memoryview) -> None:
+    files, folders = ([Path(name) for name in message[key]] for key in ("files", "folders"))
+    try:
+        confine(files, folders, message["memory"])
+        reader = opener(Path(message["path"]), *message["arguments"])
+    except Exception as error:
+        send(caller, _told(error))
+        return
+    send(caller, {"facts": reader.facts})
+    while True:
+        place, _ = receive(caller)
+        try:
+            data = memoryview(reader.read(*place)).cast("B")
+            shared[: len(data)] = data
+        except Exception as error:
+            send(caller, _told(error))
+        else:
+            send(caller, {"bytes": len(data)})
+
+
+def _told(error: Exception) -> dict[str, str]:
+    kind = "input" if isinstance(error, InputError) else type(error).__name__
+    return {"error": kind, "text": str(error)[:2000] or type(error).__name__}
+
+
+if __name__ == "__main__":
+    main()
