@@ -14,6 +14,7 @@ import signal
 import time
 from typing import Any
 
+from billiard.common import TERM_SIGNAL
 from celery import Celery
 from celery.signals import heartbeat_sent, worker_process_init
 from kombu.exceptions import OperationalError
@@ -189,6 +190,7 @@ def worker_app(stage: Stage[Any], config: Settings) -> Celery:
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def run(job: str, unit: str) -> None:
+        _hand_back_when_told_to_end()
         ledger = ledger_of(config, job)
         redis = connect(config.broker_url.get_secret_value())
         log.info("%s: %s", job, unit)
@@ -223,21 +225,28 @@ def wait_for_world(reporter: Reporter, job: str, unit: str, error: Exception, wa
     time.sleep(seconds)
 
 
-def _start_child(config: Settings) -> None:
-    """Prepare a pool child: threads, and what it does when its worker ends before its unit."""
+def _hand_back_when_told_to_end() -> None:
+    """Make this pool child end its unit in order when its worker is told to end.
+
+    Celery ends children by SIGTERM, or by what REMAP_SIGTERM says, and sends it twice. Its pool
+    sets handlers of its own when a child starts, so this is called when a unit starts.
+    """
+    numbers = {signal.SIGTERM, TERM_SIGNAL}
 
     def hand_back(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         raise HandedBackError
 
-    prepare(config.threads)
-    signal.signal(signal.SIGTERM, hand_back)
+    for number in numbers:
+        signal.signal(number, hand_back)
 
 
 def serve(stage: Stage[Any]) -> None:
     """Work on the queue of `stage` until the process is told to stop."""
     config = settings()
     configure_logging(config.log_level)
-    worker_process_init.connect(lambda **_: _start_child(config), weak=False)
+    worker_process_init.connect(lambda **_: prepare(config.threads), weak=False)
     heartbeat_sent.connect(lambda **_: health.beat(), weak=False)
     worker_app(stage, config).worker_main(
         [

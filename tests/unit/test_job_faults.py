@@ -14,7 +14,7 @@ from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
 
 from shared.errors import HandedBackError, InputError, UnavailableError
-from shared.jobs import Context, Ledger, NoLeases, Reporter, execute, execution, run_job
+from shared.jobs import Context, Ledger, NoLeases, Reporter, Shard, execute, execution, run_job
 from shared.jobs.execution import Wait
 from shared.storage import DirectoryStore, Store, StoreView, directory, is_fault
 from tests.toy import ToyRequest, ToyStage
