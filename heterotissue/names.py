@@ -211,15 +211,17 @@ def remove(store: Store, kind: str, name: str) -> int:
         raise InputError(f"there is no {name!r} among the {kind} of {store.url}: {there}")
     product = f"{known.products}/{name}"
     job = names.owner(store, product) if known.products else None
-    if job is not None and ledger.is_open(job):
+    if job and ledger.is_open(job):
         raise InputError(f"{product} is being made: 'htd jobs cancel {job}' stops it")
     keys = [key for prefix in known.prefixes(store, name) for key in store.list(prefix)]
-    if job is not None:
-        store.delete_prefix(ledger.key(job, ""))
+    if job:
+        ledger.delete(job)
         for own in names.names_of(store, job):
             names.release(store, own)
     for key in keys:
         store.delete(key)
+    if known.products:
+        names.release(store, product)
     return len(keys)
 
 
@@ -230,7 +232,7 @@ def with_free_version(store: Store, request: TrainRequest) -> TrainRequest:
         version = {"version": str(number), "run": f"{request.model}-{number}"}
         wanted = request.model_copy(update=version)
         job = names.owner(store, f"models/{wanted.model_ref}")
-        if job is None:
+        if not job:
             if not store.exists(wanted.model_ref.key):
                 return wanted
             continue

@@ -27,6 +27,13 @@ class CancelledError(HeteroTissueError):
     """Raised inside a shard when its job has been cancelled."""
 
 
+class HandedBackError(SystemExit):
+    """Raised inside a unit when its worker is told to end before the unit does.
+
+    It is no `Exception`, so that no handler of errors takes it for an error of the unit.
+    """
+
+
 class MissingExtraError(InputError):
     """A service's optional dependencies are not installed."""
 

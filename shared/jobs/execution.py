@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import platform
 import resource
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,18 +18,28 @@ from pydantic import ValidationError
 from shared.computing import set_threads
 from shared.contracts.base import Request
 from shared.contracts.jobs import Attempts, Marker, ParkedUnit, State, UnitError
-from shared.errors import CancelledError, InputError
+from shared.errors import CancelledError, HandedBackError, InputError
 from shared.jobs.leases import Leases
 from shared.jobs.ledger import Ledger
 from shared.jobs.names import Claims
 from shared.jobs.reporting import Reporter
 from shared.jobs.reuse import keep_unchanged
-from shared.jobs.snapshot import JobNotFoundError
-from shared.jobs.stage import FINISH, PLAN, Context, Plan, Stage
+from shared.jobs.snapshot import JobNotFoundError, UnreadableRecordError
+from shared.jobs.stage import (
+    FINISH,
+    PLAN,
+    Context,
+    DamagedOutputError,
+    Plan,
+    Stage,
+    units_before,
+)
 from shared.settings import Settings
 from shared.storage import ObjectNotFoundError, is_fault
 
 CANCEL_CHECK_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
 
 Wait = Callable[[Exception, int], None]
 
@@ -70,6 +82,9 @@ def execute(
         while mine:
             try:
                 return _run_in_turn(own)
+            except HandedBackError:
+                own.forget_start()
+                raise
             except Exception as error:
                 if wait is None or not is_fault(error):
                     raise
@@ -92,7 +107,12 @@ def _run_in_turn(own: Unit) -> list[str]:
     if unit not in before.done:
         if not before.may_run(unit):
             return []  # the message is early, or names no unit of this job
-        outcome = own.attempt()
+        try:
+            outcome = own.attempt()
+        except DamagedOutputError as error:
+            log.warning("%s: %s", job, error)
+            ledger.store.delete(ledger.key(job, f"done/{error.unit}.json"))
+            return [error.unit]
         if outcome != "settled":
             return [unit] if outcome == "retry" else []
     return ledger.snapshot(job).following(unit)
@@ -118,6 +138,7 @@ class Unit:
         """Run the unit and record the outcome; it is settled once it is done or parked.
 
         Raises:
+            DamagedOutputError: an earlier unit must run again first; nothing is recorded.
             Exception: a fault of the world (`is_fault`); nothing is recorded.
         """
         try:
@@ -129,6 +150,8 @@ class Unit:
             self.reporter.done(self.job, self.name, time.monotonic() - started, result)
         except CancelledError:
             return "cancelled"
+        except DamagedOutputError:
+            raise
         except Exception as error:
             if is_fault(error):
                 raise
@@ -158,6 +181,15 @@ class Unit:
             )
         counted = Attempts(starts=attempts.starts + 1, errors=attempts.errors)
         self.ledger.store.put_json(self._key("attempts"), counted)
+
+    def forget_start(self) -> None:
+        """Count this start no longer: the worker was told to end, which is no fault of the unit."""
+        if not self.counted:
+            return
+        with suppress(Exception):  # the store may be away
+            attempts = self._attempts()
+            fewer = attempts.model_copy(update={"starts": attempts.starts - 1})
+            self.ledger.store.put_json(self._key("attempts"), fewer)
 
     def _record_failure(self, error: Exception) -> bool:
         """Record an error of the unit; return whether the unit is parked by it."""
@@ -201,7 +233,9 @@ class Unit:
             plan = keep_unchanged(ledger.store, self.job, record.earlier, plan)
             ledger.store.put_json(ledger.key(self.job, "plan.json"), plan)
         else:
-            shard = (ledger.plan(self.job) or Plan(phases=())).shard(self.name)
+            planned = ledger.plan(self.job) or Plan(phases=())
+            shard = planned.shard(self.name)
+            context.store.made = self._made(request, units_before(planned, shard))
             result = self.stage.run(request, shard, context)
         marker = Marker(
             outputs=context.store.outputs,
@@ -227,12 +261,28 @@ class Unit:
             return
         self._check_names(request)
         finished = [shard.id for shard in plan.shards if shard.id in done]
-        results = {shard: ledger.marker(job, shard).result for shard in finished}
+        results = {shard: self._marker(shard).result for shard in finished}
+        context.store.made = self._made(request, finished)
         result = self.stage.finish(request, results, context)
         state: State = "partial" if parked else "done"
         written = context.store
         self._check_now(submission)
         ledger.close(job, state, result, outputs=written.outputs, removed=written.removed)
+
+    def _marker(self, unit: str) -> Marker:
+        """Read the marker of an earlier unit. Raises `DamagedOutputError`."""
+        try:
+            return self.ledger.marker(self.job, unit)
+        except UnreadableRecordError as error:
+            raise DamagedOutputError(unit, f"its marker in job {self.job}") from error
+
+    def _made(self, request: Request, units: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Map the outputs of units to unit and SHA-256, without what people may change."""
+        made: dict[str, tuple[str, str]] = {}
+        for unit in units:
+            outputs = self._marker(unit).outputs
+            made |= {key: (unit, digest) for key, digest in outputs.items()}
+        return {key: made[key] for key in made.keys() - set(request.optional_inputs())}
 
     def _check_names(self, request: Request) -> None:
         """Raise `InputError` if another job has taken the names of this job's result."""

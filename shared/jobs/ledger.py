@@ -13,7 +13,7 @@ from shared.contracts.jobs import JobRecord, JobResult, JobStatus, Marker, State
 from shared.errors import InputError
 from shared.jobs.names import Claims, abandon
 from shared.jobs.reuse import missing_units
-from shared.jobs.snapshot import JobNotFoundError, Snapshot
+from shared.jobs.snapshot import JobNotFoundError, Snapshot, read_record
 from shared.jobs.stage import Plan
 from shared.storage import ObjectNotFoundError, Store, file_identity, sha256
 
@@ -93,21 +93,21 @@ class Ledger:
             NameTakenError: a name of the result belongs to a job of another request.
         """
         job = job or self.identify(request)
-        earlier = Claims(self.store, request, job).take(replace=replace)
+        claims = Claims(self.store, request, job)
+        earlier = claims.earlier(replace=replace)
+        if earlier is not None and self.is_open(earlier):
+            self.cancel(earlier)  # before its names are taken, in case this breaks off between
+        claims.take()
         if earlier is not None:
-            if self.is_open(earlier):
-                self.cancel(earlier)
             abandon(self.store, earlier)
         if fresh or earlier is not None:
-            self.store.delete_prefix(self.key(job, ""))
-        elif (result := self.result(job)) is not None:
-            if result.state == "done":
-                units = missing_units(self.store, job, request.scratch)
-                if units is None:
-                    return job
-                for unit in units:
-                    self.store.delete(self.key(job, f"done/{unit}.json"))
-            self._forget_end(job)
+            self.delete(job)
+        elif (result := self.result(job)) is not None and result.state == "done":
+            units = missing_units(self.store, job, request.scratch)
+            if units is None:
+                return job
+            for unit in units:
+                self.store.delete(self.key(job, f"done/{unit}.json"))
         before = self._record(job)
         goes_on = before is not None and self.is_open(job)
         record = JobRecord(
@@ -117,8 +117,9 @@ class Ledger:
             submission=before.submission if before and goes_on else time.time_ns(),
             earlier=before.earlier if before else None if fresh else earlier,
         )
-        self.store.put_json(self.key(job, "request.json"), record)
-        self.store.put(f"open-jobs/{job}", b"")
+        if before and not goes_on:
+            self._forget_failures(job)
+        self._open(job, record)
         return job
 
     def _record(self, job: str) -> JobRecord | None:
@@ -134,16 +135,29 @@ class Ledger:
         too; the other shards stay done.
         """
         record = self.snapshot(job).record
-        self._forget_end(job)
+        self._forget_failures(job)
         self.store.delete_prefix(self.key(job, f"done/{shards}"))
-        again = record.model_copy(update={"submission": time.time_ns()})
-        self.store.put_json(self.key(job, "request.json"), again)
-        self.store.put(f"open-jobs/{job}", b"")
+        self._open(job, record.model_copy(update={"submission": time.time_ns()}))
 
-    def _forget_end(self, job: str) -> None:
-        """Delete the result and the failures of a job; finished units stay done."""
-        for name in ("result.json", "cancelled", "attempts/", "failed/"):
+    def _forget_failures(self, job: str) -> None:
+        """Forget why units of a job failed or stopped; finished units stay done."""
+        for name in ("attempts/", "failed/", "cancelled"):
             self.store.delete_prefix(self.key(job, name))
+
+    def _open(self, job: str, record: JobRecord) -> None:
+        """Open a job; if this breaks off before the result is gone, the job is still over."""
+        self.store.put_json(self.key(job, "request.json"), record)
+        self.store.put(f"open-jobs/{job}", b"")
+        if self.store.exists(self.key(job, "result.json")):
+            self.store.delete(self.key(job, "result.json"))
+            # Again, because who saw the result may have taken the job off the open ones.
+            self.store.put(f"open-jobs/{job}", b"")
+
+    def delete(self, job: str) -> None:
+        """Delete the records of a job; if this breaks off, the job is not done, nor open."""
+        self.store.delete(f"open-jobs/{job}")
+        self.store.delete(self.key(job, "result.json"))
+        self.store.delete_prefix(self.key(job, ""))
 
     def open_jobs(self) -> list[str]:
         """Return the ids of the jobs that have no result yet."""
@@ -203,8 +217,13 @@ class Ledger:
         return self.store.exists(self.key(job, f"done/{unit}.json"))
 
     def marker(self, job: str, unit: str) -> Marker:
-        """Return the marker of a finished unit. Raises `ObjectNotFoundError`."""
-        return self.store.get_model(self.key(job, f"done/{unit}.json"), Marker)
+        """Return the marker of a finished unit.
+
+        Raises:
+            ObjectNotFoundError: the unit is not done.
+            UnreadableRecordError: the marker is damaged.
+        """
+        return read_record(self.store, self.key(job, f"done/{unit}.json"), Marker)
 
     def runnable(self, job: str) -> tuple[int, list[str]]:
         """Return the current phase and its unsettled units; see `Snapshot.runnable`."""

@@ -8,12 +8,18 @@ first has ended without a result and none was there before, or if a person asks 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from pydantic import ValidationError
 
 from shared.contracts.base import Request
-from shared.contracts.jobs import WITHOUT_RESULT, Claim, JobStatus
+from shared.contracts.jobs import WITHOUT_RESULT, Claim, JobStatus, job_key
 from shared.errors import InputError
 from shared.jobs.snapshot import JobNotFoundError, Snapshot
 from shared.storage import ObjectNotFoundError, Store
+
+SUBMITTING = timedelta(minutes=1)
+"""Time within which a job that has taken a name has its record too."""
 
 
 class NameTakenError(InputError):
@@ -21,11 +27,16 @@ class NameTakenError(InputError):
 
 
 def owner(store: Store, product: str) -> str | None:
-    """Return the job that a name, such as 'datasets/<name>', belongs to; None: to no job."""
+    """Return the job that a name, such as 'datasets/<name>', belongs to.
+
+    None: it belongs to no job; the empty text: the record of its owner cannot be read.
+    """
     try:
         return store.get_model(_key(product), Claim).job
     except ObjectNotFoundError:
         return None
+    except ValidationError:
+        return ""
 
 
 def names_of(store: Store, job: str) -> list[str]:
@@ -52,21 +63,18 @@ class Claims:
         """Say whether all names belong to the job."""
         return all(owner(self.store, name) == self.job for name in self.request.products())
 
-    def take(self, *, replace: bool) -> str | None:
-        """Give all names to the job, or none of them.
+    def earlier(self, *, replace: bool) -> str | None:
+        """Return the job that the names belong to; None: to this job or to no job.
 
         Args:
-            replace: take them from any other job.
-
-        Returns:
-            The job that they belonged to before; None: to this job or to no job.
+            replace: the names may be taken from any other job.
 
         Raises:
-            NameTakenError: a name belongs to another job.
+            NameTakenError: a name belongs to a job from which it may not be taken.
         """
         earlier = None
-        taken = {name: owner(self.store, name) for name in self.request.products()}
-        for name, other in taken.items():
+        for name in self.request.products():
+            other = owner(self.store, name)
             if other is None and not replace and _occupied(self.store, name):
                 raise NameTakenError(
                     f"{name} is in the store already, and no job is known to have made it: choose "
@@ -75,21 +83,33 @@ class Claims:
             if other is not None and other != self.job:
                 if not replace:
                     self._check(name, other)
-                earlier = other
+                earlier = other or earlier
+        return earlier
+
+    def take(self) -> None:
+        """Give all names to the job, after `earlier` has allowed it.
+
+        Raises:
+            NameTakenError: another job has taken a free name meanwhile.
+        """
         claim = Claim(job=self.job)
-        for name, other in taken.items():
+        for name in self.request.products():
+            other = owner(self.store, name)
             if other is None:
                 if not self.store.create(_key(name), claim.model_dump_json().encode()):
                     self._check(name, owner(self.store, name) or "")
             elif other != self.job:
                 self.store.put_json(_key(name), claim)
-        return earlier
 
     def _check(self, name: str, other: str) -> None:
         """Raise `NameTakenError` unless this job may take the name of another without asking."""
         if other == self.job:
             return
+        if not other:
+            raise NameTakenError(_taken(name, other, None))
         snapshot = Snapshot(self.store, other)
+        if _left_over(self.store, name, other):
+            return
         try:
             status = snapshot.status()
             if not _has_had_result(snapshot):
@@ -137,6 +157,14 @@ def _taken(name: str, other: str, status: JobStatus | None) -> str:
 
 def _occupied(store: Store, product: str) -> bool:
     return store.exists(f"{product}.json") or any(store.list(f"{product}/"))
+
+
+def _left_over(store: Store, product: str, job: str) -> bool:
+    """Say whether a result was deleted, and that broke off before its name was free."""
+    if store.exists(job_key(job, "request.json")) or _occupied(store, product):
+        return False
+    claimed = dict(store.dates(_key(product))).get(_key(product))
+    return claimed is not None and datetime.now(UTC) - claimed > SUBMITTING
 
 
 def _key(product: str) -> str:

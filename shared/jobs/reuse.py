@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from shared.contracts.jobs import Marker, job_key
-from shared.jobs.snapshot import Snapshot
+from shared.jobs.snapshot import Snapshot, UnreadableRecordError, read_record
 from shared.jobs.stage import Plan, Shard
 from shared.storage import ObjectNotFoundError, Store, sha256
 
@@ -24,13 +24,15 @@ def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] 
 
     Returns:
         The units whose outputs are not all there; None: nothing is missing. The set is empty if
-        only objects of `finish` are missing, or are another job's.
+        only objects of `finish` or the plan are missing, or are another job's.
     """
     snapshot = Snapshot(store, job)
+    if snapshot.plan is None:
+        return set()
     units = sorted(snapshot.done)
     with ThreadPoolExecutor(READERS) as pool:
-        markers = dict(zip(units, pool.map(lambda unit: _marker(store, job, unit), units),
-                           strict=True))  # fmt: skip
+        read = pool.map(lambda unit: _marker(store, job, unit), units)
+        markers = {unit: marker for unit, marker in zip(units, read, strict=True) if marker}
         result = snapshot.result
         finished = dict(result.outputs) if result else {}
         removed = set(result.removed if result else ())
@@ -42,8 +44,8 @@ def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] 
         lasting = [key for key in needed if not key.startswith(scratch)]
         same = pool.map(lambda item: _is(store, *item), finished.items())
         # A marker may be gone because an earlier repair broke off.
-        planned = {shard.id for shard in snapshot.plan.shards} if snapshot.plan else set()
-        unmarked = planned - snapshot.done
+        planned = {shard.id for shard in snapshot.plan.shards}
+        unmarked = planned - markers.keys()
         if not unmarked and all(list(same)) and not _absent(store, lasting, pool):
             return None
         return unmarked | {needed[key] for key in _absent(store, needed, pool)}
@@ -119,14 +121,18 @@ class _Earlier:
         if old.reads != shard.reads and not grown:
             return None
         marker = _marker(self.store, earlier, shard.id)
-        if not all(self.store.exists(key) for key in marker.outputs):
+        if marker is None or not all(self.store.exists(key) for key in marker.outputs):
             return None
         self.store.put_json(job_key(self.job, f"done/{shard.id}.json"), marker)
         return shard.model_copy(update={"reads": old.reads})
 
 
-def _marker(store: Store, job: str, unit: str) -> Marker:
-    return store.get_model(job_key(job, f"done/{unit}.json"), Marker)
+def _marker(store: Store, job: str, unit: str) -> Marker | None:
+    """Read the marker of a finished unit; None: it is damaged, and the unit must run again."""
+    try:
+        return read_record(store, job_key(job, f"done/{unit}.json"), Marker)
+    except UnreadableRecordError:
+        return None
 
 
 def _absent(store: Store, keys: Iterable[str], pool: ThreadPoolExecutor) -> list[str]:

@@ -29,6 +29,17 @@ class UnreadableRecordError(InputError):
     """A record of a job is not what this version writes: cut off, damaged, or newer."""
 
 
+def read_record(store: Store, key: str, model: type[M]) -> M:
+    """Read a record of a job. Raises `ObjectNotFoundError`, or `UnreadableRecordError`."""
+    try:
+        return store.get_model(key, model)
+    except ValidationError as error:
+        raise UnreadableRecordError(
+            f"{key} cannot be read ({explain(error)}): restore it from a backup, or submit "
+            "the request again with --fresh"
+        ) from error
+
+
 class Snapshot:
     """The objects of a job, each read when it is first needed and then kept.
 
@@ -165,16 +176,10 @@ class Snapshot:
         )
 
     def _read(self, name: str, model: type[M]) -> M | None:
-        key = job_key(self.job, name)
         try:
-            return self.store.get_model(key, model)
+            return read_record(self.store, job_key(self.job, name), model)
         except ObjectNotFoundError:
             return None
-        except ValidationError as error:
-            raise UnreadableRecordError(
-                f"{key} cannot be read ({explain(error)}): restore it from a backup, or submit "
-                "the request again with --fresh"
-            ) from error
 
     def _units(self, folder: str) -> frozenset[str]:
         prefix = job_key(self.job, f"{folder}/")

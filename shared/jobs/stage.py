@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from shared.contracts.base import Contract, Name, Request
 from shared.device import choose_device
+from shared.errors import HeteroTissueError
 from shared.storage import Store, StoreView, sha256, sha256_file
 
 R = TypeVar("R", bound=Request)
@@ -63,12 +64,26 @@ class Plan(Contract):
         return self
 
 
+class DamagedOutputError(HeteroTissueError):
+    """An output, or the marker, of an earlier unit is damaged: the unit must run again.
+
+    Attributes:
+        unit: the unit that made it.
+    """
+
+    def __init__(self, unit: str, key: str) -> None:
+        super().__init__(f"{key} is not what {unit} has written; {unit} runs again")
+        self.unit = unit
+
+
 class RecordingStore(StoreView):
     """A store that records the SHA-256 of every object put through it.
 
     Attributes:
         outputs: key of each object → SHA-256.
         removed: keys of objects that were deleted through it, and that it had not put.
+        made: key → unit and SHA-256 of outputs of earlier units, which are checked when `get`
+            reads them.
 
     Args:
         inner: the store.
@@ -80,7 +95,22 @@ class RecordingStore(StoreView):
         super().__init__(inner)
         self.outputs: dict[str, str] = {}
         self.removed: set[str] = set()
+        self.made: dict[str, tuple[str, str]] = {}
         self._check = check
+
+    def get(self, key: str) -> bytes:
+        """Return the object's bytes.
+
+        Raises:
+            ObjectNotFoundError: the store holds no such object.
+            DamagedOutputError: an earlier unit made another object under this key.
+        """
+        data = super().get(key)
+        if key in self.made and key not in self.outputs:
+            unit, digest = self.made[key]
+            if sha256(data) != digest:
+                raise DamagedOutputError(unit, key)
+        return data
 
     def put(self, key: str, data: bytes) -> None:
         self._check()
@@ -133,6 +163,14 @@ class Context:
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Report the unit's progress. Raises `CancelledError` if its job was cancelled."""
         self._report(done, total, note)
+
+
+def units_before(plan: Plan, shard: Shard) -> tuple[str, ...]:
+    """Return the units whose outputs a shard reads: those it comes after, or the phase before."""
+    if shard.after:
+        return shard.after
+    own = next(index for index, phase in enumerate(plan.phases) if shard in phase)
+    return tuple(before.id for before in plan.phases[own - 1]) if own else ()
 
 
 class Stage(ABC, Generic[R]):

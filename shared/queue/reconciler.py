@@ -26,22 +26,30 @@ log = logging.getLogger("shared.queue.reconciler")
 
 def reconcile_forever(config: Settings, stop: threading.Event) -> None:
     """Reconcile every `config.reconcile_seconds` until `stop` is set; sweep every hour."""
-    root = open_store(config=config)
     dispatcher = Dispatcher(config)
     kept, swept = timedelta(days=config.keep_images_days), time.monotonic() - SWEEP_SECONDS
     while not stop.wait(config.reconcile_seconds):
         try:
+            root = open_store(config=config)
             for tenant in tenants(root):
                 if sent := dispatcher.reconcile(tenant_ledger(config, tenant)):
                     log.warning("queued %d units of tenant %s again", sent, tenant)
             if time.monotonic() - swept >= SWEEP_SECONDS:
                 swept = time.monotonic()
                 for tenant in tenants(root):
-                    if removed := sweep(tenant_ledger(config, tenant), kept, datetime.now(UTC)):
-                        log.info("removed %d old objects of tenant %s", removed, tenant)
+                    _sweep(config, tenant, kept)
         except Exception:
             log.exception("reconciliation failed; trying again")
         health.beat()
+
+
+def _sweep(config: Settings, tenant: str, kept: timedelta) -> None:
+    try:
+        removed = sweep(tenant_ledger(config, tenant), kept, datetime.now(UTC))
+    except Exception:
+        log.exception("old objects of tenant %s stay until the next hour", tenant)
+    else:
+        log.info("removed %d old objects of tenant %s", removed, tenant)
 
 
 def main() -> None:

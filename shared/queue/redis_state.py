@@ -18,8 +18,10 @@ from shared.queue.counts import count_images, count_unit
 
 PROGRESS_SECONDS = 3600
 
+# A lease that is gone, because Redis has lost its data, is taken again: the unit still runs.
 _RENEW = (
-    "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) end"
+    "local holder=redis.call('get',KEYS[1]) "
+    "if not holder or holder==ARGV[1] then redis.call('set',KEYS[1],ARGV[1],'px',ARGV[2]) end"
 )
 _RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) end"
 

@@ -42,7 +42,7 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
                 log.exception("the image of job %s is not known and stays", job)
             else:
                 store.delete(image_key(image))
-            store.delete_prefix(ledger.key(job, ""))
+            ledger.delete(job)
             removed += 1
     for folder, kept in ((INPUTS, images_kept), (IDEMPOTENCY_KEYS, KEY_LIFETIME)):
         for key, date in list(store.dates(folder)):

@@ -6,23 +6,30 @@ Redis, the reconciler sends it again, because the store lists the open jobs.
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import os
+import signal
 import time
 from typing import Any
 
+from billiard.common import TERM_SIGNAL
 from celery import Celery
 from celery.signals import heartbeat_sent, worker_process_init
 from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
 
 from shared.computing import prepare
-from shared.errors import HeteroTissueError, InputError
+from shared.errors import HandedBackError, HeteroTissueError, InputError
 from shared.jobs import Ledger, Reporter, Stage, execute, stage_of
 from shared.logging import configure_logging
 from shared.queue import health
 from shared.queue.redis_state import RedisLeases, RedisReporter, connect
 from shared.queue.tenants import ledger_of
 from shared.settings import Settings, settings
+from shared.storage import is_fault
 
 TASK = "htd.run"
 
@@ -44,6 +51,7 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
         )
     app = Celery("heterotissue", broker=url)
     app.conf.update(
+        broker_transport="shared.queue.transport:Transport",
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -75,26 +83,31 @@ class QueueError(HeteroTissueError):
 
 
 class Dispatcher:
-    """Queues units of jobs."""
+    """Queues units of jobs.
+
+    Attributes:
+        left_out: jobs that met an error when they were reconciled; each is logged once.
+    """
 
     def __init__(self, config: Settings) -> None:
         self.config = config
         self.app = make_app(config)
         self.redis = connect(config.broker_url.get_secret_value())
+        self.left_out: set[str] = set()
 
     def send(self, stage: str, job: str, units: list[str]) -> None:
         """Queue units for the workers of `stage`. Raises `QueueError`."""
         try:
             for unit in units:
                 self.app.send_task(TASK, args=[job, unit], queue=stage)
-        except OperationalError as error:
-            raise QueueError(f"{job} is recorded, but the queue cannot be reached") from error
+        except (OperationalError, RedisError) as error:  # RedisError: its memory or disk is full
+            raise QueueError(f"{job} is recorded, but the queue takes nothing: {error}") from error
 
     def listens(self, stage: str) -> bool:
         """Say whether a worker takes the units of `stage` from the queue; it takes a second."""
         try:
             workers = self.app.control.inspect(timeout=1.0).active_queues() or {}
-        except OperationalError:
+        except (OperationalError, RedisError):
             return False
         return any(queue["name"] == stage for queues in workers.values() for queue in queues)
 
@@ -103,29 +116,72 @@ class Dispatcher:
         self.send(ledger.stage(job), job, ledger.runnable(job)[1])
 
     def reconcile(self, ledger: Ledger) -> int:
-        """Queue lost units again: runnable units without a lease, if their stage's queue is empty.
+        """Queue lost units again: runnable units without a lease that are in no queue.
+
+        A job with a record that cannot be read is left out, and so is one that meets any other
+        error: the others go on.
 
         Returns:
             The number of units that were queued.
+
+        Raises:
+            QueueError, RedisError: the queue cannot be reached.
+            Exception: a fault of the world (`is_fault`), which all jobs meet.
         """
-        sent = 0
+        sent, waiting = 0, Waiting(self.redis)
         for job in ledger.open_jobs():
             try:
-                sent += self._reconcile_job(ledger, job)
-            except InputError:
-                log.exception("job %s is left out, the others go on", job)
+                sent += self._reconcile_job(ledger, job, waiting)
+            except (QueueError, RedisError):
+                raise
+            except Exception as error:
+                if is_fault(error):
+                    raise
+                if job not in self.left_out:
+                    log.exception("job %s is left out, the others go on", job)
+                self.left_out.add(job)
         return sent
 
-    def _reconcile_job(self, ledger: Ledger, job: str) -> int:
+    def _reconcile_job(self, ledger: Ledger, job: str, waiting: Waiting) -> int:
         if ledger.forget_closed(job):
             return 0
+        if ledger.cancelled(job):  # the cancellation broke off between its two objects
+            ledger.close(job, "cancelled", None)
+            return 0
         stage = stage_of(job)
-        if self.redis.llen(stage):
-            return 0  # its units may be waiting in the queue
+        queued = waiting.of(stage)
         leases = RedisLeases(self.redis, self.config.lease_seconds)
-        lost = [u for u in ledger.runnable(job)[1] if not leases.alive(f"{job}/{u}")]
+        lost = [
+            unit
+            for unit in ledger.runnable(job)[1]
+            if (job, unit) not in queued and not leases.alive(f"{job}/{unit}")
+        ]
         self.send(stage, job, lost)
         return len(lost)
+
+
+class Waiting:
+    """The units that wait in the queues, read once per queue."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self._units: dict[str, set[tuple[str, str]]] = {}
+
+    def of(self, stage: str) -> set[tuple[str, str]]:
+        """Return the (job, unit) pairs that wait in the queue of a stage. Raises `RedisError`."""
+        if stage not in self._units:
+            messages: Any = self.redis.lrange(stage, 0, -1)
+            self._units[stage] = {unit for each in messages if (unit := _unit_of(each))}
+        return self._units[stage]
+
+
+def _unit_of(message: str) -> tuple[str, str] | None:
+    """Return the (job, unit) of a message in the form of kombu; None: it is something else."""
+    try:
+        (job, unit), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(job), str(unit)
 
 
 def worker_app(stage: Stage[Any], config: Settings) -> Celery:
@@ -134,6 +190,7 @@ def worker_app(stage: Stage[Any], config: Settings) -> Celery:
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def run(job: str, unit: str) -> None:
+        _hand_back_when_told_to_end()
         ledger = ledger_of(config, job)
         redis = connect(config.broker_url.get_secret_value())
         log.info("%s: %s", job, unit)
@@ -166,6 +223,23 @@ def wait_for_world(reporter: Reporter, job: str, unit: str, error: Exception, wa
     log.warning("%s: %s waits %.1f s: %s", job, unit, seconds, error)
     reporter.unit(job, unit, 0, 1, f"waits: {error}"[:200])
     time.sleep(seconds)
+
+
+def _hand_back_when_told_to_end() -> None:
+    """Make this pool child end its unit in order when its worker is told to end.
+
+    Celery ends children by SIGTERM, or by what REMAP_SIGTERM says, and sends it twice. Its pool
+    sets handlers of its own when a child starts, so this is called when a unit starts.
+    """
+    numbers = {signal.SIGTERM, TERM_SIGNAL}
+
+    def hand_back(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise HandedBackError
+
+    for number in numbers:
+        signal.signal(number, hand_back)
 
 
 def serve(stage: Stage[Any]) -> None:

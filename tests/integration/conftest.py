@@ -19,6 +19,7 @@ QUICK = {
     "HTD_LEASE_SECONDS": "2",
     "HTD_RECONCILE_SECONDS": "0.5",
     "HTD_MAX_STARTS": "100",
+    "HTD_DEVICE": "cpu",  # or each worker would import torch to look for a GPU
 }
 """Short times, so that what was lost is found within seconds."""
 

@@ -16,7 +16,7 @@ from heterotissue.stack.supervisor import Stack
 from shared.errors import InputError
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.queue.redis_state import RedisLeases, connect
-from shared.queue.worker import Dispatcher
+from shared.queue.worker import Dispatcher, QueueError, Waiting
 from shared.settings import Settings
 from shared.storage import DirectoryStore, open_store
 from tests.integration.conftest import kill, toy_worker, wait_for
@@ -117,6 +117,7 @@ def test_a_worker_told_to_stop_hands_back_what_takes_too_long(
     try:
         with toy_worker(servers) as worker:
             wait_for(lambda: running(ledger, job))
+            wait_for(lambda: known_to_worker(config))
             worker.terminate()
             assert worker.wait(15) == 0
         assert ledger.done(job) == {"plan"}
@@ -124,6 +125,9 @@ def test_a_worker_told_to_stop_hands_back_what_takes_too_long(
         bodies = [json.loads(each)["body"] for each in redis.lrange("toy", 0, -1)]
         queued = {json.loads(base64.b64decode(body))[0][1] for body in bodies}
         assert queued == {"square-0", "square-1"}, "the part under way and the one that waits"
+        assert redis.keys(f"lease:{job}/*") == [], "who takes it next need not wait"
+        attempts = ledger.store.get_json(ledger.key(job, "attempts/square-0.json"))
+        assert attempts["starts"] == 0, "a worker that is told to stop is no failed start"
     finally:
         ledger.cancel(job)  # or its long parts would hold up the tests after this one
     with toy_worker(servers):
@@ -135,6 +139,14 @@ def running(ledger: Ledger, job: str) -> bool:
     return any("square" in key for key in ledger.store.list(ledger.key(job, "attempts/")))
 
 
+def known_to_worker(config: Settings) -> bool:
+    """Whether a worker, not only its child, knows that the child has begun a part."""
+    tasks = Dispatcher(config).app.control.inspect(timeout=0.5).active() or {}
+    return any(
+        task["time_start"] and "square" in str(task["args"]) for task in sum(tasks.values(), [])
+    )
+
+
 def test_a_wiped_redis_loses_nothing(servers: Stack, config: Settings) -> None:
     request = ToyRequest(name="wiped", parts=20, seconds=0.1)
     ledger, job = submit(config, request)
@@ -144,6 +156,59 @@ def test_a_wiped_redis_loses_nothing(servers: Stack, config: Settings) -> None:
         redis.flushall()
         status = finished(ledger, job, 90)
     assert (status.state, status.done, status.failed) == ("done", 22, {})
+
+
+def test_a_lost_unit_is_found_while_others_wait_in_its_queue(config: Settings) -> None:
+    ledger = Ledger(open_store(config=config))
+    others = ledger.submit(ToyRequest(name="others"))
+    dispatcher = Dispatcher(config)
+    dispatcher.start(ledger, others)
+    lost = ledger.submit(ToyRequest(name="lost"))
+    try:
+        wait_for(lambda: (lost, "plan") in Waiting(dispatcher.redis).of("toy"))
+        assert dispatcher.reconcile(ledger) == 0, "what waits is not lost"
+    finally:
+        for job in (lost, others):
+            ledger.cancel(job)
+
+
+def test_a_message_that_nobody_can_read_costs_no_time(servers: Stack, config: Settings) -> None:
+    redis = connect(config.broker_url.get_secret_value())
+    with toy_worker(servers) as worker:
+        ledger, job = submit(config, ToyRequest(name="unread", parts=1))
+        assert finished(ledger, job).state == "done"
+        for message in (b"\xff\x00 no JSON", b"{}", b"5", b"null", b'{"properties": 1}'):
+            redis.lpush("toy", message)
+        began = time.monotonic()
+        ledger, job = submit(config, ToyRequest(name="after-unread", parts=1))
+        assert finished(ledger, job).state == "done"
+        assert time.monotonic() - began < 5
+        assert worker.poll() is None
+
+
+def test_a_redis_that_takes_nothing_delays_a_job_and_loses_it_not(
+    servers: Stack, config: Settings
+) -> None:
+    redis = connect(config.broker_url.get_secret_value())
+    dispatcher, ledger = Dispatcher(config), Ledger(open_store(config=config))
+    with toy_worker(servers):
+        redis.config_set("maxmemory", 1)
+        try:
+            job = ledger.submit(ToyRequest(name="full", parts=2))
+            with pytest.raises(QueueError, match="is recorded, but the queue takes nothing"):
+                dispatcher.start(ledger, job)
+        finally:
+            redis.config_set("maxmemory", 0)
+        assert finished(ledger, job).state == "done"
+
+
+def test_a_lease_that_redis_has_lost_is_taken_again(config: Settings) -> None:
+    redis = connect(config.broker_url.get_secret_value())
+    leases = RedisLeases(redis, 1)
+    with leases.hold("job/forgotten"):
+        redis.delete("lease:job/forgotten")
+        wait_for(lambda: leases.alive("job/forgotten"), 5)
+    assert not leases.alive("job/forgotten")
 
 
 def test_a_cancelled_job_stops_on_its_worker(servers: Stack, config: Settings) -> None:

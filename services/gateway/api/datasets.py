@@ -242,7 +242,7 @@ def delete_dataset(own: Changeable) -> None:
             remedy=f"POST /v1/datasets/{own.name}/cancel, and try again in a few seconds",
             headers={"Retry-After": "5"},
         )
-    ledger.store.delete_prefix(ledger.key(job, ""))
+    ledger.delete(job)
     ledger.store.delete_prefix(dataset_key(own.name, ""))
     names.release(ledger.store, f"datasets/{own.name}")
     own.caller.audit("delete", job=job, dataset=own.name)
