@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from shared.computing import set_threads
 from shared.contracts.base import Request
 from shared.contracts.jobs import Attempts, Marker, ParkedUnit, State, UnitError
+from shared.contracts.tenants import LOCAL
 from shared.device import choose_device
 from shared.errors import CancelledError, InputError
 from shared.jobs.leases import Leases
@@ -190,6 +191,8 @@ class Unit:
             device=choose_device(self.config),
             report=self._reported(check),
             check=check,
+            tenant=ledger.owner or LOCAL,
+            open_root=ledger.open_root,
         )
         set_threads(self.config.threads)
         result: dict[str, Any] = {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field, JsonValue, model_validator
 
 from shared.contracts.base import Contract, Name, Request
+from shared.contracts.tenants import LOCAL
 from shared.storage import Store, StoreView, sha256, sha256_file
 
 R = TypeVar("R", bound=Request)
@@ -105,6 +107,11 @@ class Context:
         threads: number of CPU threads, which is set before the unit runs; it decides how sums
             are rounded.
         device: 'cpu', 'cuda' or 'cuda:N'.
+        tenant: name of the tenant that owns the store.
+
+    Args:
+        open_root: opens the store's root, of which `store` is the tenant's part; None: `store` is
+            the root.
     """
 
     def __init__(
@@ -115,11 +122,23 @@ class Context:
         device: str,
         report: Callable[[int, int, str], None],
         check: Callable[[], None] = lambda: None,
+        tenant: str = LOCAL,
+        open_root: Callable[[], Store] | None = None,
     ) -> None:
         self.store = RecordingStore(store, check)
+        self.tenant = tenant
+        self._open_root = open_root
+        self._check = check
         self.threads = threads
         self.device = device
         self._report = report
+
+    @cached_property
+    def root(self) -> Store:
+        """The root of the store, which holds what all tenants share: Triton's models."""
+        if self._open_root is None:
+            return self.store
+        return RecordingStore(self._open_root(), self._check)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Report the unit's progress. Raises `CancelledError` if its job was cancelled."""
