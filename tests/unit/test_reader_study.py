@@ -305,6 +305,7 @@ def test_real_and_synthetic_take_the_same_way_through_the_store(
 def test_a_readers_token_opens_its_series_and_nothing_else(gateway: Gateway) -> None:
     _, (ann, bob) = make(gateway)
     gateway.holding("read")
+    gateway.resources.wrong.most = 1000
     names = {
         "dataset": "d", "model": "toy", "version": "1", "name": "toy", "slide": "slide-a",
         "study": "s", "reader": "r1", "path": "dataset.json", "run": "r",
