@@ -75,7 +75,7 @@ class DatasetPage(Contract):
 class ShardLink(Contract):
     """The download link of a finished shard."""
 
-    shard: str
+    shard: Name
     url: str = Field(
         description="absolute (presigned: send no token), or relative (send the token)"
     )

@@ -6,7 +6,14 @@ from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
 from shared.storage.faults import is_fault
 from shared.storage.hashing import content_hash, content_hash_of_files, sha256, sha256_file
-from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key, file_identity
+from shared.storage.store import (
+    KeyTakenError,
+    ObjectNotFoundError,
+    Stat,
+    Store,
+    check_key,
+    file_identity,
+)
 from shared.storage.view import OverlayStore, ReadOnceStore, StoreView
 
 if TYPE_CHECKING:
@@ -14,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DirectoryStore",
+    "KeyTakenError",
     "ObjectNotFoundError",
     "OverlayStore",
     "ReadOnceStore",

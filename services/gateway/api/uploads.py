@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayAnnotate
 from services.gateway.api.problems import ProblemError, documented
-from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
+from services.gateway.api.receiving import RAW_BODY, ContentLength, check_place, file_name, received
 from services.gateway.api.slide_lookup import SlideName, find_slide
 from shared.contracts.base import Contract, Name
 from shared.contracts.gateway import SlideInfo, Upload, UploadBody, UploadPart, UploadStatus
@@ -81,8 +81,10 @@ def begin_upload(
 ) -> UploadStatus:
     """Begin to upload a large file in parts; the answer has the URLs of the first parts."""
     file = file_name(body.file)
+    key = slide_key(slide, f"source/{file}")
+    check_place(caller.store, key)
     caller.spend("upload_bytes", body.bytes)
-    parts = part_upload(caller.store, slide_key(slide, f"source/{file}"))
+    parts = part_upload(caller.store, key)
     part_bytes = max(PART_BYTES, -(-body.bytes // MAX_PARTS))
     upload = Upload(
         upload=secrets.token_hex(16),
