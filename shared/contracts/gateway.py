@@ -192,6 +192,22 @@ class Upload(Contract):
     parts: int = Field(description="number of parts")
 
 
+UPLOADS = "uploads/"
+"""Prefix of the records of begun uploads."""
+
+
+class UploadRecord(Contract):
+    """The stored record of a begun upload; `internal` is the store's id of it."""
+
+    upload: Upload
+    internal: str
+
+
+def upload_key(upload: str) -> str:
+    """Return the key of the record of an upload."""
+    return f"{UPLOADS}{upload}.json"
+
+
 class UploadStatus(Contract):
     """The parts of an upload that have arrived, and links for those that are missing."""
 
