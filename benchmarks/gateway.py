@@ -31,6 +31,7 @@ from heterotissue.client import Client
 from heterotissue.stack.supervisor import Stack
 from heterotissue.study import counterparts
 from services.gateway.api.tokens import Tokens
+from services.gateway.signing import SignedRecords
 from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.tenants import LOCAL
@@ -196,9 +197,9 @@ def main() -> None:
         for prefix in (model.ref.prefix, f"regions/{model.regions}/"):
             for key in source.list(prefix):
                 store.put(key, source.get(key))
+        known = Tokens(SignedRecords.of(store, stack.gateway_config))
         tokens = [
-            Tokens(store).create(f"client-{number}", LOCAL, ("read",))[0]
-            for number in range(given.clients)
+            known.create(f"client-{number}", LOCAL, ("read",))[0] for number in range(given.clients)
         ]
 
         def asked(name: str, images: int) -> DatasetRequest:

@@ -46,9 +46,10 @@ from heterotissue.study import IMAGENET_ENCODERS, counterparts
 from services.evaluate.fidelity import FeatureSet, fidelity
 from services.synthesize.compose import Composer, Composition
 from services.synthesize.generate import IN_FLIGHT
-from shared.contracts.deploy import DeployRequest, served_prefix
+from shared.contracts.deploy import DeployRequest, served_model, served_prefix
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.sampling import Sampling
+from shared.contracts.tenants import LOCAL
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.autoencoder import Autoencoder, decode_latents, encode_latents, to_pixels
 from shared.diffusion.denoiser import Denoiser
@@ -218,7 +219,9 @@ def on_triton(url: str, store: Store, model: ModelRecord, priority: Priority) ->
     """Return a function that makes images on a Triton server that serves the model."""
     number = deployments(store, model.model)[-1].number
     alone = priority is Priority.BULK
-    generator = TritonGenerator(url, model.model, number, priority=priority, alone=alone)
+    generator = TritonGenerator(
+        url, served_model(LOCAL, model.model), number, priority=priority, alone=alone
+    )
     sampling = model.recipe.sampling
     return lambda batch: generator.generate(batch.labels, batch.crops, batch.seeds, sampling)
 
@@ -340,7 +343,7 @@ def workers_ratio(source: Store, model: ModelRecord, images: int) -> dict[str, f
     rates = {}
     for name, services in (("one", ["synthesize"]), ("two", ["synthesize", "synthesize"])):
         with stack(source, model, *services) as target:
-            name_there = served_name(model.model, 1, "sampler")
+            name_there = served_name(served_model(LOCAL, model.model), 1, "sampler")
             target.store.put(f"{served_prefix(name_there)}1/model.py", STUB.read_bytes())
             Server(target.config.triton_url).client.load_model(name_there)
             # A shard for every worker.

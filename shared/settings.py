@@ -75,13 +75,15 @@ class Settings(BaseSettings):
     )
     gateway_host: str = Field("127.0.0.1", description="address that the gateway listens on")
     gateway_port: int = Field(8000, ge=1, le=65535)
-    gateway_open: bool = Field(
-        False,
-        description="let browsers of this machine open the pages without a token; refused if the "
-        "gateway listens on an address of the network; do not set it behind a proxy",
+    gateway_key: SecretStr = Field(
+        SecretStr(""),
+        description="secret that signs tokens and sessions; all gateways of a store have the same",
     )
     gateway_requests_per_minute: int = Field(
         600, ge=1, description="requests that one token may send per minute"
+    )
+    gateway_connections: int = Field(
+        1000, ge=1, description="connections of a gateway above which requests are refused"
     )
     log_level: str = "INFO"
 

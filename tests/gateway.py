@@ -17,6 +17,8 @@ from shared.jobs import JobStatus, run_job
 from shared.queue.tenants import ledger_of
 from shared.settings import Settings
 
+KEY = "the key that signs tokens in tests"
+
 
 class Gateway:
     """The application on a store below `folder`, and a client with an administrator's token."""
@@ -28,6 +30,7 @@ class Gateway:
             threads=1,
             device="cpu",
             gateway_requests_per_minute=1_000_000,
+            gateway_key=SecretStr(KEY),
             **config,
         )
         self.app = make_app(self.config)

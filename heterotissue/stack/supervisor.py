@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO
 
 import psutil
+from pydantic import SecretStr
 
 from heterotissue.stack.servers import (
     BUCKET,
@@ -28,7 +29,9 @@ from heterotissue.stack.servers import (
     redis_answers,
     s3_answers,
 )
+from services.gateway.api.session import Sessions
 from services.gateway.api.tokens import Tokens
+from services.gateway.signing import SignedRecords
 from shared.computing import SPIN
 from shared.contracts.requests import REQUESTS
 from shared.errors import HeteroTissueError, InputError
@@ -62,7 +65,8 @@ class Stack:
     """The servers and workers of a local stack whose files are in one folder.
 
     The folder holds the logs, the data of Redis and S3, and `env` (mode 0600) with the
-    addresses and keys. Keys are drawn at the first start.
+    addresses and keys. Keys are drawn at the first start. `gateway.key` (mode 0600) signs tokens;
+    only the gateway gets it.
 
     Args:
         folder: folder of the stack.
@@ -73,6 +77,7 @@ class Stack:
 
     Attributes:
         token: the administrator's token of the gateway if this start made it, else None.
+        link: address that opens the pages once, in one browser; None without a gateway.
 
     Raises:
         InputError: there is no such service.
@@ -96,6 +101,7 @@ class Stack:
         self.triton = triton
         self.gateway = gateway
         self.token: str | None = None
+        self.link: str | None = None
         self.services = services
         self.say = say
         self.processes: list[Process] = []
@@ -190,7 +196,6 @@ class Stack:
             "HTD_S3_SECRET_KEY": secret,
             "HTD_BROKER_URL": f"redis://:{password}@127.0.0.1:{redis_port}/0",
             "HTD_CACHE_DIR": str(self.folder / "cache"),
-            "HTD_GATEWAY_OPEN": "true",
             "HTD_GATEWAY_PORT": os.environ.get("HTD_GATEWAY_PORT") or str(free_port()),
         }
         self._launch("redis", plan_redis(self.folder / "redis", redis_port, password))
@@ -202,13 +207,15 @@ class Stack:
 
     def _keys(self) -> dict[str, str]:
         """Read the keys of the folder; draw them at the first start."""
-        path = self.folder / "keys.json"
-        if not path.is_file():
-            path.touch(mode=0o600)
-            drawn = {name: secrets.token_hex(20) for name in ("access", "secret", "redis")}
-            path.write_text(json.dumps(drawn))
-        keys: dict[str, str] = json.loads(path.read_text())
+        drawn = {name: secrets.token_hex(20) for name in ("access", "secret", "redis")}
+        keys: dict[str, str] = json.loads(_kept(self.folder / "keys.json", json.dumps(drawn)))
         return keys
+
+    @property
+    def gateway_config(self) -> Settings:
+        """Settings of the gateway: those of this stack, and the key that signs tokens."""
+        key = _kept(self.folder / "gateway.key", secrets.token_hex(32))
+        return self.config.model_copy(update={"gateway_key": SecretStr(key)})
 
     def _start_triton(self) -> None:
         from heterotissue.stack.triton import plan_triton
@@ -230,11 +237,19 @@ class Stack:
         self.say(f"triton      {server.url}, metrics http://127.0.0.1:{ports[2]}/metrics")
 
     def _start_gateway(self) -> None:
-        # Make the token here, because the gateway would print it to its log.
-        self.token = Tokens(open_store(config=self.config)).create_first()
-        self._launch_module("gateway", "services.gateway")
+        config = self.gateway_config
+        records = SignedRecords.of(open_store(config=config), config)
+        tokens = Tokens(records)
+        self.token = tokens.create_first()
+        link = Sessions(records, tokens).make_link(
+            "browser", ("read", "annotate", "generate", "train")
+        )
+        self.link = f"{self.url}/login?link={link}"
+        own = {"HTD_GATEWAY_KEY": config.gateway_key.get_secret_value()}
+        self._launch("gateway", Launch([sys.executable, "-m", "services.gateway"], own))
         self._wait("the gateway", lambda: gateway_answers(self.url))
-        self.say(f"pages       {self.url}")
+        self.say(f"pages       {self.link}")
+        self.say("            (this link works once, within an hour)")
         self.say(f"gateway     {self.url}/v1")
         if self.token is not None:
             self.say(f"token       {self.token}  (shown this once)")
@@ -282,7 +297,10 @@ class Stack:
 
     def _write_state(self) -> None:
         state = {process.name: process.child.pid for process in self.processes}
-        (self.folder / STATE).write_text(json.dumps(state, indent=1))
+        path = self.folder / STATE
+        new = path.with_name(f"{STATE}.new")
+        new.write_text(json.dumps(state, indent=1))
+        new.replace(path)  # `htd stack status` never reads half of it
 
     def check(self) -> None:
         """Raise `HeteroTissueError` if a process has ended."""
@@ -309,7 +327,7 @@ class Stack:
             process.log.close()
             self.processes.remove(process)
             self._launch(process.name, process.launch)
-        self._write_state()
+            self._write_state()
 
     def stop(self) -> None:
         """Stop all processes, workers before servers; interrupted jobs continue at the next start.
@@ -334,6 +352,17 @@ class Stack:
             (self.folder / STATE).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
+
+
+def _kept(path: Path, drawn: str) -> str:
+    """Return the secret in a file that only this user may read; `drawn`, if there is none yet."""
+    if not path.is_file():
+        new = path.with_name(f"{path.name}.new")
+        new.unlink(missing_ok=True)
+        new.touch(mode=0o600)
+        new.write_text(drawn)
+        new.replace(path)
+    return path.read_text()
 
 
 def _signal(process: Process, number: signal.Signals) -> None:

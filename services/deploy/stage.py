@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from services.deploy.plan import Built, Profile, build_plan
-from shared.contracts.deploy import Deployment, DeployRequest
+from shared.contracts.deploy import Deployment, DeployRequest, served_model
 from shared.contracts.models import ModelRecord
 from shared.diffusion.autoencoder import vae_factor
 from shared.diffusion.model_store import load_model
@@ -22,7 +22,7 @@ from shared.models import read_model
 from shared.serving.client import LoadError, Server
 from shared.serving.deployments import deployments
 from shared.serving.protocol import PARTS, Part, engine_tensors, max_rows, part_configs, planned
-from shared.serving.repository import add_deployment, drop_deployment
+from shared.serving.repository import Repository, add_deployment, drop_deployment
 from shared.settings import settings
 from shared.storage import Store
 
@@ -65,13 +65,14 @@ class DeployStage(Stage[DeployRequest]):
             configs = part_configs(
                 record,
                 pipeline,
+                model=served_model(context.tenant, request.model),
                 number=request.number,
                 engine=request.engine,
                 device=request.device,
                 gpu=built.gpu if built else "",
                 max_tokens=limit,
             )
-            add_deployment(context.store, entry, request.model, configs, files)
+            add_deployment(_repository(context), entry, request.model, configs, files)
         plans = f" {built.tensorrt}, plans for {built.gpu}" if built else ""
         return {"number": request.number, "engine": request.engine + plans}
 
@@ -82,21 +83,26 @@ class DeployStage(Stage[DeployRequest]):
         if config.triton_url:
             record = read_model(context.store, request.model_ref)
             server = Server(config.triton_url)
+            served = served_model(context.tenant, request.model)
             try:
-                server.load(request.model, request.number, record.size)
+                server.load(served, request.number, record.size)
             except LoadError as error:
-                drop_deployment(context.store, request.model, request.number)
+                drop_deployment(_repository(context), request.model, request.number)
                 raise InputError(
                     f"{error}, {done['repository']['engine']}. "
                     "The previous deployment is still served"
                 ) from error
             kept = deployments(context.store, request.model)
-            server.retire(request.model, {each.number for each in kept})
+            server.retire(served, {each.number for each in kept})
         return {
             "model": str(request.model_ref),
             "number": request.number,
             "loaded": bool(config.triton_url),
         }
+
+
+def _repository(context: Context) -> Repository:
+    return Repository(context.store, context.root, context.tenant)
 
 
 def _plan(

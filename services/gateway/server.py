@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import uvicorn
 
+from services.gateway.api.tokens import Tokens
 from services.gateway.app import make_app
+from services.gateway.signing import SignedRecords
+from shared.contracts.tenants import LOCAL
 from shared.settings import Settings
+from shared.storage import open_store
+
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5
 """Time that running responses have when the process stops, because event streams never end."""
 
 
+def print_token(config: Settings) -> None:
+    """Make a token of an administrator of the local tenant, and print it; logs never hold one.
+
+    Raises:
+        InputError: HTD_GATEWAY_KEY is not set, or the store's address or keys are wrong.
+    """
+    tokens = Tokens(SignedRecords.of(open_store(config=config), config))
+    token, _ = tokens.create("admin", LOCAL, ("admin",))
+    sys.stdout.write(f"{token}\n")
+
+
 def serve(config: Settings) -> None:
     """Serve until the process is stopped.
 
-    If the store has no token yet, create the administrator's token and print it.
-
     Raises:
-        InputError: no broker is configured, or the store's address or keys are wrong.
+        InputError: no broker or no HTD_GATEWAY_KEY is configured, or the store's address or keys
+            are wrong.
     """
     app = make_app(config)
-    token = app.state.resources.tokens.create_first()
-    if token is not None:
-        sys.stdout.write(
-            f"The administrator's token, shown this once:\n{token}\n"
-            "Use it to make tokens with fewer rights: POST /v1/tokens\n"
-        )
-        sys.stdout.flush()
+    if not app.state.resources.tokens.all(LOCAL):
+        log.warning("there is no token yet: 'python -m services.gateway token' makes one")
     uvicorn.run(
         app,
         host=config.gateway_host,

@@ -44,7 +44,9 @@ class ImageStage(Stage[ImageRequest]):
         seed = image_seed(request.seed, 0)
         rng = np.random.default_rng(seed)
         crops = [_place_crop(store, crop, labels, model, rng) for crop in request.crops]
-        generator, _ = open_generator(store, model, context.device, Priority.INTERACTIVE)
+        generator, _ = open_generator(
+            store, model, context.device, Priority.INTERACTIVE, tenant=context.tenant
+        )
         images = generator.generate(labels[None], [crops], [seed], request.sampling(model))
         store.put(image_key(request.image), mark_png(encode_png(images[0]), Mark(str(model.ref))))
         return {"images": 1}

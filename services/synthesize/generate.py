@@ -42,7 +42,7 @@ def open_generate(
     Returns:
         The function that makes images, and the number of batches to request at a time.
     """
-    generator, remote = open_generator(context.store, model, context.device)
+    generator, remote = open_generator(context.store, model, context.device, tenant=context.tenant)
     generate = partial(
         generator.generate,
         sampling=request.sampling(model),

@@ -91,12 +91,18 @@ ClassName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_
 """The name of a class, as people write it."""
 
 
+_Level = Annotated[int, Field(ge=0, le=255)]
+
+Color = tuple[_Level, _Level, _Level]
+"""A colour: red, green and blue, 0 to 255."""
+
+
 class LabelClass(Contract):
     """One class of a label map."""
 
     index: int = Field(ge=0, le=255)
     name: ClassName
-    color: tuple[int, int, int]
+    color: Color
 
 
 _PALETTE = (

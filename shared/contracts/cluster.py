@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import ClassName, Contract, Name, Request, Seed
+from shared.contracts.base import ClassName, Color, Contract, Name, Request, Seed
 from shared.contracts.embed import feature_record_key
 from shared.contracts.ingest import cohort_key
 from shared.contracts.regions import RegionRule
@@ -85,7 +85,7 @@ class TissueType(Contract):
     """Name and colour of a tissue type; a person may change them, or merge the type."""
 
     name: ClassName
-    color: tuple[int, int, int] = Field(description="RGB, 0 to 255")
+    color: Color = Field(description="RGB, 0 to 255")
     merge: int | None = Field(None, description="type that this one is merged into")
 
 

@@ -1,7 +1,8 @@
 """Deploy: a model version → a deployment on Triton.
 
-triton/<model>-<number>-<part>/…          Triton's model repository, see shared.serving.repository
-triton/deployments/<model>/<number>.json    Deployment
+triton/<tenant>.<model>-<number>-<part>/…  Triton's model repository at the root of the store, see
+                                            shared.serving.repository
+triton/deployments/<model>/<number>.json    Deployment, in the tenant's part of the store
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ def deployment_key(model: str, number: int) -> str:
     return f"{deployments_prefix(model)}{number}.json"
 
 
+def served_model(tenant: str, model: str) -> str:
+    """Return the name that a tenant's model has on Triton, which all tenants share.
+
+    A tenant's name has no dot, so that no two tenants' models have the same name.
+    """
+    return f"{tenant}.{model}"
+
+
 def served_prefix(name: str) -> str:
-    """Return the store prefix of a model on Triton, by the model's name on Triton."""
+    """Return the prefix, in the root of the store, of a part of a deployment by its name there."""
     return f"triton/{name}/"

@@ -75,7 +75,7 @@ class DatasetPage(Contract):
 class ShardLink(Contract):
     """The download link of a finished shard."""
 
-    shard: str
+    shard: Name
     url: str = Field(
         description="absolute (presigned: send no token), or relative (send the token)"
     )
@@ -190,6 +190,22 @@ class Upload(Contract):
     bytes: int
     part_bytes: int = Field(description="size of every part but the last")
     parts: int = Field(description="number of parts")
+
+
+UPLOADS = "uploads/"
+"""Prefix of the records of begun uploads."""
+
+
+class UploadRecord(Contract):
+    """The stored record of a begun upload; `internal` is the store's id of it."""
+
+    upload: Upload
+    internal: str
+
+
+def upload_key(upload: str) -> str:
+    """Return the key of the record of an upload."""
+    return f"{UPLOADS}{upload}.json"
 
 
 class UploadStatus(Contract):

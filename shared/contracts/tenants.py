@@ -1,6 +1,7 @@
 """Tenants: each has its own part of the store, with the layout of a whole store.
 
 access/tenants/<tenant>.json   TenantRecord
+access/tokens/, readings/, links/, sessions/   signed records of the gateways
 tenants/<tenant>/…             that tenant's slides, models, datasets, jobs
 """
 
@@ -14,6 +15,9 @@ from shared.contracts.base import Contract
 
 LOCAL = "local"
 """The tenant at the root of the store; it always exists."""
+
+SESSIONS, LINKS = "access/sessions/", "access/links/"
+"""Prefixes of the records of browsers' sessions, and of links that begin one; they are swept."""
 
 Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]
 """A tenant's name. It has no dot, because a dot separates it from the rest of a job's id."""

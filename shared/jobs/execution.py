@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from shared.computing import set_threads
 from shared.contracts.base import Request
 from shared.contracts.jobs import Attempts, Marker, ParkedUnit, State, UnitError
+from shared.contracts.tenants import LOCAL
 from shared.errors import CancelledError, HandedBackError, InputError
 from shared.jobs.leases import Leases
 from shared.jobs.ledger import Ledger
@@ -221,6 +222,8 @@ class Unit:
             device=self.config.device,
             report=self._reported(check),
             check=check,
+            tenant=ledger.owner or LOCAL,
+            open_root=ledger.open_root,
         )
         set_threads(self.config.threads)
         result: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -27,11 +27,15 @@ class Ledger:
         store: the store that holds the jobs.
         owner: name of the tenant that owns the store; empty for the local tenant. Job ids start
             with it, so that jobs of several tenants can share a queue.
+        open_root: opens the root of the store, of which a tenant owns a part; None: `store` is it.
     """
 
-    def __init__(self, store: Store, owner: str = "") -> None:
+    def __init__(
+        self, store: Store, owner: str = "", open_root: Callable[[], Store] | None = None
+    ) -> None:
         self.store = store
         self.owner = owner
+        self.open_root = open_root
 
     @staticmethod
     def key(job: str, name: str) -> str:

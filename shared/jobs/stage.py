@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import Field, JsonValue, model_validator
 
 from shared.contracts.base import Contract, Name, Request
+from shared.contracts.tenants import LOCAL
 from shared.device import choose_device
 from shared.errors import HeteroTissueError
 from shared.storage import Store, StoreView, sha256, sha256_file
@@ -136,9 +137,12 @@ class Context:
         store: the object store; it records each put for the unit's marker.
         threads: number of CPU threads, which is set before the unit runs; it decides how sums
             are rounded.
+        tenant: name of the tenant that owns the store.
 
     Args:
         device: 'cpu', 'cuda', 'cuda:N' or 'auto'.
+        open_root: opens the store's root, of which `store` is the tenant's part; None: `store` is
+            the root.
     """
 
     def __init__(
@@ -149,8 +153,13 @@ class Context:
         device: str,
         report: Callable[[int, int, str], None],
         check: Callable[[], None] = lambda: None,
+        tenant: str = LOCAL,
+        open_root: Callable[[], Store] | None = None,
     ) -> None:
         self.store = RecordingStore(store, check)
+        self.tenant = tenant
+        self._open_root = open_root
+        self._check = check
         self.threads = threads
         self._device = device
         self._report = report
@@ -159,6 +168,13 @@ class Context:
     def device(self) -> str:
         """'cpu', 'cuda' or 'cuda:N'; 'auto' is settled here, as only some stages load torch."""
         return choose_device(self._device)
+
+    @cached_property
+    def root(self) -> Store:
+        """The root of the store, which holds what all tenants share: Triton's models."""
+        if self._open_root is None:
+            return self.store
+        return RecordingStore(self._open_root(), self._check)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Report the unit's progress. Raises `CancelledError` if its job was cancelled."""

@@ -1,25 +1,39 @@
-"""Removing old objects: single images, and records of Idempotency-Keys."""
+"""Removing old objects: single images, begun uploads, and records that count for a while."""
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
 
+from pydantic import ValidationError
+
+from shared.contracts.gateway import UPLOADS, UploadRecord
 from shared.contracts.image import INPUTS, ImageRequest, image_key
+from shared.contracts.ingest import slide_key
+from shared.contracts.tenants import LINKS, SESSIONS
+from shared.errors import InputError
 from shared.jobs import Ledger, UnreadableRecordError
+from shared.storage import Store
+from shared.storage.parts import part_upload
 
 LEFTOVER_AGE = timedelta(days=1)
 KEY_LIFETIME = timedelta(days=7)
+UPLOAD_LIFETIME = timedelta(days=7)
+SESSION_LIFETIME = timedelta(days=1)
+"""Longer than sessions and the links that begin them last; their own records say how long."""
+
+PARTS = "parts/"
 IDEMPOTENCY_KEYS = "idempotency/"
 
 log = logging.getLogger(__name__)
 
 
 def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
-    """Remove old single images with their jobs and inputs, old Idempotency-Keys, and leftovers.
+    """Remove old single images with their jobs and inputs, and what was begun and left.
 
-    An image is as old as its job's result; an input is as old as the last request that sent
-    it. Open jobs are kept.
+    That is: begun uploads, Idempotency-Keys, sessions of browsers, and half-written files. An
+    image is as old as its job's result; an input is as old as the last request that sent it. Open
+    jobs are kept.
 
     Args:
         ledger: ledger of the store to sweep.
@@ -44,9 +58,31 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
                 store.delete(image_key(image))
             ledger.delete(job)
             removed += 1
-    for folder, kept in ((INPUTS, images_kept), (IDEMPOTENCY_KEYS, KEY_LIFETIME)):
+    for key, date in list(store.dates(UPLOADS)):
+        if now - date > UPLOAD_LIFETIME:
+            _give_up(store, key)
+            removed += 1
+    for folder, kept in (
+        (INPUTS, images_kept),
+        (IDEMPOTENCY_KEYS, KEY_LIFETIME),
+        (PARTS, UPLOAD_LIFETIME),
+        (SESSIONS, SESSION_LIFETIME),
+        (LINKS, SESSION_LIFETIME),
+    ):
         for key, date in list(store.dates(folder)):
             if now - date > kept:
                 store.delete(key)
                 removed += 1
     return removed + store.remove_leftovers(now - LEFTOVER_AGE)
+
+
+def _give_up(store: Store, key: str) -> None:
+    """Remove a begun upload: its parts, then its record."""
+    try:
+        record = store.get_model(key, UploadRecord)
+        upload = record.upload
+        place = slide_key(upload.slide, f"source/{upload.file}")
+        part_upload(store, place).abort(record.internal)
+    except (InputError, ValidationError):
+        log.exception("the parts of %s are gone, or not known", key)
+    store.delete(key)

@@ -25,7 +25,7 @@ def tenant_ledger(config: Settings, tenant: str) -> Ledger:
     if tenant == LOCAL:
         return Ledger(open_store(config=config))
     store = open_store(f"{config.store.rstrip('/')}/tenants/{tenant}", config)
-    return Ledger(store, owner=tenant)
+    return Ledger(store, owner=tenant, open_root=lambda: open_store(config=config))
 
 
 def ledger_of(config: Settings, job: str) -> Ledger:

@@ -84,7 +84,7 @@ class Server:
         """Load all parts of a deployment, and make one image with it as a test.
 
         Args:
-            model, number: name of the model, and number of the deployment.
+            model, number: name of the model with its tenant, and number of the deployment.
             size: side of the model's images in pixels.
 
         Raises:
@@ -102,7 +102,7 @@ class Server:
         TritonGenerator(self.url, model, number).generate(blank, [[]], [0], Sampling(steps=1))
 
     def retire(self, model: str, kept: Container[int]) -> None:
-        """Unload a model's deployments whose numbers are not in `kept`.
+        """Unload the deployments of a tenant's model whose numbers are not in `kept`.
 
         Each deployment finishes its running requests first.
 
@@ -138,7 +138,7 @@ class TritonGenerator:
 
     Args:
         url: host:port of the server's gRPC service.
-        model: name of the model.
+        model: name of the model, with its tenant.
         number: number of the deployment.
         priority: priority of all requests.
         alone: True keeps the images of a request in batches of their own, so that their bits

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from shared.arrays import UInt8
+from shared.contracts.deploy import served_model
 from shared.contracts.models import ModelRecord
 from shared.contracts.sampling import Sampling
+from shared.contracts.tenants import LOCAL
 from shared.diffusion.crops import Crop
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
@@ -37,7 +39,12 @@ class Generator(Protocol):
 
 
 def open_generator(
-    store: Store, model: ModelRecord, device: str, priority: Priority = Priority.BULK
+    store: Store,
+    model: ModelRecord,
+    device: str,
+    priority: Priority = Priority.BULK,
+    *,
+    tenant: str = LOCAL,
 ) -> tuple[Generator, bool]:
     """Open a generator of a model's images: the model itself, or a Triton server.
 
@@ -49,6 +56,7 @@ def open_generator(
         device: device of a model in this process.
         priority: priority of the requests to a Triton server. Requests above `BULK` share
             batches with others, because they need not be reproducible to the bit.
+        tenant: name of the tenant that owns the store.
 
     Returns:
         The generator, and whether it is a Triton server.
@@ -76,7 +84,8 @@ def open_generator(
         )
     server = Server(url)
     server.wait(WAIT_SECONDS)
-    if not server.serves(model.model, numbers[-1]):
-        server.load(model.model, numbers[-1], model.size)
+    served = served_model(tenant, model.model)
+    if not server.serves(served, numbers[-1]):
+        server.load(served, numbers[-1], model.size)
     alone = priority is Priority.BULK
-    return TritonGenerator(url, model.model, numbers[-1], priority=priority, alone=alone), True
+    return TritonGenerator(url, served, numbers[-1], priority=priority, alone=alone), True

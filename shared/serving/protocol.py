@@ -1,9 +1,12 @@
 """The models of a deployment on a Triton server: names, tensors, limits and configurations.
 
-    <model>-<number>-sampler       maps, crops, seeds → images; the loop (Python backend)
-    <model>-<number>-denoiser      one step of a batch, each row at its own time
-    <model>-<number>-vae_encoder   crops → latents
-    <model>-<number>-vae_decoder   latents → images
+    <tenant>.<model>-<number>-sampler       maps, crops, seeds → images; the loop (Python backend)
+    <tenant>.<model>-<number>-denoiser      one step of a batch, each row at its own time
+    <tenant>.<model>-<number>-vae_encoder   crops → latents
+    <tenant>.<model>-<number>-vae_decoder   latents → images
+
+All tenants share a server, so names begin with the tenant's. In this package, `model` is the name
+with the tenant, from `served_model`.
 
 Every deployment has a number, and models of its own. Deployments are not Triton versions of one
 model, because versions share a config.pbtxt and so the tensors, the engine and the device.
@@ -208,6 +211,7 @@ def part_configs(
     record: ModelRecord,
     pipeline: HeteroTissuePipeline,
     *,
+    model: str,
     number: int,
     engine: str,
     device: str,
@@ -218,6 +222,7 @@ def part_configs(
 
     Args:
         record, pipeline: the model version.
+        model: name of the model, with its tenant.
         number: number of the deployment.
         engine: 'pytorch' or 'tensorrt'; 'tensorrt' runs the networks of `planned`.
         device: 'auto', 'cpu' or 'cuda'.
@@ -228,7 +233,7 @@ def part_configs(
     plans = planned(record.size) if engine == "tensorrt" else ()
     configs: dict[Part, str] = {}
     for part in PARTS:
-        name = served_name(record.model, number, part)
+        name = served_name(model, number, part)
         if part == "sampler":
             parameters = shared | {"size": str(record.size), "gpu": gpu}
             if max_tokens is not None:

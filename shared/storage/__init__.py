@@ -12,7 +12,14 @@ from shared.storage.hashing import (
     sha256,
     sha256_file,
 )
-from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key, file_identity
+from shared.storage.store import (
+    KeyTakenError,
+    ObjectNotFoundError,
+    Stat,
+    Store,
+    check_key,
+    file_identity,
+)
 from shared.storage.view import OverlayStore, ReadOnceStore, StoreView
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DirectoryStore",
+    "KeyTakenError",
     "ObjectNotFoundError",
     "OverlayStore",
     "ReadOnceStore",

@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
-from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
+from shared.storage.store import KeyTakenError, ObjectNotFoundError, Stat, Store, check_key
 
 PART = ".part-"
 """Beginning of the names of files that are being written."""
@@ -60,7 +60,15 @@ class DirectoryStore(Store):
     def _temporary(self, key: str) -> Iterator[Path]:
         """Yield an empty file in the folder of `key`, and remove it at the end."""
         target = self._path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            if other := next(self.list(f"{key}/"), None):
+                raise KeyTakenError(key, other)
+            self._remove_empty(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            names = (str(name) for name in PurePosixPath(key).parents if name.name)
+            raise KeyTakenError(key, next(filter(self.exists, names), key)) from None
         handle, name = tempfile.mkstemp(prefix=PART, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
@@ -68,6 +76,12 @@ class DirectoryStore(Store):
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove the empty folders that deleted objects left under an object's name."""
+        for path, _, _ in os.walk(folder, topdown=False):
+            with suppress(OSError):  # another process has put an object there meanwhile
+                Path(path).rmdir()
 
     def get(self, key: str) -> bytes:
         return self.local(key).read_bytes()

@@ -10,7 +10,6 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 from minio.datatypes import Part
@@ -18,6 +17,7 @@ from minio.error import InvalidResponseError, S3Error
 
 from shared.errors import InputError
 from shared.storage import S3Store, Store
+from shared.storage.presigning import presign_put
 
 
 class PartUpload(ABC):
@@ -32,8 +32,11 @@ class PartUpload(ABC):
         """Return the parts that have arrived: number → size in bytes."""
 
     @abstractmethod
-    def url(self, upload: str, number: int, seconds: int) -> str | None:
-        """Return a URL to PUT a part to, valid for `seconds`; None if `put` takes the part."""
+    def url(self, upload: str, number: int, size: int, seconds: int) -> str | None:
+        """Return a URL to PUT a part of `size` bytes to; None if `put` takes the part.
+
+        The URL is valid for `seconds`, and signs the size: the server refuses another one.
+        """
 
     @abstractmethod
     def put(self, upload: str, number: int, path: Path) -> None:
@@ -67,7 +70,7 @@ class StoredParts(PartUpload):
         keys = self.store.list(self.prefix)
         return {int(key.removeprefix(self.prefix)): self.store.size(key) for key in keys}
 
-    def url(self, upload: str, number: int, seconds: int) -> str | None:
+    def url(self, upload: str, number: int, size: int, seconds: int) -> str | None:
         return None
 
     def put(self, upload: str, number: int, path: Path) -> None:
@@ -114,13 +117,14 @@ class S3Parts(PartUpload):
                     return
                 marker = str(page.next_part_number_marker)
 
-    def url(self, upload: str, number: int, seconds: int) -> str | None:
-        query: dict[str, str | list[str] | tuple[str]] = {
-            "uploadId": upload,
-            "partNumber": str(number),
-        }
-        return self.signer.get_presigned_url(
-            "PUT", self.bucket, self.name, timedelta(seconds=seconds), extra_query_params=query
+    def url(self, upload: str, number: int, size: int, seconds: int) -> str | None:
+        return presign_put(
+            self.signer,
+            self.bucket,
+            self.name,
+            {"uploadId": upload, "partNumber": str(number)},
+            size,
+            seconds,
         )
 
     def put(self, upload: str, number: int, path: Path) -> None:

@@ -62,7 +62,7 @@ class S3Store(Store):
 
     def name(self, key: str) -> str:
         """Return the name in the bucket of the object under `key`."""
-        return self.prefix + check_key(key)
+        return check_key(self.prefix + check_key(key))
 
     def create_bucket(self) -> None:
         """Make the bucket if it is missing."""
@@ -150,9 +150,9 @@ class S3Store(Store):
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             # Other processes may fetch it at the same time: write a unique file, then rename it.
-            part = f"{path}.{secrets.token_hex(8)}.part"
-            self.client.fget_object(self.bucket, self.name(key), part)
-            Path(part).replace(path)
+            part = path.with_name(f"{secrets.token_hex(8)}.part")
+            self.client.fget_object(self.bucket, self.name(key), str(part))
+            part.replace(path)
         return path
 
     @contextmanager

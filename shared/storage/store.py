@@ -7,6 +7,7 @@ new one or none), and a later put replaces an earlier one.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -31,16 +32,42 @@ class ObjectNotFoundError(InputError):
         self.key = key
 
 
+class KeyTakenError(InputError):
+    """An object lies where the key of another one needs a folder, or the other way round."""
+
+    def __init__(self, key: str, other: str) -> None:
+        super().__init__(
+            f"{key!r} cannot be stored beside {other!r}, because one name would be a file and a "
+            "folder: choose another name, or delete the other one first"
+        )
+
+
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+MAX_KEY_BYTES = 1024
+MAX_NAME_BYTES = 255
+"""Limits of a key and of each of its names, in UTF-8: those of S3 and of file systems."""
+
+
 def check_key(key: str) -> str:
-    """Return `key` if it is a plain relative path.
+    """Return `key` if it is a plain relative path that every kind of store can hold.
 
     Raises:
-        InputError: it is empty, absolute, not normalized, or climbs out of the store.
+        InputError: it is empty, absolute, not normalized, or climbs out of the store; it has
+            characters that cannot be seen; or it or one of its names is too long.
     """
     path = PurePosixPath(key)
     if not key or path.is_absolute() or ".." in path.parts or str(path) != key or "\\" in key:
         raise InputError(
             f"{key!r} is not a store key: use a relative path such as 'slides/a/slide.json'"
+        )
+    if _UNSEEN.search(key):
+        raise InputError(f"{key!r} has characters that cannot be seen: leave them out")
+    sizes = [len(name.encode()) for name in path.parts]
+    if max(sizes) > MAX_NAME_BYTES or len(key.encode()) > MAX_KEY_BYTES:
+        raise InputError(
+            f"{key[:80]!r}… has a name of {max(sizes)} bytes and {len(key.encode())} in all: use "
+            f"names of at most {MAX_NAME_BYTES} bytes, and {MAX_KEY_BYTES} in all"
         )
     return key
 

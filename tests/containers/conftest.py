@@ -41,9 +41,8 @@ class Running:
         self.compose = compose
         self.url = f"http://127.0.0.1:{compose.settings['GATEWAY_PORT']}"
         compose.up()
-        self.token = next(
-            line for line in compose.logs("gateway").splitlines() if line.startswith("htd_")
-        )
+        command = ("exec", "-T", "gateway", "python", "-m", "services.gateway", "token")
+        self.token = compose.run(*command).strip()
         self.model = DirectoryStore(folder / "model")
         publish_toy_model(self.model, make_region_set(self.model))
         self.store = self._store()

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from heterotissue.stack.supervisor import Stack
+from services.gateway.api.session import COOKIE, Sessions
+from services.gateway.api.tokens import Tokens
+from services.gateway.signing import SignedRecords
 from shared.storage import open_store
 from tests.integration.conftest import QUICK
 from tests.models import publish_toy_model
@@ -55,6 +58,11 @@ def chromium() -> Iterator[Browser]:
 def page(stack: Stack, chromium: Browser) -> Iterator[Page]:
     """A page; errors in its scripts fail the test."""
     context = chromium.new_context(base_url=stack.url, accept_downloads=True)
+    records = SignedRecords.of(open_store(config=stack.config), stack.gateway_config)
+    sessions = Sessions(records, Tokens(records))
+    link = sessions.make_link("browser", ("read", "annotate", "generate", "train"))
+    session = str(sessions.follow_link(link))
+    context.add_cookies([{"name": COOKIE, "value": session, "url": stack.url}])
     found = context.new_page()
     errors: list[str] = []
     found.on("pageerror", lambda error: errors.append(str(error)))

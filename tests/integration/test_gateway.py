@@ -234,6 +234,9 @@ def test_large_slides_go_straight_to_s3_in_parts(
         place, missing = begun.headers["Location"], begun.json()["missing"]
         size = begun.json()["upload"]["part_bytes"]
         assert api.post(f"{place}/complete").status_code == 409
+        last = missing[-1]
+        for wrong in (b"x", b"x" * (last["bytes"] + 1)):  # the size is signed
+            assert httpx2.put(last["url"], content=wrong, timeout=60).status_code == 403
         for part in reversed(missing):
             start = (part["number"] - 1) * size
             sent = httpx2.put(part["url"], content=data[start : start + part["bytes"]], timeout=60)

@@ -51,7 +51,7 @@ class Running:
 
     def sampler(self, priority: Priority = Priority.BULK, alone: bool = True) -> TritonGenerator:
         number = deployments(self.store, "m")[-1].number
-        return TritonGenerator(self.url, "m", number, priority=priority, alone=alone)
+        return TritonGenerator(self.url, "local.m", number, priority=priority, alone=alone)
 
 
 def deploy(store: DirectoryStore, url: str, version: str, monkey: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,11 @@ def test_a_version_is_swapped_under_load_without_a_failure(
     assert np.abs(new.astype(int) - expected).max() <= 1
     deploy(running.store, running.url, "1", monkeypatch)  # back
     assert [each.version for each in deployments(running.store, "m")] == ["2", "1"]
-    assert [Server(running.url).serves("m", number) for number in (1, 2, 3)] == [False, True, True]
+    assert [Server(running.url).serves("local.m", number) for number in (1, 2, 3)] == [
+        False,
+        True,
+        True,
+    ]
     back = running.sampler().generate(*example(1), Sampling(steps=3))
     assert np.abs(back.astype(int) - made[0]).max() <= 1
 

@@ -18,11 +18,12 @@ from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRecord
 from shared.errors import InputError
 from shared.jobs import Ledger, run_job
+from shared.queue.tenants import tenant_ledger
 from shared.serving.client import LoadError
 from shared.serving.deployments import deployments, next_number
 from shared.serving.generator import open_generator
 from shared.serving.protocol import PARTS, deployed_number
-from shared.serving.repository import add_deployment
+from shared.serving.repository import Repository, add_deployment
 from shared.settings import Settings, settings
 from shared.storage import DirectoryStore, Store, StoreView
 from tests.models import publish_toy_model
@@ -39,12 +40,12 @@ class FakeServer:
         pass
 
     def load(self, model: str, number: int, size: int) -> None:
-        self.told.append(("load", number))
+        self.told.append(("load", model, number))
         if self.refuses:
             raise LoadError("Triton cannot load toy-2-denoiser: the plan is of another GPU")
 
     def retire(self, model: str, kept: Container[int]) -> None:
-        self.told.append(("keep", kept))
+        self.told.append(("keep", model, kept))
 
 
 @pytest.fixture
@@ -71,8 +72,8 @@ def deploy(store: DirectoryStore, number: int, **fields: str) -> JobStatus:
 
 
 def folders(store: DirectoryStore) -> set[int | None]:
-    keys = (key.split("/")[1] for key in store.list("triton/toy-"))
-    return {deployed_number(name, "toy") for name in keys}
+    keys = (key.split("/")[1] for key in store.list("triton/local.toy-"))
+    return {deployed_number(name, "local.toy") for name in keys}
 
 
 def test_every_deployment_has_models_and_configurations_of_its_own(store: DirectoryStore) -> None:
@@ -83,14 +84,16 @@ def test_every_deployment_has_models_and_configurations_of_its_own(store: Direct
     kinds = []
     for number in (2, 3):
         config = model_config_pb2.ModelConfig()
-        text_format.Parse(store.get(f"triton/toy-{number}-denoiser/config.pbtxt").decode(), config)
-        assert config.name == f"toy-{number}-denoiser"
+        text_format.Parse(
+            store.get(f"triton/local.toy-{number}-denoiser/config.pbtxt").decode(), config
+        )
+        assert config.name == f"local.toy-{number}-denoiser"
         kinds.append(config.instance_group[0].kind)
     assert kinds == [
         model_config_pb2.ModelInstanceGroup.KIND_GPU,
         config.instance_group[0].KIND_CPU,
     ]
-    assert FakeServer.told[-2:] == [("load", 3), ("keep", {2, 3})]
+    assert FakeServer.told[-2:] == [("load", "local.toy", 3), ("keep", "local.toy", {2, 3})]
 
 
 def test_triton_chooses_the_device_unless_the_request_does(store: DirectoryStore) -> None:
@@ -112,7 +115,11 @@ def test_deployments_that_end_at_the_same_time_are_both_kept(tmp_path: Path) -> 
 
     def add(store: Store, number: int) -> None:
         add_deployment(
-            store, entry(number), "toy", dict.fromkeys(PARTS, ""), {p: {} for p in PARTS}
+            Repository(store, store, "local"),
+            entry(number),
+            "toy",
+            dict.fromkeys(PARTS, ""),
+            {p: {} for p in PARTS},
         )
 
     class Slow(StoreView):
@@ -126,6 +133,31 @@ def test_deployments_that_end_at_the_same_time_are_both_kept(tmp_path: Path) -> 
     store = DirectoryStore(tmp_path)
     add(Slow(store), 1)
     assert deployments(store, "toy") == [entry(1), entry(2)]
+
+
+def test_tenants_have_models_of_their_own_in_the_repository_that_triton_reads(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTD_STORE", str(store.root))
+    for key in list(store.list("models/toy/")):
+        store.put(f"tenants/acme/{key}", store.get(key))
+    deploy(store, 1)
+    ours = {key: store.get(key) for key in store.list("triton/")}
+    ledger = tenant_ledger(Settings(store=str(store.root)), "acme")
+    for number in (1, 2, 3):
+        job = ledger.submit(DeployRequest(model="toy", number=number))
+        assert run_job(ledger, DeployStage(), job, config=Settings(threads=1)).state == "done"
+    assert [each.number for each in deployments(ledger.store, "toy")] == [2, 3]
+    assert FakeServer.told[-2:] == [("load", "acme.toy", 3), ("keep", "acme.toy", {2, 3})]
+    assert {key.split("/")[1] for key in store.list("triton/acme.")} == {
+        f"acme.toy-{number}-{part}" for number in (2, 3) for part in PARTS
+    }
+    assert (
+        'name: "acme.toy-2-sampler"' in store.get("triton/acme.toy-2-sampler/config.pbtxt").decode()
+    )
+    theirs = [key for key in store.list("triton/") if key not in ours]
+    assert all(key.startswith("triton/acme.toy-") for key in theirs)
+    assert {key: store.get(key) for key in ours} == ours
 
 
 def test_a_deployment_that_cannot_be_loaded_leaves_the_one_before(
@@ -159,10 +191,10 @@ def test_with_tensorrt_every_network_is_a_plan_for_the_gpu_of_the_worker(
     backends = {}
     for part in PARTS:
         config = model_config_pb2.ModelConfig()
-        text_format.Parse(store.get(f"triton/toy-1-{part}/config.pbtxt").decode(), config)
+        text_format.Parse(store.get(f"triton/local.toy-1-{part}/config.pbtxt").decode(), config)
         backends[part] = config.backend
         if part != "sampler":
-            assert store.get(f"triton/toy-1-{part}/1/model.plan") == part.encode()
+            assert store.get(f"triton/local.toy-1-{part}/1/model.plan") == part.encode()
             assert config.max_batch_size == asked[part][0]
             assert not config.HasField("dynamic_batching")  # it would join what must be alone
     assert config.parameters["gpu"].string_value == "NVIDIA L40S"
@@ -201,12 +233,14 @@ def test_a_version_that_is_no_longer_served_is_to_be_deployed_again(store: Direc
 @pytest.mark.parametrize(
     ("name", "model", "number"),
     [
-        ("lung-3-sampler", "lung", 3),
-        ("lung-3-vae_decoder", "lung", 3),
-        ("lung-2-3-sampler", "lung", None),
-        ("lung-2-3-sampler", "lung-2", 3),
-        ("lung-sampler", "lung", None),
-        ("lungs-3-sampler", "lung", None),
+        ("local.lung-3-sampler", "local.lung", 3),
+        ("local.lung-3-vae_decoder", "local.lung", 3),
+        ("local.lung-2-3-sampler", "local.lung", None),
+        ("local.lung-2-3-sampler", "local.lung-2", 3),
+        ("local.lung-sampler", "local.lung", None),
+        ("local.lungs-3-sampler", "local.lung", None),
+        ("acme.lung-3-sampler", "local.lung", None),
+        ("local.acme.lung-3-sampler", "acme.lung", None),
     ],
 )
 def test_names_say_whose_they_are(name: str, model: str, number: int | None) -> None:

@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from services.gateway.api import tokens
+from services.gateway.api import limits, tokens
 from services.gateway.api.tokens import Tokens
+from services.gateway.app import make_app
+from services.gateway.reader_study import links
+from services.gateway.signing import SignedRecords
+from shared.errors import InputError
 from shared.queue.tenants import ledger_of, tenant_ledger
+from shared.settings import Settings
 from shared.storage import DirectoryStore
-from tests.gateway import Gateway
+from tests.gateway import KEY, Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 from tests.unit.test_gateway_datasets import BODY
@@ -26,14 +31,72 @@ def gateway(tmp_path: Path) -> Gateway:
 
 def test_the_first_token_is_made_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
-    token = Tokens(store).create_first()
+    records = SignedRecords(store, KEY)
+    token = Tokens(records).create_first()
     assert token is not None
-    assert Tokens(store).create_first() is None
+    assert Tokens(records).create_first() is None
     assert all(token not in store.get(key).decode() for key in store.list())
-    found = Tokens(store).find(token)
+    found = Tokens(records).find(token)
     assert found is not None
     assert (found.tenant, found.scopes) == ("local", ("admin",))
-    assert Tokens(store).find(token[:-1] + ("a" if token[-1] != "a" else "b")) is None
+    assert Tokens(records).find(token[:-1] + ("a" if token[-1] != "a" else "b")) is None
+
+
+def test_who_writes_to_the_store_cannot_make_a_token(gateway: Gateway) -> None:
+    root, records = gateway.resources.root, gateway.resources.records
+    drawn = "htd_" + "A" * 43
+    record = {
+        "id": tokens.digest_of(drawn)[:16], "name": "me", "tenant": "local",
+        "scopes": ["admin"], "created": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    place = f"access/tokens/{tokens.digest_of(drawn)}.json"
+    mine = {"Authorization": f"Bearer {drawn}"}
+    own = records._mac(place, record)
+    for number, forged in enumerate((
+        record,
+        {"record": record, "mac": ""},
+        {"record": record, "mac": SignedRecords(root, "another key")._mac(place, record)},
+        {"record": record, "mac": records._mac("access/tokens/other.json", record)},
+        {"record": record | {"tenant": "acme"}, "mac": own},
+    )):  # fmt: skip
+        root.put_json(place, forged)
+        assert gateway.client.get("/v1/slides", headers=mine).status_code == 401, number
+        assert gateway.client.get("/v1/tokens").status_code == 200
+    root.put_json(place, {"record": record, "mac": own})
+    assert gateway.client.get("/v1/slides", headers=mine).status_code == 200
+    # A record that was signed for one secret is not one for another.
+    root.put(place.replace(".json", "0.json"), root.get(place))
+    assert len(gateway.resources.tokens.all("local")) == 2
+    reading = links.make_link(records, "local", "s", "r1")
+    (key,) = root.list("access/readings/")
+    root.put_json(key, root.get_json(key)["record"])
+    assert links.find_link(records, reading) is None
+
+
+def test_a_gateway_without_a_key_does_not_start(tmp_path: Path) -> None:
+    for key, words in (("", "not set"), ("short", "too short")):
+        config = Settings(store=str(tmp_path), broker_url="redis://127.0.0.1:1/0", gateway_key=key)
+        with pytest.raises(InputError, match=f"HTD_GATEWAY_KEY is {words}.*openssl rand"):
+            make_app(config)
+
+
+def test_wrong_tokens_are_logged_and_limited(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Authorization": "Bearer htd_" + "x" * 43}
+    gateway.resources.wrong.most = 3
+    answers = [gateway.client.get("/v1/slides", headers=headers).status_code for _ in range(5)]
+    assert answers == [401, 401, 401, 429, 429]
+    assert caplog.text.count("testclient sent a wrong token") == 3
+    assert "xxxx" not in caplog.text
+    assert gateway.client.get("/v1/datasets").status_code == 200  # a right token is served
+    tries = [
+        gateway.client.post(
+            "/login", data={"token": "htd_x"}, headers={"Origin": "http://testserver"}
+        ).status_code
+        for _ in range(limits.MAX_WRONG_LOG_INS + 1)
+    ]
+    assert tries == [200] * limits.MAX_WRONG_LOG_INS + [429]
 
 
 def test_without_a_token_there_is_nothing(gateway: Gateway) -> None:

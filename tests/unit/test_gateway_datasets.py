@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,10 @@ import yaml
 
 from heterotissue.stages import load_stage
 from services.gateway.api import watching
+from services.gateway.api.idempotency import claimed
+from services.gateway.api.problems import ProblemError
 from shared.contracts.regions import region_table_key
+from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import read_shard
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
@@ -215,6 +220,42 @@ def test_a_submission_is_idempotent(gateway: Gateway) -> None:
     taken = gateway.client.post("/v1/datasets", json=BODY | {"seed": 1})
     assert (taken.status_code, taken.json()["errors"][0]["pointer"]) == (409, "#/dataset")
     assert len(gateway.client.get("/v1/jobs").json()["items"]) == 1
+
+
+def test_of_six_requests_with_one_key_one_is_accepted(gateway: Gateway) -> None:
+    key = {"Idempotency-Key": "six"}
+
+    def ask(number: int) -> tuple[int, str]:
+        body = BODY | {"dataset": f"d{number}"}
+        answer = gateway.client.post("/v1/datasets", json=body, headers=key)
+        return answer.status_code, answer.json().get("type", "").rpartition(":")[2]
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = sorted(pool.map(ask, range(6)))
+    assert answers[0] == (202, "")
+    assert set(answers[1:]) <= {(409, "busy"), (422, "idempotency-key-reused")}
+    assert len(gateway.client.get("/v1/jobs").json()["items"]) == 1
+
+
+def test_a_key_is_given_back_by_a_refused_request_and_by_a_dead_gateway(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, store = DatasetRequest.model_validate(BODY), gateway.resources.root
+    key = {"Idempotency-Key": "k"}
+    wrong = gateway.client.post("/v1/datasets", json=BODY | {"model": "none"}, headers=key)
+    assert wrong.status_code == 422
+    with pytest.raises(KeyboardInterrupt), claimed(store, "k", request):
+        raise KeyboardInterrupt
+    with claimed(store, "k", request), pytest.raises(ProblemError) as busy:  # noqa: SIM117
+        with claimed(store, "k", request):
+            pass
+    assert busy.value.details.status == 409
+    (place,) = store.list("idempotency/")
+    left = store.get_json(place) | {"job": None, "begun": "2026-01-01T00:00:00Z"}
+    store.put_json(place, left | {"begun": datetime.now(UTC).isoformat()})
+    assert gateway.client.post("/v1/datasets", json=BODY, headers=key).status_code == 409
+    store.put_json(place, left)
+    assert gateway.client.post("/v1/datasets", json=BODY, headers=key).status_code == 202
 
 
 def test_datasets_are_listed_in_pages(gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from PIL import Image
 from services.gateway.api import uploads, zoom
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
+from shared.jobs import Ledger
 from shared.phantom import PHANTOM_CLASSES, write_phantom
+from shared.queue.sweeping import sweep
 from shared.storage import ObjectNotFoundError
 from shared.storage.parts import part_upload
 from tests.gateway import Gateway
@@ -228,6 +231,37 @@ def test_large_files_come_in_parts_and_go_on_where_they_broke_off(
     assert list(gateway.resources.root.list("parts/")) == []
     again = client.post("/v1/slides/a/uploads", json={"file": "b.svs", "bytes": 10}).headers
     assert client.delete(again["Location"]).status_code == 204
+
+
+def test_an_upload_of_more_than_was_announced_is_removed(gateway: Gateway) -> None:
+    client, store = gateway.client, gateway.resources.root
+    begun = client.post("/v1/slides/a/uploads", json={"file": "a.svs", "bytes": 10})
+    store.put("parts/slides/a/source/a.svs/00001", b"more than ten bytes")  # a server that let it
+    refused = client.post(f"{begun.headers['Location']}/complete")
+    assert refused.status_code == 422
+    assert "more bytes than the 10 that were announced" in refused.json()["detail"]
+    assert [*store.list("parts/"), *store.list("uploads/"), *store.list("slides/")] == []
+
+
+def test_what_was_begun_and_left_is_swept(gateway: Gateway) -> None:
+    client, root = gateway.client, gateway.resources.root
+    begun = client.post("/v1/slides/a/uploads", json={"file": "a.svs", "bytes": 10})
+    client.put(begun.json()["missing"][0]["url"], content=b"0123456789")
+    root.put("parts/slides/b/source/lost/00001", b"its record is gone")
+    root.put("uploads/damaged.json", b"{")
+    sessions = gateway.resources.sessions
+    session = str(sessions.follow_link(sessions.make_link("browser", ("read",))))
+    ledger, kept, now = Ledger(root), timedelta(days=30), datetime.now(UTC)
+    before = set(root.list())
+    assert sweep(ledger, kept, now + timedelta(hours=13)) == 0
+    assert set(root.list()) == before
+    assert sweep(ledger, kept, now + timedelta(days=2)) == 2  # a session, and its link
+    assert sessions.find(session) is None
+    assert not list(root.list("access/sessions/"))
+    assert list(root.list("access/tokens/"))
+    assert sweep(ledger, kept, now + timedelta(days=8)) == 3
+    assert [*root.list("parts/"), *root.list("uploads/")] == []
+    assert client.get(begun.headers["Location"]).status_code == 404
 
 
 def test_parts_that_are_gone_leave_no_half_a_file(gateway: Gateway) -> None:

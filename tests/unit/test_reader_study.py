@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from services.gateway.reader_study.design import (
     share_out,
 )
 from services.gateway.reader_study.pictures import encode
-from services.gateway.reader_study.records import Key, Series
-from shared.contracts.reader_study import Kind, study_key
+from services.gateway.reader_study.readings import Desk, SubmittedError, read_answers
+from services.gateway.reader_study.records import Key, Series, StudyRecord
+from shared.contracts.reader_study import AnswerBody, Kind, study_key
 from shared.queue.tenants import tenant_ledger
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, StoreView
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -302,9 +304,46 @@ def test_real_and_synthetic_take_the_same_way_through_the_store(
     assert not any("key.json" in key for key in way)
 
 
+def test_an_answer_counts_if_it_was_accepted_and_only_then(gateway: Gateway) -> None:
+    _, (ann, _) = make(gateway)
+    root = gateway.resources.root
+    record = root.get_model(study_key("s", "study.json"), StudyRecord)
+    images = [item["image"] for item in ann.get("/v1/reading").json()["images"]]
+    for image in images:
+        ann.put(f"/v1/reading/answers/{image}", json=SAID)
+
+    class Racing(StoreView):
+        """The reader submits just before, or just after, an answer is stored."""
+
+        def __init__(self, early: bool) -> None:
+            super().__init__(root)
+            self.early = early
+
+        def put_json(self, key: str, value: Any) -> None:
+            if self.early:
+                Desk(root, record, "r1").submit()
+            super().put_json(key, value)
+            Desk(root, record, "r1").submit()
+
+    changed = AnswerBody(answer="synthetic", quality=1, seconds=1)
+    for early in (False, True):
+        desk = Desk(Racing(early), record, "r1")
+        root.delete_prefix(study_key("s", "submitted/"))
+        root.delete_prefix(study_key("s", "closed/"))
+        image = images[int(early)]
+        with pytest.raises(SubmittedError) if early else nullcontext():
+            desk.answer(image, changed)
+        counted = read_answers(root, "s", "r1")[image]
+        assert counted.answer == ("real" if early else "synthetic")
+    late = ann.put(f"/v1/reading/answers/{images[2]}", json=changed.model_dump())
+    assert late.status_code == 409
+    assert read_answers(root, "s", "r1")[images[2]].answer == "real"
+
+
 def test_a_readers_token_opens_its_series_and_nothing_else(gateway: Gateway) -> None:
     _, (ann, bob) = make(gateway)
     gateway.holding("read")
+    gateway.resources.wrong.most = 1000
     names = {
         "dataset": "d", "model": "toy", "version": "1", "name": "toy", "slide": "slide-a",
         "study": "s", "reader": "r1", "path": "dataset.json", "run": "r",

@@ -318,7 +318,7 @@ def test_single_images_go_first_and_share_their_steps(
             return np.zeros((1, SIZE, SIZE, 3), np.uint8)
 
     def opened(url: str, model: str, number: int, *, priority: Priority, alone: bool) -> Remote:
-        asked.append({"urgent": priority > Priority.BULK, "alone": alone})
+        asked.append({"model": model, "urgent": priority > Priority.BULK, "alone": alone})
         return Remote()
 
     monkeypatch.setattr(generator, "settings", lambda: Settings(triton_url="triton:8001"))
@@ -335,5 +335,4 @@ def test_single_images_go_first_and_share_their_steps(
     ledger = Ledger(store)
     job = ledger.submit(ImageRequest(image="one", model="toy", labels="map.png"))
     assert run_job(ledger, image.ImageStage(), job, config=Settings(threads=1)).state == "done"
-    assert asked[0]["urgent"]
-    assert not asked[0]["alone"]
+    assert asked == [{"model": "local.toy", "urgent": True, "alone": False}]

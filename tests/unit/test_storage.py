@@ -59,7 +59,9 @@ def test_presigned_urls_name_the_server_as_clients_reach_it() -> None:
     url = urlparse(store.presign("a/b.tar", 60) or "")
     assert (url.netloc, url.path) == ("data.example.org", "/bucket/some/prefix/a/b.tar")
     parts = part_upload(store, "a/b.tar")
-    assert "partNumber=3" in (parts.url("upload", 3, 60) or "")
+    url = parts.url("upload", 3, 1000, 60) or ""
+    assert "partNumber=3" in url
+    assert "X-Amz-SignedHeaders=content-length%3Bhost" in url
 
 
 def test_what_a_killed_writer_left_is_swept_once_it_is_old(tmp_path: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from services.gateway.api import session
 from services.gateway.web.charts import curves
-from shared.errors import InputError
 from shared.storage import DirectoryStore
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
@@ -91,36 +91,81 @@ def test_who_is_not_logged_in_is_asked_to(gateway: Gateway) -> None:
     assert visitor.get("/datasets").status_code == 303
 
 
-def test_an_open_gateway_lets_browsers_of_this_machine_in(tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path, gateway_open=True)
-    home, here = "http://127.0.0.1:8000", ("127.0.0.1", 5000)
-    visitor = TestClient(gateway.app, base_url=home, client=here)
-    assert "<h1>Datasets</h1>" in visitor.get("/datasets?page=2").text
-    cookie = visitor.cookies["htd_session"]
-    admin = visitor.get("/v1/tokens", headers={"Authorization": f"Bearer {cookie}"})
-    assert admin.status_code == 403
-    sent = TestClient(gateway.app, base_url=home, client=here, follow_redirects=False)
-    linked = sent.get("/login?next=/training", headers={"Sec-Fetch-Site": "cross-site"})
-    assert 'href="/training">Go on' in linked.text
+def test_a_session_is_no_token_and_ends_at_log_out(gateway: Gateway) -> None:
+    token, record = gateway.resources.tokens.create("ann", "local", ("read",))
+    ours = {"Origin": "http://testserver"}
 
-    def asked(base_url: str, client: tuple[str, int], app: Any = gateway.app) -> str:
-        return TestClient(app, base_url=base_url, client=client).get("/datasets").text
+    def visitor() -> TestClient:
+        made = TestClient(gateway.app, headers=ours, follow_redirects=False)
+        made.post("/login", data={"token": token})
+        assert made.get("/datasets").status_code == 200
+        return made
 
-    assert "Token" in asked("http://rebound.example:8000", here)
-    assert "Token" in asked(home, ("192.0.2.7", 5000))
-    assert "Token" in asked(home, here, Gateway(tmp_path / "closed").app)
+    first, second = visitor(), visitor()
+    sessions = [each.cookies["htd_session"] for each in (first, second)]
+    assert len({*sessions, token}) == 3
+    stored = "".join(gateway.resources.root.get(key).decode() for key in _access(gateway))
+    assert not any(secret in stored for secret in (*sessions, token))
+    bare = TestClient(gateway.app, headers=ours, follow_redirects=False)
+    for cookie in sessions:
+        assert bare.get("/v1/datasets", headers={"Authorization": f"Bearer {cookie}"}).is_error
+    bare.cookies.set("htd_session", token)
+    assert bare.get("/datasets").status_code == 303
+    assert first.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert first.post("/logout").headers["Location"] == "/login"
+    bare.cookies.set("htd_session", sessions[0])  # a copy of the cookie ends with the session
+    assert bare.get("/datasets").status_code == 303
+    assert second.get("/datasets").status_code == 200
+    gateway.resources.tokens.revoke(record)
+    assert second.get("/datasets").status_code == 303
+    audited = gateway.client.get("/v1/audit").json()["items"]
+    assert [item["action"] for item in audited if "ann" in item.values()] == [
+        "log in", "log in", "log out",
+    ]  # fmt: skip
 
 
-def test_a_gateway_that_others_reach_is_never_open(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"HTD_GATEWAY_OPEN lets everybody in.*0\.0\.0\.0"):
-        Gateway(tmp_path, gateway_open=True, gateway_host="0.0.0.0")  # noqa: S104
+def _access(gateway: Gateway) -> list[str]:
+    return list(gateway.resources.root.list("access/"))
+
+
+def test_a_link_begins_one_session(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = gateway.resources.sessions
+    link = sessions.make_link("browser", ("read",))
+    visitor = TestClient(gateway.app, follow_redirects=False)
+    assert 'href="/datasets">Go on' in visitor.get(f"/login?link={link}").text
+    assert visitor.get("/datasets").status_code == 200
+    assert visitor.get("/v1/tokens").status_code == 403
+    other = TestClient(gateway.app, follow_redirects=False)
+    assert "was used, or is old" in other.get(f"/login?link={link}").text
+    assert other.get("/datasets").status_code == 303
+    monkeypatch.setattr(session, "LINK_HOURS", -1)
+    assert sessions.follow_link(sessions.make_link("browser", ("read",))) is None
+    monkeypatch.setattr(session, "SESSION_HOURS", -1)
+    monkeypatch.setattr(session, "LINK_HOURS", 1)
+    begun = sessions.follow_link(sessions.make_link("browser", ("read",)))
+    assert begun is not None
+    assert sessions.find(begun) is None
+
+
+def test_a_log_in_stays_on_this_host(gateway: Gateway) -> None:
+    token = gateway.client.headers["Authorization"].removeprefix("Bearer ")
+    visitor = TestClient(
+        gateway.app, headers={"Origin": "http://testserver"}, follow_redirects=False
+    )
+    for place in ("//evil.example", "/\\evil.example", "/\t/evil.example", "/\n/evil.example",
+                  "/\r\n/evil", "\t//evil.example", "https://evil.example", "/a\\b", "/ /evil",
+                  "/\x00/evil", "/\u00a0/evil", "", "evil"):  # fmt: skip
+        for ask in (visitor.get, partial(visitor.post, data={"token": token})):
+            assert ask("/login", params={"next": place}).status_code == 422, place
+    kept = visitor.get("/datasets?page=2&x=ä b").headers["Location"]
+    done = visitor.post(kept, data={"token": token})
+    assert done.headers["Location"] == "/datasets?page=2&x=%C3%A4%20b"
 
 
 def test_a_session_changes_things_only_from_our_pages(gateway: Gateway) -> None:
     visitor = TestClient(gateway.app)
-    visitor.cookies.set(
-        "htd_session", gateway.client.headers["Authorization"].removeprefix("Bearer ")
-    )
+    token = gateway.client.headers["Authorization"].removeprefix("Bearer ")
+    visitor.cookies.set("htd_session", str(gateway.resources.sessions.begin(token)))
     assert visitor.get("/v1/datasets").status_code == 200
     place = "/v1/reader-studies/s/readers/r1/link"
     assert visitor.post(place).status_code == 401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -12,7 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from services.gateway.api.limits import Quota
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.resources import Resources
-from services.gateway.api.session import session_token
+from services.gateway.api.session import session_id
 from services.gateway.api.tokens import Scope, TokenRecord
 from shared.contracts.base import Request as JobRequest
 from shared.jobs import Ledger
@@ -27,13 +28,26 @@ def resources_of(request: Request) -> Resources:
     return resources
 
 
+def address_of(request: Request) -> str:
+    """Return the address of the client that sent a request."""
+    return request.client.host if request.client else "unknown"
+
+
 @dataclass(frozen=True)
 class Caller:
-    """The sender of a request: their token, the gateway's resources, and their tenant's jobs."""
+    """The sender of a request: their token, the gateway's resources, and their tenant's jobs.
+
+    Attributes:
+        token: the record of their token, or of their session.
+        resources: the gateway's resources.
+        ledger: their tenant's jobs.
+        find: looks the token up again; it returns None once the token or session has ended.
+    """
 
     token: TokenRecord
     resources: Resources
     ledger: Ledger
+    find: Callable[[], TokenRecord | None]
 
     @property
     def store(self) -> Store:
@@ -92,14 +106,20 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
         resources: Annotated[Resources, Depends(resources_of)],
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> Caller:
-        secret = credentials.credentials if credentials else session_token(request)
-        token = resources.tokens.find(secret) if secret else None
+        if credentials:
+            find = partial(resources.tokens.find, credentials.credentials)
+        else:
+            find = partial(resources.sessions.find, session_id(request) or "")
+        token = find()
+        if token is None and credentials:
+            resources.wrong.count(address_of(request))
         if token is None:
             raise ProblemError(
                 401,
                 "unauthorized",
                 "no token of this gateway was sent",
-                remedy="send 'Authorization: Bearer <token>'; 'htd gateway' prints the first one",
+                remedy="send 'Authorization: Bearer <token>'; 'python -m services.gateway token' "
+                "makes the first one",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         resources.limits.count_request(token.id)
@@ -111,7 +131,7 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
                 f"{', '.join(token.scopes) or 'none'}",
                 remedy="use another token, or have an administrator make one",
             )
-        return Caller(token, resources, resources.ledger(token.tenant))
+        return Caller(token, resources, resources.ledger(token.tenant), find)
 
     return check
 

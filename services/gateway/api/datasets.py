@@ -21,7 +21,7 @@ from services.gateway.api.dataset_checks import check_crops, resolve_request
 from services.gateway.api.dataset_estimate import estimate_dataset
 from services.gateway.api.dataset_status import dataset_status, find_submission
 from services.gateway.api.etags import NOT_MODIFIED, IfNoneMatch, etag_headers, not_modified
-from services.gateway.api.idempotency import IdempotencyKey, check_key, keep_key
+from services.gateway.api.idempotency import IdempotencyKey, claimed
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
 from services.gateway.api.streams import Wanted, send_object, sending, tar_stream
@@ -126,23 +126,21 @@ def submit_dataset(
                 remedy="send the request again",
                 headers={"Retry-After": "1"},
             )
-        answered = check_key(caller.store, key, request)
-        submission = find_submission(caller.ledger, request.dataset)
-        if answered is None or submission is None:
-            submission = _submit(caller, request, key, submission)
+        with claimed(caller.store, key, request) as claim:
+            submission = find_submission(caller.ledger, request.dataset)
+            if claim.job is None or submission is None:
+                submission = _submit(caller, request, submission)
+                claim.job = submission.job
     response.headers["Location"] = f"/v1/datasets/{request.dataset}"
     return OwnDataset(caller, submission).status()
 
 
-def _submit(
-    caller: Caller, request: DatasetRequest, key: str | None, before: Submission | None
-) -> Submission:
+def _submit(caller: Caller, request: DatasetRequest, before: Submission | None) -> Submission:
     """Check and queue a request for a dataset.
 
     Args:
         caller: sender of the request.
         request: the request.
-        key: Idempotency-Key of the request.
         before: earlier submission of a dataset of this name, if there is one.
     """
     store = ReadOnceStore(caller.store)
@@ -167,7 +165,6 @@ def _submit(
             job=job, token=caller.token.name, created=datetime.now(UTC), request=request
         )
         caller.store.put_json(submission_key(request.dataset), submission)
-    keep_key(caller.store, key, request, job)
     return submission
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from services.gateway.api.access import Caller, MayAnnotate, MayRead, MayTrain
-from services.gateway.api.idempotency import IdempotencyKey, check_key, keep_key
+from services.gateway.api.idempotency import IdempotencyKey, claimed
 from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
@@ -106,10 +106,8 @@ def submit(
 ) -> JobStatus:
     """Record and queue a job, at most once for an Idempotency-Key, and return its status."""
     check_paths(request)
-    job = check_key(caller.store, key, request)
-    if job is None:
-        job = caller.submit(request, replace=replace)
-        keep_key(caller.store, key, request, job)
+    with claimed(caller.store, key, request) as claim:
+        job = claim.job = claim.job or caller.submit(request, replace=replace)
     response.headers["Location"] = f"/v1/jobs/{job}"
     return caller.ledger.status(job)
 

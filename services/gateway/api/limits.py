@@ -1,11 +1,13 @@
-"""Rate limits of tokens and daily quotas of tenants, counted in Redis.
+"""Rate limits of tokens and daily quotas of tenants, counted in Redis; and wrong tokens.
 
 If Redis does not answer, requests are not rate-limited, and requests against a quota fail.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal
@@ -19,6 +21,48 @@ Quota = Literal["images", "upload_bytes"]
 
 WINDOW_SECONDS = 60
 DAY_SECONDS = 86_400
+MAX_WRONG = 60
+"""Number of wrong tokens that an address may send to the API within a minute."""
+
+MAX_WRONG_LOG_INS = 10
+"""Number of wrong tokens with which an address may try to log in within a minute."""
+
+log = logging.getLogger(__name__)
+
+
+class WrongTokens:
+    """Counts the wrong tokens that this process is sent, by the sender's address.
+
+    Args:
+        most: number of them that an address may send within a minute.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._window = 0
+        self._counts: Counter[str] = Counter()
+
+    def check(self, address: str) -> None:
+        """Raise `ProblemError` if an address has sent too many wrong tokens (429)."""
+        now = time.time()
+        window = int(now) // WINDOW_SECONDS
+        if window != self._window:
+            self._window, self._counts = window, Counter()
+        if self._counts[address] >= self.most:
+            wait = (window + 1) * WINDOW_SECONDS - int(now)
+            raise ProblemError(
+                429,
+                "rate-limited",
+                f"{address} has sent {self.most} wrong tokens within a minute",
+                remedy=f"wait {wait} s",
+                headers={"Retry-After": str(max(1, wait))},
+            )
+
+    def count(self, address: str) -> None:
+        """Count and log a wrong token of an address. Raises as `check` does."""
+        self.check(address)
+        self._counts[address] += 1
+        log.warning("%s sent a wrong token", address)
 
 
 class Limits:

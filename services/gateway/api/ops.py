@@ -21,6 +21,9 @@ from services.gateway.api.resources import Resources
 from shared.contracts.requests import REQUESTS
 from shared.queue.counts import read_counts, read_images
 
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""The methods that are labels of their own, because clients may invent more without end."""
+
 router = APIRouter(tags=["operation"])
 
 
@@ -79,7 +82,8 @@ class Counting:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "none")
-                self.figures.requests.labels(scope["method"], route, message["status"]).inc()
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self.figures.requests.labels(method, route, message["status"]).inc()
                 self.figures.seconds.labels(route).observe(time.perf_counter() - began)
             await send(message)
 

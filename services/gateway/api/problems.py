@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from minio.error import MinioException
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
@@ -20,10 +21,18 @@ from urllib3.exceptions import HTTPError
 from shared.contracts.explaining import describe
 from shared.errors import HeteroTissueError, InputError
 from shared.jobs import NameTakenError
-from shared.storage import ObjectNotFoundError
+from shared.storage import KeyTakenError, ObjectNotFoundError, is_fault
 
 MEDIA_TYPE = "application/problem+json"
 TYPES = "urn:heterotissue:problem:"
+
+FULL = {errno.ENOSPC, errno.EDQUOT, "XMinioStorageFull", "InsufficientStorage", "QuotaExceeded"}
+"""Numbers and codes of errors of a store that is full."""
+
+CLASHES = {"XMinioObjectExistsAsDirectory", "XMinioParentIsObject"}
+"""Codes of S3 servers that keep objects as files."""
+
+DENIED = {errno.EACCES, errno.EPERM}
 
 log = logging.getLogger(__name__)
 
@@ -92,26 +101,27 @@ def _details(
     )
 
 
-def answer(details: ProblemDetails, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def answer(details: ProblemDetails, headers: Mapping[str, str] | None = None) -> Response:
     """Make the HTTP response for a problem document."""
-    return JSONResponse(
-        details.model_dump(exclude_none=True), details.status, headers, media_type=MEDIA_TYPE
-    )
+    text = json.dumps(details.model_dump(exclude_none=True), ensure_ascii=False)
+    # What a client sent may hold halves of characters, which are escaped.
+    body = text.encode(errors="backslashreplace")
+    return Response(body, details.status, headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
     """Answer every error of `app` with a problem document."""
 
     @app.exception_handler(ProblemError)
-    async def _problem(_: Request, error: ProblemError) -> JSONResponse:
+    async def _problem(_: Request, error: ProblemError) -> Response:
         return answer(error.details, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def _invalid(_: Request, error: RequestValidationError) -> Response:
         return answer(_explain(error))
 
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+    async def _http(request: Request, error: HTTPException) -> Response:
         kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
         detail = str(error.detail)
         if error.status_code == HTTPStatus.NOT_FOUND:
@@ -122,31 +132,52 @@ def install(app: FastAPI) -> None:
         return answer(_details(error.status_code, kind, detail, remedy), error.headers)
 
     @app.exception_handler(ObjectNotFoundError)
-    async def _missing(_: Request, error: ObjectNotFoundError) -> JSONResponse:
+    async def _missing(_: Request, error: ObjectNotFoundError) -> Response:
         return answer(_details(404, "not-found", f"there is no {error.key!r}"))
 
     @app.exception_handler(NameTakenError)
-    async def _taken(_: Request, error: NameTakenError) -> JSONResponse:
+    async def _taken(_: Request, error: NameTakenError) -> Response:
         remedy = "choose another name, or add ?replace=true"
         return answer(_details(409, "name-taken", str(error), remedy))
 
+    @app.exception_handler(KeyTakenError)
+    async def _clash(_: Request, error: KeyTakenError) -> Response:
+        return answer(_details(409, "key-taken", str(error)))
+
     @app.exception_handler(InputError)
-    async def _input(_: Request, error: InputError) -> JSONResponse:
+    async def _input(_: Request, error: InputError) -> Response:
         return answer(_details(422, "invalid", str(error)))
 
     @app.exception_handler(Exception)
-    async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+    async def _unexpected(_: Request, error: Exception) -> Response:
         return answer(_details(500, "internal", "the gateway failed; its log has the error"))
 
-    async def _unavailable(_: Request, error: Exception) -> JSONResponse:
+    async def _unavailable(_: Request, error: Exception) -> Response:
         log.error("a server that the gateway needs does not answer: %s", error)
         detail = "the store or the queue does not answer"
         return answer(
             _details(503, "unavailable", detail, "try again in a few seconds"), {"Retry-After": "5"}
         )
 
-    for kind in (MinioException, HTTPError, RedisError):
+    async def _store(request: Request, error: Exception) -> Response:
+        cause = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
+        if cause in FULL:
+            log.error("the store or this machine's disk is full: %s", error)
+            details = _details(507, "full", "there is no room left", "have room made")
+            return answer(details, {"Retry-After": "60"})
+        if cause in CLASHES:
+            detail = "one name would be a file and a folder of files"
+            return answer(_details(409, "key-taken", detail, "choose another name"))
+        if cause == errno.ENAMETOOLONG:
+            return answer(_details(422, "invalid", "a name is too long", "choose a shorter one"))
+        if isinstance(error, OSError) and cause not in DENIED and not is_fault(error):
+            raise error
+        return await _unavailable(request, error)
+
+    for kind in (HTTPError, RedisError):
         app.add_exception_handler(kind, _unavailable)
+    for kind in (MinioException, OSError):
+        app.add_exception_handler(kind, _store)
 
 
 def _explain(error: RequestValidationError) -> ProblemDetails:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from services.gateway.api.access import Caller, MayGenerate, resources_of
+from services.gateway.api.access import Caller, MayGenerate, address_of, resources_of
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.resources import Resources
@@ -121,7 +121,7 @@ def _make(store: Store, body: StudyBody) -> StudyRecord:
 
 
 def _link(caller: Caller, record: StudyRecord, reader: str) -> ReaderLink:
-    token = make_link(caller.resources.root, caller.token.tenant, record.study, reader)
+    token = make_link(caller.resources.records, caller.token.tenant, record.study, reader)
     return ReaderLink(
         reader=reader, name=record.readers[reader], token=token, path=f"/read#{token}"
     )
@@ -149,7 +149,7 @@ def show_reader_study(own: Own) -> StudyStatus:
 def delete_reader_study(own: Own) -> None:
     """Delete a study with its pictures, answers and links."""
     caller, study = own.caller, own.record.study
-    drop_links(caller.resources.root, caller.token.tenant, study)
+    drop_links(caller.resources.records, caller.token.tenant, study)
     delete_study(caller.store, study)
     caller.audit("delete reader study", study=study)
 
@@ -162,7 +162,7 @@ def renew_reader_link(own: Own, reader: ReaderId, response: Response) -> ReaderL
     caller, record = own.caller, own.record
     if reader not in record.readers:
         raise ProblemError(404, "no-reader", f"study {record.study!r} has no reader {reader!r}")
-    drop_links(caller.resources.root, caller.token.tenant, record.study, reader)
+    drop_links(caller.resources.records, caller.token.tenant, record.study, reader)
     caller.audit("renew reader link", study=record.study, reader=reader)
     response.headers["Cache-Control"] = "no-store"
     return _link(caller, record, reader)
@@ -190,13 +190,16 @@ def download_answers(own: Own) -> Response:
 
 
 def _desk(
+    request: Request,
     resources: Annotated[Resources, Depends(resources_of)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Desk:
-    link = find_link(resources.root, credentials.credentials) if credentials else None
+    link = find_link(resources.records, credentials.credentials) if credentials else None
     store = resources.ledger(link.tenant).store if link else None
     record = find_study(store, link.study) if link and store else None
     if link is None or store is None or record is None:
+        if credentials:
+            resources.wrong.count(address_of(request))
         raise ProblemError(
             401,
             "no-reading",

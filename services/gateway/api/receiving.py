@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from services.gateway.api.problems import ProblemError
-from shared.storage import check_key
+from shared.storage import KeyTakenError, Store, check_key
 
 ContentLength = Annotated[int, Header(ge=0, description="size of the body in bytes")]
 
@@ -67,6 +67,21 @@ async def received(request: Request, size: int) -> AsyncIterator[Path]:
                 remedy="send the size of the body in Content-Length",
             )
         yield path
+
+
+def check_place(store: Store, key: str) -> None:
+    """Check that the key of a slide's file is no folder of others, and that no file is its folder.
+
+    S3 servers that keep objects as files would acknowledge such an object and not keep it.
+
+    Raises:
+        KeyTakenError: another object is in the way.
+    """
+    others = store.list(f"{key}/")
+    folders = (str(folder) for folder in PurePosixPath(key).parents if len(folder.parts) > 3)
+    other = next(others, None) or next(filter(store.exists, folders), None)
+    if other is not None:
+        raise KeyTakenError(key, other)
 
 
 def file_name(path: str) -> str:

@@ -7,17 +7,17 @@ import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from services.gateway.api.limits import Limits
-from services.gateway.api.tokens import Scope, Tokens
+from services.gateway.api.limits import MAX_WRONG, MAX_WRONG_LOG_INS, Limits, WrongTokens
+from services.gateway.api.session import Sessions
+from services.gateway.api.tokens import Tokens
+from services.gateway.signing import SignedRecords
 from shared.contracts.base import Request
-from shared.contracts.tenants import LOCAL, TenantRecord, tenant_key
-from shared.errors import InputError
+from shared.contracts.tenants import TenantRecord, tenant_key
 from shared.jobs import Ledger
 from shared.queue.redis_state import read_progress
 from shared.queue.tenants import tenant_ledger
@@ -30,26 +30,13 @@ REDIS_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether a host name or address is a loopback address of this machine."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Resources:
     """The objects that all requests to a gateway share.
 
-    Attributes:
-        open_session: token for browsers on this machine, if HTD_GATEWAY_OPEN is set.
-
     Raises:
-        InputError: no broker is configured, the store's address or keys are wrong, or
-            HTD_GATEWAY_OPEN is set on a gateway that other machines can reach.
+        InputError: no broker or no HTD_GATEWAY_KEY is configured, or the store's address or keys
+            are wrong.
     """
-
-    open_session: str | None
 
     def __init__(self, config: Settings) -> None:
         self.config = config
@@ -61,16 +48,11 @@ class Resources:
             socket_connect_timeout=REDIS_SECONDS,
             decode_responses=True,
         )
-        self.tokens = Tokens(self.root)
-        self.open_session = None
-        if config.gateway_open:
-            if not is_loopback(config.gateway_host):
-                raise InputError(
-                    f"HTD_GATEWAY_OPEN lets everybody in, but the gateway listens on "
-                    f"{config.gateway_host}: unset HTD_GATEWAY_OPEN or HTD_GATEWAY_HOST"
-                )
-            scopes: tuple[Scope, ...] = ("read", "annotate", "generate", "train")
-            self.open_session = self.tokens.lend("browser", LOCAL, scopes)
+        self.records = SignedRecords.of(self.root, config)
+        self.tokens = Tokens(self.records)
+        self.sessions = Sessions(self.records, self.tokens)
+        self.wrong = WrongTokens(MAX_WRONG)
+        self.wrong_log_ins = WrongTokens(MAX_WRONG_LOG_INS)
         self.limits = Limits(self.redis, config.gateway_requests_per_minute)
         self.ledger = lru_cache(maxsize=1024)(lambda tenant: tenant_ledger(config, tenant))
 

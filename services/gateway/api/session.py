@@ -1,43 +1,133 @@
-"""The session of a browser: a cookie that holds a token.
+"""The sessions of browsers: a cookie holds the id of a session, which ends at log-out.
 
 Scripts cannot read the cookie, other sites cannot send it, and it permits changes only to
-requests from the gateway's own pages.
+requests from the gateway's own pages. A session begins with a token, or with a link that works
+once, and ends with its token or after `SESSION_HOURS`.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
+import time
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 
-from services.gateway.api.resources import Resources, is_loopback
+from services.gateway.api.tokens import KNOWN_SECONDS, Scope, TokenRecord, Tokens, digest_of
+from services.gateway.signing import SignedRecords
+from shared.contracts.base import Contract
+from shared.contracts.tenants import LINKS, LOCAL, SESSIONS
+from shared.storage import ObjectNotFoundError
 
 COOKIE = "htd_session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SESSION_HOURS = 12
+LINK_HOURS = 1
+
+_ID = re.compile(r"hts_[A-Za-z0-9_-]{43}")
+_LINK = re.compile(r"htl_[A-Za-z0-9_-]{43}")
 
 
-def session_token(request: Request) -> str | None:
-    """Return the token in a request's cookie; None if another site may have sent the request."""
+class SessionRecord(Contract):
+    """The stored record of a session, or of a link that begins one.
+
+    Attributes:
+        caller: what the session may do.
+        token: SHA-256 of the token that it began with; None: it began with a link.
+        ends: its last moment.
+    """
+
+    caller: TokenRecord
+    token: str | None
+    ends: datetime
+
+
+class Sessions:
+    """The sessions of a store's gateways.
+
+    Args:
+        records: the store's signed records.
+        tokens: the store's tokens.
+    """
+
+    def __init__(self, records: SignedRecords, tokens: Tokens) -> None:
+        self.records, self.tokens = records, tokens
+        self._known: dict[str, tuple[float, SessionRecord]] = {}
+
+    def begin(self, token: str) -> str | None:
+        """Begin a session with a token and return its id; None if the token is not valid."""
+        record = self.tokens.find(token)
+        return self._begin(record, digest_of(token)) if record is not None else None
+
+    def _begin(self, caller: TokenRecord, token: str | None) -> str:
+        session = f"hts_{secrets.token_urlsafe(32)}"
+        ends = datetime.now(UTC) + timedelta(hours=SESSION_HOURS)
+        record = SessionRecord(caller=caller, token=token, ends=ends)
+        self.records.put(f"{SESSIONS}{digest_of(session)}.json", record)
+        return session
+
+    def make_link(self, name: str, scopes: tuple[Scope, ...]) -> str:
+        """Return the secret of a link that begins one session of the local tenant."""
+        link, now = f"htl_{secrets.token_urlsafe(32)}", datetime.now(UTC)
+        caller = TokenRecord(
+            id=digest_of(link)[:16], name=name, tenant=LOCAL, scopes=scopes, created=now
+        )
+        record = SessionRecord(caller=caller, token=None, ends=now + timedelta(hours=LINK_HOURS))
+        self.records.put(f"{LINKS}{digest_of(link)}.json", record)
+        return link
+
+    def follow_link(self, link: str) -> str | None:
+        """Begin the session of a link and return its id; None if the link was used or is old."""
+        if not _LINK.fullmatch(link):
+            return None
+        name = f"{LINKS}{digest_of(link)}.json"
+        try:
+            record = self.records.get(name, SessionRecord)
+        except ObjectNotFoundError:
+            return None
+        first = self.records.root.create(f"{LINKS}{digest_of(link)}.used", link[-8:].encode())
+        self.records.delete(name)
+        if not first or record.ends < datetime.now(UTC):
+            return None
+        return self._begin(record.caller, None)
+
+    def find(self, session: str) -> TokenRecord | None:
+        """Return what a session may do, or None if it has ended."""
+        if not _ID.fullmatch(session):
+            return None
+        digest, now = digest_of(session), time.monotonic()
+        read, record = self._known.get(digest, (0.0, None))
+        if record is None or now - read >= KNOWN_SECONDS:
+            self._known.pop(digest, None)
+            try:
+                record = self.records.get(f"{SESSIONS}{digest}.json", SessionRecord)
+            except ObjectNotFoundError:
+                return None
+            self._known[digest] = (now, record)
+        if record.ends < datetime.now(UTC):
+            return None
+        return record.caller if record.token is None else self.tokens.find_digest(record.token)
+
+    def end(self, session: str) -> None:
+        """End a session; other gateways of this store may accept it for some seconds more."""
+        if _ID.fullmatch(session):
+            self._known.pop(digest_of(session), None)
+            self.records.delete(f"{SESSIONS}{digest_of(session)}.json")
+
+
+def session_id(request: Request) -> str | None:
+    """Return the id in a request's cookie; None if another site may have sent the request."""
     if request.method in SAFE or from_our_page(request):
         return request.cookies.get(COOKIE)
     return None
 
 
-def home_token(request: Request, resources: Resources) -> str | None:
-    """Return the token of an open gateway if a browser on this machine asks, else None.
-
-    The host name of the request must be a loopback name too. Otherwise another site could have
-    its own name resolve to this machine and act through the browser (DNS rebinding).
-    """
-    client = request.client.host if request.client else ""
-    home = is_loopback(client) and is_loopback(request.url.hostname or "")
-    return resources.open_session if home else None
-
-
-def keep_session(response: Response, request: Request, token: str) -> None:
-    """Set the session cookie of a browser to `token`."""
+def keep_session(response: Response, request: Request, session: str) -> None:
+    """Set the session cookie of a browser to the id of a session."""
     secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=secure)
 
 
 def from_our_page(request: Request) -> bool:

@@ -14,7 +14,7 @@ from services.gateway.api.body_sizes import MAX_ANNOTATION_BYTES, MAX_SLIDE_BYTE
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
-from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
+from services.gateway.api.receiving import RAW_BODY, ContentLength, check_place, file_name, received
 from services.gateway.api.slide_lookup import SlideName, find_slide, label_map, slide_info
 from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.annotations import ANNOTATION_SUFFIXES, has_annotation_suffix
@@ -104,6 +104,7 @@ async def put_annotation(
 
 
 async def _put(request: Request, caller: Caller, slide: str, key: str, size: int) -> SlideInfo:
+    await run_in_threadpool(check_place, caller.store, key)
     await run_in_threadpool(caller.spend, "upload_bytes", size)
     async with received(request, size) as path:
         await run_in_threadpool(caller.store.put_file, key, path)

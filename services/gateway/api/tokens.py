@@ -1,4 +1,4 @@
-"""Bearer tokens, which are stored as hashes.
+"""Bearer tokens, which are stored as hashes, in signed records.
 
 A token is 32 random bytes. Nobody can guess it, so one round of SHA-256 protects it as well as
 a slow password hash would. A token is looked up by its hash, so that no comparison needs to
@@ -16,9 +16,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from services.gateway.signing import SignedRecords
 from shared.contracts.base import Contract, Name
 from shared.contracts.tenants import LOCAL, Tenant
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import ObjectNotFoundError
 
 Scope = Literal["read", "annotate", "generate", "train", "admin"]
 
@@ -43,45 +44,38 @@ class Tokens:
     """The tokens of a store.
 
     Args:
-        root: the store's root.
+        records: the store's signed records.
     """
 
-    def __init__(self, root: Store) -> None:
-        self.root = root
+    def __init__(self, records: SignedRecords) -> None:
+        self.records = records
         self._known: dict[str, tuple[float, TokenRecord]] = {}
-        self._lent: dict[str, TokenRecord] = {}
 
     def create(self, name: str, tenant: str, scopes: tuple[Scope, ...]) -> tuple[str, TokenRecord]:
         """Make a token and store its record; the token itself cannot be read again later."""
         token, record = _draw(name, tenant, scopes)
-        self.root.put_json(f"{PREFIX}{_digest(token)}.json", record)
+        self.records.put(f"{PREFIX}{digest_of(token)}.json", record)
         return token, record
-
-    def lend(self, name: str, tenant: str, scopes: tuple[Scope, ...]) -> str:
-        """Make a token that is valid only in this process and is not stored."""
-        token, record = _draw(name, tenant, scopes)
-        self._lent[_digest(token)] = record
-        return token
 
     def create_first(self) -> str | None:
         """Make the local administrator's token if the store has no token yet, else return None."""
-        if next(self.root.list(PREFIX), None) is not None:
+        if next(self.records.all(PREFIX, TokenRecord), None) is not None:
             return None
         return self.create("admin", LOCAL, ("admin",))[0]
 
     def find(self, token: str) -> TokenRecord | None:
         """Return the record of a token, or None if the token is not valid."""
-        if not _SHAPE.fullmatch(token):
-            return None
-        digest, now = _digest(token), time.monotonic()
-        if digest in self._lent:
-            return self._lent[digest]
+        return self.find_digest(digest_of(token)) if _SHAPE.fullmatch(token) else None
+
+    def find_digest(self, digest: str) -> TokenRecord | None:
+        """Return the record of a token by the token's SHA-256; None if it is not valid."""
+        now = time.monotonic()
         known = self._known.get(digest)
         if known is not None and now - known[0] < KNOWN_SECONDS:
             return known[1]
         self._known.pop(digest, None)
         try:
-            record = self.root.get_model(f"{PREFIX}{digest}.json", TokenRecord)
+            record = self.records.get(f"{PREFIX}{digest}.json", TokenRecord)
         except ObjectNotFoundError:
             return None
         self._known[digest] = (now, record)
@@ -89,22 +83,23 @@ class Tokens:
 
     def all(self, tenant: str | None) -> list[TokenRecord]:
         """Return the records of a tenant's stored tokens; None: those of all tenants."""
-        records = [self.root.get_model(key, TokenRecord) for key in self.root.list(PREFIX)]
-        return [item for item in records if tenant in {None, item.tenant}]
+        records = (record for _, record in self.records.all(PREFIX, TokenRecord))
+        return [record for record in records if tenant in {None, record.tenant}]
 
     def revoke(self, record: TokenRecord) -> None:
         """Revoke a token."""
-        for key in list(self.root.list(PREFIX + record.id)):
-            self.root.delete(key)
+        for key, _ in self.records.all(PREFIX + record.id, TokenRecord):
+            self.records.delete(key)
         self._known.clear()
 
 
 def _draw(name: str, tenant: str, scopes: tuple[Scope, ...]) -> tuple[str, TokenRecord]:
     token = f"htd_{secrets.token_urlsafe(32)}"
     return token, TokenRecord(
-        id=_digest(token)[:16], name=name, tenant=tenant, scopes=scopes, created=datetime.now(UTC)
+        id=digest_of(token)[:16], name=name, tenant=tenant, scopes=scopes, created=datetime.now(UTC)
     )
 
 
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+def digest_of(secret: str) -> str:
+    """Return the SHA-256 of a secret as hex digits, under which its record is stored."""
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -10,10 +10,18 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayAnnotate
 from services.gateway.api.problems import ProblemError, documented
-from services.gateway.api.receiving import RAW_BODY, ContentLength, file_name, received
+from services.gateway.api.receiving import RAW_BODY, ContentLength, check_place, file_name, received
 from services.gateway.api.slide_lookup import SlideName, find_slide
-from shared.contracts.base import Contract, Name
-from shared.contracts.gateway import SlideInfo, Upload, UploadBody, UploadPart, UploadStatus
+from shared.contracts.base import Name
+from shared.contracts.gateway import (
+    SlideInfo,
+    Upload,
+    UploadBody,
+    UploadPart,
+    UploadRecord,
+    UploadStatus,
+    upload_key,
+)
 from shared.contracts.ingest import slide_key
 from shared.storage import ObjectNotFoundError
 from shared.storage.parts import PartUpload, part_upload
@@ -29,20 +37,9 @@ UploadName = Annotated[Name, Path(description="id of the upload")]
 Number = Annotated[int, Path(ge=1, le=MAX_PARTS, description="number of the part, from 1")]
 
 
-class UploadRecord(Contract):
-    """The record of an upload at `uploads/<upload>.json`; `internal` is the store's id of it."""
-
-    upload: Upload
-    internal: str
-
-
-def _key(upload: str) -> str:
-    return f"uploads/{upload}.json"
-
-
 def _find(caller: Caller, slide: str, upload: str) -> tuple[UploadRecord, PartUpload]:
     try:
-        record = caller.store.get_model(_key(upload), UploadRecord)
+        record = caller.store.get_model(upload_key(upload), UploadRecord)
     except ObjectNotFoundError:
         record = None
     if record is None or record.upload.slide != slide:
@@ -63,12 +60,17 @@ def _status(record: UploadRecord, parts: PartUpload) -> UploadStatus:
             UploadPart(
                 number=number,
                 bytes=_size(upload, number),
-                url=parts.url(record.internal, number, LINK_SECONDS)
+                url=parts.url(record.internal, number, _size(upload, number), LINK_SECONDS)
                 or f"/v1/slides/{upload.slide}/uploads/{upload.upload}/parts/{number}",
             )
             for number in missing[:MAX_PARTS_SHOWN]
         ),
     )
+
+
+def _drop(caller: Caller, record: UploadRecord, parts: PartUpload) -> None:
+    parts.abort(record.internal)
+    caller.store.delete(upload_key(record.upload.upload))
 
 
 def _size(upload: Upload, number: int) -> int:
@@ -81,8 +83,10 @@ def begin_upload(
 ) -> UploadStatus:
     """Begin to upload a large file in parts; the answer has the URLs of the first parts."""
     file = file_name(body.file)
+    key = slide_key(slide, f"source/{file}")
+    check_place(caller.store, key)
     caller.spend("upload_bytes", body.bytes)
-    parts = part_upload(caller.store, slide_key(slide, f"source/{file}"))
+    parts = part_upload(caller.store, key)
     part_bytes = max(PART_BYTES, -(-body.bytes // MAX_PARTS))
     upload = Upload(
         upload=secrets.token_hex(16),
@@ -93,7 +97,7 @@ def begin_upload(
         parts=-(-body.bytes // part_bytes),
     )
     record = UploadRecord(upload=upload, internal=parts.begin())
-    caller.store.put_json(_key(upload.upload), record)
+    caller.store.put_json(upload_key(upload.upload), record)
     caller.audit("begin upload", slide=slide, file=file, bytes=body.bytes)
     response.headers["Location"] = f"/v1/slides/{slide}/uploads/{upload.upload}"
     return _status(record, parts)
@@ -139,6 +143,15 @@ def complete_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -
     """Join the parts of an upload into the slide's file."""
     record, parts = _find(caller, slide, upload)
     arrived = parts.parts(record.internal)
+    if any(size > _size(record.upload, number) for number, size in arrived.items()):
+        _drop(caller, record, parts)
+        raise ProblemError(
+            422,
+            "wrong-part",
+            f"more bytes than the {record.upload.bytes} that were announced have arrived, so the "
+            "upload was removed",
+            remedy="begin a new upload, with the size of the file",
+        )
     wrong = [
         number
         for number in range(1, record.upload.parts + 1)
@@ -152,8 +165,9 @@ def complete_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -
             f"the first of them part {wrong[0]}",
             remedy="PUT these parts, then complete again",
         )
+    check_place(caller.store, slide_key(slide, f"source/{record.upload.file}"))
     parts.complete(record.internal, record.upload.parts)
-    caller.store.delete(_key(upload))
+    caller.store.delete(upload_key(upload))
     caller.audit("complete upload", slide=slide, file=record.upload.file)
     return find_slide(caller, slide)
 
@@ -162,5 +176,4 @@ def complete_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -
 def abort_upload(slide: SlideName, upload: UploadName, caller: MayAnnotate) -> None:
     """Delete an upload and its parts."""
     record, parts = _find(caller, slide, upload)
-    parts.abort(record.internal)
-    caller.store.delete(_key(upload))
+    _drop(caller, record, parts)

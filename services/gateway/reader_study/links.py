@@ -1,6 +1,6 @@
 """Readers' tokens: each gives access to one reader's series of one study, and to nothing else.
 
-The store holds only hashes of the tokens; `services.gateway.api.tokens` explains why this is safe.
+The store holds only hashes of the tokens, in signed records; see `services.gateway.api.tokens`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import hashlib
 import re
 import secrets
 
+from services.gateway.signing import SignedRecords
 from shared.contracts.base import Contract, Name
 from shared.contracts.tenants import Tenant
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import ObjectNotFoundError
 
 PREFIX = "access/readings/"
 
@@ -27,7 +28,7 @@ class ReadingRecord(Contract):
     reader: str
 
 
-def make_link(root: Store, tenant: str, study: str, reader: str) -> str:
+def make_link(records: SignedRecords, tenant: str, study: str, reader: str) -> str:
     """Make and return a token for a reader.
 
     Only its hash is stored, so the token cannot be read again.
@@ -35,26 +36,25 @@ def make_link(root: Store, tenant: str, study: str, reader: str) -> str:
     token = f"htr_{secrets.token_urlsafe(32)}"
     digest = _digest(token)
     record = ReadingRecord(id=digest[:16], tenant=tenant, study=study, reader=reader)
-    root.put_json(f"{PREFIX}{digest}.json", record)
+    records.put(f"{PREFIX}{digest}.json", record)
     return token
 
 
-def find_link(root: Store, token: str) -> ReadingRecord | None:
+def find_link(records: SignedRecords, token: str) -> ReadingRecord | None:
     """Return the record of a reader's token; None if the token is unknown or revoked."""
     if not _PATTERN.fullmatch(token):
         return None
     try:
-        return root.get_model(f"{PREFIX}{_digest(token)}.json", ReadingRecord)
+        return records.get(f"{PREFIX}{_digest(token)}.json", ReadingRecord)
     except ObjectNotFoundError:
         return None
 
 
-def drop_links(root: Store, tenant: str, study: str, reader: str | None = None) -> None:
+def drop_links(records: SignedRecords, tenant: str, study: str, reader: str | None = None) -> None:
     """Revoke the tokens of one reader, or of all readers, of a study."""
-    for key in list(root.list(PREFIX)):
-        record = root.get_model(key, ReadingRecord)
+    for key, record in records.all(PREFIX, ReadingRecord):
         if (record.tenant, record.study) == (tenant, study) and reader in {None, record.reader}:
-            root.delete(key)
+            records.delete(key)
 
 
 def _digest(token: str) -> str:

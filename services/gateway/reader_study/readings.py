@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 from services.gateway.reader_study.records import Series, StudyRecord, Submitted
-from services.gateway.reader_study.studies import find_submitted
+from services.gateway.reader_study.studies import find_submitted, submission
 from shared.contracts.reader_study import Answer, AnswerBody, Reading, ReadingImage, study_key
 from shared.errors import InputError
 from shared.storage import ObjectNotFoundError, Store
+
+SUBMIT_SECONDS = 2.0
+"""Time that a submission takes at most between its mark and its record."""
 
 
 class SubmittedError(InputError):
@@ -96,7 +100,24 @@ class Desk:
             if _content(before) == _content(stored):
                 return _as_body(before)
         self._store.put_json(key, stored)
+        # A submission reads the answers after it has put its mark, so that it has all answers that
+        # were stored before the mark. Of a later one, only the submission itself can tell.
+        if self._store.exists(self._mark) and self._final().get(image) != stored:
+            raise SubmittedError("this series was submitted meanwhile, so its answers are final")
         return _as_body(stored)
+
+    @property
+    def _mark(self) -> str:
+        return self._key(f"closed/{self._reader}")
+
+    def _final(self) -> dict[str, Answer]:
+        """Return the submitted answers; wait for a submission that has put its mark."""
+        deadline = time.monotonic() + SUBMIT_SECONDS
+        while True:
+            submitted = submission(self._store, self._record.study, self._reader)
+            if submitted is not None or time.monotonic() > deadline:
+                return (submitted.answers if submitted else None) or {}
+            time.sleep(0.02)
 
     def submit(self) -> Reading:
         """Submit the series, which makes the answers final; submitting it twice changes nothing.
@@ -109,13 +130,22 @@ class Desk:
         if left:
             raise UnansweredError(f"{left} of {len(reading.images)} images have no answer yet")
         if not reading.submitted:
+            self._store.put(self._mark, b"")
+            answers = read_answers(self._store, self._record.study, self._reader)
+            record = Submitted(time=datetime.now(UTC), answers=answers)
             key = self._key(f"submitted/{self._reader}.json")
-            self._store.put_json(key, Submitted(time=datetime.now(UTC)))
-        return reading.model_copy(update={"submitted": True})
+            self._store.create(key, record.model_dump_json().encode())
+        return self.reading()
 
 
 def read_answers(store: Store, study: str, reader: str) -> dict[str, Answer]:
-    """Return a reader's answers: name of the image in the reader's series → answer."""
+    """Return a reader's answers: name of the image in the reader's series → answer.
+
+    Once the reader has submitted, these are the submitted ones.
+    """
+    submitted = submission(store, study, reader)
+    if submitted is not None and submitted.answers is not None:
+        return dict(submitted.answers)
     prefix = study_key(study, f"answers/{reader}/")
     return {
         key.removeprefix(prefix).removesuffix(".json"): store.get_model(key, Answer)

@@ -7,7 +7,7 @@ from datetime import datetime
 from pydantic import Field
 
 from shared.contracts.base import Contract, Name
-from shared.contracts.reader_study import ImageId, Kind, ReaderName, RealSet
+from shared.contracts.reader_study import Answer, ImageId, Kind, ReaderName, RealSet
 
 
 class StudyRecord(Contract):
@@ -54,6 +54,10 @@ class Series(Contract):
 
 
 class Submitted(Contract):
-    """The record at `submitted/<reader>.json`: the time when the reader submitted."""
+    """The record at `submitted/<reader>.json`: when the reader submitted, and what.
+
+    `answers` is None in records of earlier versions, whose answers are those under `answers/`.
+    """
 
     time: datetime
+    answers: dict[ImageId, Answer] | None = None

@@ -138,8 +138,14 @@ def find_study(store: Store, study: str) -> StudyRecord | None:
 
 def find_submitted(store: Store, study: str, reader: str) -> datetime | None:
     """Return the time when a reader submitted; None if the reader has not."""
+    record = submission(store, study, reader)
+    return record.time if record is not None else None
+
+
+def submission(store: Store, study: str, reader: str) -> Submitted | None:
+    """Return what a reader has submitted; None if the reader has not."""
     try:
-        return store.get_model(study_key(study, f"submitted/{reader}.json"), Submitted).time
+        return store.get_model(study_key(study, f"submitted/{reader}.json"), Submitted)
     except ObjectNotFoundError:
         return None
 

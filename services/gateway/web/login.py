@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from services.gateway.api.access import resources_of
+from services.gateway.api.access import address_of, resources_of
 from services.gateway.api.problems import ProblemError
-from services.gateway.api.session import COOKIE, from_our_page, home_token, keep_session
+from services.gateway.api.session import COOKIE, from_our_page, keep_session
 from services.gateway.web.pages import PageRoute, render
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
-Next = Annotated[str, Query(pattern=r"^/([^/\\].*)?$", max_length=512)]
+# No backslash, and no space or control character: browsers read "/\t/host" as "//host".
+Next = Annotated[
+    str, Query(pattern=r"^/([!-.0-\[\]-~][!-\[\]-~]*)?$", max_length=512, description="a path")
+]
+Secret = Annotated[str, Query(max_length=128)]
 
 
 @router.get("/")
@@ -24,19 +29,17 @@ def home() -> Response:
 
 
 @router.get("/login")
-def login_page(request: Request, next: Next = "/datasets") -> Response:
-    """Ask for a token.
-
-    A browser on the machine of an open gateway gets a session without a token.
-    """
-    token = home_token(request, resources_of(request))
-    if token is None:
-        return render(request, "login.html", next=next, wrong=False, home=False)
-    response: Response = RedirectResponse(next, 303)
-    # Browsers would not send the SameSite cookie after a redirect that another site began.
-    if request.headers.get("Sec-Fetch-Site") == "cross-site":
-        response = render(request, "login.html", next=next, wrong=False, home=True)
-    keep_session(response, request, token)
+def login_page(request: Request, next: Next = "/datasets", link: Secret = "") -> Response:
+    """Ask for a token, or begin the session of a link that works once."""
+    if not link:
+        return render(request, "login.html", next=next, wrong="")
+    session = _begun(request, link, resources_of(request).sessions.follow_link)
+    if session is None:
+        return render(request, "login.html", next=next, wrong="This link was used, or is old.")
+    # A page, not a redirect: browsers would not send the SameSite cookie after a redirect that
+    # another program or site began.
+    response = render(request, "login.html", next=next, wrong="", begun=True)
+    keep_session(response, request, session)
     return response
 
 
@@ -47,16 +50,41 @@ def log_in(
     """Begin a session, if the token is known."""
     if not from_our_page(request):
         raise ProblemError(403, "forbidden", "this form was sent by a page of another site")
-    if resources_of(request).tokens.find(token.strip()) is None:
-        return render(request, "login.html", next=next, wrong=True, home=False)
+    session = _begun(request, token.strip(), resources_of(request).sessions.begin)
+    if session is None:
+        wrong = "This gateway does not know this token."
+        return render(request, "login.html", next=next, wrong=wrong)
     response = RedirectResponse(next, 303)
-    keep_session(response, request, token.strip())
+    keep_session(response, request, session)
     return response
 
 
+def _begun(request: Request, secret: str, begin: Callable[[str], str | None]) -> str | None:
+    """Begin a session and write it to the audit log; None if the secret is wrong.
+
+    Raises:
+        ProblemError: this address has sent too many wrong secrets (429).
+    """
+    resources, address = resources_of(request), address_of(request)
+    resources.wrong_log_ins.check(address)
+    session = begin(secret)
+    caller = resources.sessions.find(session) if session else None
+    if session is None or caller is None:
+        resources.wrong_log_ins.count(address)
+        return None
+    resources.audit(caller.tenant, caller.name, "log in", {"address": address})
+    return session
+
+
 @router.post("/logout")
-def log_out() -> Response:
+def log_out(request: Request) -> Response:
     """End the session."""
+    if not from_our_page(request):
+        raise ProblemError(403, "forbidden", "this form was sent by a page of another site")
+    resources, session = resources_of(request), request.cookies.get(COOKIE, "")
+    if caller := resources.sessions.find(session):
+        resources.sessions.end(session)
+        resources.audit(caller.tenant, caller.name, "log out", {"address": address_of(request)})
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)
     return response

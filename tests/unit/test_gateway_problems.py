@@ -1,0 +1,134 @@
+"""What the gateway answers to names, bodies and disks that it cannot take: never 500."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from shared.errors import InputError
+from shared.storage import DirectoryStore, KeyTakenError, check_key
+from tests.gateway import Gateway
+
+SLIDE = "/v1/slides/s/source"
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    return Gateway(tmp_path_factory.mktemp("store"))
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("ä" * 127 + ".svs", 422),  # 258 bytes
+        ("ä" * 125 + ".svs", 200),  # 254 bytes
+        ("a" * 300, 422),
+        ("a%00b.svs", 422),
+        ("%ff.svs", 422),
+        ("..%2Fb.svs", 422),
+        ("a/b/c.svs", 422),
+    ],
+)
+def test_names_of_files(gateway: Gateway, name: str, status: int) -> None:
+    answer = gateway.client.put(f"{SLIDE}/{name}", content=b"x")
+    assert answer.status_code == status, answer.text
+
+
+def test_a_name_is_a_file_or_a_folder(gateway: Gateway) -> None:
+    put = gateway.client.put
+    for first, second in (("one", "one/a.svs"), ("two/a.svs", "two")):
+        assert put(f"{SLIDE}/{first}", content=b"x").status_code == 200
+        answer = put(f"{SLIDE}/{second}", content=b"x")
+        assert (answer.status_code, answer.json()["type"][-9:]) == (409, "key-taken")
+        assert "choose another name" in answer.json()["detail"]
+        begun = gateway.client.post("/v1/slides/s/uploads", json={"file": second, "bytes": 1})
+        assert begun.status_code == 409
+    files = gateway.client.get("/v1/slides/s").json()["files"]
+    assert {"slides/s/source/one", "slides/s/source/two/a.svs"} <= files.keys()
+
+
+def test_a_directory_store_says_which_object_is_in_the_way(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.put("a/b", b"x")
+    for key in ("a", "a/b/c", "a/b/c/d"):
+        with pytest.raises(KeyTakenError, match="beside 'a/b'"):
+            store.put(key, b"y")
+    store.put("c/d/e", b"x")
+    store.delete("c/d/e")  # leaves empty folders
+    store.put("c", b"y")
+    assert list(store.list()) == ["a/b", "c"]
+
+
+def test_keys_fit_every_kind_of_store() -> None:
+    assert check_key("a/" + "ä" * 127)
+    for key in ("ä" * 128, "a/" * 600 + "a", "a\x00", "a\nb", "\ud800", "", "/a", "a//b", "../a"):
+        with pytest.raises(InputError):
+            check_key(key)
+
+
+def ingest(source: str) -> bytes:
+    return json.dumps({"cohort": "c", "slides": [{"slide": "x", "source": source}]}).encode()
+
+
+def test_bodies_that_are_no_request(gateway: Gateway) -> None:
+    typed = {"Content-Type": "application/json"}
+    for body, status in (
+        (b"[" * 100_000, 400),
+        (b'{"slides":' * 50_000, 400),
+        (b'{"cohort":' + b"9" * 5000 + b"}", 400),
+        (b'{"cohort":"\xff"}', 400),
+        (b'{"cohort":NaN}', 422),
+        (b"", 422),
+        (b"[]", 422),
+        (ingest("\ud800"), 422),
+        (ingest("a" * 300), 422),
+        (json.dumps({"\ud800": "c"}).encode(), 422),
+    ):  # fmt: skip
+        answer = gateway.client.post("/v1/ingest", content=body, headers=typed)
+        assert answer.status_code == status, (body[:40], answer.text)
+        assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "kind"),
+    [
+        (errno.ENOSPC, 507, "full"),
+        (errno.EDQUOT, 507, "full"),
+        (errno.EROFS, 503, "unavailable"),
+        (errno.EIO, 503, "unavailable"),
+        (errno.EACCES, 503, "unavailable"),
+        (errno.ENAMETOOLONG, 422, "invalid"),
+    ],
+)
+def test_disks_that_take_nothing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, number: int, status: int, kind: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(DirectoryStore, "put", refuse)
+    answer = gateway.client.put("/v1/tenants/acme", json={})
+    assert answer.status_code == status
+    assert answer.json()["type"].endswith(kind)
+    assert answer.json()["remedy"]
+
+
+def test_colours_are_bytes(gateway: Gateway) -> None:
+    for color in ([0, 0, 256], [-1, 0, 0], [0, 0, 10**30]):
+        types = {"1": {"name": "a", "color": color}}
+        answer = gateway.client.put("/v1/clusters/c/types", json=types)
+        assert answer.json()["errors"][0]["pointer"].startswith("#/1/color/")
+
+
+def test_invented_methods_and_paths_are_no_labels(gateway: Gateway) -> None:
+    for number in range(5):
+        gateway.client.request(f"BREW{number}", f"/nowhere/{number}")
+        gateway.client.get(f"/static/{number}")
+    lines = gateway.client.get("/metrics").text.splitlines()
+    shown = [line for line in lines if line.startswith("htd_http_requests_total")]
+    assert any('method="other"' in line for line in shown)
+    assert not any("BREW" in line or "nowhere" in line for line in shown)
+    assert not any(f"/{number}" in line for number in range(5) for line in shown)
