@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,8 +27,8 @@ from shared.jobs import Reporter
 
 console = Console(stderr=True)
 
-TABLE_WIDTH = 220
-"""Width of a table off a terminal, characters; enough for its longest row."""
+UNBOUNDED = 100_000
+"""Width of a line that nothing cuts, characters."""
 
 LINE_SECONDS = 30.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -51,9 +50,21 @@ def say(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_table(table: Table) -> None:
-    """Print a table to standard output; off a terminal, each row is one line to be searched."""
-    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table)
+def print_table(table: Table, to: Console | None = None) -> None:
+    """Print a table; off a terminal each row is one whole line, on one long cells are wrapped.
+
+    Args:
+        table: the table.
+        to: where to; None: standard output.
+    """
+    for column in table.columns:
+        column.overflow = "fold"
+    out = to or Console()
+    if out.is_terminal or out.is_jupyter:
+        out.print(table)
+        return
+    unbounded = out.options.update(width=UNBOUNDED)
+    out.print(table, width=out.measure(table, options=unbounded).maximum, crop=False)
 
 
 def duration(seconds: float) -> str:
@@ -121,7 +132,7 @@ class RichReporter(Reporter):
 
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
         if not parked:  # the final report lists parked units
-            console.print(f"{self.name}: {unit} will be tried again: {error}", highlight=False)
+            say(f"{self.name}: {unit} will be tried again: {error}")
 
 
 class LineReporter(Reporter):
@@ -171,7 +182,7 @@ class LineReporter(Reporter):
 
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
         if not parked:  # the final report lists parked units
-            console.print(f"{self.name}: {unit} will be tried again: {error}", highlight=False)
+            say(f"{self.name}: {unit} will be tried again: {error}")
 
     def line(self) -> str:
         """Describe the progress: the phase, the running unit, the rate and the time left."""

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from heterotissue.job_report import cause_lines
-from heterotissue.progress import console, say
+from heterotissue.progress import console, print_table, say
 from shared.contracts.ingest import IngestRequest
 from shared.storage import Store
 
@@ -31,7 +31,7 @@ def show_slides(store: Store, request: IngestRequest) -> None:
             escape(seen.labels) or "[yellow]not found[/]",
             escape(", ".join(classes)),
         )
-    console.print(table)
+    print_table(table, console)
     if request.classes is None:
         say("  annotations are read only with --classes")
     if faults:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import typer
 from rich.table import Table
 
-from heterotissue.cli.outcome import EXIT_CODES
+from heterotissue.cli.outcome import exit_code
 from heterotissue.dry_run import dry_run
-from heterotissue.job_report import report, write_table
-from heterotissue.progress import console
+from heterotissue.job_report import causes, report, write_table
+from heterotissue.progress import console, print_table, say
 from heterotissue.running import Target, run_request
-from heterotissue.sources import Refusal
+from heterotissue.sources import Refusal, some
 from shared.contracts.base import Split
 from shared.contracts.ingest import CohortRecord, IngestRequest, cohort_key
 from shared.contracts.regions import RegionSet, RegionSetSlide, class_count, region_set_key
@@ -22,11 +22,14 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def tell(notes: Sequence[str], refused: Sequence[Refusal]) -> None:
-    """Print remarks, and a line for each file that is left out."""
+    """Print remarks, and each reason why files are left out, once."""
     for note in notes:
-        _print(f"note: {note}")
-    for item in refused:
-        _print(f"left out: {item.path}: {item.reason}")
+        say(f"note: {note}")
+    for reason, paths in causes({item.path: item.reason for item in refused}):
+        if len(paths) == 1:
+            say(f"left out: {paths[0]}: {reason}")
+        else:
+            say(f"left out: {len(paths)} files ({some(paths, 3)}): {reason}")
 
 
 def end_cohort(
@@ -55,10 +58,10 @@ def end_cohort(
     if status.state in {"done", "partial"}:
         show_splits(target.store, request.cohort)
     if refused:
-        _print(f"{len(refused)} files were left out, as said above")
+        say(f"{len(refused)} files were left out, as said above")
     state = "partial" if status.state == "done" and (refused or left_out) else status.state
     if state != "done":
-        raise typer.Exit(EXIT_CODES[state])
+        raise typer.Exit(exit_code(state, status.job, target.store))
 
 
 def show_splits(store: Store, cohort: str) -> None:
@@ -87,16 +90,12 @@ def show_splits(store: Store, cohort: str) -> None:
     for item in regions.classes.items[regions.classes.first :] if regions else ():
         counts = (class_count(parts[split], item.index) for split in SPLITS)
         table.add_row(f"  with {item.name}", *map(str, counts))
-    console.print(table)
+    print_table(table, console)
     for caution in dict.fromkeys(text for item in known for text in item.cautions):
-        _print(f"caution: {caution}")
+        say(f"caution: {caution}")
 
 
 def _patients(slides: dict[str, str | None]) -> str:
     known = {patient for patient in slides.values() if patient}
     unknown = sum(patient is None for patient in slides.values())
     return f"{len(known)}" + (f" (and {unknown} slides of unknown ones)" if unknown else "")
-
-
-def _print(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -25,13 +25,15 @@ from heterotissue.cli.options import (
     StepsOption,
     StoreOption,
     changed,
+    check_name,
+    check_positive,
     example,
     export_formats,
     folder_formats,
     parse_proportions,
 )
 from heterotissue.cli.outcome import end, run_and_end
-from heterotissue.progress import console, say
+from heterotissue.progress import say
 from heterotissue.running import Target
 from shared.computing import prepare
 from shared.contracts.models import ModelRef
@@ -46,14 +48,26 @@ app = typer.Typer()
 @app.command(epilog=example("htd synthesize --model lung --images 1000 --proportion tumor=0.4"))
 def synthesize(
     model: ModelOption,
-    dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
+    dataset: Annotated[
+        str, typer.Option(help="Name of the dataset.", callback=check_name)
+    ] = "dataset",
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
     proportion: Annotated[
         list[str] | None,
         typer.Option(help="<class>=<share of labelled pixels>, e.g. tumor=0.4 (repeatable)."),
     ] = None,
-    maps: Annotated[str | None, typer.Option(help="Region set that maps come from.")] = None,
-    crops: Annotated[str | None, typer.Option(help="Region set that crops come from.")] = None,
+    maps: Annotated[
+        str | None,
+        typer.Option(
+            help="Region set that maps come from; default: the model's.", callback=check_name
+        ),
+    ] = None,
+    crops: Annotated[
+        str | None,
+        typer.Option(
+            help="Region set that crops come from; default: the model's.", callback=check_name
+        ),
+    ] = None,
     steps: StepsOption = None,
     guidance_map: GuidanceMapOption = None,
     guidance_crops: GuidanceCropsOption = None,
@@ -101,7 +115,7 @@ def synthesize(
 
 @app.command(epilog=example("htd export dataset out/dataset"))
 def export(
-    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.", callback=check_name)],
     folder: Annotated[Path, typer.Argument(help="Folder that receives the files.")],
     formats: Annotated[
         list[str] | None, typer.Option("--format", help=f"{FOLDER_FORMATS} (repeatable).")
@@ -139,12 +153,16 @@ def estimate(
     model: ModelOption,
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1_000_000,
     size: Annotated[
-        int | None, typer.Option(help="Side of an image in pixels; default: the model's.")
+        int | None,
+        typer.Option(min=32, help="Side of an image in pixels; default: the model's."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Number of images made at a time.")] = 16,
     tflops: Annotated[
         float | None,
-        typer.Option(help="Sustained TFLOP/s of another device, to estimate its hours too."),
+        typer.Option(
+            help="Sustained TFLOP/s of another device, to estimate its hours too.",
+            callback=check_positive,
+        ),
     ] = None,
     store: StoreOption = None,
 ) -> None:
@@ -167,4 +185,4 @@ def estimate(
     if tflops:
         rows[f"at {tflops:g} TFLOP/s"] = f"{images * cost.flops / tflops / 3.6e15:,.1f} hours"
     for title, text in rows.items():
-        console.print(f"{title:<20}{text}", highlight=False)
+        say(f"{title:<20}{text}")

@@ -20,6 +20,7 @@ from heterotissue.cli.options import (
     StepsOption,
     StoreOption,
     changed,
+    check_name,
     example,
 )
 from heterotissue.cli.outcome import run_and_end, run_series
@@ -37,8 +38,12 @@ app = typer.Typer()
 
 @app.command(epilog=example("htd evaluate --dataset dataset --report first"))
 def evaluate(
-    dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
-    name: Annotated[str, typer.Option("--report", help="Name of the report.")] = "report",
+    dataset: Annotated[
+        str, typer.Option(help="Name of the dataset.", callback=check_name)
+    ] = "dataset",
+    name: Annotated[
+        str, typer.Option("--report", help="Name of the report.", callback=check_name)
+    ] = "report",
     encoder: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,9 +74,11 @@ def evaluate(
 @app.command(epilog=example("htd study --model lung --encoder efficientnet-lite0 --seeds 3"))
 def study(
     model: ModelOption,
-    name: Annotated[str, typer.Option(help="Name of the study and of its report.")] = "study",
+    name: Annotated[
+        str, typer.Option(help="Name of the study and of its report.", callback=check_name)
+    ] = "study",
     images: Annotated[
-        int, typer.Option(help="Number of synthetic images to train segmenters on.")
+        int, typer.Option(min=1, help="Number of synthetic images to train segmenters on.")
     ] = 1000,
     encoder: Annotated[
         list[str] | None,
@@ -97,7 +104,10 @@ def study(
     ] = None,
     embedding: Annotated[
         str | None,
-        typer.Option(help="Model with `embedding` conditioning; adds the row map + embedding."),
+        typer.Option(
+            help="Model with `embedding` conditioning; adds the row map + embedding.",
+            callback=check_name,
+        ),
     ] = None,
     seed: SeedOption = 0,
     store: StoreOption = None,

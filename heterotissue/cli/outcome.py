@@ -5,13 +5,14 @@ from __future__ import annotations
 import typer
 
 from heterotissue.dry_run import dry_run, dry_run_all
-from heterotissue.job_report import report
+from heterotissue.job_report import failed_by_input, report
 from heterotissue.running import Target, run_or_fail, run_request
 from shared.contracts.base import Request
 from shared.jobs import JobStatus
 from shared.storage import Store
 
 EXIT_CODES = {"done": 0, "failed": 1, "partial": 3, "cancelled": 1}
+WRONG_INPUT = 2
 
 
 def run_and_end(
@@ -48,4 +49,11 @@ def end(status: JobStatus, store: Store | None = None) -> None:
     if state == "done" and (status.result or {}).get("left_out"):
         state = "partial"
     if state != "done":
-        raise typer.Exit(EXIT_CODES[state])
+        raise typer.Exit(exit_code(state, status.job, store))
+
+
+def exit_code(state: str, job: str, store: Store | None) -> int:
+    """Return the exit code of a job in some state; a job that failed by its input has its own."""
+    if state == "failed" and store is not None and failed_by_input(store, job):
+        return WRONG_INPUT
+    return EXIT_CODES[state]

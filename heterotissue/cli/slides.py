@@ -20,6 +20,8 @@ from heterotissue.cli.options import (
     SetOption,
     StoreOption,
     changed,
+    check_name,
+    check_positive,
     example,
     parse_classes,
     parse_renames,
@@ -27,7 +29,7 @@ from heterotissue.cli.options import (
 from heterotissue.cli.outcome import EXIT_CODES, run_and_end
 from heterotissue.feature_files import import_request
 from heterotissue.features_export import Layout, export_features
-from heterotissue.progress import console, show_progress
+from heterotissue.progress import say, show_progress
 from heterotissue.running import Target
 from heterotissue.sources import find_slides, slide_sources, tile_table
 from shared.contracts.base import SplitFractions
@@ -60,7 +62,7 @@ def phantom(
         name = f"phantom-{seed + number}"
         files = write_phantom(folder, name, side, side, seed + number, threads)
         labels = ", ".join(path.name for path in (files.mask, files.geojson, files.xml))
-        console.print(f"{files.slide}  (labels: {labels})")
+        say(f"{files.slide}  (labels: {labels})")
 
 
 PatientOption = Annotated[
@@ -102,7 +104,10 @@ def ingest(
         Path | None, typer.Option(help="Folder of annotations; default: beside the slides.")
     ] = None,
     mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel; it overrides what the slides state.")
+        float | None,
+        typer.Option(
+            help="µm per pixel; it overrides what the slides state.", callback=check_positive
+        ),
     ] = None,
     patient: PatientOption = None,
     split_by: Annotated[
@@ -111,7 +116,9 @@ def ingest(
     ] = "patient",
     allow_leakage: LeakageOption = False,
     region_size: RegionSizeOption = 256,
-    region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
+    region_mpp: Annotated[
+        float, typer.Option(help="µm per pixel of regions.", callback=check_positive)
+    ] = 0.5,
     rename: RenameOption = None,
     any_stain: Annotated[
         bool, typer.Option("--any-stain", help="Accept slides that do not look like H&E.")
@@ -173,7 +180,7 @@ def tiles(
     classes: Annotated[
         str, typer.Option(help="Class names in the order of their indices, from 1.")
     ],
-    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles.")],
+    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles.", callback=check_positive)],
     cohort: CohortOption = "cohort",
     masks: Annotated[
         Path | None, typer.Option(help="Folder of masks; default: beside the tiles.")
@@ -183,15 +190,21 @@ def tiles(
         str | None,
         typer.Option(help="Regular expression; its first group in a tile's name is the slide."),
     ] = None,
+    rename: RenameOption = None,
     allow_leakage: LeakageOption = False,
     region_size: Annotated[
         int | None,
         typer.Option(
-            help="Side of a region in pixels; default: the largest that fits every tile, to 256."
+            min=32,
+            max=4096,
+            help="Side of a region in pixels; default: the largest that fits every tile, to 256.",
         ),
     ] = None,
     region_mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of regions; default: that of the tiles.")
+        float | None,
+        typer.Option(
+            help="µm per pixel of regions; default: that of the tiles.", callback=check_positive
+        ),
     ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -215,11 +228,12 @@ def tiles(
     tell(table.notes, table.refused)
     if region_size is None:
         region_size = table.region_size(mpp, region_mpp or mpp)
-        console.print(f"regions of {region_size} px, the largest that fit every tile")
+        say(f"regions of {region_size} px, the largest that fit every tile")
     request = IngestRequest(
         cohort=cohort,
         tiles=table.key,
         classes=mask_classes,
+        label_names=parse_renames(rename, mask_classes),
         regions=RegionRule(
             size=region_size, mpp=region_mpp or mpp, low=0, high=1, min_classes=1, min_tissue=0,
             count_background=True, overlap=0, max_per_slide=10_000,
@@ -273,9 +287,9 @@ def features(
 ) -> None:
     """Write a cohort's features as the files of TRIDENT or CLAM."""
     left_out = export_features(Target.of(store, None).store, cohort, encoder, layout, folder)
-    console.print(f"features: {folder}", highlight=False)
+    say(f"features: {folder}")
     for name, reason in left_out.items():
-        console.print(f"  {name}: {reason}", highlight=False, markup=False)
+        say(f"  {name}: {reason}")
     if left_out:
         raise typer.Exit(EXIT_CODES["partial"])
 
@@ -283,7 +297,8 @@ def features(
 @app.command(epilog=example("htd cluster --cohort lung --run types --k 20"))
 def cluster(
     run: Annotated[
-        str, typer.Option(help="Name of the clustering and of its region set.")
+        str,
+        typer.Option(help="Name of the clustering and of its region set.", callback=check_name),
     ] = "types",
     cohort: CohortOption = "cohort",
     encoder: Annotated[str, typer.Option(help="Encoder of the features.")] = "embedded",
@@ -298,7 +313,10 @@ def cluster(
         ),
     ] = None,
     region_mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of regions; default: the cohort's.")
+        float | None,
+        typer.Option(
+            help="µm per pixel of regions; default: the cohort's.", callback=check_positive
+        ),
     ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -317,7 +335,7 @@ def cluster(
     if size is None or mpp is None:
         own = cohort_scale(target.store, cohort)
         size, mpp = size or own[0], mpp or own[1]
-        console.print(f"regions of {size} px at {mpp:g} µm/px, as in cohort {cohort!r}")
+        say(f"regions of {size} px at {mpp:g} µm/px, as in cohort {cohort!r}")
     request = ClusterRequest(
         run=run,
         cohort=cohort,

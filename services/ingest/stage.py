@@ -159,10 +159,20 @@ class IngestStage(Stage[IngestRequest]):
             **_remarks(done),
             **_on_labels(request, done),
         }
+        if not result["regions"]:
+            result["no regions"] = [_why_no_regions(request, labelled)]
         left_out = {
             k: v for name in sorted(done) for k, v in done[name].get("left_out", {}).items()
         }
         return result | ({"left_out": left_out} if left_out else {})
+
+
+def _why_no_regions(request: IngestRequest, labelled: list[str]) -> str:
+    if request.classes is None:
+        return "without annotations, 'htd embed' and then 'htd cluster' make training regions"
+    if not labelled:
+        return "no slide has an annotation: put them beside the slides, or give --labels"
+    return request.regions.why_none()
 
 
 def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
@@ -206,9 +216,11 @@ def _on_labels(request: IngestRequest, done: dict[str, dict[str, Any]]) -> dict[
         "classes never seen": [
             name for name in request.classes.names[1:] if name not in seen and not tiled
         ],
-        "overpainted slides": [
-            name for name, part in labels.items() if part["overpainted"] > OVERPAINTED
-        ],
+        "overpainted slides": {
+            name: f"{part['overpainted']:.0%}"
+            for name, part in labels.items()
+            if part["overpainted"] > OVERPAINTED
+        },
         "objects left out": dict(sorted(skipped.items())),
     }
     return {key: value for key, value in notes.items() if value}
