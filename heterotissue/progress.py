@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -48,6 +48,19 @@ def show_progress(name: str) -> AbstractContextManager[Reporter]:
 def say(text: str) -> None:
     """Print a line as it is, without colours, markup or line breaks."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show that work goes on whose end is not known: a spinner, or off a terminal a line each
+    half minute."""
+    if console.is_terminal or console.is_jupyter:
+        with console.status(text):
+            yield
+        return
+    began = time.monotonic()
+    with Lines(lambda: f"{text}: for {duration(time.monotonic() - began)} now"):
+        yield
 
 
 def print_table(table: Table, to: Console | None = None) -> None:
@@ -135,8 +148,32 @@ class RichReporter(Reporter):
             say(f"{self.name}: {unit} will be tried again: {error}")
 
 
+class Lines:
+    """Prints a line every half minute, from a thread, as long as it is entered.
+
+    Args:
+        line: writes the line.
+    """
+
+    def __init__(self, line: Callable[[], str]) -> None:
+        self._line = line
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        while not self._stop.wait(LINE_SECONDS):
+            say(self._line())
+
+
 class LineReporter(Reporter):
-    """Prints a line of progress every half minute, from a thread: stage, rate and time left.
+    """Prints a line of progress every half minute: stage, rate and time left.
 
     Args:
         name: name of the job for people.
@@ -150,11 +187,10 @@ class LineReporter(Reporter):
         self.step: tuple[str, int, int, str] | None = None  # unit, done, total, note
         self.first = 0  # units of the phase that were settled when it began here
         self.began = clock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, daemon=True)
+        self._lines = Lines(self.line)
 
     def __enter__(self) -> LineReporter:
-        self._thread.start()
+        self._lines.__enter__()
         return self
 
     def __exit__(
@@ -163,12 +199,7 @@ class LineReporter(Reporter):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _repeat(self) -> None:
-        while not self._stop.wait(LINE_SECONDS):
-            say(self.line())
+        self._lines.__exit__()
 
     def phase(self, job: str, phase: int, phases: int, settled: int, total: int) -> None:
         before, self.place = self.place, (phase, phases, settled, total)

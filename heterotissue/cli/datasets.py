@@ -33,7 +33,7 @@ from heterotissue.cli.options import (
     parse_proportions,
 )
 from heterotissue.cli.outcome import end, run_and_end
-from heterotissue.progress import say
+from heterotissue.progress import say, working
 from heterotissue.running import Target
 from shared.computing import prepare
 from shared.contracts.models import ModelRef
@@ -137,14 +137,11 @@ def export(
     """
     from shared.datasets.export_folder import export_dataset
 
-    images = export_dataset(
-        Target.of(store, "").store,
-        dataset,
-        folder,
-        folder_formats(formats or ["folder"]),
-        polygons=polygons,
-        replace=replace,
-    )
+    kinds = folder_formats(formats or ["folder"])
+    with working("exporting"):
+        images = export_dataset(
+            Target.of(store, "").store, dataset, folder, kinds, polygons=polygons, replace=replace
+        )
     say(f"dataset: {folder} ({images} images)")
 
 
@@ -174,7 +171,8 @@ def estimate(
     device = choose_device(target.config)
     sampler = load_model(target.store, find_version(target.store, model), device)
     prepare(target.config.threads)
-    cost = measure(sampler, size or sampler.record.size, batch)
+    with working("measuring"):
+        cost = measure(sampler, size or sampler.record.size, batch)
     hours = images * cost.seconds / 3600
     rows = {
         "denoiser": f"{cost.evaluations} evaluations per image",

@@ -25,7 +25,7 @@ from heterotissue.cli.options import (
 )
 from heterotissue.cli.outcome import run_and_end, run_series
 from heterotissue.evaluation_cost import describe, segmenter_line
-from heterotissue.progress import say
+from heterotissue.progress import say, working
 from heterotissue.running import Target
 from heterotissue.study import IMAGENET_ENCODERS, default_encoder
 from heterotissue.study import study as study_requests
@@ -66,8 +66,11 @@ def evaluate(
         say(f"encoder: {encoder[0]}")
     request = EvaluateRequest(report=name, dataset=dataset, encoders=tuple(encoder), seeds=seeds)
     request = changed(request, change)
-    if not dry_run and (line := segmenter_line(target.store, request, target.config, fresh=fresh)):
-        say(line)
+    if not dry_run:
+        with working("measuring"):
+            line = segmenter_line(target.store, request, target.config, fresh=fresh)
+        if line:
+            say(line)
     run_and_end(target, request, fresh=fresh, replace=replace)
 
 
@@ -143,6 +146,8 @@ def study(
     )
     measured = read_model(target.store, find_version(target.store, model))
     tested = requests[0].images if isinstance(requests[0], DatasetRequest) else 0
-    if line := describe(evaluate, measured.size, measured.classes, tested, target.config):
+    with working("measuring"):
+        line = describe(evaluate, measured.size, measured.classes, tested, target.config)
+    if line:
         say(line)
     run_series(target, requests, replace=replace)

@@ -13,6 +13,7 @@ from shared.storage import Store
 
 EXIT_CODES = {"done": 0, "failed": 1, "partial": 3, "cancelled": 1}
 WRONG_INPUT = 2
+DRY_RUN_CODES = EXIT_CODES | {"failed": WRONG_INPUT}
 
 
 def run_and_end(
@@ -20,21 +21,26 @@ def run_and_end(
 ) -> None:
     """Run a request, print its outcome, and exit with an error code unless it is done.
 
-    In a dry run, only print what the request would do.
+    In a dry run, only print what the request would do, and exit with the code that it would end
+    with, as far as that is seen.
     """
     if target.dry_run:
-        dry_run(target.store, request, target.config, fresh=fresh, replace=replace)
-    else:
-        end(run_request(target, request, fresh=fresh, replace=replace), target.store)
+        state = dry_run(target.store, request, target.config, fresh=fresh, replace=replace)
+        raise typer.Exit(DRY_RUN_CODES[state])
+    end(run_request(target, request, fresh=fresh, replace=replace), target.store)
 
 
 def run_series(target: Target, requests: list[Request], *, replace: bool = False) -> None:
-    """Run and report the requests of a series in order, or print what they would do."""
+    """Run and report the requests of a series in order, or print what they would do.
+
+    The exit code is that of a partial job if one of them is partial.
+    """
     if target.dry_run:
-        dry_run_all(target.store, requests, target.config, replace=replace)
-        return
-    for request in requests:
-        run_or_fail(target, request, replace=replace)
+        states = dry_run_all(target.store, requests, target.config, replace=replace)
+        raise typer.Exit(next((code for state in states if (code := DRY_RUN_CODES[state])), 0))
+    states = [run_or_fail(target, request, replace=replace).state for request in requests]
+    if "partial" in states:
+        raise typer.Exit(EXIT_CODES["partial"])
 
 
 def end(status: JobStatus, store: Store | None = None) -> None:

@@ -27,9 +27,10 @@ from heterotissue.cli.options import (
     parse_renames,
 )
 from heterotissue.cli.outcome import EXIT_CODES, run_and_end
+from heterotissue.embedding_cost import embedding_line
 from heterotissue.feature_files import import_request
 from heterotissue.features_export import Layout, export_features
-from heterotissue.progress import say, show_progress
+from heterotissue.progress import say, show_progress, working
 from heterotissue.running import Target
 from heterotissue.sources import find_slides, slide_sources, tile_table
 from shared.contracts.base import SplitFractions
@@ -153,7 +154,7 @@ def ingest(
             patient=patient,
             in_place=in_place,
             cohort=cohort,
-            progress=lambda done, total: reporter.phase("", -1, 0, done, total),
+            progress=lambda done, total: reporter.phase("", 0, 1, done, total),
         )
     tell(sources.notes, sources.refused)
     named = parse_classes(classes) if classes is not None else None
@@ -221,10 +222,11 @@ def tiles(
     """
     target = Target.of(store, broker, dry_run)
     mask_classes = parse_classes(classes, exhaustive=True)
-    table = tile_table(
-        target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
-        mpp=mpp, patient=patient, allow_leakage=allow_leakage,
-    )  # fmt: skip
+    with working("reading tiles"):
+        table = tile_table(
+            target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
+            mpp=mpp, patient=patient, allow_leakage=allow_leakage,
+        )  # fmt: skip
     tell(table.notes, table.refused)
     if region_size is None:
         region_size = table.region_size(mpp, region_mpp or mpp)
@@ -258,6 +260,12 @@ def embed(
             "--import", help="Folder of TRIDENT or CLAM .h5 files, or their output folder."
         ),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Training steps of the 'embedded' encoder; default: 400. Others have none."
+        ),
+    ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
@@ -269,12 +277,23 @@ def embed(
     target = Target.of(store, broker, dry_run)
     _check_slides(target.store, cohort)
     if imported is not None:
-        request = import_request(target, cohort, encoder, imported)
+        with working("reading features"):
+            request = import_request(target, cohort, encoder, imported)
     else:
         request = EmbedRequest(
             cohort=cohort, encoder=encoder, weights=str(weights.resolve()) if weights else None
         )
-    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
+    if steps is not None and (imported or encoder != "embedded"):
+        raise InputError(f"--steps {steps}: only the encoder 'embedded' is trained")
+    if steps is not None:
+        request = request.model_copy(update={"train_steps": steps})
+    request = changed(request, change)
+    if not (dry_run or target.queued):
+        with working("measuring"):
+            line = embedding_line(target.store, request, target.config, fresh=fresh)
+        if line:
+            say(line)
+    run_and_end(target, request, fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd features out/ --cohort lung --layout trident"))
@@ -286,7 +305,8 @@ def features(
     store: StoreOption = None,
 ) -> None:
     """Write a cohort's features as the files of TRIDENT or CLAM."""
-    left_out = export_features(Target.of(store, None).store, cohort, encoder, layout, folder)
+    with working("writing features"):
+        left_out = export_features(Target.of(store, None).store, cohort, encoder, layout, folder)
     say(f"features: {folder}")
     for name, reason in left_out.items():
         say(f"  {name}: {reason}")
@@ -329,7 +349,7 @@ def cluster(
 
     To name or merge types, edit clusters/<run>/types.yaml, then run this command again.
     """
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     _check_slides(target.store, cohort)
     size, mpp = region_size, region_mpp
     if size is None or mpp is None:
