@@ -76,8 +76,8 @@ def print_table(table: Table, to: Console | None = None) -> None:
     if out.is_terminal or out.is_jupyter:
         out.print(table)
         return
-    unbounded = out.options.update(width=UNBOUNDED)
-    out.print(table, width=out.measure(table, options=unbounded).maximum, crop=False)
+    whole = out.measure(table, options=out.options.update(width=UNBOUNDED)).maximum
+    Console(file=out.file, width=whole).print(table)
 
 
 def duration(seconds: float) -> str:

@@ -52,8 +52,7 @@ def check_name(param: typer.CallbackParam, value: str | None) -> str | None:
         for part in parts if value is not None else ():
             TypeAdapter(Name).validate_python(part)
     except ValidationError as error:
-        option = param.opts[0] if param.opts[0].startswith("-") else param.human_readable_name
-        raise InputError(f"{option} {value!r}: {explain(error, name=lambda _: '')}") from error
+        raise InputError(f"{param.opts[0]}: {explain(error, name=lambda _: '')}") from error
     return value
 
 

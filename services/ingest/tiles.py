@@ -33,7 +33,7 @@ MAX_STEM = 60
 """Longest part of a tile's name in the keys of its regions."""
 
 # What is wrong with a file becomes an InputError; OpenCV would print it as well.
-cv2.setLogLevel(0)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
