@@ -191,8 +191,9 @@ def test_the_result_says_what_labels_lack(tmp_path: Path) -> None:
     assert "'Training regions' in docs/slides.md" in why
     features[1]["properties"] = {"label": "tumor"}
     labels.write_text(json.dumps(features[:2]))
-    result = ingest(store, source(path, labels)).result or {}
-    assert result["overpainted slides"] == {"slide": "31%"}
+    other = DirectoryStore(tmp_path / "other")
+    result = ingest(other, source(path, labels)).result or {}
+    assert result["overpainted slides"] == {"s": "31%"}
 
 
 @pytest.mark.parametrize(
