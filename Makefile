@@ -92,7 +92,7 @@ bench-quality: install  ## train and measure on TILES=folder (or SLIDES=folder) 
 	$(BIN)/python benchmarks/quality.py $(TILES) $(if $(SLIDES),$(SLIDES) --slides) --classes '$(CLASSES)' $(if $(MPP),--mpp $(MPP)) --region-mpp $(REGION_MPP) $(if $(SLIDE),--slide '$(SLIDE)') $(if $(RECIPE),--recipe $(RECIPE)) $(if $(EMBEDDING),--embedding) $(if $(WARM_START),--warm-start $(WARM_START)) $(if $(AS_IS),--as-is)
 
 bench-synthesis: install  ## measure speed on STORE=folder MODEL=name/version [STUDENT=name/version]
-	$(BIN)/python benchmarks/synthesis.py $(STORE) $(MODEL) $(if $(STUDENT),--student $(STUDENT)) --out benchmarks/results/synthesis.json
+	$(BIN)/python -m benchmarks.synthesis $(STORE) $(MODEL) $(if $(STUDENT),--student $(STUDENT)) --out benchmarks/results/synthesis.json
 
 bench-gpu: install  ## measure RECIPE=base on this machine's GPU
 	$(BIN)/python -m benchmarks.gpu --recipe $(or $(RECIPE),base) --out benchmarks/results/gpu.json

@@ -29,7 +29,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
-from benchmarks.synthesis import Batch, PlainPipeline
+from benchmarks.batches import Batch, PlainPipeline
 from heterotissue.estimate import bands, count_flops
 from heterotissue.recipes import load_recipe
 from services.train import data

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from heterotissue.cohort_tables import preview_cohort
+from heterotissue.embedding_cost import embedding_line
 from heterotissue.evaluation_cost import segmenter_line
 from heterotissue.job_report import name_of, result_key, short
 from heterotissue.progress import duration, say
-from heterotissue.slide_preview import show_slides
 from heterotissue.stages import load_stage
 from shared.computing import prepare
 from shared.contracts.base import Request
+from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.ingest import IngestRequest
+from shared.contracts.jobs import State
 from shared.errors import InputError
 from shared.jobs import Context, Ledger, Plan, Shard, UnreadableRecordError
 from shared.jobs.reuse import keep_unchanged
@@ -42,7 +45,7 @@ def dry_run(
     *,
     fresh: bool = False,
     replace: bool = False,
-) -> None:
+) -> State:
     """Print a request's main fields, its plan, and its time and storage where they are known.
 
     Args:
@@ -51,6 +54,10 @@ def dry_run(
         config: settings of the process that would run it.
         fresh: plan all units, even if some are done.
         replace: take the name of the result from another request.
+
+    Returns:
+        The state in which the job would end, as far as that is seen: done, partial if something
+        would be skipped, or failed if everything would.
 
     Raises:
         InputError: the request would be refused.
@@ -61,14 +68,20 @@ def dry_run(
     say(f"{request.stage}: dry run of '{name_of(request.stage, plain)}'; nothing is written")
     for name, value in _changed_fields(request):
         say(f"  {name}: {value}")
-    if isinstance(request, IngestRequest) and request.slides:
-        show_slides(store, request)
+    skipped = preview_cohort(store, request) if isinstance(request, IngestRequest) else 0
     context = Context(store, threads=config.threads, device=config.device, report=lambda *_: None)
     stage = load_stage(request.stage)
     if not ledger.is_open(job):
         say(f"  this request is done already ({job}); the command would end at once")
+        return ledger.status(job).state
     plan = stage.plan(request, context)
     plan = keep_unchanged(store, job, ledger.snapshot(job).record.earlier, plan)
+    if isinstance(request, EmbedRequest) and request.imported is not None:
+        missing = [shard.id for shard in plan.shards if "file" not in shard.args]
+        skipped = len(missing)
+        if missing:
+            say(f"  {skipped} slides have no file of features, and are skipped: {short(missing)}")
+        say("  files of features are read only by the import itself, which may skip some")
     done = ledger.done(job)
     waiting = [shard for shard in plan.shards if shard.id not in done]
     for number, phase in enumerate(plan.phases, 1):
@@ -77,22 +90,33 @@ def dry_run(
     say(f"  to do: {len(waiting)} of {len(plan.shards)} units, as job {job}")
     if isinstance(request, EvaluateRequest) and (line := segmenter_line(store, request, config)):
         say(f"  {line}")
+    if isinstance(request, EmbedRequest) and (line := embedding_line(store, request, config)):
+        say(f"  {line}")
     say(f"  {_cost_line(store, request, waiting)}")
     if key := result_key(request.stage, plain):
         say(f"  result: {store.url.rstrip('/')}/{key}")
+    if skipped:
+        return "partial" if skipped < len(plan.shards) else "failed"
+    return "done"
 
 
 def dry_run_all(
     store: Store, requests: list[Request], config: Settings, *, replace: bool = False
-) -> None:
-    """Print the requests of a series; one that reads what an earlier one makes has no plan yet."""
+) -> list[State]:
+    """Print the requests of a series; one that reads what an earlier one makes has no plan yet.
+
+    Returns:
+        The states of `dry_run`, of the requests that have a plan.
+    """
+    states: list[State] = []
     for number, request in enumerate(requests):
         try:
-            dry_run(store, request, config, replace=replace)
+            states.append(dry_run(store, request, config, replace=replace))
         except InputError as error:
             if number == 0:
                 raise
             say(f"  its plan is made after the earlier requests: {error}")
+    return states
 
 
 def _changed_fields(request: Request) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from heterotissue.progress import console, say
+from heterotissue.progress import console, print_table, say
 from shared.contracts.cluster import cluster_key
 from shared.contracts.embed import feature_record_key
 from shared.contracts.evaluate import report_key
@@ -138,6 +138,14 @@ def cause_lines(failed: Mapping[str, str]) -> Iterator[str]:
         yield f"      {_first(names, SHOWN_ITEMS)}"
 
 
+def failed_by_input(store: Store, job: str) -> bool:
+    """Say whether all units of a job that were given up have wrong input."""
+    try:
+        return Ledger(store).snapshot(job).wrong_input
+    except UnreadableRecordError:
+        return False
+
+
 def slide_rows(store: Store, job: str) -> list[Row]:
     """Return a row for each slide of a job; nothing if the job is not about slides.
 
@@ -210,7 +218,7 @@ def report(status: JobStatus, store: Store | None = None) -> None:
     """
     color = COLORS.get(status.state, "red")
     head = f"{status.stage}: [{color}]{status.state}[/] {escape(figures(status.result or {}))}"
-    console.print(head, highlight=False)
+    console.print(head, highlight=False, soft_wrap=True)
     for line in notes(status.result or {}):
         say(f"  {line}")
     rows: list[Row] = []
@@ -247,4 +255,4 @@ def _show_slides(rows: list[Row]) -> None:
         cells = [escape(short(row.get(name))) for name in columns]
         cells[1] = f"[{color}]{cells[1]}[/]"
         table.add_row(*cells)
-    console.print(table)
+    print_table(table, console)

@@ -26,7 +26,7 @@ from shared.contracts.train import TrainRequest
 from shared.errors import InputError
 from shared.jobs import Ledger, names
 from shared.models import versions
-from shared.storage import Store
+from shared.storage import ObjectNotFoundError, Store
 
 
 @dataclass(frozen=True)
@@ -185,15 +185,33 @@ def entries(store: Store, kind: str) -> Iterator[Entry]:
         key = known.record(name)
         job = names.owner(store, f"{known.products}/{name}") if known.products else None
         status = ledger.find(job) if job else None
-        made, about = None, ""
-        if store.exists(key):
-            made = dict(store.dates(key)).get(key)
-            try:
-                about = known.about(store, name)
-            except ValueError:
-                about = f"{key} cannot be read: another version of this program wrote it"
+        about, made = "", dict(store.dates(key)).get(key)
+        try:
+            about = known.about(store, name)
+        except ObjectNotFoundError:
+            pass  # it is still being made, or its job failed
+        except ValueError:
+            about = f"{key} cannot be read: another version of this program wrote it"
         state = status.state if status else "made"
         yield Entry(name, made, state, job or "", about)
+
+
+def full_name(store: Store, kind: str, name: str) -> str:
+    """Return a thing's name as `entries` has it; a model's name means its only version.
+
+    Raises:
+        InputError: there is no such thing, or the model has several versions.
+    """
+    listed = _listed(store, kind)
+    if name in listed:
+        return name
+    own = [each for each in listed if kind == "models" and each.startswith(f"{name}/")]
+    if len(own) == 1:
+        return own[0]
+    if own:
+        raise InputError(f"model {name!r} has the versions {', '.join(own)}: name one of them")
+    there = ", ".join(listed) or "none"
+    raise InputError(f"there is no {name!r} among the {kind} of {store.url}: {there}")
 
 
 def remove(store: Store, kind: str, name: str) -> int:
@@ -206,9 +224,7 @@ def remove(store: Store, kind: str, name: str) -> int:
         InputError: there is no such thing, it is being made, or another thing needs it.
     """
     known, ledger = KINDS[kind], Ledger(store)
-    if name not in _listed(store, kind):
-        there = ", ".join(_listed(store, kind)) or "none"
-        raise InputError(f"there is no {name!r} among the {kind} of {store.url}: {there}")
+    name = full_name(store, kind, name)
     product = f"{known.products}/{name}"
     job = names.owner(store, product) if known.products else None
     if job and ledger.is_open(job):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -28,8 +27,8 @@ from shared.jobs import Reporter
 
 console = Console(stderr=True)
 
-TABLE_WIDTH = 220
-"""Width of a table off a terminal, characters; enough for its longest row."""
+UNBOUNDED = 100_000
+"""Width of a line that nothing cuts, characters."""
 
 LINE_SECONDS = 30.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -51,9 +50,34 @@ def say(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_table(table: Table) -> None:
-    """Print a table to standard output; off a terminal, each row is one line to be searched."""
-    Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(table)
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show that work goes on whose end is not known: a spinner, or off a terminal a line each
+    half minute."""
+    if console.is_terminal or console.is_jupyter:
+        with console.status(text):
+            yield
+        return
+    began = time.monotonic()
+    with Lines(lambda: f"{text}: for {duration(time.monotonic() - began)} now"):
+        yield
+
+
+def print_table(table: Table, to: Console | None = None) -> None:
+    """Print a table; off a terminal each row is one whole line, on one long cells are wrapped.
+
+    Args:
+        table: the table.
+        to: where to; None: standard output.
+    """
+    for column in table.columns:
+        column.overflow = "fold"
+    out = to or Console()
+    if out.is_terminal or out.is_jupyter:
+        out.print(table)
+        return
+    whole = out.measure(table, options=out.options.update(width=UNBOUNDED)).maximum
+    Console(file=out.file, width=whole).print(table)
 
 
 def duration(seconds: float) -> str:
@@ -121,11 +145,35 @@ class RichReporter(Reporter):
 
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
         if not parked:  # the final report lists parked units
-            console.print(f"{self.name}: {unit} will be tried again: {error}", highlight=False)
+            say(f"{self.name}: {unit} will be tried again: {error}")
+
+
+class Lines:
+    """Prints a line every half minute, from a thread, as long as it is entered.
+
+    Args:
+        line: writes the line.
+    """
+
+    def __init__(self, line: Callable[[], str]) -> None:
+        self._line = line
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        while not self._stop.wait(LINE_SECONDS):
+            say(self._line())
 
 
 class LineReporter(Reporter):
-    """Prints a line of progress every half minute, from a thread: stage, rate and time left.
+    """Prints a line of progress every half minute: stage, rate and time left.
 
     Args:
         name: name of the job for people.
@@ -139,11 +187,10 @@ class LineReporter(Reporter):
         self.step: tuple[str, int, int, str] | None = None  # unit, done, total, note
         self.first = 0  # units of the phase that were settled when it began here
         self.began = clock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, daemon=True)
+        self._lines = Lines(self.line)
 
     def __enter__(self) -> LineReporter:
-        self._thread.start()
+        self._lines.__enter__()
         return self
 
     def __exit__(
@@ -152,12 +199,7 @@ class LineReporter(Reporter):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _repeat(self) -> None:
-        while not self._stop.wait(LINE_SECONDS):
-            say(self.line())
+        self._lines.__exit__()
 
     def phase(self, job: str, phase: int, phases: int, settled: int, total: int) -> None:
         before, self.place = self.place, (phase, phases, settled, total)
@@ -171,7 +213,7 @@ class LineReporter(Reporter):
 
     def failure(self, job: str, unit: str, error: str, parked: bool) -> None:
         if not parked:  # the final report lists parked units
-            console.print(f"{self.name}: {unit} will be tried again: {error}", highlight=False)
+            say(f"{self.name}: {unit} will be tried again: {error}")
 
     def line(self) -> str:
         """Describe the progress: the phase, the running unit, the rate and the time left."""

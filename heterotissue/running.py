@@ -10,13 +10,13 @@ from rich.markup import escape
 
 from heterotissue.checks import notes
 from heterotissue.job_list import sign
-from heterotissue.job_report import report, write_table
+from heterotissue.job_report import failed_by_input, report, write_table
 from heterotissue.progress import console, say, show_progress
 from heterotissue.stages import load_stage
 from shared.computing import prepare
 from shared.contracts.base import Request
 from shared.contracts.jobs import ENDED, WITHOUT_RESULT
-from shared.errors import JobError
+from shared.errors import InputError, JobError
 from shared.jobs import JobStatus, Ledger, Reporter, run_job
 from shared.settings import Settings, settings
 from shared.storage import OverlayStore, Store, open_store
@@ -111,7 +111,7 @@ def run_request(
     """Run a request to its end, show its progress, and return the final status of its job."""
     ledger = Ledger(target.store)
     for note in notes(target.store, request):
-        console.print("[yellow]note:[/]", escape(note), highlight=False)
+        console.print("[yellow]note:[/]", escape(note), highlight=False, soft_wrap=True)
     job = ledger.submit(request, fresh=fresh, replace=replace)
     if ledger.is_open(job):
         _run(target, ledger, request.stage, job)
@@ -137,12 +137,14 @@ def run_or_fail(target: Target, request: Request, *, replace: bool = False) -> J
     """Run and report one request of a series; a partial result does not stop the series.
 
     Raises:
-        JobError: the request failed or was cancelled, so the rest of the series must not run.
+        InputError: the request failed because of its input, so the rest must not run.
+        JobError: it failed otherwise, or was cancelled.
     """
     status = run_request(target, request, replace=replace)
     report(status, target.store)
     if status.state in WITHOUT_RESULT:
-        raise JobError(f"{request.stage} ended {status.state}; later requests were not run")
+        kind = InputError if failed_by_input(target.store, status.job) else JobError
+        raise kind(f"{request.stage} ended {status.state}; later requests were not run")
     return status
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+import warnings
 from importlib.metadata import version
 from typing import Annotated
 
@@ -67,6 +68,8 @@ def main() -> None:
     Expected errors are printed as one line, without a traceback. The exit code is 2 for wrong
     input, 1 for any other error, 3 for a job that ended partial, and 130 after Ctrl-C.
     """
+    if not sys.warnoptions:  # they are for programmers, who ask for them by -W
+        warnings.simplefilter("ignore")
     configure_logging("WARNING")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries; the error says the rest
     try:
@@ -114,5 +117,5 @@ def _os_error(error: OSError) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    console.print("[red]error:[/]", escape(message), highlight=False)
+    console.print("[red]error:[/]", escape(message), highlight=False, soft_wrap=True)
     sys.exit(code)

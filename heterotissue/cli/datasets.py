@@ -25,13 +25,15 @@ from heterotissue.cli.options import (
     StepsOption,
     StoreOption,
     changed,
+    check_name,
+    check_positive,
     example,
     export_formats,
     folder_formats,
     parse_proportions,
 )
 from heterotissue.cli.outcome import end, run_and_end
-from heterotissue.progress import console, say
+from heterotissue.progress import say, working
 from heterotissue.running import Target
 from shared.computing import prepare
 from shared.contracts.models import ModelRef
@@ -46,14 +48,26 @@ app = typer.Typer()
 @app.command(epilog=example("htd synthesize --model lung --images 1000 --proportion tumor=0.4"))
 def synthesize(
     model: ModelOption,
-    dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
+    dataset: Annotated[
+        str, typer.Option(help="Name of the dataset.", callback=check_name)
+    ] = "dataset",
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
     proportion: Annotated[
         list[str] | None,
         typer.Option(help="<class>=<share of labelled pixels>, e.g. tumor=0.4 (repeatable)."),
     ] = None,
-    maps: Annotated[str | None, typer.Option(help="Region set that maps come from.")] = None,
-    crops: Annotated[str | None, typer.Option(help="Region set that crops come from.")] = None,
+    maps: Annotated[
+        str | None,
+        typer.Option(
+            help="Region set that maps come from; default: the model's.", callback=check_name
+        ),
+    ] = None,
+    crops: Annotated[
+        str | None,
+        typer.Option(
+            help="Region set that crops come from; default: the model's.", callback=check_name
+        ),
+    ] = None,
     steps: StepsOption = None,
     guidance_map: GuidanceMapOption = None,
     guidance_crops: GuidanceCropsOption = None,
@@ -71,9 +85,8 @@ def synthesize(
     change: SetOption = None,
 ) -> None:
     """Make a dataset of synthetic images with their label maps."""
-    ref = ModelRef.parse(model)
-    if server is None:
-        ref = find_version(Target.of(store, broker).store, model)
+    target = Target.of(store, broker, dry_run) if server is None else None
+    ref = find_version(target.store, model) if target else ModelRef.parse(model)
     request = DatasetRequest(
         dataset=dataset,
         model=ref.name,
@@ -90,8 +103,8 @@ def synthesize(
         exports=export_formats(export or []),
     )
     request = changed(request, change)
-    if server is None:
-        run_and_end(Target.of(store, broker, dry_run), request, fresh=fresh, replace=replace)
+    if target:
+        run_and_end(target, request, fresh=fresh, replace=replace)
     elif fresh or replace or store or broker or dry_run:
         raise InputError("--server excludes --store, --broker, --fresh, --replace and --dry-run")
     else:
@@ -101,7 +114,7 @@ def synthesize(
 
 @app.command(epilog=example("htd export dataset out/dataset"))
 def export(
-    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.", callback=check_name)],
     folder: Annotated[Path, typer.Argument(help="Folder that receives the files.")],
     formats: Annotated[
         list[str] | None, typer.Option("--format", help=f"{FOLDER_FORMATS} (repeatable).")
@@ -123,14 +136,11 @@ def export(
     """
     from shared.datasets.export_folder import export_dataset
 
-    images = export_dataset(
-        Target.of(store, "").store,
-        dataset,
-        folder,
-        folder_formats(formats or ["folder"]),
-        polygons=polygons,
-        replace=replace,
-    )
+    kinds = folder_formats(formats or ["folder"])
+    with working("exporting"):
+        images = export_dataset(
+            Target.of(store, "").store, dataset, folder, kinds, polygons=polygons, replace=replace
+        )
     say(f"dataset: {folder} ({images} images)")
 
 
@@ -156,7 +166,7 @@ def verify(
             good, text = examine(path, known)
         except InputError as error:
             good, text, code = False, str(error), 2
-        console.print(f"{path}: {text}", markup=False, highlight=False, soft_wrap=True)
+        say(f"{path}: {text}")
         code = code or int(not good)
     if code:
         raise typer.Exit(code)
@@ -180,7 +190,7 @@ def resolve(
     if unknown := [each for each in pseudonyms or () if each not in names]:
         raise InputError(f"dataset {dataset!r} has no {', '.join(unknown)}")
     for each in pseudonyms or sorted(names, key=lambda each: names[each]):
-        console.print(f"{each}  {names[each]}", markup=False, highlight=False, soft_wrap=True)
+        say(f"{each}  {names[each]}")
 
 
 @app.command(epilog=example("htd estimate --model lung --images 1000000 --size 512 --tflops 400"))
@@ -188,12 +198,16 @@ def estimate(
     model: ModelOption,
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1_000_000,
     size: Annotated[
-        int | None, typer.Option(help="Side of an image in pixels; default: the model's.")
+        int | None,
+        typer.Option(min=32, help="Side of an image in pixels; default: the model's."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Number of images made at a time.")] = 16,
     tflops: Annotated[
         float | None,
-        typer.Option(help="Sustained TFLOP/s of another device, to estimate its hours too."),
+        typer.Option(
+            help="Sustained TFLOP/s of another device, to estimate its hours too.",
+            callback=check_positive,
+        ),
     ] = None,
     store: StoreOption = None,
 ) -> None:
@@ -205,7 +219,8 @@ def estimate(
     device = choose_device(target.config.device)
     sampler = load_model(target.store, find_version(target.store, model), device)
     prepare(target.config.threads)
-    cost = measure(sampler, size or sampler.record.size, batch)
+    with working("measuring"):
+        cost = measure(sampler, size or sampler.record.size, batch)
     hours = images * cost.seconds / 3600
     rows = {
         "denoiser": f"{cost.evaluations} evaluations per image",
@@ -216,4 +231,4 @@ def estimate(
     if tflops:
         rows[f"at {tflops:g} TFLOP/s"] = f"{images * cost.flops / tflops / 3.6e15:,.1f} hours"
     for title, text in rows.items():
-        console.print(f"{title:<20}{text}", highlight=False)
+        say(f"{title:<20}{text}")

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from heterotissue.cli.options import example
-from heterotissue.progress import console, print_table
+from heterotissue.progress import print_table, say
 
 app = typer.Typer()
 
@@ -31,8 +31,4 @@ def encoders() -> None:
             escape(known.source),
         )
     print_table(table)
-    console.print(
-        "also: 'embedded' (htd embed trains it on the cohort), any timm model, hf-hub:owner/name",
-        highlight=False,
-        markup=False,
-    )
+    say("also: 'embedded' (htd embed trains it on the cohort), any timm model, hf-hub:owner/name")

@@ -20,11 +20,12 @@ from heterotissue.cli.options import (
     StepsOption,
     StoreOption,
     changed,
+    check_name,
     example,
 )
 from heterotissue.cli.outcome import run_and_end, run_series
 from heterotissue.evaluation_cost import describe, segmenter_line
-from heterotissue.progress import say
+from heterotissue.progress import say, working
 from heterotissue.running import Target
 from heterotissue.study import IMAGENET_ENCODERS, default_encoder
 from heterotissue.study import study as study_requests
@@ -37,8 +38,12 @@ app = typer.Typer()
 
 @app.command(epilog=example("htd evaluate --dataset dataset --report first"))
 def evaluate(
-    dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "dataset",
-    name: Annotated[str, typer.Option("--report", help="Name of the report.")] = "report",
+    dataset: Annotated[
+        str, typer.Option(help="Name of the dataset.", callback=check_name)
+    ] = "dataset",
+    name: Annotated[
+        str, typer.Option("--report", help="Name of the report.", callback=check_name)
+    ] = "report",
     encoder: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,17 +66,22 @@ def evaluate(
         say(f"encoder: {encoder[0]}")
     request = EvaluateRequest(report=name, dataset=dataset, encoders=tuple(encoder), seeds=seeds)
     request = changed(request, change)
-    if not dry_run and (line := segmenter_line(target.store, request, target.config, fresh=fresh)):
-        say(line)
+    if not dry_run:
+        with working("measuring"):
+            line = segmenter_line(target.store, request, target.config, fresh=fresh)
+        if line:
+            say(line)
     run_and_end(target, request, fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd study --model lung --encoder efficientnet-lite0 --seeds 3"))
 def study(
     model: ModelOption,
-    name: Annotated[str, typer.Option(help="Name of the study and of its report.")] = "study",
+    name: Annotated[
+        str, typer.Option(help="Name of the study and of its report.", callback=check_name)
+    ] = "study",
     images: Annotated[
-        int, typer.Option(help="Number of synthetic images to train segmenters on.")
+        int, typer.Option(min=1, help="Number of synthetic images to train segmenters on.")
     ] = 1000,
     encoder: Annotated[
         list[str] | None,
@@ -97,7 +107,10 @@ def study(
     ] = None,
     embedding: Annotated[
         str | None,
-        typer.Option(help="Model with `embedding` conditioning; adds the row map + embedding."),
+        typer.Option(
+            help="Model with `embedding` conditioning; adds the row map + embedding.",
+            callback=check_name,
+        ),
     ] = None,
     seed: SeedOption = 0,
     store: StoreOption = None,
@@ -133,6 +146,8 @@ def study(
     )
     measured = read_model(target.store, find_version(target.store, model))
     tested = requests[0].images if isinstance(requests[0], DatasetRequest) else 0
-    if line := describe(evaluate, measured.size, measured.classes, tested, target.config):
+    with working("measuring"):
+        line = describe(evaluate, measured.size, measured.classes, tested, target.config)
+    if line:
         say(line)
     run_series(target, requests, replace=replace)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from heterotissue.cli.options import CohortOption, StoreOption, example
-from heterotissue.progress import console
+from heterotissue.cli.options import CohortOption, StoreOption, check_name, example
+from heterotissue.progress import say
 from heterotissue.running import Target
 from shared.contracts.annotations import FORMATS
 from shared.errors import InputError
@@ -20,7 +20,7 @@ WRITTEN = {kind.name: kind for kind in FORMATS if kind.written}
 
 @app.command(epilog=example("htd labels s1 --cohort lung --format qupath --out s1.geojson"))
 def labels(
-    slide: Annotated[str, typer.Argument(help="Name of the slide.")],
+    slide: Annotated[str, typer.Argument(help="Name of the slide.", callback=check_name)],
     cohort: CohortOption = "cohort",
     kind: Annotated[
         str, typer.Option("--format", help=f"Format: {', '.join(WRITTEN)}.")
@@ -43,4 +43,4 @@ def labels(
     path = out or Path(slide + ("_mask" if row.name == "mask" else "") + row.suffixes[0])
     target = Target.of(store, None)
     write_labels(target.store, slide, cohort, row.name, path, "bounds" if bounds else "slide")
-    console.print(f"labels: {path}", markup=False)
+    say(f"labels: {path}")

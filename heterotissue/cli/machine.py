@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from heterotissue.cli.options import example
-from heterotissue.progress import console
+from heterotissue.progress import print_table
 from shared.logging import configure_logging
 from shared.settings import settings
 
@@ -23,7 +23,7 @@ def doctor() -> None:
     for finding in findings:
         mark = "[green]ok[/]" if finding.good else "[yellow]![/]"
         table.add_row(mark, finding.name, finding.detail)
-    console.print(table)
+    print_table(table)
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 

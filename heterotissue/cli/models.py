@@ -16,6 +16,8 @@ from heterotissue.cli.options import (
     SetOption,
     StoreOption,
     changed,
+    check_name,
+    check_positive,
     example,
 )
 from heterotissue.cli.outcome import run_and_end
@@ -37,11 +39,19 @@ app = typer.Typer()
 @app.command(epilog=example("htd train --regions lung --recipe tiny --warm-start starter"))
 def train(
     regions: Annotated[
-        str, typer.Option(help="Region set: the name of a cohort or of a clustering.")
+        str,
+        typer.Option(
+            help="Region set: the name of a cohort or of a clustering.", callback=check_name
+        ),
     ],
-    model: Annotated[str, typer.Option(help="Name of the model.")] = "model",
+    name: Annotated[
+        str, typer.Option("--model", help="Name of the model.", callback=check_name)
+    ] = "model",
     version: Annotated[
-        str | None, typer.Option(help="Version to publish; default: the next free number.")
+        str | None,
+        typer.Option(
+            help="Version to publish; default: the next free number.", callback=check_name
+        ),
     ] = None,
     recipe: Annotated[
         str, typer.Option(help=f"{', '.join(recipe_names())}, or a YAML file.")
@@ -72,10 +82,10 @@ def train(
         _check_checkpoint(target.store, warm_start)
     loaded = load_recipe(recipe)
     request = TrainRequest(
-        run=f"{model}-{version or 1}",
+        run=f"{name}-{version or 1}",
         regions=regions,
         recipe=loaded.untrained() if as_is else loaded,
-        model=model,
+        model=name,
         version=version or "1",
         warm_start=warm_start,
         seed=seed,
@@ -102,8 +112,10 @@ def _check_checkpoint(store: Store, name: str) -> None:
 
 @app.command(epilog=example("htd distill --model lung/2 --into lung-fast"))
 def distill(
-    model: Annotated[str, typer.Option(help="The teacher: <name> or <name>/<version>.")],
-    into: Annotated[str, typer.Option(help="Name of the student.")],
+    model: Annotated[
+        str, typer.Option(help="The teacher: <name> or <name>/<version>.", callback=check_name)
+    ],
+    into: Annotated[str, typer.Option(help="Name of the student.", callback=check_name)],
     sampling_steps: Annotated[
         int, typer.Option(min=1, max=16, help="Denoising steps of the student for an image.")
     ] = 4,
@@ -112,7 +124,9 @@ def distill(
         typer.Option(min=1, help="Denoising steps of the teacher for each step of the student."),
     ] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 1000,
-    learning_rate: float = 1e-4,
+    learning_rate: Annotated[
+        float, typer.Option(help="Learning rate of the training.", callback=check_positive)
+    ] = 1e-4,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -9,7 +10,7 @@ import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typer.core import TyperGroup
 
-from shared.contracts.base import Classes, Request, spelling
+from shared.contracts.base import Classes, Name, Request, spelling
 from shared.contracts.explaining import (
     Place,
     did_you_mean,
@@ -28,6 +29,33 @@ R = TypeVar("R", bound=Request)
 EXPORT_FORMATS = ", ".join(get_args(ExportFormat))
 FOLDER_FORMATS = ", ".join(get_args(FolderFormat))
 
+
+def check_positive(param: typer.CallbackParam, value: float | None) -> float | None:
+    """Check a number above 0, such as µm per pixel; the callback of options that take one.
+
+    Raises:
+        InputError: it is not above 0, or not finite.
+    """
+    if value is not None and not 0 < value < math.inf:
+        raise InputError(f"{param.opts[0]} {value:g}: must be above 0")
+    return value
+
+
+def check_name(param: typer.CallbackParam, value: str | None) -> str | None:
+    """Check a name, or models' <name>/<version>; the callback of options that take one.
+
+    Raises:
+        InputError: it cannot be a name in the store; the message has the option's own name.
+    """
+    parts = (value or "").split("/", 1) if param.name in {"model", "embedding"} else [value]
+    try:
+        for part in parts if value is not None else ():
+            TypeAdapter(Name).validate_python(part)
+    except ValidationError as error:
+        raise InputError(f"{param.opts[0]}: {explain(error, name=lambda _: '')}") from error
+    return value
+
+
 StoreOption = Annotated[
     str | None, typer.Option("--store", help="A directory or s3://bucket/prefix [HTD_STORE].")
 ]
@@ -40,9 +68,16 @@ ServerOption = Annotated[
     typer.Option("--server", help="Address of a gateway: run there, with the token in HTD_TOKEN."),
 ]
 ModelOption = Annotated[
-    str, typer.Option("--model", help="<name>, which is its newest version, or <name>/<version>.")
+    str,
+    typer.Option(
+        "--model",
+        help="<name>, which is its newest version, or <name>/<version>.",
+        callback=check_name,
+    ),
 ]
-CohortOption = Annotated[str, typer.Option("--cohort", help="Name of the cohort.")]
+CohortOption = Annotated[
+    str, typer.Option("--cohort", help="Name of the cohort.", callback=check_name)
+]
 RegionSizeOption = Annotated[
     int, typer.Option("--region-size", min=32, max=4096, help="Side of a region in pixels.")
 ]
@@ -223,7 +258,6 @@ def _set_by(changes: list[str]) -> Callable[[Place], str]:
 OPTIONS = {
     "size": "--region-size",
     "stride": "--region-size",
-    "mpp": "--region-mpp",
     "run": "--model",
     "version": "--model",
     "proportions": "--proportion",

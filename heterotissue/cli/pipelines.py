@@ -13,6 +13,7 @@ from heterotissue.cli.options import (
     DryRunOption,
     ReplaceOption,
     StoreOption,
+    check_positive,
     example,
     parse_names,
 )
@@ -49,7 +50,10 @@ def demo(
         typer.Option(help="Class names of your annotations in the order of their indices, from 1."),
     ] = None,
     mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel; it overrides what the slides state.")
+        float | None,
+        typer.Option(
+            help="µm per pixel; it overrides what the slides state.", callback=check_positive
+        ),
     ] = None,
 ) -> None:
     """Run the whole pipeline in minutes: slides → tissue types → model → dataset → report."""

@@ -20,14 +20,17 @@ from heterotissue.cli.options import (
     SetOption,
     StoreOption,
     changed,
+    check_name,
+    check_positive,
     example,
     parse_classes,
     parse_renames,
 )
 from heterotissue.cli.outcome import EXIT_CODES, run_and_end
+from heterotissue.embedding_cost import embedding_line
 from heterotissue.feature_files import import_request
 from heterotissue.features_export import Layout, export_features
-from heterotissue.progress import console, show_progress
+from heterotissue.progress import say, show_progress, working
 from heterotissue.running import Target
 from heterotissue.sources import find_slides, slide_sources, tile_table
 from shared.contracts.base import SplitFractions
@@ -60,7 +63,7 @@ def phantom(
         name = f"phantom-{seed + number}"
         files = write_phantom(folder, name, side, side, seed + number, threads)
         labels = ", ".join(path.name for path in (files.mask, files.geojson, files.xml))
-        console.print(f"{files.slide}  (labels: {labels})")
+        say(f"{files.slide}  (labels: {labels})")
 
 
 PatientOption = Annotated[
@@ -102,7 +105,10 @@ def ingest(
         Path | None, typer.Option(help="Folder of annotations; default: beside the slides.")
     ] = None,
     mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel; it overrides what the slides state.")
+        float | None,
+        typer.Option(
+            help="µm per pixel; it overrides what the slides state.", callback=check_positive
+        ),
     ] = None,
     patient: PatientOption = None,
     split_by: Annotated[
@@ -111,7 +117,9 @@ def ingest(
     ] = "patient",
     allow_leakage: LeakageOption = False,
     region_size: RegionSizeOption = 256,
-    region_mpp: Annotated[float, typer.Option(help="µm per pixel of regions.")] = 0.5,
+    region_mpp: Annotated[
+        float, typer.Option(help="µm per pixel of regions.", callback=check_positive)
+    ] = 0.5,
     rename: RenameOption = None,
     any_stain: Annotated[
         bool, typer.Option("--any-stain", help="Accept slides that do not look like H&E.")
@@ -146,7 +154,7 @@ def ingest(
             patient=patient,
             in_place=in_place,
             cohort=cohort,
-            progress=lambda done, total: reporter.phase("", -1, 0, done, total),
+            progress=lambda done, total: reporter.phase("", 0, 1, done, total),
         )
     tell(sources.notes, sources.refused)
     named = parse_classes(classes) if classes is not None else None
@@ -173,7 +181,7 @@ def tiles(
     classes: Annotated[
         str, typer.Option(help="Class names in the order of their indices, from 1.")
     ],
-    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles.")],
+    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles.", callback=check_positive)],
     cohort: CohortOption = "cohort",
     masks: Annotated[
         Path | None, typer.Option(help="Folder of masks; default: beside the tiles.")
@@ -183,15 +191,21 @@ def tiles(
         str | None,
         typer.Option(help="Regular expression; its first group in a tile's name is the slide."),
     ] = None,
+    rename: RenameOption = None,
     allow_leakage: LeakageOption = False,
     region_size: Annotated[
         int | None,
         typer.Option(
-            help="Side of a region in pixels; default: the largest that fits every tile, to 256."
+            min=32,
+            max=4096,
+            help="Side of a region in pixels; default: the largest that fits every tile, to 256.",
         ),
     ] = None,
     region_mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of regions; default: that of the tiles.")
+        float | None,
+        typer.Option(
+            help="µm per pixel of regions; default: that of the tiles.", callback=check_positive
+        ),
     ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -208,18 +222,20 @@ def tiles(
     """
     target = Target.of(store, broker, dry_run)
     mask_classes = parse_classes(classes, exhaustive=True)
-    table = tile_table(
-        target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
-        mpp=mpp, patient=patient, allow_leakage=allow_leakage,
-    )  # fmt: skip
+    with working("reading tiles"):
+        table = tile_table(
+            target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
+            mpp=mpp, patient=patient, allow_leakage=allow_leakage,
+        )  # fmt: skip
     tell(table.notes, table.refused)
     if region_size is None:
         region_size = table.region_size(mpp, region_mpp or mpp)
-        console.print(f"regions of {region_size} px, the largest that fit every tile")
+        say(f"regions of {region_size} px, the largest that fit every tile")
     request = IngestRequest(
         cohort=cohort,
         tiles=table.key,
         classes=mask_classes,
+        label_names=parse_renames(rename, mask_classes),
         regions=RegionRule(
             size=region_size, mpp=region_mpp or mpp, low=0, high=1, min_classes=1, min_tissue=0,
             count_background=True, overlap=0, max_per_slide=10_000,
@@ -244,6 +260,12 @@ def embed(
             "--import", help="Folder of TRIDENT or CLAM .h5 files, or their output folder."
         ),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Training steps of the 'embedded' encoder; default: 400. Others have none."
+        ),
+    ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
@@ -255,12 +277,23 @@ def embed(
     target = Target.of(store, broker, dry_run)
     _check_slides(target.store, cohort)
     if imported is not None:
-        request = import_request(target, cohort, encoder, imported)
+        with working("reading features"):
+            request = import_request(target, cohort, encoder, imported)
     else:
         request = EmbedRequest(
             cohort=cohort, encoder=encoder, weights=str(weights.resolve()) if weights else None
         )
-    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
+    if steps is not None and (imported or encoder != "embedded"):
+        raise InputError(f"--steps {steps}: only the encoder 'embedded' is trained")
+    if steps is not None:
+        request = request.model_copy(update={"train_steps": steps})
+    request = changed(request, change)
+    if not (dry_run or target.queued):
+        with working("measuring"):
+            line = embedding_line(target.store, request, target.config, fresh=fresh)
+        if line:
+            say(line)
+    run_and_end(target, request, fresh=fresh, replace=replace)
 
 
 @app.command(epilog=example("htd features out/ --cohort lung --layout trident"))
@@ -272,10 +305,11 @@ def features(
     store: StoreOption = None,
 ) -> None:
     """Write a cohort's features as the files of TRIDENT or CLAM."""
-    left_out = export_features(Target.of(store, None).store, cohort, encoder, layout, folder)
-    console.print(f"features: {folder}", highlight=False)
+    with working("writing features"):
+        left_out = export_features(Target.of(store, None).store, cohort, encoder, layout, folder)
+    say(f"features: {folder}")
     for name, reason in left_out.items():
-        console.print(f"  {name}: {reason}", highlight=False, markup=False)
+        say(f"  {name}: {reason}")
     if left_out:
         raise typer.Exit(EXIT_CODES["partial"])
 
@@ -283,7 +317,8 @@ def features(
 @app.command(epilog=example("htd cluster --cohort lung --run types --k 20"))
 def cluster(
     run: Annotated[
-        str, typer.Option(help="Name of the clustering and of its region set.")
+        str,
+        typer.Option(help="Name of the clustering and of its region set.", callback=check_name),
     ] = "types",
     cohort: CohortOption = "cohort",
     encoder: Annotated[str, typer.Option(help="Encoder of the features.")] = "embedded",
@@ -298,7 +333,10 @@ def cluster(
         ),
     ] = None,
     region_mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of regions; default: the cohort's.")
+        float | None,
+        typer.Option(
+            help="µm per pixel of regions; default: the cohort's.", callback=check_positive
+        ),
     ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,
@@ -311,13 +349,13 @@ def cluster(
 
     To name or merge types, edit clusters/<run>/types.yaml, then run this command again.
     """
-    target = Target.of(store, broker)
+    target = Target.of(store, broker, dry_run)
     _check_slides(target.store, cohort)
     size, mpp = region_size, region_mpp
     if size is None or mpp is None:
         own = cohort_scale(target.store, cohort)
         size, mpp = size or own[0], mpp or own[1]
-        console.print(f"regions of {size} px at {mpp:g} µm/px, as in cohort {cohort!r}")
+        say(f"regions of {size} px at {mpp:g} µm/px, as in cohort {cohort!r}")
     request = ClusterRequest(
         run=run,
         cohort=cohort,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
+
+# What is wrong with a header is told once, with its file; pydicom would print it as well.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class of VL Whole Slide Microscopy images."""
@@ -51,7 +56,11 @@ def read_instance(path: Path) -> Instance | str:
         OSError: the file cannot be read.
     """
     try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+            for name in _TAGS:  # values are converted, with warnings, when they are first read
+                header.get(name)
         kind, series = header.get("SOPClassUID"), header.get("SeriesInstanceUID")
         if kind != WHOLE_SLIDE:
             return "is DICOM, but no whole-slide image"

@@ -22,6 +22,7 @@ from shared.contracts.base import Classes, Split
 from shared.contracts.ingest import TILE_COLUMNS, check_divided, tiles_key
 from shared.errors import InputError
 from shared.imaging.pictures import open_picture
+from shared.imaging.tiff_facts import inspect, is_tiff
 from shared.patients import known_origin
 from shared.storage import Store, content_hash, sha256, sha256_file
 from shared.storage.formats import table_bytes
@@ -224,6 +225,10 @@ def _hash(path: Path) -> str:
 
 def _side(path: Path) -> int:
     """Return a tile's smaller side in pixels, from its header. Raises `InputError`."""
+    if is_tiff(path):  # Pillow does not open all of them
+        facts = inspect(path)
+        facts.check_samples(path)
+        return min(facts.size)
     try:
         with open_picture(path) as image:
             return min(image.size)

@@ -103,12 +103,14 @@ class ClusterStage(Stage[ClusterRequest]):
         shards = {name: f"regions-{name}" for name in sorted(record.splits)}
         cut = {name: done[shard] for name, shard in shards.items() if shard in done}
         regions = sum_up(store, clustering, request.regions, cut)
+        total = sum(part.regions for part in regions.slides)
         return {
             "types": request.k,
             "classes": len(regions.classes) - 1,
             "patches": int(counts.sum()),
-            "regions": sum(part.regions for part in regions.slides),
+            "regions": total,
             "classifier_accuracy": clustering.classifier_accuracy,
+            **({} if total else {"no regions": [request.regions.why_none()]}),
         }
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from shared.arrays import Float64, Int64
 from shared.contracts.ingest import PatchGrid
+from shared.errors import InputError
 from shared.imaging.label_map import LabelMap
 from shared.imaging.slide import Slide
 
@@ -22,6 +23,15 @@ COLUMNS = pa.schema(
         ("fractions", pa.list_(pa.float32())),  # share per class; null without labels
     ]
 )
+
+
+def check_room(slide: Slide, grid: PatchGrid) -> None:
+    """Raise `InputError` if a slide is smaller than one patch."""
+    if min(slide.width * slide.mpp, slide.height * slide.mpp_y) < grid.size * grid.mpp:
+        raise InputError(
+            f"{slide.path.name} is {slide.width}×{slide.height} px, smaller than one patch of "
+            f"{grid.size} px at {grid.mpp} µm/px: leave it out"
+        )
 
 
 def patch_index(

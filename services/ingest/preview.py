@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from services.ingest.annotations.drawing import draw_labels, map_size
 from services.ingest.annotations.outlines import SlideGeometry
-from services.ingest.tissue import tissue_mask
+from services.ingest.patches import check_room
+from services.ingest.splits import Member, assign_splits, earlier_cohort, members_of
+from services.ingest.tiles import read_tiles
+from services.ingest.tissue import Mask, find_tissue
+from shared.contracts.base import Split
 from shared.contracts.ingest import IngestRequest, SlideSource
 from shared.errors import InputError
 from shared.imaging.slide import Slide
@@ -16,7 +21,10 @@ from shared.imaging.stored_slides import local_source
 from shared.storage import Store
 
 SIDE = 1024
-"""Greatest side of the small label map that is drawn to see which classes there are, pixels."""
+"""Greatest side of the thumbnail, and of the small label map that is drawn, pixels."""
+
+MAX_PIXELS = 1 << 26
+"""Largest number of pixels that are read for a thumbnail; it takes seconds."""
 
 
 @dataclass
@@ -29,6 +37,8 @@ class SlidePreview:
         size: width and height of level 0, pixels.
         mpp: µm per level-0 pixel; None if unknown.
         mpp_from: where `mpp` comes from: 'given', or 'the file'.
+        tissue: share of the slide that is tissue; None: it was not looked at.
+        stain: stain of the tissue; empty: it was not looked at.
         labels: name of the annotation's file; empty: none was found.
         shares: class → share of the slide's area that is labelled so.
         fault: why the slide would be skipped; empty: nothing was found.
@@ -39,13 +49,18 @@ class SlidePreview:
     size: tuple[int, int] = (0, 0)
     mpp: float | None = None
     mpp_from: str = ""
+    tissue: float | None = None
+    stain: str = ""
     labels: str = ""
     shares: dict[str, float] = field(default_factory=dict)
     fault: str = ""
 
 
 def preview_slide(store: Store, request: IngestRequest, source: SlideSource) -> SlidePreview:
-    """Open a slide, and draw its annotation small."""
+    """Open a slide, look at its tissue, and draw its annotation small.
+
+    Tissue and annotation of a large slide without a pyramid are not looked at.
+    """
     seen = SlidePreview(
         source.slide, PurePosixPath(source.source).name, labels=_file_name(source.labels)
     )
@@ -57,12 +72,39 @@ def preview_slide(store: Store, request: IngestRequest, source: SlideSource) -> 
             seen.size, seen.mpp = (slide.width, slide.height), slide.mpp
             seen.mpp_from = "the file" if source.mpp is None else "given"
             slide.check_mpp(request.patches.mpp)
-            if source.labels is not None and request.classes is not None:
-                slide.check_mpp(request.regions.mpp)
-                seen.shares = _shares(store, request, source, slide)
+            check_room(slide, request.patches)
+            if slide.thumbnail_pixels(SIDE) <= MAX_PIXELS:
+                small, _ = slide.thumbnail(SIDE, request.max_damaged)
+                mpp = slide.width * slide.mpp / small.shape[1]
+                tissue, seen.stain = find_tissue(path.name, small, mpp, request.allow_other_stains)
+                seen.tissue = float(tissue.mean())
+                if source.labels is not None and request.classes is not None:
+                    slide.check_mpp(request.regions.mpp)
+                    seen.shares = _shares(store, request, source, slide, tissue)
     except (InputError, OSError) as error:
         seen.fault = str(error)
     return seen
+
+
+def preview_splits(
+    store: Store, request: IngestRequest, left_out: Iterable[str] = ()
+) -> tuple[dict[str, Split], dict[str, Member]]:
+    """Assign the splits as the ingest would, if regions of every slide showed the same classes.
+
+    Args:
+        store: holds the table of tiles, and the cohort as it was before.
+        request: the request.
+        left_out: slides that would be skipped.
+
+    Returns:
+        Slide → split, and slide → what is known of it.
+    """
+    tiles = read_tiles(store, request.tiles) if request.tiles else {}
+    members = members_of(request, tiles, {})
+    for name in left_out:
+        members.pop(name, None)
+    splits = assign_splits(request.split, members, earlier_cohort(store, request.cohort))
+    return splits, members
 
 
 def _file_name(source: str | None) -> str:
@@ -70,10 +112,8 @@ def _file_name(source: str | None) -> str:
 
 
 def _shares(
-    store: Store, request: IngestRequest, source: SlideSource, slide: Slide
+    store: Store, request: IngestRequest, source: SlideSource, slide: Slide, tissue: Mask
 ) -> dict[str, float]:
-    small, _ = slide.thumbnail(SIDE)
-    tissue = tissue_mask(small, slide.width * slide.mpp / small.shape[1])
     coarse = max(slide.width * slide.mpp, slide.height * slide.mpp_y) / SIDE
     rule = request.regions.model_copy(update={"mpp": coarse})
     drawn = request.model_copy(update={"regions": rule})

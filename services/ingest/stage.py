@@ -12,7 +12,7 @@ import numpy as np
 
 from services.ingest.annotations.drawing import draw_labels
 from services.ingest.annotations.outlines import SlideGeometry
-from services.ingest.patches import patch_index
+from services.ingest.patches import check_room, patch_index
 from services.ingest.splits import (
     assign_splits,
     class_regions,
@@ -21,7 +21,7 @@ from services.ingest.splits import (
     members_of,
 )
 from services.ingest.tiles import cut_tiles, read_tiles
-from services.ingest.tissue import MPP, Mask, stain_of, tissue_mask
+from services.ingest.tissue import MPP, Mask, find_tissue
 from shared.arrays import UInt8
 from shared.contracts.ingest import (
     CohortRecord,
@@ -159,10 +159,20 @@ class IngestStage(Stage[IngestRequest]):
             **_remarks(done),
             **_on_labels(request, done),
         }
+        if not result["regions"]:
+            result["no regions"] = [_why_no_regions(request, labelled)]
         left_out = {
             k: v for name in sorted(done) for k, v in done[name].get("left_out", {}).items()
         }
         return result | ({"left_out": left_out} if left_out else {})
+
+
+def _why_no_regions(request: IngestRequest, labelled: list[str]) -> str:
+    if request.classes is None:
+        return "without annotations, 'htd embed' and then 'htd cluster' make training regions"
+    if not labelled:
+        return "no slide has an annotation: put them beside the slides, or give --labels"
+    return request.regions.why_none()
 
 
 def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
@@ -206,9 +216,11 @@ def _on_labels(request: IngestRequest, done: dict[str, dict[str, Any]]) -> dict[
         "classes never seen": [
             name for name in request.classes.names[1:] if name not in seen and not tiled
         ],
-        "overpainted slides": [
-            name for name, part in labels.items() if part["overpainted"] > OVERPAINTED
-        ],
+        "overpainted slides": {
+            name: f"{part['overpainted']:.0%}"
+            for name, part in labels.items()
+            if part["overpainted"] > OVERPAINTED
+        },
         "objects left out": dict(sorted(skipped.items())),
     }
     return {key: value for key, value in notes.items() if value}
@@ -232,23 +244,12 @@ def _ingest(
 ) -> dict[str, Any]:
     store, name, folder = context.store, source.slide, source.folder
     slide.check_mpp(request.patches.mpp)
+    check_room(slide, request.patches)
     spans = (slide.width * slide.mpp, slide.height * slide.mpp_y)
     side = min(MAX_MASK_SIDE, math.ceil(max(spans) / MPP))
-    if min(spans) < request.patches.size * request.patches.mpp:
-        raise InputError(
-            f"{path.name} is {slide.width}×{slide.height} px, smaller than one patch of "
-            f"{request.patches.size} px at {request.patches.mpp} µm/px: leave it out"
-        )
     small, damaged = slide.thumbnail(max(64, side), request.max_damaged)
-    tissue = tissue_mask(small, spans[0] / small.shape[1])
-    stain = stain_of(small, tissue)
-    if stain == "other" and not request.allow_other_stains:
-        raise InputError(
-            f"{path.name} does not look like H&E (fluorescence, IHC or another stain?): leave it "
-            "out, or ingest it with --any-stain (allow_other_stains)"
-        )
-    if not tissue.any():
-        raise InputError(f"{path.name} shows no tissue: leave it out")
+    mpp = spans[0] / small.shape[1]
+    tissue, stain = find_tissue(path.name, small, mpp, request.allow_other_stains)
     context.progress(1, 4, "tissue found")
     labels_key = label_map_key(folder, request.cohort)
     drawn: dict[str, Any] | None = None

@@ -20,7 +20,7 @@ from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
 from shared.imaging.pictures import open_picture
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.stored_slides import local_source
-from shared.imaging.tiff_facts import tiff_size
+from shared.imaging.tiff_facts import inspect, is_tiff, tiff_size
 from shared.imaging.windows import choose_windows
 from shared.storage import Store, sha256, sha256_file
 
@@ -30,9 +30,11 @@ Row = dict[str, Any]
 MAX_TILE_SIDE = 8192
 """Greatest side of a tile, pixels; larger images must be ingested as slides."""
 
-
 MAX_STEM = 60
 """Longest part of a tile's name in the keys of its regions."""
+
+# What is wrong with a file becomes an InputError; OpenCV would print it as well.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
@@ -220,6 +222,8 @@ def read_upright(path: Path) -> tuple[UInt8, int]:
         InputError: the file is no image, is damaged, or is too large.
     """
     damaged = InputError(f"{path.name} cannot be read as an image: is it damaged?")
+    if is_tiff(path):
+        inspect(path).check_samples(path)
     turn = 1
     try:
         with open_picture(path) as picture:

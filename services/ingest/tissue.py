@@ -12,8 +12,10 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import remove_small_holes, remove_small_objects
 
 from shared.arrays import UInt8
+from shared.errors import InputError
 
 Mask = NDArray[np.bool_]
+Stain = Literal["h&e", "other", "unknown"]
 
 MPP = 8.0
 """Resolution of the tissue mask, µm per pixel; huge slides have a coarser mask."""
@@ -84,7 +86,34 @@ def tissue_mask(rgb: UInt8, mpp: float) -> Mask:
     return np.asarray(remove_small_holes(mask, max_size=pixels), np.bool_)
 
 
-def stain_of(rgb: UInt8, tissue: Mask) -> Literal["h&e", "other", "unknown"]:
+def find_tissue(name: str, rgb: UInt8, mpp: float, any_stain: bool) -> tuple[Mask, Stain]:
+    """Find the tissue of a slide, and check that there is some, stained as wanted.
+
+    Args:
+        name: name of the slide's file.
+        rgb: thumbnail of the slide, uint8 (h, w, 3).
+        mpp: resolution of `rgb`, µm per pixel.
+        any_stain: whether other stains than H&E are wanted.
+
+    Returns:
+        The tissue mask, bool (h, w), and the stain.
+
+    Raises:
+        InputError: the slide shows no tissue, or tissue of another stain.
+    """
+    tissue = tissue_mask(rgb, mpp)
+    stain = stain_of(rgb, tissue)
+    if stain == "other" and not any_stain:
+        raise InputError(
+            f"{name} does not look like H&E (fluorescence, IHC or another stain?): leave it "
+            "out, or ingest it with --any-stain (allow_other_stains)"
+        )
+    if not tissue.any():
+        raise InputError(f"{name} shows no tissue: leave it out")
+    return tissue, stain
+
+
+def stain_of(rgb: UInt8, tissue: Mask) -> Stain:
     """Tell whether the tissue is stained with H&E: pink to violet on a bright background.
 
     Args:

@@ -11,9 +11,8 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
 from shared.contracts.synthesize import DatasetRecord, Provenance
+from shared.datasets.cards import card_head
 
 CROISSANT = "http://mlcommons.org/croissant/"
 CONTEXT: dict[str, Any] = {
@@ -116,20 +115,14 @@ def dataset_card(record: DatasetRecord, weights: Sequence[str]) -> str:
         record: the dataset.
         weights: names of the model's files of weights.
     """
-    front = {
-        "pretty_name": record.dataset,
-        "license": record.origin.license.lower() if record.origin else "unknown",
-        "task_categories": ["image-segmentation"],
-        "tags": ["histopathology", "synthetic", "webdataset"],
-        "size_categories": [_size_category(record.images)],
-        "dataset_info": {"features": sample_features(weights)},
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": "train", "path": "shards/*.tar"}],
-            }
-        ],
-    }
+    files = [{"split": "train", "path": "shards/*.tar"}]
+    head = card_head(
+        record,
+        tags=["histopathology", "synthetic", "webdataset"],
+        size_categories=[_size_category(record.images)],
+        dataset_info={"features": sample_features(weights)},
+        configs=[{"config_name": "default", "data_files": files}],
+    )
     request, requested = record.request, record.request.proportions
     rows = [
         f"| {item.index} | {item.name} | {_share(requested.get(item.name))} | "
@@ -137,14 +130,7 @@ def dataset_card(record: DatasetRecord, weights: Sequence[str]) -> str:
         for item in record.classes.items
     ]
     lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
-        "---",
-        f"# {record.dataset}",
-        "",
-        record.description,
-        "Research use; not for diagnosis.",
-        "",
+        *head,
         "| label | class | requested share of labelled pixels | share in the dataset |",
         "|---|---|---|---|",
         *rows,

@@ -43,6 +43,9 @@ from shared.storage.formats import pack_tar, table_bytes
 BYTES_PER_PIXEL = 1.2
 """Bytes of an image and its label map per pixel, as PNG; tissue takes 1.2 to 2."""
 
+IMAGES_PER_MAP = 8
+"""Images for each distinct label map from which on a result warns: a map has 8 symmetries."""
+
 CHOICE_ROWS = 65536
 """Rows per row group of `choices.parquet`, so that a shard reads few rows of other shards."""
 
@@ -160,7 +163,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         }
         _describe(store, record, digests, sorted(shown[0].provenance.weights))
         store.put_json(dataset_key(request.dataset, "dataset.json"), record)
-        return {
+        result: dict[str, Any] = {
             "dataset": request.dataset,
             "images": record.images,
             "refused": sum(int(part["refused"]) for part in done.values()),
@@ -168,6 +171,14 @@ class SynthesizeStage(Stage[DatasetRequest]):
             "wanted": request.proportions,
             "proportions": record.proportions,
         }
+        if record.images >= IMAGES_PER_MAP * distinct:
+            result["cautions"] = [
+                f"{record.images} images show only {distinct} distinct label "
+                f"map{'s' if distinct > 1 else ''}, turned and mirrored: who trains on them sees "
+                "few arrangements of tissue. Regions of more slides, or other maps (--maps), make "
+                "a dataset more diverse"
+            ]
+        return result
 
 
 def _shard_key(dataset: str, number: int) -> str:

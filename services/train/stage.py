@@ -38,7 +38,12 @@ class TrainStage(Stage[TrainRequest]):
                 f"recipe's {recipe.size} px: ingest with a larger region size, or lower `size`"
             )
         if not run.regions.of_split("train"):
-            raise InputError(f"region set {request.regions!r} has no region in its train split")
+            elsewhere = any(part.regions for part in run.regions.slides)
+            raise InputError(
+                f"region set {request.regions!r} has no region in its train split: "
+                + ("its slides are held back; add slides" if elsewhere
+                   else run.regions.rule.why_none())
+            )  # fmt: skip
         run.check_warm_start()
         run.perceptual_loss()
         check_networks(run)

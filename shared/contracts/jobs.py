@@ -84,6 +84,7 @@ class ParkedUnit(Contract):
     error: str
     traceback: str = ""
     attempts: int = 0
+    wrong_input: bool = Field(False, description="whether the input is at fault, so a retry fails")
 
 
 class JobResult(Contract):

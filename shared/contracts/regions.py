@@ -50,6 +50,19 @@ class RegionRule(Contract):
         """Pixels at `mpp` between the corners of neighbouring windows."""
         return max(1, round(self.size * (1 - self.overlap)))
 
+    def why_none(self) -> str:
+        """Say what a window must show to be kept, and what to change where none does."""
+        area = "pixels" if self.count_background else "labelled pixels"
+        return (
+            f"no window of {self.size} px at {self.mpp:g} µm/px ({self.size * self.mpp:g} µm wide) "
+            f"has at least {self.min_classes} class{'es' if self.min_classes > 1 else ''} that "
+            f"each hold {self.low * 100:g} to {self.high * 100:g} % of its {area}, of which there "
+            f"must be {self.min_tissue * 100:g} % or more. Take larger windows (--region-size or "
+            "--region-mpp), widen the bounds (--set regions.low=0.1 --set regions.high=0.9), or "
+            "allow windows of one class (--set regions.min_classes=1 --set regions.high=1): see "
+            "'Training regions' in docs/slides.md"
+        )
+
 
 class RegionSetSlide(Contract):
     """The regions of one slide in a region set."""

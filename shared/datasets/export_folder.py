@@ -14,13 +14,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from shared.contracts.synthesize import DatasetRecord, FolderFormat, dataset_key
+from shared.datasets.cards import card_head
 from shared.datasets.exports import (
     classes_json,
     coco_annotations,
@@ -199,30 +198,16 @@ def _write_whole(
 def export_card(record: DatasetRecord, formats: Sequence[FolderFormat]) -> str:
     """Write the README of an export; its front matter tells `datasets` what to open."""
     opened = [(kind, paths) for kind, paths in DATA_FILES.items() if kind in formats]
-    front: dict[str, Any] = {
-        "pretty_name": record.dataset,
-        "license": record.origin.license.lower() if record.origin else "unknown",
-        "task_categories": ["image-segmentation"],
-        "tags": ["histopathology", "synthetic"],
-    }
-    if opened:
-        front["configs"] = [
-            {
-                "config_name": kind,
-                "data_files": [{"split": "train", "path": paths}],
-                **({} if number else {"default": True}),
-            }
-            for number, (kind, paths) in enumerate(opened)
-        ]
+    configs = [
+        {
+            "config_name": kind,
+            "data_files": [{"split": "train", "path": paths}],
+            **({} if number else {"default": True}),
+        }
+        for number, (kind, paths) in enumerate(opened)
+    ]
     lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
-        "---",
-        f"# {record.dataset}",
-        "",
-        record.description,
-        "Research use; not for diagnosis.",
-        "",
+        *card_head(record, **({"configs": configs} if configs else {})),
         *(f"- {FILES[kind]}" for kind in formats),
         "- `manifest.parquet`: one row per image, with its map, crops and seed",
         "- `classes.json`: index, name and colour of each class",

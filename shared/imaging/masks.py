@@ -343,8 +343,8 @@ def _by_color(
     if wrong:
         raise InputError(
             f"mask {mask.path.name} has colours that belong to no class: {_listed(wrong)}. Name "
-            f"each with label_names, such as '{wrong[0]}' → {classes.names[1]}, or save class "
-            "indices"
+            f"each with --rename (label_names), such as '{wrong[0]}={classes.names[1]}', or save "
+            "class indices"
         )
     return Lookup(table)
 
@@ -377,7 +377,8 @@ def _by_number(
         hint = " (does it number objects, one by one?)" if len(wrong) > 16 else ""
         raise InputError(
             f"mask {mask.path.name} has labels outside the classes {classes.names}: "
-            f"{_listed(wrong)}{hint}. Add them to the classes, or map them with label_names"
+            f"{_listed(wrong)}{hint}. Add them to the classes, or map them with --rename "
+            "(label_names)"
         )
     return Lookup(table)
 

@@ -174,6 +174,12 @@ class Slide:
             )
         return out
 
+    def thumbnail_pixels(self, max_side: int) -> int:
+        """Return how many pixels are read for a thumbnail of that side."""
+        mpp = max(self.finest, max(self.width * self.mpp, self.height * self.mpp_y) / max_side)
+        width, height = self._source.level_dimensions[self._level(mpp)]
+        return int(width * height)
+
     def thumbnail(self, max_side: int, max_damaged: float = 0.0) -> tuple[UInt8, float]:
         """Read the whole slide with square pixels; what cannot be read is white.
 

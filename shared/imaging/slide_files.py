@@ -109,6 +109,8 @@ def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.Ab
             f"{path.name} cannot be opened as {kind}: it is damaged or incomplete. Copy it again "
             "from its source"
         )
+    if vendor in {None, "generic-tiff"}:
+        facts.check_samples(path)
     if vendor == "generic-tiff" and not facts.nested:
         _check_upright(path, facts.orientation)
         try:

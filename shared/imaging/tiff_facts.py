@@ -70,12 +70,25 @@ class TiffFacts:
     Attributes:
         maker: maker of the scanner whose marks the file bears, such as Aperio; None: no marks.
         nested: whether its smaller levels lie in SubIFDs, or it is an OME-TIFF.
+        size: width and height of its first image, pixels.
+        samples: type of that image's samples, such as uint8.
         orientation: how it is turned; 1: it is upright.
     """
 
     maker: str | None
     nested: bool
+    size: tuple[int, int]
+    samples: str
     orientation: int = 1
+
+    def check_samples(self, path: Path) -> None:
+        """Raise `InputError` if the samples are not unsigned integers of 8 or 16 bits."""
+        if self.samples not in {"uint8", "uint16"}:
+            raise InputError(
+                f"{path.name} has {self.samples} samples, of which it is not known what is black "
+                "and what is white: scale them to 0…255, and save them as a TIFF with 8 bits per "
+                "channel"
+            )
 
 
 def inspect(path: Path) -> TiffFacts:
@@ -96,7 +109,13 @@ def inspect(path: Path) -> TiffFacts:
             maker = next((name for flag, name in VENDORS.items() if getattr(first, flag)), None)
             turned = first.tags.get(274)
             orientation = int(turned.value) if turned is not None else 1
-            facts = TiffFacts(maker, bool(first.subifds or tiff.is_ome), orientation)
+            facts = TiffFacts(
+                maker,
+                bool(first.subifds or tiff.is_ome),
+                (first.imagewidth, first.imagelength),
+                str(first.dtype),
+                orientation,
+            )
     except TIFF_ERRORS:
         complete = False
     if complete and tile > MAX_TILE_PIXELS:

@@ -206,7 +206,12 @@ class Unit:
         hopeless = isinstance(error, InputError) and not isinstance(error, ObjectNotFoundError)
         parked = hopeless or len(errors) >= self.config.max_failures
         if parked:
-            record = ParkedUnit(error=text, traceback=trace, attempts=len(errors))
+            record = ParkedUnit(
+                error=text,
+                traceback=trace,
+                attempts=len(errors),
+                wrong_input=isinstance(error, InputError),
+            )
             store.put_json(self._key("failed"), record)
         return parked
 

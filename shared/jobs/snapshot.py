@@ -95,6 +95,12 @@ class Snapshot:
         return found
 
     @property
+    def wrong_input(self) -> bool:
+        """Whether units were given up, all of them because of their input."""
+        records = (self._read(f"failed/{unit}.json", ParkedUnit) for unit in self.parked)
+        return bool(self.parked) and all(record and record.wrong_input for record in records)
+
+    @property
     def failed(self) -> dict[str, str]:
         """Parked unit → its last error, from the job's result once there is one."""
         return self.errors if self.result is None else self.result.failed

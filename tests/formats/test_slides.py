@@ -483,6 +483,16 @@ def pyramid(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("tile", [(64, 64), None])
+@pytest.mark.parametrize("kind", [np.float32, np.int8, np.uint32])
+def test_samples_of_other_types_are_named(tmp_path: Path, kind: Any, tile: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((128, 128, 3), kind), photometric="rgb", tile=tile)
+    name = np.dtype(kind).name
+    with pytest.raises(InputError, match=rf"a\.tif has {name} samples.*save them as a TIFF with 8"):
+        Slide.open(path, 1.0)
+
+
 def test_a_damaged_tile_costs_its_patches_and_regions(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "store")
     path = pyramid(tmp_path / "a.tif")

@@ -10,15 +10,8 @@ import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from benchmarks import synthesis
-from benchmarks.synthesis import (
-    Batch,
-    PlainPipeline,
-    batched,
-    compose,
-    distances,
-    latency,
-    val_bank,
-)
+from benchmarks.batches import Batch, PlainPipeline, batched, compose, val_bank
+from benchmarks.synthesis import distances, latency
 from shared.contracts.base import Split
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.sampling import Sampling

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -98,15 +97,24 @@ def test_bad_input_ends_with_two_and_one_line(
     assert "Traceback" not in shown
 
 
-def test_a_failed_job_ends_with_one(tmp_path: Path) -> None:
+def test_a_plan_that_is_refused_ends_with_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_region_set(DirectoryStore(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-m", "heterotissue.cli", "train", "--regions", "toy",
-         "--recipe", "tiny", "--store", str(tmp_path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "smaller than the" in done.stderr
+    words = ("--regions", "toy", "--recipe", "tiny", "--store", str(tmp_path))
+    assert htd(monkeypatch, "train", *words) == 2
+    assert "smaller than the recipe's 128 px" in capsys.readouterr().err
+
+
+def test_a_failed_job_ends_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_region_set(DirectoryStore(tmp_path))
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("services.train.stage.TrainStage.plan", broken)
+    words = ("--regions", "toy", "--recipe", "tiny", "--store", str(tmp_path))
+    assert htd(monkeypatch, "train", *words) == 1
 
 
 def test_recipes_are_valid() -> None:

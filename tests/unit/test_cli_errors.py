@@ -12,6 +12,8 @@ import pytest
 from urllib3.exceptions import MaxRetryError
 
 from heterotissue import doctor
+from heterotissue.cli.cohorts import tell
+from heterotissue.sources import Refusal
 from shared.contracts.base import Classes
 from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
 from shared.imaging.region_sets import region_table
@@ -39,6 +41,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ("line", "message"),
     [
         ("ingest file --region-size 0", "--region-size"),
+        ("ingest file --region-mpp 0", "error: --region-mpp 0: must be above 0"),
+        ("ingest file --mpp -1", "error: --mpp -1: must be above 0"),
+        ("tiles . --classes a --mpp 1 --region-mpp 0", "error: --region-mpp 0: must be above 0"),
+        ("cluster --region-mpp nan", "error: --region-mpp nan: must be above 0"),
+        ("ingest file --cohort=../x", "error: --cohort: may have letters, digits"),
+        ("features out --cohort=../x", "error: --cohort: may have letters, digits"),
+        ("labels ../x", "error: slide: may have letters, digits"),
+        ("train --regions ../x", "error: --regions: may have letters, digits"),
+        ("synthesize --model a/b/c", "error: --model: may have letters, digits"),
+        ("export ../x out", "error: dataset: may have letters, digits"),
+        ("embed --encoder random --steps 3", "--steps 3: only the encoder 'embedded' is trained"),
+        ("rm model a", "there is no kind 'model' to remove: did you mean models?"),
+        ("rm models/", "name one of the models: 'htd list models' shows them"),
         ("ingest file --region-size 8192", "--region-size"),
         ("ingest file --classes ,", "--classes ',' names no class"),
         ("ingest file --classes Tumor,tumor", "--classes Tumor,tumor: class names must differ"),
@@ -164,9 +179,29 @@ def test_classes_without_a_region_are_said_before_a_training(
     for part in record.slides:  # as ingest writes it: a share of each class
         key = f"regions/toy/{part.slide}.parquet"
         store.put(key, with_another_class(store.get(key)))
-    assert htd(monkeypatch, "train", "--regions", "toy", "--recipe", "tiny") == 1
+    assert htd(monkeypatch, "train", "--regions", "toy", "--recipe", "tiny") == 2
     shown = " ".join(capsys.readouterr().err.split())
     assert "note: region set 'toy' has no region with necrosis in train: the model" in shown
+
+
+def test_a_slide_that_is_none_is_wrong_input(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "notes.tif").write_text("no slide")
+    assert htd(monkeypatch, "ingest", "notes.tif") == 2
+    shown = capsys.readouterr().err
+    assert "notes.tif cannot be opened: it is neither a slide nor an image" in shown
+    assert htd(monkeypatch, "ingest", "notes.tif", "--dry-run") == 2
+    assert "1 of 1 slides would be skipped" in capsys.readouterr().err
+
+
+def test_equal_refusals_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(["a note"], [Refusal(f"tile{n}.png", "--patient 'x' tells no patient") for n in range(24)])
+    assert capsys.readouterr().err.splitlines() == [
+        "note: a note",
+        "left out: 24 files (tile0.png, tile1.png, tile2.png and 21 more): "
+        "--patient 'x' tells no patient",
+    ]
 
 
 def with_another_class(table: bytes) -> bytes:

@@ -98,7 +98,11 @@ def test_rm_removes_one_thing_and_names_what_there_is(
 
     assert htd("rm", "models", "tou/1", "--yes") == 2
     assert "toy/1" in capsys.readouterr().err
-    assert htd("rm", "models", "toy/1", "--yes") == 0
+    store.put(ModelRef("toy", "2").key, store.get(ModelRef("toy", "1").key))
+    assert htd("rm", "models/toy", "--yes") == 2
+    assert "model 'toy' has the versions toy/1, toy/2: name one" in capsys.readouterr().err
+    assert htd("rm", "models/toy/2", "--yes") == 0
+    assert htd("rm", "models/toy", "--yes") == 0
     assert not list(store.list("models/"))
     assert list(store.list("regions/toy/"))
     assert htd("list", "models") == 0

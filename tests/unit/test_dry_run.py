@@ -12,6 +12,8 @@ from typer.main import get_command
 
 from heterotissue import cli
 from heterotissue.cli.app import app
+from heterotissue.running import Target
+from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.storage import DirectoryStore, OverlayStore
 from tests.models import publish_toy_model
@@ -39,6 +41,26 @@ def test_every_command_that_submits_a_request_has_it() -> None:
         assert any(param.name == "dry_run" for param in each.params), each.name
 
 
+class PassedError(InputError):
+    """Raised instead of opening a store."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ingest x", "tiles . --classes a --mpp 1", "embed", "cluster", "train --regions r",
+        "distill --model m --into s", "deploy --model m", "evaluate", "study --model m",
+        "pipeline x", "jobs retry x", "synthesize --model m",
+    ],
+)  # fmt: skip
+def test_every_command_passes_it_on(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(store: object, broker: object, dry_run: bool = False) -> Target:
+        raise PassedError if dry_run else AssertionError(f"{words} would run")
+
+    monkeypatch.setattr(Target, "of", of)
+    assert htd(monkeypatch, *words.split(), "--dry-run") == 2
+
+
 def test_an_overlay_is_a_store_that_leaves_the_other_alone(tmp_path: Path) -> None:
     inner = DirectoryStore(tmp_path / "store")
     check_store(OverlayStore(inner), tmp_path)
@@ -64,7 +86,7 @@ def test_slides_are_looked_at_and_not_copied(
 ) -> None:
     slides = tmp_path / "slides"
     slides.mkdir()
-    picture = np.full((400, 400, 3), (200, 120, 160), np.uint8)
+    picture = np.full((400, 400, 3), (200, 120, 160), np.uint8)  # pink as H&E
     for number, name in enumerate(("good", "plain")):
         (slides / f"{name}.png").write_bytes(encode_png(picture - number))
     (slides / "bad.svs").write_bytes(b"no slide")
@@ -82,7 +104,7 @@ def test_slides_are_looked_at_and_not_copied(
         "--region-size", "64", "--store", str(store), "--dry-run",
     )  # fmt: skip
     shown = capsys.readouterr().err
-    assert code == 0
+    assert code == 3
     assert not store.exists()
     assert "tumor 50%" in shown
     assert "good.geojson" in shown
@@ -91,6 +113,9 @@ def test_slides_are_looked_at_and_not_copied(
     assert "1 of 3 slides would be skipped" in shown
     assert "bad.svs cannot be opened" in shown
     assert "to do: 3 of 3 units" in shown
+    rows = {words[0]: words[1:] for line in shown.splitlines() if (words := line.split())}
+    assert rows["good"][2:5] == ["(given)", "100%", "h&e"]
+    assert rows["slides"] == ["1", "0", "1"]  # train, val, test
 
 
 def test_a_dataset_is_planned_and_costed_by_earlier_ones(

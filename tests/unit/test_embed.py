@@ -13,6 +13,7 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from heterotissue.embedding_cost import embedding_line
 from services.embed import training
 from services.embed.stage import EmbedStage
 from shared.contracts.embed import (
@@ -26,6 +27,7 @@ from shared.contracts.ingest import PatchGrid, SlideRecord, patches_key, slide_k
 from shared.errors import InputError
 from shared.features import read_features, write_features
 from shared.jobs import Ledger, run_job
+from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.texture_slides import SPLITS, ingest_textures
 
@@ -50,6 +52,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
         patch.setattr(training, "BATCH", BATCH)
         embed(store, "embedded")
     return store
+
+
+def test_the_estimate_counts_the_patches_of_the_cohort(store: DirectoryStore) -> None:
+    config = Settings(threads=1, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "BATCH", BATCH)
+        request = EmbedRequest(cohort="textures", train_steps=7)
+        line = embedding_line(store, request, config) or ""
+    record = store.get_model(feature_record_key("random", "textures"), FeatureRecord)
+    assert line.startswith("estimate: 7 steps of the encoder × ")
+    assert f" + {sum(record.slides.values()):,} patches × " in line
+    assert "about" in line
+    done = request.model_copy(update={"train_steps": STEPS})
+    assert embedding_line(store, done, config) is None
 
 
 def agreement(store: DirectoryStore, encoder: str) -> float:

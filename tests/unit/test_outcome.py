@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from heterotissue.evaluation_cost import describe
 from heterotissue.job_list import Runner, job_table, sign, stored_jobs
@@ -22,7 +26,7 @@ from heterotissue.job_report import (
     slide_rows,
     write_table,
 )
-from heterotissue.progress import LineReporter, duration
+from heterotissue.progress import LineReporter, duration, print_table, working
 from heterotissue.stack.supervisor import STATE, Stack
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.jobs import JobRecord, JobResult, Marker, ParkedUnit
@@ -156,6 +160,26 @@ def test_a_line_says_phase_unit_rate_and_time_left() -> None:
     assert lines.line() == "embed: phase 2/2, 0/3 done"
     lines.phase("j", 2, 2, 0, 1)
     assert lines.line() == "embed: finishing"
+
+
+def test_off_a_terminal_a_table_has_its_rows_whole() -> None:
+    wide, out = "a" * 300, io.StringIO()
+    table = Table("name", "about", box=None)
+    table.add_row(wide, "b c")
+    print_table(table, Console(file=out))
+    assert wide + " " in out.getvalue()
+    assert "b c" in out.getvalue().splitlines()[1]
+
+
+def test_work_of_unknown_length_says_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = threading.Event()
+    monkeypatch.setattr("heterotissue.progress.LINE_SECONDS", 0.001)
+    monkeypatch.setattr("heterotissue.progress.say", lambda text: (print(text), said.set()))
+    with working("reading"):
+        assert said.wait(5)
+    assert capsys.readouterr().out.startswith("reading: for 0 s now")
 
 
 def test_durations_have_one_unit() -> None:

@@ -108,6 +108,15 @@ def test_writes_shards_manifest_and_record(made: DirectoryStore) -> None:
     assert decode_png(made.get("datasets/d/preview.png")).ndim == 3
 
 
+def test_many_images_of_few_maps_are_a_caution(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store, splits={"a": "train"}, regions=1))
+    status = synthesize(store, images=8, steps=1)
+    assert status.result is not None, status.failed
+    assert status.result["distinct_maps"] == 1
+    assert "8 images show only 1 distinct label map," in status.result["cautions"][0]
+
+
 def test_a_mask_is_its_region_turned(made: DirectoryStore) -> None:
     regions = {r.key: r for r in _regions(made)}
     for sample in samples(made):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +19,23 @@ from typer.testing import CliRunner
 from heterotissue.cli.app import app
 from heterotissue.recipes import load_recipe
 from services.train.data import Batch, Batches
-from services.train.latents import encode_views
 from services.train.objectives import (
     DecoderObjective,
     StudentObjective,
     VaeObjective,
-    staining_loss,
 )
 from services.train.stage import TrainStage
-from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
-from shared.contracts.base import Classes
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.recipe import DenoiserRecipe, Recipe, StudentRecipe, VaeRecipe
-from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import GuidanceScale, Sampling
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest
-from shared.diffusion.autoencoder import encode_latents, make_vae, read_vae, to_unit
+from shared.diffusion.autoencoder import make_vae, read_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
-from shared.imaging.augment import symmetry
 from shared.imaging.region_sets import RegionIndex
 from shared.jobs import Context, Ledger, run_job
 from shared.settings import Settings
@@ -101,15 +93,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
     return store
 
 
-def test_the_staining_loss_minds_colours_and_not_what_is_finer_than_its_blocks() -> None:
-    tissue = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
-    assert staining_loss(tissue, tissue) == 0
-    assert staining_loss(tissue.flip(3).roll(16, 3), tissue) < 1e-6  # moved within each block
-    redder = tissue - torch.tensor([0.0, 0.2, 0.0]).view(3, 1, 1)
-    assert staining_loss(redder, tissue) > 0.02
-    assert torch.isfinite(staining_loss(torch.full_like(tissue, -3), tissue))
-
-
 def test_an_autoencoder_decodes_noisy_latents_and_first_channels_alone_where_asked() -> None:
     recipe = VaeRecipe(architecture="dc", channels=(16, 32), latent_channels=8)
     vae, seeds = make_vae(recipe), range(64)
@@ -128,106 +111,6 @@ def test_an_autoencoder_decodes_noisy_latents_and_first_channels_alone_where_ask
     batch = Batch(images, images[..., 0], [[], []], [True] * 2, [True] * 2, ["a", "b"])
     trained.loss(batch, [1, 2], 0)["loss"].backward()
     assert all(weights.grad is not None for weights in vae.parameters())
-
-
-def test_batches_depend_on_seed_step_and_rank_alone(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path)
-    index = RegionIndex(store, make_region_set(store), "train")
-    batches = Batches(index, 32, DenoiserRecipe(), (1, 2))
-    first, again = batches.draw(5, 4), Batches(index, 32, DenoiserRecipe(), (1, 2)).draw(5, 4)
-    assert np.array_equal(first.images, again.images)
-    assert first.keys == again.keys
-    assert not np.array_equal(first.images, batches.draw(6, 4).images)
-    halves = [batches.draw(5, 2, rank).keys for rank in (0, 1)]
-    assert halves[0] + halves[1] == first.keys
-    for ahead in (1, 4):
-        streamed = list(batches.stream(3, 6, 4, 0, ahead))
-        assert [step for step, _ in streamed] == [3, 4, 5]
-        assert streamed[2][1].keys == first.keys
-
-
-def test_batches_never_see_the_test_split(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path)
-    index = RegionIndex(store, make_region_set(store), "train")
-    batches = Batches(index, 32, None, (0,))
-    seen = {key.split("_")[0] for step in range(20) for key in batches.draw(step, 4).keys}
-    assert seen == {"slide-a", "slide-b"}
-
-
-def test_the_papers_crops_are_cut_from_their_own_class_in_place(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path)
-    index = RegionIndex(store, make_region_set(store), "train")
-    batch = Batches(index, 64, DenoiserRecipe(crop_augment=False), (0,)).draw(0, 6)
-    for image, labels, crops in zip(batch.images, batch.labels, batch.crops, strict=True):
-        assert {crop.label for crop in crops} == set(np.unique(labels)) - {0}
-        for crop in crops:
-            side = crop.pixels.shape[0]
-            assert 50 / 512 * 64 - 1 <= side <= 200 / 512 * 64 + 1
-            window = np.s_[crop.y : crop.y + side, crop.x : crop.x + side]
-            assert np.array_equal(image[window], crop.pixels)
-            assert (labels[window] == crop.label).mean() > 0.5
-
-
-def test_augmented_crops_carry_staining_and_no_layout(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path)
-    index = RegionIndex(store, make_region_set(store), "train")
-    batch = Batches(index, 64, DenoiserRecipe(), (0,)).draw(0, 16)
-    copied = 0
-    for image, labels, crops in zip(batch.images, batch.labels, batch.crops, strict=True):
-        for crop in crops:
-            side = crop.pixels.shape[0]
-            window = np.s_[crop.y : crop.y + side, crop.x : crop.x + side]
-            copied += np.array_equal(image[window], crop.pixels)
-            own = image[labels == crop.label].mean(0)
-            assert np.abs(crop.pixels.mean((0, 1)) - own).max() < 40
-    assert copied == 0
-
-
-def test_images_without_crops_keep_their_own_staining(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path)
-    index = RegionIndex(store, make_region_set(store), "train")
-    recipe = DenoiserRecipe(drop_crops=0.5, drop_both=0.2, drop_map=0.1)
-    batch = Batches(index, 64, recipe, (0,)).draw(0, 64)
-    known = {index[i].key: {symmetry(index[i].image, w).tobytes():
-                            symmetry(index[i].labels, w).tobytes() for w in range(8)}
-             for i in range(len(index))}  # fmt: skip
-    kept = [image.tobytes() in known[key]
-            for image, key in zip(batch.images, batch.keys, strict=True)]  # fmt: skip
-    for image, labels, key, as_it_is in zip(
-        batch.images, batch.labels, batch.keys, kept, strict=True
-    ):  # the map is turned as its image is
-        turns = known[key]
-        assert not as_it_is or turns[image.tobytes()] == labels.tobytes()
-        assert labels.tobytes() in turns.values()
-    assert kept == [not used for used in batch.use_crops]
-    assert 0.5 < kept.count(True) / 64 < 0.9
-    assert any(not m for m in batch.use_map)
-
-
-def test_kept_latents_are_those_of_the_images_drawn(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path)
-    index = RegionIndex(store, make_region_set(store), "train")
-    vae = make_vae(VaeRecipe(channels=(16, 16), latent_channels=4))
-    recipe = DenoiserRecipe(views=12)
-    fresh = Batches(index, 32, recipe, (0,))
-    data = encode_views(vae, fresh, (0, len(index)), "cpu", "fp32", lambda *_: None)
-    kept = safetensors.numpy.load(data)["latents"]
-    assert kept.shape == (len(index), 12, 4, 16, 16)
-    batch = Batches(index, 32, recipe, (0,), kept).draw(3, 32)
-    assert batch.latents is not None
-    with torch.no_grad():
-        expected = encode_latents(vae, to_unit(torch.from_numpy(batch.images)))
-    assert np.allclose(batch.latents, expected.numpy(), atol=2e-3)
-    assert np.array_equal(batch.images, fresh.draw(3, 32).images)
-    own = {image.tobytes() for i in range(len(index)) for image in fresh.view_images(i)[:8]}
-    plain = [i.tobytes() for i, used in zip(batch.images, batch.use_crops, strict=True) if not used]
-    assert plain
-    assert own.issuperset(plain)
-
-
-def test_the_eight_symmetries_differ() -> None:
-    array = np.arange(9, dtype=np.uint8).reshape(3, 3)
-    assert len({symmetry(array, which).tobytes() for which in range(8)}) == 8
 
 
 def test_publishes_a_diffusers_folder(trained: DirectoryStore) -> None:
@@ -363,17 +246,6 @@ def test_a_warm_start_of_another_recipe_is_refused_before_training(
         plan(trained, RECIPE.model_copy(update={"denoiser": other}), "models/m/1")
     with pytest.raises(InputError, match=r"colon was trained by .*Take --recipe cpu-small"):
         plan(trained, RECIPE, "colon")
-
-
-def test_the_shipped_starter_starts_tiny_on_slides_and_on_tiles(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path)
-    slides = make_region_set(store, "slides", size=128, regions=1)
-    tiles = slides.model_copy(
-        update={"name": "tiles", "classes": Classes.of("gland", exhaustive=True)}
-    )
-    store.put_json(region_set_key("tiles"), tiles)
-    for name in ("slides", "tiles"):
-        plan(store, load_recipe("tiny"), "starter", name)
 
 
 def test_a_checkpoint_of_another_resolution_is_not_published_as_it_is(
@@ -525,38 +397,3 @@ def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_pa
     assert loss(copy.deepcopy(denoiser), 1, step=13) < 1e-10
     assert loss(copy.deepcopy(denoiser), 4) > 1e-9
     assert loss(other, 1) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("name", "recipe"),
-    [("starter", "tiny"), ("colon", "cpu-small"), ("colon-student", "cpu-small")],
-)
-def test_a_shipped_checkpoint_fits_its_recipe_and_other_classes(
-    tmp_path: Path, name: str, recipe: str
-) -> None:
-    store = DirectoryStore(tmp_path)
-    weights, known = read_weights(store, name), load_recipe(recipe)
-    vae = make_vae(known.vae)
-    denoiser = make_denoiser(known.denoiser, known.size, CLASSES, vae)
-    start_vae(vae, weights)
-    start_denoiser(denoiser, weights, CLASSES.names)
-    assert vae.config.scaling_factor == weights.normalization["scaling_factor"]
-    assert (student_of(store, name) is not None) == name.endswith("student")
-    ends = [key for key in weights.denoiser if key.endswith("conv_out.weight")]
-    state = denoiser.state_dict()
-    assert ends
-    assert all(torch.equal(state[key], weights.denoiser[key]) for key in ends)
-
-
-@pytest.mark.parametrize("read", [read_weights, student_of])
-def test_a_checkpoint_that_is_not_there_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Store, str], object]
-) -> None:
-    store = DirectoryStore(tmp_path)
-    with pytest.raises(InputError, match="'none' is no model: give starter, colon"):
-        read(store, "none")
-    with pytest.raises(InputError, match=re.escape("models/none/1/model.json")):
-        read(store, "models/none/1")
-    monkeypatch.setattr("services.train.warm_start.packaged_path", lambda name: tmp_path / name)
-    with pytest.raises(InputError, match="starter is missing: install"):
-        read(store, "starter")

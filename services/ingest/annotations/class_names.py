@@ -66,6 +66,6 @@ def classify(
     if unknown:
         raise InputError(
             f"{path.name} has labels that are not among the classes {classes.names}: "
-            f"{sorted(unknown)}. Add them to the classes, or map them with label_names"
+            f"{sorted(unknown)}. Add them to the classes, or map them with --rename (label_names)"
         )
     return labelled

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from xml.etree.ElementTree import ParseError
 
-from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 from shapely.geometry import Polygon
 
 from services.ingest.annotations import asap, ndpa, qupath, regions
-from services.ingest.annotations.outlines import Annotation, SlideGeometry
+from services.ingest.annotations.outlines import Annotation, SlideGeometry, xml_faults
 from shared.contracts.annotations import FORMATS, LabelFormat, formats_of, known_formats
 from shared.contracts.base import LabelClass
 from shared.errors import InputError
@@ -62,9 +60,7 @@ def format_of(path: Path) -> LabelFormat:
 
 
 def _root_of(path: Path) -> str:
-    try:
+    with xml_faults(path):
         for _, element in iterparse(path, events=("start",)):
             return str(element.tag)
-    except (ParseError, DefusedXmlException, LookupError, ValueError) as error:
-        raise InputError(f"{path.name} is not well-formed XML: {error}") from error
     raise InputError(f"{path.name} is empty")

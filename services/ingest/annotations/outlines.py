@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -152,16 +153,28 @@ def number(text: object) -> float:
     return value
 
 
+@contextmanager
+def xml_faults(path: Path) -> Iterator[None]:
+    """Turn the errors of parsing an XML file into an `InputError`."""
+    try:
+        yield
+    except DefusedXmlException as error:
+        raise InputError(
+            f"{path.name} declares entities or reads other files (in its <!DOCTYPE …>), which is "
+            "not accepted, because a file could fill the memory so: delete this declaration"
+        ) from error
+    except (ParseError, LookupError, ValueError) as error:
+        raise InputError(f"{path.name} is not well-formed XML: {error}") from error
+
+
 def read_xml(path: Path, root: str) -> Element:
     """Read an XML file, and return its root element.
 
     Raises:
         InputError: the file is not well-formed XML, or has another root.
     """
-    try:
+    with xml_faults(path):
         found = cast(Element, parse(path).getroot())
-    except (ParseError, DefusedXmlException, LookupError, ValueError) as error:
-        raise InputError(f"{path.name} is not well-formed XML: {error}") from error
     if found.tag != root:
         raise InputError(f"{path.name} has the root <{str(found.tag)[:60]}>, not <{root}>")
     return found

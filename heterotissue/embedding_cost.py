@@ -1,0 +1,103 @@
+"""How long embedding a cohort will take, from a few steps and patches measured here."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from heterotissue.progress import duration
+from shared.computing import prepare
+from shared.contracts.embed import EmbedRequest
+from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
+from shared.contracts.jobs import ENDED
+from shared.device import choose_device
+from shared.jobs import Ledger
+from shared.settings import Settings
+from shared.storage import Store
+
+MEASURED_STEPS = 2
+MEASURED_PATCHES = 16
+
+
+def embedding_line(
+    store: Store, request: EmbedRequest, config: Settings, *, fresh: bool = False
+) -> str | None:
+    """Say about how long a request will take here; None for an import, and if it is done already.
+
+    Args:
+        store: the store of the cohort.
+        request: the request.
+        config: settings of the process: threads and device.
+        fresh: whether all is to be done again.
+
+    Raises:
+        InputError: the cohort is missing, or there is no such encoder.
+    """
+    ledger = Ledger(store)
+    before = ledger.find(ledger.identify(request))
+    done = before is not None and before.state in ENDED and not fresh
+    if request.imported is not None or done:
+        return None
+    prepare(config.threads)  # before torch is imported below
+    record = store.get_model(cohort_key(request.cohort), CohortRecord)
+    counts = {
+        name: int(pq.read_metadata(store.local(patches_key(request.cohort, name))).num_rows)
+        for name in record.splits
+    }
+    patches, largest = sum(counts.values()), max(counts, key=lambda name: counts[name])
+    if not counts[largest]:
+        return None
+    each = seconds_per_patch(store, request, record, largest, config)
+    text, seconds = f"{patches:,} patches × {each * 1000:.2g} ms", patches * each
+    if request.encoder == "embedded":
+        step = seconds_per_step(config)
+        text = f"{request.train_steps} steps of the encoder × {step:.2g} s (--steps) + {text}"
+        seconds += request.train_steps * step
+    return f"estimate: {text} (measured here) = about {duration(seconds)}, less what is there"
+
+
+def seconds_per_step(config: Settings) -> float:
+    """Train an encoder on noise for a few steps; return the seconds of one, after the first."""
+    from services.embed.training import BATCH, WINDOW, train_encoder
+
+    times: list[float] = []
+    rng = np.random.default_rng(0)
+    train_encoder(
+        rng.integers(256, size=(BATCH, WINDOW, WINDOW, 3), dtype=np.uint8),
+        np.zeros(BATCH, np.int64),
+        MEASURED_STEPS + 1,
+        0,
+        choose_device(config),
+        lambda *_: times.append(time.perf_counter()),
+    )
+    return (times[-1] - times[0]) / MEASURED_STEPS
+
+
+def seconds_per_patch(
+    store: Store, request: EmbedRequest, record: CohortRecord, slide: str, config: Settings
+) -> float:
+    """Read and encode some patches of a slide; return the seconds of one."""
+    from shared.encoders import load_encoder
+    from shared.imaging.slide import DamagedError
+    from shared.imaging.stored_slides import open_slide
+
+    name = "random" if request.encoder == "embedded" else request.encoder
+    encoder = load_encoder(
+        name, store, cohort=request.cohort, weights=request.weights, device=choose_device(config)
+    )
+    size, mpp = record.patches.size, record.patches.mpp
+    table = pq.read_table(store.local(patches_key(request.cohort, slide)), columns=["x", "y"])
+    rows = table.slice(table.num_rows // 2, MEASURED_PATCHES).to_pylist()
+    images = np.zeros((len(rows), size, size, 3), np.uint8)
+    encoder.encode(images[:1])  # not timed: warms up
+    began = time.perf_counter()
+    with open_slide(store, record, slide) as (opened, _):
+        for number, row in enumerate(rows):
+            try:
+                images[number] = opened.read(row["x"], row["y"], (size, size), mpp)
+            except DamagedError:
+                continue
+    encoder.encode(images, request.batch_size)
+    return (time.perf_counter() - began) / len(rows)

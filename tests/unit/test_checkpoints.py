@@ -1,0 +1,67 @@
+"""Checkpoints of the package: they fit their recipes, and missing ones are told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from heterotissue.recipes import load_recipe
+from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
+from shared.contracts.base import Classes
+from shared.contracts.regions import region_set_key
+from shared.diffusion.autoencoder import make_vae
+from shared.diffusion.conditionings import make_denoiser
+from shared.errors import InputError
+from shared.storage import DirectoryStore, Store
+from tests.region_sets import CLASSES, make_region_set
+from tests.unit.test_train import plan
+
+
+def test_the_shipped_starter_starts_tiny_on_slides_and_on_tiles(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    slides = make_region_set(store, "slides", size=128, regions=1)
+    tiles = slides.model_copy(
+        update={"name": "tiles", "classes": Classes.of("gland", exhaustive=True)}
+    )
+    store.put_json(region_set_key("tiles"), tiles)
+    for name in ("slides", "tiles"):
+        plan(store, load_recipe("tiny"), "starter", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("starter", "tiny"), ("colon", "cpu-small"), ("colon-student", "cpu-small")],
+)
+def test_a_shipped_checkpoint_fits_its_recipe_and_other_classes(
+    tmp_path: Path, name: str, recipe: str
+) -> None:
+    store = DirectoryStore(tmp_path)
+    weights, known = read_weights(store, name), load_recipe(recipe)
+    vae = make_vae(known.vae)
+    denoiser = make_denoiser(known.denoiser, known.size, CLASSES, vae)
+    start_vae(vae, weights)
+    start_denoiser(denoiser, weights, CLASSES.names)
+    assert vae.config.scaling_factor == weights.normalization["scaling_factor"]
+    assert (student_of(store, name) is not None) == name.endswith("student")
+    ends = [key for key in weights.denoiser if key.endswith("conv_out.weight")]
+    state = denoiser.state_dict()
+    assert ends
+    assert all(torch.equal(state[key], weights.denoiser[key]) for key in ends)
+
+
+@pytest.mark.parametrize("read", [read_weights, student_of])
+def test_a_checkpoint_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Store, str], object]
+) -> None:
+    store = DirectoryStore(tmp_path)
+    with pytest.raises(InputError, match="'none' is no model: give starter, colon"):
+        read(store, "none")
+    with pytest.raises(InputError, match=re.escape("models/none/1/model.json")):
+        read(store, "models/none/1")
+    monkeypatch.setattr("services.train.warm_start.packaged_path", lambda name: tmp_path / name)
+    with pytest.raises(InputError, match="starter is missing: install"):
+        read(store, "starter")

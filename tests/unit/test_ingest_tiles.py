@@ -1,0 +1,145 @@
+"""Ingest: tiles that were cut elsewhere become regions, by their masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from heterotissue.sources import tile_table
+from services.ingest.stage import IngestStage
+from services.ingest.tiles import cut_tiles, given_splits, read_tiles
+from shared.contracts.base import Classes
+from shared.contracts.ingest import IngestRequest
+from shared.contracts.regions import RegionRule
+from shared.errors import InputError
+from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.jobs import JobStatus, Ledger, run_job
+from shared.storage import DirectoryStore
+
+CLASSES = Classes.of("stroma", "tumor")
+
+
+def write_tiles(folder: Path, binary: bool = True) -> None:
+    """Tiles of two classes in folders of splits and classes, each with its mask."""
+    rng = np.random.default_rng(0)
+    for split, patient in (("train", 1), ("train", 2), ("test", 3)):
+        for kind in CLASSES.names[1:]:
+            below = folder / split / kind
+            below.mkdir(parents=True, exist_ok=True)
+            image = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+            mask = np.zeros((96, 96), np.uint8)
+            mask[:, 48:] = 255 if binary else 1
+            Image.fromarray(image).save(below / f"p{patient}-1.png")
+            Image.fromarray(mask).convert("1" if binary else "L").save(
+                below / f"p{patient}-1.mask.png"
+            )
+
+
+def ingest_tiles(
+    store: DirectoryStore, folder: Path, classes: Classes, **options: Any
+) -> JobStatus:
+    settings = {"masks": None, "slide_pattern": r"p(\d+)", "mpp": 0.5} | options
+    request = IngestRequest(
+        cohort="t", classes=classes,
+        tiles=tile_table(store, "t", folder, classes=classes, **settings).key,
+        regions=RegionRule(
+            size=32, mpp=1.0, low=0, high=1, min_classes=1, min_tissue=0, count_background=True,
+            overlap=0,
+        ),
+    )  # fmt: skip
+    ledger = Ledger(store)
+    return run_job(ledger, IngestStage(), ledger.submit(request))
+
+
+def test_tiles_become_regions_by_the_classes_of_their_folders(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles")
+    store = DirectoryStore(tmp_path / "store")
+    classes = Classes.of("stroma", "tumor", exhaustive=True)
+    assert ingest_tiles(store, tmp_path / "tiles", classes).state == "done"
+    record = load_region_set(store, "t")
+    assert {part.slide: part.split for part in record.slides} == {
+        "1": "train", "2": "train", "3": "test",
+    }  # fmt: skip
+    regions = list(RegionIndex(store, record, "train", "test"))
+    assert len({region.key for region in regions}) == len(regions) == 6  # equal names, all kept
+    assert all(region.image.shape == (32, 32, 3) for region in regions)
+    assert sorted(int(region.labels.max()) for region in regions) == [1, 1, 1, 2, 2, 2]
+    assert all((region.labels[:, :15] == 0).all() for region in regions)
+
+
+def test_tiles_with_one_class_need_no_folders(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", binary=False)
+    store = DirectoryStore(tmp_path / "store")
+    assert ingest_tiles(store, tmp_path / "tiles", Classes.of("gland")).state == "done"
+    regions = list(RegionIndex(store, load_region_set(store, "t"), "test"))
+    assert [set(np.unique(region.labels)) for region in regions] == [{0, 1}, {0, 1}]
+
+
+def test_a_tile_of_floats_is_not_called_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "tiles"
+    write_tiles(folder)
+    square = np.zeros((96, 96, 3), np.float32)
+    for name, kind in (("float", np.float32), ("deep", np.uint16)):
+        tifffile.imwrite(folder / f"{name}.tiff", square.astype(kind), photometric="rgb")
+        Image.new("L", (96, 96)).save(folder / f"{name}_mask.png")
+    found = tile_table(
+        DirectoryStore(tmp_path / "store"), "t", folder, masks=None, classes=CLASSES,
+        slide_pattern=None, mpp=0.5,
+    )  # fmt: skip
+    ((refused),) = found.refused
+    assert refused.path == "float.tiff"
+    assert "has float32 samples" in refused.reason
+    assert "8 bits per channel" in refused.reason
+    assert found.tiles == 7
+
+
+def test_bad_tiles_are_named(tmp_path: Path) -> None:
+    folder, store = tmp_path / "tiles", DirectoryStore(tmp_path / "store")
+    write_tiles(folder)
+    with pytest.raises(InputError, match="does not fit the pattern"):
+        ingest_tiles(store, folder, CLASSES, slide_pattern=r"case(\d+)")
+    with pytest.raises(InputError, match=r"'1' are in the splits"):
+        given_splits({"1": [{"split": "train"}, {"split": "test"}]})
+    small = ingest_tiles(store, folder, CLASSES, mpp=0.2)
+    assert "smaller than a region" in next(iter(small.failed.values()))
+    Image.new("L", (8, 8)).save(folder / "train/stroma/p1-1.mask.png")
+    status = ingest_tiles(store, folder, CLASSES)
+    assert status.state == "done"
+    assert status.result is not None
+    assert status.result["regions"] == 5
+    ((tile, reason),) = status.result["left_out"].items()
+    assert tile.endswith("stroma/p1-1.png")
+    assert "both must have the same size" in reason
+
+
+def test_real_tiles_are_split_by_patient(real_data: Path, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    names = (
+        "normal",
+        "polyp",
+        "low_grade_in",
+        "high_grade_in",
+        "serrated_adenoma",
+        "adenocarcinoma",
+    )
+    classes = Classes.of(*names, exhaustive=True)
+    key = tile_table(
+        store, "t", real_data / "ebhi_seg", masks=None, classes=classes,
+        slide_pattern=r"GT\D*(\d+)", mpp=0.5,
+    ).key  # fmt: skip
+    patients = read_tiles(store, key)
+    splits = list(given_splits(patients).values())
+    assert {split: splits.count(split) for split in set(splits)} == {
+        "train": 165, "val": 30, "test": 53,
+    }  # fmt: skip
+    few = dict(list(patients.items())[:2])
+    rule = RegionRule(
+        size=128, mpp=0.875, low=0, high=1, min_classes=1, min_tissue=0, count_background=True
+    )
+    for slide, rows in few.items():
+        assert cut_tiles(store, "t", slide, rows, classes, rule)[0] == len(rows)
