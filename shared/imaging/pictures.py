@@ -57,7 +57,10 @@ ROWS = 1024
 
 
 def check_jpeg(path: Path) -> None:
-    """Raise `InputError` if pixels of a JPEG are lost; Pillow and OpenCV fill them with grey."""
+    """Raise `InputError` if pixels of a JPEG are lost, as far as libjpeg notices.
+
+    Pillow and OpenCV fill them with grey.
+    """
     strict = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "YES", "GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC": "YES"}
     try:
         with warnings.catch_warnings(), rasterio.Env(**strict):
