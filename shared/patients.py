@@ -17,7 +17,9 @@ _KNOWN = (
 _BLOCK = re.compile(r"[-_. ]+(?:DX|TS|BS|MS)\w{1,2}$|[-_. ]+[A-Ha-h]$|(?<=\d)[A-Ha-h]$")
 """The end of a name that tells slides or blocks of one patient apart."""
 
-_COUNT = re.compile(r"(?<=\w)[-_. ]+\d{1,2}$")
+_COUNT = re.compile(
+    r"(?i)(?<=\w)[-_. ]+(?:(?:slide|section|block|level|image|img|s|b|l)[-_. ]*)?\d{1,2}$"
+)
 """A number at the end, which may also count patients: it tells nothing unless the rest has one."""
 
 

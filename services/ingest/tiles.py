@@ -17,7 +17,7 @@ from shared.contracts.base import Classes, Split
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.errors import InputError
 from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
-from shared.imaging.pictures import open_picture
+from shared.imaging.pictures import check_jpeg, open_picture
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.stored_slides import local_source
 from shared.imaging.tiff_facts import inspect, is_tiff, tiff_size
@@ -230,6 +230,8 @@ def read_upright(path: Path) -> tuple[UInt8, int]:
             _check_side(path, *picture.size)
             turn = int(picture.getexif().get(ORIENTATION, 1))
             picture.load()  # OpenCV fills what a truncated file lacks
+            if picture.format == "JPEG":
+                check_jpeg(path)
     except UnidentifiedImageError:
         _check_side(path, *tiff_size(path))  # such as TIFFs of 16 bits, which only OpenCV reads
     except (OSError, ValueError, SyntaxError) as error:

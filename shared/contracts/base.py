@@ -83,8 +83,8 @@ def _printable(name: str) -> str:
 
 
 def spelling(name: str) -> str:
-    """Return a class name as names are compared: in one case, with spaces for '-' and '_'."""
-    return name.casefold().replace("-", " ").replace("_", " ")
+    """Return a class name as names are compared: in one case, with one space for '-' and '_'."""
+    return " ".join(name.casefold().replace("-", " ").replace("_", " ").split()) or name
 
 
 ClassName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]

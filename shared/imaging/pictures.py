@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import rasterio
 from PIL import Image, UnidentifiedImageError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
 
 from shared.errors import InputError
 
@@ -64,6 +68,8 @@ def read_picture(path: Path) -> Image.Image:
     try:
         image = open_picture(path)
         image.load()
+        if image.format == "JPEG":
+            check_jpeg(path)
     except UnidentifiedImageError as error:
         raise InputError(
             f"{path.name} cannot be opened: it is neither a slide nor an image. It may be "
@@ -75,3 +81,26 @@ def read_picture(path: Path) -> Image.Image:
             "again from its source"
         ) from error
     return image
+
+
+ROWS = 1024
+"""Rows of a JPEG that are checked at a time."""
+
+
+def check_jpeg(path: Path) -> None:
+    """Raise `InputError` if pixels of a JPEG are lost, as far as libjpeg notices.
+
+    Pillow and OpenCV fill them with grey.
+    """
+    strict = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "YES", "GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC": "YES"}
+    try:
+        with warnings.catch_warnings(), rasterio.Env(**strict):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, driver="JPEG", sharing=False) as data:
+                for top in range(0, data.height, ROWS):
+                    data.read(1, window=Window(0, top, data.width, min(ROWS, data.height - top)))
+    except RasterioError as error:
+        if "Corrupt JPEG data" in str(error.__cause__ or error):
+            raise InputError(
+                f"{path.name} is damaged: pixels of it are lost. Copy it again from its source"
+            ) from error

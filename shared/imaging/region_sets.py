@@ -92,21 +92,31 @@ class RegionIndex:
     Attributes:
         keys: key of each region, slide by slide.
         slides: slide of each region, in the same order.
+
+    Raises:
+        InputError: a shard is damaged, or has other regions than the record says.
     """
 
     def __init__(self, store: Store, record: RegionSet, *splits: Split) -> None:
         self.record = record
         self._entries: list[tuple[str, str, Path, tuple[int, int], tuple[int, int]]] = []
         for part in record.of_split(*splits):
-            path = store.local(region_tar_key(record.name, part.slide))
-            with tarfile.open(path, mode="r:") as tar:
-                spans = {member.name: (member.offset_data, member.size) for member in tar}
-            self._entries += [
-                (name.removesuffix(".mask.png"), part.slide, path, span,
-                 spans[name.removesuffix(".mask.png") + ".png"])
-                for name, span in spans.items()
-                if name.endswith(".mask.png")
-            ]  # fmt: skip
+            tar_key = region_tar_key(record.name, part.slide)
+            path = store.local(tar_key)
+            try:
+                with tarfile.open(path, mode="r:") as tar:
+                    spans = {member.name: (member.offset_data, member.size) for member in tar}
+                own = [
+                    (name.removesuffix(".mask.png"), part.slide, path, span,
+                     spans[name.removesuffix(".mask.png") + ".png"])
+                    for name, span in spans.items()
+                    if name.endswith(".mask.png")
+                ]  # fmt: skip
+            except (tarfile.TarError, LookupError) as error:
+                raise _damaged(tar_key) from error
+            if len(own) != part.regions:
+                raise _damaged(tar_key)
+            self._entries += own
         self.keys = [entry[0] for entry in self._entries]
         self.slides = [entry[1] for entry in self._entries]
 
@@ -123,6 +133,13 @@ class RegionIndex:
             mask = decode_png(file.read(labels[1]))
             file.seek(image[0])
             return Region(key, slide, decode_png(file.read(image[1])), mask)
+
+
+def _damaged(key: str) -> InputError:
+    return InputError(
+        f"{key} of the store is damaged or incomplete: run the command that made it again, with "
+        "--fresh"
+    )
 
 
 class RegionNotFoundError(InputError):

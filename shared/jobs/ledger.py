@@ -14,7 +14,7 @@ from shared.errors import InputError
 from shared.jobs.names import Claims, abandon
 from shared.jobs.reuse import missing_units
 from shared.jobs.snapshot import JobNotFoundError, Snapshot, read_record
-from shared.jobs.stage import Plan
+from shared.jobs.stage import PLAN, Plan
 from shared.storage import ObjectNotFoundError, Store, file_identity, sha256
 
 VERSION = metadata.version("heterotissue")
@@ -83,8 +83,8 @@ class Ledger:
         """Record a job, before anything is queued, and return its id.
 
         The same request on the same inputs is the same job: if it is done and its outputs are
-        there, it stays done; what is missing is made again; if it failed or was cancelled, its
-        missing units are tried again.
+        there, it stays done; what is missing is made again, also of a job that is partial or was
+        interrupted; if it failed or was cancelled, its missing units are tried again.
 
         Args:
             request: the request.
@@ -106,13 +106,13 @@ class Ledger:
             abandon(self.store, earlier)
         if fresh or earlier is not None:
             self.delete(job)
-        elif (result := self.result(job)) is not None and result.state == "done":
-            units = missing_units(self.store, job, request.scratch)
-            if units is None:
-                return job
-            for unit in units:
-                self.store.delete(self.key(job, f"done/{unit}.json"))
         before = self._record(job)
+        if before is not None:
+            result = self.result(job)
+            units = missing_units(self.store, job, request.scratch)
+            if units is None and result is not None and result.state == "done":
+                return job
+            self._forget(job, units or set())
         goes_on = before is not None and self.is_open(job)
         record = JobRecord(
             stage=request.stage,
@@ -142,6 +142,14 @@ class Ledger:
         self._forget_failures(job)
         self.store.delete_prefix(self.key(job, f"done/{shards}"))
         self._open(job, record.model_copy(update={"submission": time.time_ns()}))
+
+    def _forget(self, job: str, units: set[str]) -> None:
+        """Mark units as not done."""
+        if PLAN in units:
+            # First, because a job without a plan makes it again, with all that it writes.
+            self.store.delete(self.key(job, "plan.json"))
+        for unit in units:
+            self.store.delete(self.key(job, f"done/{unit}.json"))
 
     def _forget_failures(self, job: str) -> None:
         """Forget why units of a job failed or stopped; finished units stay done."""

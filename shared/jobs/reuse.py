@@ -15,11 +15,11 @@ READERS = 16
 
 
 def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] | None:
-    """Find what a finished job lacks.
+    """Find what a job lacks.
 
     Args:
         store: holds the job and its outputs.
-        job: id of a job with a result.
+        job: id of a job.
         scratch: prefixes of objects that are needed only to make something missing again.
 
     Returns:

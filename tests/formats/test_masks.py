@@ -331,6 +331,16 @@ def test_damaged_tiles_are_refused(damage: bytes | None, tmp_path: Path) -> None
         cut(tmp_path, mask, image=image)
 
 
+def test_a_jpeg_tile_with_lost_pixels_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    image = save(tmp_path / "tile.jpg", noise)
+    mask = save(tmp_path / "m.png", dark(96, 64))
+    data = image.read_bytes()
+    image.write_bytes(data[:2000] + b"\xff\xd9" + data[2000:])  # a marker of the end, too early
+    with pytest.raises(InputError, match="pixels of it are lost"):
+        cut(tmp_path, mask, image=image)
+
+
 def test_a_tile_of_16_bits(tmp_path: Path) -> None:
     image = np.full((64, 96, 3), 56_000, np.uint16)
     image[:, :48] = 10_000

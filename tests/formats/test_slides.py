@@ -410,6 +410,18 @@ def test_truncated_plain_images_are_refused(tmp_path: Path, suffix: str) -> None
     assert "copy it again" in status.failed["s"]
 
 
+def test_a_jpeg_with_lost_pixels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data + b"trailing bytes")
+    with Slide.open(path, 1.0) as slide:
+        assert slide.width == 512
+    path.write_bytes(data[:9000] + bytes(2000) + data[11000:])
+    with pytest.raises(InputError, match=r"a\.jpg is damaged: pixels of it are lost"):
+        Slide.open(path, 1.0)
+
+
 def test_16_bit_grey_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(picture()[..., 0].astype(np.uint16) * 257).save(path)

@@ -118,6 +118,7 @@ def test_asap_without_groups(tmp_path: Path) -> None:
         (annotation([[1, 1], [float("inf"), 2], [3, 1]]), "annotation 0 .* inf"),
         (annotation(ring(0, 0, 9)).replace("X=", "Q="), "annotation 0 .* no 'X'"),
         (annotation(ring(0, 0, 9)).replace('X="0"', 'X="zero"'), "'zero' is no number"),
+        (annotation(ring(0, 0, 9), kind="Circle"), "annotation 0 .* 'circle' is no type of ASAP"),
         ("", "labels not a pixel"),
         ("<Annotation>", "not well-formed"),
     ],

@@ -221,6 +221,48 @@ def test_a_finished_job_is_taken_up_again_from_some_shards(ledger: Ledger) -> No
     assert ledger.store.get(ledger.key(job, "done/square-1.json")) == squares
 
 
+class ListingStage(ToyStage):
+    """A toy stage whose plan writes an object that its shards need."""
+
+    def plan(self, request: ToyRequest, context: Context) -> Plan:
+        context.store.put("toy/list", b"all")
+        return super().plan(request, context)
+
+    def run(self, request: ToyRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        context.store.get("toy/list")
+        return super().run(request, shard, context)
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_what_a_plan_wrote_is_made_again(ledger: Ledger, failed: bool) -> None:
+    request = ToyRequest(parts=2)
+    job = ledger.submit(request)
+    assert run_job(ledger, ListingStage(), job, config=CONFIG).state == "done"
+    ledger.store.delete_prefix("toy/")
+    if failed:  # as a job ended that lost these objects while it ran
+        ledger.store.delete(ledger.key(job, "done/square-0.json"))
+        ledger.store.delete(ledger.key(job, "result.json"))
+        ledger.store.put(f"open-jobs/{job}", b"")
+        assert run_job(ledger, ListingStage(), job, config=CONFIG).state == "failed"
+    assert ledger.submit(request) == job
+    assert run_job(ledger, ListingStage(), job, config=CONFIG).state == "done"
+    assert ledger.store.get("toy/list") == b"all"
+    assert ledger.store.get("toy/toy/square-1") == b"1"
+
+
+def test_what_is_gone_of_a_partial_or_torn_job_is_made_again(ledger: Ledger) -> None:
+    job = run(ledger, parts=3, faults={"sum-b": "input"}).job
+    ledger.store.delete("toy/toy/square-2")
+    assert ledger.submit(ToyRequest(parts=3, faults={"sum-b": "input"})) == job
+    assert ledger.runnable(job) == (0, ["square-2"])
+    torn = ledger.submit(ToyRequest(name="torn", parts=2))
+    for unit in ("plan", "square-0", "square-1"):
+        step(ledger, torn, unit)
+    ledger.store.delete_prefix("toy/torn/")
+    ledger.submit(ToyRequest(name="torn", parts=2))
+    assert ledger.runnable(torn) == (0, ["square-0", "square-1"])
+
+
 def test_a_torn_job_goes_on_from_its_markers(ledger: Ledger) -> None:
     job = ledger.submit(ToyRequest(parts=3))
     step(ledger, job, "plan")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from shared.contracts.base import SplitFractions
-from shared.contracts.regions import RegionRule
+from shared.contracts.regions import RegionRule, region_tar_key
+from shared.errors import InputError
 from shared.imaging.codec import decode_png
-from shared.imaging.region_sets import Region, pack_regions
+from shared.imaging.region_sets import Region, RegionIndex, pack_regions
 from shared.imaging.windows import choose_windows, class_entropy
+from shared.storage import DirectoryStore
 from shared.storage.formats import unpack_tar
+from tests.region_sets import make_region_set
 
 
 def halves(share: float, background: float = 0.0) -> np.ndarray:  # type: ignore[type-arg]
@@ -65,6 +70,17 @@ def test_shards_are_lossless_and_reproducible() -> None:
     files = dict(unpack_tar(data))
     assert np.array_equal(decode_png(files["s_0_0.png"]), region.image)
     assert np.array_equal(decode_png(files["s_0_0.mask.png"]), region.labels)
+
+
+@pytest.mark.parametrize("kept", [1024, 700, -2048])
+def test_a_damaged_shard_is_told_by_its_name(kept: int, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    record = make_region_set(store, regions=2, splits={"slide-a": "train"})
+    assert len(RegionIndex(store, record, "train")) == 2
+    shard = store.get(region_tar_key("toy", "slide-a"))
+    store.put(region_tar_key("toy", "slide-a"), shard[:kept])
+    with pytest.raises(InputError, match=r"regions/toy/slide-a\.tar of the store is damaged"):
+        RegionIndex(store, record, "train")
 
 
 def test_splits_hold_back_whole_slides_and_do_not_depend_on_order() -> None:

@@ -114,6 +114,7 @@ def test_known_names_tell_patient_and_site() -> None:
     assert alike(["P7_1", "P7_2", "CMU-1", "CMU-2", "001", "002", "H20-1234", "H20-1235"]) == {
         "P7": ["P7_1", "P7_2"]
     }
+    assert set(alike(["P1_slide1", "P1_slide2", "K9-S1", "K9-S2", "lung_slide1"])) == {"P1", "K9"}
     assert alike(["slide-a", "slide-b"]) == {}
     assert set(alike(["x-DX1", "x-DX2", "9a", "9b", "smith-a", "smith-b"])) == {"x", "9", "smith"}
 

@@ -33,7 +33,7 @@ TUMOR = ("tumor", "tumour", "metastasis", "metastases")
 TUMOR_GROUPS = {"_0", "_1", *TUMOR}
 CUT_GROUPS = {"_2", "exclusion"}
 
-WITHOUT_AREA = {"Dot", "PointSet", "Measurement"}
+WITHOUT_AREA = {"dot", "pointset", "measurement", "none"}
 
 CURVE_POINTS = 16
 """Number of points that stand for the curve between two points of a spline."""
@@ -53,7 +53,7 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
     above = {group.get("Name"): group.get("PartOfGroup") for group in root.iter("Group")}
     annotation = Annotation()
     for index, item in enumerate(root.iter("Annotation")):
-        kind = item.get("Type", "Polygon")
+        kind = item.get("Type", "Polygon").lower()
         if kind in WITHOUT_AREA:
             annotation.skipped["lines or points"] += 1
             continue
@@ -85,11 +85,11 @@ def _points(item: ET.Element) -> Ring:
 
 
 def _area(kind: str, points: Ring) -> BaseGeometry:
-    if kind == "Rectangle":
+    if kind not in {"polygon", "spline", "rectangle"}:
+        raise ValueError(f"{kind[:40]!r} is no type of ASAP")
+    if kind == "rectangle":
         return rectangle(points)
-    if kind == "Spline":
-        return polygon(_spline(points))
-    return polygon(points)
+    return polygon(_spline(points) if kind == "spline" else points)
 
 
 def _spline(points: Ring) -> Ring:

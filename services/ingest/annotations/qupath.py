@@ -99,8 +99,19 @@ def _parse(path: Path) -> Any:
         raise InputError(
             f"{path.name} is not UTF-8 (byte {error.start}): save it with this encoding"
         ) from error
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path.name} is not JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path.name} is not JSON, or not all of it (line {error.lineno}, column "
+            f"{error.colno}): export it as GeoJSON again"
+            if data.strip()
+            else f"{path.name} is empty: export it as GeoJSON again"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path.name} holds a number of thousands of digits") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"{path.name} cannot be read: {error}. Is it damaged or incomplete? Export it again"
+        ) from error
 
 
 def _type_of(feature: Any) -> str | None:
