@@ -143,7 +143,9 @@ def known_to_worker(config: Settings) -> bool:
     """Whether a worker, not only its child, knows that the child has begun a part."""
     tasks = Dispatcher(config).app.control.inspect(timeout=0.5).active() or {}
     return any(
-        task["time_start"] and "square" in str(task["args"]) for task in sum(tasks.values(), [])
+        task["time_start"] and "square" in str(task["args"])
+        for worker in tasks.values()
+        for task in worker
     )
 
 

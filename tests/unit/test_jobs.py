@@ -12,6 +12,7 @@ import pytest
 
 from shared.errors import InputError
 from shared.jobs import (
+    Context,
     JobStatus,
     Ledger,
     NoLeases,
