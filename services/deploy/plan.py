@@ -46,7 +46,7 @@ def build_plan(
     Raises:
         InputError: TensorRT or a GPU is missing, or TensorRT refuses the graph.
     """
-    trt = _tensorrt()
+    trt = load_tensorrt()
     gpu = torch.cuda.get_device_properties(0)
     built = Built(str(trt.__version__), str(gpu.name))
     machine = f"{built.tensorrt}/{built.gpu}/{gpu.major}.{gpu.minor}"
@@ -115,7 +115,8 @@ def build(
     return bytes(plan)
 
 
-def _tensorrt() -> Any:
+def load_tensorrt() -> Any:
+    """Import TensorRT. Raises `InputError` if it or a GPU is missing."""
     try:
         import tensorrt
     except ImportError as error:
