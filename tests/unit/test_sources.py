@@ -138,6 +138,7 @@ def test_parts_of_slides_are_no_slides_but_are_kept_with_them(tmp_path: Path) ->
 
 def test_a_changed_companion_changes_the_slide(tmp_path: Path) -> None:
     slide(tmp_path / "in/m.mrxs")
+    slide(tmp_path / "in/m/Slidedat.ini", "[DATAFILE]\nFILE_0=Data0000.dat")
     part = slide(tmp_path / "in/m/Data0000.dat", "one")
     before = sources(tmp_path, tmp_path / "in").slides[0]
     part.write_text("two")
