@@ -10,6 +10,9 @@ HAMAMATSU = (".vms", ".vmu")
 
 MIRAX = ".mrxs"
 
+OPTIONAL = ".opt"
+"""Suffix of Hamamatsu's optimisation files, without which slides are read more slowly."""
+
 NAMES = {
     MIRAX: ("indexfile", "file_"),
     ".vms": ("imagefile", "mapfile", "optimisationfile", "macroimage"),
@@ -33,11 +36,12 @@ def companions(path: Path) -> list[Path]:
     if suffix not in NAMES:
         return []
     parts = named_parts(path)
-    if missing := [item.name for item in parts if not item.is_file()]:
+    missing = [item.name for item in parts if not item.is_file() and item.suffix != OPTIONAL]
+    if missing:
         raise InputError(f"needs {', '.join(missing)} beside it, which is not there")
     if suffix == MIRAX:
         return sorted(item for item in path.with_suffix("").rglob("*") if item.is_file())
-    return parts
+    return [item for item in parts if item.is_file()]
 
 
 def named_parts(path: Path) -> list[Path]:
