@@ -82,7 +82,7 @@ def test_files_that_a_slide_names_are_there_and_beside_it(tmp_path: Path, kind: 
     name = "Data0001.dat" if kind.vendor == "mirax" else "a(1,0).jpg"
     for other in (f"../{name}", "/etc/hostname", "..", "sub/b.dat"):
         listing.write_text(text.replace(f"={name}", f"={other}").replace(f"= {name}", f"= {other}"))
-        with pytest.raises(InputError, match="names files that are not beside it"):
+        with pytest.raises(InputError, match="which is not beside it"):
             Slide.open(path)
     listing.write_text(text + "\nOptimisationFile=a.opt\n" * (kind.vendor == "hamamatsu"))
     Slide.open(path).close()
