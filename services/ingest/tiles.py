@@ -19,9 +19,10 @@ from shared.contracts.ingest import TILE_COLUMNS
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.contracts.tenants import is_path, is_reserved
 from shared.errors import InputError
-from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
+from shared.imaging.masks import INVERSE, ORIENTATION, lookup, turned
 from shared.imaging.pictures import open_picture
 from shared.imaging.region_sets import Region, pack_regions, region_table
+from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import local_source
 from shared.imaging.tiff_facts import tiff_size
 from shared.imaging.windows import choose_windows

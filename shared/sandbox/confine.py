@@ -12,7 +12,7 @@ import resource
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -177,7 +177,7 @@ def _restrict_files(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 class _Program(ctypes.Structure):
-    _fields_: Sequence[tuple[str, type]] = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
