@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import UnidentifiedImageError
 
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
+from shared.contracts.ingest import TILE_COLUMNS
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
+from shared.contracts.tenants import is_path, is_reserved
 from shared.errors import InputError
+<<<<<<< HEAD
 from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
 from shared.imaging.pictures import check_jpeg, open_picture
+=======
+from shared.imaging.masks import INVERSE, ORIENTATION, lookup, turned
+from shared.imaging.pictures import open_picture
+>>>>>>> w-door
 from shared.imaging.region_sets import Region, pack_regions, region_table
+from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import local_source
 from shared.imaging.tiff_facts import inspect, is_tiff, tiff_size
 from shared.imaging.windows import choose_windows
@@ -30,6 +39,16 @@ Row = dict[str, Any]
 MAX_TILE_SIDE = 8192
 """Greatest side of a tile, pixels; larger images must be ingested as slides."""
 
+<<<<<<< HEAD
+=======
+
+MAX_TILES = 2_000_000
+"""Greatest number of tiles in a table, all of which are in memory."""
+
+TABLES = "tiles/"
+"""Folder of the tables that the command line writes."""
+
+>>>>>>> w-door
 MAX_STEM = 60
 """Longest part of a tile's name in the keys of its regions."""
 
@@ -38,11 +57,41 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
-    """Read a table of tiles (`TILE_COLUMNS`): slide → its tiles."""
+    """Read a table of tiles (`TILE_COLUMNS`): slide → its tiles.
+
+    Only the command line writes tables below `tiles/`, which may name its user's files by their
+    absolute paths. A table elsewhere was uploaded, and names objects of the store.
+
+    Raises:
+        InputError: the object is no such table, has more than `MAX_TILES` rows, or names files
+            that it may not.
+    """
+    try:
+        file = pq.ParquetFile(store.local(key))
+        if file.metadata.num_rows > MAX_TILES:
+            raise InputError(f"{key} lists {file.metadata.num_rows:,} tiles, at most {MAX_TILES:,}")
+        rows = file.read(TILE_COLUMNS.names).cast(TILE_COLUMNS).to_pylist()
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{key} is not a table of tiles: {error}") from error
     slides: dict[str, list[Row]] = {}
-    for row in pq.read_table(store.local(key)).to_pylist():
+    for row in rows:
+        for name in (row["image"], row["mask"]):
+            _check_place(key, name)
         slides.setdefault(row["slide"], []).append(row)
     return slides
+
+
+def _check_place(table: str, name: str | None) -> None:
+    """Raise `InputError` if a table names a file that its author may not read."""
+    if not name:
+        raise InputError(f"{table} has a row without an image or a mask")
+    if PurePosixPath(name).is_absolute() and table.startswith(TABLES):
+        return
+    if is_path(name) or is_reserved(name):
+        raise InputError(
+            f"{table} names {name!r}, but an uploaded table names objects by their keys: upload "
+            "the tiles, and give their keys"
+        )
 
 
 def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:

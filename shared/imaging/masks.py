@@ -83,6 +83,10 @@ class Mask:
     bands: int
     _read: Callable[[int, int], NDArray[Any]]
 
+    def stored(self, top: int, bottom: int) -> NDArray[Any]:
+        """Read rows from `top` to before `bottom` with the values that the file stores."""
+        return self._read(top, bottom)
+
     def rows(self, top: int, bottom: int) -> Values:
         """Read rows `top` to `bottom`: values (rows, width), colours as 0xRRGGBB.
 
@@ -92,7 +96,7 @@ class Mask:
             InputError: the file is damaged, its values are no integers from 0 to `MAX_VALUE`,
                 or pixels are half transparent.
         """
-        array = self._read(top, bottom)
+        array = self.stored(top, bottom)
         name = self.path.name
         if array.dtype == np.bool_:
             array = array.astype(np.uint8)

@@ -16,6 +16,7 @@ from shared.contracts.base import Contract
 from shared.errors import InputError
 from shared.imaging import slide_files
 from shared.imaging.companions import companions
+from shared.imaging.zarr_slide import is_zarr
 from shared.sandbox import ANSWER_BYTES, ReadError, open_sandboxed
 
 Side = Annotated[int, Field(ge=1, le=2**31)]
@@ -67,7 +68,7 @@ class SandboxedSlide(openslide.AbstractSlide):
 
     def __init__(self, path: Path, parts: list[Path]) -> None:
         super().__init__()
-        folders = sorted({part.parent for part in parts})
+        folders = [path] if path.is_dir() else sorted({part.parent for part in parts})
         self._file = open_sandboxed(
             "shared.imaging.sandboxed_slide:SlideReader",
             path,
@@ -154,8 +155,10 @@ def open_source(path: Path) -> SandboxedSlide:
         InputError: the file is missing, in no known format, damaged or incomplete, too large a
             plain image, or names files that are not its own.
     """
+    if is_zarr(path):
+        return SandboxedSlide(path, [])
     if not path.is_file():
-        raise InputError(f"{path} is not there")
+        raise InputError(f"{path} is {'no slide, but a folder' if path.is_dir() else 'not there'}")
     try:
         parts = companions(path)
     except InputError as error:

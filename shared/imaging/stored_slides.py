@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
@@ -45,6 +47,7 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
     if not folder_slide and (source not in keys or len(keys) == 1):
         yield store.local(source)
         return
+<<<<<<< HEAD
     with tempfile.TemporaryDirectory(prefix="htd-slide-") as folder:
         made: set[Path] = set()
         for key in keys:
@@ -54,6 +57,39 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
                 made.add(link.parent)
             link.symlink_to(store.local(key))
         yield Path(folder) / rest
+=======
+    files = {PurePosixPath(key.removeprefix(prefix)): store.local(key) for key in keys}
+    main = files[PurePosixPath(rest)]
+    root = main.parents[len(PurePosixPath(rest).parts) - 1]
+    if all(path == root / place for place, path in files.items()):
+        yield main
+        return
+    with _beside_each_other(files, main.parent) as folder:
+        yield folder / rest
+
+
+@contextmanager
+def _beside_each_other(files: dict[PurePosixPath, Path], near: Path) -> Iterator[Path]:
+    """Yield a folder with files at their places below it; no file is a symbolic link.
+
+    They are hard links, in the temporary folder or in `near`; where neither is possible, copies.
+    """
+    with ExitStack() as stack:
+        ways: tuple[tuple[Path | None, Callable[[Path, Path], object]], ...] = (
+            (None, os.link), (near, os.link), (None, shutil.copyfile),
+        )  # fmt: skip
+        for place, bring in ways:
+            with suppress(OSError):
+                made = tempfile.TemporaryDirectory(prefix="htd-slide-", dir=place)
+                folder = Path(stack.enter_context(made))
+                for name, path in files.items():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    bring(path.resolve(), folder / name)
+                break
+        else:
+            raise InputError(f"no folder here has room for the {len(files)} files of a slide")
+        yield folder
+>>>>>>> w-door
 
 
 def read_record(store: Store, cohort: CohortRecord, slide: str) -> SlideRecord:

@@ -127,7 +127,8 @@ class SandboxedFile:
         if kind == "MemoryError":
             return InputError(
                 f"{self.path.name} cannot be read: that takes more than {_memory_limit() >> 20:,} "
-                "MiB of memory. Make it a pyramidal TIFF (vips tiffsave --tile --pyramid)"
+                "MiB of memory. Convert it (a slide to a pyramidal TIFF: vips tiffsave --tile "
+                "--pyramid), or read it where there is more"
             )
         return ReadError(text)
 
