@@ -19,13 +19,8 @@ from shared.contracts.ingest import TILE_COLUMNS
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.contracts.tenants import is_path, is_reserved
 from shared.errors import InputError
-<<<<<<< HEAD
-from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
-from shared.imaging.pictures import check_jpeg, open_picture
-=======
 from shared.imaging.masks import INVERSE, ORIENTATION, lookup, turned
-from shared.imaging.pictures import open_picture
->>>>>>> w-door
+from shared.imaging.pictures import check_jpeg, open_picture
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import local_source
@@ -39,8 +34,6 @@ Row = dict[str, Any]
 MAX_TILE_SIDE = 8192
 """Greatest side of a tile, pixels; larger images must be ingested as slides."""
 
-<<<<<<< HEAD
-=======
 
 MAX_TILES = 2_000_000
 """Greatest number of tiles in a table, all of which are in memory."""
@@ -48,7 +41,6 @@ MAX_TILES = 2_000_000
 TABLES = "tiles/"
 """Folder of the tables that the command line writes."""
 
->>>>>>> w-door
 MAX_STEM = 60
 """Longest part of a tile's name in the keys of its regions."""
 

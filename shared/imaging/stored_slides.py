@@ -47,24 +47,13 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
     if not folder_slide and (source not in keys or len(keys) == 1):
         yield store.local(source)
         return
-<<<<<<< HEAD
-    with tempfile.TemporaryDirectory(prefix="htd-slide-") as folder:
-        made: set[Path] = set()
-        for key in keys:
-            link = Path(folder) / PurePosixPath(key.removeprefix(prefix))
-            if link.parent not in made:
-                link.parent.mkdir(parents=True, exist_ok=True)
-                made.add(link.parent)
-            link.symlink_to(store.local(key))
-        yield Path(folder) / rest
-=======
     files = {PurePosixPath(key.removeprefix(prefix)): store.local(key) for key in keys}
-    main = files[PurePosixPath(rest)]
-    root = main.parents[len(PurePosixPath(rest).parts) - 1]
+    first, local = next(iter(files.items()))
+    root = local.parents[len(first.parts) - 1]
     if all(path == root / place for place, path in files.items()):
-        yield main
+        yield root / rest
         return
-    with _beside_each_other(files, main.parent) as folder:
+    with _beside_each_other(files, local.parent) as folder:
         yield folder / rest
 
 
@@ -89,7 +78,6 @@ def _beside_each_other(files: dict[PurePosixPath, Path], near: Path) -> Iterator
         else:
             raise InputError(f"no folder here has room for the {len(files)} files of a slide")
         yield folder
->>>>>>> w-door
 
 
 def read_record(store: Store, cohort: CohortRecord, slide: str) -> SlideRecord:
