@@ -14,7 +14,7 @@ from heterotissue.cli.options import (
     ReplaceOption,
     StoreOption,
     example,
-    parse_names,
+    parse_classes,
 )
 from heterotissue.cli.outcome import run_series
 from heterotissue.pipelines import load_pipeline
@@ -57,7 +57,7 @@ def demo(
 
     started = time.time()
     target = Target.of(str(out / "store"), "")
-    names = parse_names(classes) if classes else None
+    names = parse_classes(classes).names[1:] if classes else None
     sources = demo_slides(target.store, out, slides, names, mpp)
     timings: dict[str, float] = {}
 
