@@ -34,11 +34,11 @@ from shared.datasets.map_choice import plan_maps
 from shared.datasets.preview import PREVIEW_SAMPLES, draw_preview
 from shared.datasets.region_bank import RegionBank, open_banks
 from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
-from shared.errors import InputError, JobError
+from shared.errors import JobError
 from shared.imaging.codec import encode_png
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model, weights_origin
-from shared.storage import Store, sha256, sha256_file
+from shared.storage import Store, check_room, sha256, sha256_file
 from shared.storage.formats import pack_tar, table_bytes
 
 BYTES_PER_PIXEL = 1.2
@@ -191,12 +191,8 @@ def _check_room(store: Store, request: DatasetRequest, model: ModelRecord) -> No
     """Raise `InputError` if the store has too little room for the images, by a low estimate."""
     copies = 1 + len(set(request.exports) - {"geojson"})
     needed = int(request.images * model.size**2 * BYTES_PER_PIXEL * copies)
-    free = store.free()
-    if free is not None and needed > free:
-        raise InputError(
-            f"{request.images:,} images of {model.size} px need about {needed / 1e9:,.1f} GB, but "
-            f"{store.url} has {free / 1e9:,.1f} GB free: ask for fewer, or use another store"
-        )
+    what = f"{request.images:,} images of {model.size} px"
+    check_room(store, needed, what, "or ask for fewer")
 
 
 def _choices(store: Store, dataset: str, start: int, stop: int) -> list[str]:

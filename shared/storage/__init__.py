@@ -6,6 +6,7 @@ from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
 from shared.storage.faults import is_fault
 from shared.storage.hashing import content_hash, content_hash_of_files, sha256, sha256_file
+from shared.storage.room import check_room
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key, file_identity
 from shared.storage.view import OverlayStore, ReadOnceStore, StoreView
 
@@ -22,6 +23,7 @@ __all__ = [
     "Store",
     "StoreView",
     "check_key",
+    "check_room",
     "content_hash",
     "content_hash_of_files",
     "file_identity",

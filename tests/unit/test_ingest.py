@@ -193,6 +193,8 @@ def test_the_result_says_what_labels_lack(tmp_path: Path) -> None:
     [
         ({"label_names": {"_0": "tumour"}}, "label_names maps '_0' to 'tumour'"),
         ({"label_order": ("stroma", "fat")}, r"label_order names \['fat'\]"),
+        ({"label_names": {"a_1": "tumor", "A-1": "stroma"}}, "in this or another spelling, to two"),
+        ({"classes": Classes.of("tumor", "Ignore*")}, r"\['Ignore\*'\] can be no classes"),
     ],
 )
 def test_names_are_checked_when_the_request_is_made(fields: dict[str, Any], message: str) -> None:
@@ -464,7 +466,7 @@ def test_real_tiles_are_split_by_patient(real_data: Path, tmp_path: Path) -> Non
         size=128, mpp=0.875, low=0, high=1, min_classes=1, min_tissue=0, count_background=True
     )
     for slide, rows in few.items():
-        assert cut_tiles(store, "t", slide, rows, classes, rule)[0] == len(rows)
+        assert cut_tiles(store, "t", slide, rows, classes, rule).regions == len(rows)
 
 
 def test_a_label_image_shows_no_pixel_of_another_file(tmp_path: Path) -> None:
