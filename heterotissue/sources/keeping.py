@@ -31,6 +31,10 @@ LONGEST_FILE = 200
 """Bytes of a file's name beyond which the store uses a shorter one."""
 
 
+SAID = ("patient", "site", "split", "mpp")
+"""What tables and names say of a slide."""
+
+
 @dataclass
 class Sources:
     """The slides of a request, and what was left out.
@@ -184,12 +188,24 @@ def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
                     f"has the same content as {shown(first.entry.below)}, but another annotation: "
                     "remove the one that is wrong",
                 )
+            elif facts := _differences(first.entry, item.entry):
+                found.refuse(
+                    item.entry.path,
+                    f"has the same content as {shown(first.entry.below)}, but another {facts}: "
+                    "remove the one that is wrong",
+                )
         if others:
             names = some(shown(item.entry.below) for item in others)
             found.notes.append(
                 f"{names} has the same content as {shown(first.entry.below)}: taken once"
             )
     return kept
+
+
+def _differences(one: SlideEntry, other: SlideEntry) -> str:
+    """Name what two entries say differently of a slide."""
+    facts = {name: (getattr(one, name), getattr(other, name)) for name in SAID}
+    return " and ".join(name for name, (a, b) in facts.items() if None not in (a, b) and a != b)
 
 
 def _kept(store: Store, name: str, item: _Hashed, mpp: float | None, in_place: bool) -> SlideSource:

@@ -142,7 +142,13 @@ def tile_table(
             found.refuse(below, f"cannot be read: {explain(error)}")
         else:
             known = tiles.setdefault(tile.image_sha256, tile)
-            if known is not tile:
+            if known is not tile and _said(known) != _said(tile):
+                found.refuse(
+                    below,
+                    f"has the same content as {shown(known.below)}, but another mask, class or "
+                    "patient: remove the one that is wrong",
+                )
+            elif known is not tile:
                 found.notes.append(
                     f"{shown(below)} has the same content as {shown(known.below)}: taken once"
                 )
@@ -156,10 +162,14 @@ def tile_table(
     key = tiles_key(cohort, sha256(table))
     with storing(store):
         if not replace:
-            _check_growth(store, cohort, set(tiles))
+            _check_growth(store, cohort, set(tiles), mpp)
         store.put(key, table)
     smallest = min(tile.side for tile in tiles.values())
     return TileTable(key, len(tiles), smallest, found.refused, _short(found.notes))
+
+
+def _said(tile: _Tile) -> tuple[str, int | None, str | None]:
+    return tile.mask_sha256, tile.label, tile.patient
 
 
 def _check_folders(tiles: list[_Tile], classes: Classes) -> None:
@@ -175,8 +185,15 @@ def _check_folders(tiles: list[_Tile], classes: Classes) -> None:
         )
 
 
-def _check_growth(store: Store, cohort: str, tiles: set[str]) -> None:
-    """Raise `InputError` if a cohort was made from tiles that are not among the SHA-256 `tiles`."""
+def _check_growth(store: Store, cohort: str, tiles: set[str], mpp: float) -> None:
+    """Raise `InputError` if a cohort has tiles that are not among these, or at another resolution.
+
+    Args:
+        store: holds the cohort, if there is one.
+        cohort: its name.
+        tiles: SHA-256 of each tile.
+        mpp: µm per pixel of the tiles.
+    """
     try:
         before = load_region_set(store, cohort)
         table = store.get(before.tiles) if before.tiles else None
@@ -184,12 +201,17 @@ def _check_growth(store: Store, cohort: str, tiles: set[str]) -> None:
         return
     if table is None:
         return
-    rows = pq.read_table(io.BytesIO(table), columns=["image", "image_sha256"]).to_pylist()
+    rows = pq.read_table(io.BytesIO(table), columns=["image", "image_sha256", "mpp"]).to_pylist()
     if gone := [row["image"] for row in rows if row["image_sha256"] not in tiles]:
         raise InputError(
             f"cohort {cohort!r} has {len(gone)} tiles that are not among these, or are changed: "
             f"{some((Path(image).name for image in gone), 3)}. Choose another name, or replace the "
             "cohort with --replace"
+        )
+    if other := {row["mpp"] for row in rows} - {mpp}:
+        raise InputError(
+            f"the tiles of cohort {cohort!r} were taken at {some(f'{x:g}' for x in other)} µm/px, "
+            f"not at {mpp:g}: choose another name, or replace the cohort with --replace"
         )
 
 

@@ -162,6 +162,7 @@ def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
     record = store.get_model(cohort_key(request.cohort), CohortRecord)
     key = feature_record_key(request.encoder, request.cohort)
     features = store.get_model(key, FeatureRecord)
+    features.check(record)
     splits = {name: split for name, split in record.splits.items() if name in features.slides}
     return record.model_copy(update={"splits": splits})
 

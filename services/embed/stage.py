@@ -94,6 +94,7 @@ class EmbedStage(Stage[EmbedRequest]):
             license=first["license"],
             slides={name: part["patches"] for name, part in slides.items()},
             sha256={name: part["sha256"] for name, part in slides.items()},
+            patches={name: part["patches_sha256"] for name, part in slides.items()},
         )
         context.store.put_json(feature_record_key(request.encoder, request.cohort), record)
         result: dict[str, Any] = {
@@ -231,6 +232,7 @@ def _import(
         "dim": width,
         "license": known.license if known else "unknown",
         "sha256": digest,
+        "patches_sha256": record.patches_of(shard.id),
         "covered": covered,
         "over_the_edge": len(found.coords) - len(patches.coords),
     }
@@ -348,4 +350,5 @@ def _embed(
         "dim": encoder.dim,
         "license": encoder.license,
         "sha256": digest,
+        "patches_sha256": record.patches_of(name),
     }

@@ -15,6 +15,7 @@ A folder holds one slide with its resolution; cohorts that have the same slide s
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -337,6 +338,11 @@ class CohortRecord(Contract):
     def of_split(self, *splits: Split) -> list[str]:
         """Return the names of the slides in the given splits, sorted."""
         return sorted(slide for slide, split in self.splits.items() if split in splits)
+
+    def patches_of(self, slide: str) -> str:
+        """Return a SHA-256 of what a slide's patches are: its content, resolution, and places."""
+        parts = (self.sha256[slide], self.mpp.get(slide), self.places.get(slide, ""))
+        return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
     def folder(self, slide: str) -> str:
         """Return a slide's folder below slides/."""

@@ -359,6 +359,12 @@ def test_a_cohort_of_tiles_grows_and_is_not_replaced_unasked(htd: Any, tmp_path:
     assert list(splits.values()).count("test") == 2
     for number in range(2):
         write_tile(tmp_path / f"others/p{number}_a.png", 40 + number)
+    finer = htd(*words, "--mpp", "0.25", "--region-mpp", "0.5")
+    assert finer.code == 2
+    assert "were taken at 0.5 µm/px, not at 0.25" in finer.text
+    shutil.copy(tmp_path / "in/p0_a.png", tmp_path / "in/p0_c.png")
+    Image.new("L", (96, 96), 1).save(tmp_path / "in/p0_c_mask.png")
+    assert "p0_c.png: has the same content as p0_a.png, but another mask" in htd(*words).text
     others = (words[0], tmp_path / "others", *words[2:])
     refused = htd(*others)
     assert refused.code == 2

@@ -359,6 +359,26 @@ def test_patients_come_from_names_patterns_and_tables(tmp_path: Path) -> None:
         sources(tmp_path, folder, patient=r"case(\d+")
 
 
+def test_a_table_tells_slides_of_equal_names_apart(tmp_path: Path) -> None:
+    for site in "ab":
+        slide(tmp_path / f"in/{site}/001.svs")
+    table = tmp_path / "p.csv"
+    table.write_text("path,patient\na/001.svs,P\nb/001.svs,Q\n")
+    made = sources(tmp_path, tmp_path / "in", patient=str(table))
+    assert {item.slide: item.patient for item in made.slides} == {"a-001": "P", "b-001": "Q"}
+    table.write_text("slide,patient\n001,P\n001,Q\n")
+    with pytest.raises(InputError, match=r"no slide is left.*p\.csv has several rows of 001\.svs"):
+        sources(tmp_path, tmp_path / "in", patient=str(table))
+
+
+def test_equal_contents_of_two_patients_are_refused(tmp_path: Path) -> None:
+    for name in ("P1_x", "P2_x"):
+        slide(tmp_path / f"in/{name}.svs", "same")
+    made = sources(tmp_path, tmp_path / "in", patient=r"(P\d)")
+    assert [item.patient for item in made.slides] == ["P1"]
+    assert "same content as P1_x.svs, but another patient" in made.refused[0].reason
+
+
 def test_a_store_that_takes_nothing_is_one_clear_error(tmp_path: Path) -> None:
     slide(tmp_path / "in/a.svs")
     (tmp_path / "file").write_bytes(b"")
