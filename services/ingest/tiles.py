@@ -296,7 +296,7 @@ def read_upright(path: Path) -> tuple[UInt8, int, bool]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise damaged from error
     turn = turn if turn in INVERSE else 1
-    if alpha is not None and alpha.getextrema()[3][0] < 255:
+    if alpha is not None and np.asarray(alpha.getchannel("A")).min() < 255:
         white = Image.new("RGBA", alpha.size, "white")
         laid = Image.alpha_composite(white, alpha).convert("RGB")
         return turned(np.asarray(laid, np.uint8), turn), turn, True
