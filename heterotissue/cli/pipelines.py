@@ -15,7 +15,7 @@ from heterotissue.cli.options import (
     StoreOption,
     check_positive,
     example,
-    parse_names,
+    parse_classes,
 )
 from heterotissue.cli.outcome import run_series
 from heterotissue.pipelines import load_pipeline
@@ -61,7 +61,7 @@ def demo(
 
     started = time.time()
     target = Target.of(str(out / "store"), "")
-    names = parse_names(classes) if classes else None
+    names = parse_classes(classes).names[1:] if classes else None
     sources = demo_slides(target.store, out, slides, names, mpp)
     timings: dict[str, float] = {}
 

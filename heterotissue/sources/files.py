@@ -109,7 +109,7 @@ class Finder:
                 self._skip(
                     path, "label images without a slide (give their paths if they are slides)"
                 )
-        elif suffix in PLAIN and _overview_of_slide(path):
+        elif suffix in {*PLAIN, ".tif", ".tiff"} and _overview_of_slide(path):
             self._skip(path, "small pictures of slides")
         elif suffix in SLIDES:
             return True
@@ -184,6 +184,9 @@ class Finder:
             )
             return
         main = files[0]
+        if not main.level:
+            self._skip(path, "labels or overviews in DICOM, of series without a level")
+            return
         self.found.slides.append(
             SlideEntry(
                 main.path,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
 from heterotissue.sources.annotations import add_labels
-from heterotissue.sources.names import Named, distinct_names
+from heterotissue.sources.names import Named, RenamedError, distinct_names
 from heterotissue.sources.patients import add_patients
 from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
@@ -23,12 +23,17 @@ from shared.imaging.zarr_slide import MARKS, zarr_files
 from shared.storage import (
     ObjectNotFoundError,
     Store,
+    check_room,
     content_hash,
     sha256,
 )
 
 LONGEST_FILE = 200
 """Bytes of a file's name beyond which the store uses a shorter one."""
+
+
+SAID = ("patient", "site", "split", "mpp")
+"""What tables and names say of a slide."""
 
 
 @dataclass
@@ -78,37 +83,60 @@ def slide_sources(
         mpp: µm per pixel, which overrides what the slides state, unless a table gives it.
         patient: regular expression or table that tells a slide's patient.
         in_place: leave the files in their folders, and refer to them by their absolute paths.
-        cohort: cohort whose slides keep the names that they have in it.
+        cohort: cohort that grows, whose slides keep the names that they have in it.
         progress: called with the number of slides that are done, and of all.
 
     Raises:
-        InputError: `labels` or `patient` fit no slide, no slide is left, or the store does not
-            take the files.
+        InputError: `labels` or `patient` fit no slide, no slide is left, a slide of the cohort
+            has another file name now, or the store does not take the files.
     """
     add_patients(found, patient)
     add_labels(found, labels, use_labels)
     found.slides = [entry for entry in found.slides if _has_usable_name(found, entry, in_place)]
     hashed = _distinct(found, _hash_all(found, progress))
-    known = _known(store, cohort)
-    given = {item.sha256 for item in hashed if item.entry.name}
-    names = distinct_names(
-        [
-            Named(item.entry.name or item.entry.path.stem, _folder(item.entry.path), item.sha256)
-            for item in hashed
-        ],
-        {digest: name for digest, name in known.items() if digest not in given},
-    )
     if not hashed:
         reasons = [f"{item.path}: {item.reason}" for item in found.refused]
         raise InputError(f"no slide is left: {'; '.join(reasons)}")
+    names = _names(hashed, _known(store, cohort), cohort)
+    _check_room(store, hashed, in_place)
     slides = tuple(
         _kept(store, name, item, mpp, in_place) for name, item in zip(names, hashed, strict=True)
     )
     return Sources(slides, found.refused, found.notes)
 
 
+def _names(hashed: list[_Hashed], known: dict[str, str], cohort: str | None) -> list[str]:
+    """Name the slides. Raises `InputError` if a slide of the cohort has another file name now."""
+    items = [
+        Named(item.entry.name or item.entry.path.stem, _folder(item.entry.path), item.sha256)
+        for item in hashed
+    ]
+    try:
+        return distinct_names(items, known)
+    except RenamedError as error:
+        raise InputError(
+            f"cohort {cohort!r}: {error}. Name the files as they were, or begin the cohort anew "
+            "with --replace"
+        ) from error
+
+
 def _folder(path: Path) -> str:
     return path.resolve().parent.name
+
+
+def _check_room(store: Store, hashed: list[_Hashed], in_place: bool) -> None:
+    """Raise `InputError` if the store has no room for the files that are copied."""
+    if in_place or store.free() is None:
+        return
+    needed = 0
+    for item in hashed:
+        annotation = [(item.entry.labels, f"annotations/{(item.labels_sha256 or '')[:32]}/")]
+        files = (item.entry.path, *item.entry.parts)
+        slide = [(path, f"sources/{item.sha256[:32]}/") for path in files]
+        for path, prefix in [*slide, *annotation]:
+            if path is not None and not any(store.list(prefix)):
+                needed += path.stat().st_size
+    check_room(store, needed, f"copies of {len(hashed)} slides", "or refer to them by --in-place")
 
 
 def _known(store: Store, cohort: str | None) -> dict[str, str]:
@@ -161,12 +189,24 @@ def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
                     f"has the same content as {shown(first.entry.below)}, but another annotation: "
                     "remove the one that is wrong",
                 )
+            elif facts := _differences(first.entry, item.entry):
+                found.refuse(
+                    item.entry.path,
+                    f"has the same content as {shown(first.entry.below)}, but another {facts}: "
+                    "remove the one that is wrong",
+                )
         if others:
             names = some(shown(item.entry.below) for item in others)
             found.notes.append(
                 f"{names} has the same content as {shown(first.entry.below)}: taken once"
             )
     return kept
+
+
+def _differences(one: SlideEntry, other: SlideEntry) -> str:
+    """Name what two entries say differently of a slide."""
+    facts = {name: (getattr(one, name), getattr(other, name)) for name in SAID}
+    return " and ".join(name for name, (a, b) in facts.items() if None not in (a, b) and a != b)
 
 
 def _kept(store: Store, name: str, item: _Hashed, mpp: float | None, in_place: bool) -> SlideSource:

@@ -109,13 +109,34 @@ class Table:
         return cls(path, header, set(read), rows, unknown)
 
     def row_of(self, path: Path) -> dict[str, str] | None:
-        """Return the first row of a slide, which is known by its path, its name or its stem."""
+        """Return the row of a slide, which is known by its path, its name or its stem.
+
+        Of several rows, that counts whose path has most folders in common with the slide's.
+
+        Raises:
+            InputError: rows that fit equally well differ.
+        """
         names = {path.name, path.stem}
+        found: dict[tuple[int, bool], list[dict[str, str]]] = {}
         for _, row in self.rows:
-            given = _path(row["path"]).name if "path" in row else row.get("name", "")
-            if given in names or row.get("name") in names or Path(given).stem == path.stem:
-                return row
-        return None
+            given = _path(row["path"]) if "path" in row else Path(row.get("name", ""))
+            exact = given.name in names or row.get("name") in names
+            if exact or given.stem == path.stem:
+                found.setdefault((_common(given, path), exact), []).append(row)
+        if not found:
+            return None
+        first, *others = found[max(found)]
+        if any(row.get("patient") != first.get("patient") for row in others):
+            raise InputError(
+                f"{self.path.name} has several rows of {path.name}: give its path there"
+            )
+        return first
+
+
+def _common(given: Path, path: Path) -> int:
+    """Count the folders that two paths have in common, from the file upwards."""
+    pairs = zip(given.parts[-2::-1], path.resolve().parts[-2::-1], strict=False)
+    return next((n for n, (one, other) in enumerate(pairs) if one != other), len(given.parts))
 
 
 def _plain(heading: str) -> str:
@@ -180,12 +201,18 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
             by_name.setdefault(name, []).append(entry)
     found = Found(notes=notes)
     seen: dict[Path, dict[str, str]] = {}
+    named: dict[str, int] = {}
     for number, row in rows:
         try:
             entry = _entry(row, table.parent, folders, by_name)
             real, facts = entry.path.resolve(), row | {"path": ""}
             if real not in seen:
-                found.slides.append(_with_row(entry, row, table.parent))
+                made = _with_row(entry, row, table.parent)
+                if made.name and named.setdefault(made.name, number) != number:
+                    raise InputError(
+                        f"gives the name {made.name!r} of row {named[made.name]} again"
+                    )
+                found.slides.append(made)
             elif seen[real] != facts:
                 raise InputError(f"lists {entry.path.name} again, with other values")
             seen.setdefault(real, facts)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from services.ingest.annotations.drawing import draw_labels, map_size
 from services.ingest.annotations.outlines import SlideGeometry
-from services.ingest.patches import check_room
+from services.ingest.patches import check_size
 from services.ingest.splits import Member, assign_splits, earlier_cohort, members_of
 from services.ingest.tiles import read_tiles
 from services.ingest.tissue import Mask, find_tissue
@@ -72,7 +72,7 @@ def preview_slide(store: Store, request: IngestRequest, source: SlideSource) -> 
             seen.size, seen.mpp = (slide.width, slide.height), slide.mpp
             seen.mpp_from = "the file" if source.mpp is None else "given"
             slide.check_mpp(request.patches.mpp)
-            check_room(slide, request.patches)
+            check_size(slide, request.patches)
             if slide.thumbnail_pixels(SIDE) <= MAX_PIXELS:
                 small, _ = slide.thumbnail(SIDE, request.max_damaged)
                 mpp = slide.width * slide.mpp / small.shape[1]

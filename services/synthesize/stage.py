@@ -34,10 +34,10 @@ from shared.datasets.preview import PREVIEW_SAMPLES, preview_png
 from shared.datasets.pseudonyms import dataset_pseudonyms, reveal, source_names, write_key
 from shared.datasets.region_bank import RegionBank, open_banks
 from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
-from shared.errors import InputError, JobError
+from shared.errors import JobError
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model, weights_origin
-from shared.storage import Store, sha256, sha256_file
+from shared.storage import Store, check_room, sha256, sha256_file
 from shared.storage.formats import pack_tar, table_bytes
 
 BYTES_PER_PIXEL = 1.2
@@ -202,12 +202,8 @@ def _check_room(store: Store, request: DatasetRequest, model: ModelRecord) -> No
     """Raise `InputError` if the store has too little room for the images, by a low estimate."""
     copies = 1 + len(set(request.exports) - {"geojson"})
     needed = int(request.images * model.size**2 * BYTES_PER_PIXEL * copies)
-    free = store.free()
-    if free is not None and needed > free:
-        raise InputError(
-            f"{request.images:,} images of {model.size} px need about {needed / 1e9:,.1f} GB, but "
-            f"{store.url} has {free / 1e9:,.1f} GB free: ask for fewer, or use another store"
-        )
+    what = f"{request.images:,} images of {model.size} px"
+    check_room(store, needed, what, "or ask for fewer")
 
 
 def _choices(store: Store, dataset: str, start: int, stop: int) -> list[str]:

@@ -303,6 +303,13 @@ def lookup(
     values = np.flatnonzero(seen)
     table = np.zeros(int(values[-1]) + 1, np.uint8)
     if foreground is not None:
+        marked = values[values > 0]
+        if len(marked) > 1 and marked[-1] < len(classes):
+            raise InputError(
+                f"mask {mask.path.name} lies in the folder of class {classes.names[foreground]!r}, "
+                f"which all but black would be, but its values {marked.tolist()} may be classes: "
+                "save it black and white, or move masks of class indices out of such folders"
+            )
         table[1:] = foreground
         return Lookup(table)
     names: dict[int, str | None] = {}

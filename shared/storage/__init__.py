@@ -12,6 +12,7 @@ from shared.storage.hashing import (
     sha256,
     sha256_file,
 )
+from shared.storage.room import check_room
 from shared.storage.store import (
     KeyTakenError,
     ObjectNotFoundError,
@@ -36,6 +37,7 @@ __all__ = [
     "Store",
     "StoreView",
     "check_key",
+    "check_room",
     "content_hash",
     "content_hash_of_files",
     "content_hash_of_folder",

@@ -238,6 +238,6 @@ def test_tiles_are_not_embedded(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    DirectoryStore(tmp_path).put("tiles/crc.parquet", b"")
+    DirectoryStore(tmp_path).put("tiles/crc/0.parquet", b"")
     assert htd(monkeypatch, command, "--cohort", "crc", "--store", str(tmp_path)) == 2
     assert "htd train --regions crc" in " ".join(capsys.readouterr().err.split())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tifffile
@@ -22,7 +21,6 @@ from services.ingest.stage import IngestStage
 from services.ingest.tissue import stain_of, tissue_mask
 from shared.contracts.base import Classes
 from shared.contracts.ingest import (
-    TILE_COLUMNS,
     CohortRecord,
     IngestRequest,
     PatchGrid,
@@ -38,7 +36,6 @@ from shared.imaging.slide import Slide
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.jobs import stage as jobs
 from shared.storage import DirectoryStore
-from shared.storage.formats import table_bytes
 from tests.formats.drawing import draw
 
 CLASSES = Classes.of("stroma", "tumor")
@@ -209,6 +206,8 @@ def test_the_result_says_what_labels_lack(tmp_path: Path) -> None:
     [
         ({"label_names": {"_0": "tumour"}}, "label_names maps '_0' to 'tumour'"),
         ({"label_order": ("stroma", "fat")}, r"label_order names \['fat'\]"),
+        ({"label_names": {"a_1": "tumor", "A-1": "stroma"}}, "in this or another spelling, to two"),
+        ({"classes": Classes.of("tumor", "Ignore*")}, r"\['Ignore\*'\] can be no classes"),
     ],
 )
 def test_names_are_checked_when_the_request_is_made(fields: dict[str, Any], message: str) -> None:
@@ -391,26 +390,3 @@ def test_a_label_image_shows_no_pixel_of_another_file(tmp_path: Path) -> None:
     ).format(other, "11111111-2222-3333-4444-555555555555")
     tifffile.imwrite(path, np.full((16, 16), 1, np.uint8), description=described, metadata=None)
     assert open_mask(path).rows(0, 16).tolist() == np.full((16, 16), 1).tolist()
-
-
-@pytest.mark.parametrize(
-    ("table", "name", "said"),
-    [
-        ("slides/x/annotation/t.parquet", "/etc/hostname", "by their keys"),
-        ("slides/x/annotation/t.parquet", "../beta/a.png", "by their keys"),
-        ("slides/x/annotation/t.parquet", "tenants/beta/slides/s/thumbnail.png", "by their keys"),
-        ("tiles/t.parquet", "tenants/beta/slides/s/thumbnail.png", "by their keys"),
-        ("tiles/t.parquet", None, "without an image or a mask"),
-    ],
-)
-def test_a_table_of_tiles_names_its_authors_files_only(
-    tmp_path: Path, table: str, name: str | None, said: str
-) -> None:
-    store = DirectoryStore(tmp_path)
-    row = {"slide": "s", "image": "sources/a/a.png", "mask": name, "mpp": 0.5}
-    store.put(table, table_bytes(pa.Table.from_pylist([row], schema=TILE_COLUMNS)))
-    with pytest.raises(InputError, match=said):
-        read_tiles(store, table)
-    store.put(table, b"PAR1 no table")
-    with pytest.raises(InputError, match="is not a table of tiles"):
-        read_tiles(store, table)

@@ -324,6 +324,14 @@ def test_what_does_not_fit_together_is_told_before_training(
         TrainStage().plan(request, context)
 
 
+def test_checkpoints_need_room(trained: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DirectoryStore, "free", lambda self: 1000)
+    request = TrainRequest(run="x", regions="toy", recipe=RECIPE, model="x")
+    context = Context(trained, threads=1, device="cpu", report=lambda *_: None)
+    with pytest.raises(InputError, match=r"the checkpoints of recipe 'toy' .* has 0.0 MB free"):
+        TrainStage().plan(request, context)
+
+
 STUDENT = RECIPE.model_copy(
     update={
         "vae": RECIPE.untrained().vae,
