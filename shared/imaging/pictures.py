@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +23,7 @@ _opening = threading.Lock()
 
 
 def open_picture(
-    source: Path | IO[bytes], name: str = "", formats: Sequence[str] = FORMATS
+    source: Path | IO[bytes], name: str = "", formats: tuple[str, ...] = FORMATS
 ) -> Image.Image:
     """Open a picture without decoding it. All pictures are opened here.
 
