@@ -20,6 +20,7 @@ import numpy as np
 import openslide
 import psutil
 
+from shared.computing import prepare
 from shared.imaging import sandboxed_slide, slide_files
 from shared.imaging.slide import Slide
 from shared.sandbox import protections
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    prepare(1)  # as workers do
     figures = json.dumps(measure(asked.slide, asked.patch, asked.patches, asked.rounds), indent=1)
     print(figures)
     if asked.out:

@@ -22,6 +22,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from shared.computing import prepare
 from shared.errors import InputError
 from shared.sandbox.confine import confine
 from shared.sandbox.messages import receive, send
@@ -29,6 +30,7 @@ from shared.sandbox.messages import receive, send
 
 def main() -> None:
     """Serve until the other side of the socket is closed."""
+    prepare(1)
     control = socket.socket(fileno=int(sys.argv[1]))
     children = _Children()
     send(control, {"ready": os.getpid()})

@@ -203,7 +203,7 @@ def _open_png(data: bytes, limit: int) -> Image.Image:
         InputError: the PNG is larger, or `data` is not a PNG.
     """
     try:
-        image = open_picture(io.BytesIO(data), formats=["PNG"])
+        image = open_picture(io.BytesIO(data), formats=("PNG",))
         if max(image.size) > limit:
             raise InputError(
                 f"a picture has {image.width}×{image.height} px; at most {limit}×{limit} px are "
