@@ -71,7 +71,7 @@ PHANTOM_EFFORT = Effort(100, 64, 100, 60, 40, 0.5)
 
 @dataclass(frozen=True)
 class DemoSlides:
-    """The slides of the demo, the classes of their annotations (None: no annotations), the effort."""
+    """The slides of the demo, their classes (None: no annotations), and the effort for them."""
 
     sources: tuple[SlideSource, ...]
     classes: Classes | None
