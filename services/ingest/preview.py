@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from services.ingest.annotations.drawing import draw_labels, map_size
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.patches import check_size
-from services.ingest.splits import Member, assign_splits, earlier_cohort, members_of
+from services.ingest.splits import Member, assign_splits, earlier_splits, members_of
 from services.ingest.tiles import read_tiles
 from services.ingest.tissue import Mask, find_tissue
 from shared.contracts.base import Split
@@ -103,8 +103,9 @@ def preview_splits(
     members = members_of(request, tiles, {})
     for name in left_out:
         members.pop(name, None)
-    splits = assign_splits(request.split, members, earlier_cohort(store, request.cohort))
-    return splits, members
+    content = {item.slide: {"sha256": item.sha256} for item in request.slides}
+    earlier = earlier_splits(store, request, tiles, content)
+    return assign_splits(request.split, members, earlier), members
 
 
 def _file_name(source: str | None) -> str:
