@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from shared.contracts.jobs import Marker, job_key
 from shared.jobs.snapshot import Snapshot
-from shared.jobs.stage import Plan, Shard
+from shared.jobs.stage import PLAN, Plan, Shard
 from shared.storage import ObjectNotFoundError, Store, sha256
 
 READERS = 16
@@ -42,7 +42,7 @@ def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] 
         lasting = [key for key in needed if not key.startswith(scratch)]
         same = pool.map(lambda item: _is(store, *item), finished.items())
         # A marker may be gone because an earlier repair broke off.
-        planned = {shard.id for shard in snapshot.plan.shards} if snapshot.plan else set()
+        planned = {PLAN, *(shard.id for shard in snapshot.plan.shards)} if snapshot.plan else set()
         unmarked = planned - snapshot.done
         if not unmarked and all(list(same)) and not _absent(store, lasting, pool):
             return None
