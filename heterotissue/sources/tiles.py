@@ -97,7 +97,7 @@ def tile_table(
     A folder named train, val or test above a tile gives the tile's split. In a folder that has
     the name of a class, the foreground of a mask is that class; elsewhere masks hold class
     indices (or, for two classes, 0 and 255). Tiles that cannot be used are refused; the others
-    go on. Tiles of equal content are taken once.
+    go on. Tiles of equal content are taken once, if their masks are equal too.
 
     Args:
         store: receives the table.
@@ -135,7 +135,13 @@ def tile_table(
             found.refuse(below, f"cannot be read: {explain(error)}")
         else:
             known = tiles.setdefault(tile.image_sha256, tile)
-            if known is not tile:
+            if (known.mask_sha256, known.label) != (tile.mask_sha256, tile.label):
+                found.refuse(
+                    below,
+                    f"has the same content as {shown(known.below)}, but another mask: remove the "
+                    "one that is wrong",
+                )
+            elif known is not tile:
                 found.notes.append(
                     f"{shown(below)} has the same content as {shown(known.below)}: taken once"
                 )

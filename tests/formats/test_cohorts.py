@@ -263,13 +263,16 @@ def test_a_bad_tile_costs_itself_alone(htd: Any, tmp_path: Path) -> None:
     (folder / "empty.png").write_bytes(b"")
     write_tile(folder / "broken.png", 13)
     (folder / "broken.png").write_bytes((folder / "p0.png").read_bytes()[:3000])
+    write_tile(folder / "q.png", 0)  # the pixels of p0, but another mask
+    write_mask(folder / "q_mask.png", 48)
     write_tile(folder / "noimage.png", 14)
     (folder / "noimage.png").write_bytes(b"no image")
     done = htd("tiles", folder, *TILES)
     assert done.code == 3
     regions = load_region_set(done.store, "c")
     assert [part.slide for part in regions.slides if part.regions] == ["p0", "p1", "p2", "p3"]
-    for name in ("bare.png: has no mask", "empty.png: is empty", "broken", "noimage.png: cannot"):
+    for name in ("bare.png: has no mask", "empty.png: is empty", "broken", "noimage.png: cannot",
+                 "q.png: has the same content as p0.png, but another mask"):  # fmt: skip
         assert name in done.text
     assert "._p0" not in done.text
     assert "folder.png" not in done.text
