@@ -56,6 +56,7 @@ class Table:
         columns: those of `COLUMNS` that it has.
         rows: number of each row in the file, and its values by column; empty ones are left out.
         unknown: headings that mean no column.
+        too_long: numbers of the rows that have more values than there are headings.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Table:
     columns: set[str]
     rows: list[tuple[int, dict[str, str]]]
     unknown: list[str]
+    too_long: frozenset[int] = frozenset()
 
     @classmethod
     def read(cls, path: Path) -> Table:
@@ -106,7 +108,8 @@ class Table:
             for number, row in parsed[1:]
         ]
         rows = [(number, row) for number, row in rows if row]
-        return cls(path, header, set(read), rows, unknown)
+        too_long = frozenset(n for n, row in parsed[1:] if any(row[len(header) :]))
+        return cls(path, header, set(read), rows, unknown, too_long)
 
     def row_of(self, path: Path) -> dict[str, str] | None:
         """Return the row of a slide, which is known by its path, its name or its stem.
@@ -184,9 +187,10 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
     """
     rows = _project(table) if table.suffix.lower() == PROJECT else None
     notes: list[str] = []
+    too_long: frozenset[int] = frozenset()
     if rows is None:
         listed = Table.read(table)
-        rows = listed.rows
+        rows, too_long = listed.rows, listed.too_long
         if listed.unknown:
             notes.append(f"{table.name}: columns not read: {some(listed.unknown, 12)}")
     if not rows:
@@ -204,6 +208,10 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
     named: dict[str, int] = {}
     for number, row in rows:
         try:
+            if number in too_long:
+                raise InputError(
+                    "has more values than there are headings: put those with a comma in quotes"
+                )
             entry = _entry(row, table.parent, folders, by_name)
             real, facts = entry.path.resolve(), row | {"path": ""}
             if real not in seen:

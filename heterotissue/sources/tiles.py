@@ -102,7 +102,7 @@ def tile_table(
     A folder named train, val or test above a tile gives the tile's split. In a folder that has
     the name of a class, the foreground of a mask is that class. If no folder has, masks hold class
     indices (or, for two classes, 0 and 255). Tiles that cannot be used are refused; the others
-    go on. Tiles of equal content are taken once.
+    go on. Tiles of equal content are taken once, if their masks are equal too.
 
     Args:
         store: receives the table.

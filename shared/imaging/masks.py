@@ -330,9 +330,22 @@ def lookup(
             for value in values.tolist()
             if value < len(mask.palette)
         }
+    elif mask.palette and not label_names:
+        _check_palette(mask, values.tolist())
     if names:
         return _by_color(mask, values, names, classes)
     return _by_number(mask, values, numbers, classes, label_names, known or {})
+
+
+def _check_palette(mask: Mask, values: list[int]) -> None:
+    """Raise `InputError` if black is not 0 in a palette, which programs sort as they like."""
+    black = [value for value in values if mask.palette[value : value + 1] == ((0, 0, 0),)]
+    if black and mask.palette[0] != (0, 0, 0):
+        raise InputError(
+            f"mask {mask.path.name} has a palette that is not in the order of the classes, since "
+            f"{black[0]} is black, not 0: name each value or colour with --rename (label_names), "
+            f"such as '{black[0]}=background', or save class indices"
+        )
 
 
 def _packed(color: tuple[int, int, int]) -> int:

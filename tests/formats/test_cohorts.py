@@ -224,13 +224,14 @@ def test_faulty_rows_are_refused_by_their_numbers(htd: Any, tmp_path: Path) -> N
     table = tmp_path / "t.csv"
     table.write_text(
         "path,mpp,split,labels\n0.png,,,\ngone.png,,,\n1.png,fine,,\n2.png,,maybe,\n3.png,,,no.xml\n"
-        "0.png,1.9,,\n"
+        "0.png,1.9,,\n1.png,1,9,,no.xml\n"
     )
     done = htd("ingest", table, *SMALL)
     assert done.code == 3
     assert list(done.cohort.splits) == ["0"]
     for words in ("row 3: gone.png is not there", "row 4: mpp 'fine'", "row 5: split 'maybe'",
-                  "row 6: its annotation no.xml is not there", "row 7: lists 0.png"):  # fmt: skip
+                  "row 6: its annotation no.xml is not there", "row 7: lists 0.png",
+                  "row 8: has more values than there are headings"):  # fmt: skip
         assert words in done.text
     for text, words in (("a,b\n1,2\n", "no column of slides"), ("", "is empty"),
                         ("path\n", "lists no slide")):  # fmt: skip
@@ -300,13 +301,16 @@ def test_a_bad_tile_costs_itself_alone(htd: Any, tmp_path: Path) -> None:
     (folder / "empty.png").write_bytes(b"")
     write_tile(folder / "broken.png", 13)
     (folder / "broken.png").write_bytes((folder / "p0.png").read_bytes()[:3000])
+    write_tile(folder / "q.png", 0)  # the pixels of p0, but another mask
+    write_mask(folder / "q_mask.png", 48)
     write_tile(folder / "noimage.png", 14)
     (folder / "noimage.png").write_bytes(b"no image")
     done = htd("tiles", folder, *TILES)
     assert done.code == 3
     regions = load_region_set(done.store, "c")
     assert [part.slide for part in regions.slides if part.regions] == ["p0", "p1", "p2", "p3"]
-    for name in ("bare.png: has no mask", "empty.png: is empty", "broken", "noimage.png: cannot"):
+    for name in ("bare.png: has no mask", "empty.png: is empty", "broken", "noimage.png: cannot",
+                 "q.png: has the same content as p0.png, but another mask"):  # fmt: skip
         assert name in done.text
     assert "._p0" not in done.text
     assert "folder.png" not in done.text
