@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from services.gateway.api.problems import ProblemError
 from services.gateway.api.resources import Resources
 from services.gateway.api.session import session_id
 from services.gateway.api.tokens import Scope, TokenRecord
+from services.gateway.api.watching import Watching
 from shared.contracts.base import Request as JobRequest
 from shared.jobs import Ledger
 from shared.storage import Store
@@ -53,6 +54,10 @@ class Caller:
     def store(self) -> Store:
         """The tenant's store."""
         return self.ledger.store
+
+    def valid(self) -> bool:
+        """Say whether the token or session is still valid."""
+        return self.find() is not None
 
     def submit(self, request: JobRequest, job: str | None = None, *, replace: bool = False) -> str:
         """Record and queue a job, write an audit record, and return the job's id.
@@ -141,3 +146,13 @@ MayAnnotate = Annotated[Caller, Depends(allowed("annotate"))]
 MayGenerate = Annotated[Caller, Depends(allowed("generate"))]
 MayTrain = Annotated[Caller, Depends(allowed("train"))]
 MayAdminister = Annotated[Caller, Depends(allowed("admin"))]
+
+
+async def _listening(request: Request, caller: MayRead) -> AsyncIterator[None]:
+    watching: Watching = request.app.state.watching
+    with watching.seat(caller.token.id):
+        yield
+
+
+Listening = Annotated[None, Depends(_listening)]
+"""Counts the caller's open event streams; refuses more than `MAX_STREAMS` of a token (429)."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from services.gateway.api.access import Caller, MayAnnotate, MayRead, MayTrain
+from services.gateway.api.access import Caller, Listening, MayAnnotate, MayRead, MayTrain
 from services.gateway.api.idempotency import IdempotencyKey, claimed
 from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.paging import Cursor, Limit, page
@@ -77,10 +77,12 @@ def show_job(own: Readable) -> JobStatus:
 
 
 @router.get("/jobs/{job}/events", response_class=EventSourceResponse, responses=documented(404))
-async def watch_job(own: Readable, request: Request) -> AsyncIterator[ServerSentEvent]:
+async def watch_job(
+    own: Readable, _: Listening, request: Request
+) -> AsyncIterator[ServerSentEvent]:
     """Stream a job's status: an event `status` for every change, until the job ends."""
     watching: Watching = request.app.state.watching
-    async for status in watching.follow(f"job/{own.id}", own.status):
+    async for status in watching.follow(f"job/{own.id}", own.status, own.caller.valid):
         yield ServerSentEvent(event="status", data=status)
 
 
