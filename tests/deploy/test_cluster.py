@@ -147,7 +147,8 @@ def test_the_set_up_waits_for_the_server(tmp_path: Path) -> None:
     program(
         tmp_path, "mc",
         f'case $2 in alias) echo x >>{tmp_path}/asked; [ "$(wc -l <{tmp_path}/asked)" = 3 ] ;; '
-        f'*) echo "$@" >>{tmp_path}/done; [ "${{4:-}}" != create ] || cat "$7" >>{tmp_path}/policies ;; esac',
+        f'*) echo "$@" >>{tmp_path}/done; [ "${{4:-}}" != create ] || '
+        f'cat "$7" >>{tmp_path}/policies ;; esac',
 
     )  # fmt: skip
     program(tmp_path, "sleep", "true")

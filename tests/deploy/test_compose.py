@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import yaml
 
