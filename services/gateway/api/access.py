@@ -11,12 +11,13 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from services.gateway.api.limits import Quota
-from services.gateway.api.problems import ProblemError
+from services.gateway.api.problems import ProblemError, hide_paths
 from services.gateway.api.resources import Resources
 from services.gateway.api.session import session_id
 from services.gateway.api.tokens import Scope, TokenRecord
 from services.gateway.api.watching import Watching
 from shared.contracts.base import Request as JobRequest
+from shared.contracts.jobs import JobStatus
 from shared.jobs import Ledger
 from shared.storage import Store
 
@@ -32,6 +33,12 @@ def resources_of(request: Request) -> Resources:
 def address_of(request: Request) -> str:
     """Return the address of the client that sent a request."""
     return request.client.host if request.client else "unknown"
+
+
+def public(status: JobStatus) -> JobStatus:
+    """Return a job's status without the paths of workers' disks in its errors."""
+    failed = {unit: hide_paths(error) for unit, error in status.failed.items()}
+    return status.model_copy(update={"failed": failed})
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,10 @@ class Caller:
         job = self.resources.submit(self.ledger, request, job, replace=replace)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
+
+    def status(self, job: str) -> JobStatus:
+        """Compute a job's status, without paths of workers' disks. Raises as `Ledger.status`."""
+        return public(self.ledger.status(job))
 
     def reopen(self, job: str, shards: str) -> None:
         """Run some shards of a finished job again, and write an audit record.
