@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from shared.contracts.explaining import describe
 from shared.errors import HeteroTissueError, InputError
 
 M = TypeVar("M", bound=BaseModel)
 Item = TypeVar("Item", covariant=True)
-Read = TypeVar("Read", covariant=True)
 
 MAX_WAIT_SECONDS = 60
 """The longest time that the gateway may let a request wait for its result."""
@@ -127,7 +128,8 @@ class Transport:
         """Yield the items of a list, page after page; filters that are None are not sent."""
         params = {name: value for name, value in (filters or {}).items() if value is not None}
         while True:
-            page = read_record(kind, self.send("GET", path, params=params).content)
+            with _readable(kind.__name__):
+                page = kind.model_validate_json(self.send("GET", path, params=params).content)
             yield from page.items
             if page.next is None:
                 return
@@ -177,17 +179,19 @@ class Transport:
         return self._gateway if url.startswith("/") else self._others
 
 
-class _Readable(Protocol[Read]):
-    @classmethod
-    def model_validate_json(cls, json_data: str | bytes) -> Read: ...
-
-
-def read_record(kind: type[_Readable[Read]], data: str | bytes) -> Read:
+def read_record(kind: type[M], data: str | bytes) -> M:
     """Read a record that a gateway has sent. Raises `ServerError` if it is another one."""
-    try:
+    with _readable(kind.__name__):
         return kind.model_validate_json(data)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
-        raise ServerError(f"the gateway's answer is no {kind.__name__}: {error}") from error
+        wrong = describe(error.errors()[0])
+        raise ServerError(f"the gateway's answer is no {name}: {wrong}") from error
 
 
 def _checked(answer: httpx2.Response) -> httpx2.Response:

@@ -159,7 +159,8 @@ def test_digests_pin_every_image_that_production_runs(tmp_path: Path) -> None:
 
 
 def test_variables_and_secrets_are_known_to_the_settings(manifests: tuple[Manifest, ...]) -> None:
-    other = {"MINIO_ROOT_USER_FILE", "MINIO_ROOT_PASSWORD_FILE", "HOME", "SSL_CERT_FILE"}
+    other = {"MINIO_API_STALE_UPLOADS_EXPIRY", "HOME", "SSL_CERT_FILE"}
+    other |= {"MINIO_ROOT_USER_FILE", "MINIO_ROOT_PASSWORD_FILE"}
     drawn = _secrets_by_name()
     configs = {item["metadata"]["name"]: item for item in manifests if item["kind"] == "ConfigMap"}
     for name, template in pods(manifests):

@@ -29,6 +29,8 @@ OTHERS = {
 
 def test_every_service_has_a_policy() -> None:
     assert set(SERVICES) == {*REQUESTS, "gateway", "reconciler", "triton"}
+    for service in SERVICES:
+        assert allows(service, LIST, "open-jobs/-"), "a store is opened so"
     text = (ROOT / "docker/s3/kustomization.yaml").read_text()
     assert all(f"policies/{service}.json" in text for service in SERVICES)
 
