@@ -146,7 +146,7 @@ def test_containers_have_no_rights_that_they_do_not_need(running: Running) -> No
         assert state["HostConfig"]["ReadonlyRootfs"], service
         assert docker("exec", identity, "id", "-u") != "0", service
         environment = "\n".join(state["Config"]["Env"])
-        for secret in (running.compose.folder / "secrets").iterdir():
+        for secret in (running.compose.folder / "secrets").glob("*/*"):
             assert secret.read_text() not in environment, (service, secret.name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+from services.gateway.api.problems import hide_paths
 from shared.contracts.gateway import DatasetStatus, Submission, submission_key
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
@@ -71,7 +72,10 @@ def dataset_status(
         made=made,
         shards=len(shards),
         shards_done=len(finished),
-        failed=dict(islice(sorted(failed.items()), MAX_FAILURES_SHOWN)),
+        failed={
+            unit: hide_paths(error)
+            for unit, error in islice(sorted(failed.items()), MAX_FAILURES_SHOWN)
+        },
         images_per_second=rate,
         seconds_left=round((request.images - made) / rate, 1) if rate else None,
         created=submission.created,

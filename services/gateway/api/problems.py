@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -138,7 +139,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(NameTakenError)
     async def _taken(_: Request, error: NameTakenError) -> Response:
         remedy = "choose another name, or add ?replace=true"
-        return answer(_details(409, "name-taken", str(error), remedy))
+        return answer(_details(409, "name-taken", hide_paths(str(error)), remedy))
 
     @app.exception_handler(KeyTakenError)
     async def _clash(_: Request, error: KeyTakenError) -> Response:
@@ -146,7 +147,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(InputError)
     async def _input(_: Request, error: InputError) -> Response:
-        return answer(_details(422, "invalid", str(error)))
+        return answer(_details(422, "invalid", hide_paths(str(error))))
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, error: Exception) -> Response:
@@ -203,6 +204,14 @@ def pointer(*path: str | int) -> str:
     return "#" + "".join(f"/{part}" for part in parts)
 
 
+_PATH = re.compile(r"(?<![\w:/.\\])/(?:[^\s/'\"<>|;,:()]+/)+([^\s/'\"<>|;,:()]*)")
+
+
+def hide_paths(text: str) -> str:
+    """Leave the last name of each absolute path in a message: the rest is the server's affair."""
+    return _PATH.sub(r"…/\1", text)
+
+
 @contextmanager
 def blaming(field: str) -> Iterator[None]:
     """Turn an `InputError` of the block into a problem that names a field of the body.
@@ -216,8 +225,9 @@ def blaming(field: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        detail = f"there is no {error.key!r}" if isinstance(error, ObjectNotFoundError) else error
-        raise ProblemError(422, "invalid", str(detail), pointer=field) from error
+        missing = isinstance(error, ObjectNotFoundError)
+        detail = f"there is no {error.key!r}" if missing else hide_paths(str(error))
+        raise ProblemError(422, "invalid", detail, pointer=field) from error
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
