@@ -141,9 +141,11 @@ def running(ledger: Ledger, job: str) -> bool:
 
 def known_to_worker(config: Settings) -> bool:
     """Whether a worker, not only its child, knows that the child has begun a part."""
-    tasks = Dispatcher(config).app.control.inspect(timeout=0.5).active() or {}
+    workers = Dispatcher(config).app.control.inspect(timeout=0.5).active() or {}
     return any(
-        task["time_start"] and "square" in str(task["args"]) for task in sum(tasks.values(), [])
+        task["time_start"] and "square" in str(task["args"])
+        for tasks in workers.values()
+        for task in tasks
     )
 
 
