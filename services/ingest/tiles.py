@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
@@ -20,7 +21,7 @@ from shared.imaging.masks import INVERSE, ORIENTATION, lookup, open_mask, turned
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.stored_slides import local_source
 from shared.imaging.windows import choose_windows
-from shared.storage import Store, sha256, sha256_file
+from shared.storage import Store, is_fault, sha256, sha256_file
 
 Row = dict[str, Any]
 """One tile of the table, by the names of `TILE_COLUMNS`."""
@@ -34,10 +35,22 @@ MAX_STEM = 60
 
 
 def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
-    """Read a table of tiles (`TILE_COLUMNS`): slide → its tiles."""
+    """Read a table of tiles (`TILE_COLUMNS`): slide → its tiles.
+
+    Raises:
+        InputError: it is no such table.
+    """
     slides: dict[str, list[Row]] = {}
-    for row in pq.read_table(store.local(key)).to_pylist():
-        slides.setdefault(row["slide"], []).append(row)
+    path = store.local(key)
+    try:
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            slides.setdefault(row["slide"], []).append(row)
+    # pyarrow raises errors of many kinds for damaged tables.
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        if is_fault(error):
+            raise
+        raise InputError(f"{key} is no table of tiles, or is damaged: {error}") from error
     return slides
 
 

@@ -65,8 +65,13 @@ class LabelMap:
             self._source = openslide.OpenSlide(path)
         except (openslide.OpenSlideError, OSError) as error:
             raise InputError(f"label map {path.name} cannot be opened: {error}") from error
+        self._name = path.name
         self.width, self.height = self._source.dimensions
-        self.mpp = float(self._source.properties[openslide.PROPERTY_NAME_MPP_X])
+        try:
+            self.mpp = float(self._source.properties[openslide.PROPERTY_NAME_MPP_X])
+        except (KeyError, ValueError) as error:
+            self._source.close()
+            raise InputError(f"label map {path.name} states no µm per pixel") from error
 
     def __enter__(self) -> LabelMap:
         return self
@@ -80,8 +85,15 @@ class LabelMap:
         self._source.close()
 
     def window(self, x: int, y: int, width: int, height: int) -> UInt8:
-        """Read a window given in label-map pixels: uint8 (height, width), 0 outside the map."""
-        region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
+        """Read a window given in label-map pixels: uint8 (height, width), 0 outside the map.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
+        except openslide.OpenSlideError as error:
+            raise InputError(f"label map {self._name} is damaged: {error}") from error
         labels: UInt8 = np.where(region[..., 3] > 0, region[..., 0], 0).astype(np.uint8)
         return labels
 

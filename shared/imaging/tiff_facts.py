@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 import numpy as np
 import tifffile
@@ -35,7 +36,7 @@ RESOLUTION_UNITS = {2: 25400.0, 3: 1e4}
 
 TIFF_ERRORS = (
     tifffile.TiffFileError, OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError,
-    AttributeError, ZeroDivisionError, MemoryError, struct.error,
+    AttributeError, ZeroDivisionError, MemoryError, struct.error, ParseError,
 )  # fmt: skip
 """What tifffile and its codecs raise for damaged files."""
 

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -125,6 +125,7 @@ class Unit:
 
     Attributes:
         counted: whether this start is counted; a start that waits for a fault counts once.
+        made: key → unit and SHA-256 of the outputs of earlier units that it reads.
     """
 
     ledger: Ledger
@@ -134,6 +135,7 @@ class Unit:
     reporter: Reporter
     config: Settings
     counted: bool = False
+    made: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def attempt(self) -> Literal["settled", "retry", "cancelled"]:
         """Run the unit and record the outcome; it is settled once it is done or parked.
@@ -193,7 +195,11 @@ class Unit:
             self.ledger.store.put_json(self._key("attempts"), fewer)
 
     def _record_failure(self, error: Exception) -> bool:
-        """Record an error of the unit; return whether the unit is parked by it."""
+        """Record an error of the unit; return whether the unit is parked by it.
+
+        Raises:
+            DamagedOutputError: the unit would be parked because an earlier unit's output is gone.
+        """
         attempts, store = self._attempts(), self.ledger.store
         text = str(error) or type(error).__name__
         trace = "".join(traceback.format_exception(error))
@@ -205,6 +211,8 @@ class Unit:
         # A missing object may still arrive: a store behind a cache shows new objects late.
         hopeless = isinstance(error, InputError) and not isinstance(error, ObjectNotFoundError)
         parked = hopeless or len(errors) >= self.config.max_failures
+        if parked and isinstance(error, ObjectNotFoundError) and error.key in self.made:
+            raise DamagedOutputError(self.made[error.key][0], error.key) from error
         if parked:
             record = ParkedUnit(error=text, traceback=trace, attempts=len(errors))
             store.put_json(self._key("failed"), record)
@@ -236,7 +244,7 @@ class Unit:
         else:
             planned = ledger.plan(self.job) or Plan(phases=())
             shard = planned.shard(self.name)
-            context.store.made = self._made(request, units_before(planned, shard))
+            self.made = context.store.made = self._made(request, units_before(planned, shard))
             result = self.stage.run(request, shard, context)
         marker = Marker(
             outputs=context.store.outputs,
@@ -263,7 +271,7 @@ class Unit:
         self._check_names(request)
         finished = [shard.id for shard in plan.shards if shard.id in done]
         results = {shard: self._marker(shard).result for shard in finished}
-        context.store.made = self._made(request, finished)
+        self.made = context.store.made = self._made(request, finished)
         result = self.stage.finish(request, results, context)
         state: State = "partial" if parked else "done"
         written = context.store

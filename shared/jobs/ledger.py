@@ -153,6 +153,22 @@ class Ledger:
             # Again, because who saw the result may have taken the job off the open ones.
             self.store.put(f"open-jobs/{job}", b"")
 
+    def reopen_lost(self) -> list[str]:
+        """Open jobs that have no result and are not open, and return their ids.
+
+        A store that was restored from a backup may hold such jobs: they ended, or were submitted,
+        while the backup was taken.
+        """
+        keys = list(self.store.list("jobs/"))
+        recorded, ended = (
+            {key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith(name)}
+            for name in ("/request.json", "/result.json")
+        )
+        lost = sorted(recorded - ended - set(self.open_jobs()))
+        for job in lost:
+            self.store.put(f"open-jobs/{job}", b"")
+        return lost
+
     def delete(self, job: str) -> None:
         """Delete the records of a job; if this breaks off, the job is not done, nor open."""
         self.store.delete(f"open-jobs/{job}")

@@ -7,6 +7,7 @@ new one or none), and a later put replaces an earlier one.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from shared.storage.hashing import content_hash
 
 M = TypeVar("M", bound=BaseModel)
 
+_KEPT = re.compile(r"[^\\\x00-\x1f\x7f\ud800-\udfff]+")
+"""Texts without backslashes, control characters, and what is no UTF-8."""
+
 
 class ObjectNotFoundError(InputError):
     """The store holds no object under the key."""
@@ -35,10 +39,12 @@ def check_key(key: str) -> str:
     """Return `key` if it is a plain relative path.
 
     Raises:
-        InputError: it is empty, absolute, not normalized, or climbs out of the store.
+        InputError: it is empty, absolute, not normalized, climbs out of the store, or has a
+            character that a store cannot keep.
     """
     path = PurePosixPath(key)
-    if not key or path.is_absolute() or ".." in path.parts or str(path) != key or "\\" in key:
+    climbs = not key or path.is_absolute() or ".." in path.parts or str(path) != key
+    if climbs or not _KEPT.fullmatch(key):
         raise InputError(
             f"{key!r} is not a store key: use a relative path such as 'slides/a/slide.json'"
         )

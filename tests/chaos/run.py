@@ -187,9 +187,10 @@ def undisturbed(request: Request) -> dict[str, str]:
     quick = request.model_copy(update={"seconds": 0.0})
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         ledger = Ledger(DirectoryStore(folder))
-        log = os.environ.pop(LOG)
+        log = os.environ.pop(LOG, None)
         run_job(ledger, stage, ledger.submit(quick))
-        os.environ[LOG] = log
+        if log is not None:
+            os.environ[LOG] = log
         prefix = f"datasets/{_dataset(request)}/"
         return {
             key.removeprefix(prefix): hashlib.sha256(ledger.store.get(key)).hexdigest()

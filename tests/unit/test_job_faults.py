@@ -17,6 +17,7 @@ from shared.errors import HandedBackError, InputError, UnavailableError
 from shared.jobs import Context, Ledger, NoLeases, Reporter, Shard, execute, execution, run_job
 from shared.jobs.execution import Wait
 from shared.storage import DirectoryStore, Store, StoreView, directory, is_fault
+from tests.chaos.stage import ChaosRequest, ChaosStage
 from tests.toy import ToyRequest, ToyStage
 from tests.unit.test_jobs import CONFIG, run, step
 
@@ -66,6 +67,32 @@ def test_finish_has_a_unit_with_a_damaged_marker_run_again(ledger: Ledger) -> No
     ledger.store.put(ledger.key(job, "done/sum-b.json"), b"\x00\xff")
     assert step(ledger, job, "finish") == ["sum-b"]
     assert run_job(ledger, ToyStage(), job, config=CONFIG).result == {"sums": [0, 0]}
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_what_a_later_phase_finds_gone_or_changed_is_made_again(
+    ledger: Ledger, change: str
+) -> None:
+    request = ChaosRequest(dataset="d", images=4, seconds=0)
+    job = ledger.submit(request)
+    ways = {"gone": ledger.store.delete, "other": lambda key: ledger.store.put(key, b"[]")}
+    for unit in ("plan", "shard-000000", "shard-000001"):
+        execute(
+            ledger, ChaosStage(), job, unit, leases=NoLeases(), reporter=Reporter(), config=CONFIG
+        )
+    ways[change]("datasets/d/rows/shard-000001.json")
+    status = run_job(ledger, ChaosStage(), job, config=CONFIG)
+    assert (status.state, status.result) == ("done", {"images": 4})
+    assert len(ledger.store.get_json("datasets/d/rows/shard-000001.json")) == 2
+
+
+def test_a_job_that_is_neither_open_nor_over_is_opened_again(ledger: Ledger) -> None:
+    over, lost, open_ = (ledger.submit(ToyRequest(name=name, parts=1)) for name in "abc")
+    run_job(ledger, ToyStage(), over, config=CONFIG)
+    step(ledger, lost, "plan")
+    ledger.store.delete(f"open-jobs/{lost}")
+    assert ledger.reopen_lost() == [lost]
+    assert ledger.open_jobs() == sorted([lost, open_])
 
 
 class Stopped(ToyStage):

@@ -77,8 +77,7 @@ def _parse(path: Path) -> Any:
     try:
         data = path.read_bytes()
         if data.startswith(b"\x1f\x8b"):
-            with gzip.open(path) as file:
-                data = file.read(MAX_BYTES + 1)
+            data = _unzipped(path)
         if len(data) > MAX_BYTES:
             raise InputError(f"{path.name} is larger than {MAX_BYTES >> 30} GiB: split it")
         utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
@@ -91,6 +90,15 @@ def _parse(path: Path) -> Any:
         ) from error
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path.name} is not JSON: {error}") from error
+
+
+def _unzipped(path: Path) -> bytes:
+    """Read a gzip file, or what exceeds `MAX_BYTES` just so that it is seen."""
+    data = bytearray()
+    with gzip.open(path) as file:  # in pieces: a read of n bytes asks for n bytes of memory
+        while len(data) <= MAX_BYTES and (piece := file.read(1 << 20)):
+            data += piece
+    return bytes(data)
 
 
 def _type_of(feature: Any) -> str | None:
