@@ -103,11 +103,16 @@ def _spread(values: list[float]) -> dict[str, float]:
 def chaos(folder: Path, seed: int, workers: int) -> Iterator[Chaos]:
     """A stack with a tenant beside the local one, and the chances of a seed."""
     (folder / "computed").mkdir(parents=True, exist_ok=True)
+    before = dict(os.environ)
     os.environ |= SETTINGS | {LOG: str(folder / "computed")}
-    with ChaosStack(folder, "tests.chaos.stage", workers, seed) as stack:
-        ledgers = open_ledgers(stack.direct, TENANTS)
-        ledgers[""].store.put_json(tenant_key("acme"), TenantRecord())
-        yield Chaos(stack, random.Random(seed), ledgers)  # noqa: S311 - faults, no secret
+    try:
+        with ChaosStack(folder, "tests.chaos.stage", workers, seed) as stack:
+            ledgers = open_ledgers(stack.direct, TENANTS)
+            ledgers[""].store.put_json(tenant_key("acme"), TenantRecord())
+            yield Chaos(stack, random.Random(seed), ledgers)  # noqa: S311 - faults, no secret
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def run_round(
