@@ -52,6 +52,10 @@ def write_label_map(
     )
 
 
+MAX_SIDE = 1 << 20
+"""Greatest side of a label map, pixels: more is a damaged header."""
+
+
 class LabelMap:
     """An open label map.
 
@@ -67,6 +71,10 @@ class LabelMap:
             raise InputError(f"label map {path.name} cannot be opened: {error}") from error
         self._name = path.name
         self.width, self.height = self._source.dimensions
+        tile = self._source.properties.get("openslide.level[0].tile-width", "0")
+        if max(self.width, self.height) > MAX_SIDE or int(tile) != LABEL_TILE:
+            self._source.close()
+            raise InputError(f"{path.name} is no label map, or is damaged")
         try:
             self.mpp = float(self._source.properties[openslide.PROPERTY_NAME_MPP_X])
         except (KeyError, ValueError) as error:
@@ -92,7 +100,7 @@ class LabelMap:
         """
         try:
             region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
-        except openslide.OpenSlideError as error:
+        except (openslide.OpenSlideError, MemoryError) as error:
             raise InputError(f"label map {self._name} is damaged: {error}") from error
         labels: UInt8 = np.where(region[..., 3] > 0, region[..., 0], 0).astype(np.uint8)
         return labels

@@ -109,7 +109,7 @@ class Ledger:
             for unit in units:
                 self.store.delete(self.key(job, f"done/{unit}.json"))
         before = self._record(job)
-        goes_on = before is not None and self.is_open(job)
+        goes_on = before is not None and self.is_open(job) and not self.cancelled(job)
         record = JobRecord(
             stage=request.stage,
             request=request.model_dump(mode="json"),

@@ -191,6 +191,16 @@ def test_a_cancellation_that_broke_off_is_completed(ledger: Ledger) -> None:
     assert ledger.open_jobs() == []
 
 
+def test_who_asks_again_after_a_cancellation_that_broke_off_gets_the_result(
+    ledger: Ledger,
+) -> None:
+    job = ledger.submit(ToyRequest(parts=2))
+    step(ledger, job, "plan")
+    ledger.store.put(ledger.key(job, "cancelled"), b"")
+    ledger.submit(ToyRequest(parts=2))
+    assert run_job(ledger, ToyStage(), job, config=CONFIG).state == "done"
+
+
 def test_a_closing_that_broke_off_leaves_the_job_closed(ledger: Ledger) -> None:
     status = run(ledger, parts=1, faults={"square-0": "input"})
     ledger.store.put(f"open-jobs/{status.job}", b"")  # closing removes this last
@@ -317,6 +327,22 @@ def test_a_late_worker_writes_nothing_over_a_newer_submission(
     )  # fmt: skip
     assert not ledger.is_done(job, "square-0")
     assert not ledger.store.exists("toy/toy/square-0")
+
+
+def test_an_error_of_a_late_worker_is_none_of_the_newer_submission(ledger: Ledger) -> None:
+    request = ToyRequest(parts=1, faults={"square-0": "input"})
+    job = ledger.submit(request)
+    step(ledger, job, "plan")
+    for meanwhile in (
+        lambda: ledger.submit(request, fresh=True), lambda: ledger.delete(job),
+    ):  # fmt: skip
+        ledger.submit(request)
+        step(ledger, job, "plan")
+        execute(
+            ledger, Overtaken(meanwhile), job, "square-0", leases=NoLeases(), reporter=Reporter(),
+            config=CONFIG,
+        )  # fmt: skip
+        assert not list(ledger.store.list(ledger.key(job, "failed/")))
 
 
 def test_the_same_request_while_it_runs_is_no_new_submission(ledger: Ledger) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Annotated, TypeVar
 
 from fastapi import Query
+from pydantic import ValidationError
+
+from shared.jobs import UnreadableRecordError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -20,6 +26,8 @@ def page(
     names: Iterable[str], cursor: str | None, limit: int, read: Callable[[str], T | None]
 ) -> tuple[tuple[T, ...], str | None]:
     """Read one page of a list: the items after `cursor`.
+
+    An item whose record in the store cannot be read is left out, and logged.
 
     Args:
         names: sorted names of all items.
@@ -37,8 +45,12 @@ def page(
             continue
         if len(items) == limit:
             return tuple(items), last
-        item = read(name)
         last = name
+        try:
+            item = read(name)
+        except (ValidationError, UnreadableRecordError):
+            log.exception("%s is left out of a list", name)
+            continue
         if item is not None:
             items.append(item)
     return tuple(items), None

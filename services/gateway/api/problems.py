@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from minio.error import MinioException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from urllib3.exceptions import HTTPError
@@ -133,6 +133,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(InputError)
     async def _input(_: Request, error: InputError) -> JSONResponse:
         return answer(_details(422, "invalid", str(error)))
+
+    @app.exception_handler(ValidationError)
+    async def _unreadable(_: Request, error: ValidationError) -> JSONResponse:
+        log.error("a record in the store cannot be read: %s", error)
+        detail = f"a record in the store ({error.title}) is damaged, or of another version"
+        return answer(_details(409, "unreadable", detail, "restore it from a backup"))
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, error: Exception) -> JSONResponse:

@@ -8,13 +8,14 @@ take constant time.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 import time
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from shared.contracts.base import Contract, Name
 from shared.contracts.tenants import LOCAL, Tenant
@@ -25,6 +26,8 @@ Scope = Literal["read", "annotate", "generate", "train", "admin"]
 PREFIX = "access/tokens/"
 KNOWN_SECONDS = 10.0
 """Time that a token's record stays in memory; other gateways accept a revoked token so long."""
+
+log = logging.getLogger(__name__)
 
 _SHAPE = re.compile(r"htd_[A-Za-z0-9_-]{43}")
 
@@ -89,7 +92,12 @@ class Tokens:
 
     def all(self, tenant: str | None) -> list[TokenRecord]:
         """Return the records of a tenant's stored tokens; None: those of all tenants."""
-        records = [self.root.get_model(key, TokenRecord) for key in self.root.list(PREFIX)]
+        records = []
+        for key in self.root.list(PREFIX):
+            try:
+                records.append(self.root.get_model(key, TokenRecord))
+            except ValidationError:
+                log.exception("token %s cannot be read", key)
         return [item for item in records if tenant in {None, item.tenant}]
 
     def revoke(self, record: TokenRecord) -> None:
