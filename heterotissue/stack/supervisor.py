@@ -282,7 +282,9 @@ class Stack:
 
     def _write_state(self) -> None:
         state = {process.name: process.child.pid for process in self.processes}
-        (self.folder / STATE).write_text(json.dumps(state, indent=1))
+        part = self.folder / f"{STATE}.part"
+        part.write_text(json.dumps(state, indent=1))
+        part.replace(self.folder / STATE)  # so that nobody reads it half-written
 
     def check(self) -> None:
         """Raise `HeteroTissueError` if a process has ended."""

@@ -13,7 +13,12 @@ from shared.contracts.jobs import JobRecord, JobResult, JobStatus, Marker, State
 from shared.errors import InputError
 from shared.jobs.names import Claims, abandon
 from shared.jobs.reuse import missing_units
-from shared.jobs.snapshot import JobNotFoundError, Snapshot, read_record
+from shared.jobs.snapshot import (
+    JobNotFoundError,
+    Snapshot,
+    UnreadableRecordError,
+    read_record,
+)
 from shared.jobs.stage import Plan
 from shared.storage import ObjectNotFoundError, Store, file_identity, sha256
 
@@ -80,7 +85,7 @@ class Ledger:
 
         The same request on the same inputs is the same job: if it is done and its outputs are
         there, it stays done; what is missing is made again; if it failed or was cancelled, its
-        missing units are tried again.
+        missing units are tried again; if a record of it cannot be read, all its units are.
 
         Args:
             request: the request.
@@ -100,6 +105,7 @@ class Ledger:
         claims.take()
         if earlier is not None:
             abandon(self.store, earlier)
+        fresh = fresh or not self._readable(job)
         if fresh or earlier is not None:
             self.delete(job)
         elif (result := self.result(job)) is not None and result.state == "done":
@@ -121,6 +127,16 @@ class Ledger:
             self._forget_failures(job)
         self._open(job, record)
         return job
+
+    def _readable(self, job: str) -> bool:
+        """Say whether the records of a job, if there are any, can be read."""
+        snapshot = self.snapshot(job)
+        try:
+            self._record(job)
+            _ = snapshot.plan, snapshot.result
+        except UnreadableRecordError:
+            return False
+        return True
 
     def _record(self, job: str) -> JobRecord | None:
         try:

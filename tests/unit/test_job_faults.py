@@ -228,7 +228,7 @@ def test_an_unreadable_record_fails_its_job_and_no_other(ledger: Ledger, name: s
     states = {job: (each.stage, each.state) for job, each in found.items() if each}
     assert states == {good: ("toy", "done"), broken: ("toy", "failed")}
     assert all(word in ledger.status(broken).failed["record"] for word in (name, "restore it"))
-    fresh = ledger.submit(ToyRequest(name="broken"), fresh=True)
+    fresh = ledger.submit(ToyRequest(name="broken"))
     assert run_job(ledger, ToyStage(), fresh, config=CONFIG).state == "done"
 
 

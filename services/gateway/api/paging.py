@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from fastapi import Query
 from pydantic import ValidationError
 
-from shared.jobs import UnreadableRecordError
+from shared.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def page(
 ) -> tuple[tuple[T, ...], str | None]:
     """Read one page of a list: the items after `cursor`.
 
-    An item whose record in the store cannot be read is left out, and logged.
+    An item that cannot be read is left out.
 
     Args:
         names: sorted names of all items.
@@ -46,11 +46,16 @@ def page(
         if len(items) == limit:
             return tuple(items), last
         last = name
-        try:
-            item = read(name)
-        except (ValidationError, UnreadableRecordError):
-            log.exception("%s is left out of a list", name)
-            continue
+        item = readable(name, read)
         if item is not None:
             items.append(item)
     return tuple(items), None
+
+
+def readable(name: str, read: Callable[[str], T | None]) -> T | None:
+    """Read an item of a list; None, and a line in the log, if its record cannot be read."""
+    try:
+        return read(name)
+    except (ValidationError, InputError):
+        log.exception("%s is left out of a list", name)
+        return None

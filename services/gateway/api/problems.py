@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from minio.error import MinioException
 from pydantic import BaseModel, Field, ValidationError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from starlette.exceptions import HTTPException
 from urllib3.exceptions import HTTPError
 
@@ -146,7 +146,9 @@ def install(app: FastAPI) -> None:
 
     async def _unavailable(_: Request, error: Exception) -> JSONResponse:
         log.error("a server that the gateway needs does not answer: %s", error)
-        detail = "the store or the queue does not answer"
+        what = "the queue" if isinstance(error, RedisError) else "the store"
+        full = isinstance(error, ResponseError)  # such as OOM and MISCONF: no address is in these
+        detail = f"{what} takes nothing: {error}" if full else f"{what} does not answer"
         return answer(
             _details(503, "unavailable", detail, "try again in a few seconds"), {"Retry-After": "5"}
         )
