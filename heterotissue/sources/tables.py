@@ -162,12 +162,26 @@ def _text(path: Path) -> str:
 
 
 def _path(text: str) -> Path:
-    """Turn a path of a table into one of this machine: file: addresses, Windows' signs."""
-    if text.lower().startswith("file:"):
-        text = unquote(urlparse(text).path)
-    if "\\" in text:
-        text = PureWindowsPath(text).as_posix()
-    return Path(text).expanduser()
+    """Turn a path of a table into one of this machine: file: addresses, Windows' signs.
+
+    Raises:
+        InputError: it is no path.
+    """
+    try:
+        if text.lower().startswith("file:"):
+            text = unquote(urlparse(text).path)
+        if "\\" in text:
+            text = PureWindowsPath(text).as_posix()
+        return Path(text).expanduser()
+    except (ValueError, RuntimeError) as error:  # an address like file://[, an unknown ~user
+        raise InputError(f"{shown(text)} is no path: {error}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
 
 
 def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> Found:
@@ -236,10 +250,13 @@ def _entry(
     row: dict[str, str], place: Path, folders: list[Path], by_name: dict[str, list[SlideEntry]]
 ) -> SlideEntry:
     """Find the slide of one row. Raises `InputError`."""
-    given = _path(row.get("path") or row["name"])
+    stated = row.get("path") or row.get("name")
+    if not stated:
+        raise InputError("names no slide: it has neither a path nor a name")
+    given = _path(stated)
     paths = [base / given for base in (place, *folders)] if "path" in row else []
     for path in (*paths, *([place / given.name] if paths else [])):
-        if path.is_file() or is_zarr(path):
+        if _is_file(path) or is_zarr(path):
             return _opened(path)
     found = next(
         (
@@ -301,7 +318,7 @@ def _labels(text: str | None, place: Path) -> Path | None:
     if text is None:
         return None
     path = place / _path(text)
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(f"its annotation {text} is not there")
     return path
 

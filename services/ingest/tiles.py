@@ -28,7 +28,7 @@ from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import local_source
 from shared.imaging.tiff_facts import inspect, is_tiff, tiff_size
 from shared.imaging.windows import choose_windows
-from shared.storage import ObjectNotFoundError, Store, sha256, sha256_file
+from shared.storage import ObjectNotFoundError, Store, is_fault, sha256, sha256_file
 
 Row = dict[str, Any]
 """One tile of the table, by the names of `TILE_COLUMNS`."""
@@ -60,12 +60,16 @@ def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
         InputError: the object is no such table, has more than `MAX_TILES` rows, or names files
             that it may not.
     """
+    path = store.local(key)
     try:
-        file = pq.ParquetFile(store.local(key))
+        file = pq.ParquetFile(path)
         if file.metadata.num_rows > MAX_TILES:
             raise InputError(f"{key} lists {file.metadata.num_rows:,} tiles, at most {MAX_TILES:,}")
         rows = file.read(TILE_COLUMNS.names).cast(TILE_COLUMNS).to_pylist()
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    # pyarrow raises errors of many kinds for damaged tables.
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        if is_fault(error):
+            raise
         raise InputError(f"{key} is not a table of tiles: {error}") from error
     slides: dict[str, list[Row]] = {}
     for row in rows:

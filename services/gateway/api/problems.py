@@ -14,8 +14,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from minio.error import MinioException
-from pydantic import BaseModel, Field
-from redis.exceptions import RedisError
+from pydantic import BaseModel, Field, ValidationError
+from redis.exceptions import RedisError, ResponseError
 from starlette.exceptions import HTTPException
 from urllib3.exceptions import HTTPError
 
@@ -149,13 +149,21 @@ def install(app: FastAPI) -> None:
     async def _input(_: Request, error: InputError) -> Response:
         return answer(_details(422, "invalid", hide_paths(str(error))))
 
+    @app.exception_handler(ValidationError)
+    async def _unreadable(_: Request, error: ValidationError) -> JSONResponse:
+        log.error("a record in the store cannot be read: %s", error)
+        detail = f"a record in the store ({error.title}) is damaged, or of another version"
+        return answer(_details(409, "unreadable", detail, "restore it from a backup"))
+
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, error: Exception) -> Response:
         return answer(_details(500, "internal", "the gateway failed; its log has the error"))
 
     async def _unavailable(_: Request, error: Exception) -> Response:
         log.error("a server that the gateway needs does not answer: %s", error)
-        detail = "the store or the queue does not answer"
+        what = "the queue" if isinstance(error, RedisError) else "the store"
+        full = isinstance(error, ResponseError)  # such as OOM and MISCONF: no address is in these
+        detail = f"{what} takes nothing: {error}" if full else f"{what} does not answer"
         return answer(
             _details(503, "unavailable", detail, "try again in a few seconds"), {"Retry-After": "5"}
         )

@@ -83,8 +83,7 @@ def _parse(path: Path) -> Any:
         data = path.read_bytes()
         if data.startswith(b"\x1f\x8b"):
             most = min(MAX_BYTES, max(MIN_UNPACKED, MOST_PACKED * len(data)))
-            with gzip.open(path) as file:
-                data = file.read(most + 1)
+            data = _unzipped(path, most)
             if len(data) > most:
                 raise InputError(
                     f"{path.name} holds more than {most >> 20} MiB, packed beyond what annotations "
@@ -113,6 +112,15 @@ def _parse(path: Path) -> Any:
         raise InputError(
             f"{path.name} cannot be read: {error}. Is it damaged or incomplete? Export it again"
         ) from error
+
+
+def _unzipped(path: Path, most: int) -> bytes:
+    """Read a gzip file, or what exceeds `most` bytes just so that it is seen."""
+    data = bytearray()
+    with gzip.open(path) as file:  # in pieces: a read of n bytes asks for n bytes of memory
+        while len(data) <= most and (piece := file.read(1 << 20)):
+            data += piece
+    return bytes(data)
 
 
 def _type_of(feature: Any) -> str | None:
