@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
 from shared.errors import InputError
 from shared.imaging.slide import Slide
-from shared.storage import Store, content_hash, content_hash_of_files
+from shared.storage import Patch, Store, content_hash, content_hash_of_files
 
 
 @contextmanager
@@ -84,19 +84,23 @@ def open_slide(
             yield opened, record
 
 
-def slide_hash(path: Path, parts: Sequence[str]) -> str:
+def slide_hash(
+    path: Path, parts: Sequence[str], patches: Mapping[Path, Sequence[Patch]] | None = None
+) -> str:
     """Return the SHA-256 of a slide's content.
 
     Args:
         path: the main file.
         parts: paths of its other files, relative to the main file's folder.
+        patches: path → how a copy of that file differs from it, to hash the copy.
 
     Raises:
         OSError: a file cannot be read.
     """
     if not parts:
-        return content_hash(path)
-    return content_hash_of_files([("", path), *((part, path.parent / part) for part in parts)])
+        return content_hash(path, (patches or {}).get(path, ()))
+    files = [("", path), *((part, path.parent / part) for part in parts)]
+    return content_hash_of_files(files, patches)
 
 
 def check_content(path: Path, parts: Sequence[str], sha256: str, what: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
 from shared.storage.faults import is_fault
-from shared.storage.hashing import content_hash, content_hash_of_files, sha256, sha256_file
+from shared.storage.hashing import Patch, content_hash, content_hash_of_files, sha256, sha256_file
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key, file_identity
 from shared.storage.view import OverlayStore, ReadOnceStore, StoreView
 
@@ -16,6 +16,7 @@ __all__ = [
     "DirectoryStore",
     "ObjectNotFoundError",
     "OverlayStore",
+    "Patch",
     "ReadOnceStore",
     "S3Store",
     "Stat",
