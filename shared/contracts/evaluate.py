@@ -244,6 +244,8 @@ class Report(ReportPart):
     report: str
     dataset: str
     images: int = Field(description="number of images of the dataset")
+    refused: int = Field(0, description="images that the dataset's bounds on copies refused")
+    missing: int = Field(0, description="images left out of the dataset for that")
     model: str = Field(description="<name>/<version>")
     size: int = Field(description="side of an image, pixels")
     mpp: float = Field(description="µm per pixel")
