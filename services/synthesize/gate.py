@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,14 @@ from shared.arrays import Float32, UInt8
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import TRAINING_FEATURES, DatasetRequest, dataset_key
 from shared.diffusion.crops import Crop
-from shared.encoders import Encoder, load_encoder
 from shared.errors import InputError
 from shared.imaging.augment import symmetry
 from shared.imaging.copying import BLOCK, crop_copying
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context
+
+if TYPE_CHECKING:
+    from shared.encoders import Encoder
 
 ENCODER = "efficientnet-lite0"
 TURNS = 8
@@ -62,7 +65,7 @@ class Gate:
             with np.load(io.BytesIO(body)) as arrays:
                 self._known: Float32 = arrays["features"]
                 self._unit = float(arrays["unit"])
-            self._encoder = load_encoder(ENCODER, context.store, device=context.device)
+            self._encoder = _encoder(context)
 
     def measure(self, image: UInt8, crops: Sequence[Crop]) -> Nearness:
         """Measure an image, uint8 RGB (size, size, 3), and the crops that it was made from."""
@@ -102,7 +105,7 @@ def prepare(request: DatasetRequest, model: ModelRecord, context: Context) -> No
             f"min_distance needs two training regions, but {model.regions!r} has {len(regions)}: "
             "leave it out"
         )
-    encoder = load_encoder(ENCODER, context.store, device=context.device)
+    encoder = _encoder(context)
     parts = []
     for start in range(0, len(regions), ENCODED_AT_ONCE):
         stop = min(start + ENCODED_AT_ONCE, len(regions))
@@ -113,6 +116,12 @@ def prepare(request: DatasetRequest, model: ModelRecord, context: Context) -> No
     body = io.BytesIO()
     np.savez(body, features=features, unit=_unit(features, np.array(regions.slides)))
     context.store.put(key, body.getvalue())
+
+
+def _encoder(context: Context) -> Encoder:
+    from shared.encoders import load_encoder  # slow to import, and most datasets do without
+
+    return load_encoder(ENCODER, context.store, device=context.device)
 
 
 def _unit(features: Float32, slides: NDArray[np.str_]) -> float:
