@@ -44,7 +44,7 @@ from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.imaging.augment import symmetry
-from shared.imaging.region_sets import RegionIndex
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context, Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore, Store
@@ -96,7 +96,9 @@ def outputs(store: Store) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
     store = DirectoryStore(tmp_path_factory.mktemp("store"))
-    make_region_set(store)
+    record = make_region_set(store)
+    parts = tuple(part.model_copy(update={"patient": "DOE-JANE"}) for part in record.slides)
+    store.put_json(region_set_key(record.name), record.model_copy(update={"slides": parts}))
     train(store)
     return store
 
@@ -228,6 +230,14 @@ def test_kept_latents_are_those_of_the_images_drawn(tmp_path: Path) -> None:
 def test_the_eight_symmetries_differ() -> None:
     array = np.arange(9, dtype=np.uint8).reshape(3, 3)
     assert len({symmetry(array, which).tobytes() for which in range(8)}) == 8
+
+
+def test_a_published_model_names_no_slide_and_no_patient(trained: DirectoryStore) -> None:
+    record = load_region_set(trained, "toy")
+    names = [b"DOE-JANE", *(part.slide.encode() for part in record.slides)]
+    files = {key: trained.get(key) for key in trained.list("models/m/1/")}
+    assert len(files) >= 6
+    assert [(key, name) for key, body in files.items() for name in names if name in body] == []
 
 
 def test_publishes_a_diffusers_folder(trained: DirectoryStore) -> None:
