@@ -136,7 +136,7 @@ def _unit(features: Float32, slides: NDArray[np.str_]) -> float:
         if not others.any():
             others = np.arange(len(features)) != number
         found.append(float(_distances(features[[number]], features[others]).min()))
-    return max(float(np.median(found)), np.finfo(np.float32).eps)
+    return max(float(np.median(found)), 1e-6)
 
 
 def _distances(queries: Float32, known: Float32) -> Float32:

@@ -329,6 +329,9 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     assert "nearest" not in found
     assert 0 <= found["leakage"]["dataset"]["authentic"] <= 1
     assert report["appearance"]["autoencoder"]["n"] == 6
+    for membership in (found["membership"], report["appearance"]["membership"]):
+        assert (membership["n"], membership["patients"]) == ([12, 6], [2, 1])
+        assert 0 <= membership["auc_interval"][0] <= membership["auc_interval"][1] <= 1
     for source, n in (("real", 12), ("synthetic", 9), ("both", 21)):
         row = report["segmentation"][source]
         assert row["trained_on"] == n
@@ -338,6 +341,7 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     assert report["faithfulness"]["n"] == 9
     page = store.get("reports/r/report.html").decode()
     assert "Held out: yes" in page
+    assert "noise that the denoiser finds" in page
     assert "with fewer than 3" in page
     assert "http" not in page.replace("http-equiv", "")  # self-contained
     assert decode_png(store.get("reports/r/sheet.png")).shape[1] > 8 * 32
