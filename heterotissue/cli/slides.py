@@ -128,6 +128,10 @@ def ingest(
         bool,
         typer.Option("--in-place", help="Refer to the files by path; do not copy them."),
     ] = False,
+    keep_source: Annotated[
+        bool,
+        typer.Option("--keep-source", help="Copy label and macro images and identifying text too."),
+    ] = False,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
@@ -153,6 +157,7 @@ def ingest(
             mpp=mpp,
             patient=patient,
             in_place=in_place,
+            keep_source=keep_source,
             cohort=None if replace else cohort,
             progress=lambda done, total: reporter.phase("", 0, 1, done, total),
         )

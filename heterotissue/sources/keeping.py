@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minio.error import MinioException
@@ -18,10 +19,12 @@ from heterotissue.sources.patients import add_patients
 from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
 from shared.errors import InputError
+from shared.imaging.redaction import apply, is_dicom_label, keeps_label, redactions
 from shared.imaging.stored_slides import slide_hash
 from shared.imaging.zarr_slide import MARKS, zarr_files
 from shared.storage import (
     ObjectNotFoundError,
+    Patch,
     Store,
     check_room,
     content_hash,
@@ -53,9 +56,12 @@ class Sources:
 
 @dataclass(frozen=True)
 class _Hashed:
+    """A slide with the hashes of what is kept of it, and how that differs from its files."""
+
     entry: SlideEntry
     sha256: str
     labels_sha256: str | None
+    patches: dict[Path, list[Patch]]
 
 
 def slide_sources(
@@ -67,6 +73,7 @@ def slide_sources(
     mpp: float | None = None,
     patient: str | None = None,
     in_place: bool = False,
+    keep_source: bool = False,
     cohort: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sources:
@@ -74,6 +81,8 @@ def slide_sources(
 
     A slide is kept below `sources/<hash>/`, its annotation below `annotations/<hash>/`, by the
     first 32 digits of their contents' SHA-256. What the store has already is not copied again.
+    The copy lacks label and macro images and text that names people, where the format is known
+    (`shared.imaging.redaction`).
 
     Args:
         store: receives the files.
@@ -83,6 +92,7 @@ def slide_sources(
         mpp: µm per pixel, which overrides what the slides state, unless a table gives it.
         patient: regular expression or table that tells a slide's patient.
         in_place: leave the files in their folders, and refer to them by their absolute paths.
+        keep_source: copy slides as they are, with their label and macro images.
         cohort: cohort that grows, whose slides keep the names that they have in it.
         progress: called with the number of slides that are done, and of all.
 
@@ -93,11 +103,12 @@ def slide_sources(
     add_patients(found, patient)
     add_labels(found, labels, use_labels)
     found.slides = [entry for entry in found.slides if _has_usable_name(found, entry, in_place)]
-    hashed = _distinct(found, _hash_all(found, progress))
+    known = _known(store, cohort)
+    hashed = _distinct(found, _hash_all(found, in_place or keep_source, known, progress))
     if not hashed:
         reasons = [f"{item.path}: {item.reason}" for item in found.refused]
         raise InputError(f"no slide is left: {'; '.join(reasons)}")
-    names = _names(hashed, _known(store, cohort), cohort)
+    names = _names(hashed, known, cohort)
     _check_room(store, hashed, in_place)
     slides = tuple(
         _kept(store, name, item, mpp, in_place) for name, item in zip(names, hashed, strict=True)
@@ -151,18 +162,47 @@ def _known(store: Store, cohort: str | None) -> dict[str, str]:
     return {digest: name for name, digest in record.sha256.items()}
 
 
-def _hash_all(found: Found, progress: Callable[[int, int], None]) -> list[_Hashed]:
-    """Hash every slide and annotation; slides that cannot be read are refused."""
+def _hash_all(
+    found: Found, whole: bool, known: Collection[str], progress: Callable[[int, int], None]
+) -> list[_Hashed]:
+    """Hash what is kept of every slide and annotation; slides that cannot be read are refused.
+
+    Args:
+        found: the slides.
+        whole: whether files are kept as they are.
+        known: hashes of slides that the cohort has; one that was copied whole stays so.
+        progress: called with the number of slides that are done, and of all.
+    """
     hashed = []
+    labelled = []
     for number, entry in enumerate(found.slides):
         try:
-            digest = slide_hash(entry.path, _parts(entry))
-            labels = content_hash(entry.labels) if entry.labels else None
-            hashed.append(_Hashed(entry, digest, labels))
+            item = _hash(entry, whole)
+            if item.patches and item.sha256 not in known:
+                before = _hash(entry, whole=True)
+                item = before if before.sha256 in known else item
+            hashed.append(item)
+            if not whole and entry.path.is_file() and keeps_label(entry.path):
+                labelled.append(shown(entry.below))
         except OSError as error:
             found.refuse(error.filename or entry.path, f"cannot be read: {explain(error)}")
         progress(number + 1, len(found.slides))
+    if labelled:
+        found.notes.append(
+            f"{some(labelled)}: the copy in the store keeps label and macro images and what the "
+            "scanner wrote, which are not taken out of this format"
+        )
     return hashed
+
+
+def _hash(entry: SlideEntry, whole: bool) -> _Hashed:
+    labels = content_hash(entry.labels) if entry.labels else None
+    if whole or entry.path.is_dir():
+        return _Hashed(entry, slide_hash(entry.path, _parts(entry)), labels, {})
+    parts = tuple(path for path in entry.parts if not is_dicom_label(path))
+    kept = replace(entry, parts=parts)
+    patches = {path: found for path in (entry.path, *parts) if (found := redactions(path))}
+    return _Hashed(kept, slide_hash(entry.path, _parts(kept), patches), labels, patches)
 
 
 def _parts(entry: SlideEntry) -> list[str]:
@@ -211,7 +251,8 @@ def _differences(one: SlideEntry, other: SlideEntry) -> str:
 
 def _kept(store: Store, name: str, item: _Hashed, mpp: float | None, in_place: bool) -> SlideSource:
     entry, override = item.entry, item.entry.mpp or mpp
-    source = _place(store, f"sources/{item.sha256[:32]}", entry.path, name, entry.parts, in_place)
+    folder = f"sources/{item.sha256[:32]}"
+    source = _place(store, folder, entry.path, name, entry.parts, in_place, item.patches)
     annotation = None
     if entry.labels and item.labels_sha256:
         folder = f"annotations/{item.labels_sha256[:32]}"
@@ -233,7 +274,13 @@ def _kept(store: Store, name: str, item: _Hashed, mpp: float | None, in_place: b
 
 
 def _place(
-    store: Store, folder: str, path: Path, name: str, parts: tuple[Path, ...], in_place: bool
+    store: Store,
+    folder: str,
+    path: Path,
+    name: str,
+    parts: tuple[Path, ...],
+    in_place: bool,
+    patches: Mapping[Path, Sequence[Patch]] | None = None,
 ) -> str:
     """Return the absolute path or the key of a file, which is copied if the store lacks it."""
     if in_place:
@@ -249,8 +296,17 @@ def _place(
     with storing(store):
         for part, file in reversed(files):  # the main file last: it says that all are there
             if not store.exists(f"{folder}/{part}"):
-                store.put_file(f"{folder}/{part}", file)
+                _copy(store, f"{folder}/{part}", file, (patches or {}).get(file, ()))
     return f"{folder}/{main}"
+
+
+def _copy(store: Store, key: str, path: Path, patches: Sequence[Patch]) -> None:
+    if not patches:
+        store.put_file(key, path)
+        return
+    with store.writing(key) as copy:
+        shutil.copyfile(path, copy)
+        apply(copy, patches)
 
 
 def _is_plain(name: str) -> bool:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from services.synthesize.card import croissant, dataset_card
 from services.synthesize.compose import Composer, Composition
+from services.synthesize.gate import Gate, prepare
 from services.synthesize.generate import generate_batches, open_generate
 from services.synthesize.manifest import put_rows, write_manifest
 from shared.contracts.models import ModelRecord
@@ -66,6 +67,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         table = table_bytes(pa.table({"region": keys}), row_group_size=CHOICE_ROWS)
         context.store.put(dataset_key(request.dataset, "choices.parquet"), table)
         write_key(context.store, request)
+        prepare(request, model, context)
         starts = range(0, request.images, request.shard_size)
         return Plan(
             phases=(
@@ -100,7 +102,10 @@ class SynthesizeStage(Stage[DatasetRequest]):
         samples: list[Sample] = []
         members: list[tuple[str, bytes]] = []
         context.progress(0, stop - start, "images")
-        for part in generate_batches(generate, request, batches(), at_a_time):
+        refused = 0
+        gate = Gate(request, context)
+        for part in generate_batches(generate, composer, gate, batches(), at_a_time):
+            refused += part.refused
             samples += part.samples
             members += part.members
             context.progress(len(samples), stop - start, "images")
@@ -118,7 +123,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
         return {
             "number": number,
             "images": len(samples),
-            "refused": stop - start - len(samples),
+            "refused": refused,
+            "missing": stop - start - len(samples),
             "pixels": np.sum(counts, 0).tolist() if counts else [0] * len(model.classes),
             "sha256": sha256(tar),
         }
@@ -130,8 +136,9 @@ class SynthesizeStage(Stage[DatasetRequest]):
         numbers = sorted(int(part["number"]) for part in done.values() if part["images"])
         if not numbers:
             raise JobError(
-                f"dataset {request.dataset!r}: no image was made, or all copied their crops; "
-                "look at the failed shards, or raise max_copied"
+                f"dataset {request.dataset!r}: no image was made, or all copied their crops or "
+                "were too near to training regions; look at the failed shards, raise max_copied, "
+                "or lower min_distance"
             )
         shards = tuple(_shard_key(request.dataset, number) for number in numbers)
         first = model.classes.first
@@ -148,6 +155,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
             shards=shards,
             origin=weights_origin(store, model),
             request=request,
+            refused=sum(int(part["refused"]) for part in done.values()),
+            missing=sum(int(part.get("missing", 0)) for part in done.values()),
         )
         _drop_stale(store, request, set(numbers))
         distinct = write_manifest(store, request.dataset, shards)
@@ -166,7 +175,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
         result: dict[str, Any] = {
             "dataset": request.dataset,
             "images": record.images,
-            "refused": sum(int(part["refused"]) for part in done.values()),
+            "refused": record.refused,
+            "missing": record.missing,
             "distinct_maps": distinct,
             "wanted": request.proportions,
             "proportions": record.proportions,

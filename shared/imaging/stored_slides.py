@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +13,13 @@ from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
 from shared.errors import InputError
 from shared.imaging.slide import Slide
 from shared.imaging.zarr_slide import zarr_files
-from shared.storage import Store, content_hash, content_hash_of_files, content_hash_of_folder
+from shared.storage import (
+    Patch,
+    Store,
+    content_hash,
+    content_hash_of_files,
+    content_hash_of_folder,
+)
 
 
 @contextmanager
@@ -114,12 +120,15 @@ def open_slide(
             yield opened, record
 
 
-def slide_hash(path: Path, parts: Sequence[str]) -> str:
+def slide_hash(
+    path: Path, parts: Sequence[str], patches: Mapping[Path, Sequence[Patch]] | None = None
+) -> str:
     """Return the SHA-256 of a slide's content.
 
     Args:
         path: the main file, or the folder of an OME-Zarr slide.
         parts: paths of its other files, relative to the main file's folder.
+        patches: path → how a copy of that file differs from it, to hash the copy.
 
     Raises:
         OSError: a file cannot be read.
@@ -127,8 +136,9 @@ def slide_hash(path: Path, parts: Sequence[str]) -> str:
     if path.is_dir():
         return content_hash_of_folder(path, zarr_files(path))
     if not parts:
-        return content_hash(path)
-    return content_hash_of_files([("", path), *((part, path.parent / part) for part in parts)])
+        return content_hash(path, (patches or {}).get(path, ()))
+    files = [("", path), *((part, path.parent / part) for part in parts)]
+    return content_hash_of_files(files, patches)
 
 
 def check_content(path: Path, parts: Sequence[str], sha256: str, what: str) -> None:

@@ -6,6 +6,7 @@ from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
 from shared.storage.faults import is_fault
 from shared.storage.hashing import (
+    Patch,
     content_hash,
     content_hash_of_files,
     content_hash_of_folder,
@@ -31,6 +32,7 @@ __all__ = [
     "KeyTakenError",
     "ObjectNotFoundError",
     "OverlayStore",
+    "Patch",
     "ReadOnceStore",
     "S3Store",
     "Stat",

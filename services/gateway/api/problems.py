@@ -150,7 +150,7 @@ def install(app: FastAPI) -> None:
         return answer(_details(422, "invalid", hide_paths(str(error))))
 
     @app.exception_handler(ValidationError)
-    async def _unreadable(_: Request, error: ValidationError) -> JSONResponse:
+    async def _unreadable(_: Request, error: ValidationError) -> Response:
         log.error("a record in the store cannot be read: %s", error)
         detail = f"a record in the store ({error.title}) is damaged, or of another version"
         return answer(_details(409, "unreadable", detail, "restore it from a backup"))
