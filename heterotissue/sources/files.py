@@ -12,7 +12,7 @@ from heterotissue.sources.annotations import ENDINGS, MASK_ENDINGS, is_mask
 from heterotissue.sources.dicom import Instance, is_dicom, one_slide_each, read_instance
 from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
 from shared.errors import InputError
-from shared.imaging.companions import HAMAMATSU, companions, hamamatsu_parts
+from shared.imaging.companions import HAMAMATSU, companions, named_parts
 
 SLIDES = {
     ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide",
@@ -245,7 +245,7 @@ def _parts(path: Path) -> list[Path]:
     if path.suffix.lower() not in HAMAMATSU or path.name.startswith("."):
         return []
     try:
-        return hamamatsu_parts(path)
+        return named_parts(path)
     except (InputError, OSError):
         return []
 

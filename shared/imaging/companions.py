@@ -15,12 +15,17 @@ from shared.errors import InputError
 
 HAMAMATSU = (".vms", ".vmu")
 
+MIRAX = ".mrxs"
+
+OPTIONAL = ".opt"
+"""Suffix of Hamamatsu's optimisation files, without which slides are read more slowly."""
+
 _DICOM_MARK = b"DICM"
 _HAMAMATSU_MARK = b"Virtual Microscope Specimen]"
 _HAMAMATSU_NAMES = re.compile(
     rb"\s*(?:imagefile|mapfile|optimisationfile|macroimage)[^=]*=(.*)", re.IGNORECASE
 )
-_MIRAX_NAMES = re.compile(rb"\s*(?:file_|indexfile)[^=]*=(.*)", re.IGNORECASE)
+_MIRAX_NAMES = re.compile(rb"\s*(?:file_(?!count)|indexfile)[^=]*=(.*)", re.IGNORECASE)
 _MAX_TEXT = 4 << 20
 
 
@@ -28,46 +33,50 @@ def companions(path: Path) -> list[Path]:
     """List the other files that reading a slide takes.
 
     Args:
-        path: the slide's main file.
+        path: the slide's main file, or a folder that is a slide, which has no other files.
 
     Raises:
-        InputError: a file that the slide needs is missing, a link, or not beside it.
+        InputError: a file that the slide needs is missing, a link, or not beside it; the message
+            goes on after the slide's name.
         OSError: a folder or a file cannot be read.
     """
+    if path.is_dir():
+        _unlinked(path.rglob("*"))
+        return []
     with path.open("rb") as file:
         head = file.read(4096)
-    if path.suffix.lower() == ".mrxs":
-        return _mirax_files(path)
     if head[128:132] == _DICOM_MARK:
         beside = (item for item in sorted(path.parent.iterdir()) if item != path)
         return _unlinked(item for item in beside if _is_dicom(item))
-    if path.suffix.lower() not in HAMAMATSU and _HAMAMATSU_MARK not in head:
+    suffix = path.suffix.lower()
+    if suffix not in {MIRAX, *HAMAMATSU} and _HAMAMATSU_MARK not in head:
         return []
-    parts = hamamatsu_parts(path)
-    if missing := [item.name for item in parts if not item.is_file()]:
+    parts = named_parts(path)
+    missing = [item.name for item in parts if not item.is_file() and item.suffix != OPTIONAL]
+    if missing:
         raise InputError(f"needs {', '.join(missing)} beside it, which is not there")
+    if suffix == MIRAX:
+        parts = sorted(path.with_suffix("").rglob("*"))
     return _unlinked(parts)
 
 
-def hamamatsu_parts(path: Path) -> list[Path]:
-    """List the files that a .vms or .vmu file names, whether they are there or not.
+def named_parts(path: Path) -> list[Path]:
+    """List the files that a slide's main file or its Slidedat.ini names, there or not.
 
     Raises:
-        InputError: it names a file that would not lie beside it.
+        InputError: a MIRAX slide has no folder, or a name is that of a file elsewhere.
         OSError: the file cannot be read.
     """
-    return [path.parent / name for name in _names(path, _HAMAMATSU_NAMES)]
-
-
-def _mirax_files(path: Path) -> list[Path]:
+    if path.suffix.lower() != MIRAX:
+        return [path.parent / name for name in _names(path, _HAMAMATSU_NAMES)]
     folder = path.with_suffix("")
     if not folder.is_dir():
         raise InputError(f"needs its folder {folder.name} beside it, which is not there")
     if folder.is_symlink():
         raise InputError(f"has a link as its folder {folder.name}: copy the folder itself")
-    if (folder / "Slidedat.ini").is_file():
-        _names(folder / "Slidedat.ini", _MIRAX_NAMES)
-    return _unlinked(sorted(folder.rglob("*")))
+    if not (folder / "Slidedat.ini").is_file():
+        raise InputError(f"needs Slidedat.ini in its folder {folder.name}")
+    return [folder / name for name in _names(folder / "Slidedat.ini", _MIRAX_NAMES)]
 
 
 def _names(path: Path, pattern: re.Pattern[bytes]) -> list[str]:

@@ -154,7 +154,7 @@ def open_source(path: Path) -> SandboxedSlide:
         InputError: the file is missing, in no known format, damaged or incomplete, too large a
             plain image, or names files that are not its own.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path} is not there")
     try:
         parts = companions(path)

@@ -45,12 +45,12 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
         yield store.local(source)
         return
     files = {PurePosixPath(key.removeprefix(prefix)): store.local(key) for key in keys}
-    main = files[PurePosixPath(rest)]
-    root = main.parents[len(PurePosixPath(rest).parts) - 1]
+    first = next(iter(files))
+    root = files[first].parents[len(first.parts) - 1]
     if all(path == root / place for place, path in files.items()):
-        yield main
+        yield root / rest
         return
-    with _beside_each_other(files, main.parent) as folder:
+    with _beside_each_other(files, files[first].parent) as folder:
         yield folder / rest
 
 

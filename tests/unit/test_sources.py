@@ -130,14 +130,17 @@ def test_parts_of_slides_are_no_slides_but_are_kept_with_them(tmp_path: Path) ->
     ):
         place = item.source.rpartition("/")[0]
         assert {key.removeprefix(f"{place}/") for key in store.list(place)} == files
-    (folder / "h.opt").unlink()
+    (folder / "h.opt").unlink()  # without it, OpenSlide reads more slowly
+    assert [len(entry.parts) for entry in find_slides([folder]).slides] == [0, 4, 3]
+    (folder / "h_map.jpg").unlink()
     found = find_slides([folder])
     assert [entry.path.stem for entry in found.slides] == ["alone", "m"]
-    assert "needs h.opt" in found.refused[0].reason
+    assert "needs h_map.jpg" in found.refused[0].reason
 
 
 def test_a_changed_companion_changes_the_slide(tmp_path: Path) -> None:
     slide(tmp_path / "in/m.mrxs")
+    slide(tmp_path / "in/m/Slidedat.ini", "[DATAFILE]\nFILE_0=Data0000.dat")
     part = slide(tmp_path / "in/m/Data0000.dat", "one")
     before = sources(tmp_path, tmp_path / "in").slides[0]
     part.write_text("two")
