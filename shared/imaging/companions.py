@@ -28,16 +28,19 @@ _MAX_TEXT = 4 << 20
 
 
 def companions(path: Path) -> list[Path]:
-    """List the other files that reading a slide takes.
+    """List the other files that reading a slide takes; none for a folder, which is the slide.
 
     Args:
-        path: the slide's main file.
+        path: the slide's main file or folder.
 
     Raises:
         InputError: a file that the slide needs is missing, a link, or not beside it; the message
             goes on after the slide's name.
         OSError: a folder or a file cannot be read.
     """
+    if path.is_dir():
+        _unlinked(path.rglob("*"))
+        return []
     with path.open("rb") as file:
         head = file.read(4096)
     if head[128:132] == _DICOM_MARK:

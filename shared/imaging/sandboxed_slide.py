@@ -16,7 +16,6 @@ from shared.contracts.base import Contract
 from shared.errors import InputError
 from shared.imaging import slide_files
 from shared.imaging.companions import companions
-from shared.imaging.zarr_slide import is_zarr
 from shared.sandbox import ANSWER_BYTES, ReadError, open_sandboxed
 
 Side = Annotated[int, Field(ge=1, le=2**31)]
@@ -155,10 +154,8 @@ def open_source(path: Path) -> SandboxedSlide:
         InputError: the file is missing, in no known format, damaged or incomplete, too large a
             plain image, or names files that are not its own.
     """
-    if is_zarr(path):
-        return SandboxedSlide(path, [])
-    if not path.is_file():
-        raise InputError(f"{path} is {'no slide, but a folder' if path.is_dir() else 'not there'}")
+    if not path.exists():
+        raise InputError(f"{path} is not there")
     try:
         parts = companions(path)
     except InputError as error:

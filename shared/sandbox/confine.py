@@ -78,7 +78,7 @@ def confine(files: Iterable[Path], folders: Iterable[Path], memory: int) -> None
     Python's own code stays readable, because codecs are loaded when they are needed.
 
     Args:
-        files: files that stay readable.
+        files: files that stay readable, and folders with all that lies below them.
         folders: folders that may be listed; their files are not readable by that.
         memory: bytes that the process may take on top of those that it has.
 
@@ -162,9 +162,11 @@ def _restrict_files(files: Iterable[Path], folders: Iterable[Path]) -> None:
         ctypes.c_size_t(len(attributes)),
         ctypes.c_uint32(0),
     )
-    code = [(path, _READ_FILE | (_READ_DIR if path.is_dir() else 0)) for path in code_folders()]
-    own = [(path, _READ_FILE) for path in files] + [(path, _READ_DIR) for path in folders]
-    for path, rights in code + own:
+    whole = [
+        (path, _READ_FILE | (_READ_DIR if path.is_dir() else 0))
+        for path in [*code_folders(), *files]
+    ]
+    for path, rights in whole + [(path, _READ_DIR) for path in folders]:
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -160,7 +160,8 @@ def open_sandboxed(
             `InputError` reaches the caller as it is.
         path: the file.
         arguments: further arguments, JSON.
-        files: files that the process may read; None: `path` alone.
+        files: files that the process may read, and folders with all that lies below them; None:
+            `path` alone.
         folders: folders that it may list.
 
     Raises:

@@ -179,7 +179,9 @@ def test_links_are_no_files_of_a_slide(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b/one.dcm").write_bytes(secret.read_bytes())
     (tmp_path / "b/two.dcm").symlink_to(secret)
-    for slide in (path, tmp_path / "b/one.dcm"):
+    (tmp_path / "c.zarr").mkdir()
+    (tmp_path / "c.zarr/0").symlink_to(secret)
+    for slide in (path, tmp_path / "b/one.dcm", tmp_path / "c.zarr"):
         with pytest.raises(InputError, match="has a link as its file"):
             Slide.open(slide, 0.5)
 
