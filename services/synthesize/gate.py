@@ -8,12 +8,12 @@ distance from a training region to the nearest one of another slide: what real t
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from shared.arrays import Float32, UInt8
@@ -62,9 +62,9 @@ class Gate:
         self._encoder: Encoder | None = None
         if request.min_distance is not None:
             body = context.store.get(dataset_key(request.dataset, TRAINING_FEATURES))
-            with np.load(io.BytesIO(body)) as arrays:
-                self._known: Float32 = arrays["features"]
-                self._unit = float(arrays["unit"])
+            arrays = safetensors.numpy.load(body)
+            self._known: Float32 = arrays["features"]
+            self._unit = float(arrays["unit"][0])
             self._encoder = _encoder(context)
 
     def measure(self, image: UInt8, crops: Sequence[Crop]) -> Nearness:
@@ -113,9 +113,8 @@ def prepare(request: DatasetRequest, model: ModelRecord, context: Context) -> No
         parts.append(encoder.encode(np.stack(images)))
         context.progress(stop, len(regions), "training regions encoded")
     features = np.concatenate(parts)
-    body = io.BytesIO()
-    np.savez(body, features=features, unit=_unit(features, np.array(regions.slides)))
-    context.store.put(key, body.getvalue())
+    unit = np.array([_unit(features, np.array(regions.slides))])
+    context.store.put(key, safetensors.numpy.save({"features": features, "unit": unit}))
 
 
 def _encoder(context: Context) -> Encoder:

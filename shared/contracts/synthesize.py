@@ -34,7 +34,7 @@ FolderFormat = Literal["folder", "coco", "geojson", "webdataset", "parquet"]
 """What `htd export` writes; datasets in the store are WebDataset shards already."""
 
 PSEUDONYM_KEY = "pseudonyms.key"
-TRAINING_FEATURES = "training.npz"
+TRAINING_FEATURES = "training.safetensors"
 PRIVATE = ("submission.json", "choices.parquet", PSEUDONYM_KEY, TRAINING_FEATURES)
 """Files of a dataset that no archive and no download contains."""
 

@@ -64,7 +64,8 @@ def named_parts(path: Path) -> list[Path]:
             OpenSlide would read.
         OSError: the file cannot be read.
     """
-    listing, folder, keys = path, path.parent, _HAMAMATSU_KEYS
+    listing, folder = path, path.parent
+    keys: tuple[str, ...] = _HAMAMATSU_KEYS
     if path.suffix.lower() == MIRAX:
         folder, keys = path.with_suffix(""), _MIRAX_KEYS
         listing = folder / "Slidedat.ini"

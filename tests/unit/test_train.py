@@ -27,6 +27,7 @@ from services.train.objectives import (
 from services.train.stage import TrainStage
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.recipe import DenoiserRecipe, Recipe, StudentRecipe, VaeRecipe
+from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import GuidanceScale, Sampling
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest

@@ -87,7 +87,8 @@ def claimed(store: Store, key: str | None, request: Request) -> Iterator[Claim]:
 
 
 @contextmanager
-def _alone(*names: str) -> Iterator[None]:
+def _alone(key: str, place: str) -> Iterator[None]:
+    names = (key, place)
     with _lock:
         if names in _busy:
             raise _in_progress()
