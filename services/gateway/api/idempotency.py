@@ -87,8 +87,8 @@ def claimed(store: Store, key: str | None, request: Request) -> Iterator[Claim]:
 
 
 @contextmanager
-def _alone(key: str, place: str) -> Iterator[None]:
-    names = (key, place)
+def _alone(store: str, place: str) -> Iterator[None]:
+    names = (store, place)
     with _lock:
         if names in _busy:
             raise _in_progress()
