@@ -233,12 +233,21 @@ def _remarks(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         name: f"{part['damaged']:.2%}" for name, part in sorted(done.items()) if part.get("damaged")
     }
     overridden = {
-        name: f"{part['mpp']:.4g} instead of {part['stated_mpp']:.4g} µm/px"
-        for name, part in sorted(done.items())
-        if part.get("stated_mpp") and abs(part["mpp"] / part["stated_mpp"] - 1) > MPP_TOLERANCE
+        name: said for name, part in sorted(done.items()) if (said := _overridden(part)) is not None
     }
     remarks = {"damaged": damaged, "resolution_overridden": overridden}
     return {key: slides for key, slides in remarks.items() if slides}
+
+
+def _overridden(part: dict[str, Any]) -> str | None:
+    """Say how a slide's resolution differs from what it states; None if it does not."""
+    if not part.get("stated_mpp"):
+        return None
+    x, y = part["stated_mpp"]
+    if max(abs(part["mpp"] / x - 1), abs(part["mpp_y"] / y - 1)) <= MPP_TOLERANCE:
+        return None
+    stated = f"{x:.4g}" if x == y else f"{x:.4g} × {y:.4g}"
+    return f"{part['mpp']:.4g} instead of {stated} µm/px"
 
 
 def _on_labels(request: IngestRequest, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -348,8 +357,13 @@ def _ingest(
         "region_sha256": region_sha,
         "stain": stain,
         "damaged": damaged,
+        "mpp_y": record.mpp_y,
         "stated_mpp": slide.stated_mpp,
-        "implied_mpp": slide.stated_mpp or (10 / slide.objective if slide.objective else None),
+        "implied_mpp": slide.stated_mpp[0]
+        if slide.stated_mpp
+        else 10 / slide.objective
+        if slide.objective
+        else None,
         "labels": drawn,
     }
 

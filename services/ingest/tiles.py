@@ -21,7 +21,8 @@ from shared.contracts.ingest import TILE_COLUMNS
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.contracts.tenants import is_path, is_reserved
 from shared.errors import InputError
-from shared.imaging.masks import INVERSE, ORIENTATION, lookup, turned
+from shared.imaging.mask_values import lookup
+from shared.imaging.masks import INVERSE, ORIENTATION, turned
 from shared.imaging.pictures import check_jpeg, open_picture
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.sandboxed_mask import open_mask
