@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
@@ -35,11 +36,13 @@ def main() -> None:
     children = _Children()
     send(control, {"ready": os.getpid()})
     while True:
+        children.reap()
+        if not select.select([control], [], [], 1.0 if children.live else None)[0]:
+            continue
         try:
             message, descriptors = receive(control, descriptors=2)
         except (EOFError, OSError):
             return
-        children.reap()
         if "end" in message:
             send(control, {"status": children.end(message["end"])})
             continue

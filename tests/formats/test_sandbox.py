@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import struct
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from services.ingest.annotations import qupath
+from services.ingest.annotations.outlines import SlideGeometry
 from shared.errors import InputError
 from shared.imaging.companions import companions
 from shared.imaging.sandboxed_slide import open_source
@@ -229,3 +232,25 @@ def test_a_slide_is_the_same_in_the_sandbox(tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "b.tif")  # a user's link to a slide
     with Slide.open(path, 1.0) as slide:
         assert np.array_equal(slide.read(10, 20, (30, 40), 1.0), image[20:60, 10:40])
+
+
+@pytest.mark.parametrize(
+    "head", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"8BPS\0\1", b"\xd7\xcd\xc6\x9a"]
+)
+def test_formats_that_start_programs_are_not_opened(tmp_path: Path, head: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(head.ljust(4096, b"\0"))
+    with pytest.raises(InputError, match="neither a slide nor an image"):
+        Slide.open(path, 1.0)
+
+
+def test_a_packed_annotation_holds_no_more_than_annotations_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.geojson.gz"
+    path.write_bytes(gzip.compress(b"[" + b" " * 1_000_000 + b"]"))
+    geometry = SlideGeometry(512, 512, 1.0, 1.0)
+    assert qupath.read(path, geometry).outlines == []
+    monkeypatch.setattr(qupath, "MIN_UNPACKED", 1000)
+    with pytest.raises(InputError, match="unpack it first"):
+        qupath.read(path, geometry)
