@@ -175,10 +175,10 @@ def install(app: FastAPI) -> None:
             raise error
         return await _unavailable(request, error)
 
-    for kind in (HTTPError, RedisError):
-        app.add_exception_handler(kind, _unavailable)
-    for kind in (MinioException, OSError):
-        app.add_exception_handler(kind, _store)
+    app.add_exception_handler(HTTPError, _unavailable)
+    app.add_exception_handler(RedisError, _unavailable)
+    app.add_exception_handler(MinioException, _store)
+    app.add_exception_handler(OSError, _store)
 
 
 def _explain(error: RequestValidationError) -> ProblemDetails:
@@ -225,8 +225,9 @@ def blaming(field: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        missing = isinstance(error, ObjectNotFoundError)
-        detail = f"there is no {error.key!r}" if missing else hide_paths(str(error))
+        detail = hide_paths(str(error))
+        if isinstance(error, ObjectNotFoundError):
+            detail = f"there is no {error.key!r}"
         raise ProblemError(422, "invalid", detail, pointer=field) from error
 
 
