@@ -66,7 +66,7 @@ sbom: install out/audit/installed  ## CycloneDX list of all pinned packages, in 
 
 audit: out/audit/installed  ## hadolint, shellcheck, and known vulnerabilities of the pinned packages
 	out/audit/bin/hadolint Dockerfile tests/containers/standins/*/Dockerfile
-	out/audit/bin/shellcheck docker/*.sh tests/containers/standins/silo/server tests/containers/standins/silo/mc
+	out/audit/bin/shellcheck docker/*.sh docker/s3/setup.sh tests/containers/standins/silo/server tests/containers/standins/silo/mc
 	out/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 images:          ## build the images that run without a GPU

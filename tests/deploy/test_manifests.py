@@ -182,12 +182,11 @@ def test_variables_and_secrets_are_known_to_the_settings(manifests: tuple[Manife
 def _secrets_by_name() -> dict[str, set[str]]:
     """Which secrets are in which Secret, as docs/kubernetes.md makes them: one of each folder."""
     text = (ROOT / "docs/kubernetes.md").read_text()
-    (services,) = re.findall(r"for service in (.+); do", text)
-    assert "create secret generic heterotissue-$service --from-file=secrets/$service" in text
-    assert "create secret generic heterotissue-s3-root --from-file=secrets/s3" in text
-    found = {f"heterotissue-{name}": drawn_secrets()[name] for name in services.split()}
+    made = re.findall(r"create secret generic (\S+) --from-file=secrets/(\w+)$", text, re.M)
+    found = {name: drawn_secrets()[folder] for name, folder in made}
+    assert {folder for _, folder in made} == drawn_secrets().keys() - {"grafana"}
     assert set().union(*found.values()) <= secret_names()
-    return found | {"heterotissue-s3-root": drawn_secrets()["s3"]}
+    return found
 
 
 def test_the_production_secrets_are_those_that_the_docs_make() -> None:
