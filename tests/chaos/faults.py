@@ -233,7 +233,10 @@ def _reorder(chaos: Chaos) -> None:
         messages = [str(each) for each in redis.lrange(stage, 0, -1)]
         chaos.rng.shuffle(messages)
         if messages:
-            redis.pipeline().delete(stage).rpush(stage, *messages).execute()
+            swap = redis.pipeline()
+            swap.delete(stage)
+            swap.rpush(stage, *messages)
+            swap.execute()
 
 
 def _foreign(chaos: Chaos) -> None:
@@ -271,7 +274,7 @@ def _remake(chaos: Chaos) -> None:
         Dispatcher(chaos.stack.direct).start(ledger, job)
 
 
-FAULTS: dict[str, Callable[[Chaos], None]] = {
+FAULTS: dict[str, Callable[[Chaos], object]] = {
     "worker killed": lambda chaos: _kill(chaos, chaos.worker()),
     "pool child killed": _kill_child,
     "worker told to end": lambda chaos: _terminate(chaos, chaos.worker()),
