@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 from redis import Redis
+from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
 from heterotissue.stack.servers import redis_answers, s3_answers
@@ -230,7 +231,7 @@ def _stale(chaos: Chaos) -> None:
 def _reorder(chaos: Chaos) -> None:
     redis = chaos.redis
     for stage in {request.stage for _, request in chaos.jobs.values()}:
-        messages = [str(each) for each in redis.lrange(stage, 0, -1)]
+        messages = redis.execute_command("LRANGE", stage, 0, -1, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]
         chaos.rng.shuffle(messages)
         if messages:
             swap = redis.pipeline()
