@@ -52,7 +52,6 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
         )
     app = Celery("heterotissue", broker=url)
     app.conf.update(
-        broker_transport="shared.queue.transport:Transport",
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -76,6 +75,8 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
             "unacked_mutex_key": f"unacked_mutex.{queue}",
         },
     )
+    if url.startswith("redis://"):  # for rediss, kombu turns on TLS by the transport's name
+        app.conf.broker_transport = "shared.queue.transport:Transport"
     return app
 
 
