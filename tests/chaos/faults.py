@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 from redis import Redis
+from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
 from heterotissue.stack.servers import redis_answers, s3_answers
@@ -230,10 +231,13 @@ def _stale(chaos: Chaos) -> None:
 def _reorder(chaos: Chaos) -> None:
     redis = chaos.redis
     for stage in {request.stage for _, request in chaos.jobs.values()}:
-        messages = [str(each) for each in redis.lrange(stage, 0, -1)]
+        messages = redis.execute_command("LRANGE", stage, 0, -1, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]
         chaos.rng.shuffle(messages)
         if messages:
-            redis.pipeline().delete(stage).rpush(stage, *messages).execute()
+            swap = redis.pipeline()
+            swap.delete(stage)
+            swap.rpush(stage, *messages)
+            swap.execute()
 
 
 def _foreign(chaos: Chaos) -> None:
@@ -271,7 +275,7 @@ def _remake(chaos: Chaos) -> None:
         Dispatcher(chaos.stack.direct).start(ledger, job)
 
 
-FAULTS: dict[str, Callable[[Chaos], None]] = {
+FAULTS: dict[str, Callable[[Chaos], object]] = {
     "worker killed": lambda chaos: _kill(chaos, chaos.worker()),
     "pool child killed": _kill_child,
     "worker told to end": lambda chaos: _terminate(chaos, chaos.worker()),

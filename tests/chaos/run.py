@@ -28,11 +28,13 @@ import psutil
 
 from heterotissue.stack.servers import BUCKET
 from shared.contracts.base import Request
+from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.tenants import TenantRecord, tenant_key
 from shared.jobs import Ledger, run_job
 from shared.jobs.stage import Stage
 from shared.queue.worker import Dispatcher
-from shared.storage import DirectoryStore
+from shared.settings import Settings
+from shared.storage import DirectoryStore, Store
 from tests.chaos.checker import check, leftovers
 from tests.chaos.faults import FAULTS, KILLS, LEASE_SECONDS, Chaos, ChaosStack, inject, open_ledgers
 from tests.chaos.stage import LOG, ChaosRequest, ChaosStage
@@ -46,8 +48,52 @@ SETTINGS = {
     "HTD_RECONCILE_SECONDS": "1",
     "HTD_STOP_SECONDS": "1",
     "HTD_DEVICE": "cpu",
+    "HTD_THREADS": "1",
     "REMAP_SIGTERM": "SIGQUIT",  # as in the images
 }
+
+
+@dataclass(frozen=True)
+class Product:
+    """A kind of dataset, and what makes it.
+
+    Attributes:
+        worker: module of the workers.
+        request: makes the request for a dataset of a name.
+        stage: makes the stage.
+        prepare: writes what the stage reads into a store.
+    """
+
+    worker: str
+    request: Callable[[str], Request]
+    stage: Callable[[], Stage[Any]]
+    prepare: Callable[[Store], None]
+
+
+def _synthesize_stage() -> Stage[Any]:
+    from services.synthesize.stage import SynthesizeStage  # it imports torch
+
+    return SynthesizeStage()
+
+
+def _publish_model(store: Store) -> None:
+    from tests.models import publish_toy_model
+    from tests.region_sets import make_region_set
+
+    publish_toy_model(store, make_region_set(store, size=32))
+
+
+TINY = Product(
+    "tests.chaos.stage", lambda name: ChaosRequest(dataset=name), ChaosStage, lambda _: None
+)
+REAL = Product(
+    "services.synthesize",
+    lambda name: DatasetRequest(
+        dataset=name, model="toy", images=24, shard_size=2, batch_size=2, exports=("coco",)
+    ),
+    _synthesize_stage,
+    _publish_model,
+)
 
 
 @dataclass
@@ -100,15 +146,17 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 @contextmanager
-def chaos(folder: Path, seed: int, workers: int) -> Iterator[Chaos]:
+def chaos(folder: Path, seed: int, workers: int, product: Product = TINY) -> Iterator[Chaos]:
     """A stack with a tenant beside the local one, and the chances of a seed."""
     (folder / "computed").mkdir(parents=True, exist_ok=True)
     before = dict(os.environ)
     os.environ |= SETTINGS | {LOG: str(folder / "computed")}
     try:
-        with ChaosStack(folder, "tests.chaos.stage", workers, seed) as stack:
+        with ChaosStack(folder, product.worker, workers, seed) as stack:
             ledgers = open_ledgers(stack.direct, TENANTS)
             ledgers[""].store.put_json(tenant_key("acme"), TenantRecord())
+            for ledger in ledgers.values():
+                product.prepare(ledger.store)
             yield Chaos(stack, random.Random(seed), ledgers)  # noqa: S311 - faults, no secret
     finally:
         os.environ.clear()
@@ -116,7 +164,7 @@ def chaos(folder: Path, seed: int, workers: int) -> Iterator[Chaos]:
 
 
 def run_round(
-    bench: Chaos, number: int, faults: list[str], figures: Figures, make: Callable[[str], Request]
+    bench: Chaos, number: int, faults: list[str], figures: Figures, product: Product = TINY
 ) -> None:
     """Inject faults while datasets are made, wait for the end, and check.
 
@@ -125,7 +173,7 @@ def run_round(
         number: number of the round, which is part of the names of its datasets.
         faults: names of the faults, in their order.
         figures: receives what came of them.
-        make: makes the request for a dataset.
+        product: the kind of the datasets.
     """
     bench.jobs.clear()
     made: dict[str, tuple[str, Request]] = {}
@@ -134,7 +182,7 @@ def run_round(
         open_jobs = bench.open_jobs()
         for tenant, ledger in bench.ledgers.items():
             if not any(made[job][0] == tenant for job in open_jobs):
-                request = make(f"round-{number}-{len(made)}")
+                request = product.request(f"round-{number}-{len(made)}")
                 job = ledger.submit(request)
                 made[job] = (tenant, request)
                 bench.jobs[job] = (ledger, request)
@@ -155,11 +203,15 @@ def run_round(
     if hit:
         figures.end.append(max(0.0, _newest(bench, list(made)) - last))
         figures.go_on.append(_next_marker(bench, list(made), last) - last)
-    _judge(bench, made, injected, figures)
+    _judge(bench, made, injected, figures, product)
 
 
 def _judge(
-    bench: Chaos, made: dict[str, tuple[str, Request]], injected: list[Injected], figures: Figures
+    bench: Chaos,
+    made: dict[str, tuple[str, Request]],
+    injected: list[Injected],
+    figures: Figures,
+    product: Product,
 ) -> None:
     bucket = bench.stack.folder / "s3" / BUCKET
     wrong: set[tuple[str, str]] = set()
@@ -167,7 +219,7 @@ def _judge(
         dataset = _dataset(request)
         place = f"tenants/{tenant}" if tenant else ""
         images = int(request.model_dump()["images"])
-        verdict = check(bucket, place, dataset, images, undisturbed(request))
+        verdict = check(bucket, place, dataset, images, undisturbed(request, product))
         figures.lost += verdict.lost
         figures.doubled += verdict.doubled
         figures.datasets += 1
@@ -186,14 +238,16 @@ def _judge(
         figures.twice += sum(count - 1 for count in computed.values())
 
 
-def undisturbed(request: Request) -> dict[str, str]:
+def undisturbed(request: Request, product: Product = TINY) -> dict[str, str]:
     """Make a dataset in this process without faults; return path below its folder → SHA-256."""
-    stage: Stage[Any] = ChaosStage()
-    quick = request.model_copy(update={"seconds": 0.0})
+    if isinstance(request, ChaosRequest):
+        request = request.model_copy(update={"seconds": 0.0})
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         ledger = Ledger(DirectoryStore(folder))
         log = os.environ.pop(LOG, None)
-        run_job(ledger, stage, ledger.submit(quick))
+        product.prepare(ledger.store)
+        config = Settings(threads=1, device="cpu")
+        run_job(ledger, product.stage(), ledger.submit(request), config=config)
         if log is not None:
             os.environ[LOG] = log
         prefix = f"datasets/{_dataset(request)}/"
@@ -235,11 +289,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--per-round", type=int, default=6)
+    parser.add_argument("--real", action="store_true", help="real datasets of a toy model")
     parser.add_argument("--folder", type=Path, default=Path("out/chaos"))
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
     options = parser.parse_args(arguments)
     figures, began = Figures(), time.monotonic()
-    with chaos(options.folder, options.seed, options.workers) as bench:
+    product = REAL if options.real else TINY
+    with chaos(options.folder, options.seed, options.workers, product) as bench:
         kinds = [name for name in FAULTS if bench.stack.disk or not name.startswith("disk")]
         schedule = [
             name
@@ -249,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
         for number, start in enumerate(range(0, len(schedule), options.per_round)):
             names = schedule[start : start + options.per_round]
             before = len(figures.broken)
-            run_round(bench, number, names, figures, lambda name: ChaosRequest(dataset=name))
+            run_round(bench, number, names, figures, product)
             report = figures.report(options.seed, time.monotonic() - began)
             if options.out:
                 options.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from shared.jobs import Ledger, run_job
 from shared.storage import DirectoryStore
 from tests.chaos.checker import check
-from tests.chaos.run import Figures, chaos, run_round, undisturbed
+from tests.chaos.run import TINY, Figures, chaos, run_round, undisturbed
 from tests.chaos.stage import ChaosRequest, ChaosStage
 
 SCHEDULE = [
@@ -18,10 +19,13 @@ SCHEDULE = [
 ]  # fmt: skip
 
 
+SMALL = replace(TINY, request=lambda name: ChaosRequest(dataset=name, images=12))
+
+
 def test_nothing_is_lost_or_doubled_under_faults(tmp_path: Path) -> None:
     figures = Figures()
     with chaos(tmp_path, seed=0, workers=2) as bench:
-        run_round(bench, 0, SCHEDULE, figures, lambda name: ChaosRequest(dataset=name, images=12))
+        run_round(bench, 0, SCHEDULE, figures, SMALL)
     assert figures.broken == []
     assert (figures.survived, figures.lost, figures.doubled) == (len(SCHEDULE), 0, 0)
 

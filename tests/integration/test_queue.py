@@ -168,6 +168,7 @@ def test_a_lost_unit_is_found_while_others_wait_in_its_queue(config: Settings) -
     dispatcher.start(ledger, others)
     lost = ledger.submit(ToyRequest(name="lost"))
     try:
+        dispatcher.redis.lpush("toy", b"\xff\x80 no text")
         wait_for(lambda: (lost, "plan") in Waiting(dispatcher.redis).of("toy"))
         assert dispatcher.reconcile(ledger) == 0, "what waits is not lost"
     finally:
