@@ -23,6 +23,7 @@ from shared.imaging.redaction import apply, is_dicom_label, keeps_label, redacti
 from shared.imaging.stored_slides import slide_hash
 from shared.storage import (
     ObjectNotFoundError,
+    OverlayStore,
     Patch,
     Store,
     content_hash,
@@ -255,7 +256,7 @@ def _place(
 
 
 def _copy(store: Store, key: str, path: Path, patches: Sequence[Patch]) -> None:
-    if not patches:
+    if not patches or isinstance(store, OverlayStore):  # a dry run copies nothing
         store.put_file(key, path)
         return
     with store.writing(key) as copy:
