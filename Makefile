@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install lint test test-api test-e2e test-containers test-tensorrt test-k8s assets secrets images load push digests sbom audit demo starter autoencoder bench-quality bench-synthesis bench-gateway bench-gpu clean
+.PHONY: help install lint test test-api test-e2e chaos fuzz test-containers test-tensorrt test-k8s assets secrets images load push digests sbom audit demo starter autoencoder bench-quality bench-synthesis bench-gateway bench-gpu clean
 
 help:            ## list the targets
 	@grep -E '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -44,6 +44,12 @@ test-tensorrt: install  ## every graph that Triton serves, built by TensorRT for
 	$(BIN)/pip install --quiet --no-deps $(TENSORRT)==1.7.1.116 $(TENSORRT)-libs==1.7.1.116 $(TENSORRT)-bindings==1.7.1.116
 	$(BIN)/python -m pytest -m 'tensorrt or not tensorrt' -v tests/tensorrt
 
+chaos: install   ## FAULTS=500 injected faults while datasets are made, and an independent check [SEED=0]
+	$(BIN)/python -m tests.chaos.run --faults $(or $(FAULTS),500) --seed $(or $(SEED),0) --out benchmarks/results/chaos.json
+
+fuzz: install    ## N=20000 damaged files for every parser at the border [SEED=0]
+	$(BIN)/python -m tests.fuzz.run --inputs $(or $(N),20000) --seed $(or $(SEED),0)
+
 test-k8s: install  ## render and check the manifests; needs kubectl, but no cluster
 	$(BIN)/python -m pytest tests/deploy
 
@@ -60,7 +66,7 @@ sbom: install out/audit/installed  ## CycloneDX list of all pinned packages, in 
 
 audit: out/audit/installed  ## hadolint, shellcheck, and known vulnerabilities of the pinned packages
 	out/audit/bin/hadolint Dockerfile tests/containers/standins/*/Dockerfile
-	out/audit/bin/shellcheck docker/*.sh tests/containers/standins/silo/server tests/containers/standins/silo/mc
+	out/audit/bin/shellcheck docker/*.sh docker/s3/setup.sh tests/containers/standins/silo/server tests/containers/standins/silo/mc
 	out/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 images:          ## build the images that run without a GPU

@@ -13,36 +13,16 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from heterotissue.first_picture import MAPS, cut_crops, draw_glands
 from shared.contracts.models import ModelRef
 from shared.datasets.samples import Sample, draw_crops, load_dataset, read_shard
-from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, take_crop
+from shared.diffusion.crops import CropRule
 from shared.diffusion.model_store import load_model
 from shared.imaging.sheet import colorize, sheet
 from shared.models import read_model
 from shared.storage import open_store
-
-UInt8 = NDArray[np.uint8]
-MAPS = 6
-
-
-def draw_glands(size: int, rng: np.random.Generator) -> UInt8:
-    """Draw a label map of wavy discs that do not touch, uint8 (size, size)."""
-    y, x = np.mgrid[:size, :size] / size
-    labels = np.zeros((size, size), np.uint8)
-    margin = np.zeros((size, size), bool)
-    for _ in range(60):
-        middle, radius = rng.uniform(0, 1, 2), rng.uniform(0.08, 0.26)
-        phases, waves = rng.uniform(0, 2 * np.pi, 4), rng.uniform(0, 0.1, 4)
-        angle = np.arctan2(y - middle[1], x - middle[0])
-        wave = 1 + sum(waves[n] * np.cos((n + 1) * angle + phases[n]) for n in range(4))
-        distance = np.hypot(x - middle[0], y - middle[1]) / wave
-        if not (margin & (distance < radius + 0.03)).any():
-            labels[distance < radius] = 1
-            margin |= distance < radius + 0.03
-    return labels
 
 
 def appearances(samples: list[Sample], rows: int) -> list[Sample]:
@@ -74,15 +54,7 @@ def main() -> None:
     rows = [[np.full((size, size, 3), 250, np.uint8)]]
     rows[0] += [colorize(labels, record.classes.colors) for labels in maps]
     for source in appearances(samples, given.rows):
-        cut = [
-            take_crop(source.image, source.labels, label, rule, rng, size)
-            for label in cropped_labels(source.labels, rule)
-        ]
-        crops = [crop for crop in cut if crop is not None]
-        moved: list[list[Crop]] = [
-            [found for crop in crops if (found := move_crop(crop, labels, rng)) is not None]
-            for labels in maps
-        ]
+        crops, moved = cut_crops(source.image, source.labels, maps, rule, rng)
         images = sampler.generate(np.stack(maps), moved, range(MAPS), record.recipe.sampling)
         rows.append([draw_crops(crops, size), *images])
     page = sheet(rows, ["label maps", *[""] * given.rows], ["crops", "synthetic images"])

@@ -6,7 +6,6 @@ from shared.contracts.base import Request, Split
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.models import ModelRef
-from shared.contracts.regions import region_set_key
 from shared.contracts.train import TrainRequest
 from shared.datasets.samples import load_dataset
 from shared.errors import InputError
@@ -18,22 +17,15 @@ from shared.storage import ObjectNotFoundError, Store
 def cohort_scale(store: Store, cohort: str) -> tuple[int, float]:
     """Return side (pixels) and resolution (µm per pixel) of a cohort's regions.
 
-    A cohort without annotations has no regions yet; theirs are twice its patches, as `htd ingest`
-    makes them.
-
     Raises:
         InputError: there is no such cohort.
     """
     try:
-        patches = store.get_model(cohort_key(cohort), CohortRecord).patches
+        return store.get_model(cohort_key(cohort), CohortRecord).scale
     except ObjectNotFoundError as error:
         raise InputError(
             f"{store.url} holds no cohort {cohort!r}: run htd ingest first, or check the name"
         ) from error
-    if store.exists(region_set_key(cohort)):
-        rule = load_region_set(store, cohort).rule
-        return rule.size, rule.mpp
-    return 2 * patches.size, patches.mpp
 
 
 def notes(store: Store, request: Request) -> list[str]:

@@ -13,6 +13,7 @@ from heterotissue.stack.servers import find_rclone, find_redis
 from heterotissue.stages import load_stage
 from shared.contracts.requests import REQUESTS
 from shared.errors import HeteroTissueError
+from shared.sandbox import protections
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def examine() -> list[Finding]:
         Finding("memory", memory >= 8, f"{memory:.0f} GiB (the demo needs 8)"),
         Finding("disk", free >= 5, f"{free:.0f} GiB free here"),
         _gpu(),
+        _sandbox(),
     ]
     for name in REQUESTS:
         try:
@@ -47,6 +49,15 @@ def examine() -> list[Finding]:
         except HeteroTissueError as error:
             findings.append(Finding(name, False, str(error)))
     return findings
+
+
+def _sandbox() -> Finding:
+    """Say what holds back the processes that decode slides and features."""
+    there = protections()
+    have = ", ".join(name for name, is_there in there.items() if is_there)
+    lacks = ", ".join(name for name, is_there in there.items() if not is_there)
+    lacking = f"; this kernel or container lacks: {lacks}" if lacks else ""
+    return Finding("sandbox", not lacks, f"slides are read with {have}{lacking}")
 
 
 def _gpu() -> Finding:

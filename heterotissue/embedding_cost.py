@@ -69,7 +69,7 @@ def seconds_per_step(config: Settings) -> float:
         np.zeros(BATCH, np.int64),
         MEASURED_STEPS + 1,
         0,
-        choose_device(config),
+        choose_device(config.device),
         lambda *_: times.append(time.perf_counter()),
     )
     return (times[-1] - times[0]) / MEASURED_STEPS
@@ -85,7 +85,11 @@ def seconds_per_patch(
 
     name = "random" if request.encoder == "embedded" else request.encoder
     encoder = load_encoder(
-        name, store, cohort=request.cohort, weights=request.weights, device=choose_device(config)
+        name,
+        store,
+        cohort=request.cohort,
+        weights=request.weights,
+        device=choose_device(config.device),
     )
     size, mpp = record.patches.size, record.patches.mpp
     table = pq.read_table(store.local(patches_key(request.cohort, slide)), columns=["x", "y"])

@@ -49,7 +49,8 @@ def export_features(
         Slide → why it was left out.
 
     Raises:
-        InputError: the cohort has no features of this encoder, or `folder` has features already.
+        InputError: the cohort has no features of this encoder, they are of other patches than it
+            has now, or `folder` has features already.
     """
     if not store.exists(feature_record_key(encoder, cohort)):
         raise InputError(
@@ -58,6 +59,7 @@ def export_features(
         )
     features = store.get_model(feature_record_key(encoder, cohort), FeatureRecord)
     record = store.get_model(cohort_key(cohort), CohortRecord)
+    features.check(record)
     grid = record.patches
     slides = {name: read_record(store, record, name) for name in features.slides}
     if layout == "trident":

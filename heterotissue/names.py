@@ -215,7 +215,7 @@ def full_name(store: Store, kind: str, name: str) -> str:
 
 
 def remove(store: Store, kind: str, name: str) -> int:
-    """Delete a named thing with its job, and free its name.
+    """Delete a named thing and free its name; delete its job too, if that has made nothing else.
 
     Returns:
         The number of objects deleted, without those of the job.
@@ -229,16 +229,28 @@ def remove(store: Store, kind: str, name: str) -> int:
     job = names.owner(store, product) if known.products else None
     if job and ledger.is_open(job):
         raise InputError(f"{product} is being made: 'htd jobs cancel {job}' stops it")
-    keys = [key for prefix in known.prefixes(store, name) for key in store.list(prefix)]
-    if job:
-        ledger.delete(job)
-        for own in names.names_of(store, job):
-            names.release(store, own)
+    keys = _keys(store, known, name)
     for key in keys:
         store.delete(key)
-    if known.products:
+    if job is not None:
         names.release(store, product)
+        left = names.names_of(store, job)
+        if not any(_holds(store, other) for other in left):
+            ledger.delete(job)
+            for other in left:
+                names.release(store, other)
     return len(keys)
+
+
+def _keys(store: Store, kind: Kind, name: str) -> list[str]:
+    return [key for prefix in kind.prefixes(store, name) for key in store.list(prefix)]
+
+
+def _holds(store: Store, product: str) -> bool:
+    """Say whether a thing that people know by its name is in the store."""
+    products, _, name = product.partition("/")
+    kinds = (kind for kind in KINDS.values() if kind.products == products)
+    return any(_keys(store, kind, name) for kind in kinds)
 
 
 def with_free_version(store: Store, request: TrainRequest) -> TrainRequest:

@@ -156,6 +156,10 @@ def _whole(name: str, coords: Any) -> Int64:
     return np.asarray(rounded, np.int64)
 
 
+_OWNER = {"name", "slide", "slide_id", "slide_name"}
+"""Attributes of the file or its datasets that name the slide; TRIDENT and CLAM write the first."""
+
+
 def _attributes(
     name: str, places: h5py.Dataset, rows: h5py.Dataset
 ) -> tuple[dict[str, float], str | None]:
@@ -172,13 +176,16 @@ def _attributes(
         if not np.isfinite(number) or number < 0:
             raise InputError(f"{name}: the attribute {key} is {number:g}, which cannot be")
         stated[key] = number
-    for attributes in (places.attrs, rows.attrs):
-        value = attributes.get("name")
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        if isinstance(value, str) and value:
-            return stated, value
-    return stated, None
+    owners: dict[str, None] = {}
+    for attributes in (places.attrs, rows.attrs, rows.file.attrs):
+        for key in _OWNER & set(attributes):
+            value = attributes[key]
+            text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            if isinstance(text, str) and text:
+                owners[text] = None
+    if len(owners) > 1:
+        raise InputError(f"{name} states that it is of several slides: {', '.join(owners)}")
+    return stated, next(iter(owners), None)
 
 
 def own_dataset(file: h5py.File, name: str, where: str) -> h5py.Dataset:

@@ -48,7 +48,7 @@ def read_types(store: Store, run: str, k: int) -> dict[int, TissueType]:
             types[int(label)] = TissueType.model_validate(kind)
         except ValidationError as error:
             raise InputError(f"{key}: type {label}: {explain(error, TissueType)}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{key}: types are named by numbers, not {label!r}") from error
     check_types(types, k, key)
     return types

@@ -16,6 +16,7 @@ from shared.contracts.tenants import LOCAL
 from shared.jobs import JobStatus, run_job
 from shared.queue.tenants import ledger_of
 from shared.settings import Settings
+from tests.policies import Policed
 
 KEY = "the key that signs tokens in tests"
 
@@ -44,6 +45,9 @@ class Gateway:
         return TestClient(self.app, headers=headers, raise_server_exceptions=False)
 
     def work(self, job: str) -> JobStatus:
-        """Do a job that was submitted, as a worker would."""
+        """Do a job that was submitted, as a worker would, with the worker's rights in the store."""
         ledger = ledger_of(self.config, job)
-        return run_job(ledger, load_stage(ledger.stage(job)), job, config=self.config)
+        stage = ledger.stage(job)
+        prefix = f"tenants/{ledger.owner}/" if ledger.owner else ""
+        ledger.store = Policed(ledger.store, stage, prefix)
+        return run_job(ledger, load_stage(stage), job, config=self.config)

@@ -85,8 +85,9 @@ def synthesize(
     change: SetOption = None,
 ) -> None:
     """Make a dataset of synthetic images with their label maps."""
-    target = Target.of(store, broker, dry_run) if server is None else None
-    ref = find_version(target.store, model) if target else ModelRef.parse(model)
+    ref = ModelRef.parse(model)
+    if server is None:
+        ref = find_version(Target.of(store, broker, dry_run).store, model)
     request = DatasetRequest(
         dataset=dataset,
         model=ref.name,
@@ -103,8 +104,8 @@ def synthesize(
         exports=export_formats(export or []),
     )
     request = changed(request, change)
-    if target:
-        run_and_end(target, request, fresh=fresh, replace=replace)
+    if server is None:
+        run_and_end(Target.of(store, broker, dry_run), request, fresh=fresh, replace=replace)
     elif fresh or replace or store or broker or dry_run:
         raise InputError("--server excludes --store, --broker, --fresh, --replace and --dry-run")
     else:

@@ -26,6 +26,7 @@ from heterotissue.recipes import load_recipe, recipe_names, student_recipe
 from heterotissue.running import Target
 from shared.contracts.deploy import DeployRequest
 from shared.contracts.models import ModelRef
+from shared.contracts.recipe import Recipe
 from shared.contracts.train import PACKAGED, TrainRequest
 from shared.errors import InputError
 from shared.jobs import Ledger
@@ -54,8 +55,12 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help=f"{', '.join(recipe_names())}, or a YAML file.")
-    ] = "tiny",
+        str | None,
+        typer.Option(
+            help=f"{', '.join(recipe_names())}, or a YAML file; default: that of the warm start, "
+            "or tiny."
+        ),
+    ] = None,
     warm_start: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +85,7 @@ def train(
     target = Target.of(store, broker, dry_run)
     if warm_start is not None:
         _check_checkpoint(target.store, warm_start)
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe) if recipe else _default_recipe(target.store, warm_start)
     request = TrainRequest(
         run=f"{name}-{version or 1}",
         regions=regions,
@@ -94,6 +99,15 @@ def train(
     if version is None and not replace:
         request = with_free_version(target.store, request)
     run_and_end(target, request, fresh=fresh, replace=replace)
+
+
+def _default_recipe(store: Store, warm_start: str | None) -> Recipe:
+    """Return the recipe that a warm start was trained by, because only that fits its layers."""
+    if warm_start is None:
+        return load_recipe("tiny")
+    if warm_start in PACKAGED:
+        return load_recipe(PACKAGED[warm_start].recipe)
+    return read_model(store, ModelRef.parse(warm_start)).recipe
 
 
 def _check_checkpoint(store: Store, name: str) -> None:

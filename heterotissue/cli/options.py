@@ -149,9 +149,11 @@ def folder_formats(names: list[str]) -> tuple[FolderFormat, ...]:
 
 def parse_proportions(items: list[str]) -> dict[str, float]:
     """Parse <class>=<share> pairs. Raises `InputError` for anything else."""
-    shares = {}
+    shares: dict[str, float] = {}
     for item in items:
         name, _, share = item.rpartition("=")
+        if name in shares:
+            raise InputError(f"--proportion {item}: the share of {name!r} is given twice")
         try:
             shares[name] = float(share)
         except ValueError as error:
@@ -163,9 +165,14 @@ def parse_proportions(items: list[str]) -> dict[str, float]:
 
 def parse_classes(text: str, *, exhaustive: bool = False) -> Classes:
     """Read the class names of `--classes`. Raises `InputError` if they are none, or not valid."""
-    names = parse_names(text)
-    if not names:
+    names = [name.strip() for name in text.split(",")]
+    if not any(names):
         raise InputError(f"--classes {text!r} names no class: give names, such as stroma,tumor")
+    if not all(names):
+        raise InputError(
+            f"--classes {text!r} has an empty name, class {names.index('') + 1}: name it, or "
+            "remove the comma"
+        )
     try:
         return Classes.of(*names, exhaustive=exhaustive)
     except ValidationError as error:
@@ -178,7 +185,7 @@ def parse_renames(items: list[str] | None, classes: Classes | None) -> dict[str,
     Raises:
         InputError: an item has another form, or there is no such class.
     """
-    names = {}
+    names: dict[str, str] = {}
     for item in items or []:
         old, sign, new = (part.strip() for part in item.rpartition("="))
         if not (sign and old and new):
@@ -187,6 +194,8 @@ def parse_renames(items: list[str] | None, classes: Classes | None) -> dict[str,
         if spelling(new) not in known:
             there = f"the classes are {', '.join(known.values())}" if known else "give --classes"
             raise InputError(f"--rename {item}: there is no class {new!r}; {there}")
+        if old in names:
+            raise InputError(f"--rename {item}: {old!r} is renamed twice")
         names[old] = known[spelling(new)]
     return names
 
@@ -199,13 +208,18 @@ def changed(request: R, changes: list[str] | None) -> R:
         changes: items `<field>=<value>`; the field is a dotted name, the value is YAML.
 
     Raises:
-        InputError: the request has no such field, or a value is not valid for its field.
+        InputError: the request has no such field, a value is not valid for its field, or an item
+            would undo an earlier one.
     """
     plain: dict[str, Any] = request.model_dump(mode="json")
+    set_by: dict[str, str] = {}
     for item in changes or []:
         path, sign, value = item.partition("=")
         if not sign:
             raise InputError(f"--set {item} must be <field>=<value>, such as regions.low=0.1")
+        if lost := next((other for other in set_by if f"{other}.".startswith(f"{path}.")), None):
+            raise InputError(f"--set {item} would undo --set {set_by[lost]}: give one of them")
+        set_by[path] = item
         try:
             _put(plain, type(request), path.split("."), parse_yaml(value, f"--set {item}"))
         except KeyError as error:
@@ -230,6 +244,11 @@ def _put(part: dict[str, Any], kind: type[BaseModel], path: list[str], value: An
     if field is None:
         raise KeyError(name, fields_at(kind, ()))
     inner = next(models_of(field.annotation), None)
+    if not rest and get_origin(field.annotation) is dict and part[name] and part[name] != value:
+        raise InputError(
+            f"--set {name}=… would undo what another option gave for {name}, {part[name]}: give "
+            "all of it in one place"
+        )
     if not rest:
         part[name] = value
     elif get_origin(field.annotation) is dict:

@@ -15,13 +15,14 @@ from heterotissue.cli.options import (
     StoreOption,
     check_positive,
     example,
-    parse_names,
+    parse_classes,
 )
 from heterotissue.cli.outcome import run_series
 from heterotissue.pipelines import load_pipeline
-from heterotissue.progress import console
+from heterotissue.progress import console, print_table, say, working
 from heterotissue.recipes import load_recipe
 from heterotissue.running import Target, run_or_fail
+from shared.computing import prepare
 from shared.contracts.base import Request
 
 app = typer.Typer()
@@ -56,12 +57,22 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Run the whole pipeline in minutes: slides → tissue types → model → dataset → report."""
-    from heterotissue.demo import collect, demo_slides, run_demo, summary
+    """Run the whole pipeline in minutes: slides → tissue types → model → dataset → report.
+
+    The first picture shows what the shipped model makes of painted maps; then all is made from
+    your slides, or from phantoms. Open index.html at the end.
+    """
+    from heterotissue.demo import FIRST_PICTURE, collect, demo_slides, run_demo, summary
 
     started = time.time()
     target = Target.of(str(out / "store"), "")
-    names = parse_names(classes) if classes else None
+    prepare(target.config.threads)  # before torch is imported
+    from heterotissue.first_picture import draw_first_picture
+
+    with working("painting"):
+        draw_first_picture(target.store, out / FIRST_PICTURE)
+    say(f"first picture, by the shipped model: {out / FIRST_PICTURE}")
+    names = parse_classes(classes).names[1:] if classes else None
     sources = demo_slides(target.store, out, slides, names, mpp)
     timings: dict[str, float] = {}
 
@@ -71,5 +82,5 @@ def demo(
         timings[request.stage] = time.time() - began
 
     run_demo(sources, load_recipe("tiny"), run)
-    collect(target.store, out)
-    console.print(summary(out, timings, time.time() - started))
+    collect(target.store, sources, out)
+    print_table(summary(out, timings, time.time() - started), console)

@@ -128,6 +128,10 @@ def ingest(
         bool,
         typer.Option("--in-place", help="Refer to the files by path; do not copy them."),
     ] = False,
+    keep_source: Annotated[
+        bool,
+        typer.Option("--keep-source", help="Copy label and macro images and identifying text too."),
+    ] = False,
     store: StoreOption = None,
     broker: BrokerOption = None,
     fresh: FreshOption = False,
@@ -153,7 +157,8 @@ def ingest(
             mpp=mpp,
             patient=patient,
             in_place=in_place,
-            cohort=cohort,
+            keep_source=keep_source,
+            cohort=None if replace else cohort,
             progress=lambda done, total: reporter.phase("", 0, 1, done, total),
         )
     tell(sources.notes, sources.refused)
@@ -225,7 +230,7 @@ def tiles(
     with working("reading tiles"):
         table = tile_table(
             target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
-            mpp=mpp, patient=patient, allow_leakage=allow_leakage,
+            mpp=mpp, patient=patient, allow_leakage=allow_leakage, replace=replace,
         )  # fmt: skip
     tell(table.notes, table.refused)
     if region_size is None:
@@ -368,7 +373,7 @@ def cluster(
 
 def _check_slides(store: Store, cohort: str) -> None:
     """Raise `InputError` if the cohort consists of tiles, which have no patches."""
-    if store.exists(tiles_key(cohort)) and not store.exists(cohort_key(cohort)):
+    if any(store.list(tiles_key(cohort))) and not store.exists(cohort_key(cohort)):
         raise InputError(
             f"cohort {cohort!r} consists of labelled tiles, which need no features and no tissue "
             f"types: go on with 'htd train --regions {cohort}'"

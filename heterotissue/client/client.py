@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import RootModel
 
-from heterotissue.client.http import MAX_WAIT_SECONDS, ServerError, Transport
+from heterotissue.client.http import MAX_WAIT_SECONDS, ServerError, Transport, read_record
 from shared.contracts.base import Request
 from shared.contracts.cluster import TissueType
 from shared.contracts.deploy import DeployBody
@@ -151,7 +151,8 @@ class Client:
         wait = {"Prefer": f"wait={MAX_WAIT_SECONDS}"}
         answer = self._http.send("POST", "/v1/images", body, headers=wait)
         while answer.status_code == httpx2.codes.ACCEPTED:
-            answer = self._http.send("GET", answer.headers["Location"], headers=wait)
+            place = answer.headers.get("Location", "")
+            answer = self._http.send("GET", place, headers=wait)
         return answer.content
 
     def slides(self) -> Iterator[SlideInfo]:
@@ -198,7 +199,7 @@ class Client:
         """Upload a slide's annotation; the suffix says if it is GeoJSON, XML or a label image."""
         place = f"/v1/slides/{slide}/annotation/{quote(path.name, safe='')}"
         answer = self._http.put_file(place, path, 0, path.stat().st_size)
-        return SlideInfo.model_validate_json(answer.content)
+        return read_record(SlideInfo, answer.content)
 
     def download_labels(self, slide: str, path: Path, cohort: str | None = None) -> None:
         """Download a label map that ingest made from a slide's annotation, as TIFF.
@@ -234,12 +235,12 @@ class Client:
             RefusedError: somebody else changed the types at the same time.
         """
         answer = self._http.send("GET", f"/v1/clusters/{run}")
-        atlas = Atlas.model_validate_json(answer.content)
+        atlas = read_record(Atlas, answer.content)
         changed = {item.label: item.type for item in atlas.types} | dict(types)
         seen = {"If-Match": answer.headers["ETag"]}
         body = RootModel[dict[int, TissueType]](changed)
         answer = self._http.send("PUT", f"/v1/clusters/{run}/types", body, headers=seen)
-        return Atlas.model_validate_json(answer.content)
+        return read_record(Atlas, answer.content)
 
     def apply_types(self, run: str) -> JobStatus:
         """Make a clustering's regions and gallery again, with its current types."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx2
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from shared.contracts.explaining import describe
 from shared.errors import HeteroTissueError, InputError
 
 M = TypeVar("M", bound=BaseModel)
@@ -22,6 +24,13 @@ CHUNK = 1 << 20
 
 class ServerError(HeteroTissueError):
     """The gateway cannot be reached, or failed; another try may help."""
+
+
+class Problem(BaseModel):
+    """What is read of a problem document (RFC 9457)."""
+
+    detail: str
+    remedy: str | None = None
 
 
 class RefusedError(InputError):
@@ -82,7 +91,12 @@ class Transport:
         headers: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
     ) -> httpx2.Response:
-        """Send a request, with `body` as JSON, and return the response."""
+        """Send a request, with `body` as JSON, and return the response.
+
+        `path` is a path of the gateway: another server must not see the token.
+        """
+        if not path.startswith("/"):
+            raise ServerError(f"{self._gateway.base_url} named {path!r}, which is not its own")
         content = None if body is None else body.model_dump_json(exclude_unset=True)
         typed = {"Content-Type": "application/json"} if content is not None else {}
         try:
@@ -95,7 +109,7 @@ class Transport:
 
     def get(self, path: str, kind: type[M]) -> M:
         """Get `path` and return the record that answers."""
-        return kind.model_validate_json(self.send("GET", path).content)
+        return read_record(kind, self.send("GET", path).content)
 
     def post(
         self,
@@ -106,7 +120,7 @@ class Transport:
         headers: dict[str, str] | None = None,
     ) -> M:
         """Post `body` and return the record that answers."""
-        return kind.model_validate_json(self.send("POST", path, body, headers=headers).content)
+        return read_record(kind, self.send("POST", path, body, headers=headers).content)
 
     def items(
         self, path: str, kind: type[Page[Item]], filters: dict[str, str | None] | None = None
@@ -114,10 +128,13 @@ class Transport:
         """Yield the items of a list, page after page; filters that are None are not sent."""
         params = {name: value for name, value in (filters or {}).items() if value is not None}
         while True:
-            page = kind.model_validate_json(self.send("GET", path, params=params).content)
+            with _readable(kind.__name__):
+                page = kind.model_validate_json(self.send("GET", path, params=params).content)
             yield from page.items
             if page.next is None:
                 return
+            if page.next == params.get("cursor"):
+                raise ServerError(f"{self._gateway.base_url} answered with the same page twice")
             params |= {"cursor": page.next}
 
     def watch(self, path: str, kind: type[M]) -> Iterator[M]:
@@ -129,7 +146,7 @@ class Transport:
                     _checked(events.response)
                 for event in events:
                     if event.event == "status":
-                        yield kind.model_validate_json(event.data)
+                        yield read_record(kind, event.data)
         except httpx2.TransportError as error:
             raise ServerError(f"{self._gateway.base_url} broke off: {error}") from error
 
@@ -162,15 +179,30 @@ class Transport:
         return self._gateway if url.startswith("/") else self._others
 
 
+def read_record(kind: type[M], data: str | bytes) -> M:
+    """Read a record that a gateway has sent. Raises `ServerError` if it is another one."""
+    with _readable(kind.__name__):
+        return kind.model_validate_json(data)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        wrong = describe(error.errors()[0])
+        raise ServerError(f"the gateway's answer is no {name}: {wrong}") from error
+
+
 def _checked(answer: httpx2.Response) -> httpx2.Response:
     if answer.is_success:
         return answer
     if answer.headers.get("Content-Type") != "application/problem+json":
         raise ServerError(f"{answer.url.host} answered {answer.status_code}")
-    problem = answer.json()
+    detail = read_record(Problem, answer.content).detail
     if answer.is_server_error:
-        raise ServerError(str(problem["detail"]))
-    raise RefusedError(problem)
+        raise ServerError(detail)
+    raise RefusedError(answer.json())
 
 
 def _part(path: Path, start: int, size: int) -> Iterator[bytes]:

@@ -16,9 +16,12 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class of VL Whole Slide Microscopy images."""
 
+BESIDES = {"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"}
+"""Third values of ImageType of the small pictures that come with a slide; a level has VOLUME."""
+
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "ConcatenationUID",
-    "TotalPixelMatrixColumns",
+    "TotalPixelMatrixColumns", "ImageType",
 )  # fmt: skip
 
 
@@ -33,6 +36,7 @@ class Instance:
         patient: PatientID; None if it is empty.
         width: columns of the whole image, pixels.
         part: whether the file is one part of an image in several files (a concatenation).
+        level: whether it is a level of the slide, and not its label or overview.
     """
 
     path: Path
@@ -41,6 +45,7 @@ class Instance:
     patient: str | None
     width: int
     part: bool
+    level: bool
 
 
 def is_dicom(path: Path) -> bool:
@@ -73,6 +78,7 @@ def read_instance(path: Path) -> Instance | str:
             str(header.get("PatientID") or "").strip() or None,
             int(header.get("TotalPixelMatrixColumns") or 0),
             bool(header.get("ConcatenationUID")),
+            not BESIDES.intersection(str(part).upper() for part in header.get("ImageType") or ()),
         )
     except OSError:
         raise
@@ -84,7 +90,7 @@ def read_instance(path: Path) -> Instance | str:
 
 
 def one_slide_each(instances: list[Instance]) -> list[list[Instance]]:
-    """Group instances by series, the instance with the most columns first in each.
+    """Group instances by series, the level with the most columns first in each.
 
     Copies of one instance are listed once.
     """
@@ -92,6 +98,6 @@ def one_slide_each(instances: list[Instance]) -> list[list[Instance]]:
     for instance in sorted(instances, key=lambda item: item.path):
         series.setdefault(instance.series, {}).setdefault(instance.uid, instance)
     return [
-        sorted(files.values(), key=lambda item: (-item.width, item.path))
+        sorted(files.values(), key=lambda item: (not item.level, -item.width, item.path))
         for files in series.values()
     ]

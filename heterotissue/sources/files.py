@@ -12,7 +12,7 @@ from heterotissue.sources.annotations import ENDINGS, MASK_ENDINGS, is_mask
 from heterotissue.sources.dicom import Instance, is_dicom, one_slide_each, read_instance
 from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
 from shared.errors import InputError
-from shared.imaging.companions import HAMAMATSU, companions, hamamatsu_parts
+from shared.imaging.companions import HAMAMATSU, MIRAX, companions, named_parts
 from shared.imaging.zarr_slide import is_zarr, zarr_files
 
 SLIDES = {
@@ -109,7 +109,7 @@ class Finder:
                 self._skip(
                     path, "label images without a slide (give their paths if they are slides)"
                 )
-        elif suffix in PLAIN and _overview_of_slide(path):
+        elif suffix in {*PLAIN, ".tif", ".tiff"} and _overview_of_slide(path):
             self._skip(path, "small pictures of slides")
         elif suffix in SLIDES:
             return True
@@ -184,6 +184,9 @@ class Finder:
             )
             return
         main = files[0]
+        if not main.level:
+            self._skip(path, "labels or overviews in DICOM, of series without a level")
+            return
         self.found.slides.append(
             SlideEntry(
                 main.path,
@@ -239,7 +242,7 @@ def unusable(path: Path) -> str | None:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         return "is no file, but a folder, a pipe, a socket or a device"
-    if status.st_size == 0:
+    if status.st_size == 0 and path.suffix.lower() != MIRAX:  # its folder holds all of it
         return "is empty (0 bytes): copy it again"
     if _there(path.with_name(f"{path.name}.aria2")):
         return "is an unfinished download: its .aria2 file is beside it"
@@ -275,8 +278,8 @@ def _parts(path: Path) -> list[Path]:
     if path.suffix.lower() not in HAMAMATSU or path.name.startswith("."):
         return []
     try:
-        return hamamatsu_parts(path)
-    except (InputError, OSError):
+        return named_parts(path)
+    except (OSError, InputError):
         return []
 
 

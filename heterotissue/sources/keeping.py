@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minio.error import MinioException
@@ -13,22 +14,30 @@ from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
 from heterotissue.sources.annotations import add_labels
-from heterotissue.sources.names import Named, distinct_names
+from heterotissue.sources.names import Named, RenamedError, distinct_names
 from heterotissue.sources.patients import add_patients
 from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
 from shared.errors import InputError
+from shared.imaging.redaction import apply, is_dicom_label, keeps_label, redactions
 from shared.imaging.stored_slides import slide_hash
 from shared.imaging.zarr_slide import MARKS, zarr_files
 from shared.storage import (
     ObjectNotFoundError,
+    OverlayStore,
+    Patch,
     Store,
+    check_room,
     content_hash,
     sha256,
 )
 
 LONGEST_FILE = 200
 """Bytes of a file's name beyond which the store uses a shorter one."""
+
+
+SAID = ("patient", "site", "split", "mpp")
+"""What tables and names say of a slide."""
 
 
 @dataclass
@@ -48,9 +57,12 @@ class Sources:
 
 @dataclass(frozen=True)
 class _Hashed:
+    """A slide with the hashes of what is kept of it, and how that differs from its files."""
+
     entry: SlideEntry
     sha256: str
     labels_sha256: str | None
+    patches: dict[Path, list[Patch]]
 
 
 def slide_sources(
@@ -62,6 +74,7 @@ def slide_sources(
     mpp: float | None = None,
     patient: str | None = None,
     in_place: bool = False,
+    keep_source: bool = False,
     cohort: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sources:
@@ -69,6 +82,8 @@ def slide_sources(
 
     A slide is kept below `sources/<hash>/`, its annotation below `annotations/<hash>/`, by the
     first 32 digits of their contents' SHA-256. What the store has already is not copied again.
+    The copy lacks label and macro images and text that names people, where the format is known
+    (`shared.imaging.redaction`).
 
     Args:
         store: receives the files.
@@ -78,37 +93,62 @@ def slide_sources(
         mpp: µm per pixel, which overrides what the slides state, unless a table gives it.
         patient: regular expression or table that tells a slide's patient.
         in_place: leave the files in their folders, and refer to them by their absolute paths.
-        cohort: cohort whose slides keep the names that they have in it.
+        keep_source: copy slides as they are, with their label and macro images.
+        cohort: cohort that grows, whose slides keep the names that they have in it.
         progress: called with the number of slides that are done, and of all.
 
     Raises:
-        InputError: `labels` or `patient` fit no slide, no slide is left, or the store does not
-            take the files.
+        InputError: `labels` or `patient` fit no slide, no slide is left, a slide of the cohort
+            has another file name now, or the store does not take the files.
     """
     add_patients(found, patient)
     add_labels(found, labels, use_labels)
     found.slides = [entry for entry in found.slides if _has_usable_name(found, entry, in_place)]
-    hashed = _distinct(found, _hash_all(found, progress))
     known = _known(store, cohort)
-    given = {item.sha256 for item in hashed if item.entry.name}
-    names = distinct_names(
-        [
-            Named(item.entry.name or item.entry.path.stem, _folder(item.entry.path), item.sha256)
-            for item in hashed
-        ],
-        {digest: name for digest, name in known.items() if digest not in given},
-    )
+    hashed = _distinct(found, _hash_all(found, in_place or keep_source, known, progress))
     if not hashed:
         reasons = [f"{item.path}: {item.reason}" for item in found.refused]
         raise InputError(f"no slide is left: {'; '.join(reasons)}")
+    names = _names(hashed, known, cohort)
+    _check_room(store, hashed, in_place)
     slides = tuple(
         _kept(store, name, item, mpp, in_place) for name, item in zip(names, hashed, strict=True)
     )
     return Sources(slides, found.refused, found.notes)
 
 
+def _names(hashed: list[_Hashed], known: dict[str, str], cohort: str | None) -> list[str]:
+    """Name the slides. Raises `InputError` if a slide of the cohort has another file name now."""
+    items = [
+        Named(item.entry.name or item.entry.path.stem, _folder(item.entry.path), item.sha256)
+        for item in hashed
+    ]
+    try:
+        return distinct_names(items, known)
+    except RenamedError as error:
+        raise InputError(
+            f"cohort {cohort!r}: {error}. Name the files as they were, or begin the cohort anew "
+            "with --replace"
+        ) from error
+
+
 def _folder(path: Path) -> str:
     return path.resolve().parent.name
+
+
+def _check_room(store: Store, hashed: list[_Hashed], in_place: bool) -> None:
+    """Raise `InputError` if the store has no room for the files that are copied."""
+    if in_place or store.free() is None:
+        return
+    needed = 0
+    for item in hashed:
+        annotation = [(item.entry.labels, f"annotations/{(item.labels_sha256 or '')[:32]}/")]
+        files = (item.entry.path, *item.entry.parts)
+        slide = [(path, f"sources/{item.sha256[:32]}/") for path in files]
+        for path, prefix in [*slide, *annotation]:
+            if path is not None and not any(store.list(prefix)):
+                needed += path.stat().st_size
+    check_room(store, needed, f"copies of {len(hashed)} slides", "or refer to them by --in-place")
 
 
 def _known(store: Store, cohort: str | None) -> dict[str, str]:
@@ -123,18 +163,47 @@ def _known(store: Store, cohort: str | None) -> dict[str, str]:
     return {digest: name for name, digest in record.sha256.items()}
 
 
-def _hash_all(found: Found, progress: Callable[[int, int], None]) -> list[_Hashed]:
-    """Hash every slide and annotation; slides that cannot be read are refused."""
+def _hash_all(
+    found: Found, whole: bool, known: Collection[str], progress: Callable[[int, int], None]
+) -> list[_Hashed]:
+    """Hash what is kept of every slide and annotation; slides that cannot be read are refused.
+
+    Args:
+        found: the slides.
+        whole: whether files are kept as they are.
+        known: hashes of slides that the cohort has; one that was copied whole stays so.
+        progress: called with the number of slides that are done, and of all.
+    """
     hashed = []
+    labelled = []
     for number, entry in enumerate(found.slides):
         try:
-            digest = slide_hash(entry.path, _parts(entry))
-            labels = content_hash(entry.labels) if entry.labels else None
-            hashed.append(_Hashed(entry, digest, labels))
+            item = _hash(entry, whole)
+            if item.patches and item.sha256 not in known:
+                before = _hash(entry, whole=True)
+                item = before if before.sha256 in known else item
+            hashed.append(item)
+            if not whole and entry.path.is_file() and keeps_label(entry.path):
+                labelled.append(shown(entry.below))
         except OSError as error:
             found.refuse(error.filename or entry.path, f"cannot be read: {explain(error)}")
         progress(number + 1, len(found.slides))
+    if labelled:
+        found.notes.append(
+            f"{some(labelled)}: the copy in the store keeps label and macro images and what the "
+            "scanner wrote, which are not taken out of this format"
+        )
     return hashed
+
+
+def _hash(entry: SlideEntry, whole: bool) -> _Hashed:
+    labels = content_hash(entry.labels) if entry.labels else None
+    if whole or entry.path.is_dir():
+        return _Hashed(entry, slide_hash(entry.path, _parts(entry)), labels, {})
+    parts = tuple(path for path in entry.parts if not is_dicom_label(path))
+    kept = replace(entry, parts=parts)
+    patches = {path: found for path in (entry.path, *parts) if (found := redactions(path))}
+    return _Hashed(kept, slide_hash(entry.path, _parts(kept), patches), labels, patches)
 
 
 def _parts(entry: SlideEntry) -> list[str]:
@@ -161,6 +230,12 @@ def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
                     f"has the same content as {shown(first.entry.below)}, but another annotation: "
                     "remove the one that is wrong",
                 )
+            elif facts := _differences(first.entry, item.entry):
+                found.refuse(
+                    item.entry.path,
+                    f"has the same content as {shown(first.entry.below)}, but another {facts}: "
+                    "remove the one that is wrong",
+                )
         if others:
             names = some(shown(item.entry.below) for item in others)
             found.notes.append(
@@ -169,9 +244,16 @@ def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
     return kept
 
 
+def _differences(one: SlideEntry, other: SlideEntry) -> str:
+    """Name what two entries say differently of a slide."""
+    facts = {name: (getattr(one, name), getattr(other, name)) for name in SAID}
+    return " and ".join(name for name, (a, b) in facts.items() if None not in (a, b) and a != b)
+
+
 def _kept(store: Store, name: str, item: _Hashed, mpp: float | None, in_place: bool) -> SlideSource:
     entry, override = item.entry, item.entry.mpp or mpp
-    source = _place(store, f"sources/{item.sha256[:32]}", entry.path, name, entry.parts, in_place)
+    folder = f"sources/{item.sha256[:32]}"
+    source = _place(store, folder, entry.path, name, entry.parts, in_place, item.patches)
     annotation = None
     if entry.labels and item.labels_sha256:
         folder = f"annotations/{item.labels_sha256[:32]}"
@@ -193,7 +275,13 @@ def _kept(store: Store, name: str, item: _Hashed, mpp: float | None, in_place: b
 
 
 def _place(
-    store: Store, folder: str, path: Path, name: str, parts: tuple[Path, ...], in_place: bool
+    store: Store,
+    folder: str,
+    path: Path,
+    name: str,
+    parts: tuple[Path, ...],
+    in_place: bool,
+    patches: Mapping[Path, Sequence[Patch]] | None = None,
 ) -> str:
     """Return the absolute path or the key of a file, which is copied if the store lacks it."""
     if in_place:
@@ -209,8 +297,17 @@ def _place(
     with storing(store):
         for part, file in reversed(files):  # the main file last: it says that all are there
             if not store.exists(f"{folder}/{part}"):
-                store.put_file(f"{folder}/{part}", file)
+                _copy(store, f"{folder}/{part}", file, (patches or {}).get(file, ()))
     return f"{folder}/{main}"
+
+
+def _copy(store: Store, key: str, path: Path, patches: Sequence[Patch]) -> None:
+    if not patches or isinstance(store, OverlayStore):  # a dry run copies nothing
+        store.put_file(key, path)
+        return
+    with store.writing(key) as copy:
+        shutil.copyfile(path, copy)
+        apply(copy, patches)
 
 
 def _is_plain(name: str) -> bool:

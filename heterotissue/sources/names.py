@@ -5,7 +5,8 @@ signs become '-'. If that loses anything, or the name is too long, six digits of
 name's hash follow: 切片.svs → slide-3fa9c1. So a name depends on its file alone.
 
 Slides of equal names get the name of their folder in front, or, if that is the same, six digits
-of their content's hash behind. A slide that a cohort has already keeps its name there.
+of their content's hash behind. A slide that a cohort has already keeps its name there, if its file
+still has the name that this was made of.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from shared.errors import InputError
 from shared.storage import sha256
 
 LONGEST = 80
@@ -39,6 +41,10 @@ def plain_name(text: str) -> str:
     return f"{name[: LONGEST - DIGITS - 1].rstrip('-._') or 'slide'}-{digest}"
 
 
+class RenamedError(InputError):
+    """Files of contents that have names already are now named as other contents."""
+
+
 class Named(NamedTuple):
     """What a name is made of: the wish, the folder, and the content's SHA-256."""
 
@@ -53,8 +59,29 @@ def distinct_names(items: Sequence[Named], known: Mapping[str, str]) -> list[str
     Args:
         items: what the names are made of; contents must differ.
         known: SHA-256 of the contents that have names already → name.
+
+    Raises:
+        RenamedError: what an item's name is made of is not what its known name was made of.
     """
+    fresh = _distinct(items, [plain_name(item.wish) for item in items], {})
+    if not known:
+        return fresh
+    of_name = {name.lower(): item.sha256 for name, item in zip(fresh, items, strict=True)}
+    for item, name in zip(items, fresh, strict=True):
+        before = known.get(item.sha256)
+        if before is None or before.lower() == name.lower():
+            continue
+        if of_name.get(before.lower(), item.sha256) != item.sha256 or not _made_of(before, item):
+            raise RenamedError(
+                f"{item.wish!r} has the content of slide {before!r}: its file was renamed, or two "
+                "files changed places"
+            )
     names = [known.get(item.sha256) or plain_name(item.wish) for item in items]
+    return _distinct(items, names, known)
+
+
+def _distinct(items: Sequence[Named], names: list[str], known: Mapping[str, str]) -> list[str]:
+    """Lengthen those of the names that are equal, but no known ones."""
     for longer in (_with_folder, _with_content):
         count = Counter(name.lower() for name in names)
         names = [
@@ -62,6 +89,12 @@ def distinct_names(items: Sequence[Named], known: Mapping[str, str]) -> list[str
             for name, item in zip(names, items, strict=True)
         ]
     return names
+
+
+def _made_of(name: str, item: Named) -> bool:
+    """Say whether a name may have been made of an item, perhaps in another folder."""
+    plain = plain_name(item.wish)
+    return name in {plain, _with_folder(item), _with_content(item)} or name.endswith(f"-{plain}")
 
 
 def _with_folder(item: Named) -> str:

@@ -44,6 +44,9 @@ class Patients:
             path: the file.
             below: its path below the folder that was searched, where a pattern is looked for if
                 the file's name does not have it.
+
+        Raises:
+            InputError: rows of the table tell several patients of the file.
         """
         if self._table is not None:
             row = self._table.row_of(path)
@@ -82,7 +85,13 @@ def add_patients(found: Found, rule: str | None) -> None:
     lost: list[SlideEntry] = []
     for entry in found.slides:
         origin = known_origin(entry.path.name)
-        by_rule = patients.of(entry.path, entry.below) if patients and not entry.patient else None
+        by_rule = None
+        if patients and not entry.patient:
+            try:
+                by_rule = patients.of(entry.path, entry.below)
+            except InputError as error:
+                found.refuse(entry.path, str(error))
+                continue
         stated = entry.stated_patient
         patient = entry.patient or by_rule or stated or (origin.patient if origin else None)
         site = entry.site or (origin.site if origin else None)

@@ -56,6 +56,7 @@ class Table:
         columns: those of `COLUMNS` that it has.
         rows: number of each row in the file, and its values by column; empty ones are left out.
         unknown: headings that mean no column.
+        too_long: numbers of the rows that have more values than there are headings.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Table:
     columns: set[str]
     rows: list[tuple[int, dict[str, str]]]
     unknown: list[str]
+    too_long: frozenset[int] = frozenset()
 
     @classmethod
     def read(cls, path: Path) -> Table:
@@ -106,16 +108,38 @@ class Table:
             for number, row in parsed[1:]
         ]
         rows = [(number, row) for number, row in rows if row]
-        return cls(path, header, set(read), rows, unknown)
+        too_long = frozenset(n for n, row in parsed[1:] if any(row[len(header) :]))
+        return cls(path, header, set(read), rows, unknown, too_long)
 
     def row_of(self, path: Path) -> dict[str, str] | None:
-        """Return the first row of a slide, which is known by its path, its name or its stem."""
+        """Return the row of a slide, which is known by its path, its name or its stem.
+
+        Of several rows, that counts whose path has most folders in common with the slide's.
+
+        Raises:
+            InputError: rows that fit equally well differ.
+        """
         names = {path.name, path.stem}
+        found: dict[tuple[int, bool], list[dict[str, str]]] = {}
         for _, row in self.rows:
-            given = _path(row["path"]).name if "path" in row else row.get("name", "")
-            if given in names or row.get("name") in names or Path(given).stem == path.stem:
-                return row
-        return None
+            given = _path(row["path"]) if "path" in row else Path(row.get("name", ""))
+            exact = given.name in names or row.get("name") in names
+            if exact or given.stem == path.stem:
+                found.setdefault((_common(given, path), exact), []).append(row)
+        if not found:
+            return None
+        first, *others = found[max(found)]
+        if any(row.get("patient") != first.get("patient") for row in others):
+            raise InputError(
+                f"{self.path.name} has several rows of {path.name}: give its path there"
+            )
+        return first
+
+
+def _common(given: Path, path: Path) -> int:
+    """Count the folders that two paths have in common, from the file upwards."""
+    pairs = zip(given.parts[-2::-1], path.resolve().parts[-2::-1], strict=False)
+    return next((n for n, (one, other) in enumerate(pairs) if one != other), len(given.parts))
 
 
 def _plain(heading: str) -> str:
@@ -138,12 +162,26 @@ def _text(path: Path) -> str:
 
 
 def _path(text: str) -> Path:
-    """Turn a path of a table into one of this machine: file: addresses, Windows' signs."""
-    if text.lower().startswith("file:"):
-        text = unquote(urlparse(text).path)
-    if "\\" in text:
-        text = PureWindowsPath(text).as_posix()
-    return Path(text).expanduser()
+    """Turn a path of a table into one of this machine: file: addresses, Windows' signs.
+
+    Raises:
+        InputError: it is no path.
+    """
+    try:
+        if text.lower().startswith("file:"):
+            text = unquote(urlparse(text).path)
+        if "\\" in text:
+            text = PureWindowsPath(text).as_posix()
+        return Path(text).expanduser()
+    except (ValueError, RuntimeError) as error:  # an address like file://[, an unknown ~user
+        raise InputError(f"{shown(text)} is no path: {error}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
 
 
 def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> Found:
@@ -163,9 +201,10 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
     """
     rows = _project(table) if table.suffix.lower() == PROJECT else None
     notes: list[str] = []
+    too_long: frozenset[int] = frozenset()
     if rows is None:
         listed = Table.read(table)
-        rows = listed.rows
+        rows, too_long = listed.rows, listed.too_long
         if listed.unknown:
             notes.append(f"{table.name}: columns not read: {some(listed.unknown, 12)}")
     if not rows:
@@ -180,12 +219,22 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
             by_name.setdefault(name, []).append(entry)
     found = Found(notes=notes)
     seen: dict[Path, dict[str, str]] = {}
+    named: dict[str, int] = {}
     for number, row in rows:
         try:
+            if number in too_long:
+                raise InputError(
+                    "has more values than there are headings: put those with a comma in quotes"
+                )
             entry = _entry(row, table.parent, folders, by_name)
             real, facts = entry.path.resolve(), row | {"path": ""}
             if real not in seen:
-                found.slides.append(_with_row(entry, row, table.parent))
+                made = _with_row(entry, row, table.parent)
+                if made.name and named.setdefault(made.name, number) != number:
+                    raise InputError(
+                        f"gives the name {made.name!r} of row {named[made.name]} again"
+                    )
+                found.slides.append(made)
             elif seen[real] != facts:
                 raise InputError(f"lists {entry.path.name} again, with other values")
             seen.setdefault(real, facts)
@@ -201,10 +250,13 @@ def _entry(
     row: dict[str, str], place: Path, folders: list[Path], by_name: dict[str, list[SlideEntry]]
 ) -> SlideEntry:
     """Find the slide of one row. Raises `InputError`."""
-    given = _path(row.get("path") or row["name"])
+    stated = row.get("path") or row.get("name")
+    if not stated:
+        raise InputError("names no slide: it has neither a path nor a name")
+    given = _path(stated)
     paths = [base / given for base in (place, *folders)] if "path" in row else []
     for path in (*paths, *([place / given.name] if paths else [])):
-        if path.is_file() or is_zarr(path):
+        if _is_file(path) or is_zarr(path):
             return _opened(path)
     found = next(
         (
@@ -266,7 +318,7 @@ def _labels(text: str | None, place: Path) -> Path | None:
     if text is None:
         return None
     path = place / _path(text)
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(f"its annotation {text} is not there")
     return path
 

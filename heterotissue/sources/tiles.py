@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections import defaultdict
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from heterotissue.sources.annotations import MASKS, Labels, is_mask
 from heterotissue.sources.files import UNFINISHED, unusable, walk
@@ -18,13 +21,14 @@ from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
 from heterotissue.sources.records import Found, Refusal, explain, shown, some
 from heterotissue.sources.tables import SPLITS
-from shared.contracts.base import Classes, Split
+from shared.contracts.base import Classes, Split, spelling
 from shared.contracts.ingest import TILE_COLUMNS, check_divided, tiles_key
 from shared.errors import InputError
 from shared.imaging.pictures import open_picture
+from shared.imaging.region_sets import load_region_set
 from shared.imaging.tiff_facts import inspect, is_tiff
 from shared.patients import known_origin
-from shared.storage import Store, content_hash, sha256, sha256_file
+from shared.storage import ObjectNotFoundError, Store, content_hash, sha256, sha256_file
 from shared.storage.formats import table_bytes
 
 TILES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
@@ -91,13 +95,14 @@ def tile_table(
     mpp: float,
     patient: str | None = None,
     allow_leakage: bool = False,
+    replace: bool = False,
 ) -> TileTable:
     """Put a table of a folder's tiles and masks into the store; the files stay in place.
 
     A folder named train, val or test above a tile gives the tile's split. In a folder that has
-    the name of a class, the foreground of a mask is that class; elsewhere masks hold class
+    the name of a class, the foreground of a mask is that class. If no folder has, masks hold class
     indices (or, for two classes, 0 and 255). Tiles that cannot be used are refused; the others
-    go on. Tiles of equal content are taken once.
+    go on. Tiles of equal content are taken once, if their masks are equal too.
 
     Args:
         store: receives the table.
@@ -111,10 +116,12 @@ def tile_table(
         mpp: µm per pixel of the tiles.
         patient: regular expression or table that tells a tile's patient.
         allow_leakage: whether the slides of a patient may be in two splits.
+        replace: whether tiles that the cohort has may be missing now.
 
     Raises:
-        InputError: `folder` is missing or has no tile with a mask, a pattern fits no tile, or the
-            tiles of a slide or of a patient are in two splits.
+        InputError: `folder` is missing or has no tile with a mask, a pattern fits no tile, the
+            tiles of a slide or of a patient are in two splits, only some folders have the name of
+            a class, or the cohort has other tiles.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
@@ -135,19 +142,77 @@ def tile_table(
             found.refuse(below, f"cannot be read: {explain(error)}")
         else:
             known = tiles.setdefault(tile.image_sha256, tile)
-            if known is not tile:
+            if known is not tile and _said(known) != _said(tile):
+                found.refuse(
+                    below,
+                    f"has the same content as {shown(known.below)}, but another mask, class or "
+                    "patient: remove the one that is wrong",
+                )
+            elif known is not tile:
                 found.notes.append(
                     f"{shown(below)} has the same content as {shown(known.below)}: taken once"
                 )
     if not tiles:
         reasons = [f"{item.path}: {item.reason}" for item in found.refused]
         raise InputError(f"no tile{' is left' if count else ''} in {folder}: {some(reasons, 3)}")
+    _check_folders(list(tiles.values()), classes)
     rows = _rows(list(tiles.values()), found, mpp)
     _check_splits(rows, allow_leakage)
+    table = table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS))
+    key = tiles_key(cohort, sha256(table))
     with storing(store):
-        store.put(tiles_key(cohort), table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS)))
+        if not replace:
+            _check_growth(store, cohort, set(tiles), mpp)
+        store.put(key, table)
     smallest = min(tile.side for tile in tiles.values())
-    return TileTable(tiles_key(cohort), len(tiles), smallest, found.refused, _short(found.notes))
+    return TileTable(key, len(tiles), smallest, found.refused, _short(found.notes))
+
+
+def _said(tile: _Tile) -> tuple[str, int | None, str | None]:
+    return tile.mask_sha256, tile.label, tile.patient
+
+
+def _check_folders(tiles: list[_Tile], classes: Classes) -> None:
+    """Raise `InputError` if the folders of some tiles, but not of all, are named like classes."""
+    named = sorted({classes.names[tile.label] for tile in tiles if tile.label is not None})
+    others = sorted({shown(tile.below.parent) for tile in tiles if tile.label is None})
+    if named and others:
+        raise InputError(
+            f"the folders of some tiles have the name of a class ({', '.join(named)}), so their "
+            f"masks would be that class, but those of others have not ({some(others)}), so their "
+            "masks would be class indices: give all folders' names as --classes (now "
+            f"{','.join(classes.names[1:])}), or rename the folders that are no classes"
+        )
+
+
+def _check_growth(store: Store, cohort: str, tiles: set[str], mpp: float) -> None:
+    """Raise `InputError` if a cohort has tiles that are not among these, or at another resolution.
+
+    Args:
+        store: holds the cohort, if there is one.
+        cohort: its name.
+        tiles: SHA-256 of each tile.
+        mpp: µm per pixel of the tiles.
+    """
+    try:
+        before = load_region_set(store, cohort)
+        table = store.get(before.tiles) if before.tiles else None
+    except (ObjectNotFoundError, ValidationError):
+        return
+    if table is None:
+        return
+    rows = pq.read_table(io.BytesIO(table), columns=["image", "image_sha256", "mpp"]).to_pylist()
+    if gone := [row["image"] for row in rows if row["image_sha256"] not in tiles]:
+        raise InputError(
+            f"cohort {cohort!r} has {len(gone)} tiles that are not among these, or are changed: "
+            f"{some((Path(image).name for image in gone), 3)}. Choose another name, or replace the "
+            "cohort with --replace"
+        )
+    if other := {row["mpp"] for row in rows} - {mpp}:
+        raise InputError(
+            f"the tiles of cohort {cohort!r} were taken at {some(f'{x:g}' for x in other)} µm/px, "
+            f"not at {mpp:g}: choose another name, or replace the cohort with --replace"
+        )
 
 
 def _short(notes: list[str]) -> list[str]:
@@ -204,7 +269,11 @@ def _read(
     if owner is None:
         origin = known_origin(path.name)
         owner = origin.patient if origin else None
-    labels = [classes.index(part) for part in folders if part in classes.names]
+    indices = {spelling(name): index for index, name in enumerate(classes.names)}
+    labels = {indices[spelling(part)] for part in folders if spelling(part) in indices}
+    if len(labels) > 1:
+        names = ", ".join(classes.names[label] for label in sorted(labels))
+        raise InputError(f"lies in the folders of several classes: {names}")
     return _Tile(
         path,
         below,
@@ -212,7 +281,7 @@ def _read(
         owner,
         slide or (owner if patients else None),
         next((SPLITS[part.lower()] for part in folders if part.lower() in SPLITS), None),
-        labels[-1] if labels else None,
+        next(iter(labels), None),
         _side(path),
         _hash(path),
         _hash(masks[0]),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 import psutil
 from pydantic import SecretStr
@@ -108,7 +108,7 @@ class Stack:
         self.environment: dict[str, str] = {}
         self._lock: IO[str] | None = None  # held while the stack is up
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

@@ -25,6 +25,7 @@ from shared.arrays import Float32, Int64, UInt8
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
+from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.features import FeaturesFile
 from shared.imaging.stored_slides import read_record
@@ -59,15 +60,16 @@ class ClusterStage(Stage[ClusterRequest]):
                 f"{request.encoder!r}: embed them first"
             )
         stride = record.patches.stride * record.patches.mpp
-        side = request.regions.size * request.regions.mpp
-        if request.regions.min_classes > 1 and side < 2 * stride:
+        rule = request.rule(record)
+        side = rule.size * rule.mpp
+        if rule.min_classes > 1 and side < 2 * stride:
             raise InputError(
                 f"patches every {stride:g} µm are too coarse for regions of {side:g} µm, which "
                 "would hold one tissue type each: ingest the cohort with a smaller patch stride "
                 "(a quarter of a region or less), or ask for larger regions"
             )
         _check_samples(context.store, request, training)
-        return _plan(request, training, every, context.store)
+        return _plan(request, rule, training, every, context.store)
 
     def run(self, request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
         slide = str(shard.args.get("slide", ""))
@@ -80,7 +82,7 @@ class ClusterStage(Stage[ClusterRequest]):
         if shard.id == CLASSIFY:
             return _classify(request, context)
         cohort = _cohort(context.store, request)
-        return cut_slide(context.store, request.run, request.k, cohort, slide, request.regions)
+        return cut_slide(context.store, request.run, request.k, cohort, slide, request.rule(cohort))
 
     def finish(
         self, request: ClusterRequest, done: dict[str, dict[str, Any]], context: Context
@@ -102,7 +104,8 @@ class ClusterStage(Stage[ClusterRequest]):
         store.put_json(cluster_key(request.run, "run.json"), clustering)
         shards = {name: f"regions-{name}" for name in sorted(record.splits)}
         cut = {name: done[shard] for name, shard in shards.items() if shard in done}
-        regions = sum_up(store, clustering, request.regions, cut)
+        rule = request.rule(record)
+        regions = sum_up(store, clustering, rule, cut)
         total = sum(part.regions for part in regions.slides)
         return {
             "types": request.k,
@@ -110,11 +113,13 @@ class ClusterStage(Stage[ClusterRequest]):
             "patches": int(counts.sum()),
             "regions": total,
             "classifier_accuracy": clustering.classifier_accuracy,
-            **({} if total else {"no regions": [request.regions.why_none()]}),
+            **({} if total else {"no regions": [rule.why_none()]}),
         }
 
 
-def _plan(request: ClusterRequest, training: list[str], every: list[str], store: Store) -> Plan:
+def _plan(
+    request: ClusterRequest, rule: RegionRule, training: list[str], every: list[str], store: Store
+) -> Plan:
     """Cut the work into shards, and state what each of them reads.
 
     If slides are added to the cohort, the tissue types stay: they keep their names.
@@ -124,7 +129,7 @@ def _plan(request: ClusterRequest, training: list[str], every: list[str], store:
         feature_record_key(request.encoder, request.cohort), FeatureRecord
     ).sha256
     fit = request.model_dump_json(exclude={"regions", "smoothing", "classifier_steps"})
-    named = sha256(write_types(types) + request.regions.model_dump_json().encode())
+    named = sha256(write_types(types) + rule.model_dump_json().encode())
 
     def shard(kind: str, slide: str, *after: str, **more: str) -> Shard:
         reads = {"request": sha256(fit.encode()), slide: features[slide], **more}
@@ -159,6 +164,7 @@ def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
     record = store.get_model(cohort_key(request.cohort), CohortRecord)
     key = feature_record_key(request.encoder, request.cohort)
     features = store.get_model(key, FeatureRecord)
+    features.check(record)
     splits = {name: split for name, split in record.splits.items() if name in features.slides}
     return record.model_copy(update={"splits": splits})
 

@@ -38,8 +38,10 @@ _RATIO_OF_NOMINAL = (0.6, 1.75)
 def match_files(files: Iterable[str], slides: dict[str, SlideRecord]) -> dict[str, str]:
     """Find the file of each slide.
 
-    A file is `<name>.h5`, by the slide's name in the cohort or its original file name, with or
-    without its suffix. Case and signs other than letters and digits do not count.
+    A file is `<name>.h5`, by the slide's original file name, with or without its suffix, or by
+    its name in the cohort. Other tools know the file name alone, so where a file may be one
+    slide's by its file name and another's by its name in the cohort, it is the first one's. Case
+    and signs other than letters and digits do not count.
 
     Args:
         files: names of files.
@@ -56,15 +58,22 @@ def match_files(files: Iterable[str], slides: dict[str, SlideRecord]) -> dict[st
         for suffix in SUFFIXES:
             if file.lower().endswith(suffix):
                 found.setdefault(_plain(file[: -len(suffix)]), []).append(file)
+    of_file = {name: _file_names(record) for name, record in slides.items()}
+    count = Counter(text for texts in of_file.values() for text in texts)
     matches: dict[str, str] = {}
     for name, record in slides.items():
-        own = {_plain(text) for text in _names(name, record)}
-        files_of = sorted({file for text in own for file in found.get(text, [])})
-        exact = [file for file in files_of if PurePosixPath(file).stem == name]
-        if len(files_of) > 1 and not exact:
-            raise InputError(f"slide {name} has several files of features: {', '.join(files_of)}")
-        if files_of:
-            matches[name] = (exact or files_of)[0]
+        by_name = found.get(_plain(name), [])
+        # A file name that several slides have says nothing where their own names do.
+        texts = [text for text in of_file[name] if count[text] == 1 or not by_name]
+        by_file = {file for text in texts for file in found.get(text, [])}
+        elsewhere = count[_plain(name)] == 1 and _plain(name) not in of_file[name]
+        own = sorted(by_file | set(() if elsewhere else by_name))
+        stems = {name, PurePosixPath(record.source).stem}
+        exact = [file for file in own if PurePosixPath(file).stem in stems]
+        if len(own) > 1 and len(exact) != 1:
+            raise InputError(f"slide {name} has several files of features: {', '.join(own)}")
+        if own:
+            matches[name] = (exact or own)[0]
     doubled = [file for file, count in Counter(matches.values()).items() if count > 1]
     if doubled:
         owners = ", ".join(name for name, file in matches.items() if file == doubled[0])
@@ -72,10 +81,33 @@ def match_files(files: Iterable[str], slides: dict[str, SlideRecord]) -> dict[st
     return matches
 
 
-def _names(name: str, record: SlideRecord) -> set[str]:
-    """Return the names that a slide's files may have."""
+def check_owner(where: str, stated: str | None, name: str, slide: SlideRecord) -> None:
+    """Check that the name of a slide which a file of features states is that of its slide.
+
+    Args:
+        where: name of the file, for messages.
+        stated: name that the file states; None: it states none.
+        name: the cohort's name of the slide.
+        slide: the slide.
+
+    Raises:
+        InputError: it is another slide's.
+    """
+    if stated is None:
+        return
+    path = PurePosixPath(stated.replace("\\", "/"))
+    own = {_plain(name), *_file_names(slide)}
+    if not own & {_plain(stated), _plain(path.name), _plain(path.stem)}:
+        raise InputError(
+            f"{where} states that it is of slide {stated!r}, not of {name!r}: if it is that "
+            "slide, renamed, change the attribute 'name' in the file too"
+        )
+
+
+def _file_names(record: SlideRecord) -> set[str]:
+    """Return the original file name of a slide, with and without its suffix, as it is compared."""
     source = PurePosixPath(record.source)
-    return {name, source.name, source.stem}
+    return {_plain(source.name), _plain(source.stem)}
 
 
 def _plain(text: str) -> str:

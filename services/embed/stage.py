@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import safetensors.torch
 
-from services.embed.imported import SUFFIXES, checked, match_files
+from services.embed.imported import SUFFIXES, check_owner, checked, match_files
 from services.embed.training import WINDOW, train_encoder
 from shared.arrays import Float32, Int64, UInt8
 from shared.contracts.embed import (
@@ -28,12 +28,13 @@ from shared.contracts.ingest import (
     patches_key,
 )
 from shared.encoders import REGISTRY, load_encoder
+from shared.encoders.embedded import PatchNet
 from shared.errors import InputError
 from shared.features import FeaturesFile, read_features, write_features
 from shared.imaging.slide import DamagedError, Slide
 from shared.imaging.stored_slides import open_slide, read_record
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import Store, content_hash, file_identity, sha256, sha256_file
+from shared.storage import Store, check_room, content_hash, file_identity, sha256, sha256_file
 
 FIT = "fit-encoder"
 
@@ -52,8 +53,10 @@ class EmbedStage(Stage[EmbedRequest]):
             _shard(request, record, slide, context.store) for slide in sorted(record.splits)
         )
         if request.encoder == "embedded":
+            _check_room(context.store, record, 2 * PatchNet.WIDTHS[-1])
             return Plan(phases=((_fit_shard(request, record),), slides))
-        load_encoder(request.encoder, context.store, weights=request.weights)
+        encoder = load_encoder(request.encoder, context.store, weights=request.weights)
+        _check_room(context.store, record, encoder.dim)
         return Plan(phases=(slides,))
 
     def run(self, request: EmbedRequest, shard: Shard, context: Context) -> dict[str, Any]:
@@ -91,6 +94,7 @@ class EmbedStage(Stage[EmbedRequest]):
             license=first["license"],
             slides={name: part["patches"] for name, part in slides.items()},
             sha256={name: part["sha256"] for name, part in slides.items()},
+            patches={name: part["patches_sha256"] for name, part in slides.items()},
         )
         context.store.put_json(feature_record_key(request.encoder, request.cohort), record)
         result: dict[str, Any] = {
@@ -141,6 +145,15 @@ def _shard(
         reads=reads if slide in record.places else None,
         after=after,
     )
+
+
+def _check_room(store: Store, record: CohortRecord, dim: int) -> None:
+    """Raise `InputError` if the store has no room for features of width `dim`."""
+    if store.free() is None:
+        return
+    keys = (patches_key(record.cohort, slide) for slide in record.splits)
+    patches = sum(pq.read_metadata(store.local(key)).num_rows for key in keys if store.exists(key))
+    check_room(store, patches * (dim * 4 + 16), f"features of {patches:,} patches, {dim} wide")
 
 
 def _fit_shard(request: EmbedRequest, record: CohortRecord) -> Shard:
@@ -197,8 +210,7 @@ def _import(
         raise InputError(f"{where} has changed since the import began: run the command again")
     slide = read_record(store, record, shard.id)
     found = read_features(path, where)
-    if found.slide not in (None, shard.id) and found.slide in record.splits:
-        raise InputError(f"{where} states that it is of slide {found.slide}, not {shard.id}")
+    check_owner(where, found.slide, shard.id, slide)
     table = pq.read_table(store.local(patches_key(request.cohort, shard.id)), columns=["x", "y"])
     own = np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
     patches, covered = checked(where, found, slide, record.patches, own)
@@ -220,6 +232,7 @@ def _import(
         "dim": width,
         "license": known.license if known else "unknown",
         "sha256": digest,
+        "patches_sha256": record.patches_of(shard.id),
         "covered": covered,
         "over_the_edge": len(found.coords) - len(patches.coords),
     }
@@ -337,4 +350,5 @@ def _embed(
         "dim": encoder.dim,
         "license": encoder.license,
         "sha256": digest,
+        "patches_sha256": record.patches_of(name),
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.evaluate.data import MAP_AND_CROPS, Material, SyntheticPairs, spread
+from services.evaluate.membership import by_denoiser
 from services.evaluate.reconstruction import autoencoder_of, reconstruction_scores
 from services.evaluate.retrieval import retrieval_top1
 from services.evaluate.stain import stain_error, stain_statistics
@@ -80,13 +81,14 @@ def from_elsewhere(provenance: Provenance) -> tuple[CropOrigin, ...]:
 def measure_appearance(
     request: EvaluateRequest, material: Material, context: Context
 ) -> Appearance:
-    """Measure staining, copying, retrieval by staining, and the autoencoder's reconstructions."""
+    """Measure staining, copying, retrieval by staining, reconstructions and membership."""
     store = context.store
     return Appearance(
         stain=stain_errors(store, material.named_rows),
         copying=copying(store, material),
         retrieval=crop_retrieval(store, material, None, request.seed),
         autoencoder=reconstruction_scores(material, autoencoder_of(material, context)),
+        membership=by_denoiser(material, context, request.seed),
     )
 
 

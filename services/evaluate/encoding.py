@@ -14,6 +14,7 @@ from services.evaluate.data import MAP_AND_CROPS, Material, Pairs, centre, sprea
 from services.evaluate.fidelity import FeatureSet, fidelity, nearest
 from services.evaluate.frechet import Moments, load_statistics, save_statistics
 from services.evaluate.leakage import authenticity
+from services.evaluate.membership import by_neighbours, patients_of
 from services.evaluate.reconstruction import Transform, autoencoder_of
 from shared.arrays import Float32
 from shared.contracts.evaluate import (
@@ -198,6 +199,7 @@ def measure_encoder(
         mpp=material.dataset.mpp,
     )
     context.store.put(report_key(request.report, f"reference-{name}.safetensors"), statistics)
+    patients = patients_of(material)
     on_sheet = spread(len(numbers["dataset"]), COLUMNS)
     neighbours = nearest(upright["dataset"][on_sheet], upright["train"])
     return EncoderResult(
@@ -211,6 +213,17 @@ def measure_encoder(
             if row in upright
         },
         retrieval=crop_retrieval(context.store, material, encoder, request.seed),
+        membership=patients
+        and by_neighbours(
+            upright["train"],
+            upright["test"],
+            upright["dataset"],
+            (
+                [patients[0][number] for number in numbers["train"]],
+                [patients[1][number] for number in numbers["test"]],
+            ),
+            request.seed,
+        ),
         nearest=tuple(
             Neighbour(sample=numbers["dataset"][row], train=numbers["train"][near])
             for row, near in zip(on_sheet, neighbours, strict=True)

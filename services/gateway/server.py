@@ -9,6 +9,7 @@ import uvicorn
 
 from services.gateway.api.tokens import Tokens
 from services.gateway.app import make_app
+from services.gateway.connections import Connection
 from services.gateway.signing import SignedRecords
 from shared.contracts.tenants import LOCAL
 from shared.settings import Settings
@@ -47,5 +48,8 @@ def serve(config: Settings) -> None:
         port=config.gateway_port,
         log_config=None,
         server_header=False,
+        http=Connection,
+        ws="none",
+        limit_concurrency=config.gateway_connections,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -25,7 +25,7 @@ COLUMNS = pa.schema(
 )
 
 
-def check_room(slide: Slide, grid: PatchGrid) -> None:
+def check_size(slide: Slide, grid: PatchGrid) -> None:
     """Raise `InputError` if a slide is smaller than one patch."""
     if min(slide.width * slide.mpp, slide.height * slide.mpp_y) < grid.size * grid.mpp:
         raise InputError(

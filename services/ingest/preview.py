@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from services.ingest.annotations.drawing import draw_labels, map_size
 from services.ingest.annotations.outlines import SlideGeometry
-from services.ingest.patches import check_room
-from services.ingest.splits import Member, assign_splits, earlier_cohort, members_of
+from services.ingest.patches import check_size
+from services.ingest.splits import Member, assign_splits, earlier_splits, members_of
 from services.ingest.tiles import read_tiles
 from services.ingest.tissue import Mask, find_tissue
 from shared.contracts.base import Split
@@ -72,7 +72,7 @@ def preview_slide(store: Store, request: IngestRequest, source: SlideSource) -> 
             seen.size, seen.mpp = (slide.width, slide.height), slide.mpp
             seen.mpp_from = "the file" if source.mpp is None else "given"
             slide.check_mpp(request.patches.mpp)
-            check_room(slide, request.patches)
+            check_size(slide, request.patches)
             if slide.thumbnail_pixels(SIDE) <= MAX_PIXELS:
                 small, _ = slide.thumbnail(SIDE, request.max_damaged)
                 mpp = slide.width * slide.mpp / small.shape[1]
@@ -103,8 +103,9 @@ def preview_splits(
     members = members_of(request, tiles, {})
     for name in left_out:
         members.pop(name, None)
-    splits = assign_splits(request.split, members, earlier_cohort(store, request.cohort))
-    return splits, members
+    content = {item.slide: {"sha256": item.sha256} for item in request.slides}
+    earlier = earlier_splits(store, request, tiles, content)
+    return assign_splits(request.split, members, earlier), members
 
 
 def _file_name(source: str | None) -> str:

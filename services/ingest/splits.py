@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from services.ingest.tiles import Row, given_splits, tile_patients
+from services.ingest.tiles import Row, given_splits, read_tiles, tile_patients
 from shared.contracts.base import Split, SplitFractions
 from shared.contracts.ingest import CohortRecord, IngestRequest, check_divided, cohort_key
-from shared.contracts.regions import region_table_key
+from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.errors import InputError
 from shared.patients import alike
 from shared.storage import ObjectNotFoundError, Store
@@ -69,8 +69,23 @@ def members_of(
     }
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """The splits of a cohort as it was before, of those slides whose content is the same.
+
+    Attributes:
+        splits: slide → split.
+        patients: slide → patient, where known.
+        rule: what the splits were assigned by; None: not known.
+    """
+
+    splits: Mapping[str, Split]
+    patients: Mapping[str, str]
+    rule: SplitFractions | None
+
+
 def assign_splits(
-    rule: SplitFractions, members: Mapping[str, Member], earlier: CohortRecord | None
+    rule: SplitFractions, members: Mapping[str, Member], earlier: Earlier | None
 ) -> dict[str, Split]:
     """Assign a split to every slide: all slides of a patient, or of a site, are in one.
 
@@ -81,7 +96,7 @@ def assign_splits(
     Args:
         rule: shares of the splits.
         members: slide → what is known of it.
-        earlier: record of the cohort as it was before; None: there is none.
+        earlier: the cohort as it was before; None: there is none.
     """
     group = {name: _group(rule, name, member) for name, member in members.items()}
     fixed = _earlier(rule, group, earlier)
@@ -101,12 +116,57 @@ def assign_splits(
     return {name: member.given or splits[group[name]] for name, member in sorted(members.items())}
 
 
-def earlier_cohort(store: Store, cohort: str) -> CohortRecord | None:
-    """Return the record of a cohort as it is in the store; None if there is none to read."""
+def earlier_splits(
+    store: Store,
+    request: IngestRequest,
+    tiles: dict[str, list[Row]],
+    done: Mapping[str, dict[str, Any]],
+) -> Earlier | None:
+    """Return the splits of a cohort as it is in the store; None if there is none to read.
+
+    Slides of other content than now are left out, so that a cohort which replaces another one
+    takes nothing from slides that only have the same names. Of tiles, one has to be the same.
+    """
+    splits: dict[str, Split] = {}
+    patients: dict[str, str] = {}
+    rule = None
     try:
-        return store.get_model(cohort_key(cohort), CohortRecord)
+        cohort = store.get_model(cohort_key(request.cohort), CohortRecord)
+        rule = cohort.split
+        same = [name for name in cohort.splits if _sha256(done, name) == cohort.sha256[name]]
+        splits = {name: cohort.splits[name] for name in same}
+        patients = {name: p for name in same if (p := cohort.patients.get(name))}
     except (ObjectNotFoundError, ValidationError):
-        return None
+        pass
+    try:
+        regions = store.get_model(region_set_key(request.cohort), RegionSet)
+        before = read_tiles(store, regions.tiles) if regions.tiles else {}
+        rule = rule or regions.split
+        for part in regions.slides:
+            if _images(before, part.slide) & _images(tiles, part.slide):
+                splits[part.slide] = part.split
+                patients |= {part.slide: part.patient} if part.patient else {}
+    except (ObjectNotFoundError, ValidationError):
+        pass
+    return Earlier(splits, patients, rule) if rule else None
+
+
+def _sha256(done: Mapping[str, dict[str, Any]], slide: str) -> str | None:
+    return done.get(slide, {}).get("sha256")
+
+
+def _images(tiles: dict[str, list[Row]], slide: str) -> set[str]:
+    return {row["image_sha256"] for row in tiles.get(slide, ())} - {None}
+
+
+def kept_splits(
+    splits: Mapping[str, Split], members: Mapping[str, Member], earlier: Earlier | None
+) -> int:
+    """Count the slides whose drawn split is that which they had before."""
+    if earlier is None or not earlier.splits:
+        return 0
+    drawn = [name for name, member in members.items() if member.given is None]
+    return sum(earlier.splits.get(name) == splits[name] for name in drawn)
 
 
 def _group(rule: SplitFractions, name: str, member: Member) -> str:
@@ -116,10 +176,10 @@ def _group(rule: SplitFractions, name: str, member: Member) -> str:
 
 
 def _earlier(
-    rule: SplitFractions, group: Mapping[str, str], earlier: CohortRecord | None
+    rule: SplitFractions, group: Mapping[str, str], earlier: Earlier | None
 ) -> dict[str, Split]:
     """Return the splits that groups had before, if they were assigned by the same rule."""
-    if earlier is None or earlier.split != rule:
+    if earlier is None or earlier.rule != rule:
         return {}
     before: dict[str, set[Split]] = {}
     for name, split in earlier.splits.items():

@@ -12,15 +12,16 @@ import numpy as np
 
 from services.ingest.annotations.drawing import draw_labels
 from services.ingest.annotations.outlines import SlideGeometry
-from services.ingest.patches import check_room, patch_index
+from services.ingest.patches import check_size, patch_index
 from services.ingest.splits import (
     assign_splits,
     class_regions,
-    earlier_cohort,
+    earlier_splits,
+    kept_splits,
     leaks,
     members_of,
 )
-from services.ingest.tiles import cut_tiles, read_tiles
+from services.ingest.tiles import check_masks, cut_tiles, read_tiles
 from services.ingest.tissue import MPP, Mask, find_tissue
 from shared.arrays import UInt8
 from shared.contracts.ingest import (
@@ -62,6 +63,10 @@ MPP_TOLERANCE = 0.05
 """Relative difference from the stated resolution that an overriding one is not remarked for."""
 
 
+DOUBTFUL = 2.0
+"""Factor between a given and a stated resolution from which on it is a caution."""
+
+
 class IngestStage(Stage[IngestRequest]):
     """Turns slides with annotations, or tiles with masks, into label maps, patches and regions."""
 
@@ -71,6 +76,8 @@ class IngestStage(Stage[IngestRequest]):
     def plan(self, request: IngestRequest, context: Context) -> Plan:
         tiles = read_tiles(context.store, request.tiles) if request.tiles else {}
         members_of(request, tiles, {})
+        if request.classes is not None and not request.label_names:
+            check_masks(context.store, tiles, request.classes)
         slides = [item.slide for item in request.slides]
         if both := sorted(set(slides) & set(tiles)):
             raise InputError(f"{both} are names of slides and also of slides of tiles: rename them")
@@ -103,8 +110,9 @@ class IngestStage(Stage[IngestRequest]):
         store = context.store
         tiles = read_tiles(store, request.tiles) if request.tiles else {}
         members = members_of(request, tiles, done)
-        splits = assign_splits(request.split, members, earlier_cohort(store, request.cohort))
-        cautions = tuple(leaks(members, splits))
+        earlier = earlier_splits(store, request, tiles, done)
+        splits = assign_splits(request.split, members, earlier)
+        cautions = (*leaks(members, splits), *_doubtful_resolutions(done))
         slides = sorted({item.slide for item in request.slides} & set(done))
         if slides:
             record = CohortRecord(
@@ -123,6 +131,7 @@ class IngestStage(Stage[IngestRequest]):
                 patients={name: p for name in slides if (p := members[name].patient)},
                 sites={name: s for name in slides if (s := members[name].site)},
                 split=request.split,
+                regions=request.regions,
                 cautions=cautions,
             )
             store.put_json(cohort_key(request.cohort), record)
@@ -147,6 +156,8 @@ class IngestStage(Stage[IngestRequest]):
                     )
                     for name in labelled
                 ),
+                split=request.split,
+                tiles=request.tiles,
                 cautions=cautions,
             )
             store.put_json(region_set_key(request.cohort), regions)
@@ -156,6 +167,12 @@ class IngestStage(Stage[IngestRequest]):
             "labelled": len(labelled),
             "patches": sum(part["patches"] for part in done.values()),
             "regions": sum(part["regions"] for part in done.values()),
+            **_counts(
+                splits_kept=kept_splits(splits, members, earlier),
+                transparent_tiles_laid_on_white=sum(
+                    part.get("transparent", 0) for part in done.values()
+                ),
+            ),
             **_remarks(done),
             **_on_labels(request, done),
         }
@@ -187,18 +204,50 @@ def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
     return Shard(id=source.slide, reads=reads)
 
 
+def _counts(**counts: int) -> dict[str, int]:
+    """Leave out counts of 0."""
+    return {name: count for name, count in counts.items() if count}
+
+
+def _doubtful_resolutions(done: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a sentence on slides whose given resolution is far from what they state."""
+    slides = [
+        f"{name}: {part['mpp']:.4g} instead of {part['implied_mpp']:.4g} µm/px"
+        for name, part in sorted(done.items())
+        if part.get("implied_mpp")
+        and not 1 / DOUBTFUL <= part["mpp"] / part["implied_mpp"] <= DOUBTFUL
+    ]
+    if not slides:
+        return []
+    more = f"; and {len(slides) - 5} more" if len(slides) > 5 else ""
+    return [
+        f"The resolution that was given for {len(slides)} slides differs from what they state by "
+        f"more than a factor of {DOUBTFUL:g} ({'; '.join(slides[:5])}{more}): if it is wrong, so "
+        "are all sizes."
+    ]
+
+
 def _remarks(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Name the slides that are damaged in part, or are not at the resolution that they state."""
     damaged = {
         name: f"{part['damaged']:.2%}" for name, part in sorted(done.items()) if part.get("damaged")
     }
     overridden = {
-        name: f"{part['mpp']:.4g} instead of {part['stated_mpp']:.4g} µm/px"
-        for name, part in sorted(done.items())
-        if part.get("stated_mpp") and abs(part["mpp"] / part["stated_mpp"] - 1) > MPP_TOLERANCE
+        name: said for name, part in sorted(done.items()) if (said := _overridden(part)) is not None
     }
     remarks = {"damaged": damaged, "resolution_overridden": overridden}
     return {key: slides for key, slides in remarks.items() if slides}
+
+
+def _overridden(part: dict[str, Any]) -> str | None:
+    """Say how a slide's resolution differs from what it states; None if it does not."""
+    if not part.get("stated_mpp"):
+        return None
+    x, y = part["stated_mpp"]
+    if max(abs(part["mpp"] / x - 1), abs(part["mpp_y"] / y - 1)) <= MPP_TOLERANCE:
+        return None
+    stated = f"{x:.4g}" if x == y else f"{x:.4g} × {y:.4g}"
+    return f"{part['mpp']:.4g} instead of {stated} µm/px"
 
 
 def _on_labels(request: IngestRequest, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -232,11 +281,17 @@ def _ingest_tiles(
     if request.classes is None:
         raise InputError(f"the tiles of {slide} have masks, so the request must state classes")
     rows = read_tiles(context.store, tiles)[slide]
-    regions, region_sha, left_out = cut_tiles(
+    cut = cut_tiles(
         context.store, request.cohort, slide, rows, request.classes, request.regions,
         request.label_names,
     )  # fmt: skip
-    return {"patches": 0, "regions": regions, "region_sha256": region_sha, "left_out": left_out}
+    return {
+        "patches": 0,
+        "regions": cut.regions,
+        "region_sha256": cut.sha256,
+        "left_out": cut.left_out,
+        "transparent": cut.transparent,
+    }
 
 
 def _ingest(
@@ -244,7 +299,7 @@ def _ingest(
 ) -> dict[str, Any]:
     store, name, folder = context.store, source.slide, source.folder
     slide.check_mpp(request.patches.mpp)
-    check_room(slide, request.patches)
+    check_size(slide, request.patches)
     spans = (slide.width * slide.mpp, slide.height * slide.mpp_y)
     side = min(MAX_MASK_SIDE, math.ceil(max(spans) / MPP))
     small, damaged = slide.thumbnail(max(64, side), request.max_damaged)
@@ -302,7 +357,13 @@ def _ingest(
         "region_sha256": region_sha,
         "stain": stain,
         "damaged": damaged,
+        "mpp_y": record.mpp_y,
         "stated_mpp": slide.stated_mpp,
+        "implied_mpp": slide.stated_mpp[0]
+        if slide.stated_mpp
+        else 10 / slide.objective
+        if slide.objective
+        else None,
         "labels": drawn,
     }
 

@@ -137,12 +137,14 @@ def dataset_card(record: DatasetRecord, weights: Sequence[str]) -> str:
         "",
         "Each sample is `<key>.png` (RGB), `<key>.mask.png` (label indices) and `<key>.json`",
         "(its origin: map, crops, seed, sampling, weights) in the shards `shards/*.tar`;",
-        "`manifest.parquet` has one row per image.",
+        "`manifest.parquet` has one row per image. Slides and regions have pseudonyms. Every PNG",
+        "says in XMP that it is synthetic.",
         "",
         f"Maps: {request.maps.regions or 'the region set of the model'}, splits "
         f"{', '.join(request.maps.splits)}. Crops: "
         f"{request.crops.regions or 'the region set of the model'}, splits "
         f"{', '.join(request.crops.splits)}, slide: {request.crops.slide}. Seed {request.seed}.",
+        record.bounds,
         record.terms,
     ]
     return "\n".join(lines) + "\n"
@@ -185,11 +187,12 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str], published: date)
         "@type": "sc:Dataset",
         "name": record.dataset,
         "description": record.description,
-        "conformsTo": CROISSANT + "1.0",
+        "conformsTo": [CROISSANT + "1.0", CROISSANT + "RAI/1.0"],
         "license": record.origin.url if record.origin else "not stated: that of the slides",
         "citeAs": CITATION,
         "version": "1.0.0",
         "datePublished": published.isoformat(),
+        **_responsible(record),
         "distribution": [
             *files,
             _file_set("images", "*[0-9].png", "image/png", shards),
@@ -210,6 +213,45 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str], published: date)
             _pictures("images"),
             _pictures("masks"),
         ],
+    }
+
+
+def _responsible(record: DatasetRecord) -> dict[str, Any]:
+    """Return the fields of Croissant's vocabulary for responsible AI (RAI 1.0)."""
+    request = record.request
+    splits = " and ".join(dict.fromkeys((*request.maps.splits, *request.crops.splits)))
+    classes = record.classes.names[record.classes.first :]
+    return {
+        "rai:hasSyntheticData": True,
+        "rai:dataCollection": (
+            f"Every image was made by the latent diffusion model {record.model}, from a label map "
+            f"and crops of real tissue of the {splits} split of its region sets. The label map is "
+            "that of a real region, turned or mirrored; it was given to the model, not drawn on "
+            "the image."
+        ),
+        "rai:dataCollectionType": ["Synthetic"],
+        "rai:dataAnnotationProtocol": (
+            "Label maps come from the annotations or tissue clusters of the real regions. How "
+            "well images follow them is measured by 'htd evaluate' (faithfulness)."
+        ),
+        "rai:dataLimitations": (
+            "For research, not for diagnosis. Images can differ from their label map, and can "
+            "show structures that no tissue has. Figures that were reached on these images do not "
+            "stand for figures on slides of patients."
+        ),
+        "rai:dataBiases": (
+            "The dataset has the patients, scanners and stains of its source slides, and can "
+            "exaggerate what is frequent there. Shares of the labelled pixels: "
+            + ", ".join(f"{name} {record.proportions.get(name, 0):.3f}" for name in classes)
+            + "."
+        ),
+        "rai:personalSensitiveInformation": (
+            "Slides, patients and regions have pseudonyms. The images were made from tissue of "
+            "patients, and a model can repeat parts of what it was trained on. " + record.bounds
+        ),
+        "rai:dataUseCases": (
+            "Training and testing of segmentation models of histology, together with real images."
+        ),
     }
 
 

@@ -51,11 +51,13 @@ class Composition:
         labels: uint8 (size, size), in the model's labels.
         crops: at most one per class in `labels`.
         provenance: the origin of the label map and the crops.
+        map_number: number of the map's region.
     """
 
     labels: UInt8
     crops: list[Crop]
     provenance: Provenance
+    map_number: int
 
 
 class Composer:
@@ -78,10 +80,15 @@ class Composer:
         self.sampling = request.sampling(model)
         self.rule = CropRule.of(model.recipe.denoiser, model.classes)
 
-    def compose(self, index: int, map_number: int) -> Composition:
-        """Compose image `index` with the label map of region `map_number`."""
+    def compose(self, index: int, map_number: int, attempt: int = 0) -> Composition:
+        """Compose image `index` with the label map of region `map_number`.
+
+        Each attempt has another window and other crops, and another seed of the noise.
+        """
         request, model = self.request, self.model
         seed = image_seed(request.seed, index)
+        if attempt:
+            seed = image_seed(seed, attempt)
         rng = np.random.default_rng(seed)
         region = self.maps.read(map_number)
         x, y = typical_window(region.labels, model.size, rng)
@@ -111,10 +118,11 @@ class Composer:
             seed=seed,
             sampling=self.sampling,
             condition=request.condition,
+            refused=attempt,
         )
         if self.pseudonyms is not None:
             provenance = self.pseudonyms.hide(provenance)
-        return Composition(labels, crops, provenance)
+        return Composition(labels, crops, provenance, map_number)
 
     def _crop(
         self, label: int, map_key: str, map_slide: str, labels: UInt8, rng: np.random.Generator

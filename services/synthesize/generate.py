@@ -13,19 +13,18 @@ from functools import partial
 
 import numpy as np
 
-from services.synthesize.compose import Composition
+from services.synthesize.compose import Composer, Composition
+from services.synthesize.gate import Gate
 from shared.arrays import UInt8
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import Sample, shard_members
 from shared.diffusion.crops import Crop
-from shared.imaging.copying import BLOCK, crop_copying
 from shared.jobs import Context
-from shared.seeds import image_seed
 from shared.serving.generator import open_generator
 
-ATTEMPTS = 3
-"""Number of attempts to generate an image that does not copy its crops."""
+ATTEMPTS = 5
+"""Number of times that an image is generated until the gate lets it pass."""
 
 IN_FLIGHT = 3
 """Number of batches that are requested from a Triton server at a time, to keep it busy."""
@@ -54,24 +53,30 @@ def open_generate(
 
 @dataclass(frozen=True)
 class GeneratedBatch:
-    """The samples of a batch, and their files in a shard: (name, bytes)."""
+    """The samples of a batch, their files in a shard (name, bytes), and how many were refused."""
 
     samples: list[Sample]
     members: list[tuple[str, bytes]]
+    refused: int
 
 
 def generate_batches(
     generate: Generate,
-    request: DatasetRequest,
+    composer: Composer,
+    gate: Gate,
     batches: Iterable[list[Composition]],
     at_a_time: int,
 ) -> Iterator[GeneratedBatch]:
-    """Generate batches in `at_a_time` threads, and yield them in order."""
+    """Generate batches in `at_a_time` threads, and yield them in order.
+
+    An image that the gate refuses is composed and generated again, `ATTEMPTS` times in all, and
+    then left out. An attempt depends on the request, the image's index and the attempt alone.
+    """
     pending: deque[Future[GeneratedBatch]] = deque()
     with ThreadPoolExecutor(at_a_time) as pool:
         try:
             for batch in batches:
-                pending.append(pool.submit(_make, generate, request, batch))
+                pending.append(pool.submit(_make, generate, composer, gate, batch))
                 if len(pending) > at_a_time:
                     yield pending.popleft().result()
             while pending:
@@ -81,43 +86,30 @@ def generate_batches(
                 future.cancel()
 
 
-def _make(generate: Generate, request: DatasetRequest, batch: list[Composition]) -> GeneratedBatch:
-    samples = _samples(generate, request, batch)
-    return GeneratedBatch(samples, list(shard_members(samples)))
-
-
-def _samples(generate: Generate, request: DatasetRequest, batch: list[Composition]) -> list[Sample]:
-    """Generate the samples of a batch.
-
-    An image that copies a crop is generated again from another seed, and left out if that fails.
-    """
+def _make(
+    generate: Generate, composer: Composer, gate: Gate, batch: list[Composition]
+) -> GeneratedBatch:
     samples: list[Sample] = []
-    for attempt in range(ATTEMPTS if request.max_copied is not None else 1):
-        seeds = [
-            image_seed(item.provenance.seed, attempt) if attempt else item.provenance.seed
-            for item in batch
-        ]
+    count = 0
+    for attempt in range(1, ATTEMPTS + 1):
         images = generate(
             np.stack([item.labels for item in batch]),
             [item.crops for item in batch],
-            seeds,
+            [item.provenance.seed for item in batch],
         )
         refused: list[Composition] = []
-        for image, item, seed in zip(images, batch, seeds, strict=True):
-            copied = None
-            if request.max_copied is not None:
-                shares = [
-                    crop_copying(image, crop.pixels)
-                    for crop in item.crops
-                    if len(crop.pixels) >= BLOCK
-                ]
-                copied = max(shares, default=0.0)
-                if copied > request.max_copied:
-                    refused.append(item)
-                    continue
-            provenance = item.provenance.model_copy(update={"seed": seed, "copied": copied})
-            samples.append(Sample(image, item.labels, provenance))
-        batch = refused
-        if not batch:
+        for image, item in zip(images, batch, strict=True):
+            found = gate.measure(image, item.crops)
+            if gate.refuses(found):
+                refused.append(item)
+                continue
+            update = {"copied": found.copied, "distance": found.distance}
+            samples.append(Sample(image, item.labels, item.provenance.model_copy(update=update)))
+        count += len(refused)
+        if not refused or attempt == ATTEMPTS:
             break
-    return sorted(samples, key=lambda sample: sample.provenance.index)
+        batch = [
+            composer.compose(item.provenance.index, item.map_number, attempt) for item in refused
+        ]
+    samples.sort(key=lambda sample: sample.provenance.index)
+    return GeneratedBatch(samples, list(shard_members(samples)), count)

@@ -30,6 +30,9 @@ MANIFEST = pa.schema(
         ("mask_sha256", pa.string()),  # of the labels, uint8
         ("symmetry", pa.int8()),
         ("seed", pa.int64()),
+        ("copied", pa.float64()),  # null: not measured, as the next
+        ("distance", pa.float64()),
+        ("refused", pa.int32()),
         ("crop_labels", pa.list_(pa.uint8())),
         ("crop_regions", pa.list_(pa.string())),
         ("crop_slides", pa.list_(pa.string())),
@@ -81,6 +84,9 @@ def _row(sample: Sample, counts: Int64, shard: str) -> dict[str, object]:
         "mask_sha256": sha256(sample.labels.tobytes()),
         "symmetry": source.symmetry,
         "seed": source.seed,
+        "copied": source.copied,
+        "distance": source.distance,
+        "refused": source.refused,
         "crop_labels": [crop.label for crop in source.crops],
         "crop_regions": [crop.region for crop in source.crops],
         "crop_slides": [crop.slide for crop in source.crops],

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from services.synthesize.card import croissant, dataset_card
 from services.synthesize.compose import Composer, Composition
+from services.synthesize.gate import Gate, prepare
 from services.synthesize.generate import generate_batches, open_generate
 from services.synthesize.manifest import put_rows, write_manifest
 from shared.contracts.models import ModelRecord
@@ -34,10 +35,10 @@ from shared.datasets.preview import PREVIEW_SAMPLES, preview_png
 from shared.datasets.pseudonyms import dataset_pseudonyms, reveal, source_names, write_key
 from shared.datasets.region_bank import RegionBank, open_banks
 from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
-from shared.errors import InputError, JobError
+from shared.errors import JobError
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model, weights_origin
-from shared.storage import Store, sha256, sha256_file
+from shared.storage import Store, check_room, sha256, sha256_file
 from shared.storage.formats import pack_tar, table_bytes
 
 BYTES_PER_PIXEL = 1.2
@@ -66,6 +67,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         table = table_bytes(pa.table({"region": keys}), row_group_size=CHOICE_ROWS)
         context.store.put(dataset_key(request.dataset, "choices.parquet"), table)
         write_key(context.store, request)
+        prepare(request, model, context)
         starts = range(0, request.images, request.shard_size)
         return Plan(
             phases=(
@@ -100,7 +102,10 @@ class SynthesizeStage(Stage[DatasetRequest]):
         samples: list[Sample] = []
         members: list[tuple[str, bytes]] = []
         context.progress(0, stop - start, "images")
-        for part in generate_batches(generate, request, batches(), at_a_time):
+        refused = 0
+        gate = Gate(request, context)
+        for part in generate_batches(generate, composer, gate, batches(), at_a_time):
+            refused += part.refused
             samples += part.samples
             members += part.members
             context.progress(len(samples), stop - start, "images")
@@ -118,7 +123,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
         return {
             "number": number,
             "images": len(samples),
-            "refused": stop - start - len(samples),
+            "refused": refused,
+            "missing": stop - start - len(samples),
             "pixels": np.sum(counts, 0).tolist() if counts else [0] * len(model.classes),
             "sha256": sha256(tar),
         }
@@ -130,8 +136,9 @@ class SynthesizeStage(Stage[DatasetRequest]):
         numbers = sorted(int(part["number"]) for part in done.values() if part["images"])
         if not numbers:
             raise JobError(
-                f"dataset {request.dataset!r}: no image was made, or all copied their crops; "
-                "look at the failed shards, or raise max_copied"
+                f"dataset {request.dataset!r}: no image was made, or all copied their crops or "
+                "were too near to training regions; look at the failed shards, raise max_copied, "
+                "or lower min_distance"
             )
         shards = tuple(_shard_key(request.dataset, number) for number in numbers)
         first = model.classes.first
@@ -148,6 +155,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
             shards=shards,
             origin=weights_origin(store, model),
             request=request,
+            refused=sum(int(part["refused"]) for part in done.values()),
+            missing=sum(int(part.get("missing", 0)) for part in done.values()),
         )
         _drop_stale(store, request, set(numbers))
         distinct = write_manifest(store, request.dataset, shards)
@@ -166,7 +175,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
         result: dict[str, Any] = {
             "dataset": request.dataset,
             "images": record.images,
-            "refused": sum(int(part["refused"]) for part in done.values()),
+            "refused": record.refused,
+            "missing": record.missing,
             "distinct_maps": distinct,
             "wanted": request.proportions,
             "proportions": record.proportions,
@@ -202,12 +212,8 @@ def _check_room(store: Store, request: DatasetRequest, model: ModelRecord) -> No
     """Raise `InputError` if the store has too little room for the images, by a low estimate."""
     copies = 1 + len(set(request.exports) - {"geojson"})
     needed = int(request.images * model.size**2 * BYTES_PER_PIXEL * copies)
-    free = store.free()
-    if free is not None and needed > free:
-        raise InputError(
-            f"{request.images:,} images of {model.size} px need about {needed / 1e9:,.1f} GB, but "
-            f"{store.url} has {free / 1e9:,.1f} GB free: ask for fewer, or use another store"
-        )
+    what = f"{request.images:,} images of {model.size} px"
+    check_room(store, needed, what, "or ask for fewer")
 
 
 def _choices(store: Store, dataset: str, start: int, stop: int) -> list[str]:

@@ -22,28 +22,12 @@ from torch import Tensor, nn
 
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import StudentRecipe
-from shared.contracts.train import PACKAGED
+from shared.contracts.train import PACKAGED, Origin
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.models import read_model
 from shared.storage import Store
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How a checkpoint was trained: its recipe's name, the side of its images (px), and µm/px."""
-
-    recipe: str
-    size: int
-    mpp: float
-
-
-PACKAGED_ORIGIN = {
-    "starter": Origin("tiny", 128, 1.0),
-    "colon": Origin("cpu-small", 128, 0.875),
-    "colon-student": Origin("cpu-small", 128, 0.875),
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +61,7 @@ def read_weights(store: Store, reference: str) -> Weights:
 def origin_of(store: Store, reference: str) -> Origin:
     """Say how a checkpoint was trained. Arguments and errors are those of `read_weights`."""
     if reference in PACKAGED:
-        return PACKAGED_ORIGIN[reference]
+        return PACKAGED[reference]
     record = read_model(store, _reference(reference))
     return Origin(record.recipe.name, record.size, record.mpp)
 

@@ -192,6 +192,15 @@ class SplitFractions(Contract):
         "patient", description="what is never divided between splits"
     )
 
+    @model_validator(mode="after")
+    def _leaves_training(self) -> SplitFractions:
+        if self.val + self.test >= 1:
+            raise ValueError(
+                f"val ({self.val:g}) and test ({self.test:g}) leave nothing for training: together "
+                "they must be below 1"
+            )
+        return self
+
     def assign(
         self,
         groups: Collection[str],

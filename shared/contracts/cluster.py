@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from shared.contracts.base import ClassName, Color, Contract, Name, Request, Seed
 from shared.contracts.embed import feature_record_key
-from shared.contracts.ingest import cohort_key
+from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule
 
 
@@ -45,7 +45,9 @@ class ClusterRequest(Request):
         ge=0,
         description="training steps of the classifier from patch images to types; 0: no classifier",
     )
-    regions: RegionRule = RegionRule()
+    regions: RegionRule | None = Field(
+        None, description="default: regions of the size and resolution of the cohort's"
+    )
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -53,6 +55,10 @@ class ClusterRequest(Request):
         if self.first_k is not None and self.first_k > self.k:
             raise ValueError(f"first_k ({self.first_k}) is above k ({self.k})")
         return self
+
+    def rule(self, cohort: CohortRecord) -> RegionRule:
+        """Return the rule of the regions."""
+        return self.regions or RegionRule(size=cohort.scale[0], mpp=cohort.scale[1])
 
     def inputs(self) -> list[str]:
         return [cohort_key(self.cohort), feature_record_key(self.encoder, self.cohort)]

@@ -12,7 +12,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from shared.contracts.base import Contract, Name, Request, Seed
-from shared.contracts.ingest import MAX_DAMAGED, cohort_key
+from shared.contracts.ingest import MAX_DAMAGED, CohortRecord, cohort_key
+from shared.errors import InputError
 
 
 class EmbedRequest(Request):
@@ -72,6 +73,24 @@ class FeatureRecord(Contract):
     license: str
     slides: dict[str, int] = Field(description="slide → number of patches")
     sha256: dict[str, str] = Field(description="slide → SHA-256 of its features")
+    patches: dict[str, str] = Field(
+        default_factory=dict, description="slide → `CohortRecord.patches_of` it"
+    )
+
+    def check(self, cohort: CohortRecord) -> None:
+        """Check that the features are of the patches that the cohort has now.
+
+        Raises:
+            InputError: slides were replaced since, or have other patches.
+        """
+        known = {name: text for name, text in self.patches.items() if name in cohort.splits}
+        other = [name for name, text in known.items() if text != cohort.patches_of(name)]
+        if other:
+            raise InputError(
+                f"features of {self.encoder!r} were made before {len(other)} slides of cohort "
+                f"{self.cohort!r} were replaced ({', '.join(other[:5])}): run 'htd embed --cohort "
+                f"{self.cohort} --encoder {self.encoder}' again"
+            )
 
 
 def feature_record_key(encoder: str, cohort: str) -> str:

@@ -150,6 +150,22 @@ class Leakage(ReportPart):
     c_t: float = Field(description="C_T of Meehan et al. 2020; copies push it well below 0")
 
 
+class Membership(ReportPart):
+    """How well an attack tells training images from images of held-out patients.
+
+    The intervals are of 90 %, over resampled patients.
+    """
+
+    auc: float = Field(description="chance that a training image scores higher; 0.5: by guessing")
+    auc_interval: tuple[float, float]
+    found: float = Field(
+        description="share of training images found at 1 % false alarms; 0.01: by guessing"
+    )
+    found_interval: tuple[float, float]
+    n: tuple[int, int] = Field(description="number of training, and of held-out images")
+    patients: tuple[int, int]
+
+
 class Retrieval(ReportPart):
     """How often an image's own crop is found among other crops of the same class."""
 
@@ -182,6 +198,9 @@ class EncoderFigures(Fidelity):
     reference: ReferenceDistance | None = None
     leakage: dict[str, Leakage] = Field(description="source of images → leakage")
     retrieval: dict[str, Retrieval] = Field(description="source of images → retrieval of crops")
+    membership: Membership | None = Field(
+        None, description="attack by the nearest synthetic image; None: not measured"
+    )
 
 
 class Copying(ReportPart):
@@ -208,6 +227,9 @@ class Appearance(ReportPart):
     copying: Copying
     retrieval: dict[str, Retrieval] = Field(description="row → retrieval by staining")
     autoencoder: Likeness
+    membership: Membership | None = Field(
+        None, description="attack by a call of the denoiser; None: not measured"
+    )
 
 
 class SegmenterSettings(ReportPart):
@@ -244,6 +266,8 @@ class Report(ReportPart):
     report: str
     dataset: str
     images: int = Field(description="number of images of the dataset")
+    refused: int = Field(0, description="images that the dataset's bounds on copies refused")
+    missing: int = Field(0, description="images left out of the dataset for that")
     model: str = Field(description="<name>/<version>")
     size: int = Field(description="side of an image, pixels")
     mpp: float = Field(description="µm per pixel")

@@ -5,7 +5,7 @@ slides/<folder>/slide.json      SlideRecord
 slides/<folder>/tissue.png      tissue mask, 255 = tissue
 slides/<folder>/thumbnail.png
 slides/<folder>/labels/<cohort>.tif  label map (annotated slides only)
-tiles/<cohort>.parquet          tiles from other tools, and their masks (TILE_COLUMNS)
+tiles/<cohort>/<hash>.parquet   tiles from other tools, and their masks (TILE_COLUMNS)
 patches/<cohort>/<slide>.parquet  patch index
 cohorts/<cohort>.json           CohortRecord
 regions/<cohort>/…              region set of the annotated slides and of the tiles
@@ -15,12 +15,13 @@ A folder holds one slide with its resolution; cohorts that have the same slide s
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions, spelling
@@ -172,6 +173,24 @@ class IngestRequest(Request):
         description="accept given splits that divide the slides of a patient; every report says so",
     )
 
+    @field_validator("label_names", mode="before")
+    @classmethod
+    def _numbers_as_text(cls, names: Any) -> Any:
+        """Take pixel values that YAML reads as numbers: {1: tumor} is {"1": tumor}."""
+        if not isinstance(names, dict):
+            return names
+        texts: dict[Any, Any] = {}
+        for key, name in names.items():
+            text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"the key {key!r} is neither text nor a whole number: put it in quotes"
+                )
+            if text in texts:
+                raise ValueError(f"{text!r} is given twice, as a number and as text")
+            texts[text] = name
+        return texts
+
     @model_validator(mode="after")
     def _consistent(self) -> IngestRequest:
         if not self.slides and self.tiles is None:
@@ -196,6 +215,18 @@ class IngestRequest(Request):
         return self
 
     def _check_names(self, classes: Classes) -> None:
+        if starred := [name for name in classes.names if name.endswith("*")]:
+            raise ValueError(
+                f"{starred} can be no classes: annotations whose class ends in * are left out "
+                "(QuPath's Ignore*, Region*). Name them otherwise, by label_names (--rename)"
+            )
+        meant: dict[str, str] = {}
+        for key, name in self.label_names.items():
+            if spelling(meant.setdefault(spelling(key), name)) != spelling(name):
+                raise ValueError(
+                    f"label_names maps {key!r}, in this or another spelling, to two classes: "
+                    f"{meant[spelling(key)]!r} and {name!r}"
+                )
         known = [spelling(name) for name in classes.names]
         for key, name in self.label_names.items():
             if spelling(name) not in known:
@@ -225,20 +256,22 @@ class IngestRequest(Request):
     def revises(self, earlier: Request) -> bool:
         """Say whether the cohort only grows: with the same options, no slide is lost or changed.
 
-        Annotations, patients, splits and resolutions may change.
+        Whether tiles are lost is not known here; who makes their table has to see to it.
+        Annotations, patients and splits may change.
         """
         if not isinstance(earlier, IngestRequest):
             return False
         now = {item.slide: _pixels(item) for item in self.slides}
         before = {item.slide: _pixels(item) for item in earlier.slides}
-        options = {"slides": ()}
+        options = {"slides": (), "tiles": None}
         same = self.model_copy(update=options) == earlier.model_copy(update=options)
-        return same and before.items() <= now.items()
+        kinds = (self.tiles is None) == (earlier.tiles is None)
+        return same and kinds and before.items() <= now.items()
 
 
-def _pixels(source: SlideSource) -> str:
-    """Return what a slide's pixels are known by."""
-    return source.sha256 or source.source
+def _pixels(source: SlideSource) -> tuple[str, float | None]:
+    """Return what a slide's pixels are known by, and the resolution that is given for them."""
+    return source.sha256 or source.source, source.mpp
 
 
 class SlideRecord(Contract):
@@ -285,13 +318,31 @@ class CohortRecord(Contract):
     split: SplitFractions | None = Field(
         None, description="shares that the splits were assigned by"
     )
-    cautions: tuple[str, ...] = Field(
-        (), description="reasons why figures of the cohort's test slides may be too good"
+    regions: RegionRule | None = Field(
+        None, description="rule of the cohort's regions, also where it has none yet"
     )
+    cautions: tuple[str, ...] = Field(
+        (), description="reasons why figures of the cohort may be wrong or too good"
+    )
+
+    @property
+    def scale(self) -> tuple[int, float]:
+        """Side (pixels) and resolution (µm per pixel) of the cohort's regions.
+
+        In older records they are those of two patches, as `htd ingest` makes them.
+        """
+        if self.regions is not None:
+            return self.regions.size, self.regions.mpp
+        return 2 * self.patches.size, self.patches.mpp
 
     def of_split(self, *splits: Split) -> list[str]:
         """Return the names of the slides in the given splits, sorted."""
         return sorted(slide for slide, split in self.splits.items() if split in splits)
+
+    def patches_of(self, slide: str) -> str:
+        """Return a SHA-256 of what a slide's patches are: its content, resolution, and places."""
+        parts = (self.sha256[slide], self.mpp.get(slide), self.places.get(slide, ""))
+        return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
     def folder(self, slide: str) -> str:
         """Return a slide's folder below slides/."""
@@ -307,9 +358,9 @@ def cohort_key(cohort: str) -> str:
     return f"cohorts/{cohort}.json"
 
 
-def tiles_key(cohort: str) -> str:
-    """Return the key of a cohort's table of tiles."""
-    return f"tiles/{cohort}.parquet"
+def tiles_key(cohort: str, digest: str = "") -> str:
+    """Return the key of the cohort's table of tiles that has a SHA-256, or the prefix of all."""
+    return f"tiles/{cohort}/{digest[:32]}.parquet" if digest else f"tiles/{cohort}/"
 
 
 def slide_key(folder: str, name: str = "slide.json") -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Classes, Contract, Name, Seed, Split
+from shared.contracts.base import Classes, Contract, Name, Seed, Split, SplitFractions
 
 
 class RegionRule(Contract):
@@ -91,8 +91,12 @@ class RegionSet(Contract):
     classes: Classes
     rule: RegionRule
     slides: tuple[RegionSetSlide, ...]
+    split: SplitFractions | None = Field(
+        None, description="shares that ingest assigned the splits by"
+    )
+    tiles: str | None = Field(None, description="key of the table of tiles that it was cut from")
     cautions: tuple[str, ...] = Field(
-        (), description="reasons why figures of the set's test slides may be too good"
+        (), description="reasons why figures of the set may be wrong or too good"
     )
 
     def of_split(self, *splits: Split) -> list[RegionSetSlide]:

@@ -2,6 +2,7 @@
 
 datasets/<id>/choices.parquet       the map chosen for every image; written by the plan
 datasets/<id>/pseudonyms.key        key of the names by which the dataset calls its sources
+datasets/<id>/training.npz          features of the training regions, for `min_distance`
 datasets/<id>/shards/<n>.tar        WebDataset: <key>.png, <key>.mask.png, <key>.json
 datasets/<id>/shards/<n>.parquet    that shard's rows of the manifest
 datasets/<id>/manifest.parquet      one row per image
@@ -33,7 +34,8 @@ FolderFormat = Literal["folder", "coco", "geojson", "webdataset", "parquet"]
 """What `htd export` writes; datasets in the store are WebDataset shards already."""
 
 PSEUDONYM_KEY = "pseudonyms.key"
-PRIVATE = ("submission.json", "choices.parquet", PSEUDONYM_KEY)
+TRAINING_FEATURES = "training.safetensors"
+PRIVATE = ("submission.json", "choices.parquet", PSEUDONYM_KEY, TRAINING_FEATURES)
 """Files of a dataset that no archive and no download contains."""
 
 
@@ -117,7 +119,15 @@ class DatasetRequest(SamplingChoice, Request):
         ge=0,
         le=1,
         description="greatest share of a crop's textured blocks that may reappear in an image; "
-        "an image above it is made again from other noise, and left out if that does not help",
+        "an image above it is refused: made again from other crops and noise, and left out if "
+        "that does not help",
+    )
+    min_distance: float | None = Field(
+        None,
+        gt=0,
+        description="smallest distance of an image to the regions that the model was trained on; "
+        "a nearer one is refused. 1: the median distance of a training region to the nearest one "
+        "of another slide",
     )
     seed: Seed = 0
     shard_size: int = Field(
@@ -203,6 +213,8 @@ class DatasetRecord(Contract):
     shards: tuple[str, ...]
     origin: WeightsOrigin | None = None
     request: DatasetRequest
+    refused: int = Field(0, description="images that the request's bounds refused")
+    missing: int = Field(0, description="images left out, as all that were made were refused")
 
     @property
     def description(self) -> str:
@@ -210,6 +222,24 @@ class DatasetRecord(Contract):
         return (
             f"{self.images} synthetic histopathology images of {self.size} px at {self.mpp:g} "
             f"µm per pixel with their label maps, made by {self.model}."
+        )
+
+    @property
+    def bounds(self) -> str:
+        """The bounds on copies, and what they refused, in a sentence."""
+        asked = []
+        if self.request.max_copied is not None:
+            asked.append(f"repeat more than {self.request.max_copied:.3g} of a crop's blocks")
+        if self.request.min_distance is not None:
+            asked.append(
+                f"are nearer to a training region than {self.request.min_distance:.3g} times what "
+                "regions of two slides are to each other"
+            )
+        if not asked:
+            return "No image was refused for being near to real tissue."
+        return (
+            f"Images that {' or '.join(asked)} were refused: {self.refused} were made again, and "
+            f"{self.missing} left out."
         )
 
     @property
@@ -259,6 +289,10 @@ class Provenance(Contract):
     copied: float | None = Field(
         None, description="greatest share of a crop's blocks that reappears; None: not measured"
     )
+    distance: float | None = Field(
+        None, description="to the nearest training region, as in `min_distance`; None: not measured"
+    )
+    refused: int = Field(0, description="images that were refused in place of this one")
 
     @model_validator(mode="before")
     @classmethod

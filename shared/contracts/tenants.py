@@ -7,6 +7,7 @@ tenants/<tenant>/…             that tenant's slides, models, datasets, jobs
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -23,6 +24,10 @@ Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_l
 """A tenant's name. It has no dot, because a dot separates it from the rest of a job's id."""
 
 
+RESERVED_FOLDERS = frozenset({"access", "audit", "tenants"})
+"""Folders that tenants may not name: the local tenant's store is the root, which has them."""
+
+
 class TenantRecord(Contract):
     """The daily quotas of a tenant."""
 
@@ -33,3 +38,15 @@ class TenantRecord(Contract):
 def tenant_key(tenant: str) -> str:
     """Return the key of a tenant's record in the root of the store."""
     return f"access/tenants/{tenant}.json"
+
+
+def is_path(text: str) -> bool:
+    """Say whether a text names a file of the machine, or climbs with "..", and so is no key."""
+    path = PurePosixPath(text)
+    return path.is_absolute() or ".." in path.parts or "\\" in text or text.startswith("~")
+
+
+def is_reserved(key: str) -> bool:
+    """Say whether a key lies in one of `RESERVED_FOLDERS`."""
+    parts = PurePosixPath(key).parts
+    return len(parts) > 1 and parts[0] in RESERVED_FOLDERS

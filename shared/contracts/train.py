@@ -9,7 +9,7 @@ models/<name>/<version>/model.json  ModelRecord
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,20 @@ from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import region_set_key
 
-PACKAGED = ("starter", "colon", "colon-student")
+
+class Origin(NamedTuple):
+    """How a checkpoint was trained: its recipe's name, the side of its images (px), and µm/px."""
+
+    recipe: str
+    size: int
+    mpp: float
+
+
+PACKAGED = {
+    "starter": Origin("tiny", 128, 1.0),
+    "colon": Origin("cpu-small", 128, 0.875),
+    "colon-student": Origin("cpu-small", 128, 0.875),
+}
 """Checkpoints that come with the package (`services.train.warm_start`)."""
 
 

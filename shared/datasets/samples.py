@@ -108,8 +108,8 @@ class DatasetIndex:
             for name in spans:
                 if name.endswith(".json"):
                     key = name.removesuffix(".json")
-                    names = (name, f"{key}.mask.png", f"{key}.png")
-                    self._entries.append((path, [spans[part] for part in names]))
+                    parts = (name, f"{key}.mask.png", f"{key}.png")
+                    self._entries.append((path, [spans[part] for part in parts]))
 
     def __len__(self) -> int:
         return len(self._entries)

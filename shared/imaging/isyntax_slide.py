@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from shared.arrays import UInt8
 from shared.errors import InputError
 from shared.imaging.tiled import Level, TiledSlide, needs_extra
@@ -23,8 +25,8 @@ class IsyntaxSlide(TiledSlide):
             raise InputError(needs_extra(path, "iSyntax", "isyntax")) from error
         try:
             self._file = ISyntax.open(path)
-            side = (self._file.tile_width, self._file.tile_height)
-            levels = [Level(*size, *side) for size in self._file.level_dimensions]
+            columns, rows = self._file.tile_width, self._file.tile_height
+            levels = [Level(w, h, columns, rows) for w, h in self._file.level_dimensions]
             mpp = (self._file.mpp_x, self._file.mpp_y)
         # libisyntax has errors of its own, without a common kind or text.
         except Exception as error:
@@ -40,4 +42,4 @@ class IsyntaxSlide(TiledSlide):
 
     def read_tile(self, level: int, column: int, row: int) -> UInt8:
         """Decode a tile."""
-        return self._file.read_tile(column, row, level)
+        return np.asarray(self._file.read_tile(column, row, level), np.uint8)

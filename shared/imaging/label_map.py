@@ -52,6 +52,10 @@ def write_label_map(
     )
 
 
+MAX_SIDE = 1 << 20
+"""Greatest side of a label map, pixels: more is a damaged header."""
+
+
 class LabelMap:
     """An open label map.
 
@@ -65,8 +69,17 @@ class LabelMap:
             self._source = openslide.OpenSlide(path)
         except (openslide.OpenSlideError, OSError) as error:
             raise InputError(f"label map {path.name} cannot be opened: {error}") from error
+        self._name = path.name
         self.width, self.height = self._source.dimensions
-        self.mpp = float(self._source.properties[openslide.PROPERTY_NAME_MPP_X])
+        tile = self._source.properties.get("openslide.level[0].tile-width", "0")
+        if max(self.width, self.height) > MAX_SIDE or int(tile) != LABEL_TILE:
+            self._source.close()
+            raise InputError(f"{path.name} is no label map, or is damaged")
+        try:
+            self.mpp = float(self._source.properties[openslide.PROPERTY_NAME_MPP_X])
+        except (KeyError, ValueError) as error:
+            self._source.close()
+            raise InputError(f"label map {path.name} states no µm per pixel") from error
 
     def __enter__(self) -> LabelMap:
         return self
@@ -80,8 +93,15 @@ class LabelMap:
         self._source.close()
 
     def window(self, x: int, y: int, width: int, height: int) -> UInt8:
-        """Read a window given in label-map pixels: uint8 (height, width), 0 outside the map."""
-        region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
+        """Read a window given in label-map pixels: uint8 (height, width), 0 outside the map.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
+        except (openslide.OpenSlideError, MemoryError) as error:
+            raise InputError(f"label map {self._name} is damaged: {error}") from error
         labels: UInt8 = np.where(region[..., 3] > 0, region[..., 0], 0).astype(np.uint8)
         return labels
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import quoteattr
 
@@ -78,8 +78,9 @@ def parse_mark(xmp: str | bytes) -> Mark | None:
         facts |= item.attrib
         # Programmes that rewrite a packet may turn attributes into elements.
         facts |= {child.tag: child.text.strip() for child in item if child.text}
-    kind = facts.get(f"{{{IPTC}}}DigitalSourceType", "").removeprefix(SOURCE_TYPES)
-    if kind not in ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"):
+    stated = facts.get(f"{{{IPTC}}}DigitalSourceType", "")
+    kind = next((each for each in get_args(SourceType) if stated == SOURCE_TYPES + each), None)
+    if kind is None:
         return None
     return Mark(
         facts.get(f"{{{IPTC}}}AISystemVersionUsed") or facts.get(f"{{{IPTC}}}AISystemUsed", ""),

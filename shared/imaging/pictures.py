@@ -6,7 +6,6 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +27,7 @@ _opening = threading.Lock()
 
 
 def open_picture(
-    source: Path | IO[bytes], name: str = "", formats: Sequence[str] = FORMATS
+    source: Path | IO[bytes], name: str = "", formats: tuple[str, ...] = FORMATS
 ) -> Image.Image:
     """Open a picture without decoding it. All pictures are opened here.
 

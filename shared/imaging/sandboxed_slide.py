@@ -67,7 +67,7 @@ class SandboxedSlide(openslide.AbstractSlide):
 
     def __init__(self, path: Path, parts: list[Path]) -> None:
         super().__init__()
-        folders = sorted({part.parent for part in parts})
+        folders = [path] if path.is_dir() else sorted({part.parent for part in parts})
         self._file = open_sandboxed(
             "shared.imaging.sandboxed_slide:SlideReader",
             path,
@@ -154,7 +154,7 @@ def open_source(path: Path) -> SandboxedSlide:
         InputError: the file is missing, in no known format, damaged or incomplete, too large a
             plain image, or names files that are not its own.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path} is not there")
     try:
         parts = companions(path)

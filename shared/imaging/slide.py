@@ -21,6 +21,9 @@ MAX_UPSAMPLING = 1.1
 FINEST, COARSEST = 0.05, 20.0
 """µm per pixel that a file may state. Others are no slide's: a printer's 72 dpi is 353 µm."""
 
+ANY_PROGRAM = {"generic-tiff", "tiff", "ome-tiff", "image"}
+"""Formats (`Slide.vendor`) that any program writes, with any resolution; the rest are scanners'."""
+
 WINDOW_PIXELS = 1 << 23
 """Largest area, in pixels of a level, that is read at once."""
 
@@ -53,7 +56,8 @@ class Slide:
     Attributes:
         width, height: size of the slide, level-0 pixels.
         mpp, mpp_y: µm per level-0 pixel, along x and y.
-        stated_mpp: what the file states as µm per pixel along x; None if nothing credible.
+        stated_mpp: what the file states as µm per pixel along x and y; None if nothing, or if it
+            is not credible and no scanner wrote it.
         vendor: OpenSlide's name of the format; 'tiff' or 'ome-tiff' for TIFFs that it does not
             read, 'image' for plain images.
         levels: number of pyramid levels.
@@ -79,7 +83,8 @@ class Slide:
         x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
         y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y)) or x
         credible = x and y and min(x, y) >= FINEST and max(x, y) <= COARSEST
-        self.stated_mpp = x if credible else None
+        meant = credible or self.vendor not in ANY_PROGRAM
+        self.stated_mpp = (x, y) if x and y and meant else None
         if mpp is not None:
             self.mpp, self.mpp_y = mpp, mpp_y or mpp
         elif credible and x and y:

@@ -8,6 +8,7 @@ import openslide
 from PIL import Image
 
 from shared.errors import InputError
+from shared.imaging.companions import companions
 from shared.imaging.czi_slide import CziSlide
 from shared.imaging.isyntax_slide import IsyntaxSlide
 from shared.imaging.pictures import read_picture
@@ -35,6 +36,9 @@ class _OpenSlide(openslide.OpenSlide):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._path = path
+        if min(min(size) for size in self.level_dimensions) < 1:  # stated by damaged metadata
+            self.close()
+            raise openslide.OpenSlideError("it states a size that is none")
 
     def read_region(
         self, location: tuple[int, int], level: int, size: tuple[int, int]
@@ -65,6 +69,8 @@ def open_source(path: Path) -> openslide.AbstractSlide:
             return _open_tiff(path, vendor, inspect(path))
         if vendor == "zeiss":
             return _open_czi(path)
+        if vendor in {"mirax", "hamamatsu"}:
+            _check_companions(path)
         if vendor is not None:
             return _OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
@@ -72,6 +78,8 @@ def open_source(path: Path) -> openslide.AbstractSlide:
             f"{path.name} cannot be opened: {error}. It may be damaged, incomplete, or of a "
             "format or compression that is not read"
         ) from error
+    if path.suffix.lower() == ".mrxs" != path.suffix:
+        raise InputError(f"{path.name}: OpenSlide wants the ending in small letters: rename it")
     if path.suffix.lower() in SCANNERS:
         raise InputError(
             f"{path.name} cannot be opened: it is not what its name says, or damaged or "
@@ -82,6 +90,14 @@ def open_source(path: Path) -> openslide.AbstractSlide:
     if image.mode.startswith(("I", "F")):
         raise InputError(f"{path.name} is no colour image: save it with 8 bits per channel")
     return openslide.ImageSlide(image)
+
+
+def _check_companions(path: Path) -> None:
+    """Raise `InputError` if a slide lacks files or names some elsewhere, which OpenSlide reads."""
+    try:
+        companions(path)
+    except InputError as error:
+        raise InputError(f"{path.name} {error}") from error
 
 
 def _check_upright(path: Path, orientation: int) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
 from shared.errors import InputError
 from shared.imaging.slide import Slide
 from shared.imaging.zarr_slide import zarr_files
-from shared.storage import Store, content_hash, content_hash_of_files, content_hash_of_folder
+from shared.storage import (
+    Patch,
+    Store,
+    content_hash,
+    content_hash_of_files,
+    content_hash_of_folder,
+)
 
 
 @contextmanager
@@ -45,15 +53,37 @@ def local_source(store: Store, source: str) -> Iterator[Path]:
     if not folder_slide and (source not in keys or len(keys) == 1):
         yield store.local(source)
         return
-    with tempfile.TemporaryDirectory(prefix="htd-slide-") as folder:
-        made: set[Path] = set()
-        for key in keys:
-            link = Path(folder) / PurePosixPath(key.removeprefix(prefix))
-            if link.parent not in made:
-                link.parent.mkdir(parents=True, exist_ok=True)
-                made.add(link.parent)
-            link.symlink_to(store.local(key))
-        yield Path(folder) / rest
+    files = {PurePosixPath(key.removeprefix(prefix)): store.local(key) for key in keys}
+    first, local = next(iter(files.items()))
+    root = local.parents[len(first.parts) - 1]
+    if all(path == root / place for place, path in files.items()):
+        yield root / rest
+        return
+    with _beside_each_other(files, local.parent) as folder:
+        yield folder / rest
+
+
+@contextmanager
+def _beside_each_other(files: dict[PurePosixPath, Path], near: Path) -> Iterator[Path]:
+    """Yield a folder with files at their places below it; no file is a symbolic link.
+
+    They are hard links, in the temporary folder or in `near`; where neither is possible, copies.
+    """
+    with ExitStack() as stack:
+        ways: tuple[tuple[Path | None, Callable[[Path, Path], object]], ...] = (
+            (None, os.link), (near, os.link), (None, shutil.copyfile),
+        )  # fmt: skip
+        for place, bring in ways:
+            with suppress(OSError):
+                made = tempfile.TemporaryDirectory(prefix="htd-slide-", dir=place)
+                folder = Path(stack.enter_context(made))
+                for name, path in files.items():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    bring(path.resolve(), folder / name)
+                break
+        else:
+            raise InputError(f"no folder here has room for the {len(files)} files of a slide")
+        yield folder
 
 
 def read_record(store: Store, cohort: CohortRecord, slide: str) -> SlideRecord:
@@ -90,12 +120,15 @@ def open_slide(
             yield opened, record
 
 
-def slide_hash(path: Path, parts: Sequence[str]) -> str:
+def slide_hash(
+    path: Path, parts: Sequence[str], patches: Mapping[Path, Sequence[Patch]] | None = None
+) -> str:
     """Return the SHA-256 of a slide's content.
 
     Args:
         path: the main file, or the folder of an OME-Zarr slide.
         parts: paths of its other files, relative to the main file's folder.
+        patches: path → how a copy of that file differs from it, to hash the copy.
 
     Raises:
         OSError: a file cannot be read.
@@ -103,8 +136,9 @@ def slide_hash(path: Path, parts: Sequence[str]) -> str:
     if path.is_dir():
         return content_hash_of_folder(path, zarr_files(path))
     if not parts:
-        return content_hash(path)
-    return content_hash_of_files([("", path), *((part, path.parent / part) for part in parts)])
+        return content_hash(path, (patches or {}).get(path, ()))
+    files = [("", path), *((part, path.parent / part) for part in parts)]
+    return content_hash_of_files(files, patches)
 
 
 def check_content(path: Path, parts: Sequence[str], sha256: str, what: str) -> None:

@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 import numpy as np
 import tifffile
@@ -38,7 +39,7 @@ MAX_TILE_PIXELS = 1 << 26
 
 TIFF_ERRORS = (
     tifffile.TiffFileError, OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError,
-    AttributeError, ZeroDivisionError, MemoryError, struct.error,
+    AttributeError, ZeroDivisionError, MemoryError, struct.error, ParseError,
 )  # fmt: skip
 """What tifffile and its codecs raise for damaged files."""
 

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -39,6 +39,7 @@ from shared.settings import Settings
 from shared.storage import ObjectNotFoundError, is_fault
 
 CANCEL_CHECK_SECONDS = 2.0
+"""Seconds between two looks at whether a job is over, while a unit reports its progress."""
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,10 @@ def _run_in_turn(own: Unit) -> list[str]:
         if not before.may_run(unit):
             return []  # the message is early, or names no unit of this job
         try:
+            own.submission = before.record.submission
+        except JobNotFoundError:
+            return []  # the job is being deleted
+        try:
             outcome = own.attempt()
         except DamagedOutputError as error:
             log.warning("%s: %s", job, error)
@@ -124,7 +129,9 @@ class Unit:
     """A unit of a job, with the ledger, the stage and the settings that it runs with.
 
     Attributes:
+        submission: the submission of the job that the unit works for.
         counted: whether this start is counted; a start that waits for a fault counts once.
+        made: key → unit and SHA-256 of the outputs of earlier units that it reads.
     """
 
     ledger: Ledger
@@ -133,7 +140,9 @@ class Unit:
     name: str
     reporter: Reporter
     config: Settings
+    submission: int = 0
     counted: bool = False
+    made: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def attempt(self) -> Literal["settled", "retry", "cancelled"]:
         """Run the unit and record the outcome; it is settled once it is done or parked.
@@ -156,6 +165,8 @@ class Unit:
         except Exception as error:
             if is_fault(error):
                 raise
+            if not self._current():  # the error is none of the job's newer submission
+                return "cancelled"
             parked = self._record_failure(error)
             self.reporter.failure(self.job, self.name, str(error), parked)
             if not parked:
@@ -189,11 +200,15 @@ class Unit:
             return
         with suppress(Exception):  # the store may be away
             attempts = self._attempts()
-            fewer = attempts.model_copy(update={"starts": attempts.starts - 1})
+            fewer = attempts.model_copy(update={"starts": max(0, attempts.starts - 1)})
             self.ledger.store.put_json(self._key("attempts"), fewer)
 
     def _record_failure(self, error: Exception) -> bool:
-        """Record an error of the unit; return whether the unit is parked by it."""
+        """Record an error of the unit; return whether the unit is parked by it.
+
+        Raises:
+            DamagedOutputError: the unit would be parked because an earlier unit's output is gone.
+        """
         attempts, store = self._attempts(), self.ledger.store
         text = str(error) or type(error).__name__
         trace = "".join(traceback.format_exception(error))
@@ -205,6 +220,8 @@ class Unit:
         # A missing object may still arrive: a store behind a cache shows new objects late.
         hopeless = isinstance(error, InputError) and not isinstance(error, ObjectNotFoundError)
         parked = hopeless or len(errors) >= self.config.max_failures
+        if parked and isinstance(error, ObjectNotFoundError) and error.key in self.made:
+            raise DamagedOutputError(self.made[error.key][0], error.key) from error
         if parked:
             record = ParkedUnit(
                 error=text,
@@ -219,21 +236,21 @@ class Unit:
         """Run the unit and mark it done; return the stage's summary of a shard, else nothing."""
         started, ledger = time.time(), self.ledger
         record = ledger.snapshot(self.job).record
+        self._check_now()
         request = self.stage.request.model_validate(record.request)
-        check = self._check(record.submission)
         context = Context(
             ledger.store,
             threads=self.config.threads,
             device=self.config.device,
-            report=self._reported(check),
-            check=check,
+            report=self._reported(self._check(CANCEL_CHECK_SECONDS)),
+            check=self._check(CANCEL_CHECK_SECONDS / 4),
             tenant=ledger.owner or LOCAL,
             open_root=ledger.open_root,
         )
         set_threads(self.config.threads)
         result: dict[str, Any] = {}
         if self.name == FINISH:
-            self._finish(request, record.submission, context)
+            self._finish(request, context)
             return result
         if self.name == PLAN:
             self._check_names(request)
@@ -243,7 +260,7 @@ class Unit:
         else:
             planned = ledger.plan(self.job) or Plan(phases=())
             shard = planned.shard(self.name)
-            context.store.made = self._made(request, units_before(planned, shard))
+            self.made = context.store.made = self._made(request, units_before(planned, shard))
             result = self.stage.run(request, shard, context)
         marker = Marker(
             outputs=context.store.outputs,
@@ -253,11 +270,11 @@ class Unit:
             host=platform.node(),
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
-        self._check_now(record.submission)
+        self._check_now()
         ledger.store.put_json(self._key("done"), marker)
         return result
 
-    def _finish(self, request: Request, submission: int, context: Context) -> None:
+    def _finish(self, request: Request, context: Context) -> None:
         """Close the job; it fails if every last-phase shard, or any earlier shard, is parked."""
         ledger, job = self.ledger, self.job
         snapshot = ledger.snapshot(job)
@@ -270,11 +287,11 @@ class Unit:
         self._check_names(request)
         finished = [shard.id for shard in plan.shards if shard.id in done]
         results = {shard: self._marker(shard).result for shard in finished}
-        context.store.made = self._made(request, finished)
+        self.made = context.store.made = self._made(request, finished)
         result = self.stage.finish(request, results, context)
         state: State = "partial" if parked else "done"
         written = context.store
-        self._check_now(submission)
+        self._check_now()
         ledger.close(job, state, result, outputs=written.outputs, removed=written.removed)
 
     def _marker(self, unit: str) -> Marker:
@@ -300,29 +317,33 @@ class Unit:
                 "name, or submit this request again with --replace"
             )
 
-    def _check(self, submission: int) -> Callable[[], None]:
+    def _check(self, seconds: float) -> Callable[[], None]:
         """Return a function that raises `CancelledError` once the job is over or submitted again.
 
-        It looks every `CANCEL_CHECK_SECONDS`, and at its first call.
+        It looks at its first call, and then after `seconds` at the earliest.
         """
         checked = -math.inf
 
         def check() -> None:
             nonlocal checked
-            if time.monotonic() - checked > CANCEL_CHECK_SECONDS:
-                self._check_now(submission)
+            if time.monotonic() - checked > seconds:
+                self._check_now()
                 checked = time.monotonic()
 
         return check
 
-    def _check_now(self, submission: int) -> None:
+    def _check_now(self) -> None:
+        if not self._current():
+            raise CancelledError(self.job)
+
+    def _current(self) -> bool:
+        """Say whether the job is still open, and was not submitted again."""
         ledger = self.ledger
         try:
-            same = ledger.snapshot(self.job).record.submission == submission
+            same = ledger.snapshot(self.job).record.submission == self.submission
         except JobNotFoundError:
-            same = False
-        if not same or ledger.cancelled(self.job) or not ledger.is_open(self.job):
-            raise CancelledError(self.job)
+            return False
+        return same and not ledger.cancelled(self.job) and ledger.is_open(self.job)
 
     def _reported(self, check: Callable[[], None]) -> Callable[[int, int, str], None]:
         """Return a function that reports progress, and raises once the job is over."""

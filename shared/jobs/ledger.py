@@ -13,7 +13,12 @@ from shared.contracts.jobs import JobRecord, JobResult, JobStatus, Marker, State
 from shared.errors import InputError
 from shared.jobs.names import Claims, abandon
 from shared.jobs.reuse import missing_units
-from shared.jobs.snapshot import JobNotFoundError, Snapshot, read_record
+from shared.jobs.snapshot import (
+    JobNotFoundError,
+    Snapshot,
+    UnreadableRecordError,
+    read_record,
+)
 from shared.jobs.stage import PLAN, Plan
 from shared.storage import ObjectNotFoundError, Store, file_identity, sha256
 
@@ -84,7 +89,8 @@ class Ledger:
 
         The same request on the same inputs is the same job: if it is done and its outputs are
         there, it stays done; what is missing is made again, also of a job that is partial or was
-        interrupted; if it failed or was cancelled, its missing units are tried again.
+        interrupted; if it failed or was cancelled, its missing units are tried again; if a record
+        of it cannot be read, all its units are.
 
         Args:
             request: the request.
@@ -104,6 +110,7 @@ class Ledger:
         claims.take()
         if earlier is not None:
             abandon(self.store, earlier)
+        fresh = fresh or not self._readable(job)
         if fresh or earlier is not None:
             self.delete(job)
         before = self._record(job)
@@ -113,7 +120,7 @@ class Ledger:
             if units is None and result is not None and result.state == "done":
                 return job
             self._forget(job, units or set())
-        goes_on = before is not None and self.is_open(job)
+        goes_on = before is not None and self.is_open(job) and not self.cancelled(job)
         record = JobRecord(
             stage=request.stage,
             request=request.model_dump(mode="json"),
@@ -125,6 +132,16 @@ class Ledger:
             self._forget_failures(job)
         self._open(job, record)
         return job
+
+    def _readable(self, job: str) -> bool:
+        """Say whether the records of a job, if there are any, can be read."""
+        snapshot = self.snapshot(job)
+        try:
+            self._record(job)
+            _ = snapshot.plan, snapshot.result
+        except UnreadableRecordError:
+            return False
+        return True
 
     def _record(self, job: str) -> JobRecord | None:
         try:
@@ -164,6 +181,22 @@ class Ledger:
             self.store.delete(self.key(job, "result.json"))
             # Again, because who saw the result may have taken the job off the open ones.
             self.store.put(f"open-jobs/{job}", b"")
+
+    def reopen_lost(self) -> list[str]:
+        """Open jobs that have no result and are not open, and return their ids.
+
+        A store that was restored from a backup may hold such jobs: they ended, or were submitted,
+        while the backup was taken.
+        """
+        keys = list(self.store.list("jobs/"))
+        recorded, ended = (
+            {key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith(name)}
+            for name in ("/request.json", "/result.json")
+        )
+        lost = sorted(recorded - ended - set(self.open_jobs()))
+        for job in lost:
+            self.store.put(f"open-jobs/{job}", b"")
+        return lost
 
     def delete(self, job: str) -> None:
         """Delete the records of a job; if this breaks off, the job is not done, nor open."""

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from shared.contracts.jobs import Marker, job_key
 from shared.jobs.snapshot import Snapshot, UnreadableRecordError, read_record
-from shared.jobs.stage import Plan, Shard
+from shared.jobs.stage import PLAN, Plan, Shard
 from shared.storage import ObjectNotFoundError, Store, sha256
 
 READERS = 16
@@ -23,8 +23,9 @@ def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] 
         scratch: prefixes of objects that are needed only to make something missing again.
 
     Returns:
-        The units whose outputs are not all there; None: nothing is missing. The set is empty if
-        only objects of `finish` or the plan are missing, or are another job's.
+        The finished units whose outputs are not all there, and the plan if it was not finished;
+        None: nothing is missing. The set is empty if only objects of `finish` or the plan are
+        missing or are another job's, or units are not finished.
     """
     snapshot = Snapshot(store, job)
     if snapshot.plan is None:
@@ -44,11 +45,11 @@ def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] 
         lasting = [key for key in needed if not key.startswith(scratch)]
         same = pool.map(lambda item: _is(store, *item), finished.items())
         # A marker may be gone because an earlier repair broke off.
-        planned = {shard.id for shard in snapshot.plan.shards}
+        planned = {PLAN, *(shard.id for shard in snapshot.plan.shards)}
         unmarked = planned - markers.keys()
         if not unmarked and all(list(same)) and not _absent(store, lasting, pool):
             return None
-        return unmarked | {needed[key] for key in _absent(store, needed, pool)}
+        return ({PLAN} & unmarked) | {needed[key] for key in _absent(store, needed, pool)}
 
 
 def keep_unchanged(store: Store, job: str, earlier: str | None, plan: Plan) -> Plan:

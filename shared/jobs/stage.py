@@ -66,7 +66,7 @@ class Plan(Contract):
 
 
 class DamagedOutputError(HeteroTissueError):
-    """An output, or the marker, of an earlier unit is damaged: the unit must run again.
+    """An output, or the marker, of an earlier unit is gone or damaged: the unit must run again.
 
     Attributes:
         unit: the unit that made it.

@@ -43,6 +43,7 @@ def write_phantom(
     height: int,
     seed: int,
     threads: int = 2,
+    textures: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PhantomFiles:
     """Write a phantom slide and its ground truth; the same arguments give the same bytes.
@@ -53,9 +54,10 @@ def write_phantom(
         width, height: level-0 pixels of 0.5 µm; multiples of 4.
         seed: seed of the tissue and the staining.
         threads: number of blocks that are rendered in parallel.
+        textures: seed of the textures that slides share; None: `seed`.
         progress: called after each row of blocks, with the number of finished rows and of all.
     """
-    slide = PhantomSlide(width, height, seed)
+    slide = PhantomSlide(width, height, seed, textures)
     folder.mkdir(parents=True, exist_ok=True)
     files = PhantomFiles(
         folder / f"{name}.tiff",

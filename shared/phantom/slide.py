@@ -52,18 +52,21 @@ class PhantomSlide:
     Args:
         width, height: level-0 pixels, multiples of 4.
         seed: seed of the tissue and the staining.
+        textures: seed of the textures, which take most of a slide's time; slides of one value
+            share them. None: those of `seed`.
 
     Raises:
         InputError: a side is not a multiple of 4, or below 512.
     """
 
-    def __init__(self, width: int, height: int, seed: int) -> None:
+    def __init__(self, width: int, height: int, seed: int, textures: int | None = None) -> None:
         if width % SCALE or height % SCALE or min(width, height) < BLOCK // 2:
             raise InputError(
                 f"a phantom of {width}×{height} px cannot be made: both sides must be multiples "
                 f"of {SCALE} and at least {BLOCK // 2}"
             )
-        self.width, self.height, self.seed = width, height, seed
+        self.width, self.height = width, height
+        self.textures = seed if textures is None else textures
         rng = np.random.default_rng([seed, 1])
         self.palette = stain_palette(rng)
         self.columns, self.rows = width // SCALE, height // SCALE
@@ -76,7 +79,7 @@ class PhantomSlide:
     @property
     def banks(self) -> Banks:
         """The slide's textures, drawn when they are first needed."""
-        return texture_banks(self.seed)
+        return texture_banks(self.textures)
 
     def _field(self, rng: np.random.Generator, micrometres: float) -> Float32:
         """Draw noise on the grid of `_grid`, smoothed by a Gaussian of sigma `micrometres`."""

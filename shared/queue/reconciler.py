@@ -1,6 +1,6 @@
 """The reconciler as a process: `python -m shared.queue.reconciler`.
 
-It queues lost units again, and removes old objects.
+It queues lost units again, and every hour it opens lost jobs again and removes old objects.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def reconcile_forever(config: Settings, stop: threading.Event) -> None:
 
 def _sweep(config: Settings, tenant: str, kept: timedelta) -> None:
     try:
-        removed = sweep(tenant_ledger(config, tenant), kept, datetime.now(UTC))
+        ledger = tenant_ledger(config, tenant)
+        if lost := ledger.reopen_lost():
+            log.warning("opened jobs that were neither open nor over: %s", ", ".join(lost))
+        removed = sweep(ledger, kept, datetime.now(UTC))
     except Exception:
         log.exception("old objects of tenant %s stay until the next hour", tenant)
     else:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -30,6 +31,9 @@ def connect(broker_url: str) -> Redis:
     """Open a connection to the Redis at `broker_url`. Raises `InputError` if it is no address."""
     try:
         client: Redis = Redis.from_url(broker_url, socket_timeout=10, decode_responses=True)
+        address = urlsplit(broker_url)
+        if address.scheme != "unix" and not (address.path.strip("/") or "0").isdigit():
+            raise ValueError(f"the database {address.path!r} is not a number")
     except ValueError as error:  # the address is not shown, because it may hold a password
         raise InputError(
             f"the broker's address is not valid: {error}. Give redis://host:port/0 by --broker or "

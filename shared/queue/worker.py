@@ -19,6 +19,7 @@ from celery import Celery
 from celery.signals import heartbeat_sent, worker_process_init
 from kombu.exceptions import OperationalError
 from redis import Redis
+from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
 from shared.computing import prepare
@@ -51,7 +52,6 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
         )
     app = Celery("heterotissue", broker=url)
     app.conf.update(
-        broker_transport="shared.queue.transport:Transport",
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -75,6 +75,8 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
             "unacked_mutex_key": f"unacked_mutex.{queue}",
         },
     )
+    if url.startswith("redis://"):  # for rediss, kombu turns on TLS by the transport's name
+        app.conf.broker_transport = "shared.queue.transport:Transport"
     return app
 
 
@@ -170,12 +172,13 @@ class Waiting:
     def of(self, stage: str) -> set[tuple[str, str]]:
         """Return the (job, unit) pairs that wait in the queue of a stage. Raises `RedisError`."""
         if stage not in self._units:
-            messages: Any = self.redis.lrange(stage, 0, -1)
+            # As bytes, because a message from elsewhere need not be text.
+            messages = self.redis.execute_command("LRANGE", stage, 0, -1, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]
             self._units[stage] = {unit for each in messages if (unit := _unit_of(each))}
         return self._units[stage]
 
 
-def _unit_of(message: str) -> tuple[str, str] | None:
+def _unit_of(message: bytes) -> tuple[str, str] | None:
     """Return the (job, unit) of a message in the form of kombu; None: it is something else."""
     try:
         (job, unit), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))

@@ -12,7 +12,7 @@ import resource
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +32,7 @@ _FORBIDDEN = {
     "x86_64": (
         0xC000003E,
         {
-            "socket": 41, "socketpair": 53, "connect": 42, "fork": 57, "vfork": 58, "execve": 59,
+            "socket": 41, "connect": 42, "fork": 57, "vfork": 58, "execve": 59,
             "execveat": 322, "kill": 62, "tkill": 200, "tgkill": 234, "pidfd_open": 434,
             "pidfd_getfd": 438, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
             "prlimit64": 302, "mount": 165, "unshare": 272, "setns": 308, "bpf": 321,
@@ -44,7 +44,7 @@ _FORBIDDEN = {
     "aarch64": (
         0xC00000B7,
         {
-            "socket": 198, "socketpair": 199, "connect": 203, "execve": 221, "execveat": 281,
+            "socket": 198, "connect": 203, "execve": 221, "execveat": 281,
             "kill": 129, "tkill": 130, "tgkill": 131, "pidfd_open": 434, "pidfd_getfd": 438,
             "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "prlimit64": 261,
             "mount": 40, "unshare": 97, "setns": 268, "bpf": 280, "perf_event_open": 241,
@@ -78,7 +78,7 @@ def confine(files: Iterable[Path], folders: Iterable[Path], memory: int) -> None
     Python's own code stays readable, because codecs are loaded when they are needed.
 
     Args:
-        files: files that stay readable.
+        files: files that stay readable, and folders with all that lies below them.
         folders: folders that may be listed; their files are not readable by that.
         memory: bytes that the process may take on top of those that it has.
 
@@ -162,9 +162,11 @@ def _restrict_files(files: Iterable[Path], folders: Iterable[Path]) -> None:
         ctypes.c_size_t(len(attributes)),
         ctypes.c_uint32(0),
     )
-    code = [(path, _READ_FILE | (_READ_DIR if path.is_dir() else 0)) for path in code_folders()]
-    own = [(path, _READ_FILE) for path in files] + [(path, _READ_DIR) for path in folders]
-    for path, rights in code + own:
+    whole = [
+        (path, _READ_FILE | (_READ_DIR if path.is_dir() else 0))
+        for path in [*code_folders(), *files]
+    ]
+    for path, rights in whole + [(path, _READ_DIR) for path in folders]:
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -177,7 +179,7 @@ def _restrict_files(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 class _Program(ctypes.Structure):
-    _fields_: Sequence[tuple[str, type]] = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06

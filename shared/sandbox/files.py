@@ -127,7 +127,8 @@ class SandboxedFile:
         if kind == "MemoryError":
             return InputError(
                 f"{self.path.name} cannot be read: that takes more than {_memory_limit() >> 20:,} "
-                "MiB of memory. Make it a pyramidal TIFF (vips tiffsave --tile --pyramid)"
+                "MiB of memory. Convert it (a slide to a pyramidal TIFF: vips tiffsave --tile "
+                "--pyramid), or read it where there is more"
             )
         return ReadError(text)
 
@@ -159,7 +160,8 @@ def open_sandboxed(
             `InputError` reaches the caller as it is.
         path: the file.
         arguments: further arguments, JSON.
-        files: files that the process may read; None: `path` alone.
+        files: files that the process may read, and folders with all that lies below them; None:
+            `path` alone.
         folders: folders that it may list.
 
     Raises:

@@ -11,6 +11,8 @@ from typing import Any
 
 LENGTH = struct.Struct("<I")
 
+_PIECE = 1 << 16
+
 MAX_BYTES = 16 << 20
 """Longest message; the properties of a slide take a few kilobytes."""
 
@@ -18,14 +20,18 @@ MAX_BYTES = 16 << 20
 def send(to: socket.socket, value: Any, descriptors: Sequence[int] = ()) -> None:
     """Send a JSON value, with file descriptors. Raises `OSError`."""
     body = json.dumps(value).encode()
-    socket.send_fds(to, [LENGTH.pack(len(body))], list(descriptors))
-    to.sendall(body)
+    message = LENGTH.pack(len(body)) + body
+    sent = socket.send_fds(to, [message], list(descriptors))
+    if sent < len(message):
+        to.sendall(message[sent:])
 
 
 def receive(
     origin: socket.socket, seconds: float | None = None, descriptors: int = 0
 ) -> tuple[Any, list[int]]:
     """Receive a JSON value, and at most that many file descriptors.
+
+    Nobody sends a message before the last one was answered, so none holds the begin of the next.
 
     Raises:
         EOFError: the other side has ended.
@@ -34,25 +40,27 @@ def receive(
         OSError: the connection is broken.
     """
     end = None if seconds is None else time.monotonic() + seconds
-    origin.settimeout(seconds)
-    head, found, *_ = socket.recv_fds(origin, LENGTH.size, descriptors)
-    if not head:
+    if origin.gettimeout() != seconds:
+        origin.settimeout(seconds)
+    data, found, *_ = socket.recv_fds(origin, _PIECE, descriptors)
+    while data and len(data) < LENGTH.size:
+        data += _piece(origin, end)
+    if not data:
         raise EOFError
-    head += _exactly(origin, LENGTH.size - len(head), end)
-    (length,) = LENGTH.unpack(head)
+    (length,) = LENGTH.unpack_from(data)
     if length > MAX_BYTES:
         raise ValueError(f"a message of {length:,} bytes")
-    return json.loads(_exactly(origin, length, end)), found
+    parts, missing = [data[LENGTH.size :]], length - len(data) + LENGTH.size
+    while missing > 0:
+        parts.append(_piece(origin, end))
+        missing -= len(parts[-1])
+    return json.loads(b"".join(parts)), found
 
 
-def _exactly(origin: socket.socket, count: int, end: float | None) -> bytes:
-    parts = []
-    while count:
-        if end is not None:
-            origin.settimeout(max(1e-3, end - time.monotonic()))
-        part = origin.recv(min(count, 1 << 16))
-        if not part:
-            raise EOFError
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+def _piece(origin: socket.socket, end: float | None) -> bytes:
+    if end is not None:
+        origin.settimeout(max(1e-3, end - time.monotonic()))
+    piece = origin.recv(_PIECE)
+    if not piece:
+        raise EOFError
+    return piece

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from shared.computing import prepare
 from shared.errors import InputError
 from shared.sandbox.confine import confine
 from shared.sandbox.messages import receive, send
@@ -29,15 +31,18 @@ from shared.sandbox.messages import receive, send
 
 def main() -> None:
     """Serve until the other side of the socket is closed."""
+    prepare(1)
     control = socket.socket(fileno=int(sys.argv[1]))
     children = _Children()
     send(control, {"ready": os.getpid()})
     while True:
+        children.reap()
+        if not select.select([control], [], [], 1.0 if children.live else None)[0]:
+            continue
         try:
             message, descriptors = receive(control, descriptors=2)
         except (EOFError, OSError):
             return
-        children.reap()
         if "end" in message:
             send(control, {"status": children.end(message["end"])})
             continue

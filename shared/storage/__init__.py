@@ -6,12 +6,14 @@ from shared.storage.address import open_store
 from shared.storage.directory import DirectoryStore
 from shared.storage.faults import is_fault
 from shared.storage.hashing import (
+    Patch,
     content_hash,
     content_hash_of_files,
     content_hash_of_folder,
     sha256,
     sha256_file,
 )
+from shared.storage.room import check_room
 from shared.storage.store import (
     KeyTakenError,
     ObjectNotFoundError,
@@ -30,12 +32,14 @@ __all__ = [
     "KeyTakenError",
     "ObjectNotFoundError",
     "OverlayStore",
+    "Patch",
     "ReadOnceStore",
     "S3Store",
     "Stat",
     "Store",
     "StoreView",
     "check_key",
+    "check_room",
     "content_hash",
     "content_hash_of_files",
     "content_hash_of_folder",

@@ -23,7 +23,7 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
     """
     config = config or settings()
     url = url or config.store
-    if "://" not in url:
+    if "://" not in url and not url.startswith("s3:"):  # not a folder of this name
         path = Path(url).expanduser()
         there = next(part for part in (path, *path.absolute().parents) if part.exists())
         if not there.is_dir():

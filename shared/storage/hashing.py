@@ -6,9 +6,10 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from shared.settings import settings
 
@@ -17,9 +18,20 @@ _SETTLED_NS = 2_000_000_000
 two changes within this time the same timestamp."""
 
 
+class Patch(NamedTuple):
+    """Bytes that stand in a copy of a file at an offset, instead of those of the file."""
+
+    offset: int
+    data: bytes
+
+
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+_CHUNK = 1 << 20
+"""Bytes that are read at a time."""
 
 
 def sha256_file(path: Path) -> str:
@@ -28,8 +40,10 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_hash(path: Path) -> str:
+def content_hash(path: Path, patches: Sequence[Patch] = ()) -> str:
     """Return the SHA-256 of a file's content; an unchanged file is read only once.
+
+    With patches, it is that of a copy with them; they are in order and do not overlap.
 
     A hash is kept in `settings().cache_dir`, by the file's path, size, inode and times. If the
     cache cannot be written, every call reads the file.
@@ -39,6 +53,8 @@ def content_hash(path: Path) -> str:
     """
     real = path.resolve()
     name = os.fsencode(real).decode("utf-8", "backslashreplace")
+    if patches:
+        name += f"\0{sha256(repr(list(patches)).encode())}"
     before = real.stat()
     identity = _identity(before)
     try:
@@ -48,7 +64,7 @@ def content_hash(path: Path) -> str:
             ).fetchone()
             if row is not None:
                 return str(row[0])
-            digest = sha256_file(real)
+            digest = _patched_hash(real, patches)
             settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS
             if settled and _identity(real.stat()) == identity:
                 with cache:
@@ -58,19 +74,38 @@ def content_hash(path: Path) -> str:
                     )
             return digest
     except sqlite3.Error:
-        return sha256_file(real)
+        return _patched_hash(real, patches)
 
 
-def content_hash_of_files(paths: Iterable[tuple[str, Path]]) -> str:
+def _patched_hash(path: Path, patches: Sequence[Patch]) -> str:
+    if not patches:
+        return sha256_file(path)
+    digest, position = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        for offset, data in (*patches, Patch(path.stat().st_size, b"")):
+            file.seek(position)
+            while position < offset and (chunk := file.read(min(_CHUNK, offset - position))):
+                digest.update(chunk)
+                position += len(chunk)
+            digest.update(data)
+            position = offset + len(data)
+    return digest.hexdigest()
+
+
+def content_hash_of_files(
+    paths: Iterable[tuple[str, Path]], patches: Mapping[Path, Sequence[Patch]] | None = None
+) -> str:
     """Return one SHA-256 for several files, from their names and contents.
 
     Args:
         paths: name of each file, which counts as content, and its path. The order is free.
+        patches: path → patches of that file, as in `content_hash`.
 
     Raises:
         OSError: a file cannot be read.
     """
-    lines = sorted(f"{name}\0{content_hash(path)}" for name, path in paths)
+    own = patches or {}
+    lines = sorted(f"{name}\0{content_hash(path, own.get(path, ()))}" for name, path in paths)
     return sha256("\n".join(lines).encode())
 
 

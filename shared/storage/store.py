@@ -57,7 +57,8 @@ def check_key(key: str) -> str:
             characters that cannot be seen; or it or one of its names is too long.
     """
     path = PurePosixPath(key)
-    if not key or path.is_absolute() or ".." in path.parts or str(path) != key or "\\" in key:
+    climbs = not key or path.is_absolute() or ".." in path.parts or str(path) != key
+    if climbs or "\\" in key:
         raise InputError(
             f"{key!r} is not a store key: use a relative path such as 'slides/a/slide.json'"
         )

@@ -50,7 +50,7 @@ class Running:
             self.store.put(key, self.model.get(key))
 
     def _store(self) -> Store:
-        secrets = self.compose.folder / "secrets"
+        secrets = self.compose.folder / "secrets" / "gateway"
         return open_store(
             config=Settings(
                 store="s3://heterotissue",

@@ -146,7 +146,7 @@ def test_containers_have_no_rights_that_they_do_not_need(running: Running) -> No
         assert state["HostConfig"]["ReadonlyRootfs"], service
         assert docker("exec", identity, "id", "-u") != "0", service
         environment = "\n".join(state["Config"]["Env"])
-        for secret in (running.compose.folder / "secrets").iterdir():
+        for secret in (running.compose.folder / "secrets").glob("*/*"):
             assert secret.read_text() not in environment, (service, secret.name)
 
 
@@ -169,7 +169,7 @@ def test_triton_serves_what_was_deployed(
         figures = "from urllib.request import urlopen as get;"
         figures += "print(get('http://127.0.0.1:8002/metrics').read().decode())"
         shown = docker("exec", compose.containers()["triton"], "python3", "-c", figures)
-        assert 'nv_inference_request_success{model="toy-1-sampler"' in shown
+        assert 'nv_inference_request_success{model="local.toy-1-sampler"' in shown
     finally:
         compose.down()
 

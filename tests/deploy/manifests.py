@@ -180,14 +180,27 @@ def setting_names() -> set[str]:
     return {f"HTD_{name.upper()}" for name in Settings.model_fields}
 
 
+@functools.lru_cache
+def drawn_secrets() -> dict[str, set[str]]:
+    """Folder in secrets/ → its files, as `make secrets` draws them."""
+    with tempfile.TemporaryDirectory() as folder:
+        draw_secrets(Path(folder))
+        found = {path.name: path for path in (Path(folder) / "secrets").iterdir()}
+        return {name: {file.name for file in path.iterdir()} for name, path in found.items()}
+
+
+def draw_secrets(folder: Path) -> None:
+    """Run docker/secrets.sh on a copy in a folder."""
+    (folder / "docker").mkdir(exist_ok=True)
+    for name in ("docker/secrets.sh", ".env.example"):
+        (folder / name).write_text((ROOT / name).read_text())
+    subprocess.run(["sh", "docker/secrets.sh"], cwd=folder, check=True)
+
+
 def secret_names() -> set[str]:
-    """Secrets that the settings or the scripts in docker/ read from files."""
-    scripts = "".join(path.read_text() for path in (ROOT / "docker").glob("*.sh"))
-    drawn = set(re.findall(r"^draw (\w+)", scripts, re.M))
+    """Secrets that the settings or the servers read from files."""
     fields = {f"htd_{name}" for name in Settings.model_fields}
-    return drawn & (
-        fields | {"redis_password", "s3_root_user", "s3_root_password", "grafana_password"}
-    )
+    return fields | {"redis_password", "s3_root_user", "s3_root_password", "grafana_password"}
 
 
 def compose() -> Manifest:

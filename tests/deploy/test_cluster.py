@@ -20,10 +20,12 @@ from tests.deploy.manifests import (
     compose,
     containers,
     dockerfile_stages,
+    draw_secrets,
     pods,
     rendered,
     settings_of,
 )
+from tests.policies import SERVICES
 
 TRITON_S3 = re.compile(
     r"s3://(http://|https://|)([0-9a-zA-Z\-.]+):([0-9]+)/([0-9a-z.\-]+)(((/[0-9a-zA-Z.\-_]+)*)?)"
@@ -131,7 +133,7 @@ def test_the_store_is_set_up_anew_when_settings_change() -> None:
         (container,) = store["spec"]["template"]["spec"]["containers"]
         assert container["lifecycle"]["postStart"]["exec"]["command"] == [
             "sh",
-            "/start/s3-setup.sh",
+            "/start/setup.sh",
         ]
         variables = {each["name"]: each["value"] for each in container["env"]}
         assert variables["HTD_S3_ENDPOINT"] == "http://127.0.0.1:9000", (
@@ -141,26 +143,37 @@ def test_the_store_is_set_up_anew_when_settings_change() -> None:
 
 
 def test_the_set_up_waits_for_the_server(tmp_path: Path) -> None:
-    for name in ("s3_root_user", "s3_root_password", "htd_s3_access_key", "htd_s3_secret_key"):
-        (tmp_path / name).write_text(name)
+    draw_secrets(tmp_path)
     program(
         tmp_path, "mc",
         f'case $2 in alias) echo x >>{tmp_path}/asked; [ "$(wc -l <{tmp_path}/asked)" = 3 ] ;; '
-        f"*) echo \"$@\" >>{tmp_path}/done ;; esac",
+        f'*) echo "$@" >>{tmp_path}/done; [ "${{4:-}}" != create ] || '
+        f'cat "$7" >>{tmp_path}/policies ;; esac',
+
     )  # fmt: skip
     program(tmp_path, "sleep", "true")
-    text = (ROOT / "docker/s3-setup.sh").read_text()
-    (tmp_path / "script").write_text(text.replace("/run/secrets", str(tmp_path)))
+    text = (ROOT / "docker/s3/setup.sh").read_text()
+    (tmp_path / "script").write_text(text.replace("/run/secrets", str(tmp_path / "secrets")))
     subprocess.run(
         ["sh", str(tmp_path / "script")],
         env={
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "HTD_STORE": "s3://bucket/prefix",
             "HTD_S3_ENDPOINT": "http://127.0.0.1:9000",
+            "POLICIES": str(ROOT / "docker/s3/policies"),
         },
         check=True,
     )
-    assert "mb --ignore-existing store/bucket" in (tmp_path / "done").read_text()
+    done = (tmp_path / "done").read_text()
+    assert "mb --ignore-existing store/bucket" in done
+    for service in SERVICES:
+        user = (tmp_path / "secrets" / service / "htd_s3_access_key").read_text()
+        assert f"admin user add store {user} " in done
+        assert f"admin policy attach store heterotissue-{service} --user {user}" in done
+    policies = (tmp_path / "policies").read_text()
+    assert '"arn:aws:s3:::bucket/prefix/datasets/*"' in policies
+    assert '"prefix/tenants/*/jobs/*"' in policies
+    assert not re.search("BUCKET|PREFIX", policies)
 
 
 # ---- one file of values

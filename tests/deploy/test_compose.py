@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,6 +20,8 @@ from tests.deploy.manifests import (
     compose,
     dockerfile_argument,
     dockerfile_stages,
+    draw_secrets,
+    drawn_secrets,
     exposed_ports,
     secret_names,
     setting_names,
@@ -81,16 +85,28 @@ def test_commands_and_mounted_files_exist() -> None:
             check_command(name, words)
         mounted = [each.split(":") for each in service.get("volumes", []) if each.startswith("./")]
         for source, *_ in mounted:
+            if source.startswith("./secrets"):
+                continue  # drawn
             assert (ROOT / source).exists(), f"{name} mounts {source}, which is not there"
         assert set(service.get("entrypoint", [])) <= {target for _, target, *_ in mounted}, name
 
 
+def secrets_of(service: dict[str, Any]) -> str:
+    """The folder in secrets/ that a service sees; empty for none, '.' for all."""
+    mounted = [each for each in service.get("volumes", []) if ":/run/secrets:" in each]
+    assert all(each.endswith(":ro") for each in mounted)
+    assert len(mounted) <= 1
+    found = mounted[0].split(":")[0] if mounted else "./secrets/"
+    return found.removeprefix("./secrets").removeprefix("/") if mounted else ""
+
+
 def test_everything_starts_when_what_it_needs_is_ready() -> None:
     needed = {"redis": "htd_broker_url", "s3-setup": "htd_s3_access_key"}
+    drawn = drawn_secrets()
     for name, service in compose()["services"].items():
         after = {other: how["condition"] for other, how in service.get("depends_on", {}).items()}
         for other, secret in needed.items():
-            if secret in service.get("secrets", []) and name != other:
+            if secret in drawn.get(secrets_of(service), set()) and name != other:
                 assert other in after, f"{name} does not wait for {other}"
         for other, condition in after.items():
             ends = other == "s3-setup"
@@ -119,10 +135,13 @@ def test_variables_and_secrets_are_known_to_the_settings() -> None:
     example = (ROOT / ".env.example").read_text()
     for name, service in compose()["services"].items():
         for variable in service.get("environment", {}):
-            known = variable in setting_names() or variable.startswith(("MINIO_ROOT_", "GF_"))
+            known = variable in setting_names() or variable.startswith(("MINIO_", "GF_"))
             assert known, f"{name} sets {variable}, which no setting reads"
-        assert set(service.get("secrets", [])) <= secret_names(), name
-    assert set(compose()["secrets"]) == secret_names()
+        folder = secrets_of(service)
+        assert folder in {*drawn_secrets(), ""}, name
+        if service.get("build"):
+            assert folder == name.removesuffix("-gpu"), f"{name} has the secrets of {folder}"
+    assert set().union(*drawn_secrets().values()) <= secret_names()
     used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     assert set(re.findall(r"^(\w+)=", example, re.M)) - {"COMPOSE_PROFILES"} <= used
 
@@ -145,18 +164,28 @@ def test_the_images_hold_the_pinned_torch() -> None:
 
 
 def test_secrets_are_drawn_once_and_kept(tmp_path: Path) -> None:
-    (tmp_path / "docker").mkdir()
-    for name in ("docker/secrets.sh", ".env.example"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
+    folder = tmp_path / "secrets"
 
     def draw() -> dict[str, str]:
-        subprocess.run(["sh", "docker/secrets.sh"], cwd=tmp_path, check=True)
-        return {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+        draw_secrets(tmp_path)
+        return {str(path.relative_to(folder)): path.read_text() for path in folder.glob("*/*")}
 
     first = draw()
-    assert set(first) == secret_names()
-    assert first["redis_password"] in first["htd_broker_url"]
-    assert len({value for name, value in first.items()}) == len(first)
+    brokers = {value for name, value in first.items() if name.endswith("/htd_broker_url")}
+    assert brokers == {f"redis://:{first['redis/redis_password']}@redis:6379/0"}
+    others = [value for name, value in first.items() if not name.endswith("/htd_broker_url")]
+    assert len(set(others)) == len(others)
+    assert [name for name in first if name.endswith("htd_gateway_key")] == [
+        "gateway/htd_gateway_key"
+    ]
+    users = {"redis": 999, "s3": 0, "grafana": 472}
+    for path in folder.glob("*/*"):
+        stat = path.stat()
+        if os.getuid():
+            assert stat.st_mode & 0o222 == 0, path
+        else:  # each file belongs to the user of its container
+            owner = users.get(path.parent.name, 10001)
+            assert (stat.st_mode & 0o777, stat.st_uid) == (0o400, owner), path
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert draw() == first

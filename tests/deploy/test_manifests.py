@@ -30,6 +30,7 @@ from tests.deploy.manifests import (
     check_command,
     compose,
     containers,
+    drawn_secrets,
     exposed_ports,
     gpus,
     jobs_of_runtime,
@@ -158,7 +159,8 @@ def test_digests_pin_every_image_that_production_runs(tmp_path: Path) -> None:
 
 
 def test_variables_and_secrets_are_known_to_the_settings(manifests: tuple[Manifest, ...]) -> None:
-    other = {"MINIO_ROOT_USER_FILE", "MINIO_ROOT_PASSWORD_FILE", "HOME", "SSL_CERT_FILE"}
+    other = {"MINIO_API_STALE_UPLOADS_EXPIRY", "HOME", "SSL_CERT_FILE"}
+    other |= {"MINIO_ROOT_USER_FILE", "MINIO_ROOT_PASSWORD_FILE"}
     drawn = _secrets_by_name()
     configs = {item["metadata"]["name"]: item for item in manifests if item["kind"] == "ConfigMap"}
     for name, template in pods(manifests):
@@ -173,25 +175,31 @@ def test_variables_and_secrets_are_known_to_the_settings(manifests: tuple[Manife
             secrets += [s["secret"] for s in volume.get("projected", {}).get("sources", [])]
             for secret in secrets:
                 known = drawn[secret.get("secretName") or secret["name"]]
+                assert volume.get("projected", secret)["defaultMode"] == 0o440, name
                 assert {item["key"] for item in secret.get("items", [])} <= known, name
 
 
 def _secrets_by_name() -> dict[str, set[str]]:
-    """Which secrets are in which Secret, as docs/kubernetes.md makes them."""
+    """Which secrets are in which Secret, as docs/kubernetes.md makes them: one of each folder."""
     text = (ROOT / "docs/kubernetes.md").read_text()
-    made = re.findall(r"create secret generic (\S+) ((?:--from-file=secrets/\w+\s*)+)", text)
-    found = {name: set(re.findall(r"secrets/(\w+)", files)) for name, files in made}
+    made = re.findall(r"create secret generic (\S+) --from-file=secrets/(\w+)$", text, re.M)
+    found = {name: drawn_secrets()[folder] for name, folder in made}
+    assert {folder for _, folder in made} == drawn_secrets().keys() - {"grafana"}
     assert set().union(*found.values()) <= secret_names()
     return found
 
 
 def test_the_production_secrets_are_those_that_the_docs_make() -> None:
-    drawn = _secrets_by_name()
+    drawn, given = _secrets_by_name(), set()
     for item in rendered("production"):
         if item["kind"] == "ExternalSecret":
-            keys = {entry["secretKey"] for entry in item["spec"]["data"]}
-            assert keys == drawn[item["metadata"]["name"]]
+            name = item["metadata"]["name"]
+            (entry,) = item["spec"]["dataFrom"]
+            assert (item["spec"]["target"]["name"], name in drawn) == (name, True)
+            assert entry["extract"]["key"] == name.replace("-", "/", 1)
+            given.add(name)
         assert item["kind"] != "Secret", "a secret lies in the repository"
+    assert given == drawn.keys() - {"heterotissue-s3-root"}
 
 
 def test_commands_exist(manifests: tuple[Manifest, ...]) -> None:

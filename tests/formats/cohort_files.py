@@ -43,7 +43,7 @@ def write_mask(path: Path, side: int = 256) -> Path:
 
 def write_dicom(
     path: Path, image: UInt8, series: str, patient: str = "", part_of: str | None = None,
-    mpp: float = 2, tile: int = 128,
+    mpp: float = 2, tile: int = 128, kind: str = "VOLUME",
 ) -> Path:  # fmt: skip
     """Write one level of a whole-slide image as a DICOM instance, uncompressed and tiled.
 
@@ -55,6 +55,7 @@ def write_dicom(
         part_of: ConcatenationUID, for one part of an image in several files.
         mpp: µm per pixel.
         tile: side of a tile, pixels.
+        kind: what the instance shows: VOLUME, LABEL or OVERVIEW.
     """
     height, width = image.shape[:2]
     meta = FileMetaDataset()
@@ -68,7 +69,7 @@ def write_dicom(
     data.SeriesInstanceUID, data.StudyInstanceUID = series, f"{series}.9"
     data.FrameOfReferenceUID = f"{series}.8"
     data.Modality, data.PatientID, data.PatientName = "SM", patient, ""
-    data.ImageType = ["ORIGINAL" if tile else "DERIVED", "PRIMARY", "VOLUME", "NONE"]
+    data.ImageType = ["ORIGINAL" if tile else "DERIVED", "PRIMARY", kind, "NONE"]
     data.DimensionOrganizationType = "TILED_FULL"
     data.Rows = data.Columns = tile
     data.TotalPixelMatrixColumns, data.TotalPixelMatrixRows = width, height

@@ -85,6 +85,8 @@ def test_a_dicom_series_is_one_slide(htd: Any, tmp_path: Path) -> None:
     shutil.copy(folder / "s0_l0.dcm", folder / "again.dcm")
     write_dicom(folder / "sub/IM0001", tissue(7, 256), "1.2.3.8", "P8")  # without a suffix
     write_dicom(folder / "sub/part1.dcm", tissue(8, 256), "1.2.3.9", part_of="1.2.9")
+    write_dicom(folder / "a_wide.dcm", tissue(9, 1024), "1.2.3.2", "P0", mpp=29, kind="OVERVIEW")
+    write_dicom(folder / "alone.dcm", tissue(10, 256), "1.2.3.7", mpp=29, kind="LABEL")
     (folder / "DICOMDIR.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
     done = htd("ingest", folder, *REGIONS)
     assert done.code == 3, done.text
@@ -93,9 +95,45 @@ def test_a_dicom_series_is_one_slide(htd: Any, tmp_path: Path) -> None:
     assert done.cohort.splits["again"] == done.cohort.splits["s1_l0"]
     assert "part1.dcm: stores an image in several parts" in done.text
     kept = [key.rpartition("/")[2] for key in done.store.list("sources/")]
-    assert sorted(kept) == ["IM0001", "again.dcm", "s0_l1.dcm", *(
+    assert (
+        "skipped 1 labels or overviews in DICOM, of series without a level: alone.dcm" in done.text
+    )
+    assert sorted(kept) == ["IM0001", "a_wide.dcm", "again.dcm", "s0_l1.dcm", *(
         f"s{n}_l{level}.dcm" for n in (1, 2) for level in (0, 1)
     )]  # fmt: skip
+
+
+def test_another_resolution_needs_replace_and_a_far_one_is_a_caution(
+    htd: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    write_dicom(folder / "s.dcm", tissue(0), "1.2.3.1", mpp=1.9)
+    write_dicom(folder / "far.dcm", tissue(1), "1.2.3.2", mpp=29)
+    done = htd("ingest", folder, *SMALL)
+    assert done.code == 0, done.text
+    (caution,) = done.cohort.cautions
+    assert "(far: 2 instead of 29 µm/px)" in caution
+    assert f"caution: {caution}" in done.text
+    before = done.cohort
+    other = htd("ingest", folder, "--mpp", "1", *REGIONS)
+    assert other.code == 2
+    assert "--replace" in other.text
+    assert other.cohort == before
+    assert htd("ingest", folder, "--mpp", "1", *REGIONS, "--replace").cohort.mpp["s"] == 1
+
+
+def test_files_that_changed_places_are_noticed(htd: Any, tmp_path: Path) -> None:
+    one, two = (write_slide(tmp_path / f"in/P{n}.png", n) for n in (1, 2))
+    before = htd("ingest", tmp_path / "in", *SMALL).cohort
+    one.rename(tmp_path / "other.png")
+    two.rename(one)
+    (tmp_path / "other.png").rename(two)
+    swapped = htd("ingest", tmp_path / "in", *SMALL)
+    assert swapped.code == 2
+    assert "two files changed places" in swapped.text
+    assert swapped.cohort == before
+    now = htd("ingest", tmp_path / "in", *SMALL, "--replace").cohort
+    assert now.sha256 == {"P1": before.sha256["P2"], "P2": before.sha256["P1"]}
 
 
 def test_slides_of_a_patient_stay_together(htd: Any, tmp_path: Path) -> None:
@@ -186,13 +224,14 @@ def test_faulty_rows_are_refused_by_their_numbers(htd: Any, tmp_path: Path) -> N
     table = tmp_path / "t.csv"
     table.write_text(
         "path,mpp,split,labels\n0.png,,,\ngone.png,,,\n1.png,fine,,\n2.png,,maybe,\n3.png,,,no.xml\n"
-        "0.png,1.9,,\n"
+        "0.png,1.9,,\n1.png,1,9,,no.xml\n"
     )
     done = htd("ingest", table, *SMALL)
     assert done.code == 3
     assert list(done.cohort.splits) == ["0"]
     for words in ("row 3: gone.png is not there", "row 4: mpp 'fine'", "row 5: split 'maybe'",
-                  "row 6: its annotation no.xml is not there", "row 7: lists 0.png"):  # fmt: skip
+                  "row 6: its annotation no.xml is not there", "row 7: lists 0.png",
+                  "row 8: has more values than there are headings"):  # fmt: skip
         assert words in done.text
     for text, words in (("a,b\n1,2\n", "no column of slides"), ("", "is empty"),
                         ("path\n", "lists no slide")):  # fmt: skip
@@ -262,13 +301,16 @@ def test_a_bad_tile_costs_itself_alone(htd: Any, tmp_path: Path) -> None:
     (folder / "empty.png").write_bytes(b"")
     write_tile(folder / "broken.png", 13)
     (folder / "broken.png").write_bytes((folder / "p0.png").read_bytes()[:3000])
+    write_tile(folder / "q.png", 0)  # the pixels of p0, but another mask
+    write_mask(folder / "q_mask.png", 48)
     write_tile(folder / "noimage.png", 14)
     (folder / "noimage.png").write_bytes(b"no image")
     done = htd("tiles", folder, *TILES)
     assert done.code == 3
     regions = load_region_set(done.store, "c")
     assert [part.slide for part in regions.slides if part.regions] == ["p0", "p1", "p2", "p3"]
-    for name in ("bare.png: has no mask", "empty.png: is empty", "broken", "noimage.png: cannot"):
+    for name in ("bare.png: has no mask", "empty.png: is empty", "broken", "noimage.png: cannot",
+                 "q.png: has the same content as p0.png, but another mask"):  # fmt: skip
         assert name in done.text
     assert "._p0" not in done.text
     assert "folder.png" not in done.text
@@ -303,6 +345,65 @@ def test_tiles_of_equal_names_in_two_folders_are_two_slides(htd: Any, tmp_path: 
     same = htd("tiles", tmp_path / "in", *TILES, "--patient", r"(\d+)\.png")
     assert same.code == 2
     assert "tiles of slide '001' are in the splits test, train" in same.text
+
+
+def test_a_cohort_of_tiles_grows_and_is_not_replaced_unasked(htd: Any, tmp_path: Path) -> None:
+    words = ("tiles", tmp_path / "in", *TILES, "--slide", r"p(\d+)")
+    for number in range(4):
+        write_tile(tmp_path / f"in/p{number}_a.png", number)
+    first = load_region_set(htd(*words).store, "c")
+    for number in range(4, 8):
+        write_tile(tmp_path / f"in/p{number}_a.png", number)
+    write_tile(tmp_path / "in/p0_b.png", 30)
+    grown = htd(*words)
+    assert grown.code == 0, grown.text
+    assert "splits_kept 4" in grown.text
+    splits = {part.slide: part.split for part in load_region_set(grown.store, "c").slides}
+    assert {part.slide: part.split for part in first.slides}.items() <= splits.items()
+    assert list(splits.values()).count("test") == 2
+    for number in range(2):
+        write_tile(tmp_path / f"others/p{number}_a.png", 40 + number)
+    finer = htd(*words, "--mpp", "0.25", "--region-mpp", "0.5")
+    assert finer.code == 2
+    assert "were taken at 0.5 µm/px, not at 0.25" in finer.text
+    shutil.copy(tmp_path / "in/p0_a.png", tmp_path / "in/p0_c.png")
+    Image.new("L", (96, 96), 1).save(tmp_path / "in/p0_c_mask.png")
+    assert "p0_c.png: has the same content as p0_a.png, but another mask" in htd(*words).text
+    others = (words[0], tmp_path / "others", *words[2:])
+    refused = htd(*others)
+    assert refused.code == 2
+    assert "cohort 'c' has 9 tiles that are not among these" in refused.text
+    assert len(load_region_set(refused.store, "c").slides) == 8
+    replaced = htd(*others, "--replace")
+    assert replaced.code == 0
+    assert "splits_kept" not in replaced.text
+
+
+def test_what_folders_and_masks_say_of_classes_must_be_clear(htd: Any, tmp_path: Path) -> None:
+    for number, place in enumerate(("normal", "polyp", "train/Normal")):
+        path = write_slide(tmp_path / f"in/{place}/{number}.png", number, 96)
+        mask = Image.new("1", (96, 96))
+        mask.paste(1, (0, 0, 48, 96))
+        mask.save(path.with_name(f"{number}_mask.png"))
+    words = ("tiles", tmp_path / "in", "--mpp", "0.5", "--classes")
+    mixed = htd(*words, "tumor,stroma,normal")
+    assert mixed.code == 2
+    assert "have the name of a class (normal)" in mixed.text
+    assert "those of others have not (polyp)" in mixed.text
+    binary = htd(*words, "tumor,stroma")
+    assert binary.code != 0
+    assert "the masks of all 3 tiles hold 0 and 1 alone" in binary.text
+    assert not binary.store.exists("regions/c/set.json")
+    named = htd(*words, "tumor,stroma", "--set", "label_names={1: stroma}")
+    assert named.code == 0, named.text
+    right = htd(*words, "polyp,normal", "--replace")
+    assert right.code == 0, right.text
+    read = RegionIndex(right.store, load_region_set(right.store, "c"), "train", "val", "test")
+    assert {region.slide: int(region.labels.max()) for region in read} == {"0": 2, "1": 1, "2": 2}
+    write_tile(tmp_path / "in/polyp/normal/x.png", 9)
+    assert (
+        "lies in the folders of several classes: polyp, normal" in htd(*words, "polyp,normal").text
+    )
 
 
 def test_an_edited_mask_makes_new_regions(htd: Any, tmp_path: Path) -> None:

@@ -69,6 +69,9 @@ def test_an_export_is_read_by_tridents_rules(tmp_path: Path) -> None:
         assert file["features"].attrs["encoder"] == "mine"
     with pytest.raises(InputError, match="is there already"):
         export_features(store, "c", "mine", "trident", tmp_path / "out")
+    make_cohort(store, slide.model_copy(update={"sha256": "1"}), grid=grid, coords=coords)
+    with pytest.raises(InputError, match=r"before 1 slides of cohort 'c' were replaced \(s1\)"):
+        export_features(store, "c", "mine", "trident", tmp_path / "new")
 
 
 def test_an_export_is_read_by_clams_rules(store: DirectoryStore, tmp_path: Path) -> None:

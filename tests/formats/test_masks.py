@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.ingest.annotations.outlines import SlideGeometry
-from services.ingest.tiles import read_tile
+from services.ingest.tiles import read_tile, read_upright
 from shared.contracts.base import Classes
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
@@ -158,6 +158,17 @@ def test_a_palette_may_be_named_by_its_colours(tmp_path: Path) -> None:
     assert np.array_equal(labels, np.asarray([0, 2, 1], np.uint8)[truth()])
 
 
+def test_a_palette_in_any_order_must_be_named(tmp_path: Path) -> None:
+    path = palette(tmp_path / "a.png", [255, 0, 0, 0, 0, 0, 0, 0, 255])
+    with pytest.raises(InputError, match="1 is black, not 0"):
+        draw(path, CLASSES, slide=SLIDE)
+    labels, _ = draw(path, CLASSES, slide=SLIDE, label_names=COLORS)
+    assert np.array_equal(labels, np.asarray([1, 0, 2], np.uint8)[truth()])
+    numbers = {"0": "tumor", "1": "background", "2": "stroma"}
+    labels, _ = draw(path, CLASSES, slide=SLIDE, label_names=numbers)
+    assert np.array_equal(labels, np.asarray([1, 0, 2], np.uint8)[truth()])
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "jpeg": (lambda at: save(at / "a.jpg", truth() * 100), "is JPEG, which blurs"),
     "jpeg as png": (lambda at: save(at / "a.jpg", truth()).rename(at / "a.png"), "is JPEG"),
@@ -276,7 +287,8 @@ def cut(
     picture = image or tile(folder, size=(WIDTH, HEIGHT))
     row = {"image": str(picture), "mask": str(mask), "label": label, "mpp": 0.5}
     rule = RegionRule(size=32, mpp=0.5)
-    image_, labels = read_tile(DirectoryStore(folder), row, classes, rule, label_names or {})
+    read = read_tile(DirectoryStore(folder), row, classes, rule, label_names or {})
+    image_, labels = read.image, read.labels
     assert image_.shape[:2] == labels.shape
     if image is not None:
         assert ((image_[..., 0] < 100) == (labels > 0)).all()  # as `tile` draws it
@@ -287,6 +299,24 @@ def cut(
 def test_a_folder_names_the_class_of_its_tiles(tmp_path: Path) -> None:
     numbered = save(tmp_path / "a_anno.bmp", truth() * 7)
     assert np.array_equal(cut(tmp_path, numbered, label=2), (truth()[:64, :64] > 0) * 2)
+    with pytest.raises(InputError, match=r"its values \[1, 2\] may be classes"):
+        cut(tmp_path, save(tmp_path / "b_anno.bmp", truth()), label=2)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_tiles_are_laid_on_white(mode: str, tmp_path: Path) -> None:
+    image = Image.new("RGBA", (64, 64), (10, 10, 10, 255))
+    image.paste((10, 10, 10, 0), (0, 0, 32, 64))
+    path = tmp_path / "t.png"
+    picture = image.convert(mode) if mode != "P" else image.quantize(4)
+    picture.save(path)
+    read, _, transparent = read_upright(path)
+    assert transparent
+    assert (read[:, :32] == 255).all()
+    assert np.abs(read[:, 32:].astype(int) - 10).max() < 3
+    image.putalpha(255)
+    image.save(path)
+    assert read_upright(path)[2] is False
 
 
 def dark(width: int, height: int) -> NDArray[np.uint8]:

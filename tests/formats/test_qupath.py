@@ -124,6 +124,15 @@ def test_what_has_no_label_is_counted(tmp_path: Path, extra: dict[str, Any], rea
     assert record["skipped"] == {reason: 1}
 
 
+def test_a_hole_outside_its_outline_paints_nothing(tmp_path: Path) -> None:
+    rings = [square(100, 100, 100), square(300, 100, 50), square(150, 150, 100)]
+    area = feature({"type": "Polygon", "coordinates": rings})
+    labels, record = draw(geojson(tmp_path, area))
+    assert (labels == 1).sum() == 100 * 100 - 50 * 50
+    assert not labels[:, 200:].any()
+    assert record["skipped"] == {"holes outside their outlines": 1}
+
+
 @pytest.mark.parametrize(
     ("properties", "counts"),
     [

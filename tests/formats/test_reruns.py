@@ -203,7 +203,7 @@ def test_slides_that_are_stored_turned_are_refused(
     tag = (274, "H", 1, 3, True)
     image = tifffile.imread(folder / "s.tif")
     tifffile.imwrite(folder / "s.tif", image, tile=(256, 256), photometric="rgb", extratags=[tag])
-    assert ingest(store, folder) == 1
+    assert ingest(store, folder) == 2
     assert "stored turned" in " ".join(capsys.readouterr().err.split())
 
 

@@ -149,6 +149,12 @@ def test_mpp_overrides_a_credible_statement_and_the_result_says_so(tmp_path: Pat
     assert store.get_model(slide_key("s"), SlideRecord).mpp == 1.0
     assert status.result is not None
     assert status.result["resolution_overridden"] == {"s": "1 instead of 2 µm/px"}
+    path = write_tiff(
+        tmp_path / "b.tif", picture(1), resolution=(10000, 5000), resolutionunit="CENTIMETER"
+    )
+    status = ingest(DirectoryStore(tmp_path / "other"), path, mpp=1.0)
+    assert status.result is not None
+    assert status.result["resolution_overridden"] == {"s": "1 instead of 1 × 2 µm/px"}
 
 
 def test_a_stated_objective_is_offered(tmp_path: Path) -> None:

@@ -61,6 +61,18 @@ def request(dataset: str, images: int = 12, **fields: object) -> DatasetRequest:
     return DatasetRequest.model_validate({"dataset": dataset, "images": images} | options)
 
 
+def test_the_stacks_link_opens_the_pages_once(stack: Stack) -> None:
+    link = str(stack.link)
+    with httpx2.Client() as browser:
+        assert browser.get(f"{stack.url}/datasets").status_code == 303
+        assert "You are logged in" in browser.get(link).text
+        assert browser.get(f"{stack.url}/datasets").status_code == 200
+    assert "was used" in httpx2.get(link).text
+    key = (stack.folder / "gateway.key").read_text()
+    assert not any(key in path.read_text() for path in (stack.folder / "logs").iterdir())
+    assert key not in (stack.folder / "env").read_text()
+
+
 def test_a_reader_study_over_http(stack: Stack, client: Client) -> None:
     client.submit_dataset(request("shown"))
     assert [status.state for status in client.watch_dataset("shown")][-1] == "done"

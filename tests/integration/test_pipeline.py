@@ -8,6 +8,7 @@ import pytest
 
 from heterotissue.running import Target, run_request
 from heterotissue.stack.supervisor import Stack
+from heterotissue.stages import load_stage
 from shared.contracts.base import Request
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
@@ -18,10 +19,12 @@ from shared.contracts.regions import RegionRule
 from shared.contracts.requests import REQUESTS
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest
+from shared.jobs import Ledger, run_job
 from shared.phantom import PHANTOM_CLASSES, write_phantom
 from shared.settings import Settings
 from shared.storage import DirectoryStore, Store
 from tests.phantoms import PHANTOM_SEED
+from tests.policies import Policed
 
 RULE = RegionRule(size=64, mpp=1.0, max_per_slide=20)
 RECIPE = Recipe(
@@ -83,15 +86,29 @@ def run_all(target: Target, folder: Path) -> dict[str, bytes]:
     for request in requests(upload(target.store, folder)):
         status = run_request(target, request)
         assert status.state == "done", (request.stage, status.failed)
+    return objects(target.store)
+
+
+def run_with_policies(store: Store, folder: Path) -> dict[str, bytes]:
+    """Run every stage in this process, with the rights that its worker has on an S3 server."""
+    for request in requests(upload(store, folder)):
+        job = Ledger(store).submit(request)
+        ledger = Ledger(Policed(store, request.stage))
+        status = run_job(ledger, load_stage(request.stage), job, config=Settings())
+        assert status.state == "done", (request.stage, status.failed)
+    return objects(store)
+
+
+def objects(store: Store) -> dict[str, bytes]:
+    """Return all objects but the jobs' own."""
     own = ("jobs/", "open-jobs/", "names/")
-    keys = [key for key in target.store.list() if not key.startswith(own)]
-    return {key: target.store.get(key) for key in keys}
+    return {key: store.get(key) for key in store.list() if not key.startswith(own)}
 
 
 def test_the_stack_gives_the_bytes_of_one_process(
     slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = run_all(Target(DirectoryStore(tmp_path / "store"), Settings()), slides)
+    here = run_with_policies(DirectoryStore(tmp_path / "store"), slides)
     for key in (
         "cohorts/c.json", "features/embedded/c/phantom-a.h5", "clusters/t/gallery.png",
         "models/m/1/model_index.json", "datasets/d/manifest.parquet", "reports/r/report.html",

@@ -19,6 +19,7 @@ from shared.queue.redis_state import RedisLeases, connect
 from shared.queue.worker import Dispatcher, QueueError, Waiting
 from shared.settings import Settings
 from shared.storage import DirectoryStore, open_store
+from tests.gateway import Gateway
 from tests.integration.conftest import kill, toy_worker, wait_for
 from tests.store_contract import check_store
 from tests.toy import ToyRequest, ToyStage
@@ -141,11 +142,11 @@ def running(ledger: Ledger, job: str) -> bool:
 
 def known_to_worker(config: Settings) -> bool:
     """Whether a worker, not only its child, knows that the child has begun a part."""
-    tasks = Dispatcher(config).app.control.inspect(timeout=0.5).active() or {}
+    workers = Dispatcher(config).app.control.inspect(timeout=0.5).active() or {}
     return any(
         task["time_start"] and "square" in str(task["args"])
-        for worker in tasks.values()
-        for task in worker
+        for tasks in workers.values()
+        for task in tasks
     )
 
 
@@ -167,6 +168,7 @@ def test_a_lost_unit_is_found_while_others_wait_in_its_queue(config: Settings) -
     dispatcher.start(ledger, others)
     lost = ledger.submit(ToyRequest(name="lost"))
     try:
+        dispatcher.redis.lpush("toy", b"\xff\x80 no text")
         wait_for(lambda: (lost, "plan") in Waiting(dispatcher.redis).of("toy"))
         assert dispatcher.reconcile(ledger) == 0, "what waits is not lost"
     finally:
@@ -241,3 +243,18 @@ def test_without_a_lease_store_work_goes_on(config: Settings) -> None:
     nowhere = connect("redis://127.0.0.1:1/0")
     with RedisLeases(nowhere, 2).hold("job/shard") as mine:
         assert mine
+
+
+def test_a_gateway_says_why_a_redis_takes_nothing(config: Settings, tmp_path: Path) -> None:
+    redis = connect(config.broker_url.get_secret_value())
+    gateway = Gateway(tmp_path, config.broker_url.get_secret_value())
+    gateway.resources.root.put_json("access/tenants/local.json", {"upload_bytes_per_day": 5})
+    redis.config_set("maxmemory", 1)
+    try:
+        body = {"file": "a.svs", "bytes": 1}
+        answer = gateway.client.post("/v1/slides/a/uploads", json=body)
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert answer.status_code == 503
+    assert "the queue takes nothing: " in answer.json()["detail"]
+    assert "maxmemory" in answer.json()["detail"]

@@ -23,7 +23,8 @@ from shared.contracts.embed import EmbedRequest, embedded_key
 from shared.contracts.evaluate import Report
 from shared.contracts.requests import REQUESTS
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
-from shared.datasets.samples import read_shard
+from shared.datasets.pseudonyms import source_names
+from shared.datasets.samples import DatasetIndex, load_dataset
 from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.serving.deployments import deployments
@@ -166,12 +167,11 @@ def test_a_study_is_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     rows = report["fidelity"][0]["rows"]
     names = ("none", "map", "crops", "both", "embedding")
     assert {*names, "seen both", "seen embedding", "reconstruction", "floor"} < set(rows)
-    made = {
-        row: [
-            read.provenance for read in read_shard(store.get(f"datasets/s-{row}/shards/000000.tar"))
-        ]
-        for row in names
-    }
+    made = {}
+    for row in names:
+        record = load_dataset(store, f"s-{row}")
+        index = DatasetIndex(store, record, source_names(store, record))
+        made[row] = [index.provenance(number) for number in range(len(index))]
     both = made["both"]
     for row in names:
         alike = [(p.map_region, p.crops, p.seed) for p in made[row]]
@@ -238,6 +238,6 @@ def test_tiles_are_not_embedded(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    DirectoryStore(tmp_path).put("tiles/crc.parquet", b"")
+    DirectoryStore(tmp_path).put("tiles/crc/0.parquet", b"")
     assert htd(monkeypatch, command, "--cohort", "crc", "--store", str(tmp_path)) == 2
     assert "htd train --regions crc" in " ".join(capsys.readouterr().err.split())

@@ -79,8 +79,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("cluster --cohort none", "holds no cohort 'none': run htd ingest first"),
         ("jobs list --store file", "file is a file: give a directory or s3://"),
         ("jobs list --store file/store", "file is a file: give a directory or s3://"),
+        ("jobs list --store s3:/bucket", "'s3:/bucket' is not a store: give a directory or s3://"),
         ("ingest file --store file", "file is a file: give a directory or s3://"),
         ("embed --broker notaurl", "the broker's address is not valid: Redis URL must specify"),
+        ("embed --broker redis://h:1/db", "is not valid: the database '/db' is not a number"),
     ],
 )
 def test_wrong_input_names_the_option(

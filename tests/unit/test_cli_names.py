@@ -9,6 +9,8 @@ import pytest
 
 from heterotissue import cli
 from heterotissue.names import KINDS, entries, remove, with_free_version
+from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
+from shared.contracts.jobs import Claim, JobRecord, JobResult
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.train import TrainRequest
@@ -84,6 +86,24 @@ def test_what_is_being_made_is_listed_and_not_removed(store: DirectoryStore) -> 
     remove(store, "models", "new/1")
     assert names.owner(store, "models/new/1") is None
     assert names.owner(store, "training/new-1") is None
+    assert Ledger(store).find(job) is None
+
+
+def test_removing_one_of_two_products_leaves_the_other_with_its_job(store: DirectoryStore) -> None:
+    job = "ingest-1"
+    store.put_json(f"jobs/{job}/request.json", JobRecord(stage="ingest", request={}))
+    store.put_json(f"jobs/{job}/result.json", JobResult(state="done", result={}, failed={}))
+    for name in ("cohorts/toy", "regions/toy"):
+        store.put_json(f"names/{name}.json", Claim(job=job))
+    record = CohortRecord(cohort="toy", classes=None, patches=PatchGrid(), splits={}, sha256={})
+    store.put_json(cohort_key("toy"), record)
+    remove(store, "regions", "toy")
+    assert not list(store.list("regions/toy/"))
+    assert names.owner(store, "regions/toy") is None
+    (cohort,) = entries(store, "cohorts")
+    assert (cohort.job, cohort.state) == (job, "done")
+    remove(store, "cohorts", "toy")
+    assert names.owner(store, "cohorts/toy") is None
     assert Ledger(store).find(job) is None
 
 

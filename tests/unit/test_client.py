@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,14 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from heterotissue.client import Client, RefusedError
+from heterotissue.client import Client, RefusedError, ServerError
 from heterotissue.client.http import Transport
 from services.gateway.api import uploads
 from shared.contracts.cluster import TissueType, cluster_key
 from shared.contracts.deploy import DeployBody
+from shared.contracts.gateway import ImageBody
 from shared.errors import InputError
+from shared.storage import sha256
 from shared.tissue_types import default_types, write_types
 from tests.atlases import TYPES, make_atlas
 from tests.gateway import Gateway
@@ -81,6 +86,80 @@ def test_a_slide_goes_up_in_parts_and_goes_on_where_it_broke_off(
     client.delete_slide("up")
     with pytest.raises(RefusedError, match="no slide 'up'"):
         client.slide("up")
+
+
+class Hostile(BaseHTTPRequestHandler):
+    """A gateway that answers what the test tells it."""
+
+    answers: dict[str, tuple[int, dict[str, str], bytes]]
+    heard: list[str]
+
+    def do_GET(self) -> None:
+        self.heard.append(f"{self.path} {self.headers['Authorization']}")
+        status, headers, body = self.answers.get(self.path, (404, {}, b""))
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hostile() -> Iterator[str]:
+    Hostile.answers, Hostile.heard = {}, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hostile)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "..", ".x", "", "a\\b", "a\x00b"])
+def test_a_gateway_names_no_file_outside_of_the_folder(
+    hostile: str, tmp_path: Path, name: str
+) -> None:
+    link = {"shard": name, "url": "/data", "bytes": 1, "sha256": sha256(b"x")}
+    page = json.dumps({"items": [link], "next": None}).encode()
+    Hostile.answers |= {"/v1/datasets/d/shards": (200, {}, page), "/data": (200, {}, b"x")}
+    folder = tmp_path / "in" / "d"
+    with Client(hostile, "htd_x") as client, pytest.raises(ServerError, match="no ShardPage"):
+        client.download_dataset("d", folder)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_answers_that_are_none_are_said_in_one_line(hostile: str) -> None:
+    problem = {"Content-Type": "application/problem+json"}
+    with Client(hostile, "htd_x") as client:
+        for path, answer in (
+            ("/v1/slides/s", (200, {}, b"<html>")),
+            ("/v1/slides/s", (200, {}, b"{}")),
+            ("/v1/slides/s", (422, problem, b"[]")),
+            ("/v1/slides/s", (500, problem, b"{")),
+            ("/v1/slides/s", (302, {"Location": "http://127.0.0.1:1/"}, b"")),
+        ):
+            Hostile.answers[path] = answer
+            with pytest.raises(ServerError):
+                client.slide("s")
+        again = json.dumps({"items": [], "next": "a"}).encode()
+        Hostile.answers["/v1/slides"] = Hostile.answers["/v1/slides?cursor=a"] = (200, {}, again)
+        with pytest.raises(ServerError, match="same page twice"):
+            list(client.slides())
+
+
+def test_other_servers_do_not_see_the_token(hostile: str) -> None:
+    other = hostile.replace("127.0.0.1", "localhost")
+    Hostile.answers["/v1/images"] = (202, {"Location": f"{other}/picked"}, b"")
+    body = ImageBody(model="m", labels=b64encode(b"png"))
+    with Client(hostile, "htd_x") as client, pytest.raises(ServerError, match="not its own"):
+        client.make_image(body)
+    assert not any(line.startswith("/picked") for line in Hostile.heard)
 
 
 def test_tissue_types_are_named_one_by_one(

@@ -17,7 +17,15 @@ from services.cluster.regions import apply_types
 from services.cluster.stage import ClusterStage, type_map, vote
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
-from shared.contracts.ingest import PatchGrid, SlideRecord, label_map_key, patches_key, slide_key
+from shared.contracts.ingest import (
+    CohortRecord,
+    PatchGrid,
+    SlideRecord,
+    cohort_key,
+    label_map_key,
+    patches_key,
+    slide_key,
+)
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.features import write_features
@@ -87,6 +95,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
     status = run(store, request(classifier_steps=5))
     assert status.state == "done", status.failed
     return store
+
+
+def test_regions_follow_those_of_the_cohort(store: DirectoryStore) -> None:
+    cohort = store.get_model(cohort_key("textures"), CohortRecord)
+    assert (cohort.scale, RULE.size) == ((RULE.size, RULE.mpp), 128)
+    rule = request(regions=None).rule(cohort)
+    assert (rule.size, rule.mpp) == (RULE.size, RULE.mpp)
+    older = cohort.model_copy(update={"regions": None})
+    assert older.scale == (2 * GRID.size, GRID.mpp)
+    assert request().rule(older) == RULE
 
 
 def test_blobs_are_found() -> None:

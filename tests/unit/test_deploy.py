@@ -27,6 +27,7 @@ from shared.serving.repository import Repository, add_deployment
 from shared.settings import Settings, settings
 from shared.storage import DirectoryStore, Store, StoreView
 from tests.models import publish_toy_model
+from tests.policies import Policed
 from tests.region_sets import make_region_set
 
 
@@ -66,7 +67,7 @@ def forget_settings() -> object:
 
 
 def deploy(store: DirectoryStore, number: int, **fields: str) -> JobStatus:
-    ledger = Ledger(store)
+    ledger = Ledger(Policed(store, "deploy"))
     request = DeployRequest.model_validate({"model": "toy", "number": number, **fields})
     return run_job(ledger, DeployStage(), ledger.submit(request), config=Settings(threads=1))
 

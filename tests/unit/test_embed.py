@@ -26,7 +26,7 @@ from shared.contracts.embed import (
 from shared.contracts.ingest import PatchGrid, SlideRecord, patches_key, slide_key
 from shared.errors import InputError
 from shared.features import read_features, write_features
-from shared.jobs import Ledger, run_job
+from shared.jobs import Context, Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.texture_slides import SPLITS, ingest_textures
@@ -192,6 +192,16 @@ def test_a_file_that_is_no_hdf5_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no features")
     with pytest.raises(InputError, match=r"slide\.h5 is not a features file"):
         read_features(path)
+
+
+@pytest.mark.parametrize("encoder", ["random", "embedded"])
+def test_features_need_room(
+    store: DirectoryStore, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DirectoryStore, "free", lambda self: 1000)
+    context = Context(store, threads=1, device="cpu", report=lambda *_: None)
+    with pytest.raises(InputError, match=r"features of [\d,]+ patches, 384 wide need about"):
+        EmbedStage().plan(EmbedRequest(cohort="textures", encoder=encoder), context)
 
 
 def test_a_cohort_without_patches_cannot_train(store: DirectoryStore) -> None:

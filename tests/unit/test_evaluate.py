@@ -19,6 +19,7 @@ from services.evaluate import stage as evaluate
 from services.evaluate.data import class_gaps, gather, spread
 from services.evaluate.fidelity import FeatureSet, fidelity, halves, make_own_folds, nearest
 from services.evaluate.frechet import Moments, distance_of, frechet_distance
+from services.evaluate.naming import report_names, with_pseudonyms
 from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import (
     check_segmenter,
@@ -36,7 +37,7 @@ from shared.contracts.evaluate import EvaluateRequest, Report, TrainingSet
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
-from shared.datasets.pseudonyms import source_names
+from shared.datasets.pseudonyms import dataset_pseudonyms, source_names
 from shared.datasets.samples import load_dataset
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
@@ -328,6 +329,9 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     assert "nearest" not in found
     assert 0 <= found["leakage"]["dataset"]["authentic"] <= 1
     assert report["appearance"]["autoencoder"]["n"] == 6
+    for membership in (found["membership"], report["appearance"]["membership"]):
+        assert (membership["n"], membership["patients"]) == ([12, 6], [2, 1])
+        assert 0 <= membership["auc_interval"][0] <= membership["auc_interval"][1] <= 1
     for source, n in (("real", 12), ("synthetic", 9), ("both", 21)):
         row = report["segmentation"][source]
         assert row["trained_on"] == n
@@ -337,9 +341,34 @@ def test_the_report_says_what_was_measured_on_what(tmp_path: Path) -> None:
     assert report["faithfulness"]["n"] == 9
     page = store.get("reports/r/report.html").decode()
     assert "Held out: yes" in page
+    assert "noise that the denoiser finds" in page
     assert "with fewer than 3" in page
     assert "http" not in page.replace("http-equiv", "")  # self-contained
     assert decode_png(store.get("reports/r/sheet.png")).shape[1] > 8 * 32
+
+
+def test_a_report_names_no_slide_and_no_patient(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    request = EvaluateRequest(report="r", dataset="d")
+    material = gather(store, request)
+    patients = {"slide-a": "DOE-JANE", "slide-b": "DOE-JANE", "slide-c": "ROE"}
+    parts = [p.model_copy(update={"patient": patients[p.slide]}) for p in material.real.slides]
+    real = material.real.model_copy(
+        update={
+            "slides": tuple(parts),
+            "cautions": ("Slides of 1 patient (doe-jane: slide-a, slide-b) are divided.",),
+        }
+    )
+    store.put_json(region_set_key(real.name), real)
+    material = gather(store, request)
+    pseudonyms = dataset_pseudonyms(store, material.dataset.request)
+    names = report_names(store, real, pseudonyms)
+    report = with_pseudonyms(summarize(request, material, [], None, [], []), names)
+    text = report.model_dump_json() + html_report(report, material, b"")
+    assert [name for name in ("DOE-JANE", "doe-jane", "ROE", *patients) if name in text] == []
+    patient, one, other = names["DOE-JANE"], names["slide-a"], names["slide-b"]
+    assert report.cautions == (f"Slides of 1 patient ({patient}: {one}, {other}) are divided.",)
+    assert report.real_train.slides == (one, other)
 
 
 def test_patients_in_training_and_test_are_a_caution(tmp_path: Path) -> None:

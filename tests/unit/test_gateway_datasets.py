@@ -346,7 +346,7 @@ def test_many_listeners_share_one_poller(monkeypatch: pytest.MonkeyPatch) -> Non
         return SimpleNamespace(state="done" if looks == 5 else "running", looks=looks)
 
     async def listen(board: watching.Watching) -> list[str]:
-        return [status.state async for status in board.follow("job", look)]
+        return [status.state async for status in board.follow("job", look, lambda: True)]
 
     async def all_listeners() -> list[list[str]]:
         board = watching.Watching()
@@ -363,11 +363,42 @@ def test_a_poller_that_fails_ends_its_listeners() -> None:
         raise InputError("gone")
 
     async def listen() -> None:
-        async for _ in watching.Watching().follow("job", look):
+        async for _ in watching.Watching().follow("job", look, lambda: True):
             pass
 
     with pytest.raises(InputError, match="gone"):
         asyncio.run(listen())
+
+
+def test_a_stream_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(watching, "VALID_SECONDS", 0.0)
+    asked = iter([True, True, False])
+
+    async def listen() -> int:
+        running = SimpleNamespace(state="running")
+        board = watching.Watching()
+        heard = board.follow("job", lambda: running, lambda: next(asked))
+        return len([status async for status in heard])
+
+    assert asyncio.run(asyncio.wait_for(listen(), 30)) == 1
+
+
+def test_a_token_has_a_number_of_streams(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "MAX_STREAMS", 1)
+    job = gateway.client.post("/v1/datasets", json=BODY).json()["job"]
+    gateway.client.post("/v1/datasets/d/cancel")
+    board: watching.Watching = gateway.app.state.watching
+    (token,) = [each.id for each in gateway.resources.tokens.all("local")]
+    places = (f"/v1/jobs/{job}/events", "/v1/datasets/d/events")
+    with board.seat(token):
+        for place in places:
+            refused = gateway.client.get(place)
+            assert refused.status_code == 429
+            assert refused.json()["type"].endswith("too-many-streams")
+        assert gateway.holding("read").get(places[0]).status_code == 200
+    for place in places:  # an ended stream counts no more
+        assert gateway.client.get(place).status_code == 200
 
 
 def test_the_gateway_ingest_and_the_command_line_start_without_torch() -> None:

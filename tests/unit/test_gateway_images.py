@@ -18,6 +18,7 @@ from PIL import Image
 from shared.contracts.deploy import Deployment, deployment_key
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
 from shared.imaging.codec import decode_png, encode_png
+from shared.imaging.marks import Mark, parse_mark
 from shared.imaging.region_sets import pack_regions
 from shared.queue.sweeping import sweep
 from shared.queue.tenants import tenant_ledger
@@ -70,7 +71,7 @@ def body(**fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def test_an_image_is_made_from_a_map_and_crops(gateway: Gateway) -> None:
+def test_an_image_is_made_from_a_map_and_crops_and_says_so(gateway: Gateway) -> None:
     waiting = gateway.client.post("/v1/images", json=body(), headers=NOW)
     assert waiting.status_code == 202
     place = waiting.headers["Location"]
@@ -79,6 +80,8 @@ def test_an_image_is_made_from_a_map_and_crops(gateway: Gateway) -> None:
     made = gateway.client.get(place)
     assert (made.status_code, made.headers["Content-Type"]) == (200, "image/png")
     assert decode_png(made.content).shape == (32, 32, 3)
+    xmp = Image.open(io.BytesIO(made.content)).info["XML:com.adobe.xmp"]
+    assert parse_mark(xmp) == Mark("toy/1")
     again = gateway.client.post("/v1/images", json=body())
     assert (again.status_code, again.content) == (200, made.content)
     other = gateway.client.post("/v1/images", json=body(seed=1), headers=NOW)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway.api.problems import hide_paths
 from shared.errors import InputError
 from shared.storage import DirectoryStore, KeyTakenError, check_key
 from tests.gateway import Gateway
@@ -114,6 +115,29 @@ def test_disks_that_take_nothing(
     assert answer.status_code == status
     assert answer.json()["type"].endswith(kind)
     assert answer.json()["remedy"]
+
+
+def test_messages_hold_no_path_of_the_server(gateway: Gateway) -> None:
+    for text, shown in (
+        ("/srv/htd/store holds no object 'a/b'", "…/store holds no object 'a/b'"),
+        ("cannot open '/tmp/htd-x/a b.svs'", "cannot open '…/a b.svs'"),
+        ("slides/a/x.svs: 3/4 of https://a.b/c/d", "slides/a/x.svs: 3/4 of https://a.b/c/d"),
+        ("s3://bucket/a/b, or image/png", "s3://bucket/a/b, or image/png"),
+    ):
+        assert hide_paths(text) == shown
+    root = gateway.resources.root
+    answer = gateway.client.post("/v1/embed", json={"cohort": "none"})
+    assert (answer.status_code, "cohorts/none.json" in answer.text) == (422, True)
+    assert root.url not in answer.text
+    root.put_json("cohorts/c.json", {})
+    job = gateway.client.post("/v1/embed", json={"cohort": "c"}).json()["job"]
+    gateway.resources.ledger("local").close(job, "failed", None)
+    result = f"jobs/{job}/result.json"
+    root.put_json(result, root.get_json(result) | {"failed": {"plan": f"{root.url}/x is damaged"}})
+    for place in (f"/v1/jobs/{job}", "/v1/jobs"):
+        said = gateway.client.get(place).text
+        assert "…/x is damaged" in said
+        assert root.url not in said
 
 
 def test_colours_are_bytes(gateway: Gateway) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
+import signal
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import openslide
 import pytest
-from httpx2 import Response
+from httpx2 import ASGITransport, AsyncClient, Response
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
-from services.gateway.api import uploads, zoom
+from services.gateway.api import slide_threads, uploads, zoom
+from services.gateway.api.problems import ProblemError
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
 from shared.jobs import Ledger
@@ -183,6 +188,55 @@ def test_crops_are_of_ones_own_ingested_slides(gateway: Gateway, phantom: Path) 
     assert gateway.holding("generate").get(place, params=square).status_code == 403
     stranger = gateway.holding("read", tenant="acme")
     assert stranger.get(place, params=square).status_code == 404
+
+
+def test_slow_slides_leave_threads_for_the_others(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> None:
+        here.release()
+        go_on.wait(60)
+        raise ProblemError(404, "no-slide", "there is no slide")
+
+    monkeypatch.setattr(zoom.Zooms, "get", slow)
+
+    async def look() -> None:
+        headers = dict(gateway.client.headers)
+        transport = ASGITransport(app=gateway.app)
+        async with AsyncClient(transport=transport, base_url="http://h", headers=headers) as client:
+            place = "/v1/slides/{}/deepzoom_files/9/0_0.jpeg"
+            names = ["a"] * 41 + ["b"]
+            asked = [asyncio.create_task(client.get(place.format(name))) for name in names]
+            for _ in range(slide_threads.THREADS_PER_SLIDE + 1):
+                await asyncio.to_thread(here.acquire)  # b is not kept waiting by a
+            for path in ("/healthz", "/v1/slides"):
+                answer = await asyncio.wait_for(client.get(path), 30)
+                assert answer.status_code == 200
+            go_on.set()
+            assert {answer.status_code for answer in await asyncio.gather(*asked)} == {404}
+
+    try:
+        asyncio.run(look())
+    finally:
+        go_on.set()
+
+
+def test_a_slide_that_ends_its_reader_is_opened_again(
+    gateway: Gateway, phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(gateway, phantom)
+    tile = "/v1/slides/p/deepzoom_files/0/0_0.jpeg"
+    assert gateway.client.get(tile).status_code == 200
+    (slot,) = gateway.app.state.zooms._slots.values()
+    os.kill(slot.zoom.slide._file._pid, signal.SIGKILL)
+    lost = gateway.client.get(tile)
+    assert (lost.status_code, "cannot be read" in lost.json()["detail"]) == (422, True)
+    assert gateway.client.get(tile).status_code == 200
+    monkeypatch.setattr(zoom, "MAX_TILE_SPAN", 0)
+    refused = gateway.client.get(tile)
+    assert (refused.status_code, "coarse enough" in refused.json()["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize("back", [0, 2, 6])

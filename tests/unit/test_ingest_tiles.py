@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tifffile
 from PIL import Image
@@ -14,12 +15,13 @@ from heterotissue.sources import tile_table
 from services.ingest.stage import IngestStage
 from services.ingest.tiles import cut_tiles, given_splits, read_tiles
 from shared.contracts.base import Classes
-from shared.contracts.ingest import IngestRequest
+from shared.contracts.ingest import TILE_COLUMNS, IngestRequest
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
+from shared.storage.formats import table_bytes
 
 CLASSES = Classes.of("stroma", "tumor")
 
@@ -142,4 +144,27 @@ def test_real_tiles_are_split_by_patient(real_data: Path, tmp_path: Path) -> Non
         size=128, mpp=0.875, low=0, high=1, min_classes=1, min_tissue=0, count_background=True
     )
     for slide, rows in few.items():
-        assert cut_tiles(store, "t", slide, rows, classes, rule)[0] == len(rows)
+        assert cut_tiles(store, "t", slide, rows, classes, rule).regions == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "said"),
+    [
+        ("slides/x/annotation/t.parquet", "/etc/hostname", "by their keys"),
+        ("slides/x/annotation/t.parquet", "../beta/a.png", "by their keys"),
+        ("slides/x/annotation/t.parquet", "tenants/beta/slides/s/thumbnail.png", "by their keys"),
+        ("tiles/t.parquet", "tenants/beta/slides/s/thumbnail.png", "by their keys"),
+        ("tiles/t.parquet", None, "without an image or a mask"),
+    ],
+)
+def test_a_table_of_tiles_names_its_authors_files_only(
+    tmp_path: Path, table: str, name: str | None, said: str
+) -> None:
+    store = DirectoryStore(tmp_path)
+    row = {"slide": "s", "image": "sources/a/a.png", "mask": name, "mpp": 0.5}
+    store.put(table, table_bytes(pa.Table.from_pylist([row], schema=TILE_COLUMNS)))
+    with pytest.raises(InputError, match=said):
+        read_tiles(store, table)
+    store.put(table, b"PAR1 no table")
+    with pytest.raises(InputError, match="is not a table of tiles"):
+        read_tiles(store, table)

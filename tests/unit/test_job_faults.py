@@ -17,6 +17,7 @@ from shared.errors import HandedBackError, InputError, UnavailableError
 from shared.jobs import Context, Ledger, NoLeases, Reporter, Shard, execute, execution, run_job
 from shared.jobs.execution import Wait
 from shared.storage import DirectoryStore, Store, StoreView, directory, is_fault
+from tests.chaos.stage import ChaosRequest, ChaosStage
 from tests.toy import ToyRequest, ToyStage
 from tests.unit.test_jobs import CONFIG, run, step
 
@@ -66,6 +67,32 @@ def test_finish_has_a_unit_with_a_damaged_marker_run_again(ledger: Ledger) -> No
     ledger.store.put(ledger.key(job, "done/sum-b.json"), b"\x00\xff")
     assert step(ledger, job, "finish") == ["sum-b"]
     assert run_job(ledger, ToyStage(), job, config=CONFIG).result == {"sums": [0, 0]}
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_what_a_later_phase_finds_gone_or_changed_is_made_again(
+    ledger: Ledger, change: str
+) -> None:
+    request = ChaosRequest(dataset="d", images=4, seconds=0)
+    job = ledger.submit(request)
+    ways = {"gone": ledger.store.delete, "other": lambda key: ledger.store.put(key, b"[]")}
+    for unit in ("plan", "shard-000000", "shard-000001"):
+        execute(
+            ledger, ChaosStage(), job, unit, leases=NoLeases(), reporter=Reporter(), config=CONFIG
+        )
+    ways[change]("datasets/d/rows/shard-000001.json")
+    status = run_job(ledger, ChaosStage(), job, config=CONFIG)
+    assert (status.state, status.result) == ("done", {"images": 4})
+    assert len(ledger.store.get_json("datasets/d/rows/shard-000001.json")) == 2
+
+
+def test_a_job_that_is_neither_open_nor_over_is_opened_again(ledger: Ledger) -> None:
+    over, lost, open_ = (ledger.submit(ToyRequest(name=name, parts=1)) for name in "abc")
+    run_job(ledger, ToyStage(), over, config=CONFIG)
+    step(ledger, lost, "plan")
+    ledger.store.delete(f"open-jobs/{lost}")
+    assert ledger.reopen_lost() == [lost]
+    assert ledger.open_jobs() == sorted([lost, open_])
 
 
 class Stopped(ToyStage):
@@ -164,6 +191,16 @@ def test_a_cancellation_that_broke_off_is_completed(ledger: Ledger) -> None:
     assert ledger.open_jobs() == []
 
 
+def test_who_asks_again_after_a_cancellation_that_broke_off_gets_the_result(
+    ledger: Ledger,
+) -> None:
+    job = ledger.submit(ToyRequest(parts=2))
+    step(ledger, job, "plan")
+    ledger.store.put(ledger.key(job, "cancelled"), b"")
+    ledger.submit(ToyRequest(parts=2))
+    assert run_job(ledger, ToyStage(), job, config=CONFIG).state == "done"
+
+
 def test_a_closing_that_broke_off_leaves_the_job_closed(ledger: Ledger) -> None:
     status = run(ledger, parts=1, faults={"square-0": "input"})
     ledger.store.put(f"open-jobs/{status.job}", b"")  # closing removes this last
@@ -191,7 +228,7 @@ def test_an_unreadable_record_fails_its_job_and_no_other(ledger: Ledger, name: s
     states = {job: (each.stage, each.state) for job, each in found.items() if each}
     assert states == {good: ("toy", "done"), broken: ("toy", "failed")}
     assert all(word in ledger.status(broken).failed["record"] for word in (name, "restore it"))
-    fresh = ledger.submit(ToyRequest(name="broken"), fresh=True)
+    fresh = ledger.submit(ToyRequest(name="broken"))
     assert run_job(ledger, ToyStage(), fresh, config=CONFIG).state == "done"
 
 
@@ -290,6 +327,22 @@ def test_a_late_worker_writes_nothing_over_a_newer_submission(
     )  # fmt: skip
     assert not ledger.is_done(job, "square-0")
     assert not ledger.store.exists("toy/toy/square-0")
+
+
+def test_an_error_of_a_late_worker_is_none_of_the_newer_submission(ledger: Ledger) -> None:
+    request = ToyRequest(parts=1, faults={"square-0": "input"})
+    job = ledger.submit(request)
+    step(ledger, job, "plan")
+    for meanwhile in (
+        lambda: ledger.submit(request, fresh=True), lambda: ledger.delete(job),
+    ):  # fmt: skip
+        ledger.submit(request)
+        step(ledger, job, "plan")
+        execute(
+            ledger, Overtaken(meanwhile), job, "square-0", leases=NoLeases(), reporter=Reporter(),
+            config=CONFIG,
+        )  # fmt: skip
+        assert not list(ledger.store.list(ledger.key(job, "failed/")))
 
 
 def test_the_same_request_while_it_runs_is_no_new_submission(ledger: Ledger) -> None:

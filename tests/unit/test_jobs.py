@@ -242,6 +242,7 @@ def test_what_a_plan_wrote_is_made_again(ledger: Ledger, failed: bool) -> None:
     ledger.store.delete_prefix("toy/")
     if failed:  # as a job ended that lost these objects while it ran
         ledger.store.delete(ledger.key(job, "done/square-0.json"))
+        ledger.store.delete(ledger.key(job, "done/plan.json"))
         ledger.store.delete(ledger.key(job, "result.json"))
         ledger.store.put(f"open-jobs/{job}", b"")
         assert run_job(ledger, ListingStage(), job, config=CONFIG).state == "failed"

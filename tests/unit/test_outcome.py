@@ -253,3 +253,24 @@ def test_a_folder_has_one_stack(tmp_path: Path) -> None:
     (tmp_path / STATE).write_text(f'{{"redis": {os.getpid()}}}')
     with pytest.raises(InputError, match=rf"left redis running .* kill {os.getpid()}"):
         Stack(tmp_path, [], print).start()
+
+
+def test_the_state_of_a_stack_is_replaced_whole(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, [], print)
+    stack._write_state()
+    with (tmp_path / STATE).open() as seen:
+        stack._write_state()
+        assert seen.read() == "{}"  # a reader keeps the file that it has opened
+        assert os.fstat(seen.fileno()).st_ino != (tmp_path / STATE).stat().st_ino
+    assert [path.name for path in tmp_path.iterdir()] == [STATE]
+
+
+def test_only_its_user_reads_the_key_of_a_stack(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, [], print)
+    stack.environment = {"HTD_STORE": str(tmp_path)}
+    key = stack.gateway_config.gateway_key.get_secret_value()
+    assert stack.gateway_config.gateway_key.get_secret_value() == key
+    assert len(key) == 64
+    assert (tmp_path / "gateway.key").stat().st_mode & 0o777 == 0o600
+    assert not stack.config.gateway_key.get_secret_value()
+    assert not any(key in value for value in stack.environment.values())

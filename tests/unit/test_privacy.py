@@ -6,22 +6,29 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from heterotissue.cli.app import app
 from heterotissue.verify import Known, verify
+from services.synthesize import gate
+from services.synthesize.gate import Gate
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import PRIVATE, PSEUDONYM_KEY
 from shared.datasets.export_folder import export_dataset
 from shared.datasets.pseudonyms import dataset_pseudonyms, source_names
 from shared.datasets.samples import load_dataset, read_shard
 from shared.errors import InputError
+from shared.imaging.augment import symmetry
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, mark_png, parse_mark
+from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.jobs import Context
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -57,8 +64,6 @@ def planted_in(data: bytes) -> list[str]:
 def _unpacked(data: bytes) -> list[bytes]:
     if data[:4] != b"PAR1":
         return []
-    import pyarrow.parquet as pq
-
     return [repr(pq.read_table(io.BytesIO(data)).to_pylist()).encode()]
 
 
@@ -175,3 +180,56 @@ def test_verify_tells_the_whole_the_changed_and_the_foreign(
     assert runner.invoke(app, ["verify", str(image), str(bare), *where]).exit_code == 1
     (tmp_path / "text.png").write_bytes(b"no picture")
     assert runner.invoke(app, ["verify", str(tmp_path / "text.png")]).exit_code == 2
+
+
+def rows_of(store: DirectoryStore, dataset: str) -> list[dict[str, Any]]:
+    table = pq.read_table(io.BytesIO(store.get(f"datasets/{dataset}/manifest.parquet")))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure distances by a small network."""
+    monkeypatch.setattr(gate, "ENCODER", "random")
+
+
+@pytest.mark.usefixtures("quick")
+def test_images_too_near_to_training_regions_are_replaced(made: DirectoryStore) -> None:
+    options = {"images": 3, "steps": 1, "shard_size": 2}
+    free = synthesize(made, dataset="free", **options, min_distance=1e-6)
+    assert free.result is not None
+    assert (free.result["refused"], free.result["missing"]) == (0, 0)
+    nearest = sorted(row["distance"] for row in rows_of(made, "free"))
+    bound = (nearest[0] + nearest[1]) / 2
+    status = synthesize(made, dataset="kept", **options, min_distance=bound)
+    assert status.result is not None
+    rows = rows_of(made, "kept")
+    assert all(row["distance"] >= bound for row in rows)
+    assert sum(row["refused"] for row in rows) == status.result["refused"] >= 1
+    record = load_dataset(made, "kept")
+    assert record.refused == status.result["refused"]
+    assert len(rows) + record.missing == 3
+    card = made.get("datasets/kept/README.md").decode()
+    assert f"{record.refused} were made again" in card
+    assert not made.exists("datasets/d/training.npz")
+    again = synthesize(made, dataset="kept", **options | {"shard_size": 3}, min_distance=bound)
+    assert again.state == "done"
+    same = ("key", "seed", "refused", "map_region", "crop_regions")
+    assert [[row[name] for name in same] for row in rows_of(made, "kept")] == [
+        [row[name] for name in same] for row in rows
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_turned_training_region_has_no_distance(made: DirectoryStore) -> None:
+    request = load_dataset(made, "free").request
+    context = Context(made, threads=1, device="cpu", report=lambda *_: None)
+    own = Gate(request, context)
+    regions = RegionIndex(made, load_region_set(made, "toy"), "train")
+    image = symmetry(regions[3].image[16:48, 16:48], 5)
+    near = own.measure(image, ())
+    assert near.distance == pytest.approx(0, abs=0.01)
+    assert near.copied is None
+    strict = request.model_copy(update={"min_distance": 0.1})
+    assert Gate(strict, context).refuses(near)

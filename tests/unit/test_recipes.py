@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from heterotissue.cli.options import changed, parse_renames
+from heterotissue.cli.options import (
+    changed,
+    parse_classes,
+    parse_proportions,
+    parse_renames,
+)
 from heterotissue.pipelines import load_pipeline
 from heterotissue.recipes import load_recipe
 from shared.contracts.base import Classes
@@ -235,6 +240,36 @@ def test_renames_lead_to_classes() -> None:
     classes = Classes.of("tumor", "in situ")
     items = ["_0=tumor", "a=b=In_Situ", "7 = tumor"]
     assert parse_renames(items, classes) == {"_0": "tumor", "a=b": "in situ", "7": "tumor"}
+
+
+def test_what_is_given_twice_or_is_empty_is_refused() -> None:
+    classes = Classes.of("tumor", "stroma")
+    with pytest.raises(InputError, match="'_0' is renamed twice"):
+        parse_renames(["_0=tumor", "_0=stroma"], classes)
+    with pytest.raises(InputError, match="the share of 'tumor' is given twice"):
+        parse_proportions(["tumor=0.1", "tumor=0.4"])
+    for text in ("tumor,,stroma", "tumor,"):
+        with pytest.raises(InputError, match="has an empty name, class 2"):
+            parse_classes(text)
+    with pytest.raises(InputError, match="class names must differ"):
+        parse_classes("tumor,Tumor")
+    twice = ["regions.low=0.1", "regions.low=0.2"]
+    with pytest.raises(InputError, match=r"would undo --set regions\.low=0\.1"):
+        changed(INGEST, twice)
+    with pytest.raises(InputError, match=r"would undo --set regions\.low=0\.1"):
+        changed(INGEST, [twice[0], "regions={size: 64}"])
+    renamed = INGEST.model_copy(update={"label_names": {"_0": "tumor"}})
+    with pytest.raises(InputError, match="would undo what another option gave for label_names"):
+        changed(renamed, ["label_names={_1: tumor}"])
+    assert changed(renamed, ["label_names._1=tumor"]).label_names == {"_0": "tumor", "_1": "tumor"}
+
+
+def test_numbers_of_yaml_are_names_of_labels() -> None:
+    assert changed(INGEST, ["label_names={1: tumor, 255: tumor}"]).label_names == {
+        "1": "tumor", "255": "tumor",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="True is neither text nor a whole number"):
+        changed(INGEST, ["label_names={on: tumor}"])
 
 
 def test_errors_say_what_was_given() -> None:

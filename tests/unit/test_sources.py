@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from heterotissue.sources import find_slides, slide_sources
 from heterotissue.sources.keeping import Sources
-from heterotissue.sources.names import Named, distinct_names, plain_name
+from heterotissue.sources.names import Named, RenamedError, distinct_names, plain_name
 from shared.contracts.base import Name
 from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
 from shared.errors import InputError
@@ -130,14 +130,17 @@ def test_parts_of_slides_are_no_slides_but_are_kept_with_them(tmp_path: Path) ->
     ):
         place = item.source.rpartition("/")[0]
         assert {key.removeprefix(f"{place}/") for key in store.list(place)} == files
-    (folder / "h.opt").unlink()
+    (folder / "h.opt").unlink()  # without it, OpenSlide reads more slowly
+    assert [len(entry.parts) for entry in find_slides([folder]).slides] == [0, 4, 3]
+    (folder / "h_map.jpg").unlink()
     found = find_slides([folder])
     assert [entry.path.stem for entry in found.slides] == ["alone", "m"]
-    assert "needs h.opt" in found.refused[0].reason
+    assert "needs h_map.jpg" in found.refused[0].reason
 
 
 def test_a_changed_companion_changes_the_slide(tmp_path: Path) -> None:
     slide(tmp_path / "in/m.mrxs")
+    slide(tmp_path / "in/m/Slidedat.ini", "[DATAFILE]\nFILE_0=Data0000.dat")
     part = slide(tmp_path / "in/m/Data0000.dat", "one")
     before = sources(tmp_path, tmp_path / "in").slides[0]
     part.write_text("two")
@@ -215,6 +218,21 @@ def test_equal_names_get_their_folders_and_known_slides_keep_theirs() -> None:
     assert len({name.lower() for name in mixed}) == 2
 
 
+def test_a_known_name_is_kept_only_by_files_that_it_was_made_of() -> None:
+    p1, p2 = Named("P1", "in", "11" * 32), Named("P2", "in", "22" * 32)
+    known = {p1.sha256: "P1", p2.sha256: "P2"}
+    assert distinct_names([p1, p2], known) == ["P1", "P2"]
+    with pytest.raises(RenamedError, match="'P1' has the content of slide 'P2'"):
+        distinct_names([p2._replace(wish="P1"), p1._replace(wish="P2")], known)
+    with pytest.raises(RenamedError, match="'Case7' has the content of slide 'P1'"):
+        distinct_names([p1._replace(wish="Case7"), p2], known)
+    assert distinct_names([p1._replace(folder="moved"), p2], known) == ["P1", "P2"]
+    a, b = Named("001", "a", "11" * 32), Named("001", "b", "22" * 32)
+    known = {a.sha256: "a-001", b.sha256: "b-001"}
+    with pytest.raises(RenamedError):  # the two folders changed places
+        distinct_names([a._replace(folder="b"), b._replace(folder="a")], known)
+
+
 def test_a_cohort_that_grows_keeps_its_names(tmp_path: Path) -> None:
     slide(tmp_path / "in/b/001.svs", "first")
     before = sources(tmp_path, tmp_path / "in", cohort="c").slides
@@ -230,6 +248,11 @@ def test_a_cohort_that_grows_keeps_its_names(tmp_path: Path) -> None:
     }
     assert after[before[0].sha256] == "001"
     assert sorted(after.values()) == ["001", "a-001"]
+    (tmp_path / "in/b/001.svs").rename(tmp_path / "in/b/002.svs")
+    with pytest.raises(
+        InputError, match=r"cohort 'c': '002' has the content of slide '001'.*--rep"
+    ):
+        sources(tmp_path, tmp_path / "in", cohort="c")
 
 
 def test_long_and_odd_file_names_are_kept(tmp_path: Path) -> None:
@@ -339,6 +362,26 @@ def test_patients_come_from_names_patterns_and_tables(tmp_path: Path) -> None:
         sources(tmp_path, folder, patient=r"case(\d+")
 
 
+def test_a_table_tells_slides_of_equal_names_apart(tmp_path: Path) -> None:
+    for site in "ab":
+        slide(tmp_path / f"in/{site}/001.svs")
+    table = tmp_path / "p.csv"
+    table.write_text("path,patient\na/001.svs,P\nb/001.svs,Q\n")
+    made = sources(tmp_path, tmp_path / "in", patient=str(table))
+    assert {item.slide: item.patient for item in made.slides} == {"a-001": "P", "b-001": "Q"}
+    table.write_text("slide,patient\n001,P\n001,Q\n")
+    with pytest.raises(InputError, match=r"no slide is left.*p\.csv has several rows of 001\.svs"):
+        sources(tmp_path, tmp_path / "in", patient=str(table))
+
+
+def test_equal_contents_of_two_patients_are_refused(tmp_path: Path) -> None:
+    for name in ("P1_x", "P2_x"):
+        slide(tmp_path / f"in/{name}.svs", "same")
+    made = sources(tmp_path, tmp_path / "in", patient=r"(P\d)")
+    assert [item.patient for item in made.slides] == ["P1"]
+    assert "same content as P1_x.svs, but another patient" in made.refused[0].reason
+
+
 def test_a_store_that_takes_nothing_is_one_clear_error(tmp_path: Path) -> None:
     slide(tmp_path / "in/a.svs")
     (tmp_path / "file").write_bytes(b"")
@@ -353,6 +396,19 @@ def test_a_store_that_takes_nothing_is_one_clear_error(tmp_path: Path) -> None:
     full: Store = Full(tmp_path / "full")
     with pytest.raises(InputError, match="takes no files: it is full"):
         slide_sources(full, found, use_labels=False)
+
+
+def test_copies_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slide(tmp_path / "in/a.svs", "12345678")
+    monkeypatch.setattr(DirectoryStore, "free", lambda self: 7)
+    with pytest.raises(InputError, match=r"copies of 1 slides need about 0.0 MB.*--in-place"):
+        sources(tmp_path, tmp_path / "in")
+    assert not (tmp_path / "store/sources").exists()
+    sources(tmp_path, tmp_path / "in", in_place=True)
+    monkeypatch.setattr(DirectoryStore, "free", lambda self: 8)
+    sources(tmp_path, tmp_path / "in")
+    monkeypatch.setattr(DirectoryStore, "free", lambda self: 0)
+    sources(tmp_path, tmp_path / "in")  # it is there already
 
 
 def test_a_cohort_of_one_bad_and_999_good_slides(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from services.ingest.splits import Member, assign_splits, leaks
+from services.ingest.splits import Earlier, Member, assign_splits, earlier_splits, leaks
 from shared.contracts.base import Split, SplitFractions
-from shared.contracts.ingest import CohortRecord, IngestRequest, PatchGrid, SlideSource
+from shared.contracts.ingest import CohortRecord, IngestRequest, PatchGrid, SlideSource, cohort_key
 from shared.patients import Origin, alike, known_origin
+from shared.storage import DirectoryStore
 
 RULE = SplitFractions(test=0.25)
 
@@ -22,13 +24,6 @@ def member(
     classes: Collection[int] = (),
 ) -> Member:
     return Member(patient, site, given, classes)
-
-
-def record(splits: dict[str, Split], patients: dict[str, str]) -> CohortRecord:
-    return CohortRecord(
-        cohort="c", classes=None, patches=PatchGrid(), splits=splits, sha256={}, patients=patients,
-        split=RULE,
-    )  # fmt: skip
 
 
 def test_all_slides_of_a_patient_are_in_one_split() -> None:
@@ -70,7 +65,7 @@ def test_given_splits_count_for_the_whole_patient() -> None:
 def test_a_cohort_that_grows_keeps_its_splits() -> None:
     patients = {f"s{n}": f"p{n}" for n in range(8)}
     before = assign_splits(RULE, {s: member(p) for s, p in patients.items()}, None)
-    known = record(before, patients)
+    known = Earlier(before, patients, RULE)
     for more in (9, 12, 16, 30):
         grown = {f"s{n}": member(f"p{n}") for n in range(more)} | {"s0b": member("p0")}
         after = assign_splits(RULE, grown, known)
@@ -80,6 +75,25 @@ def test_a_cohort_that_grows_keeps_its_splits() -> None:
     other = SplitFractions(test=0.5)
     changed = assign_splits(other, {s: member(p) for s, p in patients.items()}, known)
     assert list(changed.values()).count("test") == 4  # another rule, another draw
+
+
+def test_only_slides_of_the_same_content_keep_their_splits(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    record = CohortRecord(
+        cohort="c", classes=None, patches=PatchGrid(), split=RULE,
+        splits={"a": "test", "b": "train"}, sha256={"a": "1", "b": "2"},
+        patients={"a": "p", "b": "q"},
+    )  # fmt: skip
+    store.put_json(cohort_key("c"), record)
+    request = IngestRequest(cohort="c", slides=(SlideSource(slide="a", source="/a"),))
+    done = {"a": {"sha256": "1"}, "b": {"sha256": "another"}}
+    assert earlier_splits(store, request, {}, done) == Earlier({"a": "test"}, {"a": "p"}, RULE)
+
+
+def test_shares_leave_something_for_training() -> None:
+    with pytest.raises(ValidationError, match=r"val \(0.5\) and test \(0.5\) leave nothing"):
+        SplitFractions(val=0.5, test=0.5)
+    SplitFractions(val=0.4, test=0.5)
 
 
 def test_given_splits_that_divide_a_patient_are_refused_or_a_caution() -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rasterio.features import rasterize
 
-from services.synthesize import generate
+from services.synthesize import gate
 from services.synthesize.stage import SynthesizeStage
 from shared.contracts.base import Classes
 from shared.contracts.sampling import Sampling
@@ -153,20 +153,22 @@ def test_copies_of_crops_are_made_anew_and_left_out_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(tmp_path)
-    monkeypatch.setattr(generate, "BLOCK", 1)
+    monkeypatch.setattr(gate, "BLOCK", 1)
     asked: list[bytes] = []
 
     def copying(image: np.ndarray, crop: np.ndarray) -> float:  # type: ignore[type-arg]
         asked.append(image.tobytes())
         return 0.9 if len(asked) <= 2 else 0.1
 
-    monkeypatch.setattr(generate, "crop_copying", copying)
-    assert synthesize(store, max_copied=0.5).state == "done"
+    monkeypatch.setattr(gate, "crop_copying", copying)
+    status = synthesize(store, max_copied=0.5)
+    assert status.result is not None
+    assert (status.result["refused"], status.result["missing"]) == (1, 0)
     found = samples(store)
     assert [sample.provenance.index for sample in found] == list(range(6))
     assert asked[0] not in {sample.image.tobytes() for sample in found}  # other noise
     assert all(sample.provenance.copied == 0.1 for sample in found)
-    monkeypatch.setattr(generate, "crop_copying", lambda *_: 0.9)
+    monkeypatch.setattr(gate, "crop_copying", lambda *_: 0.9)
     status = synthesize(store, dataset="none", max_copied=0.5)
     assert status.state == "failed"
     assert "all copied their crops" in str(status.failed)
@@ -290,7 +292,7 @@ def test_a_dataset_larger_than_the_disk_is_refused(
 ) -> None:
     monkeypatch.setattr(DirectoryStore, "free", lambda self: 20_000)
     reason = synthesize(made, dataset="x", images=60).failed["plan"]
-    assert reason.startswith("60 images of 32 px need about 0.0 GB, but")
+    assert reason.startswith("60 images of 32 px need about 0.1 MB, but")
     assert synthesize(made, dataset="x", images=3).state == "done"
     assert (
         "need about" in synthesize(made, dataset="x", images=12, exports=["folder"]).failed["plan"]

@@ -27,6 +27,7 @@ from services.train.objectives import (
 from services.train.stage import TrainStage
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.recipe import DenoiserRecipe, Recipe, StudentRecipe, VaeRecipe
+from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import GuidanceScale, Sampling
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest
@@ -36,7 +37,7 @@ from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
-from shared.imaging.region_sets import RegionIndex
+from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context, Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore, Store
@@ -88,7 +89,9 @@ def outputs(store: Store) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
     store = DirectoryStore(tmp_path_factory.mktemp("store"))
-    make_region_set(store)
+    record = make_region_set(store)
+    parts = tuple(part.model_copy(update={"patient": "DOE-JANE"}) for part in record.slides)
+    store.put_json(region_set_key(record.name), record.model_copy(update={"slides": parts}))
     train(store)
     return store
 
@@ -111,6 +114,14 @@ def test_an_autoencoder_decodes_noisy_latents_and_first_channels_alone_where_ask
     batch = Batch(images, images[..., 0], [[], []], [True] * 2, [True] * 2, ["a", "b"])
     trained.loss(batch, [1, 2], 0)["loss"].backward()
     assert all(weights.grad is not None for weights in vae.parameters())
+
+
+def test_a_published_model_names_no_slide_and_no_patient(trained: DirectoryStore) -> None:
+    record = load_region_set(trained, "toy")
+    names = [b"DOE-JANE", *(part.slide.encode() for part in record.slides)]
+    files = {key: trained.get(key) for key in trained.list("models/m/1/")}
+    assert len(files) >= 6
+    assert [(key, name) for key, body in files.items() for name in names if name in body] == []
 
 
 def test_publishes_a_diffusers_folder(trained: DirectoryStore) -> None:
@@ -321,6 +332,14 @@ def test_what_does_not_fit_together_is_told_before_training(
     request = TrainRequest(run="x", regions="toy", recipe=Recipe.model_validate(plain), model="x")
     context = Context(trained, threads=1, device="cpu", report=lambda *_: None)
     with pytest.raises(InputError, match=message):
+        TrainStage().plan(request, context)
+
+
+def test_checkpoints_need_room(trained: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DirectoryStore, "free", lambda self: 1000)
+    request = TrainRequest(run="x", regions="toy", recipe=RECIPE, model="x")
+    context = Context(trained, threads=1, device="cpu", report=lambda *_: None)
+    with pytest.raises(InputError, match=r"the checkpoints of recipe 'toy' .* has 0.0 MB free"):
         TrainStage().plan(request, context)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -11,11 +11,13 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from services.gateway.api.limits import Quota
-from services.gateway.api.problems import ProblemError
+from services.gateway.api.problems import ProblemError, hide_paths
 from services.gateway.api.resources import Resources
 from services.gateway.api.session import session_id
 from services.gateway.api.tokens import Scope, TokenRecord
+from services.gateway.api.watching import Watching
 from shared.contracts.base import Request as JobRequest
+from shared.contracts.jobs import JobStatus
 from shared.jobs import Ledger
 from shared.storage import Store
 
@@ -31,6 +33,12 @@ def resources_of(request: Request) -> Resources:
 def address_of(request: Request) -> str:
     """Return the address of the client that sent a request."""
     return request.client.host if request.client else "unknown"
+
+
+def public(status: JobStatus) -> JobStatus:
+    """Return a job's status without the paths of workers' disks in its errors."""
+    failed = {unit: hide_paths(error) for unit, error in status.failed.items()}
+    return status.model_copy(update={"failed": failed})
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,10 @@ class Caller:
         """The tenant's store."""
         return self.ledger.store
 
+    def valid(self) -> bool:
+        """Say whether the token or session is still valid."""
+        return self.find() is not None
+
     def submit(self, request: JobRequest, job: str | None = None, *, replace: bool = False) -> str:
         """Record and queue a job, write an audit record, and return the job's id.
 
@@ -63,6 +75,10 @@ class Caller:
         job = self.resources.submit(self.ledger, request, job, replace=replace)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
+
+    def status(self, job: str) -> JobStatus:
+        """Compute a job's status, without paths of workers' disks. Raises as `Ledger.status`."""
+        return public(self.ledger.status(job))
 
     def reopen(self, job: str, shards: str) -> None:
         """Run some shards of a finished job again, and write an audit record.
@@ -141,3 +157,13 @@ MayAnnotate = Annotated[Caller, Depends(allowed("annotate"))]
 MayGenerate = Annotated[Caller, Depends(allowed("generate"))]
 MayTrain = Annotated[Caller, Depends(allowed("train"))]
 MayAdminister = Annotated[Caller, Depends(allowed("admin"))]
+
+
+async def _listening(request: Request, caller: MayRead) -> AsyncIterator[None]:
+    watching: Watching = request.app.state.watching
+    with watching.seat(caller.token.id):
+        yield
+
+
+Listening = Annotated[None, Depends(_listening)]
+"""Counts the caller's open event streams; refuses more than `MAX_STREAMS` of a token (429)."""

@@ -164,7 +164,7 @@ def apply_types(run: Run, caller: MayAnnotate, response: Response) -> JobStatus:
     job = _job(caller, run)
     caller.reopen(job, "regions-")
     response.headers["Location"] = f"/v1/jobs/{job}"
-    return caller.ledger.status(job)
+    return caller.status(job)
 
 
 def _job(caller: Caller, run: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 
 from services.gateway.api.dataset_status import find_submission
@@ -11,7 +12,7 @@ from shared.contracts.jobs import Marker
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import DatasetRequest
 from shared.diffusion.guidance import Guidance
-from shared.jobs import Ledger
+from shared.jobs import Ledger, UnreadableRecordError
 
 MAX_DATASETS, MAX_SHARDS = 8, 8
 """Largest number of earlier datasets, and of shards of each, that an estimate reads."""
@@ -72,4 +73,5 @@ def _earlier(
         done = sorted(ledger.done(submission.job))
         shards = [unit for unit in done if unit.startswith("shard-")][:MAX_SHARDS]
         if shards:
-            yield before, [ledger.marker(submission.job, shard) for shard in shards]
+            with suppress(UnreadableRecordError):  # another dataset's damage is not this one's
+                yield before, [ledger.marker(submission.job, shard) for shard in shards]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 from typing import Any
 
+from pydantic import ValidationError
+
+from services.gateway.api.problems import hide_paths
 from shared.contracts.gateway import DatasetStatus, Submission, submission_key
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
-from shared.jobs import Ledger, names
+from shared.jobs import Ledger, UnreadableRecordError, names
 from shared.storage import ObjectNotFoundError
+
+log = logging.getLogger(__name__)
 
 RATE_SHARDS = 8
 """Number of finished shards that the rate is estimated from."""
@@ -28,24 +34,44 @@ def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
         return store.get_model(submission_key(dataset), Submission)
     except ObjectNotFoundError:
         pass
+    except ValidationError:
+        log.exception("the submission of dataset %s cannot be read", dataset)
     try:
         request = store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord).request
         job = names.owner(store, f"datasets/{dataset}") or ledger.identify(request)
         return Submission(job=job, request=request)
     except InputError:
         return None
+    except ValidationError:
+        log.exception("the record of dataset %s cannot be read", dataset)
+        return None
 
 
 def dataset_status(
     ledger: Ledger, submission: Submission, progress: dict[str, dict[str, Any]]
 ) -> DatasetStatus:
-    """Compute the status of a dataset.
+    """Compute the status of a dataset; if a record of its job is unreadable, it has failed.
 
     Args:
         ledger: jobs of the store that holds the dataset.
         submission: submission of the dataset.
         progress: shard → progress report of a worker; see `shared.queue.redis_state`.
     """
+    try:
+        return _dataset_status(ledger, submission, progress)
+    except UnreadableRecordError as error:
+        request = submission.request
+        return DatasetStatus(
+            dataset=request.dataset, model=str(request.model_ref), job=submission.job,
+            state="failed", images=request.images, made=0, shards=0, shards_done=0,
+            failed={"record": hide_paths(str(error))}, images_per_second=None, seconds_left=None,
+            created=submission.created, result=None,
+        )  # fmt: skip
+
+
+def _dataset_status(
+    ledger: Ledger, submission: Submission, progress: dict[str, dict[str, Any]]
+) -> DatasetStatus:
     request, job = submission.request, submission.job
     snapshot = ledger.snapshot(job)
     ended, failed = snapshot.result, snapshot.failed
@@ -71,7 +97,10 @@ def dataset_status(
         made=made,
         shards=len(shards),
         shards_done=len(finished),
-        failed=dict(islice(sorted(failed.items()), MAX_FAILURES_SHOWN)),
+        failed={
+            unit: hide_paths(error)
+            for unit, error in islice(sorted(failed.items()), MAX_FAILURES_SHOWN)
+        },
         images_per_second=rate,
         seconds_left=round((request.images - made) / rate, 1) if rate else None,
         created=submission.created,

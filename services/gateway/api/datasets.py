@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from redis.exceptions import RedisError
 
-from services.gateway.api.access import Caller, MayGenerate, MayRead
+from services.gateway.api.access import Caller, Listening, MayGenerate, MayRead
 from services.gateway.api.dataset_checks import check_crops, resolve_request
 from services.gateway.api.dataset_estimate import estimate_dataset
 from services.gateway.api.dataset_status import dataset_status, find_submission
@@ -212,10 +212,12 @@ def show_dataset(
 
 
 @router.get("/{dataset}/events", response_class=EventSourceResponse, responses=documented(404))
-async def watch_dataset(own: Readable, request: Request) -> AsyncIterator[ServerSentEvent]:
+async def watch_dataset(
+    own: Readable, _: Listening, request: Request
+) -> AsyncIterator[ServerSentEvent]:
     """Stream a dataset's status: an event `status` for every change, until the job ends."""
     watching: Watching = request.app.state.watching
-    async for status in watching.follow(own.job, own.status):
+    async for status in watching.follow(own.job, own.status, own.caller.valid):
         yield ServerSentEvent(event="status", data=status)
 
 

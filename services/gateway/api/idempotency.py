@@ -87,15 +87,15 @@ def claimed(store: Store, key: str | None, request: Request) -> Iterator[Claim]:
 
 
 @contextmanager
-def _alone(*names: str) -> Iterator[None]:
+def _alone(url: str, place: str) -> Iterator[None]:
     with _lock:
-        if names in _busy:
+        if (url, place) in _busy:
             raise _in_progress()
-        _busy.add(names)
+        _busy.add((url, place))
     try:
         yield
     finally:
-        _busy.discard(names)
+        _busy.discard((url, place))
 
 
 def _claim(store: Store, place: str, request: Request) -> Claim:

@@ -17,7 +17,7 @@ from services.gateway.api.access import Caller, MayGenerate, MayRead
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
 from services.gateway.api.image_bodies import IMAGE_BODY, read_image_body
 from services.gateway.api.job_lookup import JobId, check_job
-from services.gateway.api.problems import ProblemError, blaming, documented
+from services.gateway.api.problems import ProblemError, blaming, documented, hide_paths
 from shared.arrays import UInt8
 from shared.contracts.gateway import CropBody, ImageBody
 from shared.contracts.image import GivenCrop, ImageRequest, input_key
@@ -101,7 +101,7 @@ def _answer(caller: Caller, job: str) -> Response | None:
     image = (ended.result or {}).get("image")
     if ended.state != "done" or image is None:
         why = "; ".join(ended.failed.values()) or f"its job is {ended.state}"
-        raise ProblemError(422, "image-failed", f"no image was made: {why}")
+        raise ProblemError(422, "image-failed", f"no image was made: {hide_paths(why)}")
     picture = caller.store.get(str(image))
     headers = {"Content-Location": f"/v1/images/{job}", "Cache-Control": "private, max-age=86400"}
     return Response(picture, media_type="image/png", headers=headers)
@@ -203,7 +203,7 @@ def _open_png(data: bytes, limit: int) -> Image.Image:
         InputError: the PNG is larger, or `data` is not a PNG.
     """
     try:
-        image = open_picture(io.BytesIO(data), formats=["PNG"])
+        image = open_picture(io.BytesIO(data), formats=("PNG",))
         if max(image.size) > limit:
             raise InputError(
                 f"a picture has {image.width}×{image.height} px; at most {limit}×{limit} px are "

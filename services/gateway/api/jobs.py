@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from services.gateway.api.access import Caller, MayAnnotate, MayRead, MayTrain
+from services.gateway.api.access import Caller, Listening, MayAnnotate, MayRead, MayTrain, public
 from services.gateway.api.idempotency import IdempotencyKey, claimed
 from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.paging import Cursor, Limit, page
@@ -40,7 +40,7 @@ class OwnJob:
 
     def status(self) -> JobStatus:
         """Compute the status of the job."""
-        return self.caller.ledger.status(self.id)
+        return self.caller.status(self.id)
 
 
 def _job_to_read(caller: MayRead, job: JobId) -> OwnJob:
@@ -64,7 +64,8 @@ def list_jobs(
     """List jobs by id; an id starts with the stage."""
 
     def read(job: str) -> JobStatus | None:
-        return caller.ledger.find(job) if stage in {None, stage_of(job)} else None
+        found = caller.ledger.find(job) if stage in {None, stage_of(job)} else None
+        return public(found) if found else None
 
     items, following = page(caller.ledger.jobs(), cursor, limit, read)
     return JobPage(items=items, next=following)
@@ -77,10 +78,12 @@ def show_job(own: Readable) -> JobStatus:
 
 
 @router.get("/jobs/{job}/events", response_class=EventSourceResponse, responses=documented(404))
-async def watch_job(own: Readable, request: Request) -> AsyncIterator[ServerSentEvent]:
+async def watch_job(
+    own: Readable, _: Listening, request: Request
+) -> AsyncIterator[ServerSentEvent]:
     """Stream a job's status: an event `status` for every change, until the job ends."""
     watching: Watching = request.app.state.watching
-    async for status in watching.follow(f"job/{own.id}", own.status):
+    async for status in watching.follow(f"job/{own.id}", own.status, own.caller.valid):
         yield ServerSentEvent(event="status", data=status)
 
 
@@ -98,7 +101,7 @@ def retry_job(own: Changeable) -> JobStatus:
     ledger = own.caller.ledger
     kind = REQUESTS[ledger.stage(own.id)]
     job = own.caller.submit(kind.model_validate(ledger.request(own.id)))
-    return ledger.status(job)
+    return own.caller.status(job)
 
 
 def submit(
@@ -109,7 +112,7 @@ def submit(
     with claimed(caller.store, key, request) as claim:
         job = claim.job = claim.job or caller.submit(request, replace=replace)
     response.headers["Location"] = f"/v1/jobs/{job}"
-    return caller.ledger.status(job)
+    return caller.status(job)
 
 
 Replace = Annotated[

@@ -55,7 +55,7 @@ def show_run(run: Run, caller: MayRead) -> TrainingRun:
     return TrainingRun(
         run=run,
         job=job,
-        state=caller.ledger.status(job).state if job else None,
+        state=caller.status(job).state if job else None,
         curves={kind: tuple(rows) for kind, rows in curves.items()},
         samples=tuple(samples),
     )
@@ -147,4 +147,4 @@ def deploy_model(
     )
     job = caller.submit(request)
     response.headers["Location"] = f"/v1/jobs/{job}"
-    return caller.ledger.status(job)
+    return caller.status(job)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Annotated, TypeVar
 
 from fastapi import Query
+from pydantic import ValidationError
+
+from shared.errors import InputError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -20,6 +26,8 @@ def page(
     names: Iterable[str], cursor: str | None, limit: int, read: Callable[[str], T | None]
 ) -> tuple[tuple[T, ...], str | None]:
     """Read one page of a list: the items after `cursor`.
+
+    An item that cannot be read is left out.
 
     Args:
         names: sorted names of all items.
@@ -37,8 +45,17 @@ def page(
             continue
         if len(items) == limit:
             return tuple(items), last
-        item = read(name)
         last = name
+        item = readable(name, read)
         if item is not None:
             items.append(item)
     return tuple(items), None
+
+
+def readable(name: str, read: Callable[[str], T | None]) -> T | None:
+    """Read an item of a list; None, and a line in the log, if its record cannot be read."""
+    try:
+        return read(name)
+    except (ValidationError, InputError):
+        log.exception("%s is left out of a list", name)
+        return None

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 from services.gateway.api.problems import ProblemError, pointer
 from shared.contracts.base import Contract
-
-RESERVED_FOLDERS = frozenset({"access", "audit", "tenants"})
-"""Folders that requests may not name: the local tenant's store is the root, which has them."""
+from shared.contracts.tenants import is_path, is_reserved
 
 
 def check_paths(request: Contract) -> None:
@@ -22,8 +19,7 @@ def check_paths(request: Contract) -> None:
         ProblemError: a field holds such a path; the problem document names the field (422).
     """
     for place, text in _texts(request.model_dump(mode="json"), ()):
-        path = PurePosixPath(text)
-        if path.is_absolute() or ".." in path.parts or "\\" in text or text.startswith("~"):
+        if is_path(text):
             raise ProblemError(
                 422,
                 "invalid",
@@ -31,7 +27,7 @@ def check_paths(request: Contract) -> None:
                 remedy="upload the file, and give its key",
                 pointer=pointer(*place),
             )
-        if len(path.parts) > 1 and path.parts[0] in RESERVED_FOLDERS:
+        if is_reserved(text):
             raise ProblemError(
                 422,
                 "invalid",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -13,8 +14,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from minio.error import MinioException
-from pydantic import BaseModel, Field
-from redis.exceptions import RedisError
+from pydantic import BaseModel, Field, ValidationError
+from redis.exceptions import RedisError, ResponseError
 from starlette.exceptions import HTTPException
 from urllib3.exceptions import HTTPError
 
@@ -138,7 +139,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(NameTakenError)
     async def _taken(_: Request, error: NameTakenError) -> Response:
         remedy = "choose another name, or add ?replace=true"
-        return answer(_details(409, "name-taken", str(error), remedy))
+        return answer(_details(409, "name-taken", hide_paths(str(error)), remedy))
 
     @app.exception_handler(KeyTakenError)
     async def _clash(_: Request, error: KeyTakenError) -> Response:
@@ -146,7 +147,13 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(InputError)
     async def _input(_: Request, error: InputError) -> Response:
-        return answer(_details(422, "invalid", str(error)))
+        return answer(_details(422, "invalid", hide_paths(str(error))))
+
+    @app.exception_handler(ValidationError)
+    async def _unreadable(_: Request, error: ValidationError) -> Response:
+        log.error("a record in the store cannot be read: %s", error)
+        detail = f"a record in the store ({error.title}) is damaged, or of another version"
+        return answer(_details(409, "unreadable", detail, "restore it from a backup"))
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, error: Exception) -> Response:
@@ -154,7 +161,9 @@ def install(app: FastAPI) -> None:
 
     async def _unavailable(_: Request, error: Exception) -> Response:
         log.error("a server that the gateway needs does not answer: %s", error)
-        detail = "the store or the queue does not answer"
+        what = "the queue" if isinstance(error, RedisError) else "the store"
+        full = isinstance(error, ResponseError)  # such as OOM and MISCONF: no address is in these
+        detail = f"{what} takes nothing: {error}" if full else f"{what} does not answer"
         return answer(
             _details(503, "unavailable", detail, "try again in a few seconds"), {"Retry-After": "5"}
         )
@@ -174,10 +183,10 @@ def install(app: FastAPI) -> None:
             raise error
         return await _unavailable(request, error)
 
-    for kind in (HTTPError, RedisError):
-        app.add_exception_handler(kind, _unavailable)
-    for kind in (MinioException, OSError):
-        app.add_exception_handler(kind, _store)
+    app.add_exception_handler(HTTPError, _unavailable)
+    app.add_exception_handler(RedisError, _unavailable)
+    app.add_exception_handler(MinioException, _store)
+    app.add_exception_handler(OSError, _store)
 
 
 def _explain(error: RequestValidationError) -> ProblemDetails:
@@ -203,6 +212,14 @@ def pointer(*path: str | int) -> str:
     return "#" + "".join(f"/{part}" for part in parts)
 
 
+_PATH = re.compile(r"(?<![\w:/.\\])/(?:[^\s/'\"<>|;,:()]+/)+([^\s/'\"<>|;,:()]*)")
+
+
+def hide_paths(text: str) -> str:
+    """Leave the last name of each absolute path in a message: the rest is the server's affair."""
+    return _PATH.sub(r"…/\1", text)
+
+
 @contextmanager
 def blaming(field: str) -> Iterator[None]:
     """Turn an `InputError` of the block into a problem that names a field of the body.
@@ -216,8 +233,10 @@ def blaming(field: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        detail = f"there is no {error.key!r}" if isinstance(error, ObjectNotFoundError) else error
-        raise ProblemError(422, "invalid", str(detail), pointer=field) from error
+        detail = hide_paths(str(error))
+        if isinstance(error, ObjectNotFoundError):
+            detail = f"there is no {error.key!r}"
+        raise ProblemError(422, "invalid", detail, pointer=field) from error
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -8,6 +8,7 @@ take constant time.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 import time
@@ -26,6 +27,8 @@ Scope = Literal["read", "annotate", "generate", "train", "admin"]
 PREFIX = "access/tokens/"
 KNOWN_SECONDS = 10.0
 """Time that a token's record stays in memory; other gateways accept a revoked token so long."""
+
+log = logging.getLogger(__name__)
 
 _SHAPE = re.compile(r"htd_[A-Za-z0-9_-]{43}")
 

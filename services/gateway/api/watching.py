@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from services.gateway.api.problems import ProblemError
 from shared.contracts.jobs import ENDED
 
 POLL_SECONDS = 1.0
+VALID_SECONDS = 2.0
+"""Time between two looks at whether a listener's token is still valid."""
+
+MAX_STREAMS = 32
+"""Number of streams that a token may have open in this process."""
 
 
 class Status(Protocol):
@@ -49,21 +58,56 @@ class Watching:
 
     def __init__(self) -> None:
         self._watches: dict[str, _Watch] = {}
+        self._streams: Counter[str] = Counter()
 
-    async def follow(self, name: str, read: Callable[[], S]) -> AsyncIterator[S]:
+    @contextmanager
+    def seat(self, token: str) -> Iterator[None]:
+        """Count a stream of a token while it is open.
+
+        Args:
+            token: id of the token.
+
+        Raises:
+            ProblemError: the token has `MAX_STREAMS` streams (429).
+        """
+        if self._streams[token] >= MAX_STREAMS:
+            raise ProblemError(
+                429,
+                "too-many-streams",
+                f"this token has {MAX_STREAMS} event streams open",
+                remedy="close some of them first",
+                headers={"Retry-After": "60"},
+            )
+        self._streams[token] += 1
+        try:
+            yield
+        finally:
+            self._streams[token] -= 1
+            if not self._streams[token]:
+                del self._streams[token]
+
+    async def follow(
+        self, name: str, read: Callable[[], S], valid: Callable[[], bool]
+    ) -> AsyncIterator[S]:
         """Yield a job's status at once and after every change, until the job has ended.
 
         Args:
             name: name of the status; all listeners of a name share one poller.
             read: reads the status; it is called in a thread.
+            valid: says whether the listener may still listen; it is called in a thread.
         """
         watch = self._watches.setdefault(name, _Watch())
         watch.listeners += 1
         if watch.task is None:
             watch.task = asyncio.create_task(self._poll(watch, read))
         sent: Status | None = None
+        checked = time.monotonic()
         try:
             while True:
+                if time.monotonic() - checked >= VALID_SECONDS:
+                    if not await run_in_threadpool(valid):
+                        return
+                    checked = time.monotonic()
                 changed = watch.changed
                 if watch.error is not None:
                     raise watch.error

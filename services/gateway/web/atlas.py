@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from services.gateway.api.access import Caller
 from services.gateway.api.clusters import list_clusterings, show_atlas
-from services.gateway.api.paging import Cursor
+from services.gateway.api.paging import Cursor, readable
 from services.gateway.api.problems import ProblemError
 from services.gateway.web.pages import PageRoute, Visitor, render
 from shared.contracts.base import Name
@@ -23,8 +23,9 @@ router = APIRouter(prefix="/atlas", include_in_schema=False, route_class=PageRou
 def atlases_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
     """Show the list of clusterings."""
     names = list_clusterings(caller, 50, cursor)
-    runs = [show_atlas(run, caller, Response()) for run in names.items if _is_finished(caller, run)]
-    return render(request, "atlases.html", caller, runs=runs, next=names.next)
+    finished = [run for run in names.items if _is_finished(caller, run)]
+    runs = [readable(run, lambda run: show_atlas(run, caller, Response())) for run in finished]
+    return render(request, "atlases.html", caller, runs=list(filter(None, runs)), next=names.next)
 
 
 @router.get("/{run}")

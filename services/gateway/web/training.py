@@ -26,7 +26,7 @@ def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> R
     runs: list[dict[str, Any]] = []
     for name in names.items:
         job = run_job(caller, name)
-        runs.append({"name": name, "status": caller.ledger.status(job) if job else None})
+        runs.append({"name": name, "status": caller.status(job) if job else None})
     models = list_models(caller, MAX_LIMIT).items
     return render(
         request,
@@ -55,7 +55,7 @@ def run_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) ->
         "run.html",
         caller,
         run=training,
-        status=caller.ledger.status(training.job) if training.job else None,
+        status=caller.status(training.job) if training.job else None,
         parts=[
             (title, curves(training.curves[kind]))
             for kind, title in PARTS.items()

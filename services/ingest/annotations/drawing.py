@@ -22,7 +22,8 @@ from shared.contracts.base import Classes
 from shared.contracts.ingest import IngestRequest, LabelsOrigin, SlideSource
 from shared.errors import InputError
 from shared.imaging.label_map import write_label_map
-from shared.imaging.masks import lookup, open_mask
+from shared.imaging.mask_values import lookup
+from shared.imaging.sandboxed_mask import open_mask
 
 
 @dataclass

@@ -13,7 +13,8 @@ from shared.contracts.annotations import LabelFormat
 from shared.contracts.ingest import LabelsOrigin
 from shared.errors import InputError
 from shared.imaging.label_map import LABEL_TILE
-from shared.imaging.masks import Lookup, Mask
+from shared.imaging.mask_values import Lookup
+from shared.imaging.masks import Mask
 
 PANDA_NAMES: dict[LabelFormat, dict[int, str]] = {
     "panda-radboud": {

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, ParseError
 import numpy as np
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse
-from shapely import get_coordinates, get_parts, get_rings, make_valid
+from shapely import get_coordinates, get_parts, get_rings, make_valid, union_all
 from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.base import BaseGeometry
@@ -89,17 +89,28 @@ class Annotation:
             self.outlines.append(outline)
 
 
-def polygon(shell: Ring, holes: Iterable[Ring] = ()) -> BaseGeometry:
+def polygon(
+    shell: Ring, holes: Iterable[Ring] = (), skipped: Counter[str] | None = None
+) -> BaseGeometry:
     """Make a polygon, without holes that have no area; empty if the shell has none.
 
-    A shell that crosses itself is filled as it is drawn (nonzero winding).
+    A shell that crosses itself is filled as it is drawn (nonzero winding). A hole that lies
+    outside the shell cuts nothing; it is added to `skipped`.
     """
     if len(shell) < 3:
         return Polygon()
-    area = Polygon(shell, [hole for hole in holes if len(hole) >= 3])
-    return areas(
-        area if area.is_valid else make_valid(area, method="structure", keep_collapsed=False)
-    )
+    outer = _valid(Polygon(shell))
+    inner = [_valid(Polygon(hole)) for hole in holes if len(hole) >= 3]
+    cutting = [hole for hole in inner if hole.area and outer.intersection(hole).area]
+    if skipped is not None and (outside := sum(hole.area > 0 for hole in inner) - len(cutting)):
+        skipped["holes outside their outlines"] += outside
+    return areas(outer.difference(union_all(cutting))) if cutting else outer
+
+
+def _valid(area: Polygon) -> BaseGeometry:
+    if area.is_valid:
+        return area
+    return areas(make_valid(area, method="structure", keep_collapsed=False))
 
 
 def areas(geometry: BaseGeometry) -> BaseGeometry:

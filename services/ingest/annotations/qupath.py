@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
             if geometry is not None and geometry["type"] in LINES_AND_POINTS:
                 annotation.skipped["lines or points"] += 1
                 continue
-            area = Polygon() if geometry is None else _area(geometry)
+            area = Polygon() if geometry is None else _area(geometry, annotation.skipped)
             names, hint = _names(feature.get("properties") or {})
         except RecursionError as error:
             raise malformed(
@@ -82,8 +83,7 @@ def _parse(path: Path) -> Any:
         data = path.read_bytes()
         if data.startswith(b"\x1f\x8b"):
             most = min(MAX_BYTES, max(MIN_UNPACKED, MOST_PACKED * len(data)))
-            with gzip.open(path) as file:
-                data = file.read(most + 1)
+            data = _unzipped(path, most)
             if len(data) > most:
                 raise InputError(
                     f"{path.name} holds more than {most >> 20} MiB, packed beyond what annotations "
@@ -114,6 +114,15 @@ def _parse(path: Path) -> Any:
         ) from error
 
 
+def _unzipped(path: Path, most: int) -> bytes:
+    """Read a gzip file, or what exceeds `most` bytes just so that it is seen."""
+    data = bytearray()
+    with gzip.open(path) as file:  # in pieces: a read of n bytes asks for n bytes of memory
+        while len(data) <= most and (piece := file.read(1 << 20)):
+            data += piece
+    return bytes(data)
+
+
 def _type_of(feature: Any) -> str | None:
     """Return QuPath's type of an object: annotation, detection, cell …; None if not stated."""
     if not isinstance(feature, dict):
@@ -124,11 +133,11 @@ def _type_of(feature: Any) -> str | None:
     return OLD_TYPES.get(str(kind), str(kind))
 
 
-def _area(geometry: Any) -> BaseGeometry:
+def _area(geometry: Any, skipped: Counter[str]) -> BaseGeometry:
     """Return the area of a geometry; parts that overlap are united."""
     kind = geometry["type"]
     if kind == "GeometryCollection":
-        return areas(union_all([_area(part) for part in geometry["geometries"]]))
+        return areas(union_all([_area(part, skipped) for part in geometry["geometries"]]))
     if kind in LINES_AND_POINTS:
         return Polygon()
     if kind not in {"Polygon", "MultiPolygon"}:
@@ -136,7 +145,7 @@ def _area(geometry: Any) -> BaseGeometry:
     coordinates = geometry["coordinates"]
     polygons = [coordinates] if kind == "Polygon" else coordinates
     parts = [
-        polygon(rings[0], rings[1:])
+        polygon(rings[0], rings[1:], skipped)
         for rings in ([_ring(ring) for ring in rings] for rings in polygons)
         if rings
     ]

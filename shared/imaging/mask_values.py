@@ -1,0 +1,180 @@
+"""Values of masks: which class each number, or each colour, of a mask stands for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.arrays import UInt8
+from shared.contracts.base import Classes, spelling
+from shared.errors import InputError
+from shared.imaging.masks import MAX_VALUE, Mask, Values
+
+_COLOR = re.compile(r"#([0-9a-f]{6})|(\d{1,3}) *, *(\d{1,3}) *, *(\d{1,3})", re.IGNORECASE)
+
+
+def stated_colors(label_names: dict[str, str]) -> dict[int, str]:
+    """Return the colours (0xRRGGBB) among the keys of `label_names`, with their class names."""
+    colors = {}
+    for key, name in label_names.items():
+        if match := _COLOR.fullmatch(key.strip()):
+            parts = [int(part) for part in match.groups()[1:] if part]
+            color = int(match[1], 16) if match[1] else parts[0] << 16 | parts[1] << 8 | parts[2]
+            colors[color] = name
+    return colors
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A table from the values of a mask to class indices: uint8 (number of values,)."""
+
+    table: UInt8
+
+    def __call__(self, values: Values) -> UInt8:
+        """Turn values of the mask into class indices, uint8 of the same shape."""
+        return self.table[values]
+
+
+def lookup(
+    mask: Mask,
+    classes: Classes,
+    label_names: dict[str, str],
+    known: dict[int, str] | None = None,
+    foreground: int | None = None,
+) -> Lookup:
+    """Read a mask once, and find the class of each of its values.
+
+    The class of a value is named by `label_names`, else by the format (`known`). A value without
+    a name is itself the class index; with one class, 255 is it too. 0 is background, unless
+    `label_names` names it. Colours must be named, unless red, green and blue are equal or only
+    red is used: then they are values.
+
+    Args:
+        mask: the mask.
+        classes: classes of the label map.
+        label_names: pixel value or colour ('#rrggbb' or 'r,g,b') as text → class name.
+        known: pixel value → name in the format; None if the format has no names.
+        foreground: class index of every value but 0; None: values are told apart.
+
+    Raises:
+        InputError: a value belongs to no class, or the mask cannot be read.
+    """
+    seen = np.zeros(256 if mask.bands == 1 else MAX_VALUE, np.bool_)
+    for strip in mask.strips():
+        top = int(strip.max(initial=0)) + 1
+        if top > len(seen):
+            seen = np.concatenate([seen, np.zeros(top - len(seen), np.bool_)])
+        seen[strip.ravel()] = True
+    values = np.flatnonzero(seen)
+    table = np.zeros(int(values[-1]) + 1, np.uint8)
+    if foreground is not None:
+        marked = values[values > 0]
+        if len(marked) > 1 and marked[-1] < len(classes):
+            raise InputError(
+                f"mask {mask.path.name} lies in the folder of class {classes.names[foreground]!r}, "
+                f"which all but black would be, but its values {marked.tolist()} may be classes: "
+                "save it black and white, or move masks of class indices out of such folders"
+            )
+        table[1:] = foreground
+        return Lookup(table)
+    names: dict[int, str | None] = {}
+    colors = stated_colors(label_names)
+    numbers, red_only = values, False
+    if mask.bands >= 3:
+        red, green, blue = values >> 16, values >> 8 & 255, values & 255
+        red_only = bool((green == 0).all() and (blue == 0).all())
+        if colors:
+            names = {int(value): colors.get(int(value)) for value in values}
+        elif red_only or bool((red == green).all() and (green == blue).all()):
+            numbers = red
+        else:
+            names = dict.fromkeys(values.tolist())
+    elif mask.palette and colors:
+        names = {
+            value: colors.get(_packed(mask.palette[value]))
+            for value in values.tolist()
+            if value < len(mask.palette)
+        }
+    elif mask.palette and not label_names:
+        _check_palette(mask, values.tolist())
+    if names:
+        return _by_color(mask, values, names, classes)
+    return _by_number(mask, values, numbers, classes, label_names, known or {})
+
+
+def _check_palette(mask: Mask, values: list[int]) -> None:
+    """Raise `InputError` if black is not 0 in a palette, which programs sort as they like."""
+    black = [value for value in values if mask.palette[value : value + 1] == ((0, 0, 0),)]
+    if black and mask.palette[0] != (0, 0, 0):
+        raise InputError(
+            f"mask {mask.path.name} has a palette that is not in the order of the classes, since "
+            f"{black[0]} is black, not 0: name each value or colour with --rename (label_names), "
+            f"such as '{black[0]}=background', or save class indices"
+        )
+
+
+def _packed(color: tuple[int, int, int]) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def _by_color(
+    mask: Mask, values: NDArray[np.intp], names: dict[int, str | None], classes: Classes
+) -> Lookup:
+    plain = {spelling(item.name): item.index for item in classes.items}
+    table = np.zeros(int(values[-1]) + 1, np.uint8)
+    wrong = []
+    for value, name in names.items():
+        color = _packed(mask.palette[value]) if mask.palette else value
+        if name is not None and spelling(name) in plain:
+            table[value] = plain[spelling(name)]
+        elif color:  # black is background
+            wrong.append(f"#{color:06x}")
+    if wrong:
+        raise InputError(
+            f"mask {mask.path.name} has colours that belong to no class: {_listed(wrong)}. Name "
+            f"each with --rename (label_names), such as '{wrong[0]}={classes.names[1]}', or save "
+            "class indices"
+        )
+    return Lookup(table)
+
+
+def _by_number(
+    mask: Mask,
+    values: NDArray[np.intp],
+    numbers: NDArray[np.intp],
+    classes: Classes,
+    label_names: dict[str, str],
+    known: dict[int, str],
+) -> Lookup:
+    plain = {spelling(item.name): item.index for item in classes.items}
+    table = np.zeros(int(values[-1]) + 1, np.uint8)
+    binary = len(classes) == 2 and not known and set(numbers.tolist()) <= {0, 255}
+    wrong: list[str] = []
+    for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+        if number == 0 and "0" not in label_names:
+            continue
+        name = label_names.get(str(number), known.get(number))
+        if name is not None and spelling(name) in plain:
+            table[value] = plain[spelling(name)]
+        elif name is None and binary:
+            table[value] = 1
+        elif name is None and not known and number < len(classes):
+            table[value] = number
+        else:
+            wrong.append(str(number) if name is None else f"{number} ({name})")
+    if wrong:
+        hint = " (does it number objects, one by one?)" if len(wrong) > 16 else ""
+        raise InputError(
+            f"mask {mask.path.name} has labels outside the classes {classes.names}: "
+            f"{_listed(wrong)}{hint}. Add them to the classes, or map them with --rename "
+            "(label_names)"
+        )
+    return Lookup(table)
+
+
+def _listed(items: list[str], most: int = 12) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return f"[{', '.join(items[:most])}]{more}"

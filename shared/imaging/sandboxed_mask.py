@@ -1,0 +1,83 @@
+"""Masks that are decoded in the sandbox."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from shared.contracts.base import Contract
+from shared.errors import InputError
+from shared.imaging import masks
+from shared.imaging.masks import Mask
+from shared.sandbox import ANSWER_BYTES, open_sandboxed
+
+Side = Annotated[int, Field(ge=1, le=2**31)]
+
+
+class MaskFacts(Contract):
+    """What the reading process says about a mask: the attributes of `Mask`, and the dtype."""
+
+    width: Side
+    height: Side
+    orientation: int
+    palette: tuple[tuple[int, int, int], ...] = Field(max_length=1 << 16)
+    bands: int = Field(ge=1, le=4)
+    dtype: str = Field(pattern=r"^[<>|=]?[biuf][1248]$")
+
+
+class MaskReader:
+    """Reads a mask inside the sandbox.
+
+    Attributes:
+        facts: the fields of `MaskFacts`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._mask = masks.open_mask(path)
+        self.facts = {
+            "width": self._mask.width,
+            "height": self._mask.height,
+            "orientation": self._mask.orientation,
+            "palette": self._mask.palette,
+            "bands": self._mask.bands,
+            "dtype": self._mask.stored(0, 1).dtype.str,
+        }
+
+    def read(self, top: int, bottom: int) -> NDArray[Any]:
+        """Return rows as they are stored, (rows, width) or (rows, width, bands)."""
+        return np.ascontiguousarray(self._mask.stored(top, bottom))
+
+
+def open_mask(path: Path) -> Mask:
+    """Open a mask in the sandbox; see `masks.open_mask`.
+
+    Raises:
+        InputError: the file is missing, damaged, too large, lossy, or in no known format.
+    """
+    masks.image_kind(path)  # says what is wrong with a file that cannot be read
+    file = open_sandboxed("shared.imaging.sandboxed_mask:MaskReader", path)
+    try:
+        facts = MaskFacts.model_validate(file.facts)
+    except ValidationError as error:
+        file.close()
+        raise InputError(
+            f"mask {path.name} states what no mask does: is it damaged? Save it again"
+        ) from error
+    dtype = np.dtype(facts.dtype)
+    shape = (facts.width,) if facts.bands == 1 else (facts.width, facts.bands)
+    step = max(1, ANSWER_BYTES // (int(np.prod(shape)) * dtype.itemsize))
+
+    def read(top: int, bottom: int) -> NDArray[Any]:
+        out = np.empty((bottom - top, *shape), dtype)
+        for at in range(top, bottom, step):
+            end = min(bottom, at + step)
+            out[at - top : end - top] = file.read([at, end], (end - at, *shape), dtype)
+        return out
+
+    return Mask(
+        path, facts.width, facts.height, facts.orientation, facts.palette, facts.bands, read
+    )

@@ -1,0 +1,1 @@
+"""Damaged and hostile inputs for every parser at the border."""

@@ -1,0 +1,184 @@
+"""Damages real files and gives them to their parsers: `python -m tests.fuzz.run --inputs 20000`.
+
+Each input ends in a result or in an error that the parser documents. Anything else is a fault:
+another error, the end of the process, ten seconds, or more memory than the limit. Parsers run in
+children, and a child that ends is replaced. Faults are kept, and `--again FILE` repeats one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.mutations import mutate
+from tests.fuzz.targets import Target, make_targets
+
+SECONDS = 10
+MEMORY_BYTES = 3 << 30
+"""Address space that a child may take beyond what it has when it begins."""
+
+BATCH = 500
+
+
+@dataclass
+class Figures:
+    """What came of the inputs.
+
+    Attributes:
+        inputs: number of inputs by target.
+        refused: number of inputs that were refused in the documented way.
+        faults: what went wrong, by target and kind of fault; the first input of each is kept.
+    """
+
+    inputs: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+class TooLongError(BaseException):
+    """An input took longer than `SECONDS`."""
+
+
+def _too_long(*_: object) -> None:
+    raise TooLongError
+
+
+def _work(
+    seed: int, start: int, stop: int, folder: Path, targets: list[Target], out: Connection
+) -> None:
+    """Run inputs `start` to `stop` - 1, and send what came of each."""
+    warnings.simplefilter("ignore")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries write about damaged files
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGALRM, _too_long)
+    shares = [target.share for target in targets]
+    for number in range(start, stop):
+        rng = random.Random(f"{seed}/{number}")  # noqa: S311 - damage, no secret
+        target = rng.choices(targets, shares)[0]
+        name = rng.choice(sorted(target.seeds))
+        data = mutate(target.seeds[name], list(target.seeds.values()), rng)
+        path = folder / name
+        path.write_bytes(data)
+        out.send((number, target.name, name, "begun", ""))
+        signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS)
+        try:
+            target.run(path)
+        except target.refusals:
+            verdict, text = "refused", ""
+        except TooLongError:
+            verdict, text = "fault", f"took more than {SECONDS} s"
+        except BaseException as error:
+            last = traceback.extract_tb(error.__traceback__)
+            own = [each for each in last if "site-packages" not in each.filename][-1]
+            at = f"{own.filename}:{own.lineno}"
+            verdict, text = "fault", f"{type(error).__name__} at {at}: {str(error)[:200]}"
+        else:
+            verdict, text = "read", ""
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        out.send((number, target.name, name, verdict, text))
+        path.unlink(missing_ok=True)
+    out.close()
+
+
+def fuzz(inputs: int, seed: int, only: str = "", keep: Path | None = None) -> Figures:
+    """Give damaged inputs to the parsers.
+
+    Args:
+        inputs: number of inputs.
+        seed: decides all damage; the same seed and number give the same input.
+        only: part of the names of the targets to run; empty: all.
+        keep: folder for the first input of each kind of fault.
+    """
+    figures = Figures()
+    context = multiprocessing.get_context("fork")
+    start = 0
+    with tempfile.TemporaryDirectory(prefix="htd-fuzz-") as name:
+        folder = Path(name)
+        (folder / "seeds").mkdir()
+        targets = [each for each in make_targets(folder / "seeds") if only in each.name]
+        while start < inputs:
+            stop = min(start + BATCH, inputs)
+            source, sink = context.Pipe(duplex=False)
+            child = context.Process(
+                target=_work, args=(seed, start, stop, folder, targets, sink), daemon=True
+            )
+            child.start()
+            sink.close()
+            begun: tuple[Any, ...] | None = None
+            while start < stop:
+                try:
+                    if not source.poll(SECONDS * 3):
+                        child.kill()
+                    number, target, file, verdict, text = source.recv()
+                except EOFError:
+                    child.join()
+                    if begun is None:
+                        raise RuntimeError(f"the child ended with {child.exitcode}") from None
+                    number, target, file = begun
+                    verdict, text = "fault", f"the process ended with {child.exitcode}"
+                    start = stop if number + 1 >= stop else start
+                if verdict == "begun":
+                    begun = (number, target, file)
+                    continue
+                start = number + 1
+                figures.inputs[target] += 1
+                figures.refused += verdict == "refused"
+                if verdict == "fault":
+                    kind = f"{target}: {text.partition(': ')[0]}"
+                    if kind not in figures.faults:
+                        figures.faults[kind] = f"input {number} ({file}): {text}"
+                        if keep is not None and (folder / file).exists():
+                            keep.mkdir(parents=True, exist_ok=True)
+                            (keep / f"{number}-{file}").write_bytes((folder / file).read_bytes())
+                    if "ended with" in text:
+                        break
+            source.close()
+            child.join(5)
+            child.kill()
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fuzz, and say what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="part of a target's name")
+    parser.add_argument("--keep", type=Path, default=Path("out/fuzz"))
+    parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    figures = fuzz(options.inputs, options.seed, options.only, options.keep)
+    seconds = time.monotonic() - began
+    report = {
+        "inputs": sum(figures.inputs.values()), "by_target": dict(sorted(figures.inputs.items())),
+        "refused": figures.refused, "faults": figures.faults, "seed": options.seed,
+        "seconds": round(seconds), "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }  # fmt: skip
+    print(json.dumps(report, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    return 1 if figures.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
