@@ -100,8 +100,8 @@ bench-quality: install  ## train and measure on TILES=folder (or SLIDES=folder) 
 bench-synthesis: install  ## measure speed on STORE=folder MODEL=name/version [STUDENT=name/version]
 	$(BIN)/python -m benchmarks.synthesis $(STORE) $(MODEL) $(if $(STUDENT),--student $(STUDENT)) --out benchmarks/results/synthesis.json
 
-bench-gpu: install  ## measure RECIPE=base on this machine's GPU
-	$(BIN)/python -m benchmarks.gpu --recipe $(or $(RECIPE),base) --out benchmarks/results/gpu.json
+bench-gpu: install  ## measure RECIPE=base on this machine's GPU, by itself and on Triton, for MINUTES=9
+	$(BIN)/python -m benchmarks.gpu_day --recipe $(or $(RECIPE),base) --minutes $(or $(MINUTES),9) --out benchmarks/results/gpu-day.json
 
 bench-gateway: install  ## 200 clients that follow a dataset by STORE=folder MODEL=name/version, and a 2 GB upload
 	$(BIN)/python benchmarks/gateway.py $(STORE) $(MODEL) --out benchmarks/results/gateway.json

@@ -23,6 +23,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class Measuring:
         return round(self.most / 1e12, 3)
 
     def plans(self) -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for part in PARTS:
             engine, facts = plans.make_plan(part, self.exact, self.record, self.folder, self.store)
             self.engines[part], found[part] = engine, facts
@@ -115,7 +116,7 @@ class Measuring:
         for part in PARTS:
             inputs, _ = engine_tensors(part, self.exact, self.recipe.size)
             graph = make_graph(self.exact, part, inputs, kind).to(DEVICE)
-            ways = {"pytorch": graph}
+            ways: dict[str, Callable[..., torch.Tensor]] = {"pytorch": graph}
             if part in self.engines:
                 ways["tensorrt"] = self.engines[part]
             found[part] = {
