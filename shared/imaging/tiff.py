@@ -48,6 +48,8 @@ class TiffSlide(openslide.AbstractSlide):
         try:
             series = max(self._tiff.series, key=_area)
             self._levels = [_Level.of(path, level) for level in series.levels]
+            if not all(map(all, self.level_dimensions)):
+                raise ValueError("an image of it has no pixels")
             self._properties = self._describe()
         except TIFF_ERRORS as error:
             self.close()
