@@ -36,6 +36,8 @@ class TiffSlide(TiledSlide):
         try:
             series = max(self._tiff.series, key=_area)
             self._pieces = [_Level.of(path, level) for level in series.levels]
+            if not all(own.width and own.height for own in self._pieces):
+                raise ValueError("an image of it has no pixels")
             first = self._pieces[0]
             mpp, objective = resolution_of(self._tiff), None
             if self._tiff.is_ome:
