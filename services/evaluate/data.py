@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import pyarrow.parquet as pq
@@ -177,7 +178,9 @@ def gather(store: Store, request: EvaluateRequest) -> Material:
         dataset=dataset,
         model=model,
         real=real,
-        synthetic=SyntheticPairs(DatasetIndex(store, dataset, source_names(store, dataset))),
+        synthetic=SyntheticPairs(
+            DatasetIndex(store, dataset, partial(source_names, store, dataset))
+        ),
         rows=rows,
         seen=seen,
     )
@@ -283,7 +286,7 @@ def _open_row(store: Store, name: str, dataset: DatasetRecord) -> SyntheticPairs
             f"dataset {name!r} has other classes or another size than {dataset.dataset!r}: rows of "
             "an ablation may differ only in the conditions that the model was given"
         )
-    return SyntheticPairs(DatasetIndex(store, record, source_names(store, record)))
+    return SyntheticPairs(DatasetIndex(store, record, partial(source_names, store, record)))
 
 
 def _training_slides(store: Store, models: list[str]) -> tuple[set[str], set[str], list[str]]:

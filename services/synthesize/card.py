@@ -187,7 +187,7 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str], published: date)
         "@type": "sc:Dataset",
         "name": record.dataset,
         "description": record.description,
-        "conformsTo": [CROISSANT + "1.0", CROISSANT + "RAI/1.0"],
+        "conformsTo": CROISSANT + "1.0",
         "license": record.origin.url if record.origin else "not stated: that of the slides",
         "citeAs": CITATION,
         "version": "1.0.0",
@@ -217,7 +217,7 @@ def croissant(record: DatasetRecord, sha256: Mapping[str, str], published: date)
 
 
 def _responsible(record: DatasetRecord) -> dict[str, Any]:
-    """Return the fields of Croissant's vocabulary for responsible AI (RAI 1.0)."""
+    """Return the fields of Croissant's vocabulary for responsible AI (RAI)."""
     request = record.request
     splits = " and ".join(dict.fromkeys((*request.maps.splits, *request.crops.splits)))
     classes = record.classes.names[record.classes.first :]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import cv2
@@ -93,13 +94,17 @@ class DatasetIndex:
     Args:
         store: holds the shards.
         record: the dataset.
-        names: pseudonym → name, to see the names of slides and regions instead of pseudonyms.
+        names: returns pseudonym → name, to see names of slides and regions instead of pseudonyms;
+            called at the first look at a sample.
     """
 
     def __init__(
-        self, store: Store, record: DatasetRecord, names: Mapping[str, str] | None = None
+        self,
+        store: Store,
+        record: DatasetRecord,
+        names: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
-        self._names = names or {}
+        self._read_names = names
         self._entries = []
         for shard in record.shards:
             path = store.local(shard)
@@ -110,6 +115,10 @@ class DatasetIndex:
                     key = name.removesuffix(".json")
                     parts = (name, f"{key}.mask.png", f"{key}.png")
                     self._entries.append((path, [spans[part] for part in parts]))
+
+    @cached_property
+    def _names(self) -> Mapping[str, str]:
+        return self._read_names() if self._read_names else {}
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def test_a_study_is_one_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     made = {}
     for row in names:
         record = load_dataset(store, f"s-{row}")
-        index = DatasetIndex(store, record, source_names(store, record))
+        index = DatasetIndex(store, record, partial(source_names, store, record))
         made[row] = [index.provenance(number) for number in range(len(index))]
     both = made["both"]
     for row in names:
