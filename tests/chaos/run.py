@@ -123,12 +123,13 @@ class Figures:
         """Return the figures as plain JSON; real workers do not note what they have computed."""
         twice = self.twice if product is TINY else None
         kills = sum(fault.name in KILLS for fault in self.faults)
+        rate = round(twice / kills, 3) if twice is not None and kills else None
         return {
             "faults": len(self.faults), "survived": self.survived, "lost": self.lost,
             "doubled": self.doubled, "datasets": self.datasets, "broken": self.broken,
             "kinds": dict(sorted(Counter(fault.name for fault in self.faults).items())),
             "interruptions": kills, "units_computed_twice": twice,
-            "units_twice_per_interruption": None if twice is None or not kills else round(twice / kills, 3),
+            "units_twice_per_interruption": rate,
             "seconds_to_go_on": _spread(self.go_on), "seconds_to_end": _spread(self.end),
             "seed": seed, "seconds": round(seconds), "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "machine": f"{psutil.cpu_count()} CPU cores, {platform.machine()}",
