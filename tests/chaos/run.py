@@ -119,15 +119,17 @@ class Figures:
     end: list[float] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
-    def report(self, seed: int, seconds: float) -> dict[str, Any]:
-        """Return the figures as plain JSON."""
+    def report(self, seed: int, seconds: float, product: Product) -> dict[str, Any]:
+        """Return the figures as plain JSON; real workers do not note what they have computed."""
+        twice = self.twice if product is TINY else None
         kills = sum(fault.name in KILLS for fault in self.faults)
+        rate = round(twice / kills, 3) if twice is not None and kills else None
         return {
             "faults": len(self.faults), "survived": self.survived, "lost": self.lost,
             "doubled": self.doubled, "datasets": self.datasets, "broken": self.broken,
             "kinds": dict(sorted(Counter(fault.name for fault in self.faults).items())),
-            "interruptions": kills, "units_computed_twice": self.twice,
-            "units_twice_per_interruption": round(self.twice / kills, 3) if kills else None,
+            "interruptions": kills, "units_computed_twice": twice,
+            "units_twice_per_interruption": rate,
             "seconds_to_go_on": _spread(self.go_on), "seconds_to_end": _spread(self.end),
             "seed": seed, "seconds": round(seconds), "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "machine": f"{psutil.cpu_count()} CPU cores, {platform.machine()}",
@@ -306,7 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
             names = schedule[start : start + options.per_round]
             before = len(figures.broken)
             run_round(bench, number, names, figures, product)
-            report = figures.report(options.seed, time.monotonic() - began)
+            report = figures.report(options.seed, time.monotonic() - began, product)
             if options.out:
                 options.out.write_text(json.dumps(report, indent=1) + "\n")
             print(
