@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from shared.errors import InputError
 from shared.imaging.redaction import apply, is_dicom_label, keeps_label, redactions
 from shared.imaging.stored_slides import slide_hash
 from shared.imaging.zarr_slide import MARKS, zarr_files
+from shared.jobs import Ledger, UnreadableRecordError
+from shared.jobs import names as names_of_jobs
+from shared.jobs.snapshot import JobNotFoundError
 from shared.storage import (
     ObjectNotFoundError,
     OverlayStore,
@@ -152,15 +155,19 @@ def _check_room(store: Store, hashed: list[_Hashed], in_place: bool) -> None:
 
 
 def _known(store: Store, cohort: str | None) -> dict[str, str]:
-    """Return the names of the contents that a cohort has already."""
+    """Return the names of the contents that a cohort has already, or that it skipped."""
     if cohort is None:
         return {}
-    try:
-        with storing(store):
+    known: dict[str, str] = {}
+    with storing(store):
+        job = names_of_jobs.owner(store, f"cohorts/{cohort}")
+        with suppress(JobNotFoundError, UnreadableRecordError):
+            slides = Ledger(store).request(job).get("slides", ()) if job else ()
+            known |= {item["sha256"]: item["slide"] for item in slides if item.get("sha256")}
+        with suppress(ObjectNotFoundError, ValidationError):
             record = store.get_model(cohort_key(cohort), CohortRecord)
-    except (ObjectNotFoundError, ValidationError):
-        return {}
-    return {digest: name for name, digest in record.sha256.items()}
+            known |= {digest: name for name, digest in record.sha256.items()}
+    return known
 
 
 def _hash_all(

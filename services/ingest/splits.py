@@ -12,7 +12,13 @@ from pydantic import ValidationError
 
 from services.ingest.tiles import Row, given_splits, read_tiles, tile_patients
 from shared.contracts.base import Split, SplitFractions
-from shared.contracts.ingest import CohortRecord, IngestRequest, check_divided, cohort_key
+from shared.contracts.ingest import (
+    CohortRecord,
+    IngestRequest,
+    SkippedSlide,
+    check_divided,
+    cohort_key,
+)
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.errors import InputError
 from shared.patients import alike
@@ -125,7 +131,8 @@ def earlier_splits(
     """Return the splits of a cohort as it is in the store; None if there is none to read.
 
     Slides of other content than now are left out, so that a cohort which replaces another one
-    takes nothing from slides that only have the same names. Of tiles, one has to be the same.
+    takes nothing from slides that only have the same names. Slides that are skipped this time keep
+    their splits. Of tiles, one has to be the same.
     """
     splits: dict[str, Split] = {}
     patients: dict[str, str] = {}
@@ -133,9 +140,15 @@ def earlier_splits(
     try:
         cohort = store.get_model(cohort_key(request.cohort), CohortRecord)
         rule = cohort.split
-        same = [name for name in cohort.splits if _sha256(done, name) == cohort.sha256[name]]
-        splits = {name: cohort.splits[name] for name in same}
-        patients = {name: p for name in same if (p := cohort.patients.get(name))}
+        known = _members_before(cohort)
+        skipped = {item.slide for item in request.slides} - set(done)
+        same = {
+            name: part
+            for name, part in known.items()
+            if name in skipped or _sha256(done, name) == part.sha256
+        }
+        splits = {name: part.split for name, part in same.items()}
+        patients = {name: part.patient for name, part in same.items() if part.patient}
     except (ObjectNotFoundError, ValidationError):
         pass
     try:
@@ -149,6 +162,28 @@ def earlier_splits(
     except (ObjectNotFoundError, ValidationError):
         pass
     return Earlier(splits, patients, rule) if rule else None
+
+
+def skipped_slides(
+    store: Store, request: IngestRequest, done: Mapping[str, dict[str, Any]]
+) -> dict[str, SkippedSlide]:
+    """Return the slides that the cohort had before, and that are skipped now."""
+    try:
+        known = _members_before(store.get_model(cohort_key(request.cohort), CohortRecord))
+    except (ObjectNotFoundError, ValidationError):
+        return {}
+    names = sorted({item.slide for item in request.slides} - set(done))
+    return {name: known[name] for name in names if name in known}
+
+
+def _members_before(cohort: CohortRecord) -> dict[str, SkippedSlide]:
+    members = {
+        name: SkippedSlide(
+            split=split, sha256=cohort.sha256[name], patient=cohort.patients.get(name)
+        )
+        for name, split in cohort.splits.items()
+    }
+    return {**cohort.skipped, **members}
 
 
 def _sha256(done: Mapping[str, dict[str, Any]], slide: str) -> str | None:

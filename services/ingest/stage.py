@@ -20,6 +20,7 @@ from services.ingest.splits import (
     kept_splits,
     leaks,
     members_of,
+    skipped_slides,
 )
 from services.ingest.tiles import check_masks, cut_tiles, read_tiles
 from services.ingest.tissue import MPP, Mask, find_tissue
@@ -133,6 +134,7 @@ class IngestStage(Stage[IngestRequest]):
                 split=request.split,
                 regions=request.regions,
                 cautions=cautions,
+                skipped=skipped_slides(store, request, done),
             )
             store.put_json(cohort_key(request.cohort), record)
         else:  # the name may have been that of a cohort of slides

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -26,6 +27,7 @@ from shared.imaging.masks import INVERSE, ORIENTATION, turned
 from shared.imaging.pictures import check_jpeg, open_picture
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.sandboxed_mask import open_mask
+from shared.imaging.slide import COARSEST, FINEST
 from shared.imaging.stored_slides import local_source
 from shared.imaging.tiff_facts import inspect, is_tiff, tiff_size
 from shared.imaging.windows import choose_windows
@@ -37,6 +39,10 @@ Row = dict[str, Any]
 MAX_TILE_SIDE = 8192
 """Greatest side of a tile, pixels; larger images must be ingested as slides."""
 
+
+TEXTS = [field.name for field in TILE_COLUMNS if pa.types.is_string(field.type)]
+MAX_TEXT = 4096
+"""Longest text of a table of tiles, bytes."""
 
 MAX_TILES = 2_000_000
 """Greatest number of tiles in a table, all of which are in memory."""
@@ -63,10 +69,12 @@ def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
     """
     path = store.local(key)
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, read_dictionary=TEXTS)
         if file.metadata.num_rows > MAX_TILES:
             raise InputError(f"{key} lists {file.metadata.num_rows:,} tiles, at most {MAX_TILES:,}")
-        rows = file.read(TILE_COLUMNS.names).cast(TILE_COLUMNS).to_pylist()
+        table = file.read(TILE_COLUMNS.names)
+        _check_texts(key, table)  # before each row has its own copy of a text
+        rows = table.cast(TILE_COLUMNS).to_pylist()
     # pyarrow raises errors of many kinds for damaged tables.
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         if is_fault(error):
@@ -76,8 +84,23 @@ def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
     for row in rows:
         for name in (row["image"], row["mask"]):
             _check_place(key, name)
+        if not (row["mpp"] and FINEST <= row["mpp"] <= COARSEST):
+            raise InputError(
+                f"{key}: {row['image']} has {row['mpp']} µm/px, which no tile has "
+                f"({FINEST:g} to {COARSEST:g})"
+            )
         slides.setdefault(row["slide"], []).append(row)
     return slides
+
+
+def _check_texts(key: str, table: pa.Table) -> None:
+    """Raise `InputError` if a table has a text that is longer than names and paths are."""
+    for name in TEXTS:
+        for chunk in table.column(name).chunks:
+            values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+            longest = pc.max(pc.binary_length(values)).as_py() or 0
+            if longest > MAX_TEXT:
+                raise InputError(f"{key} has a text of {longest:,} bytes in {name!r}: no name is")
 
 
 def _check_place(table: str, name: str | None) -> None:
@@ -277,6 +300,11 @@ def read_tile(
     labels = _as_seen(name, image, labels, turn, mask.orientation)
     scale = row["mpp"] / rule.mpp
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    if max(size) > 2 * MAX_TILE_SIDE:
+        raise InputError(
+            f"tile {name} is {size[0]}×{size[1]} px at {rule.mpp} µm/px, more than "
+            f"{2 * MAX_TILE_SIDE}: take a larger region mpp"
+        )
     if min(size) < rule.size:
         raise InputError(
             f"tile {name} is {size[0]}×{size[1]} px at {rule.mpp} µm/px, smaller than a region of "

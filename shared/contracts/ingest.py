@@ -294,6 +294,14 @@ class SlideRecord(Contract):
     stain: Literal["h&e", "other", "unknown"]
 
 
+class SkippedSlide(Contract):
+    """A slide that a cohort had before, and that was skipped when the cohort was made again."""
+
+    split: Split
+    sha256: str = Field(description="SHA-256 of its source")
+    patient: str | None = None
+
+
 class CohortRecord(Contract):
     """A cohort of slides: the record at `cohorts/<cohort>.json`."""
 
@@ -323,6 +331,9 @@ class CohortRecord(Contract):
     )
     cautions: tuple[str, ...] = Field(
         (), description="reasons why figures of the cohort may be wrong or too good"
+    )
+    skipped: dict[str, SkippedSlide] = Field(
+        default_factory=dict, description="slides that it had before, whose splits are kept"
     )
 
     @property

@@ -164,6 +164,10 @@ class DatasetRequest(SamplingChoice, Request):
             return []
         return own_regions(records[self.model_ref.key])
 
+    def revises(self, earlier: Request) -> bool:
+        """Say no: a dataset may be in use, so only `--replace` makes it from other regions."""
+        return False
+
     def products(self) -> list[str]:
         return [f"datasets/{self.dataset}"]
 

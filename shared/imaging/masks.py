@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from shared.arrays import UInt8
 from shared.errors import InputError
-from shared.imaging.pictures import open_picture
+from shared.imaging.pictures import ALONE, open_picture
 
 MAX_PIXELS = 500_000_000
 """Largest number of pixels of a mask that is no TIFF."""
@@ -31,9 +31,6 @@ STRIP = 1024
 EXACT = {"NONE", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS", "ZSTD", "LZMA", "CCITTRLE",
          "CCITTFAX3", "CCITTFAX4"}  # fmt: skip
 """Compressions of TIFF that keep every value."""
-
-ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
-"""Options of GDAL that keep it from the files beside a mask (.aux.xml, .ovr, .msk)."""
 
 ORIENTATION = 274
 """EXIF and TIFF tag of the orientation; 1 is upright."""

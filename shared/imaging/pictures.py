@@ -19,6 +19,10 @@ from shared.errors import InputError
 MAX_PLAIN_PIXELS = 500_000_000
 """Largest number of pixels of a plain image; decoded, it takes 4 bytes per pixel."""
 
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+"""Options of GDAL that keep it from the files beside an image (.aux.xml, .ovr, .msk), which may
+name any file or address."""
+
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 """Pillow's names of the formats that are opened. It knows others that start programs (EPS) or
 are hardly tested against hostile files."""
@@ -93,7 +97,7 @@ def check_jpeg(path: Path) -> None:
     """
     strict = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "YES", "GDAL_ALLOW_LARGE_LIBJPEG_MEM_ALLOC": "YES"}
     try:
-        with warnings.catch_warnings(), rasterio.Env(**strict):
+        with warnings.catch_warnings(), rasterio.Env(**strict, **ALONE):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, driver="JPEG", sharing=False) as data:
                 for top in range(0, data.height, ROWS):

@@ -67,7 +67,8 @@ class SandboxedSlide(openslide.AbstractSlide):
 
     def __init__(self, path: Path, parts: list[Path]) -> None:
         super().__init__()
-        folders = [path] if path.is_dir() else sorted({part.parent for part in parts})
+        # OpenSlide lists the folder of a DICOM slide, also of one with a single file.
+        folders = [path] if path.is_dir() else sorted({part.parent for part in (path, *parts)})
         self._file = open_sandboxed(
             "shared.imaging.sandboxed_slide:SlideReader",
             path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -252,8 +253,8 @@ class Slide:
         """Divide a window into blocks of bounded area: (left, top, width, height) at `mpp`."""
         spans = self._spans(size, mpp, level)
         # Strips are as wide as the slide: narrower blocks would decode each strip several times.
-        tile = self._source.properties.get(f"openslide.level[{level}].tile-width", "0")
-        wide = min(spans[0], max(BLOCK_WIDTH, int(tile)))
+        tile = _number(self._source.properties.get(f"openslide.level[{level}].tile-width"))
+        wide = min(spans[0], max(BLOCK_WIDTH, int(tile or 0)))
         width = max(1, size[0] * wide // spans[0])
         height = max(1, size[1] * max(1, BLOCK_PIXELS // wide) // spans[1])
         return [
@@ -297,7 +298,7 @@ def _number(text: str | None) -> float | None:
         value = float(text) if text else 0.0
     except ValueError:
         return None
-    return value if value > 0 else None
+    return value if 0 < value < math.inf else None
 
 
 def _bounds(source: openslide.AbstractSlide) -> Bounds | None:

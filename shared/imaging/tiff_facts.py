@@ -34,6 +34,9 @@ UNITS = {
 RESOLUTION_UNITS = {2: 25400.0, 3: 1e4}
 """Value of the tag ResolutionUnit → µm; 1 means that the numbers have no unit."""
 
+MAX_PAGES = 10_000
+"""Largest number of directories of a TIFF; OME-TIFFs of many planes have thousands."""
+
 MAX_TILE_PIXELS = 1 << 26
 """Largest tile of a TIFF, pixels. OpenSlide takes memory for a whole tile before it reads one."""
 
@@ -101,7 +104,7 @@ def inspect(path: Path) -> TiffFacts:
     size = path.stat().st_size
     try:
         with tifffile.TiffFile(path, _multifile=False) as tiff:
-            pages = list(tiff.pages)
+            pages = _pages(tiff)
             tile = max((p.tilewidth * p.tilelength for p in map(_keyframe, pages)), default=0)
             nested = [part for page in pages for part in (getattr(page, "pages", None) or ())]
             ends = [end for page in (*pages, *nested) for end in (_end(tiff, page), _pixels(page))]
@@ -130,6 +133,18 @@ def inspect(path: Path) -> TiffFacts:
             "directories cannot be read. Copy it again from its source"
         )
     return facts
+
+
+def _pages(tiff: tifffile.TiffFile) -> list[Any]:
+    """Return the pages. Raises `ValueError` if they are a ring, or more than `MAX_PAGES`."""
+    pages: list[Any] = []
+    seen: set[int] = set()
+    for page in tiff.pages:
+        if page.offset in seen or len(pages) == MAX_PAGES:
+            raise ValueError("its directories have no end")
+        seen.add(page.offset)
+        pages.append(page)
+    return pages
 
 
 def _keyframe(page: Any) -> Any:

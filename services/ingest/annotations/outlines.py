@@ -14,7 +14,15 @@ from xml.etree.ElementTree import Element, ParseError
 import numpy as np
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse
-from shapely import get_coordinates, get_parts, get_rings, make_valid, union_all
+from shapely import (
+    STRtree,
+    get_coordinates,
+    get_parts,
+    get_rings,
+    linestrings,
+    make_valid,
+    union_all,
+)
 from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.base import BaseGeometry
@@ -23,6 +31,9 @@ from shared.errors import InputError
 from shared.imaging.slide import Slide
 
 Ring = Sequence[tuple[float, float]]
+
+MAX_CROSSINGS = 100_000
+"""Largest number of pairs of an outline's segments whose boxes overlap, neighbours aside."""
 
 FARTHEST = 1e9
 """Largest coordinate that is taken for one, pixels."""
@@ -110,7 +121,23 @@ def polygon(
 def _valid(area: Polygon) -> BaseGeometry:
     if area.is_valid:
         return area
+    _check_crossings(area)
     return areas(make_valid(area, method="structure", keep_collapsed=False))
+
+
+def _check_crossings(area: Polygon) -> None:
+    """Raise `InputError` if an outline crosses itself so often that repairing it takes minutes."""
+    points = get_coordinates(area.exterior)
+    segments = linestrings(np.stack([points[:-1], points[1:]], 1))
+    boxes = STRtree(segments).query(segments)
+    crossings = (
+        boxes.shape[1] - 3 * len(segments)
+    ) // 2  # each lies in its own and its neighbours'
+    if crossings > MAX_CROSSINGS:
+        raise InputError(
+            f"an outline of {len(segments)} points may cross itself {crossings:,} times: draw it "
+            "anew"
+        )
 
 
 def areas(geometry: BaseGeometry) -> BaseGeometry:
