@@ -13,6 +13,7 @@ from shared.contracts.embed import EmbedRequest
 from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
 from shared.contracts.jobs import ENDED
 from shared.device import choose_device
+from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.settings import Settings
 from shared.storage import Store
@@ -33,7 +34,7 @@ def embedding_line(
         fresh: whether all is to be done again.
 
     Raises:
-        InputError: the cohort is missing, or there is no such encoder.
+        InputError: the cohort is missing.
     """
     ledger = Ledger(store)
     before = ledger.find(ledger.identify(request))
@@ -49,7 +50,10 @@ def embedding_line(
     patches, largest = sum(counts.values()), max(counts, key=lambda name: counts[name])
     if not counts[largest]:
         return None
-    each = seconds_per_patch(store, request, record, largest, config)
+    try:
+        each = seconds_per_patch(store, request, record, largest, config)
+    except InputError:  # of one slide; the job says so, and does the others
+        return None
     text, seconds = f"{patches:,} patches × {each * 1000:.2g} ms", patches * each
     if request.encoder == "embedded":
         step = seconds_per_step(config)

@@ -67,6 +67,8 @@ class DirectoryStore(Store):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
+            if not self.root.is_dir():
+                raise
             names = (str(name) for name in PurePosixPath(key).parents if name.name)
             raise KeyTakenError(key, next(filter(self.exists, names), key)) from None
         handle, name = tempfile.mkstemp(prefix=PART, dir=target.parent)

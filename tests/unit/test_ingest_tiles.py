@@ -85,16 +85,16 @@ def test_tiles_with_one_class_need_no_folders(tmp_path: Path) -> None:
 def test_a_tile_of_floats_is_not_called_damaged(tmp_path: Path) -> None:
     folder = tmp_path / "tiles"
     write_tiles(folder)
-    square = np.zeros((96, 96, 3), np.float32)
+    square, beside = np.zeros((96, 96, 3), np.float32), folder / "train/stroma"
     for name, kind in (("float", np.float32), ("deep", np.uint16)):
-        tifffile.imwrite(folder / f"{name}.tiff", square.astype(kind), photometric="rgb")
-        Image.new("L", (96, 96)).save(folder / f"{name}_mask.png")
+        tifffile.imwrite(beside / f"{name}.tiff", square.astype(kind), photometric="rgb")
+        Image.new("L", (96, 96)).save(beside / f"{name}_mask.png")
     found = tile_table(
         DirectoryStore(tmp_path / "store"), "t", folder, masks=None, classes=CLASSES,
         slide_pattern=None, mpp=0.5,
     )  # fmt: skip
     ((refused),) = found.refused
-    assert refused.path == "float.tiff"
+    assert refused.path == "train/stroma/float.tiff"
     assert "has float32 samples" in refused.reason
     assert "8 bits per channel" in refused.reason
     assert found.tiles == 7
