@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from shared.contracts.base import Classes
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.sampling import Sampling
 from shared.contracts.synthesize import Condition
+from shared.datasets.pseudonyms import source_names
 from shared.datasets.samples import DatasetIndex, load_dataset
 from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
@@ -133,7 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     real, train = (RegionIndex(store, known, split) for split in ("val", "train"))
     settings = compared(given.condition)
     names = [make(target, record, len(real), given.condition, setting) for setting in settings]
-    made = {name: SyntheticPairs(DatasetIndex(store, load_dataset(store, name))) for name in names}
+    datasets = {name: load_dataset(store, name) for name in names}
+    made = {
+        name: SyntheticPairs(DatasetIndex(store, own, partial(source_names, store, own)))
+        for name, own in datasets.items()
+    }
     pixels = np.stack([real[number].image for number in range(len(real))])
     columns: list[dict[str, str]] = []
     for encoder_name in given.encoders:

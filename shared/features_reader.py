@@ -51,7 +51,7 @@ class FeaturesReader:
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         try:
-            self._file = h5py.File(path, "r")
+            self._file = h5py.File(path, "r", locking=False)
             places, self._rows = (
                 own_dataset(self._file, key, name) for key in ("coords", "features")
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
@@ -83,8 +84,8 @@ def _printable(name: str) -> str:
 
 
 def spelling(name: str) -> str:
-    """Return a class name as names are compared: in one case, with one space for '-' and '_'."""
-    return " ".join(name.casefold().replace("-", " ").replace("_", " ").split()) or name
+    """Return a class name as names are compared: in one case, with '-' for '_' and spaces."""
+    return re.sub(r"[\s_-]", "-", " ".join(name.casefold().split()))
 
 
 ClassName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]

@@ -200,7 +200,8 @@ def _open_image(path: Path, driver: str) -> Mask:
         data = rasterio.open(path, driver=driver, sharing=False)
     width, height, bands = data.width, data.height, data.count
     colors: dict[int, tuple[int, ...]] = {}
-    if data.colorinterp[0].name == "palette":
+    bits = data.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
+    if data.colorinterp[0].name == "palette" and bits != "1":  # of black and white
         colors = data.colormap(1)
     if driver != "GTiff":
         if width * height > MAX_PIXELS:

@@ -476,7 +476,8 @@ def test_a_slide_with_zeros_at_its_end_is_refused(tmp_path: Path) -> None:
 def test_a_plain_image_under_a_scanners_name_is_refused(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(picture()).save(tmp_path / "a.png")
     path = (tmp_path / "a.png").rename(tmp_path / f"a{suffix}")
-    with pytest.raises(InputError, match="damaged"):
+    said = "needs its folder a beside it" if suffix == ".mrxs" else "damaged"
+    with pytest.raises(InputError, match=said):
         Slide.open(path, 1.0)
 
 

@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_refused_with_a_reason(running: Running) -> None:
         given = InferInput("images", shape, kind)
         given.set_data_from_numpy(np.zeros(shape, triton_to_np_dtype(kind)))
         with pytest.raises(InferenceServerException, match=reason):
-            raw.infer("m-1-vae_encoder", [given])
+            raw.infer("local.m-1-vae_encoder", [given])
 
 
 def test_a_request_that_is_given_up_costs_no_further_step(running: Running) -> None:
@@ -180,7 +180,7 @@ def test_a_request_that_is_given_up_costs_no_further_step(running: Running) -> N
         pass
 
     def steps_done() -> int:
-        found = InferenceServerClient(running.url).get_inference_statistics("m-1-denoiser")
+        found = InferenceServerClient(running.url).get_inference_statistics("local.m-1-denoiser")
         return sum(int(part.execution_count) for part in found.model_stats)
 
     def give_up(step: int) -> None:

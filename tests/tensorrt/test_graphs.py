@@ -59,7 +59,9 @@ def check_part(recipe: Recipe, part: Part, folder: Path) -> None:
     export_onnx(pipeline, part, recipe.size, path, torch.bfloat16)
     onnx.checker.check_model(path, full_check=True)
 
-    configs = part_configs(record, pipeline, number=1, engine="tensorrt", device="auto")
+    configs = part_configs(
+        record, pipeline, model="local.toy", number=1, engine="tensorrt", device="auto"
+    )
     config = model_config_pb2.ModelConfig()
     text_format.Parse(configs[part], config)
     graph = onnx.load(path, load_external_data=False).graph

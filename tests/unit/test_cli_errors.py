@@ -16,6 +16,7 @@ from heterotissue.cli.cohorts import tell
 from heterotissue.sources import Refusal
 from shared.contracts.base import Classes
 from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
+from shared.contracts.regions import RegionRule
 from shared.imaging.region_sets import region_table
 from shared.settings import settings
 from shared.storage import DirectoryStore
@@ -166,7 +167,8 @@ def test_clusters_take_the_scale_of_their_cohort(
     store.put_json(cohort_key("toy"), record)
     htd(monkeypatch, "cluster", "--cohort", "toy")
     assert "regions of 96 px at 0.7 µm/px, as in cohort 'toy'" in capsys.readouterr().err
-    make_region_set(store, size=64)
+    rule = RegionRule(size=64, mpp=0.7)
+    store.put_json(cohort_key("toy"), record.model_copy(update={"regions": rule}))
     htd(monkeypatch, "cluster", "--cohort", "toy", "--region-mpp", "2")
     assert "regions of 64 px at 2 µm/px" in capsys.readouterr().err
 

@@ -101,7 +101,7 @@ def test_triton_chooses_the_device_unless_the_request_does(store: DirectoryStore
     assert deploy(store, 1).state == "done"
     for part in PARTS:
         config = model_config_pb2.ModelConfig()
-        text_format.Parse(store.get(f"triton/toy-1-{part}/config.pbtxt").decode(), config)
+        text_format.Parse(store.get(f"triton/local.toy-1-{part}/config.pbtxt").decode(), config)
         assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_AUTO
 
 

@@ -86,12 +86,17 @@ def outputs(store: Store) -> dict[str, bytes]:
     return {key: store.get(key) for key in kept}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
-    store = DirectoryStore(tmp_path_factory.mktemp("store"))
+def make_patients_regions(store: DirectoryStore) -> None:
+    """Make the region set of a patient whose name must not go out."""
     record = make_region_set(store)
     parts = tuple(part.model_copy(update={"patient": "DOE-JANE"}) for part in record.slides)
     store.put_json(region_set_key(record.name), record.model_copy(update={"slides": parts}))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
+    store = DirectoryStore(tmp_path_factory.mktemp("store"))
+    make_patients_regions(store)
     train(store)
     return store
 
@@ -197,7 +202,7 @@ def test_a_rerun_and_a_resumed_run_give_the_same_bytes(
     trained: DirectoryStore, tmp_path: Path
 ) -> None:
     store = DirectoryStore(tmp_path)
-    make_region_set(store)
+    make_patients_regions(store)
     request = TrainRequest(run="r", regions="toy", recipe=RECIPE, model="m")
     stage = TrainStage()
     context = Context(store, threads=1, device="cpu", report=lambda *_: None)
