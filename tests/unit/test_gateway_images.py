@@ -144,7 +144,9 @@ def test_crops_are_cut_from_sets_of_ready_tiles(gateway: Gateway) -> None:
     """Their regions are named after slide and tile, `<slide>_<tile>_<x>_<y>`."""
     key, store = "slide-a_0-tile_64_0", gateway.resources.root
     record = store.get_model(region_set_key("toy"), RegionSet)
-    store.put_json(region_set_key("tiles"), record.model_copy(update={"name": "tiles"}))
+    slides = tuple(part.model_copy(update={"regions": 1}) for part in record.slides)
+    copy = record.model_copy(update={"name": "tiles", "slides": slides})
+    store.put_json(region_set_key("tiles"), copy)
     region = texture_region(key, "slide-a", 64, np.random.default_rng(0))
     store.put(region_tar_key("tiles", "slide-a"), pack_regions([region]))
     crops = [{"tissue": "tumor", "regions": "tiles", "region": key}]
