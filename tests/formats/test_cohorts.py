@@ -136,6 +136,34 @@ def test_files_that_changed_places_are_noticed(htd: Any, tmp_path: Path) -> None
     assert now.sha256 == {"P1": before.sha256["P2"], "P2": before.sha256["P1"]}
 
 
+def test_a_slide_that_is_skipped_once_keeps_its_split_and_its_name(
+    htd: Any, tmp_path: Path
+) -> None:
+    folder, classes = tmp_path / "in", ("--classes", "tumor")
+    for number in range(8):
+        image = write_slide(folder / f"{number}" / "x.png", number)  # equal names: folders in front
+        Image.fromarray(np.ones((256, 256), np.uint8)).save(image.with_name("x_mask.png"))
+    before = htd("ingest", folder, *SMALL, *classes)
+    assert before.code == 0, before.text
+    test = next(name for name, split in before.cohort.splits.items() if split == "test")
+    mask = folder / test.removesuffix("-x") / "x_mask.png"
+    whole = mask.read_bytes()
+    Image.fromarray(np.ones((7, 90), np.uint8)).save(mask)
+    for number in range(8, 12):
+        image = write_slide(folder / f"{number}" / "x.png", number)
+        Image.fromarray(np.ones((256, 256), np.uint8)).save(image.with_name("x_mask.png"))
+    between = htd("ingest", folder, *SMALL, *classes)
+    assert between.code == 3
+    assert test not in between.cohort.splits
+    assert between.cohort.skipped[test].split == "test"
+    mask.write_bytes(whole)
+    after = htd("ingest", folder, *SMALL, *classes)
+    assert after.code == 0, after.text
+    assert before.cohort.splits.items() <= after.cohort.splits.items()
+    assert between.cohort.splits.items() <= after.cohort.splits.items()
+    assert not after.cohort.skipped
+
+
 def test_slides_of_a_patient_stay_together(htd: Any, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     names = [f"TCGA-AA-{p:04}-01Z-00-DX{n}" for p in range(3) for n in (1, 2)]
