@@ -46,6 +46,11 @@ def model_card(
         "|---|---|",
         f"| image | {model.size} × {model.size} px at {model.mpp} µm/px |",
         f"| classes | {', '.join(model.classes.names)} |",
+        *(
+            [f"| never learnt | {', '.join(model.unlearnt)}: without a crop they look alike |"]
+            if model.unlearnt
+            else []
+        ),
         f"| region set | {model.regions} (labels: {record.labels}) |",
         *(
             f"| {split} split | {slides} slides, {regions} regions |"

@@ -27,12 +27,15 @@ def trained_pipeline(run: Run) -> HeteroTissuePipeline:
     )
 
 
-def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> None:
+def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> ModelRecord:
     """Write the model version: the pipeline's folder, the card, and last the record.
 
     Args:
         run: the finished run, on the CPU.
         rows: training ('vae', 'decoder', 'denoiser') → rows of metrics, for the card.
+
+    Returns:
+        The record of the version.
     """
     request = run.request
     with tempfile.TemporaryDirectory(prefix="htd-model-") as name:
@@ -53,8 +56,10 @@ def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> None:
             recipe=run.recipe,
             warm_start=request.warm_start,
             sha256=weights,
+            unlearnt=run.unlearnt(),
         )
         card = model_card(model, run.regions, rows, weights_origin(run.store, model))
         (folder / "README.md").write_text(card, encoding="utf-8")
         put_folder(run.store, request.model_ref.prefix, folder)
     run.store.put_json(request.model_ref.key, model)
+    return model

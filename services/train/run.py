@@ -124,6 +124,14 @@ class Run:
                 "--as-is"
             )
 
+    def unlearnt(self) -> tuple[str, ...]:
+        """Name the classes that an untrained copy of a warm start has not learnt."""
+        weights = None if self.steps["denoiser"] else self.starting_weights()
+        if weights is None:
+            return ()
+        classes = self.regions.classes
+        return tuple(n for n in classes.names[classes.first :] if n not in weights.classes)
+
     def perceptual_loss(self) -> PerceptualLoss | None:
         """Load the perceptual loss of the decoder; None if the recipe does not use it."""
         recipe = self.recipe.vae

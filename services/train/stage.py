@@ -89,9 +89,10 @@ class TrainStage(Stage[TrainRequest]):
                 lines = run.store.get(run.key(f"metrics/{shard}.jsonl")).splitlines()
                 rows[kind] += [json.loads(line) for line in lines]
         run.store.put(run.key(f"tensorboard/{FILE_NAME}"), event_log(rows))
-        publish(run, rows)
+        model = publish(run, rows)
         return {
             "model": str(request.model_ref),
+            **({"classes never learnt": list(model.unlearnt)} if model.unlearnt else {}),
             **{f"{kind}_loss": round(v[-1]["loss"], 4) for kind, v in rows.items() if v},
         }
 

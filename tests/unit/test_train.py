@@ -25,6 +25,7 @@ from services.train.objectives import (
     VaeObjective,
 )
 from services.train.stage import TrainStage
+from shared.contracts.base import Classes
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.recipe import DenoiserRecipe, Recipe, StudentRecipe, VaeRecipe
 from shared.contracts.regions import region_set_key
@@ -306,6 +307,19 @@ def test_a_warm_start_is_published_as_it_is(trained: DirectoryStore, tmp_path: P
         )
         assert before.keys() == after.keys()
         assert all(torch.equal(value, before[name]) for name, value in after.items())
+    record = load_region_set(trained, "toy")
+    known = record.classes.names[record.classes.first :]
+    other = Classes.of(*known[:-1], "cartilage", exhaustive=record.classes.exhaustive)
+    trained.put_json(region_set_key("toy"), record.model_copy(update={"classes": other}))
+    try:
+        outcome = CliRunner().invoke(
+            app, [*command, *store, "--model", "new", "--warm-start", "models/m/1"]
+        )
+    finally:
+        trained.put_json(region_set_key("toy"), record)
+    assert outcome.exit_code == 0, outcome.output
+    assert trained.get_model("models/new/1/model.json", ModelRecord).unlearnt == ("cartilage",)
+    assert "| never learnt | cartilage" in trained.get("models/new/1/README.md").decode()
 
 
 def test_a_recipe_larger_than_the_regions_is_refused(trained: DirectoryStore) -> None:
