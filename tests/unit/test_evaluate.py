@@ -42,7 +42,7 @@ from shared.datasets.samples import load_dataset
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import region_table
-from shared.jobs import JobStatus, Ledger, run_job
+from shared.jobs import JobStatus, Ledger, NameTakenError, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
@@ -486,7 +486,9 @@ def test_images_made_anew_by_another_model_are_measured_anew(tmp_path: Path) -> 
     again = model.model_copy(update={"sha256": dict.fromkeys(model.sha256, "0" * 64)})
     store.put_json("models/toy/1/model.json", again)
     made = DatasetRequest.model_validate(store.get_json("datasets/d/dataset.json")["request"])
-    run_job(ledger, SynthesizeStage(), ledger.submit(made), config=CONFIG)
+    with pytest.raises(NameTakenError):  # the dataset may be in use
+        ledger.submit(made)
+    run_job(ledger, SynthesizeStage(), ledger.submit(made, replace=True), config=CONFIG)
     assert store.get("datasets/d/dataset.json") == record
     assert ledger.identify(request) != before
 
