@@ -85,10 +85,7 @@ def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
         for name in (row["image"], row["mask"]):
             _check_place(key, name)
         if not (row["mpp"] and FINEST <= row["mpp"] <= COARSEST):
-            raise InputError(
-                f"{key}: {row['image']} has {row['mpp']} µm/px, which no tile has "
-                f"({FINEST:g} to {COARSEST:g})"
-            )
+            raise InputError(f"{key}: {row['image']} has {row['mpp']} µm/px, which no tile has")
         slides.setdefault(row["slide"], []).append(row)
     return slides
 
@@ -301,10 +298,8 @@ def read_tile(
     scale = row["mpp"] / rule.mpp
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     if max(size) > 2 * MAX_TILE_SIDE:
-        raise InputError(
-            f"tile {name} is {size[0]}×{size[1]} px at {rule.mpp} µm/px, more than "
-            f"{2 * MAX_TILE_SIDE}: take a larger region mpp"
-        )
+        much = f"{size[0]}×{size[1]} px at {rule.mpp} µm/px"
+        raise InputError(f"tile {name} is {much}, which is too much: take a larger region mpp")
     if min(size) < rule.size:
         raise InputError(
             f"tile {name} is {size[0]}×{size[1]} px at {rule.mpp} µm/px, smaller than a region of "
