@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import openslide
@@ -16,6 +16,7 @@ from shared.contracts.base import Contract
 from shared.errors import InputError
 from shared.imaging import slide_files
 from shared.imaging.companions import companions
+from shared.imaging.leveled import LeveledSlide
 from shared.sandbox import ANSWER_BYTES, ReadError, open_sandboxed
 
 Side = Annotated[int, Field(ge=1, le=2**31)]
@@ -55,7 +56,7 @@ class SlideReader:
         return np.asarray(self._source.read_region((x, y), level, (width, height)))
 
 
-class SandboxedSlide(openslide.AbstractSlide):
+class SandboxedSlide(LeveledSlide):
     """A slide that a process without other rights decodes.
 
     Attributes:
@@ -88,19 +89,9 @@ class SandboxedSlide(openslide.AbstractSlide):
     def failed(self) -> bool:
         return self._file.failed
 
-    @classmethod
-    def detect_format(cls, filename: Any) -> str | None:
-        """Return None: this class reads no format itself."""
-        return None
-
     def close(self) -> None:
         """End the reading process."""
         self._file.close()
-
-    @property
-    def level_count(self) -> int:
-        """Number of levels."""
-        return len(self._facts.level_dimensions)
 
     @property
     def level_dimensions(self) -> tuple[tuple[int, int], ...]:
@@ -116,16 +107,6 @@ class SandboxedSlide(openslide.AbstractSlide):
     def properties(self) -> Mapping[str, str]:
         """Properties under OpenSlide's names."""
         return self._facts.properties
-
-    @property
-    def associated_images(self) -> Mapping[str, Image.Image]:
-        """None are read."""
-        return {}
-
-    def get_best_level_for_downsample(self, downsample: float) -> int:
-        """Return the coarsest level that is not coarser than `downsample`."""
-        fitting = [i for i, own in enumerate(self.level_downsamples) if own <= downsample]
-        return max(fitting, key=lambda i: self.level_downsamples[i], default=0)
 
     def read_region(
         self, location: tuple[int, int], level: int, size: tuple[int, int]

@@ -7,13 +7,14 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import openslide
 from PIL import Image
 
 from shared.arrays import UInt8
+from shared.imaging.leveled import LeveledSlide
 
 CACHE_BYTES = 128 << 20
 """Decoded tiles that an open slide keeps."""
@@ -28,7 +29,7 @@ class Level(NamedTuple):
     rows: int
 
 
-class TiledSlide(openslide.AbstractSlide):
+class TiledSlide(LeveledSlide):
     """A slide with the interface of OpenSlide, read by a library tile by tile.
 
     Pixels without data are transparent.
@@ -74,16 +75,6 @@ class TiledSlide(openslide.AbstractSlide):
         """Turn a part of a tile, uint8 RGB or RGBA, into uint8 RGBA (height, width, 4)."""
         return with_alpha(piece[..., :3], piece[..., 3] if piece.shape[2] == 4 else None)
 
-    @classmethod
-    def detect_format(cls, filename: Any) -> str | None:
-        """Return None: `open_source` chooses the reader."""
-        return None
-
-    @property
-    def level_count(self) -> int:
-        """Number of levels."""
-        return len(self._levels)
-
     @property
     def level_dimensions(self) -> tuple[tuple[int, int], ...]:
         """Width and height of each level."""
@@ -99,16 +90,6 @@ class TiledSlide(openslide.AbstractSlide):
     def properties(self) -> Mapping[str, str]:
         """Vendor, resolution, objective and tile sizes, under OpenSlide's names."""
         return self._properties
-
-    @property
-    def associated_images(self) -> Mapping[str, Image.Image]:
-        """None are read."""
-        return {}
-
-    def get_best_level_for_downsample(self, downsample: float) -> int:
-        """Return the coarsest level that is not coarser than `downsample`."""
-        fitting = [i for i, own in enumerate(self.level_downsamples) if own <= downsample]
-        return max(fitting, key=lambda i: self.level_downsamples[i], default=0)
 
     def read_region(
         self, location: tuple[int, int], level: int, size: tuple[int, int]

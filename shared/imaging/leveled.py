@@ -1,0 +1,33 @@
+"""What follows from the levels of a slide that OpenSlide does not read itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import openslide
+from PIL import Image
+
+
+class LeveledSlide(openslide.AbstractSlide):
+    """A slide that `open_source` opens; a subclass states its levels and reads them."""
+
+    @classmethod
+    def detect_format(cls, filename: Any) -> str | None:
+        """Return None: `open_source` chooses the reader."""
+        return None
+
+    @property
+    def level_count(self) -> int:
+        """Number of levels."""
+        return len(self.level_dimensions)
+
+    @property
+    def associated_images(self) -> Mapping[str, Image.Image]:
+        """None are read."""
+        return {}
+
+    def get_best_level_for_downsample(self, downsample: float) -> int:
+        """Return the coarsest level that is not coarser than `downsample`."""
+        fitting = [i for i, own in enumerate(self.level_downsamples) if own <= downsample]
+        return max(fitting, key=lambda i: self.level_downsamples[i], default=0)
