@@ -45,6 +45,9 @@ def figures(report: Report) -> dict[str, float | None]:
         _mean_iou(report, source)
         for source in (TrainingSet.REAL, TrainingSet.SYNTHETIC, TrainingSet.REAL_AND_SYNTHETIC)
     )
+    distances = [looks.per_patient, *(part.per_patient for part in report.fidelity)]
+    gains = [part.gain / part.most for part in distances if part is not None]
+    recalls = [row["both"].recall for row in rows]
     leaks = [row for part in report.fidelity for row in part.leakage.values()]
     return {
         "fd_gain": min(row["map"].frechet / row["both"].frechet for row in rows),
@@ -56,6 +59,10 @@ def figures(report: Report) -> dict[str, float | None]:
         "iou_augmented_gain": augmented - real,
         "stain_gain": looks.stain["map"] / looks.stain["both"],
         "faithfulness_ratio": faithful.mean_iou / real,
+        "recall": None if None in recalls else min(map(_known, recalls)),
+        "detail": looks.detail.get("both"),
+        # of the most that real images of the same patients reach over those of others
+        "per_patient_gain": min(gains) if len(gains) == len(distances) else None,
         "crop_retrieval_top1": None if None in top1 else min(map(_known, top1)),
         "excess_copies": max(row.excess_copies for row in leaks),
         # above 0 by chance alone in every second measurement of an honest generator

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from services.evaluate.data import MAP_AND_CROPS, Material, SyntheticPairs, spread
+from services.evaluate.data import (
+    MAP_AND_CROPS,
+    MAX_IMAGES,
+    Material,
+    Pairs,
+    SyntheticPairs,
+    centre,
+    spread,
+)
+from services.evaluate.detail import fine_power
+from services.evaluate.fidelity import FeatureSet
 from services.evaluate.membership import by_denoiser
-from services.evaluate.reconstruction import autoencoder_of, reconstruction_scores
+from services.evaluate.per_patient import per_patient
+from services.evaluate.reconstruction import Transform, autoencoder_of, reconstruction_scores
 from services.evaluate.retrieval import retrieval_top1
 from services.evaluate.stain import stain_error, stain_statistics
 from shared.arrays import Float32, Float64, Int64, UInt8
-from shared.contracts.evaluate import Appearance, Copying, EvaluateRequest, Retrieval
+from shared.contracts.evaluate import (
+    Appearance,
+    Copying,
+    EvaluateRequest,
+    PerPatient,
+    Retrieval,
+)
 from shared.contracts.synthesize import CropOrigin, Provenance
 from shared.datasets.samples import Sample
 from shared.diffusion.crops import place
@@ -81,14 +98,16 @@ def from_elsewhere(provenance: Provenance) -> tuple[CropOrigin, ...]:
 def measure_appearance(
     request: EvaluateRequest, material: Material, context: Context
 ) -> Appearance:
-    """Measure staining, copying, retrieval by staining, reconstructions and membership."""
-    store = context.store
+    """Measure staining, fine detail, copying, retrieval, reconstructions and membership."""
+    store, reconstructed = context.store, autoencoder_of(material, context)
     return Appearance(
         stain=stain_errors(store, material.named_rows),
         copying=copying(store, material),
         retrieval=crop_retrieval(store, material, None, request.seed),
-        autoencoder=reconstruction_scores(material, autoencoder_of(material, context)),
+        autoencoder=reconstruction_scores(material, reconstructed),
         membership=by_denoiser(material, context, request.seed),
+        per_patient=stain_per_patient(material, request.seed),
+        detail=detail(material, reconstructed),
     )
 
 
@@ -121,6 +140,47 @@ def stain_errors(store: Store, rows: Mapping[str, SyntheticPairs]) -> dict[str, 
                     truth = stain_statistics(sources.real(sample), inside)
                     errors.setdefault("real", []).append(stain_error(truth, wanted))
     return {row: float(np.mean(values)) for row, values in errors.items()}
+
+
+def detail(material: Material, reconstructed: Transform) -> dict[str, float]:
+    """Compare the fine detail of images with that of the real test images.
+
+    Returns:
+        Row, or 'reconstruction' → `fine_power`, as a share of that of the real test images.
+    """
+
+    def images(pairs: Pairs) -> Iterator[UInt8]:
+        for number in spread(len(pairs), MAX_SEARCHED):
+            yield centre(pairs.pair(number)[0], material.dataset.size)
+
+    real = fine_power(images(material.test))
+    again = (reconstructed(image[None])[0] for image in images(material.test))
+    powers = {row: fine_power(images(pairs)) for row, pairs in material.named_rows.items()}
+    powers["reconstruction"] = fine_power(again)
+    return {row: power / max(real, 1e-12) for row, power in powers.items()}
+
+
+def stain_per_patient(material: Material, seed: int) -> PerPatient | None:
+    """Compare images with the other real images of their patient, by their staining.
+
+    The features are `_stain_vector`, in units of their standard deviation over the real images.
+    """
+
+    def features(pairs: Pairs) -> FeatureSet:
+        numbers = spread(len(pairs), MAX_IMAGES)
+        size = material.dataset.size
+        values = np.stack([_stain_vector(centre(pairs.pair(n)[0], size)) for n in numbers])
+        slides, regions = zip(*map(pairs.origins, numbers), strict=True)
+        return FeatureSet(values.astype(np.float32)[:, None], slides, regions)
+
+    test = features(material.test)
+    mean, spread_of = test.values.mean(0), np.maximum(test.values.std(0), 1e-6)
+
+    def scaled(own: FeatureSet) -> FeatureSet:
+        return replace(own, values=(own.values - mean) / spread_of)
+
+    rows = {row: scaled(features(pairs)) for row, pairs in material.rows.items()}
+    return per_patient(scaled(test), rows, material.patients, seed)
 
 
 def copying(store: Store, material: Material) -> Copying:

@@ -27,6 +27,9 @@ from shared.storage import ObjectNotFoundError, Store
 FALLBACK_SHARE = 0.25
 """Share of a training slide's regions that becomes test data if no slide is held out."""
 
+MAX_IMAGES = 10_000
+"""Greatest number of images of one source that features are made of."""
+
 MAP_AND_CROPS: Condition = "both"
 """Name of the row of images that were made from map and crops."""
 
@@ -138,6 +141,11 @@ class Material(Division):
     def map_and_crops(self) -> SyntheticPairs:
         """Images made from map and crops: a row of the ablation, or else the dataset itself."""
         return self.rows.get(MAP_AND_CROPS, self.synthetic)
+
+    @property
+    def patients(self) -> dict[str, str]:
+        """Slide → patient; a slide of no known patient stands for itself."""
+        return {part.slide: part.patient or part.slide for part in self.real.slides}
 
     @property
     def named_rows(self) -> dict[str, SyntheticPairs]:

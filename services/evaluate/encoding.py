@@ -10,11 +10,12 @@ import numpy as np
 
 from services.evaluate.appearance import crop_retrieval
 from services.evaluate.contact_sheet import COLUMNS
-from services.evaluate.data import MAP_AND_CROPS, Material, Pairs, centre, spread
+from services.evaluate.data import MAP_AND_CROPS, MAX_IMAGES, Material, Pairs, centre, spread
 from services.evaluate.fidelity import FeatureSet, fidelity, nearest
 from services.evaluate.frechet import Moments, load_statistics, save_statistics
 from services.evaluate.leakage import authenticity
 from services.evaluate.membership import by_neighbours, patients_of
+from services.evaluate.per_patient import per_patient
 from services.evaluate.reconstruction import Transform, autoencoder_of
 from shared.arrays import Float32
 from shared.contracts.evaluate import (
@@ -28,9 +29,6 @@ from shared.encoders import Encoder, load_encoder
 from shared.errors import InputError
 from shared.jobs import Context
 from shared.storage import Store
-
-MAX_IMAGES = 10_000
-"""Greatest number of images of one source that are encoded."""
 
 ENCODE_BATCH = 64
 
@@ -200,6 +198,7 @@ def measure_encoder(
     )
     context.store.put(report_key(request.report, f"reference-{name}.safetensors"), statistics)
     patients = patients_of(material)
+    rows = {row: encoded.turned[row] for row in material.rows}
     on_sheet = spread(len(numbers["dataset"]), COLUMNS)
     neighbours = nearest(upright["dataset"][on_sheet], upright["train"])
     return EncoderResult(
@@ -224,6 +223,7 @@ def measure_encoder(
             ),
             request.seed,
         ),
+        per_patient=per_patient(encoded.test, rows, material.patients, request.seed),
         nearest=tuple(
             Neighbour(sample=numbers["dataset"][row], train=numbers["train"][near])
             for row, near in zip(on_sheet, neighbours, strict=True)

@@ -92,7 +92,7 @@ def patients_of(material: Material) -> tuple[list[str], list[str]] | None:
     None if membership cannot be measured: the training images are not those of the model, or a
     patient or slide is on both sides.
     """
-    patient = {part.slide: part.patient or part.slide for part in material.real.slides}
+    patient = material.patients
     sides = [
         [patient[pairs.origins(number)[0][0]] for number in range(len(pairs))]
         for pairs in (material.train, material.test)

@@ -166,6 +166,30 @@ class Membership(ReportPart):
     patients: tuple[int, int]
 
 
+class PerPatient(ReportPart):
+    """Kernel distances of images to the other real images of the patient they were made from.
+
+    The rows besides those of the ablation are `other`, real images of other patients, and `same`,
+    random halves of the patient's own images. All are means over patients.
+    """
+
+    patients: int = Field(description="number of patients")
+    distance: dict[str, float] = Field(
+        description="row → mean kernel distance (Bińkowski et al. 2018, unbiased)"
+    )
+    spread: dict[str, float] = Field(
+        description="row → sample standard deviation of the distance over patients"
+    )
+    gain: float = Field(
+        description="share of the distance of the images made from maps alone that crops remove"
+    )
+    gain_interval: tuple[float, float] = Field(description="90 %, over resampled patients")
+    most: float = Field(
+        description="the gain of the patient's own images over those of other patients: about 1, "
+        "but for chance"
+    )
+
+
 class Retrieval(ReportPart):
     """How often an image's own crop is found among other crops of the same class."""
 
@@ -201,6 +225,7 @@ class EncoderFigures(Fidelity):
     membership: Membership | None = Field(
         None, description="attack by the nearest synthetic image; None: not measured"
     )
+    per_patient: PerPatient | None = Field(None, description="None: not measured")
 
 
 class Copying(ReportPart):
@@ -229,6 +254,12 @@ class Appearance(ReportPart):
     autoencoder: Likeness
     membership: Membership | None = Field(
         None, description="attack by a call of the denoiser; None: not measured"
+    )
+    per_patient: PerPatient | None = Field(None, description="by staining; None: not measured")
+    detail: dict[str, float] = Field(
+        default_factory=dict,
+        description="row → power of optical density beyond a quarter of a cycle per pixel, divided "
+        "by that of the real test images",
     )
 
 

@@ -14,6 +14,7 @@ from shared.contracts.evaluate import (
     EncoderFigures,
     FidelityRow,
     Leakage,
+    PerPatient,
     Report,
     Retrieval,
     SegmentationScores,
@@ -100,22 +101,35 @@ def hits(top1: float | None) -> dict[str, Retrieval]:
     return {"both": Retrieval.model_construct(top1=top1)}
 
 
+def patients(gain: float) -> PerPatient:
+    return PerPatient.model_construct(gain=gain, most=0.9)
+
+
 def test_of_several_encoders_the_least_favourable_counts() -> None:
     def part(fd: tuple[float, float], own: tuple[float, float], over: float, top1: float | None,
-             excess: float) -> EncoderFigures:  # fmt: skip
+             excess: float, gain: float) -> EncoderFigures:  # fmt: skip
         rows = {
-            row: FidelityRow.model_construct(frechet=distance, own_slides=near, over_floor=over)
+            row: FidelityRow.model_construct(
+                frechet=distance, own_slides=near, over_floor=over, recall=distance / 100
+            )
             for row, distance, near in zip(("map", "both"), fd, own, strict=True)
         }
         leaks = {"dataset": leak(excess, excess > 0.02), "both": leak(0.0, False)}
-        return EncoderFigures.model_construct(rows=rows, retrieval=hits(top1), leakage=leaks)
+        return EncoderFigures.model_construct(
+            rows=rows, retrieval=hits(top1), leakage=leaks, per_patient=patients(gain)
+        )
 
     report = Report.model_construct(
         fidelity=(
-            part((90, 30), (60, 20), 2.0, 0.5, 0.03),
-            part((80, 40), (80, 20), 1.5, 0.4, 0.0),
+            part((90, 30), (60, 20), 2.0, 0.5, 0.03, 0.6),
+            part((80, 40), (80, 20), 1.5, 0.4, 0.0, 0.45),
         ),
-        appearance=Appearance.model_construct(stain={"map": 0.3, "both": 0.1}, retrieval=hits(0.6)),
+        appearance=Appearance.model_construct(
+            stain={"map": 0.3, "both": 0.1},
+            retrieval=hits(0.6),
+            per_patient=patients(0.9),
+            detail={"both": 0.8},
+        ),
         segmentation={
             TrainingSet.REAL: scores(0.8),
             TrainingSet.SYNTHETIC: scores(0.76),
@@ -128,10 +142,11 @@ def test_of_several_encoders_the_least_favourable_counts() -> None:
         {
             "fd_gain": 2, "fd_gain_own_slides": 3, "fd_over_floor": 2, "iou_synthetic_ratio": 0.95,
             "iou_augmented_gain": 0.02, "stain_gain": 3, "faithfulness_ratio": 0.9,
+            "recall": 0.3, "detail": 0.8, "per_patient_gain": 0.5,
             "crop_retrieval_top1": 0.4, "excess_copies": 0.03, "excess_copies_significant": 0.03,
         }
     )  # fmt: skip
-    one = (part((90, 30), (60, 20), 2.0, None, 0.01),)
+    one = (part((90, 30), (60, 20), 2.0, None, 0.01, 0.6),)
     found = quality.figures(report.model_copy(update={"fidelity": one}))
     assert found["crop_retrieval_top1"] is None
     assert (found["excess_copies"], found["excess_copies_significant"]) == (0.01, 0)

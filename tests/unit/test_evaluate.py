@@ -459,6 +459,8 @@ def test_the_ablation_tells_what_each_condition_is_worth(tmp_path: Path) -> None
     looks = report["appearance"]
     assert set(looks["stain"]) == {*rows, "seen both", "real"}
     assert looks["stain"]["real"] < looks["stain"]["both"]  # the toy model is untrained
+    assert set(looks["detail"]) == {*rows, "seen both", "reconstruction"}
+    assert looks["per_patient"]["patients"] == report["fidelity"][0]["per_patient"]["patients"] == 5
     assert looks["copying"] == {"made": None, "chance": None, "n": 0, "n_chance": 0}  # tiny crops
     assert report["segmentation"]["few"]["trained_on"] == 12
     assert report["segmentation"]["few_both"]["trained_on"] == 21
