@@ -31,4 +31,4 @@ def _fine_power(image: UInt8) -> float:
     window = np.outer(np.hanning(height), np.hanning(width))[..., None]
     spectrum = np.fft.fft2((density - density.mean((0, 1))) * window, axes=(0, 1))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
-    return float((np.abs(spectrum[frequency > FINE]) ** 2).sum()) / (height * width)
+    return float((np.abs(spectrum[frequency > FINE]) ** 2).sum() / (height * width))

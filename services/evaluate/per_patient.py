@@ -34,8 +34,9 @@ def image_kernels(one: Float32, other: Float32) -> Float64:
     """
     (n, views, dim), (m, others) = one.shape, other.shape[:2]
     products = one.reshape(-1, dim).astype(np.float64) @ other.reshape(-1, dim).T
-    kernels: Float64 = (products / dim + 1) ** 3
-    return kernels.reshape(n, views, m, others).mean((1, 3))
+    kernels = ((products / dim + 1) ** 3).reshape(n, views, m, others)
+    means: Float64 = kernels.mean((1, 3))
+    return means
 
 
 def _within(kernels: Float64) -> float:
@@ -152,8 +153,8 @@ def _apart(row: FeatureSet, test: FeatureSet) -> NDArray[np.bool_]:
 
 def _from_real(real: Float64, one: Int64, other: Int64) -> float:
     between = real[np.ix_(one, other)]
-    parts = (real[np.ix_(rows, rows)] for rows in (one, other))
-    return kernel_distance(*parts, between, np.ones_like(between, bool))
+    within, within_other = (real[np.ix_(rows, rows)] for rows in (one, other))
+    return kernel_distance(within, within_other, between, np.ones_like(between, bool))
 
 
 def _halved(real: Float64, own: Int64, rng: np.random.Generator) -> float:
