@@ -62,6 +62,10 @@ def synthesize(
             help="Region set that maps come from; default: the model's.", callback=check_name
         ),
     ] = None,
+    sample_maps: Annotated[
+        bool,
+        typer.Option(help="Sample new label maps by the model's layout model."),
+    ] = False,
     crops: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +98,7 @@ def synthesize(
         version=ref.version,
         images=images,
         proportions=parse_proportions(proportion or []),
-        maps=MapSource(regions=maps),
+        maps=MapSource(regions=maps, sampled=sample_maps),
         crops=CropSource(regions=crops),
         steps=steps,
         guidance_map=guidance_map,

@@ -282,6 +282,7 @@ OPTIONS = {
     "proportions": "--proportion",
     "encoders": "--encoder",
     "maps.regions": "--maps",
+    "maps.sampled": "--sample-maps",
     "crops.regions": "--crops",
 }
 """Field → the option that sets it, where the option is not named as the field."""

@@ -90,8 +90,10 @@ def from_elsewhere(provenance: Provenance) -> tuple[CropOrigin, ...]:
     """Return the crops that come from other regions than the map.
 
     A crop from the map's own region may be visible in the real image of the map, so the two
-    cannot be compared.
+    cannot be compared. A sampled map has no real image, so there are none.
     """
+    if provenance.sampled_map:
+        return ()
     return tuple(origin for origin in provenance.crops if origin.region != provenance.map_region)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from diffusers import UNet2DModel
 
 from shared.arrays import Float64, UInt8
 from shared.contracts.models import ModelRecord
@@ -13,6 +14,7 @@ from shared.datasets.map_choice import donors
 from shared.datasets.pseudonyms import Pseudonyms
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, place, take_crop
+from shared.diffusion.layouts import sample_layouts
 from shared.imaging.augment import symmetry
 from shared.seeds import image_seed
 
@@ -64,7 +66,8 @@ class Composer:
     """Composes the conditions of the images of a request.
 
     The condition of an image depends only on the request, its index and its map. Without
-    pseudonyms, its provenance has the names of slides and regions.
+    pseudonyms, its provenance has the names of slides and regions. `layouts` is needed if the
+    request samples its maps.
     """
 
     def __init__(
@@ -74,14 +77,16 @@ class Composer:
         maps: RegionBank,
         crops: RegionBank,
         pseudonyms: Pseudonyms | None = None,
+        layouts: UNet2DModel | None = None,
     ) -> None:
         self.request, self.model, self.maps, self.crops = request, model, maps, crops
         self.pseudonyms = pseudonyms
+        self.layouts = layouts
         self.sampling = request.sampling(model)
         self.rule = CropRule.of(model.recipe.denoiser, model.classes)
 
     def compose(self, index: int, map_number: int, attempt: int = 0) -> Composition:
-        """Compose image `index` with the label map of region `map_number`.
+        """Compose image `index` with the label map, or the class shares, of region `map_number`.
 
         Each attempt has another window and other crops, and another seed of the noise.
         """
@@ -90,14 +95,20 @@ class Composer:
         if attempt:
             seed = image_seed(seed, attempt)
         rng = np.random.default_rng(seed)
-        region = self.maps.read(map_number)
-        x, y = typical_window(region.labels, model.size, rng)
-        which = int(rng.integers(8)) if request.maps.augment else 0
-        labels = symmetry(region.labels[y : y + model.size, x : x + model.size], which)
+        map_key, map_slide = self.maps.keys[map_number], str(self.maps.slides[map_number])
+        if self.layouts is not None:
+            x = y = which = 0
+            shares = self.maps.shares[map_number].tolist()
+            labels = sample_layouts(self.layouts, [shares], [seed], model.size)[0]
+        else:
+            region = self.maps.read(map_number)
+            x, y = typical_window(region.labels, model.size, rng)
+            which = int(rng.integers(8)) if request.maps.augment else 0
+            labels = symmetry(region.labels[y : y + model.size, x : x + model.size], which)
         crops: list[Crop] = []
         origins: list[CropOrigin] = []
         for label in cropped_labels(labels, self.rule):
-            cut = self._crop(label, region.key, region.slide, labels, rng)
+            cut = self._crop(label, map_key, map_slide, labels, rng)
             if cut is not None:
                 crops.append(cut[0])
                 origins.append(cut[1])
@@ -108,8 +119,9 @@ class Composer:
             model=str(request.model_ref),
             weights=model.sha256,
             map_regions=self.maps.name,
-            map_region=region.key,
-            map_slide=region.slide,
+            sampled_map=self.layouts is not None,
+            map_region=map_key,
+            map_slide=map_slide,
             map_x=x,
             map_y=y,
             symmetry=which,

@@ -54,14 +54,17 @@ def put_rows(store: Store, shard: str, samples: Sequence[Sample], counts: Sequen
     store.put(_rows_key(shard), table_bytes(pa.Table.from_pylist(rows, schema=MANIFEST)))
 
 
-def write_manifest(store: Store, dataset: str, shards: tuple[str, ...]) -> int:
-    """Join the rows of all shards, one row group per shard; return the number of distinct maps."""
+def write_manifest(store: Store, dataset: str, shards: tuple[str, ...], maps_by: str) -> int:
+    """Join the rows of all shards, one row group per shard; return the number of distinct maps.
+
+    `maps_by` is the column that tells maps apart.
+    """
     seen: set[str] = set()
     key = dataset_key(dataset, "manifest.parquet")
     with store.writing(key) as path, pq.ParquetWriter(path, MANIFEST) as writer:
         for shard in shards:
             rows = pq.read_table(io.BytesIO(store.get(_rows_key(shard))), schema=MANIFEST)
-            seen.update(rows["map_region"].to_pylist())
+            seen.update(rows[maps_by].to_pylist())
             writer.write_table(rows)
     return len(seen)
 

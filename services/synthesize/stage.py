@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from diffusers import UNet2DModel
 
 from services.synthesize.card import croissant, dataset_card
 from services.synthesize.compose import Composer, Composition
@@ -35,6 +36,7 @@ from shared.datasets.preview import PREVIEW_SAMPLES, preview_png
 from shared.datasets.pseudonyms import dataset_pseudonyms, reveal, source_names, write_key
 from shared.datasets.region_bank import RegionBank, open_banks
 from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
+from shared.diffusion.model_store import load_layouts
 from shared.errors import JobError
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model, weights_origin
@@ -59,6 +61,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
 
     def plan(self, request: DatasetRequest, context: Context) -> Plan:
         model = _model(context.store, request)
+        _layouts(context.store, request, model)  # raises if the model cannot sample maps
         request.sampling(model)  # raises if the model does not allow these settings
         _check_room(context.store, request, model)
         maps, crops = open_banks(context.store, request, model)
@@ -91,7 +94,14 @@ class SynthesizeStage(Stage[DatasetRequest]):
         model = _model(store, request)
         generate, at_a_time = open_generate(context, request, model)
         maps, crops = open_banks(store, request, model)
-        composer = Composer(request, model, maps, crops, dataset_pseudonyms(store, request))
+        composer = Composer(
+            request,
+            model,
+            maps,
+            crops,
+            dataset_pseudonyms(store, request),
+            _layouts(store, request, model),
+        )
         chosen = [maps.numbers[key] for key in _choices(store, request.dataset, start, stop)]
 
         def batches() -> Iterator[list[Composition]]:
@@ -159,7 +169,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
             missing=sum(int(part.get("missing", 0)) for part in done.values()),
         )
         _drop_stale(store, request, set(numbers))
-        distinct = write_manifest(store, request.dataset, shards)
+        maps_by = "mask_sha256" if request.maps.sampled else "map_region"
+        distinct = write_manifest(store, request.dataset, shards, maps_by)
         _write_exports(store, record, numbers)
         _, crops = open_banks(store, request, model)
         shown = list(itertools.islice(read_shard(store.get(shards[0])), PREVIEW_SAMPLES))
@@ -206,6 +217,11 @@ def _coco_key(dataset: str, number: int) -> str:
 
 def _model(store: Store, request: DatasetRequest) -> ModelRecord:
     return read_model(store, request.model_ref)
+
+
+def _layouts(store: Store, request: DatasetRequest, model: ModelRecord) -> UNet2DModel | None:
+    """Load the layout model, if the request samples its maps; raises as `load_layouts` does."""
+    return load_layouts(store, model) if request.maps.sampled else None
 
 
 def _check_room(store: Store, request: DatasetRequest, model: ModelRecord) -> None:

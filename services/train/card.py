@@ -17,7 +17,7 @@ def model_card(
     Args:
         model: the published version.
         record: its region set.
-        rows: training ('vae', 'decoder', 'denoiser') → rows of metrics.
+        rows: training (such as 'denoiser') → rows of metrics.
         origin: origin of the weights, where they come from a checkpoint of the package.
     """
     recipe = model.recipe

@@ -46,5 +46,5 @@ def check_networks(run: Run) -> None:
         ) from error
     weights = sum(part.numel() for net in (vae, denoiser) for part in net.parameters())
     what = f"the checkpoints of recipe {recipe.name!r} ({weights / 1e6:.0f} million weights)"
-    each = BYTES_PER_WEIGHT if any(run.steps.values()) else UNTRAINED_BYTES_PER_WEIGHT
+    each = BYTES_PER_WEIGHT if run.trains_generator else UNTRAINED_BYTES_PER_WEIGHT
     check_room(run.store, weights * each, what)

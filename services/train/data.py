@@ -203,3 +203,15 @@ class Batches:
                     drawn.append(pool.submit(self.draw, step, size, rank))
                 if step >= start + ahead:
                     yield step - ahead, drawn.popleft().result()
+
+
+class MapBatches(Batches):
+    """Draws label maps alone: windows of regions, turned; the images have no pixels."""
+
+    def _row(self, step: int, row: int) -> tuple[Any, ...]:
+        rng = np.random.default_rng([*self.seed, step, row])
+        chosen = int(rng.integers(len(self.index)))
+        view = self._new_view(rng, int(rng.integers(TURNS)), stained=False)
+        mask = view.cut(self.index.labels(chosen), self.side)
+        image = np.empty((0, 0, 3), np.uint8)
+        return image, mask, [], True, True, self.index.keys[chosen], None

@@ -11,7 +11,7 @@ from torch.nn import functional
 from services.train.critic import PatchCritic, critic_loss, deceit_loss
 from services.train.data import Batch
 from services.train.perceptual import PerceptualLoss
-from shared.contracts.recipe import StudentRecipe, VaeRecipe
+from shared.contracts.recipe import LayoutRecipe, StudentRecipe, VaeRecipe
 from shared.diffusion import schedule
 from shared.diffusion.autoencoder import (
     Autoencoder,
@@ -29,6 +29,7 @@ from shared.diffusion.flow import (
     guided,
 )
 from shared.diffusion.guidance import Guidance
+from shared.diffusion.layouts import make_layouts, to_grid, velocity
 
 BLOCK = 16
 """Side in pixels of the blocks whose mean staining is compared."""
@@ -268,3 +269,22 @@ class StudentObjective(DenoiserObjective):
         for _ in range(steps):
             solver.advance(velocity(solver.sample, solver.time))
         return solver.sample
+
+
+class LayoutObjective:
+    """Trains a layout model by flow matching on the coarse grids of label maps."""
+
+    def __init__(self, recipe: LayoutRecipe, labels: int, device: str) -> None:
+        self.model = make_layouts(recipe, labels).to(device)
+        self.module: nn.Module = self.model
+        self.side, self.labels, self.device = recipe.side, labels, device
+
+    def loss(self, batch: Batch, seeds: Sequence[int], step: int) -> dict[str, Tensor]:
+        maps = torch.from_numpy(batch.labels).to(self.device)
+        grid = to_grid(maps, self.labels, self.side)
+        shares = (1 + grid.mean((2, 3))) / 2
+        times = draw_times(seeds).to(self.device)
+        noise = draw_noise(seeds, grid.shape[1:]).to(self.device)
+        share = times.view(-1, 1, 1, 1)
+        found = velocity(self.model, (1 - share) * grid + share * noise, times, shares)
+        return {"loss": (found.float() - (noise - grid)).square().mean()}

@@ -10,6 +10,7 @@ from services.train.loop import Training
 from services.train.objectives import DenoiserObjective
 from services.train.run import Run, put_folder
 from shared.contracts.models import ModelRecord
+from shared.diffusion.layouts import FOLDER
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.models import weights_origin
 from shared.storage import sha256_file
@@ -32,7 +33,7 @@ def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> ModelRecord:
 
     Args:
         run: the finished run, on the CPU.
-        rows: training ('vae', 'decoder', 'denoiser') → rows of metrics, for the card.
+        rows: training (one of `KINDS`) → rows of metrics, for the card.
 
     Returns:
         The record of the version.
@@ -41,6 +42,8 @@ def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> ModelRecord:
     with tempfile.TemporaryDirectory(prefix="htd-model-") as name:
         folder = Path(name)
         trained_pipeline(run).save_pretrained(folder, safe_serialization=True)
+        if run.recipe.layouts.steps:
+            run.read_folder(FOLDER, folder / FOLDER)
         weights = {
             path.relative_to(folder).as_posix(): sha256_file(path)
             for path in sorted(folder.rglob("*.safetensors"))

@@ -28,7 +28,7 @@ from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context
 from shared.storage import Store
 
-KINDS = ("vae", "decoder", "denoiser")
+KINDS = ("vae", "decoder", "denoiser", "layouts")
 """The trainings of a run, in order."""
 
 
@@ -65,8 +65,15 @@ class Run:
     @property
     def steps(self) -> dict[str, int]:
         """Number of steps of each training."""
-        vae, denoiser = self.recipe.vae, self.recipe.denoiser
-        return dict(zip(KINDS, (vae.steps, vae.decoder_steps, denoiser.steps), strict=True))
+        recipe = self.recipe
+        vae = recipe.vae
+        steps = (vae.steps, vae.decoder_steps, recipe.denoiser.steps, recipe.layouts.steps)
+        return dict(zip(KINDS, steps, strict=True))
+
+    @property
+    def trains_generator(self) -> bool:
+        """Whether the run changes the autoencoder or the denoiser."""
+        return any(steps for kind, steps in self.steps.items() if kind != "layouts")
 
     def key(self, name: str) -> str:
         """Return the key of one of the run's objects."""
@@ -75,7 +82,7 @@ class Run:
     def settings(self, kind: str) -> LoopSettings:
         """Return the settings of the training `kind`, one of `KINDS`."""
         recipe, steps = self.recipe, self.steps[kind]
-        own = recipe.denoiser if kind == "denoiser" else recipe.vae
+        own = {"denoiser": recipe.denoiser, "layouts": recipe.layouts}.get(kind, recipe.vae)
         rate = recipe.vae.decoder_learning_rate if kind == "decoder" else own.learning_rate
         return LoopSettings(
             batch_size=own.batch_size,
@@ -116,7 +123,7 @@ class Run:
             ) from error
         mpp = self.regions.rule.mpp
         unlike = recipe.size != origin.size or abs(mpp - origin.mpp) > 0.05 * origin.mpp
-        if unlike and not any(self.steps.values()):
+        if unlike and not self.trains_generator:
             raise InputError(
                 f"{start} makes images of {origin.size} px at {origin.mpp:g} µm/px, but regions "
                 f"{self.request.regions!r} with recipe {recipe.name!r} are of {recipe.size} px at "
@@ -159,9 +166,14 @@ class Run:
     def read_vae(self, kind: str) -> Autoencoder:
         """Load the autoencoder that the training `kind` ('vae' or 'decoder') has written."""
         with tempfile.TemporaryDirectory(prefix="htd-vae-") as folder:
-            for name in ("config.json", "diffusion_pytorch_model.safetensors"):
-                (Path(folder) / name).write_bytes(self.store.get(self.key(f"{kind}/{name}")))
+            self.read_folder(kind, Path(folder))
             return read_vae(Path(folder))
+
+    def read_folder(self, kind: str, folder: Path) -> None:
+        """Copy the network that the training `kind` has written to a folder."""
+        folder.mkdir(exist_ok=True)
+        for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+            (folder / name).write_bytes(self.store.get(self.key(f"{kind}/{name}")))
 
     def load_checkpoint(self, training: Training, kind: str, step: int) -> None:
         """Resume a training from its checkpoint at `step`; step 0 has no checkpoint."""

@@ -1,4 +1,4 @@
-"""The segments of a run: they train the autoencoder, compute latents, and train the denoiser."""
+"""The segments of a run, which train its networks, or compute latents."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from services.train.data import Batches
+from services.train.data import Batches, MapBatches
 from services.train.latents import encode_views, latents_key, read_latents
 from services.train.loop import Progress, Training
 from services.train.objectives import (
     DecoderObjective,
     DenoiserObjective,
+    LayoutObjective,
     StudentObjective,
     VaeObjective,
 )
@@ -24,6 +25,7 @@ from shared.arrays import UInt8
 from shared.datasets.samples import draw_crops
 from shared.diffusion.autoencoder import Autoencoder, encode_raw, make_vae, to_unit
 from shared.diffusion.gpu import prepare_vae
+from shared.diffusion.layouts import FOLDER
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.imaging.sheet import colorize, sheet, sheet_png
 from shared.seeds import image_seed
@@ -111,6 +113,26 @@ def denoiser_segment(
         picture = _sample_sheet(run, HeteroTissuePipeline(vae, denoiser), batches)
         model = str(run.request.model_ref)
         run.store.put(run.key(f"samples/{stop:08d}.png"), sheet_png(picture, model))
+    return progress
+
+
+def layouts_segment(run: Run, start: int, stop: int, report: Report) -> Progress:
+    """Train the layout model on the label maps of the regions; the last segment writes it."""
+    recipe, seed = run.recipe.layouts, run.request.seed
+    objective = LayoutObjective(recipe, len(run.regions.classes), run.device)
+    training = Training(objective, run.settings("layouts"))
+    run.load_checkpoint(training, "layouts", start)
+    batches = MapBatches(run.index(), run.recipe.size, None, (seed, 4))
+    progress = training.run(
+        batches, start, stop, lambda done, note: report(done, stop - start, note)
+    )
+    if stop < recipe.steps:
+        run.save_checkpoint(training, "layouts", start, stop)
+        return progress
+    training.use_average()
+    with tempfile.TemporaryDirectory(prefix="htd-layouts-") as folder:
+        objective.model.save_pretrained(folder, safe_serialization=True)
+        put_folder(run.store, run.key(f"{FOLDER}/"), Path(folder))
     return progress
 
 

@@ -1,6 +1,7 @@
 """The train stage: it plans a run as segments, runs one segment, and publishes the model.
 
-A run trains the VAE, then its decoder alone, then computes latents, then trains the denoiser.
+A run trains the VAE, then its decoder alone, then computes latents, then trains the denoiser, and
+at last a layout model, if the recipe has one.
 Each training is cut into segments of `segment_steps` steps; a segment is a phase of its own,
 because it resumes from the checkpoint of the previous one.
 """
@@ -17,7 +18,12 @@ from services.train.checks import check_networks
 from services.train.latents import SHARD_REGIONS
 from services.train.publish import publish
 from services.train.run import KINDS, Run
-from services.train.segments import autoencoder_segment, denoiser_segment, latents_segment
+from services.train.segments import (
+    autoencoder_segment,
+    denoiser_segment,
+    latents_segment,
+    layouts_segment,
+)
 from services.train.tensorboard import FILE_NAME, event_log
 from shared.contracts.train import TrainRequest
 from shared.errors import InputError
@@ -47,7 +53,7 @@ class TrainStage(Stage[TrainRequest]):
         run.check_warm_start()
         run.perceptual_loss()
         check_networks(run)
-        vae, decoder, denoiser = (
+        vae, decoder, denoiser, layouts = (
             [(_shard(kind, *span),) for span in _spans(run.steps[kind], recipe.segment_steps)]
             for kind in KINDS
         )
@@ -58,6 +64,7 @@ class TrainStage(Stage[TrainRequest]):
                 *(decoder if recipe.vae.decoder_steps else ()),
                 *([latents] if latents else ()),
                 *denoiser,
+                *(layouts if recipe.layouts.steps else ()),
             )
         )
 
@@ -71,6 +78,8 @@ class TrainStage(Stage[TrainRequest]):
         if kind == "denoiser":
             latents = [part.id for part in _latent_shards(run)]
             progress = denoiser_segment(run, latents, start, stop, report)
+        elif kind == "layouts":
+            progress = layouts_segment(run, start, stop, report)
         else:
             progress = autoencoder_segment(run, kind, start, stop, report)
         lines = "".join(json.dumps(row) + "\n" for row in progress.metrics)

@@ -166,6 +166,28 @@ class DenoiserRecipe(Contract):
         return self
 
 
+class LayoutRecipe(Contract):
+    """The layout model, which samples label maps of given class shares, and its training."""
+
+    side: int = Field(32, ge=8, le=128, description="cells of a sampled map along each axis")
+    channels: tuple[Annotated[int, Field(ge=16, multiple_of=16)], ...] = Field(
+        (32, 64, 96), min_length=1, description="channels of the levels"
+    )
+    steps: int = Field(0, ge=0, description="training steps; 0: the model has no layout model")
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup: int = Field(100, ge=0)
+    ema: float = Field(0.995, ge=0, lt=1)
+    grad_clip: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> LayoutRecipe:
+        levels = 2 ** (len(self.channels) - 1)
+        if self.side % levels:
+            raise ValueError(f"layouts.side {self.side} must be a multiple of {levels}")
+        return self
+
+
 class Recipe(Contract):
     """A training recipe; `services/train/recipes/*.yaml` hold the named ones."""
 
@@ -173,6 +195,7 @@ class Recipe(Contract):
     size: int = Field(256, ge=32, description="side of the images in pixels")
     vae: VaeRecipe = VaeRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
+    layouts: LayoutRecipe = LayoutRecipe()
     precision: Literal["fp32", "bf16"] = "fp32"
     segment_steps: int = Field(500, ge=1, description="steps between two resumable checkpoints")
     sample_every: int = Field(500, ge=1, description="steps between two sample sheets")
@@ -188,7 +211,10 @@ class Recipe(Contract):
         )  # fmt: skip
 
     def untrained(self) -> Recipe:
-        """Return this recipe without training steps, to publish a warm start unchanged."""
+        """Return this recipe without training steps, to publish a warm start unchanged.
+
+        The layout model is still trained, if the recipe has one: it belongs to the regions.
+        """
         vae = self.vae.model_copy(update={"steps": 0, "decoder_steps": 0})
         denoiser = self.denoiser.model_copy(update={"steps": 0, "views": 0})
         return self.model_copy(update={"vae": vae, "denoiser": denoiser})
@@ -197,6 +223,8 @@ class Recipe(Contract):
     def _divisible(self) -> Recipe:
         if self.vae.pretrained is None:
             self.check_sides(self.vae.factor)
+        if self.layouts.steps and self.layouts.side > self.size:
+            raise ValueError(f"layouts.side {self.layouts.side} is above size {self.size}")
         return self
 
     def check_sides(self, factor: int) -> None:

@@ -40,8 +40,13 @@ PRIVATE = ("submission.json", "choices.parquet", PSEUDONYM_KEY, TRAINING_FEATURE
 
 
 class MapSource(Contract):
-    """The source of label maps: regions of a set, turned and mirrored."""
+    """The source of label maps: regions of a set, turned and mirrored, or sampled layouts."""
 
+    sampled: bool = Field(
+        False,
+        description="sample the maps by the model's layout model, which is given only the class "
+        "shares of a region",
+    )
     regions: Name | None = Field(None, description="region set; default: the model's own")
     splits: tuple[Split, ...] = ("train",)
     augment: bool = Field(True, description="turn and mirror the maps at random")
@@ -280,6 +285,9 @@ class Provenance(Contract):
     model: str = Field(description="<name>/<version>")
     weights: dict[str, str] = Field(description="file → SHA-256 of the model's weights")
     map_regions: str = Field(description="region set of the map")
+    sampled_map: bool = Field(
+        False, description="the map was sampled: only its class shares are those of the region"
+    )
     map_region: str = Field(description="pseudonym of the map's region")
     map_slide: str = Field(description="pseudonym of its slide")
     map_x: int = Field(description="left upper corner of the window in that region")

@@ -6,9 +6,10 @@ import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 
+from diffusers import UNet2DModel
 from diffusers.utils.logging import disable_progress_bar
 
 from shared.arrays import UInt8
@@ -16,7 +17,9 @@ from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.sampling import Sampling
 from shared.diffusion.crops import Crop
 from shared.diffusion.gpu import prepare_denoiser, prepare_vae
+from shared.diffusion.layouts import FOLDER, read_layouts
 from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.errors import InputError
 from shared.models import read_model
 from shared.storage import Store
 
@@ -76,6 +79,24 @@ def load_model(store: Store, ref: ModelRef, device: str) -> LoadedModel:
 
 _pipelines: OrderedDict[Key, HeteroTissuePipeline] = OrderedDict()
 _lock = Lock()
+
+
+def load_layouts(store: Store, record: ModelRecord) -> UNet2DModel:
+    """Load the layout model of a model version, on the CPU.
+
+    Raises:
+        InputError: the version has none.
+    """
+    if not record.recipe.layouts.steps:
+        raise InputError(
+            f"{record.ref} has no layout model, so it cannot sample label maps: train it with "
+            "--set recipe.layouts.steps=2000, or take the maps of regions"
+        )
+    with tempfile.TemporaryDirectory(prefix="htd-layouts-") as name:
+        for key in store.list(f"{record.ref.prefix}{FOLDER}/"):
+            shutil.copyfile(store.local(key), Path(name) / PurePosixPath(key).name)
+        disable_progress_bar()
+        return read_layouts(Path(name))
 
 
 def _load(store: Store, ref: ModelRef, device: str, precision: str) -> HeteroTissuePipeline:

@@ -134,6 +134,13 @@ class RegionIndex:
             file.seek(image[0])
             return Region(key, slide, decode_png(file.read(image[1])), mask)
 
+    def labels(self, index: int) -> UInt8:
+        """Read a region's label map alone, uint8 (size, size)."""
+        path, (start, size) = self._entries[index][2:4]
+        with path.open("rb") as file:
+            file.seek(start)
+            return decode_png(file.read(size))
+
 
 def _damaged(key: str) -> InputError:
     return InputError(
