@@ -41,6 +41,8 @@ def check_store(store: Store, folder: Path) -> None:
     assert store.stat("a/one").tag != first.tag
     store.put("a/deep/er/x", b"")
     assert [list(store.folders(prefix)) for prefix in ("", "a/", "b/")] == [["a"], ["deep"], []]
+    assert sorted(store.entries("a/")) == ["deep/", "one", "two.tar"]
+    assert list(store.entries("b/")) == []
     store.delete("a/deep/er/x")
     assert list(store.list()) == ["a/one", "a/two.tar", "ab"]
     assert list(store.list("a/")) == ["a/one", "a/two.tar"]

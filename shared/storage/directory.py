@@ -118,6 +118,15 @@ class DirectoryStore(Store):
             item.name for item in folders if any(files for _, _, files in os.walk(item))
         )
 
+    def entries(self, prefix: str) -> Iterator[str]:
+        base = self.root / prefix
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(base) as items:
+            for item in items:
+                if item.is_dir():
+                    yield f"{item.name}/"
+                elif not item.name.startswith(PART):
+                    yield item.name
+
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 

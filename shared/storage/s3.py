@@ -140,6 +140,11 @@ class S3Store(Store):
         names = (item.object_name or "" for item in objects if item.is_dir)
         yield from sorted(name.removeprefix(self.prefix + prefix).rstrip("/") for name in names)
 
+    def entries(self, prefix: str) -> Iterator[str]:
+        objects = self.client.list_objects(self.bucket, self.prefix + prefix)
+        names = ((item.object_name or "").removeprefix(self.prefix + prefix) for item in objects)
+        yield from (name for name in names if name)
+
     def delete(self, key: str) -> None:
         self.client.remove_object(self.bucket, self.name(key))
 

@@ -144,6 +144,13 @@ class Store(ABC):
         """Yield the names of the folders directly below `prefix` (which ends in /), sorted."""
 
     @abstractmethod
+    def entries(self, prefix: str) -> Iterator[str]:
+        """Yield the names directly below `prefix` (which ends in /): of objects, and of folders.
+
+        Names of folders end in /; a folder that has lost its objects may be among them.
+        """
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Delete the object; a missing one is no error."""
 

@@ -48,6 +48,9 @@ class StoreView(Store):
     def folders(self, prefix: str) -> Iterator[str]:
         return self.inner.folders(prefix)
 
+    def entries(self, prefix: str) -> Iterator[str]:
+        return self.inner.entries(prefix)
+
     def delete(self, key: str) -> None:
         self.inner.delete(key)
 
@@ -168,6 +171,14 @@ class OverlayStore(StoreView):
         inside = (key.removeprefix(prefix) for key in self._put() if key.startswith(prefix))
         own = {name.partition("/")[0] for name in inside if "/" in name}
         yield from sorted(own.union(self.inner.folders(prefix)))
+
+    def entries(self, prefix: str) -> Iterator[str]:
+        hidden = {key.removeprefix(prefix) for key in self._own if key.startswith(prefix)}
+        yield from {name for name in self.inner.entries(prefix) if name not in hidden}.union(
+            "".join(key.removeprefix(prefix).partition("/")[:2])
+            for key in self._put()
+            if key.startswith(prefix)
+        )
 
     def presign(self, key: str, seconds: int) -> str | None:
         return None if key in self._own else self.inner.presign(key, seconds)
