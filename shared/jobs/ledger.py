@@ -171,12 +171,7 @@ class Ledger:
         record, plan = snapshot.record, snapshot.plan
         self._forget_failures(job)
         for segment in plan.every if plan else ():
-            if any(shard.id.startswith(shards) for shard in plan.shards(segment)):
-                if segment.name:
-                    forget_sum(self.store, job, segment)
-                self.store.delete_prefix(self.key(job, f"{segment.folder}{shards}"))
-                if segment.name:
-                    forget_sum(self.store, job, segment)
+            forget(self.store, job, segment, shards, every=True)
         self._open(job, record.model_copy(update={"submission": time.time_ns()}))
 
     def forget(self, job: str, unit: str) -> None:
@@ -209,6 +204,7 @@ class Ledger:
     def _open(self, job: str, record: JobRecord) -> None:
         """Open a job; if this breaks off before the result is gone, the job is still over."""
         self.store.put_json(self.key(job, "request.json"), record)
+        self.store.delete(self.key(job, "runner.json"))  # who ran it before does so no longer
         self._put_open(job, record)
         if self.store.exists(self.key(job, "result.json")):
             self.store.delete(self.key(job, "result.json"))
@@ -290,9 +286,10 @@ class Ledger:
             self._put_open(job, record)
         return True
 
-    def jobs(self) -> Iterator[str]:
-        """Yield the ids of all jobs, sorted."""
-        return self.store.folders("jobs/")
+    def jobs(self, stage: str = "") -> Iterator[str]:
+        """Yield the ids of all jobs, or of those of a stage, sorted."""
+        owner = f"{self.owner}." if self.owner else ""
+        return self.store.folders("jobs/", f"{owner}{stage}-" if stage else "")
 
     def known(self, job: str, submission: str) -> tuple[JobRecord, StoredPlan | None]:
         """Return the record and the plan of a submission, which never change and are kept.
@@ -384,18 +381,21 @@ class Ledger:
         """Return the current phase and its unsettled units; see `Snapshot.runnable`."""
         return self.snapshot(job).runnable
 
-    def waiting(self, job: str, plan: StoredPlan | None = None) -> Iterator[str]:
+    def waiting(self, job: str) -> Iterator[str]:
         """Yield the unsettled units of the current phase, and sum up the segments that are settled.
 
-        Args:
-            job: id of the job.
-            plan: its plan, if it is known already.
+        There are none if the job is not open.
         """
         number = self.opened(job)
-        snapshot = Snapshot(self.store, job, plan)
-        if number in (None, CANCELLED) or snapshot.result is not None:
+        if number is None or number == CANCELLED:
             return
-        plan = snapshot.plan
+        try:
+            plan = self.known(job, number)[1]
+        except CancelledError:
+            return
+        snapshot = Snapshot(self.store, job, plan)
+        if snapshot.result is not None:
+            return
         for phase in range(len(plan.counts)) if plan else ():
             found = changed = False
             for segment in plan.segments(phase) if plan else ():
@@ -413,7 +413,7 @@ class Ledger:
                 break
         yield from snapshot.waiting()[1]
 
-    def _sum_up(self, job: str, plan: StoredPlan, segment: Segment, number: str | None) -> bool:
+    def _sum_up(self, job: str, plan: StoredPlan, segment: Segment, number: str) -> bool:
         """Sum up a segment unless the job is over, or was submitted again; say whether it is."""
         if self.opened(job) != number or not sum_up(self.store, job, plan, segment):
             return False

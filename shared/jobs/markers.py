@@ -87,11 +87,14 @@ def sum_up(store: Store, job: str, plan: StoredPlan, segment: Segment) -> bool:
     return True
 
 
-def forget(store: Store, job: str, segment: Segment, unit: str) -> None:
-    """Mark a unit as not done."""
+def forget(store: Store, job: str, segment: Segment, unit: str, *, every: bool = False) -> None:
+    """Mark a unit of a segment as not done, or every unit whose name starts with `unit`."""
     if segment.name:
         forget_sum(store, job, segment)
-    store.delete(job_key(job, segment.marker(unit)))
+    if every:
+        store.delete_prefix(job_key(job, f"{segment.folder}{unit}"))
+    else:
+        store.delete(job_key(job, segment.marker(unit)))
     if segment.name:
         # Again: whoever sums up looks for the markers before and after it writes the record.
         forget_sum(store, job, segment)

@@ -244,6 +244,15 @@ class Snapshot:
             result=self.result.result if self.result else None,
         )
 
+    def last_done(self, count: int) -> list[tuple[Segment, str]]:
+        """Return at most `count` finished shards: the last ones of the last segment with any."""
+        for segment in reversed(list(self.plan.every if self.plan else ())):
+            if self.plan and self.count_done(segment):
+                done = self.done_in(segment)
+                ids = [shard.id for shard in self.plan.shards(segment) if shard.id in done]
+                return [(segment, id) for id in ids[-count:]]
+        return []
+
     @property
     def _phase(self) -> int:
         if self.plan is None or self.result is not None:

@@ -18,6 +18,8 @@ from shared.jobs import (
     Shard,
     Stage,
     execute,
+    execution,
+    markers,
     plan,
     run_job,
     store_plan,
