@@ -21,10 +21,19 @@ from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.ingest import IngestRequest
 from shared.contracts.jobs import State
 from shared.errors import InputError
-from shared.jobs import Context, Ledger, Plan, Shard, UnreadableRecordError
-from shared.jobs.reuse import keep_unchanged
+from shared.jobs import (
+    Context,
+    Ledger,
+    Shard,
+    Snapshot,
+    StoredPlan,
+    UnreadableRecordError,
+    store_plan,
+)
+from shared.jobs.markers import markers_of
+from shared.jobs.reuse import keeping
 from shared.settings import Settings
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import ObjectNotFoundError, OverlayStore, Store
 
 COMPARED = {
     "embed": ("encoder",),
@@ -74,20 +83,27 @@ def dry_run(
     if not ledger.is_open(job):
         say(f"  this request is done already ({job}); the command would end at once")
         return ledger.status(job).state
-    plan = stage.plan(request, context)
-    plan = keep_unchanged(store, job, ledger.snapshot(job).record.earlier, plan)
+    keep = keeping(store, job, ledger.snapshot(job).record.earlier)
+    plan = store_plan(OverlayStore(store), job, stage.plan(request, context), keep)
     if isinstance(request, EmbedRequest) and request.imported is not None:
-        missing = [shard.id for shard in plan.shards if "file" not in shard.args]
+        missing = [shard.id for shard in plan if "file" not in shard.args]
         skipped = len(missing)
         if missing:
             say(f"  {skipped} slides have no file of features, and are skipped: {short(missing)}")
         say("  files of features are read only by the import itself, which may skip some")
-    done = ledger.done(job)
-    waiting = [shard for shard in plan.shards if shard.id not in done]
-    for number, phase in enumerate(plan.phases, 1):
-        kinds = Counter(_kind(request.stage, shard) for shard in phase)
-        say(f"  phase {number}: {', '.join(f'{count} × {kind}' for kind, count in kinds.items())}")
-    say(f"  to do: {len(waiting)} of {len(plan.shards)} units, as job {job}")
+    for number in range(len(plan.counts)):
+        kinds = Counter(_kind(request.stage, shard) for shard in plan.phase(number))
+        parts = ", ".join(f"{count} × {kind}" for kind, count in kinds.items())
+        say(f"  phase {number + 1}: {parts}")
+    snapshot, units = Snapshot(store, job, plan), 0
+    waiting: Counter[str] = Counter()  # kind of unit → steps or images
+    for segment in plan.every:
+        done = snapshot.done_in(segment)
+        for shard in plan.shards(segment):
+            if shard.id not in done:
+                units += 1
+                waiting[_kind(request.stage, shard)] += _weight(shard)
+    say(f"  to do: {units} of {plan.total} units, as job {job}")
     if isinstance(request, EvaluateRequest) and (line := segmenter_line(store, request, config)):
         say(f"  {line}")
     if isinstance(request, EmbedRequest) and (line := embedding_line(store, request, config)):
@@ -96,7 +112,7 @@ def dry_run(
     if key := result_key(request.stage, plain):
         say(f"  result: {store.url.rstrip('/')}/{key}")
     if skipped:
-        return "partial" if skipped < len(plan.shards) else "failed"
+        return "partial" if skipped < plan.total else "failed"
     return "done"
 
 
@@ -155,17 +171,16 @@ class _Cost:
     stored: int = 0
 
 
-def _cost_line(store: Store, request: Request, waiting: list[Shard]) -> str:
+def _cost_line(store: Store, request: Request, waiting: Mapping[str, int]) -> str:
     known = _earlier_costs(store, request)
     seconds, stored, unknown = 0.0, 0.0, set()
-    for shard in waiting:
-        kind = _kind(request.stage, shard)
+    for kind, weight in waiting.items():
         if cost := known.get(kind):
-            seconds += cost.seconds / cost.weight * _weight(shard)
-            stored += cost.stored / cost.weight * _weight(shard)
+            seconds += cost.seconds / cost.weight * weight
+            stored += cost.stored / cost.weight * weight
         else:
             unknown.add(kind)
-    if waiting and len(unknown) == len({_kind(request.stage, shard) for shard in waiting}):
+    if waiting and len(unknown) == len(waiting):
         return "time and storage: not known, because this store has no earlier job like it"
     units = sum(cost.units for cost in known.values())
     least = f", without {', '.join(sorted(unknown))}, which was not run yet" if unknown else ""
@@ -179,22 +194,23 @@ def _earlier_costs(store: Store, request: Request) -> dict[str, _Cost]:
     """Return what units of earlier jobs of the stage, with the same main fields, cost by kind."""
     costs: dict[str, _Cost] = defaultdict(_Cost)
     for job, plan in _earlier_jobs(store, request):
-        ledger = Ledger(store)
-        for shard in plan.shards:
-            if shard.id not in ledger.done(job):
-                continue
-            marker = ledger.marker(job, shard.id)
-            cost = costs[_kind(request.stage, shard)]
-            cost.weight += _weight(shard)
-            cost.units += 1
-            cost.seconds += marker.seconds
-            cost.stored += sum(_size(store, key) for key in marker.outputs)
-            if sum(each.units for each in costs.values()) >= MAX_UNITS:
-                return costs
+        snapshot = Ledger(store).snapshot(job)
+        for segment in plan.every:
+            markers = markers_of(snapshot, segment)
+            for shard in plan.shards(segment):
+                if (marker := markers.get(shard.id)) is None:
+                    continue
+                cost = costs[_kind(request.stage, shard)]
+                cost.weight += _weight(shard)
+                cost.units += 1
+                cost.seconds += marker.seconds
+                cost.stored += sum(_size(store, key) for key in marker.outputs)
+                if sum(each.units for each in costs.values()) >= MAX_UNITS:
+                    return costs
     return costs
 
 
-def _earlier_jobs(store: Store, request: Request) -> Iterator[tuple[str, Plan]]:
+def _earlier_jobs(store: Store, request: Request) -> Iterator[tuple[str, StoredPlan]]:
     ledger, own = Ledger(store), request.model_dump(mode="json")
     fields = COMPARED.get(request.stage, ())
     for job in islice(ledger.jobs(), 10_000):

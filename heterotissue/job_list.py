@@ -24,7 +24,7 @@ COLORS = {"done": "green", "partial": "yellow", "planning": "cyan", "running": "
 
 
 class Runner(Contract):
-    """The process that runs an open job, if it is not a worker; the content of `open-jobs/<id>`."""
+    """The process that runs an open job, if it is not a worker; `jobs/<id>/runner.json`."""
 
     host: str
     pid: int
@@ -66,7 +66,7 @@ class JobLine(NamedTuple):
 
 def sign(store: Store, job: str) -> None:
     """Note that this process runs an open job, so that a list tells when it is interrupted."""
-    store.put_json(f"open-jobs/{job}", Runner.here())
+    store.put_json(job_key(job, "runner.json"), Runner.here())
 
 
 def stored_jobs(store: Store) -> list[JobLine]:
@@ -79,10 +79,10 @@ def stored_jobs(store: Store) -> list[JobLine]:
     lines = []
     for job in ledger.jobs():
         status = ledger.find(job)
-        dates = dict(store.dates(job_key(job, "")))
+        dates = dict(store.dates(job_key(job, "re")))  # request.json and result.json
         if status is None or not dates:
             continue  # it was deleted meanwhile
-        interrupted = status.state not in ENDED and _left(store, job, max(dates.values()))
+        interrupted = status.state not in ENDED and _left(store, job)
         try:
             name = name_of(status.stage, ledger.request(job))
         except UnreadableRecordError:
@@ -99,13 +99,14 @@ def stored_jobs(store: Store) -> list[JobLine]:
     return sorted(lines, key=lambda line: line.submitted or datetime.min.replace(tzinfo=UTC))
 
 
-def _left(store: Store, job: str, last: datetime) -> bool:
-    """Say whether nobody works on an open job, whose newest object is from `last`."""
-    try:
-        return store.get_model(f"open-jobs/{job}", Runner).ended()
-    except ObjectNotFoundError:
+def _left(store: Store, job: str) -> bool:
+    """Say whether nobody works on a job without a result."""
+    if not store.exists(f"open-jobs/{job}"):
         return True
-    except ValidationError:  # workers of a queue run it
+    try:
+        return store.get_model(job_key(job, "runner.json"), Runner).ended()
+    except (ObjectNotFoundError, ValidationError):  # workers of a queue run it
+        last = max(date for _, date in store.dates(job_key(job, "")))
         return time.time() - last.timestamp() > settings().visibility_timeout
 
 

@@ -24,6 +24,7 @@ from shared.contracts.models import ModelRef
 from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import dataset_key
 from shared.jobs import Ledger, Shard, UnreadableRecordError
+from shared.jobs.markers import markers_of
 from shared.storage import Store
 
 SHOWN_SLIDES = 20
@@ -146,6 +147,10 @@ def failed_by_input(store: Store, job: str) -> bool:
         return False
 
 
+WITH_SLIDES = frozenset({"ingest", "embed", "cluster"})
+"""Stages whose shards are about slides."""
+
+
 def slide_rows(store: Store, job: str) -> list[Row]:
     """Return a row for each slide of a job; nothing if the job is not about slides.
 
@@ -155,19 +160,24 @@ def slide_rows(store: Store, job: str) -> list[Row]:
     snapshot = ledger.snapshot(job)
     stage = snapshot.record.stage
     rows: dict[str, Row] = {}
-    for shard in snapshot.plan.shards if snapshot.plan else []:
-        slide = _slide_of(stage, shard)
-        if slide is None:
-            continue
-        row = rows.setdefault(slide, {"slide": slide, "state": "done", "why": "", "seconds": 0.0})
-        if shard.id in snapshot.failed:
-            row |= {"state": "skipped", "why": snapshot.failed[shard.id]}
-        elif shard.id not in snapshot.done:
-            row |= {"state": "open"} if row["state"] == "done" else {}
-        else:
-            marker = ledger.marker(job, shard.id)
-            row["seconds"] = round(row["seconds"] + marker.seconds, 2)
-            row |= {name: each for name, each in marker.result.items() if _is_figure(name, each)}
+    plan, failed = snapshot.plan, snapshot.failed
+    for segment in plan.every if plan and stage in WITH_SLIDES else ():
+        markers = markers_of(snapshot, segment)
+        for shard in plan.shards(segment) if plan else ():
+            slide = _slide_of(stage, shard)
+            if slide is None:
+                continue
+            row = rows.setdefault(
+                slide, {"slide": slide, "state": "done", "why": "", "seconds": 0.0}
+            )
+            marker = markers.get(shard.id)
+            if shard.id in failed:
+                row |= {"state": "skipped", "why": failed[shard.id]}
+            elif marker is None:
+                row |= {"state": "open"} if row["state"] == "done" else {}
+            else:
+                row["seconds"] = round(row["seconds"] + marker.seconds, 2)
+                row |= {name: x for name, x in marker.result.items() if _is_figure(name, x)}
     return list(rows.values())
 
 
@@ -177,7 +187,7 @@ def _slide_of(stage: str, shard: Shard) -> str | None:
     if stage == "embed":
         return None if shard.id == "fit-encoder" else shard.id
     slide = shard.args.get("slide")
-    return str(slide) if stage == "cluster" and slide else None
+    return str(slide) if slide else None
 
 
 def _is_figure(name: str, value: Any) -> bool:

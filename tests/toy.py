@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -66,7 +67,7 @@ class ToyStage(Stage[ToyRequest]):
         return {"sum": total}
 
     def finish(
-        self, request: ToyRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: ToyRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         sums = [part["sum"] for part in done.values() if "sum" in part]
         context.store.put_json(f"toy/{request.name}/result.json", sums)

@@ -24,7 +24,7 @@ from shared.imaging.stored_slides import slide_hash
 from shared.imaging.zarr_slide import MARKS, zarr_files
 from shared.jobs import Ledger, UnreadableRecordError
 from shared.jobs import names as names_of_jobs
-from shared.jobs.snapshot import JobNotFoundError
+from shared.jobs.records import JobNotFoundError
 from shared.storage import (
     ObjectNotFoundError,
     OverlayStore,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import cv2
@@ -85,7 +85,7 @@ class ClusterStage(Stage[ClusterRequest]):
         return cut_slide(context.store, request.run, request.k, cohort, slide, request.rule(cohort))
 
     def finish(
-        self, request: ClusterRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: ClusterRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         store, record = context.store, _cohort(context.store, request)
         parts = [done[f"assign-{name}"] for name in sorted(record.splits)]

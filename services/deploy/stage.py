@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,7 +78,7 @@ class DeployStage(Stage[DeployRequest]):
         return {"number": request.number, "engine": request.engine + plans}
 
     def finish(
-        self, request: DeployRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: DeployRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         config = settings()
         if config.triton_url:

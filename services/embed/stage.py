@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -68,7 +68,7 @@ class EmbedStage(Stage[EmbedRequest]):
         return _embed(request, record, shard.id, context)
 
     def finish(
-        self, request: EmbedRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: EmbedRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         slides = {name: part for name, part in sorted(done.items()) if name != FIT}
         first = next(iter(slides.values()))

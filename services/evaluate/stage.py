@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from services.evaluate.appearance import measure_appearance
@@ -71,7 +72,7 @@ class EvaluateStage(Stage[EvaluateRequest]):
         return result.model_dump(mode="json")
 
     def finish(
-        self, request: EvaluateRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: EvaluateRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         if not done:
             raise JobError(f"report {request.report!r}: nothing could be measured")

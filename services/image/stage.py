@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,7 +53,7 @@ class ImageStage(Stage[ImageRequest]):
         return {"images": 1}
 
     def finish(
-        self, request: ImageRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: ImageRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         return {"image": image_key(request.image)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,7 +107,7 @@ class IngestStage(Stage[IngestRequest]):
             return _ingest(request, source, path, slide, context)
 
     def finish(
-        self, request: IngestRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: IngestRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         store = context.store
         tiles = read_tiles(store, request.tiles) if request.tiles else {}
@@ -211,7 +212,7 @@ def _counts(**counts: int) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _doubtful_resolutions(done: dict[str, dict[str, Any]]) -> list[str]:
+def _doubtful_resolutions(done: Mapping[str, dict[str, Any]]) -> list[str]:
     """Return a sentence on slides whose given resolution is far from what they state."""
     slides = [
         f"{name}: {part['mpp']:.4g} instead of {part['implied_mpp']:.4g} µm/px"
@@ -229,7 +230,7 @@ def _doubtful_resolutions(done: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
-def _remarks(done: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _remarks(done: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Name the slides that are damaged in part, or are not at the resolution that they state."""
     damaged = {
         name: f"{part['damaged']:.2%}" for name, part in sorted(done.items()) if part.get("damaged")
@@ -252,7 +253,7 @@ def _overridden(part: dict[str, Any]) -> str | None:
     return f"{part['mpp']:.4g} instead of {stated} µm/px"
 
 
-def _on_labels(request: IngestRequest, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _on_labels(request: IngestRequest, done: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Say what a cohort's labels lack: slides without, classes never seen, what was left out."""
     if request.classes is None or not request.slides:
         return {}

@@ -140,7 +140,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         }
 
     def finish(
-        self, request: DatasetRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: DatasetRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         store, model = context.store, _model(context.store, request)
         numbers = sorted(int(part["number"]) for part in done.values() if part["images"])

@@ -59,7 +59,7 @@ def run(job: str, store: Store, config: Settings) -> str:
             if unit in ledger.runnable(job)[1]:
                 raise JobError(f"{job}: {unit} failed; see jobs/{job}/attempts/{unit}.json")
         elif plan is not None and unit != FINISH:
-            shard = plan.shard(unit)
+            shard = plan.find(unit)[1]
             request = TrainRequest.model_validate(ledger.request(job))
             context = Context(
                 ReadOnlyStore(store),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -88,7 +89,7 @@ class TrainStage(Stage[TrainRequest]):
         return {"steps": stop - start, "waiting_for_data": round(waited, 4)}
 
     def finish(
-        self, request: TrainRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: TrainRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         run = dataclasses.replace(Run.open(request, context), device="cpu")
         rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}

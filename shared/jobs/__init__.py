@@ -36,9 +36,11 @@ from shared.jobs.execution import execute
 from shared.jobs.leases import Leases, NoLeases
 from shared.jobs.ledger import Ledger
 from shared.jobs.names import NameTakenError
+from shared.jobs.plan import StoredPlan, store_plan
+from shared.jobs.records import UnreadableRecordError
 from shared.jobs.reporting import Reporter
 from shared.jobs.runner import run_job
-from shared.jobs.snapshot import Snapshot, UnreadableRecordError, stage_of
+from shared.jobs.snapshot import Snapshot, stage_of
 from shared.jobs.stage import Context, Plan, Shard, Stage
 
 __all__ = [
@@ -53,8 +55,10 @@ __all__ = [
     "Shard",
     "Snapshot",
     "Stage",
+    "StoredPlan",
     "UnreadableRecordError",
     "execute",
     "run_job",
     "stage_of",
+    "store_plan",
 ]

@@ -8,9 +8,10 @@ import platform
 import resource
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -21,20 +22,15 @@ from shared.contracts.jobs import Attempts, Marker, ParkedUnit, State, UnitError
 from shared.contracts.tenants import LOCAL
 from shared.errors import CancelledError, HandedBackError, InputError
 from shared.jobs.leases import Leases
-from shared.jobs.ledger import Ledger
+from shared.jobs.ledger import CANCELLED, SHORT, Ledger
+from shared.jobs.markers import Finished, forget_sum, markers_of
 from shared.jobs.names import Claims
+from shared.jobs.plan import SEGMENT, Segment, store_plan
+from shared.jobs.records import UnreadableRecordError
 from shared.jobs.reporting import Reporter
-from shared.jobs.reuse import keep_unchanged
-from shared.jobs.snapshot import JobNotFoundError, UnreadableRecordError
-from shared.jobs.stage import (
-    FINISH,
-    PLAN,
-    Context,
-    DamagedOutputError,
-    Plan,
-    Stage,
-    units_before,
-)
+from shared.jobs.reuse import keeping
+from shared.jobs.snapshot import Snapshot
+from shared.jobs.stage import FINISH, PLAN, Context, DamagedOutputError, Made, Shard, Stage
 from shared.settings import Settings
 from shared.storage import ObjectNotFoundError, is_fault
 
@@ -75,8 +71,8 @@ def execute(
             None: raise the fault.
 
     Returns:
-        The units to queue now: those of the next phase if this one completed its
-        phase, this unit again if it failed and may be retried, else nothing.
+        The units to queue again: this one if it failed and may be retried, the unit whose output
+        this one has found damaged, else none. `Ledger.waiting` names the units that follow.
     """
     with leases.hold(f"{job}/{unit}") as mine:
         own = Unit(ledger, stage, job, unit, reporter, config)
@@ -96,32 +92,29 @@ def execute(
 
 
 def _run_in_turn(own: Unit) -> list[str]:
-    """Run a unit if its turn has come, and return the units to queue now."""
-    ledger, job, unit = own.ledger, own.job, own.name
+    """Run a unit if its turn has come, and return the units to queue again."""
+    ledger, job = own.ledger, own.job
     # Check while the lease is held: a job is deleted only if it is closed and nobody holds a
     # lease, so a job that is open here cannot be deleted while this unit runs.
-    if not ledger.is_open(job):
+    number = ledger.opened(job)
+    if number is None:
         return []
-    if ledger.cancelled(job):  # the cancellation broke off between its two objects
+    if number == CANCELLED:  # the cancellation broke off between its two objects
         ledger.close(job, "cancelled", None)
         return []
-    before = ledger.snapshot(job)
-    if unit not in before.done:
-        if not before.may_run(unit):
-            return []  # the message is early, or names no unit of this job
-        try:
-            own.submission = before.record.submission
-        except JobNotFoundError:
-            return []  # the job is being deleted
-        try:
-            outcome = own.attempt()
-        except DamagedOutputError as error:
-            log.warning("%s: %s", job, error)
-            ledger.store.delete(ledger.key(job, f"done/{error.unit}.json"))
-            return [error.unit]
-        if outcome != "settled":
-            return [unit] if outcome == "retry" else []
-    return ledger.snapshot(job).following(unit)
+    own.submission = number
+    try:
+        if not own.find():
+            return []  # it is done, or early, or no unit of this job
+    except CancelledError:
+        return []
+    try:
+        outcome = own.attempt()
+    except DamagedOutputError as error:
+        log.warning("%s: %s", job, error)
+        ledger.forget(job, error.unit)
+        return [error.unit]
+    return [own.name] if outcome == "retry" else []
 
 
 @dataclass
@@ -129,9 +122,11 @@ class Unit:
     """A unit of a job, with the ledger, the stage and the settings that it runs with.
 
     Attributes:
-        submission: the submission of the job that the unit works for.
+        submission: the number of the submission that the unit works for, as text.
         counted: whether this start is counted; a start that waits for a fault counts once.
-        made: key → unit and SHA-256 of the outputs of earlier units that it reads.
+        made: outputs of the earlier units that it reads.
+        segment, shard: the place and the arguments of a shard.
+        started, failed_before: number of this start, and whether an earlier one met an error.
     """
 
     ledger: Ledger
@@ -140,9 +135,32 @@ class Unit:
     name: str
     reporter: Reporter
     config: Settings
-    submission: int = 0
+    submission: str = ""
     counted: bool = False
-    made: dict[str, tuple[str, str]] = field(default_factory=dict)
+    made: Made = field(default_factory=Made)
+    segment: Segment = SHORT
+    shard: Shard | None = None
+    started: int = 0
+    failed_before: bool = False
+
+    def find(self) -> bool:
+        """Find the unit in its job; say whether its turn has come and it is not done."""
+        ledger, job = self.ledger, self.job
+        if self.name in (PLAN, FINISH):
+            return self.name in islice(ledger.snapshot(job).waiting()[1], 1)
+        plan = ledger.known(job, self.submission)[1]
+        if plan is None:
+            return False
+        try:
+            self.segment, self.shard = plan.find(self.name)
+        except KeyError:
+            return False
+        if self.segment.phase:
+            before = Snapshot(ledger.store, job, plan)
+            if not all(before.complete(phase) for phase in range(self.segment.phase)):
+                return False
+        # A parked shard may be tried again, as long as its phase has begun.
+        return not ledger.store.exists(ledger.key(job, self.segment.marker(self.name)))
 
     def attempt(self) -> Literal["settled", "retry", "cancelled"]:
         """Run the unit and record the outcome; it is settled once it is done or parked.
@@ -168,12 +186,24 @@ class Unit:
             if not self._current():  # the error is none of the job's newer submission
                 return "cancelled"
             parked = self._record_failure(error)
+            self._log_failure(error, parked)
             self.reporter.failure(self.job, self.name, str(error), parked)
             if not parked:
                 return "retry"
             if self.name == FINISH:
                 self.ledger.close(self.job, "failed", None)
         return "settled"
+
+    def _log_failure(self, error: Exception, parked: bool) -> None:
+        wrong = isinstance(error, InputError)
+        log.log(
+            logging.ERROR if parked else logging.WARNING,
+            "%s: %s %s at start %d: %s", self.job, self.name,
+            "is given up" if parked else "failed and is tried again", self.started, error,
+            exc_info=None if wrong else error,
+            extra={"job": self.job, "unit": self.name, "tenant": self.ledger.owner or LOCAL,
+                   "start": self.started},
+        )  # fmt: skip
 
     def _key(self, folder: str) -> str:
         return self.ledger.key(self.job, f"{folder}/{self.name}.json")
@@ -192,6 +222,7 @@ class Unit:
                 "killed each time (out of memory?); give it more memory or smaller shards"
             )
         counted = Attempts(starts=attempts.starts + 1, errors=attempts.errors)
+        self.started, self.failed_before = counted.starts, bool(attempts.errors)
         self.ledger.store.put_json(self._key("attempts"), counted)
 
     def forget_start(self) -> None:
@@ -220,8 +251,8 @@ class Unit:
         # A missing object may still arrive: a store behind a cache shows new objects late.
         hopeless = isinstance(error, InputError) and not isinstance(error, ObjectNotFoundError)
         parked = hopeless or len(errors) >= self.config.max_failures
-        if parked and isinstance(error, ObjectNotFoundError) and error.key in self.made:
-            raise DamagedOutputError(self.made[error.key][0], error.key) from error
+        if parked and isinstance(error, ObjectNotFoundError) and (by := self._maker(error.key)):
+            raise DamagedOutputError(by, error.key) from error
         if parked:
             record = ParkedUnit(
                 error=text,
@@ -234,9 +265,8 @@ class Unit:
 
     def _run(self) -> dict[str, Any]:
         """Run the unit and mark it done; return the stage's summary of a shard, else nothing."""
-        started, ledger = time.time(), self.ledger
-        record = ledger.snapshot(self.job).record
-        self._check_now()
+        started, ledger, job = time.time(), self.ledger, self.job
+        record, _ = ledger.known(job, self.submission)
         request = self.stage.request.model_validate(record.request)
         context = Context(
             ledger.store,
@@ -247,21 +277,20 @@ class Unit:
             tenant=ledger.owner or LOCAL,
             open_root=ledger.open_root,
         )
+        self.made = context.store.made = Made(request.optional_inputs())
         set_threads(self.config.threads)
         result: dict[str, Any] = {}
         if self.name == FINISH:
             self._finish(request, context)
             return result
-        if self.name == PLAN:
+        if self.shard is None:
             self._check_names(request)
             plan = self.stage.plan(request, context)
-            plan = keep_unchanged(ledger.store, self.job, record.earlier, plan)
-            ledger.store.put_json(ledger.key(self.job, "plan.json"), plan)
+            self._check_now()
+            store_plan(ledger.store, job, plan, keeping(ledger.store, job, record.earlier))
         else:
-            planned = ledger.plan(self.job) or Plan(phases=())
-            shard = planned.shard(self.name)
-            self.made = context.store.made = self._made(request, units_before(planned, shard))
-            result = self.stage.run(request, shard, context)
+            self._read_markers_before(self.shard)
+            result = self.stage.run(request, self.shard, context)
         marker = Marker(
             outputs=context.store.outputs,
             removed=tuple(sorted(context.store.removed)),
@@ -271,43 +300,73 @@ class Unit:
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
         self._check_now()
-        ledger.store.put_json(self._key("done"), marker)
+        ledger.store.put_json(ledger.key(job, self.segment.marker(self.name)), marker)
+        if self.failed_before and self.segment.name:
+            forget_sum(ledger.store, job, self.segment)  # which may count it as parked
         return result
+
+    def _read_markers_before(self, shard: Shard) -> None:
+        """Note the outputs that a shard reads: of those it comes after, or of the phase before."""
+        plan = self.ledger.known(self.job, self.submission)[1]
+        if plan is None or not (shard.after or self.segment.phase):
+            return
+        for unit in shard.after:
+            self.made.add(unit, self._marker(plan.find(unit)[0], unit).outputs)
+        if not shard.after:
+            before = Snapshot(self.ledger.store, self.job, plan)
+            for segment in plan.segments(self.segment.phase - 1):
+                for unit, marker in markers_of(before, segment).items():
+                    self._add(unit, marker)
 
     def _finish(self, request: Request, context: Context) -> None:
         """Close the job; it fails if every last-phase shard, or any earlier shard, is parked."""
         ledger, job = self.ledger, self.job
         snapshot = ledger.snapshot(job)
-        plan = snapshot.plan or Plan(phases=())
-        parked, done = snapshot.parked, snapshot.done
-        last = {shard.id for shard in plan.phases[-1]} if plan.phases else set()
-        if parked and (parked - last or not done & last):
+        last = len(snapshot.plan.counts) - 1 if snapshot.plan else 0
+        done = Finished(snapshot, self._add)
+        if snapshot.parked and not (
+            snapshot.plan is not None
+            and all(snapshot.complete(phase) for phase in range(last))
+            and any(snapshot.count_done(segment) for segment in snapshot.plan.segments(last))
+        ):
             ledger.close(job, "failed", None)
             return
         self._check_names(request)
-        finished = [shard.id for shard in plan.shards if shard.id in done]
-        results = {shard: self._marker(shard).result for shard in finished}
-        self.made = context.store.made = self._made(request, finished)
-        result = self.stage.finish(request, results, context)
-        state: State = "partial" if parked else "done"
+        if len(done) <= SEGMENT:
+            list(done)  # reads all markers, so that all that `finish` reads is checked
+        result = self.stage.finish(request, done, context)
+        state: State = "partial" if snapshot.parked else "done"
         written = context.store
         self._check_now()
         ledger.close(job, state, result, outputs=written.outputs, removed=written.removed)
 
-    def _marker(self, unit: str) -> Marker:
+    def _marker(self, segment: Segment, unit: str) -> Marker:
         """Read the marker of an earlier unit. Raises `DamagedOutputError`."""
         try:
-            return self.ledger.marker(self.job, unit)
+            return self.ledger.marker_at(self.job, segment, unit)
         except UnreadableRecordError as error:
             raise DamagedOutputError(unit, f"its marker in job {self.job}") from error
 
-    def _made(self, request: Request, units: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """Map the outputs of units to unit and SHA-256, without what people may change."""
-        made: dict[str, tuple[str, str]] = {}
-        for unit in units:
-            outputs = self._marker(unit).outputs
-            made |= {key: (unit, digest) for key, digest in outputs.items()}
-        return {key: made[key] for key in made.keys() - set(request.optional_inputs())}
+    def _add(self, unit: str, marker: Marker | None) -> None:
+        """Note the outputs of an earlier unit. Raises `DamagedOutputError`."""
+        if marker is None:
+            raise DamagedOutputError(unit, f"its marker in job {self.job}")
+        self.made.add(unit, marker.outputs)
+
+    def _maker(self, key: str) -> str | None:
+        """Return the earlier unit that made an object, which is gone; None: no unit did."""
+        if (made := self.made.find(key)) is not None:
+            return made[0]
+        snapshot = self.ledger.snapshot(self.job)
+        if self.name != FINISH or snapshot.plan is None or snapshot.plan.total <= SEGMENT:
+            return None
+        makers = (
+            unit
+            for segment in snapshot.plan.every
+            for unit, marker in markers_of(snapshot, segment).items()
+            if marker is not None and key in marker.outputs
+        )
+        return next(makers, None)
 
     def _check_names(self, request: Request) -> None:
         """Raise `InputError` if another job has taken the names of this job's result."""
@@ -337,13 +396,8 @@ class Unit:
             raise CancelledError(self.job)
 
     def _current(self) -> bool:
-        """Say whether the job is still open, and was not submitted again."""
-        ledger = self.ledger
-        try:
-            same = ledger.snapshot(self.job).record.submission == self.submission
-        except JobNotFoundError:
-            return False
-        return same and not ledger.cancelled(self.job) and ledger.is_open(self.job)
+        """Say whether the job is still open, and was not cancelled or submitted again."""
+        return self.ledger.opened(self.job) == self.submission
 
     def _reported(self, check: Callable[[], None]) -> Callable[[int, int, str], None]:
         """Return a function that reports progress, and raises once the job is over."""

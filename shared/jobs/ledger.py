@@ -10,19 +10,27 @@ from typing import Any
 
 from shared.contracts.base import Request
 from shared.contracts.jobs import JobRecord, JobResult, JobStatus, Marker, State, job_key
-from shared.errors import InputError
+from shared.errors import CancelledError, InputError
+from shared.jobs.markers import forget, forget_sum, markers_of, sum_up
 from shared.jobs.names import Claims, abandon
+from shared.jobs.plan import Segment, StoredPlan, open_plan
+from shared.jobs.records import JobNotFoundError, UnreadableRecordError, read_record
 from shared.jobs.reuse import missing_units
-from shared.jobs.snapshot import (
-    JobNotFoundError,
-    Snapshot,
-    UnreadableRecordError,
-    read_record,
-)
-from shared.jobs.stage import PLAN, Plan
+from shared.jobs.snapshot import Snapshot
+from shared.jobs.stage import PLAN
 from shared.storage import ObjectNotFoundError, Store, file_identity, sha256
 
 VERSION = metadata.version("heterotissue")
+
+CANCELLED = "cancelled"
+"""Content of `open-jobs/<job>` from a cancellation on until the job has its result."""
+
+
+KNOWN_JOBS = 16
+"""Number of jobs whose plans a ledger keeps in memory."""
+
+SHORT = Segment(0, 0, 0, "")
+"""Where the markers of a short plan lie, and that of every plan."""
 
 
 class Ledger:
@@ -41,6 +49,7 @@ class Ledger:
         self.store = store
         self.owner = owner
         self.open_root = open_root
+        self._known: dict[tuple[str, str], tuple[JobRecord, StoredPlan | None]] = {}
 
     @staticmethod
     def key(job: str, name: str) -> str:
@@ -120,7 +129,10 @@ class Ledger:
             if units is None and result is not None and result.state == "done":
                 return job
             self._forget(job, units or set())
+        else:
+            units = None
         goes_on = before is not None and self.is_open(job) and not self.cancelled(job)
+        goes_on = goes_on and PLAN not in (units or ())
         record = JobRecord(
             stage=request.stage,
             request=request.model_dump(mode="json"),
@@ -155,32 +167,64 @@ class Ledger:
         This is for a person's change to an object that these shards read. `finish` runs again
         too; the other shards stay done.
         """
-        record = self.snapshot(job).record
+        snapshot = self.snapshot(job)
+        record, plan = snapshot.record, snapshot.plan
         self._forget_failures(job)
-        self.store.delete_prefix(self.key(job, f"done/{shards}"))
+        for segment in plan.every if plan else ():
+            forget(self.store, job, segment, shards, every=True)
         self._open(job, record.model_copy(update={"submission": time.time_ns()}))
+
+    def forget(self, job: str, unit: str) -> None:
+        """Mark a unit as not done, so that it runs again."""
+        try:
+            plan = open_plan(self.store, job)
+            segment = plan.find(unit)[0] if plan and unit != PLAN else None
+        except (KeyError, UnreadableRecordError):
+            segment = None
+        forget(self.store, job, segment or SHORT, unit)
 
     def _forget(self, job: str, units: set[str]) -> None:
         """Mark units as not done."""
+        plan = open_plan(self.store, job)
         if PLAN in units:
             # First, because a job without a plan makes it again, with all that it writes.
             self.store.delete(self.key(job, "plan.json"))
         for unit in units:
-            self.store.delete(self.key(job, f"done/{unit}.json"))
+            segment = plan.find(unit)[0] if plan and unit != PLAN else SHORT
+            forget(self.store, job, segment, unit)
 
     def _forget_failures(self, job: str) -> None:
         """Forget why units of a job failed or stopped; finished units stay done."""
-        for name in ("attempts/", "failed/", "cancelled"):
+        for name in ("attempts/", "failed/"):
             self.store.delete_prefix(self.key(job, name))
+        for name, parked in self.snapshot(job).summed_up.items():
+            if parked:
+                self.store.delete(self.key(job, f"done/{name}.{parked}.ndjson"))
 
     def _open(self, job: str, record: JobRecord) -> None:
         """Open a job; if this breaks off before the result is gone, the job is still over."""
         self.store.put_json(self.key(job, "request.json"), record)
-        self.store.put(f"open-jobs/{job}", b"")
+        self.store.delete(self.key(job, "runner.json"))  # who ran it before does so no longer
+        self._put_open(job, record)
         if self.store.exists(self.key(job, "result.json")):
             self.store.delete(self.key(job, "result.json"))
             # Again, because who saw the result may have taken the job off the open ones.
-            self.store.put(f"open-jobs/{job}", b"")
+            self._put_open(job, record)
+
+    def _put_open(self, job: str, record: JobRecord) -> None:
+        self.store.put(f"open-jobs/{job}", str(record.submission).encode())
+
+    def opened(self, job: str) -> str | None:
+        """Return the number of the submission under which a job is open, as text.
+
+        It is `CANCELLED` if a cancellation has begun, and None if the job is not open. One that
+        broke off while it was closed may still look open, until `tidy` sees to it.
+        """
+        try:
+            number = self.store.get(f"open-jobs/{job}").decode()
+            return number or str(self.snapshot(job).record.submission)  # by an earlier version
+        except (ObjectNotFoundError, JobNotFoundError):
+            return None
 
     def reopen_lost(self) -> list[str]:
         """Open jobs that have no result and are not open, and return their ids.
@@ -195,7 +239,7 @@ class Ledger:
         )
         lost = sorted(recorded - ended - set(self.open_jobs()))
         for job in lost:
-            self.store.put(f"open-jobs/{job}", b"")
+            self.store.put(f"open-jobs/{job}", b"")  # which `tidy` completes
         return lost
 
     def delete(self, job: str) -> None:
@@ -211,23 +255,62 @@ class Ledger:
     def is_open(self, job: str) -> bool:
         """Say whether the job exists and has no result yet.
 
-        A job whose closing broke off has a result, and is over; `forget_closed` cleans up.
+        A job whose closing broke off has a result, and is over; `tidy` cleans up.
         """
         return self.store.exists(f"open-jobs/{job}") and not self.store.exists(
             self.key(job, "result.json")
         )
 
-    def forget_closed(self, job: str) -> bool:
-        """Take a job off the open ones if it has a result or no record; say whether it was so."""
-        over = self.store.exists(self.key(job, "result.json"))
-        if over or not self.store.exists(self.key(job, "request.json")):
-            self.store.delete(f"open-jobs/{job}")
-            return True
-        return False
+    def tidy(self, job: str) -> bool:
+        """Complete what broke off while an open job was opened, cancelled or closed.
 
-    def jobs(self) -> Iterator[str]:
-        """Yield the ids of all jobs, sorted."""
-        return self.store.folders("jobs/")
+        Returns:
+            Whether the job is open.
+
+        Raises:
+            UnreadableRecordError: the record of the job is damaged.
+        """
+        if self.store.exists(self.key(job, "result.json")):
+            self.store.delete(f"open-jobs/{job}")
+            return False
+        number = self.store.get(f"open-jobs/{job}").decode()
+        try:
+            record = self.snapshot(job).record
+        except JobNotFoundError:
+            self.store.delete(f"open-jobs/{job}")
+            return False
+        if number == CANCELLED:
+            self.close(job, "cancelled", None)
+            return False
+        if number != str(record.submission):
+            self._put_open(job, record)
+        return True
+
+    def jobs(self, stage: str = "") -> Iterator[str]:
+        """Yield the ids of all jobs, or of those of a stage, sorted."""
+        owner = f"{self.owner}." if self.owner else ""
+        return self.store.folders("jobs/", f"{owner}{stage}-" if stage else "")
+
+    def known(self, job: str, submission: str) -> tuple[JobRecord, StoredPlan | None]:
+        """Return the record and the plan of a submission, which never change and are kept.
+
+        Raises:
+            CancelledError: the job was submitted again, or is deleted.
+        """
+        if (found := self._known.get((job, submission))) is not None:
+            return found
+        snapshot = self.snapshot(job)
+        try:
+            found = snapshot.record, snapshot.plan
+        except JobNotFoundError:
+            raise CancelledError(job) from None
+        if str(found[0].submission) != submission:
+            raise CancelledError(job)
+        if found[1] is not None:
+            while len(self._known) >= KNOWN_JOBS:
+                self._known.pop(next(iter(self._known)))
+            self._known[job, submission] = found
+        return found
 
     def snapshot(self, job: str) -> Snapshot:
         """Return a view of a job that reads each object at its first use, and then keeps it."""
@@ -241,7 +324,7 @@ class Ledger:
         """Return the job's request as plain JSON. Raises `JobNotFoundError`."""
         return self.snapshot(job).record.request
 
-    def plan(self, job: str) -> Plan | None:
+    def plan(self, job: str) -> StoredPlan | None:
         """Return the job's plan, or None if it is not made yet."""
         return self.snapshot(job).plan
 
@@ -250,16 +333,16 @@ class Ledger:
         return self.snapshot(job).result
 
     def cancelled(self, job: str) -> bool:
-        """Say whether the job was cancelled."""
-        return self.store.exists(self.key(job, "cancelled"))
+        """Say whether a cancellation of the open job has begun."""
+        return self.opened(job) == CANCELLED
 
     def done(self, job: str) -> frozenset[str]:
-        """Return the units that are done, including the plan."""
+        """Return the units that are done, including the plan: all names; for short plans."""
         return self.snapshot(job).done
 
     def is_done(self, job: str, unit: str) -> bool:
         """Say whether the unit is done."""
-        return self.store.exists(self.key(job, f"done/{unit}.json"))
+        return self.snapshot(job).is_done(unit)
 
     def marker(self, job: str, unit: str) -> Marker:
         """Return the marker of a finished unit.
@@ -268,11 +351,76 @@ class Ledger:
             ObjectNotFoundError: the unit is not done.
             UnreadableRecordError: the marker is damaged.
         """
-        return read_record(self.store, self.key(job, f"done/{unit}.json"), Marker)
+        try:
+            return read_record(self.store, self.key(job, SHORT.marker(unit)), Marker)
+        except ObjectNotFoundError:
+            plan = open_plan(self.store, job)
+            if plan is None:
+                raise
+            try:
+                segment, _ = plan.find(unit)
+            except KeyError:
+                segment = SHORT
+            return self.marker_at(job, segment, unit)
+
+    def marker_at(self, job: str, segment: Segment, unit: str) -> Marker:
+        """Return the marker of a finished shard of a segment. Raises as `marker`."""
+        try:
+            return read_record(self.store, self.key(job, segment.marker(unit)), Marker)
+        except ObjectNotFoundError:
+            snapshot = self.snapshot(job)
+            if segment.name not in snapshot.summed_up:
+                raise
+            # A backup may have no more than the record of the segment.
+            marker = markers_of(snapshot, segment).get(unit)
+            if marker is None:
+                raise
+            return marker
 
     def runnable(self, job: str) -> tuple[int, list[str]]:
         """Return the current phase and its unsettled units; see `Snapshot.runnable`."""
         return self.snapshot(job).runnable
+
+    def waiting(self, job: str) -> Iterator[str]:
+        """Yield the unsettled units of the current phase, and sum up the segments that are settled.
+
+        There are none if the job is not open.
+        """
+        number = self.opened(job)
+        if number is None or number == CANCELLED:
+            return
+        try:
+            plan = self.known(job, number)[1]
+        except CancelledError:
+            return
+        snapshot = Snapshot(self.store, job, plan)
+        if snapshot.result is not None:
+            return
+        for phase in range(len(plan.counts)) if plan else ():
+            found = changed = False
+            for segment in plan.segments(phase) if plan else ():
+                if units := snapshot.open_in(segment):
+                    found = True
+                    yield from units
+                elif plan and segment.name and segment.name not in snapshot.summed_up:
+                    changed = True
+                    found = not self._sum_up(job, plan, segment, number) or found
+            if found:
+                return
+            if changed:
+                snapshot = Snapshot(self.store, job, plan)
+            if not snapshot.complete(phase):
+                break
+        yield from snapshot.waiting()[1]
+
+    def _sum_up(self, job: str, plan: StoredPlan, segment: Segment, number: str) -> bool:
+        """Sum up a segment unless the job is over, or was submitted again; say whether it is."""
+        if self.opened(job) != number or not sum_up(self.store, job, plan, segment):
+            return False
+        if self.opened(job) != number:  # what came late must not spoil a newer submission
+            forget_sum(self.store, job, segment)
+            return False
+        return True
 
     def errors(self, job: str) -> dict[str, str]:
         """Return the last error of each parked unit."""
@@ -293,7 +441,7 @@ class Ledger:
         """Stop a job: running units end at their next progress report."""
         if self.result(job) is not None:
             return
-        self.store.put(self.key(job, "cancelled"), b"")
+        self.store.put(f"open-jobs/{job}", CANCELLED.encode())
         self.close(job, "cancelled", None)
 
     def close(

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from shared.contracts.base import Request
 from shared.contracts.jobs import WITHOUT_RESULT, Claim, JobStatus, job_key
 from shared.errors import InputError
-from shared.jobs.snapshot import JobNotFoundError, Snapshot
+from shared.jobs.records import JobNotFoundError
+from shared.jobs.snapshot import Snapshot
 from shared.storage import ObjectNotFoundError, Store
 
 SUBMITTING = timedelta(minutes=1)

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from shared.contracts.jobs import Marker, job_key
-from shared.jobs.snapshot import Snapshot, UnreadableRecordError, read_record
-from shared.jobs.stage import PLAN, Plan, Shard
+from shared.jobs.markers import markers_of
+from shared.jobs.plan import Keep, Segment
+from shared.jobs.records import READERS, UnreadableRecordError, read_record
+from shared.jobs.snapshot import Snapshot
+from shared.jobs.stage import PLAN, Shard
 from shared.storage import ObjectNotFoundError, Store, sha256
-
-READERS = 16
-"""Threads that ask the store for objects."""
 
 
 def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] | None:
-    """Find what a job lacks.
+    """Find what a job lacks, segment by segment.
 
     Args:
         store: holds the job and its outputs.
@@ -30,30 +30,43 @@ def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] 
     snapshot = Snapshot(store, job)
     if snapshot.plan is None:
         return set()
-    units = sorted(snapshot.done)
+    result = snapshot.result
+    removed = set(result.removed if result else ())
+    finished = 0
+    for segment in snapshot.plan.every:
+        found = [marker for marker in markers_of(snapshot, segment).values() if marker]
+        finished += len(found)
+        removed.update(key for marker in found for key in marker.removed)
+    plan = _plan_marker(store, job)
+    if plan is not None:
+        removed.update(plan.removed)
+    lost: dict[str, str] = {}  # key → the last unit that makes it
     with ThreadPoolExecutor(READERS) as pool:
-        read = pool.map(lambda unit: _marker(store, job, unit), units)
-        markers = {unit: marker for unit, marker in zip(units, read, strict=True) if marker}
-        result = snapshot.result
-        finished = dict(result.outputs) if result else {}
-        removed = set(result.removed if result else ())
-        removed |= {key for marker in markers.values() for key in marker.removed}
-        needed = {
-            key: unit for unit, marker in markers.items() for key in marker.outputs
-            if key not in removed
-        }  # fmt: skip
-        lasting = [key for key in needed if not key.startswith(scratch)]
-        same = pool.map(lambda item: _is(store, *item), finished.items())
-        # A marker may be gone because an earlier repair broke off.
-        planned = {PLAN, *(shard.id for shard in snapshot.plan.shards)}
-        unmarked = planned - markers.keys()
-        if not unmarked and all(list(same)) and not _absent(store, lasting, pool):
-            return None
-        return ({PLAN} & unmarked) | {needed[key] for key in _absent(store, needed, pool)}
+
+        def look(unit_of: dict[str, str]) -> None:
+            lost.update((key, unit_of[key]) for key in _absent(store, unit_of, pool))
+
+        def outputs(unit: str, marker: Marker | None) -> dict[str, str]:
+            keys = marker.outputs if marker else ()
+            return {key: unit for key in keys if key not in removed}
+
+        look(outputs(PLAN, plan))
+        for segment in snapshot.plan.every:
+            unit_of: dict[str, str] = {}
+            for unit, marker in markers_of(snapshot, segment).items():
+                unit_of |= outputs(unit, marker)
+            look(unit_of)
+        made = result.outputs.items() if result else ()
+        same = all(list(pool.map(lambda item: _is(store, *item), made)))
+    lasting = [key for key in lost if not key.startswith(scratch)]
+    # A marker may be gone because an earlier repair broke off.
+    if plan is not None and finished == snapshot.plan.total and same and not lasting:
+        return None
+    return set(lost.values()) | ({PLAN} if plan is None else set())
 
 
-def keep_unchanged(store: Store, job: str, earlier: str | None, plan: Plan) -> Plan:
-    """Mark those shards of a new plan as done whose outputs an earlier job has made.
+def keeping(store: Store, job: str, earlier: str | None) -> Keep:
+    """Return a function that marks those shards of a new plan as done that an earlier job made.
 
     A shard is kept if it reads the same as the earlier one (see `Shard`), the shards that it
     comes after are kept too, and all its outputs are there.
@@ -62,24 +75,27 @@ def keep_unchanged(store: Store, job: str, earlier: str | None, plan: Plan) -> P
         store: holds the jobs.
         job: the new job.
         earlier: the job whose names it took over; None: nothing is kept.
-        plan: the new plan, not yet stored.
 
     Returns:
-        The plan; a kept shard that `grows` states what it has read.
+        A function that is given each segment of the plan in order, and returns its shards; a kept
+        shard that `grows` states what it has read.
     """
     if earlier is None:
-        return plan
+        return lambda _, shards: shards
     before = _Earlier(store, job, earlier)
     kept: set[str] = set()
-    phases = []
-    with ThreadPoolExecutor(READERS) as pool:
-        for phase in plan.phases:
-            waiting = [shard for shard in phase if kept.issuperset(shard.after)]
-            found = dict(zip([shard.id for shard in waiting], pool.map(before.keep, waiting),
-                             strict=True))  # fmt: skip
-            kept |= {id for id, shard in found.items() if shard is not None}
-            phases.append(tuple(found.get(shard.id) or shard for shard in phase))
-    return Plan(phases=tuple(phases))
+
+    def keep(segment: Segment, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+        waiting = [shard for shard in shards if kept.issuperset(shard.after)]
+        with ThreadPoolExecutor(READERS) as pool:
+            found = dict(
+                zip([shard.id for shard in waiting],
+                    pool.map(lambda shard: before.keep(shard, segment), waiting), strict=True)
+            )  # fmt: skip
+        kept.update(id for id, shard in found.items() if shard is not None)
+        return tuple(found.get(shard.id) or shard for shard in shards)
+
+    return keep
 
 
 class _Earlier:
@@ -89,51 +105,62 @@ class _Earlier:
         self.store, self.job = store, job
         version = Snapshot(store, job).record.version
         self.snapshots: list[Snapshot] = []
-        self.shards: list[dict[str, Shard]] = []
         seen = {job}
         following: str | None = earlier
         while following is not None and following not in seen:
             seen.add(following)
             snapshot = Snapshot(store, following)
             try:
-                record, plan, _ = snapshot.record, snapshot.plan, snapshot.done
+                record, _ = snapshot.record, snapshot.plan
             except (ObjectNotFoundError, ValueError):
                 break
             if record.version != version:
                 break  # another version may make other outputs of the same input
             self.snapshots.append(snapshot)
-            self.shards.append({shard.id: shard for shard in plan.shards} if plan else {})
             following = record.earlier
 
-    def keep(self, shard: Shard) -> Shard | None:
+    def keep(self, shard: Shard, segment: Segment) -> Shard | None:
         """Mark a shard as done if its outputs can be kept; return it with what it has read."""
-        for snapshot, shards in zip(self.snapshots, self.shards, strict=True):
-            old = shards.get(shard.id)
-            if shard.id in snapshot.done and old is not None:
-                return self._keep(shard, old, snapshot.job)
+        for snapshot in self.snapshots:
+            old = _find(snapshot, shard.id)
+            if old is not None and shard.id in snapshot.done_in(old[0]):
+                return self._keep(shard, segment, snapshot.job, *old)
             if self.store.exists(job_key(snapshot.job, f"attempts/{shard.id}.json")):
                 return None  # this job may have changed the outputs of the jobs before it
         return None
 
-    def _keep(self, shard: Shard, old: Shard, earlier: str) -> Shard | None:
+    def _keep(
+        self, shard: Shard, segment: Segment, earlier: str, place: Segment, old: Shard
+    ) -> Shard | None:
         if shard.reads is None or old.reads is None:
             return None
         grown = shard.grows and old.reads.items() <= shard.reads.items()
         if old.reads != shard.reads and not grown:
             return None
-        marker = _marker(self.store, earlier, shard.id)
+        marker = _marker(self.store, job_key(earlier, place.marker(shard.id)))
         if marker is None or not all(self.store.exists(key) for key in marker.outputs):
             return None
-        self.store.put_json(job_key(self.job, f"done/{shard.id}.json"), marker)
+        self.store.put_json(job_key(self.job, segment.marker(shard.id)), marker)
         return shard.model_copy(update={"reads": old.reads})
 
 
-def _marker(store: Store, job: str, unit: str) -> Marker | None:
+def _find(snapshot: Snapshot, unit: str) -> tuple[Segment, Shard] | None:
+    try:
+        return snapshot.plan.find(unit) if snapshot.plan else None
+    except KeyError:
+        return None
+
+
+def _marker(store: Store, key: str) -> Marker | None:
     """Read the marker of a finished unit; None: it is damaged, and the unit must run again."""
     try:
-        return read_record(store, job_key(job, f"done/{unit}.json"), Marker)
-    except UnreadableRecordError:
+        return read_record(store, key, Marker)
+    except (UnreadableRecordError, ObjectNotFoundError):
         return None
+
+
+def _plan_marker(store: Store, job: str) -> Marker | None:
+    return _marker(store, job_key(job, f"done/{PLAN}.json"))
 
 
 def _absent(store: Store, keys: Iterable[str], pool: ThreadPoolExecutor) -> list[str]:

@@ -1,16 +1,24 @@
-"""A snapshot of a job: its objects, read once, and the state that follows from them."""
+"""A snapshot of a job: its objects, read once, and the state that follows from them.
+
+What is done follows from the names below `done/`: those of the markers of a short plan; of a long
+one, those of the segments that are summed up, and those of the markers in the other segments. So
+it takes about as many requests for a million shards as for a hundred.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from shared.contracts.explaining import explain
 from shared.contracts.jobs import JobRecord, JobResult, JobStatus, ParkedUnit, State, job_key
-from shared.errors import InputError
-from shared.jobs.stage import FINISH, PLAN, Plan
+from shared.jobs.plan import Segment, StoredPlan, open_plan
+from shared.jobs.records import READERS, JobNotFoundError, UnreadableRecordError, read_record
+from shared.jobs.stage import FINISH, PLAN
 from shared.storage import ObjectNotFoundError, Store
 
 M = TypeVar("M", bound=BaseModel)
@@ -21,34 +29,22 @@ def stage_of(job: str) -> str:
     return job.rpartition(".")[2].rpartition("-")[0]
 
 
-class JobNotFoundError(InputError):
-    """The store holds no such job, or holds it no longer."""
-
-
-class UnreadableRecordError(InputError):
-    """A record of a job is not what this version writes: cut off, damaged, or newer."""
-
-
-def read_record(store: Store, key: str, model: type[M]) -> M:
-    """Read a record of a job. Raises `ObjectNotFoundError`, or `UnreadableRecordError`."""
-    try:
-        return store.get_model(key, model)
-    except ValidationError as error:
-        raise UnreadableRecordError(
-            f"{key} cannot be read ({explain(error)}): restore it from a backup, or submit "
-            "the request again, which makes everything anew"
-        ) from error
-
-
 class Snapshot:
     """The objects of a job, each read when it is first needed and then kept.
 
     Later changes are seen only by a new snapshot.
+
+    Args:
+        store, job: the job, and the store that holds it.
+        plan: the job's plan, if it is known already.
     """
 
-    def __init__(self, store: Store, job: str) -> None:
+    def __init__(self, store: Store, job: str, plan: StoredPlan | None = None) -> None:
         self.store = store
         self.job = job
+        if plan is not None:
+            self.plan = plan
+        self._listed: dict[str, frozenset[str]] = {}
 
     @cached_property
     def record(self) -> JobRecord:
@@ -61,9 +57,9 @@ class Snapshot:
         return record
 
     @cached_property
-    def plan(self) -> Plan | None:
+    def plan(self) -> StoredPlan | None:
         """The job's plan, or None if it is not made yet."""
-        return self._read("plan.json", Plan)
+        return open_plan(self.store, self.job)
 
     @cached_property
     def result(self) -> JobResult | None:
@@ -71,28 +67,96 @@ class Snapshot:
         return self._read("result.json", JobResult)
 
     @cached_property
-    def parked(self) -> frozenset[str]:
-        """Units that were given up, except those that another run has finished."""
-        failed = self._units("failed")
-        return failed - self.done if failed else failed
+    def _entries(self) -> frozenset[str]:
+        """The names directly below `done/`."""
+        return frozenset(self.store.entries(job_key(self.job, "done/")))
+
+    @cached_property
+    def summed_up(self) -> dict[str, int | None]:
+        """Name of each segment that is summed up → number of its parked shards; None: nothing.
+
+        The record of a segment is `done/<name>.ndjson`, or `done/<name>.<parked>.ndjson`.
+        """
+        names = (name.split(".") for name in self._entries if name.endswith(".ndjson"))
+        return {name: int(*parked) if (parked := rest[:-1]) else None for name, *rest in names}
+
+    def done_in(self, segment: Segment) -> frozenset[str]:
+        """Return the shards of a segment that are done; of a short plan, all units that are."""
+        if not segment.name:
+            return self._flat
+        if self.whole(segment):
+            return (
+                frozenset(shard.id for shard in self.plan.shards(segment))
+                if self.plan
+                else self._flat
+            )
+        if segment.name not in self._listed:
+            begun = f"{segment.name}/" in self._entries
+            self._listed[segment.name] = self._units(segment.folder) if begun else frozenset()
+        return self._listed[segment.name]
+
+    def whole(self, segment: Segment) -> bool:
+        """Say whether a segment is summed up, and all its shards are done."""
+        return self.summed_up.get(segment.name, 0) is None
+
+    def count_done(self, segment: Segment) -> int:
+        """Return how many shards of a segment are done."""
+        if self.whole(segment):
+            return segment.count
+        if segment.name in self.summed_up:
+            return segment.count - (self.summed_up[segment.name] or 0)
+        done = self.done_in(segment)
+        if segment.name or self.plan is None:
+            return len(done)
+        return sum(shard.id in done for shard in self.plan.shards(segment))
+
+    @cached_property
+    def _flat(self) -> frozenset[str]:
+        ends = ".json"
+        return frozenset(n.removesuffix(ends) for n in self._entries if n.endswith(ends))
+
+    def is_done(self, unit: str) -> bool:
+        """Say whether a unit is done."""
+        if unit in self._flat:
+            return True
+        if unit in (PLAN, FINISH) or self.plan is None:
+            return False
+        try:
+            segment, _ = self.plan.find(unit)
+        except KeyError:
+            return False
+        return unit in self.done_in(segment)
 
     @cached_property
     def done(self) -> frozenset[str]:
-        """Units that are done, including the plan."""
-        return self._units("done")
+        """Units that are done, including the plan: all names, so it is for short plans."""
+        segments = self.plan.every if self.plan else ()
+        return self._flat.union(*(self.done_in(segment) for segment in segments))
+
+    @cached_property
+    def failures(self) -> frozenset[str]:
+        """Units that were given up, including those that another run has finished."""
+        return self._units("failed/")
+
+    @cached_property
+    def parked(self) -> frozenset[str]:
+        """Units that were given up, except those that another run has finished."""
+        return frozenset(unit for unit in self.failures if not self.is_done(unit))
 
     @cached_property
     def errors(self) -> dict[str, str]:
         """Parked unit → its last error, from the records of the units."""
-        found: dict[str, str] = {}
-        for unit in sorted(self.parked):
+
+        def error(unit: str) -> str:
             try:
                 record = self._read(f"failed/{unit}.json", ParkedUnit)
             except UnreadableRecordError as error:
-                found[unit] = str(error)
-            else:
-                found[unit] = record.error if record else "its error was deleted"
-        return found
+                return str(error)
+            return record.error if record else "its error was deleted"
+
+        units = sorted(self.parked)
+        with ThreadPoolExecutor(READERS) as pool:
+            return dict(zip(units, pool.map(error, units), strict=True)) if units else {}
 
     @property
     def wrong_input(self) -> bool:
@@ -112,45 +176,45 @@ class Snapshot:
             return self.result.state
         return "running" if self.plan is not None else "planning"
 
-    @property
-    def runnable(self) -> tuple[int, list[str]]:
-        """The current phase (-1 while planning) and its units that are not settled.
+    def waiting(self) -> tuple[int, Iterator[str]]:
+        """Return the current phase (-1 while planning), and its units that are not settled.
 
-        The units are ['plan'] before there is a plan, and ['finish'] when every phase
-        is done or a phase ended with a parked shard; they are empty once the job has
-        a result.
+        The units are 'plan' before there is a plan, and 'finish' when every phase is done or a
+        phase ended with a parked shard; there are none once the job has a result.
         """
         if self.result is not None:
-            return 0, []
+            return 0, iter(())
         if self.plan is None:
-            return -1, [FINISH if PLAN in self.parked else PLAN]
-        settled = self.parked | self.done
-        for index, phase in enumerate(self.plan.phases):
-            waiting = [shard.id for shard in phase if shard.id not in settled]
-            if waiting:
-                return index, waiting
-            if any(shard.id in self.parked for shard in phase):
+            return -1, iter([FINISH if PLAN in self.parked else PLAN])
+        phases = range(len(self.plan.counts))
+        for phase in phases:
+            units = chain.from_iterable(map(self.open_in, self.plan.segments(phase)))
+            if (first := next(units, None)) is not None:
+                return phase, chain([first], units)
+            if not self.complete(phase):
                 break
-        return len(self.plan.phases), [FINISH]
+        return len(phases), iter([FINISH])
 
-    def following(self, unit: str) -> list[str]:
-        """Return the units of the next phase if the phase of `unit` is settled, else nothing."""
-        _, waiting = self.runnable
-        if not waiting or unit == FINISH:
+    def open_in(self, segment: Segment) -> list[str]:
+        """Return the shards of a segment that are neither done nor parked, large ones first."""
+        if segment.name in self.summed_up or self.plan is None:
             return []
-        if self.plan is not None and unit != PLAN:
-            own = next(phase for phase in self.plan.phases if unit in {item.id for item in phase})
-            if waiting[0] in {shard.id for shard in own}:
-                return []
-        return waiting
+        done = self.done_in(segment)
+        shards = [shard for shard in self.plan.shards(segment) if shard.id not in done]
+        if shards and self.failures:
+            shards = [shard for shard in shards if shard.id not in self.failures]
+        return [shard.id for shard in sorted(shards, key=lambda shard: -shard.size)]
 
-    def may_run(self, unit: str) -> bool:
-        """Say whether it is the turn of a unit; a parked unit may be tried again."""
-        phase, waiting = self.runnable
-        if unit in waiting:
-            return True
-        begun = self.plan.phases[: phase + 1] if self.plan and waiting else ()
-        return unit not in self.done and any(unit == shard.id for own in begun for shard in own)
+    def complete(self, phase: int) -> bool:
+        """Say whether all shards of a phase are done."""
+        segments = self.plan.segments(phase) if self.plan else []
+        return all(self.whole(each) or self.count_done(each) == each.count for each in segments)
+
+    @property
+    def runnable(self) -> tuple[int, list[str]]:
+        """What `waiting` returns, as a list, which is for short plans."""
+        phase, units = self.waiting()
+        return phase, list(units)
 
     def status(self) -> JobStatus:
         """Compute the job's status; with an unreadable record, the job has failed.
@@ -167,19 +231,41 @@ class Snapshot:
             )  # fmt: skip
 
     def _status(self) -> JobStatus:
-        stage, (phase, _) = self.record.stage, self.runnable
-        shards = {shard.id for shard in self.plan.shards} if self.plan else set()
+        stage, plan = self.record.stage, self.plan
         return JobStatus(
             job=self.job,
             stage=stage,
             state=self.state,
-            phase=max(0, phase),
-            phases=len(self.plan.phases) if self.plan else 0,
-            done=len(self.done & shards) if shards else 0,
-            total=len(shards),
+            phase=self._phase,
+            phases=len(plan.counts) if plan else 0,
+            done=self.shards_done,
+            total=plan.total if plan else 0,
             failed=self.failed,
             result=self.result.result if self.result else None,
         )
+
+    def last_done(self, count: int) -> list[tuple[Segment, str]]:
+        """Return at most `count` finished shards: the last ones of the last segment with any."""
+        for segment in reversed(list(self.plan.every if self.plan else ())):
+            if self.plan and self.count_done(segment):
+                done = self.done_in(segment)
+                ids = [shard.id for shard in self.plan.shards(segment) if shard.id in done]
+                return [(segment, id) for id in ids[-count:]]
+        return []
+
+    @property
+    def _phase(self) -> int:
+        if self.plan is None or self.result is not None:
+            return 0
+        if self.failures:
+            return self.waiting()[0]
+        phases = range(len(self.plan.counts))
+        return next((phase for phase in phases if not self.complete(phase)), len(phases))
+
+    @cached_property
+    def shards_done(self) -> int:
+        """The number of finished shards."""
+        return sum(map(self.count_done, self.plan.every)) if self.plan else 0
 
     def _read(self, name: str, model: type[M]) -> M | None:
         try:
@@ -188,6 +274,6 @@ class Snapshot:
             return None
 
     def _units(self, folder: str) -> frozenset[str]:
-        prefix = job_key(self.job, f"{folder}/")
+        prefix = job_key(self.job, folder)
         keys = self.store.list(prefix)
         return frozenset(key.removeprefix(prefix).removesuffix(".json") for key in keys)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue
 
 from shared.contracts.base import Contract, Name, Request
 from shared.contracts.tenants import LOCAL
@@ -38,31 +39,19 @@ class Shard(Contract):
     grows: bool = Field(
         False, description="keep the outputs also if a later job only adds to what the shard reads"
     )
+    size: float = Field(0.0, description="how much work it is; of a segment, large shards go first")
 
 
-class Plan(Contract):
-    """Phases of shards. Shards of a phase run in any order; phases run one after another."""
+@dataclass(frozen=True)
+class Plan:
+    """Phases of shards. Shards of a phase run in any order; phases run one after another.
 
-    phases: tuple[tuple[Shard, ...], ...]
+    Attributes:
+        phases: the shards of each phase. A sequence of them may be in any order. An iterator, for
+            more shards than fit in memory, yields them in ascending order of their ids.
+    """
 
-    @property
-    def shards(self) -> list[Shard]:
-        """The shards of all phases, in order."""
-        return [shard for phase in self.phases for shard in phase]
-
-    def shard(self, id: str) -> Shard:
-        """Return a shard by its id. Raises KeyError."""
-        for shard in self.shards:
-            if shard.id == id:
-                return shard
-        raise KeyError(id)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Plan:
-        ids = [shard.id for shard in self.shards]
-        if len(set(ids)) != len(ids) or {PLAN, FINISH} & set(ids):
-            raise ValueError("shard ids must differ, and must not be 'plan' or 'finish'")
-        return self
+    phases: Sequence[Iterable[Shard]]
 
 
 class DamagedOutputError(HeteroTissueError):
@@ -77,14 +66,42 @@ class DamagedOutputError(HeteroTissueError):
         self.unit = unit
 
 
+class Made:
+    """Outputs of the earlier units that a unit has to do with, as far as they fit in memory.
+
+    Args:
+        changing: keys that people may change.
+    """
+
+    UNITS = 4000
+
+    def __init__(self, changing: Iterable[str] = ()) -> None:
+        self._changing = frozenset(changing)
+        self._of: dict[str, list[str]] = {}  # unit → keys; the units that were added first go first
+        self._outputs: dict[str, tuple[str, str]] = {}
+
+    def add(self, unit: str, outputs: Mapping[str, str]) -> None:
+        """Add the outputs of a unit, key → SHA-256."""
+        if unit in self._of:
+            return
+        if len(self._of) >= self.UNITS:
+            for key in self._of.pop(next(iter(self._of))):
+                self._outputs.pop(key, None)
+        self._of[unit] = [key for key in outputs if key not in self._changing]
+        self._outputs.update((key, (unit, outputs[key])) for key in self._of[unit])
+
+    def find(self, key: str) -> tuple[str, str] | None:
+        """Return the unit that made an object, and its SHA-256; None: it is not known."""
+        return self._outputs.get(key)
+
+
 class RecordingStore(StoreView):
     """A store that records the SHA-256 of every object put through it.
 
     Attributes:
         outputs: key of each object → SHA-256.
         removed: keys of objects that were deleted through it, and that it had not put.
-        made: key → unit and SHA-256 of outputs of earlier units, which are checked when `get`
-            reads them.
+        made: outputs of earlier units, which are checked when `get` reads them.
 
     Args:
         inner: the store.
@@ -96,7 +113,7 @@ class RecordingStore(StoreView):
         super().__init__(inner)
         self.outputs: dict[str, str] = {}
         self.removed: set[str] = set()
-        self.made: dict[str, tuple[str, str]] = {}
+        self.made = Made()
         self._check = check
 
     def get(self, key: str) -> bytes:
@@ -107,10 +124,9 @@ class RecordingStore(StoreView):
             DamagedOutputError: an earlier unit made another object under this key.
         """
         data = super().get(key)
-        if key in self.made and key not in self.outputs:
-            unit, digest = self.made[key]
-            if sha256(data) != digest:
-                raise DamagedOutputError(unit, key)
+        made = self.made.find(key) if key not in self.outputs else None
+        if made is not None and sha256(data) != made[1]:
+            raise DamagedOutputError(made[0], key)
         return data
 
     def put(self, key: str, data: bytes) -> None:
@@ -181,14 +197,6 @@ class Context:
         self._report(done, total, note)
 
 
-def units_before(plan: Plan, shard: Shard) -> tuple[str, ...]:
-    """Return the units whose outputs a shard reads: those it comes after, or the phase before."""
-    if shard.after:
-        return shard.after
-    own = next(index for index, phase in enumerate(plan.phases) if shard in phase)
-    return tuple(before.id for before in plan.phases[own - 1]) if own else ()
-
-
 class Stage(ABC, Generic[R]):
     """The work of one service.
 
@@ -209,12 +217,13 @@ class Stage(ABC, Generic[R]):
 
     @abstractmethod
     def finish(
-        self, request: R, done: dict[str, dict[str, Any]], context: Context
+        self, request: R, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         """Sum up the finished shards and return the job's result, as plain JSON.
 
         Args:
             request: the job's request.
-            done: shard id → the summary that `run` returned.
+            done: shard id → the summary that `run` returned, in the order of the plan. It is read
+                from the store as it is gone through, so a long one is best gone through in order.
             context: store, device and progress report.
         """

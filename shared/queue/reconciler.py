@@ -10,12 +10,13 @@ import signal
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
 
 from shared.logging import configure_logging
 from shared.queue import health
 from shared.queue.sweeping import sweep
 from shared.queue.tenants import tenant_ledger, tenants
-from shared.queue.worker import Dispatcher
+from shared.queue.worker import TENANTS, Dispatcher
 from shared.settings import Settings, settings
 from shared.storage import open_store
 
@@ -27,13 +28,16 @@ log = logging.getLogger("shared.queue.reconciler")
 def reconcile_forever(config: Settings, stop: threading.Event) -> None:
     """Reconcile every `config.reconcile_seconds` until `stop` is set; sweep every hour."""
     dispatcher = Dispatcher(config)
+    ledgers = lru_cache(maxsize=TENANTS)(partial(tenant_ledger, config))
     kept, swept = timedelta(days=config.keep_images_days), time.monotonic() - SWEEP_SECONDS
+    root = None
     while not stop.wait(config.reconcile_seconds):
         try:
-            root = open_store(config=config)
+            root = root or open_store(config=config)
+            dispatcher.forget_ended()
             for tenant in tenants(root):
-                if sent := dispatcher.reconcile(tenant_ledger(config, tenant)):
-                    log.warning("queued %d units of tenant %s again", sent, tenant)
+                if sent := dispatcher.reconcile(ledgers(tenant)):
+                    log.info("queued %d units of tenant %s", sent, tenant)
             if time.monotonic() - swept >= SWEEP_SECONDS:
                 swept = time.monotonic()
                 for tenant in tenants(root):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,10 +15,30 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.errors import InputError
-from shared.jobs.reporting import Reporter
+from shared.jobs import Reporter, stage_of
 from shared.queue.counts import count_images, count_unit
 
 PROGRESS_SECONDS = 3600
+
+
+def running_key(stage: str) -> str:
+    """Return the key of the sorted set of a stage's running units, by the end of their leases.
+
+    KEDA counts its members, so that it removes no busy worker.
+    """
+    return f"running.{stage}"
+
+
+def first_queue(stage: str) -> str:
+    """Return the name of the queue that the workers of a stage look at first."""
+    return f"{stage}.first"
+
+
+def queue_length(redis: Redis, stage: str) -> int:
+    """Return the number of units that wait for the workers of a stage. Raises `RedisError`."""
+    lengths: Any = [redis.llen(name) for name in (first_queue(stage), stage)]
+    return sum(lengths)
+
 
 # A lease that is gone, because Redis has lost its data, is taken again: the unit still runs.
 _RENEW = (
@@ -51,6 +72,7 @@ class RedisLeases:
 
     def __init__(self, redis: Redis, seconds: int) -> None:
         self.redis = redis
+        self.seconds = seconds
         self.milliseconds = seconds * 1000
 
     @contextmanager
@@ -64,8 +86,9 @@ class RedisLeases:
         if not mine:
             yield False
             return
+        self._count(name)
         stop = threading.Event()
-        beat = threading.Thread(target=self._renew, args=(key, token, stop), daemon=True)
+        beat = threading.Thread(target=self._renew, args=(name, token, stop), daemon=True)
         beat.start()
         try:
             yield True
@@ -74,16 +97,27 @@ class RedisLeases:
             beat.join()
             with suppress(RedisError):  # the lease expires by itself
                 self.redis.eval(_RELEASE, 1, key, token)
+                self.redis.zrem(running_key(_stage(name)), name)
 
-    def _renew(self, key: str, token: str, stop: threading.Event) -> None:
+    def _renew(self, name: str, token: str, stop: threading.Event) -> None:
         while not stop.wait(self.milliseconds / 3000):
-            try:
-                self.redis.eval(_RENEW, 1, key, token, str(self.milliseconds))
-            except RedisError:
-                continue  # the next round tries again
+            with suppress(RedisError):  # the next round tries again
+                self.redis.eval(_RENEW, 1, f"lease:{name}", token, str(self.milliseconds))
+            self._count(name)
+
+    def _count(self, name: str) -> None:
+        """Count a unit among the running ones until its lease would end."""
+        with suppress(RedisError):
+            ends = time.time() + self.milliseconds / 1000
+            self.redis.zadd(running_key(_stage(name)), {name: ends})
 
     def alive(self, name: str) -> bool:
         return bool(self.redis.exists(f"lease:{name}"))
+
+
+def _stage(name: str) -> str:
+    """Return the stage of a lease's name, `<job>/<unit>`."""
+    return stage_of(name.partition("/")[0])
 
 
 class RedisReporter(Reporter):
@@ -100,6 +134,7 @@ class RedisReporter(Reporter):
 
     def done(self, job: str, unit: str, seconds: float, result: dict[str, Any]) -> None:
         with suppress(RedisError):
+            self.redis.hdel(f"progress:{job}", unit)
             count_unit(self.redis, job, "done", seconds)
             count_images(self.redis, job, int(result.get("images", 0)))
 

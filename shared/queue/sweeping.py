@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
@@ -45,23 +46,22 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
     """
     store, removed = ledger.store, 0
     prefix = ledger.key(f"{ledger.owner}." * bool(ledger.owner) + f"{ImageRequest.stage}-", "")
-    for key, date in list(store.dates(prefix.rstrip("/"))):
-        if key.endswith("/result.json") and now - date > images_kept:
-            job = key.split("/")[1]
-            if ledger.is_open(job):
-                continue  # the job was submitted again
-            try:
-                image = str(ledger.request(job)["image"])
-            except (UnreadableRecordError, KeyError):
-                log.exception("the image of job %s is not known and stays", job)
-            else:
-                store.delete(image_key(image))
-            ledger.delete(job)
-            removed += 1
-    for key, date in list(store.dates(UPLOADS)):
-        if now - date > UPLOAD_LIFETIME:
-            _give_up(store, key)
-            removed += 1
+    results = _older(store, prefix.rstrip("/"), now - images_kept)
+    for key in [key for key in results if key.endswith("/result.json")]:
+        job = key.split("/")[1]
+        if ledger.is_open(job):
+            continue  # the job was submitted again
+        try:
+            image = str(ledger.request(job)["image"])
+        except (UnreadableRecordError, KeyError):
+            log.exception("the image of job %s is not known and stays", job)
+        else:
+            store.delete(image_key(image))
+        ledger.delete(job)
+        removed += 1
+    for key in list(_older(store, UPLOADS, now - UPLOAD_LIFETIME)):
+        _give_up(store, key)
+        removed += 1
     for folder, kept in (
         (INPUTS, images_kept),
         (IDEMPOTENCY_KEYS, KEY_LIFETIME),
@@ -69,11 +69,15 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
         (SESSIONS, SESSION_LIFETIME),
         (LINKS, SESSION_LIFETIME),
     ):
-        for key, date in list(store.dates(folder)):
-            if now - date > kept:
-                store.delete(key)
-                removed += 1
+        for key in list(_older(store, folder, now - kept)):
+            store.delete(key)
+            removed += 1
     return removed + store.remove_leftovers(now - LEFTOVER_AGE)
+
+
+def _older(store: Store, prefix: str, before: datetime) -> Iterator[str]:
+    """Yield the keys that start with `prefix` and were last put before a UTC time."""
+    return (key for key, date in store.dates(prefix) if date < before)
 
 
 def _give_up(store: Store, key: str) -> None:

@@ -28,7 +28,12 @@ def tenant_ledger(config: Settings, tenant: str) -> Ledger:
     return Ledger(store, owner=tenant, open_root=lambda: open_store(config=config))
 
 
+def tenant_of(job: str) -> str:
+    """Return the name of the tenant that a job belongs to, by the job's id."""
+    owner, dot, _ = job.partition(".")
+    return owner if dot else LOCAL
+
+
 def ledger_of(config: Settings, job: str) -> Ledger:
     """Open the ledger that holds a job, by the job's id."""
-    owner, dot, _ = job.partition(".")
-    return tenant_ledger(config, owner if dot else LOCAL)
+    return tenant_ledger(config, tenant_of(job))

@@ -6,35 +6,44 @@ Redis, the reconciler sends it again, because the store lists the open jobs.
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any
 
 from billiard.common import TERM_SIGNAL
 from celery import Celery
 from celery.signals import heartbeat_sent, worker_process_init
 from kombu.exceptions import OperationalError
-from redis import Redis
-from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
 from shared.computing import prepare
 from shared.errors import HandedBackError, HeteroTissueError, InputError
-from shared.jobs import Ledger, Reporter, Stage, execute, stage_of
+from shared.jobs import Ledger, Reporter, Stage, execute
 from shared.logging import configure_logging
 from shared.queue import health
-from shared.queue.redis_state import RedisLeases, RedisReporter, connect
-from shared.queue.tenants import ledger_of
+from shared.queue.redis_state import (
+    RedisLeases,
+    RedisReporter,
+    connect,
+    first_queue,
+    running_key,
+)
+from shared.queue.tenants import tenant_ledger, tenant_of
+from shared.queue.window import Waiting, Window
 from shared.settings import Settings, settings
 from shared.storage import is_fault
 
 TASK = "htd.run"
 
 LONGEST_WAIT_SECONDS = 30.0
+
+TENANTS = 256
+"""Number of tenants whose ledgers a worker keeps open."""
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +75,7 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
         visibility_timeout=config.visibility_timeout,
         broker_transport_options={
             "visibility_timeout": config.visibility_timeout,
+            "queue_order_strategy": "priority",  # in the order in which a worker names them
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
@@ -95,15 +105,15 @@ class Dispatcher:
         self.config = config
         self.app = make_app(config)
         self.redis = connect(config.broker_url.get_secret_value())
+        leases = RedisLeases(self.redis, config.lease_seconds)
+        self.window = Window(self.redis, leases, partial(send_unit, self.app))
         self.left_out: set[str] = set()
 
     def send(self, stage: str, job: str, units: list[str]) -> None:
-        """Queue units for the workers of `stage`. Raises `QueueError`."""
-        try:
+        """Queue units for the workers of `stage`, whatever is in flight. Raises `QueueError`."""
+        with _queue_errors(job):
             for unit in units:
-                self.app.send_task(TASK, args=[job, unit], queue=stage)
-        except (OperationalError, RedisError) as error:  # RedisError: its memory or disk is full
-            raise QueueError(f"{job} is recorded, but the queue takes nothing: {error}") from error
+                send_unit(self.app, stage, job, unit)
 
     def listens(self, stage: str) -> bool:
         """Say whether a worker takes the units of `stage` from the queue; it takes a second."""
@@ -114,14 +124,17 @@ class Dispatcher:
         return any(queue["name"] == stage for queues in workers.values() for queue in queues)
 
     def start(self, ledger: Ledger, job: str) -> None:
-        """Queue the runnable units of a job that was just submitted."""
-        self.send(ledger.stage(job), job, ledger.runnable(job)[1])
+        """Queue the first units of a job that was just submitted. Raises `QueueError`."""
+        with _queue_errors(job):
+            self.window.forget(job)
+            self.window.top_up(ledger, job)
 
     def reconcile(self, ledger: Ledger) -> int:
-        """Queue lost units again: runnable units without a lease that are in no queue.
+        """Queue what waits of the open jobs, as far as their windows have room.
 
-        A job with a record that cannot be read is left out, and so is one that meets any other
-        error: the others go on.
+        A unit is lost if it is in no queue and its lease has ended, and is queued again. A job
+        with a record that cannot be read is left out, and so is one that meets any other error:
+        the others go on.
 
         Returns:
             The number of units that were queued.
@@ -145,70 +158,66 @@ class Dispatcher:
         return sent
 
     def _reconcile_job(self, ledger: Ledger, job: str, waiting: Waiting) -> int:
-        if ledger.forget_closed(job):
+        if not ledger.tidy(job):
+            self.window.forget(job)
             return 0
-        if ledger.cancelled(job):  # the cancellation broke off between its two objects
-            ledger.close(job, "cancelled", None)
-            return 0
-        stage = stage_of(job)
-        queued = waiting.of(stage)
-        leases = RedisLeases(self.redis, self.config.lease_seconds)
-        lost = [
-            unit
-            for unit in ledger.runnable(job)[1]
-            if (job, unit) not in queued and not leases.alive(f"{job}/{unit}")
-        ]
-        self.send(stage, job, lost)
-        return len(lost)
+        with _queue_errors(job):
+            self.window.drop_lost(job, waiting)
+            return self.window.top_up(ledger, job)
+
+    def forget_ended(self) -> None:
+        """Count units no longer as running whose leases have ended. Raises `RedisError`."""
+        for key in self.redis.scan_iter(running_key("*")):
+            self.redis.zremrangebyscore(key, 0, time.time())
 
 
-class Waiting:
-    """The units that wait in the queues, read once per queue."""
-
-    def __init__(self, redis: Redis) -> None:
-        self.redis = redis
-        self._units: dict[str, set[tuple[str, str]]] = {}
-
-    def of(self, stage: str) -> set[tuple[str, str]]:
-        """Return the (job, unit) pairs that wait in the queue of a stage. Raises `RedisError`."""
-        if stage not in self._units:
-            # As bytes, because a message from elsewhere need not be text.
-            messages = self.redis.execute_command("LRANGE", stage, 0, -1, **{NEVER_DECODE: True})  # type: ignore[no-untyped-call]
-            self._units[stage] = {unit for each in messages if (unit := _unit_of(each))}
-        return self._units[stage]
-
-
-def _unit_of(message: bytes) -> tuple[str, str] | None:
-    """Return the (job, unit) of a message in the form of kombu; None: it is something else."""
+@contextmanager
+def _queue_errors(job: str) -> Iterator[None]:
     try:
-        (job, unit), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
-    except (ValueError, KeyError, TypeError):
-        return None
-    return str(job), str(unit)
+        yield
+    except (OperationalError, RedisError) as error:  # RedisError: its memory or disk is full
+        raise QueueError(f"{job} is recorded, but the queue takes nothing: {error}") from error
+
+
+def send_unit(app: Celery, queue: str, job: str, unit: str) -> None:
+    """Queue a unit."""
+    app.send_task(TASK, args=[job, unit], queue=queue)
 
 
 def worker_app(stage: Stage[Any], config: Settings) -> Celery:
     """Make the Celery app that runs the units of `stage`."""
     app = make_app(config, stage.name)
 
+    @lru_cache(maxsize=1)  # at the first unit, because pool children do not share connections
+    def connections() -> tuple[RedisReporter, Window]:
+        redis = connect(config.broker_url.get_secret_value())
+        leases = RedisLeases(redis, config.lease_seconds)
+        return RedisReporter(redis), Window(redis, leases, partial(send_unit, app))
+
+    ledgers = lru_cache(maxsize=TENANTS)(partial(tenant_ledger, config))
+
     @app.task(name=TASK)  # type: ignore[untyped-decorator]
     def run(job: str, unit: str) -> None:
         _hand_back_when_told_to_end()
-        ledger = ledger_of(config, job)
-        redis = connect(config.broker_url.get_secret_value())
+        reporter, window = connections()
+        ledger = ledgers(tenant_of(job))
         log.info("%s: %s", job, unit)
-        following = execute(
+        again = execute(
             ledger,
             stage,
             job,
             unit,
-            leases=RedisLeases(redis, config.lease_seconds),
-            reporter=RedisReporter(redis),
+            leases=window.leases,
+            reporter=reporter,
             config=config,
-            wait=lambda error, waits: wait_for_world(RedisReporter(redis), job, unit, error, waits),
+            wait=lambda error, waits: wait_for_world(reporter, job, unit, error, waits),
         )
-        for name in following:
-            app.send_task(TASK, args=[job, name], queue=stage.name)
+        try:
+            window.ended(ledger, job, unit, again)
+        except Exception as error:
+            if not isinstance(error, OperationalError | RedisError) and not is_fault(error):
+                raise
+            log.warning("%s: the reconciler queues what follows %s: %s", job, unit, error)
 
     return app
 
@@ -254,7 +263,7 @@ def serve(stage: Stage[Any]) -> None:
     worker_app(stage, config).worker_main(
         [
             "worker",
-            "--queues", stage.name,
+            "--queues", f"{first_queue(stage.name)},{stage.name}",
             "--concurrency", "1",
             "--pool", "prefork",
             "--hostname", f"{stage.name}-{os.getpid()}@%h",

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from shared.contracts.deploy import Deployment, DeployRequest, deployments_prefix
 from shared.errors import InputError
-from shared.jobs import Ledger, stage_of
+from shared.jobs import Ledger
 from shared.storage import ObjectNotFoundError, Store
 
 
@@ -22,10 +22,9 @@ def deployments(store: Store, model: str) -> list[Deployment]:
 def next_number(ledger: Ledger, model: str) -> int:
     """Return a number above those of all deployments of a model: done, waiting and failed."""
     known = [each.number for each in deployments(ledger.store, model)]
-    for job in ledger.jobs():
-        if stage_of(job) == DeployRequest.stage:
-            request = ledger.request(job)
-            known += [int(request["number"])] if request["model"] == model else []
+    for job in ledger.jobs(DeployRequest.stage):
+        request = ledger.request(job)
+        known += [int(request["number"])] if request["model"] == model else []
     return max(known, default=0) + 1
 
 

@@ -111,12 +111,22 @@ class DirectoryStore(Store):
             with suppress(FileNotFoundError):  # the object was deleted meanwhile
                 yield key, datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
 
-    def folders(self, prefix: str) -> Iterator[str]:
+    def folders(self, prefix: str, start: str = "") -> Iterator[str]:
         base = self.root / prefix
-        folders = (item for item in base.iterdir() if item.is_dir()) if base.is_dir() else ()
+        items = base.iterdir() if base.is_dir() else iter(())
+        folders = (item for item in items if item.name.startswith(start) and item.is_dir())
         yield from sorted(
             item.name for item in folders if any(files for _, _, files in os.walk(item))
         )
+
+    def entries(self, prefix: str) -> Iterator[str]:
+        base = self.root / prefix
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(base) as items:
+            for item in items:
+                if item.is_dir():
+                    yield f"{item.name}/"
+                elif not item.name.startswith(PART):
+                    yield item.name
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)

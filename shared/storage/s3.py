@@ -129,22 +129,26 @@ class S3Store(Store):
 
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         objects = self.client.list_objects(self.bucket, self.prefix + prefix, recursive=True)
-        yield from sorted(
-            ((item.object_name or "").removeprefix(self.prefix), item.last_modified)
-            for item in objects
-            if item.last_modified is not None
-        )
+        for item in objects:
+            if item.last_modified is not None:
+                yield (item.object_name or "").removeprefix(self.prefix), item.last_modified
 
-    def folders(self, prefix: str) -> Iterator[str]:
-        objects = self.client.list_objects(self.bucket, self.prefix + prefix)
+    def folders(self, prefix: str, start: str = "") -> Iterator[str]:
+        objects = self.client.list_objects(self.bucket, self.prefix + prefix + start)
         names = (item.object_name or "" for item in objects if item.is_dir)
         yield from sorted(name.removeprefix(self.prefix + prefix).rstrip("/") for name in names)
+
+    def entries(self, prefix: str) -> Iterator[str]:
+        objects = self.client.list_objects(self.bucket, self.prefix + prefix)
+        names = ((item.object_name or "").removeprefix(self.prefix + prefix) for item in objects)
+        yield from (name for name in names if name)
 
     def delete(self, key: str) -> None:
         self.client.remove_object(self.bucket, self.name(key))
 
     def delete_prefix(self, prefix: str) -> None:
-        names = (DeleteObject(self.prefix + key) for key in self.list(prefix))
+        found = self.client.list_objects(self.bucket, self.prefix + prefix, recursive=True)
+        names = (DeleteObject(item.object_name or "") for item in found if not item.is_dir)
         for error in self.client.remove_objects(self.bucket, names):
             raise OSError(f"could not delete {error.name}: {error.message}")
 

@@ -137,11 +137,24 @@ class Store(ABC):
 
     @abstractmethod
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Yield all keys that start with `prefix`, sorted, with the UTC times of their last put."""
+        """Yield all keys that start with `prefix`, with the UTC times of their last put.
+
+        They come in any order, and are not held in memory.
+        """
 
     @abstractmethod
-    def folders(self, prefix: str) -> Iterator[str]:
-        """Yield the names of the folders directly below `prefix` (which ends in /), sorted."""
+    def folders(self, prefix: str, start: str = "") -> Iterator[str]:
+        """Yield the names of the folders directly below `prefix` (which ends in /), sorted.
+
+        Only names that begin with `start` are listed.
+        """
+
+    @abstractmethod
+    def entries(self, prefix: str) -> Iterator[str]:
+        """Yield the names directly below `prefix` (which ends in /): of objects, and of folders.
+
+        Names of folders end in /; a folder that has lost its objects may be among them.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -45,8 +45,11 @@ class StoreView(Store):
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         return self.inner.dates(prefix)
 
-    def folders(self, prefix: str) -> Iterator[str]:
-        return self.inner.folders(prefix)
+    def folders(self, prefix: str, start: str = "") -> Iterator[str]:
+        return self.inner.folders(prefix, start)
+
+    def entries(self, prefix: str) -> Iterator[str]:
+        return self.inner.entries(prefix)
 
     def delete(self, key: str) -> None:
         self.inner.delete(key)
@@ -160,14 +163,21 @@ class OverlayStore(StoreView):
         yield from sorted(kept | {key for key in self._put() if key.startswith(prefix)})
 
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        dates = {key: date for key, date in self.inner.dates(prefix) if key not in self._own}
-        dates |= {key: datetime.now(UTC) for key in self._put() if key.startswith(prefix)}
-        yield from sorted(dates.items())
+        yield from (item for item in self.inner.dates(prefix) if item[0] not in self._own)
+        yield from ((key, datetime.now(UTC)) for key in self._put() if key.startswith(prefix))
 
-    def folders(self, prefix: str) -> Iterator[str]:
+    def folders(self, prefix: str, start: str = "") -> Iterator[str]:
         inside = (key.removeprefix(prefix) for key in self._put() if key.startswith(prefix))
-        own = {name.partition("/")[0] for name in inside if "/" in name}
-        yield from sorted(own.union(self.inner.folders(prefix)))
+        own = {name.partition("/")[0] for name in inside if "/" in name and name.startswith(start)}
+        yield from sorted(own.union(self.inner.folders(prefix, start)))
+
+    def entries(self, prefix: str) -> Iterator[str]:
+        hidden = {key.removeprefix(prefix) for key in self._own if key.startswith(prefix)}
+        yield from {name for name in self.inner.entries(prefix) if name not in hidden}.union(
+            "".join(key.removeprefix(prefix).partition("/")[:2])
+            for key in self._put()
+            if key.startswith(prefix)
+        )
 
     def presign(self, key: str, seconds: int) -> str | None:
         return None if key in self._own else self.inner.presign(key, seconds)

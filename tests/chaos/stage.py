@@ -11,6 +11,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,7 +87,7 @@ class ChaosStage(Stage[ChaosRequest]):
         return {"images": len(rows)}
 
     def finish(
-        self, request: ChaosRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: ChaosRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         rows = [
             row

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +14,8 @@ from heterotissue.stack.supervisor import Stack
 from shared.errors import InputError
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.queue.redis_state import RedisLeases, connect
-from shared.queue.worker import Dispatcher, QueueError, Waiting
+from shared.queue.window import Waiting
+from shared.queue.worker import Dispatcher, QueueError
 from shared.settings import Settings
 from shared.storage import DirectoryStore, open_store
 from tests.gateway import Gateway
@@ -123,8 +122,7 @@ def test_a_worker_told_to_stop_hands_back_what_takes_too_long(
             assert worker.wait(15) == 0
         assert ledger.done(job) == {"plan"}
         redis = connect(config.broker_url.get_secret_value())
-        bodies = [json.loads(each)["body"] for each in redis.lrange("toy", 0, -1)]
-        queued = {json.loads(base64.b64decode(body))[0][1] for body in bodies}
+        queued = {unit for _, unit in Waiting(redis).of("toy")}
         assert queued == {"square-0", "square-1"}, "the part under way and the one that waits"
         assert redis.keys(f"lease:{job}/*") == [], "who takes it next need not wait"
         attempts = ledger.store.get_json(ledger.key(job, "attempts/square-0.json"))

@@ -185,7 +185,7 @@ def test_what_breaks_off_at_any_change_heals_when_it_is_asked_for_again(
 def test_a_cancellation_that_broke_off_is_completed(ledger: Ledger) -> None:
     job = ledger.submit(ToyRequest(parts=2))
     step(ledger, job, "plan")
-    ledger.store.put(ledger.key(job, "cancelled"), b"")
+    ledger.store.put(f"open-jobs/{job}", b"cancelled")
     assert step(ledger, job, "square-0") == []
     assert ledger.status(job).state == "cancelled"
     assert ledger.open_jobs() == []
@@ -196,7 +196,7 @@ def test_who_asks_again_after_a_cancellation_that_broke_off_gets_the_result(
 ) -> None:
     job = ledger.submit(ToyRequest(parts=2))
     step(ledger, job, "plan")
-    ledger.store.put(ledger.key(job, "cancelled"), b"")
+    ledger.store.put(f"open-jobs/{job}", b"cancelled")
     ledger.submit(ToyRequest(parts=2))
     assert run_job(ledger, ToyStage(), job, config=CONFIG).state == "done"
 
@@ -206,16 +206,16 @@ def test_a_closing_that_broke_off_leaves_the_job_closed(ledger: Ledger) -> None:
     ledger.store.put(f"open-jobs/{status.job}", b"")  # closing removes this last
     assert not ledger.is_open(status.job)
     assert step(ledger, status.job, "finish") == []
-    assert ledger.forget_closed(status.job)
+    assert not ledger.tidy(status.job)
     assert ledger.open_jobs() == []
     again = ledger.submit(ToyRequest(parts=1, faults={"square-0": "input"}))
     assert ledger.is_open(again)
-    assert not ledger.forget_closed(again)
+    assert ledger.tidy(again)
 
 
 def test_an_open_job_without_a_record_is_forgotten(ledger: Ledger) -> None:
     ledger.store.put("open-jobs/toy-0123456789abcdef", b"")
-    assert ledger.forget_closed("toy-0123456789abcdef")
+    assert not ledger.tidy("toy-0123456789abcdef")
     assert ledger.open_jobs() == []
 
 
@@ -318,7 +318,7 @@ def test_a_late_worker_writes_nothing_over_a_newer_submission(
     step(ledger, job, "plan")
     ways: dict[str, Callable[[], object]] = {
         "fresh": lambda: ledger.submit(request, fresh=True),
-        "deleted": lambda: ledger.store.delete_prefix(ledger.key(job, "")),
+        "deleted": lambda: ledger.delete(job),
         "cancelled": lambda: ledger.cancel(job),
     }
     execute(

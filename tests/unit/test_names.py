@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -64,7 +65,7 @@ class CopyStage(Stage[CopyRequest]):
         return {}
 
     def finish(
-        self, request: CopyRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: CopyRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         context.store.put_json(f"out/{request.name}/all.json", sorted(request.parts))
         return {"parts": len(done) - 1}

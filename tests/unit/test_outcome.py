@@ -31,7 +31,7 @@ from heterotissue.stack.supervisor import STATE, Stack
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.jobs import JobRecord, JobResult, Marker, ParkedUnit
 from shared.errors import InputError
-from shared.jobs import Ledger, Plan, Shard
+from shared.jobs import Ledger, Plan, Shard, store_plan
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.region_sets import CLASSES
@@ -60,7 +60,7 @@ def put_job(store: DirectoryStore, job: str = "ingest-1") -> None:
     store.put_json(
         f"jobs/{job}/request.json", JobRecord(stage="ingest", request={"cohort": "lung"})
     )
-    store.put_json(f"jobs/{job}/plan.json", plan)
+    store_plan(store, job, plan)
     for name in ("plan", "a", "c"):
         result = {} if name == "plan" else {"patches": 7, "sha256": "x", "region_sha256": None}
         store.put_json(
@@ -198,11 +198,13 @@ def test_the_list_of_jobs_has_names_times_and_true_states(tmp_path: Path) -> Non
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     here = Runner.here()
-    store.put_json(f"open-jobs/{gone}", here.model_copy(update={"pid": ended.pid}))
+    store.put_json(f"jobs/{gone}/runner.json", here.model_copy(update={"pid": ended.pid}))
     reused = ledger.submit(ToyRequest(name="reused"))  # its number belongs to another process now
-    store.put_json(f"open-jobs/{reused}", here.model_copy(update={"started": here.started - 99}))
+    store.put_json(
+        f"jobs/{reused}/runner.json", here.model_copy(update={"started": here.started - 99})
+    )
     away = ledger.submit(ToyRequest(name="away"))
-    store.put_json(f"open-jobs/{away}", here.model_copy(update={"host": "another"}))
+    store.put_json(f"jobs/{away}/runner.json", here.model_copy(update={"host": "another"}))
     queued = ledger.submit(ToyRequest(name="queued"))
     old = ledger.submit(ToyRequest(name="old"))
     for file in (tmp_path / "jobs" / old).rglob("*.json"):

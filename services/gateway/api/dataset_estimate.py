@@ -70,8 +70,7 @@ def _earlier(
         before = submission.request
         if (before.model, before.version) != (request.model, request.version):
             continue
-        done = sorted(ledger.done(submission.job))
-        shards = [unit for unit in done if unit.startswith("shard-")][:MAX_SHARDS]
-        if shards:
-            with suppress(UnreadableRecordError):  # another dataset's damage is not this one's
-                yield before, [ledger.marker(submission.job, shard) for shard in shards]
+        job = submission.job
+        with suppress(UnreadableRecordError):  # another dataset's damage is not this one's
+            if shards := ledger.snapshot(job).last_done(MAX_SHARDS):
+                yield before, [ledger.marker_at(job, *shard) for shard in shards]

@@ -12,7 +12,7 @@ from services.gateway.api.problems import hide_paths
 from shared.contracts.gateway import DatasetStatus, Submission, submission_key
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
-from shared.jobs import Ledger, UnreadableRecordError, names
+from shared.jobs import Ledger, Snapshot, UnreadableRecordError, names
 from shared.storage import ObjectNotFoundError
 
 log = logging.getLogger(__name__)
@@ -75,19 +75,16 @@ def _dataset_status(
     request, job = submission.request, submission.job
     snapshot = ledger.snapshot(job)
     ended, failed = snapshot.result, snapshot.failed
-    shards = snapshot.plan.shards if snapshot.plan else []
-    done = snapshot.done
-    finished = [shard.id for shard in shards if shard.id in done]
     result = ended.result if ended else None
-    made = result["images"] if result else _planned_images(request, finished)
+    made = result["images"] if result else _planned_images(request, snapshot)
     busy = {
         unit: report
         for unit, report in progress.items()
-        if unit not in done and unit not in failed and report["done"] < report["total"]
+        if report["done"] < report["total"] and unit not in failed and not snapshot.is_done(unit)
     }
     if not ended:
         made += sum(int(report["done"]) for report in busy.values())
-    rate = None if ended else _rate(ledger, job, finished, len(busy))
+    rate = None if ended else _rate(ledger, snapshot, len(busy))
     return DatasetStatus(
         dataset=request.dataset,
         model=str(request.model_ref),
@@ -95,8 +92,8 @@ def _dataset_status(
         state=snapshot.state,
         images=request.images,
         made=made,
-        shards=len(shards),
-        shards_done=len(finished),
+        shards=snapshot.plan.total if snapshot.plan else 0,
+        shards_done=snapshot.shards_done,
         failed={
             unit: hide_paths(error)
             for unit, error in islice(sorted(failed.items()), MAX_FAILURES_SHOWN)
@@ -108,18 +105,19 @@ def _dataset_status(
     )
 
 
-def _planned_images(request: DatasetRequest, shards: list[str]) -> int:
+def _planned_images(request: DatasetRequest, snapshot: Snapshot) -> int:
     """Count the images of finished shards; only the last shard may be smaller than the others."""
-    sizes = (
-        min(request.shard_size, request.images - int(shard.rpartition("-")[2]) * request.shard_size)
-        for shard in shards
-    )
-    return sum(sizes)
+    made = snapshot.shards_done * request.shard_size
+    rest = request.images % request.shard_size
+    if rest and made and snapshot.is_done(f"shard-{request.images // request.shard_size:06d}"):
+        made -= request.shard_size - rest
+    return made
 
 
-def _rate(ledger: Ledger, job: str, finished: list[str], workers: int) -> float | None:
+def _rate(ledger: Ledger, snapshot: Snapshot, workers: int) -> float | None:
     """Estimate images per second: the mean rate of a finished shard times the number of workers."""
-    markers = [ledger.marker(job, shard) for shard in finished[-RATE_SHARDS:]]
+    finished = snapshot.last_done(RATE_SHARDS) if workers else []
+    markers = [ledger.marker_at(snapshot.job, segment, shard) for segment, shard in finished]
     seconds = sum(marker.seconds for marker in markers)
     images = sum(int(marker.result["images"]) for marker in markers)
     if not workers or not images or not seconds:

@@ -266,7 +266,7 @@ def preview_dataset(own: Readable) -> Response:
     ended = own.caller.ledger.result(own.job)
     if ended and ended.state in {"done", "partial"} and own.store.exists(final):
         return Response(own.store.get(final), media_type="image/png")
-    key = next(iter(_shard_keys(own)), None)
+    key = next(_shard_keys(own), None)
     if key is None:
         raise _not_yet(own, "no shard is finished")
     request = own.submission.request
@@ -296,26 +296,31 @@ def _first_samples(store: Store, key: str) -> list[Sample]:
         return list(islice(read_members(members), PREVIEW_SAMPLES))
 
 
-def _shard_keys(own: OwnDataset) -> dict[str, str]:
-    """Map the key of each finished shard's tar to the id of its unit, in order."""
-    done = own.caller.ledger.done(own.job)
-    return {
-        dataset_key(own.name, f"shards/{name.removeprefix('shard-')}.tar"): name
-        for name in sorted(done)
-        if name.startswith("shard-")
-    }
+def _shard_keys(own: OwnDataset, after: str | None = None) -> Iterator[str]:
+    """Yield the keys of finished shards' tars, in order; those before `after` may be left out."""
+    snapshot = own.caller.ledger.snapshot(own.job)
+    plan = snapshot.plan
+    for segment in plan.every if plan else ():
+        if plan is None or not snapshot.count_done(segment):
+            continue
+        done, shards = snapshot.done_in(segment), plan.shards(segment)
+        if after is None or _shard_key(own, shards[-1].id) > after:
+            yield from (_shard_key(own, shard.id) for shard in shards if shard.id in done)
+
+
+def _shard_key(own: OwnDataset, unit: str) -> str:
+    return dataset_key(own.name, f"shards/{unit.removeprefix('shard-')}.tar")
 
 
 @router.get("/{dataset}/shards", responses=documented(404))
 def list_shards(own: Readable, limit: Limit = 50, cursor: Cursor = None) -> ShardPage:
     """List finished shards with download links, even while other shards are being made."""
-    markers = _shard_keys(own)
 
     def read(key: str) -> ShardLink | None:
-        marker = own.caller.ledger.marker(own.job, markers[key])
+        name = PurePosixPath(key).name
+        marker = own.caller.ledger.marker(own.job, f"shard-{name.removesuffix('.tar')}")
         if not marker.result["images"]:
             return None
-        name = PurePosixPath(key).name
         return ShardLink(
             shard=name,
             url=own.store.presign(key, LINK_SECONDS)
@@ -324,7 +329,7 @@ def list_shards(own: Readable, limit: Limit = 50, cursor: Cursor = None) -> Shar
             sha256=marker.outputs[key],
         )
 
-    items, following = page(markers, cursor, limit, read)
+    items, following = page(_shard_keys(own, cursor), cursor, limit, read)
     return ShardPage(items=items, next=following)
 
 

@@ -18,7 +18,6 @@ from shared.contracts.gateway import ModelInfo, ModelPage, Names, TrainingRun
 from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRef
 from shared.contracts.train import TrainRequest, training_key
-from shared.jobs import stage_of
 from shared.models import read_model
 from shared.serving.deployments import deployments, next_number
 
@@ -65,8 +64,8 @@ def run_job(caller: Caller, run: str) -> str | None:
     """Return the open job of a training run, else an ended one, else None."""
     jobs = [
         job
-        for job in caller.ledger.jobs()
-        if stage_of(job) == TrainRequest.stage and caller.ledger.request(job)["run"] == run
+        for job in caller.ledger.jobs(TrainRequest.stage)
+        if caller.ledger.request(job)["run"] == run
     ]
     running = [job for job in jobs if caller.ledger.result(job) is None]
     return next(iter(running + jobs), None)

@@ -20,6 +20,7 @@ from services.gateway.api.problems import documented, returning
 from services.gateway.api.resources import Resources
 from shared.contracts.requests import REQUESTS
 from shared.queue.counts import read_counts, read_images
+from shared.queue.redis_state import queue_length
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 """The methods that are labels of their own, because clients may invent more without end."""
@@ -48,7 +49,7 @@ class WorkCollector(Collector):
             for stage, made in read_images(self.resources.redis).items():
                 images.add_metric([stage], made)
             for stage in REQUESTS:
-                waiting.add_metric([stage], int(self.resources.redis.llen(stage)))
+                waiting.add_metric([stage], queue_length(self.resources.redis, stage))
         yield from (units, seconds, images, waiting)
 
 
@@ -99,7 +100,7 @@ async def health() -> dict[str, str]:
 @router.get("/readyz", responses=documented(503))
 def readiness(resources: Annotated[Resources, Depends(resources_of)]) -> dict[str, str]:
     """Say that the store and Redis answer."""
-    next(resources.root.list("open-jobs/"), None)
+    next(resources.root.list("open-jobs/-"), None)
     resources.redis.ping()
     return {"status": "ready"}
 

@@ -1,0 +1,38 @@
+"""Reading the records of a job."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from shared.contracts.explaining import explain
+from shared.errors import InputError
+from shared.storage import Store
+
+M = TypeVar("M", bound=BaseModel)
+
+READERS = 16
+"""Threads that ask the store for objects at the same time."""
+
+
+class JobNotFoundError(InputError):
+    """The store holds no such job, or holds it no longer."""
+
+
+class UnreadableRecordError(InputError):
+    """A record of a job is not what this version writes: cut off, damaged, or newer."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(
+            f"{key} cannot be read ({why}): restore it from a backup, or submit "
+            "the request again, which makes everything anew"
+        )
+
+
+def read_record(store: Store, key: str, model: type[M]) -> M:
+    """Read a record of a job. Raises `ObjectNotFoundError`, or `UnreadableRecordError`."""
+    try:
+        return store.get_model(key, model)
+    except ValidationError as error:
+        raise UnreadableRecordError(key, explain(error)) from error
