@@ -22,7 +22,7 @@ from shared.imaging.patch_cutting import PatchCutter
 from shared.sandbox import ANSWER_BYTES, ReadError, open_sandboxed
 
 SLOTS, SLOT_BYTES = 3, 64 << 20
-"""Parts of the memory that a slide's process shares, each of which holds patches, and their size."""
+"""Parts of the memory that a slide's process shares, which hold patches; and bytes of each."""
 
 Side = Annotated[int, Field(ge=1, le=2**31)]
 

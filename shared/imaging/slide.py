@@ -139,7 +139,7 @@ class Slide:
         return self._source
 
     def layout(self, size: tuple[int, int], mpp: float) -> tuple[int, tuple[int, int]]:
-        """Return the level that a window of `size` pixels at `mpp` is read from, and its size there."""
+        """Return the level that a window of `size` at `mpp` is read from, and its size there."""
         level = self._level(mpp)
         return level, self._spans(size, mpp, level)
 

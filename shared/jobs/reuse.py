@@ -122,10 +122,20 @@ class _Earlier:
         if old.reads != shard.reads and not grown:
             return None
         marker = _marker(self.store, earlier, shard.id)
-        if marker is None or not all(self.store.exists(key) for key in marker.outputs):
+        if marker is None:
+            return None
+        gone = {key for key in marker.outputs if not self.store.exists(key)}
+        if gone and not gone <= self._removed_after(shard.id, earlier):
             return None
         self.store.put_json(job_key(self.job, f"done/{shard.id}.json"), marker)
         return shard.model_copy(update={"reads": old.reads})
+
+    def _removed_after(self, unit: str, earlier: str) -> set[str]:
+        """Return the keys that the units after a unit removed, which hold what became of them."""
+        at = next(i for i, snapshot in enumerate(self.snapshots) if snapshot.job == earlier)
+        heirs = [other.id for other in self.shards[at].values() if unit in other.after]
+        markers = (_marker(self.store, earlier, heir) for heir in heirs)
+        return {key for marker in markers if marker is not None for key in marker.removed}
 
 
 def _marker(store: Store, job: str, unit: str) -> Marker | None:

@@ -113,7 +113,7 @@ class SandboxedFile:
             return self._receive().get("filled")
 
     def memory(self, at: int, shape: Sequence[int]) -> NDArray[np.uint8]:
-        """Return a view of the shared memory, uint8, from byte `at` on; the reader may change it."""
+        """Return a view of the shared memory, uint8, from byte `at` on; the reader changes it."""
         return np.frombuffer(self._memory, np.uint8, math.prod(shape), at).reshape(shape)
 
     def close(self) -> None:
