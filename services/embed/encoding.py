@@ -145,5 +145,4 @@ def check_damage(request: EmbedRequest, name: str, damaged: int, patches: int) -
 def _features(paths: list[Path]) -> Iterator[Float32]:
     for path in paths:
         with FeaturesFile(path) as file:
-            for start in range(0, len(file), UNIT_PATCHES // 4):
-                yield file.features(start, start + UNIT_PATCHES // 4)
+            yield file.features()

@@ -73,7 +73,8 @@ class JpegTiles:
             return
         try:
             with tifffile.TiffFile(path, _multifile=False) as tiff:  # noqa: TID251 - in the sandbox
-                for page in tiff.pages:
+                pages: list[Any] = list(tiff.pages)
+                for page in pages:
                     level = _level(page.keyframe if page.is_tiled else None, page)
                     size = (page.imagewidth, page.imagelength)
                     if level is not None and size in source.level_dimensions:

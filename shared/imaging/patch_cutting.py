@@ -37,7 +37,7 @@ class PatchCutter:
         self._source = source
         self._tiles = JpegTiles(path, source)
         self._pool = ThreadPoolExecutor(_threads())
-        if isinstance(source, openslide.OpenSlide):
+        if isinstance(source, openslide.OpenSlide):  # noqa: TID251 - in the sandbox
             source.set_cache(openslide.OpenSlideCache(OPENSLIDE_CACHE))
 
     def cut(
