@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +48,9 @@ class _Level(NamedTuple):
         return -(-self.width // self.columns)
 
 
+MAX_SPARE = 256
+"""Tiles whose memory waits for its next use."""
+
 Place = tuple[int, int, int]
 """Level, column and row of a tile."""
 
@@ -66,9 +68,11 @@ class JpegTiles:
 
     def __init__(self, path: Path, source: openslide.AbstractSlide) -> None:
         self._levels: dict[int, _Level] = {}
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._decoding: set[Place] = set()
         self._cache: OrderedDict[Place, UInt8] = OrderedDict()
         self._cached = 0
+        self._spare: list[UInt8] = []
         if source.properties.get(openslide.PROPERTY_NAME_VENDOR) not in VENDORS:
             return
         try:
@@ -89,42 +93,44 @@ class JpegTiles:
     def levels(self) -> set[int]:
         return set(self._levels)
 
-    def touched(self, level: int, x: float, y: float, width: int, height: int) -> list[Place]:
-        """List the tiles that a window needs; its corner is in pixels of the level."""
-        own = self._levels[level]
-        left, top = int(np.floor(x)), int(np.floor(y))
-        right, bottom = left + width + (x > left), top + height + (y > top)
-        x0, y0, x1, y1 = max(0, left), max(0, top), min(own.width, right), min(own.height, bottom)
-        if x0 >= x1 or y0 >= y1:
-            return []
-        return [
-            (level, column, row)
-            for row in range(y0 // own.rows, (y1 - 1) // own.rows + 1)
-            for column in range(x0 // own.columns, (x1 - 1) // own.columns + 1)
-        ]
+    def drop_above(self, level: int, y: float) -> None:
+        """Forget the tiles that end above a row of a level's pixels, and use their memory again.
 
-    def missing(self, places: Iterable[Place]) -> list[Place]:
-        """Return those tiles that are not decoded, each once, in order."""
-        with self._lock:
-            return [place for place in dict.fromkeys(places) if place not in self._cache]
+        Fresh memory costs a tenth of the decoding. No other thread may read meanwhile.
+        """
+        top = int(y // self._levels[level].rows)
+        for place in [place for place in self._cache if place[0] != level or place[2] < top]:
+            tile = self._cache.pop(place)
+            self._cached -= tile.nbytes
+            if len(self._spare) < MAX_SPARE:
+                self._spare.append(tile)
 
     def tile(self, place: Place) -> UInt8:
-        """Return a tile, uint8 RGB (rows, columns, 3); decode it unless that was done.
+        """Return a tile, uint8 RGB (rows, columns, 3); decode it unless some thread does.
 
         Raises:
             ValueError: the tile is damaged.
         """
-        with self._lock:
+        with self._changed:
+            while place in self._decoding:
+                self._changed.wait()
             if place in self._cache:
                 self._cache.move_to_end(place)
                 return self._cache[place]
-        tile = self._decode(*place)
-        with self._lock:
-            if place not in self._cache:
-                self._cache[place] = tile
-                self._cached += tile.nbytes
-            while self._cached > CACHE_BYTES and len(self._cache) > 1:
-                self._cached -= self._cache.popitem(last=False)[1].nbytes
+            self._decoding.add(place)
+            spare = self._spare.pop() if self._spare else None
+        tile = None
+        try:
+            tile = self._decode(*place, spare)
+        finally:
+            with self._changed:
+                self._decoding.discard(place)
+                self._changed.notify_all()
+                if tile is not None:
+                    self._cache[place] = tile
+                    self._cached += tile.nbytes
+                while self._cached > CACHE_BYTES and len(self._cache) > 1:
+                    self._cached -= self._cache.popitem(last=False)[1].nbytes
         return tile
 
     def read(self, level: int, x: float, y: float, out: UInt8) -> None:
@@ -156,28 +162,35 @@ class JpegTiles:
         right, bottom = left + out.shape[1], top + out.shape[0]
         if left < 0 or top < 0 or right > own.width or bottom > own.height:
             out[:] = 255
-        for place in self.touched(level, left, top, out.shape[1], out.shape[0]):
-            tile, at_x, at_y = self.tile(place), place[1] * own.columns, place[2] * own.rows
-            x0, y0 = max(left, at_x, 0), max(top, at_y, 0)
-            x1 = min(right, at_x + own.columns, own.width)
-            y1 = min(bottom, at_y + own.rows, own.height)
-            out[y0 - top : y1 - top, x0 - left : x1 - left] = tile[
-                y0 - at_y : y1 - at_y, x0 - at_x : x1 - at_x
-            ]
+        left_in, top_in = max(0, left), max(0, top)
+        right, bottom = min(own.width, right), min(own.height, bottom)
+        for row in range(top_in // own.rows, -(-bottom // own.rows)):
+            for column in range(left_in // own.columns, -(-right // own.columns)):
+                tile, at_x, at_y = (
+                    self.tile((level, column, row)),
+                    column * own.columns,
+                    row * own.rows,
+                )
+                x0, y0 = max(left_in, at_x), max(top_in, at_y)
+                x1, y1 = min(right, at_x + own.columns), min(bottom, at_y + own.rows)
+                if x0 < x1 and y0 < y1:
+                    out[y0 - top : y1 - top, x0 - left : x1 - left] = tile[
+                        y0 - at_y : y1 - at_y, x0 - at_x : x1 - at_x
+                    ]
 
-    def _decode(self, level: int, column: int, row: int) -> UInt8:
+    def _decode(self, level: int, column: int, row: int, spare: UInt8 | None) -> UInt8:
         own = self._levels[level]
         number = row * own.across + column
         data = os.pread(self._file, own.counts[number], own.offsets[number])
+        shape = (own.rows, own.columns, 3)
+        out = spare if spare is not None and spare.shape == shape else np.empty(shape, np.uint8)
         try:
-            tile = imagecodecs.jpeg8_decode(
-                data, tables=own.tables, colorspace=own.space, outcolorspace="RGB"
+            imagecodecs.jpeg8_decode(
+                data, tables=own.tables, colorspace=own.space, outcolorspace="RGB", out=out
             )
         except (imagecodecs.Jpeg8Error, OSError) as error:
             raise ValueError(str(error)) from error
-        if tile.shape != (own.rows, own.columns, 3):
-            raise ValueError("a tile has another size than the file states")
-        return np.asarray(tile, np.uint8)
+        return out
 
 
 def _level(key: Any, page: Any) -> _Level | None:

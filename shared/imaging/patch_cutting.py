@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -57,7 +57,8 @@ class PatchCutter:
         """
         size = (out.shape[2], out.shape[1])
         if level in self._tiles.levels:
-            self._decode(corners, level, spans)
+            scale = self._source.level_downsamples[level]
+            self._tiles.drop_above(level, min((y for _, y in corners), default=0) / scale)
         failed: list[int] = []
 
         def cut(place: int) -> None:
@@ -79,20 +80,6 @@ class PatchCutter:
             cut(place)
         return failed
 
-    def _decode(self, corners: Sequence[Corner], level: int, spans: tuple[int, int]) -> None:
-        """Decode the tiles of patches in threads; a damaged one is met again by its patches."""
-        scale = self._source.level_downsamples[level]
-        touched = self._tiles.touched
-        places = [p for x, y in corners for p in touched(level, x / scale, y / scale, *spans)]
-
-        def decode(place: tuple[int, int, int]) -> None:
-            try:
-                self._tiles.tile(place)
-            except ValueError:
-                return
-
-        self._each(decode, self._tiles.missing(places))
-
     def _read(self, corner: Corner, level: int, out: UInt8) -> None:
         """Fill a window from its corner on. Raises `OpenSlideError`."""
         if level in self._tiles.levels:
@@ -105,19 +92,15 @@ class PatchCutter:
         size = (out.shape[1], out.shape[0])
         out[:] = on_white(np.asarray(self._source.read_region(corner, level, size)))
 
-    def _each(self, do: Callable[[T], None], items: Sequence[T]) -> None:
-        """Call a function with each item, in threads that take turns."""
-        count = min(_threads(), len(items))
-        if count < 2:
-            for item in items:
-                do(item)
-            return
+    def _each(self, do: Callable[[T], None], items: Iterable[T]) -> None:
+        """Call a function with each item, in threads; whoever is free takes the next one."""
+        rest = iter(items)
 
-        def some(first: int) -> None:
-            for item in items[first::count]:
+        def some(_: int) -> None:
+            for item in rest:
                 do(item)
 
-        list(self._pool.map(some, range(count)))
+        list(self._pool.map(some, range(_threads())))
 
 
 def on_white(rgba: UInt8) -> UInt8:

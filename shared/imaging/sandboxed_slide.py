@@ -113,6 +113,11 @@ class SandboxedSlide(LeveledSlide):
     def failed(self) -> bool:
         return self._file.failed
 
+    @property
+    def process(self) -> int:
+        """Number of the process that reads."""
+        return self._file.pid
+
     def close(self) -> None:
         """End the reading process."""
         self._file.close()

@@ -48,12 +48,13 @@ class SandboxedFile:
         facts: what the reader says about the file, JSON. The reader may be in the hands of the
             file's author: check the facts.
         failed: whether the process was lost, so that nothing more can be read.
+        pid: number of the process.
     """
 
     def __init__(self, path: Path, connection: socket.socket, memory: mmap.mmap, pid: int) -> None:
         self.path = path
         self.failed = False
-        self._connection, self._pid = connection, pid
+        self._connection, self.pid = connection, pid
         self._memory = memory
         self._lock = threading.Lock()
         weakref.finalize(self, connection.close)  # the process ends with its connection
@@ -161,7 +162,7 @@ class SandboxedFile:
     def _lost(self, reason: str) -> InputError:
         """Give the process up, and return the error that says why."""
         self.failed = True
-        status = _end(self._pid)
+        status = _end(self.pid)
         self._connection.close()
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
             reason += f" ({signal.Signals(os.WTERMSIG(status)).name})"
