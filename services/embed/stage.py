@@ -1,8 +1,11 @@
-"""The embed stage: one shard per slide, after one that trains the embedded encoder if needed."""
+"""The embed stage: one shard per slide, or several and one that joins them.
+
+If needed, a shard before them trains the embedded encoder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -10,27 +13,29 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import safetensors.torch
+from pydantic import JsonValue
 
+from services.embed.encoding import encode_patches, join_parts, part_count, read_corners
 from services.embed.imported import SUFFIXES, check_owner, checked, match_files
 from services.embed.training import WINDOW, train_encoder
-from shared.arrays import Float32, Int64, UInt8
+from shared.arrays import UInt8
 from shared.contracts.embed import (
     EmbedRequest,
     FeatureRecord,
     embedded_key,
     feature_record_key,
     features_key,
+    part_key,
 )
 from shared.contracts.ingest import (
     CohortRecord,
-    PatchGrid,
     cohort_key,
     patches_key,
 )
 from shared.encoders import REGISTRY, load_encoder
 from shared.encoders.embedded import PatchNet
 from shared.errors import InputError
-from shared.features import FeaturesFile, read_features, write_features
+from shared.features import read_features, write_features
 from shared.imaging.slide import DamagedError, Slide
 from shared.imaging.stored_slides import open_slide, read_record
 from shared.jobs import Context, Plan, Shard, Stage
@@ -49,15 +54,14 @@ class EmbedStage(Stage[EmbedRequest]):
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
         if request.imported is not None:
             return Plan(phases=(_plan_import(request, record, context.store),))
-        slides = tuple(
-            _shard(request, record, slide, context.store) for slide in sorted(record.splits)
-        )
         if request.encoder == "embedded":
-            _check_room(context.store, record, 2 * PatchNet.WIDTHS[-1])
-            return Plan(phases=((_fit_shard(request, record),), slides))
-        encoder = load_encoder(request.encoder, context.store, weights=request.weights)
-        _check_room(context.store, record, encoder.dim)
-        return Plan(phases=(slides,))
+            first: tuple[tuple[Shard, ...], ...] = ((_fit_shard(request, record),),)
+            dim = 2 * PatchNet.WIDTHS[-1]
+        else:
+            first = ()
+            dim = load_encoder(request.encoder, context.store, weights=request.weights).dim
+        _check_room(context.store, record, dim)
+        return Plan(phases=(*first, *_plan_slides(request, record, context.store)))
 
     def run(self, request: EmbedRequest, shard: Shard, context: Context) -> dict[str, Any]:
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
@@ -65,13 +69,13 @@ class EmbedStage(Stage[EmbedRequest]):
             return _fit(request, record, context)
         if request.imported is not None:
             return _import(request, record, shard, context)
-        return _embed(request, record, shard.id, context)
+        return _embed(request, record, shard, context)
 
     def finish(
         self, request: EmbedRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
-        slides = {name: part for name, part in sorted(done.items()) if name != FIT}
-        first = next(iter(slides.values()))
+        slides = {name: part for name, part in sorted(done.items()) if "sha256" in part}
+        licence = next(part["license"] for part in done.values() if "license" in part)
         widths: dict[int, list[str]] = {}
         for name, part in slides.items():
             widths.setdefault(part["dim"], []).append(name)
@@ -91,7 +95,7 @@ class EmbedStage(Stage[EmbedRequest]):
             encoder=request.encoder,
             cohort=request.cohort,
             dim=first["dim"],
-            license=first["license"],
+            license=licence,
             slides={name: part["patches"] for name, part in slides.items()},
             sha256={name: part["sha256"] for name, part in slides.items()},
             patches={name: part["patches_sha256"] for name, part in slides.items()},
@@ -147,12 +151,44 @@ def _shard(
     )
 
 
+def _plan_slides(
+    request: EmbedRequest, record: CohortRecord, store: Store
+) -> tuple[tuple[Shard, ...], ...]:
+    """Make a shard for each slide; several for a large one, which a shard of a next phase joins."""
+    units: list[Shard] = []
+    joins: list[Shard] = []
+    for slide in sorted(record.splits):
+        whole = _shard(request, record, slide, store)
+        count = part_count(_patches(store, record, slide))
+        if count == 1:
+            units.append(whole)
+            continue
+        args: dict[str, JsonValue] = {"slide": slide, "parts": count}
+        parts = [
+            whole.model_copy(
+                update={"id": f"part-{part:03d}-{slide}", "args": args | {"part": part}}
+            )
+            for part in range(count)
+        ]
+        units += parts
+        after = tuple(part.id for part in parts)
+        joins.append(whole.model_copy(update={"args": args, "after": after}))
+    return (tuple(units), tuple(joins)) if joins else (tuple(units),)
+
+
+def _patches(store: Store, record: CohortRecord, slide: str) -> int:
+    """Return the number of a slide's patches; older records of cohorts do not state it."""
+    if slide in record.counts:
+        return record.counts[slide]
+    key = patches_key(record.cohort, slide)
+    return pq.read_metadata(store.local(key)).num_rows if store.exists(key) else 0
+
+
 def _check_room(store: Store, record: CohortRecord, dim: int) -> None:
     """Raise `InputError` if the store has no room for features of width `dim`."""
     if store.free() is None:
         return
-    keys = (patches_key(record.cohort, slide) for slide in record.splits)
-    patches = sum(pq.read_metadata(store.local(key)).num_rows for key in keys if store.exists(key))
+    patches = sum(_patches(store, record, slide) for slide in record.splits)
     check_room(store, patches * (dim * 4 + 16), f"features of {patches:,} patches, {dim} wide")
 
 
@@ -211,8 +247,7 @@ def _import(
     slide = read_record(store, record, shard.id)
     found = read_features(path, where)
     check_owner(where, found.slide, shard.id, slide)
-    table = pq.read_table(store.local(patches_key(request.cohort, shard.id)), columns=["x", "y"])
-    own = np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
+    own = read_corners(store, request.cohort, shard.id)
     patches, covered = checked(where, found, slide, record.patches, own)
     known, width = REGISTRY.get(request.encoder), patches.features.shape[1]
     if known is not None and width != known.dim:
@@ -288,22 +323,15 @@ def _read(slide: Slide, x: int, y: int, side: int, mpp: float) -> UInt8:
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def _read_batch(slide: Slide, corners: Int64, grid: PatchGrid) -> tuple[UInt8, list[int]]:
-    """Read the patches at `corners`, and return those that can be read, with their places."""
-    images = np.empty((len(corners), grid.size, grid.size, 3), np.uint8)
-    places: list[int] = []
-    for place, (x, y) in enumerate(corners.tolist()):
-        try:
-            images[len(places)] = slide.read(x, y, (grid.size, grid.size), grid.mpp)
-        except DamagedError:
-            continue
-        places.append(place)
-    return images[: len(places)], places
-
-
 def _embed(
-    request: EmbedRequest, record: CohortRecord, name: str, context: Context
+    request: EmbedRequest, record: CohortRecord, shard: Shard, context: Context
 ) -> dict[str, Any]:
+    """Encode a slide or a part of it, or join the parts of a slide."""
+    name, parts = str(shard.args.get("slide", shard.id)), int(str(shard.args.get("parts", 1)))
+    own = {"patches_sha256": record.patches_of(name)}
+    if parts > 1 and "part" not in shard.args:
+        dim, patches, damaged, digest = join_parts(request, record, name, parts, context.store)
+        return own | {"patches": patches, "damaged": damaged, "dim": dim, "sha256": digest}
     encoder = load_encoder(
         request.encoder,
         context.store,
@@ -311,44 +339,16 @@ def _embed(
         weights=request.weights,
         device=context.device,
     )
-    grid = record.patches
-    table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
-    coords = np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
-    key = features_key(request.encoder, request.cohort, name)
-    with (
-        open_slide(context.store, record, name) as (slide, slide_record),
-        context.store.writing(key) as path,
-    ):
-        kept: list[int] = []
-
-        def batches() -> Iterator[Float32]:
-            for start in range(0, len(coords), request.batch_size):
-                batch = coords[start : start + request.batch_size]
-                images, places = _read_batch(slide, batch, grid)
-                kept.extend(start + place for place in places)
-                damaged = start + len(batch) - len(kept)
-                if damaged > request.max_damaged * len(coords):
-                    raise InputError(
-                        f"{name}: more than {request.max_damaged:.2g} of its {len(coords)} "
-                        "patches cannot be read. The slide's file is damaged or incomplete: copy "
-                        "it again, or raise max_damaged"
-                    )
-                if places:
-                    yield encoder.encode(images, request.batch_size)
-                context.progress(start + len(batch), len(coords), name)
-
-        about = (encoder.dim, slide_record, grid, request.encoder)
-        write_features(path, coords, batches(), *about)
-        if len(kept) < len(coords):  # the rows of unreadable patches are still empty
-            with FeaturesFile(path) as file:
-                features = file.features(0, len(kept))
-            write_features(path, coords[kept], [features], *about)
-        digest = sha256_file(path)
-    return {
-        "patches": len(kept),
-        "damaged": len(coords) - len(kept),
-        "dim": encoder.dim,
-        "license": encoder.license,
-        "sha256": digest,
-        "patches_sha256": record.patches_of(name),
-    }
+    about = {"dim": encoder.dim, "license": encoder.license}
+    part = int(str(shard.args.get("part", 0)))
+    key = (
+        part_key(request.encoder, request.cohort, name, part)
+        if parts > 1
+        else features_key(request.encoder, request.cohort, name)
+    )
+    patches, damaged, digest = encode_patches(
+        request, record, name, encoder, key, context, (part, parts)
+    )
+    if parts > 1:
+        return about
+    return own | about | {"patches": patches, "damaged": damaged, "sha256": digest}

@@ -130,6 +130,7 @@ class IngestStage(Stage[IngestRequest]):
                 },
                 mpp={name: done[name]["mpp"] for name in slides},
                 places={name: done[name]["places_sha256"] for name in slides},
+                counts={name: done[name]["patches"] for name in slides},
                 patients={name: p for name in slides if (p := members[name].patient)},
                 sites={name: s for name in slides if (s := members[name].site)},
                 split=request.split,

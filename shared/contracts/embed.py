@@ -2,6 +2,7 @@
 
 encoders/embedded-<cohort>/model.safetensors   weights of the cohort's embedded encoder
 features/<encoder>/<cohort>/<slide>.h5   `coords` + `features`, as TRIDENT and CLAM write
+features/<encoder>/<cohort>/parts/<slide>/<n>.h5   a part of a large slide, until all are there
 features/<encoder>/<cohort>/features.json   FeatureRecord
 """
 
@@ -111,3 +112,8 @@ def embedded_key(cohort: str) -> str:
 def features_key(encoder: str, cohort: str, slide: str) -> str:
     """Return the key of a slide's features."""
     return f"features/{encoder_folder(encoder)}/{cohort}/{slide}.h5"
+
+
+def part_key(encoder: str, cohort: str, slide: str, part: int) -> str:
+    """Return the key of the features of a part of a slide, which are joined and then removed."""
+    return f"features/{encoder_folder(encoder)}/{cohort}/parts/{slide}/{part:03d}.h5"

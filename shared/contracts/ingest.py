@@ -319,6 +319,9 @@ class CohortRecord(Contract):
     places: dict[str, str] = Field(
         default_factory=dict, description="slide → SHA-256 of the corners of its patches"
     )
+    counts: dict[str, int] = Field(
+        default_factory=dict, description="slide → number of its patches; older records lack it"
+    )
     patients: dict[str, str] = Field(
         default_factory=dict, description="slide → patient, where known"
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,11 @@ from shared.errors import InputError
 from shared.imaging import slide_files
 from shared.imaging.companions import companions
 from shared.imaging.leveled import LeveledSlide
+from shared.imaging.patch_cutting import PatchCutter
 from shared.sandbox import ANSWER_BYTES, ReadError, open_sandboxed
+
+SLOTS, SLOT_BYTES = 3, 64 << 20
+"""Parts of the memory that a slide's process shares, which hold patches; and bytes of each."""
 
 Side = Annotated[int, Field(ge=1, le=2**31)]
 
@@ -44,7 +49,9 @@ class SlideReader:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._source = slide_files.open_source(path)
+        self._cutter: PatchCutter | None = None
         self.facts = {
             "level_dimensions": self._source.level_dimensions,
             "level_downsamples": self._source.level_downsamples,
@@ -54,6 +61,22 @@ class SlideReader:
     def read(self, x: int, y: int, level: int, width: int, height: int) -> UInt8:
         """Read a window of a level, with its corner in level-0 pixels: RGBA (height, width, 4)."""
         return np.asarray(self._source.read_region((x, y), level, (width, height)))
+
+    def fill(
+        self,
+        memory: memoryview,
+        slot: int,
+        corners: list[tuple[int, int]],
+        level: int,
+        spans: list[int],
+        size: list[int],
+    ) -> list[int]:
+        """Cut patches into a slot; see `PatchCutter.cut`, whose result it returns."""
+        if self._cutter is None:
+            self._cutter = PatchCutter(self._path, self._source)
+        shape = (len(corners), size[1], size[0], 3)
+        out = np.frombuffer(memory, np.uint8, math.prod(shape), slot * SLOT_BYTES).reshape(shape)
+        return self._cutter.cut(corners, level, (spans[0], spans[1]), out)
 
 
 class SandboxedSlide(LeveledSlide):
@@ -75,6 +98,7 @@ class SandboxedSlide(LeveledSlide):
             path,
             files=[path, *parts],
             folders=folders,
+            shared=SLOTS * SLOT_BYTES,
         )
         try:
             self._facts = SlideFacts.model_validate(self._file.facts)
@@ -88,6 +112,11 @@ class SandboxedSlide(LeveledSlide):
     @property
     def failed(self) -> bool:
         return self._file.failed
+
+    @property
+    def process(self) -> int:
+        """Number of the process that reads."""
+        return self._file.pid
 
     def close(self) -> None:
         """End the reading process."""
@@ -125,6 +154,37 @@ class SandboxedSlide(LeveledSlide):
             return Image.fromarray(self._file.read(place, (height, width, 4), np.uint8))
         except ReadError as error:
             raise openslide.OpenSlideError(str(error)) from error
+
+    def cut(
+        self,
+        slot: int,
+        corners: Sequence[tuple[int, int]],
+        level: int,
+        spans: tuple[int, int],
+        size: tuple[int, int],
+    ) -> tuple[UInt8, list[int]]:
+        """Cut patches out of a level; the process does it in threads.
+
+        Args:
+            slot: part of the shared memory that they are written to, from 0 to `SLOTS` - 1.
+            corners: x and y of each upper left corner, level-0 pixels.
+            level: level that they are cut from.
+            spans: width and height of a patch, pixels of the level.
+            size: its width and height after averaging, pixels. All patches fit into `SLOT_BYTES`.
+
+        Returns:
+            uint8 RGB (n, height, width, 3), a view of the slot, where outside of the slide is
+            white; and the places in `corners` of patches that cannot be read.
+
+        Raises:
+            InputError: reading ended the process, or took too long.
+        """
+        images = self._file.memory(slot * SLOT_BYTES, (len(corners), size[1], size[0], 3))
+        answer = self._file.fill([slot, list(corners), level, list(spans), list(size)])
+        damaged = set(answer) if isinstance(answer, list) else {-1}
+        if not damaged <= set(range(len(corners))):
+            raise InputError(f"{self._file.path.name}: its process says what cannot be")
+        return images, sorted(damaged)
 
 
 def open_source(path: Path) -> SandboxedSlide:

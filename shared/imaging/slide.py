@@ -134,6 +134,24 @@ class Slide:
         self.close()
 
     @property
+    def source(self) -> openslide.AbstractSlide:
+        """What reads the file, with the interface of OpenSlide."""
+        return self._source
+
+    def layout(self, size: tuple[int, int], mpp: float) -> tuple[int, tuple[int, int]]:
+        """Return the level that a window of `size` at `mpp` is read from, and its size there."""
+        level = self._level(mpp)
+        return level, self._spans(size, mpp, level)
+
+    def tile_size(self, level: int) -> tuple[int, int] | None:
+        """Return the width and height of a level's tiles, pixels; None if it has none."""
+        name = f"openslide.level[{level}].tile-"
+        width, height = (
+            _number(self._source.properties.get(name + side)) for side in ("width", "height")
+        )
+        return (int(width), int(height)) if width and height else None
+
+    @property
     def offset_nm(self) -> tuple[float, float] | None:
         """Centre of the image from the centre of the glass, nm; None if not stated (Hamamatsu)."""
         names = ("hamamatsu.XOffsetFromSlideCentre", "hamamatsu.YOffsetFromSlideCentre")

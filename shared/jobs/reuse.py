@@ -105,6 +105,7 @@ class _Earlier:
         self.store, self.job = store, job
         version = Snapshot(store, job).record.version
         self.snapshots: list[Snapshot] = []
+        self._removed_by: dict[str, set[str]] = {}
         seen = {job}
         following: str | None = earlier
         while following is not None and following not in seen:
@@ -124,24 +125,39 @@ class _Earlier:
         for snapshot in self.snapshots:
             old = _find(snapshot, shard.id)
             if old is not None and shard.id in snapshot.done_in(old[0]):
-                return self._keep(shard, segment, snapshot.job, *old)
+                return self._keep(shard, segment, snapshot, *old)
             if self.store.exists(job_key(snapshot.job, f"attempts/{shard.id}.json")):
                 return None  # this job may have changed the outputs of the jobs before it
         return None
 
     def _keep(
-        self, shard: Shard, segment: Segment, earlier: str, place: Segment, old: Shard
+        self, shard: Shard, segment: Segment, earlier: Snapshot, place: Segment, old: Shard
     ) -> Shard | None:
         if shard.reads is None or old.reads is None:
             return None
         grown = shard.grows and old.reads.items() <= shard.reads.items()
         if old.reads != shard.reads and not grown:
             return None
-        marker = _marker(self.store, job_key(earlier, place.marker(shard.id)))
-        if marker is None or not all(self.store.exists(key) for key in marker.outputs):
+        marker = _marker(self.store, job_key(earlier.job, place.marker(shard.id)))
+        if marker is None:
+            return None
+        gone = {key for key in marker.outputs if not self.store.exists(key)}
+        if gone and not gone <= self._removed(earlier):
             return None
         self.store.put_json(job_key(self.job, segment.marker(shard.id)), marker)
         return shard.model_copy(update={"reads": old.reads})
+
+    def _removed(self, earlier: Snapshot) -> set[str]:
+        """Return the keys that units of a job removed, because others hold what became of them."""
+        if earlier.job not in self._removed_by:
+            self._removed_by[earlier.job] = {
+                key
+                for segment in (earlier.plan.every if earlier.plan else ())
+                for marker in markers_of(earlier, segment).values()
+                if marker is not None
+                for key in marker.removed
+            }
+        return self._removed_by[earlier.job]
 
 
 def _find(snapshot: Snapshot, unit: str) -> tuple[Segment, Shard] | None:

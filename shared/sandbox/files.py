@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import signal
@@ -47,12 +48,13 @@ class SandboxedFile:
         facts: what the reader says about the file, JSON. The reader may be in the hands of the
             file's author: check the facts.
         failed: whether the process was lost, so that nothing more can be read.
+        pid: number of the process.
     """
 
     def __init__(self, path: Path, connection: socket.socket, memory: mmap.mmap, pid: int) -> None:
         self.path = path
         self.failed = False
-        self._connection, self._pid = connection, pid
+        self._connection, self.pid = connection, pid
         self._memory = memory
         self._lock = threading.Lock()
         weakref.finalize(self, connection.close)  # the process ends with its connection
@@ -89,6 +91,31 @@ class SandboxedFile:
                 raise self._lost("it gave other data than it should")
             out.reshape(-1).view(np.uint8)[:] = np.frombuffer(self._memory, np.uint8, out.nbytes)
         return out
+
+    def fill(self, place: Sequence[Any]) -> Any:
+        """Let the reader write into the shared memory, of which `memory` is a view.
+
+        Args:
+            place: what the reader's `fill` takes after the memory, JSON; it says where to write.
+
+        Returns:
+            What the reader says about it, JSON: check it.
+
+        Raises:
+            ReadError, InputError: as `read`.
+        """
+        with self._lock:
+            if self.failed:
+                raise InputError(f"{self.path.name} can no longer be read: open it again")
+            try:
+                send(self._connection, {"fill": place})
+            except OSError:
+                raise self._lost("the process that reads it has ended") from None
+            return self._receive().get("filled")
+
+    def memory(self, at: int, shape: Sequence[int]) -> NDArray[np.uint8]:
+        """Return a view of the shared memory, uint8, from byte `at` on; the reader changes it."""
+        return np.frombuffer(self._memory, np.uint8, math.prod(shape), at).reshape(shape)
 
     def close(self) -> None:
         """End the process."""
@@ -135,7 +162,7 @@ class SandboxedFile:
     def _lost(self, reason: str) -> InputError:
         """Give the process up, and return the error that says why."""
         self.failed = True
-        status = _end(self._pid)
+        status = _end(self.pid)
         self._connection.close()
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
             reason += f" ({signal.Signals(os.WTERMSIG(status)).name})"
@@ -151,18 +178,21 @@ def open_sandboxed(
     *arguments: Any,
     files: Sequence[Path] | None = None,
     folders: Sequence[Path] = (),
+    shared: int = ANSWER_BYTES,
 ) -> SandboxedFile:
     """Open a file in a process that can read nothing else.
 
     Args:
         opener: 'module:class' of its reader. The class is called with the path and `arguments`;
-            it has `facts`, JSON, and `read`, which returns an array. Both may raise; an
-            `InputError` reaches the caller as it is.
+            it has `facts`, JSON, and `read`, which returns an array, or `fill`, which writes into
+            the shared memory. All may raise; an `InputError` reaches the caller as it is.
         path: the file.
         arguments: further arguments, JSON.
         files: files that the process may read, and folders with all that lies below them; None:
             `path` alone.
         folders: folders that it may list.
+        shared: bytes of the memory that both share, `ANSWER_BYTES` at least; what nobody writes
+            to takes no memory.
 
     Raises:
         InputError: the reader refuses the file, crashes, or takes too long or too much memory.
@@ -176,11 +206,11 @@ def open_sandboxed(
         "folders": [str(item.absolute()) for item in folders],
         "memory": _memory_limit(),
     }
-    memory = _shared_memory()
+    memory = _shared_memory(shared)
     own, childs = socket.socketpair()
     try:
         pid = _server().ask(message, (childs.fileno(), memory))["pid"]
-        mapped = mmap.mmap(memory, ANSWER_BYTES)
+        mapped = mmap.mmap(memory, shared)
     except BaseException:
         own.close()
         raise
@@ -190,18 +220,18 @@ def open_sandboxed(
     return SandboxedFile(path, own, mapped, pid)
 
 
-def _shared_memory() -> int:
-    """Return a descriptor of `ANSWER_BYTES` of memory, whose size nobody can change."""
+def _shared_memory(size: int) -> int:
+    """Return a descriptor of `size` bytes of memory, whose size nobody can change."""
     if sys.platform == "linux":
         import fcntl
 
         memory = os.memfd_create("heterotissue", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(memory, ANSWER_BYTES)
+        os.ftruncate(memory, size)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
         return memory
     with tempfile.TemporaryFile() as file:
-        file.truncate(ANSWER_BYTES)
+        file.truncate(size)
         return os.dup(file.fileno())
 
 

@@ -117,12 +117,16 @@ def _answer(opener: Any, message: Any, caller: socket.socket, shared: memoryview
     while True:
         place, _ = receive(caller)
         try:
-            data = memoryview(reader.read(*place)).cast("B")
-            shared[: len(data)] = data
+            if isinstance(place, dict):
+                answer = {"filled": reader.fill(shared, *place["fill"])}
+            else:
+                data = memoryview(reader.read(*place)).cast("B")
+                shared[: len(data)] = data
+                answer = {"bytes": len(data)}
         except Exception as error:
             send(caller, _told(error))
         else:
-            send(caller, {"bytes": len(data)})
+            send(caller, answer)
 
 
 def _told(error: Exception) -> dict[str, str]:

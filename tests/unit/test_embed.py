@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from heterotissue.embedding_cost import embedding_line
-from services.embed import training
+from services.embed import encoding, training
+from services.embed.encoding import part_bounds
 from services.embed.stage import EmbedStage
 from shared.contracts.embed import (
     EmbedRequest,
@@ -101,7 +103,9 @@ def test_the_record_lists_what_was_embedded(store: DirectoryStore) -> None:
         assert found.features.shape == (count, record.dim)
 
 
-def test_training_and_embedding_again_give_the_same_bytes(tmp_path: Path) -> None:
+def test_training_and_embedding_again_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = DirectoryStore(tmp_path / "store")
     ingest_textures(store, tmp_path, side=256, stride=64)
     keys = [embedded_key("textures"), features_key("embedded", "textures", "s0")]
@@ -110,6 +114,26 @@ def test_training_and_embedding_again_give_the_same_bytes(tmp_path: Path) -> Non
     time.sleep(1.1)  # HDF5 could write times of a second's resolution
     embed(store, "embedded", steps=2, fresh=True)
     assert [store.get(key) for key in keys] == first
+    check_parts(store, monkeypatch)
+
+
+def check_parts(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that the parts of large slides are joined, and kept by a later job."""
+    key = features_key("embedded", "textures", "s0")
+    whole = read_features(store.local(key))
+    monkeypatch.setattr(encoding, "UNIT_PATCHES", len(whole.coords) // 2)
+    embed(store, "embedded", steps=2, fresh=True)
+    joined = read_features(store.local(key))
+    assert (joined.coords == whole.coords).all()
+    np.testing.assert_allclose(joined.features, whole.features, atol=1e-5)
+    assert not list(store.list("features/embedded/textures/parts/"))
+    record = store.get_model(feature_record_key("embedded", "textures"), FeatureRecord)
+    assert record.slides["s0"] == len(whole.coords)
+    monkeypatch.setattr(encoding, "open_slide", None)  # no slide is read again
+    request = EmbedRequest(cohort="textures", train_steps=2, batch_size=32)
+    ledger = Ledger(store)
+    status = run_job(ledger, EmbedStage(), ledger.submit(request, replace=True))
+    assert status.state == "done", status.failed
 
 
 def test_files_have_tridents_layout(store: DirectoryStore) -> None:
@@ -133,6 +157,15 @@ def test_a_slide_without_patches_has_an_empty_file(store: DirectoryStore, tmp_pa
     grid = PatchGrid(size=64, mpp=1.0, stride=32)
     write_features(path, np.zeros((0, 2), np.int64), [], 8, slide, grid, "random")
     assert read_features(path).features.shape == (0, 8)
+
+
+def test_parts_are_whole_rows_of_patches() -> None:
+    y = np.repeat(np.arange(7) * 64, [5, 9, 1, 30, 2, 2, 6])
+    bounds = [part_bounds(y, part, 3) for part in range(3)]
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == len(y)
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(bounds))
+    assert all(y[start] != y[start - 1] for start, _ in bounds[1:])
 
 
 def external_storage(file: h5py.File, secret: Path) -> None:

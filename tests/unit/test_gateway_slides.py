@@ -230,7 +230,7 @@ def test_a_slide_that_ends_its_reader_is_opened_again(
     tile = "/v1/slides/p/deepzoom_files/0/0_0.jpeg"
     assert gateway.client.get(tile).status_code == 200
     (slot,) = gateway.app.state.zooms._slots.values()
-    os.kill(slot.zoom.slide._file._pid, signal.SIGKILL)
+    os.kill(slot.zoom.slide._file.pid, signal.SIGKILL)
     lost = gateway.client.get(tile)
     assert (lost.status_code, "cannot be read" in lost.json()["detail"]) == (422, True)
     assert gateway.client.get(tile).status_code == 200

@@ -1,0 +1,148 @@
+"""Encoding the patches of a slide, whole or in parts that several workers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from shared.arrays import Float32, Int64
+from shared.contracts.embed import EmbedRequest, features_key, part_key
+from shared.contracts.ingest import CohortRecord, patches_key
+from shared.encoders.loading import Encoder
+from shared.errors import InputError
+from shared.features import FeaturesFile, write_features
+from shared.imaging.patch_reading import read_patches
+from shared.imaging.stored_slides import open_slide, read_record
+from shared.jobs import Context
+from shared.storage import Store, sha256_file
+
+UNIT_PATCHES = 32_768
+"""Largest number of patches of a unit; their features are held in memory."""
+
+
+def part_count(patches: int) -> int:
+    """Return the number of units that a slide with so many patches is cut into."""
+    return max(1, -(-patches // UNIT_PATCHES))
+
+
+def part_bounds(y: Int64, part: int, parts: int) -> tuple[int, int]:
+    """Return the first patch of a part, and that after its last: whole rows of patches.
+
+    Args:
+        y: int64 (n,), upper edges of the patches of a slide, which are listed row by row.
+        part: number of the part, from 0.
+        parts: number of parts.
+    """
+    ends = [
+        int(np.searchsorted(y, y[len(y) * number // parts])) if number < parts else len(y)
+        for number in (part, part + 1)
+    ]
+    return (ends[0] if part else 0), ends[1]
+
+
+def read_corners(store: Store, cohort: str, slide: str) -> Int64:
+    """Return the corners of a slide's patches: int64 (n, 2), level-0 pixels, row by row."""
+    table = pq.read_table(store.local(patches_key(cohort, slide)), columns=["x", "y"])
+    return np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
+
+
+def encode_patches(
+    request: EmbedRequest,
+    record: CohortRecord,
+    name: str,
+    encoder: Encoder,
+    key: str,
+    context: Context,
+    part: tuple[int, int] = (0, 1),
+) -> tuple[int, int, str]:
+    """Write the features of a slide's patches, or of a part of them.
+
+    Args:
+        request: the request.
+        record: the cohort.
+        name: name of the slide.
+        encoder: the encoder.
+        key: where the features are stored.
+        context: store and progress report.
+        part: number of the part, from 0, and the number of parts.
+
+    Returns:
+        The number of patches that were encoded, the number of those that cannot be read, and the
+        SHA-256 of the features.
+
+    Raises:
+        InputError: more than `request.max_damaged` of the slide's patches cannot be read.
+    """
+    corners = read_corners(context.store, request.cohort, name)
+    total, grid = len(corners), record.patches
+    if total:
+        corners = corners[slice(*part_bounds(corners[:, 1], *part))]
+    features: Float32 = np.empty((len(corners), encoder.dim), np.float32)
+    kept = np.zeros(len(corners), bool)
+    done = damaged = 0
+    with open_slide(context.store, record, name) as (slide, slide_record):
+        for batch in read_patches(slide, corners, grid.size, grid.mpp, request.batch_size):
+            damaged += batch.damaged
+            check_damage(request, name, damaged, total)
+            if len(batch.rows):
+                features[batch.rows] = encoder.encode(batch.images, request.batch_size)
+                kept[batch.rows] = True
+            done += len(batch.rows) + batch.damaged
+            context.progress(done, len(corners), name)
+    with context.store.writing(key) as path:
+        if damaged:
+            corners, features = corners[kept], features[kept]
+        about = (encoder.dim, slide_record, grid, request.encoder)
+        write_features(path, corners, [features], *about)
+        return len(corners), damaged, sha256_file(path)
+
+
+def join_parts(
+    request: EmbedRequest, record: CohortRecord, name: str, parts: int, store: Store
+) -> tuple[int, int, int, str]:
+    """Join the features of a slide's parts into one file, and remove the parts.
+
+    Returns:
+        The width of the features, and what `encode_patches` returns, for the whole slide.
+
+    Raises:
+        InputError: more than `request.max_damaged` of the slide's patches cannot be read.
+    """
+    total = len(read_corners(store, request.cohort, name))
+    keys = [part_key(request.encoder, request.cohort, name, part) for part in range(parts)]
+    paths = [store.local(key) for key in keys]
+    corners = []
+    for path in paths:
+        with FeaturesFile(path) as file:
+            corners.append(file.coords)
+            dim = file.dim
+    joined = np.concatenate(corners)
+    check_damage(request, name, total - len(joined), total)
+    key = features_key(request.encoder, request.cohort, name)
+    with store.writing(key) as written:
+        write_features(
+            written, joined, _features(paths), dim, read_record(store, record, name),
+            record.patches, request.encoder,
+        )  # fmt: skip
+        digest = sha256_file(written)
+    for old in keys:
+        store.delete(old)
+    return dim, len(joined), total - len(joined), digest
+
+
+def check_damage(request: EmbedRequest, name: str, damaged: int, patches: int) -> None:
+    """Raise `InputError` if too many of a slide's patches cannot be read."""
+    if damaged > request.max_damaged * patches:
+        raise InputError(
+            f"{name}: more than {request.max_damaged:.2g} of its {patches} patches cannot be "
+            "read. The slide's file is damaged or incomplete: copy it again, or raise max_damaged"
+        )
+
+
+def _features(paths: list[Path]) -> Iterator[Float32]:
+    for path in paths:
+        with FeaturesFile(path) as file:
+            yield file.features()
