@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 
+from heterotissue.cohort_tables import shown_mpp
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key
 from shared.contracts.evaluate import Report, report_key
@@ -48,7 +49,8 @@ class Kind:
 
 def _about_slide(store: Store, name: str) -> str:
     record = store.get_model(slide_key(name), SlideRecord)
-    return f"{record.width}×{record.height} px at {record.mpp:.4g} µm/px, {record.vendor}"
+    mpp = shown_mpp((record.mpp, record.mpp_y or record.mpp))
+    return f"{record.width}×{record.height} px at {mpp} µm/px, {record.vendor}"
 
 
 def _about_cohort(store: Store, name: str) -> str:

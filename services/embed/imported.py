@@ -12,7 +12,7 @@ import numpy as np
 
 from shared.arrays import Float64, Int64
 from shared.contracts.ingest import PatchGrid, SlideRecord
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.features import PatchFeatures
 
 SUFFIXES = (".h5", ".hdf5")
@@ -99,7 +99,8 @@ def check_owner(where: str, stated: str | None, name: str, slide: SlideRecord) -
     own = {_plain(name), *_file_names(slide)}
     if not own & {_plain(stated), _plain(path.name), _plain(path.stem)}:
         raise InputError(
-            f"{where} states that it is of slide {stated!r}, not of {name!r}: if it is that "
+            f"{where} states that it is of slide {quoted(stated)}, not of {quoted(name)}: if it "
+            "is that "
             "slide, renamed, change the attribute 'name' in the file too"
         )
 

@@ -40,7 +40,7 @@ from shared.contracts.regions import (
     RegionSetSlide,
     region_set_key,
 )
-from shared.errors import InputError
+from shared.errors import InputError, all_quoted
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_cutting import cut_regions
@@ -81,7 +81,9 @@ class IngestStage(Stage[IngestRequest]):
             check_masks(context.store, tiles, request.classes)
         slides = [item.slide for item in request.slides]
         if both := sorted(set(slides) & set(tiles)):
-            raise InputError(f"{both} are names of slides and also of slides of tiles: rename them")
+            raise InputError(
+                f"{all_quoted(both)} are names of slides and also of slides of tiles: rename them"
+            )
         shards = [_shard(request, item, context.store) for item in request.slides]
         return Plan(phases=((*shards, *(Shard(id=name) for name in tiles)),))
 

@@ -26,6 +26,7 @@ from pydantic import Field, field_validator, model_validator
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions, spelling
 from shared.contracts.regions import RegionRule
+from shared.errors import all_quoted, quoted
 from shared.patients import Origin, known_origin
 
 TILE_COLUMNS = pa.schema(
@@ -114,7 +115,8 @@ def check_divided(slides: Mapping[str, tuple[str | None, Split | None]]) -> None
         if len(parts) > 1:
             listed = ", ".join(f"{slide} in {split}" for split, slide in sorted(parts.items()))
             raise ValueError(
-                f"the given splits divide patient {patient!r} ({listed}), so that figures would be "
+                f"the given splits divide patient {quoted(patient)} ({listed}), so that figures "
+                "would be "
                 "too good: give all slides of a patient one split, or allow leakage "
                 "(--allow-leakage), which every report then states"
             )
@@ -187,7 +189,7 @@ class IngestRequest(Request):
                     f"the key {key!r} is neither text nor a whole number: put it in quotes"
                 )
             if text in texts:
-                raise ValueError(f"{text!r} is given twice, as a number and as text")
+                raise ValueError(f"{quoted(text)} is given twice, as a number and as text")
             texts[text] = name
         return texts
 
@@ -197,12 +199,15 @@ class IngestRequest(Request):
             raise ValueError("give slides or tiles")
         count = Counter(item.slide for item in self.slides)
         if doubled := [name for name, times in count.items() if times > 1]:
-            raise ValueError(f"slide names must differ; given more than once: {sorted(doubled)}")
+            raise ValueError(
+                f"slide names must differ; given more than once: {all_quoted(sorted(doubled))}"
+            )
         if self.split.by == "site" and (
             lost := [i.slide for i in self.slides if not i.origin.site]
         ):
             raise ValueError(
-                f"a split by site needs the site of every slide; it is not known of {lost[:5]}: "
+                f"a split by site needs the site of every slide; it is not known of "
+                f"{all_quoted(lost[:5])}: "
                 "give a table with a column 'site'"
             )
         if not self.allow_leakage:
@@ -217,25 +222,30 @@ class IngestRequest(Request):
     def _check_names(self, classes: Classes) -> None:
         if starred := [name for name in classes.names if name.endswith("*")]:
             raise ValueError(
-                f"{starred} can be no classes: annotations whose class ends in * are left out "
+                f"{all_quoted(starred)} can be no classes: annotations whose class ends in * "
+                "are left out "
                 "(QuPath's Ignore*, Region*). Name them otherwise, by label_names (--rename)"
             )
         meant: dict[str, str] = {}
         for key, name in self.label_names.items():
             if spelling(meant.setdefault(spelling(key), name)) != spelling(name):
                 raise ValueError(
-                    f"label_names maps {key!r}, in this or another spelling, to two classes: "
-                    f"{meant[spelling(key)]!r} and {name!r}"
+                    f"label_names maps {quoted(key)}, in this or another spelling, to two classes: "
+                    f"{quoted(meant[spelling(key)])} and {quoted(name)}"
                 )
         known = [spelling(name) for name in classes.names]
         for key, name in self.label_names.items():
             if spelling(name) not in known:
                 raise ValueError(
-                    f"label_names maps {key!r} to {name!r}, which is not among the classes "
-                    f"{classes.names}"
+                    f"label_names maps {quoted(key)} to {quoted(name)}, which is not among the "
+                    "classes "
+                    f"{all_quoted(classes.names)}"
                 )
         if wrong := [name for name in self.label_order if spelling(name) not in known]:
-            raise ValueError(f"label_order names {wrong}, not among the classes {classes.names}")
+            raise ValueError(
+                f"label_order names {all_quoted(wrong)}, not among the classes "
+                f"{all_quoted(classes.names)}"
+            )
 
     def inputs(self) -> list[str]:
         return [self.tiles] if self.tiles else []

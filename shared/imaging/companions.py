@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 
 HAMAMATSU = (".vms", ".vmu")
 MIRAX = ".mrxs"
@@ -79,7 +79,8 @@ def named_parts(path: Path) -> list[Path]:
     for name in names:
         if "/" in name or "\\" in name or "\0" in name or name in {".", ".."}:
             raise InputError(
-                f"names {name!r} in {listing.name}, which is not beside it: a slide's files must "
+                f"names {quoted(name)} in {listing.name}, which is not beside it: a slide's "
+                "files must "
                 "lie in its own folder"
             )
     return [folder / name for name in dict.fromkeys(names)]

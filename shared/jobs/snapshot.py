@@ -36,7 +36,7 @@ def read_record(store: Store, key: str, model: type[M]) -> M:
     except ValidationError as error:
         raise UnreadableRecordError(
             f"{key} cannot be read ({explain(error)}): restore it from a backup, or submit "
-            "the request again, which makes everything anew"
+            "the request again, which makes everything again"
         ) from error
 
 

@@ -477,7 +477,7 @@ def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len(found[0]) == 4
 
 
-def test_images_made_anew_by_another_model_are_measured_anew(tmp_path: Path) -> None:
+def test_images_made_again_by_another_model_are_measured_again(tmp_path: Path) -> None:
     """A model that was trained again under its old name makes another dataset of the old name."""
     store = make_store(tmp_path)
     ledger, request = Ledger(store), EvaluateRequest(report="r", dataset="d")

@@ -25,7 +25,7 @@ from services.ingest.annotations.outlines import (
     polygon,
 )
 from shared.contracts.base import LabelClass
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 
 MAX_BYTES = 4 * 2**30
 
@@ -141,7 +141,7 @@ def _area(geometry: Any, skipped: Counter[str]) -> BaseGeometry:
     if kind in LINES_AND_POINTS:
         return Polygon()
     if kind not in {"Polygon", "MultiPolygon"}:
-        raise ValueError(f"{str(kind)[:40]!r} is no type of GeoJSON")
+        raise ValueError(f"{quoted(str(kind)[:40])} is no type of GeoJSON")
     coordinates = geometry["coordinates"]
     polygons = [coordinates] if kind == "Polygon" else coordinates
     parts = [
@@ -155,13 +155,13 @@ def _area(geometry: Any, skipped: Counter[str]) -> BaseGeometry:
 def _ring(points: Any) -> list[tuple[float, float]]:
     """Read the points of a ring, without their third coordinates."""
     if not isinstance(points, list):
-        raise ValueError(f"{str(points)[:40]!r} is no ring")
+        raise ValueError(f"{quoted(str(points)[:40])} is no ring")
     return [(_coordinate(point[0]), _coordinate(point[1])) for point in points]
 
 
 def _coordinate(value: Any) -> float:
     if isinstance(value, str):
-        raise ValueError(f"the coordinate {value[:40]!r} is text")
+        raise ValueError(f"the coordinate {quoted(value[:40])} is text")
     return number(value)
 
 
