@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from shared.errors import InputError
 from shared.storage.hashing import content_hash
+from shared.storage.makers import maker
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -28,7 +29,9 @@ class ObjectNotFoundError(InputError):
     """The store holds no object under the key."""
 
     def __init__(self, store: Store, key: str) -> None:
-        super().__init__(f"{store.url} holds no object {key!r}")
+        command = maker(key)
+        remedy = f": run {command} again, as it was run, or check the name" if command else ""
+        super().__init__(f"{store.url} holds no object {key!r}{remedy}")
         self.key = key
 
 
