@@ -50,6 +50,9 @@ LabelsOrigin = Literal["auto", "slide", "bounds"]
 """Where coordinates of labels begin: at the slide's corner, or at that of its scanned area
 (openslide.bounds-x, -y), to which QuPath crops; auto: as the labels lie on the tissue."""
 
+LabelsUnit = Literal["auto", "px", "um"]
+"""Unit of the coordinates of labels: level-0 pixels or µm; auto: pixels, unless µm fit better."""
+
 
 class SlideSource(Contract):
     """The files of a slide and its annotation: store keys, or absolute paths.
@@ -155,6 +158,11 @@ class IngestRequest(Request):
     )
     labels_origin: LabelsOrigin = Field(
         "auto", description="corner from which coordinates of labels are counted"
+    )
+    labels_unit: LabelsUnit = Field(
+        "auto",
+        description="unit of coordinates of labels; auto: level-0 pixels, and a slide whose labels "
+        "lie on its tissue far better as µm is refused",
     )
     labels_on_tissue: float = Field(
         0.1,
