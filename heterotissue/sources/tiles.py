@@ -21,6 +21,7 @@ from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
 from heterotissue.sources.records import Found, Refusal, explain, shown, some
 from heterotissue.sources.tables import SPLITS
+from heterotissue.sources.unread import why_unread
 from shared.contracts.base import Classes, Split, spelling
 from shared.contracts.ingest import TILE_COLUMNS, check_divided, tiles_key
 from shared.errors import InputError, quoted
@@ -226,16 +227,20 @@ def _short(notes: list[str]) -> list[str]:
 def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
     """List the images in a folder and below that are no masks."""
     inside = masks.resolve() if masks and masks.resolve() != folder.resolve() else None
-    return [
-        path
-        for _, files in walk(folder, found, inside)
-        for path in files
-        if path.suffix.lower() in TILES
-        and not path.name.startswith(".")
-        and not is_mask(path)
-        and not (inside and path.resolve().is_relative_to(inside))
-        and path.suffix.lower() not in UNFINISHED
-    ]
+    tiles = []
+    for _, files in walk(folder, found, inside):
+        for path in files:
+            if path.name.startswith(".") or is_mask(path) or path.suffix.lower() in UNFINISHED:
+                continue
+            if inside and path.resolve().is_relative_to(inside):
+                continue
+            if path.suffix.lower() in TILES:
+                tiles.append(path)
+            elif (reason := why_unread(path)) and not any(
+                path.with_suffix(suffix).exists() for suffix in TILES
+            ):
+                found.refuse(path.relative_to(folder), reason)
+    return tiles
 
 
 def _read(

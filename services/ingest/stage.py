@@ -201,10 +201,7 @@ def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
     options = request.model_dump_json(exclude={"slides", "tiles", "split"})
     own = source.model_dump_json(exclude={"patient", "site", "split"})
     reads = {"options": sha256(options.encode()), "slide": sha256(own.encode())}
-    if source.sha256 is None:
-        reads["source"] = file_identity(store, source.source)
-    if source.labels is not None and source.labels_sha256 is None:
-        reads["labels"] = file_identity(store, source.labels)
+    reads |= {name: file_identity(store, name) for name in source.unhashed}
     return Shard(id=source.slide, reads=reads)
 
 

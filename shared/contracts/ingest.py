@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -92,6 +93,15 @@ class SlideSource(Contract):
         """Patient and site: those that are given, or else those that the name states."""
         known = known_origin(self.slide) or Origin(None, None)
         return Origin(self.patient or known.patient, self.site or known.site)
+
+    @property
+    def unhashed(self) -> list[str]:
+        """Files whose content is not stated: of the slide, of its annotation, or of both."""
+        files = [] if self.labels is None or self.labels_sha256 is not None else [self.labels]
+        if self.sha256 is None:
+            place = PurePosixPath(self.source).parent
+            files += [self.source, *(str(place / part) for part in self.parts)]
+        return files
 
     @property
     def folder(self) -> str:
@@ -259,13 +269,7 @@ class IngestRequest(Request):
         return [self.tiles] if self.tiles else []
 
     def files(self) -> list[str]:
-        stated = [
-            name
-            for item in self.slides
-            for name, digest in ((item.source, item.sha256), (item.labels, item.labels_sha256))
-            if name is not None and digest is None
-        ]
-        return sorted(set(stated))
+        return sorted({name for item in self.slides for name in item.unhashed})
 
     def products(self) -> list[str]:
         cohort = [f"cohorts/{self.cohort}"]

@@ -8,7 +8,7 @@ import openslide
 from PIL import Image
 
 from shared.errors import InputError
-from shared.imaging.companions import companions, named_parts
+from shared.imaging.companions import companions
 from shared.imaging.czi_slide import CziSlide
 from shared.imaging.isyntax_slide import IsyntaxSlide
 from shared.imaging.pictures import read_picture
@@ -95,8 +95,7 @@ def open_source(path: Path) -> openslide.AbstractSlide:
 def _check_companions(path: Path) -> None:
     """Raise `InputError` if a slide lacks files or names some elsewhere, which OpenSlide reads."""
     try:
-        companions(path)
-        named_parts(path)  # also of a text whose mark lies far from its beginning
+        companions(path, listing=True)
     except InputError as error:
         raise InputError(f"{path.name} {error}") from error
 
