@@ -118,7 +118,14 @@ def _of_cohort(store: Store, name: str) -> list[str]:
     if store.exists(cohort_key(name)):
         record = _read_cohort(store, name)
         maps = [label_map_key(record.folder(slide), name) for slide in record.splits]
-    return [cohort_key(name), tiles_key(name), f"patches/{name}/", f"regions/{name}/", *maps]
+    regions = [] if _of_clusters(store, name) else [f"regions/{name}/"]
+    return [cohort_key(name), tiles_key(name), f"patches/{name}/", *regions, *maps]
+
+
+def _of_clusters(store: Store, name: str) -> bool:
+    """Say whether a region set is of a clustering, which may have the name of a cohort."""
+    key = region_set_key(name)
+    return store.exists(key) and store.get_model(key, RegionSet).labels.startswith("clusters/")
 
 
 KINDS: dict[str, Kind] = {
