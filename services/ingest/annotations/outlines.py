@@ -181,7 +181,7 @@ def number(text: object) -> float:
         ValueError: it is no number, or none that a coordinate can be.
     """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise ValueError(f"{quoted(text)} is no number")
+        raise ValueError(f"{text!r} is no number")
     try:
         value = float(text.replace(",", ".") if isinstance(text, str) else text)
     except (ValueError, OverflowError):
