@@ -127,6 +127,13 @@ def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.Ab
         )
     if vendor in {None, "generic-tiff"}:
         facts.check_samples(path)
+    if vendor == "generic-tiff" and not facts.nested and facts.alike > 1:
+        width, height = facts.size
+        raise InputError(
+            f"{path.name} holds {facts.alike} images of {width}×{height} px: channels of "
+            "fluorescence, or planes of focus, of which only the first would be read. Export one "
+            "RGB image of the tissue"
+        )
     if vendor == "generic-tiff" and not facts.nested:
         _check_upright(path, facts.orientation)
         try:
