@@ -37,10 +37,13 @@ def notes(store: Store, request: Request) -> list[str]:
         if isinstance(request, TrainRequest):
             return _missing(store, request.regions, ("train",), "the model cannot learn them")
         if isinstance(request, EvaluateRequest):
+            from services.evaluate.data import unlearnt
+
             name = request.regions or _own_regions(store, request.dataset)
             return [
                 *_missing(store, name, request.real_train, "segmenters cannot learn them"),
                 *_missing(store, name, request.real_test, "they are not scored"),
+                *unlearnt(store, request),
             ]
     except ObjectNotFoundError:
         pass

@@ -39,7 +39,7 @@ def preview_cohort(store: Store, request: IngestRequest) -> int:
             table.add_row(
                 escape(each.slide),
                 f"{each.size[0]}×{each.size[1]}" if each.size[0] else "",
-                f"{each.mpp:.4g} ({each.mpp_from})" if each.mpp else "",
+                f"{shown_mpp(each.mpp)} ({each.mpp_from})" if each.mpp else "",
                 "" if each.tissue is None else f"{each.tissue:.0%}",
                 each.stain,
                 escape(each.labels) or "[yellow]not found[/]",
@@ -70,6 +70,11 @@ def preview_cohort(store: Store, request: IngestRequest) -> int:
     if copied := copied_bytes(store, request):
         say(f"  files copied into the store: {copied / 1e6:,.1f} MB (--in-place copies none)")
     return len(faults)
+
+
+def shown_mpp(mpp: tuple[float, float]) -> str:
+    """Write µm per pixel along x and y, once if they are equal."""
+    return " × ".join(dict.fromkeys(f"{each:.4g}" for each in mpp))
 
 
 def copied_bytes(store: Store, request: IngestRequest) -> int:

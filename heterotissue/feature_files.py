@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from heterotissue.running import Target
+from services.embed.imported import widths_of
 from shared.contracts.embed import EmbedRequest, encoder_folder
 from shared.errors import InputError
 from shared.storage import content_hash, sha256
@@ -43,7 +44,10 @@ def import_request(target: Target, cohort: str, encoder: str, folder: Path) -> E
         imported = f"incoming/features/{together[:16]}"
         for name in hashes:
             target.store.put_file(f"{imported}/{name}", place / name)
-    return EmbedRequest(cohort=cohort, encoder=encoder, imported=imported, imported_sha256=hashes)
+    return EmbedRequest(
+        cohort=cohort, encoder=encoder, imported=imported, imported_sha256=hashes,
+        imported_widths=widths_of(place, hashes) if target.queued else None,
+    )  # fmt: skip
 
 
 def find_features(folder: Path, encoder: str) -> Path:

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -115,18 +115,46 @@ def _first(items: list[str], count: int) -> str:
 
 
 def causes(failed: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Group failures by their cause: (the error of the first one, the names of all of them).
+    """Group failures by their cause: (its text, the names of all of them).
 
     Errors have the same cause if they differ only in names of files, in numbers, and in the name
-    of what failed.
+    of what failed. In the text of several, numbers that differ are given as a span, such as
+    3–17, and names that differ as '…'.
     """
-    groups: dict[str, tuple[str, list[str]]] = {}
+    groups: dict[str, list[tuple[str, list[str]]]] = {}
     for name, error in failed.items():
-        own = "|".join(re.escape(part) for part in (name, name.partition("-")[2]) if part)
-        same = re.sub(rf"(?<![\w.-])({own})(?![\w-])", "…", error)
-        same = re.sub(r"\S*\.[A-Za-z]\w{1,6}\b|\d+(\.\d+)?", "…", same)
-        groups.setdefault(same, (error, []))[1].append(name)
-    return list(groups.values())
+        parts = _variable(name).split(error)
+        groups.setdefault("\0".join(parts[::2]), []).append((name, parts))
+    return [
+        ("".join(map(_common, zip(*(parts for _, parts in group), strict=True))),
+         [name for name, _ in group])
+        for group in groups.values()
+    ]  # fmt: skip
+
+
+def _variable(name: str) -> re.Pattern[str]:
+    """Return the pattern of what may differ between errors of one cause, as its only group.
+
+    Args:
+        name: name of what failed.
+    """
+    own = "|".join(re.escape(part) for part in (name, name.partition("-")[2]) if part)
+    number = r"\d+(?:,\d{3})*(?:\.\d+)?"
+    return re.compile(
+        rf"((?<![\w.-])(?:{own})(?:\.[A-Za-z]\w{{1,6}})*(?![\w-])|\S*\.[A-Za-z]\w{{1,6}}\b|{number})"
+    )
+
+
+def _common(texts: Sequence[str]) -> str:
+    """Return what stands for texts that may differ: themselves, their span, or '…'."""
+    different = set(texts)
+    if len(different) == 1:
+        return texts[0]
+    try:
+        ordered = sorted(different, key=lambda text: float(text.replace(",", "")))
+    except ValueError:
+        return "…"
+    return f"{ordered[0]}–{ordered[-1]}"
 
 
 def cause_lines(failed: Mapping[str, str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from heterotissue.sources import some
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.annotations.writing import write_annotation
 from shared.contracts.annotations import LabelFormat
@@ -40,7 +41,9 @@ def write_labels(
         raise InputError(f"{path} exists already: choose another name, or remove it")
     record = store.get_model(cohort_key(cohort), CohortRecord)
     if slide not in record.splits:
-        raise InputError(f"cohort {cohort!r} has no slide {slide!r}: it has {list(record.splits)}")
+        raise InputError(
+            f"cohort {cohort!r} has no slide {slide!r}: it has {some(record.splits, 20)}"
+        )
     key = label_map_key(record.folder(slide), cohort)
     if record.classes is None or not store.exists(key):
         raise InputError(f"slide {slide!r} of cohort {cohort!r} has no labels")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 
+from heterotissue.cohort_tables import shown_mpp
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key
 from shared.contracts.evaluate import Report, report_key
@@ -48,7 +49,8 @@ class Kind:
 
 def _about_slide(store: Store, name: str) -> str:
     record = store.get_model(slide_key(name), SlideRecord)
-    return f"{record.width}×{record.height} px at {record.mpp:.4g} µm/px, {record.vendor}"
+    mpp = shown_mpp((record.mpp, record.mpp_y or record.mpp))
+    return f"{record.width}×{record.height} px at {mpp} µm/px, {record.vendor}"
 
 
 def _about_cohort(store: Store, name: str) -> str:
@@ -116,7 +118,14 @@ def _of_cohort(store: Store, name: str) -> list[str]:
     if store.exists(cohort_key(name)):
         record = _read_cohort(store, name)
         maps = [label_map_key(record.folder(slide), name) for slide in record.splits]
-    return [cohort_key(name), tiles_key(name), f"patches/{name}/", f"regions/{name}/", *maps]
+    regions = [] if _of_clusters(store, name) else [f"regions/{name}/"]
+    return [cohort_key(name), tiles_key(name), f"patches/{name}/", *regions, *maps]
+
+
+def _of_clusters(store: Store, name: str) -> bool:
+    """Say whether a region set is of a clustering, which may have the name of a cohort."""
+    key = region_set_key(name)
+    return store.exists(key) and store.get_model(key, RegionSet).labels.startswith("clusters/")
 
 
 KINDS: dict[str, Kind] = {

@@ -11,7 +11,7 @@ from heterotissue.recipes import load_recipe
 from shared.contracts.base import Request
 from shared.contracts.explaining import did_you_mean, explain
 from shared.contracts.requests import REQUESTS
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.yaml_files import read_mapping
 
 
@@ -28,7 +28,7 @@ def load_pipeline(file: Path) -> list[Request]:
     for name in content:
         if name != "requests":
             hint = did_you_mean(str(name), ["requests"])
-            raise InputError(f"{file}: there is no such field: {name!r}{hint}")
+            raise InputError(f"{file}: there is no such field: {quoted(name)}{hint}")
     items = content.get("requests")
     if not isinstance(items, list) or not items:
         raise InputError(f"{file} needs a list `requests`, with items such as `stage: embed`")
@@ -44,11 +44,11 @@ def load_pipeline(file: Path) -> list[Request]:
 def _request(item: Any, folder: Path) -> Request:
     """Check one request of a file in `folder`; messages continue `<file>: request <n>`."""
     if not isinstance(item, dict):
-        raise InputError(f" must hold fields, such as `stage: embed`, not {str(item)[:60]!r}")
+        raise InputError(f" must hold fields, such as `stage: embed`, not {quoted(str(item)[:60])}")
     stage = str(item.get("stage"))
     kind = REQUESTS.get(stage)
     if kind is None:
-        raise InputError(f" has stage {stage[:60]!r}{did_you_mean(stage, list(REQUESTS))}")
+        raise InputError(f" has stage {quoted(stage[:60])}{did_you_mean(stage, list(REQUESTS))}")
     fields = {name: value for name, value in item.items() if name != "stage"}
     try:
         if isinstance(recipe := fields.get("recipe"), str):

@@ -11,7 +11,7 @@ from shared.contracts.explaining import explain
 from shared.contracts.models import ModelRecord
 from shared.contracts.recipe import Recipe, StudentRecipe
 from shared.contracts.sampling import GuidanceScale
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.yaml_files import parse_mapping, read_mapping
 
 _FOLDER = files("services").joinpath("train", "recipes")
@@ -34,7 +34,9 @@ def load_recipe(name: str) -> Recipe:
     elif Path(name).exists():
         content = read_mapping(Path(name))
     else:
-        raise InputError(f"no recipe {name!r}: give {', '.join(recipe_names())}, or a YAML file")
+        raise InputError(
+            f"no recipe {quoted(name)}: give {', '.join(recipe_names())}, or a YAML file"
+        )
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

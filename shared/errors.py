@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+
+def quoted(text: object) -> str:
+    """Write a text in quotes, as it was typed; characters that cannot be seen are escaped."""
+    seen = (sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(text))
+    return f"'{''.join(seen)}'"
+
+
+def all_quoted(texts: Iterable[object]) -> str:
+    """List texts as `quoted` writes them."""
+    return ", ".join(map(quoted, texts))
+
 
 class HeteroTissueError(Exception):
     """Base of every error that this project raises on purpose."""

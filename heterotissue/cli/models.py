@@ -28,7 +28,7 @@ from shared.contracts.deploy import DeployRequest
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.train import PACKAGED, TrainRequest
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.jobs import Ledger
 from shared.models import find_version, read_model, versions
 from shared.serving.deployments import next_number
@@ -118,7 +118,7 @@ def _check_checkpoint(store: Store, name: str) -> None:
         f"models/{model}/{v}" for model in store.folders("models/") for v in versions(store, model)
     ]
     raise InputError(
-        f"no checkpoint {name!r} to start from: give {', '.join(PACKAGED)}"
+        f"no checkpoint {quoted(name)} to start from: give {', '.join(PACKAGED)}"
         + (f", or a model of this store: {', '.join(models)}" if models
            else " (this store has no models yet)")
     )  # fmt: skip

@@ -20,7 +20,7 @@ from shared.contracts.explaining import (
     models_of,
 )
 from shared.contracts.synthesize import ExportFormat, FolderFormat
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.settings import Settings
 from shared.yaml_files import parse_yaml
 
@@ -153,12 +153,12 @@ def parse_proportions(items: list[str]) -> dict[str, float]:
     for item in items:
         name, _, share = item.rpartition("=")
         if name in shares:
-            raise InputError(f"--proportion {item}: the share of {name!r} is given twice")
+            raise InputError(f"--proportion {item}: the share of {quoted(name)} is given twice")
         try:
             shares[name] = float(share)
         except ValueError as error:
             raise InputError(
-                f"--proportion {item!r} must be <class>=<share>, such as tumor=0.4"
+                f"--proportion {quoted(item)} must be <class>=<share>, such as tumor=0.4"
             ) from error
     return shares
 
@@ -167,10 +167,12 @@ def parse_classes(text: str, *, exhaustive: bool = False) -> Classes:
     """Read the class names of `--classes`. Raises `InputError` if they are none, or not valid."""
     names = [name.strip() for name in text.split(",")]
     if not any(names):
-        raise InputError(f"--classes {text!r} names no class: give names, such as stroma,tumor")
+        raise InputError(
+            f"--classes {quoted(text)} names no class: give names, such as stroma,tumor"
+        )
     if not all(names):
         raise InputError(
-            f"--classes {text!r} has an empty name, class {names.index('') + 1}: name it, or "
+            f"--classes {quoted(text)} has an empty name, class {names.index('') + 1}: name it, or "
             "remove the comma"
         )
     try:
@@ -189,13 +191,13 @@ def parse_renames(items: list[str] | None, classes: Classes | None) -> dict[str,
     for item in items or []:
         old, sign, new = (part.strip() for part in item.rpartition("="))
         if not (sign and old and new):
-            raise InputError(f"--rename {item!r} must be <name>=<class>, such as _0=tumor")
+            raise InputError(f"--rename {quoted(item)} must be <name>=<class>, such as _0=tumor")
         known = {spelling(name): name for name in classes.names} if classes else {}
         if spelling(new) not in known:
             there = f"the classes are {', '.join(known.values())}" if known else "give --classes"
-            raise InputError(f"--rename {item}: there is no class {new!r}; {there}")
+            raise InputError(f"--rename {item}: there is no class {quoted(new)}; {there}")
         if old in names:
-            raise InputError(f"--rename {item}: {old!r} is renamed twice")
+            raise InputError(f"--rename {item}: {quoted(old)} is renamed twice")
         names[old] = known[spelling(new)]
     return names
 
@@ -225,7 +227,7 @@ def changed(request: R, changes: list[str] | None) -> R:
         except KeyError as error:
             known = did_you_mean(str(error.args[0]), error.args[1])
             raise InputError(
-                f"--set {item}: {request.stage} has no field {path!r}{known}"
+                f"--set {item}: {request.stage} has no field {quoted(path)}{known}"
             ) from error
     try:
         return type(request).model_validate(plain)

@@ -11,6 +11,7 @@ from pathlib import Path
 from heterotissue.sources.annotations import ENDINGS, MASK_ENDINGS, is_mask
 from heterotissue.sources.dicom import Instance, is_dicom, one_slide_each, read_instance
 from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
+from heterotissue.sources.unread import why_unread
 from shared.errors import InputError
 from shared.imaging.companions import HAMAMATSU, MIRAX, companions, named_parts
 from shared.imaging.zarr_slide import is_zarr, zarr_files
@@ -113,6 +114,11 @@ class Finder:
             self._skip(path, "small pictures of slides")
         elif suffix in SLIDES:
             return True
+        elif reason := why_unread(path):
+            if _slide_beside(path, path.stem):
+                self._skip(path, "files in formats that are not read, beside slides of their name")
+            else:
+                self.found.refuse(path, reason)
         elif not suffix or suffix[1:].isdigit():
             return _marked(path) or given
         elif given and name.lower().endswith(ENDINGS):

@@ -130,8 +130,8 @@ def _names(hashed: list[_Hashed], known: dict[str, str], cohort: str | None) -> 
         return distinct_names(items, known)
     except RenamedError as error:
         raise InputError(
-            f"cohort {cohort!r}: {error}. Name the files as they were, or begin the cohort anew "
-            "with --replace"
+            f"cohort {cohort!r}: {error}. Name the files as they were, or make the cohort "
+            "again with --replace"
         ) from error
 
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.storage import sha256
 
 LONGEST = 80
@@ -73,7 +73,8 @@ def distinct_names(items: Sequence[Named], known: Mapping[str, str]) -> list[str
             continue
         if of_name.get(before.lower(), item.sha256) != item.sha256 or not _made_of(before, item):
             raise RenamedError(
-                f"{item.wish!r} has the content of slide {before!r}: its file was renamed, or two "
+                f"{quoted(item.wish)} has the content of slide {quoted(before)}: its file was "
+                "renamed, or two "
                 "files changed places"
             )
     names = [known.get(item.sha256) or plain_name(item.wish) for item in items]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from heterotissue.sources.records import Found, SlideEntry, shown
 from heterotissue.sources.tables import TABLES, Table
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.patients import known_origin
 
 
@@ -59,7 +59,7 @@ def pattern(text: str, option: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
-        raise InputError(f"{option} {text!r} is no regular expression: {error}") from error
+        raise InputError(f"{option} {quoted(text)} is no regular expression: {error}") from error
 
 
 def matched(expression: re.Pattern[str], text: str) -> str | None:
@@ -101,15 +101,17 @@ def add_patients(found: Found, rule: str | None) -> None:
             kept.append(replace(entry, patient=patient, site=site))
     if lost and not kept:
         raise InputError(
-            f"--patient {rule!r} fits no slide, such as {shown(lost[0].path.name)}: its first "
+            f"--patient {quoted(rule)} fits no slide, such as {shown(lost[0].path.name)}: its "
+            "first "
             "group in (brackets) must be the patient; or give a table with columns slide, patient"
         )
     for entry in lost:
-        found.refuse(entry.path, f"--patient {rule!r} tells no patient of it")
+        found.refuse(entry.path, f"--patient {quoted(rule)} tells no patient of it")
     found.slides = kept
     known = {entry.patient for entry in kept}
     if len(kept) > 1 and len(known) == 1 and (only := known.pop()):
         found.notes.append(
-            f"all slides are of one patient, {only!r}, so none can be held out for tests: if they "
+            f"all slides are of one patient, {quoted(only)}, so none can be held out for tests: "
+            "if they "
             "are not, say whose they are by --patient"
         )

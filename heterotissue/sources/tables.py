@@ -14,7 +14,7 @@ from heterotissue.sources.files import Finder, with_facts
 from heterotissue.sources.records import Found, SlideEntry, shown, some
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Split
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.imaging.zarr_slide import is_zarr
 
 TABLES = {".csv", ".tsv", ".tab"}
@@ -232,7 +232,7 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
                 made = _with_row(entry, row, table.parent)
                 if made.name and named.setdefault(made.name, number) != number:
                     raise InputError(
-                        f"gives the name {made.name!r} of row {named[made.name]} again"
+                        f"gives the name {quoted(made.name)} of row {named[made.name]} again"
                     )
                 found.slides.append(made)
             elif seen[real] != facts:
@@ -310,7 +310,7 @@ def _mpp(text: str | None) -> float | None:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise InputError(f"mpp {text!r} is no size of a pixel in µm")
+        raise InputError(f"mpp {quoted(text)} is no size of a pixel in µm")
     return value
 
 
@@ -331,7 +331,7 @@ def _one_of(what: str, text: str | None, known: dict[str, Any]) -> Any:
     if text is None:
         return None
     if (value := known.get(text.lower())) is None:
-        raise InputError(f"{what} {text!r} is not one of {', '.join(known)}")
+        raise InputError(f"{what} {quoted(text)} is not one of {', '.join(known)}")
     return value
 
 

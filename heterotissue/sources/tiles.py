@@ -21,9 +21,10 @@ from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
 from heterotissue.sources.records import Found, Refusal, explain, shown, some
 from heterotissue.sources.tables import SPLITS
+from heterotissue.sources.unread import why_unread
 from shared.contracts.base import Classes, Split, spelling
 from shared.contracts.ingest import TILE_COLUMNS, check_divided, tiles_key
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.imaging.pictures import open_picture
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.tiff_facts import inspect, is_tiff
@@ -204,13 +205,15 @@ def _check_growth(store: Store, cohort: str, tiles: set[str], mpp: float) -> Non
     rows = pq.read_table(io.BytesIO(table), columns=["image", "image_sha256", "mpp"]).to_pylist()
     if gone := [row["image"] for row in rows if row["image_sha256"] not in tiles]:
         raise InputError(
-            f"cohort {cohort!r} has {len(gone)} tiles that are not among these, or are changed: "
+            f"cohort {quoted(cohort)} has {len(gone)} tiles that are not among these, or are "
+            "changed: "
             f"{some((Path(image).name for image in gone), 3)}. Choose another name, or replace the "
             "cohort with --replace"
         )
     if other := {row["mpp"] for row in rows} - {mpp}:
         raise InputError(
-            f"the tiles of cohort {cohort!r} were taken at {some(f'{x:g}' for x in other)} µm/px, "
+            f"the tiles of cohort {quoted(cohort)} were taken at "
+            f"{some(f'{x:g}' for x in other)} µm/px, "
             f"not at {mpp:g}: choose another name, or replace the cohort with --replace"
         )
 
@@ -224,16 +227,20 @@ def _short(notes: list[str]) -> list[str]:
 def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
     """List the images in a folder and below that are no masks."""
     inside = masks.resolve() if masks and masks.resolve() != folder.resolve() else None
-    return [
-        path
-        for _, files in walk(folder, found, inside)
-        for path in files
-        if path.suffix.lower() in TILES
-        and not path.name.startswith(".")
-        and not is_mask(path)
-        and not (inside and path.resolve().is_relative_to(inside))
-        and path.suffix.lower() not in UNFINISHED
-    ]
+    tiles = []
+    for _, files in walk(folder, found, inside):
+        for path in files:
+            if path.name.startswith(".") or is_mask(path) or path.suffix.lower() in UNFINISHED:
+                continue
+            if inside and path.resolve().is_relative_to(inside):
+                continue
+            if path.suffix.lower() in TILES:
+                tiles.append(path)
+            elif (reason := why_unread(path)) and not any(
+                path.with_suffix(suffix).exists() for suffix in TILES
+            ):
+                found.refuse(path.relative_to(folder), reason)
+    return tiles
 
 
 def _read(
@@ -259,11 +266,12 @@ def _read(
     folders = below.parent.parts
     owner = patients.of(path, below) if patients else None
     if patients and owner is None:
-        raise InputError(f"--patient {patients.rule!r} tells no patient of it")
+        raise InputError(f"--patient {quoted(patients.rule)} tells no patient of it")
     slide = matched(slides, path.name) if slides else None
     if slides and slide is None:
         raise InputError(
-            f"does not fit the pattern {slides.pattern!r}: its first group in (brackets) must be "
+            f"does not fit the pattern {quoted(slides.pattern)}: its first group in (brackets) "
+            "must be "
             "the slide's name"
         )
     if owner is None:
@@ -352,7 +360,7 @@ def _check_splits(rows: list[dict[str, Any]], allow_leakage: bool) -> None:
         splits[row["slide"]].add(row["split"] or "none")
     if divided := sorted(slide for slide, parts in splits.items() if len(parts) > 1):
         raise InputError(
-            f"tiles of slide {divided[0]!r} are in the splits "
+            f"tiles of slide {quoted(divided[0])} are in the splits "
             f"{', '.join(sorted(splits[divided[0]]))}: a slide must be in one split, or the "
             "figures will be too good"
         )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from shared.arrays import Float64, Int64
 from shared.contracts.ingest import PatchGrid, SlideRecord
-from shared.errors import InputError
-from shared.features import PatchFeatures
+from shared.errors import InputError, quoted
+from shared.features import FeaturesFile, PatchFeatures
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -81,6 +82,38 @@ def match_files(files: Iterable[str], slides: dict[str, SlideRecord]) -> dict[st
     return matches
 
 
+def widths_of(folder: Path, files: Iterable[str]) -> dict[str, int]:
+    """Return the width of the features in each of a folder's files that can be read."""
+    widths = {}
+    for name in files:
+        with suppress(InputError, OSError), FeaturesFile(folder / name) as file:
+            widths[name] = file.dim
+    return widths
+
+
+def usual_width(widths: Mapping[str, int]) -> int | None:
+    """Return the width of features that most files have; None if there are no files.
+
+    Args:
+        widths: file → width of its features.
+
+    Raises:
+        InputError: no width is that of most files.
+    """
+    counts = Counter(widths.values()).most_common()
+    if len(counts) > 1 and counts[0][1] == counts[1][1]:
+        owners = []
+        for width, count in counts:
+            names = [name for name, own in widths.items() if own == width]
+            more = ", …" if count > len(names[:5]) else ""
+            owners.append(f"{width} in {count} ({', '.join(names[:5])}{more})")
+        raise InputError(
+            f"features have different widths: {'; '.join(owners)}. They are of different encoders: "
+            "put those of each into a folder of their own, and import it with its own --encoder"
+        )
+    return counts[0][0] if counts else None
+
+
 def check_owner(where: str, stated: str | None, name: str, slide: SlideRecord) -> None:
     """Check that the name of a slide which a file of features states is that of its slide.
 
@@ -99,7 +132,8 @@ def check_owner(where: str, stated: str | None, name: str, slide: SlideRecord) -
     own = {_plain(name), *_file_names(slide)}
     if not own & {_plain(stated), _plain(path.name), _plain(path.stem)}:
         raise InputError(
-            f"{where} states that it is of slide {stated!r}, not of {name!r}: if it is that "
+            f"{where} states that it is of slide {quoted(stated)}, not of {quoted(name)}: if it "
+            "is that "
             "slide, renamed, change the attribute 'name' in the file too"
         )
 

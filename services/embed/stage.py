@@ -16,7 +16,14 @@ import safetensors.torch
 from pydantic import JsonValue
 
 from services.embed.encoding import encode_patches, join_parts, part_count, read_corners
-from services.embed.imported import SUFFIXES, check_owner, checked, match_files
+from services.embed.imported import (
+    SUFFIXES,
+    check_owner,
+    checked,
+    match_files,
+    usual_width,
+    widths_of,
+)
 from services.embed.training import WINDOW, train_encoder
 from shared.arrays import UInt8
 from shared.contracts.embed import (
@@ -76,14 +83,8 @@ class EmbedStage(Stage[EmbedRequest]):
     ) -> dict[str, Any]:
         slides = {name: part for name, part in sorted(done.items()) if "sha256" in part}
         licence = next(part["license"] for part in done.values() if "license" in part)
-        widths: dict[int, list[str]] = {}
-        for name, part in slides.items():
-            widths.setdefault(part["dim"], []).append(name)
-        most = max(len(names) for names in widths.values())
-        if sum(len(names) == most for names in widths.values()) > 1:
-            owners = "; ".join(f"{width}: {', '.join(names)}" for width, names in widths.items())
-            raise InputError(f"features of slides have different widths: {owners}")
-        usual = next(width for width, names in widths.items() if len(names) == most)
+        # Files in the store may have a width that was not known before they were imported.
+        usual = usual_width({name: part["dim"] for name, part in slides.items()})
         left_out = {
             name: f"features of width {part['dim']}, where most slides have {usual}"
             for name, part in slides.items()
@@ -121,6 +122,7 @@ def _shard(
     slide: str,
     store: Store,
     file: str | None = None,
+    width: int | None = None,
 ) -> Shard:
     """Return the shard of a slide, with what its features follow from.
 
@@ -130,8 +132,9 @@ def _shard(
         slide: name of the slide.
         store: holds weights and imported files.
         file: file of imported features, if there is one.
+        width: width that its features must have; None: any.
     """
-    own = request.model_dump_json(exclude={"batch_size", "imported_sha256"})
+    own = request.model_dump_json(exclude={"batch_size", "imported_sha256", "imported_widths"})
     reads = {
         "request": sha256(own.encode()),
         "slide": record.sha256[slide],
@@ -145,7 +148,7 @@ def _shard(
     after = (FIT,) if request.encoder == "embedded" and request.imported is None else ()
     return Shard(
         id=slide,
-        args={} if file is None else {"file": file},
+        args={} if file is None else {"file": file, "width": width},
         reads=reads if slide in record.places else None,
         after=after,
     )
@@ -209,8 +212,15 @@ def _plan_import(request: EmbedRequest, record: CohortRecord, store: Store) -> t
             f"{place} lacks <slide>.h5 of {', '.join(slides)}, which cohort {request.cohort!r} "
             "needs: give the folder with the features of these slides"
         )
+    widths = request.imported_widths
+    if widths is None and Path(place).is_absolute():
+        widths = widths_of(Path(place), files.values())
+    taken = set(files.values())
+    usual = usual_width({name: own for name, own in (widths or {}).items() if name in taken})
     return tuple(
-        _shard(request, record, name, store, f"{place}/{files[name]}" if name in files else None)
+        _shard(
+            request, record, name, store, f"{place}/{files[name]}" if name in files else None, usual
+        )
         for name in slides
     )
 
@@ -254,6 +264,12 @@ def _import(
         raise InputError(
             f"{where} has features of width {width}, but those of {request.encoder} have "
             f"{known.dim}: give the encoder that made them by --encoder"
+        )
+    usual = shard.args.get("width")
+    if usual is not None and width != usual:
+        raise InputError(
+            f"{where} has features of width {width}, but most files have {usual}: is it of another "
+            "encoder?"
         )
     key = features_key(request.encoder, request.cohort, shard.id)
     with store.writing(key) as written:

@@ -216,9 +216,7 @@ def _divide_by_slide(
         [part.slide for part in real.of_split(*splits)]
         for splits in (request.real_train, request.real_test)
     )
-    datasets = (request.dataset, *request.ablation.values(), *request.seen.values())
-    models = dict.fromkeys(load_dataset(store, name).model for name in datasets)
-    trained, patients, cautions = _training_slides(store, list(models))
+    trained, patients, cautions = _training_slides(store, _models(store, request))
     cautions += [text for text in real.cautions if text not in cautions]
     overlap = sorted(set(test_slides) & (set(train_slides) | trained))
     if overlap:
@@ -295,6 +293,23 @@ def _open_row(store: Store, name: str, dataset: DatasetRecord) -> SyntheticPairs
             "an ablation may differ only in the conditions that the model was given"
         )
     return SyntheticPairs(DatasetIndex(store, record, partial(source_names, store, record)))
+
+
+def _models(store: Store, request: EvaluateRequest) -> list[str]:
+    """List the models, `<name>/<version>`, that made the datasets of a request."""
+    datasets = (request.dataset, *request.ablation.values(), *request.seen.values())
+    return list(dict.fromkeys(load_dataset(store, name).model for name in datasets))
+
+
+def unlearnt(store: Store, request: EvaluateRequest) -> list[str]:
+    """Return a sentence for each model of the datasets that has never learnt some classes."""
+    models = (read_model(store, ModelRef.parse(name)) for name in _models(store, request))
+    return [
+        f"Model {model.ref} has never learnt {', '.join(model.unlearnt)}: without crops they look "
+        "alike in its images, so no figure says how well a trained model makes them."
+        for model in models
+        if model.unlearnt
+    ]
 
 
 def _training_slides(store: Store, models: list[str]) -> tuple[set[str], set[str], list[str]]:

@@ -41,7 +41,7 @@ def summarize(
         encoders: figures of the encoders whose shards are done.
         appearance: result of the appearance shard; None if it failed.
         segmenters: results of the segmenter shards that are done.
-        gaps: sentences about classes without real regions.
+        gaps: sentences about classes that were never learnt, or are without real regions.
     """
     segmentation: dict[TrainingSet, SegmentationScores | None] = {}
     for source in TrainingSet:

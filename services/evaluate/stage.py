@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from services.evaluate.appearance import measure_appearance
 from services.evaluate.contact_sheet import draw_sheet
-from services.evaluate.data import class_gaps, gather
+from services.evaluate.data import class_gaps, gather, unlearnt
 from services.evaluate.encoding import EncoderResult, measure_encoder, open_encoder
 from services.evaluate.naming import report_names, with_pseudonyms
 from services.evaluate.report import html_report, summarize
@@ -89,7 +89,7 @@ class EvaluateStage(Stage[EvaluateRequest]):
             if shard.startswith(SEGMENTER)
         ]
         appearance = Appearance.model_validate(done[APPEARANCE]) if APPEARANCE in done else None
-        gaps = class_gaps(store, request, material.real)
+        gaps = [*unlearnt(store, request), *class_gaps(store, request, material.real)]
         report = summarize(request, material, encoders, appearance, segmenters, gaps)
         pseudonyms = dataset_pseudonyms(store, material.dataset.request)
         report = with_pseudonyms(report, report_names(store, material.real, pseudonyms))
@@ -114,4 +114,5 @@ class EvaluateStage(Stage[EvaluateRequest]):
                 source.value: scores.mean_iou if scores else None
                 for source, scores in report.segmentation.items()
             },
+            "classes never learnt": list(material.model.unlearnt),
         }

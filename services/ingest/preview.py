@@ -35,7 +35,7 @@ class SlidePreview:
         slide: the cohort's name of the slide.
         file: name of its main file.
         size: width and height of level 0, pixels.
-        mpp: µm per level-0 pixel; None if unknown.
+        mpp: µm per level-0 pixel, along x and y; None if unknown.
         mpp_from: where `mpp` comes from: 'given', or 'the file'.
         tissue: share of the slide that is tissue; None: it was not looked at.
         stain: stain of the tissue; empty: it was not looked at.
@@ -47,7 +47,7 @@ class SlidePreview:
     slide: str
     file: str
     size: tuple[int, int] = (0, 0)
-    mpp: float | None = None
+    mpp: tuple[float, float] | None = None
     mpp_from: str = ""
     tissue: float | None = None
     stain: str = ""
@@ -69,7 +69,7 @@ def preview_slide(store: Store, request: IngestRequest, source: SlideSource) -> 
             local_source(store, source.source) as path,
             Slide.open(path, source.mpp) as slide,
         ):
-            seen.size, seen.mpp = (slide.width, slide.height), slide.mpp
+            seen.size, seen.mpp = (slide.width, slide.height), (slide.mpp, slide.mpp_y)
             seen.mpp_from = "the file" if source.mpp is None else "given"
             slide.check_mpp(request.patches.mpp)
             check_size(slide, request.patches)

@@ -41,7 +41,7 @@ from shared.contracts.regions import (
     RegionSetSlide,
     region_set_key,
 )
-from shared.errors import InputError
+from shared.errors import InputError, all_quoted
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_cutting import cut_regions
@@ -82,7 +82,9 @@ class IngestStage(Stage[IngestRequest]):
             check_masks(context.store, tiles, request.classes)
         slides = [item.slide for item in request.slides]
         if both := sorted(set(slides) & set(tiles)):
-            raise InputError(f"{both} are names of slides and also of slides of tiles: rename them")
+            raise InputError(
+                f"{all_quoted(both)} are names of slides and also of slides of tiles: rename them"
+            )
         shards = [_shard(request, item, context.store) for item in request.slides]
         return Plan(phases=((*shards, *(Shard(id=name) for name in tiles)),))
 
@@ -201,10 +203,7 @@ def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
     options = request.model_dump_json(exclude={"slides", "tiles", "split"})
     own = source.model_dump_json(exclude={"patient", "site", "split"})
     reads = {"options": sha256(options.encode()), "slide": sha256(own.encode())}
-    if source.sha256 is None:
-        reads["source"] = file_identity(store, source.source)
-    if source.labels is not None and source.labels_sha256 is None:
-        reads["labels"] = file_identity(store, source.labels)
+    reads |= {name: file_identity(store, name) for name in source.unhashed}
     return Shard(id=source.slide, reads=reads)
 
 

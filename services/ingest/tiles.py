@@ -21,7 +21,7 @@ from shared.contracts.base import Classes, Split
 from shared.contracts.ingest import TILE_COLUMNS
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
 from shared.contracts.tenants import is_path, is_reserved
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.imaging.mask_values import lookup
 from shared.imaging.masks import INVERSE, ORIENTATION, turned
 from shared.imaging.pictures import check_jpeg, open_picture
@@ -97,7 +97,9 @@ def _check_texts(key: str, table: pa.Table) -> None:
             values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
             longest = pc.max(pc.binary_length(values)).as_py() or 0
             if longest > MAX_TEXT:
-                raise InputError(f"{key} has a text of {longest:,} bytes in {name!r}: no name is")
+                raise InputError(
+                    f"{key} has a text of {longest:,} bytes in {quoted(name)}: no name is"
+                )
 
 
 def _check_place(table: str, name: str | None) -> None:
@@ -108,7 +110,8 @@ def _check_place(table: str, name: str | None) -> None:
         return
     if is_path(name) or is_reserved(name):
         raise InputError(
-            f"{table} names {name!r}, but an uploaded table names objects by their keys: upload "
+            f"{table} names {quoted(name)}, but an uploaded table names objects by their keys: "
+            "upload "
             "the tiles, and give their keys"
         )
 
@@ -124,7 +127,8 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
         splits = {row["split"] for row in rows}
         if len(splits) > 1:
             raise InputError(
-                f"tiles of {slide!r} are in the splits {sorted(map(str, splits))}: a slide or "
+                f"tiles of {quoted(slide)} are in the splits {sorted(map(str, splits))}: a "
+                "slide or "
                 "patient must be in one split, or the figures will be too good"
             )
         if (split := splits.pop()) is not None:

@@ -136,8 +136,8 @@ class Run:
         weights = None if self.steps["denoiser"] else self.starting_weights()
         if weights is None:
             return ()
-        classes = self.regions.classes
-        return tuple(n for n in classes.names[classes.first :] if n not in weights.classes)
+        classes, learnt = self.regions.classes, set(weights.classes) - set(weights.unlearnt)
+        return tuple(n for n in classes.names[classes.first :] if n not in learnt)
 
     def perceptual_loss(self) -> PerceptualLoss | None:
         """Load the perceptual loss of the decoder; None if the recipe does not use it."""

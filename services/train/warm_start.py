@@ -32,12 +32,16 @@ from shared.storage import Store
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights to start from: tensors by name, the VAE's normalization, and the class names."""
+    """Weights to start from: tensors by name, the VAE's normalization, and the class names.
+
+    `unlearnt` are those of the classes that these weights were not trained on either.
+    """
 
     vae: dict[str, Tensor]
     denoiser: dict[str, Tensor]
     normalization: dict[str, Any]
     classes: list[str]
+    unlearnt: tuple[str, ...] = ()
 
 
 def packaged_path(name: str) -> Path:
@@ -111,6 +115,7 @@ def _read_version(store: Store, reference: str) -> Weights:
         dict(loaded.pipeline.denoiser.state_dict()),
         normalization(loaded.pipeline.vae),
         loaded.record.classes.names,
+        loaded.record.unlearnt,
     )
 
 

@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from shared.errors import quoted
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=128)]
@@ -79,7 +81,9 @@ class Request(Contract):
 
 def _printable(name: str) -> str:
     if not name.isprintable() or name != name.strip():
-        raise ValueError(f"{name!r} has characters that cannot be seen, or spaces at its ends")
+        raise ValueError(
+            f"{quoted(name)} has characters that cannot be seen, or spaces at its ends"
+        )
     return name
 
 
@@ -142,7 +146,8 @@ class Classes(Contract):
             if other is not item:
                 raise ValueError(
                     "class names must differ in more than case, '-' and '_', unlike "
-                    f"{other.name!r} (class {other.index}) and {item.name!r} (class {item.index})"
+                    f"{quoted(other.name)} (class {other.index}) and {quoted(item.name)} (class "
+                    f"{item.index})"
                 )
         return self
 

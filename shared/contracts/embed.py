@@ -39,6 +39,11 @@ class EmbedRequest(Request):
         None,
         description="file in `imported` → SHA-256 that it must have; None: any",
     )
+    imported_widths: dict[str, int] | None = Field(
+        None,
+        description="file in `imported` → width of its features; default: read in a folder, not "
+        "known of a prefix until the files are imported",
+    )
     batch_size: int = Field(64, ge=1, le=4096)
     train_steps: int = Field(400, ge=1, description="training steps of the embedded encoder")
     train_patches: int = Field(4000, ge=64, description="largest number of patches to train it on")
@@ -56,7 +61,7 @@ class EmbedRequest(Request):
 
     def revises(self, earlier: Request) -> bool:
         """Say whether the request is the same; the content of imported files may change."""
-        content = {"imported_sha256": None}
+        content = {"imported_sha256": None, "imported_widths": None}
         return isinstance(earlier, EmbedRequest) and (
             self.model_copy(update=content) == earlier.model_copy(update=content)
         )

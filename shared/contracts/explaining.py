@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from shared.contracts.base import NAME_PATTERN
+from shared.errors import quoted
 
 MAX_PLACES = 5
 """Number of fields with the same fault that are named one by one."""
@@ -73,7 +74,7 @@ def describe(item: Mapping[str, Any], model: type[BaseModel] | None = None) -> s
     else:
         text = str(item["msg"]).replace("Input should", "must").replace("String should", "must")
     shown = isinstance(given, str | int | float) and len(str(given)) <= 60
-    return f"{text}, not {given!r}" if shown else text
+    return f"{text}, not {quoted(given) if isinstance(given, str) else given}" if shown else text
 
 
 def _foreign(name: str) -> str:
@@ -84,8 +85,8 @@ def _foreign(name: str) -> str:
         if not (letter.isascii() and (letter.isalnum() or letter in "._-"))
     ]
     if foreign:
-        return f"{name!r} has {', '.join(foreign[:MAX_PLACES])}"
-    return f"{name!r} begins with {name[0]!r}" if name else "it is empty"
+        return f"{quoted(name)} has {', '.join(foreign[:MAX_PLACES])}"
+    return f"{quoted(name)} begins with {quoted(name[0])}" if name else "it is empty"
 
 
 def fields_at(model: type[BaseModel] | None, place: Place) -> list[str]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from pydantic import Field, field_validator, model_validator
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions, spelling
 from shared.contracts.regions import RegionRule
+from shared.errors import all_quoted, quoted
 from shared.patients import Origin, known_origin
 
 TILE_COLUMNS = pa.schema(
@@ -48,6 +50,9 @@ MAX_DAMAGED = 0.05
 LabelsOrigin = Literal["auto", "slide", "bounds"]
 """Where coordinates of labels begin: at the slide's corner, or at that of its scanned area
 (openslide.bounds-x, -y), to which QuPath crops; auto: as the labels lie on the tissue."""
+
+LabelsUnit = Literal["auto", "px", "um"]
+"""Unit of the coordinates of labels: level-0 pixels or µm; auto: pixels, unless µm fit better."""
 
 
 class SlideSource(Contract):
@@ -90,6 +95,15 @@ class SlideSource(Contract):
         return Origin(self.patient or known.patient, self.site or known.site)
 
     @property
+    def unhashed(self) -> list[str]:
+        """Files whose content is not stated: of the slide, of its annotation, or of both."""
+        files = [] if self.labels is None or self.labels_sha256 is not None else [self.labels]
+        if self.sha256 is None:
+            place = PurePosixPath(self.source).parent
+            files += [self.source, *(str(place / part) for part in self.parts)]
+        return files
+
+    @property
     def folder(self) -> str:
         """Folder of the slide below slides/."""
         return self.stored_as or self.slide
@@ -114,7 +128,8 @@ def check_divided(slides: Mapping[str, tuple[str | None, Split | None]]) -> None
         if len(parts) > 1:
             listed = ", ".join(f"{slide} in {split}" for split, slide in sorted(parts.items()))
             raise ValueError(
-                f"the given splits divide patient {patient!r} ({listed}), so that figures would be "
+                f"the given splits divide patient {quoted(patient)} ({listed}), so that figures "
+                "would be "
                 "too good: give all slides of a patient one split, or allow leakage "
                 "(--allow-leakage), which every report then states"
             )
@@ -154,6 +169,11 @@ class IngestRequest(Request):
     labels_origin: LabelsOrigin = Field(
         "auto", description="corner from which coordinates of labels are counted"
     )
+    labels_unit: LabelsUnit = Field(
+        "auto",
+        description="unit of coordinates of labels; auto: level-0 pixels, and a slide whose labels "
+        "lie on its tissue far better as µm is refused",
+    )
     labels_on_tissue: float = Field(
         0.1,
         ge=0,
@@ -187,7 +207,7 @@ class IngestRequest(Request):
                     f"the key {key!r} is neither text nor a whole number: put it in quotes"
                 )
             if text in texts:
-                raise ValueError(f"{text!r} is given twice, as a number and as text")
+                raise ValueError(f"{quoted(text)} is given twice, as a number and as text")
             texts[text] = name
         return texts
 
@@ -197,12 +217,15 @@ class IngestRequest(Request):
             raise ValueError("give slides or tiles")
         count = Counter(item.slide for item in self.slides)
         if doubled := [name for name, times in count.items() if times > 1]:
-            raise ValueError(f"slide names must differ; given more than once: {sorted(doubled)}")
+            raise ValueError(
+                f"slide names must differ; given more than once: {all_quoted(sorted(doubled))}"
+            )
         if self.split.by == "site" and (
             lost := [i.slide for i in self.slides if not i.origin.site]
         ):
             raise ValueError(
-                f"a split by site needs the site of every slide; it is not known of {lost[:5]}: "
+                f"a split by site needs the site of every slide; it is not known of "
+                f"{all_quoted(lost[:5])}: "
                 "give a table with a column 'site'"
             )
         if not self.allow_leakage:
@@ -217,37 +240,36 @@ class IngestRequest(Request):
     def _check_names(self, classes: Classes) -> None:
         if starred := [name for name in classes.names if name.endswith("*")]:
             raise ValueError(
-                f"{starred} can be no classes: annotations whose class ends in * are left out "
+                f"{all_quoted(starred)} can be no classes: annotations whose class ends in * "
+                "are left out "
                 "(QuPath's Ignore*, Region*). Name them otherwise, by label_names (--rename)"
             )
         meant: dict[str, str] = {}
         for key, name in self.label_names.items():
             if spelling(meant.setdefault(spelling(key), name)) != spelling(name):
                 raise ValueError(
-                    f"label_names maps {key!r}, in this or another spelling, to two classes: "
-                    f"{meant[spelling(key)]!r} and {name!r}"
+                    f"label_names maps {quoted(key)}, in this or another spelling, to two classes: "
+                    f"{quoted(meant[spelling(key)])} and {quoted(name)}"
                 )
         known = [spelling(name) for name in classes.names]
         for key, name in self.label_names.items():
             if spelling(name) not in known:
                 raise ValueError(
-                    f"label_names maps {key!r} to {name!r}, which is not among the classes "
-                    f"{classes.names}"
+                    f"label_names maps {quoted(key)} to {quoted(name)}, which is not among the "
+                    "classes "
+                    f"{all_quoted(classes.names)}"
                 )
         if wrong := [name for name in self.label_order if spelling(name) not in known]:
-            raise ValueError(f"label_order names {wrong}, not among the classes {classes.names}")
+            raise ValueError(
+                f"label_order names {all_quoted(wrong)}, not among the classes "
+                f"{all_quoted(classes.names)}"
+            )
 
     def inputs(self) -> list[str]:
         return [self.tiles] if self.tiles else []
 
     def files(self) -> list[str]:
-        stated = [
-            name
-            for item in self.slides
-            for name, digest in ((item.source, item.sha256), (item.labels, item.labels_sha256))
-            if name is not None and digest is None
-        ]
-        return sorted(set(stated))
+        return sorted({name for item in self.slides for name in item.unhashed})
 
     def products(self) -> list[str]:
         cohort = [f"cohorts/{self.cohort}"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 
 HAMAMATSU = (".vms", ".vmu")
 MIRAX = ".mrxs"
@@ -27,11 +27,12 @@ _HAMAMATSU_MARK = b"Virtual Microscope Specimen]"
 _MAX_TEXT = 4 << 20
 
 
-def companions(path: Path) -> list[Path]:
+def companions(path: Path, *, listing: bool = False) -> list[Path]:
     """List the other files that reading a slide takes; none for a folder, which is the slide.
 
     Args:
         path: the slide's main file or folder.
+        listing: whether it is known to name its files, wherever the mark of that lies in it.
 
     Raises:
         InputError: a file that the slide needs is missing, a link, or not beside it; the message
@@ -47,7 +48,8 @@ def companions(path: Path) -> list[Path]:
         beside = (item for item in sorted(path.parent.iterdir()) if item != path)
         return _unlinked(item for item in beside if _is_dicom(item))
     mirax = path.suffix.lower() == MIRAX
-    if not mirax and path.suffix.lower() not in HAMAMATSU and _HAMAMATSU_MARK not in head:
+    hamamatsu = path.suffix.lower() in HAMAMATSU or _HAMAMATSU_MARK in head
+    if not (mirax or hamamatsu or listing):
         return []
     parts = named_parts(path)
     missing = [item.name for item in parts if not item.is_file() and item.suffix != OPTIONAL]
@@ -79,7 +81,8 @@ def named_parts(path: Path) -> list[Path]:
     for name in names:
         if "/" in name or "\\" in name or "\0" in name or name in {".", ".."}:
             raise InputError(
-                f"names {name!r} in {listing.name}, which is not beside it: a slide's files must "
+                f"names {quoted(name)} in {listing.name}, which is not beside it: a slide's "
+                "files must "
                 "lie in its own folder"
             )
     return [folder / name for name in dict.fromkeys(names)]

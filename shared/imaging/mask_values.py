@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, spelling
-from shared.errors import InputError
+from shared.errors import InputError, all_quoted
 from shared.imaging.masks import MAX_VALUE, Mask, Values
 
 _COLOR = re.compile(r"#([0-9a-f]{6})|(\d{1,3}) *, *(\d{1,3}) *, *(\d{1,3})", re.IGNORECASE)
@@ -168,8 +168,9 @@ def _by_number(
     if wrong:
         hint = " (does it number objects, one by one?)" if len(wrong) > 16 else ""
         raise InputError(
-            f"mask {mask.path.name} has labels outside the classes {classes.names}: "
-            f"{_listed(wrong)}{hint}. Add them to the classes, or map them with --rename "
+            f"mask {mask.path.name} has labels outside the classes "
+            f"{all_quoted(classes.names)}: {_listed(wrong)}{hint}. Add them to the classes, or "
+            "map them with --rename "
             "(label_names)"
         )
     return Lookup(table)

@@ -8,7 +8,7 @@ import openslide
 from PIL import Image
 
 from shared.errors import InputError
-from shared.imaging.companions import companions, named_parts
+from shared.imaging.companions import companions
 from shared.imaging.czi_slide import CziSlide
 from shared.imaging.isyntax_slide import IsyntaxSlide
 from shared.imaging.pictures import read_picture
@@ -95,8 +95,7 @@ def open_source(path: Path) -> openslide.AbstractSlide:
 def _check_companions(path: Path) -> None:
     """Raise `InputError` if a slide lacks files or names some elsewhere, which OpenSlide reads."""
     try:
-        companions(path)
-        named_parts(path)  # also of a text whose mark lies far from its beginning
+        companions(path, listing=True)
     except InputError as error:
         raise InputError(f"{path.name} {error}") from error
 
@@ -128,6 +127,13 @@ def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.Ab
         )
     if vendor in {None, "generic-tiff"}:
         facts.check_samples(path)
+    if vendor == "generic-tiff" and not facts.nested and facts.alike > 1:
+        width, height = facts.size
+        raise InputError(
+            f"{path.name} holds {facts.alike} images of {width}×{height} px: channels of "
+            "fluorescence, or planes of focus, of which only the first would be read. Export one "
+            "RGB image of the tissue"
+        )
     if vendor == "generic-tiff" and not facts.nested:
         _check_upright(path, facts.orientation)
         try:

@@ -77,6 +77,7 @@ class TiffFacts:
         size: width and height of its first image, pixels.
         samples: type of that image's samples, such as uint8.
         orientation: how it is turned; 1: it is upright.
+        alike: number of images of that size, which are channels or planes if there are several.
     """
 
     maker: str | None
@@ -84,6 +85,7 @@ class TiffFacts:
     size: tuple[int, int]
     samples: str
     orientation: int = 1
+    alike: int = 1
 
     def check_samples(self, path: Path) -> None:
         """Raise `InputError` if the samples are not unsigned integers of 8 or 16 bits."""
@@ -119,6 +121,10 @@ def inspect(path: Path) -> TiffFacts:
                 (first.imagewidth, first.imagelength),
                 str(first.dtype),
                 orientation,
+                sum(
+                    (page.imagewidth, page.imagelength) == (first.imagewidth, first.imagelength)
+                    for page in map(_keyframe, pages)
+                ),
             )
     except TIFF_ERRORS:
         complete = False

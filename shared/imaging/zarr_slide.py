@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shared.arrays import UInt8
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.imaging.pictures import MAX_PLAIN_PIXELS
 from shared.imaging.tiled import Level, TiledSlide, needs_extra
 
@@ -190,7 +190,7 @@ class _Image:
 def _array(path: Path, group: Any, name: str) -> Any:
     """Open an array of a group, which must lie in it and use known codecs."""
     if not name or any(part in {"", ".", ".."} for part in name.split("/")) or "\\" in name:
-        raise InputError(f"{path.name} names a level outside of its folder: {name!r}")
+        raise InputError(f"{path.name} names a level outside of its folder: {quoted(name)}")
     array = group[name]
     if unknown := _codecs(array.metadata.to_dict()) - CODECS:
         raise InputError(

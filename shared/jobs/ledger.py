@@ -19,6 +19,7 @@ from shared.jobs.reuse import missing_units
 from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import PLAN
 from shared.storage import ObjectNotFoundError, Store, file_identity, sha256
+from shared.storage.makers import maker
 
 VERSION = metadata.version("heterotissue")
 
@@ -81,8 +82,8 @@ class Ledger:
                 records[key] = self.store.get(key)
             except ObjectNotFoundError as error:
                 raise InputError(
-                    f"{request.stage} needs {key}, which {self.store.url} does not hold: "
-                    "run the stage that makes it first, or check the name"
+                    f"{request.stage} needs {key}, which {self.store.url} does not hold: run "
+                    f"{maker(key) or 'the stage that makes it'} first, or check the name"
                 ) from error
         return records
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlparse
 
-from shared.errors import HeteroTissueError, InputError
+from shared.errors import HeteroTissueError, InputError, quoted
 from shared.settings import Settings, settings
 from shared.storage.directory import DirectoryStore
 from shared.storage.store import Store
@@ -28,13 +28,14 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
         there = next(part for part in (path, *path.absolute().parents) if part.exists())
         if not there.is_dir():
             raise InputError(
-                f"the store cannot be {url!r}, because {there} is a file: give a directory or "
+                f"the store cannot be {quoted(url)}, because {there} is a file: give a "
+                "directory or "
                 "s3://bucket/prefix"
             )
         return DirectoryStore(path)
     parsed = urlparse(url)
     if parsed.scheme != "s3" or not parsed.netloc:
-        raise InputError(f"{url!r} is not a store: give a directory or s3://bucket/prefix")
+        raise InputError(f"{quoted(url)} is not a store: give a directory or s3://bucket/prefix")
     # Here, because the S3 client takes a fifth of a second to import.
     from minio.error import InvalidResponseError, S3Error
     from urllib3.exceptions import HTTPError
@@ -46,11 +47,11 @@ def open_store(url: str | None = None, config: Settings | None = None) -> Store:
         store.create_bucket()
     except (InvalidResponseError, S3Error) as error:
         raise InputError(
-            f"{config.s3_endpoint} refused the keys for bucket {parsed.netloc!r}: "
+            f"{config.s3_endpoint} refused the keys for bucket {quoted(parsed.netloc)}: "
             "check HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY"
         ) from error
     except ValueError as error:  # not a name that S3 allows
-        raise InputError(f"{url!r} is not a store: {error}") from error
+        raise InputError(f"{quoted(url)} is not a store: {error}") from error
     except HTTPError as error:
         raise HeteroTissueError(
             f"no S3 server answers at {config.s3_endpoint}: start it, or check HTD_S3_ENDPOINT"

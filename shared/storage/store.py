@@ -19,7 +19,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from shared.errors import InputError
-from shared.storage.hashing import content_hash
+from shared.storage.hashing import content_hash, content_hash_of_folder, sha256
+from shared.storage.makers import maker
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -28,7 +29,9 @@ class ObjectNotFoundError(InputError):
     """The store holds no object under the key."""
 
     def __init__(self, store: Store, key: str) -> None:
-        super().__init__(f"{store.url} holds no object {key!r}")
+        command = maker(key)
+        remedy = f": run {command} again, as it was run, or check the name" if command else ""
+        super().__init__(f"{store.url} holds no object {key!r}{remedy}")
         self.key = key
 
 
@@ -74,19 +77,26 @@ def check_key(key: str) -> str:
 
 
 def file_identity(store: Store, name: str) -> str:
-    """Return a text that changes with the content of a large file.
+    """Return a text that changes with the content of a large file, or of a folder's files.
 
     Args:
-        store: holds the file, if `name` is a key.
+        store: holds the file or folder, if `name` is a key.
         name: a key, whose tag is taken, or an absolute path, whose content is hashed.
 
     Raises:
         InputError: the file cannot be read.
     """
     if not PurePosixPath(name).is_absolute():
+        if not store.exists(name) and (keys := list(store.list(f"{name}/"))):
+            tags = "\n".join(f"{key}\0{store.stat(key).tag}" for key in keys)
+            return sha256(tags.encode())
         return store.stat(name).tag
+    path = Path(name)
     try:
-        return content_hash(Path(name))
+        if path.is_dir():
+            files = (file for file in path.rglob("*") if file.is_file())
+            return content_hash_of_folder(path, (str(file.relative_to(path)) for file in files))
+        return content_hash(path)
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
 

@@ -122,7 +122,7 @@ def test_the_way_to_the_store_has_the_stores_port(name: str) -> None:
         assert (endpoint.hostname, endpoint.port) == ("s3", 9000)
 
 
-def test_the_store_is_set_up_anew_when_settings_change() -> None:
+def test_the_store_is_set_up_again_when_settings_change() -> None:
     """A Job cannot be applied again with another ConfigMap: its template never changes."""
     for folder in ("cpu", "one-gpu", "gpu"):
         manifests = rendered(folder)

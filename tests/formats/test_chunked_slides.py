@@ -21,6 +21,7 @@ from shared.contracts.ingest import (
     CohortRecord,
     IngestRequest,
     PatchGrid,
+    SlideSource,
     cohort_key,
     label_map_key,
 )
@@ -30,7 +31,7 @@ from shared.imaging import slide_files
 from shared.imaging.label_map import LabelMap
 from shared.imaging.slide import DamagedError, Slide
 from shared.imaging.stored_slides import open_slide
-from shared.jobs import JobStatus, Ledger, run_job
+from shared.jobs import Context, JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
 from tests.formats.slide_files import halves, picture, write_czi, write_outlines, write_zarr
 
@@ -159,6 +160,31 @@ def test_ome_zarr_that_is_no_slide_is_refused(tmp_path: Path) -> None:
     array.resize((1, 3, 2, 64, 64))
     with pytest.raises(InputError, match="has 2 planes of focus"):
         Slide.open(tmp_path / "z.zarr")
+
+
+def test_a_request_may_name_a_folder_without_its_hash(tmp_path: Path) -> None:
+    path = write_zarr(tmp_path / "a.zarr", IMAGE, (0.5, 0.5))
+    store = DirectoryStore(tmp_path / "store")
+
+    def upload() -> None:
+        for file in (each for each in path.rglob("*") if each.is_file()):
+            store.put_file(f"sources/x/a.zarr/{file.relative_to(path).as_posix()}", file)
+
+    upload()
+    named = [str(path), "sources/x/a.zarr"]
+    requests = [
+        IngestRequest(cohort="c", slides=(SlideSource(slide="a", source=name),)) for name in named
+    ]
+    before = [Ledger(store).identify(request) for request in requests]
+    plan = IngestStage().plan(
+        requests[0], Context(store, threads=1, device="cpu", report=lambda *_: None)
+    )
+    assert [shard.id for shard in plan.shards] == ["a"]
+    chunk = next(each for each in path.rglob("*") if each.is_file() and "json" not in each.name)
+    chunk.write_bytes(chunk.read_bytes() + b"0")
+    upload()
+    after = [Ledger(store).identify(request) for request in requests]
+    assert not set(before) & set(after)
 
 
 def test_a_damaged_chunk_costs_its_place(tmp_path: Path) -> None:

@@ -320,12 +320,21 @@ def test_a_file_belongs_to_the_slide_whose_file_it_is_named_after() -> None:
         match_files(["one.h5", "0.h5"], {"one": slide_record("one", source="sources/0/0.png")})
 
 
-def test_features_of_different_widths_are_refused_together(tmp_path: Path) -> None:
+def test_features_of_different_widths_are_refused_before_any_is_read(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "store")
-    make_cohort(store, slide_record("s1"), slide_record("s2"))
+    make_cohort(store, slide_record("s1"), slide_record("s2"), slide_record("s3"))
     write(tmp_path / "in" / "s1.h5")
     write(tmp_path / "in" / "s2.h5", features=FEATURES[:, :4])
-    assert "different widths: 5: s1; 4: s2" in str(take(store, tmp_path / "in").failed)
+    status = take(store, tmp_path / "in")
+    assert "5 in 1 (s1.h5); 4 in 1 (s2.h5). They are of different encoders" in str(status.failed)
+    assert status.done == 0
+    write(tmp_path / "in" / "s3.h5")
+    status = take(store, tmp_path / "in")
+    assert status.failed == {
+        "s2": "s2.h5 has features of width 4, but most files have 5: is it of another encoder?"
+    }
+    assert status.result is not None
+    assert status.result["slides"] == 2
 
 
 def test_the_width_of_a_known_encoder_is_checked(store: DirectoryStore, tmp_path: Path) -> None:

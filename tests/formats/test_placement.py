@@ -68,6 +68,24 @@ def test_an_origin_that_tissue_cannot_tell_is_asked_for(tmp_path: Path) -> None:
     assert draw(path, slide=CROPPED, labels_origin="bounds")[0][160, 310] == 1
 
 
+FINE = SlideGeometry(WIDTH, HEIGHT, 0.5, 0.4)
+IN_UM = [(x * 0.5, y * 0.4) for x, y in square(300, 100, 100)]
+
+
+def test_coordinates_in_um_are_told_by_tissue(tmp_path: Path) -> None:
+    path = geojson(tmp_path, polygon(IN_UM))
+    with pytest.raises(InputError, match=r"0% .* are pixels. As µm, 100% .*labels_unit to um"):
+        draw(path, slide=FINE, tissue=halves())
+    labels, _ = draw(path, slide=FINE, tissue=halves(), labels_unit="um")
+    assert (labels.sum(), labels[40:80, 150:200].all()) == (2_000, True)
+    assert painted(path, slide=FINE, tissue=halves(), labels_unit="px", labels_on_tissue=0)[0]
+    coarse = SlideGeometry(WIDTH, HEIGHT, 2.0, 2.0)
+    wide = geojson(tmp_path, polygon([(x * 2, y * 2) for x, y in square(300, 100, 100)]))
+    with pytest.raises(InputError, match=r"other units\? .*As µm, 100% of it would"):
+        draw(wide, slide=coarse, tissue=halves())
+    assert draw(wide, slide=coarse, tissue=halves(), labels_unit="um")[1]["on_tissue"] == 1
+
+
 def test_a_slide_without_labels_is_fine_where_classes_are_exhaustive(tmp_path: Path) -> None:
     classes = Classes.of("tumor", exhaustive=True)
     assert draw(geojson(tmp_path), classes)[1]["painted"] == {}

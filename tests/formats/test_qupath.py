@@ -90,6 +90,30 @@ def test_areas_of_geometries(tmp_path: Path, geometry: dict[str, Any], area: int
     assert painted(geojson(tmp_path, feature(geometry))) == [area, 0]
 
 
+def test_objects_within_others_are_read(tmp_path: Path) -> None:
+    """QuPath's whole hierarchy: a root without a class, and annotations within an annotation."""
+    inner = polygon(square(120, 120, 50), name="stroma", objectType="annotation")
+    outer = polygon(square(100, 100, 100), objectType="annotation", childObjects=[inner])
+    whole = polygon(square(0, 0, 400), name=None, objectType="root", childObjects=[outer])
+    labels, record = draw(geojson(tmp_path, whole))
+    assert [(labels == label).sum() for label in (1, 2)] == [7_500, 2_500]
+    assert record["skipped"] == {}
+
+
+def test_json_of_another_kind_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(InputError, match=r"\(its fields are images, annotations, categories\)"):
+        draw(path)
+    collection = {
+        "type": "GeometryCollection",
+        "geometries": [{"type": "Polygon", "coordinates": [square(0, 0, 10)]}],
+    }
+    path.write_text(json.dumps(collection))
+    with pytest.raises(InputError, match="left out: 1 without a class"):
+        draw(path)
+
+
 def test_a_stroke_that_crosses_itself_is_filled(tmp_path: Path) -> None:
     labels, _ = draw(geojson(tmp_path, polygon(star(250, 200, 100))))
     assert labels[200, 250] == 1  # the middle, which an even-odd rule leaves out
@@ -191,7 +215,7 @@ def one(coordinates: str) -> str:
         (one('"circle"'), "feature 0 is malformed"),
         ('{"features": 3}', "no GeoJSON features"),
         ("[1, 2]", "feature 0 is malformed"),
-        ("{}", "it has no 'geometry'"),
+        ("{}", "its fields are none"),
         ("", "is empty"),
         ('{"features": [', r"is not JSON, or not all of it \(line 1, column 15\)"),
         (one("[[[0,0],[" + "9" * 5000 + ",1],[1,1]]]"), "thousands of digits"),
@@ -212,5 +236,5 @@ def test_bad_geojson_is_refused_by_name(tmp_path: Path, content: str | bytes, me
 
 def test_unknown_names_are_listed(tmp_path: Path) -> None:
     path = geojson(tmp_path, BIG, polygon(square(0, 0, 50), name="Necrosis"))
-    with pytest.raises(InputError, match=r"a\.geojson .* \['Necrosis'\]"):
+    with pytest.raises(InputError, match=r"a\.geojson .*: 'Necrosis'\. Add"):
         draw(path)

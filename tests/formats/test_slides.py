@@ -428,6 +428,16 @@ def test_a_jpeg_with_lost_pixels_is_refused(tmp_path: Path) -> None:
         Slide.open(path, 1.0)
 
 
+def test_channels_in_pages_are_refused(tmp_path: Path) -> None:
+    """As PerkinElmer's QPTIFF has fluorescence: a grey page for each channel."""
+    path = tmp_path / "a.qptiff"
+    with tifffile.TiffWriter(path) as file:
+        for _ in range(3):
+            file.write(picture()[:256, :256, 0], tile=(128, 128), metadata=None)
+    with pytest.raises(InputError, match="3 images of 256×256 px: channels of fluorescence"):
+        open_source(path)
+
+
 def test_16_bit_grey_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(picture()[..., 0].astype(np.uint16) * 257).save(path)

@@ -87,7 +87,7 @@ def test_the_group_above_gives_the_class(tmp_path: Path) -> None:
     path = asap(tmp_path, annotation(ring(0, 0, 100), "deep"), groups=groups)
     assert painted(path, Classes.of("tumor", "stroma")) == [10_000, 0]
     loop = asap(tmp_path, annotation(ring(0, 0, 100), "a"), groups=groups)
-    with pytest.raises(InputError, match=r"\['a'\]"):
+    with pytest.raises(InputError, match=r"'stroma': 'a'"):
         draw(loop)
 
 
@@ -190,6 +190,27 @@ def test_imagescope_by_description_and_colour(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="#ff0000"):
         draw(coloured)
     assert painted(coloured, label_names={"#ff0000": "tumor"}) == [10_000, 0]
+
+
+def test_imagescope_by_the_name_of_an_attribute(tmp_path: Path) -> None:
+    named = layer("", region(ring(0, 0, 100), "0"), LineColor="65280").replace(
+        "<Regions>", '<Attributes><Attribute Name="Stroma" Id="0" Value=""/></Attributes><Regions>'
+    )
+    assert painted(layers(tmp_path / "a.xml", named)) == [0, 10_000]
+
+
+def test_lines_of_halo_are_no_outlines(tmp_path: Path) -> None:
+    """HALO writes drawn lines as polygons; only outlines repeat their first point."""
+    curve: list[Point] = [[0, 0], [100, 50], [200, 0], [300, 50]]
+    lines = [region(curve, "Polygon", "V", NegativeROA="0", HasEndcaps=caps) for caps in ("1", "0")]
+    outline = region(square(0, 100, 100), "Polygon", "V", NegativeROA="0", HasEndcaps="0")
+    path = layers(tmp_path / "a.annotations", layer("Tumor", *lines, outline))
+    labels, record = draw(path)
+    assert (labels == 1).sum() == labels[100:200, :100].sum() == 10_000
+    assert record["skipped"] == {"lines or points": 2}
+    # Other programmes do not close outlines.
+    unclosed = region(ring(0, 0, 100), "Polygon", "V", NegativeROA="0", HasEndcaps="0")
+    assert painted(layers(tmp_path / "a.annotations", layer("Tumor", unclosed))) == [10_000, 0]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])

@@ -170,7 +170,7 @@ def deleted(client: Client, dataset: str) -> bool:
     return True
 
 
-def test_a_cancelled_dataset_can_be_deleted_and_made_anew(client: Client) -> None:
+def test_a_cancelled_dataset_can_be_deleted_and_made_again(client: Client) -> None:
     client.submit_dataset(request("c", images=4000, steps=10, shard_size=2000))
     for status in client.watch_dataset("c"):
         if status.state == "running":

@@ -13,6 +13,7 @@ from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
 from shared.contracts.jobs import Claim, JobRecord, JobResult
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
+from shared.contracts.regions import RegionSet
 from shared.contracts.train import TrainRequest
 from shared.errors import InputError
 from shared.jobs import Ledger, NameTakenError, names
@@ -105,6 +106,16 @@ def test_removing_one_of_two_products_leaves_the_other_with_its_job(store: Direc
     remove(store, "cohorts", "toy")
     assert names.owner(store, "cohorts/toy") is None
     assert Ledger(store).find(job) is None
+
+
+def test_a_cohort_leaves_the_regions_of_a_clustering_of_its_name(store: DirectoryStore) -> None:
+    record = CohortRecord(cohort="toy", classes=None, patches=PatchGrid(), splits={}, sha256={})
+    store.put_json(cohort_key("toy"), record)
+    regions = store.get_model("regions/toy/set.json", RegionSet)
+    store.put_json("regions/toy/set.json", regions.model_copy(update={"labels": "clusters/toy"}))
+    remove(store, "cohorts", "toy")
+    assert not store.exists(cohort_key("toy"))
+    assert store.exists("regions/toy/set.json")
 
 
 def test_rm_removes_one_thing_and_names_what_there_is(

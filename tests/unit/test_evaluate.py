@@ -14,9 +14,10 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+from heterotissue.checks import notes
 from services.evaluate import encoding
 from services.evaluate import stage as evaluate
-from services.evaluate.data import class_gaps, gather, spread
+from services.evaluate.data import class_gaps, gather, spread, unlearnt
 from services.evaluate.fidelity import FeatureSet, fidelity, halves, make_own_folds, nearest
 from services.evaluate.frechet import Moments, distance_of, frechet_distance
 from services.evaluate.naming import report_names, with_pseudonyms
@@ -479,7 +480,7 @@ def test_a_rerun_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len(found[0]) == 4
 
 
-def test_images_made_anew_by_another_model_are_measured_anew(tmp_path: Path) -> None:
+def test_images_made_again_by_another_model_are_measured_again(tmp_path: Path) -> None:
     """A model that was trained again under its old name makes another dataset of the old name."""
     store = make_store(tmp_path)
     ledger, request = Ledger(store), EvaluateRequest(report="r", dataset="d")
@@ -597,14 +598,22 @@ def test_segmenters_see_the_largest_side_that_they_take(tmp_path: Path) -> None:
 def test_classes_without_regions_are_cautioned_against(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     real = store.get_model("regions/toy/set.json", RegionSet)
-    assert class_gaps(store, EvaluateRequest(report="r", dataset="d"), real) == []
+    request = EvaluateRequest(report="r", dataset="d")
+    assert class_gaps(store, request, real) == unlearnt(store, request) == []
+    model = store.get_model("models/toy/1/model.json", ModelRecord)
+    learnt_less = model.model_copy(update={"unlearnt": ("tumor",)})
+    store.put_json("models/toy/1/model.json", learnt_less)
+    assert "Model toy/1 has never learnt tumor: without crops" in notes(store, request)[0]
     for part in real.of_split("test"):
         key = f"regions/toy/{part.slide}.parquet"
         rows = pq.read_table(io.BytesIO(store.get(key))).to_pylist()
         store.put(key, region_table([row | {"fractions": [0.5, 0.5, 0]} for row in rows]))
-    assert run_evaluate(store).state == "done"
+    status = run_evaluate(store)
+    assert status.result is not None
+    assert status.result["classes never learnt"] == ["tumor"]
     cautions = store.get_model("reports/r/report.json", Report).cautions
     assert "No region of test has tumor: they are not scored." in cautions
+    assert cautions[0].startswith("Model toy/1 has never learnt tumor")
 
 
 def test_a_segmenter_that_failed_leaves_a_partial_report(

@@ -54,13 +54,15 @@ def test_what_is_no_slide_is_skipped_with_a_note(tmp_path: Path) -> None:
     for name in (
         "._a.svs", ".b.svs", "c.svs.part", "d.svs.crdownload", "e.svs~", "f.svs.zip",
         "a_mask.png", "a-labels.tif", "a.svs.geojson", "a_thumbnail.jpg", "g_mask.tif", "n.txt",
+        "a.vsi",
     ):  # fmt: skip
         slide(tmp_path / name)
     found = find_slides([tmp_path])
     assert [entry.path.name for entry in found.slides] == ["a.svs"]
     assert not found.refused
     said = " ".join(found.notes)
-    for name in ("._a.svs", ".b.svs", "c.svs.part", "d.svs.crdownload", "e.svs~", "f.svs.zip"):
+    for name in ("._a.svs", ".b.svs", "c.svs.part", "d.svs.crdownload", "e.svs~", "f.svs.zip",
+                 "a.vsi"):  # fmt: skip
         assert name in said
     assert "g_mask.tif" in said  # no slide g: it may be a slide
     assert "a_mask.png" not in said
@@ -79,6 +81,7 @@ def test_files_that_cannot_be_read_cost_themselves_alone(tmp_path: Path) -> None
     slide(tmp_path / "half.svs")
     slide(tmp_path / "half.svs.aria2")
     slide(tmp_path / "part.mrxs")
+    slide(tmp_path / "other.vsi")
     found = find_slides([tmp_path, tmp_path / "missing.svs"])
     assert [entry.path for entry in found.slides] == [good]
     reasons = {Path(item.path).name: item.reason for item in found.refused}
@@ -86,7 +89,8 @@ def test_files_that_cannot_be_read_cost_themselves_alone(tmp_path: Path) -> None
         "dangling.svs": "link to a missing file", "loop.svs": "loop of links",
         "pipe.svs": "is no file", "folder.svs": "is a folder without slides",
         "empty.svs": "0 bytes", "lfs.svs": "git lfs pull", "half.svs": "unfinished download",
-        "part.mrxs": "needs its folder part", "missing.svs": "is not there",
+        "part.mrxs": "needs its folder part", "other.vsi": "not read, Olympus VSI: convert it",
+        "missing.svs": "is not there",
     }  # fmt: skip
     assert set(reasons) == set(expected)
     for name, words in expected.items():

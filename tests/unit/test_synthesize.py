@@ -149,7 +149,7 @@ def test_crops_are_of_their_class_and_from_elsewhere(made: DirectoryStore) -> No
             assert (there == origin.label).any()
 
 
-def test_copies_of_crops_are_made_anew_and_left_out_in_the_end(
+def test_copies_of_crops_are_made_again_and_left_out_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(tmp_path)

@@ -312,13 +312,15 @@ def test_a_warm_start_is_published_as_it_is(trained: DirectoryStore, tmp_path: P
     other = Classes.of(*known[:-1], "cartilage", exhaustive=record.classes.exhaustive)
     trained.put_json(region_set_key("toy"), record.model_copy(update={"classes": other}))
     try:
-        outcome = CliRunner().invoke(
-            app, [*command, *store, "--model", "new", "--warm-start", "models/m/1"]
-        )
+        for name, start in (("new", "m"), ("copy", "new")):
+            outcome = CliRunner().invoke(
+                app, [*command, *store, "--model", name, "--warm-start", f"models/{start}/1"]
+            )
+            assert outcome.exit_code == 0, outcome.output
+            made = trained.get_model(f"models/{name}/1/model.json", ModelRecord)
+            assert made.unlearnt == ("cartilage",)
     finally:
         trained.put_json(region_set_key("toy"), record)
-    assert outcome.exit_code == 0, outcome.output
-    assert trained.get_model("models/new/1/model.json", ModelRecord).unlearnt == ("cartilage",)
     assert "| never learnt | cartilage" in trained.get("models/new/1/README.md").decode()
 
 

@@ -24,6 +24,7 @@ from services.ingest.annotations.outlines import (
     rectangle,
 )
 from shared.contracts.base import LabelClass
+from shared.errors import quoted
 
 Floats = NDArray[np.float64]
 
@@ -86,7 +87,7 @@ def _points(item: ET.Element) -> Ring:
 
 def _area(kind: str, points: Ring) -> BaseGeometry:
     if kind not in {"polygon", "spline", "rectangle"}:
-        raise ValueError(f"{kind[:40]!r} is no type of ASAP")
+        raise ValueError(f"{quoted(kind[:40])} is no type of ASAP")
     if kind == "rectangle":
         return rectangle(points)
     return polygon(_spline(points) if kind == "spline" else points)

@@ -9,7 +9,7 @@ from shapely.geometry.base import BaseGeometry
 
 from services.ingest.annotations.outlines import Annotation, Outline
 from shared.contracts.base import Classes, spelling
-from shared.errors import InputError
+from shared.errors import InputError, all_quoted
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def classify(
             unknown.add(outline.names[0])
     if unknown:
         raise InputError(
-            f"{path.name} has labels that are not among the classes {classes.names}: "
-            f"{sorted(unknown)}. Add them to the classes, or map them with --rename (label_names)"
+            f"{path.name} has labels that are not among the classes "
+            f"{all_quoted(classes.names)}: {all_quoted(sorted(unknown))}. Add them to the "
+            "classes, or map them with --rename (label_names)"
         )
     return labelled

@@ -139,7 +139,9 @@ def _strips(
         annotation.outlines = settle(annotation.outlines)
         labelled = classify(annotation, classes, request.label_names, path)
         drawn.skipped = annotation.skipped
-        drawn.origin, labelled = place(path, labelled, slide, tissue, origin)
+        # NDP.view states its unit, which its reader converts.
+        unit = "px" if drawn.format == "ndpa" else request.labels_unit
+        drawn.origin, labelled = place(path, labelled, slide, tissue, origin, unit)
         parts = in_order(labelled, classes, request.label_order)
         return paint(parts, slide, mpp, map_size(slide, mpp), drawn.drawn, drawn.covered)
     mask = open_mask(path)

@@ -21,7 +21,7 @@ from services.ingest.annotations.outlines import (
     read_xml,
 )
 from shared.contracts.base import LabelClass
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 
 
 def read(path: Path, slide: SlideGeometry) -> Annotation:
@@ -78,7 +78,7 @@ def _area(item: ET.Element, unit: str | None, to_x: Convert, to_y: Convert) -> B
     ):
         return None
     if unit and unit.strip().lower() not in {"nanometers", "nanometres", "nm"}:
-        raise ValueError(f"its unit is {unit.strip()!r}, not nanometers")
+        raise ValueError(f"its unit is {quoted(unit.strip())}, not nanometers")
     if kind == "circle":
         x, y, radius = (number(item.findtext(tag)) for tag in ("x", "y", "radius"))
         corners = [(to_x(x + sign * radius), to_y(y + sign * radius)) for sign in (-1, 1)]

@@ -27,7 +27,7 @@ from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.imaging.slide import Slide
 
 Ring = Sequence[tuple[float, float]]
@@ -136,7 +136,7 @@ def _check_crossings(area: Polygon) -> None:
     if crossings > MAX_CROSSINGS:
         raise InputError(
             f"an outline of {len(segments)} points may cross itself {crossings:,} times: draw it "
-            "anew"
+            "again"
         )
 
 
@@ -185,7 +185,7 @@ def number(text: object) -> float:
     try:
         value = float(text.replace(",", ".") if isinstance(text, str) else text)
     except (ValueError, OverflowError):
-        raise ValueError(f"{str(text)[:40]!r} is no number") from None
+        raise ValueError(f"{quoted(str(text)[:40])} is no number") from None
     if not abs(value) <= FARTHEST:
         raise ValueError(f"{value} is no coordinate")
     return value

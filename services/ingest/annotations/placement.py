@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from shapely.geometry import box
 
 from services.ingest.annotations.class_names import Labelled
 from services.ingest.annotations.outlines import SlideGeometry
-from shared.contracts.ingest import LabelsOrigin
+from shared.contracts.ingest import LabelsOrigin, LabelsUnit
 from shared.errors import InputError
 
 Tissue = NDArray[np.bool_]
@@ -28,6 +28,10 @@ MAX_OUTSIDE = 0.1
 CLEAR = 0.05
 """Smallest difference of shares on tissue that decides between two origins."""
 
+MUCH, MUCH_MORE = 0.5, 0.25
+"""Least share on tissue of outlines in µm, and least difference from their share as pixels, at
+which they may be in µm."""
+
 
 def place(
     path: Path,
@@ -35,6 +39,7 @@ def place(
     slide: SlideGeometry,
     tissue: Tissue,
     origin: LabelsOrigin,
+    unit: LabelsUnit = "px",
 ) -> tuple[LabelsOrigin, list[Labelled]]:
     """Find where the coordinates of outlines begin, and move the outlines to the slide's.
 
@@ -44,13 +49,17 @@ def place(
         slide: the slide.
         tissue: its tissue mask.
         origin: 'slide', 'bounds', or 'auto': the one with more of the labelled area on tissue.
+        unit: 'px', 'um', or 'auto': pixels that are compared with µm.
 
     Returns:
         The origin, 'slide' or 'bounds', and the outlines in level-0 pixels.
 
     Raises:
-        InputError: the outlines do not lie on the slide, or both origins fit alike.
+        InputError: the outlines do not lie on the slide, both origins fit alike, or the unit is
+            'auto' and µm fit far better.
     """
+    if unit == "um":
+        labelled = _from_um(labelled, slide)
     areas = [item for item in labelled if item.label] or labelled
     if not areas:
         return "slide", labelled
@@ -68,8 +77,12 @@ def place(
         shifts = {origin: shifts[origin]}
     inside = {name: _share_inside(areas, slide, shift) for name, shift in shifts.items()}
     fitting = [name for name in shifts if inside[name] >= 1 - MAX_OUTSIDE]
+    other = _from_um(areas, slide) if unit == "auto" and slide.mpp != 1 else []
     if not fitting:
-        raise _outside(path, areas, slide, max(inside.values()))
+        error = _outside(path, areas, slide, max(inside.values()))
+        if other and (share := _share_in_um(other, slide, shifts, tissue)) >= MUCH:
+            raise InputError(f"{error}. {_as_um(share)}")
+        raise error
     best = fitting[0]
     if len(fitting) > 1:
         shares = {name: _share_on_tissue(areas, slide, shifts[name], tissue) for name in fitting}
@@ -81,10 +94,39 @@ def place(
                 "labelled area would lie on tissue. Say which with labels_origin: 'slide' or "
                 "'bounds' (QuPath crops to the scanned area)"
             )
+    if other:
+        share = _share_on_tissue(areas, slide, shifts[best], tissue)
+        in_um = _share_in_um(other, slide, shifts, tissue) if share <= 1 - MUCH_MORE else 0.0
+        if in_um >= max(MUCH, share + MUCH_MORE):
+            raise InputError(
+                f"{share:.0%} of the labelled area of {path.name} lies on tissue if its "
+                f"coordinates are pixels. {_as_um(in_um)}, or to px"
+            )
     x, y = shifts[best]
     if (x, y) == (0, 0):
         return best, labelled
     return best, [replace(item, area=translate(item.area, x, y)) for item in labelled]
+
+
+def _from_um(labelled: Sequence[Labelled], slide: SlideGeometry) -> list[Labelled]:
+    """Scale outlines in µm to level-0 pixels."""
+    matrix = (1 / slide.mpp, 0, 0, 1 / slide.mpp_y, 0, 0)
+    return [replace(item, area=affine_transform(item.area, matrix)) for item in labelled]
+
+
+def _share_in_um(
+    areas: Sequence[Labelled],
+    slide: SlideGeometry,
+    shifts: Mapping[LabelsOrigin, tuple[int, int]],
+    tissue: Tissue,
+) -> float:
+    """Return the share on tissue of outlines that were in µm; 0 if they do not lie on the slide."""
+    fitting = [s for s in shifts.values() if _share_inside(areas, slide, s) >= 1 - MAX_OUTSIDE]
+    return max((_share_on_tissue(areas, slide, shift, tissue) for shift in fitting), default=0.0)
+
+
+def _as_um(share: float) -> str:
+    return f"As µm, {share:.0%} of it would: set labels_unit to um if they are"
 
 
 def _share_inside(areas: Sequence[Labelled], slide: SlideGeometry, shift: tuple[int, int]) -> float:

@@ -25,7 +25,7 @@ from services.ingest.annotations.outlines import (
     polygon,
 )
 from shared.contracts.base import LabelClass
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 
 MAX_BYTES = 4 * 2**30
 
@@ -34,12 +34,15 @@ MIN_UNPACKED, MOST_PACKED = 64 << 20, 100
 annotations are packed to a tenth or a twentieth, endless blanks to a thousandth."""
 """Largest size of a file, unpacked."""
 
+GEOJSON = {"features", "geometry", "geometries", "coordinates"}
+"""Fields of which GeoJSON has one."""
+
 LINES_AND_POINTS = {"Point", "MultiPoint", "LineString", "MultiLineString"}
 
 DETECTIONS = {"detection", "cell", "tile"}
 """Types of QuPath objects that are no annotations."""
 
-OLD_TYPES = {f"Path{kind.title()}Object": kind for kind in ("annotation", *DETECTIONS)}
+OLD_TYPES = {f"Path{kind.title()}Object": kind for kind in ("annotation", "root", *DETECTIONS)}
 """Names of these types in QuPath 0.2."""
 
 
@@ -51,10 +54,7 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
     Raises:
         InputError: the file is not GeoJSON, or an object is malformed.
     """
-    content = _parse(path)
-    features = content.get("features", [content]) if isinstance(content, dict) else content
-    if not isinstance(features, list):
-        raise InputError(f"{path.name} holds no GeoJSON features: export it as GeoJSON again")
+    features = _with_children(_features(path))
     annotation = Annotation()
     drawn = any(_type_of(feature) == "annotation" for feature in features)
     for index, feature in enumerate(features):
@@ -62,7 +62,8 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
             if drawn and _type_of(feature) in DETECTIONS:
                 annotation.skipped["detections"] += 1
                 continue
-            geometry = feature if "coordinates" in feature else feature["geometry"]
+            bare = "coordinates" in feature or "geometries" in feature
+            geometry = feature if bare else feature["geometry"]
             if geometry is not None and geometry["type"] in LINES_AND_POINTS:
                 annotation.skipped["lines or points"] += 1
                 continue
@@ -76,6 +77,36 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
             raise malformed(path, f"feature {index}", error) from error
         annotation.add(Outline(area, names, hint))
     return annotation
+
+
+def _features(path: Path) -> list[Any]:
+    """Return the features of a file, or its geometries. Raises `InputError` if it has none."""
+    content = _parse(path)
+    if isinstance(content, dict) and not GEOJSON & set(content):
+        fields = ", ".join(str(name)[:40] for name in list(content)[:6]) or "none"
+        raise InputError(
+            f"{path.name} holds no GeoJSON features (its fields are {fields}): export GeoJSON, as "
+            "QuPath does"
+        )
+    features = content.get("features", [content]) if isinstance(content, dict) else content
+    if not isinstance(features, list):
+        raise InputError(f"{path.name} holds no GeoJSON features: export it as GeoJSON again")
+    return features
+
+
+def _with_children(features: list[Any]) -> list[Any]:
+    """Add the objects that QuPath writes within others; a root object has only these."""
+    found = []
+    waiting = features[::-1]
+    while waiting:
+        feature = waiting.pop()
+        properties = feature.get("properties") if isinstance(feature, dict) else None
+        inner = properties.get("childObjects") if isinstance(properties, dict) else None
+        if _type_of(feature) != "root":
+            found.append(feature)
+        if isinstance(inner, list):
+            waiting += inner[::-1]
+    return found
 
 
 def _parse(path: Path) -> Any:
@@ -141,7 +172,7 @@ def _area(geometry: Any, skipped: Counter[str]) -> BaseGeometry:
     if kind in LINES_AND_POINTS:
         return Polygon()
     if kind not in {"Polygon", "MultiPolygon"}:
-        raise ValueError(f"{str(kind)[:40]!r} is no type of GeoJSON")
+        raise ValueError(f"{quoted(str(kind)[:40])} is no type of GeoJSON")
     coordinates = geometry["coordinates"]
     polygons = [coordinates] if kind == "Polygon" else coordinates
     parts = [
@@ -155,13 +186,13 @@ def _area(geometry: Any, skipped: Counter[str]) -> BaseGeometry:
 def _ring(points: Any) -> list[tuple[float, float]]:
     """Read the points of a ring, without their third coordinates."""
     if not isinstance(points, list):
-        raise ValueError(f"{str(points)[:40]!r} is no ring")
+        raise ValueError(f"{quoted(str(points)[:40])} is no ring")
     return [(_coordinate(point[0]), _coordinate(point[1])) for point in points]
 
 
 def _coordinate(value: Any) -> float:
     if isinstance(value, str):
-        raise ValueError(f"the coordinate {value[:40]!r} is text")
+        raise ValueError(f"the coordinate {quoted(value[:40])} is text")
     return number(value)
 
 

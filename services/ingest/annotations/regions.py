@@ -39,20 +39,28 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
 
     The class of a region is the first that is named by its layer, its own text, the layer's
     attributes, or the layer's colour (#rrggbb, for `label_names`). A negative region is cut out
-    of the regions of its layer, but regions wholly in it are islands that stay.
+    of the regions of its layer, but regions wholly in it are islands that stay. HALO writes drawn
+    lines as polygons, too: with end caps, or without the repeated first point that it closes
+    outlines with.
 
     Raises:
         InputError: the file has another root, or a region is malformed.
     """
     annotation = Annotation()
+    root = read_xml(path, "Annotations")
+    closing = any(
+        _is_closed(_vertices(region))
+        for region in root.iter("Region")
+        if region.get("HasEndcaps") is not None and region.get("Type", "").lower() == "polygon"
+    )
     index = 0
-    for layer in read_xml(path, "Annotations").iter("Annotation"):
+    for layer in root.iter("Annotation"):
         positive: list[tuple[BaseGeometry, ET.Element]] = []
         negative: list[BaseGeometry] = []
         for region in layer.iter("Region"):
             index += 1
             kind = (region.get("GeoShape") or region.get("Type") or "0").strip().lower()
-            if kind not in SHAPES:
+            if kind not in SHAPES or (kind == "polygon" and _is_line(region, closing)):
                 annotation.skipped["lines or points"] += 1
                 continue
             try:
@@ -71,12 +79,28 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
     return annotation
 
 
+def _vertices(region: ET.Element) -> list[ET.Element]:
+    return [point for point in region.iter() if point.tag in {"Vertex", "V"}]
+
+
 def _points(region: ET.Element) -> Ring:
-    return [
-        (number(point.attrib["X"]), number(point.attrib["Y"]))
-        for point in region.iter()
-        if point.tag in {"Vertex", "V"}
-    ]
+    return [(number(point.attrib["X"]), number(point.attrib["Y"])) for point in _vertices(region)]
+
+
+def _is_closed(vertices: Sequence[ET.Element]) -> bool:
+    """Say whether an outline repeats its first point at its end."""
+    return len(vertices) > 3 and vertices[0].attrib == vertices[-1].attrib
+
+
+def _is_line(region: ET.Element, closing: bool) -> bool:
+    """Say whether a polygon of HALO is a line.
+
+    Args:
+        region: the polygon.
+        closing: whether outlines of its file repeat their first point.
+    """
+    caps = region.get("HasEndcaps", "").strip().lower()
+    return caps in {"1", "true"} or (bool(caps) and closing and not _is_closed(_vertices(region)))
 
 
 def _area(shape: str, points: Ring) -> BaseGeometry:
@@ -87,7 +111,10 @@ def _area(shape: str, points: Ring) -> BaseGeometry:
 
 def _names(layer: ET.Element, region: ET.Element) -> tuple[str, ...]:
     attributes = layer.find("Attributes")
-    described = [item.get("Value") for item in (attributes if attributes is not None else ())]
+    described = [
+        item.get("Value") or (item.get("Name") if item.get("Name") != "Description" else None)
+        for item in (attributes if attributes is not None else ())
+    ]
     stated = [layer.get("Name"), region.get("Text"), *described]
     color = layer.get("LineColor", "")
     if color.isdecimal():
