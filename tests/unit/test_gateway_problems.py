@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from services.gateway.api.problems import hide_paths
+from services.gateway.api.slide_lookup import source_of
+from shared.contracts.gateway import SlideInfo
+from shared.contracts.ingest import SlideRecord
 from shared.errors import InputError
 from shared.storage import DirectoryStore, KeyTakenError, check_key
 from tests.gateway import Gateway
@@ -132,6 +135,15 @@ def test_messages_hold_no_path_of_the_server(gateway: Gateway) -> None:
     ):
         assert hide_paths(text) == shown
     root = gateway.resources.root
+    place = "/home/Ann Smith/p.svs"
+    record = SlideRecord(
+        slide="q", source=place, sha256="0", width=9, height=9, mpp=1, mpp_y=1, vendor="x",
+        levels=1, objective=None, tissue_fraction=1, stain="h&e",
+    )  # fmt: skip
+    root.put_json("slides/q/slide.json", record)
+    info = gateway.client.get("/v1/slides/q").json()
+    assert (info["source"], info["record"]["source"]) == ("…/p.svs", "…/p.svs")
+    assert source_of(root, SlideInfo.model_validate(info)) == place
     answer = gateway.client.post("/v1/embed", json={"cohort": "none"})
     assert (answer.status_code, "cohorts/none.json" in answer.text) == (422, True)
     assert root.url not in answer.text
