@@ -18,7 +18,7 @@ class Settings(BaseSettings):
 
     Every field is set by the environment variable `HTD_<NAME>`, or by the file
     `htd_<name>` in `SECRETS`. There are no default secrets: an S3 store without
-    keys is an error.
+    keys, and without a role of the workload, is an error.
 
     The fields, by the package that reads them:
 

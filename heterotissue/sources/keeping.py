@@ -19,7 +19,7 @@ from heterotissue.sources.patients import add_patients
 from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
 from shared.errors import InputError
-from shared.imaging.redaction import apply, is_dicom_label, keeps_label, redactions
+from shared.imaging.redaction import apply, is_left_out, redactions
 from shared.imaging.stored_slides import slide_hash
 from shared.imaging.zarr_slide import MARKS, zarr_files
 from shared.jobs import Ledger, UnreadableRecordError
@@ -182,7 +182,6 @@ def _hash_all(
         progress: called with the number of slides that are done, and of all.
     """
     hashed = []
-    labelled = []
     for number, entry in enumerate(found.slides):
         try:
             item = _hash(entry, whole)
@@ -190,16 +189,15 @@ def _hash_all(
                 before = _hash(entry, whole=True)
                 item = before if before.sha256 in known else item
             hashed.append(item)
-            if not whole and entry.path.is_file() and keeps_label(entry.path):
-                labelled.append(shown(entry.below))
+        except InputError as error:
+            found.refuse(
+                entry.path,
+                f"its label and macro images cannot be taken out of a copy: {error}. Copy it whole "
+                "with --keep-source, or leave it where it is with --in-place",
+            )
         except OSError as error:
             found.refuse(error.filename or entry.path, f"cannot be read: {explain(error)}")
         progress(number + 1, len(found.slides))
-    if labelled:
-        found.notes.append(
-            f"{some(labelled)}: the copy in the store keeps label and macro images and what the "
-            "scanner wrote, which are not taken out of this format"
-        )
     return hashed
 
 
@@ -207,7 +205,7 @@ def _hash(entry: SlideEntry, whole: bool) -> _Hashed:
     labels = content_hash(entry.labels) if entry.labels else None
     if whole or entry.path.is_dir():
         return _Hashed(entry, slide_hash(entry.path, _parts(entry)), labels, {})
-    parts = tuple(path for path in entry.parts if not is_dicom_label(path))
+    parts = tuple(path for path in entry.parts if not is_left_out(entry.path, path))
     kept = replace(entry, parts=parts)
     patches = {path: found for path in (entry.path, *parts) if (found := redactions(path))}
     return _Hashed(kept, slide_hash(entry.path, _parts(kept), patches), labels, patches)

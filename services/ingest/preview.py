@@ -11,7 +11,7 @@ from services.ingest.annotations.drawing import draw_labels, map_size
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.patches import check_size
 from services.ingest.splits import Member, assign_splits, earlier_splits, members_of
-from services.ingest.tiles import read_tiles
+from services.ingest.tile_tables import read_tiles
 from services.ingest.tissue import Mask, find_tissue
 from shared.contracts.base import Split
 from shared.contracts.ingest import IngestRequest, SlideSource

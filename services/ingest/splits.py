@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from services.ingest.tiles import Row, given_splits, read_tiles, tile_patients
+from services.ingest.tile_tables import Row, read_tiles
+from services.ingest.tiles import given_splits, tile_patients
 from shared.contracts.base import Split, SplitFractions
 from shared.contracts.ingest import (
     CohortRecord,

@@ -23,7 +23,8 @@ from services.ingest.splits import (
     members_of,
     skipped_slides,
 )
-from services.ingest.tiles import check_masks, cut_tiles, read_tiles
+from services.ingest.tile_tables import read_tiles
+from services.ingest.tiles import check_masks, cut_tiles
 from services.ingest.tissue import MPP, Mask, find_tissue
 from shared.arrays import UInt8
 from shared.contracts.ingest import (

@@ -3,117 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from types import TracebackType
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from services.ingest.tile_images import MAX_TILE_SIDE, check_side, read_image
+from services.ingest.tile_tables import Row
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
-from shared.contracts.ingest import TILE_COLUMNS
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
-from shared.contracts.tenants import is_path, is_reserved
-from shared.errors import InputError, quoted
+from shared.errors import InputError
 from shared.imaging.mask_values import lookup
-from shared.imaging.masks import INVERSE, ORIENTATION, turned
-from shared.imaging.pictures import check_jpeg, open_picture
+from shared.imaging.masks import INVERSE, Mask, turned
 from shared.imaging.region_sets import Region, pack_regions, region_table
 from shared.imaging.sandboxed_mask import open_mask
-from shared.imaging.slide import COARSEST, FINEST
 from shared.imaging.stored_slides import local_source
-from shared.imaging.tiff_facts import inspect, is_tiff, tiff_size
 from shared.imaging.windows import choose_windows
-from shared.storage import ObjectNotFoundError, Store, is_fault, sha256, sha256_file
-
-Row = dict[str, Any]
-"""One tile of the table, by the names of `TILE_COLUMNS`."""
-
-MAX_TILE_SIDE = 8192
-"""Greatest side of a tile, pixels; larger images must be ingested as slides."""
-
-
-TEXTS = [field.name for field in TILE_COLUMNS if pa.types.is_string(field.type)]
-MAX_TEXT = 4096
-"""Longest text of a table of tiles, bytes."""
-
-MAX_TILES = 2_000_000
-"""Greatest number of tiles in a table, all of which are in memory."""
-
-TABLES = "tiles/"
-"""Folder of the tables that the command line writes."""
+from shared.sandbox import SandboxedFiles
+from shared.storage import Store, sha256, sha256_file
 
 MAX_STEM = 60
 """Longest part of a tile's name in the keys of its regions."""
 
-# What is wrong with a file becomes an InputError; OpenCV would print it as well.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+BATCH = 16
+"""Number of tiles that one process of the sandbox reads."""
 
-
-def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
-    """Read a table of tiles (`TILE_COLUMNS`): slide → its tiles.
-
-    Only the command line writes tables below `tiles/`, which may name its user's files by their
-    absolute paths. A table elsewhere was uploaded, and names objects of the store.
-
-    Raises:
-        InputError: the object is no such table, has more than `MAX_TILES` rows, or names files
-            that it may not.
-    """
-    path = store.local(key)
-    try:
-        file = pq.ParquetFile(path, read_dictionary=TEXTS)
-        if file.metadata.num_rows > MAX_TILES:
-            raise InputError(f"{key} lists {file.metadata.num_rows:,} tiles, at most {MAX_TILES:,}")
-        table = file.read(TILE_COLUMNS.names)
-        _check_texts(key, table)  # before each row has its own copy of a text
-        rows = table.cast(TILE_COLUMNS).to_pylist()
-    # pyarrow raises errors of many kinds for damaged tables.
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        if is_fault(error):
-            raise
-        raise InputError(f"{key} is not a table of tiles: {error}") from error
-    slides: dict[str, list[Row]] = {}
-    for row in rows:
-        for name in (row["image"], row["mask"]):
-            _check_place(key, name)
-        if not (row["mpp"] and FINEST <= row["mpp"] <= COARSEST):
-            raise InputError(f"{key}: {row['image']} has {row['mpp']} µm/px, which no tile has")
-        slides.setdefault(row["slide"], []).append(row)
-    return slides
-
-
-def _check_texts(key: str, table: pa.Table) -> None:
-    """Raise `InputError` if a table has a text that is longer than names and paths are."""
-    for name in TEXTS:
-        for chunk in table.column(name).chunks:
-            values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-            longest = pc.max(pc.binary_length(values)).as_py() or 0
-            if longest > MAX_TEXT:
-                raise InputError(
-                    f"{key} has a text of {longest:,} bytes in {quoted(name)}: no name is"
-                )
-
-
-def _check_place(table: str, name: str | None) -> None:
-    """Raise `InputError` if a table names a file that its author may not read."""
-    if not name:
-        raise InputError(f"{table} has a row without an image or a mask")
-    if PurePosixPath(name).is_absolute() and table.startswith(TABLES):
-        return
-    if is_path(name) or is_reserved(name):
-        raise InputError(
-            f"{table} names {quoted(name)}, but an uploaded table names objects by their keys: "
-            "upload "
-            "the tiles, and give their keys"
-        )
+READERS = ("services.ingest.tile_images", "shared.imaging.sandboxed_mask")
 
 
 def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
@@ -153,13 +73,15 @@ def check_masks(store: Store, slides: dict[str, list[Row]], classes: Classes) ->
     names = classes.names[1:]
     if len(names) < 2 or not rows:
         return
-    for row in rows:
-        try:
-            with local_source(store, row["mask"]) as path:
-                if any(strip.max(initial=0) > 1 for strip in open_mask(path).strips()):
-                    return
-        except (InputError, ObjectNotFoundError):
-            continue
+    for start in range(0, len(rows), BATCH):
+        names = [row["mask"] for row in rows[start : start + BATCH]]
+        with TileFiles(store, names) as files:
+            for name in names:
+                try:
+                    if any(strip.max(initial=0) > 1 for strip in files.mask(name).strips()):
+                        return
+                except InputError:
+                    continue
     raise InputError(
         f"the masks of all {len(rows)} tiles hold 0 and 1 alone, which tells one class, but there "
         f"are {len(names)} ({', '.join(names)}): put tiles into folders that are named like their "
@@ -200,6 +122,52 @@ class Tile:
     transparent: bool
 
 
+class TileFiles:
+    """The files of some tiles, which one process of the sandbox reads.
+
+    Args:
+        store: holds the files.
+        names: their keys or absolute paths. A file that cannot be fetched costs its tile alone.
+    """
+
+    def __init__(self, store: Store, names: Iterable[str]) -> None:
+        self._stack = ExitStack()
+        self._places: dict[str, Path | Exception] = {}
+        for name in names:
+            try:
+                self._places[name] = self._stack.enter_context(local_source(store, name))
+            except InputError as error:
+                self._places[name] = error
+        paths = [place for place in self._places.values() if isinstance(place, Path)]
+        self._files = self._stack.enter_context(SandboxedFiles(paths, READERS))
+
+    def path(self, name: str) -> Path:
+        """Return the local path of a file. Raises the error of fetching it."""
+        place = self._places[name]
+        if isinstance(place, Exception):
+            raise place
+        return place
+
+    def image(self, name: str) -> tuple[UInt8, int, bool]:
+        """Read an image; see `tile_images.read_upright`."""
+        return read_image(self.path(name), self._files)
+
+    def mask(self, name: str) -> Mask:
+        """Open a mask; see `sandboxed_mask.open_mask`."""
+        return open_mask(self.path(name), self._files)
+
+    def __enter__(self) -> TileFiles:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+
 def cut_tiles(
     store: Store,
     name: str,
@@ -231,12 +199,9 @@ def cut_tiles(
     transparent: list[bool] = []
 
     def regions() -> Iterator[Region]:
-        for number, row in enumerate(rows):
-            try:
-                _check_unchanged(store, row)
-                tile = read_tile(store, row, classes, rule, label_names or {})
-            except InputError as error:
-                left_out[row["image"]] = str(error)
+        for number, row, tile in _each(store, rows, classes, rule, label_names or {}):
+            if isinstance(tile, InputError):
+                left_out[row["image"]] = str(tile)
                 continue
             transparent.append(tile.transparent)
             image, labels = tile.image, tile.labels
@@ -271,18 +236,38 @@ def cut_tiles(
     return CutTiles(len(table), sha256(tar), left_out, sum(transparent))
 
 
-def _check_unchanged(store: Store, row: Row) -> None:
+def _each(
+    store: Store,
+    rows: list[Row],
+    classes: Classes,
+    rule: RegionRule,
+    label_names: dict[str, str],
+) -> Iterator[tuple[int, Row, Tile | InputError]]:
+    """Yield each tile with its number and row, or why it cannot be used."""
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        names = [row[kind] for row in batch for kind in ("image", "mask")]
+        with TileFiles(store, names) as files:
+            for number, row in enumerate(batch, start):
+                try:
+                    _check_unchanged(files, row)
+                    yield number, row, read_tile(files, row, classes, rule, label_names)
+                except InputError as error:
+                    yield number, row, error
+
+
+def _check_unchanged(files: TileFiles, row: Row) -> None:
     """Raise `InputError` if a tile or its mask is missing, or not the file that was listed."""
     for kind in ("image", "mask"):
-        with local_source(store, row[kind]) as path:
-            if not path.is_file():
-                raise InputError(f"{path.name} is not there")
-            if row[f"{kind}_sha256"] not in (None, sha256_file(path)):
-                raise InputError(f"{path.name} has changed since it was listed: list it again")
+        path = files.path(row[kind])
+        if not path.is_file():
+            raise InputError(f"{path.name} is not there")
+        if row[f"{kind}_sha256"] not in (None, sha256_file(path)):
+            raise InputError(f"{path.name} has changed since it was listed: list it again")
 
 
 def read_tile(
-    store: Store, row: Row, classes: Classes, rule: RegionRule, label_names: dict[str, str]
+    files: TileFiles, row: Row, classes: Classes, rule: RegionRule, label_names: dict[str, str]
 ) -> Tile:
     """Read a tile and its label map, both upright and resized to the mpp of the rule.
 
@@ -291,13 +276,11 @@ def read_tile(
             or the classes.
     """
     name = Path(row["image"]).name
-    with local_source(store, row["image"]) as path:
-        image, turn, transparent = read_upright(path)
-    with local_source(store, row["mask"]) as path:
-        mask = open_mask(path)
-        _check_side(path, mask.width, mask.height)
-        table = lookup(mask, classes, label_names, foreground=row["label"])
-        labels = table(mask.rows(0, mask.height))
+    image, turn, transparent = files.image(row["image"])
+    mask = files.mask(row["mask"])
+    check_side(mask.path, mask.width, mask.height)
+    table = lookup(mask, classes, label_names, foreground=row["label"])
+    labels = table(mask.rows(0, mask.height))
     labels = _as_seen(name, image, labels, turn, mask.orientation)
     scale = row["mpp"] / rule.mpp
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
@@ -343,62 +326,3 @@ def _as_seen(name: str, image: UInt8, labels: UInt8, turn: int, mask_turn: int) 
             f"{labels.shape[1]}×{labels.shape[0]}: both must have the same size"
         )
     return labels
-
-
-def read_upright(path: Path) -> tuple[UInt8, int, bool]:
-    """Read the image of a tile.
-
-    Returns:
-        uint8 RGB (h, w, 3), upright, with transparent pixels laid on white; the orientation that
-        the file states; and whether it has transparent pixels.
-
-    Raises:
-        InputError: the file is no image, is damaged, or is too large.
-    """
-    damaged = InputError(f"{path.name} cannot be read as an image: is it damaged?")
-    if is_tiff(path):
-        inspect(path).check_samples(path)
-    turn, alpha = 1, None
-    try:
-        with open_picture(path) as picture:
-            _check_side(path, *picture.size)
-            turn = int(picture.getexif().get(ORIENTATION, 1))
-            picture.load()  # OpenCV fills what a truncated file lacks
-            if picture.format == "JPEG":
-                check_jpeg(path)
-            if picture.has_transparency_data:
-                alpha = picture.convert("RGBA")
-    except UnidentifiedImageError:
-        # It may be a TIFF of 16 bits, which only OpenCV reads.
-        _check_side(path, *tiff_size(path))
-        if _decoded(path, cv2.IMREAD_UNCHANGED, damaged).shape[2:] == (4,):
-            raise InputError(
-                f"{path.name} has 16 bits per channel and transparency: save it with 8 bits"
-            ) from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise damaged from error
-    turn = turn if turn in INVERSE else 1
-    if alpha is not None and np.asarray(alpha.getchannel("A")).min() < 255:
-        white = Image.new("RGBA", alpha.size, "white")
-        laid = Image.alpha_composite(white, alpha).convert("RGB")
-        return turned(np.asarray(laid, np.uint8), turn), turn, True
-    array = _decoded(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, damaged)
-    _check_side(path, array.shape[1], array.shape[0])
-    return turned(np.asarray(array, np.uint8), turn), turn, False
-
-
-def _decoded(path: Path, flags: int, damaged: InputError) -> NDArray[Any]:
-    """Read an image by OpenCV; raise `damaged` if that is not possible."""
-    data = np.fromfile(path, np.uint8)
-    array = cv2.imdecode(data, flags) if data.size else None
-    if array is None:
-        raise damaged
-    return array
-
-
-def _check_side(path: Path, width: int, height: int) -> None:
-    if max(width, height) > MAX_TILE_SIDE:
-        raise InputError(
-            f"{path.name} is {width}×{height} px, more than a tile's {MAX_TILE_SIDE}: ingest it "
-            "as a slide"
-        )

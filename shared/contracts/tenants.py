@@ -1,6 +1,7 @@
 """Tenants: each has its own part of the store, with the layout of a whole store.
 
 access/tenants/<tenant>.json   TenantRecord
+access/revoked/                marks of revoked tokens
 access/tokens/, readings/, links/, sessions/   signed records of the gateways
 tenants/<tenant>/…             that tenant's slides, models, datasets, jobs
 """

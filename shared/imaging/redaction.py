@@ -4,8 +4,9 @@ A copy differs from its source only in the bytes that `redactions` lists: pixels
 images become zeros, identifying text becomes blanks, and directories of such images are unlinked.
 The length of the file, and the pixels of its levels, stay.
 
-Known are Aperio SVS, Hamamatsu NDPI, other TIFFs whose label and macro images are called so, and
-DICOM. MIRAX, VMS, VMU, SCN and CZI slides keep theirs (`keeps_label`).
+Known are Aperio SVS, Hamamatsu NDPI, Leica SCN, other TIFFs whose label and macro images are
+called so, DICOM, and the formats of `redaction_scanners`. Slides of other formats, and those whose
+label is not found, are not copied (`unknown`).
 """
 
 from __future__ import annotations
@@ -16,17 +17,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 import tifffile
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 from pydicom import Dataset, dcmread
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 
+from shared.errors import InputError
+from shared.imaging.redaction_scanners import in_scanner_file, is_spare
 from shared.imaging.tiff_facts import TIFF_ERRORS, is_tiff
 from shared.storage import Patch
 
-UNKNOWN = {".mrxs", ".vms", ".vmu", ".scn", ".czi"}
-"""Suffixes of formats whose label and macro images are not taken out."""
+UNKNOWN = {".isyntax", ".i2syntax"}
+"""Suffixes of formats whose label and macro images are not found."""
 
 APERIO_KEPT = {
     b"appmag", b"mpp", b"left", b"top", b"linecameraskew", b"lineareaxoffset", b"lineareayoffset",
@@ -75,25 +81,27 @@ DICOM_NAMES = {
 TEXT_VRS = {"AE", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT"}
 
 
-def keeps_label(path: Path) -> bool:
-    """Say whether a copy keeps label and macro images because the format is not known."""
-    return path.suffix.lower() in UNKNOWN
-
-
 def redactions(path: Path) -> list[Patch]:
     """Return how a copy of a slide's file differs from it: patches that do not overlap, in order.
 
     Nothing is changed in files that cannot be parsed: ingest refuses them.
 
     Raises:
+        InputError: its label and macro images cannot be found.
         OSError: the file cannot be read.
     """
+    if path.suffix.lower() in UNKNOWN:
+        raise InputError("they are not known in this format")
+    if (found := in_scanner_file(path, _FIELDS)) is not None:
+        return _disjoint(found)
     if is_tiff(path):
         try:
             with tifffile.TiffFile(path, _multifile=False) as tiff:
                 return _disjoint(_in_tiff(tiff))
         except TIFF_ERRORS:
             return []
+        except (ParseError, DefusedXmlException, StopIteration) as error:
+            raise InputError("its XML is damaged") from error
     return _disjoint(_in_dicom(path)) if _is_dicom(path) else []
 
 
@@ -109,12 +117,20 @@ def _disjoint(patches: Iterable[Patch]) -> list[Patch]:
     return kept
 
 
-def is_dicom_label(path: Path) -> bool:
-    """Say whether a DICOM file is the label or the overview of a slide.
+def is_left_out(main: Path, part: Path) -> bool:
+    """Say whether a copy of a slide lacks one of its files, such as its label or macro image.
+
+    Args:
+        main: the slide's main file.
+        part: the other file.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: a file cannot be read.
     """
+    return is_spare(main, part) or _is_dicom_label(part)
+
+
+def _is_dicom_label(path: Path) -> bool:
     if not _is_dicom(path):
         return False
     header = dcmread(path, stop_before_pixels=True, specific_tags=["ImageType"])
@@ -137,7 +153,7 @@ def apply(path: Path, patches: Sequence[Patch]) -> None:
 def _in_tiff(tiff: Any) -> Iterator[Patch]:
     pages = list(tiff.pages)
     aside = {number for number in range(1, len(pages)) if _is_aside(tiff, pages, number)}
-    named = _named_aside(tiff)
+    named = _named_aside(tiff) | _leica_aside(tiff, pages)
     for number, page in enumerate(pages):
         for tag in page.tags:
             yield from _in_tag(tiff, tag)
@@ -185,6 +201,30 @@ def _named_aside(tiff: Any) -> set[int]:
         for page in series.pages
         if page is not None
     }
+
+
+def _leica_aside(tiff: Any, pages: Sequence[Any]) -> set[int]:
+    """Return the offsets of the pages of an SCN's macro image, which shows the whole glass.
+
+    Its XML counts directories, so they stay linked.
+    """
+    if not tiff.is_scn:
+        return set()
+    root = fromstring(pages[0].description, forbid_dtd=True)
+    found: set[int] = set()
+    for item in root.iter():
+        name = item.tag.rpartition("}")[2]
+        if name == "supplementalImage":
+            found.add(int(item.attrib["ifd"]))
+        if name != "collection":
+            continue
+        for image in (part for part in item if part.tag.endswith("}image")):
+            view = next(part for part in image if part.tag.endswith("}view"))
+            whole = all(view.get(key) == item.get(key) for key in ("sizeX", "sizeY"))
+            if whole and view.get("offsetX") == view.get("offsetY") == "0":
+                parts = (part for part in image.iter() if part.tag.endswith("}dimension"))
+                found |= {int(part.attrib["ifd"]) for part in parts}
+    return {pages[number].offset for number in found}
 
 
 def _link(tiff: Any, page: Any) -> int:

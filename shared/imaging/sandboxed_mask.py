@@ -13,7 +13,7 @@ from shared.contracts.base import Contract
 from shared.errors import InputError
 from shared.imaging import masks
 from shared.imaging.masks import Mask
-from shared.sandbox import ANSWER_BYTES, open_sandboxed
+from shared.sandbox import ANSWER_BYTES, SandboxedFiles, open_sandboxed
 
 Side = Annotated[int, Field(ge=1, le=2**31)]
 
@@ -27,6 +27,9 @@ class MaskFacts(Contract):
     palette: tuple[tuple[int, int, int], ...] = Field(max_length=1 << 16)
     bands: int = Field(ge=1, le=4)
     dtype: str = Field(pattern=r"^[<>|=]?[biuf][1248]$")
+
+
+READER = "shared.imaging.sandboxed_mask:MaskReader"
 
 
 class MaskReader:
@@ -52,14 +55,18 @@ class MaskReader:
         return np.ascontiguousarray(self._mask.stored(top, bottom))
 
 
-def open_mask(path: Path) -> Mask:
+def open_mask(path: Path, among: SandboxedFiles | None = None) -> Mask:
     """Open a mask in the sandbox; see `masks.open_mask`.
+
+    Args:
+        path: the file.
+        among: reads it among other files; None: a process of its own reads it.
 
     Raises:
         InputError: the file is missing, damaged, too large, lossy, or in no known format.
     """
     masks.image_kind(path)  # says what is wrong with a file that cannot be read
-    file = open_sandboxed("shared.imaging.sandboxed_mask:MaskReader", path)
+    file = (among.open if among else open_sandboxed)(READER, path)
     try:
         facts = MaskFacts.model_validate(file.facts)
     except ValidationError as error:

@@ -51,9 +51,17 @@ class SandboxedFile:
         pid: number of the process.
     """
 
-    def __init__(self, path: Path, connection: socket.socket, memory: mmap.mmap, pid: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        connection: socket.socket,
+        memory: mmap.mmap,
+        pid: int,
+        seconds: float | None = None,
+    ) -> None:
         self.path = path
         self.failed = False
+        self._seconds = seconds or SECONDS
         self._connection, self.pid = connection, pid
         self._memory = memory
         self._lock = threading.Lock()
@@ -81,13 +89,7 @@ class SandboxedFile:
         """
         out = np.empty(shape, dtype)
         with self._lock:
-            if self.failed:
-                raise InputError(f"{self.path.name} can no longer be read: open it again")
-            try:
-                send(self._connection, place)
-            except OSError:
-                raise self._lost("the process that reads it has ended") from None
-            if self._receive().get("bytes") != out.nbytes:
+            if self._answered(place).get("bytes") != out.nbytes:
                 raise self._lost("it gave other data than it should")
             out.reshape(-1).view(np.uint8)[:] = np.frombuffer(self._memory, np.uint8, out.nbytes)
         return out
@@ -105,17 +107,28 @@ class SandboxedFile:
             ReadError, InputError: as `read`.
         """
         with self._lock:
-            if self.failed:
-                raise InputError(f"{self.path.name} can no longer be read: open it again")
-            try:
-                send(self._connection, {"fill": place})
-            except OSError:
-                raise self._lost("the process that reads it has ended") from None
-            return self._receive().get("filled")
+            return self._answered({"fill": place}).get("filled")
 
     def memory(self, at: int, shape: Sequence[int]) -> NDArray[np.uint8]:
         """Return a view of the shared memory, uint8, from byte `at` on; the reader changes it."""
         return np.frombuffer(self._memory, np.uint8, math.prod(shape), at).reshape(shape)
+
+    def ask(self, place: Sequence[Any]) -> dict[str, Any]:
+        """Return facts from the reader's `read`, as a JSON object; see `read`."""
+        with self._lock:
+            facts = self._answered(place).get("facts")
+            if not isinstance(facts, dict):
+                raise self._lost("it gave other data than it should")
+        return facts
+
+    def _answered(self, question: Any) -> dict[str, Any]:
+        if self.failed:
+            raise InputError(f"{self.path.name} can no longer be read: open it again")
+        try:
+            send(self._connection, question)
+        except OSError:
+            raise self._lost("the process that reads it has ended") from None
+        return self._receive()
 
     def close(self) -> None:
         """End the process."""
@@ -135,9 +148,9 @@ class SandboxedFile:
 
     def _receive(self) -> dict[str, Any]:
         try:
-            answer, _ = receive(self._connection, SECONDS)
+            answer, _ = receive(self._connection, self._seconds)
         except TimeoutError:
-            raise self._lost(f"reading it took longer than {SECONDS:.0f} s") from None
+            raise self._lost(f"reading it took longer than {self._seconds:.0f} s") from None
         except (EOFError, OSError):
             raise self._lost("reading it ended the process that reads it") from None
         except (ValueError, RecursionError):
@@ -179,13 +192,16 @@ def open_sandboxed(
     files: Sequence[Path] | None = None,
     folders: Sequence[Path] = (),
     shared: int = ANSWER_BYTES,
+    modules: Sequence[str] = (),
+    seconds: float | None = None,
 ) -> SandboxedFile:
     """Open a file in a process that can read nothing else.
 
     Args:
         opener: 'module:class' of its reader. The class is called with the path and `arguments`;
-            it has `facts`, JSON, and `read`, which returns an array, or `fill`, which writes into
-            the shared memory. All may raise; an `InputError` reaches the caller as it is.
+            it has `facts`, JSON, and `read`, which returns an array or facts, or `fill`, which
+            writes into the shared memory. All may raise; an `InputError` reaches the caller as it
+            is.
         path: the file.
         arguments: further arguments, JSON.
         files: files that the process may read, and folders with all that lies below them; None:
@@ -193,6 +209,9 @@ def open_sandboxed(
         folders: folders that it may list.
         shared: bytes of the memory that both share, `ANSWER_BYTES` at least; what nobody writes
             to takes no memory.
+        modules: modules that it needs besides that of `opener`.
+        seconds: longest time that opening the file, or reading a part of it, may take; None:
+            `SECONDS`.
 
     Raises:
         InputError: the reader refuses the file, crashes, or takes too long or too much memory.
@@ -200,6 +219,7 @@ def open_sandboxed(
     """
     message = {
         "opener": opener,
+        "modules": list(modules),
         "path": str(path.absolute()),
         "arguments": arguments,
         "files": [str(item.absolute()) for item in ([path] if files is None else files)],
@@ -217,7 +237,7 @@ def open_sandboxed(
     finally:
         childs.close()
         os.close(memory)
-    return SandboxedFile(path, own, mapped, pid)
+    return SandboxedFile(path, own, mapped, pid, seconds)
 
 
 def _shared_memory(size: int) -> int:

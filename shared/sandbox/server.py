@@ -3,8 +3,8 @@
 It has one thread and opens no file itself, so forking is safe and a child inherits nothing of
 other files. Over the socket FD it takes two messages:
 
-    {"opener", "path", "arguments", "files", "folders", "memory"} with the child's socket and its
-        shared memory → {"pid"}
+    {"opener", "modules", "path", "arguments", "files", "folders", "memory"} with the child's
+        socket and its shared memory → {"pid"}
     {"end": pid} → {"status"}: the child was killed, unless it had ended; its wait status
 Children end by themselves when their sockets are closed.
 """
@@ -48,6 +48,8 @@ def main() -> None:
             continue
         try:
             opener = _find(message["opener"])
+            for module in message["modules"]:
+                importlib.import_module(module)
             child = os.fork()
         except Exception:
             send(control, {"error": traceback.format_exc()})
@@ -118,15 +120,16 @@ def _answer(opener: Any, message: Any, caller: socket.socket, shared: memoryview
         place, _ = receive(caller)
         try:
             if isinstance(place, dict):
-                answer = {"filled": reader.fill(shared, *place["fill"])}
+                answer: dict[str, Any] = {"filled": reader.fill(shared, *place["fill"])}
+            elif isinstance(found := reader.read(*place), dict):
+                answer = {"facts": found}
             else:
-                data = memoryview(reader.read(*place)).cast("B")
+                data = memoryview(found).cast("B")
                 shared[: len(data)] = data
                 answer = {"bytes": len(data)}
         except Exception as error:
-            send(caller, _told(error))
-        else:
-            send(caller, answer)
+            answer = _told(error)
+        send(caller, answer)
 
 
 def _told(error: Exception) -> dict[str, str]:

@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 import certifi
 import urllib3
 from minio import Minio
+from minio.credentials import IamAwsProvider, Provider, StaticProvider
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error
 
@@ -25,6 +26,14 @@ from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
 
 CONNECTIONS = 32
 RETRIED = (500, 502, 503, 504)
+
+ROLES = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+)
+"""Variables by which a cluster tells a pod where to fetch the keys of its role."""
+
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 120.0
 
@@ -188,13 +197,27 @@ def _client(setting: str, url: str, config: Settings, http: urllib3.PoolManager)
         raise InputError(
             f"{setting}={url!r} is not an S3 server: set it to http://host:port or https://host"
         )
-    if not config.s3_access_key.get_secret_value():
-        raise InputError("an s3:// store needs HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY")
     return Minio(
         endpoint.netloc,
-        access_key=config.s3_access_key.get_secret_value(),
-        secret_key=config.s3_secret_key.get_secret_value(),
+        credentials=_credentials(config, http),
         secure=endpoint.scheme == "https",
         region=config.s3_region,
         http_client=http,
+    )
+
+
+def _credentials(config: Settings, http: urllib3.PoolManager) -> Provider:
+    """Return the keys of the settings or, where these have none, those of the workload's role.
+
+    Raises:
+        InputError: there are no keys, and the environment offers no role.
+    """
+    key = config.s3_access_key.get_secret_value()
+    if key:
+        return StaticProvider(key, config.s3_secret_key.get_secret_value())
+    if any(os.environ.get(name) for name in ROLES):
+        return IamAwsProvider(http_client=http, region=config.s3_region)
+    raise InputError(
+        "an s3:// store needs HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY, or a role of the workload "
+        f"({', '.join(ROLES)})"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import tifffile
@@ -23,9 +24,17 @@ def encoded(image: UInt8, kind: str, **options: int) -> bytes:
 
 
 def write_mirax(
-    path: Path, image: UInt8, mpp: tuple[float, float], margin: int = 2, kind: str = "PNG"
+    path: Path,
+    image: UInt8,
+    mpp: tuple[float, float],
+    margin: int = 2,
+    kind: str = "PNG",
+    asides: Sequence[bytes] = (),
 ) -> Path:
-    """Write a MIRAX slide of two levels, with `margin` empty tiles of 128 px on every side."""
+    """Write a MIRAX slide of two levels, with `margin` empty tiles of 128 px on every side.
+
+    `asides` are its preview, label and macro images as JPEG.
+    """
     folder = path.with_suffix("")
     folder.mkdir(parents=True)
     across, down = image.shape[1] // SIDE + 2 * margin, image.shape[0] // SIDE + 2 * margin
@@ -44,14 +53,22 @@ def write_mirax(
     slide_id = "0123456789ABCDEF0123456789ABCDEF"
     root = 5 + len(slide_id) + 8
     table = root + 4 * len(pages)
-    index = f"01.02{slide_id}".encode() + struct.pack("<2i", root, 0)
+    aside = table + 8 * len(pages) + sum(map(len, pages))
+    index = f"01.02{slide_id}".encode() + struct.pack("<2i", root, aside)
     heads, bodies = b"", b""
     body = table + 8 * len(pages)
     for number, page in enumerate(pages):
         index += struct.pack("<i", table + 8 * number)
         heads += struct.pack("<2i", 0, body + len(bodies))
         bodies += page
-    (folder / "Index.dat").write_bytes(index + heads + bodies)
+    first = aside + 4 * len(asides)
+    index += heads + bodies
+    index += b"".join(struct.pack("<i", first + 36 * at) for at in range(len(asides)))
+    for at, picture in enumerate(asides):
+        place = (len(data[0]), len(picture), 0)
+        index += struct.pack("<9i", 0, first + 36 * at + 8, 1, 0, 0, 0, *place)
+        data[0] += picture
+    (folder / "Index.dat").write_bytes(index)
     for number, content in enumerate(data):
         (folder / f"Data{number:04}.dat").write_bytes(content)
     ini = f"""[GENERAL]
@@ -62,7 +79,7 @@ OBJECTIVE_MAGNIFICATION = 20
 CameraImageDivisionsPerSide = 1
 [HIERARCHICAL]
 HIER_COUNT = 1
-NONHIER_COUNT = 0
+NONHIER_COUNT = {int(bool(asides))}
 INDEXFILE = Index.dat
 HIER_0_NAME = Slide zoom level
 HIER_0_COUNT = 2
@@ -73,6 +90,16 @@ FILE_COUNT = 2
 FILE_0 = Data0000.dat
 FILE_1 = Data0001.dat
 """
+    if asides:
+        kinds = ("SlidePreview", "SlideBarcode", "SlideThumbnail")
+        values = "".join(
+            f"NONHIER_0_VAL_{at} = ScanDataLayer_{name}\nNONHIER_0_VAL_{at}_SECTION = S{at}\n"
+            for at, name in enumerate(kinds)
+        )
+        layer = f"NONHIER_0_NAME = Scan data layer\nNONHIER_0_COUNT = 3\n{values}"
+        ini = ini.replace("[DATAFILE]", f"{layer}[DATAFILE]")
+        for at, name in enumerate(("PREVIEW", "BARCODE", "THUMBNAIL")):
+            ini += f"[S{at}]\n{name}_IMAGE_TYPE = JPEG\n"
     for number in range(2):
         ini += f"""[LEVEL_{number}]
 IMAGE_CONCAT_FACTOR = {number}

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from services.ingest.annotations.outlines import polygon
-from services.ingest.tiles import read_tiles
+from services.ingest.tile_tables import read_tiles
 from shared.contracts.ingest import TILE_COLUMNS
 from shared.errors import InputError
 from shared.imaging.pictures import check_jpeg

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.ingest.annotations.outlines import SlideGeometry
-from services.ingest.tiles import read_tile, read_upright
+from services.ingest.tile_images import read_upright
+from services.ingest.tiles import TileFiles, read_tile
 from shared.contracts.base import Classes
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
@@ -287,7 +288,8 @@ def cut(
     picture = image or tile(folder, size=(WIDTH, HEIGHT))
     row = {"image": str(picture), "mask": str(mask), "label": label, "mpp": 0.5}
     rule = RegionRule(size=32, mpp=0.5)
-    read = read_tile(DirectoryStore(folder), row, classes, rule, label_names or {})
+    with TileFiles(DirectoryStore(folder), [str(picture), str(mask)]) as files:
+        read = read_tile(files, row, classes, rule, label_names or {})
     image_, labels = read.image, read.labels
     assert image_.shape[:2] == labels.shape
     if image is not None:

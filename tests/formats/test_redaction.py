@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from pydicom.sequence import Sequence
 from heterotissue.sources import find_slides, slide_sources
 from heterotissue.sources.keeping import Sources
 from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
+from shared.errors import InputError
 from shared.imaging.redaction import redactions
 from shared.imaging.slide import Slide
 from shared.imaging.stored_slides import check_content, local_source, slide_hash
 from shared.storage import DirectoryStore
 from tests.formats.cohort_files import tissue, write_dicom
+from tests.formats.scanner_files import encoded, write_mirax, write_vms
 from tests.formats.slide_files import picture, resolution, write_leica
 
 PLANTED = (b"DOE^JANE", b"S24-1187-A1", b"BC0099887", b"19610203")
@@ -148,13 +151,82 @@ def test_label_images_of_other_tiffs_are_blanked(tmp_path: Path) -> None:
         assert opened.width == 512
 
 
-def test_formats_that_keep_their_label_say_so(tmp_path: Path) -> None:
+def test_the_copy_of_a_mirax_slide_has_no_label(tmp_path: Path) -> None:
+    label = encoded(picture(8), "JPEG")
+    asides = [encoded(picture(4), "JPEG"), label, label]
+    path = write_mirax(tmp_path / "a.mrxs", picture(), (0.5, 0.5), asides=asides)
+    listing = tmp_path / "a/Slidedat.ini"
+    named = b"SLIDE_NAME = S24-1187-A1\r\nPROJECT_NAME =\r\nIMAGENUMBER_X"
+    listing.write_bytes(listing.read_bytes().replace(b"IMAGENUMBER_X", named))
+    store, sources = keep(tmp_path, path)
+    assert planted_in(bodies(store)) == []
+    assert label[20:] not in bodies(store)
+    assert asides[0] in bodies(store)
+    same_but_for_asides(store, sources, path, {"thumbnail"})
+
+
+def test_the_copy_of_a_vms_slide_has_no_macro_image(tmp_path: Path) -> None:
+    path = write_vms(tmp_path / "a.vms", picture(), (0.5, 0.5))
+    store, sources = keep(tmp_path, path)
+    assert not [key for key in store.list("sources/") if "macro" in key]
+    same_but_for_asides(store, sources, path, set())
+
+
+def test_the_copy_of_a_leica_slide_has_no_macro_image(tmp_path: Path) -> None:
     path = write_leica(tmp_path / "a.scn", picture(), 0, 0, 1024, 1024)
-    _, sources = keep(tmp_path, path)
-    assert sources.notes == [
-        "a.scn: the copy in the store keeps label and macro images and what the scanner wrote, "
-        "which are not taken out of this format"
-    ]
+    store, sources = keep(tmp_path, path)
+    same_but_for_asides(store, sources, path, {"macro"})  # its name, and black pixels
+    with (
+        local_source(store, sources.slides[0].source) as copy,
+        openslide.OpenSlide(copy) as opened,
+    ):
+        assert not np.asarray(opened.associated_images["macro"])[..., :3].any()
+
+
+def same_but_for_asides(
+    store: DirectoryStore, sources: Sources, path: Path, asides: set[str]
+) -> None:
+    (source,) = sources.slides
+    with local_source(store, source.source) as copy:
+        check_content(copy, source.parts, source.sha256 or "", "the copy")
+        with openslide.OpenSlide(path) as one, openslide.OpenSlide(copy) as other:
+            assert set(one.associated_images) >= {"macro"}
+            assert set(other.associated_images) == asides
+            whole = [slide.read_region((0, 0), 0, slide.dimensions) for slide in (one, other)]
+            assert np.array_equal(*map(np.asarray, whole))
+
+
+def test_the_copy_of_a_czi_has_no_attached_label(tmp_path: Path) -> None:
+    def segment(name: bytes, body: bytes) -> bytes:
+        body = body.ljust(-(-len(body) // 32) * 32, b"\0")
+        return struct.pack("<16s2q", name, len(body), len(body)) + body
+
+    def attached(name: bytes) -> bytes:
+        entry = b"A1".ljust(48, b"\0") + name.ljust(80, b"\0")
+        return segment(b"ZISRAWATTACH", struct.pack("<q8x", 96) + entry.ljust(240, b"\0") + lines)
+
+    lines = LABEL.tobytes()[:96]
+    xml = b"<ImageDocument><Barcode>BC0099887</Barcode><ScalingX>1</ScalingX></ImageDocument>"
+    metadata = struct.pack("<i", len(xml)).ljust(256, b"\0") + xml
+    path = tmp_path / "a.czi"
+    path.write_bytes(
+        segment(b"ZISRAWFILE", bytes(512)) + segment(b"ZISRAWSUBBLOCK", lines)
+        + attached(b"Label") + attached(b"TimeStamps") + segment(b"ZISRAWMETADATA", metadata)
+    )  # fmt: skip
+    store, _ = keep(tmp_path, path)
+    assert bodies(store).count(lines) == 2
+    assert b"BC0099887" not in bodies(store)
+    assert b"<ScalingX>1</ScalingX>" in bodies(store)
+    assert len(bodies(store)) == path.stat().st_size
+
+
+@pytest.mark.parametrize("name", ["a.isyntax", "b.czi"])
+def test_slides_whose_label_is_not_found_are_not_copied(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"ZISRAWFILE".ljust(600, b"\0"))
+    with pytest.raises(InputError, match=r"its label and macro images cannot .* --keep-source"):
+        keep(tmp_path, path)
+    assert len(keep(tmp_path, path, keep_source=True)[1].slides) == 1
 
 
 def test_nothing_is_changed_in_files_that_name_nobody(tmp_path: Path) -> None:

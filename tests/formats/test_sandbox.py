@@ -21,7 +21,7 @@ from shared.imaging.companions import companions
 from shared.imaging.sandboxed_slide import open_source
 from shared.imaging.slide import Slide
 from shared.imaging.stored_slides import local_source
-from shared.sandbox import SandboxedFile, files, open_sandboxed, protections
+from shared.sandbox import SandboxedFiles, files, open_sandboxed, protections
 from shared.storage import DirectoryStore, OverlayStore
 from tests.formats.slide_files import picture, write_tiff
 
@@ -93,7 +93,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield lambda: open_sandboxed("hostile_reader:Reader", path)
 
 
-def told(file: SandboxedFile, *words: Any) -> str:
+def told(file: Any, *words: Any) -> str:
     return bytes(file.read(words, (64,), np.uint8)).decode().strip()
 
 
@@ -254,3 +254,25 @@ def test_a_packed_annotation_holds_no_more_than_annotations_do(
     monkeypatch.setattr(qupath, "MIN_UNPACKED", 1000)
     with pytest.raises(InputError, match="unpack it first"):
         qupath.read(path, geometry)
+
+
+def test_many_files_share_a_process_and_a_crash_costs_its_file_alone(
+    tmp_path: Path, hostile: Any
+) -> None:
+    with hostile() as file:
+        folder = file.path.parent
+    names = [tmp_path / name for name in ("a.txt", "b.txt", "c.txt")]
+    for path in names:
+        path.write_text(path.stem)
+    with SandboxedFiles(names, ["hostile_reader"]) as files_:
+        a, b = (files_.open("hostile_reader:Reader", path) for path in names[:2])
+        assert (told(a, "own"), told(b, "own")) == ("a", "b")
+        assert a._process is b._process
+        for attempt in (("file", str(folder / "other.txt")), ("program",)):
+            if all(protections().values()):
+                with pytest.raises(InputError):
+                    told(b, *attempt)
+        with pytest.raises(InputError, match=r"b\.txt cannot be read.*SIGSEGV"):
+            told(b, "crash")
+        assert a.failed
+        assert told(files_.open("hostile_reader:Reader", names[2]), "own") == "c"

@@ -36,7 +36,7 @@ class Kind(NamedTuple):
 KINDS = (
     Kind("a.mrxs", lambda path: write_mirax(path, IMAGE, (0.25, 0.5)), "mirax",
          size=(1024, 1024), bounds=Bounds(256, 256, 512, 512), parts=4),
-    Kind("a.vms", lambda path: write_vms(path, IMAGE, (0.25, 0.5)), "hamamatsu", parts=4, loss=3),
+    Kind("a.vms", lambda path: write_vms(path, IMAGE, (0.25, 0.5)), "hamamatsu", parts=3, loss=3),
     Kind("a.tiff", lambda path: write_philips(path, IMAGE, (0.25, 0.5)), "philips"),
     Kind("a.bif", lambda path: write_ventana(path, IMAGE, 0.25), "ventana", mpp_y=0.25, loss=4),
 )  # fmt: skip

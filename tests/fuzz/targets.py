@@ -23,9 +23,9 @@ from heterotissue.recipes import load_recipe
 from heterotissue.sources.dicom import read_instance
 from heterotissue.sources.tables import find_by_table
 from services.gateway.api.image_bodies import _validate
+from services.ingest import tile_tables
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.annotations.writing import write_annotation
-from services.ingest.tiles import read_tile, read_tiles
 from shared.contracts.annotations import FORMATS
 from shared.contracts.base import Classes
 from shared.contracts.requests import REQUESTS
@@ -257,9 +257,7 @@ def _tile_table() -> bytes:
 
 
 def _tiles(path: Path) -> None:
-    store = DirectoryStore(path.parent / "store")
-    store.put("tiles.parquet", path.read_bytes())
-    read_tiles(store, "tiles.parquet")
+    tile_tables.parse(path, "tiles.parquet")
 
 
 def _record(path: Path) -> None:
@@ -287,4 +285,4 @@ def _image_body() -> bytes:
     return json.dumps({"model": "m", "labels": png, "seed": 1, "crops": []}).encode()
 
 
-__all__ = ["Target", "make_targets", "read_tile"]
+__all__ = ["Target", "make_targets"]

@@ -122,8 +122,14 @@ def test_tokens_are_made_and_revoked(gateway: Gateway) -> None:
     assert gateway.client.get("/v1/datasets", headers=headers).status_code == 200
     listed = gateway.client.get("/v1/tokens").json()
     assert made["record"] in listed
+    root = gateway.resources.root
+    kept = {key: root.get(key) for key in root.list("access/tokens/")}
     assert gateway.client.delete(f"/v1/tokens/{made['record']['id']}").status_code == 204
     assert gateway.client.get("/v1/datasets", headers=headers).status_code == 401
+    for key, record in kept.items():  # as a backup of the time before does
+        root.put(key, record)
+    assert gateway.client.get("/v1/datasets", headers=headers).status_code == 401
+    assert made["record"] not in gateway.client.get("/v1/tokens").json()
 
 
 def test_several_gateways_of_one_store_are_one(

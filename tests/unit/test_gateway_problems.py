@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from services.gateway.api.problems import hide_paths
+from services.gateway.api.slide_lookup import source_of
+from shared.contracts.gateway import SlideInfo
+from shared.contracts.ingest import SlideRecord
 from shared.errors import InputError
 from shared.storage import DirectoryStore, KeyTakenError, check_key
 from tests.gateway import Gateway
@@ -123,9 +126,24 @@ def test_messages_hold_no_path_of_the_server(gateway: Gateway) -> None:
         ("cannot open '/tmp/htd-x/a b.svs'", "cannot open '…/a b.svs'"),
         ("slides/a/x.svs: 3/4 of https://a.b/c/d", "slides/a/x.svs: 3/4 of https://a.b/c/d"),
         ("s3://bucket/a/b, or image/png", "s3://bucket/a/b, or image/png"),
+        ("/home/Ann Smith/My Slides (2)/c 1.svs is bad: do a/b", "…/c 1.svs is bad: do a/b"),
+        ("'/home/O (x), y/a b.svs' is bad", "'…/a b.svs' is bad"),
+        ("/home/O'Brien/a.svs has '/x/y z/b.svs'", "…/a.svs has '…/b.svs'"),
+        ("(/srv/a b/c.svs) and (/d/e.svs)", "(…/c.svs) and (…/e.svs)"),
+        ("file:///srv/a b/c.svs, /d/e.svs", "file://…/c.svs, …/e.svs"),
+        (r"C:\Users\Ann Smith\c.svs is bad", "…/c.svs is bad"),
     ):
         assert hide_paths(text) == shown
     root = gateway.resources.root
+    place = "/home/Ann Smith/p.svs"
+    record = SlideRecord(
+        slide="q", source=place, sha256="0", width=9, height=9, mpp=1, mpp_y=1, vendor="x",
+        levels=1, objective=None, tissue_fraction=1, stain="h&e",
+    )  # fmt: skip
+    root.put_json("slides/q/slide.json", record)
+    info = gateway.client.get("/v1/slides/q").json()
+    assert (info["source"], info["record"]["source"]) == ("…/p.svs", "…/p.svs")
+    assert source_of(root, SlideInfo.model_validate(info)) == place
     answer = gateway.client.post("/v1/embed", json={"cohort": "none"})
     assert (answer.status_code, "cohorts/none.json" in answer.text) == (422, True)
     assert root.url not in answer.text
@@ -133,7 +151,16 @@ def test_messages_hold_no_path_of_the_server(gateway: Gateway) -> None:
     job = gateway.client.post("/v1/embed", json={"cohort": "c"}).json()["job"]
     gateway.resources.ledger("local").close(job, "failed", None)
     result = f"jobs/{job}/result.json"
-    root.put_json(result, root.get_json(result) | {"failed": {"plan": f"{root.url}/x is damaged"}})
+    made = {
+        "left_out": {"/home/Ann Smith/c: d/x.png": "too small", "/home/x.png": "no /a/b c/y.png"},
+        "cautions": ["/home/Ann Smith/c.svs"],
+    }
+    failed = {"plan": f"{root.url}/x is damaged"}
+    root.put_json(result, root.get_json(result) | {"failed": failed, "result": made})
+    assert gateway.client.get(f"/v1/jobs/{job}").json()["result"] == {
+        "left_out": {"…/x.png": "too small", "…/x.png (2)": "no …/y.png"},
+        "cautions": ["…/c.svs"],
+    }
     for place in (f"/v1/jobs/{job}", "/v1/jobs"):
         said = gateway.client.get(place).text
         assert "…/x is damaged" in said

@@ -19,6 +19,7 @@ from PIL import Image
 
 from services.gateway.api import slide_threads, uploads, zoom
 from services.gateway.api.problems import ProblemError
+from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
 from shared.jobs import Ledger
@@ -207,10 +208,16 @@ def test_slow_slides_leave_threads_for_the_others(
         transport = ASGITransport(app=gateway.app)
         async with AsyncClient(transport=transport, base_url="http://h", headers=headers) as client:
             place = "/v1/slides/{}/deepzoom_files/9/0_0.jpeg"
-            names = ["a"] * 41 + ["b"]
+            names = ["a"] * 41 + ["b"] * 41
             asked = [asyncio.create_task(client.get(place.format(name))) for name in names]
-            for _ in range(slide_threads.THREADS_PER_SLIDE + 1):
+            for _ in range(slide_threads.THREADS_PER_TENANT):
                 await asyncio.to_thread(here.acquire)  # b is not kept waiting by a
+            other = dict(gateway.holding("read", tenant="beta").headers)
+            asked += [
+                asyncio.create_task(client.get(place.format(name), headers=other)) for name in "ab"
+            ]
+            for _ in "ab":
+                await asyncio.to_thread(here.acquire)  # nor is another tenant
             for path in ("/healthz", "/v1/slides"):
                 answer = await asyncio.wait_for(client.get(path), 30)
                 assert answer.status_code == 200
@@ -234,9 +241,32 @@ def test_a_slide_that_ends_its_reader_is_opened_again(
     lost = gateway.client.get(tile)
     assert (lost.status_code, "cannot be read" in lost.json()["detail"]) == (422, True)
     assert gateway.client.get(tile).status_code == 200
-    monkeypatch.setattr(zoom, "MAX_TILE_SPAN", 0)
-    refused = gateway.client.get(tile)
-    assert (refused.status_code, "coarse enough" in refused.json()["detail"]) == (422, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(zoom, "MAX_TILE_SPAN", 0)
+        refused = gateway.client.get(tile)
+        assert (refused.status_code, "coarse enough" in refused.json()["detail"]) == (422, True)
+    for _ in range(zoom.MAX_LOSSES - 1):  # but not for ever
+        os.kill(slot.zoom.slide._file._pid, signal.SIGKILL)
+        last = [gateway.client.get(tile) for _ in range(2)][1]
+    assert (last.status_code, "3 times" in last.json()["detail"]) == (422, True)
+    monkeypatch.setattr(zoom, "REFUSED_SECONDS", 0.0)
+    assert gateway.client.get(tile).status_code == 200
+
+
+def test_a_slide_that_cannot_be_opened_is_tried_once(
+    gateway: Gateway, phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(gateway, phantom)
+    tried: list[Path] = []
+
+    def fail(path: Path) -> None:
+        tried.append(path)
+        raise InputError("it is damaged")
+
+    monkeypatch.setattr(zoom, "open_source", fail)
+    answers = [gateway.client.get("/v1/slides/p/deepzoom_files/0/0_0.jpeg") for _ in range(3)]
+    assert {answer.json()["detail"] for answer in answers} == {"it is damaged"}
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize("back", [0, 2, 6])

@@ -12,12 +12,15 @@ import tifffile
 from PIL import Image
 
 from heterotissue.sources import tile_table
+from services.ingest import tile_images, tile_tables
 from services.ingest.stage import IngestStage
-from services.ingest.tiles import cut_tiles, given_splits, read_tiles
+from services.ingest.tile_tables import read_tiles
+from services.ingest.tiles import cut_tiles, given_splits
 from shared.contracts.base import Classes
 from shared.contracts.ingest import TILE_COLUMNS, IngestRequest
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
+from shared.imaging import masks
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore
@@ -58,10 +61,19 @@ def ingest_tiles(
     return run_job(ledger, IngestStage(), ledger.submit(request))
 
 
-def test_tiles_become_regions_by_the_classes_of_their_folders(tmp_path: Path) -> None:
+def test_tiles_become_regions_by_the_classes_of_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_tiles(tmp_path / "tiles")
     store = DirectoryStore(tmp_path / "store")
     classes = Classes.of("stroma", "tumor", exhaustive=True)
+    # Nothing of tables and tiles is parsed in this process, but in the sandbox.
+    for module, name in (
+        (tile_tables, "parse"),
+        (tile_images, "read_upright"),
+        (masks, "_open_image"),
+    ):
+        monkeypatch.setattr(module, name, None)
     assert ingest_tiles(store, tmp_path / "tiles", classes).state == "done"
     record = load_region_set(store, "t")
     assert {part.slide: part.split for part in record.slides} == {

@@ -117,7 +117,7 @@ def test_parts_of_slides_are_no_slides_but_are_kept_with_them(tmp_path: Path) ->
     for name in parts["h.vms"]:
         slide(folder / name)
     slide(folder / "m.mrxs")
-    slide(folder / "m/Slidedat.ini")
+    slide(folder / "m/Slidedat.ini", "FILE_0 = Data0000.dat\n")
     slide(folder / "m/Data0000.dat")
     slide(folder / "m/preview.jpg")
     slide(folder / "alone.jpg")
@@ -127,8 +127,8 @@ def test_parts_of_slides_are_no_slides_but_are_kept_with_them(tmp_path: Path) ->
     for item, files in zip(
         made.slides[1:],
         (
-            {"h.vms", *parts["h.vms"]},
-            {"m.mrxs", "m/Slidedat.ini", "m/Data0000.dat", "m/preview.jpg"},
+            {"h.vms", *parts["h.vms"][:-1]},  # without pictures that may show the label
+            {"m.mrxs", "m/Slidedat.ini", "m/Data0000.dat"},
         ),
         strict=True,
     ):

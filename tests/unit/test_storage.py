@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -46,6 +49,30 @@ def test_malformed_addresses_are_refused(url: str, message: str) -> None:
 def test_an_s3_store_has_no_default_keys() -> None:
     with pytest.raises(InputError, match="HTD_S3_ACCESS_KEY"):
         open_store("s3://bucket", Settings(s3_endpoint="http://127.0.0.1:1"))
+
+
+def test_without_keys_an_s3_store_takes_the_role_of_its_workload(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = {
+        "AccessKeyId": "ROLE", "SecretAccessKey": "secret", "Token": "session",
+        "Expiration": "2999-01-01T00:00:00Z",
+    }  # fmt: skip
+
+    class Role(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(keys).encode())
+
+    with HTTPServer(("127.0.0.1", 0), Role) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}/role"
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", place)
+        store = S3Store("bucket", "", Settings(s3_endpoint="http://minio:9000"))
+        url = store.presign("a", 60) or ""
+    assert "X-Amz-Credential=ROLE%2F" in url
+    assert "X-Amz-Security-Token=session" in url
 
 
 def test_presigned_urls_name_the_server_as_clients_reach_it() -> None:

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from services.gateway.api.limits import Quota
-from services.gateway.api.problems import ProblemError, hide_paths
+from services.gateway.api.problems import ProblemError, without_paths
 from services.gateway.api.resources import Resources
 from services.gateway.api.session import session_id
 from services.gateway.api.tokens import Scope, TokenRecord
@@ -36,9 +36,9 @@ def address_of(request: Request) -> str:
 
 
 def public(status: JobStatus) -> JobStatus:
-    """Return a job's status without the paths of workers' disks in its errors."""
-    failed = {unit: hide_paths(error) for unit, error in status.failed.items()}
-    return status.model_copy(update={"failed": failed})
+    """Return a job's status without the paths of workers' disks."""
+    hidden = {"failed": without_paths(status.failed), "result": without_paths(status.result)}
+    return status.model_copy(update=hidden)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from services.gateway.api.problems import hide_paths
+from services.gateway.api.problems import hide_paths, without_paths
 from shared.contracts.gateway import DatasetStatus, Submission, submission_key
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
@@ -101,7 +101,7 @@ def _dataset_status(
         images_per_second=rate,
         seconds_left=round((request.images - made) / rate, 1) if rate else None,
         created=submission.created,
-        result=result,
+        result=without_paths(result),
     )
 
 

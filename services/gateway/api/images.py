@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
+import tempfile
 import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
-import numpy as np
 from anyio import sleep
 from fastapi import APIRouter, Header, Request, Response
-from PIL import Image, UnidentifiedImageError
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayGenerate, MayRead
@@ -26,19 +27,13 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.imaging.pictures import open_picture
+from shared.imaging.sandboxed_picture import GREY, MODULE, Picture, read_small
 from shared.models import read_model
+from shared.sandbox import SandboxedFiles
 from shared.serving.deployments import check_crops, deployments
 from shared.storage import Store, sha256
 
 MIN_CROP_SIDE = 8
-UNREADABLE = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-)
 WAIT_SECONDS, MAX_WAIT_SECONDS = 20.0, 60.0
 POLL_SECONDS = 0.05
 
@@ -123,15 +118,16 @@ def _resolve(store: Store, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
     """Check the body against the model; return the request and the PNGs that it names by hash."""
     with blaming("#/model"):
         model = read_model(store, ModelRef(body.model, body.version))
-    with blaming("#/labels"):
-        labels = encode_png(_read_label_map(body.labels, model))
-    inputs, crops, sides = [labels], [], []
-    for number, item in enumerate(body.crops):
-        with blaming(f"#/crops/{number}"):
-            crop, pixels, side = _crop(store, item, model)
-            crops.append(crop)
-            sides.append(side)
-            inputs += [pixels] if pixels is not None else []
+    with Pictures(model.size) as pictures:
+        with blaming("#/labels"):
+            labels = encode_png(_read_label_map(body.labels, model, pictures))
+        inputs, crops, sides = [labels], [], []
+        for number, item in enumerate(body.crops):
+            with blaming(f"#/crops/{number}"):
+                crop, pixels, side = _crop(store, item, model, pictures)
+                crops.append(crop)
+                sides.append(side)
+                inputs += [pixels] if pixels is not None else []
     with blaming("#/crops"):
         _check_tokens(store, model, sides)
     options = body.model_dump(include={"model", "version", "seed", *SamplingChoice.model_fields})
@@ -150,7 +146,9 @@ def _check_tokens(store: Store, model: ModelRecord, sides: list[int]) -> None:
         check_crops(len(sides), max(*sides, enlarged), in_use[-1].factor, limit)
 
 
-def _crop(store: Store, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, bytes | None, int]:
+def _crop(
+    store: Store, item: CropBody, model: ModelRecord, pictures: Pictures
+) -> tuple[GivenCrop, bytes | None, int]:
     """Return a crop, its PNG if the body has one, and its largest possible side in pixels."""
     if item.tissue not in model.classes.names[model.classes.first :]:
         raise InputError(
@@ -162,21 +160,20 @@ def _crop(store: Store, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, 
         store.get_model(region_set_key(str(item.regions)), RegionSet)
         given = GivenCrop(label=label, regions=item.regions, region=item.region)
         return given, None, int(model.size * model.recipe.denoiser.crop_max)
-    crop = _read_crop(item.png, model.size)
+    crop = _read_crop(item.png, model.size, pictures)
     pixels = encode_png(crop)
     return GivenCrop(label=label, pixels=input_key(pixels)), pixels, len(crop)
 
 
-def _read_label_map(data: bytes, model: ModelRecord) -> UInt8:
+def _read_label_map(data: bytes, model: ModelRecord, pictures: Pictures) -> UInt8:
     """Decode a PNG of a label map to uint8 (size, size). Raises `InputError` if it is unfit."""
-    with _open_png(data, model.size) as image:
-        if image.size != (model.size, model.size) or image.mode not in {"L", "P", "1"}:
-            raise InputError(
-                f"the label map has mode {image.mode} and {image.width}×{image.height} px: send "
-                f"class indices (grey or palette) of {model.size}×{model.size} px, the size of "
-                f"{model.model}"
-            )
-        labels = np.asarray(image, np.uint8)
+    mode, labels = pictures.read(data)
+    height, width = labels.shape[:2]
+    if (width, height) != (model.size, model.size) or mode not in GREY:
+        raise InputError(
+            f"the label map has mode {mode} and {width}×{height} px: send class indices (grey or "
+            f"palette) of {model.size}×{model.size} px, the size of {model.model}"
+        )
     if labels.max() >= len(model.classes):
         raise InputError(
             f"the label map holds {labels.max()}; the model's labels are 0 to "
@@ -185,31 +182,44 @@ def _read_label_map(data: bytes, model: ModelRecord) -> UInt8:
     return labels
 
 
-def _read_crop(data: bytes, limit: int) -> UInt8:
+def _read_crop(data: bytes, limit: int, pictures: Pictures) -> UInt8:
     """Decode a PNG of a crop to uint8 RGB (side, side, 3). Raises `InputError` if it is unfit."""
-    with _open_png(data, limit) as image:
-        if image.width != image.height or image.width < MIN_CROP_SIDE:
-            raise InputError(
-                f"a crop has {image.width}×{image.height} px: send a square of {MIN_CROP_SIDE} to "
-                f"{limit} px"
-            )
-        return np.asarray(image.convert("RGB"), np.uint8)
+    crop = pictures.read(data, color=True).pixels
+    height, width = crop.shape[:2]
+    if width != height or width < MIN_CROP_SIDE:
+        raise InputError(
+            f"a crop has {width}×{height} px: send a square of {MIN_CROP_SIDE} to {limit} px"
+        )
+    return crop
 
 
-def _open_png(data: bytes, limit: int) -> Image.Image:
-    """Decode a PNG whose width and height are at most `limit` pixels.
+class Pictures:
+    """Decodes the PNGs of one request, in one process of the sandbox.
 
-    Raises:
-        InputError: the PNG is larger, or `data` is not a PNG.
+    Args:
+        limit: largest width and height, pixels.
     """
-    try:
-        image = open_picture(io.BytesIO(data), formats=("PNG",))
-        if max(image.size) > limit:
-            raise InputError(
-                f"a picture has {image.width}×{image.height} px; at most {limit}×{limit} px are "
-                "allowed"
-            )
-        image.load()
-    except UNREADABLE as error:
-        raise InputError("a picture is not a readable PNG: send a PNG in base64") from error
-    return image
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._stack = ExitStack()
+        folder = tempfile.TemporaryDirectory(prefix="htd-pictures-")
+        self._place = Path(self._stack.enter_context(folder)) / "picture"
+        self._place.touch()
+        self._files = self._stack.enter_context(SandboxedFiles([self._place], [MODULE]))
+
+    def read(self, data: bytes, *, color: bool = False) -> Picture:
+        """Decode a PNG; `color`: to RGB, whatever it holds. Raises `InputError`."""
+        self._place.write_bytes(data)  # the same file, which the process may read
+        return read_small(self._place, self._files, self._limit, ["PNG"], color=color)
+
+    def __enter__(self) -> Pictures:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()

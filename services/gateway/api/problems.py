@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import PurePath
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -212,12 +213,41 @@ def pointer(*path: str | int) -> str:
     return "#" + "".join(f"/{part}" for part in parts)
 
 
-_PATH = re.compile(r"(?<![\w:/.\\])/(?:[^\s/'\"<>|;,:()]+/)+([^\s/'\"<>|;,:()]*)")
+_PART = r"(?:\([^()/\n'\"]*\)|(?<=\w)'(?=\w)|(?![.,] )[^/\n'\"<>|;:()])+"
+"""A folder's name in a message; it may have blanks, and ends where a sentence does."""
+
+_QUOTED = re.compile(r"(['\"])(?:file://)?/(?:(?!\1)[^\n]*/)?((?:(?!\1)[^/\n])*)\1")
+_PATH = re.compile(rf"(?:(?<![\w:/.\\])|(?<=file://))/(?:{_PART}/)+([^\s/'\"<>|;,:()]*)")
+_WINDOWS = re.compile(r"\b[A-Za-z]:\\(?:[^\\\n'\"<>|;:]+\\)*([^\s\\'\"<>|;,:()]*)")
 
 
 def hide_paths(text: str) -> str:
-    """Leave the last name of each absolute path in a message: the rest is the server's affair."""
-    return _PATH.sub(r"…/\1", text)
+    """Leave the last name of each absolute path in a message: the rest is the server's affair.
+
+    A path with blanks that is not quoted may take words with it, up to the last slash of its
+    sentence.
+    """
+    for pattern, kept in ((_QUOTED, r"\1…/\2\1"), (_PATH, r"…/\1"), (_WINDOWS, r"…/\1")):
+        text = pattern.sub(kept, text)
+    return text
+
+
+def without_paths(value: Any) -> Any:
+    """Hide the absolute paths in all keys and texts of a JSON value."""
+    if isinstance(value, str):
+        return hide_paths(value)
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        shown = f"…/{PurePath(key).name}" if PurePath(key).is_absolute() else hide_paths(key)
+        name, number = shown, 2
+        while name in found:
+            name, number = f"{shown} ({number})", number + 1
+        found[name] = without_paths(item)
+    return found
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated
 
 from fastapi import Path
@@ -17,7 +18,11 @@ SlideName = Annotated[Name, Path(description="name of the slide")]
 
 
 def slide_info(store: Store, slide: str) -> SlideInfo | None:
-    """Return the files and records of a slide in the store, or None if there are none."""
+    """Return the files and records of a slide in the store, or None if there are none.
+
+    A slide that lies outside of the store has `…/` and its file's name as source: its folder is
+    the owner's affair; see `source_of`.
+    """
     prefix = slide_key(slide, "")
     keys = list(store.list(prefix))
     if not keys:
@@ -33,6 +38,8 @@ def slide_info(store: Store, slide: str) -> SlideInfo | None:
     )
     maps = slide_key(slide, "labels/")
     main = [key for key in sources if key.count("/") == prefix.count("/") + 1]
+    if isinstance(record, SlideRecord):
+        record = record.model_copy(update={"source": _shown(record.source)})
     source = record.source if isinstance(record, SlideRecord) else None
     if source is None and isinstance(reference, SlideReference):
         source = reference.source
@@ -46,6 +53,19 @@ def slide_info(store: Store, slide: str) -> SlideInfo | None:
             key.removeprefix(maps).removesuffix(".tif"): key for key in keys if key.startswith(maps)
         },
     )
+
+
+def _shown(source: str) -> str:
+    path = PurePath(source)
+    return f"…/{path.name}" if path.is_absolute() else source
+
+
+def source_of(store: Store, info: SlideInfo) -> str | None:
+    """Return the key or path of a slide's main file; None if it has none."""
+    if info.source is None or info.source in info.files:
+        return info.source
+    key = slide_key(info.slide)
+    return store.get_model(key, SlideRecord).source if info.record else info.source
 
 
 def label_map(info: SlideInfo, cohort: str | None) -> str | None:

@@ -15,11 +15,19 @@ from services.gateway.api.access import Caller
 THREADS = 16
 """Number of requests that read slides at the same time; others wait without a thread."""
 
+THREADS_PER_TENANT = 6
+"""Number of those that may be of one tenant."""
+
 THREADS_PER_SLIDE = 4
 """Number of those that may be for one slide, which may be slow to fetch."""
 
 _all = CapacityLimiter(THREADS)
-_of_slide: WeakValueDictionary[tuple[str, str], CapacityLimiter] = WeakValueDictionary()
+_some: WeakValueDictionary[tuple[str, ...], CapacityLimiter] = WeakValueDictionary()
+"""Limiters by store, and by store and slide."""
+
+
+def _limiter(most: int, *key: str) -> CapacityLimiter:
+    return _some.get(key) or _some.setdefault(key, CapacityLimiter(most))
 
 
 def reads_slide(answer: Callable[..., Response]) -> Callable[..., Awaitable[Response]]:
@@ -27,9 +35,11 @@ def reads_slide(answer: Callable[..., Response]) -> Callable[..., Awaitable[Resp
 
     @wraps(answer)
     async def in_turn(*, caller: Caller, slide: str, **values: Any) -> Response:
-        key = (caller.store.url, slide)
-        own = _of_slide.get(key) or _of_slide.setdefault(key, CapacityLimiter(THREADS_PER_SLIDE))
-        async with own:
+        tenant = caller.store.url
+        async with (
+            _limiter(THREADS_PER_SLIDE, tenant, slide),
+            _limiter(THREADS_PER_TENANT, tenant),
+        ):
             work = partial(answer, caller=caller, slide=slide, **values)
             return await to_thread.run_sync(work, limiter=_all)
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from services.gateway.api.access import Caller
 from services.gateway.api.problems import ProblemError
-from services.gateway.api.slide_lookup import find_slide, label_map
+from services.gateway.api.slide_lookup import find_slide, label_map, source_of
 from shared.arrays import Float64, Int64, UInt8
 from shared.contracts.base import Classes, class_color
 from shared.errors import InputError
@@ -29,7 +29,7 @@ from shared.imaging.label_map import LABEL_TILE, LabelMap
 from shared.imaging.sandboxed_slide import open_source
 from shared.imaging.slide import WINDOW_PIXELS, Slide
 from shared.imaging.stored_slides import local_source
-from shared.storage import Store, sha256
+from shared.storage import ObjectNotFoundError, Store, sha256
 
 TILE_SIDE, TILE_OVERLAP = 254, 1
 JPEG_QUALITY = 80
@@ -39,6 +39,13 @@ MAX_OPEN = 16
 
 FRESH_SECONDS = 10.0
 """Seconds after which the files of an open slide are compared with the store again."""
+
+MAX_LOSSES = 3
+"""How often a slide may end the process that reads it, before it is refused."""
+
+REFUSED_SECONDS, MAX_REFUSED = 600.0, 4096
+"""Time that a slide stays refused which cannot be opened or ends its process, unless its files
+change; and how many such slides are remembered."""
 
 MAX_CROP_SPAN = 4096
 """Largest side of a crop in level-0 pixels, all of which are read if the slide has one level."""
@@ -235,11 +242,36 @@ class _Slot:
     checked: float = 0.0
 
 
+@dataclass
+class _Bad:
+    """What is known against a version of a slide: losses of its process, and why it is refused."""
+
+    losses: int = 0
+    error: str | None = None
+    at: float = 0.0
+
+    def refuse(self, error: str) -> None:
+        self.error, self.at = error, time.monotonic()
+
+    def open(self, store: Store, source: str, labels: str | None) -> Zoom:
+        """Open the slide. Raises `InputError`, also without a try where the last one failed."""
+        if self.error is not None:
+            raise InputError(self.error)
+        try:
+            return Zoom(store, source, labels)
+        except ObjectNotFoundError:
+            raise
+        except InputError as error:
+            self.refuse(str(error))
+            raise
+
+
 class Zooms:
     """The cache of open slides; it drops the least recently used slide first."""
 
     def __init__(self) -> None:
         self._slots: OrderedDict[tuple[str, str], _Slot] = OrderedDict()
+        self._bad: OrderedDict[tuple[str, str, str], _Bad] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, caller: Caller, slide: str) -> tuple[Zoom, str]:
@@ -262,23 +294,43 @@ class Zooms:
             now = time.monotonic()
             if slot.zoom is None or slot.zoom.slide.failed or now - slot.checked > FRESH_SECONDS:
                 source, labels, version = _find_files(caller, slide)
-                if slot.zoom is None or slot.zoom.slide.failed or version != slot.version:
-                    slot.zoom, slot.version = Zoom(caller.store, source, labels), version
+                lost = slot.zoom is not None and slot.zoom.slide.failed
+                if slot.zoom is None or lost or version != slot.version:
+                    bad = self._record_of((*key, version), lost and version == slot.version)
+                    slot.zoom, slot.version = bad.open(caller.store, source, labels), version
                 slot.checked = now
             return slot.zoom, slot.version
+
+    def _record_of(self, key: tuple[str, str, str], lost: bool) -> _Bad:
+        """Return what is known against a version of a slide, with one loss more if it was lost."""
+        with self._lock:
+            bad = self._bad.pop(key, None) or _Bad()
+            if bad.error is not None and time.monotonic() - bad.at > REFUSED_SECONDS:
+                bad = _Bad()
+            self._bad[key] = bad
+            while len(self._bad) > MAX_REFUSED:
+                self._bad.popitem(last=False)
+        bad.losses += lost
+        if bad.losses >= MAX_LOSSES and bad.error is None:
+            bad.refuse(
+                f"slide {key[1]!r} ended the process that reads it {bad.losses} times: it is "
+                "damaged, or takes too long. Replace its file, or try again in ten minutes"
+            )
+        return bad
 
 
 def _find_files(caller: Caller, slide: str) -> tuple[str, str | None, str]:
     """Return the keys of a slide's file and label map, and a version that changes with them."""
     info = find_slide(caller, slide)
-    if info.source is None:
+    source = source_of(caller.store, info)
+    if source is None:
         raise ProblemError(404, "no-source", f"slide {slide!r} has no file")
     labels = label_map(info, None)
     # A source that is not among the slide's files may be a path outside of the store.
-    keys = [key for key in info.files if key == info.source] + ([labels] if labels else [])
+    keys = [key for key in info.files if key == source] + ([labels] if labels else [])
     tags = [caller.store.stat(key).tag for key in keys]
     version = sha256(f"{info.model_dump_json()} {tags}".encode())[:24]
-    return info.source, labels, version
+    return source, labels, version
 
 
 def zoom_of(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:

@@ -2,6 +2,7 @@
 
 drawing.py       an annotation → the label map of its slide, with what was painted and left out
 writing.py       the label map of a slide → a file in any format
+sandboxed.py     parses outlines in the sandbox
 formats.py       which format a file has, and its reader and writer
 qupath.py, asap.py, regions.py (ImageScope, HALO), ndpa.py    the formats of outlines
 label_images.py  masks

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from services.ingest.annotations.class_names import classify
-from services.ingest.annotations.formats import READERS, format_of
 from services.ingest.annotations.label_images import PANDA_NAMES, frame_of, resampled
-from services.ingest.annotations.outlines import SlideGeometry, settle
+from services.ingest.annotations.outlines import Annotation, SlideGeometry, settle
 from services.ingest.annotations.placement import Tissue, place
 from services.ingest.annotations.rasterize import in_order, paint
+from services.ingest.annotations.sandboxed import read_annotation
 from shared.arrays import UInt8
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Classes
@@ -107,8 +107,9 @@ def draw_labels(
         raise InputError(f"annotation {path} is not there")
     mpp = request.regions.mpp
     size = map_size(slide, mpp)
-    drawn = Drawn(source.label_format or format_of(path))
-    strips = _strips(drawn, path, slide, tissue, source, request, classes)
+    kind, annotation = read_annotation(path, source.label_format, slide)
+    drawn = Drawn(kind)
+    strips = _strips(drawn, annotation, path, slide, tissue, source, request, classes)
     write_label_map(file, drawn.counted(strips, tissue, size[1]), *size, mpp)
     _check(drawn, path, request.labels_on_tissue, classes)
     return drawn.record(classes)
@@ -124,6 +125,7 @@ def map_size(slide: SlideGeometry, mpp: float) -> tuple[int, int]:
 
 def _strips(
     drawn: Drawn,
+    annotation: Annotation | None,
     path: Path,
     slide: SlideGeometry,
     tissue: Tissue,
@@ -131,11 +133,10 @@ def _strips(
     request: IngestRequest,
     classes: Classes,
 ) -> Iterator[UInt8]:
-    """Read and check an annotation; return the strips of its label map."""
+    """Check an annotation, or the mask at `path`; return the strips of its label map."""
     origin = source.labels_origin or request.labels_origin
     mpp = request.regions.mpp
-    if drawn.format in READERS:
-        annotation = READERS[drawn.format](path, slide)
+    if annotation is not None:
         annotation.outlines = settle(annotation.outlines)
         labelled = classify(annotation, classes, request.label_names, path)
         drawn.skipped = annotation.skipped

@@ -1,0 +1,131 @@
+"""Images of tiles, which are decoded in the sandbox."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from pydantic import Field, ValidationError
+
+from shared.arrays import UInt8
+from shared.contracts.base import Contract
+from shared.errors import InputError
+from shared.imaging.masks import INVERSE, ORIENTATION, turned
+from shared.imaging.pictures import check_jpeg, open_picture
+from shared.imaging.tiff_facts import inspect, is_tiff, tiff_size
+from shared.sandbox import ANSWER_BYTES, SandboxedFiles
+
+MAX_TILE_SIDE = 8192
+"""Greatest side of a tile, pixels; larger images must be ingested as slides."""
+
+READER = "services.ingest.tile_images:TileImageReader"
+
+Side = Annotated[int, Field(ge=1, le=MAX_TILE_SIDE)]
+
+# What is wrong with a file becomes an InputError; OpenCV would print it as well.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class TileImageFacts(Contract):
+    """What the reading process says about an image: see `read_upright`."""
+
+    width: Side
+    height: Side
+    turn: int = Field(ge=1, le=8)
+    transparent: bool
+
+
+class TileImageReader:
+    """Reads the image of a tile inside the sandbox.
+
+    Attributes:
+        facts: the fields of `TileImageFacts`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._image, turn, transparent = read_upright(path)
+        height, width = self._image.shape[:2]
+        self.facts = {"width": width, "height": height, "turn": turn, "transparent": transparent}
+
+    def read(self, top: int, bottom: int) -> UInt8:
+        """Return rows, uint8 RGB (rows, width, 3)."""
+        return np.ascontiguousarray(self._image[top:bottom])
+
+
+def read_image(path: Path, among: SandboxedFiles) -> tuple[UInt8, int, bool]:
+    """Read the image of a tile in the sandbox; see `read_upright`."""
+    file = among.open(READER, path)
+    try:
+        facts = TileImageFacts.model_validate(file.facts)
+    except ValidationError as error:
+        raise InputError(f"{path.name} cannot be read as an image: is it damaged?") from error
+    image = np.empty((facts.height, facts.width, 3), np.uint8)
+    step = max(1, ANSWER_BYTES // (facts.width * 3))
+    for top in range(0, facts.height, step):
+        part = image[top : top + step]
+        part[:] = file.read([top, top + len(part)], part.shape, np.uint8)
+    return image, facts.turn, facts.transparent
+
+
+def read_upright(path: Path) -> tuple[UInt8, int, bool]:
+    """Read the image of a tile.
+
+    Returns:
+        uint8 RGB (h, w, 3), upright, with transparent pixels laid on white; the orientation that
+        the file states; and whether it has transparent pixels.
+
+    Raises:
+        InputError: the file is no image, is damaged, or is too large.
+    """
+    damaged = InputError(f"{path.name} cannot be read as an image: is it damaged?")
+    if is_tiff(path):
+        inspect(path).check_samples(path)
+    turn, alpha = 1, None
+    try:
+        with open_picture(path) as picture:
+            check_side(path, *picture.size)
+            turn = int(picture.getexif().get(ORIENTATION, 1))
+            picture.load()  # OpenCV fills what a truncated file lacks
+            if picture.format == "JPEG":
+                check_jpeg(path)
+            if picture.has_transparency_data:
+                alpha = picture.convert("RGBA")
+    except UnidentifiedImageError:
+        # It may be a TIFF of 16 bits, which only OpenCV reads.
+        check_side(path, *tiff_size(path))
+        if _decoded(path, cv2.IMREAD_UNCHANGED, damaged).shape[2:] == (4,):
+            raise InputError(
+                f"{path.name} has 16 bits per channel and transparency: save it with 8 bits"
+            ) from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise damaged from error
+    turn = turn if turn in INVERSE else 1
+    if alpha is not None and np.asarray(alpha.getchannel("A")).min() < 255:
+        white = Image.new("RGBA", alpha.size, "white")
+        laid = Image.alpha_composite(white, alpha).convert("RGB")
+        return turned(np.asarray(laid, np.uint8), turn), turn, True
+    array = _decoded(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, damaged)
+    check_side(path, array.shape[1], array.shape[0])
+    return turned(np.asarray(array, np.uint8), turn), turn, False
+
+
+def _decoded(path: Path, flags: int, damaged: InputError) -> NDArray[Any]:
+    """Read an image by OpenCV; raise `damaged` if that is not possible."""
+    data = np.fromfile(path, np.uint8)
+    array = cv2.imdecode(data, flags) if data.size else None
+    if array is None:
+        raise damaged
+    return array
+
+
+def check_side(path: Path, width: int, height: int) -> None:
+    """Raise `InputError` if an image is larger than a tile may be."""
+    if max(width, height) > MAX_TILE_SIDE:
+        raise InputError(
+            f"{path.name} is {width}×{height} px, more than a tile's {MAX_TILE_SIDE}: ingest it "
+            "as a slide"
+        )
