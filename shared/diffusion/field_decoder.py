@@ -20,7 +20,7 @@ from shared.diffusion.staining import (
 )
 from shared.seeds import image_seed
 
-PIECE = 768
+PIECE = 512
 """Side of the pieces that are decoded at a time, pixels."""
 
 PROBES, PLACES = 8, 64
@@ -37,20 +37,17 @@ def probe(sampler: FieldSampler) -> dict[str, Tensor]:
         labels (n, 3); `norms.<name>`: the statistics of `norm_statistics`.
     """
     places = _places(sampler)
-    side, factor = sampler.window, sampler.factor
-    labels = np.stack(
-        [
-            sampler.label_rows(y, y + side)[:, x * factor : (x + side) * factor]
-            for y, x in places
-        ]
-    )
-    vae, device = sampler.pipeline.vae, sampler.pipeline.device
+    labels = np.stack([sampler.window_labels(y, x) for y, x in places])
+    vae, device = sampler.pipeline.vae, sampler.device
     with torch.inference_mode(), sampler.computing():
         raw = to_raw(vae, sampler.windows(places).to(device))
         statistics = norm_statistics(vae, raw)
         fixed = with_fixed_norms(vae, statistics)
         images = torch.cat(
-            [to_pixels(fixed.decode(row.to(vae.dtype), return_dict=False)[0]) for row in raw.split(1)]
+            [
+                to_pixels(fixed.decode(row.to(vae.dtype), return_dict=False)[0])
+                for row in raw.split(1)
+            ]
         )
     found = {f"{NORMS}{name}": value.cpu() for name, value in statistics.items()}
     kinds, wanted = _wanted(sampler)
@@ -73,7 +70,7 @@ class FieldDecoder:
     def __init__(self, sampler: FieldSampler, fixed: Mapping[str, Tensor]) -> None:
         self.sampler = sampler
         statistics = {
-            name.removeprefix(NORMS): value.to(sampler.pipeline.device)
+            name.removeprefix(NORMS): value.to(sampler.device)
             for name, value in fixed.items()
             if name.startswith(NORMS)
         }
@@ -113,7 +110,7 @@ class FieldDecoder:
         before, after = max(0, left - self.reach), min(sampler.width, right + self.reach)
         latents = given.rows(above, below).sample[None, :, :, before:after]
         with torch.inference_mode(), sampler.computing():
-            raw = to_raw(self.vae, latents.to(sampler.pipeline.device)).to(self.vae.dtype)
+            raw = to_raw(self.vae, latents.to(sampler.device)).to(self.vae.dtype)
             pixels = to_pixels(self.vae.decode(raw, return_dict=False)[0])
         labels = sampler.label_rows(above, below)[:, before * factor : after * factor]
         kinds, _ = _wanted(sampler)
@@ -143,15 +140,8 @@ def _places(sampler: FieldSampler) -> list[tuple[int, int]]:
     rng = np.random.default_rng(image_seed(sampler.seed, 2))
     limits = (sampler.height - sampler.window + 1, sampler.width - sampler.window + 1)
     places = [(int(y), int(x)) for y, x in rng.integers(limits, size=(PLACES, 2))]
-    side, factor = sampler.window, sampler.factor
     shares = np.stack(
-        [
-            np.bincount(
-                sampler.label_rows(y, y + side)[:, x * factor : (x + side) * factor].ravel(),
-                minlength=256,
-            )
-            for y, x in places
-        ]
+        [np.bincount(sampler.window_labels(y, x).ravel(), minlength=256) for y, x in places]
     )
     best: Sequence[int] = shares.argmax(0)[list(sampler.crops)].tolist()
     chosen = dict.fromkeys([*range(PROBES), *best])

@@ -20,7 +20,7 @@ from shared.arrays import UInt8
 from shared.contracts.sampling import Sampling
 from shared.diffusion.autoencoder import encode_latents, vae_factor
 from shared.diffusion.crops import Crop, move_crop
-from shared.diffusion.flow import Solver, draw_noise, guided
+from shared.diffusion.flow import Solver, Velocity, draw_noise, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.diffusion.precision import autocast
@@ -108,6 +108,7 @@ class FieldSampler:
         precision: 'fp32' or 'bf16', see `HeteroTissuePipeline.__call__`.
 
     Attributes:
+        device: device of the model.
         factor: pixels per latent pixel.
         window: side of a window, latent pixels.
         height, width: size of the field, latent pixels.
@@ -133,10 +134,12 @@ class FieldSampler:
             )
         self.pipeline, self.sampling, self.labels = pipeline, sampling, labels
         self.crops = {crop.label: crop for crop in crops}
-        self.seed, self.precision = seed, precision
+        self.seed, self.precision, self.device = seed, precision, pipeline.device
         self.factor = vae_factor(pipeline.vae)
         self.window = size // self.factor
-        self.height, self.width = (-(-side // self.factor) for side in (labels.height, labels.width))
+        self.height, self.width = (
+            -(-side // self.factor) for side in (labels.height, labels.width)
+        )
         self._guidance = Guidance.from_scale(sampling, True, bool(crops))
         self._encoded: dict[bytes, Tensor] = {}
         shape = torch.arange(self.window) - (self.window - 1) / 2
@@ -147,7 +150,10 @@ class FieldSampler:
         """Read rows of latent pixels from the label map, which is extended at its far edges."""
         bottom = min(bottom, self.height)
         rows = self.labels.read(top * self.factor, min(bottom * self.factor, self.labels.height))
-        missing = ((bottom - top) * self.factor - len(rows), self.width * self.factor - rows.shape[1])
+        missing = (
+            (bottom - top) * self.factor - len(rows),
+            self.width * self.factor - rows.shape[1],
+        )
         return np.pad(rows, ((0, missing[0]), (0, missing[1])), mode="edge")
 
     def noise(self, top: int, bottom: int) -> Strip:
@@ -192,18 +198,28 @@ class FieldSampler:
         Args:
             places: row and column of their upper left corners, latent pixels.
         """
+        side = self.window
+        samples = torch.stack(
+            [self.noise(y, y + side).sample[:, :, x : x + side] for y, x in places]
+        )
+        maps = np.stack([self.window_labels(y, x) for y, x in places])
         made = []
-        for y, x in places:
-            strip = self.noise(y, y + self.window)
-            sample = strip.sample[None, :, :, x : x + self.window]
-            labels = self.label_rows(y, y + self.window)
+        for first in range(0, len(places), BATCH):
+            batch = slice(first, first + BATCH)
             with self.computing():
-                velocity = self._guided(labels, y, [x])
-                solver = Solver(sample, self.sampling.steps, self.sampling.first_order)
-                while not solver.finished:
-                    solver.advance(velocity(solver.sample, solver.time))
-            made.append(solver.sample)
+                velocity = self._guided(maps[batch], places[batch])
+                made.append(
+                    sample_flow(
+                        velocity, samples[batch].to(self.device), self.sampling.steps,
+                        first_order=self.sampling.first_order,
+                    )
+                )  # fmt: skip
         return torch.cat(made)
+
+    def window_labels(self, y: int, x: int) -> UInt8:
+        """Read the labels of the window whose upper left latent pixel is at row y, column x."""
+        side, factor = self.window, self.factor
+        return self.label_rows(y, y + side)[:, x * factor : (x + side) * factor]
 
     def _rows(self, step: int, top: int, bottom: int) -> list[int]:
         starts = self._starts(step, 0, self.height)
@@ -214,11 +230,13 @@ class FieldSampler:
         stride = self.window - max(1, self.window // OVERLAP)
         shift = image_seed(self.seed, axis) + round((step + 1) * GOLDEN * stride)
         last = length - self.window
-        return sorted({min(max(0, y), last) for y in range(-(shift % stride), last + stride, stride)})
+        return sorted(
+            {min(max(0, y), last) for y in range(-(shift % stride), last + stride, stride)}
+        )
 
     @torch.inference_mode()
     def _velocity(self, step: int, time: float, given: Strip, top: int, bottom: int) -> Tensor:
-        channels, side = len(given.sample), self.window
+        channels, side, factor = len(given.sample), self.window, self.factor
         total = torch.zeros(channels, bottom - top, self.width)
         weight = torch.zeros(bottom - top, self.width)
         columns = self._starts(step, 1, self.width)
@@ -230,21 +248,19 @@ class FieldSampler:
             for number in range(0, len(columns), BATCH):
                 batch = columns[number : number + BATCH]
                 samples = torch.stack([rows[:, :, x : x + side] for x in batch])
+                maps = np.stack([labels[:, x * factor : (x + side) * factor] for x in batch])
                 with self.computing():
-                    velocities = self._guided(labels, y, batch)(samples.to(self._device), time)
-                for x, velocity in zip(batch, velocities.cpu(), strict=True):
+                    velocity = self._guided(maps, [(y, x) for x in batch])
+                    velocities = velocity(samples.to(self.device), time)
+                for x, own in zip(batch, velocities.cpu(), strict=True):
                     place = (outer, slice(x, x + side))
-                    total[:, *place] += velocity[:, inner] * self._weights[inner]
+                    total[:, *place] += own[:, inner] * self._weights[inner]
                     weight[place] += self._weights[inner]
         return total / weight
 
-    def _guided(
-        self, labels: UInt8, y: int, columns: Sequence[int]
-    ) -> Callable[[Tensor, float], Tensor]:
-        """Return the guided velocity of windows side by side, given the labels of their rows."""
-        side, factor = self.window * self.factor, self.factor
-        maps = np.stack([labels[:, x * factor : x * factor + side] for x in columns])
-        crops = [self._place(own, y, x) for own, x in zip(maps, columns, strict=True)]
+    def _guided(self, maps: UInt8, places: Sequence[tuple[int, int]]) -> Velocity:
+        """Return the guided velocity of windows at some places, given their labels."""
+        crops = [self._place(own, *at) for own, at in zip(maps, places, strict=True)]
         denoiser = self.pipeline.denoiser
         encoded = denoiser.encode_branches(maps, crops, self._guidance.branches, self._encode)
         return guided(denoiser, encoded, self._guidance)
@@ -265,11 +281,7 @@ class FieldSampler:
             self._encoded[key] = encode_latents(self.pipeline.vae, image)
         return self._encoded[key]
 
-    @property
-    def _device(self) -> torch.device:
-        return self.pipeline.device
-
     def computing(self) -> torch.autocast:
         """Return a context that computes in the sampler's precision."""
         wanted = self.precision if self.pipeline.vae.dtype == torch.float32 else "fp32"
-        return autocast(self._device.type, wanted)
+        return autocast(self.device.type, wanted)
