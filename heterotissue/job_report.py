@@ -17,6 +17,7 @@ from heterotissue.progress import console, print_table, say
 from shared.contracts.cluster import cluster_key
 from shared.contracts.embed import feature_record_key
 from shared.contracts.evaluate import report_key
+from shared.contracts.field import field_key
 from shared.contracts.image import image_key
 from shared.contracts.ingest import cohort_key
 from shared.contracts.jobs import JobStatus, job_key
@@ -42,6 +43,7 @@ NAME_FIELDS = {
     "deploy": ("model", "version"),
     "synthesize": ("dataset",),
     "image": ("image",),
+    "field": ("field",),
     "evaluate": ("report",),
 }
 """Stage → fields of its request that name what the job makes."""
@@ -73,6 +75,8 @@ def result_key(stage: str, request: Mapping[str, Any]) -> str | None:
             return dataset_key(own("dataset", ""), "")
         case "image":
             return image_key(own("image", ""))
+        case "field":
+            return field_key(own("field", ""), "slide.tiff")
         case "evaluate":
             return report_key(own("report", ""), "report.html")
     return None

@@ -10,12 +10,11 @@ import numpy as np
 from shared.arrays import UInt8
 from shared.contracts.image import GivenCrop, ImageRequest, image_key
 from shared.contracts.models import ModelRecord
-from shared.datasets.samples import relabel
-from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
+from shared.datasets.given_crops import read_crop
+from shared.diffusion.crops import Crop, move_crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, mark_png
-from shared.imaging.region_sets import load_region_set, read_region
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model
 from shared.seeds import image_seed
@@ -71,29 +70,7 @@ def _place_crop(
         InputError: the class is not in the label map or not in the region, or the crop is
             not a square of at most the image's size.
     """
-    if given.pixels is not None:
-        pixels = decode_png(store.get(given.pixels))
-        if pixels.ndim != 3 or pixels.shape[0] != pixels.shape[1] or len(pixels) > model.size:
-            raise InputError(
-                f"a crop has shape {pixels.shape}: give an RGB square of at most {model.size} px"
-            )
-        crop: Crop | None = Crop(given.label, 0, 0, pixels)
-    else:
-        crop = _cut_crop(store, given, model, rng)
-    placed = None if crop is None else move_crop(crop, labels, rng)
+    placed = move_crop(read_crop(store, given, model, rng), labels, rng)
     if placed is None:
-        where = given.region if crop is None else "the label map"
-        raise InputError(f"a crop is of class {given.label}, which {where} does not hold")
+        raise InputError(f"a crop is of class {given.label}, which the label map does not hold")
     return placed
-
-
-def _cut_crop(
-    store: Store, given: GivenCrop, model: ModelRecord, rng: np.random.Generator
-) -> Crop | None:
-    """Cut a crop of a class out of a region; None if the region does not hold the class."""
-    name, key = str(given.regions), str(given.region)
-    record = load_region_set(store, name)
-    region = read_region(store, record, key)
-    table = relabel(record.classes, model.classes, f"region set {name!r}")
-    rule = CropRule.of(model.recipe.denoiser, model.classes)
-    return take_crop(region.image, table[region.labels], given.label, rule, rng, model.size)

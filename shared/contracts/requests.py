@@ -7,6 +7,7 @@ from shared.contracts.cluster import ClusterRequest
 from shared.contracts.deploy import DeployRequest
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.field import FieldRequest
 from shared.contracts.image import ImageRequest
 from shared.contracts.ingest import IngestRequest
 from shared.contracts.synthesize import DatasetRequest
@@ -22,6 +23,7 @@ REQUESTS: dict[str, type[Request]] = {
         DeployRequest,
         DatasetRequest,
         ImageRequest,
+        FieldRequest,
         EvaluateRequest,
     )
 }

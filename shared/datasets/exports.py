@@ -17,8 +17,10 @@ from typing import IO, Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rasterio import Affine
 from rasterio.features import shapes
 
+from shared.arrays import UInt8
 from shared.contracts.base import Classes
 from shared.contracts.synthesize import DatasetRecord, ExportFormat
 from shared.datasets.samples import Sample, image_png
@@ -155,12 +157,19 @@ def coco_bytes(samples: Sequence[Sample], classes: Classes) -> bytes:
     return text.getvalue().encode()
 
 
-def geojson_bytes(sample: Sample, classes: Classes) -> bytes:
+def geojson_bytes(labels: UInt8, classes: Classes, step: int = 1) -> bytes:
     """Encode a label map as QuPath annotations: polygons with holes along pixel borders.
 
     Coordinates are pixels of the image, x to the right and y down; a pixel's centre
     lies at +0.5, so rasterizing by centres gives the label map back.
+
+    Args:
+        labels: the label map, uint8 (h, w).
+        classes: its classes.
+        step: pixels of the image per pixel of the label map, along each side.
     """
+    scale = Affine.scale(step)
+    found = shapes(labels, mask=labels > 0, connectivity=4, transform=scale)
     features = [
         {
             "type": "Feature",
@@ -173,7 +182,7 @@ def geojson_bytes(sample: Sample, classes: Classes) -> bytes:
                 },
             },
         }
-        for geometry, label in shapes(sample.labels, mask=sample.labels > 0, connectivity=4)
+        for geometry, label in found
     ]
     collection = {"type": "FeatureCollection", "features": features}
     return (json.dumps(collection, separators=(",", ":")) + "\n").encode()
@@ -183,7 +192,7 @@ def sample_files(sample: Sample, classes: Classes, kind: ExportFormat) -> list[t
     """Return the files (relative path, bytes) that one sample adds to an export."""
     key = sample.provenance.key
     if kind == "geojson":
-        return [(f"geojson/{key}.geojson", geojson_bytes(sample, classes))]
+        return [(f"geojson/{key}.geojson", geojson_bytes(sample.labels, classes))]
     files = [(f"images/{key}.png", image_png(sample))]
     if kind == "folder":
         mask = encode_palette_png(sample.labels, classes.colors)

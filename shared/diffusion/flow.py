@@ -98,17 +98,23 @@ class Solver:
         steps: number of equal steps from t = 1 to 0.
         first_order: whether all steps are Euler steps.
         done: number of finished steps; initially above 0 if `sample` is already partly denoised.
+        before: velocity of the step before; None: the next step is an Euler step.
     """
 
     def __init__(
-        self, sample: Tensor, steps: int, first_order: bool = False, done: int = 0
+        self,
+        sample: Tensor,
+        steps: int,
+        first_order: bool = False,
+        done: int = 0,
+        before: Tensor | None = None,
     ) -> None:
         self.sample = sample
         self.steps = steps
         self.first_order = first_order
         self.done = done
+        self.before = before
         self._times = schedule.times(steps)
-        self._before: Tensor | None = None
 
     @property
     def finished(self) -> bool:
@@ -123,9 +129,9 @@ class Solver:
     def advance(self, velocity: Tensor) -> None:
         """Take one step with the velocity at the present time."""
         slope = velocity
-        if self._before is not None and not self.first_order:
-            slope = 1.5 * velocity - 0.5 * self._before
-        self.sample, self._before = self.sample - slope / self.steps, velocity
+        if self.before is not None and not self.first_order:
+            slope = 1.5 * velocity - 0.5 * self.before
+        self.sample, self.before = self.sample - slope / self.steps, velocity
         self.done += 1
 
 

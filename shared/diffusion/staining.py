@@ -42,20 +42,66 @@ def match_staining(
     """
     if not strength or not any(crops):
         return images
-    kinds, wanted = _densities(crops)
+    kinds, wanted = crop_densities(crops)
+    areas = _areas(labels, kinds, images.device)
+    scales = density_scales(_means(images, areas), wanted.to(images.device), strength)
+    return _scaled(images, areas, scales)
+
+
+def class_densities(images: Tensor, labels: UInt8, kinds: Tensor) -> Tensor:
+    """Return the mean optical density of each class over all images, float32 (N, 3).
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        labels: label maps, uint8 (B, H, W).
+        kinds: the classes, (N,).
+    """
+    areas = _areas(labels, kinds.expand(len(labels), -1), images.device)
+    return _means(images.flatten(0, 1).unsqueeze(0), areas.transpose(0, 1).flatten(1, 2)[None])[0]
+
+
+def density_scales(actual: Tensor, wanted: Tensor, strength: float) -> Tensor:
+    """Return the logarithms of the factors that bring densities towards the wanted ones."""
+    ratio = wanted.clamp_min(GLASS_DENSITY) / actual.clamp_min(GLASS_DENSITY)
+    return strength * ratio.log().clamp(-math.log(MAX_RATIO), math.log(MAX_RATIO))
+
+
+def scale_densities(images: Tensor, labels: UInt8, kinds: Tensor, scales: Tensor) -> Tensor:
+    """Scale the optical density of each class by a given factor.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        labels: label maps, uint8 (B, H, W).
+        kinds: the classes, (N,).
+        scales: logarithm of the factor of each class and colour, (N, 3).
+
+    Returns:
+        uint8 (B, H, W, 3). A pixel depends on labels up to `FADE` / 2 pixels away.
+    """
+    areas = _areas(labels, kinds.expand(len(labels), -1), images.device)
+    return _scaled(images, areas, scales.expand(len(labels), -1, -1))
+
+
+def _areas(labels: UInt8, kinds: Tensor, device: torch.device) -> Tensor:
+    """Return where each class is, float32 (B, N, H, W)."""
     maps = torch.from_numpy(labels).unsqueeze(1)
-    areas = (maps == kinds[..., None, None]).to(images.device, torch.float32)
-    levels = (images.float() + 1) / 256
-    actual = torch.einsum("bnhw,bhwc->bnc", areas, -levels.log())
-    actual = actual / areas.sum((2, 3)).clamp_min(1).unsqueeze(2)
-    ratio = wanted.to(images.device).clamp_min(GLASS_DENSITY) / actual.clamp_min(GLASS_DENSITY)
-    scale = strength * ratio.log().clamp(-math.log(MAX_RATIO), math.log(MAX_RATIO))
+    return (maps == kinds[..., None, None]).to(device, torch.float32)
+
+
+def _means(images: Tensor, areas: Tensor) -> Tensor:
+    """Return the mean optical density of each area, (B, N, 3)."""
+    total = torch.einsum("bnhw,bhwc->bnc", areas, -((images.float() + 1) / 256).log())
+    return total / areas.sum((2, 3)).clamp_min(1).unsqueeze(2)
+
+
+def _scaled(images: Tensor, areas: Tensor, scales: Tensor) -> Tensor:
     soft = functional.avg_pool2d(areas, FADE, 1, FADE // 2, count_include_pad=False)
-    scales = torch.einsum("bnhw,bnc->bhwc", soft, scale).exp()
-    return (256 * levels**scales - 1).round().clamp(0, 255).to(torch.uint8)
+    factors = torch.einsum("bnhw,bnc->bhwc", soft, scales).exp()
+    levels = (images.float() + 1) / 256
+    return (256 * levels**factors - 1).round().clamp(0, 255).to(torch.uint8)
 
 
-def _densities(crops: Sequence[Sequence[Crop]]) -> tuple[Tensor, Tensor]:
+def crop_densities(crops: Sequence[Sequence[Crop]]) -> tuple[Tensor, Tensor]:
     """Return the classes of crops (B, N), -1 for no crop, and their mean densities (B, N, 3)."""
     means: list[dict[int, Float64]] = []
     for own in crops:

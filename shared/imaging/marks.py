@@ -1,4 +1,4 @@
-"""Marks of synthetic pictures: XMP in a PNG says that a model made it, and which.
+"""Marks of synthetic pictures: XMP in a PNG or TIFF says that a model made it, and which.
 
 The words are those of the IPTC's Digital Source Type and of its fields for generative AI.
 """
@@ -44,8 +44,8 @@ class Mark(NamedTuple):
     source: SourceType = "trainedAlgorithmicMedia"
 
 
-def mark_png(png: bytes, mark: Mark) -> bytes:
-    """Return a PNG with a mark; its pixels stay, and equal arguments give equal bytes."""
+def mark_xmp(mark: Mark) -> bytes:
+    """Return the XMP packet of a mark, for any format that holds one."""
     facts = {
         "Iptc4xmpExt:DigitalSourceType": SOURCE_TYPES + mark.source,
         "Iptc4xmpExt:AISystemUsed": SYSTEM,
@@ -61,8 +61,13 @@ def mark_png(png: bytes, mark: Mark) -> bytes:
         f'xmlns:dcterms="{TERMS}"{stated}/>'
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     )
+    return packet.encode()
+
+
+def mark_png(png: bytes, mark: Mark) -> bytes:
+    """Return a PNG with a mark; its pixels stay, and equal arguments give equal bytes."""
     # iTXt: keyword, not compressed, no language, no translated keyword, text.
-    body = b"iTXt" + b"XML:com.adobe.xmp" + b"\0" * 5 + packet.encode()
+    body = b"iTXt" + b"XML:com.adobe.xmp" + b"\0" * 5 + mark_xmp(mark)
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return png[:HEAD] + chunk + png[HEAD:]
 

@@ -1,0 +1,247 @@
+"""The field stage: a probe, then the denoising steps of all strips, then their pixels.
+
+Every step is a phase, because a strip needs rows of its neighbours from the step before. So no
+window is computed twice, apart from those on the border of two strips, and a killed worker loses
+one step of one strip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from safetensors.torch import load, save
+
+from services.field.crops import choose_crops
+from services.field.work import FieldWork, crop_key
+from shared.arrays import Int64
+from shared.contracts.field import (
+    FieldCrop,
+    FieldRecord,
+    FieldRequest,
+    field_key,
+    work_key,
+)
+from shared.contracts.models import ModelRecord
+from shared.datasets.exports import geojson_bytes
+from shared.diffusion.field_decoder import PIECE, FieldDecoder, probe
+from shared.errors import InputError, JobError
+from shared.imaging.codec import encode_png
+from shared.imaging.label_map import LABEL_TILE, LabelMap
+from shared.imaging.marks import Mark, mark_xmp
+from shared.imaging.pyramid import Deflate, Jpeg, Labels, TileCodec, write_pyramid
+from shared.jobs import Context, Plan, Shard, Stage
+from shared.jobs.stage import RecordingStore
+from shared.models import read_model, weights_origin
+from shared.storage import Store, check_room, sha256
+from shared.storage.formats import pack_tar, unpack_tar
+
+BYTES_PER_PIXEL = {"jpeg": 0.5, "deflate": 2.0}
+"""Bytes of the finished files and of the work per pixel, at least; latents take one more."""
+
+STRIP_PIXELS = 2**25
+"""Pixels of a strip, about, so that its memory does not grow with the field's width."""
+
+OUTLINED = 2**25
+"""Greatest number of pixels of a label map that is outlined at its full resolution."""
+
+MPP_TOLERANCE = 0.01
+
+
+class FieldStage(Stage[FieldRequest]):
+    """Makes fields."""
+
+    name: ClassVar[str] = "field"
+    request = FieldRequest
+
+    def plan(self, request: FieldRequest, context: Context) -> Plan:
+        store = context.store
+        model = read_model(store, request.model_ref)
+        steps = request.sampling(model).steps
+        with LabelMap(store.local(request.labels)) as labels:
+            counts = _check_labels(labels, model)
+            area, height, width = labels.width * labels.height, labels.height, labels.width
+        _check_room(store, request, width, height)
+        present = np.flatnonzero(counts).tolist()
+        crops = []
+        for given, crop in choose_crops(store, request, model, present):
+            png = encode_png(crop.pixels)
+            store.put(crop_key(request.field, crop.label), png)
+            crops.append(
+                FieldCrop(
+                    label=crop.label, sha256=sha256(png), regions=given.regions, region=given.region
+                ).model_dump(mode="json")
+            )
+        shares = (counts / area).tolist()
+        facts: dict[str, Any] = {"crops": crops, "shares": shares}
+        store.put_json(work_key(request.field, "plan.json"), facts)
+        tops = range(0, height, request.strip or _strip_height(width))
+        strips = [
+            {"top": top, "bottom": min(top + tops.step, height), "height": tops.step}
+            for top in tops
+        ]
+        phases = [
+            [
+                Shard(id=f"step-{step:03d}-{n:05d}", args=dict(strip) | {"step": step})
+                for n, strip in enumerate(strips)
+            ]
+            for step in range(steps)
+        ]
+        phases[0].append(Shard(id="probe"))
+        phases.append([Shard(id=f"strip-{n:05d}", args=dict(s)) for n, s in enumerate(strips)])
+        return Plan(phases=tuple(map(tuple, phases)))
+
+    def run(self, request: FieldRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        with FieldWork.open(request, context) as work:
+            if shard.id == "probe":
+                context.store.put(work_key(request.field, "probe"), save(probe(work.sampler)))
+                return {}
+            arguments = {name: int(str(value)) for name, value in shard.args.items()}
+            top, bottom = work.rows(arguments["top"], arguments["bottom"])
+            if "step" in arguments:
+                step = arguments["step"]
+                reach = work.sampler.reach(step, top, bottom)
+                given = work.read(step, arguments["height"], *reach)
+                work.write(step + 1, work.sampler.advance(step, given, top, bottom))
+                return {}
+            fixed = load(context.store.get(work_key(request.field, "probe")))
+            decoder = FieldDecoder(work.sampler, fixed)
+            steps = work.sampler.sampling.steps
+            given = work.read(steps, arguments["height"], *decoder.halo(top, bottom))
+            pixels = decoder.decode(given, top, bottom)
+            tiles = _codec(request).tiles(pixels)
+            key = _tiles_key(request.field, arguments["top"])
+            context.store.put(key, pack_tar((f"{n:06d}", tile) for n, tile in enumerate(tiles)))
+            return {"top": arguments["top"], "pixels": pixels.shape[0] * pixels.shape[1]}
+
+    def finish(
+        self, request: FieldRequest, done: dict[str, dict[str, Any]], context: Context
+    ) -> dict[str, Any]:
+        store, model = context.store, read_model(context.store, request.model_ref)
+        key = field_key(request.field, "field.json")
+        if not store.exists(work_key(request.field, "plan.json")):  # it broke off after its end
+            return _result(store.get_model(key, FieldRecord))
+        with LabelMap(store.local(request.labels)) as labels:
+            tops = sorted(int(part["top"]) for part in done.values() if "top" in part)
+            if sum(part.get("pixels", 0) for part in done.values()) != labels.width * labels.height:
+                raise JobError(
+                    f"field {request.field!r}: not all strips were made, and a field with holes "
+                    "is none; look at the failed shards, and submit the request again"
+                )
+            facts = store.get_json(work_key(request.field, "plan.json"))
+            step = max(1, math.isqrt(labels.width * labels.height // OUTLINED))
+            digests = _write_files(request, model, store, labels, tops, step)
+            record = FieldRecord(
+                field=request.field,
+                model=str(model.ref),
+                weights=model.sha256,
+                origin=weights_origin(store, model),
+                width=labels.width,
+                height=labels.height,
+                mpp=model.mpp,
+                classes=model.classes,
+                shares=dict(zip(model.classes.names, facts["shares"], strict=True)),
+                crops=facts["crops"],
+                sampling=request.sampling(model),
+                request=request,
+                sha256=digests,
+                outline_step=step,
+            )
+        store.put_json(key, record)
+        store.delete_prefix(work_key(request.field, ""))
+        return _result(record)
+
+
+def _result(record: FieldRecord) -> dict[str, Any]:
+    plain = record.model_dump(mode="json")
+    return {name: plain[name] for name in ("field", "width", "height", "mpp", "shares")}
+
+
+def _write_files(
+    request: FieldRequest,
+    model: ModelRecord,
+    store: RecordingStore,
+    labels: LabelMap,
+    tops: list[int],
+    step: int,
+) -> dict[str, str]:
+    """Write the slide, the label pyramid and the outlines; return file → SHA-256."""
+    field = request.field
+    xmp = mark_xmp(Mark(str(model.ref), field))
+    shape = (labels.height, labels.width)
+
+    def tiles() -> Iterator[bytes]:
+        for top in tops:
+            for _, tile in unpack_tar(store.get(_tiles_key(field, top))):
+                yield tile
+
+    def label_tiles() -> Iterator[bytes]:
+        for top in range(0, labels.height, LABEL_TILE):
+            rows = min(LABEL_TILE, labels.height - top)
+            yield from Labels().tiles(labels.window(0, top, labels.width, rows))
+
+    with store.writing(field_key(field, "slide.tiff")) as path:
+        write_pyramid(path, tiles(), (*shape, 3), model.mpp, _codec(request), xmp)
+    with store.writing(field_key(field, "labels.tiff")) as path:
+        write_pyramid(path, label_tiles(), shape, model.mpp, Labels(), xmp)
+    tall = LABEL_TILE * step
+    rows = [
+        labels.window(0, top, labels.width, min(tall, labels.height - top))[::step, ::step]
+        for top in range(0, labels.height, tall)
+    ]
+    outlines = geojson_bytes(np.concatenate(rows), model.classes, step)
+    store.put(field_key(field, "regions.geojson"), outlines)
+    keys = {
+        name: field_key(field, name) for name in ("slide.tiff", "labels.tiff", "regions.geojson")
+    }
+    return {name: store.outputs[key] for name, key in keys.items()}
+
+
+def _codec(request: FieldRequest) -> TileCodec:
+    return Jpeg() if request.compression == "jpeg" else Deflate()
+
+
+def _tiles_key(field: str, top: int) -> str:
+    return work_key(field, f"tiles/{top:07d}.tar")
+
+
+def _strip_height(width: int) -> int:
+    """Return the height of strips: a multiple of the side of tiles and of decoded pieces."""
+    return max(PIECE, min(4 * PIECE, STRIP_PIXELS // width // PIECE * PIECE))
+
+
+def _check_labels(labels: LabelMap, model: ModelRecord) -> Int64:
+    """Count the pixels of each class in a label map, (classes,).
+
+    Raises:
+        InputError: the map is too small, at another resolution, or has other classes.
+    """
+    size = f"the label map is {labels.width}×{labels.height} px"
+    if min(labels.width, labels.height) < model.size:
+        raise InputError(
+            f"{size}, smaller than the images of {model.ref}: give at least "
+            f"{model.size}×{model.size} px"
+        )
+    if abs(labels.mpp / model.mpp - 1) > MPP_TOLERANCE:
+        raise InputError(
+            f"{size} at {labels.mpp:.4g} µm/px, but {model.ref} makes images at {model.mpp:.4g}: "
+            "give a map at the model's resolution"
+        )
+    counts = np.zeros(256, np.int64)
+    for top in range(0, labels.height, LABEL_TILE):
+        rows = labels.window(0, top, labels.width, min(LABEL_TILE, labels.height - top))
+        counts += np.bincount(rows.ravel(), minlength=256)
+    if counts[len(model.classes) :].any():
+        raise InputError(
+            f"the label map holds {int(np.flatnonzero(counts)[-1])}; the labels of {model.ref} are "
+            f"0 to {len(model.classes) - 1}: {', '.join(model.classes.names)}"
+        )
+    return counts[: len(model.classes)]
+
+
+def _check_room(store: Store, request: FieldRequest, width: int, height: int) -> None:
+    """Raise `InputError` if the store has too little room for the field, by a low estimate."""
+    needed = int(width * height * (1 + BYTES_PER_PIXEL[request.compression]))
+    check_room(store, needed, f"a field of {width}×{height} px", "or ask for a smaller one")

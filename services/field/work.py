@@ -1,0 +1,96 @@
+"""The sampler of a field, and the latents of its strips in the store between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from safetensors.torch import load, save
+
+from shared.contracts.field import FieldCrop, FieldRequest, field_key, work_key
+from shared.diffusion.crops import Crop
+from shared.diffusion.fields import FieldMap, FieldSampler, Strip, join
+from shared.diffusion.model_store import load_model
+from shared.imaging.codec import decode_png
+from shared.imaging.label_map import LabelMap
+from shared.jobs import Context
+from shared.storage import Store
+
+
+@dataclass(frozen=True)
+class FieldWork:
+    """A field that is being made.
+
+    Attributes:
+        sampler: makes and decodes its latents.
+    """
+
+    store: Store
+    field: str
+    sampler: FieldSampler
+
+    @classmethod
+    @contextmanager
+    def open(cls, request: FieldRequest, context: Context) -> Iterator[FieldWork]:
+        """Load the model, and open the label map and the crops that the plan chose."""
+        store = context.store
+        model = load_model(store, request.model_ref, context.device)
+        facts = store.get_json(work_key(request.field, "plan.json"))
+        crops = [
+            Crop(own.label, 0, 0, decode_png(store.get(crop_key(request.field, own.label))))
+            for own in map(FieldCrop.model_validate, facts["crops"])
+        ]
+        with LabelMap(store.local(request.labels)) as labels:
+            sampler = FieldSampler(
+                model.pipeline,
+                model.record.size,
+                request.sampling(model.record),
+                FieldMap(
+                    labels.height,
+                    labels.width,
+                    lambda top, bottom: labels.window(0, top, labels.width, bottom - top),
+                ),
+                crops,
+                request.seed,
+                model.record.recipe.precision,
+            )
+            yield cls(store, request.field, sampler)
+
+    def rows(self, top: int, bottom: int) -> tuple[int, int]:
+        """Turn rows of pixels into rows of latent pixels."""
+        factor = self.sampler.factor
+        return top // factor, -(-bottom // factor)
+
+    def read(self, step: int, height: int, top: int, bottom: int) -> Strip:
+        """Read latents before a step: the noise, or what the strips hold that cover some rows.
+
+        Args:
+            step: number of the step.
+            height: height of a strip, pixels.
+            top, bottom: the rows, in latent pixels.
+        """
+        if step == 0:
+            return self.sampler.noise(top, bottom)
+        tall = height // self.sampler.factor
+        starts = range(top // tall * tall, bottom, tall)
+        return join([self._read(step, start) for start in starts]).rows(top, bottom)
+
+    def write(self, step: int, strip: Strip) -> None:
+        """Store a strip before a step."""
+        tensors = {"sample": strip.sample.contiguous()}
+        if strip.before is not None:
+            tensors["before"] = strip.before.contiguous()
+        self.store.put(self._key(step, strip.top), save(tensors))
+
+    def _read(self, step: int, top: int) -> Strip:
+        tensors = load(self.store.get(self._key(step, top)))
+        return Strip(top, tensors["sample"], tensors.get("before"))
+
+    def _key(self, step: int, top: int) -> str:
+        return work_key(self.field, f"latents/{step:03d}/{top:07d}")
+
+
+def crop_key(field: str, label: int) -> str:
+    """Return the key of the crop of a class."""
+    return field_key(field, f"crops/{label}.png")

@@ -1,0 +1,112 @@
+"""Field: a label map of any size and a crop of each class → one image, as a slide.
+
+fields/inputs/<sha256>.tif            uploaded label maps
+fields/inputs/<sha256>.png            uploaded crops
+fields/<field>/crops/<label>.png      the crop of each class
+fields/<field>/slide.tiff             the image: a pyramid
+fields/<field>/labels.tiff            the label map: a pyramid
+fields/<field>/regions.geojson        its regions, for QuPath
+fields/<field>/field.json             FieldRecord
+fields/.work/<field>/…                latents and tiles of the strips, until the field is finished
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Classes, Contract, Name, Request, Seed
+from shared.contracts.image import GivenCrop
+from shared.contracts.models import ModelRef, WeightsOrigin
+from shared.contracts.regions import region_set_key
+from shared.contracts.sampling import Sampling
+from shared.contracts.synthesize import SamplingChoice
+
+FIELD_INPUTS = "fields/inputs/"
+WORK = "fields/.work/"
+
+
+class FieldRequest(SamplingChoice, Request):
+    """Make one image of any size from a label map and a crop of each class."""
+
+    stage: ClassVar[str] = "field"
+    scratch: ClassVar[tuple[str, ...]] = (WORK,)
+
+    field: Name
+    model: Name
+    version: Name = "1"
+    labels: str = Field(
+        description="key of the label map: a label map of a slide, or an uploaded one, with the "
+        "model's classes at the model's µm per pixel"
+    )
+    crops: tuple[GivenCrop, ...] = Field(
+        (),
+        max_length=255,
+        description="a crop of each class of the map; empty: from a slide of the model's regions",
+    )
+    seed: Seed = 0
+    compression: Literal["jpeg", "deflate"] = Field(
+        "jpeg", description="jpeg: of quality 95; deflate: without loss, about six times as large"
+    )
+    strip: int | None = Field(
+        None,
+        ge=512,
+        multiple_of=512,
+        description="height of the strip that a shard makes, pixels; default: by the width",
+    )
+
+    @property
+    def model_ref(self) -> ModelRef:
+        """The requested model version."""
+        return ModelRef(self.model, self.version)
+
+    def inputs(self) -> list[str]:
+        named = sorted({crop.regions for crop in self.crops if crop.regions})
+        return [self.model_ref.key, *map(region_set_key, named)]
+
+    def files(self) -> list[str]:
+        return [self.labels]
+
+    def products(self) -> list[str]:
+        return [f"fields/{self.field}"]
+
+
+class FieldCrop(Contract):
+    """The crop of a class, and where it is from."""
+
+    label: int = Field(ge=0, le=255)
+    sha256: str = Field(description="of its PNG")
+    regions: Name | None = Field(None, description="region set; None: uploaded")
+    region: Name | None = None
+
+
+class FieldRecord(Contract):
+    """A finished field: the record at `fields/<field>/field.json`."""
+
+    field: Name
+    model: str
+    weights: dict[str, str] = Field(description="file → SHA-256 of the model's weights")
+    origin: WeightsOrigin | None = None
+    width: int
+    height: int
+    mpp: float
+    classes: Classes
+    shares: dict[str, float] = Field(description="class name → share of the pixels")
+    crops: tuple[FieldCrop, ...]
+    sampling: Sampling
+    request: FieldRequest
+    sha256: dict[str, str] = Field(description="file → SHA-256")
+    outline_step: int = Field(
+        description="pixels per pixel of the label map that the outlines were traced on"
+    )
+
+
+def field_key(field: str, name: str) -> str:
+    """Return the key of an object of a field."""
+    return f"fields/{field}/{name}"
+
+
+def work_key(field: str, name: str) -> str:
+    """Return the key of an object that is needed until a field is finished."""
+    return f"{WORK}{field}/{name}"

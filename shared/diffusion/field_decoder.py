@@ -1,0 +1,148 @@
+"""Decoding the latents of a field to pixels, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.arrays import UInt8
+from shared.diffusion.autoencoder import to_pixels, to_raw
+from shared.diffusion.fields import FieldSampler, Strip
+from shared.diffusion.fixed_norms import decoder_reach, norm_statistics, with_fixed_norms
+from shared.diffusion.staining import (
+    class_densities,
+    crop_densities,
+    density_scales,
+    scale_densities,
+)
+from shared.seeds import image_seed
+
+PIECE = 512
+"""Side of the pieces that are decoded at a time, pixels."""
+
+PROBES, PLACES = 8, 64
+"""Number of windows that `probe` makes, and of the places that it chooses them from."""
+
+NORMS = "norms."
+
+
+def probe(sampler: FieldSampler) -> dict[str, Tensor]:
+    """Measure on some windows what the decoder keeps fixed over the whole field.
+
+    Returns:
+        `scales`: what `density_scales` returns for each class with a crop, in the order of their
+        labels (n, 3); `norms.<name>`: the statistics of `norm_statistics`.
+    """
+    places = _places(sampler)
+    labels = np.stack([sampler.window_labels(y, x) for y, x in places])
+    vae, device = sampler.pipeline.vae, sampler.device
+    with torch.inference_mode(), sampler.computing():
+        raw = to_raw(vae, sampler.windows(places).to(device))
+        statistics = norm_statistics(vae, raw)
+        fixed = with_fixed_norms(vae, statistics)
+        images = torch.cat(
+            [
+                to_pixels(fixed.decode(row.to(vae.dtype), return_dict=False)[0])
+                for row in raw.split(1)
+            ]
+        )
+    found = {f"{NORMS}{name}": value.cpu() for name, value in statistics.items()}
+    kinds, wanted = _wanted(sampler)
+    actual = class_densities(images.cpu(), labels, kinds)
+    shown = torch.from_numpy(np.isin(kinds.numpy(), labels)).unsqueeze(1)
+    return found | {"scales": density_scales(actual, wanted, sampler.sampling.staining) * shown}
+
+
+class FieldDecoder:
+    """Decodes rows of a field.
+
+    Args:
+        sampler: the sampler of the field.
+        fixed: the result of `probe`.
+
+    Attributes:
+        reach: rows above and below that a row depends on, latent pixels.
+    """
+
+    def __init__(self, sampler: FieldSampler, fixed: Mapping[str, Tensor]) -> None:
+        self.sampler = sampler
+        statistics = {
+            name.removeprefix(NORMS): value.to(sampler.device)
+            for name, value in fixed.items()
+            if name.startswith(NORMS)
+        }
+        self.vae = with_fixed_norms(sampler.pipeline.vae, statistics)
+        self.scales = fixed["scales"]
+        with torch.inference_mode():
+            self.reach = decoder_reach(self.vae)
+
+    def halo(self, top: int, bottom: int) -> tuple[int, int]:
+        """Return the rows of latents that `decode` reads for some rows."""
+        return max(0, top - self.reach), min(self.sampler.height, bottom + self.reach)
+
+    def decode(self, given: Strip, top: int, bottom: int) -> UInt8:
+        """Decode rows of latents to pixels of the field.
+
+        Args:
+            given: finished latents, at least the rows of `halo`.
+            top, bottom: rows to decode, multiples of `PIECE` pixels or the edges of the field.
+
+        Returns:
+            uint8 RGB (rows, width of the label map, 3); the last rows end with the label map.
+        """
+        sampler, factor = self.sampler, self.sampler.factor
+        side = PIECE // factor
+        shape = ((bottom - top) * factor, sampler.width * factor, 3)
+        image = np.empty(shape, np.uint8)
+        for y in range(top, bottom, side):
+            for x in range(0, sampler.width, side):
+                part = self._piece(given, y, min(y + side, bottom), x, min(x + side, sampler.width))
+                at = (y - top) * factor, x * factor
+                image[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part
+        return image[: sampler.labels.height - top * factor, : sampler.labels.width]
+
+    def _piece(self, given: Strip, top: int, bottom: int, left: int, right: int) -> UInt8:
+        sampler, factor = self.sampler, self.sampler.factor
+        above, below = self.halo(top, bottom)
+        before, after = max(0, left - self.reach), min(sampler.width, right + self.reach)
+        latents = given.rows(above, below).sample[None, :, :, before:after]
+        with torch.inference_mode(), sampler.computing():
+            raw = to_raw(self.vae, latents.to(sampler.device)).to(self.vae.dtype)
+            pixels = to_pixels(self.vae.decode(raw, return_dict=False)[0])
+        labels = sampler.label_rows(above, below)[:, before * factor : after * factor]
+        kinds, _ = _wanted(sampler)
+        stained = scale_densities(pixels, labels[None], kinds, self.scales.to(pixels.device))
+        y, x = (top - above) * factor, (left - before) * factor
+        inner = stained[0, y : y + (bottom - top) * factor, x : x + (right - left) * factor]
+        piece: UInt8 = inner.cpu().numpy()
+        return piece
+
+
+def make_field(sampler: FieldSampler) -> UInt8:
+    """Make a whole field in memory: uint8 RGB (height, width, 3)."""
+    strip = sampler.noise(0, sampler.height)
+    for step in range(sampler.sampling.steps):
+        strip = sampler.advance(step, strip, 0, sampler.height)
+    return FieldDecoder(sampler, probe(sampler)).decode(strip, 0, sampler.height)
+
+
+def _wanted(sampler: FieldSampler) -> tuple[Tensor, Tensor]:
+    """Return the classes with a crop (n,), and the densities of their crops (n, 3)."""
+    kinds, wanted = crop_densities([[sampler.crops[label] for label in sorted(sampler.crops)]])
+    return kinds[0], wanted[0]
+
+
+def _places(sampler: FieldSampler) -> list[tuple[int, int]]:
+    """Choose places of windows at random, and for each class the one that shows most of it."""
+    rng = np.random.default_rng(image_seed(sampler.seed, 2))
+    limits = (sampler.height - sampler.window + 1, sampler.width - sampler.window + 1)
+    places = [(int(y), int(x)) for y, x in rng.integers(limits, size=(PLACES, 2))]
+    shares = np.stack(
+        [np.bincount(sampler.window_labels(y, x).ravel(), minlength=256) for y, x in places]
+    )
+    best: Sequence[int] = shares.argmax(0)[list(sampler.crops)].tolist()
+    chosen = dict.fromkeys([*range(PROBES), *best])
+    return [places[number] for number in chosen]
