@@ -101,7 +101,9 @@ def _check_texts(key: str, table: pa.Table) -> None:
             values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
             longest = pc.max(pc.binary_length(values)).as_py() or 0
             if longest > MAX_TEXT:
-                raise InputError(f"{key} has a text of {longest:,} bytes in {quoted(name)}: no name is")
+                raise InputError(
+                    f"{key} has a text of {longest:,} bytes in {quoted(name)}: no name is"
+                )
 
 
 def _check_place(table: str, name: str | None) -> None:

@@ -17,7 +17,7 @@ from services.ingest.tile_tables import Row
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
 from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.imaging.mask_values import lookup
 from shared.imaging.masks import INVERSE, Mask, turned
 from shared.imaging.region_sets import Region, pack_regions, region_table

@@ -17,7 +17,7 @@ from services.train.warm_start import (
     start_vae,
     student_of,
 )
-from shared.contracts.recipe import Recipe
+from shared.contracts.recipe import DenoiserRecipe, LayoutRecipe, Recipe, VaeRecipe
 from shared.contracts.regions import RegionSet
 from shared.contracts.train import TrainRequest, training_key
 from shared.diffusion.autoencoder import Autoencoder, make_vae, read_vae
@@ -82,7 +82,9 @@ class Run:
     def settings(self, kind: str) -> LoopSettings:
         """Return the settings of the training `kind`, one of `KINDS`."""
         recipe, steps = self.recipe, self.steps[kind]
-        own = {"denoiser": recipe.denoiser, "layouts": recipe.layouts}.get(kind, recipe.vae)
+        own: VaeRecipe | DenoiserRecipe | LayoutRecipe = recipe.vae
+        if kind in ("denoiser", "layouts"):
+            own = recipe.denoiser if kind == "denoiser" else recipe.layouts
         rate = recipe.vae.decoder_learning_rate if kind == "decoder" else own.learning_rate
         return LoopSettings(
             batch_size=own.batch_size,

@@ -26,7 +26,7 @@ class UnreadableRecordError(InputError):
     def __init__(self, key: str, why: str) -> None:
         super().__init__(
             f"{key} cannot be read ({why}): restore it from a backup, or submit "
-            "the request again, which makes everything anew"
+            "the request again, which makes everything again"
         )
 
 
