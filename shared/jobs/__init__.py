@@ -33,7 +33,7 @@ takes over the names of an earlier one keeps the outputs of unchanged shards (`s
 
 from shared.contracts.jobs import JobStatus
 from shared.jobs.execution import execute
-from shared.jobs.leases import Leases, NoLeases
+from shared.jobs.leases import Leases, NoLeases, StoreLeases
 from shared.jobs.ledger import Ledger
 from shared.jobs.names import NameTakenError
 from shared.jobs.plan import StoredPlan, store_plan
@@ -42,6 +42,7 @@ from shared.jobs.reporting import Reporter
 from shared.jobs.runner import run_job
 from shared.jobs.snapshot import Snapshot, stage_of
 from shared.jobs.stage import Context, Plan, Shard, Stage
+from shared.jobs.working import wait_for_world, work
 
 __all__ = [
     "Context",
@@ -55,10 +56,13 @@ __all__ = [
     "Shard",
     "Snapshot",
     "Stage",
+    "StoreLeases",
     "StoredPlan",
     "UnreadableRecordError",
     "execute",
     "run_job",
     "stage_of",
     "store_plan",
+    "wait_for_world",
+    "work",
 ]

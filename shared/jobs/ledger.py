@@ -171,7 +171,8 @@ class Ledger:
         record, plan = snapshot.record, snapshot.plan
         self._forget_failures(job)
         for segment in plan.every if plan else ():
-            forget(self.store, job, segment, shards, every=True)
+            if plan and any(shard.id.startswith(shards) for shard in plan.shards(segment)):
+                forget(self.store, job, segment, shards, every=True)
         self._open(job, record.model_copy(update={"submission": time.time_ns()}))
 
     def forget(self, job: str, unit: str) -> None:
