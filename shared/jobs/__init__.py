@@ -1,6 +1,9 @@
 """Jobs: their state is in the object store, so a lost queue loses no work.
 
-A job is a stage, a request, and shards in phases; shared.contracts.jobs lists its objects.
+A job is a stage, a request, and shards in phases; shared.contracts.jobs lists its objects. A
+unit costs as many requests in a job of a million shards as in one of a hundred: a long plan lies in
+segments (`shared.jobs.plan`), and what is done is counted by them (`shared.jobs.snapshot`).
+
 A *unit* is one message to a worker: `plan`, a shard's id, or `finish`. A unit is *settled*
 once it is done or parked (given up).
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,3 +153,23 @@ def test_a_failure_is_logged_with_what_it_belongs_to(
     assert {(line["job"], line["tenant"]) for line in lines} == {(job, "acme")}
     assert "RuntimeError: broken" in lines[-1]["traceback"]
     assert "traceback" not in lines[0], "wrong input is no fault of the program"
+
+
+def test_the_array_job_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "load_stage", lambda name: ToyStage())
+    monkeypatch.setattr(command, "configure_logging", lambda *_: None)
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+    (script,) = re.findall(r"^```sh\n(#!/bin/bash\n#SBATCH.*?)^```$", page, re.S | re.M)
+    assert "#SBATCH --array=1-10\n" in script
+    # bash runs it, with a command in the place of htd that shows its arguments and its settings.
+    shown = 'htd() { echo "$@"; env | grep ^HTD_ >&2; }; exec() { "$@"; };'
+    done = subprocess.run(
+        ["bash", "-euc", f"{shown}\n{script}"], capture_output=True, text=True, check=True
+    )
+    settings = dict(line.split("=", 1) for line in done.stderr.split())
+    assert Settings(**{name[4:].lower(): value for name, value in settings.items()}).threads == 2
+    result = CliRunner().invoke(app, [*done.stdout.split(), "--store", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "embed: 0 units run" in result.stderr
