@@ -59,6 +59,15 @@ def markers_of(snapshot: Snapshot, segment: Segment) -> dict[str, Marker | None]
         return dict(zip(units, pool.map(read, units), strict=True))
 
 
+def maker_of(snapshot: Snapshot, key: str) -> str | None:
+    """Return the shard that made an object, after a look at all markers; None: none did."""
+    for segment in snapshot.plan.every if snapshot.plan else ():
+        for unit, marker in markers_of(snapshot, segment).items():
+            if marker is not None and key in marker.outputs:
+                return unit
+    return None
+
+
 def sum_up(store: Store, job: str, plan: StoredPlan, segment: Segment) -> bool:
     """Write the record of a segment of a long plan if all its shards are settled.
 
