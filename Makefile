@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install lint test test-api test-e2e chaos fuzz test-containers test-tensorrt test-k8s assets secrets images load push digests sbom audit demo starter autoencoder bench-quality bench-synthesis bench-gateway bench-gpu clean
+.PHONY: help install lint test test-api test-e2e chaos fuzz test-containers test-tensorrt test-k8s assets secrets images load push digests sbom audit demo starter autoencoder bench-quality bench-synthesis bench-gateway bench-gpu bench-scale clean
 
 help:            ## list the targets
 	@grep -E '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -102,6 +102,9 @@ bench-synthesis: install  ## measure speed on STORE=folder MODEL=name/version [S
 
 bench-gpu: install  ## measure RECIPE=base on this machine's GPU, by itself and on Triton, for MINUTES=9
 	$(BIN)/python -m benchmarks.gpu_day --recipe $(or $(RECIPE),base) --minutes $(or $(MINUTES),9) --out benchmarks/results/gpu-day.json
+
+bench-scale: install  ## what a shard, a status and a reconcile cost in jobs of 10^2 to 10^6 shards
+	$(BIN)/python -m benchmarks.scale
 
 bench-gateway: install  ## 200 clients that follow a dataset by STORE=folder MODEL=name/version, and a 2 GB upload
 	$(BIN)/python benchmarks/gateway.py $(STORE) $(MODEL) --out benchmarks/results/gateway.json

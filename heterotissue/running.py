@@ -21,7 +21,10 @@ from shared.jobs import JobStatus, Ledger, Reporter, run_job
 from shared.settings import Settings, settings
 from shared.storage import OverlayStore, Store, open_store
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, WATCH_SECONDS = 0.5, 2.0
+WITHOUT_QUEUE = "store"
+"""The broker of those who have none: `htd work` finds the open jobs in the store."""
+
 LISTENER_SECONDS = 30.0
 """Seconds between two questions whether a worker listens."""
 
@@ -44,7 +47,8 @@ class Target:
 
         Args:
             store: address of the store; None: HTD_STORE.
-            broker: address of the broker; None: HTD_BROKER_URL; "": run in this process.
+            broker: address of the broker; None: HTD_BROKER_URL; "": run in this process;
+                'store': leave the work to processes of `htd work`, which need no queue.
             dry_run: keep what is written apart from the store, and run nothing.
 
         Raises:
@@ -53,7 +57,8 @@ class Target:
         config = settings()
         if broker is not None:
             config = config.model_copy(update={"broker_url": type(config.broker_url)(broker)})
-        if url := config.broker_url.get_secret_value():
+        url = config.broker_url.get_secret_value()
+        if url and url != WITHOUT_QUEUE:
             from shared.queue.redis_state import connect
 
             connect(url)  # which raises for a malformed address; it does not reach out yet
@@ -150,6 +155,9 @@ def run_or_fail(target: Target, request: Request, *, replace: bool = False) -> J
 
 def _follow(target: Target, ledger: Ledger, job: str, reporter: Reporter) -> None:
     """Hand a job to the queue, and show its progress until it has ended."""
+    if target.config.broker_url.get_secret_value() == WITHOUT_QUEUE:
+        _watch(ledger, job, reporter)
+        return
     from shared.queue.redis_state import read_progress
     from shared.queue.worker import Dispatcher
 
@@ -169,6 +177,17 @@ def _follow(target: Target, ledger: Ledger, job: str, reporter: Reporter) -> Non
             if progress["done"] < progress["total"]:
                 reporter.unit(job, unit, progress["done"], progress["total"], progress["note"])
         time.sleep(POLL_SECONDS)
+
+
+def _watch(ledger: Ledger, job: str, reporter: Reporter) -> None:
+    """Show the progress of a job until it has ended, whoever works on it."""
+    say(f"{job} waits for processes of 'htd work --stage {ledger.stage(job)}'")
+    while True:
+        status = ledger.status(job)
+        reporter.phase(job, status.phase, status.phases, status.done, status.total or 1)
+        if status.state in ENDED:
+            return
+        time.sleep(WATCH_SECONDS)
 
 
 def no_listener(stage: str) -> str:

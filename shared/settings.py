@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -70,8 +71,8 @@ class Settings(BaseSettings):
     visibility_timeout: int = Field(
         3600,
         ge=5,
-        description="seconds after which a worker's unfinished message goes to another worker; "
-        "must be longer than any shard takes",
+        description="seconds after which an unfinished message goes to another worker too, which "
+        "drops it if the first still holds the lease",
     )
     gateway_host: str = Field("127.0.0.1", description="address that the gateway listens on")
     gateway_port: int = Field(8000, ge=1, le=65535)
@@ -86,6 +87,9 @@ class Settings(BaseSettings):
         1000, ge=1, description="connections of a gateway above which requests are refused"
     )
     log_level: str = "INFO"
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text, or json: an object per line, with job, unit and tenant"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -26,6 +26,7 @@ from heterotissue.cli import (
     pipelines,
     slides,
     stack,
+    work,
 )
 from heterotissue.cli.options import Group
 from heterotissue.progress import console
@@ -38,7 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for subject in (slides, labels, encoders, models, datasets, evaluation, names, pipelines, machine):
+for subject in (
+    slides, labels, encoders, models, datasets, evaluation, names, pipelines, machine, work,
+):  # fmt: skip
     app.add_typer(subject.app)
 app.add_typer(jobs.app, name="jobs", no_args_is_help=True)
 app.add_typer(stack.app, name="stack", no_args_is_help=True)

@@ -33,5 +33,5 @@ def gateway() -> None:
     """Serve the HTTP API at HTD_GATEWAY_HOST and HTD_GATEWAY_PORT; Ctrl-C stops it."""
     from services.gateway.server import serve
 
-    configure_logging(settings().log_level)
+    configure_logging(settings().log_level, settings().log_format)
     serve(settings())

@@ -61,7 +61,9 @@ StoreOption = Annotated[
 ]
 BrokerOption = Annotated[
     str | None,
-    typer.Option("--broker", help="redis:// URL: run on the workers [HTD_BROKER_URL]."),
+    typer.Option(
+        "--broker", help="redis:// URL: run on the workers; store: by 'htd work' [HTD_BROKER_URL]."
+    ),
 ]
 ServerOption = Annotated[
     str | None,

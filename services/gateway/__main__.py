@@ -10,7 +10,7 @@ from shared.errors import HeteroTissueError
 from shared.logging import configure_logging
 from shared.settings import settings
 
-configure_logging(settings().log_level)
+configure_logging(settings().log_level, settings().log_format)
 try:
     if sys.argv[1:] == ["token"]:
         print_token(settings())

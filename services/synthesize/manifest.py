@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +41,12 @@ MANIFEST = pa.schema(
     ]
 )
 
+GROUP_ROWS = 65_536
+"""Rows in a row group of the manifest."""
+
+READERS, READ_AHEAD = 16, 128
+"""Threads that read the rows of shards, and number of shards whose rows are read ahead."""
+
 
 def put_rows(store: Store, shard: str, samples: Sequence[Sample], counts: Sequence[Int64]) -> None:
     """Write the rows of one shard.
@@ -54,18 +61,30 @@ def put_rows(store: Store, shard: str, samples: Sequence[Sample], counts: Sequen
     store.put(_rows_key(shard), table_bytes(pa.Table.from_pylist(rows, schema=MANIFEST)))
 
 
-def write_manifest(store: Store, dataset: str, shards: tuple[str, ...], maps_by: str) -> int:
-    """Join the rows of all shards, one row group per shard; return the number of distinct maps.
-
-    `maps_by` is the column that tells maps apart.
-    """
+def write_manifest(store: Store, dataset: str, shards: tuple[str, ...]) -> int:
+    """Join the rows of all shards; return the number of distinct maps."""
     seen: set[str] = set()
     key = dataset_key(dataset, "manifest.parquet")
-    with store.writing(key) as path, pq.ParquetWriter(path, MANIFEST) as writer:
-        for shard in shards:
-            rows = pq.read_table(io.BytesIO(store.get(_rows_key(shard))), schema=MANIFEST)
-            seen.update(rows[maps_by].to_pylist())
-            writer.write_table(rows)
+
+    def rows(shard: str) -> pa.Table:
+        return pq.read_table(io.BytesIO(store.get(_rows_key(shard))), schema=MANIFEST)
+
+    with (
+        store.writing(key) as path,
+        pq.ParquetWriter(path, MANIFEST) as writer,
+        ThreadPoolExecutor(READERS) as pool,
+    ):
+        held: list[pa.Table] = []
+        for start in range(0, len(shards), READ_AHEAD):
+            for table in pool.map(rows, shards[start : start + READ_AHEAD]):
+                seen.update(table["map_region"].to_pylist())
+                held.append(table)
+                if sum(each.num_rows for each in held) >= GROUP_ROWS:
+                    joined = pa.concat_tables(held)
+                    writer.write_table(joined.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)
+                    held = [joined.slice(GROUP_ROWS)]
+        if any(each.num_rows for each in held):
+            writer.write_table(pa.concat_tables(held), row_group_size=GROUP_ROWS)
     return len(seen)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -71,22 +72,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         context.store.put(dataset_key(request.dataset, "choices.parquet"), table)
         write_key(context.store, request)
         prepare(request, model, context)
-        starts = range(0, request.images, request.shard_size)
-        return Plan(
-            phases=(
-                tuple(
-                    Shard(
-                        id=f"shard-{number:06d}",
-                        args={
-                            "number": number,
-                            "start": start,
-                            "stop": min(start + request.shard_size, request.images),
-                        },
-                    )
-                    for number, start in enumerate(starts)
-                ),
-            )
-        )
+        return Plan(phases=(_shards(request),))
 
     def run(self, request: DatasetRequest, shard: Shard, context: Context) -> dict[str, Any]:
         store = context.store
@@ -143,7 +129,14 @@ class SynthesizeStage(Stage[DatasetRequest]):
         self, request: DatasetRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         store, model = context.store, _model(context.store, request)
-        numbers = sorted(int(part["number"]) for part in done.values() if part["images"])
+        sums: Counter[str] = Counter()
+        counts, digests = np.zeros(len(model.classes), np.int64), dict[int, str]()
+        for part in done.values():
+            counts += np.array(part["pixels"])
+            sums.update({name: int(part.get(name, 0)) for name in ("images", "refused", "missing")})
+            if part["images"]:
+                digests[int(part["number"])] = str(part["sha256"])
+        numbers = sorted(digests)
         if not numbers:
             raise JobError(
                 f"dataset {request.dataset!r}: no image was made, or all copied their crops or "
@@ -152,12 +145,12 @@ class SynthesizeStage(Stage[DatasetRequest]):
             )
         shards = tuple(_shard_key(request.dataset, number) for number in numbers)
         first = model.classes.first
-        pixels = np.sum([part["pixels"] for part in done.values()], axis=0)[first:]
+        pixels = counts[first:]
         reached = (pixels / max(1, pixels.sum())).round(6).tolist()
         record = DatasetRecord(
             dataset=request.dataset,
             model=str(request.model_ref),
-            images=sum(int(part["images"]) for part in done.values()),
+            images=sums["images"],
             size=model.size,
             mpp=model.mpp,
             classes=model.classes,
@@ -165,23 +158,20 @@ class SynthesizeStage(Stage[DatasetRequest]):
             shards=shards,
             origin=weights_origin(store, model),
             request=request,
-            refused=sum(int(part["refused"]) for part in done.values()),
-            missing=sum(int(part.get("missing", 0)) for part in done.values()),
+            refused=sums["refused"],
+            missing=sums["missing"],
         )
         _drop_stale(store, request, set(numbers))
-        maps_by = "mask_sha256" if request.maps.sampled else "map_region"
-        distinct = write_manifest(store, request.dataset, shards, maps_by)
+        distinct = write_manifest(store, request.dataset, shards)
+        if request.maps.sampled:  # each image has a map of its own
+            distinct = record.images
         _write_exports(store, record, numbers)
         _, crops = open_banks(store, request, model)
         shown = list(itertools.islice(read_shard(store.get(shards[0])), PREVIEW_SAMPLES))
         preview = _preview(shown, crops, model, source_names(store, record))
         store.put(dataset_key(request.dataset, "preview.png"), preview)
-        digests = {
-            f"shards/{int(part['number']):06d}.tar": str(part["sha256"])
-            for part in done.values()
-            if part["images"]
-        }
-        _describe(store, record, digests, sorted(shown[0].provenance.weights))
+        files = {f"shards/{number:06d}.tar": digests[number] for number in numbers}
+        _describe(store, record, files, sorted(shown[0].provenance.weights))
         store.put_json(dataset_key(request.dataset, "dataset.json"), record)
         result: dict[str, Any] = {
             "dataset": request.dataset,
@@ -200,6 +190,12 @@ class SynthesizeStage(Stage[DatasetRequest]):
                 "a dataset more diverse"
             ]
         return result
+
+
+def _shards(request: DatasetRequest) -> Iterator[Shard]:
+    for number, start in enumerate(range(0, request.images, request.shard_size)):
+        stop = min(start + request.shard_size, request.images)
+        yield Shard(id=f"shard-{number:06d}", args={"number": number, "start": start, "stop": stop})
 
 
 def _shard_key(dataset: str, number: int) -> str:

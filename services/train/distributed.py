@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--store", help="directory or s3://bucket/prefix; default HTD_STORE")
     arguments = parser.parse_args()
     config = settings()
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     prepare(config.threads)
     gpu = torch.cuda.is_available()
     distributed.init_process_group("nccl" if gpu else "gloo")

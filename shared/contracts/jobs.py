@@ -2,13 +2,21 @@
 
 names/<product>.json            Claim, such as names/datasets/<name>.json
 jobs/<id>/request.json          JobRecord
-jobs/<id>/plan.json             Plan (shared.jobs.stage)
+jobs/<id>/plan.json             PlanRecord (shared.jobs.plan)
 jobs/<id>/attempts/<unit>.json  Attempts
 jobs/<id>/done/<unit>.json      Marker
 jobs/<id>/failed/<unit>.json    ParkedUnit
-jobs/<id>/cancelled             empty
+jobs/<id>/leases/<unit>/<n>     a lease, where there is no Redis (shared.jobs.leases)
+jobs/<id>/runner.json           the process that runs the job, if one alone does
 jobs/<id>/result.json           JobResult
-open-jobs/<id>                  empty; present until there is a result
+open-jobs/<id>                  number of the submission; present until there is a result
+
+Of a plan of more than a thousand shards, each segment has, by its phase and its number there:
+
+jobs/<id>/plan/<segment>.ndjson           its shards
+jobs/<id>/done/<segment>/<unit>.json      Marker
+jobs/<id>/done/<segment>.ndjson           all its markers, once all its shards are done
+jobs/<id>/done/<segment>.<parked>.ndjson  the same, if some of them are parked
 """
 
 from __future__ import annotations

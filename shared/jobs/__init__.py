@@ -1,6 +1,9 @@
 """Jobs: their state is in the object store, so a lost queue loses no work.
 
-A job is a stage, a request, and shards in phases; shared.contracts.jobs lists its objects.
+A job is a stage, a request, and shards in phases; shared.contracts.jobs lists its objects. A
+unit costs as many requests in a job of a million shards as in one of a hundred: a long plan lies in
+segments (`shared.jobs.plan`), and what is done is counted by them (`shared.jobs.snapshot`).
+
 A *unit* is one message to a worker: `plan`, a shard's id, or `finish`. A unit is *settled*
 once it is done or parked (given up).
 
@@ -33,7 +36,7 @@ takes over the names of an earlier one keeps the outputs of unchanged shards (`s
 
 from shared.contracts.jobs import JobStatus
 from shared.jobs.execution import execute
-from shared.jobs.leases import Leases, NoLeases
+from shared.jobs.leases import Leases, NoLeases, StoreLeases
 from shared.jobs.ledger import Ledger
 from shared.jobs.names import NameTakenError
 from shared.jobs.plan import StoredPlan, store_plan
@@ -42,6 +45,7 @@ from shared.jobs.reporting import Reporter
 from shared.jobs.runner import run_job
 from shared.jobs.snapshot import Snapshot, stage_of
 from shared.jobs.stage import Context, Plan, Shard, Stage
+from shared.jobs.working import wait_for_world, work
 
 __all__ = [
     "Context",
@@ -55,10 +59,13 @@ __all__ = [
     "Shard",
     "Snapshot",
     "Stage",
+    "StoreLeases",
     "StoredPlan",
     "UnreadableRecordError",
     "execute",
     "run_job",
     "stage_of",
     "store_plan",
+    "wait_for_world",
+    "work",
 ]

@@ -22,10 +22,11 @@ from shared.contracts.jobs import Attempts, Marker, ParkedUnit, State, UnitError
 from shared.contracts.tenants import LOCAL
 from shared.errors import CancelledError, HandedBackError, InputError
 from shared.jobs.leases import Leases
-from shared.jobs.ledger import CANCELLED, SHORT, Ledger
-from shared.jobs.markers import Finished, forget_sum, markers_of
+from shared.jobs.ledger import Ledger
+from shared.jobs.markers import Finished, forget_sum, maker_of, markers_of
 from shared.jobs.names import Claims
 from shared.jobs.plan import SEGMENT, Segment, store_plan
+from shared.jobs.reader import CANCELLED, SHORT
 from shared.jobs.records import UnreadableRecordError
 from shared.jobs.reporting import Reporter
 from shared.jobs.reuse import keeping
@@ -195,12 +196,11 @@ class Unit:
         return "settled"
 
     def _log_failure(self, error: Exception, parked: bool) -> None:
-        wrong = isinstance(error, InputError)
         log.log(
             logging.ERROR if parked else logging.WARNING,
             "%s: %s %s at start %d: %s", self.job, self.name,
             "is given up" if parked else "failed and is tried again", self.started, error,
-            exc_info=None if wrong else error,
+            exc_info=None if isinstance(error, InputError) else error,
             extra={"job": self.job, "unit": self.name, "tenant": self.ledger.owner or LOCAL,
                    "start": self.started},
         )  # fmt: skip
@@ -266,7 +266,7 @@ class Unit:
     def _run(self) -> dict[str, Any]:
         """Run the unit and mark it done; return the stage's summary of a shard, else nothing."""
         started, ledger, job = time.time(), self.ledger, self.job
-        record, _ = ledger.known(job, self.submission)
+        record = ledger.known(job, self.submission)[0]
         request = self.stage.request.model_validate(record.request)
         context = Context(
             ledger.store,
@@ -357,16 +357,7 @@ class Unit:
         """Return the earlier unit that made an object, which is gone; None: no unit did."""
         if (made := self.made.find(key)) is not None:
             return made[0]
-        snapshot = self.ledger.snapshot(self.job)
-        if self.name != FINISH or snapshot.plan is None or snapshot.plan.total <= SEGMENT:
-            return None
-        makers = (
-            unit
-            for segment in snapshot.plan.every
-            for unit, marker in markers_of(snapshot, segment).items()
-            if marker is not None and key in marker.outputs
-        )
-        return next(makers, None)
+        return maker_of(self.ledger.snapshot(self.job), key) if self.name == FINISH else None
 
     def _check_names(self, request: Request) -> None:
         """Raise `InputError` if another job has taken the names of this job's result."""

@@ -59,6 +59,15 @@ def markers_of(snapshot: Snapshot, segment: Segment) -> dict[str, Marker | None]
         return dict(zip(units, pool.map(read, units), strict=True))
 
 
+def maker_of(snapshot: Snapshot, key: str) -> str | None:
+    """Return the shard that made an object, after a look at all markers; None: none did."""
+    for segment in snapshot.plan.every if snapshot.plan else ():
+        for unit, marker in markers_of(snapshot, segment).items():
+            if marker is not None and key in marker.outputs:
+                return unit
+    return None
+
+
 def sum_up(store: Store, job: str, plan: StoredPlan, segment: Segment) -> bool:
     """Write the record of a segment of a long plan if all its shards are settled.
 
@@ -71,20 +80,26 @@ def sum_up(store: Store, job: str, plan: StoredPlan, segment: Segment) -> bool:
     if snapshot.open_in(segment):
         return False
     found = markers_of(snapshot, segment)
-    lines: list[str] = []
     for unit, marker in found.items():
         if marker is None:
             forget(store, job, segment, unit)
             return False
-        lines.append(json.dumps(MarkedUnit(unit=unit, marker=marker).model_dump(), sort_keys=True))
-    parked = segment.count - len(found)
-    key = job_key(job, _record(segment, parked or None))
-    store.put(key, "".join(f"{line}\n" for line in lines).encode())
+    put_sum(store, job, segment, {unit: marker for unit, marker in found.items() if marker})
     there = {name.rpartition("/")[2] for name in store.list(job_key(job, segment.folder))}
     if not there.issuperset(f"{unit}.json" for unit in found):  # one was taken back meanwhile
         forget_sum(store, job, segment)
         return False
     return True
+
+
+def put_sum(store: Store, job: str, segment: Segment, markers: Mapping[str, Marker]) -> None:
+    """Write the record of a segment; its other shards are parked."""
+    lines = (
+        json.dumps(MarkedUnit(unit=unit, marker=marker).model_dump(), sort_keys=True)
+        for unit, marker in markers.items()
+    )
+    key = job_key(job, _record(segment, segment.count - len(markers) or None))
+    store.put(key, "".join(f"{line}\n" for line in lines).encode())
 
 
 def forget(store: Store, job: str, segment: Segment, unit: str, *, every: bool = False) -> None:

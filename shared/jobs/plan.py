@@ -26,7 +26,7 @@ from shared.jobs.stage import FINISH, PLAN, Plan, Shard
 from shared.storage import ObjectNotFoundError, Store
 
 SEGMENT = 1000
-"""Number of shards in a segment; the last one of a phase may have fewer."""
+"""Number of shards in a segment of a new plan."""
 
 CACHED = 4
 """Number of segments whose shards a plan keeps in memory."""
@@ -64,11 +64,13 @@ class LongPhase(Contract):
 
     Attributes:
         count: number of shards.
+        size: number of shards in a segment; the last one may have fewer.
         first: id of the first shard of each segment, ascending.
         last: id of the last shard.
     """
 
     count: int
+    size: int
     first: tuple[str, ...]
     last: str
 
@@ -102,7 +104,7 @@ class StoredPlan:
         record = self.record.phases[phase]
         if isinstance(record, tuple):
             return [Segment(phase, 0, len(record), "")] if record else []
-        return [_segment(phase, number, record.count) for number in range(len(record.first))]
+        return [_segment(phase, number, record) for number in range(len(record.first))]
 
     @property
     def every(self) -> Iterator[Segment]:
@@ -127,7 +129,7 @@ class StoredPlan:
             return self._short[id]
         for number, phase in enumerate(self.record.phases):
             if isinstance(phase, LongPhase) and phase.first and phase.first[0] <= id <= phase.last:
-                segment = _segment(number, bisect_right(phase.first, id) - 1, phase.count)
+                segment = _segment(number, bisect_right(phase.first, id) - 1, phase)
                 if (shard := self._read(segment).get(id)) is not None:
                     return segment, shard
         raise KeyError(id)
@@ -224,7 +226,7 @@ def _store_phase(
         store.put(job_key(job, _object(segment)), "".join(lines).encode())
         first.append(ids[0])
         count, last = count + len(chunk), ids[-1]
-    return LongPhase(count=count, first=tuple(first), last=last)
+    return LongPhase(count=count, size=SEGMENT, first=tuple(first), last=last)
 
 
 def _check_distinct(plan: StoredPlan) -> None:
@@ -241,9 +243,10 @@ def _check_distinct(plan: StoredPlan) -> None:
         raise ValueError("shard ids of different phases must differ")
 
 
-def _segment(phase: int, number: int, shards: int) -> Segment:
-    """Return a segment of a long phase of `shards` shards."""
-    return Segment(phase, number, min(SEGMENT, shards - number * SEGMENT), _name(phase, number))
+def _segment(phase: int, number: int, record: LongPhase) -> Segment:
+    """Return a segment of a long phase."""
+    count = min(record.size, record.count - number * record.size)
+    return Segment(phase, number, count, _name(phase, number))
 
 
 def _name(phase: int, number: int) -> str:

@@ -62,7 +62,7 @@ def _sweep(config: Settings, tenant: str, kept: timedelta) -> None:
 def main() -> None:
     """Reconcile until the process is told to stop."""
     config = settings()
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

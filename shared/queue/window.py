@@ -113,7 +113,7 @@ class Waiting:
         """Return the (job, unit) pairs that wait for workers of a stage. Raises `RedisError`."""
         if stage not in self._units:
             messages = [*self._messages(first_queue(stage)), *self._messages(stage)]
-            self._units[stage] = {unit for each in messages if (unit := _unit_of(each))}
+            self._units[stage] = {unit for each in messages if (unit := unit_of(each))}
         return self._units[stage]
 
     def _messages(self, queue: str) -> list[bytes]:
@@ -128,7 +128,7 @@ def _key(job: str) -> str:
     return f"flight:{job}"
 
 
-def _unit_of(message: bytes) -> tuple[str, str] | None:
+def unit_of(message: bytes) -> tuple[str, str] | None:
     """Return the (job, unit) of a message in the form of kombu; None: it is something else."""
     try:
         (job, unit), _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from shared.computing import prepare
 from shared.errors import HandedBackError, HeteroTissueError, InputError
-from shared.jobs import Ledger, Reporter, Stage, execute
+from shared.jobs import Ledger, Stage, execute, wait_for_world
 from shared.logging import configure_logging
 from shared.queue import health
 from shared.queue.redis_state import (
@@ -39,8 +39,6 @@ from shared.settings import Settings, settings
 from shared.storage import is_fault
 
 TASK = "htd.run"
-
-LONGEST_WAIT_SECONDS = 30.0
 
 TENANTS = 256
 """Number of tenants whose ledgers a worker keeps open."""
@@ -222,21 +220,6 @@ def worker_app(stage: Stage[Any], config: Settings) -> Celery:
     return app
 
 
-def wait_for_world(reporter: Reporter, job: str, unit: str, error: Exception, waits: int) -> None:
-    """Wait for the end of a fault, twice as long each time, and say what for.
-
-    Args:
-        reporter: shows the reason to those who follow the job.
-        job, unit: the unit that waits.
-        error: the fault.
-        waits: number of waits before this one.
-    """
-    seconds = min(LONGEST_WAIT_SECONDS, 2.0**waits)
-    log.warning("%s: %s waits %.1f s: %s", job, unit, seconds, error)
-    reporter.unit(job, unit, 0, 1, f"waits: {error}"[:200])
-    time.sleep(seconds)
-
-
 def _hand_back_when_told_to_end() -> None:
     """Make this pool child end its unit in order when its worker is told to end.
 
@@ -257,7 +240,7 @@ def _hand_back_when_told_to_end() -> None:
 def serve(stage: Stage[Any]) -> None:
     """Work on the queue of `stage` until the process is told to stop."""
     config = settings()
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     worker_process_init.connect(lambda **_: prepare(config.threads), weak=False)
     heartbeat_sent.connect(lambda **_: health.beat(), weak=False)
     worker_app(stage, config).worker_main(

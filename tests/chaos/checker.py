@@ -109,9 +109,17 @@ def _check_job(root: Path, job: Path, say: object) -> None:
     if end["state"] != "done":
         say(f"{job.name} ended {end['state']}: {end['failed']}")
         return
-    markers = {path.stem: json.loads(path.read_bytes()) for path in job.glob("done/*.json")}
+    markers = {path.stem: json.loads(path.read_bytes()) for path in job.glob("done/**/*.json")}
     plan = json.loads((job / "plan.json").read_bytes())
-    planned = {shard["id"] for phase in plan["phases"] for shard in phase}
+    planned = {
+        shard["id"] for phase in plan["phases"] if isinstance(phase, list) for shard in phase
+    }
+    for path in job.glob("plan/*.ndjson"):
+        planned |= {json.loads(line)["id"] for line in path.read_bytes().splitlines()}
+    for path in job.glob("done/*.ndjson"):
+        for line in map(json.loads, path.read_bytes().splitlines()):
+            if line["marker"] != markers.get(line["unit"]):
+                say(f"{job.name}: {path.name} is not what the marker of {line['unit']} says")
     if missing := planned - markers.keys():
         say(f"{job.name} is done without {sorted(missing)}")
     removed = {key for record in (*markers.values(), end) for key in record["removed"]}

@@ -37,7 +37,7 @@ from shared.settings import Settings
 from shared.storage import DirectoryStore, Store
 from tests.chaos.checker import check, leftovers
 from tests.chaos.faults import FAULTS, KILLS, LEASE_SECONDS, Chaos, ChaosStack, inject, open_ledgers
-from tests.chaos.stage import LOG, ChaosRequest, ChaosStage
+from tests.chaos.stage import LOG, SEGMENT, ChaosRequest, ChaosStage
 
 TENANTS = ("", "acme")
 LONGEST_SECONDS = 150
@@ -269,7 +269,7 @@ def _times(bench: Chaos, jobs: list[str]) -> list[float]:
     files = [
         path
         for job in jobs
-        for pattern in (f"jobs/{job}/done/*", f"jobs/{job}/result.json")
+        for pattern in (f"jobs/{job}/done/**/*.json", f"jobs/{job}/result.json")
         for root in (bucket, bucket / "tenants" / "acme")
         for path in root.glob(pattern)
     ]
@@ -291,10 +291,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--per-round", type=int, default=6)
+    parser.add_argument("--segment", type=int, help="shards in a segment of a plan")
     parser.add_argument("--real", action="store_true", help="real datasets of a toy model")
     parser.add_argument("--folder", type=Path, default=Path("out/chaos"))
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
     options = parser.parse_args(arguments)
+    if options.segment:
+        os.environ[SEGMENT] = str(options.segment)
     figures, began = Figures(), time.monotonic()
     product = REAL if options.real else TINY
     with chaos(options.folder, options.seed, options.workers, product) as bench:

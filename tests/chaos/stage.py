@@ -28,6 +28,9 @@ from shared.storage.formats import pack_tar, table_bytes
 LOG = "CHAOS_LOG"
 """Environment variable: folder where each process notes the shards that it has computed."""
 
+SEGMENT = "CHAOS_SEGMENT"
+"""Environment variable: number of shards in a segment of a plan."""
+
 TABLES = 3
 """Number of shards of the second phase, which join what the first has made."""
 
@@ -119,6 +122,8 @@ def _note(dataset: str, unit: str) -> None:
 
 
 if __name__ == "__main__":
+    from shared.jobs import plan
     from shared.queue.worker import serve
 
+    plan.SEGMENT = int(os.environ.get(SEGMENT, plan.SEGMENT))
     serve(ChaosStage())

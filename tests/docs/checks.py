@@ -32,6 +32,8 @@ def check(words: list[str], *, whole: bool = True) -> str | None:
         words: program and arguments.
         whole: False for a command in prose, which may leave out what it requires.
     """
+    if words[0] == "exec":
+        words = words[1:]
     program = words[0].removeprefix(".venv/bin/")
     if program in UNCHECKED:
         return None
