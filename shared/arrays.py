@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 UInt8 = NDArray[np.uint8]
 """Images (RGB, 0 to 255), label maps and masks."""
 
+Float16 = NDArray[np.float16]
+"""Unit vectors that are kept in bulk."""
+
 Float32 = NDArray[np.float32]
 """Features, densities and other measurements in single precision."""
 

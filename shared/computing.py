@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
+
+import psutil
 
 SPIN = {"GOMP_SPINCOUNT": "3000", "OMP_WAIT_POLICY": "active"}
 """Environment variables that make a waiting OpenMP thread spin briefly and then sleep.
@@ -54,3 +57,14 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:  # only glibc has it
         mallopt(_MMAP_THRESHOLD, 2**25)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or its container's."""
+    total = int(psutil.virtual_memory().total)
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(name).read_text()))
+        except (OSError, ValueError):
+            continue
+    return total

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
 
     The fields, by the package that reads them:
 
-        shared.storage    store, s3_*, cache_dir
+        shared.storage    store, s3_*, cache_dir, cache_gb
         shared.jobs       threads, device, max_failures, max_starts
         shared.queue      broker_url, lease_seconds, reconcile_seconds, keep_images_days,
                           stop_seconds, visibility_timeout
@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     broker_url: SecretStr = Field(SecretStr(""), description="redis://[:password@]host:port/db")
     cache_dir: Path = Path(tempfile.gettempdir()) / "heterotissue-cache"
+    cache_gb: float = Field(
+        20.0,
+        gt=0,
+        description="GB (10^9 bytes) that files fetched from an S3 store may take in the cache; "
+        "those that were not used for longest make room",
+    )
     triton_url: str = Field(
         "", description="host:port of Triton's gRPC; empty: sample in this process"
     )

@@ -11,10 +11,8 @@ from shared.contracts.regions import (
     RegionSet,
     RegionSetSlide,
     region_set_key,
-    region_table_key,
-    region_tar_key,
 )
-from shared.imaging.region_sets import Region, pack_regions, region_table
+from shared.imaging.region_sets import Region, pack_regions, put_regions
 from shared.imaging.windows import class_entropy
 from shared.storage import Store, sha256
 
@@ -56,8 +54,7 @@ def make_region_set(
                 }
             )  # fmt: skip
         tar = pack_regions(made)
-        store.put(region_tar_key(name, slide), tar)
-        store.put(region_table_key(name, slide), region_table(rows))
+        put_regions(store, name, slide, rows, tar)
         parts.append(RegionSetSlide(slide=slide, split=split, regions=regions, sha256=sha256(tar)))
     record = RegionSet(
         name=name, cohort=name, labels="annotation", classes=CLASSES,

@@ -1,21 +1,33 @@
-"""Hierarchical spherical k-means (HeteroTissue-Diffuse, section 3)."""
+"""Hierarchical spherical k-means (HeteroTissue-Diffuse, section 3).
+
+The points are unit vectors in half precision, which may lie in a file: FAISS and the assignment
+decode them block by block, so two million points of 1,536 numbers take 6 GB of disk.
+"""
 
 from __future__ import annotations
 
 import faiss
 import numpy as np
 
-from shared.arrays import Float32, Int64
+from shared.arrays import Float16, Float32, Int64
 from shared.errors import InputError
 
 RESTARTS = 3
 """Number of random starts of each k-means; the best result is kept."""
+
+CHUNK = 16_384
+"""Points that are decoded at a time."""
 
 
 def normalize(features: Float32) -> Float32:
     """Scale rows to unit length; zero rows stay zero."""
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     return np.ascontiguousarray(features / np.maximum(norms, 1e-12), np.float32)
+
+
+def half_units(features: Float32) -> Float16:
+    """Scale rows to unit length, in half precision."""
+    return normalize(features).astype(np.float16)
 
 
 def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
@@ -45,38 +57,42 @@ def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
     return np.sort(np.array(chosen, np.int64))
 
 
-def kmeans(points: Float32, k: int, iterations: int, seed: int) -> Float32:
+def kmeans(points: Float16, k: int, iterations: int, seed: int) -> Float32:
     """Run spherical k-means with FAISS, on a GPU if FAISS finds one.
+
+    Args:
+        points: float16 (n, d), unit vectors.
+        k: number of clusters.
+        iterations: number of iterations.
+        seed: seed of the random starts.
 
     Returns:
         float32 (k, d) centroids of unit length.
     """
-    gpu = hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0
-    model = faiss.Kmeans(
-        points.shape[1],
-        k,
-        niter=iterations,
-        nredo=RESTARTS,
-        spherical=True,
-        seed=seed,
-        gpu=gpu,
-        min_points_per_centroid=1,
-        max_points_per_centroid=max(1, len(points)),
-    )
-    model.train(points)
-    return normalize(np.asarray(model.centroids, np.float32).reshape(k, -1))
+    count, width = points.shape
+    how = faiss.ClusteringParameters()
+    how.niter, how.nredo, how.seed, how.spherical = iterations, RESTARTS, seed, True
+    how.min_points_per_centroid, how.max_points_per_centroid = 1, max(1, count)
+    model = faiss.Clustering(width, k, how)
+    index: faiss.Index = faiss.IndexFlatIP(width)
+    if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
+        index = faiss.index_cpu_to_all_gpus(index)
+    codec = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16)
+    codes = np.ascontiguousarray(points).view(np.uint8)
+    model.train_encoded(codes, codec, index)
+    return normalize(faiss.vector_to_array(model.centroids).reshape(k, width))
 
 
 def hierarchical_kmeans(
-    features: Float32, k: int, first_k: int, iterations: int, seed: int
+    points: Float16, k: int, first_k: int, iterations: int, seed: int
 ) -> Float32:
-    """Cluster features into `first_k` clusters, then split clusters until there are `k`.
+    """Cluster unit vectors into `first_k` clusters, then split clusters until there are `k`.
 
     Each step splits the cluster of largest scatter (sum of the cosine distances to its centroid)
-    in two.
+    in two; its points are in memory meanwhile.
 
     Args:
-        features: float32 (n, d), of any length.
+        points: float16 (n, d), unit vectors, in memory or in a file.
         k: number of clusters.
         first_k: number of clusters before the first split; at most `k` are made.
         iterations: number of iterations of each k-means.
@@ -86,32 +102,50 @@ def hierarchical_kmeans(
         float32 (k, d) centroids of unit length.
 
     Raises:
-        InputError: there are fewer distinct features than clusters.
+        InputError: there are fewer distinct points than clusters.
     """
-    points = normalize(features)
-    distinct = len(np.unique(points, axis=0))
+    distinct = _distinct(points, k)
     if distinct < k:
         raise InputError(
             f"{distinct} different sampled patches cannot make {k} tissue types: lower k, or "
             "sample more patches per slide"
         )
     centroids = kmeans(points, min(first_k, k), iterations, seed)
-    labels, distances = assign(points, centroids)
+    labels, distances = assign_all(points, centroids)
     while len(centroids) < k:
         scatter = np.bincount(labels, distances, len(centroids))
-        worst = next(
-            int(index)
-            for index in np.argsort(-scatter, kind="stable")
-            if len(np.unique(points[labels == index], axis=0)) > 1
-        )
-        members = np.flatnonzero(labels == worst)
+        for worst in np.argsort(-scatter, kind="stable").tolist():
+            members = np.flatnonzero(labels == worst)
+            own = points[members]
+            if _distinct(own, 2) > 1:
+                break
         new = len(centroids)
-        halves = kmeans(points[members], 2, iterations, seed + new)
-        side, distances[members] = assign(points[members], halves)
+        halves = kmeans(own, 2, iterations, seed + new)
+        side, distances[members] = assign_all(own, halves)
         labels[members[side == 1]] = new
         centroids[worst] = halves[0]
         centroids = np.concatenate([centroids, halves[1:]])
     return centroids
+
+
+def _distinct(points: Float16, enough: int) -> int:
+    """Count the different rows; stop when there are `enough`."""
+    found: set[bytes] = set()
+    for start in range(0, len(points), CHUNK):
+        found |= {row.tobytes() for row in np.unique(points[start : start + CHUNK], axis=0)}
+        if len(found) >= enough:
+            break
+    return len(found)
+
+
+def assign_all(points: Float16, centroids: Float32) -> tuple[Int64, Float32]:
+    """Find the nearest centroid of each point, chunk by chunk; see `assign`."""
+    labels = np.empty(len(points), np.int64)
+    distances = np.empty(len(points), np.float32)
+    for start in range(0, len(points), CHUNK):
+        part = slice(start, start + CHUNK)
+        labels[part], distances[part] = assign(points[part].astype(np.float32), centroids)
+    return labels, distances
 
 
 def assign(features: Float32, centroids: Float32) -> tuple[Int64, Float32]:

@@ -15,6 +15,7 @@ from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, regi
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.region_cutting import cut_regions
+from shared.imaging.region_index import write_region_index
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
 from shared.imaging.stored_slides import open_slide
@@ -92,6 +93,7 @@ def sum_up(
         ),
         cautions=cohort.cautions,
     )
+    write_region_index(store, region_set)
     store.put_json(region_set_key(record.run), region_set)
     return region_set
 

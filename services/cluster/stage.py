@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 
 from services.cluster.classifier import accuracy, train_classifier
 from services.cluster.gallery import read_assignments, read_patches
-from services.cluster.kmeans import assign, diverse_sample, hierarchical_kmeans
+from services.cluster.kmeans import assign, diverse_sample, half_units, hierarchical_kmeans
 from services.cluster.regions import cut_slide, sum_up, write_map
 from shared.arrays import Float32, Int64, UInt8
+from shared.computing import machine_memory
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key
@@ -74,9 +76,9 @@ class ClusterStage(Stage[ClusterRequest]):
     def run(self, request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
         slide = str(shard.args.get("slide", ""))
         if shard.id.startswith("sample-"):
-            return _sample(request, slide, context.store)
+            return _sample(request, slide, int(str(shard.args["count"])), context.store)
         if shard.id == FIT:
-            return _fit(request, context.store)
+            return _fit(request, context)
         if shard.id.startswith("assign-"):
             return _assign(request, slide, context)
         if shard.id == CLASSIFY:
@@ -137,7 +139,12 @@ def _plan(
 
     own = {"request": sha256(fit.encode()), **{slide: features[slide] for slide in training}}
     phases = [
-        tuple(shard("sample", slide) for slide in training),
+        tuple(
+            shard("sample", slide).model_copy(
+                update={"args": {"slide": slide, "count": _per_slide(request, len(training))}}
+            )
+            for slide in training
+        ),
         (Shard(id=FIT, reads=own, grows=True),),
         tuple(shard("assign", slide, FIT, smoothing=str(request.smoothing)) for slide in every),
     ]
@@ -172,13 +179,25 @@ def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
 def _check_samples(store: Store, request: ClusterRequest, training: list[str]) -> None:
     """Raise `InputError` if the training slides have fewer patches than clusters are wanted."""
     record = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
-    counts = [min(record.slides.get(name, 0), request.sample_per_slide) for name in training]
+    most = _per_slide(request, len(training))
+    counts = [min(record.slides.get(name, 0), most) for name in training]
     if sum(counts) < request.k:
         raise InputError(
             f"k is {request.k}, but the {len(training)} training slides of cohort "
             f"{request.cohort!r} give {sum(counts)} patches to cluster: lower k, add slides, or "
-            "raise sample_per_slide"
+            "raise sample_per_slide or max_samples"
         )
+    needed = sum(counts) * record.dim * 2
+    if needed > machine_memory():
+        raise InputError(
+            f"{sum(counts):,} sampled patches of {record.dim} numbers take {needed / 1e9:,.1f} GB, "
+            f"but this machine has {machine_memory() / 1e9:,.1f} GB of memory: lower max_samples"
+        )
+
+
+def _per_slide(request: ClusterRequest, slides: int) -> int:
+    """Return how many patches each of the training slides gives at most."""
+    return max(1, min(request.sample_per_slide, request.max_samples // max(1, slides)))
 
 
 def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple[Int64, Float32]]:
@@ -190,37 +209,49 @@ def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple
             yield file.coords[start:end], file.features(start, end)
 
 
-def _sample(request: ClusterRequest, slide: str, store: Store) -> dict[str, Any]:
+def _sample(request: ClusterRequest, slide: str, count: int, store: Store) -> dict[str, Any]:
     """Write a slide's diverse sample, chosen from a random pool to bound memory and time."""
     path = store.local(features_key(request.encoder, request.cohort, slide))
     with FeaturesFile(path) as file:
         total, width = len(file), file.dim
     drawn = np.random.default_rng([request.seed, 2]).permutation(total)
     wanted = np.zeros(total, bool)
-    wanted[drawn[: POOL_FACTOR * request.sample_per_slide]] = True
+    wanted[drawn[: POOL_FACTOR * count]] = True
     parts, seen = [np.zeros((0, width), np.float32)], 0
     for _, features in _stream(store, request, slide):
         parts.append(features[wanted[seen : seen + len(features)]])
         seen += len(features)
     pool = np.concatenate(parts)
-    chosen = diverse_sample(pool, request.sample_per_slide, request.seed)
+    chosen = diverse_sample(pool, count, request.seed)
     body = io.BytesIO()
-    np.save(body, pool[chosen])
+    np.save(body, half_units(pool[chosen]))
     store.put(cluster_key(request.run, f"samples/{slide}.npy"), body.getvalue())
     return {"sampled": len(chosen)}
 
 
-def _fit(request: ClusterRequest, store: Store) -> dict[str, Any]:
+def _fit(request: ClusterRequest, context: Context) -> dict[str, Any]:
+    """Cluster the samples of all training slides, which lie in a file meanwhile."""
+    store = context.store
     slides = _cohort(store, request).of_split("train")
-    keys = [cluster_key(request.run, f"samples/{slide}.npy") for slide in slides]
-    features = np.concatenate([_load(store, key) for key in keys])
-    first = request.first_k or max(2, request.k // 2)
-    centroids = hierarchical_kmeans(features, request.k, first, request.iterations, request.seed)
+    most, rows, width = _per_slide(request, len(slides)), 0, 0
+    with tempfile.TemporaryFile(prefix="htd-samples-") as file:
+        for slide in slides:
+            data = store.get(cluster_key(request.run, f"samples/{slide}.npy"))
+            sample = np.load(io.BytesIO(data), allow_pickle=False)  # noqa: TID251 - our own
+            # Kept samples of a smaller cohort are larger than the share that slides have now.
+            part = np.linspace(0, len(sample) - 1, min(len(sample), most)).round().astype(int)
+            file.write(sample[part].astype(np.float16).tobytes())
+            rows, width = rows + len(part), sample.shape[1]
+        file.flush()
+        points = np.memmap(file, np.float16, "r", shape=(rows, width))
+        context.progress(0, 1, f"{rows:,} samples, {points.nbytes / 1e9:,.1f} GB")
+        first = request.first_k or max(2, request.k // 2)
+        centroids = hierarchical_kmeans(points, request.k, first, request.iterations, request.seed)
     body = io.BytesIO()
     np.save(body, centroids)
     _keep_names(store, request, body.getvalue())
     store.put(cluster_key(request.run, "centroids.npy"), body.getvalue())
-    return {"samples": len(features)}
+    return {"samples": rows}
 
 
 def _keep_names(store: Store, request: ClusterRequest, centroids: bytes) -> None:

@@ -46,6 +46,7 @@ from shared.errors import InputError, all_quoted
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_cutting import cut_regions
+from shared.imaging.region_index import write_region_index
 from shared.imaging.slide import Slide
 from shared.imaging.stored_slides import check_content, local_source, slide_hash
 from shared.jobs import Context, Plan, Shard, Stage
@@ -167,6 +168,7 @@ class IngestStage(Stage[IngestRequest]):
                 tiles=request.tiles,
                 cautions=cautions,
             )
+            write_region_index(store, regions)
             store.put_json(region_set_key(request.cohort), regions)
         result: dict[str, Any] = {
             "slides": len(done),

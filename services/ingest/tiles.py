@@ -16,11 +16,11 @@ from services.ingest.tile_images import MAX_TILE_SIDE, check_side, read_image
 from services.ingest.tile_tables import Row
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
-from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
+from shared.contracts.regions import RegionRule
 from shared.errors import InputError, quoted
 from shared.imaging.mask_values import lookup
 from shared.imaging.masks import INVERSE, Mask, turned
-from shared.imaging.region_sets import Region, pack_regions, region_table
+from shared.imaging.region_sets import Region, pack_regions, put_regions
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import local_source
 from shared.imaging.windows import choose_windows
@@ -231,8 +231,7 @@ def cut_tiles(
     tar = pack_regions(regions())
     if len(left_out) == len(rows):
         raise InputError("; ".join(dict.fromkeys(left_out.values())))
-    store.put(region_tar_key(name, slide), tar)
-    store.put(region_table_key(name, slide), region_table(table))
+    put_regions(store, name, slide, table, tar)
     return CutTiles(len(table), sha256(tar), left_out, sum(transparent))
 
 

@@ -36,6 +36,12 @@ class ClusterRequest(Request):
         None, ge=2, description="clusters before the most varied are split, up to k; default k // 2"
     )
     sample_per_slide: int = Field(1000, ge=2, description="diverse patches that each slide gives")
+    max_samples: int = Field(
+        2_000_000,
+        ge=2,
+        description="largest number of sampled patches; slides share it evenly. Two million of "
+        "1,536 numbers take 6 GB of disk and at most as much memory",
+    )
     iterations: int = Field(25, ge=1)
     smoothing: int = Field(
         1, ge=0, description="radius of the label map's majority vote, patches; 0: none"

@@ -4,6 +4,7 @@ Services that read slides (ingest, cluster) write region sets for the services t
 need only their pixels (train, synthesize, evaluate):
 
     regions/<set>/set.json          RegionSet
+    regions/<set>/index/regions.parquet   all regions (shared.imaging.region_index.COLUMNS)
     regions/<set>/<slide>.parquet   one row per region (shared.imaging.region_sets.COLUMNS)
     regions/<set>/<slide>.tar       WebDataset: <key>.png (RGB), <key>.mask.png (labels)
 """
@@ -117,3 +118,8 @@ def region_table_key(name: str, slide: str) -> str:
 def region_tar_key(name: str, slide: str) -> str:
     """Return the key of the WebDataset shard with a slide's region images and label maps."""
     return f"regions/{name}/{slide}.tar"
+
+
+def region_index_key(name: str) -> str:
+    """Return the key of the file that lists all regions of a set."""
+    return f"regions/{name}/index/regions.parquet"

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import io
+from collections import OrderedDict
 from functools import cached_property
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from shared.arrays import Float64
 from shared.contracts.base import Split
 from shared.contracts.models import ModelRecord
-from shared.contracts.regions import RegionSet, region_table_key
+from shared.contracts.regions import RegionSet
 from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import check_region_set
 from shared.errors import InputError
-from shared.imaging.region_sets import Region, RegionIndex, load_region_set
-from shared.storage import Store
+from shared.imaging.region_index import read_region_index
+from shared.imaging.region_sets import Region, RegionIndex, load_region_set, region_tables
+from shared.storage import Store, sha256
+
+KEPT = 4
+"""Banks that a process keeps, because all shards of a dataset read the same."""
+
+_kept: OrderedDict[tuple[object, ...], RegionBank] = OrderedDict()
 
 
 class RegionBank:
@@ -39,17 +45,13 @@ class RegionBank:
         self.name = record.name
         self._store, self._record, self._splits = store, record, splits
         self._table = check_region_set(record, splits, model)
-        self.keys: list[str] = []
-        slides, shares = [], []
-        for part in record.of_split(*splits):
-            body = store.get(region_table_key(record.name, part.slide))
-            rows = pq.read_table(io.BytesIO(body), columns=["key", "slide", "fractions"])
-            self.keys += rows["key"].to_pylist()
-            slides += rows["slide"].to_pylist()
-            shares += rows["fractions"].to_pylist()
-        self.slides = np.array(slides)
-        self.shares: Float64 = np.zeros((len(shares), len(model.classes)))
-        own = np.array(shares, np.float64)  # shares by the set's own labels
+        rows = pa.concat_tables(list(region_tables(store, record, splits)))
+        self.keys: list[str] = rows["key"].to_pylist()
+        self.slides = np.array(rows["slide"].to_pylist())
+        self.shares: Float64 = np.zeros((len(self.keys), len(model.classes)))
+        # shares by the set's own labels
+        own = np.array(rows["fractions"].combine_chunks().flatten(), np.float64)
+        own = own.reshape(len(self.keys), -1)
         for index in range(own.shape[1]):
             self.shares[:, self._table[index]] += own[:, index]
 
@@ -106,7 +108,21 @@ def open_banks(
     sources = (request.maps, request.crops)
     names = [source.regions or model.regions for source in sources]
     map_set, crop_set = records or (load_region_set(store, name) for name in names)
-    maps = RegionBank(store, map_set, request.maps.splits, model)
+    maps = _bank(store, map_set, request.maps.splits, model)
     if names[0] == names[1] and request.maps.splits == request.crops.splits:
         return maps, maps
-    return maps, RegionBank(store, crop_set, request.crops.splits, model)
+    return maps, _bank(store, crop_set, request.crops.splits, model)
+
+
+def _bank(
+    store: Store, record: RegionSet, splits: tuple[Split, ...], model: ModelRecord
+) -> RegionBank:
+    """Open a bank, or return the process's own one of the same shards, splits and classes."""
+    if read_region_index(store, record, splits) is None:
+        return RegionBank(store, record, splits, model)
+    at = (store.url, sha256(record.model_dump_json().encode()), splits, model.model_dump_json())
+    if at not in _kept:
+        _kept[at] = RegionBank(store, record, splits, model)
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    return _kept[at]

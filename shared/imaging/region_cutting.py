@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from shared.contracts.regions import RegionRule, region_table_key, region_tar_key
+from shared.contracts.regions import RegionRule
 from shared.imaging.label_map import LabelMap
-from shared.imaging.region_sets import Region, pack_regions, region_table
+from shared.imaging.region_sets import Region, pack_regions, put_regions
 from shared.imaging.slide import DamagedError, Slide
 from shared.imaging.windows import choose_windows
 from shared.storage import Store, sha256
@@ -81,6 +81,5 @@ def cut_regions(
             yield Region(key, slide_name, image, mask)
 
     tar = pack_regions(regions())
-    store.put(region_tar_key(name, slide_name), tar)
-    store.put(region_table_key(name, slide_name), region_table(rows))
+    put_regions(store, name, slide_name, rows, tar)
     return CutRegions(len(rows), sha256(tar), len(windows) - len(rows))

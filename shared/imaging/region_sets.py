@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from shared.contracts.base import Split
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key, region_tar_key
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
+from shared.imaging.region_index import SPANS, read_region_index, region_spans
 from shared.storage import Store
 from shared.storage.formats import pack_tar, table_bytes
 
@@ -31,8 +33,13 @@ COLUMNS = pa.schema(
         ("tissue", pa.float32()),  # labelled share of the window
         ("fractions", pa.list_(pa.float32())),  # share of the window per class, background first
         ("entropy", pa.float32()),  # Shannon entropy of the class shares, bits
+        *((name, pa.int64()) for name in SPANS),  # place in the shard, bytes; null in older sets
     ]
 )
+
+
+OPEN_SHARDS = 128
+"""Shards that an index keeps on disk; each takes a file handle where the store has a cache."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,40 @@ def region_table(rows: list[dict[str, object]]) -> bytes:
     return table_bytes(pa.Table.from_pylist(rows, schema=COLUMNS))
 
 
+def put_regions(
+    store: Store, name: str, slide: str, rows: list[dict[str, object]], tar: bytes
+) -> None:
+    """Store the shard of a slide's regions, and their table.
+
+    Args:
+        store: receives them.
+        name: name of the region set.
+        slide: name of the slide.
+        rows: `COLUMNS` of each region, without `SPANS`.
+        tar: the shard.
+    """
+    spans = region_spans(tar)
+    rows = [row | dict(zip(SPANS, spans[str(row["key"])], strict=True)) for row in rows]
+    store.put(region_tar_key(name, slide), tar)
+    store.put(region_table_key(name, slide), region_table(rows))
+
+
+def region_tables(store: Store, record: RegionSet, splits: tuple[Split, ...]) -> Iterator[pa.Table]:
+    """Yield the rows of some splits, at least `key`, `slide` and `fractions`, slide by slide."""
+    rows = read_region_index(store, record, splits)
+    if rows is not None:
+        yield rows
+        return
+    for part in record.of_split(*splits):
+        body = io.BytesIO(store.get(region_table_key(record.name, part.slide)))
+        yield pq.read_table(body, columns=["key", "slide", "fractions"])
+
+
 def classes_without_regions(store: Store, record: RegionSet, *splits: Split) -> list[str]:
     """Return the names of the classes of tissue that no region of some splits has."""
     held = np.zeros(len(record.classes), bool)
-    for part in record.of_split(*splits):
-        table = io.BytesIO(store.get(region_table_key(record.name, part.slide)))
-        shares = pq.read_table(table, columns=["fractions"])["fractions"].to_pylist()
-        held |= (np.asarray(shares) > 0).any(0)
+    for rows in region_tables(store, record, splits):
+        held |= (np.asarray(rows["fractions"].to_pylist()) > 0).any(0)
     classes = record.classes
     return [item.name for item in classes.items[classes.first :] if not held[item.index]]
 
@@ -94,59 +128,76 @@ class RegionIndex:
         slides: slide of each region, in the same order.
 
     Raises:
-        InputError: a shard is damaged, or has other regions than the record says.
+        InputError: a shard is damaged, or has other regions than the record says. Where the set
+            has an index, a damaged shard is found when a region of it is read.
     """
 
     def __init__(self, store: Store, record: RegionSet, *splits: Split) -> None:
-        self.record = record
-        self._entries: list[tuple[str, str, Path, tuple[int, int], tuple[int, int]]] = []
+        self.record, self._store = record, store
+        self._paths: OrderedDict[str, Path] = OrderedDict()
+        self.keys: list[str] = []
+        self.slides: list[str] = []
+        self._spans: list[tuple[int, ...]] = []
+        index = read_region_index(store, record, splits)
+        if index is not None:
+            self.keys = index["key"].to_pylist()
+            self.slides = index["slide"].to_pylist()
+            columns = (index[name].to_pylist() for name in SPANS)
+            self._spans = list(zip(*columns, strict=True))
+            return
         for part in record.of_split(*splits):
-            tar_key = region_tar_key(record.name, part.slide)
-            path = store.local(tar_key)
             try:
-                with tarfile.open(path, mode="r:") as tar:
-                    spans = {member.name: (member.offset_data, member.size) for member in tar}
-                own = [
-                    (name.removesuffix(".mask.png"), part.slide, path, span,
-                     spans[name.removesuffix(".mask.png") + ".png"])
-                    for name, span in spans.items()
-                    if name.endswith(".mask.png")
-                ]  # fmt: skip
+                spans = region_spans(self._shard(part.slide))
             except (tarfile.TarError, LookupError) as error:
-                raise _damaged(tar_key) from error
-            if len(own) != part.regions:
-                raise _damaged(tar_key)
-            self._entries += own
-        self.keys = [entry[0] for entry in self._entries]
-        self.slides = [entry[1] for entry in self._entries]
+                raise self._damaged(part.slide) from error
+            if len(spans) != part.regions:
+                raise self._damaged(part.slide)
+            self.keys += spans
+            self.slides += [part.slide] * len(spans)
+            self._spans += spans.values()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.keys)
 
     def __iter__(self) -> Iterator[Region]:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Region:
-        key, slide, path, labels, image = self._entries[index]
-        with path.open("rb") as file:
-            file.seek(labels[0])
-            mask = decode_png(file.read(labels[1]))
-            file.seek(image[0])
-            return Region(key, slide, decode_png(file.read(image[1])), mask)
+        key, slide = self.keys[index], self.slides[index]
+        label_at, label_bytes, image_at, image_bytes = self._spans[index]
+        with self._shard(slide).open("rb") as file:
+            file.seek(label_at)
+            labels = file.read(label_bytes)
+            file.seek(image_at)
+            image = file.read(image_bytes)
+        if (len(labels), len(image)) != (label_bytes, image_bytes):
+            raise self._damaged(slide)
+        return Region(key, slide, decode_png(image), decode_png(labels))
 
     def labels(self, index: int) -> UInt8:
         """Read a region's label map alone, uint8 (size, size)."""
-        path, (start, size) = self._entries[index][2:4]
-        with path.open("rb") as file:
+        start, size = self._spans[index][:2]
+        with self._shard(self.slides[index]).open("rb") as file:
             file.seek(start)
-            return decode_png(file.read(size))
+            labels = file.read(size)
+        if len(labels) != size:
+            raise self._damaged(self.slides[index])
+        return decode_png(labels)
 
+    def _shard(self, slide: str) -> Path:
+        """Return the local file of a slide's shard; a store's cache keeps the last ones."""
+        if slide not in self._paths:
+            self._paths[slide] = self._store.local(region_tar_key(self.record.name, slide))
+            if len(self._paths) > OPEN_SHARDS:
+                self._paths.popitem(last=False)
+        self._paths.move_to_end(slide)
+        return self._paths[slide]
 
-def _damaged(key: str) -> InputError:
-    return InputError(
-        f"{key} of the store is damaged or incomplete: run the command that made it again, with "
-        "--fresh"
-    )
+    def _damaged(self, slide: str) -> InputError:
+        return InputError(
+            f"{region_tar_key(self.record.name, slide)} of the store is damaged or incomplete: run "
+            "the command that made it again, with --fresh"
+        )
 
 
 class RegionNotFoundError(InputError):

@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
+from shared.computing import machine_memory
 from shared.errors import HeteroTissueError, InputError
 from shared.sandbox.messages import receive, send
 
@@ -256,18 +256,7 @@ def _shared_memory(size: int) -> int:
 
 
 def _memory_limit() -> int:
-    return min(MAX_MEMORY, _machine_memory() // 2)
-
-
-def _machine_memory() -> int:
-    """Return the bytes of memory that this process may use: the machine's, or its container's."""
-    total = int(psutil.virtual_memory().total)
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(name).read_text()))
-        except (OSError, ValueError):
-            continue
-    return total
+    return min(MAX_MEMORY, machine_memory() // 2)
 
 
 class _Server:

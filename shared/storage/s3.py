@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -22,6 +22,7 @@ from minio.error import InvalidResponseError, S3Error
 
 from shared.errors import InputError
 from shared.settings import Settings
+from shared.storage.cache import FileCache
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
 
 CONNECTIONS = 32
@@ -36,6 +37,7 @@ ROLES = (
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 120.0
+COPIED_BYTES = 1 << 20
 
 
 class S3Store(Store):
@@ -50,10 +52,8 @@ class S3Store(Store):
         self.bucket = bucket
         self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        self.cache = (
-            config.cache_dir
-            / hashlib.sha256(f"{config.s3_endpoint}/{self.url}".encode()).hexdigest()[:16]
-        )
+        self.cache = FileCache(config.cache_dir / "objects", int(config.cache_gb * 1e9))
+        self._own = hashlib.sha256(f"{config.s3_endpoint}/{self.url}".encode()).hexdigest()[:16]
         self.http = urllib3.PoolManager(
             maxsize=CONNECTIONS,
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
@@ -164,14 +164,12 @@ class S3Store(Store):
     def local(self, key: str) -> Path:
         size, tag = self.stat(key)
         version = hashlib.sha256(f"{tag}-{size}".encode()).hexdigest()[:16]
-        path = self.cache / version / check_key(key)
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Other processes may fetch it at the same time: write a unique file, then rename it.
-            part = path.with_name(f"{secrets.token_hex(8)}.part")
-            self.client.fget_object(self.bucket, self.name(key), str(part))
-            part.replace(path)
-        return path
+
+        def fetch(file: IO[bytes]) -> None:
+            with self.open(key) as stream:
+                shutil.copyfileobj(stream, file, COPIED_BYTES)
+
+        return self.cache.file(f"{self._own}/{version}/{check_key(key)}", size, fetch)
 
     @contextmanager
     def open(self, key: str, start: int = 0) -> Iterator[IO[bytes]]:

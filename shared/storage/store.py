@@ -175,7 +175,8 @@ class Store(ABC):
         """Return a read-only local file with the object's content.
 
         It is for libraries that need a real file (OpenSlide, HDF5). An S3 store downloads
-        the object into a cache, keyed by its ETag. Raises `ObjectNotFoundError`.
+        the object into a cache of limited size, keyed by its ETag; the file stays there as long
+        as the path that was returned lives, so keep that one. Raises `ObjectNotFoundError`.
         """
 
     @abstractmethod

@@ -181,6 +181,15 @@ def test_gpu_services_of_the_compose_file_have_threads_for_their_cpus() -> None:
             assert int(service["environment"]["HTD_THREADS"]) == int(service["cpus"]), name
 
 
+def test_fetched_files_fit_into_the_volumes() -> None:
+    manifests = rendered("cpu")
+    most = float(settings_of(manifests)["HTD_CACHE_GB"]) * 1e9
+    for pod, template in pods(manifests):
+        if pod.startswith("Deployment") and ("worker" in pod or "gateway" in pod):
+            (scratch,) = (v for v in template["spec"]["volumes"] if v["name"] == "scratch")
+            assert most <= 0.8 * amount(scratch["emptyDir"]["sizeLimit"]), pod
+
+
 def test_redis_refuses_before_its_container_is_killed() -> None:
     script = (ROOT / "docker/redis.sh").read_text()
     limit = re.search(r"^maxmemory (\d+)mb$", script, re.M)

@@ -12,7 +12,13 @@ import pytest
 import yaml
 
 from services.cluster import stage
-from services.cluster.kmeans import assign, diverse_sample, hierarchical_kmeans, normalize
+from services.cluster.kmeans import (
+    assign,
+    diverse_sample,
+    half_units,
+    hierarchical_kmeans,
+    normalize,
+)
 from services.cluster.regions import apply_types
 from services.cluster.stage import ClusterStage, type_map, vote
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
@@ -109,15 +115,15 @@ def test_regions_follow_those_of_the_cohort(store: DirectoryStore) -> None:
 
 def test_blobs_are_found() -> None:
     points, owners = blobs([0.3] * 5, 40)
-    labels, distances = assign(points, hierarchical_kmeans(points, 5, 5, 20, 0))
+    labels, distances = assign(points, hierarchical_kmeans(half_units(points), 5, 5, 20, 0))
     assert len({(a, b) for a, b in zip(owners, labels, strict=True)}) == 5
     assert distances.max() < 0.1
 
 
 def test_what_varies_most_is_split() -> None:
     points, owners = blobs([0.2, 3.0, 0.2], 60)
-    before, _ = assign(points, hierarchical_kmeans(points, 3, 3, 20, 0))
-    after, _ = assign(points, hierarchical_kmeans(points, 4, 3, 20, 0))
+    before, _ = assign(points, hierarchical_kmeans(half_units(points), 3, 3, 20, 0))
+    after, _ = assign(points, hierarchical_kmeans(half_units(points), 4, 3, 20, 0))
     assert len(set(before[owners == 1])) < len(set(after[owners == 1]))
     for tight in (0, 2):
         assert len(set(after[owners == tight])) == 1
@@ -125,16 +131,34 @@ def test_what_varies_most_is_split() -> None:
 
 def test_clustering_is_the_same_each_time() -> None:
     points, _ = blobs([1.0] * 6, 50)
-    first, second = (hierarchical_kmeans(points, 12, 6, 20, 3) for _ in range(2))
+    first, second = (hierarchical_kmeans(half_units(points), 12, 6, 20, 3) for _ in range(2))
     assert np.array_equal(first, second)
     assert np.allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
 
 
 def test_more_types_than_different_patches_are_refused() -> None:
     points = np.repeat(normalize(np.eye(4, 8, dtype=np.float32)), 9, axis=0)
-    assert hierarchical_kmeans(points, 4, 2, 10, 0).shape == (4, 8)
+    assert hierarchical_kmeans(half_units(points), 4, 2, 10, 0).shape == (4, 8)
     with pytest.raises(InputError, match="4 different sampled patches cannot make 5"):
-        hierarchical_kmeans(points, 5, 2, 10, 0)
+        hierarchical_kmeans(half_units(points), 5, 2, 10, 0)
+
+
+def test_a_capped_sample_clusters_nearly_as_well() -> None:
+    points, _ = blobs([2.0] * 12, 400)
+    drawn = np.random.default_rng(0).permutation(len(points))[:2400]
+    inertia = [
+        assign(points, hierarchical_kmeans(half_units(some), 12, 6, 10, 0))[1].mean()
+        for some in (points, points[drawn])
+    ]
+    assert inertia[1] < 1.01 * inertia[0]
+
+
+def test_slides_share_the_largest_number_of_samples(store: DirectoryStore) -> None:
+    status = run(store, request(run="capped", max_samples=90))
+    assert status.state == "done", status.failed
+    train = [slide for slide, split in SPLITS.items() if split == "train"]
+    sizes = [np.load(store.local(cluster_key("capped", f"samples/{s}.npy"))).shape for s in train]
+    assert [size[0] for size in sizes] == [30, 30, 30]
 
 
 def test_a_sample_holds_what_is_rare() -> None:

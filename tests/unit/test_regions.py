@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.contracts.base import SplitFractions
+from shared.contracts.base import Split, SplitFractions
 from shared.contracts.regions import RegionRule, region_tar_key
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
-from shared.imaging.region_sets import Region, RegionIndex, pack_regions
+from shared.imaging.region_index import write_region_index
+from shared.imaging.region_sets import Region, RegionIndex, pack_regions, region_tables
 from shared.imaging.windows import choose_windows, class_entropy
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, StoreView
 from shared.storage.formats import unpack_tar
 from tests.region_sets import make_region_set
 
@@ -81,6 +82,49 @@ def test_a_damaged_shard_is_told_by_its_name(kept: int, tmp_path: Path) -> None:
     store.put(region_tar_key("toy", "slide-a"), shard[:kept])
     with pytest.raises(InputError, match=r"regions/toy/slide-a\.tar of the store is damaged"):
         RegionIndex(store, record, "train")
+
+
+class CountingStore(StoreView):
+    """A store that counts the objects that are fetched."""
+
+    fetched = 0
+
+    def get(self, key: str) -> bytes:
+        self.fetched += 1
+        return super().get(key)
+
+    def local(self, key: str) -> Path:
+        self.fetched += 1
+        return super().local(key)
+
+
+def test_an_index_stands_for_the_tables_and_shards_of_all_slides(tmp_path: Path) -> None:
+    fetched = []
+    for count in (2, 9):
+        store = CountingStore(DirectoryStore(tmp_path / str(count)))
+        splits: dict[str, Split] = {f"s{i}": "val" if i == 1 else "train" for i in range(count)}
+        record = make_region_set(store, regions=2, splits=splits)
+        known = RegionIndex(store, record, "train")
+        rows = list(region_tables(store, record, ("train",)))
+        assert len(rows) == count - 1
+        write_region_index(store, record)
+        store.fetched = 0
+        index = RegionIndex(store, record, "train")
+        (table,) = region_tables(store, record, ("train",))
+        assert index.keys == known.keys == table["key"].to_pylist()
+        assert table["fractions"].to_pylist() == [
+            f for r in rows for f in r["fractions"].to_pylist()
+        ]
+        assert np.array_equal(index[1].image, known[1].image)
+        assert np.array_equal(index[1].labels, known[1].labels)
+        fetched.append(store.fetched)
+    assert fetched == [2, 2]  # the index, and the shard of the region
+
+    store.put(region_tar_key("toy", "s2"), b"short")
+    with pytest.raises(InputError, match=r"regions/toy/s2\.tar of the store is damaged"):
+        RegionIndex(store, record, "train")[2]
+    other = make_region_set(store, regions=3, splits=splits)  # whose index is not written yet
+    assert len(RegionIndex(store, other, "val")) == 3
 
 
 def test_splits_hold_back_whole_slides_and_do_not_depend_on_order() -> None:
