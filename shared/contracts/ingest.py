@@ -47,6 +47,9 @@ TILE_COLUMNS = pa.schema(
 
 MAX_DAMAGED = 0.05
 """Share of a slide, its regions or patches, that may be unreadable unless a request says else."""
+GIVEN_MPP = (0.01, 100.0)
+"""Least and greatest µm per pixel that a user may give; what is beyond is in another unit."""
+
 LabelsOrigin = Literal["auto", "slide", "bounds"]
 """Where coordinates of labels begin: at the slide's corner, or at that of its scanned area
 (openslide.bounds-x, -y), to which QuPath crops; auto: as the labels lie on the tissue."""
