@@ -229,6 +229,7 @@ def tiles(
         table = tile_table(
             target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
             mpp=mpp, patient=patient, allow_leakage=allow_leakage, replace=replace,
+            region=(region_size, region_mpp or mpp) if region_size is not None else None,
         )  # fmt: skip
     tell(table.notes, table.refused)
     if region_size is None:

@@ -83,8 +83,9 @@ def test_one_cause_is_said_once_with_a_count_and_names() -> None:
     failed["other"] = "it shows no tissue"
     grouped = causes(failed)
     assert [(error, len(names)) for error, names in grouped] == [
-        ("tile TCGA-0_x0.webp, … is 0–247×224 px: take smaller ones", 248), ("it shows no tissue", 1),
-    ]  # fmt: skip
+        ("tile TCGA-0_x0.webp, … is 0–247×224 px: take smaller ones", 248),
+        ("it shows no tissue", 1),
+    ]
     lines = list(cause_lines(failed))
     assert len(lines) == 3
     assert "248 ×" in lines[0]
