@@ -62,6 +62,7 @@ class Slide:
         vendor: OpenSlide's name of the format; 'tiff' or 'ome-tiff' for TIFFs that it does not
             read, 'image' for plain images.
         levels: number of pyramid levels.
+        downsamples: width of level 0 / width of each level.
         objective: nominal magnification; None if not stated.
         bounds: the scanned part, where the file states one (MIRAX, Leica, Ventana).
     """
@@ -78,6 +79,7 @@ class Slide:
         properties = source.properties
         self.width, self.height = source.dimensions
         self.levels = source.level_count
+        self.downsamples = tuple(source.level_downsamples)
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "image")
         self.objective = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
         self.bounds = _bounds(source)
