@@ -97,7 +97,7 @@ def _is_wide(value: Any) -> bool:
 def short(value: Any) -> str:
     """Write a value for people: few digits, and the first of many items."""
     if isinstance(value, Mapping):
-        items = [f"{name} {short(each)}" for name, each in value.items()]
+        items = [f"{name} {text}" for name, each in value.items() if (text := short(each))]
         return _first(items, SHOWN_ITEMS)
     if isinstance(value, list | tuple):
         return _first([short(each) for each in value], SHOWN_ITEMS)

@@ -150,7 +150,13 @@ def parse_names(text: str) -> list[str]:
 
 
 def export_formats(names: list[str]) -> tuple[ExportFormat, ...]:
-    """Check the names of export formats. Raises `ValidationError` if one is unknown."""
+    """Check the names of export formats. Raises `InputError` if one is unknown."""
+    known = get_args(ExportFormat)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(
+            f"--export {', '.join(unknown)}: formats are {', '.join(known)}; 'htd export' writes "
+            "others"
+        )
     return TypeAdapter(tuple[ExportFormat, ...]).validate_python(tuple(names))
 
 

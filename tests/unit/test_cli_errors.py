@@ -78,6 +78,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("pipeline .", ". is a folder or a device"),
         ("embed --set x=[1", "--set x=[1 is not valid YAML"),
         ("evaluate --set segmenter_batch=1", "--set segmenter_batch=1: must be greater than"),
+        ("synthesize --model m --export yolo", "--export yolo: formats are folder, coco, geojson"),
         ("embed --cohort none", "not hold: run 'htd ingest --cohort none' first"),
         ("export none out", "'datasets/none/dataset.json': run 'htd synthesize --dataset none'"),
         ("cluster --cohort none", "holds no cohort 'none': run htd ingest first"),
