@@ -151,7 +151,8 @@ class Slide:
         if mpp * MAX_UPSAMPLING < self.finest:
             raise InputError(
                 f"{self.path.name} has {self.finest:.4g} µm/px at its finest level, too coarse for "
-                f"the {mpp:.4g} µm/px that were asked for"
+                f"the {mpp:.4g} µm/px that were asked for: ask for {self.finest:.4g} or more (of "
+                "regions and patches)"
             )
 
     def read(self, x: int, y: int, size: tuple[int, int], mpp: float) -> UInt8:
