@@ -140,6 +140,8 @@ def _changed_fields(request: Request) -> Iterator[tuple[str, str]]:
     for name, value in request.model_dump(mode="json", exclude_defaults=True).items():
         if name == "slides":
             yield name, f"{len(value)}"
+        elif name.startswith("imported_"):
+            yield name, f"of {len(value)} files"
         elif name == "classes":
             yield name, ", ".join(item["name"] for item in value["items"])
         elif name == "recipe":

@@ -102,7 +102,7 @@ def _is_wide(value: Any) -> bool:
 def short(value: Any) -> str:
     """Write a value for people: few digits, and the first of many items."""
     if isinstance(value, Mapping):
-        items = [f"{name} {short(each)}" for name, each in value.items()]
+        items = [f"{name} {text}" for name, each in value.items() if (text := short(each))]
         return _first(items, SHOWN_ITEMS)
     if isinstance(value, list | tuple):
         return _first([short(each) for each in value], SHOWN_ITEMS)
@@ -123,7 +123,7 @@ def causes(failed: Mapping[str, str]) -> list[tuple[str, list[str]]]:
 
     Errors have the same cause if they differ only in names of files, in numbers, and in the name
     of what failed. In the text of several, numbers that differ are given as a span, such as
-    3–17, and names that differ as '…'.
+    3–17, and names that differ as the first one and '…'.
     """
     groups: dict[str, list[tuple[str, list[str]]]] = {}
     for name, error in failed.items():
@@ -150,14 +150,14 @@ def _variable(name: str) -> re.Pattern[str]:
 
 
 def _common(texts: Sequence[str]) -> str:
-    """Return what stands for texts that may differ: themselves, their span, or '…'."""
+    """Return what stands for texts that may differ: their span, or the first one and '…'."""
     different = set(texts)
     if len(different) == 1:
         return texts[0]
     try:
         ordered = sorted(different, key=lambda text: float(text.replace(",", "")))
     except ValueError:
-        return "…"
+        return f"{texts[0]}, …"
     return f"{ordered[0]}–{ordered[-1]}"
 
 

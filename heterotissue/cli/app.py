@@ -104,6 +104,7 @@ REMEDIES = {
     errno.EDQUOT: "free some of your quota, then run the same command again",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a folder that you may read and write",
+    errno.ENOENT: "check the path, and make the folder first",
     errno.ENOTDIR: "a part of this path is a file",
     errno.EEXIST: "a file is in the way; choose another folder",
 }

@@ -19,6 +19,7 @@ from shared.contracts.explaining import (
     fields_at,
     models_of,
 )
+from shared.contracts.ingest import GIVEN_MPP
 from shared.contracts.synthesize import ExportFormat, FolderFormat
 from shared.errors import InputError, quoted
 from shared.settings import Settings
@@ -38,6 +39,20 @@ def check_positive(param: typer.CallbackParam, value: float | None) -> float | N
     """
     if value is not None and not 0 < value < math.inf:
         raise InputError(f"{param.opts[0]} {value:g}: must be above 0")
+    return value
+
+
+def check_mpp(param: typer.CallbackParam, value: float | None) -> float | None:
+    """Check µm per pixel of slides or tiles; the callback of options that take it.
+
+    Raises:
+        InputError: it is no number that a microscope gives: it may be in mm or nm.
+    """
+    least, most = GIVEN_MPP
+    if value is not None and not least <= value <= most:
+        raise InputError(
+            f"{param.opts[0]} {value:g}: must be µm per pixel, from {least:g} to {most:g}"
+        )
     return value
 
 
@@ -137,7 +152,13 @@ def parse_names(text: str) -> list[str]:
 
 
 def export_formats(names: list[str]) -> tuple[ExportFormat, ...]:
-    """Check the names of export formats. Raises `ValidationError` if one is unknown."""
+    """Check the names of export formats. Raises `InputError` if one is unknown."""
+    known = get_args(ExportFormat)
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(
+            f"--export {', '.join(unknown)}: formats are {', '.join(known)}; 'htd export' writes "
+            "others"
+        )
     return TypeAdapter(tuple[ExportFormat, ...]).validate_python(tuple(names))
 
 

@@ -13,7 +13,7 @@ from heterotissue.cli.options import (
     DryRunOption,
     ReplaceOption,
     StoreOption,
-    check_positive,
+    check_mpp,
     example,
     parse_classes,
 )
@@ -52,9 +52,7 @@ def demo(
     ] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(
-            help="µm per pixel; it overrides what the slides state.", callback=check_positive
-        ),
+        typer.Option(help="µm per pixel; it overrides what the slides state.", callback=check_mpp),
     ] = None,
 ) -> None:
     """Run the whole pipeline in minutes: slides → tissue types → model → dataset → report.

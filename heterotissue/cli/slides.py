@@ -20,8 +20,8 @@ from heterotissue.cli.options import (
     SetOption,
     StoreOption,
     changed,
+    check_mpp,
     check_name,
-    check_positive,
     example,
     parse_classes,
     parse_renames,
@@ -106,9 +106,7 @@ def ingest(
     ] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(
-            help="µm per pixel; it overrides what the slides state.", callback=check_positive
-        ),
+        typer.Option(help="µm per pixel; it overrides what the slides state.", callback=check_mpp),
     ] = None,
     patient: PatientOption = None,
     split_by: Annotated[
@@ -118,7 +116,7 @@ def ingest(
     allow_leakage: LeakageOption = False,
     region_size: RegionSizeOption = 256,
     region_mpp: Annotated[
-        float, typer.Option(help="µm per pixel of regions.", callback=check_positive)
+        float, typer.Option(help="µm per pixel of regions.", callback=check_mpp)
     ] = 0.5,
     rename: RenameOption = None,
     any_stain: Annotated[
@@ -186,7 +184,7 @@ def tiles(
     classes: Annotated[
         str, typer.Option(help="Class names in the order of their indices, from 1.")
     ],
-    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles.", callback=check_positive)],
+    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles.", callback=check_mpp)],
     cohort: CohortOption = "cohort",
     masks: Annotated[
         Path | None, typer.Option(help="Folder of masks; default: beside the tiles.")
@@ -209,7 +207,7 @@ def tiles(
     region_mpp: Annotated[
         float | None,
         typer.Option(
-            help="µm per pixel of regions; default: that of the tiles.", callback=check_positive
+            help="µm per pixel of regions; default: that of the tiles.", callback=check_mpp
         ),
     ] = None,
     store: StoreOption = None,
@@ -231,6 +229,7 @@ def tiles(
         table = tile_table(
             target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
             mpp=mpp, patient=patient, allow_leakage=allow_leakage, replace=replace,
+            region=(region_size, region_mpp or mpp) if region_size is not None else None,
         )  # fmt: skip
     tell(table.notes, table.refused)
     if region_size is None:
@@ -339,9 +338,7 @@ def cluster(
     ] = None,
     region_mpp: Annotated[
         float | None,
-        typer.Option(
-            help="µm per pixel of regions; default: the cohort's.", callback=check_positive
-        ),
+        typer.Option(help="µm per pixel of regions; default: the cohort's.", callback=check_mpp),
     ] = None,
     store: StoreOption = None,
     broker: BrokerOption = None,

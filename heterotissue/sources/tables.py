@@ -14,6 +14,7 @@ from heterotissue.sources.files import Finder, with_facts
 from heterotissue.sources.records import Found, SlideEntry, shown, some
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Split
+from shared.contracts.ingest import GIVEN_MPP
 from shared.errors import InputError, quoted
 from shared.imaging.zarr_slide import is_zarr
 
@@ -46,6 +47,10 @@ SPLITS: dict[str, Split] = {
 }  # fmt: skip
 
 
+NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "-"}
+"""What programmes write for an empty cell, in small letters."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of slides.
@@ -73,16 +78,18 @@ class Table:
         Raises:
             InputError: the file cannot be read, is no text, or has no column of slides.
         """
-        lines = _text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        lines = _text(path).replace("\r\n", "\n").replace("\r", "\n").splitlines(keepends=True)
         first = next((n for n, line in enumerate(lines) if line.strip()), None)
         if first is None:
             raise InputError(f"{path} is empty")
         if lines[first].lower().startswith("sep="):  # Excel's own line
             first += 1
-        head = lines[first] if first < len(lines) else ""
-        delimiter = max("\t;,", key=head.count)
-        reader = csv.reader(lines[first:], delimiter=delimiter, skipinitialspace=True)
         try:
+            widths = {
+                sign: len(next(csv.reader(lines[first:], delimiter=sign), ())) for sign in "\t;,"
+            }
+            delimiter = max(widths, key=widths.__getitem__)
+            reader = csv.reader(lines[first:], delimiter=delimiter, skipinitialspace=True)
             parsed = [(reader.line_num + first, row) for row in reader]
         except csv.Error as error:
             raise InputError(f"{path} is no table: {error}") from error
@@ -103,7 +110,7 @@ class Table:
         rows = [
             (
                 number,
-                {c: row[p].strip() for c, p in read.items() if len(row) > p and row[p].strip()},
+                {c: row[p].strip() for c, p in read.items() if len(row) > p and _stated(c, row[p])},
             )
             for number, row in parsed[1:]
         ]
@@ -136,6 +143,13 @@ class Table:
         return first
 
 
+def _stated(column: str, text: str) -> bool:
+    """Say whether a cell holds a value; a slide may be called 'none', but not its patient."""
+    return bool(text.strip()) and (
+        column in {"path", "name"} or text.strip().lower() not in NO_VALUE
+    )
+
+
 def _common(given: Path, path: Path) -> int:
     """Count the folders that two paths have in common, from the file upwards."""
     pairs = zip(given.parts[-2::-1], path.resolve().parts[-2::-1], strict=False)
@@ -143,7 +157,7 @@ def _common(given: Path, path: Path) -> int:
 
 
 def _plain(heading: str) -> str:
-    return "".join(sign for sign in heading.lower() if sign not in " _-.()")
+    return "".join(sign for sign in heading.lower() if sign not in " _-.()\n\t\u00a0")
 
 
 def _text(path: Path) -> str:
@@ -152,7 +166,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
+        return data.decode("utf-16", "replace").removeprefix("\ufeff")
     if b"\0" in data:
         raise InputError(f"{path} is no text: save the table as CSV")
     try:
@@ -303,14 +317,17 @@ def _with_row(entry: SlideEntry, row: dict[str, str], place: Path) -> SlideEntry
 
 
 def _mpp(text: str | None) -> float | None:
-    if text is None or text.lower() in {"na", "nan", "none", "null"}:
+    if text is None:
         return None
     try:
         value = float(text.replace(",", "."))
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise InputError(f"mpp {quoted(text)} is no size of a pixel in µm")
+    least, most = GIVEN_MPP
+    if not least <= value <= most:
+        raise InputError(
+            f"mpp {quoted(text)} is no size of a slide's pixel, which is {least:g} to {most:g} µm"
+        )
     return value
 
 

@@ -97,6 +97,7 @@ def tile_table(
     patient: str | None = None,
     allow_leakage: bool = False,
     replace: bool = False,
+    region: tuple[int, float] | None = None,
 ) -> TileTable:
     """Put a table of a folder's tiles and masks into the store; the files stay in place.
 
@@ -118,6 +119,8 @@ def tile_table(
         patient: regular expression or table that tells a tile's patient.
         allow_leakage: whether the slides of a patient may be in two splits.
         replace: whether tiles that the cohort has may be missing now.
+        region: side (pixels) and µm per pixel of the regions that every tile must hold; smaller
+            tiles are refused. None: any tile is taken.
 
     Raises:
         InputError: `folder` is missing or has no tile with a mask, a pattern fits no tile, the
@@ -137,6 +140,7 @@ def tile_table(
         below = path.relative_to(folder)
         try:
             tile = _read(path, below, search, patients, slides, classes)
+            _check_side(tile, mpp, region)
         except InputError as error:
             found.refuse(below, str(error))
         except OSError as error:
@@ -146,8 +150,8 @@ def tile_table(
             if known is not tile and _said(known) != _said(tile):
                 found.refuse(
                     below,
-                    f"has the same content as {shown(known.below)}, but another mask, class or "
-                    "patient: remove the one that is wrong",
+                    f"has the same content as {shown(known.below)}, but another mask, class, "
+                    "patient or split: remove the one that is wrong",
                 )
             elif known is not tile:
                 found.notes.append(
@@ -169,8 +173,19 @@ def tile_table(
     return TileTable(key, len(tiles), smallest, found.refused, _short(found.notes))
 
 
-def _said(tile: _Tile) -> tuple[str, int | None, str | None]:
-    return tile.mask_sha256, tile.label, tile.patient
+def _said(tile: _Tile) -> tuple[str, int | None, str | None, Split | None]:
+    return tile.mask_sha256, tile.label, tile.patient, tile.split
+
+
+def _check_side(tile: _Tile, mpp: float, region: tuple[int, float] | None) -> None:
+    """Raise `InputError` if a tile is smaller than a region."""
+    size, region_mpp = region or (0, mpp)
+    side = round(tile.side * mpp / region_mpp)
+    if side < size:
+        raise InputError(
+            f"has a side of {side} px at {region_mpp:g} µm/px, smaller than a region of {size} px: "
+            "take smaller regions (--region-size), or a smaller --region-mpp"
+        )
 
 
 def _check_folders(tiles: list[_Tile], classes: Classes) -> None:

@@ -134,11 +134,12 @@ class Run:
             )
 
     def unlearnt(self) -> tuple[str, ...]:
-        """Name the classes that an untrained copy of a warm start has not learnt."""
-        weights = None if self.steps["denoiser"] else self.starting_weights()
-        if weights is None:
+        """Name the classes that a denoiser without training steps has not learnt."""
+        if self.steps["denoiser"]:
             return ()
-        classes, learnt = self.regions.classes, set(weights.classes) - set(weights.unlearnt)
+        weights = self.starting_weights()
+        learnt = set(weights.classes) - set(weights.unlearnt) if weights else set()
+        classes = self.regions.classes
         return tuple(n for n in classes.names[classes.first :] if n not in learnt)
 
     def perceptual_loss(self) -> PerceptualLoss | None:

@@ -47,12 +47,16 @@ TILE_COLUMNS = pa.schema(
 
 MAX_DAMAGED = 0.05
 """Share of a slide, its regions or patches, that may be unreadable unless a request says else."""
+GIVEN_MPP = (0.01, 100.0)
+"""Least and greatest µm per pixel that a user may give; what is beyond is in another unit."""
+
 LabelsOrigin = Literal["auto", "slide", "bounds"]
 """Where coordinates of labels begin: at the slide's corner, or at that of its scanned area
 (openslide.bounds-x, -y), to which QuPath crops; auto: as the labels lie on the tissue."""
 
 LabelsUnit = Literal["auto", "px", "um"]
-"""Unit of the coordinates of labels: level-0 pixels or µm; auto: pixels, unless µm fit better."""
+"""Unit of the coordinates of labels: level-0 pixels or µm; auto: pixels, if nothing else fits far
+better."""
 
 
 class SlideSource(Contract):
@@ -172,7 +176,7 @@ class IngestRequest(Request):
     labels_unit: LabelsUnit = Field(
         "auto",
         description="unit of coordinates of labels; auto: level-0 pixels, and a slide whose labels "
-        "lie on its tissue far better as µm is refused",
+        "fit its tissue far better as µm, as y and x, or at a smaller level is refused",
     )
     labels_on_tissue: float = Field(
         0.1,

@@ -62,6 +62,7 @@ class Slide:
         vendor: OpenSlide's name of the format; 'tiff' or 'ome-tiff' for TIFFs that it does not
             read, 'image' for plain images.
         levels: number of pyramid levels.
+        downsamples: width of level 0 / width of each level.
         objective: nominal magnification; None if not stated.
         bounds: the scanned part, where the file states one (MIRAX, Leica, Ventana).
     """
@@ -78,6 +79,7 @@ class Slide:
         properties = source.properties
         self.width, self.height = source.dimensions
         self.levels = source.level_count
+        self.downsamples = tuple(source.level_downsamples)
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "image")
         self.objective = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
         self.bounds = _bounds(source)
@@ -167,7 +169,8 @@ class Slide:
         if mpp * MAX_UPSAMPLING < self.finest:
             raise InputError(
                 f"{self.path.name} has {self.finest:.4g} µm/px at its finest level, too coarse for "
-                f"the {mpp:.4g} µm/px that were asked for"
+                f"the {mpp:.4g} µm/px that were asked for: ask for {self.finest:.4g} or more (of "
+                "regions and patches)"
             )
 
     def read(self, x: int, y: int, size: tuple[int, int], mpp: float) -> UInt8:

@@ -74,16 +74,35 @@ IN_UM = [(x * 0.5, y * 0.4) for x, y in square(300, 100, 100)]
 
 def test_coordinates_in_um_are_told_by_tissue(tmp_path: Path) -> None:
     path = geojson(tmp_path, polygon(IN_UM))
-    with pytest.raises(InputError, match=r"0% .* are pixels. As µm, 100% .*labels_unit to um"):
+    with pytest.raises(
+        InputError, match=r"0% .* in level-0 pixels. If they are µm, 100% .*to um, or"
+    ):
         draw(path, slide=FINE, tissue=halves())
     labels, _ = draw(path, slide=FINE, tissue=halves(), labels_unit="um")
     assert (labels.sum(), labels[40:80, 150:200].all()) == (2_000, True)
     assert painted(path, slide=FINE, tissue=halves(), labels_unit="px", labels_on_tissue=0)[0]
     coarse = SlideGeometry(WIDTH, HEIGHT, 2.0, 2.0)
     wide = geojson(tmp_path, polygon([(x * 2, y * 2) for x, y in square(300, 100, 100)]))
-    with pytest.raises(InputError, match=r"other units\? .*As µm, 100% of it would"):
+    with pytest.raises(InputError, match=r"other units\? If they are µm, 100% of it does: set"):
         draw(wide, slide=coarse, tissue=halves())
     assert draw(wide, slide=coarse, tissue=halves(), labels_unit="um")[1]["on_tissue"] == 1
+
+
+@pytest.mark.parametrize(
+    ("points", "meaning"),
+    [
+        ([(y, x) for x, y in square(300, 100, 100)], "y and x"),
+        ([(x / 4, y / 4) for x, y in square(300, 100, 100)], "pixels of level 1"),
+    ],
+)
+def test_coordinates_of_another_meaning_are_told_by_tissue(
+    tmp_path: Path, points: list[Point], meaning: str
+) -> None:
+    slide = SlideGeometry(WIDTH, HEIGHT, 1.0, 1.0, downsamples=(1.0, 4.0))
+    path = geojson(tmp_path, polygon(points))
+    with pytest.raises(InputError, match=rf"If they are {meaning}, 100% of it does: export level"):
+        draw(path, slide=slide, tissue=halves())
+    assert painted(path, slide=slide, tissue=halves(), labels_unit="px", labels_on_tissue=0)[0]
 
 
 def test_a_slide_without_labels_is_fine_where_classes_are_exhaustive(tmp_path: Path) -> None:

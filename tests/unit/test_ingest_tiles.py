@@ -131,6 +131,27 @@ def test_bad_tiles_are_named(tmp_path: Path) -> None:
     assert "both must have the same size" in reason
 
 
+def test_tiles_that_cannot_be_used_are_refused_before_the_job(tmp_path: Path) -> None:
+    folder = tmp_path / "crc"
+    write_tiles(folder, binary=False)
+    other = folder / "test/stroma/p3-1.png"
+    Image.new("RGB", (64, 96)).save(other)
+    for name in ("p3-2.png", "p3-2.mask.png"):  # what is tested on may not be trained on
+        source = folder / "test/tumor" / name.replace("-2", "-1")
+        (folder / "train/tumor" / name).write_bytes(source.read_bytes())
+    made = tile_table(
+        DirectoryStore(tmp_path / "store"), "t", folder, masks=None, classes=CLASSES,
+        slide_pattern=r"p\d+-\d+", mpp=0.5, region=(48, 0.75),
+    )  # fmt: skip
+    reasons = {item.path: item.reason for item in made.refused}
+    assert set(reasons) == {"test/stroma/p3-1.png", "train/tumor/p3-2.png"}
+    assert (
+        "a side of 43 px at 0.75 µm/px, smaller than a region of 48"
+        in reasons["test/stroma/p3-1.png"]
+    )
+    assert "another mask, class, patient or split" in reasons["train/tumor/p3-2.png"]
+
+
 def test_real_tiles_are_split_by_patient(real_data: Path, tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     names = (

@@ -83,8 +83,9 @@ def test_one_cause_is_said_once_with_a_count_and_names() -> None:
     failed["other"] = "it shows no tissue"
     grouped = causes(failed)
     assert [(error, len(names)) for error, names in grouped] == [
-        ("tile … is 0–247×224 px: take smaller ones", 248), ("it shows no tissue", 1),
-    ]  # fmt: skip
+        ("tile TCGA-0_x0.webp, … is 0–247×224 px: take smaller ones", 248),
+        ("it shows no tissue", 1),
+    ]
     lines = list(cause_lines(failed))
     assert len(lines) == 3
     assert "248 ×" in lines[0]
@@ -106,7 +107,7 @@ def test_the_figures_of_one_cause_are_given_as_a_span() -> None:
         for number, share in ((1, "3.5%"), (2, "9.25%"), (3, "10%"))
     }
     (cause, names), = causes(failed)  # fmt: skip
-    assert cause == "…: 3.5–10% of 1,100–1,300 px lie on tissue, see notes.csv"
+    assert cause == "s1.svs, …: 3.5–10% of 1,100–1,300 px lie on tissue, see notes.csv"
     assert names == ["s1", "s2", "s3"]
 
 
@@ -140,7 +141,7 @@ def test_the_table_of_slides_is_a_file_beside_the_job(
     assert set(rows[0]) == {"slide", "state", "why", "seconds", "patches"}
     report(Ledger(store).status("ingest-1"), store)
     shown = capsys.readouterr().err
-    assert "2 ×  … is 10×20–30 px" in shown
+    assert "2 ×  b.svs, … is 10×20–30 px" in shown
     assert f"result: {tmp_path}/cohorts/lung.json" in shown
     assert f"slides: {path}" in shown
 

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from heterotissue.sources import find_slides, slide_sources
 from heterotissue.sources.keeping import Sources
 from heterotissue.sources.names import Named, RenamedError, distinct_names, plain_name
+from heterotissue.sources.tables import Table
 from shared.contracts.base import Name
 from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
 from shared.errors import InputError
@@ -95,6 +96,18 @@ def test_files_that_cannot_be_read_cost_themselves_alone(tmp_path: Path) -> None
     assert set(reasons) == set(expected)
     for name, words in expected.items():
         assert words in reasons[name], name
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_tables_are_read_as_programmes_write_them(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "t.csv"
+    text = '"Slide\nname";Patient;mpp;split\r\nÄ0;nan;0,25;N/A\r\n"none";P;;\r\n'
+    path.write_bytes(text.encode(encoding))
+    table = Table.read(path)
+    assert table.columns == {"name", "patient", "mpp", "split"}
+    assert table.rows == [
+        (3, {"name": "Ä0", "mpp": "0,25"}), (4, {"name": "none", "patient": "P"}),
+    ]  # fmt: skip
 
 
 def test_no_slide_is_an_error_that_says_why(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class SlideGeometry:
         mpp, mpp_y: µm per level-0 pixel, along x and y.
         bounds: x, y, width and height of the scanned area, level-0 pixels; None if not stated.
         offset_nm: centre of the image from the centre of the glass, nm; None if not stated.
+        downsamples: width of level 0 / width of each level.
     """
 
     width: int
@@ -56,11 +57,15 @@ class SlideGeometry:
     mpp_y: float
     bounds: tuple[int, int, int, int] | None = None
     offset_nm: tuple[float, float] | None = None
+    downsamples: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, slide: Slide) -> SlideGeometry:
         """Return the geometry of an open slide."""
-        return cls(slide.width, slide.height, slide.mpp, slide.mpp_y, slide.bounds, slide.offset_nm)
+        return cls(
+            slide.width, slide.height, slide.mpp, slide.mpp_y, slide.bounds, slide.offset_nm,
+            slide.downsamples,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

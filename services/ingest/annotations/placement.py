@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import rasterio
@@ -29,8 +30,8 @@ CLEAR = 0.05
 """Smallest difference of shares on tissue that decides between two origins."""
 
 MUCH, MUCH_MORE = 0.5, 0.25
-"""Least share on tissue of outlines in µm, and least difference from their share as pixels, at
-which they may be in µm."""
+"""Least share on tissue of outlines whose coordinates mean something else, and least difference
+from their share as level-0 pixels, at which they may mean that."""
 
 
 def place(
@@ -49,14 +50,14 @@ def place(
         slide: the slide.
         tissue: its tissue mask.
         origin: 'slide', 'bounds', or 'auto': the one with more of the labelled area on tissue.
-        unit: 'px', 'um', or 'auto': pixels that are compared with µm.
+        unit: 'px', 'um', or 'auto': pixels, if no other meaning fits far better.
 
     Returns:
         The origin, 'slide' or 'bounds', and the outlines in level-0 pixels.
 
     Raises:
         InputError: the outlines do not lie on the slide, both origins fit alike, or the unit is
-            'auto' and µm fit far better.
+            'auto' and another meaning of the coordinates fits far better.
     """
     if unit == "um":
         labelled = _from_um(labelled, slide)
@@ -77,12 +78,9 @@ def place(
         shifts = {origin: shifts[origin]}
     inside = {name: _share_inside(areas, slide, shift) for name, shift in shifts.items()}
     fitting = [name for name in shifts if inside[name] >= 1 - MAX_OUTSIDE]
-    other = _from_um(areas, slide) if unit == "auto" and slide.mpp != 1 else []
     if not fitting:
-        error = _outside(path, areas, slide, max(inside.values()))
-        if other and (share := _share_in_um(other, slide, shifts, tissue)) >= MUCH:
-            raise InputError(f"{error}. {_as_um(share)}")
-        raise error
+        other = _other_reading(areas, slide, shifts, tissue) if unit == "auto" else None
+        raise _outside(path, areas, slide, max(inside.values()), other)
     best = fitting[0]
     if len(fitting) > 1:
         shares = {name: _share_on_tissue(areas, slide, shifts[name], tissue) for name in fitting}
@@ -94,13 +92,14 @@ def place(
                 "labelled area would lie on tissue. Say which with labels_origin: 'slide' or "
                 "'bounds' (QuPath crops to the scanned area)"
             )
-    if other:
-        share = _share_on_tissue(areas, slide, shifts[best], tissue)
-        in_um = _share_in_um(other, slide, shifts, tissue) if share <= 1 - MUCH_MORE else 0.0
-        if in_um >= max(MUCH, share + MUCH_MORE):
+    share = _share_on_tissue(areas, slide, shifts[best], tissue) if unit == "auto" else 1.0
+    if share <= 1 - MUCH_MORE:
+        other = _other_reading(areas, slide, shifts, tissue)
+        if other and other.share >= share + MUCH_MORE:
             raise InputError(
                 f"{share:.0%} of the labelled area of {path.name} lies on tissue if its "
-                f"coordinates are pixels. {_as_um(in_um)}, or to px"
+                f"coordinates are x and y in level-0 pixels. {other}, or set labels_unit to px if "
+                "they are right"
             )
     x, y = shifts[best]
     if (x, y) == (0, 0):
@@ -110,23 +109,53 @@ def place(
 
 def _from_um(labelled: Sequence[Labelled], slide: SlideGeometry) -> list[Labelled]:
     """Scale outlines in µm to level-0 pixels."""
-    matrix = (1 / slide.mpp, 0, 0, 1 / slide.mpp_y, 0, 0)
+    return _moved(labelled, (1 / slide.mpp, 0, 0, 1 / slide.mpp_y, 0, 0))
+
+
+def _moved(labelled: Sequence[Labelled], matrix: Sequence[float]) -> list[Labelled]:
     return [replace(item, area=affine_transform(item.area, matrix)) for item in labelled]
 
 
-def _share_in_um(
+class _Reading(NamedTuple):
+    """Another meaning of coordinates, what to do if it is right, and its share on tissue."""
+
+    meaning: str
+    remedy: str
+    share: float
+
+    def __str__(self) -> str:
+        return f"If they are {self.meaning}, {self.share:.0%} of it does: {self.remedy}"
+
+
+def _other_reading(
     areas: Sequence[Labelled],
     slide: SlideGeometry,
     shifts: Mapping[LabelsOrigin, tuple[int, int]],
     tissue: Tissue,
-) -> float:
-    """Return the share on tissue of outlines that were in µm; 0 if they do not lie on the slide."""
-    fitting = [s for s in shifts.values() if _share_inside(areas, slide, s) >= 1 - MAX_OUTSIDE]
-    return max((_share_on_tissue(areas, slide, shift, tissue) for shift in fitting), default=0.0)
+) -> _Reading | None:
+    """Return the meaning of coordinates that brings most of the labelled area onto tissue.
 
-
-def _as_um(share: float) -> str:
-    return f"As µm, {share:.0%} of it would: set labels_unit to um if they are"
+    They are read as µm, as pixels of a smaller level, and as y and x. None: no meaning brings
+    much of it there.
+    """
+    export = "export level-0 pixels"
+    readings = [("y and x", export, (0.0, 1.0, 1.0, 0.0, 0, 0))]
+    readings += [
+        (f"pixels of level {level}", export, (factor, 0, 0, factor, 0, 0))
+        for level, factor in enumerate(slide.downsamples)
+        if factor > 1
+    ]
+    if slide.mpp != 1:
+        um = (1 / slide.mpp, 0.0, 0.0, 1 / slide.mpp_y, 0, 0)
+        readings.append(("µm", "set labels_unit to um", um))
+    found = []
+    for meaning, remedy, matrix in readings:
+        moved = _moved(areas, matrix)
+        fitting = [s for s in shifts.values() if _share_inside(moved, slide, s) >= 1 - MAX_OUTSIDE]
+        shares = [_share_on_tissue(moved, slide, shift, tissue) for shift in fitting]
+        found.append(_Reading(meaning, remedy, max(shares, default=0.0)))
+    best = max(found, key=lambda reading: reading.share)
+    return best if best.share >= MUCH else None
 
 
 def _share_inside(areas: Sequence[Labelled], slide: SlideGeometry, shift: tuple[int, int]) -> float:
@@ -149,14 +178,18 @@ def _share_on_tissue(
 
 
 def _outside(
-    path: Path, areas: Sequence[Labelled], slide: SlideGeometry, share: float
+    path: Path,
+    areas: Sequence[Labelled],
+    slide: SlideGeometry,
+    share: float,
+    other: _Reading | None,
 ) -> InputError:
     left, top, right, bottom = _extent(areas)
     place = f"x {left:.6g} to {right:.6g}, y {top:.6g} to {bottom:.6g}"
     return InputError(
         f"{share:.0%} of the labelled area of {path.name} ({place}) lies on its slide of "
         f"{slide.width}×{slide.height} px; was it drawn on another slide, at another level, or in "
-        "other units? Export it in level-0 pixels"
+        f"other units? {f'{other}' if other else 'Export it in level-0 pixels'}"
     )
 
 
