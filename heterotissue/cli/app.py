@@ -18,6 +18,7 @@ from heterotissue.cli import (
     datasets,
     encoders,
     evaluation,
+    fields,
     jobs,
     labels,
     machine,
@@ -38,7 +39,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for subject in (slides, labels, encoders, models, datasets, evaluation, names, pipelines, machine):
+for subject in (
+    slides,
+    labels,
+    encoders,
+    models,
+    datasets,
+    fields,
+    evaluation,
+    names,
+    pipelines,
+    machine,
+):
     app.add_typer(subject.app)
 app.add_typer(jobs.app, name="jobs", no_args_is_help=True)
 app.add_typer(stack.app, name="stack", no_args_is_help=True)
