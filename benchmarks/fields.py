@@ -128,7 +128,8 @@ def seam_ratio(image: UInt8, sampler: FieldSampler) -> float:
     Borders are those of the last two steps, which no later step hides.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
-    across, elsewhere = [], []
+    across: list[float] = []
+    elsewhere: list[float] = []
     for axis, length in ((0, sampler.height), (1, sampler.width)):
         energy = (np.diff(grey, axis=axis) ** 2).mean(1 - axis)
         borders = {

@@ -25,7 +25,7 @@ from shared.diffusion.fixed_norms import decoder_reach, norm_statistics, with_fi
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
-from shared.imaging.marks import Mark, parse_mark
+from shared.imaging.marks import Mark, mark_xmp, parse_mark
 from shared.imaging.masks import open_mask
 from shared.imaging.pyramid import Jpeg, Labels, write_pyramid
 from shared.jobs import Ledger, run_job
@@ -36,6 +36,7 @@ from tests.models import publish_toy_model
 from tests.region_sets import CLASSES, make_region_set
 
 WIDTH, HEIGHT = 46, 590
+XMP = mark_xmp(Mark("toy/1", "f"))
 LABELS = "fields/inputs/map.tif"
 
 
@@ -117,8 +118,8 @@ def test_the_files_of_a_field_are_ingested_with_its_very_label_map(tmp_path: Pat
     colors = np.array([[245, 243, 246], [232, 160, 190], [120, 60, 140]])
     image = (colors[labels] + rng.normal(0, 6, (*labels.shape, 1))).clip(0, 255).astype(np.uint8)
     slide, mask = tmp_path / "slide.tiff", tmp_path / "labels.tiff"
-    write_pyramid(slide, Jpeg().tiles(image), image.shape, 0.5, Jpeg(), b"")
-    write_pyramid(mask, Labels().tiles(labels), labels.shape, 0.5, Labels(), b"")
+    write_pyramid(slide, Jpeg().tiles(image), image.shape, 0.5, Jpeg(), XMP)
+    write_pyramid(mask, Labels().tiles(labels), labels.shape, 0.5, Labels(), XMP)
     request = IngestRequest(
         cohort="c",
         slides=(SlideSource(slide="f", source=str(slide), labels=str(mask)),),

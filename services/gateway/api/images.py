@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import time
 from typing import Annotated, Any
@@ -10,11 +9,11 @@ from typing import Annotated, Any
 import numpy as np
 from anyio import sleep
 from fastapi import APIRouter, Header, Request, Response
-from PIL import Image, UnidentifiedImageError
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayGenerate, MayRead
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
+from services.gateway.api.given_pictures import open_png, read_crop
 from services.gateway.api.image_bodies import IMAGE_BODY, read_image_body
 from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.problems import ProblemError, blaming, documented, hide_paths
@@ -26,19 +25,10 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.imaging.pictures import open_picture
 from shared.models import read_model
 from shared.serving.deployments import check_crops, deployments
 from shared.storage import Store, sha256
 
-MIN_CROP_SIDE = 8
-UNREADABLE = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-)
 WAIT_SECONDS, MAX_WAIT_SECONDS = 20.0, 60.0
 POLL_SECONDS = 0.05
 
@@ -162,14 +152,14 @@ def _crop(store: Store, item: CropBody, model: ModelRecord) -> tuple[GivenCrop, 
         store.get_model(region_set_key(str(item.regions)), RegionSet)
         given = GivenCrop(label=label, regions=item.regions, region=item.region)
         return given, None, int(model.size * model.recipe.denoiser.crop_max)
-    crop = _read_crop(item.png, model.size)
+    crop = read_crop(item.png, model.size)
     pixels = encode_png(crop)
     return GivenCrop(label=label, pixels=input_key(pixels)), pixels, len(crop)
 
 
 def _read_label_map(data: bytes, model: ModelRecord) -> UInt8:
     """Decode a PNG of a label map to uint8 (size, size). Raises `InputError` if it is unfit."""
-    with _open_png(data, model.size) as image:
+    with open_png(data, model.size) as image:
         if image.size != (model.size, model.size) or image.mode not in {"L", "P", "1"}:
             raise InputError(
                 f"the label map has mode {image.mode} and {image.width}×{image.height} px: send "
@@ -183,33 +173,3 @@ def _read_label_map(data: bytes, model: ModelRecord) -> UInt8:
             f"{len(model.classes) - 1}: {', '.join(model.classes.names)}"
         )
     return labels
-
-
-def _read_crop(data: bytes, limit: int) -> UInt8:
-    """Decode a PNG of a crop to uint8 RGB (side, side, 3). Raises `InputError` if it is unfit."""
-    with _open_png(data, limit) as image:
-        if image.width != image.height or image.width < MIN_CROP_SIDE:
-            raise InputError(
-                f"a crop has {image.width}×{image.height} px: send a square of {MIN_CROP_SIDE} to "
-                f"{limit} px"
-            )
-        return np.asarray(image.convert("RGB"), np.uint8)
-
-
-def _open_png(data: bytes, limit: int) -> Image.Image:
-    """Decode a PNG whose width and height are at most `limit` pixels.
-
-    Raises:
-        InputError: the PNG is larger, or `data` is not a PNG.
-    """
-    try:
-        image = open_picture(io.BytesIO(data), formats=("PNG",))
-        if max(image.size) > limit:
-            raise InputError(
-                f"a picture has {image.width}×{image.height} px; at most {limit}×{limit} px are "
-                "allowed"
-            )
-        image.load()
-    except UNREADABLE as error:
-        raise InputError("a picture is not a readable PNG: send a PNG in base64") from error
-    return image
