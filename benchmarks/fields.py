@@ -319,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures |= measure(
         pipeline, rule, tiles, given.size, given.fields, given.windows, given.pictures
     )
+    print(json.dumps(figures, indent=1), flush=True)
     figures["equal_bytes"] = equal_strips(pipeline, rule, usable)
     if given.memory:
         small, large = (peak_memory(given.folder, width) for width in given.memory)

@@ -1,9 +1,9 @@
-"""Commands of fields: one image of any size."""
+"""Commands of fields and of edits: field, edit, restain, vary."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -26,13 +26,18 @@ from heterotissue.cli.options import (
     example,
 )
 from heterotissue.cli.outcome import run_and_end
+from heterotissue.progress import say, working
 from heterotissue.running import Target
 from shared.contracts.field import FieldRequest
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
 from shared.errors import InputError
 from shared.models import find_version, read_model
+from shared.seeds import image_seed
 from shared.storage import Store
+
+if TYPE_CHECKING:
+    from heterotissue.edits import Editor
 
 app = typer.Typer()
 
@@ -108,10 +113,117 @@ def put_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[Given
     from shared.imaging.pictures import read_picture
 
     crops = []
-    for item in items:
-        tissue, sign, path = item.partition("=")
-        if not (tissue and sign and path):
-            raise InputError(f"--crop {item!r} must be <class>=<picture>, such as tumor=tumor.png")
+    for tissue, path in map(_pair, items):
         pixels = np.asarray(read_picture(Path(path)).convert("RGB"), np.uint8)
         crops.append(put_crop(store, tissue, pixels, model))
     return tuple(crops)
+
+
+ImageArgument = Annotated[Path, typer.Argument(help="The picture.")]
+MapOption = Annotated[
+    Path, typer.Option("--labels", help="Mask with the class index of each pixel of the picture.")
+]
+OwnCropOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--crop",
+        help="<class>=<picture>, a square of its tissue (repeatable); default: cut from the "
+        "picture.",
+    ),
+]
+
+
+@app.command(
+    epilog=example("htd edit a.png --model lung --labels new.png --area area.png --out b.png")
+)
+def edit(
+    image: ImageArgument,
+    model: ModelOption,
+    labels: MapOption,
+    area: Annotated[Path, typer.Option(help="Mask that is not 0 where the picture is painted.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    crop: OwnCropOption = None,
+    border: Annotated[
+        int, typer.Option(min=0, max=64, help="Pixels over which new tissue fades into the old.")
+    ] = 8,
+    seed: SeedOption = 0,
+    store: StoreOption = None,
+) -> None:
+    """Paint new tissue into an area of a picture; beyond its border no pixel changes."""
+    editor = _editor(store, model, image, labels, crop)
+    with working("painting"):
+        _write(out, editor.paint(area, border, seed))
+
+
+@app.command(
+    epilog=example("htd restain a.png --model lung --labels a.mask.png --crop tumor=t.png")
+)
+def restain(
+    image: ImageArgument,
+    model: ModelOption,
+    labels: MapOption,
+    crop: OwnCropOption = None,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("restained.png"),
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="0: little changes; 1: nothing of it is left.")
+    ] = 0.5,
+    staining: Annotated[
+        float, typer.Option(min=0, max=1, help="Strength of matching the staining of the crops.")
+    ] = 1.0,
+    seed: SeedOption = 0,
+    store: StoreOption = None,
+) -> None:
+    """Draw a picture in the staining of other crops; its labels stay."""
+    if not crop:
+        raise InputError("give the wanted appearance: --crop <class>=<picture>")
+    editor = _editor(store, model, image, labels, crop)
+    with working("re-staining"):
+        _write(out, editor.redraw(strength, staining, seed))
+
+
+@app.command(epilog=example("htd vary a.png --model lung --labels a.mask.png --n 20"))
+def vary(
+    image: ImageArgument,
+    model: ModelOption,
+    labels: MapOption,
+    n: Annotated[int, typer.Option("--n", min=1, max=1000, help="Number of variations.")] = 20,
+    out: Annotated[Path, typer.Option(help="Folder that receives them.")] = Path("variations"),
+    crop: OwnCropOption = None,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="0: little changes; 1: nothing of it is left.")
+    ] = 0.75,
+    seed: SeedOption = 0,
+    store: StoreOption = None,
+) -> None:
+    """Draw variations of a picture with the same labels."""
+    editor = _editor(store, model, image, labels, crop)
+    with working("drawing"):
+        for number in range(n):
+            png = editor.redraw(strength, 0.0, image_seed(seed, number))
+            _write(out / f"{image.stem}-{number:04d}.png", png, quiet=True)
+    say(f"variations: {out} ({n} pictures)")
+
+
+def _editor(
+    store: str | None, model: str, image: Path, labels: Path, crop: list[str] | None
+) -> Editor:
+    from heterotissue.edits import Editor
+
+    target = Target.of(store, "")
+    crops = {tissue: Path(path) for tissue, path in map(_pair, crop or [])}
+    ref = find_version(target.store, model)
+    return Editor(target.store, ref, target.config, image, labels, crops)
+
+
+def _write(path: Path, png: bytes, *, quiet: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png)
+    if not quiet:
+        say(f"picture: {path}")
+
+
+def _pair(item: str) -> tuple[str, str]:
+    tissue, sign, path = item.partition("=")
+    if not (tissue and sign and path):
+        raise InputError(f"--crop {item!r} must be <class>=<picture>, such as tumor=tumor.png")
+    return tissue, path

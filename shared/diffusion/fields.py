@@ -189,7 +189,7 @@ class FieldSampler:
         own = given.rows(top, bottom)
         sampling = self.sampling
         solver = Solver(own.sample, sampling.steps, sampling.first_order, step, own.before)
-        solver.advance(self._velocity(step, solver.time, given, top, bottom))
+        solver.advance(self.velocity(step, solver.time, given, top, bottom))
         before = None if sampling.first_order else solver.before
         return Strip(top, solver.sample, before)
 
@@ -237,7 +237,8 @@ class FieldSampler:
         )
 
     @torch.inference_mode()
-    def _velocity(self, step: int, time: float, given: Strip, top: int, bottom: int) -> Tensor:
+    def velocity(self, step: int, time: float, given: Strip, top: int, bottom: int) -> Tensor:
+        """Return the velocity of some rows at a time t, on the grid of a step; see `advance`."""
         channels, side, factor = len(given.sample), self.window, self.factor
         total = torch.zeros(channels, bottom - top, self.width)
         weight = torch.zeros(bottom - top, self.width)
