@@ -30,7 +30,7 @@ give 0 s3 s3_root_user "root-$(random | cut -c1-8)"
 give 0 s3 s3_root_password "$(random)"
 give 472 grafana grafana_password "$(random)"
 broker="redis://:$(cat secrets/redis/redis_password)@redis:6379/0"
-for service in gateway reconciler ingest embed cluster train deploy synthesize image evaluate triton; do
+for service in gateway reconciler ingest embed cluster train deploy synthesize image field evaluate triton; do
     give $app $service htd_s3_access_key "$service-$(random | cut -c1-8)"
     give $app $service htd_s3_secret_key "$(random)"
     [ $service = triton ] || give $app $service htd_broker_url "$broker"

@@ -18,6 +18,7 @@ from heterotissue.cli import (
     datasets,
     encoders,
     evaluation,
+    fields,
     jobs,
     labels,
     machine,
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 for subject in (
-    slides, labels, encoders, models, datasets, evaluation, names, pipelines, machine, work,
+    slides, labels, encoders, models, datasets, fields, evaluation, names, pipelines, machine, work,
 ):  # fmt: skip
     app.add_typer(subject.app)
 app.add_typer(jobs.app, name="jobs", no_args_is_help=True)

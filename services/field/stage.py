@@ -77,7 +77,7 @@ class FieldStage(Stage[FieldRequest]):
         shares = (counts / area).tolist()
         facts: dict[str, Any] = {"crops": crops, "shares": shares}
         store.put_json(work_key(request.field, "plan.json"), facts)
-        tops = range(0, height, request.strip or _strip_height(width))
+        tops = range(0, height, request.strip or strip_height(width))
         strips = [
             {"top": top, "bottom": min(top + tops.step, height), "height": tops.step}
             for top in tops
@@ -207,7 +207,7 @@ def _tiles_key(field: str, top: int) -> str:
     return work_key(field, f"tiles/{top:07d}.tar")
 
 
-def _strip_height(width: int) -> int:
+def strip_height(width: int) -> int:
     """Return the height of strips: a multiple of the side of tiles and of decoded pieces."""
     return max(PIECE, min(4 * PIECE, STRIP_PIXELS // width // PIECE * PIECE))
 

@@ -6,7 +6,7 @@ datasets/<id>/submission.json   Submission, the record that it keeps in the stor
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Base64Bytes, Field, model_validator
 
@@ -130,6 +130,23 @@ class ImageBody(SamplingChoice):
     )
     crops: tuple[CropBody, ...] = Field((), max_length=MAX_CROPS)
     steps: int | None = Field(None, ge=1, le=200, description="default: the model's")
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class FieldBody(SamplingChoice):
+    """A request for a field: one image of any size."""
+
+    field: Name
+    model: Name
+    version: Name = "1"
+    labels: Base64Bytes = Field(
+        description="base64 of a PNG of class indices (grey or palette), at the model's µm/px; at "
+        "least of the model's size"
+    )
+    crops: tuple[CropBody, ...] = Field(
+        (), max_length=MAX_CROPS, description="empty: from a slide of the model's regions"
+    )
+    compression: Literal["jpeg", "deflate"] = "jpeg"
     seed: int = Field(0, ge=0, lt=2**63)
 
 

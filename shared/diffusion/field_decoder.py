@@ -46,7 +46,7 @@ def probe(sampler: FieldSampler) -> dict[str, Tensor]:
         images = torch.cat(
             [
                 to_pixels(fixed.decode(row.to(vae.dtype), return_dict=False)[0])
-                for row in raw.split(1)
+                for row in torch.split(raw, 1)
             ]
         )
     found = {f"{NORMS}{name}": value.cpu() for name, value in statistics.items()}
@@ -113,10 +113,12 @@ class FieldDecoder:
             raw = to_raw(self.vae, latents.to(sampler.device)).to(self.vae.dtype)
             pixels = to_pixels(self.vae.decode(raw, return_dict=False)[0])
         labels = sampler.label_rows(above, below)[:, before * factor : after * factor]
-        kinds, _ = _wanted(sampler)
-        stained = scale_densities(pixels, labels[None], kinds, self.scales.to(pixels.device))
+        if len(self.scales):
+            kinds, _ = _wanted(sampler)
+            scales = self.scales.to(pixels.device)
+            pixels = scale_densities(pixels, labels[None], kinds, scales)
         y, x = (top - above) * factor, (left - before) * factor
-        inner = stained[0, y : y + (bottom - top) * factor, x : x + (right - left) * factor]
+        inner = pixels[0, y : y + (bottom - top) * factor, x : x + (right - left) * factor]
         piece: UInt8 = inner.cpu().numpy()
         return piece
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,9 +27,6 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.diffusion.precision import autocast
 from shared.errors import InputError
 from shared.seeds import image_seed
-
-OVERLAP = 8
-"""Windows overlap by their side divided by this number."""
 
 BATCH = 16
 """Number of windows, side by side, that the denoiser sees at a time."""
@@ -56,7 +54,7 @@ class FieldMap:
     @classmethod
     def of(cls, labels: UInt8) -> FieldMap:
         """Return the map of an array, uint8 (height, width)."""
-        return cls(*labels.shape, lambda top, bottom: labels[top:bottom])
+        return cls(labels.shape[0], labels.shape[1], lambda top, bottom: labels[top:bottom])
 
 
 @dataclass(frozen=True)
@@ -116,6 +114,10 @@ class FieldSampler:
     Raises:
         InputError: the map is smaller than a window.
     """
+
+    overlap: ClassVar[float] = 1 / 8
+    """Overlap of neighbouring windows / their side. Without any, a dotted line runs along their
+    borders (`benchmarks/fields.py`)."""
 
     def __init__(
         self,
@@ -187,7 +189,7 @@ class FieldSampler:
         own = given.rows(top, bottom)
         sampling = self.sampling
         solver = Solver(own.sample, sampling.steps, sampling.first_order, step, own.before)
-        solver.advance(self._velocity(step, solver.time, given, top, bottom))
+        solver.advance(self.velocity(step, solver.time, given, top, bottom))
         before = None if sampling.first_order else solver.before
         return Strip(top, solver.sample, before)
 
@@ -222,12 +224,12 @@ class FieldSampler:
         return self.label_rows(y, y + side)[:, x * factor : (x + side) * factor]
 
     def _rows(self, step: int, top: int, bottom: int) -> list[int]:
-        starts = self._starts(step, 0, self.height)
+        starts = self.starts(step, 0, self.height)
         return [y for y in starts if y < bottom and y + self.window > top]
 
-    def _starts(self, step: int, axis: int, length: int) -> list[int]:
+    def starts(self, step: int, axis: int, length: int) -> list[int]:
         """Return where the windows of a step begin along an axis (0: rows)."""
-        stride = self.window - max(1, self.window // OVERLAP)
+        stride = self.window - round(self.window * self.overlap)
         shift = image_seed(self.seed, axis) + round((step + 1) * GOLDEN * stride)
         last = length - self.window
         return sorted(
@@ -235,11 +237,12 @@ class FieldSampler:
         )
 
     @torch.inference_mode()
-    def _velocity(self, step: int, time: float, given: Strip, top: int, bottom: int) -> Tensor:
+    def velocity(self, step: int, time: float, given: Strip, top: int, bottom: int) -> Tensor:
+        """Return the velocity of some rows at a time t, on the grid of a step; see `advance`."""
         channels, side, factor = len(given.sample), self.window, self.factor
         total = torch.zeros(channels, bottom - top, self.width)
         weight = torch.zeros(bottom - top, self.width)
-        columns = self._starts(step, 1, self.width)
+        columns = self.starts(step, 1, self.width)
         for y in self._rows(step, top, bottom):
             labels = self.label_rows(y, y + side)
             rows = given.rows(y, y + side).sample
@@ -273,7 +276,7 @@ class FieldSampler:
 
     def _encode(self, images: Tensor) -> Tensor:
         """Encode crops, each of them once for the whole field."""
-        return torch.cat([self._encode_one(image) for image in images.split(1)])
+        return torch.cat([self._encode_one(image) for image in torch.split(images, 1)])
 
     def _encode_one(self, image: Tensor) -> Tensor:
         key = image.cpu().numpy().tobytes()

@@ -34,14 +34,14 @@ def norm_statistics(vae: Autoencoder, latents: Tensor) -> dict[str, Tensor]:
 
     def watch(name: str, norm: nn.GroupNorm) -> torch.utils.hooks.RemovableHandle:
         def record(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            groups = given[0].float().unflatten(1, (norm.num_groups, -1)).flatten(2)
+            groups = given[0].float().reshape(len(given[0]), norm.num_groups, -1)
             seen[name].append(torch.stack([groups.mean(2), groups.var(2, correction=0)]))
 
         return norm.register_forward_pre_hook(record)
 
     handles = [watch(name, norm) for name, norm in _norms(vae)]
     try:
-        for row in latents.split(1):  # one by one, so that none depends on the others
+        for row in torch.split(latents, 1):  # one by one, so that none depends on the others
             vae.decode(row.to(vae.dtype))
     finally:
         for handle in handles:

@@ -87,7 +87,7 @@ class Deflate(Jpeg):
     shape: ClassVar[tuple[int, ...]] = (TILE, TILE, 3)
 
     def encode(self, tile: UInt8) -> bytes:
-        return zlib.compress(np.ascontiguousarray(tile), 6)
+        return zlib.compress(tile.tobytes(), 6)
 
     def decode(self, data: bytes) -> UInt8:
         return np.frombuffer(zlib.decompress(data), np.uint8).reshape(self.shape)

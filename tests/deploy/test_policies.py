@@ -20,6 +20,7 @@ OTHERS = {
     "deploy": ("datasets/d/dataset.json", "slides/s/source/s.svs", "training/r/x"),
     "synthesize": ("slides/s/source/s.svs", "training/r/x", "reports/r/report.json"),
     "image": ("slides/s/source/s.svs", "datasets/d/dataset.json", "training/r/x"),
+    "field": ("slides/s/source/s.svs", "datasets/d/dataset.json", "training/r/x"),
     "evaluate": ("slides/s/source/s.svs", "training/r/x", "triton/local.m-1-sampler/x"),
     "triton": ("models/m/1/model.json", "datasets/d/dataset.json", "jobs/deploy-0/plan.json"),
     "reconciler": ("slides/s/source/s.svs", "datasets/d/dataset.json", "models/m/1/model.json"),

@@ -11,25 +11,33 @@ import openslide
 import pytest
 import tifffile
 import torch
+from rasterio.features import rasterize
 
-from shared.contracts.field import FieldRecord, FieldRequest, field_key
-from shared.contracts.image import GivenCrop
+from services.field.stage import FieldStage
+from services.ingest.stage import IngestStage
+from shared.contracts.field import WORK, FieldRecord, FieldRequest, field_key
+from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource, label_map_key
 from shared.contracts.jobs import JobStatus
-from shared.diffusion.autoencoder import to_raw
+from shared.contracts.models import ModelRef
+from shared.contracts.regions import RegionRule
+from shared.datasets.field_inputs import put_crop, put_label_map
 from shared.diffusion.fixed_norms import decoder_reach, norm_statistics, with_fixed_norms
 from shared.diffusion.model_store import load_model
-from shared.contracts.models import ModelRef
-from shared.imaging.codec import encode_png
+from shared.errors import InputError
 from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
-from shared.imaging.marks import Mark, parse_mark
+from shared.imaging.marks import Mark, mark_xmp, parse_mark
+from shared.imaging.masks import open_mask
+from shared.imaging.pyramid import Jpeg, Labels, write_pyramid
 from shared.jobs import Ledger, run_job
+from shared.models import read_model
 from shared.settings import Settings
-from services.field.stage import FieldStage
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
-from tests.region_sets import make_region_set
+from tests.region_sets import CLASSES, make_region_set
 
 WIDTH, HEIGHT = 46, 590
+XMP = mark_xmp(Mark("toy/1", "f"))
+LABELS = "fields/inputs/map.tif"
 
 
 def label_map() -> np.ndarray:  # type: ignore[type-arg]
@@ -43,9 +51,9 @@ def label_map() -> np.ndarray:  # type: ignore[type-arg]
 def put_labels(store: DirectoryStore, labels: np.ndarray, mpp: float = 0.5) -> str:  # type: ignore[type-arg]
     height, width = labels.shape
     strips = (labels[y : y + LABEL_TILE] for y in range(0, height, LABEL_TILE))
-    with store.writing("fields/inputs/map.tif") as path:
+    with store.writing(LABELS) as path:
         write_label_map(path, strips, width, height, mpp)
-    return "fields/inputs/map.tif"
+    return LABELS
 
 
 def make_store(folder: Path) -> DirectoryStore:
@@ -59,15 +67,10 @@ def make_store(folder: Path) -> DirectoryStore:
 def make(store: DirectoryStore, **fields: Any) -> JobStatus:
     request = FieldRequest.model_validate(
         {
-            "field": "f",
-            "model": "toy",
-            "labels": "fields/inputs/map.tif",
-            "steps": 2,
-            "guidance_map": 1,
-            "guidance_crops": 1,
+            "field": "f", "model": "toy", "labels": LABELS, "steps": 2, "guidance_map": 1,
+            "guidance_crops": 1, **fields,
         }
-        | fields
-    )
+    )  # fmt: skip
     ledger = Ledger(store)
     job = ledger.submit(request)
     return run_job(ledger, FieldStage(), job, config=Settings(threads=1, device="cpu"))
@@ -86,3 +89,119 @@ def test_strips_of_any_height_give_the_same_bytes(made: DirectoryStore) -> None:
         files = [tifffile.TiffFile(made.local(field_key(field, name))) for field in ("f", "whole")]
         for one, other in zip(*(file.pages for file in files), strict=True):
             np.testing.assert_array_equal(one.asarray(), other.asarray())
+
+
+def test_a_field_is_a_pyramid_with_its_labels_outlines_and_origin(made: DirectoryStore) -> None:
+    record = made.get_model(field_key("f", "field.json"), FieldRecord)
+    assert (record.width, record.height, record.mpp) == (WIDTH, HEIGHT, 0.5)
+    assert record.shares["tumor"] == pytest.approx((label_map() == 2).mean())
+    assert [(crop.label, crop.regions) for crop in record.crops] == [(1, "toy"), (2, "toy")]
+    with openslide.OpenSlide(made.local(field_key("f", "slide.tiff"))) as slide:
+        assert slide.level_dimensions == ((WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2))
+        assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == pytest.approx(0.5)
+    for name in ("slide.tiff", "labels.tiff"):
+        page = tifffile.TiffFile(made.local(field_key("f", name))).pages[0]
+        assert parse_mark(bytes(page.tags[700].value)) == Mark("toy/1", "f")  # type: ignore[union-attr]
+    outlines = json.loads(made.get(field_key("f", "regions.geojson")))["features"]
+    names = {name: index for index, name in enumerate(CLASSES.names)}
+    drawn = rasterize(
+        [(o["geometry"], names[o["properties"]["classification"]["name"]]) for o in outlines],
+        (HEIGHT, WIDTH),
+    )
+    np.testing.assert_array_equal(drawn, label_map())
+    assert not list(made.list(WORK)), "what only the work needed is gone"
+
+
+def test_the_files_of_a_field_are_ingested_with_its_very_label_map(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.integers(0, 3, (9, 10)), np.ones((60, 60))).astype(np.uint8)[:535, :590]
+    colors = np.array([[245, 243, 246], [232, 160, 190], [120, 60, 140]])
+    image = (colors[labels] + rng.normal(0, 6, (*labels.shape, 1))).clip(0, 255).astype(np.uint8)
+    slide, mask = tmp_path / "slide.tiff", tmp_path / "labels.tiff"
+    write_pyramid(slide, Jpeg().tiles(image), image.shape, 0.5, Jpeg(), XMP)
+    write_pyramid(mask, Labels().tiles(labels), labels.shape, 0.5, Labels(), XMP)
+    request = IngestRequest(
+        cohort="c",
+        slides=(SlideSource(slide="f", source=str(slide), labels=str(mask)),),
+        classes=CLASSES,
+        patches=PatchGrid(size=64, mpp=0.5, stride=64),
+        regions=RegionRule(size=64, mpp=0.5),
+    )
+    store = DirectoryStore(tmp_path / "store")
+    status = run_job(Ledger(store), IngestStage(), Ledger(store).submit(request))
+    assert status.state == "done", status.failed
+    with LabelMap(store.local(label_map_key("f", "c"))) as found:
+        np.testing.assert_array_equal(found.whole(), labels)
+    with openslide.OpenSlide(slide) as opened:
+        assert opened.level_dimensions == ((590, 535), (295, 267))
+        small = np.asarray(opened.read_region((0, 0), 1, (295, 267)))[..., :3]
+    assert np.abs(small[15, 15].astype(int) - image[28:34, 28:34].mean((0, 1))).max() < 10
+
+
+def test_pieces_are_decoded_as_the_whole_is(made: DirectoryStore) -> None:
+    vae = load_model(made, ModelRef("toy"), "cpu").pipeline.vae
+    latents = torch.randn((2, 4, 48, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        fixed = with_fixed_norms(vae, norm_statistics(vae, latents[:, :, :16, :16]))
+        reach = decoder_reach(fixed)
+        whole = fixed.decode(latents[:1], return_dict=False)[0]
+        part = fixed.decode(latents[:1, :, 20 - reach : 24 + reach], return_dict=False)[0]
+        own = vae.decode(latents[:1, :, 20 - reach : 24 + reach], return_dict=False)[0]
+    inner = slice(2 * reach, 2 * reach + 8)
+    assert 0 < reach < 16
+    assert (part[:, :, inner] - whole[:, :, 40:48]).abs().max() < 1e-5
+    assert (own[:, :, inner] - whole[:, :, 40:48]).abs().max() > 1e-3, "norms of its own"
+
+
+@pytest.mark.parametrize(
+    ("labels", "mpp", "fields", "said"),
+    [
+        (np.ones((20, 64), np.uint8), 0.5, {}, "64×20 px, smaller than the images of toy/1"),
+        (np.ones((64, 64), np.uint8), 1.0, {}, "at 1 µm/px, but toy/1 makes images at 0.5"),
+        (np.full((64, 64), 9, np.uint8), 0.5, {}, "holds 9; the labels of toy/1 are 0 to 2"),
+        (np.ones((64, 64), np.uint8), 0.5, {"crops": [2]}, "class 'tumor', which the label map"),
+        (label_map(), 0.5, {"crops": [1]}, "holds tumor: give a crop of each"),
+        (label_map(), 0.5, {"crops": [1, 1, 2]}, "'stroma' has several crops"),
+    ],
+)
+def test_a_field_that_cannot_be_made_is_refused_before_any_work(
+    made: DirectoryStore,
+    tmp_path: Path,
+    labels: np.ndarray,  # type: ignore[type-arg]
+    mpp: float,
+    fields: dict[str, Any],
+    said: str,
+) -> None:
+    store = DirectoryStore(tmp_path)
+    for key in made.list():
+        if key.startswith(("models/", "regions/")):
+            store.put(key, made.get(key))
+    put_labels(store, labels, mpp)
+    model = read_model(store, ModelRef("toy"))
+    square = np.zeros((16, 16, 3), np.uint8)
+    fields["crops"] = [
+        put_crop(store, model.classes.names[n], square, model) for n in fields.get("crops", ())
+    ]
+    status = make(store, **fields)
+    assert status.state == "failed"
+    assert said in next(iter(status.failed.values()))
+    assert not list(store.list("fields/f/"))
+
+
+def test_a_field_larger_than_the_disk_is_refused(
+    made: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DirectoryStore, "free", lambda self: 1000)
+    status = make(made, field="large")
+    assert "a field of 46×590 px need" in next(iter(status.failed.values()))
+
+
+def test_inputs_are_checked_by_name(made: DirectoryStore, tmp_path: Path) -> None:
+    model = read_model(made, ModelRef("toy"))
+    np.save(tmp_path / "map.npy", np.full((64, 64), 7))
+    with pytest.raises(InputError, match=r"map\.npy holds 7; the labels of toy/1 are 0 to 2"):
+        put_label_map(made, open_mask(tmp_path / "map.npy"), model)
+    with pytest.raises(InputError, match="no tissue 'fat'; it knows stroma, tumor"):
+        put_crop(made, "fat", np.zeros((16, 16, 3), np.uint8), model)
+    with pytest.raises(InputError, match="the crop of 'tumor' has 40×16 px"):
+        put_crop(made, "tumor", np.zeros((16, 40, 3), np.uint8), model)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import time
-from contextlib import ExitStack
-from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 from anyio import sleep
@@ -16,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayGenerate, MayRead
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
+from services.gateway.api.given_pictures import Pictures, read_crop
 from services.gateway.api.image_bodies import IMAGE_BODY, read_image_body
 from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.problems import ProblemError, blaming, documented, hide_paths
@@ -27,13 +24,11 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.imaging.sandboxed_picture import GREY, MODULE, Picture, read_small
+from shared.imaging.sandboxed_picture import GREY
 from shared.models import read_model
-from shared.sandbox import SandboxedFiles
 from shared.serving.deployments import check_crops, deployments
 from shared.storage import Store, sha256
 
-MIN_CROP_SIDE = 8
 WAIT_SECONDS, MAX_WAIT_SECONDS = 20.0, 60.0
 POLL_SECONDS = 0.05
 
@@ -160,7 +155,7 @@ def _crop(
         store.get_model(region_set_key(str(item.regions)), RegionSet)
         given = GivenCrop(label=label, regions=item.regions, region=item.region)
         return given, None, int(model.size * model.recipe.denoiser.crop_max)
-    crop = _read_crop(item.png, model.size, pictures)
+    crop = read_crop(item.png, model.size, pictures)
     pixels = encode_png(crop)
     return GivenCrop(label=label, pixels=input_key(pixels)), pixels, len(crop)
 
@@ -180,46 +175,3 @@ def _read_label_map(data: bytes, model: ModelRecord, pictures: Pictures) -> UInt
             f"{len(model.classes) - 1}: {', '.join(model.classes.names)}"
         )
     return labels
-
-
-def _read_crop(data: bytes, limit: int, pictures: Pictures) -> UInt8:
-    """Decode a PNG of a crop to uint8 RGB (side, side, 3). Raises `InputError` if it is unfit."""
-    crop = pictures.read(data, color=True).pixels
-    height, width = crop.shape[:2]
-    if width != height or width < MIN_CROP_SIDE:
-        raise InputError(
-            f"a crop has {width}×{height} px: send a square of {MIN_CROP_SIDE} to {limit} px"
-        )
-    return crop
-
-
-class Pictures:
-    """Decodes the PNGs of one request, in one process of the sandbox.
-
-    Args:
-        limit: largest width and height, pixels.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._stack = ExitStack()
-        folder = tempfile.TemporaryDirectory(prefix="htd-pictures-")
-        self._place = Path(self._stack.enter_context(folder)) / "picture"
-        self._place.touch()
-        self._files = self._stack.enter_context(SandboxedFiles([self._place], [MODULE]))
-
-    def read(self, data: bytes, *, color: bool = False) -> Picture:
-        """Decode a PNG; `color`: to RGB, whatever it holds. Raises `InputError`."""
-        self._place.write_bytes(data)  # the same file, which the process may read
-        return read_small(self._place, self._files, self._limit, ["PNG"], color=color)
-
-    def __enter__(self) -> Pictures:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()

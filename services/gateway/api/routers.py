@@ -7,6 +7,7 @@ from services.gateway.api import (
     clusters,
     cohorts,
     datasets,
+    fields,
     images,
     jobs,
     models,
@@ -24,6 +25,7 @@ ROUTERS = tuple(
     for module in (
         datasets,
         images,
+        fields,
         slides,
         uploads,
         tiles,

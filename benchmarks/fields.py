@@ -1,0 +1,335 @@
+"""Measure synthetic fields: seams, fidelity, staining, time, memory.
+
+    python benchmarks/fields.py TILES --out benchmarks/results/fields.json
+    python benchmarks/fields.py TILES --size 4096 --memory 4096 32768
+
+TILES is a folder of pictures beside their masks (<name>.mask.png), such as EBHI-Seg's: crops and
+the real images are from there. The model is the shipped student. Maps are drawn. Times are those
+of the process, so that others on the machine disturb them little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from heterotissue.first_picture import shipped_student
+from services.evaluate.frechet import distance_of
+from shared.arrays import Float64, UInt8
+from shared.computing import prepare
+from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
+from shared.diffusion.field_decoder import FieldDecoder, make_field, probe
+from shared.diffusion.fields import FieldMap, FieldSampler
+from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.encoders.loading import load_encoder
+from shared.storage import DirectoryStore
+
+SIZE, MPP, PRECISION = 128, 0.875, "bf16"
+ENCODER = "efficientnet-lite0"
+CORNER = 256
+"""Side of a field's corners whose staining is compared, pixels."""
+
+
+class Shifted(FieldSampler):
+    """Windows without overlap, whose grid moves in every step."""
+
+    overlap: ClassVar[float] = 0.0
+
+
+class Quarter(FieldSampler):
+    """Windows that overlap by a quarter."""
+
+    overlap: ClassVar[float] = 1 / 4
+
+
+METHODS = {"shifted": Shifted, "eighth": FieldSampler, "quarter": Quarter}
+
+
+class Tile(NamedTuple):
+    """A real image with its label map, at the model's resolution, and its slide."""
+
+    image: UInt8
+    labels: UInt8
+    slide: str
+
+
+def read_tiles(folder: Path) -> list[Tile]:
+    """Read all pictures below a folder that have a mask, at `SIZE` pixels."""
+    tiles = []
+    for path in sorted(folder.rglob("*.mask.png")):
+        image = next(
+            p for p in path.parent.glob(path.name.removesuffix("mask.png") + "*") if p != path
+        )
+        pixels = np.asarray(Image.open(image).convert("RGB"), np.uint8)
+        labels = (np.asarray(Image.open(path).convert("L")) > 0).astype(np.uint8)
+        slide = re.sub(r"-\d+-\d+$", "", image.stem)
+        tiles.append(
+            Tile(
+                np.asarray(
+                    cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8
+                ),
+                np.asarray(
+                    cv2.resize(labels, (SIZE, SIZE), interpolation=cv2.INTER_NEAREST), np.uint8
+                ),
+                slide,
+            )
+        )
+    return tiles
+
+
+def draw_layout(height: int, width: int, rng: np.random.Generator) -> UInt8:
+    """Draw a label map of wavy glands that do not touch, uint8 (height, width)."""
+    labels = np.zeros((height, width), np.uint8)
+    taken = np.zeros((height, width), bool)
+    for _ in range(40 * height * width // SIZE**2):
+        radius = rng.uniform(0.08, 0.4) * SIZE
+        y, x = rng.uniform(0, height), rng.uniform(0, width)
+        waves, phases = rng.uniform(0, 0.1, 4), rng.uniform(0, 2 * np.pi, 4)
+        top, left = max(0, int(y - 2 * radius)), max(0, int(x - 2 * radius))
+        part = np.s_[top : int(y + 2 * radius), left : int(x + 2 * radius)]
+        down, right = np.ogrid[
+            top : top + labels[part].shape[0], left : left + labels[part].shape[1]
+        ]
+        angle = np.arctan2(down - y, right - x)
+        wave = 1 + sum(waves[n] * np.cos((n + 1) * angle + phases[n]) for n in range(4))
+        distance = np.hypot(right - x, down - y) / wave
+        if not (taken[part] & (distance < radius + 4)).any():
+            labels[part][distance < radius] = 1
+            taken[part] |= distance < radius + 4
+    return labels
+
+
+def crops_of(tile: Tile, rule: CropRule, rng: np.random.Generator) -> list[Crop]:
+    """Cut a crop of each class out of a tile."""
+    cut = (take_crop(tile.image, tile.labels, label, rule, rng, SIZE) for label in (0, 1))
+    return [crop for crop in cut if crop is not None]
+
+
+def seam_ratio(image: UInt8, sampler: FieldSampler) -> float:
+    """Return the gradient energy across borders of windows ÷ that between other latent pixels.
+
+    Borders are those of the last two steps, which no later step hides.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    across: list[float] = []
+    elsewhere: list[float] = []
+    for axis, length in ((0, sampler.height), (1, sampler.width)):
+        energy = (np.diff(grey, axis=axis) ** 2).mean(1 - axis)
+        borders = {
+            edge
+            for step in range(sampler.sampling.steps)[-2:]
+            for start in sampler.starts(step, axis, length)
+            for edge in (start, start + sampler.window)
+        }
+        for cell in range(1, length):
+            (across if cell in borders else elsewhere).append(energy[cell * sampler.factor - 1])
+    return float(np.mean(across) / np.mean(elsewhere))
+
+
+def density(image: UInt8, labels: UInt8) -> Float64 | None:
+    """Return the mean optical density of class 1, (3,); None where there is little of it."""
+    area = labels == 1
+    if area.mean() < 0.05:
+        return None
+    found: Float64 = -np.log((image[area].astype(np.float64) + 1) / 256).mean(0)
+    return found
+
+
+def drift(densities: Sequence[Float64 | None]) -> float | None:
+    """Return the mean distance between densities; None where there are less than two."""
+    known = [each for each in densities if each is not None]
+    pairs = [float(np.linalg.norm(a - b)) for a, b in combinations(known, 2)]
+    return float(np.mean(pairs)) if pairs else None
+
+
+def corners(image: UInt8) -> Iterator[UInt8]:
+    """Yield the four corners of a field or of its label map."""
+    side = min(CORNER, len(image) // 2)
+    for y in (0, len(image) - side):
+        for x in (0, image.shape[1] - side):
+            yield image[y : y + side, x : x + side]
+
+
+def measure(
+    pipeline: HeteroTissuePipeline,
+    rule: CropRule,
+    tiles: Sequence[Tile],
+    size: int,
+    fields: int,
+    windows: int,
+    out: Path | None,
+) -> dict[str, Any]:
+    """Make fields by each method, and measure them beside single tiles of the same windows."""
+    rng = np.random.default_rng(0)
+    usable = [tile for tile in tiles if 0.2 < tile.labels.mean() < 0.8]
+    chosen = [usable[n] for n in rng.choice(len(usable), fields, replace=False)]
+    seams: dict[str, list[float]] = {name: [] for name in METHODS}
+    seconds: dict[str, float] = dict.fromkeys([*METHODS, "tiles"], 0.0)
+    cut: dict[str, list[UInt8]] = {name: [] for name in (*METHODS, "tiles")}
+    drifts = []
+    for number, tile in enumerate(chosen):
+        labels, crops = draw_layout(size, size, rng), crops_of(tile, rule, rng)
+        places = rng.integers(size - SIZE + 1, size=(windows, 2)).tolist()
+        maps = np.stack([labels[y : y + SIZE, x : x + SIZE] for y, x in places])
+        for name, method in METHODS.items():
+            sampler = method(
+                pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), crops, number, PRECISION
+            )
+            start = time.process_time()
+            image = make_field(sampler)
+            seconds[name] += (time.process_time() - start) / image[..., 0].size
+            seams[name].append(seam_ratio(image, sampler))
+            cut[name] += [image[y : y + SIZE, x : x + SIZE] for y, x in places]
+            if name == "eighth":
+                drifts.append(
+                    drift([density(*c) for c in zip(corners(image), corners(labels), strict=True)])
+                )
+            if out is not None:
+                Image.fromarray(image).save(out / f"{name}-{number}.png")
+        placed = [[m for c in crops if (m := move_crop(c, own, rng)) is not None] for own in maps]
+        start = time.process_time()
+        for first in range(0, windows, 16):
+            batch = slice(first, first + 16)
+            seeds = range(windows)[batch]
+            cut["tiles"] += list(pipeline(maps[batch], placed[batch], seeds, precision=PRECISION))
+        seconds["tiles"] += (time.process_time() - start) / maps.size
+    encoder = load_encoder(ENCODER, DirectoryStore(tempfile.mkdtemp()))
+    real = encoder.encode(np.stack([tile.image for tile in tiles]))
+    frechet = {
+        name: distance_of(encoder.encode(np.stack(images)), real) for name, images in cut.items()
+    }
+    slides: dict[str, list[Tile]] = {}
+    for tile in tiles:
+        slides.setdefault(tile.slide, []).append(tile)
+    within = [drift([density(t.image, t.labels) for t in own]) for own in slides.values()]
+    real_drift = float(np.mean([each for each in within if each is not None]))
+    field_drift = float(np.mean([each for each in drifts if each is not None]))
+    return {
+        "seam_ratio": float(np.mean(seams["eighth"])),
+        "fd_ratio": frechet["eighth"] / frechet["tiles"],
+        "stain_drift": field_drift / real_drift,
+        "time_per_pixel_ratio": seconds["eighth"] / seconds["tiles"],
+        "methods": {
+            name: {
+                "seam_ratio": float(np.mean(seams[name])),
+                "seam_ratio_of_each": [round(each, 4) for each in seams[name]],
+                "fd_ratio": frechet[name] / frechet["tiles"],
+                "time_per_pixel_ratio": seconds[name] / seconds["tiles"],
+            }
+            for name in METHODS
+        },
+        "frechet": {"encoder": ENCODER, "n": len(cut["tiles"]), "real": len(tiles), **frechet},
+        "real_drift": real_drift,
+    }
+
+
+def equal_strips(pipeline: HeteroTissuePipeline, rule: CropRule, tile: Tile) -> bool:
+    """Say whether strips of 512 px give the bytes of the whole field, in another order too."""
+    rng = np.random.default_rng(1)
+    labels, crops = draw_layout(1280, 256, rng), crops_of(tile, rule, rng)
+    sampler = FieldSampler(
+        pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), crops, 1, PRECISION
+    )
+    from shared.diffusion.fields import join
+
+    spans = [(top, min(top + 64, sampler.height)) for top in range(0, sampler.height, 64)]
+    state = [sampler.noise(*span) for span in spans]
+    for step in range(sampler.sampling.steps):
+        whole, made = join(state), {}
+        for number in reversed(range(len(spans))):
+            reach = sampler.reach(step, *spans[number])
+            made[number] = sampler.advance(step, whole.rows(*reach), *spans[number])
+        state = [made[number] for number in range(len(spans))]
+    decoder = FieldDecoder(sampler, probe(sampler))
+    whole = join(state)
+    parts = [decoder.decode(whole.rows(*decoder.halo(*span)), *span) for span in spans]
+    return bool(np.array_equal(np.concatenate(parts), make_field(sampler)))
+
+
+def peak_memory(folder: Path, size: int) -> int:
+    """Return the peak memory, in MiB, of making one strip of a field of this width."""
+    command = [sys.executable, __file__, str(folder), "--strip-of", str(size)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
+    return int(done.stdout.split()[-1])
+
+
+def make_strip(pipeline: HeteroTissuePipeline, rule: CropRule, tile: Tile, width: int) -> None:
+    """Make one strip of a field of this width, step by step, and print the peak memory in MiB."""
+    from services.field.stage import strip_height
+
+    rng = np.random.default_rng(1)
+    labels = np.tile(draw_layout(1024, 1024, rng), (1, -(-width // 1024)))[:, :width]
+    height = strip_height(width)
+    reader = FieldMap(4 * height, width, lambda top, bottom: labels[np.arange(top, bottom) % 1024])
+    sampler = FieldSampler(
+        pipeline, SIZE, pipeline.sampling, reader, crops_of(tile, rule, rng), 1, PRECISION
+    )
+    decoder = FieldDecoder(sampler, probe(sampler))
+    top, bottom = height // sampler.factor, 2 * height // sampler.factor
+    for step in range(sampler.sampling.steps):
+        strip = sampler.advance(step, sampler.noise(*sampler.reach(step, top, bottom)), top, bottom)
+    decoder.decode(sampler.noise(*decoder.halo(top, bottom)), top, bottom)
+    del strip
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=512, help="side of the fields, pixels")
+    parser.add_argument("--fields", type=int, default=8)
+    parser.add_argument("--windows", type=int, default=16, help="windows cut from each field")
+    parser.add_argument("--memory", type=int, nargs=2, help="widths whose peak memory is compared")
+    parser.add_argument("--pictures", type=Path, help="folder for the fields")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--strip-of", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
+    prepare(threads)
+    pipeline, _, rule = shipped_student(DirectoryStore(tempfile.mkdtemp()))
+    tiles = read_tiles(given.folder)
+    usable = next(tile for tile in tiles if 0.2 < tile.labels.mean() < 0.8)
+    if given.strip_of:
+        make_strip(pipeline, rule, usable, given.strip_of)
+        return
+    figures: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {threads} threads",
+        "size": given.size,
+        "fields": given.fields,
+    }
+    figures |= measure(
+        pipeline, rule, tiles, given.size, given.fields, given.windows, given.pictures
+    )
+    print(json.dumps(figures, indent=1), flush=True)
+    figures["equal_bytes"] = equal_strips(pipeline, rule, usable)
+    if given.memory:
+        small, large = (peak_memory(given.folder, width) for width in given.memory)
+        figures["memory_ratio"] = large / small
+        figures["memory_mib"] = dict(zip(map(str, given.memory), (small, large), strict=True))
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if given.out:
+        given.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

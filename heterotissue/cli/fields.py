@@ -1,0 +1,229 @@
+"""Commands of fields and of edits: field, edit, restain, vary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from heterotissue.cli.options import (
+    BrokerOption,
+    DryRunOption,
+    FreshOption,
+    GuidanceCropsOption,
+    GuidanceMapOption,
+    ModelOption,
+    ReplaceOption,
+    SeedOption,
+    SetOption,
+    StainingOption,
+    StepsOption,
+    StoreOption,
+    changed,
+    check_name,
+    example,
+)
+from heterotissue.cli.outcome import run_and_end
+from heterotissue.progress import say, working
+from heterotissue.running import Target
+from shared.contracts.field import FieldRequest
+from shared.contracts.image import GivenCrop
+from shared.contracts.models import ModelRecord
+from shared.errors import InputError
+from shared.models import find_version, read_model
+from shared.seeds import image_seed
+from shared.storage import Store
+
+if TYPE_CHECKING:
+    from heterotissue.edits import Editor
+
+app = typer.Typer()
+
+CropOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="<class>=<picture>, a square of its tissue (repeatable); default: from a slide of the "
+        "model's regions."
+    ),
+]
+
+
+@app.command(epilog=example("htd field --model lung --labels map.tif --crop tumor=tumor.png"))
+def field(
+    model: ModelOption,
+    labels: Annotated[
+        str,
+        typer.Option(help="Mask with the class index of each pixel, or a label map's key."),
+    ],
+    field: Annotated[str, typer.Option(help="Name of the field.", callback=check_name)] = "field",
+    crop: CropOption = None,
+    steps: StepsOption = None,
+    guidance_map: GuidanceMapOption = None,
+    guidance_crops: GuidanceCropsOption = None,
+    staining: StainingOption = None,
+    seed: SeedOption = 0,
+    compression: Annotated[
+        str, typer.Option(help="jpeg (of quality 95), or deflate (without loss).")
+    ] = "jpeg",
+    store: StoreOption = None,
+    broker: BrokerOption = None,
+    fresh: FreshOption = False,
+    replace: ReplaceOption = False,
+    dry_run: DryRunOption = False,
+    change: SetOption = None,
+) -> None:
+    """Make one image of any size from a label map, as a slide with its labels."""
+    target = Target.of(store, broker, dry_run)
+    ref = find_version(target.store, model)
+    record = read_model(target.store, ref)
+    request = FieldRequest.model_validate(
+        {
+            "field": field,
+            "model": ref.name,
+            "version": ref.version,
+            "labels": put_labels(target.store, labels, record),
+            "crops": put_crops(target.store, crop or [], record),
+            "steps": steps,
+            "guidance_map": guidance_map,
+            "guidance_crops": guidance_crops,
+            "staining": staining,
+            "seed": seed,
+            "compression": compression,
+        }
+    )
+    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
+
+
+def put_labels(store: Store, labels: str, model: ModelRecord) -> str:
+    """Put a mask into the store, and return its key; a key of a label map stays as it is."""
+    from shared.datasets.field_inputs import put_label_map
+    from shared.imaging.sandboxed_mask import open_mask
+
+    path = Path(labels)
+    if not path.exists() and not path.is_absolute() and store.exists(labels):
+        return labels
+    return put_label_map(store, open_mask(path), model)
+
+
+def put_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[GivenCrop, ...]:
+    """Put crops, given as <class>=<picture>, into the store."""
+    from shared.datasets.field_inputs import put_crop
+    from shared.imaging.pictures import read_picture
+
+    crops = []
+    for tissue, path in map(_pair, items):
+        pixels = np.asarray(read_picture(Path(path)).convert("RGB"), np.uint8)
+        crops.append(put_crop(store, tissue, pixels, model))
+    return tuple(crops)
+
+
+ImageArgument = Annotated[Path, typer.Argument(help="The picture.")]
+MapOption = Annotated[
+    Path, typer.Option("--labels", help="Mask with the class index of each pixel of the picture.")
+]
+OwnCropOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--crop",
+        help="<class>=<picture>, a square of its tissue (repeatable); default: cut from the "
+        "picture.",
+    ),
+]
+
+
+@app.command(
+    epilog=example("htd edit a.png --model lung --labels new.png --area area.png --out b.png")
+)
+def edit(
+    image: ImageArgument,
+    model: ModelOption,
+    labels: MapOption,
+    area: Annotated[Path, typer.Option(help="Mask that is not 0 where the picture is painted.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    crop: OwnCropOption = None,
+    border: Annotated[
+        int, typer.Option(min=0, max=64, help="Pixels over which new tissue fades into the old.")
+    ] = 8,
+    seed: SeedOption = 0,
+    store: StoreOption = None,
+) -> None:
+    """Paint new tissue into an area of a picture; beyond its border no pixel changes."""
+    editor = _editor(store, model, image, labels, crop)
+    with working("painting"):
+        _write(out, editor.paint(area, border, seed))
+
+
+@app.command(
+    epilog=example("htd restain a.png --model lung --labels a.mask.png --crop tumor=t.png")
+)
+def restain(
+    image: ImageArgument,
+    model: ModelOption,
+    labels: MapOption,
+    crop: OwnCropOption = None,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("restained.png"),
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="0: little changes; 1: nothing of it is left.")
+    ] = 0.5,
+    staining: Annotated[
+        float, typer.Option(min=0, max=1, help="Strength of matching the staining of the crops.")
+    ] = 1.0,
+    seed: SeedOption = 0,
+    store: StoreOption = None,
+) -> None:
+    """Draw a picture in the staining of other crops; its labels stay."""
+    if not crop:
+        raise InputError("give the wanted appearance: --crop <class>=<picture>")
+    editor = _editor(store, model, image, labels, crop)
+    with working("re-staining"):
+        _write(out, editor.redraw(strength, staining, seed))
+
+
+@app.command(epilog=example("htd vary a.png --model lung --labels a.mask.png --n 20"))
+def vary(
+    image: ImageArgument,
+    model: ModelOption,
+    labels: MapOption,
+    n: Annotated[int, typer.Option("--n", min=1, max=1000, help="Number of variations.")] = 20,
+    out: Annotated[Path, typer.Option(help="Folder that receives them.")] = Path("variations"),
+    crop: OwnCropOption = None,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="0: little changes; 1: nothing of it is left.")
+    ] = 0.75,
+    seed: SeedOption = 0,
+    store: StoreOption = None,
+) -> None:
+    """Draw variations of a picture with the same labels."""
+    editor = _editor(store, model, image, labels, crop)
+    with working("drawing"):
+        for number in range(n):
+            png = editor.redraw(strength, 0.0, image_seed(seed, number))
+            _write(out / f"{image.stem}-{number:04d}.png", png, quiet=True)
+    say(f"variations: {out} ({n} pictures)")
+
+
+def _editor(
+    store: str | None, model: str, image: Path, labels: Path, crop: list[str] | None
+) -> Editor:
+    from heterotissue.edits import Editor
+
+    target = Target.of(store, "")
+    crops = {tissue: Path(path) for tissue, path in map(_pair, crop or [])}
+    ref = find_version(target.store, model)
+    return Editor(target.store, ref, target.config, image, labels, crops)
+
+
+def _write(path: Path, png: bytes, *, quiet: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png)
+    if not quiet:
+        say(f"picture: {path}")
+
+
+def _pair(item: str) -> tuple[str, str]:
+    tissue, sign, path = item.partition("=")
+    if not (tissue and sign and path):
+        raise InputError(f"--crop {item!r} must be <class>=<picture>, such as tumor=tumor.png")
+    return tissue, path

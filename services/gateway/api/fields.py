@@ -1,0 +1,119 @@
+"""/v1/fields: images of any size, made by jobs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import StreamingResponse
+
+from services.gateway.api.access import Caller, MayGenerate, MayRead
+from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
+from services.gateway.api.given_pictures import Pictures, read_crop
+from services.gateway.api.problems import blaming, documented
+from services.gateway.api.streams import Wanted, send_object, sending
+from shared.contracts.base import Name
+from shared.contracts.field import FieldRecord, FieldRequest, field_key
+from shared.contracts.gateway import CropBody, FieldBody
+from shared.contracts.image import GivenCrop
+from shared.contracts.jobs import JobStatus
+from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.regions import RegionSet, region_set_key
+from shared.contracts.synthesize import SamplingChoice
+from shared.datasets.field_inputs import put_crop, put_label_map
+from shared.errors import InputError
+from shared.imaging.sandboxed_mask import open_mask
+from shared.models import read_model
+
+MAX_SIDE = 1 << 15
+"""Greatest side of a label map in a body, pixels."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+FieldName = Annotated[Name, PathParameter(description="name of the field")]
+TYPES = {
+    "slide.tiff": "image/tiff",
+    "labels.tiff": "image/tiff",
+    "regions.geojson": "application/geo+json",
+}
+
+router = APIRouter(prefix="/v1/fields", tags=["fields"])
+
+
+@router.post("", status_code=202, max_body_size=MAX_IMAGE_BYTES, responses=documented(404, 409))
+def submit_field(body: FieldBody, caller: MayGenerate, response: Response) -> JobStatus:
+    """Submit a request for one image of any size; its job makes it in strips."""
+    with blaming("#/model"):
+        model = read_model(caller.store, ModelRef(body.model, body.version))
+    with blaming("#/labels"):
+        labels = _put_labels(caller, body.labels, model)
+    crops = []
+    with Pictures(model.size) as pictures:
+        for number, item in enumerate(body.crops):
+            with blaming(f"#/crops/{number}"):
+                crops.append(_crop(caller, item, model, pictures))
+    options = body.model_dump(
+        include={"field", "model", "version", "seed", "compression", *SamplingChoice.model_fields}
+    )
+    request = FieldRequest(labels=labels, crops=tuple(crops), **options)
+    with blaming("#/steps"):
+        request.sampling(model)
+    caller.spend("images", 1)
+    job = caller.submit(request)
+    response.headers["Location"] = f"/v1/jobs/{job}"
+    return caller.status(job)
+
+
+@router.get("/{field}", responses=documented(404))
+def show_field(field: FieldName, caller: MayRead) -> FieldRecord:
+    """Return the record of a finished field."""
+    return caller.store.get_model(field_key(field, "field.json"), FieldRecord)
+
+
+@router.get(
+    "/{field}/{file}",
+    response_class=StreamingResponse,
+    responses=documented(404) | sending("application/octet-stream"),
+)
+def get_field_file(
+    field: FieldName,
+    file: Literal["slide.tiff", "labels.tiff", "regions.geojson"],
+    caller: MayRead,
+    wanted: Wanted,
+) -> Response:
+    """Download a field as a slide, its label pyramid, or the outlines of its regions."""
+    caller.store.stat(field_key(field, "field.json"))  # it is finished
+    name = f"{field}-{file}"
+    return send_object(caller.store, field_key(field, file), wanted, TYPES[file], name)
+
+
+def _put_labels(caller: Caller, data: bytes, model: ModelRecord) -> str:
+    if not data.startswith(PNG):
+        raise InputError("the label map is not a readable PNG: send a PNG in base64")
+    with tempfile.TemporaryDirectory(prefix="htd-field-") as folder:
+        path = Path(folder) / "labels.png"
+        path.write_bytes(data)
+        mask = open_mask(path)
+        if mask.bands != 1:
+            raise InputError("the label map has colours: send class indices (grey or palette)")
+        if min(mask.width, mask.height) < model.size or max(mask.width, mask.height) > MAX_SIDE:
+            raise InputError(
+                f"the label map has {mask.width}×{mask.height} px: send {model.size} px, the size "
+                f"of {model.model}, to {MAX_SIDE} px along each side"
+            )
+        return put_label_map(caller.store, mask, model)
+
+
+def _crop(caller: Caller, item: CropBody, model: ModelRecord, pictures: Pictures) -> GivenCrop:
+    if item.png is not None:
+        pixels = read_crop(item.png, model.size, pictures)
+        return put_crop(caller.store, item.tissue, pixels, model)
+    known = model.classes.names[model.classes.first :]
+    if item.tissue not in known:
+        raise InputError(f"{model.ref} has no tissue {item.tissue!r}; it knows {known}")
+    caller.store.get_model(region_set_key(str(item.regions)), RegionSet)
+    label = model.classes.index(item.tissue)
+    return GivenCrop(label=label, regions=item.regions, region=item.region)

@@ -1,0 +1,58 @@
+"""Pictures that bodies give as PNG: crops and label maps, decoded in the sandbox."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from shared.arrays import UInt8
+from shared.errors import InputError
+from shared.imaging.sandboxed_picture import MODULE, Picture, read_small
+from shared.sandbox import SandboxedFiles
+
+MIN_CROP_SIDE = 8
+
+
+class Pictures:
+    """Decodes the PNGs of one request, in one process of the sandbox.
+
+    Args:
+        limit: largest width and height, pixels.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._stack = ExitStack()
+        folder = tempfile.TemporaryDirectory(prefix="htd-pictures-")
+        self._place = Path(self._stack.enter_context(folder)) / "picture"
+        self._place.touch()
+        self._files = self._stack.enter_context(SandboxedFiles([self._place], [MODULE]))
+
+    def read(self, data: bytes, *, color: bool = False) -> Picture:
+        """Decode a PNG; `color`: to RGB, whatever it holds. Raises `InputError`."""
+        self._place.write_bytes(data)  # the same file, which the process may read
+        return read_small(self._place, self._files, self._limit, ["PNG"], color=color)
+
+    def __enter__(self) -> Pictures:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+
+def read_crop(data: bytes, limit: int, pictures: Pictures) -> UInt8:
+    """Decode a PNG of a crop to uint8 RGB (side, side, 3). Raises `InputError` if it is unfit."""
+    crop = pictures.read(data, color=True).pixels
+    height, width = crop.shape[:2]
+    if width != height or width < MIN_CROP_SIDE:
+        raise InputError(
+            f"a crop has {width}×{height} px: send a square of {MIN_CROP_SIDE} to {limit} px"
+        )
+    return crop

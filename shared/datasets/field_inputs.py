@@ -1,0 +1,72 @@
+"""Putting the label map and the crops of a field, or of an edit, into the store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from shared.arrays import UInt8
+from shared.contracts.field import FIELD_INPUTS
+from shared.contracts.image import GivenCrop
+from shared.contracts.models import ModelRecord
+from shared.errors import InputError
+from shared.imaging.codec import encode_png
+from shared.imaging.label_map import LABEL_TILE, write_label_map
+from shared.imaging.masks import Mask
+from shared.storage import Store, sha256, sha256_file
+
+MIN_CROP_SIDE = 8
+
+
+def put_label_map(store: Store, mask: Mask, model: ModelRecord) -> str:
+    """Store a mask of class indices at the model's resolution, and return its key.
+
+    Raises:
+        InputError: the mask is damaged, turned, or has values beyond the model's classes.
+    """
+    if mask.orientation != 1:
+        raise InputError(
+            f"mask {mask.path.name} states the EXIF orientation {mask.orientation}: save it "
+            "upright, without this tag"
+        )
+
+    def strips() -> Iterator[UInt8]:
+        for top in range(0, mask.height, LABEL_TILE):
+            rows = mask.rows(top, min(top + LABEL_TILE, mask.height))
+            if rows.max(initial=0) >= len(model.classes):
+                raise InputError(
+                    f"mask {mask.path.name} holds {rows.max()}; the labels of {model.ref} are 0 to "
+                    f"{len(model.classes) - 1}: {', '.join(model.classes.names)}"
+                )
+            yield rows.astype(np.uint8)
+
+    with tempfile.TemporaryDirectory(prefix="htd-field-") as folder:
+        path = Path(folder) / "labels.tif"
+        write_label_map(path, strips(), mask.width, mask.height, model.mpp)
+        key = f"{FIELD_INPUTS}{sha256_file(path)}.tif"
+        store.put_file(key, path)
+    return key
+
+
+def put_crop(store: Store, tissue: str, pixels: UInt8, model: ModelRecord) -> GivenCrop:
+    """Store a crop of a class, uint8 RGB (side, side, 3).
+
+    Raises:
+        InputError: the model has no such class, or the crop is no square of a fitting side.
+    """
+    known = model.classes.names[model.classes.first :]
+    if tissue not in known:
+        raise InputError(f"{model.ref} has no tissue {tissue!r}; it knows {', '.join(known)}")
+    height, width = pixels.shape[:2]
+    if height != width or not MIN_CROP_SIDE <= width <= model.size:
+        raise InputError(
+            f"the crop of {tissue!r} has {width}×{height} px: give a square of {MIN_CROP_SIDE} to "
+            f"{model.size} px"
+        )
+    png = encode_png(np.ascontiguousarray(pixels))
+    key = f"{FIELD_INPUTS}{sha256(png)}.png"
+    store.put(key, png)
+    return GivenCrop(label=model.classes.index(tissue), pixels=key)

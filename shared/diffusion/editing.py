@@ -1,0 +1,154 @@
+"""Editing a real image: painting new tissue into an area of it, and drawing the whole anew.
+
+Both work on images of any size from the model's on, by the windows of `FieldSampler`.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from shared.arrays import Float32, UInt8
+from shared.diffusion.autoencoder import encode_latents, to_raw, to_unit
+from shared.diffusion.field_decoder import NORMS, FieldDecoder
+from shared.diffusion.fields import FieldSampler, Strip
+from shared.diffusion.fixed_norms import norm_statistics
+from shared.diffusion.schedule import times
+from shared.diffusion.staining import match_staining
+from shared.errors import InputError
+
+MAX_SIDE = 2048
+"""Greatest side of an image that is edited, pixels: it is encoded in one piece."""
+
+
+def paint(sampler: FieldSampler, image: UInt8, area: NDArray[np.bool_], border: int) -> UInt8:
+    """Paint new tissue into an area of an image.
+
+    The latents around the area stay those of the image in every step, so that the new tissue
+    grows out of the old. In a border around the area, the new pixels fade into the old.
+
+    Args:
+        sampler: of a field of the image's size; its label map says what is painted where.
+        image: uint8 RGB (h, w, 3).
+        area: bool (h, w), where to paint.
+        border: width of the border, pixels.
+
+    Returns:
+        uint8 RGB (h, w, 3); beyond the border every pixel is that of the image.
+
+    Raises:
+        InputError: image and area differ in size from the label map, or the area is empty.
+    """
+    _check(sampler, image)
+    if area.shape != image.shape[:2]:
+        raise InputError(
+            f"the area is {area.shape[1]}×{area.shape[0]} px, but the image is "
+            f"{image.shape[1]}×{image.shape[0]} px: give an area of the image's size"
+        )
+    if not area.any():
+        raise InputError("the area is empty, or lies outside of the image: mark what to paint")
+    old, painted = _encode(sampler, image), _cells(sampler, area, border)
+    noise, height = sampler.noise(0, sampler.height).sample, sampler.height
+    strip = Strip(0, noise)
+    for step, time in enumerate(times(sampler.sampling.steps)):
+        kept = (1 - time) * old + time * noise
+        sample = kept + painted * (strip.sample - kept)
+        strip = sampler.advance(step, Strip(0, sample, strip.before), 0, height)
+    clean = old + painted * (strip.sample - old)
+    new = _decoder(sampler, old).decode(Strip(0, clean), 0, height)
+    return _blended(image, new, area, border)
+
+
+def redraw(sampler: FieldSampler, image: UInt8, strength: float, staining: float) -> UInt8:
+    """Draw an image anew, in the appearance of the sampler's crops.
+
+    Args:
+        sampler: of a field of the image's size, with the image's label map.
+        image: uint8 RGB (h, w, 3).
+        strength: the time t from which the image is denoised again: near 0 only colours change,
+            at 1 nothing of the image is left. It is rounded up to a step of the sampling.
+        staining: strength of matching each class to the staining of its crop.
+
+    Raises:
+        InputError: the image differs in size from the label map.
+    """
+    _check(sampler, image)
+    steps = sampler.sampling.steps
+    first = steps - max(1, round(strength * steps))
+    time = 1 - first / steps
+    noise = sampler.noise(0, sampler.height).sample
+    strip = Strip(0, (1 - time) * _encode(sampler, image) + time * noise)
+    for step in range(first, steps):
+        strip = sampler.advance(step, strip, 0, sampler.height)
+    new = _decoder(sampler, strip.sample).decode(strip, 0, sampler.height)
+    labels = sampler.labels.read(0, sampler.labels.height)
+    crops = [list(sampler.crops.values())]
+    matched = match_staining(torch.from_numpy(new[None]), labels[None], crops, staining)
+    drawn: UInt8 = matched[0].numpy()
+    return drawn
+
+
+def _check(sampler: FieldSampler, image: UInt8) -> None:
+    height, width = image.shape[:2]
+    if (height, width) != (sampler.labels.height, sampler.labels.width):
+        raise InputError(
+            f"the label map is {sampler.labels.width}×{sampler.labels.height} px, but the image "
+            f"is {width}×{height} px: give a map of the image's size"
+        )
+    if max(height, width) > MAX_SIDE:
+        raise InputError(
+            f"the image is {width}×{height} px: at most {MAX_SIDE}×{MAX_SIDE} px are edited at a "
+            "time; cut a window out of it"
+        )
+
+
+def _encode(sampler: FieldSampler, image: UInt8) -> Tensor:
+    """Encode an image to normalized latents (C, h, w), on the CPU."""
+    factor = sampler.factor
+    missing = (sampler.height * factor - len(image), sampler.width * factor - image.shape[1])
+    filled = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    with torch.inference_mode(), sampler.computing():
+        pixels = to_unit(torch.from_numpy(filled[None]).to(sampler.device))
+        return encode_latents(sampler.pipeline.vae, pixels)[0].float().cpu()
+
+
+def _cells(sampler: FieldSampler, area: NDArray[np.bool_], border: int) -> Tensor:
+    """Return how far each latent pixel is painted, 0 to 1 (h, w): it falls in the border."""
+    weight = torch.from_numpy(_fading(area, border + sampler.factor))[None, None]
+    return functional.avg_pool2d(weight, sampler.factor, ceil_mode=True)[0, 0]
+
+
+def _decoder(sampler: FieldSampler, latents: Tensor) -> FieldDecoder:
+    """Return a decoder whose norms have the statistics of an image's latents."""
+    vae = sampler.pipeline.vae
+    with torch.inference_mode(), sampler.computing():
+        statistics = norm_statistics(vae, to_raw(vae, latents[None].to(sampler.device)))
+    fixed = {f"{NORMS}{name}": value for name, value in statistics.items()}
+    return FieldDecoder(sampler, fixed | {"scales": torch.zeros(0, 3)})
+
+
+def _blended(image: UInt8, new: UInt8, area: NDArray[np.bool_], border: int) -> UInt8:
+    """Lay new pixels over an image where `area` is, and fade them out around it.
+
+    The autoencoder shifts colours a little. How much is seen beside the area, and spreads
+    smoothly into it.
+    """
+    weight = _fading(area, border)[..., None]
+    ring = ((_fading(area, 2 * border + 8) > 0) & ~area).astype(np.float32)
+    width = float(max(4, border))
+    shift = cv2.GaussianBlur((image.astype(np.float32) - new) * ring[..., None], (0, 0), width)
+    seen = cv2.GaussianBlur(ring, (0, 0), width)
+    correction: Float32 = np.asarray(shift / np.maximum(seen, 0.05)[..., None], np.float32)
+    laid = image + weight * (new + correction - image)
+    blended: UInt8 = np.where(weight > 0, laid.round().clip(0, 255), image).astype(np.uint8)
+    return blended
+
+
+def _fading(area: NDArray[np.bool_], border: int) -> Float32:
+    """Return 1 in an area, falling to 0 over a border around it, float32 (h, w)."""
+    away = cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, 5)
+    return np.clip(1 - away / (border + 1), 0, 1).astype(np.float32)
