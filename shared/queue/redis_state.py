@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.errors import InputError
+from shared.jobs import stage_of
 from shared.jobs.reporting import Reporter
 from shared.queue.counts import count_images, count_unit
 
@@ -25,6 +27,14 @@ _RENEW = (
     "if not holder or holder==ARGV[1] then redis.call('set',KEYS[1],ARGV[1],'px',ARGV[2]) end"
 )
 _RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) end"
+
+
+def running_key(stage: str) -> str:
+    """Return the key of the set of a stage's units that workers are at; KEDA counts it.
+
+    The transport's own index of unfinished messages loses those of long units.
+    """
+    return f"running.{stage}"
 
 
 def connect(broker_url: str) -> Redis:
@@ -65,7 +75,7 @@ class RedisLeases:
             yield False
             return
         stop = threading.Event()
-        beat = threading.Thread(target=self._renew, args=(key, token, stop), daemon=True)
+        beat = threading.Thread(target=self._renew, args=(name, token, stop), daemon=True)
         beat.start()
         try:
             yield True
@@ -74,16 +84,32 @@ class RedisLeases:
             beat.join()
             with suppress(RedisError):  # the lease expires by itself
                 self.redis.eval(_RELEASE, 1, key, token)
+                self.redis.zrem(_running_key_of(name), name)
 
-    def _renew(self, key: str, token: str, stop: threading.Event) -> None:
-        while not stop.wait(self.milliseconds / 3000):
-            try:
-                self.redis.eval(_RENEW, 1, key, token, str(self.milliseconds))
-            except RedisError:
-                continue  # the next round tries again
+    def _renew(self, name: str, token: str, stop: threading.Event) -> None:
+        while True:
+            with suppress(RedisError):  # the next round tries again
+                self._say_running(name)
+            if stop.wait(self.milliseconds / 3000):
+                return
+            with suppress(RedisError):
+                self.redis.eval(_RENEW, 1, f"lease:{name}", token, str(self.milliseconds))
+
+    def _say_running(self, name: str) -> None:
+        """Add a unit to the set of those that run, and remove those of lost workers."""
+        key, now = _running_key_of(name), time.time()
+        with self.redis.pipeline() as together:
+            together.zadd(key, {name: now})
+            together.zremrangebyscore(key, 0, now - self.milliseconds / 1000)
+            together.pexpire(key, self.milliseconds)
+            together.execute()
 
     def alive(self, name: str) -> bool:
         return bool(self.redis.exists(f"lease:{name}"))
+
+
+def _running_key_of(name: str) -> str:
+    return running_key(stage_of(name.partition("/")[0]))
 
 
 class RedisReporter(Reporter):
