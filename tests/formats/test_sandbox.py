@@ -256,7 +256,7 @@ def test_a_packed_annotation_holds_no_more_than_annotations_do(
         qupath.read(path, geometry)
 
 
-def test_many_files_share_a_process_and_a_crash_costs_its_file_alone(
+def test_a_crash_among_many_files_of_a_process_costs_its_file_alone(
     tmp_path: Path, hostile: Any
 ) -> None:
     with hostile() as file:
