@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install lint test test-api test-e2e chaos fuzz test-containers test-tensorrt test-k8s assets secrets images load push digests sbom audit demo starter autoencoder bench-quality bench-synthesis bench-gateway bench-gpu bench-scale clean
+.PHONY: help install lint test test-api test-e2e chaos soak fuzz test-containers test-tensorrt test-k8s assets secrets images load push digests sbom audit demo starter autoencoder bench-quality bench-synthesis bench-gateway bench-gpu bench-scale clean
 
 help:            ## list the targets
 	@grep -E '^[a-z0-9-]+: .*##|^[a-z0-9-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -46,6 +46,9 @@ test-tensorrt: install  ## every graph that Triton serves, built by TensorRT for
 
 chaos: install   ## FAULTS=500 injected faults while datasets are made, and an independent check [SEED=0]
 	$(BIN)/python -m tests.chaos.run --faults $(or $(FAULTS),500) --seed $(or $(SEED),0) --out benchmarks/results/chaos.json
+
+soak: install    ## a stack under load for HOURS=2: does a process grow by more than 100 MB?
+	$(BIN)/python -m benchmarks.soak --hours $(or $(HOURS),2) --out benchmarks/results/soak.json
 
 fuzz: install    ## N=20000 damaged files for every parser at the border [SEED=0]
 	$(BIN)/python -m tests.fuzz.run --inputs $(or $(N),20000) --seed $(or $(SEED),0)

@@ -26,7 +26,7 @@ class Settings(BaseSettings):
         shared.storage    store, s3_*, cache_dir, cache_gb
         shared.jobs       threads, device, max_failures, max_starts
         shared.queue      broker_url, lease_seconds, reconcile_seconds, keep_images_days,
-                          stop_seconds, visibility_timeout
+                          stop_seconds, units_per_process, visibility_timeout
         shared.serving    triton_url
         services.gateway  gateway_*
     """
@@ -73,6 +73,12 @@ class Settings(BaseSettings):
         30,
         ge=0,
         description="seconds that a stopping worker has to finish its shard before giving it back",
+    )
+    units_per_process: int = Field(
+        0,
+        ge=0,
+        description="units after which a worker's process is replaced, which gives all of its "
+        "memory back, a GPU's too; 0: never",
     )
     visibility_timeout: int = Field(
         3600,

@@ -22,7 +22,16 @@ from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model
 from shared.serving.client import LoadError, Server
 from shared.serving.deployments import deployments
-from shared.serving.protocol import PARTS, Part, engine_tensors, max_rows, part_configs, planned
+from shared.serving.plan_memory import plan_rows, row_bytes
+from shared.serving.protocol import (
+    MAX_ROWS,
+    PARTS,
+    Part,
+    engine_tensors,
+    max_rows,
+    part_configs,
+    planned,
+)
 from shared.serving.repository import Repository, add_deployment, drop_deployment
 from shared.settings import settings
 from shared.storage import Store
@@ -59,9 +68,13 @@ class DeployStage(Stage[DeployRequest]):
             pipeline.denoiser.save_pretrained(folder / "denoiser", safe_serialization=True)
             files = {part: _files(part, folder) for part in PARTS}
             built: Built | None = None
+            rows, row = MAX_ROWS, 0
             if request.engine == "tensorrt":
+                row = _row_bytes(record, pipeline, factor)
+                rows = plan_rows(row)
                 for part in planned(record.size):
-                    plan, built = _plan(part, pipeline, record, folder, context.store)
+                    most = rows if part == "denoiser" else max_rows(part, record.size)
+                    plan, built = _plan(part, pipeline, record, folder, context.store, most)
                     files[part] = {"model.plan": plan}
             configs = part_configs(
                 record,
@@ -72,9 +85,15 @@ class DeployStage(Stage[DeployRequest]):
                 device=request.device,
                 gpu=built.gpu if built else "",
                 max_tokens=limit,
+                rows=rows,
             )
             add_deployment(_repository(context), entry, request.model, configs, files)
-        plans = f" {built.tensorrt}, plans for {built.gpu}" if built else ""
+        plans = (
+            f" {built.tensorrt}, plans for {built.gpu}, up to {rows} rows of about "
+            f"{rows * row / 1e9:.1f} GB"
+            if built
+            else ""
+        )
         return {"number": request.number, "engine": request.engine + plans}
 
     def finish(
@@ -112,8 +131,16 @@ def _plan(
     record: ModelRecord,
     folder: Path,
     store: Store,
+    rows: int,
 ) -> tuple[Path, Built]:
     """Export a network as ONNX, and build its TensorRT plan for this machine's GPU.
+
+    Args:
+        part: the network.
+        pipeline, record: the model version.
+        folder: receives graph and plan.
+        store: keeps plans.
+        rows: rows of the largest batch.
 
     Returns:
         The plan's file, and the TensorRT version and GPU that it needs.
@@ -125,7 +152,7 @@ def _plan(
     export_onnx(pipeline, part, record.size, graph, dtype)
     inputs, _ = engine_tensors(part, pipeline, record.size)
     free = free_profile(part, record, vae_factor(pipeline.vae))
-    body, built = build_plan(graph, inputs, max_rows(part, record.size), free, store)
+    body, built = build_plan(graph, inputs, rows, free, store)
     plan.write_bytes(body)
     return plan, built
 
@@ -134,6 +161,13 @@ def _max_tokens(record: ModelRecord, factor: int) -> int | None:
     """Return the largest number of crop tokens of a plan; None if crops are no tokens."""
     regional = record.recipe.denoiser.conditioning == "regional"
     return free_profile("denoiser", record, factor)[2] if regional else None
+
+
+def _row_bytes(record: ModelRecord, pipeline: HeteroTissuePipeline, factor: int) -> int:
+    """Estimate the GPU memory that a row of the denoiser's plan takes, bytes."""
+    inputs, _ = engine_tensors("denoiser", pipeline, record.size)
+    tokens = free_profile("denoiser", record, factor)[2]
+    return row_bytes(record.recipe.denoiser, inputs, record.size // factor, tokens)
 
 
 def free_profile(part: Part, record: ModelRecord, factor: int) -> Profile:

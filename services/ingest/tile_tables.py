@@ -114,6 +114,6 @@ def _check_place(table: str, name: str | None) -> None:
         return
     if is_path(name) or is_reserved(name):
         raise InputError(
-            f"{table} names {quoted(name)}, but an uploaded table names objects by their keys: upload "
-            "the tiles, and give their keys"
+            f"{table} names {quoted(name)}, but an uploaded table names objects by their keys: "
+            "upload the tiles, and give their keys"
         )

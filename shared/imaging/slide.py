@@ -162,7 +162,7 @@ class Slide:
             x, y = (float(value) for value in stated if value is not None)
         except ValueError:
             return None
-        return x, y
+        return (x, y) if math.isfinite(x) and math.isfinite(y) else None
 
     def check_mpp(self, mpp: float) -> None:
         """Raise `InputError` if `mpp` is finer than the slide's level 0."""
@@ -326,9 +326,12 @@ def _bounds(source: openslide.AbstractSlide) -> Bounds | None:
     names = ("x", "y", "width", "height")
     values = [source.properties.get(f"openslide.bounds-{name}") for name in names]
     try:
-        return Bounds(*(int(value) for value in values if value is not None))
+        bounds = Bounds(*(int(value) for value in values if value is not None))
     except (TypeError, ValueError):
         return None
+    width, height = source.dimensions
+    inside = 0 <= bounds.x < width and 0 <= bounds.y < height
+    return bounds if inside and 0 < bounds.width <= width and 0 < bounds.height <= height else None
 
 
 def _no_resolution(path: Path, x: float | None, y: float | None, objective: float | None) -> str:

@@ -34,6 +34,7 @@ from shared.queue.redis_state import (
     running_key,
 )
 from shared.queue.tenants import tenant_ledger, tenant_of
+from shared.queue.transport import split_tls
 from shared.queue.window import Waiting, Window
 from shared.settings import Settings, settings
 from shared.storage import is_fault
@@ -50,14 +51,20 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
     """Make the Celery app of the workers of `queue`.
 
     Raises:
-        InputError: no broker is configured.
+        InputError: no broker is configured, or its address is not valid.
     """
     url = config.broker_url.get_secret_value()
     if not url:
         raise InputError(
             "no broker: set HTD_BROKER_URL=redis://host:port/0, or start 'htd stack up'"
         )
-    app = Celery("heterotissue", broker=url)
+    try:
+        plain, tls = split_tls(url)
+    except ValueError as error:
+        raise InputError(f"the broker's address is not valid: {error}") from error
+    app = Celery("heterotissue", broker=plain)
+    if tls is not None:
+        app.conf.broker_use_ssl = tls
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
@@ -68,6 +75,7 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
         worker_disable_prefetch=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=config.stop_seconds,
+        worker_max_tasks_per_child=config.units_per_process or None,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
         visibility_timeout=config.visibility_timeout,
@@ -77,13 +85,14 @@ def make_app(config: Settings, queue: str = "htd") -> Celery:
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
+            "socket_connect_timeout": 10,
             "health_check_interval": 25,
             "unacked_key": f"unacked.{queue}",
             "unacked_index_key": f"unacked_index.{queue}",
             "unacked_mutex_key": f"unacked_mutex.{queue}",
         },
     )
-    if url.startswith("redis://"):  # for rediss, kombu turns on TLS by the transport's name
+    if plain.startswith("redis://"):
         app.conf.broker_transport = "shared.queue.transport:Transport"
     return app
 

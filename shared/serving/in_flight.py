@@ -93,6 +93,7 @@ class InFlightSampler:
         device: device of the latents.
         precision: 'fp32' or 'bf16', the precision of encoding conditions on a CPU.
         max_tokens: largest number of tokens of an image's crops; None: any.
+        rows: rows of the denoiser's largest batch.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class InFlightSampler:
         device: str,
         precision: str,
         max_tokens: int | None = None,
+        rows: int = MAX_ROWS,
     ) -> None:
         self.denoiser = denoiser
         self.engines = engines.in_turn() if device == "cpu" else engines
@@ -114,7 +116,7 @@ class InFlightSampler:
         # A pool of its own: its threads wait for the engines' calls, which run in the event loop's
         # pool, so in one common pool they could leave no thread for the calls.
         self._pool = ThreadPoolExecutor(THREADS)
-        self.batcher = StepBatcher(self.engines.denoise, type(denoiser).join, MAX_ROWS)
+        self.batcher = StepBatcher(self.engines.denoise, type(denoiser).join, rows)
 
     async def __call__(
         self,

@@ -217,6 +217,7 @@ def part_configs(
     device: str,
     gpu: str = "",
     max_tokens: int | None = None,
+    rows: int = MAX_ROWS,
 ) -> dict[Part, str]:
     """Write the config.pbtxt of every part of a deployment.
 
@@ -228,6 +229,7 @@ def part_configs(
         device: 'auto', 'cpu' or 'cuda'.
         gpu: the only type of GPU that can run the deployment; empty if all can.
         max_tokens: limit of `shared.serving.deployments.check_crops`.
+        rows: rows of the denoiser's largest batch.
     """
     shared = {"precision": record.recipe.precision, "version": record.version}
     plans = planned(record.size) if engine == "tensorrt" else ()
@@ -235,7 +237,7 @@ def part_configs(
     for part in PARTS:
         name = served_name(model, number, part)
         if part == "sampler":
-            parameters = shared | {"size": str(record.size), "gpu": gpu}
+            parameters = shared | {"size": str(record.size), "gpu": gpu, "max_rows": str(rows)}
             if max_tokens is not None:
                 parameters["max_tokens"] = str(max_tokens)
             configs[part] = config(
@@ -247,6 +249,7 @@ def part_configs(
             configs[part] = config(
                 name, "tensorrt" if part in plans else "python",
                 engine_tensors(part, pipeline, record.size), shared,
-                max_batch=max_rows(part, record.size), device=device, batching=part not in plans,
+                max_batch=rows if part == "denoiser" else max_rows(part, record.size),
+                device=device, batching=part not in plans,
             )  # fmt: skip
     return configs

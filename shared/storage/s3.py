@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 import certifi
 import urllib3
 from minio import Minio
-from minio.credentials import IamAwsProvider, Provider, StaticProvider
+from minio.credentials.providers import IamAwsProvider, Provider, StaticProvider
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error
 

@@ -13,7 +13,7 @@ from heterotissue.running import Target, run_request
 from heterotissue.stack.supervisor import Stack
 from shared.errors import InputError
 from shared.jobs import JobStatus, Ledger, run_job
-from shared.queue.redis_state import RedisLeases, connect
+from shared.queue.redis_state import RedisLeases, connect, running_key
 from shared.queue.window import Waiting
 from shared.queue.worker import Dispatcher, QueueError
 from shared.settings import Settings
@@ -227,12 +227,15 @@ def test_a_cancelled_job_stops_on_its_worker(servers: Stack, config: Settings) -
 def test_leases_are_exclusive_and_expire(config: Settings) -> None:
     redis = connect(config.broker_url.get_secret_value())
     one, other = RedisLeases(redis, 2), RedisLeases(redis, 2)
-    with one.hold("job/shard") as mine:
+    running = running_key("toy")
+    with one.hold("acme.toy-1/shard") as mine:
         assert mine
-        with other.hold("job/shard") as theirs:
+        with other.hold("acme.toy-1/shard") as theirs:
             assert not theirs
-        assert other.alive("job/shard")
-    assert not other.alive("job/shard")
+        assert other.alive("acme.toy-1/shard")
+        assert redis.zrange(running, 0, -1) == ["acme.toy-1/shard"]
+    assert not other.alive("acme.toy-1/shard")
+    assert not redis.exists(running)
     redis.set("lease:job/dead", "token", px=200)
     wait_for(lambda: not one.alive("job/dead"), 5)
 

@@ -19,7 +19,7 @@ from shared.serving.in_flight import (
     as_array,
     unpack_crops,
 )
-from shared.serving.protocol import REFUSED, SAMPLER_INPUTS
+from shared.serving.protocol import MAX_ROWS, REFUSED, SAMPLER_INPUTS
 
 
 class TritonPythonModel:
@@ -43,6 +43,7 @@ class TritonPythonModel:
             max_tokens=int(self.own.parameters["max_tokens"])
             if "max_tokens" in self.own.parameters
             else None,
+            rows=int(self.own.parameters.get("max_rows", MAX_ROWS)),
         )
 
     async def execute(self, requests: list[Any]) -> None:
