@@ -8,7 +8,7 @@ one step of one strip.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,7 +117,7 @@ class FieldStage(Stage[FieldRequest]):
             return {"top": arguments["top"], "pixels": pixels.shape[0] * pixels.shape[1]}
 
     def finish(
-        self, request: FieldRequest, done: dict[str, dict[str, Any]], context: Context
+        self, request: FieldRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         store, model = context.store, read_model(context.store, request.model_ref)
         key = field_key(request.field, "field.json")
