@@ -99,11 +99,13 @@ def _put_labels(caller: Caller, data: bytes, model: ModelRecord) -> str:
         mask = open_mask(path)
         if mask.bands != 1:
             raise InputError("the label map has colours: send class indices (grey or palette)")
-        if min(mask.width, mask.height) < model.size or max(mask.width, mask.height) > MAX_SIDE:
+        size = f"the label map has {mask.width}×{mask.height} px"
+        if min(mask.width, mask.height) < model.size:
             raise InputError(
-                f"the label map has {mask.width}×{mask.height} px: send {model.size} px, the size "
-                f"of {model.model}, to {MAX_SIDE} px along each side"
+                f"{size}: send at least {model.size}×{model.size} px, the size of {model.model}"
             )
+        if max(mask.width, mask.height) > MAX_SIDE:
+            raise InputError(f"{size}: send at most {MAX_SIDE} px along each side")
         return put_label_map(caller.store, mask, model)
 
 
