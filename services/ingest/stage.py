@@ -48,7 +48,7 @@ from shared.imaging.region_cutting import cut_regions
 from shared.imaging.slide import Slide
 from shared.imaging.stored_slides import check_content, local_source, slide_hash
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import Store, file_identity, sha256
+from shared.storage import Store, file_identity, file_size, sha256
 from shared.storage.formats import table_bytes
 
 THUMBNAIL_SIDE = 1024
@@ -204,7 +204,7 @@ def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
         reads["source"] = file_identity(store, source.source)
     if source.labels is not None and source.labels_sha256 is None:
         reads["labels"] = file_identity(store, source.labels)
-    return Shard(id=source.slide, reads=reads)
+    return Shard(id=source.slide, reads=reads, size=file_size(store, source.source))
 
 
 def _counts(**counts: int) -> dict[str, int]:
