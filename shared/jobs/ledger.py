@@ -242,9 +242,15 @@ class Ledger(Reader):
         if number is None or number == CANCELLED:
             return
         try:
-            plan = self.known(job, number)[1]
+            yield from self._waiting(job, number)
         except CancelledError:
             return
+        except UnreadableRecordError:
+            if self.opened(job) == number:  # else it is gone, because the job was submitted again
+                raise
+
+    def _waiting(self, job: str, number: str) -> Iterator[str]:
+        plan = self.known(job, number)[1]
         snapshot = Snapshot(self.store, job, plan)
         if snapshot.result is not None:
             return
@@ -266,13 +272,18 @@ class Ledger(Reader):
         yield from snapshot.waiting()[1]
 
     def _sum_up(self, job: str, plan: StoredPlan, segment: Segment, number: str) -> bool:
-        """Sum up a segment unless the job is over, or was submitted again; say whether it is."""
-        if self.opened(job) != number or not sum_up(self.store, job, plan, segment):
-            return False
+        """Sum up a segment if all its shards are settled; say whether they are.
+
+        Raises:
+            CancelledError: the job is over, or was submitted again.
+        """
+        if self.opened(job) != number:
+            raise CancelledError(job)
+        settled = sum_up(self.store, job, plan, segment)
         if self.opened(job) != number:  # what came late must not spoil a newer submission
             forget_sum(self.store, job, segment)
-            return False
-        return True
+            raise CancelledError(job)
+        return settled
 
     def cancel(self, job: str) -> None:
         """Stop a job: running units end at their next progress report."""
