@@ -192,12 +192,12 @@ class Ledger(Reader):
         A store that was restored from a backup may hold such jobs: they ended, or were submitted,
         while the backup was taken.
         """
-        keys = list(self.store.list("jobs/"))
-        recorded, ended = (
-            {key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith(name)}
-            for name in ("/request.json", "/result.json")
-        )
-        lost = sorted(recorded - ended - set(self.open_jobs()))
+        found: dict[str, set[str]] = {"request.json": set(), "result.json": set()}
+        for key, _ in self.store.dates("jobs/"):  # there may be too many keys to hold
+            job, _, name = key.removeprefix("jobs/").partition("/")
+            if name in found:
+                found[name].add(job)
+        lost = sorted(found["request.json"] - found["result.json"] - set(self.open_jobs()))
         for job in lost:
             self.store.put(f"open-jobs/{job}", b"")  # which `tidy` completes
         return lost

@@ -73,13 +73,13 @@ def test_a_lease_in_the_store_is_exclusive_and_ends(
     one, other = StoreLeases(store, 60), StoreLeases(store, 60)
     with one.hold("job/a") as mine:
         assert mine
-        for now in (0.0, 59.0):
+        for now in (0.0, 59.0):  # noqa: B007 - the leases read it
             with other.hold("job/a") as theirs:
                 assert not theirs
         with other.hold("job/a.b") as theirs:
             assert theirs, "another unit"
         store.put("jobs/job/leases/a/0", b"a beat")
-        for now in (60.5, 120.0):
+        for now in (60.5, 120.0):  # noqa: B007
             assert other.alive("job/a"), "it has changed since"
         now = 121.0
         with other.hold("job/a") as theirs:
