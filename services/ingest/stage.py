@@ -50,7 +50,7 @@ from shared.imaging.region_index import write_region_index
 from shared.imaging.slide import Slide
 from shared.imaging.stored_slides import check_content, local_source, slide_hash
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import Store, file_identity, sha256
+from shared.storage import Store, file_identity, file_size, sha256
 from shared.storage.formats import table_bytes
 
 THUMBNAIL_SIDE = 1024
@@ -207,7 +207,7 @@ def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
     own = source.model_dump_json(exclude={"patient", "site", "split"})
     reads = {"options": sha256(options.encode()), "slide": sha256(own.encode())}
     reads |= {name: file_identity(store, name) for name in source.unhashed}
-    return Shard(id=source.slide, reads=reads)
+    return Shard(id=source.slide, reads=reads, size=file_size(store, source.source))
 
 
 def _counts(**counts: int) -> dict[str, int]:

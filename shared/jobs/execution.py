@@ -7,18 +7,14 @@ import math
 import platform
 import resource
 import time
-import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from shared.computing import set_threads
 from shared.contracts.base import Request
-from shared.contracts.jobs import Attempts, Marker, ParkedUnit, State, UnitError
+from shared.contracts.jobs import Marker, ParkedUnit, State
 from shared.contracts.tenants import LOCAL
 from shared.errors import CancelledError, HandedBackError, InputError
 from shared.jobs.leases import Leases
@@ -32,6 +28,7 @@ from shared.jobs.reporting import Reporter
 from shared.jobs.reuse import keeping
 from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import FINISH, PLAN, Context, DamagedOutputError, Made, Shard, Stage
+from shared.jobs.tries import Tries
 from shared.settings import Settings
 from shared.storage import ObjectNotFoundError, is_fault
 
@@ -108,6 +105,10 @@ def _run_in_turn(own: Unit) -> list[str]:
         if not own.find():
             return []  # it is done, or early, or no unit of this job
     except CancelledError:
+        return []
+    except UnreadableRecordError:
+        if ledger.opened(job) == number:  # else it is gone, because the job was submitted again
+            raise
         return []
     try:
         outcome = own.attempt()
@@ -205,34 +206,19 @@ class Unit:
                    "start": self.started},
         )  # fmt: skip
 
-    def _key(self, folder: str) -> str:
-        return self.ledger.key(self.job, f"{folder}/{self.name}.json")
-
-    def _attempts(self) -> Attempts:
-        try:
-            return self.ledger.store.get_model(self._key("attempts"), Attempts)
-        except (ObjectNotFoundError, ValidationError):  # an unreadable count must not stop work
-            return Attempts()
+    @property
+    def _tries(self) -> Tries:
+        key = self.ledger.key(self.job, f"attempts/{self.name}.json")
+        return Tries(self.ledger.store, key)
 
     def _count_start(self) -> None:
-        attempts = self._attempts()
-        if attempts.starts >= self.config.max_starts:
-            raise InputError(
-                f"started {attempts.starts} times without an end or an error: its worker was "
-                "killed each time (out of memory?); give it more memory or smaller shards"
-            )
-        counted = Attempts(starts=attempts.starts + 1, errors=attempts.errors)
-        self.started, self.failed_before = counted.starts, bool(attempts.errors)
-        self.ledger.store.put_json(self._key("attempts"), counted)
+        counted = self._tries.start(self.config.max_starts)
+        self.started, self.failed_before = counted.starts, bool(counted.errors)
 
     def forget_start(self) -> None:
         """Count this start no longer: the worker was told to end, which is no fault of the unit."""
-        if not self.counted:
-            return
-        with suppress(Exception):  # the store may be away
-            attempts = self._attempts()
-            fewer = attempts.model_copy(update={"starts": max(0, attempts.starts - 1)})
-            self.ledger.store.put_json(self._key("attempts"), fewer)
+        if self.counted:
+            self._tries.take_back()
 
     def _record_failure(self, error: Exception) -> bool:
         """Record an error of the unit; return whether the unit is parked by it.
@@ -240,14 +226,7 @@ class Unit:
         Raises:
             DamagedOutputError: the unit would be parked because an earlier unit's output is gone.
         """
-        attempts, store = self._attempts(), self.ledger.store
-        text = str(error) or type(error).__name__
-        trace = "".join(traceback.format_exception(error))
-        errors = (
-            *attempts.errors,
-            UnitError(error=text, traceback=trace, host=platform.node()),
-        )
-        store.put_json(self._key("attempts"), Attempts(starts=attempts.starts, errors=errors))
+        errors = self._tries.add(error)
         # A missing object may still arrive: a store behind a cache shows new objects late.
         hopeless = isinstance(error, InputError) and not isinstance(error, ObjectNotFoundError)
         parked = hopeless or len(errors) >= self.config.max_failures
@@ -255,12 +234,14 @@ class Unit:
             raise DamagedOutputError(by, error.key) from error
         if parked:
             record = ParkedUnit(
-                error=text,
-                traceback=trace,
+                error=errors[-1].error,
+                traceback=errors[-1].traceback,
                 attempts=len(errors),
                 wrong_input=isinstance(error, InputError),
             )
-            store.put_json(self._key("failed"), record)
+            self.ledger.store.put_json(
+                self.ledger.key(self.job, f"failed/{self.name}.json"), record
+            )
         return parked
 
     def _run(self) -> dict[str, Any]:

@@ -193,12 +193,12 @@ class Ledger(Reader):
         A store that was restored from a backup may hold such jobs: they ended, or were submitted,
         while the backup was taken.
         """
-        keys = list(self.store.list("jobs/"))
-        recorded, ended = (
-            {key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith(name)}
-            for name in ("/request.json", "/result.json")
-        )
-        lost = sorted(recorded - ended - set(self.open_jobs()))
+        found: dict[str, set[str]] = {"request.json": set(), "result.json": set()}
+        for key, _ in self.store.dates("jobs/"):  # there may be too many keys to hold
+            job, _, name = key.removeprefix("jobs/").partition("/")
+            if name in found:
+                found[name].add(job)
+        lost = sorted(found["request.json"] - found["result.json"] - set(self.open_jobs()))
         for job in lost:
             self.store.put(f"open-jobs/{job}", b"")  # which `tidy` completes
         return lost
@@ -243,9 +243,15 @@ class Ledger(Reader):
         if number is None or number == CANCELLED:
             return
         try:
-            plan = self.known(job, number)[1]
+            yield from self._waiting(job, number)
         except CancelledError:
             return
+        except UnreadableRecordError:
+            if self.opened(job) == number:  # else it is gone, because the job was submitted again
+                raise
+
+    def _waiting(self, job: str, number: str) -> Iterator[str]:
+        plan = self.known(job, number)[1]
         snapshot = Snapshot(self.store, job, plan)
         if snapshot.result is not None:
             return
@@ -267,13 +273,18 @@ class Ledger(Reader):
         yield from snapshot.waiting()[1]
 
     def _sum_up(self, job: str, plan: StoredPlan, segment: Segment, number: str) -> bool:
-        """Sum up a segment unless the job is over, or was submitted again; say whether it is."""
-        if self.opened(job) != number or not sum_up(self.store, job, plan, segment):
-            return False
+        """Sum up a segment if all its shards are settled; say whether they are.
+
+        Raises:
+            CancelledError: the job is over, or was submitted again.
+        """
+        if self.opened(job) != number:
+            raise CancelledError(job)
+        settled = sum_up(self.store, job, plan, segment)
         if self.opened(job) != number:  # what came late must not spoil a newer submission
             forget_sum(self.store, job, segment)
-            return False
-        return True
+            raise CancelledError(job)
+        return settled
 
     def cancel(self, job: str) -> None:
         """Stop a job: running units end at their next progress report."""

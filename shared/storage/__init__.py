@@ -21,6 +21,7 @@ from shared.storage.store import (
     Store,
     check_key,
     file_identity,
+    file_size,
 )
 from shared.storage.view import OverlayStore, ReadOnceStore, StoreView
 
@@ -44,6 +45,7 @@ __all__ = [
     "content_hash_of_files",
     "content_hash_of_folder",
     "file_identity",
+    "file_size",
     "is_fault",
     "open_store",
     "sha256",

@@ -101,6 +101,15 @@ def file_identity(store: Store, name: str) -> str:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
+def file_size(store: Store, name: str) -> int:
+    """Return the bytes of a large file, by its key or absolute path; 0: it cannot be read."""
+    try:
+        absolute = PurePosixPath(name).is_absolute()
+        return Path(name).stat().st_size if absolute else store.size(name)
+    except (OSError, InputError):
+        return 0
+
+
 class Stat(NamedTuple):
     """Size of an object in bytes, and a tag that changes whenever the object is replaced."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from shared.jobs import (
     run_job,
     store_plan,
 )  # fmt: skip
-from shared.storage import DirectoryStore, directory
+from shared.storage import DirectoryStore, Store, StoreView, directory
 from tests.unit.test_jobs import CONFIG, CountingStore
 
 
@@ -246,3 +246,52 @@ def test_a_sequence_of_many_shards_may_be_in_any_order(ledger: Ledger) -> None:
     stored = store_plan(ledger.store, "j", Plan(phases=([Shard(id=name) for name in names],)))
     assert [shard.id for shard in stored] == sorted(names)
     assert [stored.find(name)[1].id for name in names] == names
+
+
+def test_a_long_job_of_an_earlier_version_goes_on(ledger: Ledger) -> None:
+    job = ledger.submit(LongRequest())
+    context = Context(ledger.store, threads=1, device="cpu", report=lambda *_: None)
+    made = LongStage().plan(LongRequest(), context)
+    old = plan.PlanRecord(phases=tuple(tuple(phase) for phase in made.phases))
+    ledger.store.put_json(ledger.key(job, "plan.json"), old)
+    ledger.store.put(f"open-jobs/{job}", b"")
+    ledger.store.put_json(
+        ledger.key(job, "done/one-0000.json"),
+        {"outputs": {}, "result": {"number": 0}, "seconds": 1.0},
+    )
+    ledger.store.put("out/long/one-0000", b"0")
+    assert (ledger.status(job).done, ledger.status(job).total) == (1, 28)
+    stage = LongStage()
+    result = run_job(ledger, stage, job, config=CONFIG).result
+    assert result == {"total": 300, "units": 28, "last": 20 + 21 + 22 + 23 + 24}
+    assert "one-0000" not in stage.ran
+
+
+class Meanwhile(StoreView):
+    """A store where something happens just before the record of a segment is written."""
+
+    def __init__(self, inner: Store, happens: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self.happens = happens
+
+    def put(self, key: str, data: bytes) -> None:
+        if key.endswith(".ndjson") and "/done/" in key:
+            self.happens()
+        super().put(key, data)
+
+
+@pytest.mark.parametrize("way", ["a unit is taken back", "the job is submitted afresh"])
+def test_a_record_of_a_segment_that_comes_late_counts_for_nothing(ledger: Ledger, way: str) -> None:
+    job = ledger.submit(LongRequest(parts=15))
+    for unit in ("plan", *(f"one-{i:04d}" for i in range(10))):
+        step(ledger, job, unit)
+    ways: dict[str, Callable[[], object]] = {
+        "a unit is taken back": lambda: ledger.forget(job, "one-0003"),
+        "the job is submitted afresh": lambda: ledger.submit(LongRequest(parts=15), fresh=True),
+    }
+    late = Ledger(Meanwhile(ledger.store, ways[way]))
+    list(late.waiting(job))
+    assert not [key for key in ledger.store.list(ledger.key(job, "done/")) if "ndjson" in key]
+    assert not ledger.is_done(job, "one-0003")
+    status = run_job(ledger, LongStage(), job, config=CONFIG)
+    assert (status.state, status.done) == ("done", 17)
