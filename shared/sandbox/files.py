@@ -12,10 +12,10 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,17 @@ MAX_MEMORY = 6 << 30
 START_SECONDS = 60.0
 
 
+MAX_RANGES = 10_000
+"""Pieces of its file that a process may ask for while it opens it or reads a part."""
+
+
+class Ranges(NamedTuple):
+    """A file on a server: its size in bytes, and what returns `length` bytes from `start` on."""
+
+    size: int
+    fetch: Callable[[int, int], bytes]
+
+
 class ReadError(InputError):
     """A part of a file cannot be read; others may be readable."""
 
@@ -51,8 +62,16 @@ class SandboxedFile:
         pid: number of the process.
     """
 
-    def __init__(self, path: Path, connection: socket.socket, memory: mmap.mmap, pid: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        connection: socket.socket,
+        memory: mmap.mmap,
+        pid: int,
+        ranges: Ranges | None = None,
+    ) -> None:
         self.path = path
+        self._ranges = ranges
         self.failed = False
         self._connection, self.pid = connection, pid
         self._memory = memory
@@ -134,6 +153,26 @@ class SandboxedFile:
         self.close()
 
     def _receive(self) -> dict[str, Any]:
+        answer = self._answer()
+        for _ in range(MAX_RANGES):
+            if self._ranges is None or "need" not in answer:
+                return answer
+            self._give(self._ranges, answer["need"])
+            answer = self._answer()
+        raise self._lost("it is read in too many pieces")
+
+    def _give(self, ranges: Ranges, need: Any) -> None:
+        """Give the process bytes of its file."""
+        try:
+            start, length = (int(number) for number in need)
+            data = ranges.fetch(start, min(length, ANSWER_BYTES))
+            self._memory[: len(data)] = data
+            send(self._connection, {"got": len(data)})
+        except BaseException:  # the process waits for an answer that does not come
+            self.close()
+            raise
+
+    def _answer(self) -> dict[str, Any]:
         try:
             answer, _ = receive(self._connection, SECONDS)
         except TimeoutError:
@@ -179,6 +218,7 @@ def open_sandboxed(
     files: Sequence[Path] | None = None,
     folders: Sequence[Path] = (),
     shared: int = ANSWER_BYTES,
+    ranges: Ranges | None = None,
 ) -> SandboxedFile:
     """Open a file in a process that can read nothing else.
 
@@ -193,6 +233,8 @@ def open_sandboxed(
         folders: folders that it may list.
         shared: bytes of the memory that both share, `ANSWER_BYTES` at least; what nobody writes
             to takes no memory.
+        ranges: the file on a server; `path` is then only its name. The reader's class is called
+            with a file object that asks for what is read.
 
     Raises:
         InputError: the reader refuses the file, crashes, or takes too long or too much memory.
@@ -201,6 +243,7 @@ def open_sandboxed(
     message = {
         "opener": opener,
         "path": str(path.absolute()),
+        "size": None if ranges is None else ranges.size,
         "arguments": arguments,
         "files": [str(item.absolute()) for item in ([path] if files is None else files)],
         "folders": [str(item.absolute()) for item in folders],
@@ -217,7 +260,7 @@ def open_sandboxed(
     finally:
         childs.close()
         os.close(memory)
-    return SandboxedFile(path, own, mapped, pid)
+    return SandboxedFile(path, own, mapped, pid, ranges)
 
 
 def _shared_memory(size: int) -> int:
