@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import imagecodecs
 import numpy as np
@@ -29,6 +29,7 @@ from shared.computing import prepare
 from shared.imaging.patch_reading import read_patches
 from shared.imaging.sandboxed_slide import SandboxedSlide
 from shared.imaging.slide import Slide
+from shared.storage.cache import FileCache
 
 SIDE, BATCH, MPP = 256, 64, 0.5
 RESULTS = Path(__file__).parent / "results" / "scale.json"
@@ -44,7 +45,10 @@ def main() -> None:
     prepare(1)  # as workers do
     with tempfile.TemporaryDirectory() as folder:
         paths = asked.slides or drawn_slides(Path(folder))
-        figures: dict[str, Any] = {"data_path": {p.name: measure(p, asked.rounds) for p in paths}}
+        figures: dict[str, Any] = {
+            "data_path": {path.name: measure(path, asked.rounds) for path in paths},
+            "cache": cached(Path(folder)),
+        }
     print(json.dumps(figures, indent=1))
     known = json.loads(asked.out.read_text()) if asked.out.exists() else {}
     asked.out.write_text(json.dumps(known | figures, indent=1, sort_keys=True) + "\n")
@@ -177,6 +181,21 @@ def waiting(path: Path) -> float:
             return waited / (last - began if pause else len(corners))
 
     return read(read(0.0) / 0.8)
+
+
+def cached(folder: Path) -> dict[str, float]:
+    """Go through 200 GB of sparse slides with a cache of 2 GB; return the most that it held."""
+    cache, most = FileCache(folder / "cache", 2 * 10**9), 0
+    for number in range(200):
+        size = 10**9 + number
+
+        def fetch(file: IO[bytes], size: int = size) -> None:
+            file.seek(size)
+
+        cache.file(f"store/{number}/slide.svs", size, fetch)
+        held = sum(path.stat().st_size for path in cache.folder.rglob("*.svs"))
+        most = max(most, held)
+    return {"GB gone through": 200, "HTD_CACHE_GB": 2, "largest GB on disk": most / 1e9}
 
 
 def timed(

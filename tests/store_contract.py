@@ -53,13 +53,19 @@ def check_store(store: Store, folder: Path) -> None:
     dates = dict(store.dates("a/"))
     assert set(dates) == {"a/one", "a/two.tar"}
     assert all(abs(datetime.now(UTC) - date) < timedelta(minutes=5) for date in dates.values())
-    for missing in (store.get, store.size, store.local, lambda key: store.open(key).__enter__()):
+    for missing in (
+        store.get, store.size, store.local, lambda key: store.open(key).__enter__(),
+        lambda key: store.read_range(key, 0, 1),
+    ):  # fmt: skip
         with pytest.raises(ObjectNotFoundError, match="no object 'a/none'"):
             missing("a/none")
     source = folder / "source.bin"
     source.write_bytes(bytes(range(256)) * 5000)
     store.put_file("files/müde 1.bin", source)
     assert store.local("files/müde 1.bin").read_bytes() == source.read_bytes()
+    data = source.read_bytes()
+    assert store.read_range("files/müde 1.bin", 1000, 300) == data[1000:1300]
+    assert store.read_range("files/müde 1.bin", len(data) - 5, 300) == data[-5:]
     store.put("files/müde 1.bin", b"new")
     assert store.local("files/müde 1.bin").read_bytes() == b"new"
     for number in range(8):

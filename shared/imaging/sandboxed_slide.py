@@ -20,6 +20,7 @@ from shared.imaging.companions import companions
 from shared.imaging.leveled import LeveledSlide
 from shared.imaging.patch_cutting import PatchCutter
 from shared.sandbox import ANSWER_BYTES, ReadError, open_sandboxed
+from shared.sandbox.files import Ranges
 
 SLOTS, SLOT_BYTES = 3, 64 << 20
 """Parts of the memory that a slide's process shares, which hold patches; and bytes of each."""
@@ -48,9 +49,9 @@ class SlideReader:
         facts: the fields of `SlideFacts`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, source: openslide.AbstractSlide | None = None) -> None:
         self._path = path
-        self._source = slide_files.open_source(path)
+        self._source = source or slide_files.open_source(path)
         self._cutter: PatchCutter | None = None
         self.facts = {
             "level_dimensions": self._source.level_dimensions,
@@ -82,6 +83,11 @@ class SlideReader:
 class SandboxedSlide(LeveledSlide):
     """A slide that a process without other rights decodes.
 
+    Args:
+        path: the file or folder.
+        parts: its other files.
+        ranges: the file on a server, see `open_ranged`; `path` is then only its name.
+
     Attributes:
         failed: whether the process was lost, so that the slide must be opened again.
 
@@ -89,17 +95,23 @@ class SandboxedSlide(LeveledSlide):
         InputError: the slide cannot be opened.
     """
 
-    def __init__(self, path: Path, parts: list[Path]) -> None:
+    def __init__(self, path: Path, parts: list[Path], ranges: Ranges | None = None) -> None:
         super().__init__()
-        # OpenSlide lists the folder of a DICOM slide, also of one with a single file.
-        folders = [path] if path.is_dir() else sorted({part.parent for part in (path, *parts)})
-        self._file = open_sandboxed(
-            "shared.imaging.sandboxed_slide:SlideReader",
-            path,
-            files=[path, *parts],
-            folders=folders,
-            shared=SLOTS * SLOT_BYTES,
-        )
+        if ranges is not None:
+            reader = "shared.imaging.ranged_slide:RangedReader"
+            self._file = open_sandboxed(
+                reader, path, path.name, files=(), shared=SLOTS * SLOT_BYTES, ranges=ranges
+            )
+        else:
+            # OpenSlide lists the folder of a DICOM slide, also of one with a single file.
+            folders = [path] if path.is_dir() else sorted({part.parent for part in (path, *parts)})
+            self._file = open_sandboxed(
+                "shared.imaging.sandboxed_slide:SlideReader",
+                path,
+                files=[path, *parts],
+                folders=folders,
+                shared=SLOTS * SLOT_BYTES,
+            )
         try:
             self._facts = SlideFacts.model_validate(self._file.facts)
         except ValidationError as error:

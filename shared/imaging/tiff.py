@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import tifffile
@@ -27,12 +27,16 @@ class TiffSlide(TiledSlide):
 
     Pixels are 8-bit colour or grey; 16-bit ones are scaled. Tiles without data are transparent.
 
+    Args:
+        path: the file.
+        file: the open file, if `path` is only its name.
+
     Raises:
         InputError: the file holds other than one colour image, or pixels that are not read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._tiff = tifffile.TiffFile(path, _multifile=False)
+    def __init__(self, path: Path, file: BinaryIO | None = None) -> None:
+        self._tiff = tifffile.TiffFile(file or path, _multifile=False)
         try:
             series = max(self._tiff.series, key=_area)
             self._pieces = [_Level.of(path, level) for level in series.levels]

@@ -12,10 +12,10 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,17 @@ MAX_MEMORY = 6 << 30
 """Bytes that reading a file may take, but at most half of the machine's."""
 
 START_SECONDS = 60.0
+
+
+MAX_RANGES = 10_000
+"""Pieces of its file that a process may ask for while it opens it or reads a part."""
+
+
+class Ranges(NamedTuple):
+    """A file on a server: its size in bytes, and what returns `length` bytes from `start` on."""
+
+    size: int
+    fetch: Callable[[int, int], bytes]
 
 
 class ReadError(InputError):
@@ -58,8 +69,10 @@ class SandboxedFile:
         memory: mmap.mmap,
         pid: int,
         seconds: float | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
         self.path = path
+        self._ranges = ranges
         self.failed = False
         self._seconds = seconds or SECONDS
         self._connection, self.pid = connection, pid
@@ -147,6 +160,26 @@ class SandboxedFile:
         self.close()
 
     def _receive(self) -> dict[str, Any]:
+        answer = self._answer()
+        for _ in range(MAX_RANGES):
+            if self._ranges is None or "need" not in answer:
+                return answer
+            self._give(self._ranges, answer["need"])
+            answer = self._answer()
+        raise self._lost("it is read in too many pieces")
+
+    def _give(self, ranges: Ranges, need: Any) -> None:
+        """Give the process bytes of its file."""
+        try:
+            start, length = (int(number) for number in need)
+            data = ranges.fetch(start, min(length, ANSWER_BYTES))
+            self._memory[: len(data)] = data
+            send(self._connection, {"got": len(data)})
+        except BaseException:  # the process waits for an answer that does not come
+            self.close()
+            raise
+
+    def _answer(self) -> dict[str, Any]:
         try:
             answer, _ = receive(self._connection, self._seconds)
         except TimeoutError:
@@ -194,6 +227,7 @@ def open_sandboxed(
     shared: int = ANSWER_BYTES,
     modules: Sequence[str] = (),
     seconds: float | None = None,
+    ranges: Ranges | None = None,
 ) -> SandboxedFile:
     """Open a file in a process that can read nothing else.
 
@@ -212,6 +246,8 @@ def open_sandboxed(
         modules: modules that it needs besides that of `opener`.
         seconds: longest time that opening the file, or reading a part of it, may take; None:
             `SECONDS`.
+        ranges: the file on a server; `path` is then only its name. The reader's class is called
+            with a file object that asks for what is read.
 
     Raises:
         InputError: the reader refuses the file, crashes, or takes too long or too much memory.
@@ -221,6 +257,7 @@ def open_sandboxed(
         "opener": opener,
         "modules": list(modules),
         "path": str(path.absolute()),
+        "size": None if ranges is None else ranges.size,
         "arguments": arguments,
         "files": [str(item.absolute()) for item in ([path] if files is None else files)],
         "folders": [str(item.absolute()) for item in folders],
@@ -237,7 +274,7 @@ def open_sandboxed(
     finally:
         childs.close()
         os.close(memory)
-    return SandboxedFile(path, own, mapped, pid, seconds)
+    return SandboxedFile(path, own, mapped, pid, seconds, ranges)
 
 
 def _shared_memory(size: int) -> int:

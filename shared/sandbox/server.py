@@ -3,8 +3,9 @@
 It has one thread and opens no file itself, so forking is safe and a child inherits nothing of
 other files. Over the socket FD it takes two messages:
 
-    {"opener", "modules", "path", "arguments", "files", "folders", "memory"} with the child's
-        socket and its shared memory → {"pid"}
+    {"opener", "modules", "path", "size", "arguments", "files", "folders", "memory"} with the
+        child's socket and its shared memory → {"pid"}. With a size, the child asks its caller for
+        bytes of the file: {"need": [start, length]} → {"got": length}, in the shared memory
     {"end": pid} → {"status"}: the child was killed, unless it had ended; its wait status
 Children end by themselves when their sockets are closed.
 """
@@ -27,6 +28,7 @@ from shared.computing import prepare
 from shared.errors import InputError
 from shared.sandbox.confine import confine
 from shared.sandbox.messages import receive, send
+from shared.sandbox.ranges import RangeFile
 
 
 def main() -> None:
@@ -111,7 +113,11 @@ def _answer(opener: Any, message: Any, caller: socket.socket, shared: memoryview
     files, folders = ([Path(name) for name in message[key]] for key in ("files", "folders"))
     try:
         confine(files, folders, message["memory"])
-        reader = opener(Path(message["path"]), *message["arguments"])
+        if message["size"] is None:
+            file: Any = Path(message["path"])
+        else:
+            file = RangeFile(lambda *place: _range(caller, shared, *place), message["size"])
+        reader = opener(file, *message["arguments"])
     except Exception as error:
         send(caller, _told(error))
         return
@@ -130,6 +136,13 @@ def _answer(opener: Any, message: Any, caller: socket.socket, shared: memoryview
         except Exception as error:
             answer = _told(error)
         send(caller, answer)
+
+
+def _range(caller: socket.socket, shared: memoryview, start: int, length: int) -> bytes:
+    """Ask the caller for bytes of the file."""
+    send(caller, {"need": [start, length]})
+    answer, _ = receive(caller)
+    return bytes(shared[: int(answer["got"])])
 
 
 def _told(error: Exception) -> dict[str, str]:

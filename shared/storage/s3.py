@@ -183,6 +183,21 @@ class S3Store(Store):
             response.close()
             response.release_conn()
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        try:
+            response = self.client.get_object(
+                self.bucket, self.name(key), offset=start, length=length
+            )
+        except (S3Error, InvalidResponseError) as error:
+            raise self._translated(error, key) from error
+        try:
+            return bytes(response.data)
+        finally:
+            response.release_conn()
+
+    def fetches(self) -> bool:
+        return True
+
     def presign(self, key: str, seconds: int) -> str | None:
         return self.signer.presigned_get_object(
             self.bucket, self.name(key), expires=timedelta(seconds=seconds)

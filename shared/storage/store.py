@@ -196,6 +196,19 @@ class Store(ABC):
     def presign(self, key: str, seconds: int) -> str | None:
         """Return a URL that reads the object for `seconds`; None if the store has no server."""
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Return at most `length` bytes of the object from `start` on.
+
+        Raises:
+            ObjectNotFoundError: the store holds no such object.
+        """
+        with self.open(key, start) as stream:
+            return stream.read(length)
+
+    def fetches(self) -> bool:
+        """Say whether `local` fetches objects from a server."""
+        return False
+
     def remove_leftovers(self, before: datetime) -> int:
         """Remove half-written files last changed before a UTC time; return their number."""
         return 0

@@ -63,6 +63,12 @@ class StoreView(Store):
     def open(self, key: str, start: int = 0) -> AbstractContextManager[IO[bytes]]:
         return self.inner.open(key, start)
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        return self.inner.read_range(key, start, length)
+
+    def fetches(self) -> bool:
+        return self.inner.fetches()
+
     def presign(self, key: str, seconds: int) -> str | None:
         return self.inner.presign(key, seconds)
 

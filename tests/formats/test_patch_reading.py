@@ -17,7 +17,9 @@ from shared.imaging import jpeg_tiles
 from shared.imaging.jpeg_tiles import JpegTiles
 from shared.imaging.patch_cutting import PatchCutter, on_white
 from shared.imaging.patch_reading import read_patches
+from shared.imaging.ranged_slide import open_ranged
 from shared.imaging.slide import DamagedError, Slide
+from shared.storage import DirectoryStore, ObjectNotFoundError, StoreView
 
 WIDTH, HEIGHT, TILE = 700, 600, 128
 
@@ -142,3 +144,47 @@ def test_white_shows_through_what_is_transparent() -> None:
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 3] = (0, 128, 255)
     assert on_white(rgba)[0, :, 0].tolist() == [255, 127, 0]
+
+
+class ServerStore(StoreView):
+    """A store whose objects must be fetched, and which counts the bytes that are."""
+
+    fetched = 0
+
+    def fetches(self) -> bool:
+        return True
+
+    def local(self, key: str) -> Path:
+        raise AssertionError("the whole slide was fetched")
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        data = super().read_range(key, start, length)
+        self.fetched += len(data)
+        return data
+
+
+def test_a_window_of_a_slide_on_a_server_takes_only_its_tiles(tmp_path: Path) -> None:
+    store = ServerStore(DirectoryStore(tmp_path))
+    pixels = np.random.default_rng(0).integers(0, 256, (1536, 1536, 3), np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, tile=(128, 128), compression="jpeg", photometric="ycbcr")
+    slide = open_ranged(store, "a.tif")
+    assert slide is not None
+    with slide, openslide.OpenSlide(path) as source:
+        assert slide.level_dimensions == source.level_dimensions
+        found, known = (s.read_region((200, 900), 0, (300, 100)) for s in (slide, source))
+        assert np.array_equal(found, known)
+        assert store.fetched < path.stat().st_size / 4
+        (tmp_path / "a.tif").unlink()  # whoever looks on learns that the slide is gone
+        with pytest.raises(ObjectNotFoundError):
+            slide.read_region((1200, 0), 0, (300, 100))
+        assert slide.failed
+
+
+def test_what_is_no_pyramid_of_jpeg_tiles_is_fetched_whole(tmp_path: Path) -> None:
+    store = ServerStore(DirectoryStore(tmp_path))
+    tifffile.imwrite(tmp_path / "strips.tif", np.zeros((300, 300, 3), np.uint8))
+    (tmp_path / "broken.svs").write_bytes(b"II*\0 and no more")
+    for key in ("strips.tif", "broken.svs"):
+        assert open_ranged(store, key) is None
+    assert open_ranged(DirectoryStore(tmp_path), "strips.tif") is None

@@ -19,8 +19,9 @@ from services.cluster.kmeans import (
     hierarchical_kmeans,
     normalize,
 )
+from services.cluster.maps import type_map, vote
 from services.cluster.regions import apply_types
-from services.cluster.stage import ClusterStage, type_map, vote
+from services.cluster.stage import ClusterStage
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import (

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Annotated
 
 import numpy as np
@@ -26,6 +27,7 @@ from shared.contracts.base import Classes, class_color
 from shared.errors import InputError
 from shared.imaging.codec import encode_palette_png, encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
+from shared.imaging.ranged_slide import open_ranged
 from shared.imaging.sandboxed_slide import open_source
 from shared.imaging.slide import WINDOW_PIXELS, Slide
 from shared.imaging.stored_slides import local_source
@@ -69,7 +71,7 @@ class Zoom:
         labels: key of the slide's label map; None: the slide has no label map.
 
     Attributes:
-        path: local path of the slide's file.
+        path: local path of the slide's file; its key if tiles are fetched one by one.
         slide: the file, opened in the sandbox.
         tiles: Deep Zoom layout of the slide's tiles.
         labels: the slide's label map; None: the slide has no label map.
@@ -81,8 +83,12 @@ class Zoom:
     def __init__(self, store: Store, source: str, labels: str | None) -> None:
         stack = ExitStack()
         weakref.finalize(self, stack.close)
-        self.path = stack.enter_context(local_source(store, source))
-        self.slide = stack.enter_context(open_source(self.path))
+        ranged = open_ranged(store, source)
+        if ranged is None:
+            self.path = stack.enter_context(local_source(store, source))
+            self.slide = stack.enter_context(open_source(self.path))
+        else:
+            self.path, self.slide = FilePath(source), stack.enter_context(ranged)
         self.tiles = DeepZoomGenerator(self.slide, TILE_SIDE, TILE_OVERLAP, limit_bounds=False)
         self.labels: LabelMap | None = None
         if labels is not None:
