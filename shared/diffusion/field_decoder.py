@@ -111,13 +111,22 @@ class FieldDecoder:
         latents = given.rows(above, below).sample[None, :, :, before:after]
         with torch.inference_mode(), sampler.computing():
             raw = to_raw(self.vae, latents.to(sampler.device)).to(self.vae.dtype)
-            pixels = to_pixels(self.vae.decode(raw, return_dict=False)[0])
-        labels = sampler.label_rows(above, below)[:, before * factor : after * factor]
+            decoded = self.vae.decode(raw, return_dict=False)[0]
+        # one latent pixel more on each side, because the staining looks a little around
+        rows = slice(max(above, top - 1), min(below, bottom + 1))
+        columns = slice(max(before, left - 1), min(after, right + 1))
+        near = decoded[
+            ...,
+            (rows.start - above) * factor : (rows.stop - above) * factor,
+            (columns.start - before) * factor : (columns.stop - before) * factor,
+        ]
+        pixels = to_pixels(near)
         if len(self.scales):
+            labels = sampler.label_rows(rows.start, rows.stop)
+            own = labels[None, :, columns.start * factor : columns.stop * factor]
             kinds, _ = _wanted(sampler)
-            scales = self.scales.to(pixels.device)
-            pixels = scale_densities(pixels, labels[None], kinds, scales)
-        y, x = (top - above) * factor, (left - before) * factor
+            pixels = scale_densities(pixels, own, kinds, self.scales.to(pixels.device))
+        y, x = (top - rows.start) * factor, (left - columns.start) * factor
         inner = pixels[0, y : y + (bottom - top) * factor, x : x + (right - left) * factor]
         piece: UInt8 = inner.cpu().numpy()
         return piece

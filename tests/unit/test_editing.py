@@ -1,0 +1,120 @@
+"""Edits: what lies outside of an area stays; the rest follows map, crops and seed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from heterotissue import cli
+from shared.contracts.models import ModelRef
+from shared.diffusion.editing import paint, redraw
+from shared.diffusion.fields import FieldMap, FieldSampler
+from shared.diffusion.model_store import LoadedModel, load_model
+from shared.errors import InputError
+from shared.imaging.marks import parse_mark
+from shared.storage import DirectoryStore
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+
+SIDE, BORDER = 44, 3
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
+    torch.set_num_threads(1)
+    made = DirectoryStore(tmp_path_factory.mktemp("edits"))
+    publish_toy_model(made, make_region_set(made, splits={"slide-a": "train"}, regions=2))
+    return made
+
+
+def picture() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    image = np.random.default_rng(0).integers(100, 200, (SIDE, SIDE, 3), dtype=np.uint8)
+    labels = np.ones((SIDE, SIDE), np.uint8)
+    labels[:, SIDE // 2 :] = 2
+    return image, labels
+
+
+def sampler(store: DirectoryStore, labels: np.ndarray, seed: int = 0) -> FieldSampler:  # type: ignore[type-arg]
+    model: LoadedModel = load_model(store, ModelRef("toy"), "cpu")
+    sampling = model.record.recipe.sampling.model_copy(
+        update={"steps": 2, "guidance_map": 1.0, "guidance_crops": 1.0}
+    )
+    return FieldSampler(model.pipeline, 32, sampling, FieldMap.of(labels), [], seed)
+
+
+def test_painting_changes_the_area_and_its_border_alone(store: DirectoryStore) -> None:
+    image, labels = picture()
+    area = np.zeros((SIDE, SIDE), bool)
+    area[10:20, 12:25] = True
+    painted = paint(sampler(store, labels), image, area, BORDER)
+    near = np.zeros_like(area)
+    near[10 - BORDER : 20 + BORDER, 12 - BORDER : 25 + BORDER] = True
+    np.testing.assert_array_equal(painted[~near], image[~near])
+    assert (painted[area] != image[area]).mean() > 0.9
+    assert (painted[near & ~area] != image[near & ~area]).any(), "it fades into the picture"
+    again = paint(sampler(store, labels, seed=1), image, area, BORDER)
+    assert (again[area] != painted[area]).any()
+
+
+def test_the_less_strength_the_nearer_to_the_picture(store: DirectoryStore) -> None:
+    image, labels = picture()
+    drawn = [redraw(sampler(store, labels), image, strength, 0.0) for strength in (0.5, 1.0)]
+    assert (drawn[0] != drawn[1]).any()
+    other = image[::-1].copy()
+    from_other = [redraw(sampler(store, labels), other, strength, 0.0) for strength in (0.5, 1.0)]
+    differs = [(a != b).mean() for a, b in zip(drawn, from_other, strict=True)]
+    assert differs[0] > differs[1], "at strength 1 only the statistics of the picture are left"
+
+
+def test_what_does_not_fit_the_picture_is_refused(store: DirectoryStore) -> None:
+    image, labels = picture()
+    with pytest.raises(InputError, match="the area is empty, or lies outside"):
+        paint(sampler(store, labels), image, np.zeros((SIDE, SIDE), bool), BORDER)
+    with pytest.raises(InputError, match="the area is 3×2 px, but the image is 44×44 px"):
+        paint(sampler(store, labels), image, np.ones((2, 3), bool), BORDER)
+    with pytest.raises(InputError, match="the label map is 40×44 px, but the image is 44×44 px"):
+        redraw(sampler(store, labels[:, :40]), image, 1.0, 0.0)
+
+
+def test_commands_edit_restain_and_vary(
+    store: DirectoryStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image, labels = picture()
+    area = np.zeros((SIDE, SIDE), np.uint8)
+    area[4:14, 4:14] = 255
+    crop = np.full((12, 12, 3), 90, np.uint8)
+    for name, array in (("a", image), ("map", labels), ("area", area), ("crop", crop)):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HTD_THREADS", "1")
+    model = ("--model", "toy", "--labels", "map.png", "--store", store.url)
+
+    def htd(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["htd", *words])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0)
+
+    assert htd("edit", "a.png", *model, "--area", "area.png", "--out", "b.png") == 0
+    with Image.open("b.png") as edited:
+        np.testing.assert_array_equal(np.asarray(edited)[30:], image[30:])
+        mark = parse_mark(edited.info["xmp"])
+    assert mark is not None
+    assert (mark.model, mark.source) == ("toy/1", "compositeWithTrainedAlgorithmicMedia")
+    assert htd("restain", "a.png", *model, "--crop", "tumor=crop.png", "--out", "c.png") == 0
+    assert htd("vary", "a.png", *model, "--n", "2", "--out", "many") == 0
+    assert len(list((tmp_path / "many").glob("a-*.png"))) == 2
+    assert htd("restain", "a.png", *model) == 2
+    assert htd("restain", "a.png", *model, "--crop", "fat=crop.png") == 2
+    assert "toy/1 has no tissue 'fat'; it knows stroma, tumor" in capsys.readouterr().err
+    field = ("--model", "toy", "--labels", "area.png", "--store", store.url)
+    assert htd("field", *field) == 2
+    assert "area.png holds 255; the labels of toy/1 are 0 to 2" in capsys.readouterr().err
