@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,10 +40,13 @@ class ChaosStack(Stack):
         worker: module of the workers.
         workers: number of workers.
         seed: seed of the proxy's chances.
+        gateway: whether it has a gateway.
     """
 
-    def __init__(self, folder: Path, worker: str, workers: int, seed: int) -> None:
-        super().__init__(folder, [], lambda _: None)
+    def __init__(
+        self, folder: Path, worker: str, workers: int, seed: int, *, gateway: bool = False
+    ) -> None:
+        super().__init__(folder, [], lambda _: None, gateway=gateway)
         self.worker, self.workers, self.seed = worker, workers, seed
 
     def start(self) -> None:
@@ -316,10 +319,10 @@ KILLS = {
 """Faults that interrupt a unit; at most the unit in flight may be computed twice."""
 
 
-def inject(chaos: Chaos, name: str) -> None:
+def inject(chaos: Chaos, faults: Mapping[str, Callable[[Chaos], object]], name: str) -> None:
     """Let something go wrong, and heal it."""
     with suppress(RedisError):
-        FAULTS[name](chaos)
+        faults[name](chaos)
     chaos.stack.restart_ended()
 
 

@@ -37,6 +37,7 @@ from shared.settings import Settings
 from shared.storage import DirectoryStore, Store
 from tests.chaos.checker import check, leftovers
 from tests.chaos.faults import FAULTS, KILLS, LEASE_SECONDS, Chaos, ChaosStack, inject, open_ledgers
+from tests.chaos.front import FRONT_FAULTS
 from tests.chaos.stage import LOG, SEGMENT, ChaosRequest, ChaosStage
 
 TENANTS = ("", "acme")
@@ -154,7 +155,7 @@ def chaos(folder: Path, seed: int, workers: int, product: Product = TINY) -> Ite
     before = dict(os.environ)
     os.environ |= SETTINGS | {LOG: str(folder / "computed")}
     try:
-        with ChaosStack(folder, product.worker, workers, seed) as stack:
+        with ChaosStack(folder, product.worker, workers, seed, gateway=product is REAL) as stack:
             ledgers = open_ledgers(stack.direct, TENANTS)
             ledgers[""].store.put_json(tenant_key("acme"), TenantRecord())
             for ledger in ledgers.values():
@@ -195,7 +196,9 @@ def run_round(
         supply()
         bench.pause(0.2, 1.5)
         hit = tuple((made[job][0], _dataset(made[job][1])) for job in bench.open_jobs())
-        inject(bench, name)
+        inject(bench, FAULTS | FRONT_FAULTS, name)
+        for job, (ledger, request) in bench.jobs.items():  # the fault may have asked for one
+            made.setdefault(job, (ledger.owner, request))
         injected.append(Injected(name, time.time(), hit))
     last = injected[-1].ended
     while bench.open_jobs() and time.time() - last < LONGEST_SECONDS:
@@ -221,7 +224,11 @@ def _judge(
         dataset = _dataset(request)
         place = f"tenants/{tenant}" if tenant else ""
         images = int(request.model_dump()["images"])
-        verdict = check(bucket, place, dataset, images, undisturbed(request, product))
+        wanted = undisturbed(request, product)
+        asked = bucket / place / "datasets" / dataset / "submission.json"
+        if asked.is_file():  # of the gateway: when it was asked for
+            wanted[asked.name] = hashlib.sha256(asked.read_bytes()).hexdigest()
+        verdict = check(bucket, place, dataset, images, wanted)
         figures.lost += verdict.lost
         figures.doubled += verdict.doubled
         figures.datasets += 1
@@ -302,6 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
     product = REAL if options.real else TINY
     with chaos(options.folder, options.seed, options.workers, product) as bench:
         kinds = [name for name in FAULTS if bench.stack.disk or not name.startswith("disk")]
+        kinds += list(FRONT_FAULTS) if product is REAL else []
         schedule = [
             name
             for _ in range(-(-options.faults // len(kinds)))
