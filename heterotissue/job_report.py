@@ -161,7 +161,8 @@ def slide_rows(store: Store, job: str) -> list[Row]:
             continue
         row = rows.setdefault(slide, {"slide": slide, "state": "done", "why": "", "seconds": 0.0})
         if shard.id in snapshot.failed:
-            row |= {"state": "skipped", "why": snapshot.failed[shard.id]}
+            # A shard that joins the parts of a slide fails after one of them did.
+            row |= {"state": "skipped", "why": row["why"] or snapshot.failed[shard.id]}
         elif shard.id not in snapshot.done:
             row |= {"state": "open"} if row["state"] == "done" else {}
         else:
@@ -175,7 +176,7 @@ def _slide_of(stage: str, shard: Shard) -> str | None:
     if stage == "ingest":
         return shard.id
     if stage == "embed":
-        return None if shard.id == "fit-encoder" else shard.id
+        return None if shard.id == "fit-encoder" else str(shard.args.get("slide", shard.id))
     slide = shard.args.get("slide")
     return str(slide) if stage == "cluster" and slide else None
 
