@@ -84,7 +84,7 @@ def seconds_per_patch(
 ) -> float:
     """Read and encode some patches of a slide; return the seconds of one."""
     from shared.encoders import load_encoder
-    from shared.imaging.slide import DamagedError
+    from shared.imaging.patch_reading import read_patches
     from shared.imaging.stored_slides import open_slide
 
     name = "random" if request.encoder == "embedded" else request.encoder
@@ -97,15 +97,11 @@ def seconds_per_patch(
     )
     size, mpp = record.patches.size, record.patches.mpp
     table = pq.read_table(store.local(patches_key(request.cohort, slide)), columns=["x", "y"])
-    rows = table.slice(table.num_rows // 2, MEASURED_PATCHES).to_pylist()
-    images = np.zeros((len(rows), size, size, 3), np.uint8)
-    encoder.encode(images[:1])  # not timed: warms up
+    rows = table.slice(table.num_rows // 2, MEASURED_PATCHES)
+    corners = np.stack([np.asarray(rows["x"]), np.asarray(rows["y"])], 1).astype(np.int64)
+    encoder.encode(np.zeros((1, size, size, 3), np.uint8))  # not timed: warms up
     began = time.perf_counter()
     with open_slide(store, record, slide) as (opened, _):
-        for number, row in enumerate(rows):
-            try:
-                images[number] = opened.read(row["x"], row["y"], (size, size), mpp)
-            except DamagedError:
-                continue
-    encoder.encode(images, request.batch_size)
-    return (time.perf_counter() - began) / len(rows)
+        for batch in read_patches(opened, corners, size, mpp, request.batch_size):
+            encoder.encode(batch.images, request.batch_size)
+    return (time.perf_counter() - began) / len(corners)

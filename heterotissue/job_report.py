@@ -204,7 +204,8 @@ def slide_rows(store: Store, job: str) -> list[Row]:
             )
             marker = markers.get(shard.id)
             if shard.id in failed:
-                row |= {"state": "skipped", "why": failed[shard.id]}
+                # A shard that joins the parts of a slide fails after one of them did.
+                row |= {"state": "skipped", "why": row["why"] or failed[shard.id]}
             elif marker is None:
                 row |= {"state": "open"} if row["state"] == "done" else {}
             else:
@@ -217,7 +218,7 @@ def _slide_of(stage: str, shard: Shard) -> str | None:
     if stage == "ingest":
         return shard.id
     if stage == "embed":
-        return None if shard.id == "fit-encoder" else shard.id
+        return None if shard.id == "fit-encoder" else str(shard.args.get("slide", shard.id))
     slide = shard.args.get("slide")
     return str(slide) if slide else None
 

@@ -168,9 +168,7 @@ def _plan_slides(
             continue
         args: dict[str, JsonValue] = {"slide": slide, "parts": count}
         parts = [
-            whole.model_copy(
-                update={"id": f"part-{part:03d}-{slide}", "args": args | {"part": part}}
-            )
+            whole.model_copy(update={"id": f"part{part}-{slide}", "args": args | {"part": part}})
             for part in range(count)
         ]
         units += parts
