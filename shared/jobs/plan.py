@@ -99,17 +99,26 @@ class StoredPlan:
         self.total = sum(self.counts)
         self._read = lru_cache(maxsize=CACHED)(self._read_segment)
 
-    def segments(self, phase: int) -> list[Segment]:
+    def segments(self, phase: int) -> Sequence[Segment]:
         """Return the segments of a phase, in order."""
-        record = self.record.phases[phase]
-        if isinstance(record, tuple):
-            return [Segment(phase, 0, len(record), "")] if record else []
-        return [_segment(phase, number, record) for number in range(len(record.first))]
+        return self._segments[phase]
+
+    @cached_property
+    def _segments(self) -> tuple[tuple[Segment, ...], ...]:
+        """The segments of each phase."""
+
+        def segments(phase: int, record: tuple[Shard, ...] | LongPhase) -> Iterator[Segment]:
+            if isinstance(record, LongPhase):
+                yield from (_segment(phase, number, record) for number in range(len(record.first)))
+            elif record:
+                yield Segment(phase, 0, len(record), "")
+
+        return tuple(tuple(segments(*item)) for item in enumerate(self.record.phases))
 
     @property
     def every(self) -> Iterator[Segment]:
         """The segments of all phases, in order."""
-        return chain.from_iterable(self.segments(phase) for phase in range(len(self.counts)))
+        return chain.from_iterable(self._segments)
 
     def shards(self, segment: Segment) -> Sequence[Shard]:
         """Return the shards of a segment. Raises `UnreadableRecordError`."""
