@@ -2,9 +2,9 @@
 
 The denoiser sees windows of its own size. Each step has another grid of them, so that no border is
 at the same place twice. In the later half of the steps, whose borders no step would hide, windows
-overlap by an eighth, and their velocities are averaged with weights that fall towards the borders. Grids, noise and batches follow from the seed and the
-place in the field alone. So the latents of a strip of rows are the same to the bit, whichever
-strips the field is cut into.
+overlap by an eighth, and their velocities are averaged with weights that fall towards the borders.
+Grids, noise and batches follow from the seed and the place in the field alone. So the latents of a
+strip of rows are the same to the bit, whichever strips the field is cut into.
 """
 
 from __future__ import annotations
