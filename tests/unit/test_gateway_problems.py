@@ -128,6 +128,7 @@ def test_messages_hold_no_path_of_the_server(gateway: Gateway) -> None:
         ("s3://bucket/a/b, or image/png", "s3://bucket/a/b, or image/png"),
         ("/home/Ann Smith/My Slides (2)/c 1.svs is bad: do a/b", "…/c 1.svs is bad: do a/b"),
         ("'/home/O (x), y/a b.svs' is bad", "'…/a b.svs' is bad"),
+        ("'/a/b c.svs' and '/d/e.svs'", "'…/b c.svs' and '…/e.svs'"),
         ("/home/O'Brien/a.svs has '/x/y z/b.svs'", "…/a.svs has '…/b.svs'"),
         ("(/srv/a b/c.svs) and (/d/e.svs)", "(…/c.svs) and (…/e.svs)"),
         ("file:///srv/a b/c.svs, /d/e.svs", "file://…/c.svs, …/e.svs"),

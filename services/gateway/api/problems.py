@@ -216,7 +216,7 @@ def pointer(*path: str | int) -> str:
 _PART = r"(?:\([^()/\n'\"]*\)|(?<=\w)'(?=\w)|(?![.,] )[^/\n'\"<>|;:()])+"
 """A folder's name in a message; it may have blanks, and ends where a sentence does."""
 
-_QUOTED = re.compile(r"(['\"])(?:file://)?/(?:(?!\1)[^\n]*/)?((?:(?!\1)[^/\n])*)\1")
+_QUOTED = re.compile(r"(['\"])(?:file://)?/(?:(?:(?!\1)[^\n])*/)?((?:(?!\1)[^/\n])*)\1")
 _PATH = re.compile(rf"(?:(?<![\w:/.\\])|(?<=file://))/(?:{_PART}/)+([^\s/'\"<>|;,:()]*)")
 _WINDOWS = re.compile(r"\b[A-Za-z]:\\(?:[^\\\n'\"<>|;:]+\\)*([^\s\\'\"<>|;,:()]*)")
 
