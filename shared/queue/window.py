@@ -55,7 +55,7 @@ class Window:
         """
         key, stage, sent = _key(job), stage_of(job), 0
         for unit in units:
-            if not self.redis.zadd(key, {unit: time.time()}, nx=True):
+            if not self.redis.zadd(key, {unit: time.time() + self.leases.seconds}, nx=True):
                 continue
             if self.leases.alive(f"{job}/{unit}"):
                 continue  # it runs, and Redis has lost that it is in flight
@@ -93,13 +93,19 @@ class Window:
     def drop_lost(self, job: str, waiting: Waiting) -> None:
         """Forget units that are in no queue and that nobody runs.
 
-        A unit may be between the queue and its lease, so that none is lost before a lease's time.
+        The score of a unit in flight is the time from which it is lost unless it is seen: one that
+        was last seen in a queue may be on its way to its lease, and has a lease's time for that.
         """
-        flight: Any = self.redis.zrangebyscore(_key(job), 0, time.time() - self.leases.seconds)
-        queued = waiting.of(stage_of(job)) if flight else ()
-        for unit in flight:
-            if (job, unit) not in queued and not self.leases.alive(f"{job}/{unit}"):
-                self.redis.zrem(_key(job), unit)
+        key, now = _key(job), time.time()
+        flight: Any = self.redis.zrange(key, 0, -1, withscores=True)
+        queued = waiting.of(stage_of(job)) if flight else set()
+        for unit, lost in flight:
+            if (job, unit) in queued:
+                self.redis.zadd(key, {unit: now + self.leases.seconds}, xx=True)
+            elif self.leases.alive(f"{job}/{unit}"):
+                self.redis.zadd(key, {unit: now}, xx=True)
+            elif lost < now:
+                self.redis.zrem(key, unit)
 
 
 class Waiting:
