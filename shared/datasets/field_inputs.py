@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, write_label_map
 from shared.imaging.masks import Mask
-from shared.storage import Store, sha256, sha256_file
+from shared.storage import Store, sha256
 
 MIN_CROP_SIDE = 8
 
@@ -43,11 +42,12 @@ def put_label_map(store: Store, mask: Mask, model: ModelRecord) -> str:
                 )
             yield rows.astype(np.uint8)
 
-    with tempfile.TemporaryDirectory(prefix="htd-field-") as folder:
-        path = Path(folder) / "labels.tif"
+    digest = hashlib.sha256(f"{mask.width}×{mask.height} px, {model.mpp} µm/px".encode())
+    for rows in strips():
+        digest.update(rows.tobytes())
+    key = f"{FIELD_INPUTS}{digest.hexdigest()}.tif"
+    with store.writing(key) as path:
         write_label_map(path, strips(), mask.width, mask.height, model.mpp)
-        key = f"{FIELD_INPUTS}{sha256_file(path)}.tif"
-        store.put_file(key, path)
     return key
 
 

@@ -1,10 +1,10 @@
 """Fields: one image of any size from a label map and a crop of each class.
 
-The denoiser sees windows of its own size. Each step has another grid of them, so that no border is
-at the same place twice. In the later half of the steps, whose borders no step would hide, windows
-overlap by an eighth, and their velocities are averaged with weights that fall towards the borders.
-Grids, noise and batches follow from the seed and the place in the field alone. So the latents of a
-strip of rows are the same to the bit, whichever strips the field is cut into.
+The denoiser sees windows of its own size. In every step they overlap by an eighth, and their
+velocities are averaged with weights that fall towards the borders; each step has another grid, so
+that no border is at the same place twice. Grids, noise and batches follow from the seed and the
+place in the field alone. So the latents of a strip of rows are the same to the bit, whichever
+strips the field is cut into.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class FieldSampler:
     """
 
     overlap: ClassVar[float] = 1 / 8
-    """Overlap of neighbouring windows / their side, in the later half of the steps. Without any, a
-    dotted line runs along their borders (`benchmarks/fields.py`)."""
+    """Overlap of neighbouring windows / their side. Without any, a dotted line runs along their
+    borders (`benchmarks/fields.py`)."""
 
     def __init__(
         self,
@@ -229,8 +229,7 @@ class FieldSampler:
 
     def starts(self, step: int, axis: int, length: int) -> list[int]:
         """Return where the windows of a step begin along an axis (0: rows)."""
-        late = 2 * step >= self.sampling.steps
-        stride = self.window - round(self.window * self.overlap) * late
+        stride = self.window - round(self.window * self.overlap)
         shift = image_seed(self.seed, axis) + round((step + 1) * GOLDEN * stride)
         last = length - self.window
         return sorted(

@@ -472,7 +472,9 @@ def test_the_gpu_overlay_asks_for_gpus_where_the_compose_file_does() -> None:
         for name, template in pods(rendered("gpu"))
         if gpus(template)
     }
-    assert asked == gpu - {"synthesize", "image", "deploy"}, "two ask Triton, one only copies"
+    assert asked == gpu - {"synthesize", "image", "deploy", "field"}, (
+        "two ask Triton, one only copies, one takes a GPU only where there is one to spare"
+    )
 
 
 def test_monitors_name_ports_that_there_are() -> None:
