@@ -75,7 +75,7 @@ class Editor:
         return self._png(paint(sampler, self.image, where, border))
 
     def redraw(self, strength: float, staining: float, seed: int) -> bytes:
-        """Draw the picture anew from time `strength` on; return a PNG."""
+        """Draw the picture again from time `strength` on; return a PNG."""
         sampler = self._sampler(seed, self._crops(seed, np.ones(self.labels.shape, bool)))
         return self._png(redraw(sampler, self.image, strength, staining))
 

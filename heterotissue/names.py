@@ -11,18 +11,12 @@ from heterotissue.cohort_tables import shown_mpp
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key
 from shared.contracts.evaluate import Report, report_key
-from shared.contracts.ingest import (
-    CohortRecord,
-    SlideRecord,
-    cohort_key,
-    label_map_key,
-    slide_key,
-    tiles_key,
-)
+from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, label_map_key, slide_key
 from shared.contracts.jobs import WITHOUT_RESULT
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import DatasetRecord, dataset_key
+from shared.contracts.tiles import tiles_key
 from shared.contracts.train import TrainRequest
 from shared.errors import InputError
 from shared.jobs import Ledger, names

@@ -36,8 +36,9 @@ from heterotissue.sources import find_slides, slide_sources, tile_table
 from shared.contracts.base import SplitFractions
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.embed import EmbedRequest
-from shared.contracts.ingest import IngestRequest, PatchGrid, cohort_key, tiles_key
+from shared.contracts.ingest import IngestRequest, PatchGrid, cohort_key
 from shared.contracts.regions import RegionRule
+from shared.contracts.tiles import tiles_key
 from shared.errors import InputError
 from shared.storage import Store
 

@@ -23,7 +23,8 @@ from heterotissue.sources.records import Found, Refusal, explain, shown, some
 from heterotissue.sources.tables import SPLITS
 from heterotissue.sources.unread import why_unread
 from shared.contracts.base import Classes, Split, spelling
-from shared.contracts.ingest import TILE_COLUMNS, check_divided, tiles_key
+from shared.contracts.ingest import check_divided
+from shared.contracts.tiles import TILE_COLUMNS, tiles_key
 from shared.errors import InputError, quoted
 from shared.imaging.pictures import open_picture
 from shared.imaging.region_sets import load_region_set

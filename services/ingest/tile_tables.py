@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from shared.contracts.base import Contract, Split
-from shared.contracts.ingest import TILE_COLUMNS
 from shared.contracts.tenants import is_path, is_reserved
+from shared.contracts.tiles import TILE_COLUMNS
 from shared.errors import InputError, quoted
 from shared.imaging.slide import COARSEST, FINEST
 from shared.sandbox import Document, read_document

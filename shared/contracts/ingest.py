@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from shared.contracts.annotations import LabelFormat
@@ -29,21 +28,6 @@ from shared.contracts.base import Classes, Contract, Name, Request, Split, Split
 from shared.contracts.regions import RegionRule
 from shared.errors import all_quoted, quoted
 from shared.patients import Origin, known_origin
-
-TILE_COLUMNS = pa.schema(
-    [
-        ("slide", pa.string()),  # all its tiles are in one split
-        ("patient", pa.string()),  # all its slides are in one split; null: not known
-        ("split", pa.string()),  # null: assigned by the request's `split`
-        ("image", pa.string()),  # key in the store, or absolute path
-        ("image_sha256", pa.string()),
-        ("mask", pa.string()),  # class indices, or `label` wherever not 0
-        ("mask_sha256", pa.string()),
-        ("label", pa.uint8()),  # null: the mask holds class indices
-        ("mpp", pa.float64()),
-    ]
-)
-
 
 MAX_DAMAGED = 0.05
 """Share of a slide, its regions or patches, that may be unreadable unless a request says else."""
@@ -396,11 +380,6 @@ class CohortRecord(Contract):
 def cohort_key(cohort: str) -> str:
     """Return the key of a cohort's record."""
     return f"cohorts/{cohort}.json"
-
-
-def tiles_key(cohort: str, digest: str = "") -> str:
-    """Return the key of the cohort's table of tiles that has a SHA-256, or the prefix of all."""
-    return f"tiles/{cohort}/{digest[:32]}.parquet" if digest else f"tiles/{cohort}/"
 
 
 def slide_key(folder: str, name: str = "slide.json") -> str:

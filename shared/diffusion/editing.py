@@ -1,4 +1,4 @@
-"""Editing a real image: painting new tissue into an area of it, and drawing the whole anew.
+"""Editing a real image: painting new tissue into an area of it, and drawing the whole again.
 
 Both work on images of any size from the model's on, by the windows of `FieldSampler`.
 """
@@ -64,7 +64,7 @@ def paint(sampler: FieldSampler, image: UInt8, area: NDArray[np.bool_], border: 
 
 
 def redraw(sampler: FieldSampler, image: UInt8, strength: float, staining: float) -> UInt8:
-    """Draw an image anew, in the appearance of the sampler's crops.
+    """Draw an image again, in the appearance of the sampler's crops.
 
     Args:
         sampler: of a field of the image's size, with the image's label map.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from services.ingest.annotations.outlines import polygon
 from services.ingest.tile_tables import read_tiles
-from shared.contracts.ingest import TILE_COLUMNS
+from shared.contracts.tiles import TILE_COLUMNS
 from shared.errors import InputError
 from shared.imaging.pictures import check_jpeg
 from shared.imaging.tiff_facts import inspect

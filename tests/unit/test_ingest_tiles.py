@@ -17,8 +17,9 @@ from services.ingest.stage import IngestStage
 from services.ingest.tile_tables import read_tiles
 from services.ingest.tiles import cut_tiles, given_splits
 from shared.contracts.base import Classes
-from shared.contracts.ingest import TILE_COLUMNS, IngestRequest
+from shared.contracts.ingest import IngestRequest
 from shared.contracts.regions import RegionRule
+from shared.contracts.tiles import TILE_COLUMNS
 from shared.errors import InputError
 from shared.imaging import masks
 from shared.imaging.region_sets import RegionIndex, load_region_set
