@@ -108,9 +108,19 @@ def find_tissue(name: str, rgb: UInt8, mpp: float, any_stain: bool) -> tuple[Mas
             f"{name} does not look like H&E (fluorescence, IHC or another stain?): leave it "
             "out, or ingest it with --any-stain (allow_other_stains)"
         )
+    if not tissue.any() and _is_grey(rgb):
+        raise InputError(
+            f"{name} is a grey picture, but tissue is found by its colour: export it in colour, or "
+            "leave it out"
+        )
     if not tissue.any():
         raise InputError(f"{name} shows no tissue: leave it out")
     return tissue, stain
+
+
+def _is_grey(rgb: UInt8) -> bool:
+    """Tell whether a picture shows something, and all of it in grey."""
+    return bool((np.ptp(rgb, axis=2) < 8).all() and (rgb.mean(2) < 200).mean() > 0.01)
 
 
 def stain_of(rgb: UInt8, tissue: Mask) -> Stain:

@@ -140,7 +140,8 @@ def dataset_card(record: DatasetRecord, weights: Sequence[str]) -> str:
         "`manifest.parquet` has one row per image. Slides and regions have pseudonyms. Every PNG",
         "says in XMP that it is synthetic.",
         "",
-        f"Maps: {request.maps.regions or 'the region set of the model'}, splits "
+        f"Maps: {'sampled by class shares of ' if request.maps.sampled else ''}"
+        f"{request.maps.regions or 'the region set of the model'}, splits "
         f"{', '.join(request.maps.splits)}. Crops: "
         f"{request.crops.regions or 'the region set of the model'}, splits "
         f"{', '.join(request.crops.splits)}, slide: {request.crops.slide}. Seed {request.seed}.",
@@ -225,9 +226,13 @@ def _responsible(record: DatasetRecord) -> dict[str, Any]:
         "rai:hasSyntheticData": True,
         "rai:dataCollection": (
             f"Every image was made by the latent diffusion model {record.model}, from a label map "
-            f"and crops of real tissue of the {splits} split of its region sets. The label map is "
-            "that of a real region, turned or mirrored; it was given to the model, not drawn on "
-            "the image."
+            f"and crops of real tissue of the {splits} split of its region sets. The label map "
+            + (
+                "was sampled, and has only the class shares of a real region"
+                if request.maps.sampled
+                else "is that of a real region, turned or mirrored"
+            )
+            + "; it was given to the model, not drawn on the image."
         ),
         "rai:dataCollectionType": ["Synthetic"],
         "rai:dataAnnotationProtocol": (

@@ -150,5 +150,6 @@ def _blended(image: UInt8, new: UInt8, area: NDArray[np.bool_], border: int) -> 
 
 def _fading(area: NDArray[np.bool_], border: int) -> Float32:
     """Return 1 in an area, falling to 0 over a border around it, float32 (h, w)."""
-    away = cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, 5)
-    return np.clip(1 - away / (border + 1), 0, 1).astype(np.float32)
+    away = cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    falling = np.clip(1 - away / (border + 1), 0, 1)
+    return np.where(away > border, 0, falling).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import openslide
@@ -127,6 +128,12 @@ def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.Ab
         )
     if vendor in {None, "generic-tiff"}:
         facts.check_samples(path)
+    if vendor in {None, "generic-tiff"} and math.prod(facts.size) < math.prod(facts.largest):
+        small, large = ("×".join(map(str, each)) for each in (facts.size, facts.largest))
+        raise InputError(
+            f"{path.name} begins with an image of {small} px, and has one of {large} px behind it, "
+            "so its levels are out of order: save it with the largest image first"
+        )
     if vendor == "generic-tiff" and not facts.nested and facts.alike > 1:
         width, height = facts.size
         raise InputError(

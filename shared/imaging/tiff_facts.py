@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,7 @@ class TiffFacts:
         maker: maker of the scanner whose marks the file bears, such as Aperio; None: no marks.
         nested: whether its smaller levels lie in SubIFDs, or it is an OME-TIFF.
         size: width and height of its first image, pixels.
+        largest: width and height of its largest image.
         samples: type of that image's samples, such as uint8.
         orientation: how it is turned; 1: it is upright.
         alike: number of images of that size, which are channels or planes if there are several.
@@ -83,6 +85,7 @@ class TiffFacts:
     maker: str | None
     nested: bool
     size: tuple[int, int]
+    largest: tuple[int, int]
     samples: str
     orientation: int = 1
     alike: int = 1
@@ -119,6 +122,10 @@ def inspect(path: Path) -> TiffFacts:
                 maker,
                 bool(first.subifds or tiff.is_ome),
                 (first.imagewidth, first.imagelength),
+                max(
+                    ((page.imagewidth, page.imagelength) for page in map(_keyframe, pages)),
+                    key=math.prod,
+                ),
                 str(first.dtype),
                 orientation,
                 sum(

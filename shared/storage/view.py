@@ -155,6 +155,10 @@ class OverlayStore(StoreView):
             file.seek(start)
             yield file
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self.open(key, start) as stream:
+            return stream.read(length)
+
     def exists(self, key: str) -> bool:
         return self._own[key] is not None if key in self._own else self.inner.exists(key)
 

@@ -179,7 +179,7 @@ def test_a_request_may_name_a_folder_without_its_hash(tmp_path: Path) -> None:
     plan = IngestStage().plan(
         requests[0], Context(store, threads=1, device="cpu", report=lambda *_: None)
     )
-    assert [shard.id for shard in plan.shards] == ["a"]
+    assert [shard.id for phase in plan.phases for shard in phase] == ["a"]
     chunk = next(each for each in path.rglob("*") if each.is_file() and "json" not in each.name)
     chunk.write_bytes(chunk.read_bytes() + b"0")
     upload()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from services.embed.stage import EmbedStage
 from services.ingest.stage import IngestStage
-from services.ingest.tissue import tissue_mask
+from services.ingest.tissue import find_tissue, tissue_mask
 from shared.contracts.base import Classes
 from shared.contracts.embed import EmbedRequest, features_key
 from shared.contracts.ingest import (
@@ -436,6 +436,23 @@ def test_channels_in_pages_are_refused(tmp_path: Path) -> None:
             file.write(picture()[:256, :256, 0], tile=(128, 128), metadata=None)
     with pytest.raises(InputError, match="3 images of 256×256 px: channels of fluorescence"):
         open_source(path)
+
+
+def test_a_smaller_image_before_the_largest_is_refused(tmp_path: Path) -> None:
+    """It would be taken for the slide, at half its scale."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for step in (2, 1):
+            rgb = np.ascontiguousarray(picture()[::step, ::step])
+            file.write(rgb, photometric="rgb", tile=(128, 128), metadata=None)
+    with pytest.raises(InputError, match="256×256 px, and has one of 512×512 px behind it"):
+        open_source(path)
+
+
+def test_a_grey_picture_is_refused_as_one(tmp_path: Path) -> None:
+    grey = np.repeat(picture()[..., :1], 3, axis=2)
+    with pytest.raises(InputError, match="is a grey picture, but tissue is found by its colour"):
+        find_tissue("a.tif", grey, 8.0, any_stain=True)
 
 
 def test_16_bit_grey_images_are_refused(tmp_path: Path) -> None:

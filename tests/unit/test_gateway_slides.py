@@ -246,7 +246,7 @@ def test_a_slide_that_ends_its_reader_is_opened_again(
         refused = gateway.client.get(tile)
         assert (refused.status_code, "coarse enough" in refused.json()["detail"]) == (422, True)
     for _ in range(zoom.MAX_LOSSES - 1):  # but not for ever
-        os.kill(slot.zoom.slide._file._pid, signal.SIGKILL)
+        os.kill(slot.zoom.slide._file.pid, signal.SIGKILL)
         last = [gateway.client.get(tile) for _ in range(2)][1]
     assert (last.status_code, "3 times" in last.json()["detail"]) == (422, True)
     monkeypatch.setattr(zoom, "REFUSED_SECONDS", 0.0)
