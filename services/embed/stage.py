@@ -109,8 +109,10 @@ class EmbedStage(Stage[EmbedRequest]):
             covered = min(part["covered"] for part in slides.values())
             result["own_patches_covered"] = f"{covered:.0%} or more"
             result["left_out_at_edges"] = sum(part["over_the_edge"] for part in slides.values())
-            unused = len(_files(_place(request), context.store)) - len(slides)
-            result |= {"files_not_used": unused} if unused > 0 else {}
+            taken = {part["file"] for part in slides.values()}
+            unused = [n for n in _files(_place(request), context.store) if n not in taken]
+            more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
+            result |= {"files_not_used": ", ".join(unused[:10]) + more} if unused else {}
         result |= {"left_out": left_out} if left_out else {}
         damaged = {name: part["damaged"] for name, part in slides.items() if part.get("damaged")}
         return result | ({"damaged_patches": damaged} if damaged else {})
@@ -277,6 +279,7 @@ def _import(
         )  # fmt: skip
         digest = sha256_file(written)
     return {
+        "file": where,
         "patches": len(patches.coords),
         "dim": width,
         "license": known.license if known else "unknown",

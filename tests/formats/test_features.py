@@ -280,7 +280,7 @@ def test_a_bad_or_missing_file_costs_its_slide_alone(tmp_path: Path) -> None:
     assert set(status.failed) == {"s4", "s5"}
     assert "holds no s5.h5" in status.failed["s5"]
     assert status.result is not None
-    assert status.result["files_not_used"] == 2
+    assert status.result["files_not_used"] == "other.h5, s4.h5"
     record = store.get_model(feature_record_key("mine", "c"), FeatureRecord)
     assert record.slides == {"s1": 42, "s2": 42, "s3": 42}
 
