@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typer.core import TyperGroup
 
-from shared.contracts.base import Classes, Name, Request, spelling
+from shared.contracts.base import Classes, Name, Request, class_zero, spelling
 from shared.contracts.explaining import (
     Place,
     did_you_mean,
@@ -197,6 +197,12 @@ def parse_classes(text: str, *, exhaustive: bool = False) -> Classes:
         raise InputError(
             f"--classes {quoted(text)} has an empty name, class {names.index('') + 1}: name it, or "
             "remove the comma"
+        )
+    zero = class_zero(exhaustive)
+    if taken := [name for name in names if spelling(name) == zero]:
+        raise InputError(
+            f"--classes {quoted(text)} names {quoted(taken[0])}, which class 0 is already: the "
+            "pixels that no annotation or mask gives a class. Leave it out"
         )
     try:
         return Classes.of(*names, exhaustive=exhaustive)

@@ -92,6 +92,11 @@ def spelling(name: str) -> str:
     return re.sub(r"[\s_-]", "-", " ".join(name.casefold().split()))
 
 
+def class_zero(exhaustive: bool) -> str:
+    """Return the usual name of class 0; see `Classes.exhaustive`."""
+    return "other" if exhaustive else "background"
+
+
 ClassName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 """The name of a class, as people write it."""
 
@@ -154,7 +159,7 @@ class Classes(Contract):
     @classmethod
     def of(cls, *names: str, exhaustive: bool = False) -> Classes:
         """Make classes 1, 2, … with the given names and default colours, after class 0."""
-        full = ("other" if exhaustive else "background", *names)
+        full = (class_zero(exhaustive), *names)
         return cls(
             items=tuple(
                 LabelClass(index=i, name=name, color=class_color(i)) for i, name in enumerate(full)

@@ -253,6 +253,8 @@ def test_what_is_given_twice_or_is_empty_is_refused() -> None:
             parse_classes(text)
     with pytest.raises(InputError, match="class names must differ"):
         parse_classes("tumor,Tumor")
+    with pytest.raises(InputError, match="names 'Other', which class 0 is already"):
+        parse_classes("tumor,Other", exhaustive=True)
     twice = ["regions.low=0.1", "regions.low=0.2"]
     with pytest.raises(InputError, match=r"would undo --set regions\.low=0\.1"):
         changed(INGEST, twice)
