@@ -23,7 +23,7 @@ lint: install    ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: lint       ## lint, then all tests, in up to four processes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-api: install  ## ten thousand generated requests against the API's own description
 	API_EXAMPLES=100 $(BIN)/python -m pytest tests/integration/test_gateway_schema.py

@@ -86,7 +86,12 @@ def check_part(recipe: Recipe, part: Part, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("conditioning", "architecture"), [("regional", "kl"), ("concat", "kl"), ("regional", "dc")]
+    ("conditioning", "architecture"),
+    [
+        ("regional", "kl"),
+        ("concat", "kl"),
+        pytest.param("regional", "dc", marks=pytest.mark.tensorrt),
+    ],
 )
 @pytest.mark.parametrize("part", planned(32))
 def test_graphs_are_valid_fit_the_configuration_and_can_be_built(
