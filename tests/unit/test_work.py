@@ -8,7 +8,7 @@ import multiprocessing
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,31 +25,35 @@ from shared.logging import JsonFormatter
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.toy import ToyRequest, ToyStage
+from tests.toy_work import QUICK, work_quickly
 from tests.unit.test_job_faults import Stopped
 from tests.unit.test_jobs import CONFIG
 
-QUICK = CONFIG.model_copy(update={"lease_seconds": 1.0})
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Makes processes from one without threads, because a lock that a thread holds stays held."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.toy_work"])
+    return context
 
 
-def _work(folder: Path, barrier: Callable[[], object]) -> None:
-    barrier()
-    work(Ledger(DirectoryStore(folder)), ToyStage(), QUICK, poll_seconds=0.05)
-
-
-def test_ten_processes_on_a_shared_folder_make_the_same_bytes(tmp_path: Path) -> None:
+def test_ten_processes_on_a_shared_folder_make_the_same_bytes(
+    tmp_path: Path, processes: ForkServerContext
+) -> None:
     ledger = Ledger(DirectoryStore(tmp_path / "shared"))
     request = ToyRequest(parts=40, seconds=0.02, faults={"square-3": "once", "square-5": "kill"})
     job = ledger.submit(request)
-    fork = multiprocessing.get_context("fork")
-    barrier = fork.Barrier(10)
-    processes = [
-        fork.Process(target=_work, args=(tmp_path / "shared", barrier.wait)) for _ in range(10)
+    barrier = processes.Barrier(10)
+    started = [
+        processes.Process(target=work_quickly, args=(tmp_path / "shared", barrier))
+        for _ in range(10)
     ]
-    for process in processes:
+    for process in started:
         process.start()
-    for process in processes:
-        process.join(30)
-    assert sorted(process.exitcode or 0 for process in processes) == [-9, *[0] * 9]
+    for process in started:
+        process.join(60)
+    assert sorted(process.exitcode or 0 for process in started) == [-9, *[0] * 9]
     assert ledger.status(job).state == "done"
     alone = Ledger(DirectoryStore(tmp_path / "alone"))
     calm = ToyRequest(parts=40)
@@ -134,14 +138,13 @@ def test_the_command_works_on_a_stage_a_job_or_a_unit(
 
 
 def test_a_command_may_leave_its_job_to_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: ForkServerContext
 ) -> None:
     monkeypatch.setattr(running, "WATCH_SECONDS", 0.05)
     store = DirectoryStore(tmp_path)
     config = Settings(broker_url=type(CONFIG.broker_url)("store"), threads=1, device="cpu")
-    fork = multiprocessing.get_context("fork")
     job = Ledger(store).submit(ToyRequest(parts=1))
-    worker = fork.Process(target=_work, args=(tmp_path, lambda: None))
+    worker = processes.Process(target=work_quickly, args=(tmp_path,))
     worker.start()
     status = run_request(Target(store, config), ToyRequest(parts=1))
     worker.join()
