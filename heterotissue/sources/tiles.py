@@ -222,15 +222,14 @@ def _check_growth(store: Store, cohort: str, tiles: set[str], mpp: float) -> Non
     if gone := [row["image"] for row in rows if row["image_sha256"] not in tiles]:
         raise InputError(
             f"cohort {quoted(cohort)} has {len(gone)} tiles that are not among these, or are "
-            "changed: "
-            f"{some((Path(image).name for image in gone), 3)}. Choose another name, or replace the "
-            "cohort with --replace"
+            f"changed: {some((Path(image).name for image in gone), 3)}. Choose another name, or "
+            "replace the cohort with --replace"
         )
     if other := {row["mpp"] for row in rows} - {mpp}:
         raise InputError(
             f"the tiles of cohort {quoted(cohort)} were taken at "
-            f"{some(f'{x:g}' for x in other)} µm/px, "
-            f"not at {mpp:g}: choose another name, or replace the cohort with --replace"
+            f"{some(f'{x:g}' for x in other)} µm/px, not at {mpp:g}: choose another name, "
+            "or replace the cohort with --replace"
         )
 
 
@@ -287,8 +286,7 @@ def _read(
     if slides and slide is None:
         raise InputError(
             f"does not fit the pattern {quoted(slides.pattern)}: its first group in (brackets) "
-            "must be "
-            "the slide's name"
+            "must be the slide's name"
         )
     if owner is None:
         origin = known_origin(path.name)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from shared.arrays import Int64
 from shared.contracts.synthesize import dataset_key
 from shared.datasets.samples import Sample
+from shared.jobs.records import READERS
 from shared.storage import Store, sha256
 from shared.storage.formats import table_bytes
 
@@ -44,8 +45,8 @@ MANIFEST = pa.schema(
 GROUP_ROWS = 65_536
 """Rows in a row group of the manifest."""
 
-READERS, READ_AHEAD = 16, 128
-"""Threads that read the rows of shards, and number of shards whose rows are read ahead."""
+READ_AHEAD = 128
+"""Number of shards whose rows are read ahead."""
 
 
 def put_rows(store: Store, shard: str, samples: Sequence[Sample], counts: Sequence[Int64]) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from types import TracebackType
 
 from shared.arrays import UInt8
+from shared.datasets.field_inputs import MIN_CROP_SIDE
 from shared.errors import InputError
 from shared.imaging.sandboxed_picture import MODULE, Picture, read_small
 from shared.sandbox import SandboxedFiles
-
-MIN_CROP_SIDE = 8
 
 
 class Pictures:

@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from services.gateway.api.given_pictures import MIN_CROP_SIDE
 from services.gateway.api.models import list_models
 from services.gateway.api.paging import MAX_LIMIT
 from services.gateway.web.pages import SHOWN_SAMPLING, Maker, render
 from shared.contracts.models import ModelRecord
+from shared.datasets.field_inputs import MIN_CROP_SIDE
 
 router = APIRouter(prefix="/studio", include_in_schema=False)
 
