@@ -74,11 +74,11 @@ def check_masks(store: Store, slides: dict[str, list[Row]], classes: Classes) ->
     if len(names) < 2 or not rows:
         return
     for start in range(0, len(rows), BATCH):
-        names = [row["mask"] for row in rows[start : start + BATCH]]
-        with TileFiles(store, names) as files:
-            for name in names:
+        masks = [row["mask"] for row in rows[start : start + BATCH]]
+        with TileFiles(store, masks) as files:
+            for mask in masks:
                 try:
-                    if any(strip.max(initial=0) > 1 for strip in files.mask(name).strips()):
+                    if any(strip.max(initial=0) > 1 for strip in files.mask(mask).strips()):
                         return
                 except InputError:
                     continue

@@ -57,25 +57,26 @@ RECIPE = {
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to walk in, with the tiles that docs/slides.md names and a small recipe."""
+    """An empty folder to walk in, with a small recipe."""
     monkeypatch.chdir(tmp_path)
     for variable in ("HTD_STORE", "HTD_BROKER_URL", "HTD_TRITON_URL"):
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(RECIPE))
-    for title, height in (("a", 1024), ("b", 1536)):  # of one seed, since textures take long
-        write_phantom(tmp_path / "slides", f"phantom-{title}", 1024, height, PHANTOM_SEED)
-    rng = np.random.default_rng(0)
-    for number, split in enumerate(("train", "train", "train", "test", "test", "test")):
-        folder = tmp_path / "crc" / split
-        folder.mkdir(parents=True, exist_ok=True)
-        tile = rng.integers(100, 220, (64, 64, 3), np.uint8)
-        mask = np.zeros((64, 64), np.uint8)
-        mask[:, 32:] = 1
-        (folder / f"patient{number}.png").write_bytes(encode_png(tile))
-        (folder / f"patient{number}.mask.png").write_bytes(encode_png(mask))
     settings.cache_clear()
     yield tmp_path
     settings.cache_clear()
+
+
+def draw_tiles(folder: Path, side: int, left: int, right: int) -> None:
+    """Draw six tiles, a patient each, half of them for tests, with two labels side by side."""
+    rng = np.random.default_rng(0)
+    for number, split in enumerate(("train", "train", "train", "test", "test", "test")):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        tile = rng.integers(100, 220, (side, side, 3), np.uint8)
+        mask = np.full((side, side), left, np.uint8)
+        mask[:, side // 2 :] = right
+        (folder / split / f"patient{number}.png").write_bytes(encode_png(tile))
+        (folder / split / f"patient{number}.mask.png").write_bytes(encode_png(mask))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> int:
@@ -93,6 +94,9 @@ def test_every_block_without_a_mark_is_walked() -> None:
 
 
 def test_the_blocks_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for title, height in (("a", 1024), ("b", 1536)):  # of one seed, since textures take long
+        write_phantom(workplace / "slides", f"phantom-{title}", 1024, height, PHANTOM_SEED)
+    draw_tiles(workplace / "crc", 64, 0, 1)
     unused = set(SMALLER)
     for page in WALK:
         for block in blocks(ROOT / page, "sh"):
@@ -114,3 +118,20 @@ def test_the_blocks_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ):  # fmt: skip
         assert (store / made).exists(), made
     assert list((workplace / "out" / "dataset").rglob("*.png"))
+
+
+def test_a_folder_of_tiles_becomes_a_report_with_the_recipe_of_the_help(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_tiles(workplace / "lab", 128, 1, 2)
+    for line in (
+        "htd tiles lab/ --cohort lab --classes a,b --mpp 1.0 --region-mpp 1.0",
+        "htd train --regions lab --model lab --recipe tiny --warm-start starter"
+        " --set recipe.vae.steps=1 --set recipe.denoiser.steps=2 --set recipe.vae.batch_size=2"
+        " --set recipe.denoiser.batch_size=2 --set recipe.denoiser.warmup=0",
+        "htd synthesize --model lab --dataset lab --images 4 --steps 1",
+        "htd evaluate --dataset lab --report lab --set segmenter_steps=2"
+        " --set segmenter_batch=2",
+    ):
+        assert run(monkeypatch, line.split()) == 0, line
+    assert (workplace / "out" / "store" / "reports" / "lab" / "report.html").exists()

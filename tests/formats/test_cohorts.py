@@ -421,6 +421,8 @@ def test_what_folders_and_masks_say_of_classes_must_be_clear(htd: Any, tmp_path:
     binary = htd(*words, "tumor,stroma")
     assert binary.code != 0
     assert "the masks of all 3 tiles hold 0 and 1 alone" in binary.text
+    assert "there are 2 (tumor, stroma)" in binary.text
+    assert "--classes tumor or --set 'label_names={\"1\": tumor}'" in binary.text
     assert not binary.store.exists("regions/c/set.json")
     named = htd(*words, "tumor,stroma", "--set", "label_names={1: stroma}")
     assert named.code == 0, named.text

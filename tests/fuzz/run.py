@@ -2,7 +2,7 @@
 
 Each input ends in a result or in an error that the parser documents. Anything else is a fault:
 another error, the end of the process, ten seconds, or more memory than the limit. Parsers run in
-children, and a child that ends is replaced. Faults are kept, and `--again FILE` repeats one.
+children, and a child that ends is replaced. The first input of each kind of fault is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,7 +25,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from tests.fuzz.mutations import mutate
 from tests.fuzz.targets import Target, make_targets
@@ -33,7 +33,8 @@ SECONDS = 10
 MEMORY_BYTES = 3 << 30
 """Address space that a child may take beyond what it has when it begins."""
 
-BATCH = 500
+BATCH = 2000
+STARTING_SECONDS = 300
 
 
 @dataclass
@@ -59,17 +60,17 @@ def _too_long(*_: object) -> None:
     raise TooLongError
 
 
-def _work(
-    seed: int, start: int, stop: int, folder: Path, targets: list[Target], out: Connection
-) -> None:
+def _work(seed: int, start: int, stop: int, folder: Path, only: str, out: Connection) -> None:
     """Run inputs `start` to `stop` - 1, and send what came of each."""
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries write about damaged files
+    targets = _targets(folder, only)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _too_long)
     shares = [target.share for target in targets]
+    out.send(None)
     for number in range(start, stop):
         rng = random.Random(f"{seed}/{number}")  # noqa: S311 - damage, no secret
         target = rng.choices(targets, shares)[0]
@@ -99,6 +100,14 @@ def _work(
     out.close()
 
 
+def _targets(folder: Path, only: str) -> list[Target]:
+    """Make the seeds anew, which are the same each time."""
+    seeds = folder / "seeds"
+    shutil.rmtree(seeds, ignore_errors=True)
+    seeds.mkdir()
+    return [each for each in make_targets(seeds) if only in each.name]
+
+
 def fuzz(inputs: int, seed: int, only: str = "", keep: Path | None = None) -> Figures:
     """Give damaged inputs to the parsers.
 
@@ -109,21 +118,24 @@ def fuzz(inputs: int, seed: int, only: str = "", keep: Path | None = None) -> Fi
         keep: folder for the first input of each kind of fault.
     """
     figures = Figures()
-    context = multiprocessing.get_context("fork")
+    # Not a fork of this process: it may hold locks of threads that a child does not have.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.fuzz.targets"])
     start = 0
     with tempfile.TemporaryDirectory(prefix="htd-fuzz-") as name:
         folder = Path(name)
-        (folder / "seeds").mkdir()
-        targets = [each for each in make_targets(folder / "seeds") if only in each.name]
         while start < inputs:
             stop = min(start + BATCH, inputs)
             source, sink = context.Pipe(duplex=False)
             child = context.Process(
-                target=_work, args=(seed, start, stop, folder, targets, sink), daemon=True
+                target=_work, args=(seed, start, stop, folder, only, sink), daemon=True
             )
             child.start()
             sink.close()
-            begun: tuple[Any, ...] | None = None
+            if not source.poll(STARTING_SECONDS):
+                raise RuntimeError(f"the child did not start in {STARTING_SECONDS} s")
+            source.recv()
+            begun = (start, "(none)", "")
             while start < stop:
                 try:
                     if not source.poll(SECONDS * 3):
@@ -131,11 +143,8 @@ def fuzz(inputs: int, seed: int, only: str = "", keep: Path | None = None) -> Fi
                     number, target, file, verdict, text = source.recv()
                 except EOFError:
                     child.join()
-                    if begun is None:
-                        raise RuntimeError(f"the child ended with {child.exitcode}") from None
                     number, target, file = begun
                     verdict, text = "fault", f"the process ended with {child.exitcode}"
-                    start = stop if number + 1 >= stop else start
                 if verdict == "begun":
                     begun = (number, target, file)
                     continue
@@ -146,7 +155,7 @@ def fuzz(inputs: int, seed: int, only: str = "", keep: Path | None = None) -> Fi
                     kind = f"{target}: {text.partition(': ')[0]}"
                     if kind not in figures.faults:
                         figures.faults[kind] = f"input {number} ({file}): {text}"
-                        if keep is not None and (folder / file).exists():
+                        if keep is not None and (folder / file).is_file():
                             keep.mkdir(parents=True, exist_ok=True)
                             (keep / f"{number}-{file}").write_bytes((folder / file).read_bytes())
                     if "ended with" in text:
