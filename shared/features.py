@@ -19,6 +19,10 @@ from shared.errors import InputError
 from shared.features_reader import packed_limit
 from shared.sandbox import ANSWER_BYTES, open_sandboxed
 
+CPU_SECONDS = 5.0
+"""Longest processor time for opening a features file, or reading some rows: HDF5 goes round in
+circles on some damaged files."""
+
 
 class FeaturesFacts(Contract):
     """What the reading process says about a features file."""
@@ -124,7 +128,9 @@ class FeaturesFile:
 
     def __init__(self, path: Path, name: str | None = None) -> None:
         name = name or path.name
-        self._file = open_sandboxed("shared.features_reader:FeaturesReader", path, name)
+        self._file = open_sandboxed(
+            "shared.features_reader:FeaturesReader", path, name, cpu_seconds=CPU_SECONDS
+        )
         try:
             facts = FeaturesFacts.model_validate(self._file.facts)
             if facts.patches * max(8, facts.dim) > packed_limit(path):

@@ -365,7 +365,7 @@ def _project(path: Path) -> list[tuple[int, dict[str, str]]]:
     for row in rows:
         image = _path(row["path"])
         # QuPath writes absolute paths, and where the project was: both may have moved together.
-        if base is not None and not image.is_file() and image.is_relative_to(base.parent):
+        if base is not None and not _is_file(image) and image.is_relative_to(base.parent):
             row["path"] = str(path.parent.resolve().parent / image.relative_to(base.parent))
     return list(enumerate(rows, 1))
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
+import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
-import openslide
 import tifffile
 
 from shared.arrays import UInt8
 from shared.errors import InputError
+from shared.imaging.tiff_facts import TIFF_ERRORS
 
 LABEL_TILE = 512
 """Side of the tiles of a label map, and height of the strips that it is written from, pixels."""
@@ -55,31 +60,60 @@ def write_label_map(
 MAX_SIDE = 1 << 20
 """Greatest side of a label map, pixels: more is a damaged header."""
 
+KEPT_TILES = 64
+"""Number of decoded tiles that an open label map keeps."""
+
+_DEFLATE = {8, 32946}
+"""TIFF's numbers of deflate."""
+
 
 class LabelMap:
-    """An open label map.
+    """An open label map. Threads may share it.
+
+    Args:
+        path: the .tif file.
 
     Attributes:
         width, height: size of the label map, pixels.
         mpp: µm per pixel.
+
+    Raises:
+        InputError: the file is no label map, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._source = openslide.OpenSlide(path)
-        except (openslide.OpenSlideError, OSError) as error:
-            raise InputError(f"label map {path.name} cannot be opened: {error}") from error
         self._name = path.name
-        self.width, self.height = self._source.dimensions
-        tile = self._source.properties.get("openslide.level[0].tile-width", "0")
-        if max(self.width, self.height) > MAX_SIDE or int(tile) != LABEL_TILE:
-            self._source.close()
-            raise InputError(f"{path.name} is no label map, or is damaged")
         try:
-            self.mpp = float(self._source.properties[openslide.PROPERTY_NAME_MPP_X])
-        except (KeyError, ValueError) as error:
-            self._source.close()
-            raise InputError(f"label map {path.name} states no µm per pixel") from error
+            self._file = path.open("rb")
+        except OSError as error:
+            raise InputError(f"label map {path.name} cannot be opened: {error}") from error
+        try:
+            with tifffile.TiffFile(self._file, _multifile=False) as tiff:
+                page: Any = tiff.pages.first
+                across, per_cm = page.tags["XResolution"].value, page.tags["ResolutionUnit"].value
+                self.width, self.height = int(page.imagewidth), int(page.imagelength)
+                self._places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+                known = (
+                    (page.tilewidth, page.tilelength) == (LABEL_TILE, LABEL_TILE)
+                    and (page.samplesperpixel, page.bitspersample, page.predictor) == (1, 8, 1)
+                    and page.compression in _DEFLATE
+                    and per_cm == 3
+                )
+                self.mpp = 1e4 * across[1] / across[0]
+            self._across = -(-self.width // LABEL_TILE)
+            tiles = self._across * -(-self.height // LABEL_TILE)
+            if not (
+                known
+                and min(self.width, self.height) > 0
+                and max(self.width, self.height) <= MAX_SIDE
+                and len(self._places) == tiles
+                and 0 < self.mpp < math.inf
+            ):
+                raise ValueError("it has other pixels than a label map")
+        except TIFF_ERRORS as error:
+            self._file.close()
+            raise InputError(f"{path.name} is no label map, or is damaged: {error}") from error
+        self._tile = lru_cache(KEPT_TILES)(self._decode)
 
     def __enter__(self) -> LabelMap:
         return self
@@ -90,7 +124,18 @@ class LabelMap:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._source.close()
+        self._file.close()
+
+    def _decode(self, tile: int) -> UInt8:
+        offset, size = self._places[tile]
+        try:
+            if size > 2 * LABEL_TILE**2:
+                raise ValueError("a tile of it is too large")
+            packed = os.pread(self._file.fileno(), size, offset)
+            plain = zlib.decompressobj().decompress(packed, LABEL_TILE**2 + 1)
+            return np.frombuffer(plain, np.uint8).reshape(LABEL_TILE, LABEL_TILE)
+        except (OSError, OverflowError, ValueError, zlib.error) as error:
+            raise InputError(f"label map {self._name} is damaged: {error}") from error
 
     def window(self, x: int, y: int, width: int, height: int) -> UInt8:
         """Read a window given in label-map pixels: uint8 (height, width), 0 outside the map.
@@ -98,11 +143,16 @@ class LabelMap:
         Raises:
             InputError: the file is damaged.
         """
-        try:
-            region = np.asarray(self._source.read_region((x, y), 0, (width, height)))
-        except (openslide.OpenSlideError, MemoryError) as error:
-            raise InputError(f"label map {self._name} is damaged: {error}") from error
-        labels: UInt8 = np.where(region[..., 3] > 0, region[..., 0], 0).astype(np.uint8)
+        labels = np.zeros((height, width), np.uint8)
+        right, bottom = min(x + width, self.width), min(y + height, self.height)
+        if right <= max(x, 0) or bottom <= max(y, 0):
+            return labels
+        for top in range(max(y, 0) // LABEL_TILE * LABEL_TILE, bottom, LABEL_TILE):
+            for left in range(max(x, 0) // LABEL_TILE * LABEL_TILE, right, LABEL_TILE):
+                tile = self._tile(top // LABEL_TILE * self._across + left // LABEL_TILE)
+                ys = slice(max(y, top, 0), min(bottom, top + LABEL_TILE))
+                xs = slice(max(x, left, 0), min(right, left + LABEL_TILE))
+                labels[_moved(ys, y), _moved(xs, x)] = tile[_moved(ys, top), _moved(xs, left)]
         return labels
 
     def whole(self) -> UInt8:
@@ -133,6 +183,10 @@ class LabelMap:
         ys = np.floor(top + (np.arange(size[1]) + 0.5) * step).astype(int)
         part = self.window(int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
         return part[np.ix_(ys - ys[0], xs - xs[0])]
+
+
+def _moved(span: slice, origin: int) -> slice:
+    return slice(span.start - origin, span.stop - origin)
 
 
 def enlarge(labels: UInt8, size: tuple[int, int]) -> UInt8:

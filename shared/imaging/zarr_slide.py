@@ -32,7 +32,10 @@ UNITS = {
 
 def is_zarr(path: Path) -> bool:
     """Say whether a path is the folder of a Zarr group."""
-    return path.is_dir() and any((path / name).is_file() for name in MARKS)
+    try:
+        return path.is_dir() and any((path / name).is_file() for name in MARKS)
+    except OSError:  # a name that is too long
+        return False
 
 
 def zarr_files(path: Path) -> list[str]:

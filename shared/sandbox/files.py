@@ -210,8 +210,14 @@ class SandboxedFile:
         self.failed = True
         status = _end(self.pid)
         self._connection.close()
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
-            reason += f" ({signal.Signals(os.WTERMSIG(status)).name})"
+        ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else signal.SIGKILL
+        if ended == signal.SIGPROF:
+            return InputError(
+                f"{self.path.name} cannot be read: that takes more computing than any such file "
+                "needs. It is damaged: copy it again from its source"
+            )
+        if ended != signal.SIGKILL:
+            reason += f" ({signal.Signals(ended).name})"
         return InputError(
             f"{self.path.name} cannot be read: {reason}. It is damaged, or needs more memory than "
             f"{_memory_limit() >> 20:,} MiB: copy it again from its source, or convert it"
@@ -227,6 +233,7 @@ def open_sandboxed(
     shared: int = ANSWER_BYTES,
     modules: Sequence[str] = (),
     seconds: float | None = None,
+    cpu_seconds: float = 0.0,
     ranges: Ranges | None = None,
 ) -> SandboxedFile:
     """Open a file in a process that can read nothing else.
@@ -246,6 +253,7 @@ def open_sandboxed(
         modules: modules that it needs besides that of `opener`.
         seconds: longest time that opening the file, or reading a part of it, may take; None:
             `SECONDS`.
+        cpu_seconds: longest processor time for the same; 0: no limit of its own.
         ranges: the file on a server; `path` is then only its name. The reader's class is called
             with a file object that asks for what is read.
 
@@ -262,6 +270,7 @@ def open_sandboxed(
         "files": [str(item.absolute()) for item in ([path] if files is None else files)],
         "folders": [str(item.absolute()) for item in folders],
         "memory": _memory_limit(),
+        "cpu_seconds": cpu_seconds,
     }
     memory = _shared_memory(shared)
     own, childs = socket.socketpair()

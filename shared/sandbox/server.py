@@ -3,9 +3,10 @@
 It has one thread and opens no file itself, so forking is safe and a child inherits nothing of
 other files. Over the socket FD it takes two messages:
 
-    {"opener", "modules", "path", "size", "arguments", "files", "folders", "memory"} with the
-        child's socket and its shared memory → {"pid"}. With a size, the child asks its caller for
-        bytes of the file: {"need": [start, length]} → {"got": length}, in the shared memory
+    {"opener", "modules", "path", "size", "arguments", "files", "folders", "memory", "cpu_seconds"}
+        with the child's socket and its shared memory → {"pid"}. With a size, the child asks its
+        caller for bytes of the file: {"need": [start, length]} → {"got": length}, in the shared
+        memory
     {"end": pid} → {"status"}: the child was killed, unless it had ended; its wait status
 Children end by themselves when their sockets are closed.
 """
@@ -111,6 +112,8 @@ def _run(opener: Any, message: Any, connection: int, memory: int) -> None:
 
 def _answer(opener: Any, message: Any, caller: socket.socket, shared: memoryview) -> None:
     files, folders = ([Path(name) for name in message[key]] for key in ("files", "folders"))
+    seconds = message["cpu_seconds"]
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # it ends the process, C code too
     try:
         confine(files, folders, message["memory"])
         if message["size"] is None:
@@ -124,6 +127,7 @@ def _answer(opener: Any, message: Any, caller: socket.socket, shared: memoryview
     send(caller, {"facts": reader.facts})
     while True:
         place, _ = receive(caller)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             if isinstance(place, dict):
                 answer: dict[str, Any] = {"filled": reader.fill(shared, *place["fill"])}

@@ -26,7 +26,6 @@ from shared.jobs import Ledger, names
 from shared.queue.redis_state import connect
 from shared.queue.worker import TASK, Dispatcher
 from shared.settings import Settings
-from shared.storage import open_store
 from tests.chaos.proxy import Mode, Proxy
 
 LEASE_SECONDS = 5
@@ -40,13 +39,20 @@ class ChaosStack(Stack):
         worker: module of the workers.
         workers: number of workers.
         seed: seed of the proxy's chances.
-        gateway: whether it has a gateway.
+        gateway, triton: whether it has a gateway, and a Triton server.
     """
 
     def __init__(
-        self, folder: Path, worker: str, workers: int, seed: int, *, gateway: bool = False
+        self,
+        folder: Path,
+        worker: str,
+        workers: int,
+        seed: int,
+        *,
+        gateway: bool = False,
+        triton: bool = False,
     ) -> None:
-        super().__init__(folder, [], lambda _: None, gateway=gateway)
+        super().__init__(folder, [], lambda _: None, gateway=gateway, triton=triton)
         self.worker, self.workers, self.seed = worker, workers, seed
 
     def start(self) -> None:
@@ -324,13 +330,3 @@ def inject(chaos: Chaos, faults: Mapping[str, Callable[[Chaos], object]], name: 
     with suppress(RedisError):
         faults[name](chaos)
     chaos.stack.restart_ended()
-
-
-def open_ledgers(config: Settings, tenants: tuple[str, ...]) -> dict[str, Ledger]:
-    """Open the ledgers of tenants; the empty name is the local one."""
-    return {
-        tenant: Ledger(open_store(f"{config.store}/tenants/{tenant}", config), owner=tenant)
-        if tenant
-        else Ledger(open_store(config=config))
-        for tenant in tenants
-    }

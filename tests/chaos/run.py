@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,19 @@ import psutil
 
 from heterotissue.stack.servers import BUCKET
 from shared.contracts.base import Request
+from shared.contracts.deploy import deployments_prefix
 from shared.contracts.synthesize import DatasetRequest
-from shared.contracts.tenants import TenantRecord, tenant_key
+from shared.contracts.tenants import LOCAL, TenantRecord, tenant_key
 from shared.jobs import Ledger, run_job
 from shared.jobs.stage import Stage
+from shared.queue.tenants import tenant_ledger
 from shared.queue.worker import Dispatcher
-from shared.settings import Settings
+from shared.settings import Settings, settings
 from shared.storage import DirectoryStore, Store
 from tests.chaos.checker import check, leftovers
-from tests.chaos.faults import FAULTS, KILLS, LEASE_SECONDS, Chaos, ChaosStack, inject, open_ledgers
+from tests.chaos.faults import FAULTS, KILLS, LEASE_SECONDS, Chaos, ChaosStack, inject
 from tests.chaos.front import FRONT_FAULTS
+from tests.chaos.serving import MODEL, TRITON_FAULTS, deploy
 from tests.chaos.stage import LOG, SEGMENT, ChaosRequest, ChaosStage
 
 TENANTS = ("", "acme")
@@ -63,12 +66,22 @@ class Product:
         request: makes the request for a dataset of a name.
         stage: makes the stage.
         prepare: writes what the stage reads into a store.
+        gateway: whether the stack has a gateway, which can fail too.
+        triton: whether a Triton server of the stack, which can fail too, makes the images.
     """
 
     worker: str
     request: Callable[[str], Request]
     stage: Callable[[], Stage[Any]]
     prepare: Callable[[Store], None]
+    gateway: bool = False
+    triton: bool = False
+
+    @property
+    def faults(self) -> dict[str, Callable[[Chaos], object]]:
+        """Everything that can go wrong while it is made."""
+        front = FRONT_FAULTS if self.gateway else {}
+        return FAULTS | front | (TRITON_FAULTS if self.triton else {})
 
 
 def _synthesize_stage() -> Stage[Any]:
@@ -94,7 +107,11 @@ REAL = Product(
     ),
     _synthesize_stage,
     _publish_model,
+    gateway=True,
 )
+SERVED = replace(REAL, gateway=False, triton=True)
+PRODUCTS = {"tiny": TINY, "real": REAL, "served": SERVED}
+"""Kinds of datasets: tiny pictures, images of a toy model, and such of a Triton server."""
 
 
 @dataclass
@@ -155,15 +172,23 @@ def chaos(folder: Path, seed: int, workers: int, product: Product = TINY) -> Ite
     before = dict(os.environ)
     os.environ |= SETTINGS | {LOG: str(folder / "computed")}
     try:
-        with ChaosStack(folder, product.worker, workers, seed, gateway=product is REAL) as stack:
-            ledgers = open_ledgers(stack.direct, TENANTS)
+        with ChaosStack(
+            folder, product.worker, workers, seed, gateway=product.gateway, triton=product.triton
+        ) as stack:
+            ledgers = {tenant: tenant_ledger(stack.direct, tenant or LOCAL) for tenant in TENANTS}
             ledgers[""].store.put_json(tenant_key("acme"), TenantRecord())
             for ledger in ledgers.values():
                 product.prepare(ledger.store)
+            if product.triton:
+                os.environ["HTD_TRITON_URL"] = stack.environment["HTD_TRITON_URL"]
+                settings.cache_clear()
+                for ledger in ledgers.values():
+                    deploy(ledger)
             yield Chaos(stack, random.Random(seed), ledgers)  # noqa: S311 - faults, no secret
     finally:
         os.environ.clear()
         os.environ.update(before)
+        settings.cache_clear()
 
 
 def run_round(
@@ -196,7 +221,7 @@ def run_round(
         supply()
         bench.pause(0.2, 1.5)
         hit = tuple((made[job][0], _dataset(made[job][1])) for job in bench.open_jobs())
-        inject(bench, FAULTS | FRONT_FAULTS, name)
+        inject(bench, product.faults, name)
         for job, (ledger, request) in bench.jobs.items():  # the fault may have asked for one
             made.setdefault(job, (ledger.owner, request))
         injected.append(Injected(name, time.time(), hit))
@@ -224,7 +249,7 @@ def _judge(
         dataset = _dataset(request)
         place = f"tenants/{tenant}" if tenant else ""
         images = int(request.model_dump()["images"])
-        wanted = undisturbed(request, product)
+        wanted = undisturbed(request, product, bench.ledgers[""].store)
         asked = bucket / place / "datasets" / dataset / "submission.json"
         if asked.is_file():  # of the gateway: when it was asked for
             wanted[asked.name] = hashlib.sha256(asked.read_bytes()).hexdigest()
@@ -247,14 +272,25 @@ def _judge(
         figures.twice += sum(count - 1 for count in computed.values())
 
 
-def undisturbed(request: Request, product: Product = TINY) -> dict[str, str]:
-    """Make a dataset in this process without faults; return path below its folder → SHA-256."""
+def undisturbed(
+    request: Request, product: Product = TINY, deployed: Store | None = None
+) -> dict[str, str]:
+    """Make a dataset in this process without faults; return path below its folder → SHA-256.
+
+    Args:
+        request: asks for the dataset.
+        product: its kind.
+        deployed: store with the deployments on a Triton server, if that makes the images.
+    """
     if isinstance(request, ChaosRequest):
         request = request.model_copy(update={"seconds": 0.0})
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         ledger = Ledger(DirectoryStore(folder))
         log = os.environ.pop(LOG, None)
         product.prepare(ledger.store)
+        if product.triton and deployed is not None:
+            for key in deployed.list(deployments_prefix(MODEL)):
+                ledger.store.put(key, deployed.get(key))
         config = Settings(threads=1, device="cpu")
         run_job(ledger, product.stage(), ledger.submit(request), config=config)
         if log is not None:
@@ -299,17 +335,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--per-round", type=int, default=6)
     parser.add_argument("--segment", type=int, help="shards in a segment of a plan")
-    parser.add_argument("--real", action="store_true", help="real datasets of a toy model")
+    parser.add_argument("--product", choices=PRODUCTS, default="tiny", help="kind of the datasets")
     parser.add_argument("--folder", type=Path, default=Path("out/chaos"))
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
     options = parser.parse_args(arguments)
     if options.segment:
         os.environ[SEGMENT] = str(options.segment)
     figures, began = Figures(), time.monotonic()
-    product = REAL if options.real else TINY
+    product = PRODUCTS[options.product]
     with chaos(options.folder, options.seed, options.workers, product) as bench:
-        kinds = [name for name in FAULTS if bench.stack.disk or not name.startswith("disk")]
-        kinds += list(FRONT_FAULTS) if product is REAL else []
+        kinds = [name for name in product.faults if bench.stack.disk or not name.startswith("disk")]
         schedule = [
             name
             for _ in range(-(-options.faults // len(kinds)))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
 import tifffile
 from PIL import Image
 
+from heterotissue.sources.tables import find_by_table
 from services.ingest.annotations.outlines import polygon
 from services.ingest.tile_tables import read_tiles
+from shared import features
 from shared.contracts.tiles import TILE_COLUMNS
 from shared.errors import InputError
+from shared.imaging.label_map import LabelMap, write_label_map
 from shared.imaging.pictures import check_jpeg
 from shared.imaging.tiff_facts import inspect
 from shared.storage import DirectoryStore
@@ -76,3 +81,40 @@ def test_an_outline_that_crosses_itself_everywhere_is_refused(tmp_path: Path) ->
         polygon(tangle)
     bow = [(0.0, 0.0), (10.0, 10.0), (10.0, 0.0), (0.0, 10.0)]
     assert polygon(bow).area == pytest.approx(50)
+
+
+def test_a_features_file_that_hdf5_never_ends_to_read_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "CPU_SECONDS", 0.5)
+    path = tmp_path / "s1.h5"
+    with h5py.File(path, "w") as file:
+        coords = file.create_dataset("coords", data=np.arange(32).reshape(16, 2) * 64)
+        coords.attrs.update({"patch_size": 64, "patch_size_level0": 64, "name": "s1"})
+        file["features"] = np.ones((16, 5), np.float32)
+    data = path.read_bytes()
+    at = data.index(b"s1", data.index(b"GCOL")) + 1
+    path.write_bytes(data[:at] + b"4294967296" + data[at + 1 :])
+    with pytest.raises(InputError, match=r"s1\.h5 cannot be read: that takes more computing"):
+        features.read_features(path)
+
+
+@pytest.mark.parametrize("at", range(0, 555, 3))
+def test_a_damaged_label_map_is_read_or_refused(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "labels.tif"
+    write_label_map(path, iter([np.ones((40, 60), np.uint8)]), 60, 40, 1.0)
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 64
+    path.write_bytes(data)
+    with suppress(InputError), LabelMap(path) as labels:
+        assert labels.width * labels.height <= 1 << 40
+        if labels.width * labels.height < 1 << 20:
+            labels.whole()
+
+
+def test_a_table_with_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "slides.csv"
+    table.write_text(f"slide,path\na,{'x' * 300}.svs\n")
+    found = find_by_table(table, [], None)
+    assert not found.slides
+    assert len(found.refused) == 1
