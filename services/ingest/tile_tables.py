@@ -25,6 +25,9 @@ TEXTS = [field.name for field in TILE_COLUMNS if pa.types.is_string(field.type)]
 MAX_TEXT = 4096
 """Longest text of a table of tiles, bytes."""
 
+MAX_TEXTS = 512 << 20
+"""Most bytes of texts in a table, rows with equal ones counted each: all of them are in memory."""
+
 MAX_TILES = 2_000_000
 """Greatest number of tiles in a table, all of which are in memory."""
 
@@ -95,15 +98,25 @@ def parse(path: Path, key: str) -> Document:
 
 
 def _check_texts(key: str, table: pa.Table) -> None:
-    """Raise `InputError` if a table has a text that is longer than names and paths are."""
+    """Raise `InputError` if texts of a table are longer than names and paths are, or too many."""
+    total = 0
     for name in TEXTS:
         for chunk in table.column(name).chunks:
-            values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-            longest = pc.max(pc.binary_length(values)).as_py() or 0
+            if pa.types.is_dictionary(chunk.type):
+                lengths = pc.take(pc.binary_length(chunk.dictionary), chunk.indices)
+            else:
+                lengths = pc.binary_length(chunk)
+            longest = pc.max(lengths).as_py() or 0
             if longest > MAX_TEXT:
                 raise InputError(
                     f"{key} has a text of {longest:,} bytes in {quoted(name)}: no name is"
                 )
+            total += pc.sum(lengths.cast(pa.int64())).as_py() or 0
+    if total > MAX_TEXTS:
+        raise InputError(
+            f"{key} holds {total >> 20:,} MiB of names, at most {MAX_TEXTS >> 20} are read at "
+            "once: make several cohorts of it"
+        )
 
 
 def _check_place(table: str, name: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,8 +18,12 @@ from shared.storage import Store
 SUFFIXES = {".svs", ".tif", ".tiff"}
 
 JPEG = 7
-MAX_TILE = 4 << 20
-"""Pixels of the largest tile that is fetched by itself."""
+MIN_SIDE, MAX_TILE = 128, 4 << 20
+"""Smallest side of tiles that are fetched by themselves, and pixels of the largest."""
+
+MAX_STEP, MAX_COARSEST = 8, 16 << 20
+"""Greatest ratio of the sides of two levels, and pixels of the coarsest level: a view of a slide
+takes a few tiles then."""
 
 
 class RangedReader(SlideReader):
@@ -43,10 +48,15 @@ def _check(file: BinaryIO, name: str) -> None:
                 page.is_tiled
                 and page.compression == JPEG
                 and page.samplesperpixel == 3
+                and min(page.tilewidth, page.tilelength) >= MIN_SIDE
                 and page.tilewidth * page.tilelength <= MAX_TILE
                 and all(page.databytecounts)
                 for page in pages
             )
+            widths = [page.imagewidth for page in pages]
+            coarsest = pages[-1].imagewidth * pages[-1].imagelength <= MAX_COARSEST
+            steps = all(a <= MAX_STEP * b for a, b in pairwise(widths))
+            plain = plain and coarsest and steps
             fits = plain and not maker and not tiff.is_ome and (not turned or turned.value == 1)
     except TIFF_ERRORS as error:
         raise InputError(f"{name} cannot be read in pieces: {error}") from error

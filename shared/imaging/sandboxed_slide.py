@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import openslide
 from PIL import Image
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from shared.arrays import UInt8
 from shared.contracts.base import Contract
@@ -25,7 +25,11 @@ from shared.sandbox.files import Ranges
 SLOTS, SLOT_BYTES = 3, 64 << 20
 """Parts of the memory that a slide's process shares, which hold patches; and bytes of each."""
 
+LONGEST_PROPERTY = 1 << 16
+"""Characters of the longest property that is passed on; longer ones are whole documents."""
+
 Side = Annotated[int, Field(ge=1, le=2**31)]
+_PLACES = TypeAdapter(list[int])
 
 
 class SlideFacts(Contract):
@@ -56,7 +60,11 @@ class SlideReader:
         self.facts = {
             "level_dimensions": self._source.level_dimensions,
             "level_downsamples": self._source.level_downsamples,
-            "properties": dict(self._source.properties),
+            "properties": {
+                name: value
+                for name, value in self._source.properties.items()
+                if len(value) <= LONGEST_PROPERTY
+            },
         }
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> UInt8:
@@ -193,7 +201,10 @@ class SandboxedSlide(LeveledSlide):
         """
         images = self._file.memory(slot * SLOT_BYTES, (len(corners), size[1], size[0], 3))
         answer = self._file.fill([slot, list(corners), level, list(spans), list(size)])
-        damaged = set(answer) if isinstance(answer, list) else {-1}
+        try:
+            damaged = set(_PLACES.validate_python(answer))
+        except ValidationError:
+            damaged = {-1}
         if not damaged <= set(range(len(corners))):
             raise InputError(f"{self._file.path.name}: its process says what cannot be")
         return images, sorted(damaged)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.computing import machine_memory
 from shared.errors import InputError
 from shared.sandbox.files import ANSWER_BYTES, open_sandboxed
 
@@ -17,7 +18,8 @@ SECONDS = 1200.0
 """Longest time that parsing a file may take: gigabytes of outlines take minutes."""
 
 MAX_BYTES = 4 << 30
-"""Longest JSON text that is taken."""
+"""Longest JSON text that is taken, but at most an eighth of the machine's memory: its value takes
+some three times as much."""
 
 
 class Document:
@@ -52,7 +54,8 @@ def read_document(
     """
     with open_sandboxed(opener, path, *arguments, files=files, seconds=SECONDS) as file:
         length = file.facts.get("bytes")
-        if not isinstance(length, int) or not 0 <= length <= MAX_BYTES:
+        most = min(MAX_BYTES, machine_memory() // 8)
+        if not isinstance(length, int) or not 0 <= length <= most:
             raise InputError(f"{path.name} holds too much to be read at once: split it")
         text = b"".join(
             file.read([at, end], (end - at,), np.uint8).tobytes()

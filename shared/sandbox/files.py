@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -36,7 +38,7 @@ MAX_MEMORY = 6 << 30
 START_SECONDS = 60.0
 
 
-MAX_RANGES = 10_000
+MAX_RANGES = 2000
 """Pieces of its file that a process may ask for while it opens it or reads a part."""
 
 
@@ -80,7 +82,7 @@ class SandboxedFile:
         self._lock = threading.Lock()
         weakref.finalize(self, connection.close)  # the process ends with its connection
         try:
-            self.facts: dict[str, Any] = self._receive()["facts"]
+            self.facts: dict[str, Any] = self._facts(self._receive())
         except ReadError as error:
             self.close()
             raise InputError(str(error)) from error
@@ -129,9 +131,12 @@ class SandboxedFile:
     def ask(self, place: Sequence[Any]) -> dict[str, Any]:
         """Return facts from the reader's `read`, as a JSON object; see `read`."""
         with self._lock:
-            facts = self._answered(place).get("facts")
-            if not isinstance(facts, dict):
-                raise self._lost("it gave other data than it should")
+            return self._facts(self._answered(place))
+
+    def _facts(self, answer: dict[str, Any]) -> dict[str, Any]:
+        facts = answer.get("facts")
+        if not isinstance(facts, dict):
+            raise self._lost("it gave other data than it should")
         return facts
 
     def _answered(self, question: Any) -> dict[str, Any]:
@@ -160,28 +165,34 @@ class SandboxedFile:
         self.close()
 
     def _receive(self) -> dict[str, Any]:
-        answer = self._answer()
+        end = time.monotonic() + self._seconds
+        answer = self._answer(end)
         for _ in range(MAX_RANGES):
             if self._ranges is None or "need" not in answer:
                 return answer
             self._give(self._ranges, answer["need"])
-            answer = self._answer()
+            answer = self._answer(end)
         raise self._lost("it is read in too many pieces")
 
     def _give(self, ranges: Ranges, need: Any) -> None:
         """Give the process bytes of its file."""
         try:
-            start, length = (int(number) for number in need)
-            data = ranges.fetch(start, min(length, ANSWER_BYTES))
+            start, length = map(index, need)
+        except (TypeError, ValueError):
+            start, length = 0, 0
+        if not (0 <= start < ranges.size and 0 < length <= min(ANSWER_BYTES, ranges.size - start)):
+            raise self._lost("it asks for bytes that the file does not have")
+        try:
+            data = ranges.fetch(start, length)[:length]
             self._memory[: len(data)] = data
             send(self._connection, {"got": len(data)})
         except BaseException:  # the process waits for an answer that does not come
             self.close()
             raise
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, end: float) -> dict[str, Any]:
         try:
-            answer, _ = receive(self._connection, self._seconds)
+            answer, _ = receive(self._connection, max(1e-3, end - time.monotonic()))
         except TimeoutError:
             raise self._lost(f"reading it took longer than {self._seconds:.0f} s") from None
         except (EOFError, OSError):

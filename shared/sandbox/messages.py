@@ -13,8 +13,8 @@ LENGTH = struct.Struct("<I")
 
 _PIECE = 1 << 16
 
-MAX_BYTES = 16 << 20
-"""Longest message; the properties of a slide take a few kilobytes."""
+MAX_BYTES = 4 << 20
+"""Longest message; the properties of a slide take a few kilobytes, and 20 times that in Python."""
 
 
 def send(to: socket.socket, value: Any, descriptors: Sequence[int] = ()) -> None:

@@ -44,6 +44,8 @@ class RangeFile(io.RawIOBase):
         """Read up to `size` bytes; fewer only at the end of the file."""
         rest = max(0, self._size - self._at)
         size = rest if size is None or size < 0 else min(size, rest)
+        if not size:
+            return b""
         first, last = self._at // BLOCK, (self._at + size + BLOCK - 1) // BLOCK
         data = b"".join(self._some(first, last))
         start = self._at - first * BLOCK

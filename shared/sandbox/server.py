@@ -25,22 +25,26 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from shared.computing import prepare
+from shared.computing import machine_memory, prepare
 from shared.errors import InputError
 from shared.sandbox.confine import confine
 from shared.sandbox.messages import receive, send
 from shared.sandbox.ranges import RangeFile
+
+LOOK_SECONDS = 0.25
+"""Seconds between two looks at the memory of all children."""
 
 
 def main() -> None:
     """Serve until the other side of the socket is closed."""
     prepare(1)
     control = socket.socket(fileno=int(sys.argv[1]))
-    children = _Children()
+    children, most = _Children(), machine_memory() // 2
     send(control, {"ready": os.getpid()})
     while True:
         children.reap()
-        if not select.select([control], [], [], 1.0 if children.live else None)[0]:
+        children.bound(most)
+        if not select.select([control], [], [], LOOK_SECONDS if children.live else None)[0]:
             continue
         try:
             message, descriptors = receive(control, descriptors=2)
@@ -81,6 +85,14 @@ class _Children:
                 if os.WIFSIGNALED(status):
                     self.killed[child] = status
 
+    def bound(self, most: int) -> None:
+        """Kill the largest child if all together take more than `most` bytes of memory."""
+        if len(self.live) > 1:
+            own = _resident(os.getpid())  # they share it
+            sizes = {child: max(0, _resident(child) - own) for child in self.live}
+            if sum(sizes.values()) > most:
+                os.kill(max(sizes, key=sizes.__getitem__), signal.SIGKILL)
+
     def end(self, child: int) -> int:
         """End a child; return its wait status, or 0 if it ended by itself."""
         for tries in range(1000):
@@ -91,6 +103,14 @@ class _Children:
             time.sleep(0.001)
             self.reap()
         return self.killed.pop(child, 0)
+
+
+def _resident(process: int) -> int:
+    """Return the bytes that a process has in memory; 0 if it has ended, or /proc is not there."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError):
+        return 0
 
 
 def _find(name: str) -> Any:

@@ -191,8 +191,9 @@ class S3Store(Store):
         except (S3Error, InvalidResponseError) as error:
             raise self._translated(error, key) from error
         try:
-            return bytes(response.data)
+            return bytes(response.read(length))  # a server may ignore a range and send everything
         finally:
+            response.close()
             response.release_conn()
 
     def fetches(self) -> bool:

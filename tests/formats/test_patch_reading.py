@@ -185,6 +185,12 @@ def test_what_is_no_pyramid_of_jpeg_tiles_is_fetched_whole(tmp_path: Path) -> No
     store = ServerStore(DirectoryStore(tmp_path))
     tifffile.imwrite(tmp_path / "strips.tif", np.zeros((300, 300, 3), np.uint8))
     (tmp_path / "broken.svs").write_bytes(b"II*\0 and no more")
-    for key in ("strips.tif", "broken.svs"):
+    pixels = np.zeros((8192, 4096, 3), np.uint8)
+    for name, side in (("small tiles.tif", 32), ("flat.tif", 512)):
+        tifffile.imwrite(
+            tmp_path / name, pixels[: 16 * side], tile=(side, side), compression="jpeg",
+            photometric="ycbcr",
+        )  # fmt: skip
+    for key in ("strips.tif", "broken.svs", "small tiles.tif", "flat.tif"):
         assert open_ranged(store, key) is None
     assert open_ranged(DirectoryStore(tmp_path), "strips.tif") is None

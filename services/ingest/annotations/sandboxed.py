@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
-from shapely import from_wkb, get_coordinates, to_wkb
+from shapely import get_coordinates
 from shapely.errors import ShapelyError
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from services.ingest.annotations.formats import READERS, format_of
 from services.ingest.annotations.outlines import FARTHEST, Annotation, Outline, SlideGeometry
+from shared.arrays import Float64
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Contract
 from shared.errors import InputError
@@ -27,9 +28,9 @@ READER = "services.ingest.annotations.sandboxed:parse"
 
 
 class _Outline(Contract):
-    """An `Outline`; its area is well-known binary in base64."""
+    """An `Outline`; its area is polygons of rings, the outer one first: float64 pairs in base64."""
 
-    area: str
+    area: tuple[tuple[str, ...], ...]
     names: tuple[str, ...]
     hint: str | None
     cut: bool
@@ -70,7 +71,7 @@ def read_annotation(
         outlines = [
             Outline(_area(item.area), item.names, item.hint, item.cut) for item in parsed.outlines
         ]
-    except (ValidationError, ShapelyError, binascii.Error, ValueError) as error:
+    except (ValidationError, ShapelyError, binascii.Error, ValueError, IndexError) as error:
         raise InputError(f"{path.name} cannot be read: its parser answered nonsense") from error
     if parsed.format not in READERS:
         return parsed.format, None
@@ -85,7 +86,7 @@ def parse(path: Path, stated: LabelFormat | None, slide: dict[str, Any]) -> Docu
     found = READERS[kind](path, SlideGeometry(**slide))
     outlines = [
         {
-            "area": base64.b64encode(to_wkb(item.area)).decode(),
+            "area": _rings(item.area),
             "names": item.names,
             "hint": item.hint,
             "cut": item.cut,
@@ -95,9 +96,25 @@ def parse(path: Path, stated: LabelFormat | None, slide: dict[str, Any]) -> Docu
     return Document({"format": kind, "outlines": outlines, "skipped": found.skipped})
 
 
-def _area(text: str) -> BaseGeometry:
-    area = from_wkb(base64.b64decode(text, validate=True))
-    points = get_coordinates(area)
-    if not isinstance(area, Polygon | MultiPolygon) or not (np.abs(points) <= 10 * FARTHEST).all():
+def _rings(area: BaseGeometry) -> list[list[str]]:
+    polygons = area.geoms if isinstance(area, MultiPolygon) else [area]
+    return [
+        [
+            base64.b64encode(get_coordinates(ring).tobytes()).decode()
+            for ring in (polygon.exterior, *polygon.interiors)
+        ]
+        for polygon in polygons
+    ]
+
+
+def _area(polygons: tuple[tuple[str, ...], ...]) -> Polygon | MultiPolygon:
+    """Build an area from coordinates alone: a geometry library may fail at forged binaries."""
+    parts = [Polygon(_ring(rings[0]), [_ring(ring) for ring in rings[1:]]) for rings in polygons]
+    return parts[0] if len(parts) == 1 else MultiPolygon(parts)
+
+
+def _ring(text: str) -> Float64:
+    points: Float64 = np.frombuffer(base64.b64decode(text, validate=True)).reshape(-1, 2)
+    if not (np.abs(points) <= 10 * FARTHEST).all():
         raise ValueError("no area of a slide")
-    return area
+    return points
