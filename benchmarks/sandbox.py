@@ -1,6 +1,7 @@
 """What does the sandbox cost?  python -m benchmarks.sandbox SLIDE
 
-Patches of one slide are read in turn in this process and through the sandbox, at the same places.
+The same places of one slide are read in turn in this process and through the sandbox: as patches,
+many at a time, as `htd embed` reads them; and as single windows, as a page of slides shows them.
 Seconds suffer from whatever else the machine does; processor time (of both processes) hardly does.
 """
 
@@ -14,62 +15,80 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import openslide
 import psutil
 
+from shared.arrays import Int64
 from shared.computing import prepare
 from shared.imaging import sandboxed_slide, slide_files
+from shared.imaging.patch_cutting import PatchCutter
+from shared.imaging.patch_reading import read_patches, tile_order
 from shared.imaging.slide import Slide
 from shared.sandbox import protections
 
-Opener = Callable[[Path], openslide.AbstractSlide]
-WAYS: dict[str, Opener] = {
-    "direct": slide_files.open_source,
-    "sandbox": sandboxed_slide.open_source,
-}
+SIDE, AT_ONCE = 256, 64
 
 
 def main() -> None:
     """Read the command line, measure, and print or write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slide", type=Path)
-    parser.add_argument("--patch", type=int, default=256, help="side of a patch, pixels")
-    parser.add_argument("--patches", type=int, default=200, help="patches of a round")
+    parser.add_argument("--patches", type=int, default=512, help="patches of a round")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     prepare(1)  # as workers do
-    figures = json.dumps(measure(asked.slide, asked.patch, asked.patches, asked.rounds), indent=1)
+    figures = json.dumps(measure(asked.slide, asked.patches, asked.rounds), indent=1)
     print(figures)
     if asked.out:
         asked.out.write_text(figures + "\n")
 
 
-def measure(path: Path, side: int, patches: int, rounds: int) -> dict[str, object]:
-    """Read `patches` patches of `side` px in each of `rounds`, in both ways."""
-    slides = {way: Slide(path, open_it(path), 1.0) for way, open_it in WAYS.items()}
-    opening: dict[str, list[float]] = {way: [] for way in WAYS}
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    processor: dict[str, list[float]] = {way: [] for way in WAYS}
-    own = psutil.Process()
-    processes = [own, *own.children(recursive=True)]
+def measure(path: Path, patches: int, rounds: int) -> dict[str, object]:
+    """Read `patches` patches of `SIDE` px in each of `rounds`, in all ways."""
+    sources = {
+        "direct": slide_files.open_source(path),
+        "sandbox": sandboxed_slide.open_source(path),
+    }
+    slides = {way: Slide(path, source, 1.0) for way, source in sources.items()}
+    cutter = PatchCutter(path, sources["direct"])
+    size = [max(1, each - SIDE) for each in (slides["direct"].width, slides["direct"].height)]
     rng = np.random.default_rng(0)
+
+    def windows(way: str, corners: Int64) -> None:
+        for x, y in corners[:100].tolist():
+            slides[way].read(x, y, (SIDE, SIDE), 1.0)
+
+    def direct(corners: Int64) -> None:
+        out = np.empty((AT_ONCE, SIDE, SIDE, 3), np.uint8)
+        ordered = corners[tile_order(slides["direct"], corners, 0)]
+        for start in range(0, len(ordered), AT_ONCE):
+            part = [(x, y) for x, y in ordered[start : start + AT_ONCE].tolist()]
+            cutter.cut(part, 0, (SIDE, SIDE), out[: len(part)])
+
+    def sandboxed(corners: Int64) -> None:
+        for _ in read_patches(slides["sandbox"], corners, SIDE, 1.0, AT_ONCE):
+            pass
+
+    ways: dict[str, dict[str, Callable[[Int64], None]]] = {
+        "patches": {"direct": direct, "sandbox": sandboxed},
+        "single windows": {way: partial(windows, way) for way in slides},
+    }
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    taken: dict[str, dict[str, list[tuple[float, float]]]] = {
+        kind: {way: [] for way in both} for kind, both in ways.items()
+    }
     for number in range(rounds):
-        ways = list(WAYS) if number % 2 else list(WAYS)[::-1]
-        size = [max(1, each - side) for each in (slides["direct"].width, slides["direct"].height)]
-        corners = rng.integers(size, size=(patches, 2)).tolist()
-        for way in ways:
-            began = time.perf_counter()
-            WAYS[way](path).close()
-            opening[way].append(time.perf_counter() - began)
-            began, before = time.perf_counter(), _processor_seconds(processes)
-            for x, y in corners:
-                slides[way].read(x, y, (side, side), 1.0)
-            seconds[way].append(time.perf_counter() - began)
-            processor[way].append(_processor_seconds(processes) - before)
+        corners = rng.integers(size, size=(patches, 2))
+        for kind, both in ways.items():
+            for way in list(both) if number % 2 else list(both)[::-1]:
+                began, before = time.perf_counter(), _processor_seconds(processes)
+                both[way](corners)
+                used = _processor_seconds(processes) - before
+                taken[kind][way].append((time.perf_counter() - began, used))
     for slide in slides.values():
         slide.close()
     return {
@@ -78,13 +97,9 @@ def measure(path: Path, side: int, patches: int, rounds: int) -> dict[str, objec
         "slide": path.name,
         "protections": protections(),
         "load": os.getloadavg()[0],
-        "patch_ms": {way: statistics.median(all_) / patches * 1e3 for way, all_ in seconds.items()},
-        "open_ms": {way: statistics.median(all_) * 1e3 for way, all_ in opening.items()},
-        "patch_processor_ms": {
-            way: statistics.median(all_) / patches * 1e3 for way, all_ in processor.items()
-        },
-        "cost": _cost(seconds),
-        "processor_cost": _cost(processor),
+        "n": rounds,
+        "cost in seconds": {kind: _cost(both, 0) for kind, both in taken.items()},
+        "cost in processor time": {kind: _cost(both, 1) for kind, both in taken.items()},
     }
 
 
@@ -92,10 +107,11 @@ def _processor_seconds(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def _cost(measured: dict[str, list[float]]) -> float:
+def _cost(taken: dict[str, list[tuple[float, float]]], measure: int) -> float:
     """Return the median share that the sandbox adds."""
-    pairs = zip(measured["sandbox"], measured["direct"], strict=True)
-    return statistics.median(sandbox / direct for sandbox, direct in pairs) - 1
+    pairs = zip(taken["sandbox"], taken["direct"], strict=True)
+    shares = (sandbox[measure] / direct[measure] - 1 for sandbox, direct in pairs)
+    return round(statistics.median(shares), 3)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ class ChaosStack(Stack):
 
     def stop(self) -> None:
         super().stop()
-        self.proxy.__exit__()
+        if "proxy" in vars(self):  # it may have failed to start
+            self.proxy.__exit__()
         if self.disk:
             subprocess.run(["umount", self.folder / "s3"], check=False)
 
