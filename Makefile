@@ -44,8 +44,10 @@ test-tensorrt: install  ## every graph that Triton serves, built by TensorRT for
 	$(BIN)/pip install --quiet --no-deps $(TENSORRT)==1.7.1.116 $(TENSORRT)-libs==1.7.1.116 $(TENSORRT)-bindings==1.7.1.116
 	$(BIN)/python -m pytest -m 'tensorrt or not tensorrt' -v tests/tensorrt
 
-chaos: install   ## FAULTS=500 injected faults while datasets are made, and an independent check; a training that is killed [SEED=0]
+chaos: install   ## FAULTS=500 injected faults while datasets are made, REAL=40 while images are, and an independent check; a training that is killed [SEED=0]
 	$(BIN)/python -m tests.chaos.run --faults $(or $(FAULTS),500) --seed $(or $(SEED),0) --out benchmarks/results/chaos.json
+	$(BIN)/python -m tests.chaos.run --product real --faults $(or $(REAL),40) --seed $(or $(SEED),0) --out benchmarks/results/chaos-real.json
+	$(BIN)/python -m tests.chaos.run --product served --faults $(or $(REAL),40) --seed $(or $(SEED),0) --out benchmarks/results/chaos-served.json
 	$(BIN)/python -m tests.chaos.training --kills 10 --seed $(or $(SEED),0)
 
 soak: install    ## a stack under load for HOURS=2: does a process grow by more than 100 MB?

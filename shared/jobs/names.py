@@ -7,8 +7,10 @@ first has ended without a result and none was there before, or if a person asks 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -111,17 +113,19 @@ class Claims:
         snapshot = Snapshot(self.store, other)
         if _left_over(self.store, name, other):
             return
+        differing: list[str] = []
         try:
             status = snapshot.status()
             if not _has_had_result(snapshot):
                 return
             if status.stage == self.request.stage:
-                kind = type(self.request)
-                if self.request.revises(kind.model_validate(snapshot.record.request)):
+                asked = type(self.request).model_validate(snapshot.record.request)
+                if self.request.revises(asked):
                     return
+                differing = differences(asked.model_dump(), self.request.model_dump())
         except (JobNotFoundError, ValueError):  # it is deleted, or of another version
             status = None
-        raise NameTakenError(_taken(name, other, status))
+        raise NameTakenError(_taken(name, other, status, differing))
 
 
 def abandon(store: Store, job: str) -> None:
@@ -148,11 +152,37 @@ def _has_had_result(snapshot: Snapshot) -> bool:
         snapshot = Snapshot(snapshot.store, earlier)
 
 
-def _taken(name: str, other: str, status: JobStatus | None) -> str:
+def differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """List where two requests, as plain values, differ: 'images was 24 and is 40'."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            text
+            for key in dict.fromkeys([*new, *old])
+            for text in differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
+        ]
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        if len(old) != len(new):
+            return [f"{place} had {len(old):,} entries and has {len(new):,}"]
+        return [
+            text
+            for number, pair in enumerate(zip(old, new, strict=True), 1)
+            for text in differences(*pair, f"{place} {number}")
+        ]
+    return [] if old == new else [f"{place} was {_short(old)} and is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _taken(name: str, other: str, status: JobStatus | None, differing: Sequence[str] = ()) -> str:
     doing = "is being made" if status and status.state in {"planning", "running"} else "was made"
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    how = f" ({'; '.join(differing[:3])}{more})" if differing else ""
     return (
-        f"{name} {doing} by job {other or '(unknown)'} from another request: choose another name, "
-        "or replace it with --replace"
+        f"{name} {doing} by job {other or '(unknown)'} from another request{how}: choose another "
+        "name, or replace it with --replace"
     )
 
 

@@ -166,12 +166,13 @@ def test_scratch_is_made_again_only_if_something_else_is_missing(ledger: Ledger)
 
 def test_a_name_is_not_taken_from_another_request(ledger: Ledger) -> None:
     copy(ledger)
-    with pytest.raises(NameTakenError, match=r"out/a was made by job copy-.*--replace"):
+    with pytest.raises(NameTakenError, match=r"out/a was made by job copy-.*--replace") as refused:
         copy(ledger, parts=("x",))
+    assert "from another request (parts had 2 entries and has 1)" in str(refused.value)
     assert set(made(ledger)) == {"x", "y", "all.json"}
     copy(ledger, parts=("x",), replace=True)
     assert ledger.store.get_json("out/a/all.json") == ["x"]
-    with pytest.raises(NameTakenError):
+    with pytest.raises(NameTakenError, match=r"\(parts 1 was x and is y\)"):
         copy(ledger, parts=("y",))
 
 
