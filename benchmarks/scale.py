@@ -166,7 +166,7 @@ class Bench:
         if found is None:
             return None
         again = self.execute(*found)
-        dispatcher.window.ended(self.ledger, *found, again)
+        dispatcher.window.ended(dispatcher.ledgers(self.ledger), *found, again)
         return found
 
     def work(self) -> dict[str, Any]:
