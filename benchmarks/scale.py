@@ -38,7 +38,7 @@ from shared.queue.redis_state import first_queue
 from shared.queue.window import unit_of
 from shared.queue.worker import Dispatcher
 from shared.settings import Settings
-from shared.storage import DirectoryStore, Store, StoreView
+from shared.storage import DirectoryStore, Stat, Store, StoreView
 from shared.storage.formats import table_bytes
 
 SIZES = (100, 1000, 10_000, 1_000_000)
@@ -107,6 +107,22 @@ class CountedStore(StoreView):
         self.calls["get"] += 1
         return super().open(key, start)
 
+    def local(self, key: str) -> Path:
+        self.calls["get"] += 1
+        return super().local(key)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self.calls["put"] += 1
+        super().put_file(key, path)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        self.calls["get"] += 1
+        return super().read_range(key, start, length)
+
+    def stat(self, key: str) -> Stat:
+        self.calls["exists"] += 1
+        return super().stat(key)
+
     def list(self, prefix: str = "") -> Iterator[str]:
         return self._pages(super().list(prefix))
 
@@ -166,7 +182,7 @@ class Bench:
         if found is None:
             return None
         again = self.execute(*found)
-        dispatcher.window.ended(self.ledger, *found, again)
+        dispatcher.window.ended(dispatcher.ledgers(self.ledger), *found, again)
         return found
 
     def work(self) -> dict[str, Any]:
@@ -307,6 +323,17 @@ def measure(folder: Path, sizes: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def write_figures(out: Path, name: str, figures: dict[str, Any]) -> None:
+    """Add figures to those under a name in a file, with the date and the machine."""
+    known = json.loads(out.read_text()) if out.exists() else {}
+    known[name] = known.get(name, {}) | figures
+    known[name] |= {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{psutil.cpu_count()} CPU cores, {platform.machine()}",
+    }
+    out.write_text(json.dumps(known, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part")
@@ -326,12 +353,7 @@ def main() -> None:
             os.environ["HTD_BROKER_URL"] = stack.config.broker_url.get_secret_value()
             sizes = tuple(size for size in SIZES if size <= options.shards)
             engine = measure(Path(name), sizes)
-        engine |= {
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": f"{psutil.cpu_count()} CPU cores, {platform.machine()}",
-        }
-        known = json.loads(options.out.read_text()) if options.out.exists() else {}
-        options.out.write_text(json.dumps(known | {"engine": engine}, indent=1) + "\n")
+        write_figures(options.out, "engine", engine)
 
 
 if __name__ == "__main__":

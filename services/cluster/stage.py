@@ -81,7 +81,7 @@ class ClusterStage(Stage[ClusterRequest]):
             return _assign(request, slide, context)
         if shard.id == CLASSIFY:
             return _classify(request, context)
-        cohort = _cohort(context.store, request)
+        cohort = _cohort(context.store, request, slide)
         return cut_slide(context.store, request.run, request.k, cohort, slide, request.rule(cohort))
 
     def finish(
@@ -164,12 +164,15 @@ def _types(store: Store, request: ClusterRequest) -> dict[int, TissueType]:
     return types
 
 
-def _cohort(store: Store, request: ClusterRequest) -> CohortRecord:
-    """Read the cohort's record, without slides that have no features."""
+def _cohort(store: Store, request: ClusterRequest, slide: str | None = None) -> CohortRecord:
+    """Read the cohort's record, without slides that have no features.
+
+    The features must be of the patches of `slide`; None: of those of all slides.
+    """
     record = store.get_model(cohort_key(request.cohort), CohortRecord)
     key = feature_record_key(request.encoder, request.cohort)
     features = store.get_model(key, FeatureRecord)
-    features.check(record)
+    features.check(record, slide)
     splits = {name: split for name, split in record.splits.items() if name in features.slides}
     return record.model_copy(update={"splits": splits})
 
@@ -300,7 +303,7 @@ def _record_types(
         {"x": coords[:, 0], "y": coords[:, 1], "cluster": clusters, "distance": distances}
     )
     store.put(cluster_key(request.run, f"assignments/{slide}.parquet"), table_bytes(table))
-    cohort = _cohort(store, request)
+    cohort = _cohort(store, request, slide)
     record, grid = read_record(store, cohort, slide), cohort.patches
     covers = max(1, round(grid.size / grid.stride))
     labels = vote(type_map(coords, clusters, record, grid), request.k, covers, request.smoothing)

@@ -83,13 +83,18 @@ class FeatureRecord(Contract):
         default_factory=dict, description="slide → `CohortRecord.patches_of` it"
     )
 
-    def check(self, cohort: CohortRecord) -> None:
+    def check(self, cohort: CohortRecord, slide: str | None = None) -> None:
         """Check that the features are of the patches that the cohort has now.
+
+        Args:
+            cohort: the cohort.
+            slide: look at this slide alone.
 
         Raises:
             InputError: slides were replaced since, or have other patches.
         """
-        known = {name: text for name, text in self.patches.items() if name in cohort.splits}
+        wanted = self.patches if slide is None else {slide} & self.patches.keys()
+        known = {name: self.patches[name] for name in wanted if name in cohort.splits}
         other = [name for name, text in known.items() if text != cohort.patches_of(name)]
         if other:
             raise InputError(

@@ -248,7 +248,7 @@ class Unit:
         """Run the unit and mark it done; return the stage's summary of a shard, else nothing."""
         started, ledger, job = time.time(), self.ledger, self.job
         record = ledger.known(job, self.submission)[0]
-        request = self.stage.request.model_validate(record.request)
+        request = ledger.known_request(job, self.submission, self.stage.request)
         context = Context(
             ledger.store,
             threads=self.config.threads,

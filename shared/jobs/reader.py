@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
+from shared.contracts.base import Request
 from shared.contracts.jobs import JobRecord, JobResult, JobStatus, Marker, job_key
 from shared.errors import CancelledError
 from shared.jobs.markers import markers_of
@@ -13,12 +14,14 @@ from shared.jobs.records import JobNotFoundError, read_record
 from shared.jobs.snapshot import Snapshot
 from shared.storage import ObjectNotFoundError, Store
 
+R = TypeVar("R", bound=Request)
+
 CANCELLED = "cancelled"
 """Content of `open-jobs/<job>` from a cancellation on until the job has its result."""
 
 
 KNOWN_JOBS = 16
-"""Number of jobs whose plans a ledger keeps in memory."""
+"""Number of jobs whose plans and requests a ledger keeps in memory."""
 
 SHORT = Segment(0, 0, 0, "")
 """Where the markers of a short plan lie, and that of every plan."""
@@ -41,6 +44,7 @@ class Reader:
         self.owner = owner
         self.open_root = open_root
         self._known: dict[tuple[str, str], tuple[JobRecord, StoredPlan | None]] = {}
+        self._requests: dict[tuple[str, str], Request] = {}
 
     @staticmethod
     def key(job: str, name: str) -> str:
@@ -96,6 +100,21 @@ class Reader:
             while len(self._known) >= KNOWN_JOBS:
                 self._known.pop(next(iter(self._known)))
             self._known[job, submission] = found
+        return found
+
+    def known_request(self, job: str, submission: str, model: type[R]) -> R:
+        """Return the request of a submission; it is parsed once, because all its units need it.
+
+        Raises:
+            CancelledError: the job was submitted again, or is deleted.
+            ValidationError: it is not a request of this version.
+        """
+        found = self._requests.get((job, submission))
+        if not isinstance(found, model):
+            found = model.model_validate(self.known(job, submission)[0].request)
+            while len(self._requests) >= KNOWN_JOBS:
+                self._requests.pop(next(iter(self._requests)))
+            self._requests[job, submission] = found
         return found
 
     def snapshot(self, job: str) -> Snapshot:

@@ -22,8 +22,9 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared.computing import prepare
+from shared.contracts.tenants import LOCAL
 from shared.errors import HandedBackError, HeteroTissueError, InputError
-from shared.jobs import Ledger, Stage, execute, wait_for_world
+from shared.jobs import Ledger, Stage, execute, stage_of, wait_for_world
 from shared.logging import configure_logging
 from shared.queue import health
 from shared.queue.redis_state import (
@@ -35,7 +36,7 @@ from shared.queue.redis_state import (
 )
 from shared.queue.tenants import tenant_ledger, tenant_of
 from shared.queue.transport import split_tls
-from shared.queue.window import Waiting, Window
+from shared.queue.window import Ledgers, Waiting, Window
 from shared.settings import Settings, settings
 from shared.storage import is_fault
 
@@ -102,11 +103,7 @@ class QueueError(HeteroTissueError):
 
 
 class Dispatcher:
-    """Queues units of jobs.
-
-    Attributes:
-        left_out: jobs that met an error when they were reconciled; each is logged once.
-    """
+    """Queues units of jobs."""
 
     def __init__(self, config: Settings) -> None:
         self.config = config
@@ -114,7 +111,7 @@ class Dispatcher:
         self.redis = connect(config.broker_url.get_secret_value())
         leases = RedisLeases(self.redis, config.lease_seconds)
         self.window = Window(self.redis, leases, partial(send_unit, self.app))
-        self.left_out: set[str] = set()
+        self._ledgers = lru_cache(maxsize=TENANTS)(partial(tenant_ledger, config))
 
     def send(self, stage: str, job: str, units: list[str]) -> None:
         """Queue units for the workers of `stage`, whatever is in flight. Raises `QueueError`."""
@@ -133,11 +130,10 @@ class Dispatcher:
     def start(self, ledger: Ledger, job: str) -> None:
         """Queue the first units of a job that was just submitted. Raises `QueueError`."""
         with _queue_errors(job):
-            self.window.forget(job)
-            self.window.top_up(ledger, job)
+            self.window.start(ledger, job)
 
     def reconcile(self, ledger: Ledger) -> int:
-        """Queue what waits of the open jobs, as far as their windows have room.
+        """Queue what waits of the open jobs of a tenant, in turn with what waits of others.
 
         A unit is lost if it is in no queue and its lease has ended, and is queued again. A job
         with a record that cannot be read is left out, and so is one that meets any other error:
@@ -150,27 +146,33 @@ class Dispatcher:
             QueueError, RedisError: the queue cannot be reached.
             Exception: a fault of the world (`is_fault`), which all jobs meet.
         """
-        sent, waiting = 0, Waiting(self.redis)
+        waiting, stages = Waiting(self.redis), set()
         for job in ledger.open_jobs():
             try:
-                sent += self._reconcile_job(ledger, job, waiting)
-            except (QueueError, RedisError):
+                if self._enter(ledger, job, waiting):
+                    stages.add(stage_of(job))
+            except RedisError:
                 raise
             except Exception as error:
                 if is_fault(error):
                     raise
-                if job not in self.left_out:
-                    log.exception("job %s is left out, the others go on", job)
-                self.left_out.add(job)
-        return sent
+                self.window.leave_out(job)
+        with _queue_errors(f"a job in {ledger.store.url}"):
+            return sum(self.window.fill(stage, self.ledgers(ledger)) for stage in sorted(stages))
 
-    def _reconcile_job(self, ledger: Ledger, job: str, waiting: Waiting) -> int:
+    def ledgers(self, known: Ledger) -> Ledgers:
+        """Return what finds the ledger of a tenant, one of which is known."""
+        owner = known.owner or LOCAL
+        return lambda tenant: known if tenant == owner else self._ledgers(tenant)
+
+    def _enter(self, ledger: Ledger, job: str, waiting: Waiting) -> bool:
+        """Let an open job take its turns, without its lost units; say whether it is open."""
         if not ledger.tidy(job):
             self.window.forget(job)
-            return 0
-        with _queue_errors(job):
-            self.window.drop_lost(job, waiting)
-            return self.window.top_up(ledger, job)
+            return False
+        self.window.drop_lost(job, waiting)
+        self.window.turns.enter(job)
+        return True
 
     def forget_ended(self) -> None:
         """Count units no longer as running whose leases have ended. Raises `RedisError`."""
@@ -220,7 +222,7 @@ def worker_app(stage: Stage[Any], config: Settings) -> Celery:
             wait=lambda error, waits: wait_for_world(reporter, job, unit, error, waits),
         )
         try:
-            window.ended(ledger, job, unit, again)
+            window.ended(ledgers, job, unit, again)
         except Exception as error:
             if not isinstance(error, OperationalError | RedisError) and not is_fault(error):
                 raise

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -23,6 +24,14 @@ from shared.storage.hashing import content_hash, content_hash_of_folder, sha256
 from shared.storage.makers import maker
 
 M = TypeVar("M", bound=BaseModel)
+
+LARGE_RECORD = 2**16
+"""Bytes from which on a parsed record is kept: each shard of a cohort of many slides reads it."""
+
+
+@lru_cache(maxsize=8)
+def _parsed(model: type[BaseModel], data: bytes) -> BaseModel:
+    return model.model_validate_json(data)
 
 
 class ObjectNotFoundError(InputError):
@@ -236,8 +245,16 @@ class Store(ABC):
         return json.loads(self.get(key))
 
     def get_model(self, key: str, model: type[M]) -> M:
-        """Return the object under `key`, validated as `model`. Raises `ObjectNotFoundError`."""
-        return model.model_validate_json(self.get(key))
+        """Return the object under `key`, validated as `model`. Raises `ObjectNotFoundError`.
+
+        A large record is parsed once per process, as long as its bytes stay the same.
+        """
+        data = self.get(key)
+        if len(data) < LARGE_RECORD:
+            return model.model_validate_json(data)
+        parsed = _parsed(model, data)
+        assert isinstance(parsed, model)
+        return parsed
 
     @contextmanager
     def writing(self, key: str, suffix: str = "") -> Iterator[Path]:
