@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from services.cluster import stage
+from services.cluster import stage, units
 from services.cluster.kmeans import (
     assign,
     diverse_sample,
@@ -22,6 +22,7 @@ from services.cluster.kmeans import (
 from services.cluster.maps import type_map, vote
 from services.cluster.regions import apply_types
 from services.cluster.stage import ClusterStage
+from services.cluster.units import UNIT_PATCHES, assignment_units
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import (
@@ -145,13 +146,44 @@ def test_more_types_than_different_patches_are_refused() -> None:
 
 
 def test_a_capped_sample_clusters_nearly_as_well() -> None:
-    points, _ = blobs([2.0] * 12, 400)
-    drawn = np.random.default_rng(0).permutation(len(points))[:2400]
+    """A tenth of each slide's patches gives within 1 % of the inertia that all of them give."""
+    slides = []
+    for number in range(10):
+        points, owners = blobs([1.2] * 6, 600, seed=number)
+        rng = np.random.default_rng(number)
+        shares = rng.dirichlet(np.ones(6))[owners]
+        slides.append(points[rng.choice(len(points), 600, replace=False, p=shares / shares.sum())])
+    rows = np.concatenate(slides)
+    capped = np.concatenate([slide[diverse_sample(slide, 60, 0)] for slide in slides])
+    assert len(rows) == 10 * len(capped)
     inertia = [
-        assign(points, hierarchical_kmeans(half_units(some), 12, 6, 10, 0))[1].mean()
-        for some in (points, points[drawn])
+        assign(rows, hierarchical_kmeans(half_units(some), 6, 3, 5, 0))[1].mean()
+        for some in (rows, capped)
     ]
     assert inertia[1] < 1.01 * inertia[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_splits_end_in_the_best_clusters(seed: int) -> None:
+    """Whatever the random starts are, the types that there are become the clusters."""
+    points, owners = blobs([1.2] * 8, 60)
+    labels, _ = assign(points, hierarchical_kmeans(half_units(points), 8, 4, 10, seed))
+    table = np.zeros((8, 8))
+    np.add.at(table, (labels, owners), 1)
+    assert table.max(1).sum() / len(points) > 0.9
+
+
+def test_small_slides_are_assigned_together() -> None:
+    """Large slides are alone, and a slide that is added changes the units around it alone."""
+    small = {f"slide-{n:04d}": 300 for n in range(400)}
+    units = assignment_units(small | {"slide-0200x": 90_000})
+    assert [name for unit in units for name in unit] == sorted(small | {"slide-0200x": 90_000})
+    assert ("slide-0200x",) in units
+    assert 8 < len(small) / len(units) < 32
+    assert all(sum(small.get(name, 0) for name in unit) <= UNIT_PATCHES for unit in units)
+    before = set(assignment_units(small))
+    assert len(set(assignment_units(small | {"slide-0123x": 300})) - before) == 1
+    assert len(assignment_units(dict.fromkeys(small, 50_000))) == len(small)
 
 
 def test_slides_share_the_largest_number_of_samples(store: DirectoryStore) -> None:
@@ -174,10 +206,20 @@ def test_a_sample_holds_what_is_rare() -> None:
 def test_streaming_assigns_as_all_at_once(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The map of the finished run is the one that batches of 7 patches give."""
+    """Batches of 7 patches, and a unit for each slide, give what the finished run has."""
+    features = store.get_model(feature_record_key("ideal", "textures"), FeatureRecord)
+    assert len(assignment_units(features.slides)) < len(SPLITS)
     monkeypatch.setattr(stage, "PATCHES_AT_ONCE", 7)
+    monkeypatch.setattr(units, "UNIT_PATCHES", 1)
+    assert len(assignment_units(features.slides)) == len(SPLITS)
     status = run(store, request(run="streamed"))
     assert status.state == "done", status.failed
+    one, other = (
+        store.get_model(cluster_key(name, "run.json"), ClusterRecord)
+        for name in ("types", "streamed")
+    )
+    assert one.counts == other.counts
+    assert one.mean_distance == pytest.approx(other.mean_distance, abs=1e-5)
     for slide in SPLITS:
         whole, parts = (
             pq.read_table(store.local(cluster_key(name, f"assignments/{slide}.parquet")))
