@@ -11,6 +11,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -23,7 +24,7 @@ from services.cluster.kmeans import assign, diverse_sample, half_units, hierarch
 from services.cluster.maps import type_map, vote
 from services.cluster.regions import cut_slide, sum_up, write_map
 from services.cluster.units import assignment_units
-from shared.arrays import Float32, Int64, UInt8
+from shared.arrays import Float16, Float32, Int64, UInt8
 from shared.computing import machine_memory
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
@@ -33,6 +34,7 @@ from shared.errors import InputError
 from shared.features import FeaturesFile
 from shared.imaging.stored_slides import read_record
 from shared.jobs import Context, Plan, Shard, Stage
+from shared.jobs.records import READERS
 from shared.storage import Store, sha256
 from shared.storage.formats import table_bytes
 from shared.tissue_types import classes_of, default_types, read_types, write_types
@@ -44,8 +46,8 @@ PATCHES_AT_ONCE = 16384
 POOL_FACTOR = 10
 """Size of the random pool that a slide's diverse sample is chosen from, in sample sizes."""
 
-CLASSIFIER_PATCHES = 4000
-"""Greatest number of patches that the light classifier is trained on."""
+CLASSIFIER_PATCHES, CLASSIFIER_SLIDES = 4000, 100
+"""Greatest numbers of patches that the light classifier is trained on, and of their slides."""
 
 
 class ClusterStage(Stage[ClusterRequest]):
@@ -248,9 +250,7 @@ def _fit(request: ClusterRequest, context: Context) -> dict[str, Any]:
     slides = _cohort(store, request).of_split("train")
     most, rows, width = _per_slide(request, len(slides)), 0, 0
     with tempfile.TemporaryFile(prefix="htd-samples-") as file:
-        for slide in slides:
-            data = store.get(cluster_key(request.run, f"samples/{slide}.npy"))
-            sample = np.load(io.BytesIO(data), allow_pickle=False)  # noqa: TID251 - our own
+        for sample in _samples(store, request.run, slides):
             # Kept samples of a smaller cohort are larger than the share that slides have now.
             part = np.linspace(0, len(sample) - 1, min(len(sample), most)).round().astype(int)
             file.write(sample[part].astype(np.float16).tobytes())
@@ -265,6 +265,15 @@ def _fit(request: ClusterRequest, context: Context) -> dict[str, Any]:
     _keep_names(store, request, body.getvalue())
     store.put(cluster_key(request.run, "centroids.npy"), body.getvalue())
     return {"samples": rows}
+
+
+def _samples(store: Store, run: str, slides: list[str]) -> Iterator[Float16]:
+    """Yield the sample of each slide, float16 (n, d); `READERS` of them are fetched at a time."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(slides), READERS):
+            keys = [cluster_key(run, f"samples/{s}.npy") for s in slides[start : start + READERS]]
+            for data in pool.map(store.get, keys):
+                yield np.load(io.BytesIO(data), allow_pickle=False)  # noqa: TID251 - our own
 
 
 def _keep_names(store: Store, request: ClusterRequest, centroids: bytes) -> None:
@@ -335,35 +344,39 @@ def _assign_slide(
 
 
 def _classify(request: ClusterRequest, context: Context) -> dict[str, Any]:
-    store, record = context.store, _cohort(context.store, request)
-    held = record.of_split("val", "test")
-    training = _labelled(request, record.of_split("train"), CLASSIFIER_PATCHES, context)
+    record = _cohort(context.store, request)
+    rng = np.random.default_rng([request.seed, 6])
+    train, held = (
+        sorted(rng.permutation(slides)[:CLASSIFIER_SLIDES].tolist())
+        for slides in (record.of_split("train"), record.of_split("val", "test"))
+    )
+    training = _labelled(request, record, train, CLASSIFIER_PATCHES, context.store)
     model = train_classifier(
         *training, request.k, request.classifier_steps, request.seed, context.device,
         context.progress,
     )  # fmt: skip
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
-    store.put(cluster_key(request.run, "classifier.safetensors"), safetensors.torch.save(weights))
+    data = safetensors.torch.save(weights)
+    context.store.put(cluster_key(request.run, "classifier.safetensors"), data)
     if not held:
         return {"accuracy": None, "slides": []}
-    images, labels = _labelled(request, held, CLASSIFIER_PATCHES // 4, context)
+    images, labels = _labelled(request, record, held, CLASSIFIER_PATCHES // 4, context.store)
     return {"accuracy": round(accuracy(model, images, labels, context.device), 4), "slides": held}
 
 
 def _labelled(
-    request: ClusterRequest, slides: list[str], limit: int, context: Context
+    request: ClusterRequest, cohort: CohortRecord, slides: list[str], limit: int, store: Store
 ) -> tuple[UInt8, Int64]:
     """Read about `limit` patches and their clusters, evenly over the slides."""
     images, labels = [], []
     rng = np.random.default_rng([request.seed, 5])
-    cohort = _cohort(context.store, request)
     for slide in slides:
-        table = read_assignments(context.store, request.run, slide)
+        table = read_assignments(store, request.run, slide)
         chosen = np.sort(rng.permutation(table.num_rows)[: max(1, limit // len(slides))])
         rows = table.take(chosen)
         where = list(zip(rows["x"].to_pylist(), rows["y"].to_pylist(), strict=True))
         if where:
-            patches, places = read_patches(context.store, cohort, slide, where)
+            patches, places = read_patches(store, cohort, slide, where)
             images.append(patches)
             labels.append(np.asarray(rows["cluster"], np.int64)[places])
     if not images:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from services.cluster import stage, units
+from services.cluster import gallery, stage, units
+from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.kmeans import (
     assign,
     diverse_sample,
@@ -41,7 +43,7 @@ from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, Store
 from shared.tissue_types import classes_of, default_types, read_types, write_types
 from tests.texture_slides import RULE, SPLITS, ingest_textures
 
@@ -212,8 +214,17 @@ def test_streaming_assigns_as_all_at_once(
     monkeypatch.setattr(stage, "PATCHES_AT_ONCE", 7)
     monkeypatch.setattr(units, "UNIT_PATCHES", 1)
     assert len(assignment_units(features.slides)) == len(SPLITS)
-    status = run(store, request(run="streamed"))
+    monkeypatch.setattr(stage, "CLASSIFIER_SLIDES", 1)
+    shown: list[str] = []
+
+    def read(store: Store, cohort: CohortRecord, slide: str, spots: list[Any]) -> Any:
+        shown.append(slide)
+        return read_patches(store, cohort, slide, spots)
+
+    monkeypatch.setattr(stage, "read_patches", read)
+    status = run(store, request(run="streamed", classifier_steps=1))
     assert status.state == "done", status.failed
+    assert [SPLITS[slide] for slide in shown] == ["train", "test"]  # of four slides
     one, other = (
         store.get_model(cluster_key(name, "run.json"), ClusterRecord)
         for name in ("types", "streamed")
@@ -303,6 +314,32 @@ def test_regions_hold_the_types_map(store: DirectoryStore) -> None:
 def test_the_gallery_has_a_row_for_each_type(store: DirectoryStore) -> None:
     picture = decode_png(store.get(cluster_key("types", "gallery.png")))
     assert picture.shape[0] >= TISSUES * 96
+
+
+def test_examples_are_taken_of_few_slides(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slides are searched until each type has its examples; a rare type is found in the end."""
+    monkeypatch.setattr(gallery, "SLIDES_AT_ONCE", 1)
+    cohort = store.get_model(cohort_key("textures"), CohortRecord)
+    # Each slide has all types. The fourth type, of five patches, is in the last slide alone.
+    last = np.random.default_rng(0).permutation(sorted(SPLITS)).tolist()[-1]
+    read: list[str] = []
+
+    def tables(store: DirectoryStore, run: str, slide: str) -> pa.Table:
+        read.append(slide)
+        table = read_assignments(store, run, slide)
+        clusters = np.asarray(table["cluster"]).copy()
+        clusters[:5] = 3 if slide == last else clusters[:5]
+        return table.set_column(2, "cluster", pa.array(clusters))
+
+    monkeypatch.setattr(gallery, "read_assignments", tables)
+    found = gallery.find_examples(store, "types", cohort, (99, 99, 99))
+    assert {label: len(images) for label, images in found.items()} == dict.fromkeys((1, 2, 3), 10)
+    assert len(read) == 1
+    found = gallery.find_examples(store, "types", cohort, (99, 99, 99, 5))
+    assert len(found[4]) == 5
+    assert len(read) == 1 + len(SPLITS)
 
 
 def test_running_again_gives_the_same_bytes(store: DirectoryStore) -> None:
