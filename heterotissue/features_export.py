@@ -71,6 +71,7 @@ def export_features(
         raise InputError(f"{own[0]} is there already: name another folder, or remove it")
     for path in [*own, root / "patches"]:
         path.mkdir(parents=True, exist_ok=True)
+    names = file_names(slides)
     left_out = {}
     for name, slide in slides.items():
         if max(slide.mpp, slide.mpp_y) > MAX_ASPECT * min(slide.mpp, slide.mpp_y):
@@ -79,7 +80,7 @@ def export_features(
                 "patches that are square in pixels"
             )
             continue
-        named = slide.model_copy(update={"slide": file_name(name, slides)})
+        named = slide.model_copy(update={"slide": names[name]})
         patches = read_features(store.local(features_key(encoder, cohort, name)), f"{name}.h5")
         if layout == "trident":
             _write_trident(root, own[0], patches, named, grid, encoder)
@@ -94,10 +95,11 @@ def trident_folder(grid: PatchGrid) -> str:
     return f"{10 / grid.mpp:g}x_{grid.size}px_{overlap}px_overlap"
 
 
-def file_name(name: str, slides: dict[str, SlideRecord]) -> str:
-    """Return the name of a slide's file without its suffix, or, if not unique, the slide's name."""
+def file_names(slides: dict[str, SlideRecord]) -> dict[str, str]:
+    """Return the name of each slide's file without its suffix; if not unique, the slide's name."""
     stems = {slide: PurePosixPath(record.source).stem for slide, record in slides.items()}
-    return stems[name] if Counter(stems.values())[stems[name]] == 1 else name
+    count = Counter(stems.values())
+    return {slide: stem if count[stem] == 1 else slide for slide, stem in stems.items()}
 
 
 def _write_trident(

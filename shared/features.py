@@ -59,6 +59,7 @@ def write_features(
     slide: SlideRecord,
     grid: PatchGrid,
     encoder: str,
+    filters: Mapping[str, float] | None = None,
 ) -> None:
     """Write the features of a slide's patches, with the attributes of TRIDENT's files.
 
@@ -70,6 +71,7 @@ def write_features(
         slide: the slide of the patches.
         grid: size and spacing of the patches.
         encoder: name of the encoder.
+        filters: filters that have left out other patches, which become attributes of `features`.
     """
     with h5py.File(path, "w") as file:
         places = file.create_dataset("coords", data=coords, track_times=False)
@@ -77,7 +79,8 @@ def write_features(
         features = file.create_dataset(
             "features", (len(coords), dim), np.float32, track_times=False
         )
-        features.attrs.update({"name": slide.slide, "savetodir": "", "encoder": encoder})
+        about = {"name": slide.slide, "savetodir": "", "encoder": encoder}
+        features.attrs.update(about | dict(filters or {}))
         done = 0
         for batch in batches:
             features[done : done + len(batch)] = batch

@@ -278,7 +278,11 @@ def embed(
     dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
-    """Embed a cohort's patches, or import features that were made elsewhere."""
+    """Embed a cohort's patches, or import features that were made elsewhere.
+
+    As in TRIDENT and CLAM, all patches of the cohort are kept. --set max_white=0.9 leaves out
+    glass, and --set min_sharpness=20 what is out of focus; the report counts them by slide.
+    """
     target = Target.of(store, broker, dry_run)
     _check_slides(target.store, cohort)
     if imported is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,9 @@ EXAMPLES_PER_TYPE = 10
 
 EXAMPLE_SIDE = 96
 """Side of an example, pixels."""
+
+SLIDES_AT_ONCE = 32
+"""Slides that are searched for examples at a time. Each may have to be fetched for its pixels."""
 
 
 def read_assignments(store: Store, run: str, slide: str) -> pa.Table:
@@ -53,23 +58,58 @@ def read_patches(
     return images[: len(places)], places
 
 
-def find_examples(store: Store, run: str, cohort: CohortRecord) -> dict[int, list[UInt8]]:
+def find_examples(
+    store: Store, run: str, cohort: CohortRecord, counts: Sequence[int]
+) -> dict[int, list[UInt8]]:
     """Read the patches nearest to the centroid of each tissue type.
 
     The nearest patch of every slide comes first, then the second nearest of every slide, and so
-    on, so that the examples come from many slides.
+    on, so that the examples come from many slides. Of a large cohort, `SLIDES_AT_ONCE` slides are
+    looked through, and as many more for as long as a type lacks examples.
 
     Args:
         store: holds slides and assignments.
         run: name of the clustering.
         cohort: cohort of the clustering.
+        counts: number of patches of each cluster.
 
     Returns:
         Label (cluster + 1) → at most `EXAMPLES_PER_TYPE` images, uint8 RGB of side
         `EXAMPLE_SIDE`; types without patches are left out, and patches where a slide is damaged.
     """
+    chosen: dict[int, list[tuple[int, float, str, Spot]]] = {}
+    lacking = {cluster for cluster, count in enumerate(counts) if count}
+    slides = sorted(cohort.splits)
+    if len(slides) > SLIDES_AT_ONCE:  # neighbours by name may come from one hospital
+        slides = np.random.default_rng(0).permutation(slides).tolist()
+    for start in range(0, len(slides), SLIDES_AT_ONCE):
+        for cluster, spots in _rank(store, run, slides[start : start + SLIDES_AT_ONCE]).items():
+            if cluster in lacking:
+                more = EXAMPLES_PER_TYPE - len(chosen.get(cluster, []))
+                chosen.setdefault(cluster, []).extend(sorted(spots)[:more])
+        enough = {cluster: min(EXAMPLES_PER_TYPE, counts[cluster]) for cluster in lacking}
+        lacking = {c for c, count in enough.items() if len(chosen.get(c, [])) < count}
+        if not lacking:
+            break
+    images = _read_all(store, cohort, [spot for row in chosen.values() for spot in row])
+    return {
+        cluster + 1: [
+            images[slide, spot] for _, _, slide, spot in chosen[cluster] if (slide, spot) in images
+        ]
+        for cluster in sorted(chosen)
+    }
+
+
+def _rank(
+    store: Store, run: str, slides: list[str]
+) -> dict[int, list[tuple[int, float, str, Spot]]]:
+    """Find the patches of some slides that are nearest to each centroid.
+
+    Returns:
+        Cluster → rank of the patch in its slide, distance, slide and corner.
+    """
     ranked: dict[int, list[tuple[int, float, str, Spot]]] = {}
-    for slide in sorted(cohort.splits):
+    for slide in slides:
         table = read_assignments(store, run, slide)
         columns = (np.asarray(table[name]) for name in ("cluster", "distance", "x", "y"))
         clusters, distances, xs, ys = columns
@@ -80,12 +120,7 @@ def find_examples(store: Store, run: str, cohort: CohortRecord) -> dict[int, lis
                 (turn, float(distances[i]), slide, (int(xs[i]), int(ys[i])))
                 for turn, i in enumerate(nearest.tolist())
             )
-    chosen = {cluster: sorted(ranked[cluster])[:EXAMPLES_PER_TYPE] for cluster in sorted(ranked)}
-    images = _read_all(store, cohort, [spot for row in chosen.values() for spot in row])
-    return {
-        cluster + 1: [images[slide, spot] for _, _, slide, spot in row if (slide, spot) in images]
-        for cluster, row in chosen.items()
-    }
+    return ranked
 
 
 def _read_all(

@@ -57,7 +57,9 @@ def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
     return np.sort(np.array(chosen, np.int64))
 
 
-def kmeans(points: Float16, k: int, iterations: int, seed: int) -> Float32:
+def kmeans(
+    points: Float16, k: int, iterations: int, seed: int, start: Float32 | None = None
+) -> Float32:
     """Run spherical k-means with FAISS, on a GPU if FAISS finds one.
 
     Args:
@@ -65,6 +67,7 @@ def kmeans(points: Float16, k: int, iterations: int, seed: int) -> Float32:
         k: number of clusters.
         iterations: number of iterations.
         seed: seed of the random starts.
+        start: float32 (k, d), centroids to start from; None: the best of `RESTARTS` random starts.
 
     Returns:
         float32 (k, d) centroids of unit length.
@@ -73,7 +76,11 @@ def kmeans(points: Float16, k: int, iterations: int, seed: int) -> Float32:
     how = faiss.ClusteringParameters()
     how.niter, how.nredo, how.seed, how.spherical = iterations, RESTARTS, seed, True
     how.min_points_per_centroid, how.max_points_per_centroid = 1, max(1, count)
+    if start is not None:
+        how.nredo = 1
     model = faiss.Clustering(width, k, how)
+    if start is not None:
+        faiss.copy_array_to_vector(start.ravel(), model.centroids)
     index: faiss.Index = faiss.IndexFlatIP(width)
     if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
         index = faiss.index_cpu_to_all_gpus(index)
@@ -89,7 +96,8 @@ def hierarchical_kmeans(
     """Cluster unit vectors into `first_k` clusters, then split clusters until there are `k`.
 
     Each step splits the cluster of largest scatter (sum of the cosine distances to its centroid)
-    in two; its points are in memory meanwhile.
+    in two; its points are in memory meanwhile. In the end all centroids are moved together, so
+    that the result hardly depends on the order of the splits.
 
     Args:
         points: float16 (n, d), unit vectors, in memory or in a file.
@@ -125,7 +133,7 @@ def hierarchical_kmeans(
         labels[members[side == 1]] = new
         centroids[worst] = halves[0]
         centroids = np.concatenate([centroids, halves[1:]])
-    return centroids
+    return kmeans(points, k, iterations, seed, start=centroids)
 
 
 def _distinct(points: Float16, enough: int) -> int:

@@ -71,7 +71,8 @@ def sum_up(
     types = read_types(store, record.run, record.k)
     classes, _ = classes_of(types)
     cut = {name: split for name, split in cohort.splits.items() if name in parts}
-    examples = find_examples(store, record.run, cohort.model_copy(update={"splits": cut}))
+    held = cohort.model_copy(update={"splits": cut})
+    examples = find_examples(store, record.run, held, record.counts)
     picture = sheet(list(examples.values()), [types[label].name for label in examples])
     store.put(cluster_key(record.run, "gallery.png"), encode_png(picture))
     for label, squares in examples.items():

@@ -1,15 +1,18 @@
 """The cluster stage finds the tissue types of a cohort.
 
 Its phases are: sample the features of each training slide, cluster the samples, assign the patches
-of each slide to clusters, train the light classifier if it is requested, and cut regions.
+of all slides to clusters, several small slides at a time, train the light classifier if it is
+requested, and cut regions.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +23,8 @@ from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.kmeans import assign, diverse_sample, half_units, hierarchical_kmeans
 from services.cluster.maps import type_map, vote
 from services.cluster.regions import cut_slide, sum_up, write_map
-from shared.arrays import Float32, Int64, UInt8
+from services.cluster.units import assignment_units
+from shared.arrays import Float16, Float32, Int64, UInt8
 from shared.computing import machine_memory
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
@@ -30,19 +34,20 @@ from shared.errors import InputError
 from shared.features import FeaturesFile
 from shared.imaging.stored_slides import read_record
 from shared.jobs import Context, Plan, Shard, Stage
+from shared.jobs.records import READERS
 from shared.storage import Store, sha256
 from shared.storage.formats import table_bytes
 from shared.tissue_types import classes_of, default_types, read_types, write_types
 
-FIT, CLASSIFY = "fit", "classifier"
+FIT, CLASSIFY, ASSIGN = "fit", "classifier", "assign-"
 PATCHES_AT_ONCE = 16384
 """Greatest number of patches whose features are in memory at once."""
 
 POOL_FACTOR = 10
 """Size of the random pool that a slide's diverse sample is chosen from, in sample sizes."""
 
-CLASSIFIER_PATCHES = 4000
-"""Greatest number of patches that the light classifier is trained on."""
+CLASSIFIER_PATCHES, CLASSIFIER_SLIDES = 4000, 100
+"""Greatest numbers of patches that the light classifier is trained on, and of their slides."""
 
 
 class ClusterStage(Stage[ClusterRequest]):
@@ -77,8 +82,8 @@ class ClusterStage(Stage[ClusterRequest]):
             return _sample(request, slide, int(str(shard.args["count"])), context.store)
         if shard.id == FIT:
             return _fit(request, context)
-        if shard.id.startswith("assign-"):
-            return _assign(request, slide, context)
+        if shard.id.startswith(ASSIGN):
+            return _assign(request, shard, context)
         if shard.id == CLASSIFY:
             return _classify(request, context)
         cohort = _cohort(context.store, request, slide)
@@ -88,7 +93,7 @@ class ClusterStage(Stage[ClusterRequest]):
         self, request: ClusterRequest, done: Mapping[str, dict[str, Any]], context: Context
     ) -> dict[str, Any]:
         store, record = context.store, _cohort(context.store, request)
-        parts = [done[f"assign-{name}"] for name in sorted(record.splits)]
+        parts = [part for unit, part in done.items() if unit.startswith(ASSIGN)]
         counts = np.sum([part["counts"] for part in parts], 0)
         sums = np.sum([part["distances"] for part in parts], 0)
         clustering = ClusterRecord(
@@ -125,11 +130,13 @@ def _plan(
     If slides are added to the cohort, the tissue types stay: they keep their names.
     """
     types = _types(store, request)
-    features = store.get_model(
-        feature_record_key(request.encoder, request.cohort), FeatureRecord
-    ).sha256
+    embedded = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
+    features, patches = embedded.sha256, embedded.slides
     fit = request.model_dump_json(exclude={"regions", "smoothing", "classifier_steps"})
     named = sha256(write_types(types) + rule.model_dump_json().encode())
+
+    units = assignment_units({slide: patches[slide] for slide in every})
+    unit_of = {slide: f"{ASSIGN}{slides[0]}" for slides in units for slide in slides}
 
     def shard(kind: str, slide: str, *after: str, **more: str) -> Shard:
         reads = {"request": sha256(fit.encode()), slide: features[slide], **more}
@@ -144,12 +151,25 @@ def _plan(
             for slide in training
         ),
         (Shard(id=FIT, reads=own, grows=True),),
-        tuple(shard("assign", slide, FIT, smoothing=str(request.smoothing)) for slide in every),
+        tuple(
+            Shard(
+                id=f"{ASSIGN}{slides[0]}",
+                args={"slides": list(slides)},
+                reads={
+                    "request": sha256(fit.encode()),
+                    "slides": sha256(json.dumps([(s, features[s]) for s in slides]).encode()),
+                    "smoothing": str(request.smoothing),
+                },
+                after=(FIT,),
+                size=sum(patches[slide] for slide in slides),
+            )
+            for slides in units
+        ),
     ]
     if request.classifier_steps:
         steps = {"steps": str(request.classifier_steps)}
         phases.append((Shard(id=CLASSIFY, reads=own | steps, after=(FIT,), grows=True),))
-    phases.append(tuple(shard("regions", slide, f"assign-{slide}", types=named) for slide in every))
+    phases.append(tuple(shard("regions", slide, unit_of[slide], types=named) for slide in every))
     return Plan(phases=tuple(phases))
 
 
@@ -164,15 +184,16 @@ def _types(store: Store, request: ClusterRequest) -> dict[int, TissueType]:
     return types
 
 
-def _cohort(store: Store, request: ClusterRequest, slide: str | None = None) -> CohortRecord:
+def _cohort(store: Store, request: ClusterRequest, *slides: str) -> CohortRecord:
     """Read the cohort's record, without slides that have no features.
 
-    The features must be of the patches of `slide`; None: of those of all slides.
+    The features must be of the patches of `slides`; of all slides, if none is named.
     """
     record = store.get_model(cohort_key(request.cohort), CohortRecord)
     key = feature_record_key(request.encoder, request.cohort)
     features = store.get_model(key, FeatureRecord)
-    features.check(record, slide)
+    for slide in slides or [None]:
+        features.check(record, slide)
     splits = {name: split for name, split in record.splits.items() if name in features.slides}
     return record.model_copy(update={"splits": splits})
 
@@ -212,17 +233,14 @@ def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple
 
 def _sample(request: ClusterRequest, slide: str, count: int, store: Store) -> dict[str, Any]:
     """Write a slide's diverse sample, chosen from a random pool to bound memory and time."""
-    path = store.local(features_key(request.encoder, request.cohort, slide))
-    with FeaturesFile(path) as file:
-        total, width = len(file), file.dim
-    drawn = np.random.default_rng([request.seed, 2]).permutation(total)
-    wanted = np.zeros(total, bool)
-    wanted[drawn[: POOL_FACTOR * count]] = True
-    parts, seen = [np.zeros((0, width), np.float32)], 0
-    for _, features in _stream(store, request, slide):
-        parts.append(features[wanted[seen : seen + len(features)]])
-        seen += len(features)
-    pool = np.concatenate(parts)
+    with FeaturesFile(store.local(features_key(request.encoder, request.cohort, slide))) as file:
+        wanted = np.zeros(len(file), bool)
+        drawn = np.random.default_rng([request.seed, 2]).permutation(len(file))
+        wanted[drawn[: POOL_FACTOR * count]] = True
+        pool = np.zeros((0, file.dim), np.float32)
+        for start in range(0, len(file), PATCHES_AT_ONCE):
+            end = start + PATCHES_AT_ONCE
+            pool = np.concatenate([pool, file.features(start, end)[wanted[start:end]]])
     chosen = diverse_sample(pool, count, request.seed)
     body = io.BytesIO()
     np.save(body, half_units(pool[chosen]))
@@ -236,9 +254,7 @@ def _fit(request: ClusterRequest, context: Context) -> dict[str, Any]:
     slides = _cohort(store, request).of_split("train")
     most, rows, width = _per_slide(request, len(slides)), 0, 0
     with tempfile.TemporaryFile(prefix="htd-samples-") as file:
-        for slide in slides:
-            data = store.get(cluster_key(request.run, f"samples/{slide}.npy"))
-            sample = np.load(io.BytesIO(data), allow_pickle=False)  # noqa: TID251 - our own
+        for sample in _samples(store, request.run, slides):
             # Kept samples of a smaller cohort are larger than the share that slides have now.
             part = np.linspace(0, len(sample) - 1, min(len(sample), most)).round().astype(int)
             file.write(sample[part].astype(np.float16).tobytes())
@@ -253,6 +269,15 @@ def _fit(request: ClusterRequest, context: Context) -> dict[str, Any]:
     _keep_names(store, request, body.getvalue())
     store.put(cluster_key(request.run, "centroids.npy"), body.getvalue())
     return {"samples": rows}
+
+
+def _samples(store: Store, run: str, slides: list[str]) -> Iterator[Float16]:
+    """Yield the sample of each slide, float16 (n, d); `READERS` of them are fetched at a time."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(slides), READERS):
+            keys = [cluster_key(run, f"samples/{s}.npy") for s in slides[start : start + READERS]]
+            for data in pool.map(store.get, keys):
+                yield np.load(io.BytesIO(data), allow_pickle=False)  # noqa: TID251 - our own
 
 
 def _keep_names(store: Store, request: ClusterRequest, centroids: bytes) -> None:
@@ -270,81 +295,93 @@ def _load(store: Store, key: str) -> Float32:
     return array
 
 
-def _assign(request: ClusterRequest, slide: str, context: Context) -> dict[str, Any]:
-    """Assign the patches of a slide to their nearest centroids, chunk by chunk."""
-    store = context.store
-    centroids = _load(store, cluster_key(request.run, "centroids.npy"))
-    count = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
-    coords, clusters = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.uint8)]
-    distances, seen = [np.zeros(0, np.float32)], 0
+def _assign(request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
+    """Assign the patches of some slides to their nearest centroids; return sums per cluster."""
+    slides = cast(list[str], shard.args["slides"])
+    cohort = _cohort(context.store, request, *slides)
+    centroids = _load(context.store, cluster_key(request.run, "centroids.npy"))
+    counts, distances, seen = np.zeros(request.k, np.int64), np.zeros(request.k), 0
+
+    def report(patches: int) -> None:
+        nonlocal seen
+        seen += patches
+        context.progress(seen, int(shard.size), slide)
+
+    for slide in slides:
+        clusters, distance = _assign_slide(request, cohort, slide, centroids, context.store, report)
+        counts += np.bincount(clusters, minlength=request.k)
+        distances += np.bincount(clusters, distance, request.k)
+    return {"counts": counts.tolist(), "distances": distances.round(4).tolist()}
+
+
+def _assign_slide(
+    request: ClusterRequest,
+    cohort: CohortRecord,
+    slide: str,
+    centroids: Float32,
+    store: Store,
+    report: Callable[[int], None],
+) -> tuple[UInt8, Float32]:
+    """Write the table of a slide's assignments, made chunk by chunk, and its label map.
+
+    Returns:
+        uint8 (n,) clusters of its patches, and float32 (n,) cosine distances to their centroids.
+    """
+    places, labels = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.uint8)]
+    nearest = [np.zeros(0, np.float32)]
     for where, features in _stream(store, request, slide):
         label, distance = assign(features, centroids)
-        coords.append(where)
-        clusters.append(label.astype(np.uint8))
-        distances.append(distance)
-        seen += len(where)
-        context.progress(seen, count.slides[slide], slide)
-    return _record_types(
-        request, slide, np.concatenate(coords), np.concatenate(clusters),
-        np.concatenate(distances), store,
-    )  # fmt: skip
-
-
-def _record_types(
-    request: ClusterRequest,
-    slide: str,
-    coords: Int64,
-    clusters: UInt8,
-    distances: Float32,
-    store: Store,
-) -> dict[str, Any]:
-    """Write the table of a slide's assignments and its label map; return sums per cluster."""
+        places.append(where)
+        labels.append(label.astype(np.uint8))
+        nearest.append(distance)
+        report(len(where))
+    coords, clusters, distances = (np.concatenate(parts) for parts in (places, labels, nearest))
     table = pa.table(
         {"x": coords[:, 0], "y": coords[:, 1], "cluster": clusters, "distance": distances}
     )
     store.put(cluster_key(request.run, f"assignments/{slide}.parquet"), table_bytes(table))
-    cohort = _cohort(store, request, slide)
     record, grid = read_record(store, cohort, slide), cohort.patches
     covers = max(1, round(grid.size / grid.stride))
-    labels = vote(type_map(coords, clusters, record, grid), request.k, covers, request.smoothing)
+    types = type_map(coords, clusters, record, grid)
     with store.writing(cluster_key(request.run, f"labels/{slide}.tif")) as path:
-        write_map(path, labels, grid.stride * grid.mpp)
-    return {
-        "counts": np.bincount(clusters, minlength=request.k).tolist(),
-        "distances": np.bincount(clusters, distances, request.k).round(4).tolist(),
-    }
+        write_map(path, vote(types, request.k, covers, request.smoothing), grid.stride * grid.mpp)
+    return clusters, distances
 
 
 def _classify(request: ClusterRequest, context: Context) -> dict[str, Any]:
-    store, record = context.store, _cohort(context.store, request)
-    held = record.of_split("val", "test")
-    training = _labelled(request, record.of_split("train"), CLASSIFIER_PATCHES, context)
+    record = _cohort(context.store, request)
+    rng = np.random.default_rng([request.seed, 6])
+    train, held = (
+        sorted(rng.permutation(slides)[:CLASSIFIER_SLIDES].tolist())
+        for slides in (record.of_split("train"), record.of_split("val", "test"))
+    )
+    training = _labelled(request, record, train, CLASSIFIER_PATCHES, context.store)
     model = train_classifier(
         *training, request.k, request.classifier_steps, request.seed, context.device,
         context.progress,
     )  # fmt: skip
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
-    store.put(cluster_key(request.run, "classifier.safetensors"), safetensors.torch.save(weights))
+    data = safetensors.torch.save(weights)
+    context.store.put(cluster_key(request.run, "classifier.safetensors"), data)
     if not held:
         return {"accuracy": None, "slides": []}
-    images, labels = _labelled(request, held, CLASSIFIER_PATCHES // 4, context)
+    images, labels = _labelled(request, record, held, CLASSIFIER_PATCHES // 4, context.store)
     return {"accuracy": round(accuracy(model, images, labels, context.device), 4), "slides": held}
 
 
 def _labelled(
-    request: ClusterRequest, slides: list[str], limit: int, context: Context
+    request: ClusterRequest, cohort: CohortRecord, slides: list[str], limit: int, store: Store
 ) -> tuple[UInt8, Int64]:
     """Read about `limit` patches and their clusters, evenly over the slides."""
     images, labels = [], []
     rng = np.random.default_rng([request.seed, 5])
-    cohort = _cohort(context.store, request)
     for slide in slides:
-        table = read_assignments(context.store, request.run, slide)
+        table = read_assignments(store, request.run, slide)
         chosen = np.sort(rng.permutation(table.num_rows)[: max(1, limit // len(slides))])
         rows = table.take(chosen)
         where = list(zip(rows["x"].to_pylist(), rows["y"].to_pylist(), strict=True))
         if where:
-            patches, places = read_patches(context.store, cohort, slide, where)
+            patches, places = read_patches(store, cohort, slide, where)
             images.append(patches)
             labels.append(np.asarray(rows["cluster"], np.int64)[places])
     if not images:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from services.embed.filtering import faults
 from shared.arrays import Float32, Int64
-from shared.contracts.embed import EmbedRequest, features_key, part_key
+from shared.contracts.embed import EmbedRequest, Encoded, features_key, part_key
 from shared.contracts.ingest import CohortRecord, patches_key
 from shared.encoders.loading import Encoder
 from shared.errors import InputError
@@ -57,7 +58,7 @@ def encode_patches(
     key: str,
     context: Context,
     part: tuple[int, int] = (0, 1),
-) -> tuple[int, int, str]:
+) -> Encoded:
     """Write the features of a slide's patches, or of a part of them.
 
     Args:
@@ -70,8 +71,7 @@ def encode_patches(
         part: number of the part, from 0, and the number of parts.
 
     Returns:
-        The number of patches that were encoded, the number of those that cannot be read, and the
-        SHA-256 of the features.
+        What became of the patches. Those that the request filters out are not encoded.
 
     Raises:
         InputError: more than `request.max_damaged` of the slide's patches cannot be read.
@@ -82,37 +82,55 @@ def encode_patches(
         corners = corners[slice(*part_bounds(corners[:, 1], *part))]
     features: Float32 = np.empty((len(corners), encoder.dim), np.float32)
     kept = np.zeros(len(corners), bool)
-    done = damaged = 0
+    done = damaged = white = blurred = 0
     with open_slide(context.store, record, name) as (slide, slide_record):
         for batch in read_patches(slide, corners, grid.size, grid.mpp, request.batch_size):
             damaged += batch.damaged
             check_damage(request, name, damaged, total)
-            if len(batch.rows):
-                features[batch.rows] = encoder.encode(batch.images, request.batch_size)
-                kept[batch.rows] = True
+            too_white, too_blurred = faults(batch.images, request)
+            white, blurred = white + int(too_white.sum()), blurred + int(too_blurred.sum())
+            good = ~(too_white | too_blurred)
+            images = batch.images if good.all() else batch.images[good]
+            if len(images):
+                rows = batch.rows[good]
+                features[rows] = encoder.encode(images, request.batch_size)
+                kept[rows] = True
             done += len(batch.rows) + batch.damaged
             context.progress(done, len(corners), name)
     with context.store.writing(key) as path:
-        if damaged:
+        if not kept.all():
             corners, features = corners[kept], features[kept]
         about = (encoder.dim, slide_record, grid, request.encoder)
-        write_features(path, corners, [features], *about)
-        return len(corners), damaged, sha256_file(path)
+        write_features(path, corners, [features], *about, filters=filters_of(request))
+        return Encoded(
+            patches=len(corners), damaged=damaged, white=white, blurred=blurred,
+            sha256=sha256_file(path),
+        )  # fmt: skip
+
+
+def filters_of(request: EmbedRequest) -> dict[str, float]:
+    """Return the filters of patches that a request asks for, by name."""
+    filters = {"max_white": request.max_white, "min_sharpness": request.min_sharpness}
+    return {name: value for name, value in filters.items() if value is not None}
 
 
 def join_parts(
     request: EmbedRequest, record: CohortRecord, name: str, parts: int, store: Store
-) -> tuple[int, int, int, str]:
+) -> tuple[int, Encoded]:
     """Join the features of a slide's parts into one file, and remove the parts.
 
     Returns:
-        The width of the features, and what `encode_patches` returns, for the whole slide.
+        The width of the features, and what became of all patches of the slide.
 
     Raises:
         InputError: more than `request.max_damaged` of the slide's patches cannot be read.
     """
     total = len(read_corners(store, request.cohort, name))
-    keys = [part_key(request.encoder, request.cohort, name, part) for part in range(parts)]
+    keys, about = (
+        [part_key(request.encoder, request.cohort, name, part, suffix) for part in range(parts)]
+        for suffix in (".h5", ".json")
+    )
+    each = [store.get_model(key, Encoded) for key in about]
     paths = [store.local(key) for key in keys]
     corners = []
     for path in paths:
@@ -120,17 +138,22 @@ def join_parts(
             corners.append(file.coords)
             dim = file.dim
     joined = np.concatenate(corners)
-    check_damage(request, name, total - len(joined), total)
+    damaged, white, blurred = (
+        sum(getattr(part, count) for part in each) for count in ("damaged", "white", "blurred")
+    )
+    check_damage(request, name, damaged, total)
     key = features_key(request.encoder, request.cohort, name)
     with store.writing(key) as written:
         write_features(
             written, joined, _features(paths), dim, read_record(store, record, name),
-            record.patches, request.encoder,
+            record.patches, request.encoder, filters=filters_of(request),
         )  # fmt: skip
         digest = sha256_file(written)
-    for old in keys:
+    for old in (*keys, *about):
         store.delete(old)
-    return dim, len(joined), total - len(joined), digest
+    return dim, Encoded(
+        patches=len(joined), damaged=damaged, white=white, blurred=blurred, sha256=digest
+    )
 
 
 def check_damage(request: EmbedRequest, name: str, damaged: int, patches: int) -> None:

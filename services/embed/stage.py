@@ -50,6 +50,10 @@ from shared.storage import Store, check_room, content_hash, file_identity, sha25
 
 FIT = "fit-encoder"
 
+MIN_WINDOWS = 32
+"""Fewest windows of a slide in the training of the embedded encoder. A step contrasts windows of
+one slide with each other, so a few teach nothing."""
+
 
 class EmbedStage(Stage[EmbedRequest]):
     """Computes the features of a cohort's patches, or imports them from another tool."""
@@ -100,6 +104,9 @@ class EmbedStage(Stage[EmbedRequest]):
             slides={name: part["patches"] for name, part in slides.items()},
             sha256={name: part["sha256"] for name, part in slides.items()},
             patches={name: part["patches_sha256"] for name, part in slides.items()},
+            max_white=request.max_white,
+            min_sharpness=request.min_sharpness,
+            filtered={name: found for name, part in slides.items() if (found := _filtered(part))},
         )
         context.store.put_json(feature_record_key(request.encoder, request.cohort), record)
         result: dict[str, Any] = {
@@ -114,6 +121,7 @@ class EmbedStage(Stage[EmbedRequest]):
             more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
             result |= {"files_not_used": ", ".join(unused[:10]) + more} if unused else {}
         result |= {"left_out": left_out} if left_out else {}
+        result |= {"filtered_patches": record.filtered} if record.filtered else {}
         damaged = {name: part["damaged"] for name, part in slides.items() if part.get("damaged")}
         return result | ({"damaged_patches": damaged} if damaged else {})
 
@@ -291,14 +299,17 @@ def _import(
 
 
 def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[str, Any]:
-    """Train the embedded encoder on windows centred on patches; each training slide gives as many.
+    """Train the embedded encoder on windows centred on patches.
 
+    Each training slide gives as many; of more slides than can give `MIN_WINDOWS`, some are drawn.
     Windows are read at the resolution at which a patch is 64 px wide. Returns `windows`, their
     number.
     """
-    slides = record.of_split("train")
-    per_slide = max(1, request.train_patches // max(1, len(slides)))
+    slides, most = record.of_split("train"), max(1, request.train_patches // MIN_WINDOWS)
     rng = np.random.default_rng([request.seed, 3])
+    if len(slides) > most:
+        slides = sorted(rng.permutation(slides)[:most].tolist())
+    per_slide = max(1, request.train_patches // max(1, len(slides)))
     windows: list[UInt8] = []
     numbers: list[int] = []
     for number, name in enumerate(slides):
@@ -347,8 +358,8 @@ def _embed(
     name, parts = str(shard.args.get("slide", shard.id)), int(str(shard.args.get("parts", 1)))
     own = {"patches_sha256": record.patches_of(name)}
     if parts > 1 and "part" not in shard.args:
-        dim, patches, damaged, digest = join_parts(request, record, name, parts, context.store)
-        return own | {"patches": patches, "damaged": damaged, "dim": dim, "sha256": digest}
+        dim, joined = join_parts(request, record, name, parts, context.store)
+        return own | {"dim": dim} | joined.model_dump()
     encoder = load_encoder(
         request.encoder,
         context.store,
@@ -357,15 +368,19 @@ def _embed(
         device=context.device,
     )
     about = {"dim": encoder.dim, "license": encoder.license}
-    part = int(str(shard.args.get("part", 0)))
-    key = (
-        part_key(request.encoder, request.cohort, name, part)
-        if parts > 1
-        else features_key(request.encoder, request.cohort, name)
+    if parts == 1:
+        key = features_key(request.encoder, request.cohort, name)
+        whole = encode_patches(request, record, name, encoder, key, context)
+        return own | about | whole.model_dump()
+    part = int(str(shard.args["part"]))
+    key, beside = (
+        part_key(request.encoder, request.cohort, name, part, suffix) for suffix in (".h5", ".json")
     )
-    patches, damaged, digest = encode_patches(
-        request, record, name, encoder, key, context, (part, parts)
-    )
-    if parts > 1:
-        return about
-    return own | about | {"patches": patches, "damaged": damaged, "sha256": digest}
+    encoded = encode_patches(request, record, name, encoder, key, context, (part, parts))
+    context.store.put_json(beside, encoded)
+    return about
+
+
+def _filtered(part: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many patches of a slide were filtered out, by fault, by what its shard says."""
+    return {fault: part[fault] for fault in ("white", "blurred") if part.get(fault)}

@@ -3,6 +3,7 @@
 encoders/embedded-<cohort>/model.safetensors   weights of the cohort's embedded encoder
 features/<encoder>/<cohort>/<slide>.h5   `coords` + `features`, as TRIDENT and CLAM write
 features/<encoder>/<cohort>/parts/<slide>/<n>.h5   a part of a large slide, until all are there
+features/<encoder>/<cohort>/parts/<slide>/<n>.json  Encoded, beside it
 features/<encoder>/<cohort>/features.json   FeatureRecord
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.contracts.base import Contract, Name, Request, Seed
 from shared.contracts.ingest import MAX_DAMAGED, CohortRecord, cohort_key
@@ -51,7 +52,25 @@ class EmbedRequest(Request):
         MAX_DAMAGED, ge=0, le=1, description="largest share of a slide's patches that may be "
         "unreadable; they are left out",
     )  # fmt: skip
+    max_white: float | None = Field(
+        None, ge=0, le=1, description="largest share of white pixels (all channels 220 or more) of "
+        "a patch; whiter ones are left out and counted. None: all patches are kept",
+    )  # fmt: skip
+    min_sharpness: float | None = Field(
+        None, gt=0, description="smallest variance of the Laplacian of a patch, squared grey "
+        "levels; blurred ones are left out and counted. Fitting values depend on scanner and "
+        "resolution. None: all patches are kept",
+    )  # fmt: skip
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _filters_own(self) -> EmbedRequest:
+        if self.imported is not None and (self.max_white, self.min_sharpness) != (None, None):
+            raise ValueError(
+                "max_white and min_sharpness filter patches whose pixels are read, not features "
+                "that are imported: filter them in the tool that made them"
+            )
+        return self
 
     def inputs(self) -> list[str]:
         return [cohort_key(self.cohort)]
@@ -70,6 +89,16 @@ class EmbedRequest(Request):
         return [f"features/{encoder_folder(self.encoder)}/{self.cohort}"]
 
 
+class Encoded(Contract):
+    """What became of the patches of a slide, or of a part of it."""
+
+    patches: int = Field(description="number of patches that have features")
+    damaged: int = Field(description="number of those that cannot be read")
+    white: int = Field(0, description="number of those that are too white")
+    blurred: int = Field(0, description="number of others that are too blurred")
+    sha256: str = Field(description="SHA-256 of the features")
+
+
 class FeatureRecord(Contract):
     """Features of a cohort: the record at `features/<encoder>/<cohort>/features.json`."""
 
@@ -81,6 +110,13 @@ class FeatureRecord(Contract):
     sha256: dict[str, str] = Field(description="slide → SHA-256 of its features")
     patches: dict[str, str] = Field(
         default_factory=dict, description="slide → `CohortRecord.patches_of` it"
+    )
+    max_white: float | None = Field(None, description="as in the request")
+    min_sharpness: float | None = Field(None, description="as in the request")
+    filtered: dict[str, dict[str, int]] = Field(
+        default_factory=dict,
+        description="slide → number of its patches that were left out as 'white' and as 'blurred', "
+        "if there are any",
     )
 
     def check(self, cohort: CohortRecord, slide: str | None = None) -> None:
@@ -124,6 +160,6 @@ def features_key(encoder: str, cohort: str, slide: str) -> str:
     return f"features/{encoder_folder(encoder)}/{cohort}/{slide}.h5"
 
 
-def part_key(encoder: str, cohort: str, slide: str, part: int) -> str:
+def part_key(encoder: str, cohort: str, slide: str, part: int, suffix: str = ".h5") -> str:
     """Return the key of the features of a part of a slide, which are joined and then removed."""
-    return f"features/{encoder_folder(encoder)}/{cohort}/parts/{slide}/{part:03d}.h5"
+    return f"features/{encoder_folder(encoder)}/{cohort}/parts/{slide}/{part:03d}{suffix}"

@@ -15,8 +15,14 @@ from shared.contracts.regions import RegionSet
 from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import check_region_set
 from shared.errors import InputError
-from shared.imaging.region_index import read_region_index
-from shared.imaging.region_sets import Region, RegionIndex, load_region_set, region_tables
+from shared.imaging.region_index import has_region_index
+from shared.imaging.region_sets import (
+    Region,
+    RegionIndex,
+    load_region_set,
+    region_tables,
+    shares_of,
+)
 from shared.storage import Store, sha256
 
 KEPT = 4
@@ -49,9 +55,7 @@ class RegionBank:
         self.keys: list[str] = rows["key"].to_pylist()
         self.slides = np.array(rows["slide"].to_pylist())
         self.shares: Float64 = np.zeros((len(self.keys), len(model.classes)))
-        # shares by the set's own labels
-        own = np.array(rows["fractions"].combine_chunks().flatten(), np.float64)
-        own = own.reshape(len(self.keys), -1)
+        own = shares_of(rows)  # by the set's own labels
         for index in range(own.shape[1]):
             self.shares[:, self._table[index]] += own[:, index]
 
@@ -118,11 +122,12 @@ def _bank(
     store: Store, record: RegionSet, splits: tuple[Split, ...], model: ModelRecord
 ) -> RegionBank:
     """Open a bank, or return the process's own one of the same shards, splits and classes."""
-    if read_region_index(store, record, splits) is None:
-        return RegionBank(store, record, splits, model)
     at = (store.url, sha256(record.model_dump_json().encode()), splits, model.model_dump_json())
     if at not in _kept:
-        _kept[at] = RegionBank(store, record, splits, model)
+        bank = RegionBank(store, record, splits, model)
+        if not has_region_index(store, record):
+            return bank
+        _kept[at] = bank
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     return _kept[at]

@@ -90,6 +90,19 @@ def read_region_index(
 
     The process keeps the index, so that a set is read once.
     """
+    table = _whole(store, record)
+    if table is None:
+        return None
+    slides = pa.array([part.slide for part in record.of_split(*splits)], pa.string())
+    return table.filter(pc.is_in(table["slide"], slides))
+
+
+def has_region_index(store: Store, record: RegionSet) -> bool:
+    """Say whether `read_region_index` finds one."""
+    return _whole(store, record) is not None
+
+
+def _whole(store: Store, record: RegionSet) -> pa.Table | None:
     digest = _digest(record).decode()
     at = (store.url, digest)
     if at not in _kept:
@@ -106,9 +119,7 @@ def read_region_index(
         _kept[at] = table
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
-    table = _kept[at]
-    slides = pa.array([part.slide for part in record.of_split(*splits)], pa.string())
-    return table.filter(pc.is_in(table["slide"], slides))
+    return _kept[at]
 
 
 def _digest(record: RegionSet) -> bytes:

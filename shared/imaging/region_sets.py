@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.arrays import UInt8
+from shared.arrays import Float32, Int64, UInt8
 from shared.contracts.base import Split
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key, region_tar_key
 from shared.errors import InputError
@@ -109,11 +109,17 @@ def region_tables(store: Store, record: RegionSet, splits: tuple[Split, ...]) ->
         yield pq.read_table(body, columns=["key", "slide", "fractions"])
 
 
+def shares_of(rows: pa.Table) -> Float32:
+    """Return the share of each class in regions, float32 (n, classes), without a copy of many."""
+    shares = rows["fractions"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(shares, np.float32).reshape(len(rows), -1)
+
+
 def classes_without_regions(store: Store, record: RegionSet, *splits: Split) -> list[str]:
     """Return the names of the classes of tissue that no region of some splits has."""
     held = np.zeros(len(record.classes), bool)
     for rows in region_tables(store, record, splits):
-        held |= (np.asarray(rows["fractions"].to_pylist()) > 0).any(0)
+        held |= (shares_of(rows) > 0).any(0)
     classes = record.classes
     return [item.name for item in classes.items[classes.first :] if not held[item.index]]
 
@@ -137,14 +143,14 @@ class RegionIndex:
         self._paths: OrderedDict[str, Path] = OrderedDict()
         self.keys: list[str] = []
         self.slides: list[str] = []
-        self._spans: list[tuple[int, ...]] = []
+        self._spans: Int64 = np.zeros((0, len(SPANS)), np.int64)
         index = read_region_index(store, record, splits)
         if index is not None:
             self.keys = index["key"].to_pylist()
             self.slides = index["slide"].to_pylist()
-            columns = (index[name].to_pylist() for name in SPANS)
-            self._spans = list(zip(*columns, strict=True))
+            self._spans = np.stack([np.asarray(index[name], np.int64) for name in SPANS], 1)
             return
+        spans_of: list[tuple[int, ...]] = []
         for part in record.of_split(*splits):
             try:
                 spans = region_spans(self._shard(part.slide))
@@ -154,7 +160,8 @@ class RegionIndex:
                 raise self._damaged(part.slide)
             self.keys += spans
             self.slides += [part.slide] * len(spans)
-            self._spans += spans.values()
+            spans_of += spans.values()
+        self._spans = np.array(spans_of, np.int64).reshape(-1, len(SPANS))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -164,7 +171,7 @@ class RegionIndex:
 
     def __getitem__(self, index: int) -> Region:
         key, slide = self.keys[index], self.slides[index]
-        label_at, label_bytes, image_at, image_bytes = self._spans[index]
+        label_at, label_bytes, image_at, image_bytes = self._spans[index].tolist()
         with self._shard(slide).open("rb") as file:
             file.seek(label_at)
             labels = file.read(label_bytes)
@@ -176,7 +183,7 @@ class RegionIndex:
 
     def labels(self, index: int) -> UInt8:
         """Read a region's label map alone, uint8 (size, size)."""
-        start, size = self._spans[index][:2]
+        start, size = self._spans[index, :2].tolist()
         with self._shard(self.slides[index]).open("rb") as file:
             file.seek(start)
             labels = file.read(size)

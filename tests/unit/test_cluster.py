@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from services.cluster import stage
+from services.cluster import gallery, stage, units
+from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.kmeans import (
     assign,
     diverse_sample,
@@ -22,6 +24,7 @@ from services.cluster.kmeans import (
 from services.cluster.maps import type_map, vote
 from services.cluster.regions import apply_types
 from services.cluster.stage import ClusterStage
+from services.cluster.units import UNIT_PATCHES, assignment_units
 from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import (
@@ -40,7 +43,7 @@ from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, Store
 from shared.tissue_types import classes_of, default_types, read_types, write_types
 from tests.texture_slides import RULE, SPLITS, ingest_textures
 
@@ -145,13 +148,44 @@ def test_more_types_than_different_patches_are_refused() -> None:
 
 
 def test_a_capped_sample_clusters_nearly_as_well() -> None:
-    points, _ = blobs([2.0] * 12, 400)
-    drawn = np.random.default_rng(0).permutation(len(points))[:2400]
+    """A tenth of each slide's patches gives within 1 % of the inertia that all of them give."""
+    slides = []
+    for number in range(10):
+        points, owners = blobs([1.2] * 6, 600, seed=number)
+        rng = np.random.default_rng(number)
+        shares = rng.dirichlet(np.ones(6))[owners]
+        slides.append(points[rng.choice(len(points), 600, replace=False, p=shares / shares.sum())])
+    rows = np.concatenate(slides)
+    capped = np.concatenate([slide[diverse_sample(slide, 60, 0)] for slide in slides])
+    assert len(rows) == 10 * len(capped)
     inertia = [
-        assign(points, hierarchical_kmeans(half_units(some), 12, 6, 10, 0))[1].mean()
-        for some in (points, points[drawn])
+        assign(rows, hierarchical_kmeans(half_units(some), 6, 3, 5, 0))[1].mean()
+        for some in (rows, capped)
     ]
     assert inertia[1] < 1.01 * inertia[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_splits_end_in_the_best_clusters(seed: int) -> None:
+    """Whatever the random starts are, the types that there are become the clusters."""
+    points, owners = blobs([1.2] * 8, 60)
+    labels, _ = assign(points, hierarchical_kmeans(half_units(points), 8, 4, 10, seed))
+    table = np.zeros((8, 8))
+    np.add.at(table, (labels, owners), 1)
+    assert table.max(1).sum() / len(points) > 0.9
+
+
+def test_small_slides_are_assigned_together() -> None:
+    """Large slides are alone, and a slide that is added changes the units around it alone."""
+    small = {f"slide-{n:04d}": 300 for n in range(400)}
+    units = assignment_units(small | {"slide-0200x": 90_000})
+    assert [name for unit in units for name in unit] == sorted(small | {"slide-0200x": 90_000})
+    assert ("slide-0200x",) in units
+    assert 8 < len(small) / len(units) < 32
+    assert all(sum(small.get(name, 0) for name in unit) <= UNIT_PATCHES for unit in units)
+    before = set(assignment_units(small))
+    assert len(set(assignment_units(small | {"slide-0123x": 300})) - before) == 1
+    assert len(assignment_units(dict.fromkeys(small, 50_000))) == len(small)
 
 
 def test_slides_share_the_largest_number_of_samples(store: DirectoryStore) -> None:
@@ -174,10 +208,29 @@ def test_a_sample_holds_what_is_rare() -> None:
 def test_streaming_assigns_as_all_at_once(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The map of the finished run is the one that batches of 7 patches give."""
+    """Batches of 7 patches, and a unit for each slide, give what the finished run has."""
+    features = store.get_model(feature_record_key("ideal", "textures"), FeatureRecord)
+    assert len(assignment_units(features.slides)) < len(SPLITS)
     monkeypatch.setattr(stage, "PATCHES_AT_ONCE", 7)
-    status = run(store, request(run="streamed"))
+    monkeypatch.setattr(units, "UNIT_PATCHES", 1)
+    assert len(assignment_units(features.slides)) == len(SPLITS)
+    monkeypatch.setattr(stage, "CLASSIFIER_SLIDES", 1)
+    shown: list[str] = []
+
+    def read(store: Store, cohort: CohortRecord, slide: str, spots: list[Any]) -> Any:
+        shown.append(slide)
+        return read_patches(store, cohort, slide, spots)
+
+    monkeypatch.setattr(stage, "read_patches", read)
+    status = run(store, request(run="streamed", classifier_steps=1))
     assert status.state == "done", status.failed
+    assert [SPLITS[slide] for slide in shown] == ["train", "test"]  # of four slides
+    one, other = (
+        store.get_model(cluster_key(name, "run.json"), ClusterRecord)
+        for name in ("types", "streamed")
+    )
+    assert one.counts == other.counts
+    assert one.mean_distance == pytest.approx(other.mean_distance, abs=1e-5)
     for slide in SPLITS:
         whole, parts = (
             pq.read_table(store.local(cluster_key(name, f"assignments/{slide}.parquet")))
@@ -261,6 +314,32 @@ def test_regions_hold_the_types_map(store: DirectoryStore) -> None:
 def test_the_gallery_has_a_row_for_each_type(store: DirectoryStore) -> None:
     picture = decode_png(store.get(cluster_key("types", "gallery.png")))
     assert picture.shape[0] >= TISSUES * 96
+
+
+def test_examples_are_taken_of_few_slides(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slides are searched until each type has its examples; a rare type is found in the end."""
+    monkeypatch.setattr(gallery, "SLIDES_AT_ONCE", 1)
+    cohort = store.get_model(cohort_key("textures"), CohortRecord)
+    # Each slide has all types. The fourth type, of five patches, is in the last slide alone.
+    last = np.random.default_rng(0).permutation(sorted(SPLITS)).tolist()[-1]
+    read: list[str] = []
+
+    def tables(store: DirectoryStore, run: str, slide: str) -> pa.Table:
+        read.append(slide)
+        table = read_assignments(store, run, slide)
+        clusters = np.asarray(table["cluster"]).copy()
+        clusters[:5] = 3 if slide == last else clusters[:5]
+        return table.set_column(2, "cluster", pa.array(clusters))
+
+    monkeypatch.setattr(gallery, "read_assignments", tables)
+    found = gallery.find_examples(store, "types", cohort, (99, 99, 99))
+    assert {label: len(images) for label, images in found.items()} == dict.fromkeys((1, 2, 3), 10)
+    assert len(read) == 1
+    found = gallery.find_examples(store, "types", cohort, (99, 99, 99, 5))
+    assert len(found[4]) == 5
+    assert len(read) == 1 + len(SPLITS)
 
 
 def test_running_again_gives_the_same_bytes(store: DirectoryStore) -> None:

@@ -6,16 +6,19 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from heterotissue.embedding_cost import embedding_line
-from services.embed import encoding, training
+from services.embed import encoding, stage, training
 from services.embed.encoding import part_bounds
 from services.embed.stage import EmbedStage
 from shared.contracts.embed import (
@@ -25,12 +28,21 @@ from shared.contracts.embed import (
     feature_record_key,
     features_key,
 )
-from shared.contracts.ingest import PatchGrid, SlideRecord, patches_key, slide_key
+from shared.contracts.ingest import (
+    CohortRecord,
+    PatchGrid,
+    SlideRecord,
+    cohort_key,
+    patches_key,
+    slide_key,
+)
+from shared.encoders import PatchNet, random_net
 from shared.errors import InputError
 from shared.features import read_features, write_features
 from shared.jobs import Context, Ledger, run_job
 from shared.settings import Settings
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, StoreView
+from shared.storage.formats import table_bytes
 from tests.texture_slides import SPLITS, ingest_textures
 
 STEPS = 120
@@ -68,6 +80,27 @@ def test_the_estimate_counts_the_patches_of_the_cohort(store: DirectoryStore) ->
     assert "about" in line
     done = request.model_copy(update={"train_steps": STEPS})
     assert embedding_line(store, done, config) is None
+
+
+def test_each_slide_that_the_encoder_learns_from_gives_many_windows(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step contrasts windows of one slide: of too many slides, some are drawn."""
+    taught: list[np.ndarray[Any, Any]] = []
+
+    def train(windows: object, slides: np.ndarray[Any, Any], *rest: object) -> PatchNet:
+        taught.append(slides)
+        return random_net(0)
+
+    monkeypatch.setattr(stage, "train_encoder", train)
+    record = store.get_model(cohort_key("textures"), CohortRecord)
+    context = Context(StoreView(store), threads=1, device="cpu", report=lambda *_: None)
+    for patches in (64, 96):
+        request = EmbedRequest(cohort="textures", train_patches=patches)
+        weights = store.get(embedded_key("textures"))
+        assert stage._fit(request, record, context) == {"windows": patches}
+        store.put(embedded_key("textures"), weights)
+    assert [np.bincount(slides).tolist() for slides in taught] == [[32, 32], [32, 32, 32]]
 
 
 def agreement(store: DirectoryStore, encoder: str) -> float:
@@ -157,6 +190,55 @@ def test_a_slide_without_patches_has_an_empty_file(store: DirectoryStore, tmp_pa
     grid = PatchGrid(size=64, mpp=1.0, stride=32)
     write_features(path, np.zeros((0, 2), np.int64), [], 8, slide, grid, "random")
     assert read_features(path).features.shape == (0, 8)
+
+
+def test_white_and_blurred_patches_are_left_out_and_counted(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patches at the edge of the tissue are partly white; the slide is embedded in two parts."""
+    cohort = store.get_json("cohorts/textures.json")
+    table = pq.read_table(store.local(patches_key("textures", "s0"))).slice(0, 24)
+    store.put_json(
+        "cohorts/few.json",
+        cohort | {"cohort": "few", "splits": {"s0": "train"}, "counts": {"s0": len(table)}},
+    )
+    store.put(patches_key("few", "s0"), table_bytes(table))
+    monkeypatch.setattr(encoding, "UNIT_PATCHES", 12)
+    pixels = tifffile.imread(store.get_model(slide_key("s0"), SlideRecord).source)
+    corners = list(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True))
+    shown = [pixels[y : y + 64, x : x + 64] for x, y in corners]
+    shares = [float((patch >= 220).all(2).mean()) for patch in shown]
+    focus = [cv2.Laplacian(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var() for p in shown]
+    request = EmbedRequest(
+        cohort="few",
+        encoder="random",
+        max_white=float(np.median(shares)),
+        min_sharpness=float(np.quantile(focus, 0.3)) + 1e-3,
+    )
+    assert request.max_white is not None
+    assert request.min_sharpness is not None
+    white = [share > request.max_white for share in shares]
+    blurred = [
+        value < request.min_sharpness and not out for value, out in zip(focus, white, strict=True)
+    ]
+    counts = {"white": sum(white), "blurred": sum(blurred)}
+    assert min(counts.values()) > 0
+    ledger = Ledger(store)
+    status = run_job(ledger, EmbedStage(), ledger.submit(request))
+    assert status.state == "done", status.failed
+    assert status.result is not None
+    assert status.result["filtered_patches"] == {"s0": counts}
+    found = read_features(store.local(features_key("random", "few", "s0")))
+    kept = [not (one or other) for one, other in zip(white, blurred, strict=True)]
+    assert found.coords.tolist() == [list(c) for c, k in zip(corners, kept, strict=True) if k]
+    record = store.get_model(feature_record_key("random", "few"), FeatureRecord)
+    assert (record.max_white, record.min_sharpness) == (request.max_white, request.min_sharpness)
+    assert (record.filtered, record.slides) == ({"s0": counts}, {"s0": sum(kept)})
+    assert not list(store.list("features/random/few/parts/"))
+    with h5py.File(store.local(features_key("random", "few", "s0"))) as file:
+        assert file["features"].attrs["max_white"] == request.max_white
+    with pytest.raises(ValueError, match="filter them in the tool that made them"):
+        EmbedRequest(cohort="few", imported="/features", max_white=0.5)
 
 
 def test_parts_are_whole_rows_of_patches() -> None:
