@@ -244,7 +244,9 @@ def _fit(request: ClusterRequest, context: Context) -> dict[str, Any]:
         points = np.memmap(file, np.float16, "r", shape=(rows, width))
         context.progress(0, 1, f"{rows:,} samples, {points.nbytes / 1e9:,.1f} GB")
         first = request.first_k or max(2, request.k // 2)
-        centroids = hierarchical_kmeans(points, request.k, first, request.iterations, request.seed)
+        centroids = hierarchical_kmeans(
+            points, request.k, first, request.iterations, request.seed, context.device
+        )
     body = io.BytesIO()
     np.save(body, centroids)
     _keep_names(store, request, body.getvalue())
