@@ -1,5 +1,6 @@
 # One image per service: docker build --build-arg SERVICE=ingest --target worker .
 #   SERVICE      a folder of services/ that is also an extra of pyproject.toml
+#   EXTRA        another extra for it: cluster-cuda brings FAISS for GPUs
 #   ACCELERATOR  none (ingest, gateway), cpu or cuda: which PyTorch the image holds
 # Layers lie in the order in which they change, so that images share them:
 # system, common packages, PyTorch, the service's packages, our code.
@@ -56,11 +57,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # ---- a service
 FROM torch-${ACCELERATOR} AS service
 ARG SERVICE
+ARG EXTRA=${SERVICE}
 # More packages for one image: the TensorRT that matches TRITON_IMAGE, for deploy on a GPU.
 ARG PACKAGES=""
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=project,source=/project,target=/project,rw \
-    pip install --constraint /project/pins.txt "/project[${SERVICE}]" ${PACKAGES}
+    pip install --constraint /project/pins.txt "/project[${EXTRA}]" ${PACKAGES}
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     pip install --no-deps --force-reinstall --no-cache-dir /dist/*.whl
 ARG VERSION=0.1.0

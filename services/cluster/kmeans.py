@@ -15,6 +15,9 @@ from shared.errors import InputError
 RESTARTS = 3
 """Number of random starts of each k-means; the best result is kept."""
 
+GPU_MEMORY = 512 << 20
+"""Bytes of GPU memory for the intermediate results of FAISS; its own choice is 1.5 GB."""
+
 CHUNK = 16_384
 """Points that are decoded at a time."""
 
@@ -58,9 +61,16 @@ def diverse_sample(features: Float32, count: int, seed: int) -> Int64:
 
 
 def kmeans(
-    points: Float16, k: int, iterations: int, seed: int, start: Float32 | None = None
+    points: Float16,
+    k: int,
+    iterations: int,
+    seed: int,
+    start: Float32 | None = None,
+    device: str = "cpu",
 ) -> Float32:
-    """Run spherical k-means with FAISS, on a GPU if FAISS finds one.
+    """Run spherical k-means with FAISS.
+
+    A GPU holds the centroids and a block of 32,768 points at a time, whatever their number.
 
     Args:
         points: float16 (n, d), unit vectors.
@@ -68,6 +78,7 @@ def kmeans(
         iterations: number of iterations.
         seed: seed of the random starts.
         start: float32 (k, d), centroids to start from; None: the best of `RESTARTS` random starts.
+        device: 'cpu', 'cuda' or 'cuda:N'; without a FAISS for GPUs, the CPU does the work.
 
     Returns:
         float32 (k, d) centroids of unit length.
@@ -81,17 +92,25 @@ def kmeans(
     model = faiss.Clustering(width, k, how)
     if start is not None:
         faiss.copy_array_to_vector(start.ravel(), model.centroids)
-    index: faiss.Index = faiss.IndexFlatIP(width)
-    if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
-        index = faiss.index_cpu_to_all_gpus(index)
     codec = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16)
     codes = np.ascontiguousarray(points).view(np.uint8)
-    model.train_encoded(codes, codec, index)
+    model.train_encoded(codes, codec, _index(width, device))
     return normalize(faiss.vector_to_array(model.centroids).reshape(k, width))
 
 
+def _index(width: int, device: str) -> faiss.Index:
+    """Make an index of inner products of vectors of `width` numbers."""
+    index = faiss.IndexFlatIP(width)
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or int(number or 0) >= faiss.get_num_gpus():
+        return index
+    memory = faiss.StandardGpuResources()
+    memory.setTempMemory(GPU_MEMORY)
+    return faiss.index_cpu_to_gpu(memory, int(number or 0), index)
+
+
 def hierarchical_kmeans(
-    points: Float16, k: int, first_k: int, iterations: int, seed: int
+    points: Float16, k: int, first_k: int, iterations: int, seed: int, device: str = "cpu"
 ) -> Float32:
     """Cluster unit vectors into `first_k` clusters, then split clusters until there are `k`.
 
@@ -105,6 +124,7 @@ def hierarchical_kmeans(
         first_k: number of clusters before the first split; at most `k` are made.
         iterations: number of iterations of each k-means.
         seed: seed of the random starts.
+        device: device of `kmeans`.
 
     Returns:
         float32 (k, d) centroids of unit length.
@@ -118,7 +138,7 @@ def hierarchical_kmeans(
             f"{distinct} different sampled patches cannot make {k} tissue types: lower k, or "
             "sample more patches per slide"
         )
-    centroids = kmeans(points, min(first_k, k), iterations, seed)
+    centroids = kmeans(points, min(first_k, k), iterations, seed, device=device)
     labels, distances = assign_all(points, centroids)
     while len(centroids) < k:
         scatter = np.bincount(labels, distances, len(centroids))
@@ -128,12 +148,12 @@ def hierarchical_kmeans(
             if _distinct(own, 2) > 1:
                 break
         new = len(centroids)
-        halves = kmeans(own, 2, iterations, seed + new)
+        halves = kmeans(own, 2, iterations, seed + new, device=device)
         side, distances[members] = assign_all(own, halves)
         labels[members[side == 1]] = new
         centroids[worst] = halves[0]
         centroids = np.concatenate([centroids, halves[1:]])
-    return kmeans(points, k, iterations, seed, start=centroids)
+    return kmeans(points, k, iterations, seed, start=centroids, device=device)
 
 
 def _distinct(points: Float16, enough: int) -> int:

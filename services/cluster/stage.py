@@ -192,8 +192,7 @@ def _cohort(store: Store, request: ClusterRequest, *slides: str) -> CohortRecord
     record = store.get_model(cohort_key(request.cohort), CohortRecord)
     key = feature_record_key(request.encoder, request.cohort)
     features = store.get_model(key, FeatureRecord)
-    for slide in slides or [None]:
-        features.check(record, slide)
+    features.check(record, *slides)
     splits = {name: split for name, split in record.splits.items() if name in features.slides}
     return record.model_copy(update={"splits": splits})
 
@@ -263,7 +262,9 @@ def _fit(request: ClusterRequest, context: Context) -> dict[str, Any]:
         points = np.memmap(file, np.float16, "r", shape=(rows, width))
         context.progress(0, 1, f"{rows:,} samples, {points.nbytes / 1e9:,.1f} GB")
         first = request.first_k or max(2, request.k // 2)
-        centroids = hierarchical_kmeans(points, request.k, first, request.iterations, request.seed)
+        centroids = hierarchical_kmeans(
+            points, request.k, first, request.iterations, request.seed, context.device
+        )
     body = io.BytesIO()
     np.save(body, centroids)
     _keep_names(store, request, body.getvalue())

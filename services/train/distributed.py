@@ -1,14 +1,16 @@
 """Run a train job on many processes: `torchrun … -m services.train.distributed JOB`.
 
 All processes run the job's segments together and average their gradients. Only the
-first process writes to the store and the ledger. If the job is killed, run the same
-command again: it resumes after its last finished segment.
+first process writes to the store and the ledger. Told to end, all processes end after the
+same step, and the first keeps a checkpoint. The same command goes on there; after a kill it goes on
+after the last finished segment.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from torch import distributed
 from services.train.stage import TrainStage
 from shared.computing import prepare
 from shared.contracts.train import TrainRequest
-from shared.errors import JobError
+from shared.errors import HandedBackError, JobError
 from shared.jobs import Context, Ledger, NoLeases, Reporter, execute
 from shared.jobs.stage import FINISH
 from shared.logging import configure_logging
@@ -78,8 +80,11 @@ def main() -> None:
     config = settings()
     configure_logging(config.log_level, config.log_format)
     prepare(config.threads)
+    signal.signal(signal.SIGTERM, _hand_back)
     gpu = torch.cuda.is_available()
-    distributed.init_process_group("nccl" if gpu else "gloo")
+    # What processes agree on goes by gloo: it sees at once that another has ended, and waits half
+    # an hour for the first one to write.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
     if gpu:
         local = int(os.environ["LOCAL_RANK"])
         torch.cuda.set_device(local)
@@ -88,6 +93,11 @@ def main() -> None:
         run(arguments.job, open_store(arguments.store), config)
     finally:
         distributed.destroy_process_group()
+
+
+def _hand_back(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise HandedBackError(128 + number)  # not 0: a cluster has to start the process again
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ Training runs in segments. A segment of the denoiser, for example, trains steps 
 6. After step 999 `segments` writes the checkpoint at step 1000: weights, moving average and the
    optimizer's moments. Training has no other state, so the next segment, on any worker, goes on
    as if there had been no pause: the weights are the same to the bit.
+7. A process that is told to end does so after the present step (`services.train.ending`), and
+   `segments` writes a checkpoint at that step, where the segment goes on.
 """
 
 from __future__ import annotations
@@ -75,11 +77,13 @@ class Progress:
     """The measurements of a segment.
 
     Attributes:
+        step: the next step.
         metrics: rows of figures; they are reproducible.
         seconds: duration of the segment.
         waiting: seconds of it in which training waited for batches.
     """
 
+    step: int = 0
     metrics: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     waiting: float = 0.0
@@ -170,6 +174,7 @@ class Training:
         start: int,
         stop: int,
         report: Callable[[int, str], None],
+        told: Callable[[], bool] = lambda: False,
     ) -> Progress:
         """Train from step `start` to step `stop` - 1.
 
@@ -177,8 +182,9 @@ class Training:
             batches: source of the batches.
             start, stop: first step, and the step after the last one.
             report: called with the number of finished steps and a note.
+            told: called after every step; True ends the training there.
         """
-        progress = Progress()
+        progress = Progress(start)
         began = mark = time.perf_counter()
         rank, _ = world()
         note = ""
@@ -190,18 +196,21 @@ class Training:
                 progress.metrics.append(self.figures(step, measured))
                 note = f"loss {progress.metrics[-1]['loss']:.4f}"
             report(step + 1 - start, note)
+            progress.step = step + 1
+            if told():
+                break
             mark = time.perf_counter()
         progress.seconds = time.perf_counter() - began
         return progress
 
-    def save(self) -> bytes:
-        """Return a checkpoint, as a safetensors file."""
+    def save(self, about: dict[str, str] | None = None) -> bytes:
+        """Return a checkpoint, as a safetensors file with the metadata `about`."""
         tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.items()}
         for name, parameter in self.module.named_parameters():
             state = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer/{key}/{name}": value for key, value in state.items()}
-        return safetensors.torch.save({key: t.detach().cpu() for key, t in tensors.items()})
+        return safetensors.torch.save({key: t.detach().cpu() for key, t in tensors.items()}, about)
 
     def load(self, data: bytes) -> None:
         """Load a checkpoint that `save` returned."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from services.train.data import Batches, Float16
-from services.train.loop import LoopSettings, Training
+from services.train.loop import LoopSettings, Progress, Training
 from services.train.perceptual import PerceptualLoss
 from services.train.warm_start import (
     Weights,
@@ -183,6 +184,27 @@ class Run:
         if step:
             training.load(self.store.get(self._checkpoint(kind, step)))
 
+    def pause(self, training: Training, kind: str, stop: int, progress: Progress) -> None:
+        """Write the checkpoint of a segment that ends before `stop`, at the step it has come to."""
+        about = {"segment": f"{kind}-{stop}", "progress": json.dumps(asdict(progress))}
+        self.store.put(self._paused, training.save(about))
+
+    def resume(self, training: Training, kind: str, start: int, stop: int) -> Progress:
+        """Load the checkpoint of a segment that was paused, else the one at `start`."""
+        if self.store.exists(self._paused):
+            data = self.store.get(self._paused)
+            about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            if about["segment"] == f"{kind}-{stop}":
+                training.load(data)
+                return Progress(**json.loads(about["progress"]))
+        self.load_checkpoint(training, kind, start)
+        return Progress(start)
+
+    def forget_pause(self) -> None:
+        """Delete the checkpoint of a paused segment."""
+        if self.store.exists(self._paused):
+            self.store.delete(self._paused)
+
     def load_last_checkpoint(self, training: Training, kind: str) -> None:
         """Resume a training from its last checkpoint."""
         training.load(self.store.get(self._checkpoint(kind, self.steps[kind])))
@@ -193,6 +215,10 @@ class Run:
         before = start - self.recipe.segment_steps
         if before > 0:
             self.store.delete(self._checkpoint(kind, before))
+
+    @property
+    def _paused(self) -> str:
+        return self.key("checkpoints/paused.safetensors")
 
     def _checkpoint(self, kind: str, step: int) -> str:
         return self.key(f"checkpoints/{kind}-{step:08d}.safetensors")

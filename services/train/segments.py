@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from services.train.data import Batches, MapBatches
+from services.train.ending import told_to_end
 from services.train.latents import encode_views, latents_key, read_latents
 from services.train.loop import Progress, Training
 from services.train.objectives import (
@@ -33,6 +35,8 @@ from shared.seeds import image_seed
 NORMALIZATION_IMAGES = 256
 SAMPLE_SHEET_IMAGES = 8
 
+log = logging.getLogger(__name__)
+
 Report = Callable[[int, int, str], None]
 """Called with the number of finished steps, the number of all steps, and a note."""
 
@@ -50,12 +54,9 @@ def autoencoder_segment(run: Run, kind: str, start: int, stop: int, report: Repo
         vae = run.read_vae("vae")
         objective = DecoderObjective(vae, run.perceptual_loss(), run.device)
     training = Training(objective, run.settings(kind))
-    run.load_checkpoint(training, kind, start)
     index = run.index()
     batches = Batches(index, run.recipe.vae.crop, None, (run.request.seed, 1))
-    progress = training.run(
-        batches, start, stop, lambda done, note: report(done, stop - start, note)
-    )
+    progress = _train(run, training, kind, batches, start, stop, report)
     if stop < run.steps[kind]:
         run.save_checkpoint(training, kind, start, stop)
         return progress
@@ -100,12 +101,9 @@ def denoiser_segment(
         teacher = copy.deepcopy(denoiser)
         objective = StudentObjective(denoiser, teacher, vae, recipe.student, run.device)
     training = Training(objective, run.settings("denoiser"))
-    run.load_checkpoint(training, "denoiser", start)
     latents = read_latents(run.store, run.request.run, latent_shards) if latent_shards else None
     batches = run.denoiser_batches(latents)
-    progress = training.run(
-        batches, start, stop, lambda done, note: report(done, stop - start, note)
-    )
+    progress = _train(run, training, "denoiser", batches, start, stop, report)
     run.save_checkpoint(training, "denoiser", start, stop)
     every = run.recipe.sample_every
     if stop // every > start // every or stop == recipe.steps:
@@ -121,11 +119,8 @@ def layouts_segment(run: Run, start: int, stop: int, report: Report) -> Progress
     recipe, seed = run.recipe.layouts, run.request.seed
     objective = LayoutObjective(recipe, len(run.regions.classes), run.device)
     training = Training(objective, run.settings("layouts"))
-    run.load_checkpoint(training, "layouts", start)
     batches = MapBatches(run.index(), run.recipe.size, None, (seed, 4))
-    progress = training.run(
-        batches, start, stop, lambda done, note: report(done, stop - start, note)
-    )
+    progress = _train(run, training, "layouts", batches, start, stop, report)
     if stop < recipe.steps:
         run.save_checkpoint(training, "layouts", start, stop)
         return progress
@@ -133,6 +128,39 @@ def layouts_segment(run: Run, start: int, stop: int, report: Report) -> Progress
     with tempfile.TemporaryDirectory(prefix="htd-layouts-") as folder:
         objective.model.save_pretrained(folder, safe_serialization=True)
         put_folder(run.store, run.key(f"{FOLDER}/"), Path(folder))
+    return progress
+
+
+def _train(
+    run: Run,
+    training: Training,
+    kind: str,
+    batches: Batches,
+    start: int,
+    stop: int,
+    report: Report,
+) -> Progress:
+    """Train a segment to its end, from where it was paused if it was.
+
+    Raises:
+        HandedBackError: the process was told to end; the segment is paused.
+    """
+    before = run.resume(training, kind, start, stop)
+    done = before.step - start
+    with told_to_end() as told:
+        progress = training.run(
+            batches,
+            before.step,
+            stop,
+            lambda steps, note: report(done + steps, stop - start, note),
+            told,
+        )
+        progress.metrics = before.metrics + progress.metrics
+        if told():
+            run.pause(training, kind, stop, progress)
+            log.warning("told to end: %s goes on at step %d of %d", kind, progress.step, stop)
+            told()  # no process ends before the first has written
+    run.forget_pause()
     return progress
 
 

@@ -54,6 +54,7 @@ class TrainStage(Stage[TrainRequest]):
         run.check_warm_start()
         run.perceptual_loss()
         check_networks(run)
+        run.forget_pause()  # of an earlier submission, which may have read other regions
         vae, decoder, denoiser, layouts = (
             [(_shard(kind, *span),) for span in _spans(run.steps[kind], recipe.segment_steps)]
             for kind in KINDS

@@ -119,17 +119,17 @@ class FeatureRecord(Contract):
         "if there are any",
     )
 
-    def check(self, cohort: CohortRecord, slide: str | None = None) -> None:
+    def check(self, cohort: CohortRecord, *slides: str) -> None:
         """Check that the features are of the patches that the cohort has now.
 
         Args:
             cohort: the cohort.
-            slide: look at this slide alone.
+            slides: look at these slides alone; none: at all.
 
         Raises:
             InputError: slides were replaced since, or have other patches.
         """
-        wanted = self.patches if slide is None else {slide} & self.patches.keys()
+        wanted = self.patches.keys() & set(slides) if slides else self.patches.keys()
         known = {name: self.patches[name] for name in wanted if name in cohort.splits}
         other = [name for name, text in known.items() if text != cohort.patches_of(name)]
         if other:

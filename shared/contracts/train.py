@@ -2,6 +2,7 @@
 
 training/<run>/latents/<shard>.safetensors              latents of views, if the recipe has any
 training/<run>/checkpoints/<stage>-<step>.safetensors   everything that a resume needs
+training/<run>/checkpoints/paused.safetensors           the same, of a segment that was told to end
 training/<run>/metrics.jsonl, samples/, tensorboard/
 models/<name>/<version>/            a diffusers pipeline folder
 models/<name>/<version>/model.json  ModelRecord

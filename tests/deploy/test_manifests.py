@@ -472,8 +472,8 @@ def test_the_gpu_overlay_asks_for_gpus_where_the_compose_file_does() -> None:
         for name, template in pods(rendered("gpu"))
         if gpus(template)
     }
-    assert asked == gpu - {"synthesize", "image", "deploy", "field"}, (
-        "two ask Triton, one only copies, one takes a GPU only where there is one to spare"
+    assert asked == gpu - {"synthesize", "image", "deploy", "field", "cluster"}, (
+        "two ask Triton, one only copies, two take a GPU only where there is one to spare"
     )
 
 

@@ -1,8 +1,9 @@
-"""Training on two processes under torchrun."""
+"""Training on two processes."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from shared.jobs import Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.region_sets import make_region_set
-from tests.unit.test_train import RECIPE
+from tests.training_processes import train_in_two
+from tests.unit.test_train import RECIPE, outputs
 
 
 def torchrun(store: DirectoryStore, job: str) -> subprocess.CompletedProcess[str]:
@@ -37,29 +39,41 @@ def losses(store: DirectoryStore, kind: str) -> list[float]:
     return [json.loads(line)["loss"] for part in parts for line in part.splitlines()]
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
-    two, one = (DirectoryStore(tmp_path / name) for name in ("two", "one"))
-    for store, size in ((two, 2), (one, 4)):
-        make_region_set(store)
-        sizes = {"batch_size": size}
-        recipe = RECIPE.model_copy(
-            update={
-                "vae": RECIPE.vae.model_copy(update=sizes),
-                "denoiser": RECIPE.denoiser.model_copy(update=sizes),
-            }
-        )
-        ledger = Ledger(store)
-        job = ledger.submit(TrainRequest(run="r", regions="toy", recipe=recipe, model="m"))
-        if store is two:
-            done = torchrun(store, job)
-            assert done.returncode == 0, done.stderr[-3000:]
-        else:
-            run_job(ledger, TrainStage(), job, config=Settings(threads=1, device="cpu"))
-        assert ledger.status(job).state == "done"
+def submit(store: DirectoryStore, batch_size: int) -> str:
+    make_region_set(store)
+    sizes = {"batch_size": batch_size}
+    recipe = RECIPE.model_copy(
+        update={
+            "vae": RECIPE.vae.model_copy(update=sizes | {"decoder_steps": 0}),
+            "denoiser": RECIPE.denoiser.model_copy(update=sizes),
+        }
+    )
+    request = TrainRequest(run="r", regions="toy", recipe=recipe, model="m")
+    return Ledger(store).submit(request)
+
+
+def test_two_processes_train_as_one_and_go_on_after_an_end(tmp_path: Path) -> None:
+    """One process has twice the batch; one of the two is told to end in a segment."""
+    two, told, one = (DirectoryStore(tmp_path / name) for name in ("two", "told", "one"))
+    jobs = {store: submit(store, size) for store, size in ((two, 2), (told, 2), (one, 4))}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training_processes"])
+    ports = [free_port() for _ in range(3)]
+    both = [(store.root, jobs[store]) for store in (two, told)]
+    processes = [context.Process(target=train_in_two, args=(rank, *both, ports)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    run_job(Ledger(one), TrainStage(), jobs[one], config=Settings(threads=1, device="cpu"))
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    for store in jobs:
+        assert Ledger(store).status(jobs[store]).state == "done"
         assert load_model(store, ModelRef("m"), "cpu").record.regions == "toy"
     for kind in ("vae", "denoiser"):
         assert len(losses(two, kind)) >= 3
         assert losses(two, kind) == pytest.approx(losses(one, kind), rel=1e-3)
+    assert outputs(told) == outputs(two)
 
 
 def test_a_failing_segment_ends_all_processes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +16,12 @@ import yaml
 from services.cluster import gallery, stage, units
 from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.kmeans import (
+    GPU_MEMORY,
     assign,
     diverse_sample,
     half_units,
     hierarchical_kmeans,
+    kmeans,
     normalize,
 )
 from services.cluster.maps import type_map, vote
@@ -138,6 +141,31 @@ def test_clustering_is_the_same_each_time() -> None:
     first, second = (hierarchical_kmeans(half_units(points), 12, 6, 20, 3) for _ in range(2))
     assert np.array_equal(first, second)
     assert np.allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
+
+
+def test_a_gpu_gets_bounded_memory_and_the_number_that_was_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a FAISS for GPUs, the CPU does the work; that FAISS itself has no test here."""
+    points = half_units(blobs([0.3] * 3, 40)[0])
+    alone, asked = (kmeans(points, 3, 5, 0, device) for device in ("cpu", "cuda:1"))
+    assert np.array_equal(alone, asked)
+    taken: list[tuple[int, int]] = []
+
+    class Resources:
+        def setTempMemory(self, size: int) -> None:  # noqa: N802 - FAISS's name
+            self.size = size
+
+    def on_gpu(resources: Resources, number: int, index: faiss.Index) -> faiss.Index:
+        taken.append((resources.size, number))
+        return index
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "StandardGpuResources", Resources, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", on_gpu, raising=False)
+    for device in ("cpu", "cuda:2", "cuda:1", "cuda"):
+        assert np.array_equal(kmeans(points, 3, 5, 0, device), alone)
+    assert taken == [(GPU_MEMORY, 1), (GPU_MEMORY, 0)]
 
 
 def test_more_types_than_different_patches_are_refused() -> None:

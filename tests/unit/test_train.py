@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,7 @@ from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
-from shared.errors import InputError
+from shared.errors import HandedBackError, InputError
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context, Ledger, run_job
 from shared.settings import Settings
@@ -200,26 +203,43 @@ def test_a_missing_perceptual_network_is_told_before_training(tmp_path: Path) ->
 
 
 def test_a_rerun_and_a_resumed_run_give_the_same_bytes(
-    trained: DirectoryStore, tmp_path: Path
+    trained: DirectoryStore, tmp_path: Path, told: None
 ) -> None:
     store = DirectoryStore(tmp_path)
     make_patients_regions(store)
     request = TrainRequest(run="r", regions="toy", recipe=RECIPE, model="m")
     stage = TrainStage()
-    context = Context(store, threads=1, device="cpu", report=lambda *_: None)
+    steps: list[int] = []
+    context = Context(
+        store, threads=1, device="cpu", report=lambda done, total, note: steps.append(done)
+    )
     plan = stage.plan(request, context)
     for phase in plan.phases:
         for shard in phase:
-            with pytest.raises(KeyboardInterrupt):  # killed in the middle of the segment
-                stage.run(request, shard, Context(store, threads=1, device="cpu", report=_kill))
-            stage.run(request, shard, context)
-            stage.run(request, shard, context)
+            with pytest.raises(HandedBackError):  # in the middle of the segment
+                stage.run(request, shard, Context(store, threads=1, device="cpu", report=_end))
+            for first in (1 if shard.args["kind"] == "latents" else 2, 1):
+                steps.clear()
+                stage.run(request, shard, context)
+                assert steps[0] == first  # it goes on where it was told to end
     train(store)
     assert outputs(store) == outputs(trained)
 
 
-def _kill(done: int, total: int, note: str) -> None:
-    raise KeyboardInterrupt
+@pytest.fixture
+def told() -> Iterator[None]:
+    """Let this process give back its unit when it is told to end, as a worker does."""
+
+    def hand_back(*_: object) -> None:
+        raise HandedBackError
+
+    before = signal.signal(signal.SIGTERM, hand_back)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def _end(done: int, total: int, note: str) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_generation_depends_on_the_image_seed_not_on_the_batch(trained: DirectoryStore) -> None:
