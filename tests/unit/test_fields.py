@@ -21,7 +21,7 @@ from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRef
 from shared.contracts.regions import RegionRule
 from shared.datasets.field_inputs import put_crop, put_label_map
-from shared.diffusion.fixed_norms import decoder_reach, norm_statistics, with_fixed_norms
+from shared.diffusion.fixed_norms import PieceDecoder, norm_statistics, with_fixed_norms
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
@@ -140,17 +140,21 @@ def test_the_files_of_a_field_are_ingested_with_its_very_label_map(tmp_path: Pat
 
 def test_pieces_are_decoded_as_the_whole_is(made: DirectoryStore) -> None:
     vae = load_model(made, ModelRef("toy"), "cpu").pipeline.vae
-    latents = torch.randn((2, 4, 48, 40), generator=torch.Generator().manual_seed(0))
+    latents = torch.randn((1, 4, 48, 40), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         fixed = with_fixed_norms(vae, norm_statistics(vae, latents[:, :, :16, :16]))
-        reach = decoder_reach(fixed)
-        whole = fixed.decode(latents[:1], return_dict=False)[0]
-        part = fixed.decode(latents[:1, :, 20 - reach : 24 + reach], return_dict=False)[0]
-        own = vae.decode(latents[:1, :, 20 - reach : 24 + reach], return_dict=False)[0]
-    inner = slice(2 * reach, 2 * reach + 8)
+        whole = fixed.decode(latents, return_dict=False)[0]
+        decoder = PieceDecoder(fixed)
+        reach = decoder.reach
+        part = decoder.decode(
+            latents[:, :, 20 - reach : 24 + reach, : 10 + reach], (reach, reach, 0, reach)
+        )
+        own = vae.decode(latents[:, :, 20 - reach : 24 + reach], return_dict=False)[0]
     assert 0 < reach < 16
-    assert (part[:, :, inner] - whole[:, :, 40:48]).abs().max() < 1e-5
-    assert (own[:, :, inner] - whole[:, :, 40:48]).abs().max() > 1e-3, "norms of its own"
+    assert part.shape[2:] == (8, 20)
+    assert (part - whole[:, :, 40:48, :20]).abs().max() < 1e-5
+    norms_of_its_own = own[:, :, 2 * reach : 2 * reach + 8] - whole[:, :, 40:48]
+    assert norms_of_its_own.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
