@@ -49,13 +49,13 @@ class Apart(FieldSampler):
     last_overlap: ClassVar[float] = 0.0
 
 
-class Overlapping(FieldSampler):
-    """Windows that overlap in every step."""
+class Eighth(FieldSampler):
+    """Windows that overlap by an eighth in the last step."""
 
-    overlap: ClassVar[float] = 1 / 8
+    last_overlap: ClassVar[float] = 1 / 8
 
 
-METHODS = {"apart": Apart, "last": FieldSampler, "overlapping": Overlapping}
+METHODS = {"apart": Apart, "sixteenth": FieldSampler, "eighth": Eighth}
 
 
 class Tile(NamedTuple):
@@ -213,8 +213,8 @@ def measure(
     real_drift = float(np.mean([each for each in within if each is not None]))
     field_drift = float(np.mean([each for each in drifts if each is not None]))
     return {
-        "seam_ratio": float(np.mean(seams["last"])),
-        "fd_ratio": frechet["last"] / frechet["tiles"],
+        "seam_ratio": float(np.mean(seams["sixteenth"])),
+        "fd_ratio": frechet["sixteenth"] / frechet["tiles"],
         "stain_drift": field_drift / real_drift,
         "methods": {
             name: {

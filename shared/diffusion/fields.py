@@ -1,7 +1,7 @@
 """Fields: one image of any size from a label map and a crop of each class.
 
 The denoiser sees windows of its own size. Each step has another grid of them, so that no border is
-at the same place twice. In the last step, which no other follows, they overlap by an eighth, and
+at the same place twice. In the last step, which no other follows, they overlap by a sixteenth, and
 their velocities are averaged with weights that fall towards the borders. Grids, noise and batches
 follow from the seed and the place in the field alone. So the latents of a strip of rows are the
 same to the bit, whichever strips the field is cut into.
@@ -116,7 +116,7 @@ class FieldSampler:
     """
 
     overlap: ClassVar[float] = 0.0
-    last_overlap: ClassVar[float] = 1 / 8
+    last_overlap: ClassVar[float] = 1 / 16
     """Overlap of neighbouring windows / their side, in the last step and in those before it.
     Without any, a dotted line runs along the borders of the last step (`benchmarks/fields.py`)."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,16 +85,19 @@ class PieceDecoder:
     def __init__(self, vae: Autoencoder) -> None:
         self.vae, self._factor = vae, vae_factor(vae)
         self._around = [0, 0, 0, 0]  # pixels of the image above, below, left and right of the piece
-        _, seen = self._see(None, MAX_REACH)
-        self.reach = math.ceil(seen / self._factor)
-        stages = [*vae.decoder.up_blocks]
-        if hasattr(vae.decoder, "mid_block"):
-            stages.insert(0, vae.decoder.mid_block)
         self._reaches: dict[nn.Module, tuple[int, int]] = {}
-        for stage in stages:
-            unit, seen = self._see(stage, math.ceil(seen / self._factor))
-            self._reaches[stage] = unit, seen
-        for stage in stages:
+        order: list[nn.Module] = []
+        watching = [
+            stage.register_forward_hook(lambda own, *_: order.append(own)) for stage in _stages(vae)
+        ]
+        _, seen = self._see(None, MAX_REACH)
+        for handle in watching:
+            handle.remove()
+        self.reach = math.ceil(seen / self._factor)
+        for stage in order:
+            self._reaches[stage] = self._see(stage, math.ceil(seen / self._factor))
+            seen = self._reaches[stage][1]
+        for stage in order:
             stage.register_forward_hook(self._drop)
 
     def decode(self, latents: Tensor, halo: Sequence[int]) -> Tensor:
@@ -154,6 +157,18 @@ def _without(values: Tensor, around: Sequence[int]) -> Tensor:
     above, below, left, right = around
     height, width = values.shape[2:]
     return values[:, :, above : height - below, left : width - right]
+
+
+def _stages(vae: Autoencoder) -> Iterator[nn.Module]:
+    """Yield the parts of a decoder that run one after another; their order depends on its kind."""
+    if hasattr(vae.decoder, "mid_block"):
+        yield vae.decoder.mid_block
+    for block in vae.decoder.up_blocks:
+        for part in block.children():
+            if isinstance(part, nn.ModuleList):
+                yield from part
+            else:
+                yield part
 
 
 def _norms(vae: Autoencoder) -> list[tuple[str, nn.GroupNorm]]:
