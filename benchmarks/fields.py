@@ -1,11 +1,10 @@
-"""Measure synthetic fields: seams, fidelity, staining, time, memory.
+"""Measure synthetic fields: seams, fidelity, staining, time. `field_memory.py` measures memory.
 
     python benchmarks/fields.py TILES --out benchmarks/results/fields.json
-    python benchmarks/fields.py TILES --size 4096 --memory 4096 32768
+    python benchmarks/fields.py TILES --fields 0 --time 2048
 
 TILES is a folder of pictures beside their masks (<name>.mask.png), such as EBHI-Seg's: crops and
-the real images are from there. The model is the shipped student. Maps are drawn. Times are those
-of the process, so that others on the machine disturb them little.
+the real images are from there. The model is the shipped student. Maps are drawn.
 """
 
 from __future__ import annotations
@@ -15,12 +14,9 @@ import json
 import os
 import platform
 import re
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -36,7 +32,7 @@ from shared.arrays import Float64, UInt8
 from shared.computing import prepare
 from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
 from shared.diffusion.field_decoder import FieldDecoder, make_field, probe
-from shared.diffusion.fields import FieldMap, FieldSampler
+from shared.diffusion.fields import BATCH, FieldMap, FieldSampler, join
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.encoders.loading import load_encoder
 from shared.storage import DirectoryStore
@@ -47,19 +43,19 @@ CORNER = 256
 """Side of a field's corners whose staining is compared, pixels."""
 
 
-class Shifted(FieldSampler):
-    """Windows without overlap, whose grid moves in every step."""
+class Apart(FieldSampler):
+    """Windows that never overlap."""
 
-    overlap: ClassVar[float] = 0.0
-
-
-class Quarter(FieldSampler):
-    """Windows that overlap by a quarter."""
-
-    overlap: ClassVar[float] = 1 / 4
+    last_overlap: ClassVar[float] = 0.0
 
 
-METHODS = {"shifted": Shifted, "eighth": FieldSampler, "quarter": Quarter}
+class Eighth(FieldSampler):
+    """Windows that overlap by an eighth in the last step."""
+
+    last_overlap: ClassVar[float] = 1 / 8
+
+
+METHODS = {"apart": Apart, "sixteenth": FieldSampler, "eighth": Eighth}
 
 
 class Tile(NamedTuple):
@@ -181,7 +177,6 @@ def measure(
     usable = [tile for tile in tiles if 0.2 < tile.labels.mean() < 0.8]
     chosen = [usable[n] for n in rng.choice(len(usable), fields, replace=False)]
     seams: dict[str, list[float]] = {name: [] for name in METHODS}
-    seconds: dict[str, float] = dict.fromkeys([*METHODS, "tiles"], 0.0)
     cut: dict[str, list[UInt8]] = {name: [] for name in (*METHODS, "tiles")}
     drifts = []
     for number, tile in enumerate(chosen):
@@ -192,24 +187,20 @@ def measure(
             sampler = method(
                 pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), crops, number, PRECISION
             )
-            start = time.process_time()
             image = make_field(sampler)
-            seconds[name] += (time.process_time() - start) / image[..., 0].size
             seams[name].append(seam_ratio(image, sampler))
             cut[name] += [image[y : y + SIZE, x : x + SIZE] for y, x in places]
-            if name == "eighth":
+            if method is FieldSampler:
                 drifts.append(
                     drift([density(*c) for c in zip(corners(image), corners(labels), strict=True)])
                 )
             if out is not None:
                 Image.fromarray(image).save(out / f"{name}-{number}.png")
         placed = [[m for c in crops if (m := move_crop(c, own, rng)) is not None] for own in maps]
-        start = time.process_time()
-        for first in range(0, windows, 16):
-            batch = slice(first, first + 16)
+        for first in range(0, windows, BATCH):
+            batch = slice(first, first + BATCH)
             seeds = range(windows)[batch]
             cut["tiles"] += list(pipeline(maps[batch], placed[batch], seeds, precision=PRECISION))
-        seconds["tiles"] += (time.process_time() - start) / maps.size
     encoder = load_encoder(ENCODER, DirectoryStore(tempfile.mkdtemp()))
     real = encoder.encode(np.stack([tile.image for tile in tiles]))
     frechet = {
@@ -222,22 +213,80 @@ def measure(
     real_drift = float(np.mean([each for each in within if each is not None]))
     field_drift = float(np.mean([each for each in drifts if each is not None]))
     return {
-        "seam_ratio": float(np.mean(seams["eighth"])),
-        "fd_ratio": frechet["eighth"] / frechet["tiles"],
+        "seam_ratio": float(np.mean(seams["sixteenth"])),
+        "fd_ratio": frechet["sixteenth"] / frechet["tiles"],
         "stain_drift": field_drift / real_drift,
-        "time_per_pixel_ratio": seconds["eighth"] / seconds["tiles"],
         "methods": {
             name: {
                 "seam_ratio": float(np.mean(seams[name])),
                 "seam_ratio_of_each": [round(each, 4) for each in seams[name]],
                 "fd_ratio": frechet[name] / frechet["tiles"],
-                "time_per_pixel_ratio": seconds[name] / seconds["tiles"],
             }
             for name in METHODS
         },
         "frechet": {"encoder": ENCODER, "n": len(cut["tiles"]), "real": len(tiles), **frechet},
         "real_drift": real_drift,
     }
+
+
+def compare_time(
+    pipeline: HeteroTissuePipeline, crops: Sequence[Crop], size: int
+) -> dict[str, float]:
+    """Make a field in strips, and by turns the same area in single tiles.
+
+    So whatever else runs on the machine disturbs both alike. Times are those of the process.
+    """
+    rng = np.random.default_rng(2)
+    labels = draw_layout(size, size, rng)
+    sampler = FieldSampler(
+        pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), crops, 0, PRECISION
+    )
+    grid = range(0, size - SIZE + 1, SIZE)
+    maps = np.stack([labels[y : y + SIZE, x : x + SIZE] for y in grid for x in grid])
+    spent = {"field": 0.0, "tiles": 0.0}
+    made = 0
+
+    def timed(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.process_time()
+        done = work(*arguments)
+        spent[name] += time.process_time() - start
+        return done
+
+    def tiles(share: float) -> None:
+        nonlocal made
+        while made < share * len(maps):
+            own = maps[made : made + BATCH]
+            placed = [[m for c in crops if (m := move_crop(c, o, rng)) is not None] for o in own]
+            pipeline(own, placed, range(len(own)), precision=PRECISION)
+            made += len(own)
+
+    spans = strips(sampler)
+    parts = (sampler.sampling.steps + 1) * len(spans)
+    state = [sampler.noise(*span) for span in spans]
+    decoder = timed("field", FieldDecoder, sampler, probe(sampler))
+    for step in range(sampler.sampling.steps):
+        whole = join(state)
+        for number, span in enumerate(spans):
+            own = sampler.span(step, *span)
+            state[number] = timed("field", sampler.advance, step, whole, *own)
+            timed("tiles", tiles, (step * len(spans) + number + 1) / parts)
+    whole = join(state)
+    for number, span in enumerate(spans):
+        timed("field", decoder.decode, whole, *span)
+        timed("tiles", tiles, (parts - len(spans) + number + 1) / parts)
+    micro = {name: 1e6 * own / size**2 for name, own in spent.items()}
+    return {
+        "time_size": size,
+        "time_per_pixel_ratio": micro["field"] / micro["tiles"],
+        "field_us_per_pixel": micro["field"],
+        "tiles_us_per_pixel": micro["tiles"],
+    }
+
+
+def strips(sampler: FieldSampler) -> list[tuple[int, int]]:
+    """Cut a field into strips of 512 px."""
+    tall = 512 // sampler.factor
+    return [(top, min(top + tall, sampler.height)) for top in range(0, sampler.height, tall)]
 
 
 def equal_strips(pipeline: HeteroTissuePipeline, rule: CropRule, tile: Tile) -> bool:
@@ -247,47 +296,18 @@ def equal_strips(pipeline: HeteroTissuePipeline, rule: CropRule, tile: Tile) -> 
     sampler = FieldSampler(
         pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), crops, 1, PRECISION
     )
-    from shared.diffusion.fields import join
-
-    spans = [(top, min(top + 64, sampler.height)) for top in range(0, sampler.height, 64)]
+    spans = strips(sampler)
     state = [sampler.noise(*span) for span in spans]
     for step in range(sampler.sampling.steps):
         whole, made = join(state), {}
         for number in reversed(range(len(spans))):
-            reach = sampler.reach(step, *spans[number])
-            made[number] = sampler.advance(step, whole.rows(*reach), *spans[number])
+            span = sampler.span(step, *spans[number])
+            made[number] = sampler.advance(step, whole.rows(*sampler.reach(step, *span)), *span)
         state = [made[number] for number in range(len(spans))]
     decoder = FieldDecoder(sampler, probe(sampler))
     whole = join(state)
     parts = [decoder.decode(whole.rows(*decoder.halo(*span)), *span) for span in spans]
     return bool(np.array_equal(np.concatenate(parts), make_field(sampler)))
-
-
-def peak_memory(folder: Path, size: int) -> int:
-    """Return the peak memory, in MiB, of making one strip of a field of this width."""
-    command = [sys.executable, __file__, str(folder), "--strip-of", str(size)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
-    return int(done.stdout.split()[-1])
-
-
-def make_strip(pipeline: HeteroTissuePipeline, rule: CropRule, tile: Tile, width: int) -> None:
-    """Make one strip of a field of this width, step by step, and print the peak memory in MiB."""
-    from services.field.stage import strip_height
-
-    rng = np.random.default_rng(1)
-    labels = np.tile(draw_layout(1024, 1024, rng), (1, -(-width // 1024)))[:, :width]
-    height = strip_height(width)
-    reader = FieldMap(4 * height, width, lambda top, bottom: labels[np.arange(top, bottom) % 1024])
-    sampler = FieldSampler(
-        pipeline, SIZE, pipeline.sampling, reader, crops_of(tile, rule, rng), 1, PRECISION
-    )
-    decoder = FieldDecoder(sampler, probe(sampler))
-    top, bottom = height // sampler.factor, 2 * height // sampler.factor
-    for step in range(sampler.sampling.steps):
-        strip = sampler.advance(step, sampler.noise(*sampler.reach(step, top, bottom)), top, bottom)
-    decoder.decode(sampler.noise(*decoder.halo(top, bottom)), top, bottom)
-    del strip
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -297,19 +317,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=512, help="side of the fields, pixels")
     parser.add_argument("--fields", type=int, default=8)
     parser.add_argument("--windows", type=int, default=16, help="windows cut from each field")
-    parser.add_argument("--memory", type=int, nargs=2, help="widths whose peak memory is compared")
     parser.add_argument("--pictures", type=Path, help="folder for the fields")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--strip-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--time", type=int, help="side of a field whose time is measured, pixels")
     given = parser.parse_args(arguments)
     threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
     prepare(threads)
     pipeline, _, rule = shipped_student(DirectoryStore(tempfile.mkdtemp()))
     tiles = read_tiles(given.folder)
     usable = next(tile for tile in tiles if 0.2 < tile.labels.mean() < 0.8)
-    if given.strip_of:
-        make_strip(pipeline, rule, usable, given.strip_of)
-        return
     figures: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {threads} threads",
@@ -320,11 +336,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pipeline, rule, tiles, given.size, given.fields, given.windows, given.pictures
     )
     print(json.dumps(figures, indent=1), flush=True)
+    if given.time:
+        crops = crops_of(usable, rule, np.random.default_rng(2))
+        figures |= compare_time(pipeline, crops, given.time)
+        print(json.dumps(figures, indent=1), flush=True)
     figures["equal_bytes"] = equal_strips(pipeline, rule, usable)
-    if given.memory:
-        small, large = (peak_memory(given.folder, width) for width in given.memory)
-        figures["memory_ratio"] = large / small
-        figures["memory_mib"] = dict(zip(map(str, given.memory), (small, large), strict=True))
     text = json.dumps(figures, indent=1)
     print(text)
     if given.out:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,17 @@ from numpy.typing import NDArray
 from shared.arrays import UInt8
 from shared.computing import prepare
 from shared.contracts.models import ModelRef
+from shared.datasets.edits import check_edit, edit_crops
 from shared.device import choose_device
-from shared.diffusion.crops import Crop, CropRule, cropped_labels, take_crop
-from shared.diffusion.editing import paint, redraw
-from shared.diffusion.fields import FieldMap, FieldSampler
+from shared.diffusion.crops import Crop
+from shared.diffusion.editing import edit_sampler, paint, redraw
+from shared.diffusion.fields import FieldSampler
 from shared.diffusion.model_store import LoadedModel, load_model
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.marks import Mark, mark_png
 from shared.imaging.pictures import read_picture
 from shared.imaging.sandboxed_mask import open_mask
-from shared.seeds import image_seed
 from shared.settings import Settings
 from shared.storage import Store
 
@@ -71,43 +70,17 @@ class Editor:
                 f"{area.name} is {where.shape[1]}×{where.shape[0]} px: give an area of the "
                 f"picture's size, {self.labels.shape[1]}×{self.labels.shape[0]} px"
             )
-        sampler = self._sampler(seed, self._crops(seed, ~where))
-        return self._png(paint(sampler, self.image, where, border))
+        return self._png(paint(self._sampler(seed, where), self.image, where, border))
 
     def redraw(self, strength: float, staining: float, seed: int) -> bytes:
         """Draw the picture again from time `strength` on; return a PNG."""
-        sampler = self._sampler(seed, self._crops(seed, np.ones(self.labels.shape, bool)))
-        return self._png(redraw(sampler, self.image, strength, staining))
+        return self._png(redraw(self._sampler(seed), self.image, strength, staining))
 
-    def _sampler(self, seed: int, crops: Sequence[Crop]) -> FieldSampler:
-        record = self.model.record
-        return FieldSampler(
-            self.model.pipeline,
-            record.size,
-            record.recipe.sampling,
-            FieldMap.of(self.labels),
-            crops,
-            seed,
-            record.recipe.precision,
-        )
-
-    def _crops(self, seed: int, where: NDArray[np.bool_]) -> list[Crop]:
-        """Return the given crops, and for other classes crops of the picture from `where`."""
-        record, rng = self.model.record, np.random.default_rng(image_seed(seed, 0))
-        rule, crops = CropRule.of(record.recipe.denoiser, record.classes), list(self._given)
-        known = np.where(where, self.labels, 255).astype(np.uint8)
-        for label in cropped_labels(self.labels, rule):
-            if label in {crop.label for crop in crops}:
-                continue
-            name = record.classes.names[label]
-            crop = take_crop(self.image, known, label, rule, rng, record.size)
-            if crop is None:
-                raise InputError(
-                    f"the picture shows no {name!r} outside of the area: give a crop of it, "
-                    f"--crop {name}=<picture>"
-                )
-            crops.append(crop)
-        return crops
+    def _sampler(self, seed: int, area: NDArray[np.bool_] | None = None) -> FieldSampler:
+        given = [crop.label for crop in self._given]
+        check_edit(self.model.record, self.image, self.labels, area, given)
+        crops = edit_crops(self.model.record, self.image, self.labels, area, self._given, seed)
+        return edit_sampler(self.model, self.labels, crops, seed)
 
     def _read_crop(self, tissue: str, path: Path) -> Crop:
         record = self.model.record
@@ -115,8 +88,6 @@ class Editor:
         if tissue not in known:
             raise InputError(f"{record.ref} has no tissue {tissue!r}; it knows {', '.join(known)}")
         label = record.classes.index(tissue)
-        if not (self.labels == label).any():
-            raise InputError(f"--crop {tissue}: the label map does not hold this class")
         pixels = np.asarray(read_picture(path).convert("RGB"), np.uint8)
         if pixels.shape[0] != pixels.shape[1] or len(pixels) > record.size:
             raise InputError(

@@ -13,7 +13,7 @@ import httpx2
 from pydantic import RootModel
 
 from heterotissue.client.http import MAX_WAIT_SECONDS, ServerError, Transport, read_record
-from shared.contracts.base import Request
+from shared.contracts.base import Contract, Request
 from shared.contracts.cluster import TissueType
 from shared.contracts.deploy import DeployBody
 from shared.contracts.gateway import (
@@ -21,6 +21,7 @@ from shared.contracts.gateway import (
     DatasetEstimate,
     DatasetPage,
     DatasetStatus,
+    EditBody,
     ImageBody,
     JobPage,
     ModelInfo,
@@ -148,8 +149,15 @@ class Client:
 
     def make_image(self, body: ImageBody) -> bytes:
         """Make one image, wait for it, and return it as the bytes of a PNG."""
+        return self._image("/v1/images", body)
+
+    def edit_image(self, body: EditBody) -> bytes:
+        """Edit an image, wait for it, and return it as the bytes of a PNG."""
+        return self._image("/v1/edits", body)
+
+    def _image(self, place: str, body: Contract) -> bytes:
         wait = {"Prefer": f"wait={MAX_WAIT_SECONDS}"}
-        answer = self._http.send("POST", "/v1/images", body, headers=wait)
+        answer = self._http.send("POST", place, body, headers=wait)
         while answer.status_code == httpx2.codes.ACCEPTED:
             place = answer.headers.get("Location", "")
             answer = self._http.send("GET", place, headers=wait)

@@ -1,8 +1,8 @@
 """The field stage: a probe, then the denoising steps of all strips, then their pixels.
 
 Every step is a phase, because a strip needs rows of its neighbours from the step before. So no
-window is computed twice, apart from those on the border of two strips, and a killed worker loses
-one step of one strip.
+window is computed twice, apart from those of the last step on the border of two strips, and a
+killed worker loses one step of one strip.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class FieldStage(Stage[FieldRequest]):
             top, bottom = work.rows(arguments["top"], arguments["bottom"])
             if "step" in arguments:
                 step = arguments["step"]
-                reach = work.sampler.reach(step, top, bottom)
-                given = work.read(step, arguments["height"], *reach)
-                work.write(step + 1, work.sampler.advance(step, given, top, bottom))
+                span = work.sampler.span(step, top, bottom)
+                given = work.read(step, arguments["height"], *work.sampler.reach(step, *span))
+                work.write(step + 1, top, work.sampler.advance(step, given, *span))
                 return {}
             fixed = load(context.store.get(work_key(request.field, "probe")))
             decoder = FieldDecoder(work.sampler, fixed)

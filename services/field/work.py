@@ -72,23 +72,25 @@ class FieldWork:
         """
         if step == 0:
             return self.sampler.noise(top, bottom)
-        tall = height // self.sampler.factor
-        starts = range(top // tall * tall, bottom, tall)
-        return join([self._read(step, start) for start in starts]).rows(top, bottom)
+        tall, end = height // self.sampler.factor, self.sampler.height
+        strips = [(start, min(start + tall, end)) for start in range(0, end, tall)]
+        spans = {strip[0]: self.sampler.span(step - 1, *strip) for strip in strips}
+        near = [start for start, own in spans.items() if own[0] < bottom and own[1] > top]
+        return join([self._read(step, start, spans[start][0]) for start in near]).rows(top, bottom)
 
-    def write(self, step: int, strip: Strip) -> None:
-        """Store a strip before a step."""
+    def write(self, step: int, start: int, strip: Strip) -> None:
+        """Store the rows before a step of the strip that starts at some row."""
         tensors = {"sample": strip.sample.contiguous()}
         if strip.before is not None:
             tensors["before"] = strip.before.contiguous()
-        self.store.put(self._key(step, strip.top), save(tensors))
+        self.store.put(self._key(step, start), save(tensors))
 
-    def _read(self, step: int, top: int) -> Strip:
-        tensors = load(self.store.get(self._key(step, top)))
+    def _read(self, step: int, start: int, top: int) -> Strip:
+        tensors = load(self.store.get(self._key(step, start)))
         return Strip(top, tensors["sample"], tensors.get("before"))
 
-    def _key(self, step: int, top: int) -> str:
-        return work_key(self.field, f"latents/{step:03d}/{top:07d}")
+    def _key(self, step: int, start: int) -> str:
+        return work_key(self.field, f"latents/{step:03d}/{start:07d}")
 
 
 def crop_key(field: str, label: int) -> str:

@@ -12,6 +12,7 @@ from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, Name
 from shared.contracts.cluster import TissueType
+from shared.contracts.image import MAX_BORDER
 from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
 from shared.contracts.models import ModelRecord
@@ -131,6 +132,51 @@ class ImageBody(SamplingChoice):
     crops: tuple[CropBody, ...] = Field((), max_length=MAX_CROPS)
     steps: int | None = Field(None, ge=1, le=200, description="default: the model's")
     seed: int = Field(0, ge=0, lt=2**63)
+
+
+class EditBody(SamplingChoice):
+    """A request to edit an image."""
+
+    action: Literal["paint", "restain", "vary"] = Field(
+        description="paint: new tissue in an area; restain: the whole in the appearance of the "
+        "crops; vary: the whole again, in its own appearance"
+    )
+    model: Name
+    version: Name = "1"
+    image: Base64Bytes = Field(description="base64 of a PNG, at the model's µm/px")
+    labels: Base64Bytes = Field(
+        description="base64 of a PNG of class indices (grey or palette), of the image's size"
+    )
+    area: Base64Bytes | None = Field(
+        None, description="paint: base64 of a grey PNG of the image's size, not 0 where to paint"
+    )
+    border: int = Field(
+        8, ge=0, le=MAX_BORDER, description="paint: pixels over which new tissue fades into the old"
+    )
+    strength: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="restain (0.5) and vary (0.75): 0: little changes; 1: nothing of it is left",
+    )
+    crops: tuple[CropBody, ...] = Field(
+        (),
+        max_length=MAX_CROPS,
+        description="classes of the map without one get a crop of the image itself",
+    )
+    steps: int | None = Field(None, ge=1, le=200, description="default: the model's")
+    staining: float | None = Field(
+        None, ge=0, le=1, description="restain (1): strength of matching the staining of the crops"
+    )
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _fits_the_action(self) -> EditBody:
+        if (self.action == "paint") != (self.area is not None):
+            raise ValueError("paint needs an area, and restain and vary take none")
+        if self.action == "restain" and not self.crops:
+            raise ValueError("restain needs crops: they give the wanted appearance")
+        return self
 
 
 class FieldBody(SamplingChoice):

@@ -1,6 +1,6 @@
-"""Image: a label map and crops → one image.
+"""Image: a label map and crops → one image, made anew or out of a given one.
 
-images/inputs/<sha256>.png   uploaded label maps and crops
+images/inputs/<sha256>.png   uploaded label maps, crops, and images to edit
 images/<image>.png           the image
 """
 
@@ -34,8 +34,29 @@ class GivenCrop(Contract):
         return self
 
 
+MAX_EDIT_SIDE = 2048
+"""Greatest side of an image that is edited, pixels: it is encoded in one piece."""
+
+MAX_BORDER = 64
+
+
+class Edit(Contract):
+    """A change of a given image: new tissue in an area, or the whole drawn again."""
+
+    image: str = Field(description="key of the image, an RGB PNG")
+    area: str | None = Field(
+        None, description="key of a PNG that is not 0 where to paint; None: draw the whole again"
+    )
+    border: int = Field(
+        8, ge=0, le=MAX_BORDER, description="pixels over which new tissue fades into the old"
+    )
+    strength: float = Field(
+        0.5, ge=0, le=1, description="of drawing again; 0: little changes; 1: nothing of it is left"
+    )
+
+
 class ImageRequest(SamplingChoice, Request):
-    """Make one image from a label map and crops."""
+    """Make one image from a label map and crops, or edit one."""
 
     stage: ClassVar[str] = "image"
 
@@ -43,9 +64,11 @@ class ImageRequest(SamplingChoice, Request):
     model: Name
     version: Name = "1"
     labels: str = Field(
-        description="key of the label map: a PNG of class indices, of the model's size"
+        description="key of the label map: a PNG of class indices, of the model's size, or of that "
+        "of the edited image"
     )
     crops: tuple[GivenCrop, ...] = Field((), max_length=255)
+    edit: Edit | None = Field(None, description="None: a new image")
     seed: int = Field(0, ge=-(2**63), lt=2**63)
 
     @property

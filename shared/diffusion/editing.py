@@ -5,6 +5,8 @@ Both work on images of any size from the model's on, by the windows of `FieldSam
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -13,16 +15,33 @@ from torch import Tensor
 from torch.nn import functional
 
 from shared.arrays import Float32, UInt8
+from shared.contracts.image import MAX_EDIT_SIDE
+from shared.contracts.sampling import Sampling
 from shared.diffusion.autoencoder import encode_latents, to_raw, to_unit
+from shared.diffusion.crops import Crop
 from shared.diffusion.field_decoder import NORMS, FieldDecoder
-from shared.diffusion.fields import FieldSampler, Strip
+from shared.diffusion.fields import FieldMap, FieldSampler, Strip
 from shared.diffusion.fixed_norms import norm_statistics
+from shared.diffusion.model_store import LoadedModel
 from shared.diffusion.schedule import times
 from shared.diffusion.staining import match_staining
 from shared.errors import InputError
 
-MAX_SIDE = 2048
-"""Greatest side of an image that is edited, pixels: it is encoded in one piece."""
+
+def edit_sampler(
+    model: LoadedModel,
+    labels: UInt8,
+    crops: Sequence[Crop],
+    seed: int,
+    sampling: Sampling | None = None,
+) -> FieldSampler:
+    """Return a model's sampler for an image with this label map; `sampling`: None: the model's."""
+    record = model.record
+    chosen = sampling or record.recipe.sampling
+    labelled = FieldMap.of(labels)
+    return FieldSampler(
+        model.pipeline, record.size, chosen, labelled, crops, seed, record.recipe.precision
+    )
 
 
 def paint(sampler: FieldSampler, image: UInt8, area: NDArray[np.bool_], border: int) -> UInt8:
@@ -99,10 +118,10 @@ def _check(sampler: FieldSampler, image: UInt8) -> None:
             f"the label map is {sampler.labels.width}×{sampler.labels.height} px, but the image "
             f"is {width}×{height} px: give a map of the image's size"
         )
-    if max(height, width) > MAX_SIDE:
+    if max(height, width) > MAX_EDIT_SIDE:
         raise InputError(
-            f"the image is {width}×{height} px: at most {MAX_SIDE}×{MAX_SIDE} px are edited at a "
-            "time; cut a window out of it"
+            f"the image is {width}×{height} px: at most {MAX_EDIT_SIDE}×{MAX_EDIT_SIDE} px are "
+            "edited at a time; cut a window out of it"
         )
 
 

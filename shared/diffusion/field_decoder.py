@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from shared.arrays import UInt8
 from shared.diffusion.autoencoder import to_pixels, to_raw
 from shared.diffusion.fields import FieldSampler, Strip
-from shared.diffusion.fixed_norms import decoder_reach, norm_statistics, with_fixed_norms
+from shared.diffusion.fixed_norms import PieceDecoder, norm_statistics, with_fixed_norms
 from shared.diffusion.staining import (
     class_densities,
     crop_densities,
@@ -74,10 +75,10 @@ class FieldDecoder:
             for name, value in fixed.items()
             if name.startswith(NORMS)
         }
-        self.vae = with_fixed_norms(sampler.pipeline.vae, statistics)
         self.scales = fixed["scales"]
-        with torch.inference_mode():
-            self.reach = decoder_reach(self.vae)
+        with torch.inference_mode(), sampler.computing():
+            self._decoder = PieceDecoder(with_fixed_norms(sampler.pipeline.vae, statistics))
+        self.reach = self._decoder.reach
 
     def halo(self, top: int, bottom: int) -> tuple[int, int]:
         """Return the rows of latents that `decode` reads for some rows."""
@@ -98,38 +99,37 @@ class FieldDecoder:
         shape = ((bottom - top) * factor, sampler.width * factor, 3)
         image = np.empty(shape, np.uint8)
         for y in range(top, bottom, side):
+            end = min(y + side, bottom)
+            near = max(0, y - 1), min(sampler.height, end + 1)
+            labels = sampler.label_rows(*near) if len(self.scales) else None
             for x in range(0, sampler.width, side):
-                part = self._piece(given, y, min(y + side, bottom), x, min(x + side, sampler.width))
+                piece = self._piece(given, labels, y, end, x, min(x + side, sampler.width))
                 at = (y - top) * factor, x * factor
-                image[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part
+                image[at[0] : at[0] + piece.shape[0], at[1] : at[1] + piece.shape[1]] = piece
         return image[: sampler.labels.height - top * factor, : sampler.labels.width]
 
-    def _piece(self, given: Strip, top: int, bottom: int, left: int, right: int) -> UInt8:
+    def _piece(
+        self, given: Strip, labels: UInt8 | None, top: int, bottom: int, left: int, right: int
+    ) -> UInt8:
+        """Decode a piece; `labels` are those of its rows and of a latent pixel above and below."""
         sampler, factor = self.sampler, self.sampler.factor
         above, below = self.halo(top, bottom)
         before, after = max(0, left - self.reach), min(sampler.width, right + self.reach)
         latents = given.rows(above, below).sample[None, :, :, before:after]
+        halo = (top - above, below - bottom, left - before, after - right)
         with torch.inference_mode(), sampler.computing():
-            raw = to_raw(self.vae, latents.to(sampler.device)).to(self.vae.dtype)
-            decoded = self.vae.decode(raw, return_dict=False)[0]
-        # one latent pixel more on each side, because the staining looks a little around
-        rows = slice(max(above, top - 1), min(below, bottom + 1))
-        columns = slice(max(before, left - 1), min(after, right + 1))
-        near = decoded[
-            ...,
-            (rows.start - above) * factor : (rows.stop - above) * factor,
-            (columns.start - before) * factor : (columns.stop - before) * factor,
-        ]
-        pixels = to_pixels(near)
-        if len(self.scales):
-            labels = sampler.label_rows(rows.start, rows.stop)
-            own = labels[None, :, columns.start * factor : columns.stop * factor]
+            raw = to_raw(sampler.pipeline.vae, latents.to(sampler.device))
+            pixels = to_pixels(self._decoder.decode(raw, halo))
+        if labels is not None:
+            # classes fade into each other, so the staining depends on labels a little around
+            edge = [min(1, side) * factor for side in halo]
+            own = labels[None, :, left * factor - edge[2] : right * factor + edge[3]]
             kinds, _ = _wanted(sampler)
-            pixels = scale_densities(pixels, own, kinds, self.scales.to(pixels.device))
-        y, x = (top - rows.start) * factor, (left - columns.start) * factor
-        inner = pixels[0, y : y + (bottom - top) * factor, x : x + (right - left) * factor]
-        piece: UInt8 = inner.cpu().numpy()
-        return piece
+            padded = functional.pad(pixels, (0, 0, edge[2], edge[3], edge[0], edge[1]))
+            scaled = scale_densities(padded, own, kinds, self.scales.to(pixels.device))
+            pixels = scaled[:, edge[0] :, edge[2] :][:, : pixels.shape[1], : pixels.shape[2]]
+        decoded: UInt8 = pixels[0].cpu().numpy()
+        return decoded
 
 
 def make_field(sampler: FieldSampler) -> UInt8:

@@ -1,10 +1,10 @@
 """Fields: one image of any size from a label map and a crop of each class.
 
-The denoiser sees windows of its own size. In every step they overlap by an eighth, and their
-velocities are averaged with weights that fall towards the borders; each step has another grid, so
-that no border is at the same place twice. Grids, noise and batches follow from the seed and the
-place in the field alone. So the latents of a strip of rows are the same to the bit, whichever
-strips the field is cut into.
+The denoiser sees windows of its own size. Each step has another grid of them, so that no border is
+at the same place twice. In the last step, which no other follows, they overlap by a sixteenth, and
+their velocities are averaged with weights that fall towards the borders. Grids, noise and batches
+follow from the seed and the place in the field alone. So the latents of a strip of rows are the
+same to the bit, whichever strips the field is cut into.
 """
 
 from __future__ import annotations
@@ -115,9 +115,10 @@ class FieldSampler:
         InputError: the map is smaller than a window.
     """
 
-    overlap: ClassVar[float] = 1 / 8
-    """Overlap of neighbouring windows / their side. Without any, a dotted line runs along their
-    borders (`benchmarks/fields.py`)."""
+    overlap: ClassVar[float] = 0.0
+    last_overlap: ClassVar[float] = 1 / 16
+    """Overlap of neighbouring windows / their side, in the last step and in those before it.
+    Without any, a dotted line runs along the borders of the last step (`benchmarks/fields.py`)."""
 
     def __init__(
         self,
@@ -178,6 +179,19 @@ class FieldSampler:
         rows = self._rows(step, top, bottom)
         return rows[0], rows[-1] + self.window
 
+    def span(self, step: int, top: int, bottom: int) -> tuple[int, int]:
+        """Return the rows that a step makes for a strip from `top` to before `bottom`.
+
+        They begin and end at a border of windows, where these do not overlap, so that no window is
+        computed for two strips. The spans of strips that follow each other do so, too.
+        """
+        overlaps = self._overlap(step) > 0
+        first, last = (
+            row if overlaps or row in (0, self.height) else self._next_start(step, row)
+            for row in (top, bottom)
+        )
+        return first, last
+
     def advance(self, step: int, given: Strip, top: int, bottom: int) -> Strip:
         """Take one step.
 
@@ -223,18 +237,23 @@ class FieldSampler:
         side, factor = self.window, self.factor
         return self.label_rows(y, y + side)[:, x * factor : (x + side) * factor]
 
+    def _overlap(self, step: int) -> float:
+        return self.last_overlap if step == self.sampling.steps - 1 else self.overlap
+
+    def _next_start(self, step: int, row: int) -> int:
+        starts = self.starts(step, 0, self.height)
+        return min((y for y in starts if y >= row), default=self.height)
+
     def _rows(self, step: int, top: int, bottom: int) -> list[int]:
         starts = self.starts(step, 0, self.height)
         return [y for y in starts if y < bottom and y + self.window > top]
 
     def starts(self, step: int, axis: int, length: int) -> list[int]:
         """Return where the windows of a step begin along an axis (0: rows)."""
-        stride = self.window - round(self.window * self.overlap)
+        stride = self.window - round(self.window * self._overlap(step))
         shift = image_seed(self.seed, axis) + round((step + 1) * GOLDEN * stride)
-        last = length - self.window
-        return sorted(
-            {min(max(0, y), last) for y in range(-(shift % stride), last + stride, stride)}
-        )
+        end = length - self.window
+        return sorted({min(max(0, y), end) for y in range(-(shift % stride), end + stride, stride)})
 
     @torch.inference_mode()
     def velocity(self, step: int, time: float, given: Strip, top: int, bottom: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,20 +69,106 @@ def with_fixed_norms(vae: Autoencoder, statistics: dict[str, Tensor]) -> Autoenc
     return fixed
 
 
-def decoder_reach(vae: Autoencoder) -> int:
-    """Return how many latent pixels away, at most `MAX_REACH`, a decoder still sees.
+class PieceDecoder:
+    """Decodes a piece of an image to the pixels that it has when the whole image is decoded.
+
+    The first layers look far around, the last ones a few pixels. So each stage of the decoder drops
+    the surroundings that the rest of it does not need.
 
     Args:
         vae: an autoencoder of `with_fixed_norms`.
+
+    Attributes:
+        reach: how many latent pixels away, at most `MAX_REACH`, the decoder still sees.
     """
-    side, factor = 2 * MAX_REACH + 1, vae_factor(vae)
-    latents = torch.zeros(1, int(vae.config.latent_channels), side, side, dtype=vae.dtype)
-    latents[..., MAX_REACH, MAX_REACH] = math.nan  # which reaches every pixel that sees it
-    image = vae.decode(latents.to(vae.device), return_dict=False)[0]
-    rows = image[0].isnan().any(0).any(1).nonzero()
-    above = MAX_REACH - int(rows.min()) / factor
-    below = (int(rows.max()) + 1) / factor - MAX_REACH - 1
-    return math.ceil(max(above, below))
+
+    def __init__(self, vae: Autoencoder) -> None:
+        self.vae, self._factor = vae, vae_factor(vae)
+        self._around = [0, 0, 0, 0]  # pixels of the image above, below, left and right of the piece
+        self._reaches: dict[nn.Module, tuple[int, int]] = {}
+        order: list[nn.Module] = []
+        watching = [
+            stage.register_forward_hook(lambda own, *_: order.append(own)) for stage in _stages(vae)
+        ]
+        _, seen = self._see(None, MAX_REACH)
+        for handle in watching:
+            handle.remove()
+        self.reach = math.ceil(seen / self._factor)
+        for stage in order:
+            self._reaches[stage] = self._see(stage, math.ceil(seen / self._factor))
+            seen = self._reaches[stage][1]
+        for stage in order:
+            stage.register_forward_hook(self._drop)
+
+    def decode(self, latents: Tensor, halo: Sequence[int]) -> Tensor:
+        """Decode raw latents (B, C, h, w) to images in [-1, 1], without the halo.
+
+        Args:
+            latents: of the piece and its halo.
+            halo: latent pixels above, below, left and right of the piece: `reach`, or all that
+                there are up to the edge of the image.
+        """
+        self._around = [self._factor * side for side in halo]
+        image = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+        return _without(image, self._around)
+
+    def _drop(self, stage: nn.Module, _: object, output: Tensor) -> Tensor:
+        """Drop what lies further around the piece than the rest of the decoder sees."""
+        unit, reach = self._reaches[stage]
+        surplus = [max(0, side - reach) // unit for side in self._around]
+        self._around = [side - unit * own for side, own in zip(self._around, surplus, strict=True)]
+        return _without(output, surplus)
+
+    def _see(self, stage: nn.Module | None, side: int) -> tuple[int, int]:
+        """Measure how far the rest of the decoder sees from a pixel of a stage's output.
+
+        Args:
+            stage: None: from a latent pixel.
+            side: latent pixels that are decoded on each side of it.
+
+        Returns:
+            Pixels of the image per pixel of the stage, and pixels of the image that are seen.
+        """
+        height = 0
+
+        def mark(values: Tensor) -> Tensor:
+            nonlocal height
+            height = values.shape[2]
+            marked = torch.zeros_like(values)
+            marked[..., height // 2, height // 2] = math.nan  # which reaches all that see it
+            return marked
+
+        channels, length = int(self.vae.config.latent_channels), 2 * side + 1
+        latents = torch.zeros(1, channels, length, length, dtype=self.vae.dtype).to(self.vae.device)
+        if stage is None:
+            image = self.vae.decode(mark(latents), return_dict=False)[0]
+        else:
+            handle = stage.register_forward_hook(lambda _, given, output: mark(output))
+            image = self.vae.decode(latents, return_dict=False)[0]
+            handle.remove()
+        rows, unit = image[0].isnan().any(0).any(1).nonzero(), image.shape[2] // height
+        above = height // 2 * unit - int(rows.min())
+        below = int(rows.max()) + 1 - (height // 2 + 1) * unit
+        return unit, max(above, below)
+
+
+def _without(values: Tensor, around: Sequence[int]) -> Tensor:
+    """Return the middle of (B, C, h, w), without so many above, below, left and right."""
+    above, below, left, right = around
+    height, width = values.shape[2:]
+    return values[:, :, above : height - below, left : width - right]
+
+
+def _stages(vae: Autoencoder) -> Iterator[nn.Module]:
+    """Yield the parts of a decoder that run one after another; their order depends on its kind."""
+    if hasattr(vae.decoder, "mid_block"):
+        yield vae.decoder.mid_block
+    for block in vae.decoder.up_blocks:
+        for part in block.children():
+            if isinstance(part, nn.ModuleList):
+                yield from part
+            else:
+                yield part
 
 
 def _norms(vae: Autoencoder) -> list[tuple[str, nn.GroupNorm]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import openslide
@@ -19,10 +19,11 @@ from shared.contracts.field import WORK, FieldRecord, FieldRequest, field_key
 from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource, label_map_key
 from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRef
+from shared.contracts.recipe import VaeRecipe
 from shared.contracts.regions import RegionRule
 from shared.datasets.field_inputs import put_crop, put_label_map
-from shared.diffusion.fixed_norms import decoder_reach, norm_statistics, with_fixed_norms
-from shared.diffusion.model_store import load_model
+from shared.diffusion.autoencoder import make_vae
+from shared.diffusion.fixed_norms import PieceDecoder, norm_statistics, with_fixed_norms
 from shared.errors import InputError
 from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.marks import Mark, mark_xmp, parse_mark
@@ -138,19 +139,26 @@ def test_the_files_of_a_field_are_ingested_with_its_very_label_map(tmp_path: Pat
     assert np.abs(small[15, 15].astype(int) - image[28:34, 28:34].mean((0, 1))).max() < 10
 
 
-def test_pieces_are_decoded_as_the_whole_is(made: DirectoryStore) -> None:
-    vae = load_model(made, ModelRef("toy"), "cpu").pipeline.vae
-    latents = torch.randn((2, 4, 48, 40), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("architecture", ["kl", "dc"])
+def test_pieces_are_decoded_as_the_whole_is(architecture: Literal["kl", "dc"]) -> None:
+    torch.manual_seed(0)
+    recipe = VaeRecipe(architecture=architecture, channels=(8, 16), latent_channels=4)
+    vae = make_vae(recipe).eval()
+    latents = torch.randn((1, 4, 48, 40), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         fixed = with_fixed_norms(vae, norm_statistics(vae, latents[:, :, :16, :16]))
-        reach = decoder_reach(fixed)
-        whole = fixed.decode(latents[:1], return_dict=False)[0]
-        part = fixed.decode(latents[:1, :, 20 - reach : 24 + reach], return_dict=False)[0]
-        own = vae.decode(latents[:1, :, 20 - reach : 24 + reach], return_dict=False)[0]
-    inner = slice(2 * reach, 2 * reach + 8)
+        whole = fixed.decode(latents, return_dict=False)[0]
+        decoder = PieceDecoder(fixed)
+        reach, side = decoder.reach, whole.shape[2] // 48
+        rows = latents[:, :, 20 - reach : 24 + reach]
+        part = decoder.decode(rows[..., : 10 + reach], (reach, reach, 0, reach))
+        own = vae.decode(rows, return_dict=False)[0][:, :, side * reach :]
     assert 0 < reach < 16
-    assert (part[:, :, inner] - whole[:, :, 40:48]).abs().max() < 1e-5
-    assert (own[:, :, inner] - whole[:, :, 40:48]).abs().max() > 1e-3, "norms of its own"
+    assert part.shape[2:] == (4 * side, 10 * side)
+    wanted = whole[:, :, 20 * side : 24 * side]
+    assert (part - wanted[..., : 10 * side]).abs().max() < 1e-5
+    if architecture == "kl":
+        assert (own[:, :, : 4 * side] - wanted).abs().max() > 1e-3, "norms of its own"
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def read_crop(data: bytes, limit: int, pictures: Pictures) -> UInt8:
     """Decode a PNG of a crop to uint8 RGB (side, side, 3). Raises `InputError` if it is unfit."""
     crop = pictures.read(data, color=True).pixels
     height, width = crop.shape[:2]
-    if width != height or width < MIN_CROP_SIDE:
+    if width != height or not MIN_CROP_SIDE <= width <= limit:
         raise InputError(
             f"a crop has {width}×{height} px: send a square of {MIN_CROP_SIDE} to {limit} px"
         )

@@ -7,6 +7,7 @@ from services.gateway.api import (
     clusters,
     cohorts,
     datasets,
+    edits,
     fields,
     images,
     jobs,
@@ -25,6 +26,7 @@ ROUTERS = tuple(
     for module in (
         datasets,
         images,
+        edits,
         fields,
         slides,
         uploads,

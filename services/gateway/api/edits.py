@@ -1,0 +1,100 @@
+"""/v1/edits: paint into an image, or draw it again, while the client waits."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.api.access import Caller, MayGenerate
+from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
+from services.gateway.api.given_pictures import Pictures
+from services.gateway.api.image_jobs import (
+    PICTURE,
+    Prefer,
+    given_crop,
+    seconds_of,
+    submit_image,
+    wait_for_image,
+)
+from services.gateway.api.problems import blaming, documented
+from shared.arrays import UInt8
+from shared.contracts.gateway import EditBody
+from shared.contracts.image import MAX_EDIT_SIDE, Edit, ImageRequest, input_key
+from shared.contracts.models import ModelRef
+from shared.contracts.synthesize import SamplingChoice
+from shared.datasets.edits import check_edit
+from shared.errors import InputError
+from shared.imaging.codec import encode_png
+from shared.imaging.sandboxed_picture import GREY
+from shared.models import read_model
+from shared.storage import Store
+
+STRENGTHS = {"restain": 0.5, "vary": 0.75}
+
+router = APIRouter(prefix="/v1/edits", tags=["images"])
+
+
+@router.post(
+    "",
+    response_class=Response,
+    max_body_size=MAX_IMAGE_BYTES,
+    responses=documented(404) | PICTURE,
+)
+async def edit_image(body: EditBody, caller: MayGenerate, prefer: Prefer = None) -> Response:
+    """Edit an image; afterwards it is one of `/v1/images`."""
+    job = await run_in_threadpool(_submit, caller, body)
+    return await wait_for_image(caller, job, seconds_of(prefer))
+
+
+def _submit(caller: Caller, body: EditBody) -> str:
+    return submit_image(caller, *_resolve(caller.store, body))
+
+
+def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes]]:
+    """Check the body; return the request and the PNGs that it names by hash."""
+    with blaming("#/model"):
+        model = read_model(store, ModelRef(body.model, body.version))
+    crops, inputs, area = [], [], None
+    with Pictures(MAX_EDIT_SIDE) as pictures:
+        with blaming("#/image"):
+            image = pictures.read(body.image, color=True).pixels
+        with blaming("#/labels"):
+            labels = _read_indices(body.labels, pictures)
+        if body.area is not None:
+            with blaming("#/area"):
+                area = _read_indices(body.area, pictures) > 0
+        for number, item in enumerate(body.crops):
+            with blaming(f"#/crops/{number}"):
+                crop, png, _ = given_crop(store, item, model, pictures)
+                crops.append(crop)
+                inputs += [png] if png is not None else []
+    with blaming("#"):
+        check_edit(model, image, labels, area, [crop.label for crop in crops])
+    pngs = [encode_png(image), encode_png(labels)]
+    pngs += [] if area is None else [encode_png(area.astype("uint8"))]
+    edit = Edit(
+        image=input_key(pngs[0]),
+        area=None if area is None else input_key(pngs[2]),
+        border=body.border,
+        strength=body.strength if body.strength is not None else STRENGTHS.get(body.action, 0.0),
+    )
+    staining = body.staining if body.staining is not None else float(body.action == "restain")
+    options = body.model_dump(include={"model", "version", "seed", *SamplingChoice.model_fields})
+    request = ImageRequest(
+        image="none",
+        labels=input_key(pngs[1]),
+        crops=tuple(crops),
+        edit=edit,
+        **options | {"staining": staining},
+    )
+    with blaming("#/steps"):
+        request.sampling(model)
+    return request, pngs + inputs
+
+
+def _read_indices(data: bytes, pictures: Pictures) -> UInt8:
+    """Decode a PNG with one number for a pixel. Raises `InputError` if it has colours."""
+    mode, indices = pictures.read(data)
+    if mode not in GREY:
+        raise InputError(f"it has mode {mode}: send one number for each pixel (grey or palette)")
+    return indices

@@ -1,0 +1,114 @@
+"""Jobs of single images: submitting them, and waiting for their image."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from anyio import sleep
+from fastapi import Header, Response
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.api.access import Caller
+from services.gateway.api.given_pictures import Pictures, read_crop
+from services.gateway.api.problems import ProblemError, hide_paths
+from shared.contracts.gateway import CropBody
+from shared.contracts.image import GivenCrop, ImageRequest, input_key
+from shared.contracts.models import ModelRecord
+from shared.contracts.regions import RegionSet, region_set_key
+from shared.errors import InputError
+from shared.imaging.codec import encode_png
+from shared.storage import Store, sha256
+
+WAIT_SECONDS, MAX_WAIT_SECONDS = 20.0, 60.0
+POLL_SECONDS = 0.05
+
+Prefer = Annotated[
+    str | None,
+    Header(
+        max_length=100,
+        description="`wait=<seconds>`: time to wait for the image before the answer 202; "
+        "20 by default, at most 60",
+    ),
+]
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}}, "description": "The image"},
+    202: {"description": "The image is not made yet: GET the URL in Location"},
+}
+
+
+def seconds_of(prefer: str | None) -> float:
+    """Return how long a request waits for its image, s."""
+    match = re.search(r"\bwait=(\d{1,6})", prefer or "")
+    return min(MAX_WAIT_SECONDS, float(match[1])) if match else WAIT_SECONDS
+
+
+async def wait_for_image(caller: Caller, job: str, seconds: float) -> Response:
+    """Wait for the image of a job; answer 202 if it takes longer."""
+    deadline = time.monotonic() + seconds
+    while (response := await run_in_threadpool(_answer, caller, job)) is None:
+        if time.monotonic() >= deadline:
+            headers = {"Location": f"/v1/images/{job}", "Retry-After": "1"}
+            return Response(status_code=202, headers=headers)
+        await sleep(POLL_SECONDS)
+    return response
+
+
+def _answer(caller: Caller, job: str) -> Response | None:
+    ended = caller.ledger.result(job)
+    if ended is None:
+        return None
+    image = (ended.result or {}).get("image")
+    if ended.state != "done" or image is None:
+        why = "; ".join(ended.failed.values()) or f"its job is {ended.state}"
+        raise ProblemError(422, "image-failed", f"no image was made: {hide_paths(why)}")
+    picture = caller.store.get(str(image))
+    headers = {"Content-Location": f"/v1/images/{job}", "Cache-Control": "private, max-age=86400"}
+    return Response(picture, media_type="image/png", headers=headers)
+
+
+def submit_image(caller: Caller, request: ImageRequest, inputs: Sequence[bytes]) -> str:
+    """Submit a request for an image, which is named by its content; return the job.
+
+    Args:
+        inputs: the PNGs that the request names by their hash.
+
+    Raises:
+        ProblemError: less than an image is left of the quota (429).
+    """
+    name = sha256(request.model_dump_json().encode())[:32]
+    request = request.model_copy(update={"image": name})
+    job = caller.ledger.identify(request)
+    ended = caller.ledger.result(job)
+    if ended is None or ended.state != "done":
+        caller.spend("images", 1)
+        for data in inputs:
+            caller.store.put(input_key(data), data)
+        caller.submit(request, job)
+    return job
+
+
+def given_crop(
+    store: Store, item: CropBody, model: ModelRecord, pictures: Pictures
+) -> tuple[GivenCrop, bytes | None, int]:
+    """Return a crop, its PNG if the body has one, and its largest possible side in pixels.
+
+    Raises:
+        InputError: the model has no such class, or the picture is unfit.
+        ObjectNotFoundError: there is no such region set.
+    """
+    if item.tissue not in model.classes.names[model.classes.first :]:
+        raise InputError(
+            f"{model.ref} has no tissue {item.tissue!r}; "
+            f"it knows {model.classes.names[model.classes.first :]}"
+        )
+    label = model.classes.index(item.tissue)
+    if item.png is None:
+        store.get_model(region_set_key(str(item.regions)), RegionSet)
+        given = GivenCrop(label=label, regions=item.regions, region=item.region)
+        return given, None, int(model.size * model.recipe.denoiser.crop_max)
+    crop = read_crop(item.png, model.size, pictures)
+    pixels = encode_png(crop)
+    return GivenCrop(label=label, pixels=input_key(pixels)), pixels, len(crop)
