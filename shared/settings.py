@@ -98,10 +98,21 @@ class Settings(BaseSettings):
     gateway_connections: int = Field(
         1000, ge=1, description="connections of a gateway above which requests are refused"
     )
+    gateway_networks: str = Field(
+        "",
+        description="encoders and VAEs beyond those in the package that requests over HTTP may "
+        "name, separated by commas, such as uni_v2, hf-hub:owner/name or a VAE's hub id; workers "
+        "fetch them from the hub",
+    )
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = Field(
         "text", description="text, or json: an object per line, with job, unit and tenant"
     )
+
+    @property
+    def networks(self) -> frozenset[str]:
+        """The names in `gateway_networks`."""
+        return frozenset(filter(None, map(str.strip, self.gateway_networks.split(","))))
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from enum import Enum, auto
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -29,6 +30,22 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """The seed of random choices."""
 
 Split = Literal["train", "val", "test"]
+
+
+class Opens(Enum):
+    """What a worker opens by a text of a request; over HTTP, a tenant may name only some of it."""
+
+    FILE = auto()
+    ENCODER = auto()
+    SEGMENTER = auto()
+    VAE = auto()
+
+
+FileName = Annotated[str, Opens.FILE]
+"""The key of an object, or the beginning of keys, in the store; on the command line also a path."""
+
+EncoderName = Annotated[str, Opens.ENCODER]
+"""The name of an encoder (`shared.encoders`), which may be on a hub."""
 
 
 class Contract(BaseModel):

@@ -13,9 +13,14 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Contract, Name, Request, Seed
+from shared.contracts.base import Contract, EncoderName, FileName, Name, Request, Seed
 from shared.contracts.ingest import MAX_DAMAGED, CohortRecord, cohort_key
 from shared.errors import InputError
+
+SHIPPED_ENCODERS = frozenset(
+    {"embedded", "random", "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"}
+)
+"""Encoders whose weights are in the store or in a Python package, so that no hub is asked."""
 
 
 class EmbedRequest(Request):
@@ -24,14 +29,14 @@ class EmbedRequest(Request):
     stage: ClassVar[str] = "embed"
 
     cohort: Name
-    encoder: str = Field(
+    encoder: EncoderName = Field(
         "embedded",
         description="'embedded' (trained on the cohort, self-supervised), 'random' (the same "
         "network, untrained), "
         "a registry key, a timm model name, or hf-hub:owner/name",
     )
-    weights: str | None = Field(None, description="key or absolute path of local weights")
-    imported: str | None = Field(
+    weights: FileName | None = Field(None, description="key or absolute path of local weights")
+    imported: FileName | None = Field(
         None,
         description="features to import instead: a prefix in the store, or an absolute folder, "
         "with one TRIDENT or CLAM <slide>.h5 per slide",

@@ -8,11 +8,11 @@ reports/<report>/reference-<encoder>.safetensors   statistics of the real test i
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contracts.base import Name, Request, Seed, Split
+from shared.contracts.base import EncoderName, FileName, Name, Opens, Request, Seed, Split
 from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import dataset_key
 
@@ -38,18 +38,18 @@ class EvaluateRequest(Request):
         default_factory=dict,
         description="row → dataset made from maps and crops of training slides",
     )
-    encoders: tuple[str, ...] = Field(
+    encoders: tuple[EncoderName, ...] = Field(
         ("embedded",), min_length=1, description="encoders whose features are compared"
     )
-    encoder_weights: dict[str, str] = Field(
+    encoder_weights: dict[str, FileName] = Field(
         default_factory=dict, description="encoder → key or path of its weights"
     )
-    references: dict[str, str] = Field(
+    references: dict[str, FileName] = Field(
         default_factory=dict,
         description="encoder → key or path of statistics that another report saved, to "
         "compare the dataset with them too",
     )
-    segmenter_encoder: str = "resnet18"
+    segmenter_encoder: Annotated[str, Opens.SEGMENTER] = "resnet18"
     segmenter_steps: int = Field(300, ge=1)
     segmenter_batch: int = Field(
         16, ge=2, description="images in a step; batch normalization needs at least two"

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Classes, Contract, Name, Request, Seed
+from shared.contracts.base import Classes, Contract, FileName, Name, Request, Seed
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRef, WeightsOrigin
 from shared.contracts.regions import region_set_key
@@ -36,7 +36,7 @@ class FieldRequest(SamplingChoice, Request):
     field: Name
     model: Name
     version: Name = "1"
-    labels: str = Field(
+    labels: FileName = Field(
         description="key of the label map: a label map of a slide, or an uploaded one, with the "
         "model's classes at the model's µm per pixel"
     )

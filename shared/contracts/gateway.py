@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Base64Bytes, Field, model_validator
 
-from shared.contracts.base import Contract, Name
+from shared.contracts.base import Contract, FileName, Name
 from shared.contracts.cluster import TissueType
 from shared.contracts.image import MAX_BORDER
 from shared.contracts.ingest import SlideRecord
@@ -224,7 +224,7 @@ class SlideReference(Contract):
     """A reference to a slide elsewhere in the store, kept at `slides/<slide>/reference.json`."""
 
     slide: Name
-    source: str = Field(max_length=1024, description="key of the main file")
+    source: FileName = Field(max_length=1024, description="key of the main file")
 
 
 class UploadBody(Contract):

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Contract, Name, Request
+from shared.contracts.base import Contract, FileName, Name, Request
 from shared.contracts.models import ModelRef
 from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import SamplingChoice
@@ -23,7 +23,7 @@ class GivenCrop(Contract):
     """A crop of one class: an uploaded image, or a region to cut it from."""
 
     label: int = Field(ge=0, le=255, description="index of the class")
-    pixels: str | None = Field(None, description="key of a square PNG")
+    pixels: FileName | None = Field(None, description="key of a square PNG")
     regions: Name | None = Field(None, description="region set to cut from")
     region: Name | None = Field(None, description="key of the region in that set")
 
@@ -63,7 +63,7 @@ class ImageRequest(SamplingChoice, Request):
     image: Name = Field(description="name of the image to make")
     model: Name
     version: Name = "1"
-    labels: str = Field(
+    labels: FileName = Field(
         description="key of the label map: a PNG of class indices, of the model's size, or of that "
         "of the edited image"
     )

@@ -24,7 +24,16 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from shared.contracts.annotations import LabelFormat
-from shared.contracts.base import Classes, Contract, Name, Request, Split, SplitFractions, spelling
+from shared.contracts.base import (
+    Classes,
+    Contract,
+    FileName,
+    Name,
+    Request,
+    Split,
+    SplitFractions,
+    spelling,
+)
 from shared.contracts.regions import RegionRule
 from shared.errors import all_quoted, quoted
 from shared.patients import Origin, known_origin
@@ -54,14 +63,16 @@ class SlideSource(Contract):
         None,
         description="folder of the slide below slides/, one for each content; default: its name",
     )
-    source: str = Field(description="key of the slide's main file in the store, or absolute path")
+    source: FileName = Field(
+        description="key of the slide's main file in the store, or absolute path"
+    )
     parts: tuple[str, ...] = Field(
         (), description="paths of the slide's other files, relative to the folder of the main file"
     )
     sha256: str | None = Field(
         None, description="SHA-256 of the slide's content; the files must still have it"
     )
-    labels: str | None = Field(None, description="key or absolute path of the annotation")
+    labels: FileName | None = Field(None, description="key or absolute path of the annotation")
     labels_sha256: str | None = Field(None, description="SHA-256 of the annotation's content")
     label_format: LabelFormat | None = Field(
         None, description="default: guessed by the suffix and the content"
@@ -141,7 +152,7 @@ class IngestRequest(Request):
 
     cohort: Name
     slides: tuple[SlideSource, ...] = ()
-    tiles: str | None = Field(None, description="key of a table of tiles and their masks")
+    tiles: FileName | None = Field(None, description="key of a table of tiles and their masks")
     classes: Classes | None = Field(
         None, description="classes of the labels; needed if there are any"
     )

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Contract, Name
+from shared.contracts.base import Contract, EncoderName, Name, Opens
 from shared.contracts.sampling import GuidanceScale, Sampling
+
+EMBEDDED_VAE = "embedded"
+"""Name of the VAE in the package."""
 
 Channels = Annotated[int, Field(ge=1)]
 
@@ -16,7 +19,7 @@ Channels = Annotated[int, Field(ge=1)]
 class VaeRecipe(Contract):
     """The autoencoder: the embedded one, any diffusers VAE, or a small one trained from scratch."""
 
-    pretrained: str | None = Field(
+    pretrained: Annotated[str, Opens.VAE] | None = Field(
         None,
         description="'embedded' (in the package, trained on real tissue), or the folder or hub id "
         "of a diffusers VAE",
@@ -59,7 +62,7 @@ class VaeRecipe(Contract):
         description="further steps of the decoder alone, with a patch critic and a perceptual "
         "loss; the latents do not change",
     )
-    perceptual: str | None = Field(
+    perceptual: EncoderName | None = Field(
         None, description="encoder of the perceptual loss, such as efficientnet-lite1"
     )
     batch_size: int = Field(8, ge=1)

@@ -25,7 +25,7 @@ Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_l
 """A tenant's name. It has no dot, because a dot separates it from the rest of a job's id."""
 
 
-RESERVED_FOLDERS = frozenset({"access", "audit", "tenants"})
+RESERVED_FOLDERS = frozenset({"access", "audit", "tenants", "triton"})
 """Folders that tenants may not name: the local tenant's store is the root, which has them."""
 
 
@@ -48,6 +48,6 @@ def is_path(text: str) -> bool:
 
 
 def is_reserved(key: str) -> bool:
-    """Say whether a key lies in one of `RESERVED_FOLDERS`."""
-    parts = PurePosixPath(key).parts
-    return len(parts) > 1 and parts[0] in RESERVED_FOLDERS
+    """Say whether a key, or a prefix that ends with a slash, lies in one of `RESERVED_FOLDERS`."""
+    first, slash, _ = str(PurePosixPath(key)).partition("/")
+    return bool(slash or key.endswith("/")) and first.casefold() in RESERVED_FOLDERS

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
-from shared.contracts.recipe import VaeRecipe
+from shared.contracts.recipe import EMBEDDED_VAE, VaeRecipe
 from shared.errors import InputError
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC
@@ -34,7 +34,7 @@ def make_vae(recipe: VaeRecipe) -> Autoencoder:
         InputError: the named VAE is neither a folder in diffusers' format nor on the hub.
     """
     if recipe.pretrained is not None:
-        named = EMBEDDED if recipe.pretrained == "embedded" else recipe.pretrained
+        named = EMBEDDED if recipe.pretrained == EMBEDDED_VAE else recipe.pretrained
         try:
             return read_vae(named)
         except (OSError, ValueError) as error:

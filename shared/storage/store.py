@@ -69,7 +69,7 @@ def check_key(key: str) -> str:
             characters that cannot be seen; or it or one of its names is too long.
     """
     path = PurePosixPath(key)
-    climbs = not key or path.is_absolute() or ".." in path.parts or str(path) != key
+    climbs = not path.parts or path.is_absolute() or ".." in path.parts or str(path) != key
     if climbs or "\\" in key:
         raise InputError(
             f"{key!r} is not a store key: use a relative path such as 'slides/a/slide.json'"

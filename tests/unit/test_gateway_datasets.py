@@ -324,6 +324,11 @@ def test_paths_on_a_workers_disk_are_refused(gateway: Gateway) -> None:
     answer = gateway.client.post("/v1/ingest", json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "#/slides/0/source"
+    recipe = {"name": "x", "vae": {"pretrained": "out/store/tenants/beta/models/m/1/vae"}}
+    body = {"run": "r", "model": "m", "regions": "toy", "recipe": recipe}
+    answer = gateway.client.post("/v1/train", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "#/recipe/vae/pretrained"
 
 
 def test_health_and_figures(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def submit(
     caller: Caller, request: JobRequest, response: Response, key: str | None, *, replace: bool
 ) -> JobStatus:
     """Record and queue a job, at most once for an Idempotency-Key, and return its status."""
-    check_paths(request)
+    check_paths(request, caller.resources.config.networks)
     with claimed(caller.store, key, request) as claim:
         job = claim.job = claim.job or caller.submit(request, replace=replace)
     response.headers["Location"] = f"/v1/jobs/{job}"

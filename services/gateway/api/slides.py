@@ -44,7 +44,7 @@ def show_slide(slide: SlideName, caller: MayRead) -> SlideInfo:
 @router.post("", status_code=201)
 def register_slide(reference: SlideReference, caller: MayAnnotate, response: Response) -> SlideInfo:
     """Register a slide whose file is already in the store."""
-    check_paths(reference)
+    check_paths(reference, caller.resources.config.networks)
     with blaming("#/source"):
         caller.store.size(reference.source)
     caller.store.put_json(slide_key(reference.slide, "reference.json"), reference)
