@@ -58,7 +58,7 @@ def stub_encoder(name: str, *_: object, **__: object) -> StubEncoder:
     return StubEncoder(name, 384, PATCH, around, "none", "cpu", lambda pixels: pixels, PATCH)
 
 
-services.embed.stage.load_encoder = stub_encoder  # type: ignore[assignment]
+services.embed.stage.load_encoder = stub_encoder  # type: ignore[attr-defined]
 
 
 def write_slide(path: Path, image: UInt8) -> None:

@@ -133,6 +133,7 @@ class Unit:
         made: outputs of the earlier units that it reads.
         segment, shard: the place and the arguments of a shard.
         trace: `traceparent` of the job's submission.
+        began: when this process took the unit, s.
         started, failed_before: number of this start, and whether an earlier one met an error.
     """
 
@@ -148,6 +149,7 @@ class Unit:
     segment: Segment = SHORT
     shard: Shard | None = None
     trace: str = ""
+    began: float = field(default_factory=time.time)
     started: int = 0
     failed_before: bool = False
 
@@ -176,7 +178,7 @@ class Unit:
             if not all(before.complete(phase) for phase in range(self.segment.phase)):
                 return False
         # A parked shard may be tried again, as long as its phase has begun.
-        return not ledger.store.exists(ledger.key(job, self.segment.marker(self.name)))
+        return not ledger.store.exists(self._marker_key)
 
     def attempt(self) -> Literal["settled", "retry", "cancelled"]:
         """Run the unit and record the outcome; it is settled once it is done or parked.
@@ -188,7 +190,8 @@ class Unit:
         try:
             started = time.monotonic()
             if not self.counted:
-                self._count_start()
+                counted = self._tries.start(self.config.max_starts)
+                self.started, self.failed_before = counted.starts, bool(counted.errors)
                 self.counted = True
             result = self._run()
             self.reporter.done(self.job, self.name, time.monotonic() - started, result)
@@ -223,10 +226,6 @@ class Unit:
     def _tries(self) -> Tries:
         key = self.ledger.key(self.job, f"attempts/{self.name}.json")
         return Tries(self.ledger.store, key)
-
-    def _count_start(self) -> None:
-        counted = self._tries.start(self.config.max_starts)
-        self.started, self.failed_before = counted.starts, bool(counted.errors)
 
     def forget_start(self) -> None:
         """Count this start no longer: the worker was told to end, which is no fault of the unit."""
@@ -294,7 +293,7 @@ class Unit:
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
         self._check_now()
-        ledger.store.put_json(ledger.key(job, self.segment.marker(self.name)), marker)
+        ledger.store.put_json(self._marker_key, marker)
         if self.failed_before and self.segment.name:
             forget_sum(ledger.store, job, self.segment)  # which may count it as parked
         return result
@@ -381,8 +380,15 @@ class Unit:
             raise CancelledError(self.job)
 
     def _current(self) -> bool:
-        """Say whether the job is still open, and was not cancelled or submitted again."""
-        return self.ledger.opened(self.job) == self.submission
+        """Say whether the job is open as it was, and nobody did the unit during a long pause."""
+        if self.ledger.opened(self.job) != self.submission:
+            return False
+        late = time.time() - self.began > self.config.lease_seconds
+        return not (late and self.ledger.store.exists(self._marker_key))
+
+    @property
+    def _marker_key(self) -> str:
+        return self.ledger.key(self.job, self.segment.marker(self.name))
 
     def _reported(self, check: Callable[[], None]) -> Callable[[int, int, str], None]:
         """Return a function that reports progress, and raises once the job is over."""
