@@ -109,8 +109,9 @@ bench-synthesis: install  ## measure speed on STORE=folder MODEL=name/version [S
 bench-gpu: install  ## measure RECIPE=base on this machine's GPU, by itself and on Triton, for MINUTES=9
 	$(BIN)/python -m benchmarks.gpu_day --recipe $(or $(RECIPE),base) --minutes $(or $(MINUTES),9) --out benchmarks/results/gpu-day.json
 
-bench-scale: install  ## what jobs of 10^2 to 10^6 shards cost, and the path from slides to patches
+bench-scale: install  ## what jobs of 10^2 to 10^6 shards, cohorts of 10,000 slides, and the path from slides to patches cost
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.cohort $(if $(SLIDES),--slides $(SLIDES))
 	$(BIN)/python -m benchmarks.data_path
 
 bench-gateway: install  ## 200 clients that follow a dataset by STORE=folder MODEL=name/version, and a 2 GB upload

@@ -7,9 +7,8 @@
               and the time
     shared    two processes of `htd work` on one slide against one
 
-The encoder is a stub: mean colours, or in `shared` a pause for each patch, as of a GPU that does
-not load the CPUs. Slides are real JPEG pyramids that differ in their description alone, so they
-are read and decoded as any other. `python -m benchmarks.cohort slides --slides 1000` runs a part.
+The encoder is a stub: mean colours, and in `shared` a pause for each patch, as of a GPU that does
+not load the CPUs. `python -m benchmarks.cohort slides --slides 1000` runs a part.
 """
 
 from __future__ import annotations
@@ -31,110 +30,34 @@ from typing import Any, NoReturn
 
 import numpy as np
 import psutil
-import tifffile
 
-import services.embed.stage
 import services.synthesize.stage
 from benchmarks.scale import CountedStore, write_figures
-from services.cluster.stage import ClusterStage
-from services.embed.stage import EmbedStage
+from benchmarks.small_cohorts import (
+    CONFIG,
+    PATCH,
+    PAUSE,
+    STAGES,
+    requests,
+    small_slides,
+    write_slide,
+)
 from services.ingest.stage import IngestStage
 from services.synthesize.stage import SynthesizeStage
-from shared.arrays import Float32, UInt8
 from shared.computing import prepare
 from shared.contracts.base import Request
-from shared.contracts.cluster import ClusterRequest
-from shared.contracts.embed import EmbedRequest
-from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource
-from shared.contracts.regions import RegionRule
+from shared.contracts.ingest import SlideSource
 from shared.contracts.synthesize import DatasetRequest
-from shared.encoders import Encoder
 from shared.errors import HandedBackError
 from shared.imaging.region_index import write_region_index
-from shared.jobs import Ledger, NoLeases, Reporter, Stage, execute, run_job, work
-from shared.settings import Settings
+from shared.jobs import Ledger, NoLeases, Reporter, execute, run_job, work
 from shared.storage import DirectoryStore, Store, sha256
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 from tests.texture_slides import texture_slide
 
-STAGES: dict[str, type[Stage[Any]]] = {
-    "ingest": IngestStage, "embed": EmbedStage, "cluster": ClusterStage,
-}  # fmt: skip
-CONFIG = Settings(threads=1, device="cpu", lease_seconds=10)
-SIDE, PATCH = 512, 64
-"""Side of a small slide and of its patches, pixels."""
-
-LARGE_SIDE = 14_336
-"""Side of a slide with 50,176 patches."""
-
-PAUSE = "HTD_BENCH_PAUSE"
-"""Environment variable: seconds that the stub encoder pauses for each patch."""
-
 AHEAD = 8
 """Units that are asked for at a time, as the window of a queue does."""
-
-LOOKS = 32
-"""Small slides that look different."""
-
-
-class StubEncoder(Encoder):
-    """Mean colours of quarters of a patch; it pauses as long as a network on a GPU would take."""
-
-    def encode(self, images: UInt8, batch_size: int = 64) -> Float32:
-        time.sleep(float(os.environ.get(PAUSE, "0")) * len(images))
-        parts = images.reshape(len(images), 2, PATCH // 2, 2, PATCH // 2, 3).mean((2, 4))
-        return np.repeat(parts.reshape(len(images), 12), self.dim // 12, 1).astype(np.float32)
-
-
-def stub_encoder(name: str, *_: object, **__: object) -> StubEncoder:
-    """Return the stub in the place of `load_encoder`."""
-    around = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return StubEncoder(name, 384, PATCH, around, "none", "cpu", lambda pixels: pixels, PATCH)
-
-
-services.embed.stage.load_encoder = stub_encoder  # type: ignore[assignment]
-
-
-def write_slide(path: Path, image: UInt8) -> None:
-    """Write a JPEG pyramid of two levels, at 1 µm per pixel."""
-    about: dict[str, Any] = {
-        "tile": (256, 256), "photometric": "rgb", "compression": "jpeg", "resolution": (1e4, 1e4),
-        "resolutionunit": "CENTIMETER", "metadata": None,
-    }  # fmt: skip
-    with tifffile.TiffWriter(path) as file:
-        file.write(image, subifds=1, description="slide 0000000", **about)
-        file.write(np.ascontiguousarray(image[::2, ::2]), subfiletype=1, **about)
-
-
-def small_slides(folder: Path, count: int) -> tuple[SlideSource, ...]:
-    """Write small slides."""
-    folder.mkdir(parents=True, exist_ok=True)
-    looks = []
-    for look in range(min(count, LOOKS)):
-        write_slide(folder / "look.tiff", texture_slide(SIDE, look)[0])
-        looks.append((folder / "look.tiff").read_bytes())
-    for number in range(count):
-        data = looks[number % LOOKS].replace(b"slide 0000000", f"slide {number:07d}".encode())
-        (folder / f"s{number:06d}.tiff").write_bytes(data)
-    return tuple(
-        SlideSource(
-            slide=f"s{number:06d}", source=str(folder / f"s{number:06d}.tiff"), mpp=1.0,
-            split="train",
-        )
-        for number in range(count)
-    )  # fmt: skip
-
-
-def requests(slides: tuple[SlideSource, ...]) -> list[Request]:
-    """Return the requests of a cohort, from its slides to its regions."""
-    grid = PatchGrid(size=PATCH, mpp=1.0, stride=PATCH)
-    rule = RegionRule(size=128, mpp=1.0, max_per_slide=4)
-    return [
-        IngestRequest(cohort="c", slides=slides, patches=grid, regions=rule),
-        EmbedRequest(cohort="c", encoder="stub"),
-        ClusterRequest(run="r", cohort="c", encoder="stub", k=4, sample_per_slide=16),
-    ]
 
 
 def processor_seconds() -> float:
@@ -379,7 +302,7 @@ def count_to_first_image(folder: Path, job: str, unit: str) -> None:
         print(store.calls.total(), flush=True)
         raise HandedBackError
 
-    services.synthesize.stage.generate_batches = first  # type: ignore[assignment]
+    services.synthesize.stage.generate_batches = first  # type: ignore[attr-defined]
     try:
         execute(
             Ledger(store), SynthesizeStage(), job, unit, leases=NoLeases(), reporter=Reporter(),
@@ -397,7 +320,7 @@ def regions(folder: Path, count: int, _: float) -> dict[str, Any]:
 
 PARTS = {"regions": (regions, 1000), "slides": (slides, 10_000), "killed": (killed, 2000),
          "shared": (shared, 50_000)}  # fmt: skip
-"""Part → its function, and the number of slides or patches."""
+"""Part → its function, and the number of slides; of patches for `shared`."""
 
 
 def work_on(folder: Path, stage: str) -> None:
@@ -411,7 +334,8 @@ def work_on(folder: Path, stage: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="?", choices=[*PARTS, "work", "first-image"])
-    parser.add_argument("--slides", type=int, help="number of slides; of `shared`: of patches")
+    parser.add_argument("--slides", type=int, help="number of slides")
+    parser.add_argument("--patches", type=int, default=50_000, help="of the slide of `shared`")
     parser.add_argument("--kill-seconds", type=float, default=60.0, help="seconds between kills")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--stage")
@@ -427,7 +351,8 @@ def main() -> None:
         for name in [options.part] if options.part else PARTS:
             function, count = PARTS[name]
             with tempfile.TemporaryDirectory(prefix="htd-cohort-", dir=options.folder) as folder:
-                found = function(Path(folder), options.slides or count, options.kill_seconds)
+                size = options.patches if name == "shared" else options.slides or count
+                found = function(Path(folder), size, options.kill_seconds)
             print(name, json.dumps(found, indent=1, ensure_ascii=False), flush=True)
             write_figures(options.out, "cohort", {name: found})
 

@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
+from shared.tracing import trace_id
+
 FIELDS = ("job", "unit", "tenant", "start")
 """Fields of a record that are written beside its message as JSON, where it has them."""
 
@@ -22,6 +24,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             **{name: getattr(record, name) for name in FIELDS if hasattr(record, name)},
+            **({"trace": trace} if (trace := trace_id()) else {}),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

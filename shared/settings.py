@@ -106,7 +106,12 @@ class Settings(BaseSettings):
     )
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = Field(
-        "text", description="text, or json: an object per line, with job, unit and tenant"
+        "text", description="text, or json: an object per line, with job, unit, tenant and trace"
+    )
+    otlp_endpoint: str = Field(
+        "",
+        description="http(s)://host:port of an OpenTelemetry collector that spans are sent to, by "
+        "OTLP over HTTP; needs the extra `tracing`. Empty: none are sent",
     )
 
     @property

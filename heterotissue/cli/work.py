@@ -16,6 +16,7 @@ from shared.errors import HandedBackError, InputError
 from shared.jobs import Ledger, stage_of, work
 from shared.logging import configure_logging
 from shared.settings import settings
+from shared.tracing import configure_tracing
 
 app = typer.Typer()
 
@@ -47,6 +48,7 @@ def work_command(
         if stage_of(job) != stage:
             raise InputError(f"{job} is no job of {stage}: give --stage {stage_of(job)}")
     configure_logging(config.log_level, config.log_format)
+    configure_tracing(config.otlp_endpoint, stage)
     signal.signal(signal.SIGTERM, _hand_back)
     prepare(config.threads)
     ran = work(ledger, opened, config, job=job, unit=unit, until_idle=until_idle)

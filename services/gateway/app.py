@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +21,7 @@ from services.gateway.web import routers as web_routers
 from services.gateway.web.pages import FOLDER
 from shared.contracts.gateway import ImageBody
 from shared.settings import Settings
+from shared.tracing import span
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -57,6 +58,20 @@ class SecurityHeaders:
         await self.app(scope, receive, secured)
 
 
+class Tracing:
+    """Middleware that runs a request as a span, of the trace that its `traceparent` names."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        parent = Headers(scope=scope).get("traceparent", "")
+        with span(f"{scope['method']} {scope['path']}", parent):
+            await self.app(scope, receive, send)
+
+
 class LimitProblems:
     """Middleware that answers a too large body with a problem document instead of plain text."""
 
@@ -83,7 +98,7 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Wrap FastAPI's own middleware with ours."""
         inner = LimitProblems(super().build_middleware_stack())
-        return SecurityHeaders(Counting(inner, self.state.figures))
+        return SecurityHeaders(Tracing(Counting(inner, self.state.figures)))
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI description, with the problems that every operation may answer."""

@@ -14,6 +14,7 @@ from services.gateway.signing import SignedRecords
 from shared.contracts.tenants import LOCAL
 from shared.settings import Settings
 from shared.storage import open_store
+from shared.tracing import configure_tracing
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,9 @@ def serve(config: Settings) -> None:
     Raises:
         InputError: no broker or no HTD_GATEWAY_KEY is configured, or the store's address or keys
             are wrong.
+        MissingExtraError: spans are to be sent, and the extra `tracing` is not installed.
     """
+    configure_tracing(config.otlp_endpoint, "gateway")
     app = make_app(config)
     if not app.state.resources.tokens.all(LOCAL):
         log.warning("there is no token yet: 'python -m services.gateway token' makes one")

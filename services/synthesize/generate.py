@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 
@@ -76,7 +77,8 @@ def generate_batches(
     with ThreadPoolExecutor(at_a_time) as pool:
         try:
             for batch in batches:
-                pending.append(pool.submit(_make, generate, composer, gate, batch))
+                context = copy_context()  # which holds the trace
+                pending.append(pool.submit(context.run, _make, generate, composer, gate, batch))
                 if len(pending) > at_a_time:
                     yield pending.popleft().result()
             while pending:

@@ -47,6 +47,9 @@ class JobRecord(Contract):
         "write anything more",
     )
     version: str = Field("", description="version of this program")
+    trace: str = Field(
+        "", description="traceparent of the span that submitted it, such as an HTTP request's"
+    )
     earlier: str | None = Field(
         None, description="job whose names this one took over; its unchanged shards are kept"
     )

@@ -8,6 +8,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -26,11 +27,12 @@ from shared.jobs.reader import CANCELLED, SHORT
 from shared.jobs.records import UnreadableRecordError
 from shared.jobs.reporting import Reporter
 from shared.jobs.reuse import keeping
-from shared.jobs.snapshot import Snapshot
+from shared.jobs.snapshot import Snapshot, stage_of
 from shared.jobs.stage import FINISH, PLAN, Context, DamagedOutputError, Made, Shard, Stage
 from shared.jobs.tries import Tries
 from shared.settings import Settings
 from shared.storage import ObjectNotFoundError, is_fault
+from shared.tracing import span
 
 CANCEL_CHECK_SECONDS = 2.0
 """Seconds between two looks at whether a job is over, while a unit reports its progress."""
@@ -110,12 +112,14 @@ def _run_in_turn(own: Unit) -> list[str]:
         if ledger.opened(job) == number:  # else it is gone, because the job was submitted again
             raise
         return []
-    try:
-        outcome = own.attempt()
-    except DamagedOutputError as error:
-        log.warning("%s: %s", job, error)
-        ledger.forget(job, error.unit)
-        return [error.unit]
+    with span(stage_of(job), own.trace, **own.about):
+        log.info("%s: %s", job, own.name, extra=own.about)
+        try:
+            outcome = own.attempt()
+        except DamagedOutputError as error:
+            log.warning("%s: %s", job, error)
+            ledger.forget(job, error.unit)
+            return [error.unit]
     return [own.name] if outcome == "retry" else []
 
 
@@ -128,6 +132,8 @@ class Unit:
         counted: whether this start is counted; a start that waits for a fault counts once.
         made: outputs of the earlier units that it reads.
         segment, shard: the place and the arguments of a shard.
+        trace: `traceparent` of the job's submission.
+        began: when this process took the unit, s.
         started, failed_before: number of this start, and whether an earlier one met an error.
     """
 
@@ -142,15 +148,25 @@ class Unit:
     made: Made = field(default_factory=Made)
     segment: Segment = SHORT
     shard: Shard | None = None
+    trace: str = ""
+    began: float = field(default_factory=time.time)
     started: int = 0
     failed_before: bool = False
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What logs and traces say of the unit."""
+        return {"job": self.job, "unit": self.name, "tenant": self.ledger.owner or LOCAL}
 
     def find(self) -> bool:
         """Find the unit in its job; say whether its turn has come and it is not done."""
         ledger, job = self.ledger, self.job
         if self.name in (PLAN, FINISH):
+            with suppress(UnreadableRecordError):  # which the attempt meets again, and records
+                self.trace = ledger.known(job, self.submission)[0].trace
             return self.name in islice(ledger.snapshot(job).waiting()[1], 1)
-        plan = ledger.known(job, self.submission)[1]
+        record, plan = ledger.known(job, self.submission)
+        self.trace = record.trace
         if plan is None:
             return False
         try:
@@ -162,7 +178,7 @@ class Unit:
             if not all(before.complete(phase) for phase in range(self.segment.phase)):
                 return False
         # A parked shard may be tried again, as long as its phase has begun.
-        return not ledger.store.exists(ledger.key(job, self.segment.marker(self.name)))
+        return not ledger.store.exists(self._marker_key)
 
     def attempt(self) -> Literal["settled", "retry", "cancelled"]:
         """Run the unit and record the outcome; it is settled once it is done or parked.
@@ -174,7 +190,8 @@ class Unit:
         try:
             started = time.monotonic()
             if not self.counted:
-                self._count_start()
+                counted = self._tries.start(self.config.max_starts)
+                self.started, self.failed_before = counted.starts, bool(counted.errors)
                 self.counted = True
             result = self._run()
             self.reporter.done(self.job, self.name, time.monotonic() - started, result)
@@ -202,18 +219,13 @@ class Unit:
             "%s: %s %s at start %d: %s", self.job, self.name,
             "is given up" if parked else "failed and is tried again", self.started, error,
             exc_info=None if isinstance(error, InputError) else error,
-            extra={"job": self.job, "unit": self.name, "tenant": self.ledger.owner or LOCAL,
-                   "start": self.started},
+            extra={**self.about, "start": self.started},
         )  # fmt: skip
 
     @property
     def _tries(self) -> Tries:
         key = self.ledger.key(self.job, f"attempts/{self.name}.json")
         return Tries(self.ledger.store, key)
-
-    def _count_start(self) -> None:
-        counted = self._tries.start(self.config.max_starts)
-        self.started, self.failed_before = counted.starts, bool(counted.errors)
 
     def forget_start(self) -> None:
         """Count this start no longer: the worker was told to end, which is no fault of the unit."""
@@ -281,7 +293,7 @@ class Unit:
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
         self._check_now()
-        ledger.store.put_json(ledger.key(job, self.segment.marker(self.name)), marker)
+        ledger.store.put_json(self._marker_key, marker)
         if self.failed_before and self.segment.name:
             forget_sum(ledger.store, job, self.segment)  # which may count it as parked
         return result
@@ -368,8 +380,15 @@ class Unit:
             raise CancelledError(self.job)
 
     def _current(self) -> bool:
-        """Say whether the job is still open, and was not cancelled or submitted again."""
-        return self.ledger.opened(self.job) == self.submission
+        """Say whether the job is open as it was, and nobody did the unit during a long pause."""
+        if self.ledger.opened(self.job) != self.submission:
+            return False
+        late = time.time() - self.began > self.config.lease_seconds
+        return not (late and self.ledger.store.exists(self._marker_key))
+
+    @property
+    def _marker_key(self) -> str:
+        return self.ledger.key(self.job, self.segment.marker(self.name))
 
     def _reported(self, check: Callable[[], None]) -> Callable[[int, int, str], None]:
         """Return a function that reports progress, and raises once the job is over."""

@@ -21,6 +21,7 @@ from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import PLAN
 from shared.storage import ObjectNotFoundError, file_identity, sha256
 from shared.storage.makers import maker
+from shared.tracing import new_traceparent
 
 VERSION = metadata.version("heterotissue")
 
@@ -110,6 +111,7 @@ class Ledger(Reader):
             request=request.model_dump(mode="json"),
             version=VERSION,
             submission=before.submission if before and goes_on else time.time_ns(),
+            trace=before.trace if before and goes_on else new_traceparent(),
             earlier=before.earlier if before else None if fresh else earlier,
         )
         if before and not goes_on:
@@ -145,7 +147,8 @@ class Ledger(Reader):
         for segment in plan.every if plan else ():
             if plan and any(shard.id.startswith(shards) for shard in plan.shards(segment)):
                 forget(self.store, job, segment, shards, every=True)
-        self._open(job, record.model_copy(update={"submission": time.time_ns()}))
+        update = {"submission": time.time_ns(), "trace": new_traceparent()}
+        self._open(job, record.model_copy(update=update))
 
     def forget(self, job: str, unit: str) -> None:
         """Mark a unit as not done, so that it runs again."""

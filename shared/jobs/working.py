@@ -60,7 +60,6 @@ def work(
         def wait(error: Exception, waits: int) -> None:
             wait_for_world(reporter, job, unit, error, waits)
 
-        log.info("%s: %s", job, unit)
         execute(
             ledger, stage, job, unit, leases=leases, reporter=reporter, config=config, wait=wait
         )

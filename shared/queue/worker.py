@@ -39,6 +39,7 @@ from shared.queue.transport import split_tls
 from shared.queue.window import Ledgers, Waiting, Window
 from shared.settings import Settings, settings
 from shared.storage import is_fault
+from shared.tracing import configure_tracing
 
 TASK = "htd.run"
 
@@ -210,7 +211,6 @@ def worker_app(stage: Stage[Any], config: Settings) -> Celery:
         _hand_back_when_told_to_end()
         reporter, window = connections()
         ledger = ledgers(tenant_of(job))
-        log.info("%s: %s", job, unit)
         again = execute(
             ledger,
             stage,
@@ -253,6 +253,9 @@ def serve(stage: Stage[Any]) -> None:
     config = settings()
     configure_logging(config.log_level, config.log_format)
     worker_process_init.connect(lambda **_: prepare(config.threads), weak=False)
+    worker_process_init.connect(
+        lambda **_: configure_tracing(config.otlp_endpoint, stage.name), weak=False
+    )
     heartbeat_sent.connect(lambda **_: health.beat(), weak=False)
     worker_app(stage, config).worker_main(
         [

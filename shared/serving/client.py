@@ -19,6 +19,7 @@ from shared.errors import HeteroTissueError, InputError, UnavailableError
 from shared.serving.in_flight import pack_crops
 from shared.serving.priority import Priority
 from shared.serving.protocol import MAX_IMAGES, PARTS, REFUSED, deployed_number, served_name
+from shared.tracing import new_traceparent, trace_id
 
 LOAD_SECONDS = 600.0
 """Timeout for loading a model; a TensorRT plan takes minutes where CUDA has to compile."""
@@ -196,12 +197,16 @@ class TritonGenerator:
         answers: SimpleQueue[tuple[Any, InferenceServerException | None]] = SimpleQueue()
         client = InferenceServerClient(self._url, channel_args=_channel())
         # One stream per request, because an error on a stream does not name its request.
-        client.start_stream(lambda result, error: answers.put((result, error)))
+        client.start_stream(
+            lambda result, error: answers.put((result, error)),
+            headers={"traceparent": new_traceparent()},
+        )
         waiting = False
         try:
             client.async_stream_infer(
                 self._name,
                 [_input(name, value) for name, value in tensors.items()],
+                request_id=trace_id(),
                 parameters=parameters,
             )
             waiting = True

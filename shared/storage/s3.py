@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlparse
@@ -40,6 +41,17 @@ READ_SECONDS = 120.0
 COPIED_BYTES = 1 << 20
 
 
+@lru_cache(maxsize=1)
+def _connections(_process: int, certificates: str) -> urllib3.PoolManager:
+    """Return the connections of a process; its stores share them, as each tenant has a store."""
+    return urllib3.PoolManager(
+        maxsize=CONNECTIONS,
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        retries=urllib3.Retry(total=5, backoff_factor=0.2, status_forcelist=RETRIED),
+        ca_certs=certificates,
+    )
+
+
 class S3Store(Store):
     """Objects in a bucket of any S3 server (MinIO, AWS, …), below an optional prefix.
 
@@ -54,14 +66,7 @@ class S3Store(Store):
         self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
         self.cache = FileCache(config.cache_dir / "objects", int(config.cache_gb * 1e9))
         self._own = hashlib.sha256(f"{config.s3_endpoint}/{self.url}".encode()).hexdigest()[:16]
-        self.http = urllib3.PoolManager(
-            maxsize=CONNECTIONS,
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-            retries=urllib3.Retry(
-                total=5, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]
-            ),
-            ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-        )
+        self.http = _connections(os.getpid(), os.environ.get("SSL_CERT_FILE") or certifi.where())
         self.client = _client("HTD_S3_ENDPOINT", config.s3_endpoint, config, self.http)
         self.signer = (
             _client("HTD_S3_PUBLIC_ENDPOINT", config.s3_public_endpoint, config, self.http)

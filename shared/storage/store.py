@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -252,9 +252,7 @@ class Store(ABC):
         data = self.get(key)
         if len(data) < LARGE_RECORD:
             return model.model_validate_json(data)
-        parsed = _parsed(model, data)
-        assert isinstance(parsed, model)
-        return parsed
+        return cast(M, _parsed(model, data))
 
     @contextmanager
     def writing(self, key: str, suffix: str = "") -> Iterator[Path]:

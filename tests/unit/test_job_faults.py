@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,26 @@ def test_a_late_worker_writes_nothing_over_a_newer_submission(
     )  # fmt: skip
     assert not ledger.is_done(job, "square-0")
     assert not ledger.store.exists("toy/toy/square-0")
+
+
+def test_a_worker_that_was_paused_writes_nothing_over_what_another_has_made(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease has ended meanwhile; another GPU may have given other bytes."""
+    job = ledger.submit(ToyRequest(parts=1))
+    step(ledger, job, "plan")
+    later = time.time() + CONFIG.lease_seconds + 1
+
+    def another() -> None:
+        step(ledger, job, "square-0")
+        ledger.store.put("toy/toy/square-0", b"of another GPU")
+        monkeypatch.setattr(execution.time, "time", lambda: later)
+
+    execute(
+        ledger, Overtaken(another), job, "square-0", leases=NoLeases(), reporter=Reporter(),
+        config=CONFIG,
+    )  # fmt: skip
+    assert ledger.store.get("toy/toy/square-0") == b"of another GPU"
 
 
 def test_an_error_of_a_late_worker_is_none_of_the_newer_submission(ledger: Ledger) -> None:

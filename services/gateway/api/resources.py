@@ -17,7 +17,7 @@ from services.gateway.api.session import Sessions
 from services.gateway.api.tokens import Tokens
 from services.gateway.signing import SignedRecords
 from shared.contracts.base import Request
-from shared.contracts.tenants import TenantRecord, tenant_key
+from shared.contracts.tenants import LOCAL, TenantRecord, tenant_key
 from shared.jobs import Ledger
 from shared.queue.redis_state import read_progress
 from shared.queue.tenants import tenant_ledger
@@ -83,6 +83,8 @@ class Resources:
         if ledger.is_open(job):
             return job
         ledger.submit(request, job=job, replace=replace)
+        about = {"job": job, "tenant": ledger.owner or LOCAL}
+        log.info("%s: submitted", job, extra=about)
         self.start(ledger, job)
         return job
 
