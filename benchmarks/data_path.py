@@ -2,7 +2,8 @@
 
 Ways are interleaved, round by round; figures are medians of ratios within a round. Processor time
 of all processes is compared, because seconds suffer from whatever else the machine does. Without
-SLIDE, a JPEG pyramid and an SVS are made of a drawn tissue. Figures are added to --out.
+SLIDE, a JPEG pyramid and an SVS are made of a drawn tissue. Other libraries are measured beside it
+if they are there (`benchmarks.patch_readers`). Figures are added to --out.
 """
 
 from __future__ import annotations
@@ -11,27 +12,34 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import imagecodecs
 import numpy as np
-import openslide
 import psutil
 import tifffile
 
+from benchmarks.patch_readers import READERS, Read, usable
+from services.cluster.kmeans import assign, half_units, kmeans, normalize
+from services.cluster.stage import PATCHES_AT_ONCE
 from shared.arrays import Int64, UInt8
 from shared.computing import prepare
+from shared.contracts.ingest import PatchGrid, SlideRecord
+from shared.features import FeaturesFile, write_features
 from shared.imaging.patch_reading import read_patches
 from shared.imaging.sandboxed_slide import SandboxedSlide
 from shared.imaging.slide import Slide
 from shared.storage.cache import FileCache
 
 SIDE, BATCH, MPP = 256, 64, 0.5
+WIDTH, TYPES = 1536, 100
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 
 
@@ -40,30 +48,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slides", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--packages", type=Path, help="folder of libraries to compare with")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
+    if asked.packages:
+        sys.path.append(str(asked.packages))  # after the project's own packages
     prepare(1)  # as workers do
     with tempfile.TemporaryDirectory() as folder:
         paths = asked.slides or drawn_slides(Path(folder))
         figures: dict[str, Any] = {
             "data_path": {path.name: measure(path, asked.rounds) for path in paths},
             "cache": cached(Path(folder)),
+            "clustering": clustering(Path(folder)),
         }
     print(json.dumps(figures, indent=1))
     known = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    asked.out.write_text(json.dumps(known | figures, indent=1, sort_keys=True) + "\n")
+    asked.out.write_text(json.dumps(known | figures, indent=1) + "\n")
 
 
 def measure(path: Path, rounds: int) -> dict[str, object]:
     """Measure the reading of a slide's level 0 in all ways, which take turns."""
     decode, pixels = bare(path)
+    readers, absent = usable(path, SIDE)
     ways: dict[str, Callable[[], tuple[float, float]]] = {
         "bare": lambda: (timed(decode)[1], pixels),
         "ours": lambda: ours(path, SIDE),
         "ours, half overlapping": lambda: ours(path, SIDE // 2),
         "one by one": lambda: one_by_one(path, SIDE),
         "one by one, half overlapping": lambda: one_by_one(path, SIDE // 2),
-        "OpenSlide": lambda: plain(path, SIDE),
+        **{name: partial(plain, path, READERS[name], SIDE) for name in readers},
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
@@ -85,7 +98,9 @@ def measure(path: Path, rounds: int) -> dict[str, object]:
         "ours ÷ one by one, half overlapping": ratio(
             "ours, half overlapping", "one by one, half overlapping"
         ),
-        "ours ÷ OpenSlide": ratio("ours", "OpenSlide"),
+        **{f"ours ÷ {name}": ratio("ours", name) for name in readers},
+        "grey levels off OpenSlide's": readers,
+        "not measured": absent,
         "share of time that an encoder of 0.8 × the rate waits": round(
             statistics.median(waiting(path) for _ in range(rounds)), 3
         ),
@@ -151,19 +166,16 @@ def one_by_one(path: Path, step: int) -> tuple[float, float]:
         return timed(read, processes)[1], len(used) * SIDE**2
 
 
-def plain(path: Path, step: int) -> tuple[float, float]:
-    """Return processor seconds of a plain loop over OpenSlide, and pixels of the patches."""
+def plain(path: Path, open_with: Callable[[Path], Read], step: int) -> tuple[float, float]:
+    """Return processor seconds of a plain loop over a reader, and pixels of the patches."""
     with Slide.open(path, MPP) as slide:
         corners = corners_of(slide, step)
-    with openslide.OpenSlide(path) as source:
+    read = open_with(path)  # anew each time, so that nothing is in its cache
 
-        def read() -> list[UInt8]:
-            return [
-                np.asarray(source.read_region((x, y), 0, (SIDE, SIDE)).convert("RGB"))[:1, :1]
-                for x, y in corners.tolist()
-            ]
+    def loop() -> list[UInt8]:
+        return [read(x, y, SIDE)[:1, :1] for x, y in corners.tolist()]
 
-        return timed(read)[1], len(corners) * SIDE**2
+    return timed(loop)[1], len(corners) * SIDE**2
 
 
 def waiting(path: Path) -> float:
@@ -196,6 +208,34 @@ def cached(folder: Path) -> dict[str, float]:
         held = sum(path.stat().st_size for path in cache.folder.rglob("*.svs"))
         most = max(most, held)
     return {"GB gone through": 200, "HTD_CACHE_GB": 2, "largest GB on disk": most / 1e9}
+
+
+def clustering(folder: Path) -> dict[str, float]:
+    """Measure what clustering does with features as wide as UNI2-h's, per processor second."""
+    rows = np.random.default_rng(0).normal(size=(PATCHES_AT_ONCE, WIDTH)).astype(np.float32)
+    path = folder / "features.h5"
+    slide = SlideRecord.model_construct(slide="s", width=9**6, height=9**6, mpp=MPP, mpp_y=MPP)
+    write_features(path, np.zeros((len(rows), 2), np.int64), [rows], WIDTH, slide, PatchGrid(), "")
+    points, centroids = half_units(rows), normalize(rows[:TYPES])
+
+    def rate(do: Callable[[], object], count: float) -> int:
+        return round(statistics.median(count / timed(do)[1] for _ in range(3)))
+
+    with FeaturesFile(path) as file:
+        own = psutil.Process()
+        both = [own, *own.children()]
+        read = min(timed(file.features, both)[1] for _ in range(3))
+    return {
+        "width": WIDTH,
+        "k": TYPES,
+        "patches read": round(len(rows) / read),
+        "patches assigned": round(
+            1 / (1 / rate(lambda: assign(rows, centroids), len(rows)) + read / len(rows))
+        ),
+        "rows of an iteration": rate(
+            lambda: kmeans(points, TYPES, 2, 0, start=centroids), 2 * len(rows)
+        ),
+    }
 
 
 def timed(

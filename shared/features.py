@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,9 @@ from shared.sandbox import ANSWER_BYTES, open_sandboxed
 CPU_SECONDS = 5.0
 """Longest processor time for opening a features file, or reading some rows: HDF5 goes round in
 circles on some damaged files."""
+
+BATCH = 16_384
+"""Rows of a batch; of 1,536 numbers they take 100 MB."""
 
 
 class FeaturesFacts(Contract):
@@ -158,6 +161,11 @@ class FeaturesFile:
         """
         stop = len(self) if stop is None else min(stop, len(self))
         return np.asarray(self._read("features", start, stop, self.dim, np.float32), np.float32)
+
+    def batches(self) -> Iterator[Float32]:
+        """Yield the features in order, float32 (n, dim). Raises `InputError` as `features`."""
+        for start in range(0, len(self), BATCH):
+            yield self.features(start, start + BATCH)
 
     def _read(self, what: str, start: int, stop: int, width: int, dtype: Any) -> Any:
         out = np.empty((stop - start, width), dtype)

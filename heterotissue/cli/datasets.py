@@ -200,7 +200,13 @@ def resolve(
 
 @app.command(epilog=example("htd estimate --model lung --images 1000000 --size 512 --tflops 400"))
 def estimate(
-    model: ModelOption,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="<name>, which is its newest version, or <name>/<version>.",
+            callback=check_name,
+        ),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Number of images.")] = 1_000_000,
     size: Annotated[
         int | None,
@@ -214,15 +220,35 @@ def estimate(
             callback=check_positive,
         ),
     ] = None,
+    slides: Annotated[
+        int | None,
+        typer.Option(min=1, help="Estimate a cohort of so many slides, instead of a dataset."),
+    ] = None,
+    patches: Annotated[
+        int | None, typer.Option(min=1, help="Patches of all slides together; with --slides.")
+    ] = None,
+    dim: Annotated[int, typer.Option(min=1, help="Numbers of a feature.")] = 1536,
+    machines: Annotated[int, typer.Option(min=1, help="Machines with a GPU each.")] = 16,
+    cores: Annotated[int, typer.Option(min=1, help="Cores of a machine.")] = 16,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Measured figures; default: benchmarks/results/scale.json."),
+    ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Estimate the cost of a dataset from one batch on this machine."""
+    """Estimate the cost of a dataset from one batch here, or of a cohort from measured figures."""
+    if (model is None) == (slides is None) or (slides is None) != (patches is None):
+        raise InputError("give --model for a dataset, or --slides and --patches for a cohort")
+    if slides is not None and patches is not None:
+        cohort = (slides, patches, dim)
+        _estimate_cohort(cohort, (machines, cores, tflops), figures)
+        return
     from heterotissue.estimate import estimate as measure
     from shared.diffusion.model_store import load_model
 
     target = Target.of(store, "")
     device = choose_device(target.config.device)
-    sampler = load_model(target.store, find_version(target.store, model), device)
+    sampler = load_model(target.store, find_version(target.store, str(model)), device)
     prepare(target.config.threads)
     with working("measuring"):
         cost = measure(sampler, size or sampler.record.size, batch)
@@ -237,3 +263,15 @@ def estimate(
         rows[f"at {tflops:g} TFLOP/s"] = f"{images * cost.flops / tflops / 3.6e15:,.1f} hours"
     for title, text in rows.items():
         say(f"{title:<20}{text}")
+
+
+def _estimate_cohort(
+    cohort: tuple[int, int, int], machines: tuple[int, int, float | None], figures: Path | None
+) -> None:
+    """Print what a cohort (slides, patches, width of features) takes on machines."""
+    from heterotissue.cohort_cost import RESULTS, TERAFLOPS, Cohort, Machines, lines, read_figures
+
+    number, cores, tflops = machines
+    measured = read_figures(figures or RESULTS)
+    for line in lines(Cohort(*cohort), Machines(number, cores, tflops or TERAFLOPS), measured):
+        say(line)

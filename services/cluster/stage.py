@@ -146,7 +146,7 @@ def _plan(
     phases = [
         tuple(
             shard("sample", slide).model_copy(
-                update={"args": {"slide": slide, "count": _per_slide(request, len(training))}}
+                update={"args": {"slide": slide, "count": per_slide(request, len(training))}}
             )
             for slide in training
         ),
@@ -200,7 +200,7 @@ def _cohort(store: Store, request: ClusterRequest, *slides: str) -> CohortRecord
 def _check_samples(store: Store, request: ClusterRequest, training: list[str]) -> None:
     """Raise `InputError` if the training slides have fewer patches than clusters are wanted."""
     record = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
-    most = _per_slide(request, len(training))
+    most = per_slide(request, len(training))
     counts = [min(record.slides.get(name, 0), most) for name in training]
     if sum(counts) < request.k:
         raise InputError(
@@ -216,7 +216,7 @@ def _check_samples(store: Store, request: ClusterRequest, training: list[str]) -
         )
 
 
-def _per_slide(request: ClusterRequest, slides: int) -> int:
+def per_slide(request: ClusterRequest, slides: int) -> int:
     """Return how many patches each of the training slides gives at most."""
     return max(1, min(request.sample_per_slide, request.max_samples // max(1, slides)))
 
@@ -251,7 +251,7 @@ def _fit(request: ClusterRequest, context: Context) -> dict[str, Any]:
     """Cluster the samples of all training slides, which lie in a file meanwhile."""
     store = context.store
     slides = _cohort(store, request).of_split("train")
-    most, rows, width = _per_slide(request, len(slides)), 0, 0
+    most, rows, width = per_slide(request, len(slides)), 0, 0
     with tempfile.TemporaryFile(prefix="htd-samples-") as file:
         for sample in _samples(store, request.run, slides):
             # Kept samples of a smaller cohort are larger than the share that slides have now.

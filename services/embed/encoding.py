@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -131,10 +130,9 @@ def join_parts(
         for suffix in (".h5", ".json")
     )
     each = [store.get_model(key, Encoded) for key in about]
-    paths = [store.local(key) for key in keys]
     corners = []
-    for path in paths:
-        with FeaturesFile(path) as file:
+    for key in keys:  # one at a time, as together they may not fit into the cache
+        with FeaturesFile(store.local(key)) as file:
             corners.append(file.coords)
             dim = file.dim
     joined = np.concatenate(corners)
@@ -145,7 +143,7 @@ def join_parts(
     key = features_key(request.encoder, request.cohort, name)
     with store.writing(key) as written:
         write_features(
-            written, joined, _features(paths), dim, read_record(store, record, name),
+            written, joined, _features(store, keys), dim, read_record(store, record, name),
             record.patches, request.encoder, filters=filters_of(request),
         )  # fmt: skip
         digest = sha256_file(written)
@@ -165,7 +163,7 @@ def check_damage(request: EmbedRequest, name: str, damaged: int, patches: int) -
         )
 
 
-def _features(paths: list[Path]) -> Iterator[Float32]:
-    for path in paths:
-        with FeaturesFile(path) as file:
+def _features(store: Store, keys: list[str]) -> Iterator[Float32]:
+    for key in keys:
+        with FeaturesFile(store.local(key)) as file:
             yield file.features()

@@ -6,15 +6,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.arrays import Float64, Int64
 from shared.contracts.ingest import PatchGrid, SlideRecord
 from shared.errors import InputError, quoted
-from shared.features import FeaturesFile, PatchFeatures
+from shared.features import FeaturesFile
 
 SUFFIXES = (".h5", ".hdf5")
 
@@ -150,48 +150,48 @@ def _plain(text: str) -> str:
 
 
 def checked(
-    where: str, patches: PatchFeatures, slide: SlideRecord, grid: PatchGrid, own: Int64
-) -> tuple[PatchFeatures, float]:
+    where: str, file: FeaturesFile, slide: SlideRecord, grid: PatchGrid, own: Int64
+) -> tuple[NDArray[np.bool_], float]:
     """Check that features are those of a slide's patches.
 
     Args:
         where: name of the file, for messages.
-        patches: the content of the file.
+        file: the open file, whose features are read in batches.
         slide: the slide.
         grid: size, resolution and spacing of the cohort's patches.
         own: int64 (n, 2), level-0 corners of the slide's own patches.
 
     Returns:
-        The features without patches of which more than half hangs over the edge of the slide
-        (tools that lay a grid over the whole slide have such), and the share of the slide's
-        own patches that they cover, 0 to 1.
+        Which of the file's patches are kept, bool (N,): those of which at most half hangs over
+        the edge of the slide (tools that lay a grid over the whole slide have others); and the
+        share of the slide's own patches that they cover, 0 to 1.
 
     Raises:
         InputError: size, resolution, spacing or places of the patches are not the slide's, or
             rows are doubled, zero or all alike.
     """
-    _check_stated(where, patches, slide, grid)
-    _check_rows(where, patches)
+    _check_stated(where, file.stated, slide, grid)
+    _check_rows(where, file)
     side = grid.size * grid.mpp / np.array([slide.mpp, slide.mpp_y])
     step = grid.stride * grid.mpp / np.array([slide.mpp, slide.mpp_y])
     size = np.array([slide.width, slide.height])
-    outside = np.any((patches.coords < 0) | (patches.coords >= size), axis=1)
+    outside = np.any((file.coords < 0) | (file.coords >= size), axis=1)
     if outside.any():
-        x, y = patches.coords[outside][0]
+        x, y = file.coords[outside][0]
         raise InputError(
             f"{where}: {outside.sum()} of {len(outside)} patches begin outside {slide.slide} "
             f"({slide.width}×{slide.height} px), such as ({x}, {y}): was it made from another "
             "slide, or are its coordinates not of level 0?"
         )
-    inside = np.all(patches.coords + side / 2 <= size, axis=1)
-    kept = replace(patches, coords=patches.coords[inside], features=patches.features[inside])
-    _check_spacing(where, kept.coords, step)
-    return kept, _check_places(where, kept.coords, own, step)
+    inside: NDArray[np.bool_] = np.all(file.coords + side / 2 <= size, axis=1)
+    _check_spacing(where, file.coords[inside], step)
+    return inside, _check_places(where, file.coords[inside], own, step)
 
 
-def _check_stated(where: str, patches: PatchFeatures, slide: SlideRecord, grid: PatchGrid) -> None:
+def _check_stated(
+    where: str, stated: Mapping[str, float], slide: SlideRecord, grid: PatchGrid
+) -> None:
     """Compare what the file states with the slide and the grid."""
-    stated = patches.stated
     for key, length in (("level0_width", slide.width), ("level0_height", slide.height)):
         if key in stated and stated[key] != length:
             raise InputError(
@@ -257,24 +257,28 @@ def _sides(where: str, stated: Mapping[str, float], slide: SlideRecord) -> list[
     return found
 
 
-def _check_rows(where: str, patches: PatchFeatures) -> None:
+def _check_rows(where: str, file: FeaturesFile) -> None:
     """Refuse doubled coordinates, and features that are zero or all alike."""
-    total = len(patches.coords)
-    _, first, counts = np.unique(patches.coords, axis=0, return_index=True, return_counts=True)
+    total = len(file)
+    _, first, counts = np.unique(file.coords, axis=0, return_index=True, return_counts=True)
     if len(first) < total:
-        x, y = patches.coords[first[counts.argmax()]]
+        x, y = file.coords[first[counts.argmax()]]
         raise InputError(
             f"{where} has {total - len(first)} doubled coordinates among {total}, such as "
             f"({x}, {y}), {counts.max()} times"
         )
-    norms = np.linalg.norm(patches.features.astype(np.float64), axis=1)
-    zero = norms < 1e-12
-    if zero.any():
+    zero, alike, unit = 0, True, None
+    for rows in file.batches():
+        norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+        zero += int((norms < 1e-12).sum())
+        units = rows / np.maximum(norms, 1e-12)[:, None]
+        unit = units[0] if unit is None else unit
+        alike = alike and bool(np.abs(units - unit).max() < 1e-6)
+    if zero:
         raise InputError(
-            f"{where}: the features of {zero.sum()} of {total} patches are zero: make them again"
+            f"{where}: the features of {zero} of {total} patches are zero: make them again"
         )
-    unit = patches.features / norms[:, None]
-    if total > 1 and np.abs(unit - unit[0]).max() < 1e-6:
+    if total > 1 and alike:
         raise InputError(f"{where}: all {total} patches have the same features: make them again")
 
 

@@ -6,13 +6,11 @@ If needed, a shard before them trains the embedded encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-import cv2
-import numpy as np
 import pyarrow.parquet as pq
-import safetensors.torch
 from pydantic import JsonValue
 
 from services.embed.encoding import encode_patches, join_parts, part_count, read_corners
@@ -24,12 +22,10 @@ from services.embed.imported import (
     usual_width,
     widths_of,
 )
-from services.embed.training import WINDOW, train_encoder
-from shared.arrays import UInt8
+from services.embed.training import fit_encoder
 from shared.contracts.embed import (
     EmbedRequest,
     FeatureRecord,
-    embedded_key,
     feature_record_key,
     features_key,
     part_key,
@@ -42,17 +38,21 @@ from shared.contracts.ingest import (
 from shared.encoders import REGISTRY, load_encoder
 from shared.encoders.embedded import PatchNet
 from shared.errors import InputError
-from shared.features import read_features, write_features
-from shared.imaging.slide import DamagedError, Slide
-from shared.imaging.stored_slides import open_slide, read_record
+from shared.features import BATCH, FeaturesFile, write_features
+from shared.imaging.stored_slides import read_record
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import Store, check_room, content_hash, file_identity, sha256, sha256_file
+from shared.jobs.records import READERS
+from shared.storage import (
+    Store,
+    check_room,
+    content_hash,
+    file_identity,
+    file_size,
+    sha256,
+    sha256_file,
+)
 
 FIT = "fit-encoder"
-
-MIN_WINDOWS = 32
-"""Fewest windows of a slide in the training of the embedded encoder. A step contrasts windows of
-one slide with each other, so a few teach nothing."""
 
 
 class EmbedStage(Stage[EmbedRequest]):
@@ -77,7 +77,7 @@ class EmbedStage(Stage[EmbedRequest]):
     def run(self, request: EmbedRequest, shard: Shard, context: Context) -> dict[str, Any]:
         record = context.store.get_model(cohort_key(request.cohort), CohortRecord)
         if shard.id == FIT:
-            return _fit(request, record, context)
+            return fit_encoder(request, record, context)
         if request.imported is not None:
             return _import(request, record, shard, context)
         return _embed(request, record, shard, context)
@@ -131,6 +131,7 @@ def _shard(
     record: CohortRecord,
     slide: str,
     store: Store,
+    weights: str | None,
     file: str | None = None,
     width: int | None = None,
 ) -> Shard:
@@ -140,7 +141,8 @@ def _shard(
         request: the request.
         record: the cohort.
         slide: name of the slide.
-        store: holds weights and imported files.
+        store: holds imported files.
+        weights: identity of the encoder's own weights, if there are any.
         file: file of imported features, if there is one.
         width: width that its features must have; None: any.
     """
@@ -151,8 +153,8 @@ def _shard(
         "mpp": str(record.mpp.get(slide)),
         "patches": record.places.get(slide, ""),
     }
-    if request.weights is not None:
-        reads["weights"] = file_identity(store, request.weights)
+    if weights is not None:
+        reads["weights"] = weights
     if file is not None:
         reads["imported"] = file_identity(store, file)
     after = (FIT,) if request.encoder == "embedded" and request.imported is None else ()
@@ -168,10 +170,11 @@ def _plan_slides(
     request: EmbedRequest, record: CohortRecord, store: Store
 ) -> tuple[tuple[Shard, ...], ...]:
     """Make a shard for each slide; several for a large one, which a shard of a next phase joins."""
+    weights = _weights(request, store)
     units: list[Shard] = []
     joins: list[Shard] = []
     for slide in sorted(record.splits):
-        whole = _shard(request, record, slide, store)
+        whole = _shard(request, record, slide, store, weights)
         count = part_count(_patches(store, record, slide))
         if count == 1:
             units.append(whole)
@@ -213,7 +216,11 @@ def _fit_shard(request: EmbedRequest, record: CohortRecord) -> Shard:
 def _plan_import(request: EmbedRequest, record: CohortRecord, store: Store) -> tuple[Shard, ...]:
     """Make a shard for each slide, with its file; the shard of a slide without a file fails."""
     place = _place(request)
-    slides = {name: read_record(store, record, name) for name in sorted(record.splits)}
+    names = sorted(record.splits)
+    with ThreadPoolExecutor(READERS) as pool:
+        slides = dict(
+            zip(names, pool.map(lambda name: read_record(store, record, name), names), strict=True)
+        )
     files = match_files(_files(place, store), slides)
     if not files:
         raise InputError(
@@ -224,13 +231,22 @@ def _plan_import(request: EmbedRequest, record: CohortRecord, store: Store) -> t
     if widths is None and Path(place).is_absolute():
         widths = widths_of(Path(place), files.values())
     taken = set(files.values())
+    if store.free() is not None:
+        needed = sum(file_size(store, f"{place}/{file}") for file in taken)
+        check_room(store, needed, f"features of {len(files):,} slides")
+    weights = _weights(request, store)
     usual = usual_width({name: own for name, own in (widths or {}).items() if name in taken})
     return tuple(
         _shard(
-            request, record, name, store, f"{place}/{files[name]}" if name in files else None, usual
+            request, record, name, store, weights,
+            f"{place}/{files[name]}" if name in files else None, usual,
         )
         for name in slides
-    )
+    )  # fmt: skip
+
+
+def _weights(request: EmbedRequest, store: Store) -> str | None:
+    return None if request.weights is None else file_identity(store, request.weights)
 
 
 def _place(request: EmbedRequest) -> str:
@@ -263,92 +279,41 @@ def _import(
     if expected is not None and content_hash(path) != expected:
         raise InputError(f"{where} has changed since the import began: run the command again")
     slide = read_record(store, record, shard.id)
-    found = read_features(path, where)
-    check_owner(where, found.slide, shard.id, slide)
     own = read_corners(store, request.cohort, shard.id)
-    patches, covered = checked(where, found, slide, record.patches, own)
-    known, width = REGISTRY.get(request.encoder), patches.features.shape[1]
-    if known is not None and width != known.dim:
-        raise InputError(
-            f"{where} has features of width {width}, but those of {request.encoder} have "
-            f"{known.dim}: give the encoder that made them by --encoder"
-        )
-    usual = shard.args.get("width")
-    if usual is not None and width != usual:
-        raise InputError(
-            f"{where} has features of width {width}, but most files have {usual}: is it of another "
-            "encoder?"
-        )
-    key = features_key(request.encoder, request.cohort, shard.id)
-    with store.writing(key) as written:
-        write_features(
-            written, patches.coords, [patches.features], width, slide, record.patches,
-            request.encoder,
-        )  # fmt: skip
-        digest = sha256_file(written)
+    with FeaturesFile(path, where) as found:
+        check_owner(where, found.slide, shard.id, slide)
+        kept, covered = checked(where, found, slide, record.patches, own)
+        total, width, coords = len(found), found.dim, found.coords[kept]
+        known = REGISTRY.get(request.encoder)
+        if known is not None and width != known.dim:
+            raise InputError(
+                f"{where} has features of width {width}, but those of {request.encoder} have "
+                f"{known.dim}: give the encoder that made them by --encoder"
+            )
+        usual = shard.args.get("width")
+        if usual is not None and width != usual:
+            raise InputError(
+                f"{where} has features of width {width}, but most files have {usual}: is it of "
+                "another encoder?"
+            )
+        with store.writing(features_key(request.encoder, request.cohort, shard.id)) as written:
+            batches = (
+                rows[kept[start : start + BATCH]]
+                for start, rows in zip(range(0, total, BATCH), found.batches(), strict=True)
+            )
+            about = (slide, record.patches, request.encoder)
+            write_features(written, coords, batches, width, *about)
+            digest = sha256_file(written)
     return {
         "file": where,
-        "patches": len(patches.coords),
+        "patches": len(coords),
         "dim": width,
         "license": known.license if known else "unknown",
         "sha256": digest,
         "patches_sha256": record.patches_of(shard.id),
         "covered": covered,
-        "over_the_edge": len(found.coords) - len(patches.coords),
+        "over_the_edge": total - len(coords),
     }
-
-
-def _fit(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[str, Any]:
-    """Train the embedded encoder on windows centred on patches.
-
-    Each training slide gives as many; of more slides than can give `MIN_WINDOWS`, some are drawn.
-    Windows are read at the resolution at which a patch is 64 px wide. Returns `windows`, their
-    number.
-    """
-    slides, most = record.of_split("train"), max(1, request.train_patches // MIN_WINDOWS)
-    rng = np.random.default_rng([request.seed, 3])
-    if len(slides) > most:
-        slides = sorted(rng.permutation(slides)[:most].tolist())
-    per_slide = max(1, request.train_patches // max(1, len(slides)))
-    windows: list[UInt8] = []
-    numbers: list[int] = []
-    for number, name in enumerate(slides):
-        table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
-        x, y = (np.asarray(table[axis]) for axis in ("x", "y"))
-        chosen = np.sort(rng.permutation(len(x))[:per_slide])
-        with open_slide(context.store, record, name) as (slide, _):
-            mpp = record.patches.mpp * record.patches.size / 64
-            margin = (WINDOW - 64) / 2 * mpp
-            for i in chosen:
-                corner = (round(x[i] - margin / slide.mpp), round(y[i] - margin / slide.mpp_y))
-                try:
-                    windows.append(_read(slide, *corner, WINDOW, mpp))
-                except DamagedError:
-                    continue
-                numbers.append(number)
-        context.progress(0, request.train_steps, f"read {name}")
-    if len(windows) < 2:
-        raise InputError(
-            f"cohort {request.cohort!r} has {len(windows)} patches in its train split, too few to "
-            "train an encoder: add slides, or lower min_tissue"
-        )
-    net = train_encoder(
-        np.stack(windows), np.array(numbers), request.train_steps, request.seed, context.device,
-        context.progress,
-    )  # fmt: skip
-    data = safetensors.torch.save({k: v.cpu() for k, v in net.state_dict().items()})
-    context.store.put(embedded_key(request.cohort), data)
-    return {"windows": len(windows)}
-
-
-def _read(slide: Slide, x: int, y: int, side: int, mpp: float) -> UInt8:
-    """Read a square of `side` pixels; enlarge it if `mpp` is finer than the slide."""
-    finest = max(mpp, slide.finest)
-    pixels = max(1, round(side * mpp / finest))
-    image = slide.read(x, y, (pixels, pixels), finest)
-    if pixels == side:
-        return image
-    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def _embed(

@@ -13,15 +13,24 @@ The training is contrastive (SimCLR, Chen et al. 2020), adapted to tissue:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.arrays import Int64, UInt8
+from shared.contracts.embed import EmbedRequest, embedded_key
+from shared.contracts.ingest import CohortRecord, patches_key
 from shared.encoders import IMAGENET, PatchNet, normalized, random_net
+from shared.errors import InputError
+from shared.imaging.slide import DamagedError, Slide
+from shared.imaging.stored_slides import open_slide
+from shared.jobs import Context
 
 SIDE = 64
 """Side of a view, pixels."""
@@ -32,6 +41,10 @@ WINDOW = 96
 BATCH = 96
 TEMPERATURE = 0.2
 PROJECTION = 96
+
+MIN_WINDOWS = 32
+"""Fewest windows of a slide. A step contrasts windows of one slide, so a few teach nothing."""
+
 LEARNING_RATE = 1e-3
 """Learning rate. At twice this rate, or without gradient clipping, the features of all views may
 collapse to one value on some processors."""
@@ -127,3 +140,56 @@ def train_encoder(
         schedule.step()
         report(step + 1, steps, f"loss {loss.item():.3f}")
     return net.eval()
+
+
+def fit_encoder(request: EmbedRequest, record: CohortRecord, context: Context) -> dict[str, Any]:
+    """Train the embedded encoder on windows centred on patches.
+
+    Each training slide gives as many; of more slides than can give `MIN_WINDOWS`, some are drawn.
+    Windows are read at the resolution at which a patch is 64 px wide. Returns `windows`, their
+    number.
+    """
+    slides, most = record.of_split("train"), max(1, request.train_patches // MIN_WINDOWS)
+    rng = np.random.default_rng([request.seed, 3])
+    if len(slides) > most:
+        slides = sorted(rng.permutation(slides)[:most].tolist())
+    per_slide = max(1, request.train_patches // max(1, len(slides)))
+    windows: list[UInt8] = []
+    numbers: list[int] = []
+    for number, name in enumerate(slides):
+        table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
+        x, y = (np.asarray(table[axis]) for axis in ("x", "y"))
+        chosen = np.sort(rng.permutation(len(x))[:per_slide])
+        with open_slide(context.store, record, name) as (slide, _):
+            mpp = record.patches.mpp * record.patches.size / 64
+            margin = (WINDOW - 64) / 2 * mpp
+            for i in chosen:
+                corner = (round(x[i] - margin / slide.mpp), round(y[i] - margin / slide.mpp_y))
+                try:
+                    windows.append(_read(slide, *corner, WINDOW, mpp))
+                except DamagedError:
+                    continue
+                numbers.append(number)
+        context.progress(0, request.train_steps, f"read {name}")
+    if len(windows) < 2:
+        raise InputError(
+            f"cohort {request.cohort!r} has {len(windows)} patches in its train split, too few to "
+            "train an encoder: add slides, or lower min_tissue"
+        )
+    net = train_encoder(
+        np.stack(windows), np.array(numbers), request.train_steps, request.seed, context.device,
+        context.progress,
+    )  # fmt: skip
+    data = safetensors.torch.save({k: v.cpu() for k, v in net.state_dict().items()})
+    context.store.put(embedded_key(request.cohort), data)
+    return {"windows": len(windows)}
+
+
+def _read(slide: Slide, x: int, y: int, side: int, mpp: float) -> UInt8:
+    """Read a square of `side` pixels; enlarge it if `mpp` is finer than the slide."""
+    finest = max(mpp, slide.finest)
+    pixels = max(1, round(side * mpp / finest))
+    image = slide.read(x, y, (pixels, pixels), finest)
+    if pixels == side:
+        return image
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)

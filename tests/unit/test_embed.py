@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from heterotissue.embedding_cost import embedding_line
-from services.embed import encoding, stage, training
+from services.embed import encoding, training
 from services.embed.encoding import part_bounds
 from services.embed.stage import EmbedStage
 from shared.contracts.embed import (
@@ -92,13 +92,13 @@ def test_each_slide_that_the_encoder_learns_from_gives_many_windows(
         taught.append(slides)
         return random_net(0)
 
-    monkeypatch.setattr(stage, "train_encoder", train)
+    monkeypatch.setattr(training, "train_encoder", train)
     record = store.get_model(cohort_key("textures"), CohortRecord)
     context = Context(StoreView(store), threads=1, device="cpu", report=lambda *_: None)
     for patches in (64, 96):
         request = EmbedRequest(cohort="textures", train_patches=patches)
         weights = store.get(embedded_key("textures"))
-        assert stage._fit(request, record, context) == {"windows": patches}
+        assert training.fit_encoder(request, record, context) == {"windows": patches}
         store.put(embedded_key("textures"), weights)
     assert [np.bincount(slides).tolist() for slides in taught] == [[32, 32], [32, 32, 32]]
 
