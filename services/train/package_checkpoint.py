@@ -29,6 +29,7 @@ def package_checkpoint(store: Store, reference: str, path: Path) -> None:
         "normalization": weights.normalization,
         "classes": weights.classes,
         "student": student and student.model_dump(mode="json"),
+        "head_width": weights.head_width,
     }
     half = {name: value.to(torch.float16).contiguous() for name, value in tensors.items()}
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

@@ -34,7 +34,8 @@ from shared.storage import Store
 class Weights:
     """Weights to start from: tensors by name, the VAE's normalization, and the class names.
 
-    `unlearnt` are those of the classes that these weights were not trained on either.
+    `unlearnt` are those of the classes that these weights were not trained on either; `head_width`
+    is that of the denoiser's recipe.
     """
 
     vae: dict[str, Tensor]
@@ -42,6 +43,7 @@ class Weights:
     normalization: dict[str, Any]
     classes: list[str]
     unlearnt: tuple[str, ...] = ()
+    head_width: int = 32
 
 
 def packaged_path(name: str) -> Path:
@@ -105,6 +107,7 @@ def _read_packaged(name: str) -> Weights:
         denoiser=_part(tensors, "denoiser."),
         normalization=meta["normalization"],
         classes=meta["classes"],
+        head_width=meta.get("head_width", 32),
     )
 
 
@@ -116,6 +119,7 @@ def _read_version(store: Store, reference: str) -> Weights:
         normalization(loaded.pipeline.vae),
         loaded.record.classes.names,
         loaded.record.unlearnt,
+        loaded.record.recipe.denoiser.head_width,
     )
 
 
@@ -152,8 +156,14 @@ def start_denoiser(denoiser: Denoiser, weights: Weights, classes: list[str]) -> 
     the weights over by name.
 
     Raises:
-        InputError: the weights are for another conditioning, or for layers of other shapes.
+        InputError: the weights are for another conditioning, or for other layers.
     """
+    width = int(denoiser.config.get("head_width", weights.head_width))
+    if width != weights.head_width:  # whose layers have the same shapes
+        raise InputError(
+            f"the checkpoint to start from has attention heads of {weights.head_width} channels, "
+            f"the recipe heads of {width}: set recipe.denoiser.head_width={weights.head_width}"
+        )
     try:
         state = denoiser.adapted(weights.denoiser, weights.classes, classes)
     except KeyError as error:

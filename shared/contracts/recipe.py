@@ -117,6 +117,11 @@ class DenoiserRecipe(Contract):
     attention: tuple[bool, ...] = Field(
         (False, True, True), description="whether each level has attention"
     )
+    head_width: int = Field(
+        32,
+        ge=8,
+        description="channels of an attention head (regional, embedding); GPUs are faster with 64",
+    )
     condition_channels: int = Field(64, ge=4, description="channels of the encoded condition")
     student: StudentRecipe | None = Field(
         None, description="settings of a student of the warm-start model, to sample in few steps"

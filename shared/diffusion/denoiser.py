@@ -23,6 +23,9 @@ TIME_SCALE = 1000.0
 Tensors = dict[str, Tensor]
 """Tensors by name."""
 
+KEPT = "kept_"
+"""Begins the names of the tensors that `Denoiser.keep` adds to an encoded condition."""
+
 Encode = Callable[[Tensor], Tensor]
 """Encodes images (B, 3, H, W) in [-1, 1] to normalized latents."""
 
@@ -102,6 +105,13 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
             encode,
         )
         return self.encode_condition(condition)
+
+    def keep(self, encoded: Tensors) -> Tensors:
+        """Add to an encoded condition what each step would compute anew from it alone.
+
+        With and without, `forward` gives the same. By default there is nothing to add.
+        """
+        return encoded
 
     @staticmethod
     def join(parts: Sequence[Tensors]) -> Tensors:

@@ -43,10 +43,11 @@ class EmbeddingDenoiser(RegionalDenoiser):
         condition_channels: int,
         first: int,
         crop_side: int,
+        head_width: int = 32,
     ) -> None:
         super().__init__(
             classes, latent_channels, factor, channels, layers, attention, condition_channels,
-            first, crop_side,
+            first, crop_side, head_width,
         )  # fmt: skip
         spec = REGISTRY[ENCODER]
         self.encoder = timm.create_model(spec.architecture, **spec.options)

@@ -77,6 +77,7 @@ def guided(denoiser: Denoiser, encoded: Tensors, guidance: Guidance) -> Velocity
         encoded: the result of `Denoiser.encode_branches`.
         guidance: the weights of the branches.
     """
+    encoded = denoiser.keep(encoded)
 
     def velocity(sample: Tensor, time: float) -> Tensor:
         weights = guidance.weights_at(time)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shared.diffusion.autoencoder import Autoencoder
-from shared.diffusion.denoiser import Denoiser, Tensors
+from shared.diffusion.denoiser import KEPT, Denoiser, Tensors
+from shared.diffusion.regional import RegionalDenoiser
 
 Forward = Callable[[Tensor, Tensor, Tensors], Tensor]
 """The forward pass of a denoiser, see `Denoiser.forward`."""
@@ -47,6 +48,8 @@ def prepare_denoiser(denoiser: Denoiser, precision: str) -> None:
     if denoiser.device.type == "cpu":
         return
     _convert(denoiser.unet, precision)
+    if isinstance(denoiser, RegionalDenoiser):
+        denoiser.kept_above = CAPTURED_ROWS
     denoiser.forward = Captured(denoiser.forward)  # type: ignore[method-assign]
 
 
@@ -86,7 +89,9 @@ class Captured:
         rows = len(sample)
         if rows > self.max_rows:
             return self.forward(sample, time, encoded)
-        given = {"sample": sample, "time": time, **encoded}
+        # A graph has memory of its own for its inputs: it computes again what was kept.
+        known = {name: value for name, value in encoded.items() if not name.startswith(KEPT)}
+        given = {"sample": sample, "time": time, **known}
         full = 1 << (rows - 1).bit_length()
         key = tuple((name, value.shape[1:]) for name, value in given.items())
         key = (("rows", torch.Size([full])), *key)

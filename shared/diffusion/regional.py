@@ -8,8 +8,9 @@
 - In the UNet's attention levels, each place attends to the tokens of its classes. They carry
   the texture. Tokens do not contain the place of a crop, so crops cannot carry layout.
 
-Map, crops and summaries are encoded once per image, only the UNet runs in each step. The cost
-grows with the number of given crops, not with the number of classes.
+Map, crops and summaries are encoded once per image, only the UNet runs in each step. `keep` also
+computes once what the UNet's first convolution makes of them, and the tokens' keys and values. The
+cost grows with the number of given crops, not with the number of classes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +31,7 @@ from shared.contracts.base import Classes
 from shared.contracts.recipe import DenoiserRecipe
 from shared.diffusion.autoencoder import Autoencoder
 from shared.diffusion.crops import Crop
-from shared.diffusion.denoiser import TIME_SCALE, Denoiser, Encode, Tensors
+from shared.diffusion.denoiser import KEPT, TIME_SCALE, Denoiser, Encode, Tensors
 
 MAP_WIDTH = 8
 """Width of the embedding of a pixel's class."""
@@ -38,8 +40,47 @@ MASKED = -1e4
 """Attention bias of masked tokens: their softmax weight is 0, also in half precision."""
 
 
+STEM = f"{KEPT}stem"
+KEPT_BYTES = 1 << 30
+"""Largest size of what `RegionalDenoiser.keep` adds; more is computed anew in each step."""
+
+
+class Stem(nn.Conv2d):
+    """The UNet's first convolution, of a sample and its features, in two parts.
+
+    Args:
+        sample, features: their channels.
+        out: channels of the result.
+    """
+
+    def __init__(self, sample: int, features: int, out: int) -> None:
+        super().__init__(sample + features, out, 3, padding=1)
+        self.sample = sample
+
+    def of_features(self, features: Tensor) -> Tensor:
+        """Return the part of the features, (B, out, h, w)."""
+        return functional.conv2d(features, self.weight[:, self.sample :], self.bias, padding=1)
+
+    def forward(self, joined: Tensor) -> Tensor:
+        """Map the sample and the features' part, (B, sample + out, h, w), to (B, out, h, w)."""
+        sample, features = joined.split([self.sample, self.out_channels], 1)
+        own = functional.conv2d(sample, self.weight[:, : self.sample], padding=1)
+        return own + features.to(own.dtype)
+
+
 class RegionAttention:
-    """Attention for diffusers' transformer blocks, with one bias per level of the UNet."""
+    """Attention for diffusers' transformer blocks, with one bias per level of the UNet.
+
+    Args:
+        name: name of the layer, by which its keys and values are kept.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.key, self.value = (f"{KEPT}{kind}_{name}" for kind in ("key", "value"))
+
+    def project(self, attn: Any, source: Tensor) -> Tensors:
+        """Return the layer's keys and values of tokens, (B, tokens, C)."""
+        return {self.key: attn.to_k(source), self.value: attn.to_v(source)}
 
     def __call__(
         self,
@@ -52,16 +93,15 @@ class RegionAttention:
     ) -> Tensor:
         """Attend from each place to the image, or to the tokens of crops with the level's bias."""
         batch, count, _ = hidden_states.shape
-        source, bias = hidden_states, None
+        source, bias, known = hidden_states, None, Tensors()
         if encoder_hidden_states is not None and regions is not None:
-            source, bias = encoder_hidden_states, regions[bias_name(count)].to(hidden_states.dtype)
+            source, known = encoder_hidden_states, regions
+            bias = regions[bias_name(count)].to(hidden_states.dtype)
+        if self.key not in known:
+            known = self.project(attn, source)
         query, key, value = (
-            project(x).view(batch, x.shape[1], attn.heads, -1).transpose(1, 2)
-            for project, x in (
-                (attn.to_q, hidden_states),
-                (attn.to_k, source),
-                (attn.to_v, source),
-            )
+            x.view(batch, x.shape[1], attn.heads, -1).transpose(1, 2)
+            for x in (attn.to_q(hidden_states), known[self.key], known[self.value])
         )
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
@@ -97,10 +137,14 @@ class RegionalDenoiser(Denoiser):
         crop_side: smaller crops are enlarged to this side (pixels) by mirroring. It is a
             constant, and not the largest side in a batch, so that an image does not depend on
             the other images of its batch.
+        head_width: channels of an attention head; models of earlier releases do not name it.
     """
 
     crop_channels: ClassVar[int | None] = None
     """Channels of a crop's tokens before they are encoded; None means those of the latent."""
+
+    kept_above: int = 0
+    """Rows of the largest batch for which `keep` adds nothing."""
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -114,6 +158,7 @@ class RegionalDenoiser(Denoiser):
         condition_channels: int,
         first: int,
         crop_side: int,
+        head_width: int = 32,
     ) -> None:
         super().__init__()
         width = condition_channels
@@ -143,11 +188,12 @@ class RegionalDenoiser(Denoiser):
             down_block_types=["CrossAttnDownBlock2D" if x else "DownBlock2D" for x in attention],
             up_block_types=["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in attention[::-1]],
             # In diffusers this argument is the number of heads, in spite of its name.
-            attention_head_dim=[size // 32 for size in channels],
+            attention_head_dim=[max(1, size // head_width) for size in channels],
             cross_attention_dim=width,
             use_linear_projection=True,
         )
-        self.unet.set_attn_processor(RegionAttention())
+        self.unet.conv_in = Stem(latent_channels, 2 * width, channels[0])
+        self.unet.set_attn_processor({n: RegionAttention(n) for n in self.unet.attn_processors})
 
     @classmethod
     def untrained(
@@ -159,7 +205,9 @@ class RegionalDenoiser(Denoiser):
         **settings: Any,
     ) -> Self:
         side = int(size * recipe.crop_max)
-        return super().untrained(recipe, size, classes, vae, crop_side=side, **settings)
+        return super().untrained(
+            recipe, size, classes, vae, crop_side=side, head_width=recipe.head_width, **settings
+        )
 
     def lay_out(
         self,
@@ -248,6 +296,18 @@ class RegionalDenoiser(Denoiser):
             **self._biases(condition["shares"], present),
         }
 
+    def keep(self, encoded: Tensors) -> Tensors:
+        unet, tokens = self.unet, encoded["tokens"].to(self.unet.dtype)
+        layers = [x for x in unet.modules() if isinstance(x, Attention) and x.is_cross_attention]
+        width = sum(2 * layer.to_k.out_features for layer in layers)
+        size = len(tokens) * tokens.shape[1] * width * tokens.element_size()
+        if len(tokens) <= self.kept_above or size > KEPT_BYTES:
+            return encoded
+        added = {STEM: unet.conv_in.of_features(encoded["features"].to(unet.dtype))}
+        for layer in layers:
+            added |= layer.processor.project(layer, tokens)
+        return {**encoded, **added}
+
     def _encode_crops(self, latents: Tensor, present: Tensor) -> Tensor:
         """Encode latents (B, N, C, s, s) to (B · N, width, s, s), each crop within its own side."""
         first, activation, second = self.crop
@@ -261,16 +321,19 @@ class RegionalDenoiser(Denoiser):
     @staticmethod
     def join(parts: Sequence[Tensors]) -> Tensors:
         """Join encoded conditions; tokens are padded to one number, and the padding is masked."""
+        if len(parts) == 1:
+            return parts[0]
         most = max(part["tokens"].shape[1] for part in parts)
 
         def padded(name: str, value: Tensor) -> Tensor:
-            if name == "tokens":
+            if value.ndim == 3:
                 return functional.pad(value, (0, 0, 0, most - value.shape[1]))
             if name.startswith("bias"):
                 return functional.pad(value, (0, most - value.shape[3]), value=MASKED)
             return value
 
-        return {name: torch.cat([padded(name, part[name]) for part in parts]) for name in parts[0]}
+        names = [name for name in parts[0] if all(name in part for part in parts)]
+        return {name: torch.cat([padded(name, part[name]) for part in parts]) for name in names}
 
     def _summary(self, tokens: Tensor, present: Tensor) -> Tensor:
         """Summarize the mean and spread of each crop's tokens, (B, N, T, C) → (B, N, C).
@@ -306,11 +369,15 @@ class RegionalDenoiser(Denoiser):
         return biases
 
     def forward(self, sample: Tensor, time: Tensor, encoded: Tensors) -> Tensor:
-        joined = torch.cat([sample, encoded["features"]], 1)
+        dtype = self.unet.dtype
+        features = encoded.get(STEM)
+        if features is None:
+            features = self.unet.conv_in.of_features(encoded["features"].to(dtype))
+        joined = torch.cat([sample, features], 1)
         velocity: Tensor = self.unet(
-            joined.to(self.unet.dtype),
+            joined.to(dtype),
             time * TIME_SCALE,
-            encoded["tokens"].to(self.unet.dtype),
+            encoded["tokens"].to(dtype),
             cross_attention_kwargs={"regions": encoded},
             return_dict=False,
         )[0]

@@ -38,7 +38,7 @@ def row_bytes(recipe: DenoiserRecipe, inputs: Sequence[Tensor], side: int, token
     maps = max(own * count for own, count in zip(recipe.channels, places, strict=True))
     scores = max(
         (
-            own // 32 * count * max(count, tokens)
+            max(1, own // recipe.head_width) * count * max(count, tokens)
             for own, count, attends in zip(recipe.channels, places, recipe.attention, strict=True)
             if attends
         ),

@@ -12,6 +12,7 @@ from torch.nn import functional
 from shared.contracts.base import Classes
 from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
 from shared.contracts.sampling import Sampling
+from shared.diffusion import regional
 from shared.diffusion.autoencoder import Autoencoder, encode_latents, make_vae
 from shared.diffusion.concat import adapt_first_layer, condition_tensor, condition_width
 from shared.diffusion.conditionings import CONDITIONINGS, make_denoiser
@@ -154,6 +155,36 @@ def test_padding_of_a_batch_changes_no_row() -> None:
         one = denoiser(x, t, alone)
         two = denoiser(x.repeat(2, 1, 1, 1), t.repeat(2), padded)[:1]
     assert torch.allclose(one, two, atol=2e-2)
+
+
+@pytest.mark.parametrize("conditioning", ["regional", "embedding"])
+def test_what_is_kept_for_all_steps_changes_none(
+    conditioning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = small_denoiser(conditioning)
+    assert isinstance(denoiser, RegionalDenoiser)
+    parts = [
+        encoded(denoiser, two_halves(), [crops])
+        for crops in ([noise_crop(1, 0)], [noise_crop(1, 1), noise_crop(2, 2, 24)])
+    ]
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.4, 0.7])
+    with torch.no_grad():
+        plain = denoiser.join(parts)
+        kept = denoiser.join([denoiser.keep(part) for part in parts])
+        assert len(kept) == len(plain) + 1 + 2 * 4  # the stem; keys and values of four layers
+        made = denoiser(x, t, plain)
+        assert torch.allclose(denoiser(x, t, kept), made, atol=1e-5)
+        altered = {n: v + 1 if n.startswith("kept_") else v for n, v in kept.items()}
+        assert not torch.allclose(denoiser(x, t, altered), made, atol=1e-2)
+        assert denoiser.join([parts[0] | denoiser.keep(parts[0]), parts[1]]).keys() == plain.keys()
+        stem, whole = denoiser.unet.conv_in, torch.cat([x, plain["features"]], 1)
+        split = stem(torch.cat([x, stem.of_features(plain["features"])], 1))
+        assert torch.allclose(split, torch.nn.Conv2d.forward(stem, whole), atol=1e-5)
+    denoiser.kept_above = 2
+    assert denoiser.keep(plain) is plain
+    denoiser.kept_above = 0
+    monkeypatch.setattr(regional, "KEPT_BYTES", 1000)
+    assert denoiser.keep(plain) is plain
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)

@@ -278,6 +278,9 @@ def test_a_warm_start_of_another_recipe_is_refused_before_training(
     wide = RECIPE.denoiser.model_copy(update={"condition_channels": 64})
     with pytest.raises(InputError, match="does not fit the denoiser"):
         plan(trained, RECIPE.model_copy(update={"denoiser": wide}), "models/m/1")
+    heads = RECIPE.denoiser.model_copy(update={"head_width": 16})  # layers of the same shapes
+    with pytest.raises(InputError, match=r"set recipe\.denoiser\.head_width=32"):
+        plan(trained, RECIPE.model_copy(update={"denoiser": heads}), "models/m/1")
     other = RECIPE.denoiser.model_copy(update={"conditioning": "concat"})
     with pytest.raises(InputError, match="another conditioning"):
         plan(trained, RECIPE.model_copy(update={"denoiser": other}), "models/m/1")
