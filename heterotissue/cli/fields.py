@@ -1,4 +1,4 @@
-"""Commands of fields and of edits: field, edit, restain, vary."""
+"""Commands of fields, edits and pairs: field, edit, restain, vary, pairs."""
 
 from __future__ import annotations
 
@@ -202,6 +202,41 @@ def vary(
             png = editor.redraw(strength, 0.0, image_seed(seed, number))
             _write(out / f"{image.stem}-{number:04d}.png", png, quiet=True)
     say(f"variations: {out} ({n} pictures)")
+
+
+@app.command(
+    epilog=example("htd pairs a.mask.png --model lung --other-crop tumor=t.png --out pairs")
+)
+def pairs(
+    labels: Annotated[
+        Path, typer.Argument(help="Mask with the class index of each pixel, of the model's size.")
+    ],
+    model: ModelOption,
+    other_labels: Annotated[Path | None, typer.Option(help="Mask of the second images.")] = None,
+    other_crop: Annotated[
+        list[str] | None,
+        typer.Option(help="<class>=<picture>, the crop of the second images (repeatable)."),
+    ] = None,
+    crop: CropOption = None,
+    n: Annotated[int, typer.Option("--n", min=1, max=1000, help="Number of pairs.")] = 10,
+    out: Annotated[Path, typer.Option(help="Folder that receives them.")] = Path("pairs"),
+    seed: SeedOption = 0,
+    store: StoreOption = None,
+) -> None:
+    """Make pairs of images from the same noise that differ in a map or in crops alone."""
+    from heterotissue.pairs import make_pairs, read_sides
+    from shared.device import choose_device
+    from shared.diffusion.model_store import load_model
+
+    target = Target.of(store, "")
+    record = read_model(target.store, find_version(target.store, model))
+    given = put_crops(target.store, crop or [], record)
+    others = put_crops(target.store, other_crop or [], record)
+    sides = read_sides(target.store, record, labels, other_labels, given, others, seed)
+    loaded = load_model(target.store, record.ref, choose_device(target.config.device))
+    with working("drawing"):
+        make_pairs(loaded, sides, record.recipe.sampling, n, seed, out)
+    say(f"pairs: {out} ({n} of them)")
 
 
 def _editor(

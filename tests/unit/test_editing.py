@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -120,3 +121,22 @@ def test_commands_edit_restain_and_vary(
     field = ("--model", "toy", "--labels", "area.png", "--store", store.url)
     assert htd("field", *field) == 2
     assert "area.png holds 255; the labels of toy/1 are 0 to 2" in capsys.readouterr().err
+    pairs = ("--model", "toy", "--store", store.url, "--n", "1", "--out", "pairs")
+    assert htd("pairs", "map.png", *pairs, "--other-crop", "tumor=crop.png") == 0
+    first, second = (
+        np.asarray(Image.open(f"pairs/0000-{name}.png")) for name in ("first", "second")
+    )
+    assert (first != second).any()
+    assert json.loads(Path("pairs/pairs.json").read_text())["difference"] == {
+        "crops": ["tumor"], "map": {},
+    }  # fmt: skip
+    Image.fromarray(np.minimum(labels + 1, 2)).save("other.png")
+    assert htd("pairs", "map.png", *pairs, "--other-labels", "other.png") == 0
+    again = np.asarray(Image.open("pairs/0000-first.png"))
+    np.testing.assert_array_equal(again, first)
+    changed = float((labels == 1).mean())
+    assert json.loads(Path("pairs/pairs.json").read_text())["difference"] == {
+        "crops": [], "map": {"stroma → tumor": pytest.approx(changed, abs=1e-3)},
+    }  # fmt: skip
+    assert htd("pairs", "map.png", *pairs) == 2
+    assert "both sides of the pairs are the same" in capsys.readouterr().err

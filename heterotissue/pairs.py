@@ -1,0 +1,191 @@
+"""Counterfactual pairs: images of the same noise, of which one has another map or other crops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.field.crops import choose_crops
+from shared.arrays import UInt8
+from shared.contracts.field import FieldRequest
+from shared.contracts.image import GivenCrop
+from shared.contracts.models import ModelRecord
+from shared.contracts.sampling import Sampling
+from shared.datasets.given_crops import read_crop
+from shared.diffusion.crops import Crop, move_crop
+from shared.diffusion.model_store import LoadedModel
+from shared.errors import InputError
+from shared.imaging.codec import encode_png
+from shared.imaging.marks import Mark, mark_png
+from shared.imaging.sandboxed_mask import open_mask
+from shared.imaging.sheet import colorize, sheet
+from shared.seeds import image_seed
+from shared.storage import Store
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one image of each pair is made from.
+
+    Attributes:
+        labels: the label map, uint8 (size, size).
+        crops: at most one crop of each class.
+    """
+
+    labels: UInt8
+    crops: Sequence[Crop]
+
+
+def read_sides(
+    store: Store,
+    model: ModelRecord,
+    labels: Path,
+    other_labels: Path | None,
+    given: tuple[GivenCrop, ...],
+    others: tuple[GivenCrop, ...],
+    seed: int,
+) -> tuple[Side, Side]:
+    """Read the maps and the crops of both sides.
+
+    Args:
+        store: holds the crops.
+        model: the model.
+        labels, other_labels: masks; None: the second side has the map of the first.
+        given: a crop of each class, or none: crops from a slide of the model's regions.
+        others: crops that the second side has instead.
+        seed: chooses the slide.
+
+    Raises:
+        InputError: a map does not fit the model, a crop's class is in no map, or a class lacks one.
+    """
+    maps = [_read_map(path, model) for path in (labels, other_labels or labels)]
+    request = FieldRequest(
+        field="pairs", model=model.model, version=model.version, labels="", crops=given, seed=seed
+    )
+    first, second = (np.unique(each).tolist() for each in maps)
+    crops = [crop for _, crop in choose_crops(store, request, model, sorted({*first, *second}))]
+    replaced = {
+        crop.label: read_crop(store, crop, model, np.random.default_rng(seed)) for crop in others
+    }
+    if absent := [model.classes.names[label] for label in replaced if label not in second]:
+        raise InputError(f"the second map does not hold {', '.join(absent)}: give no crop of it")
+    return (
+        Side(maps[0], crops),
+        Side(maps[1], [replaced.get(crop.label, crop) for crop in crops]),
+    )
+
+
+def _read_map(path: Path, model: ModelRecord) -> UInt8:
+    mask = open_mask(path)
+    labels = mask.rows(0, mask.height)
+    if labels.shape != (model.size, model.size):
+        raise InputError(
+            f"{path.name} is {mask.width}×{mask.height} px: give one of {model.size}×{model.size} "
+            f"px, the size of {model.ref}"
+        )
+    if labels.max() >= len(model.classes):
+        raise InputError(
+            f"{path.name} holds {labels.max()}; the labels of {model.ref} are 0 to "
+            f"{len(model.classes) - 1}: {', '.join(model.classes.names)}"
+        )
+    return labels.astype(np.uint8)
+
+
+def name_difference(first: Side, second: Side, model: ModelRecord) -> dict[str, Any]:
+    """Name what differs: the classes with another crop, and how much of the map is what instead.
+
+    Raises:
+        InputError: nothing differs.
+    """
+    names = model.classes.names
+    known = {crop.label: crop.pixels for crop in first.crops}
+    other = {crop.label: crop.pixels for crop in second.crops}
+    crops = [
+        names[label] for label in sorted(known) if not np.array_equal(known[label], other[label])
+    ]
+    pairs, counts = np.unique(
+        np.stack([first.labels, second.labels])[:, first.labels != second.labels],
+        axis=1, return_counts=True,
+    )  # fmt: skip
+    changed = {
+        f"{names[before]} → {names[after]}": round(count / first.labels.size, 4)
+        for (before, after), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)
+    }
+    if not crops and not changed:
+        raise InputError("both sides of the pairs are the same: give another map or another crop")
+    return {"crops": crops, "map": changed}
+
+
+def make_pairs(
+    model: LoadedModel,
+    sides: tuple[Side, Side],
+    sampling: Sampling,
+    n: int,
+    seed: int,
+    out: Path,
+) -> None:
+    """Write pairs into a folder.
+
+    <number>-first.png and <number>-second.png are the images, <number>.png shows both, and
+    pairs.json names the difference.
+
+    Args:
+        model: makes the images.
+        sides: what the first and the second image of a pair are made from.
+        sampling: settings of sampling.
+        n: number of pairs.
+        seed: of the noise of all pairs.
+        out: the folder.
+
+    Raises:
+        InputError: nothing differs.
+    """
+    record = model.record
+    difference = name_difference(*sides, record)
+    said = [f"another crop of {name}" for name in difference["crops"]]
+    said += [f"{100 * share:.1f} % {change}" for change, share in difference["map"].items()]
+    captions = ["first", "second: " + ", ".join(said)]
+    mark = Mark(str(record.ref))
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = [image_seed(seed, number) for number in range(n)]
+    for start in range(0, n, BATCH):
+        own = seeds[start : start + BATCH]
+        made = [
+            model.generate(
+                np.stack([side.labels] * len(own)),
+                [_placed(side, each) for each in own],
+                own,
+                sampling,
+            )
+            for side in sides
+        ]
+        for number, images in enumerate(zip(*made, strict=True), start):
+            maps = [colorize(side.labels, record.classes.colors) for side in sides]
+            both = sheet([list(row) for row in zip(maps, images, strict=True)], captions)
+            _write(out / f"{number:04d}.png", both, mark)
+            for name, image in zip(("first", "second"), images, strict=True):
+                _write(out / f"{number:04d}-{name}.png", image, mark)
+    for name, side in zip(("first", "second"), sides, strict=True):
+        (out / f"{name}.mask.png").write_bytes(encode_png(side.labels))
+    facts = {"model": str(record.ref), "difference": difference, "seeds": seeds}
+    (out / "pairs.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _placed(side: Side, seed: int) -> list[Crop]:
+    """Place each crop on its class; equal maps give equal places."""
+    placed = (
+        move_crop(crop, side.labels, np.random.default_rng(image_seed(seed, crop.label)))
+        for crop in side.crops
+    )
+    return [crop for crop in placed if crop is not None]
+
+
+def _write(path: Path, image: UInt8, mark: Mark) -> None:
+    path.write_bytes(mark_png(encode_png(image), mark))
