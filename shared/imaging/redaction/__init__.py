@@ -18,10 +18,11 @@ from shared.imaging.redaction.patches import disjoint
 from shared.imaging.redaction.pictures import in_picture
 from shared.imaging.redaction.scanners import in_scanner_file, is_spare
 from shared.imaging.redaction.tiff import in_tiff
+from shared.imaging.redaction.zarr import in_zarr
 from shared.imaging.tiff_facts import is_tiff
 from shared.storage import Patch
 
-__all__ = ["apply", "is_left_out", "redactions"]
+__all__ = ["apply", "in_zarr", "is_left_out", "redactions"]
 
 
 def redactions(path: Path) -> list[Patch]:
