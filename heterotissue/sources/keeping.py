@@ -19,7 +19,7 @@ from heterotissue.sources.patients import add_patients
 from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
 from shared.errors import InputError
-from shared.imaging.redaction import apply, is_left_out, redactions
+from shared.imaging.redaction import apply, in_zarr, is_left_out, redactions
 from shared.imaging.stored_slides import slide_hash
 from shared.imaging.zarr_slide import MARKS, zarr_files
 from shared.jobs import Ledger, UnreadableRecordError
@@ -60,12 +60,15 @@ class Sources:
 
 @dataclass(frozen=True)
 class _Hashed:
-    """A slide with the hashes of what is kept of it, and how that differs from its files."""
+    """A slide with the hashes of what is kept of it, and how that differs from its files.
+
+    `patches` has each file that is kept of an OME-Zarr folder; None: slides are kept as they are.
+    """
 
     entry: SlideEntry
     sha256: str
     labels_sha256: str | None
-    patches: dict[Path, list[Patch]]
+    patches: dict[Path, list[Patch]] | None
 
 
 def slide_sources(
@@ -203,8 +206,11 @@ def _hash_all(
 
 def _hash(entry: SlideEntry, whole: bool) -> _Hashed:
     labels = content_hash(entry.labels) if entry.labels else None
-    if whole or entry.path.is_dir():
-        return _Hashed(entry, slide_hash(entry.path, _parts(entry)), labels, {})
+    if whole:
+        return _Hashed(entry, slide_hash(entry.path, _parts(entry)), labels, None)
+    if entry.path.is_dir():
+        files = {entry.path / name: found for name, found in in_zarr(entry.path).items()}
+        return _Hashed(entry, slide_hash(entry.path, (), files), labels, files)
     parts = tuple(path for path in entry.parts if not is_left_out(entry.path, path))
     kept = replace(entry, parts=parts)
     patches = {path: found for path in (entry.path, *parts) if (found := redactions(path))}
@@ -295,7 +301,8 @@ def _place(
     if not _is_plain(main):
         main = name + ("".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix)
     if path.is_dir():
-        names = sorted(zarr_files(path), key=lambda name: name not in MARKS)
+        kept = zarr_files(path) if patches is None else [_below(path, file) for file in patches]
+        names = sorted(kept, key=lambda name: name not in MARKS)
         files = [(f"{main}/{name}", path / name) for name in names]
     else:
         files = [(main, path), *((p.relative_to(path.parent).as_posix(), p) for p in parts)]
@@ -304,6 +311,10 @@ def _place(
             if not store.exists(f"{folder}/{part}"):
                 _copy(store, f"{folder}/{part}", file, (patches or {}).get(file, ()))
     return f"{folder}/{main}"
+
+
+def _below(folder: Path, file: Path) -> str:
+    return file.relative_to(folder).as_posix()
 
 
 def _copy(store: Store, key: str, path: Path, patches: Sequence[Patch]) -> None:

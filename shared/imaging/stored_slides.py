@@ -128,11 +128,15 @@ def slide_hash(
     Args:
         path: the main file, or the folder of an OME-Zarr slide.
         parts: paths of its other files, relative to the main file's folder.
-        patches: path → how a copy of that file differs from it, to hash the copy.
+        patches: path → how a copy of that file differs from it, to hash the copy. Of a folder, the
+            copy has only the files that are listed here.
 
     Raises:
         OSError: a file cannot be read.
     """
+    if path.is_dir() and patches is not None:
+        own = {file.relative_to(path).as_posix(): found for file, found in patches.items()}
+        return content_hash_of_folder(path, own, own)
     if path.is_dir():
         return content_hash_of_folder(path, zarr_files(path))
     if not parts:

@@ -38,7 +38,7 @@ class TiffSlide(TiledSlide):
     def __init__(self, path: Path, file: BinaryIO | None = None) -> None:
         self._tiff = tifffile.TiffFile(file or path, _multifile=False)
         try:
-            series = max(self._tiff.series, key=_area)
+            series = main_series(self._tiff)
             self._pieces = [_Level.of(path, level) for level in series.levels]
             if not all(own.width and own.height for own in self._pieces):
                 raise ValueError("an image of it has no pixels")
@@ -191,6 +191,11 @@ class _Level:
         opacity = piece[..., -1] if self.alpha else None
         color = piece[..., : 3 if piece.shape[-1] >= 3 else 1]
         return with_alpha(255 - color if key.photometric == 0 else color, opacity)
+
+
+def main_series(tiff: tifffile.TiffFile) -> Any:
+    """Return the largest image of a TIFF, with its levels: the one that is read."""
+    return max(tiff.series, key=_area)
 
 
 def _area(series: Any) -> int:

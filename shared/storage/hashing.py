@@ -54,7 +54,7 @@ def content_hash(path: Path, patches: Sequence[Patch] = ()) -> str:
     real = path.resolve()
     name = os.fsencode(real).decode("utf-8", "backslashreplace")
     if patches:
-        name += f"\0{sha256(repr(list(patches)).encode())}"
+        name += f"\0{_digest(patches)}"
     before = real.stat()
     identity = _identity(before)
     try:
@@ -75,6 +75,15 @@ def content_hash(path: Path, patches: Sequence[Patch] = ()) -> str:
             return digest
     except sqlite3.Error:
         return _patched_hash(real, patches)
+
+
+def _digest(patches: Sequence[Patch]) -> str:
+    """Hash patches one by one: together they may be larger than memory."""
+    digest = hashlib.sha256()
+    for offset, data in patches:
+        digest.update(f"{offset} {len(data)}\0".encode())
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _patched_hash(path: Path, patches: Sequence[Patch]) -> str:
@@ -109,7 +118,9 @@ def content_hash_of_files(
     return sha256("\n".join(lines).encode())
 
 
-def content_hash_of_folder(folder: Path, names: Iterable[str]) -> str:
+def content_hash_of_folder(
+    folder: Path, names: Iterable[str], patches: Mapping[str, Sequence[Patch]] | None = None
+) -> str:
     """Return one SHA-256 for many files of a folder; unchanged files are read only once.
 
     Unlike `content_hash_of_files`, it keeps one hash for all of them: chunked images have many
@@ -118,13 +129,16 @@ def content_hash_of_folder(folder: Path, names: Iterable[str]) -> str:
     Args:
         folder: the folder.
         names: paths of the files in it, which count as content. The order is free.
+        patches: name → patches of that file, as in `content_hash`.
 
     Raises:
         OSError: a file cannot be read.
     """
     paths = {name: (folder / name).resolve() for name in sorted(names)}
+    own = {name: patches[name] for name in paths if patches and patches.get(name)}
     stats = {name: path.stat() for name, path in paths.items()}
     lines = [f"{name}\0{paths[name]}\0{_identity(stat)}" for name, stat in stats.items()]
+    lines += [f"{name}\0{_digest(found)}" for name, found in own.items()]
     identity = sha256("\n".join(lines).encode("utf-8", "backslashreplace"))
     latest = max((max(s.st_mtime_ns, s.st_ctime_ns) for s in stats.values()), default=0)
     try:
@@ -133,18 +147,18 @@ def content_hash_of_folder(folder: Path, names: Iterable[str]) -> str:
             row = cache.execute("SELECT sha256 FROM hashes WHERE path = ?", (key,)).fetchone()
             if row is not None:
                 return str(row[0])
-            digest = _hash_all(paths)
+            digest = _hash_all(paths, own)
             same = all(_identity(paths[name].stat()) == _identity(stats[name]) for name in paths)
             if same and time.time_ns() - latest > _SETTLED_NS:
                 with cache:
                     cache.execute("INSERT OR REPLACE INTO hashes VALUES (?, '', ?)", (key, digest))
             return digest
     except sqlite3.Error:
-        return _hash_all(paths)
+        return _hash_all(paths, own)
 
 
-def _hash_all(paths: dict[str, Path]) -> str:
-    lines = [f"{name}\0{sha256_file(path)}" for name, path in paths.items()]
+def _hash_all(paths: dict[str, Path], patches: Mapping[str, Sequence[Patch]]) -> str:
+    lines = [f"{name}\0{_patched_hash(path, patches.get(name, ()))}" for name, path in paths.items()]
     return sha256("\n".join(lines).encode("utf-8", "backslashreplace"))
 
 

@@ -1,0 +1,146 @@
+"""What a copy of a plain image keeps: its pixels. EXIF, comments and other texts become zeros."""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from shared.errors import InputError
+from shared.imaging.pictures import open_picture
+from shared.imaging.redaction.patches import disjoint, zeros
+from shared.storage import Patch
+
+ORIENTATION = 274
+
+PNG, JPEG, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"
+
+PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT",
+            b"bKGD", b"pHYs"}  # fmt: skip
+"""Chunks of a PNG that stay."""
+
+EMPTY = b"zeRo"
+"""Name of a PNG chunk that readers pass over."""
+
+WEBP_KEPT = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
+WEBP_TEXTS = 0x2C
+"""Bits of VP8X that announce a colour profile, EXIF and XMP."""
+
+JFIF, ADOBE = b"JFIF\0", b"Adobe"
+_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+_END, _SCAN, _APP, _COMMENT = 0xD9, 0xDA, range(0xE0, 0xF0), 0xFE
+
+
+def in_picture(path: Path) -> list[Patch]:
+    """Return how a copy of a plain image, or of a JPEG of a VMS slide, differs from it.
+
+    Raises:
+        InputError: it is of another format, damaged, or stored turned.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(16)
+        if head.startswith(PNG):
+            find = _in_png
+        elif head.startswith(JPEG):
+            find = _in_jpeg
+        elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+            find = _in_webp
+        elif head.startswith(BMP):
+            find = _in_bmp
+        else:
+            raise InputError("they are not known in this format")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                patches = disjoint(file, find(data))
+            except (struct.error, ValueError, IndexError) as error:
+                raise InputError(f"it is damaged ({error})") from error
+    if patches:
+        _check_upright(path)
+    return patches
+
+
+def _check_upright(path: Path) -> None:
+    """Raise `InputError` if a tag, which the copy lacks, says that the picture is turned."""
+    try:
+        with open_picture(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1)
+    except InputError:  # too large to be read as a picture: a part of a slide
+        return
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"it is damaged ({error})") from error
+    if turned not in {0, 1}:
+        raise InputError(f"it is stored turned (orientation tag {turned}): save it upright")
+
+
+def _in_jpeg(data: mmap.mmap) -> Iterator[Patch]:
+    at, scan = 2, False
+    while True:
+        found = _MARKER.search(data, at) if scan else _MARKER.match(data, at)
+        if found is None:
+            raise ValueError("it ends before its pixels do")
+        marker = found[1][0]
+        at = found.end()
+        if marker == _END:
+            yield from zeros(at, len(data))
+            return
+        (size,) = struct.unpack_from(">H", data, at)
+        body, stop = at + 2, at + max(2, size)
+        if marker == _COMMENT or marker in _APP:
+            if data[body : body + 5] == JFIF and marker == 0xE0:
+                body += 14
+            elif data[body : body + 5] == ADOBE and marker == 0xEE:
+                body += 12
+            yield from zeros(body, min(stop, len(data)))
+        scan = marker == _SCAN or (scan and marker not in _APP)
+        at = stop
+
+
+def _in_png(data: mmap.mmap) -> Iterator[Patch]:
+    at, name = len(PNG), b""
+    while name != b"IEND":
+        size, name = struct.unpack_from(">I4s", data, at)
+        if at + 12 + size > len(data):
+            raise ValueError("it ends before its pixels do")
+        if name not in PNG_KEPT:
+            yield Patch(at + 4, EMPTY)
+            yield from zeros(at + 8, at + 8 + size)
+            yield Patch(at + 8 + size, struct.pack(">I", _crc(size)))
+        at += 12 + size
+    yield from zeros(at, len(data))
+
+
+def _crc(size: int) -> int:
+    """Return the checksum of a PNG's empty chunk."""
+    crc = zlib.crc32(EMPTY)
+    for patch in zeros(0, size):
+        crc = zlib.crc32(patch.data, crc)
+    return crc
+
+
+def _in_webp(data: mmap.mmap) -> Iterator[Patch]:
+    end = 8 + struct.unpack_from("<I", data, 4)[0]
+    at = 12
+    while at + 8 <= end:
+        name, size = struct.unpack_from("<4sI", data, at)
+        stop = min(len(data), at + 8 + size + size % 2)
+        if name == b"VP8X":
+            yield Patch(at + 8, bytes([data[at + 8] & ~WEBP_TEXTS & 0xFF]))
+        if name not in WEBP_KEPT:
+            yield Patch(at, b"JUNK")
+            yield from zeros(at + 8, stop)
+        at = stop if stop > at else end
+    yield from zeros(at, len(data))
+
+
+def _in_bmp(data: mmap.mmap) -> Iterator[Patch]:
+    (start,) = struct.unpack_from("<I", data, 10)
+    width, height, _, bits, packed, size = struct.unpack_from("<2i2H2I", data, 18)
+    if not packed:
+        size = -(-width * bits // 32) * 4 * abs(height)
+    if min(start, width, size) <= 0 or start + size > len(data):
+        raise ValueError("it ends before its pixels do")
+    yield from zeros(start + size, len(data))
