@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 
 from diffusers import UNet2DModel
@@ -21,13 +20,19 @@ from shared.diffusion.layouts import FOLDER, read_layouts
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.models import read_model
-from shared.storage import Store
+from shared.storage import Store, copy_hashed
 
 MAX_PIPELINES = 2
 """Number of pipelines kept in memory; the one used longest ago is dropped first."""
 
-Key = tuple[frozenset[tuple[str, str]], str, str]
-"""Key of a pipeline in memory: (file, SHA-256) of all its weights, device, precision."""
+MAX_CONTENTS = 256
+"""Number of versions whose content is remembered."""
+
+Content = frozenset[tuple[str, str]]
+"""(file, SHA-256) of all files that a pipeline is made of, as they were read."""
+
+Key = tuple[Content, str, str]
+"""Key of a pipeline in memory: its content, device, precision."""
 
 
 class LoadedModel:
@@ -63,21 +68,39 @@ class LoadedModel:
 
 
 def load_model(store: Store, ref: ModelRef, device: str) -> LoadedModel:
-    """Load a model version, or take it from memory. Raises `ObjectNotFoundError`."""
+    """Load a model version, or take it from memory.
+
+    Versions with the same content share a pipeline, whatever their records say of it.
+
+    Raises:
+        InputError: the weights are not those of the version's record.
+        ObjectNotFoundError: there is no such version.
+    """
     record = read_model(store, ref)
     precision = record.recipe.precision
-    key = (frozenset(record.sha256.items()), device, precision)
+    version = (store.url, ref, frozenset(record.sha256.items()))
     with _lock:
-        pipeline = _pipelines.get(key)
-        if pipeline is None:
-            pipeline = _pipelines[key] = _load(store, ref, device, precision)
-            if len(_pipelines) > MAX_PIPELINES:
-                _pipelines.popitem(last=False)
+        content = _contents.get(version)
+        pipeline = _pipelines.get((content, device, precision)) if content is not None else None
+        if content is None or pipeline is None:
+            with tempfile.TemporaryDirectory(prefix="htd-model-") as name:
+                content = _contents[version] = _copy(store, ref.prefix, record, Path(name))
+                pipeline = _pipelines.get((content, device, precision))
+                if pipeline is None:
+                    pipeline = _open(Path(name), device, precision)
+        key = (content, device, precision)
+        _pipelines[key] = pipeline
         _pipelines.move_to_end(key)
+        _contents.move_to_end(version)
+        for kept, most in ((_pipelines, MAX_PIPELINES), (_contents, MAX_CONTENTS)):
+            if len(kept) > most:
+                kept.popitem(last=False)
     return LoadedModel(record, pipeline)
 
 
 _pipelines: OrderedDict[Key, HeteroTissuePipeline] = OrderedDict()
+_contents: OrderedDict[tuple[str, ModelRef, Content], Content] = OrderedDict()
+"""(store, version, what its record states) → its content, which was as stated."""
 _lock = Lock()
 
 
@@ -85,7 +108,7 @@ def load_layouts(store: Store, record: ModelRecord) -> UNet2DModel:
     """Load the layout model of a model version, on the CPU.
 
     Raises:
-        InputError: the version has none.
+        InputError: the version has none, or its weights are not those of its record.
     """
     if not record.recipe.layouts.steps:
         raise InputError(
@@ -93,23 +116,46 @@ def load_layouts(store: Store, record: ModelRecord) -> UNet2DModel:
             "--set recipe.layouts.steps=2000, or take the maps of regions"
         )
     with tempfile.TemporaryDirectory(prefix="htd-layouts-") as name:
-        for key in store.list(f"{record.ref.prefix}{FOLDER}/"):
-            shutil.copyfile(store.local(key), Path(name) / PurePosixPath(key).name)
+        _copy(store, record.ref.prefix, record, Path(name), f"{FOLDER}/")
         disable_progress_bar()
-        return read_layouts(Path(name))
+        return read_layouts(Path(name) / FOLDER)
 
 
-def _load(store: Store, ref: ModelRef, device: str, precision: str) -> HeteroTissuePipeline:
-    with tempfile.TemporaryDirectory(prefix="htd-model-") as name:
-        folder = Path(name)
-        for key in store.list(ref.prefix):
-            target = folder / key.removeprefix(ref.prefix)
+def _copy(store: Store, prefix: str, record: ModelRecord, folder: Path, below: str = "") -> Content:
+    """Copy the configurations and weights of a version, and return what was copied.
+
+    Args:
+        store: holds the version.
+        prefix: prefix of the version's objects.
+        record: the version's record, with the hashes of the weights.
+        folder: receives the files.
+        below: beginning of the names of the files to copy.
+
+    Raises:
+        InputError: weights are missing, or others than those of the record.
+    """
+    wanted = {name: digest for name, digest in record.sha256.items() if name.startswith(below)}
+    copied = {}
+    for key in store.list(prefix + below):
+        name = key.removeprefix(prefix)
+        if name in wanted or (name.endswith(".json") and key != record.ref.key):
+            source, target = store.local(key), folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(store.local(key), target)
-        disable_progress_bar()
-        pipeline: HeteroTissuePipeline = HeteroTissuePipeline.from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False
+            copied[name] = copy_hashed(source, target)
+    wrong = [name for name, digest in wanted.items() if copied.get(name) != digest]
+    if wrong or not wanted:
+        raise InputError(
+            f"the weights of {prefix.removesuffix('/')} are not those of its record "
+            f"({', '.join(sorted(wrong)) or 'it names none'}): publish the version again"
         )
+    return frozenset(copied.items())
+
+
+def _open(folder: Path, device: str, precision: str) -> HeteroTissuePipeline:
+    disable_progress_bar()
+    pipeline: HeteroTissuePipeline = HeteroTissuePipeline.from_pretrained(
+        folder, use_safetensors=True, low_cpu_mem_usage=False
+    )
     pipeline.to(device)
     prepare_vae(pipeline.vae, precision)
     prepare_denoiser(pipeline.denoiser, precision)

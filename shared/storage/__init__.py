@@ -10,6 +10,7 @@ from shared.storage.hashing import (
     content_hash,
     content_hash_of_files,
     content_hash_of_folder,
+    copy_hashed,
     sha256,
     sha256_file,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "content_hash",
     "content_hash_of_files",
     "content_hash_of_folder",
+    "copy_hashed",
     "file_identity",
     "file_size",
     "is_fault",

@@ -40,6 +40,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def copy_hashed(source: Path, target: Path) -> str:
+    """Copy a file, and return the SHA-256 of what was copied, even if the source changes."""
+    digest = hashlib.sha256()
+    with source.open("rb") as file, target.open("wb") as copy:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            copy.write(chunk)
+    return digest.hexdigest()
+
+
 def content_hash(path: Path, patches: Sequence[Patch] = ()) -> str:
     """Return the SHA-256 of a file's content; an unchanged file is read only once.
 
