@@ -25,8 +25,11 @@ LOAD_SECONDS = 600.0
 """Timeout for loading a model; a TensorRT plan takes minutes where CUDA has to compile."""
 
 ANSWER_SECONDS = 30.0
-LOST = {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
 """Timeout of calls without computation; a server that takes longer counts as hung."""
+
+LOST = {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
+AWAY = ("is not ready", "unknown model")
+"""What the server says of a model that is being unloaded; whoever opens it again loads it."""
 
 PING_MS = 310_000
 """Interval between keepalive pings; Triton takes more than one in five minutes for an attack."""
@@ -253,5 +256,5 @@ def _as_error(error: InferenceServerException) -> HeteroTissueError:
     text = str(error.message())
     if text.startswith(REFUSED):
         return InputError(text.removeprefix(REFUSED))
-    kind = TritonUnavailableError if error.status() in LOST else ServingError
-    return kind(f"Triton: {text}")
+    away = error.status() in LOST or any(words in text for words in AWAY)
+    return (TritonUnavailableError if away else ServingError)(f"Triton: {text}")
