@@ -130,8 +130,7 @@ def test_a_folder_of_tiles_becomes_a_report_with_the_recipe_of_the_help(
         " --set recipe.vae.steps=1 --set recipe.denoiser.steps=2 --set recipe.vae.batch_size=2"
         " --set recipe.denoiser.batch_size=2 --set recipe.denoiser.warmup=0",
         "htd synthesize --model lab --dataset lab --images 4 --steps 1",
-        "htd evaluate --dataset lab --report lab --set segmenter_steps=2"
-        " --set segmenter_batch=2",
+        "htd evaluate --dataset lab --report lab --set segmenter_steps=2 --set segmenter_batch=2",
     ):
         assert run(monkeypatch, line.split()) == 0, line
     assert (workplace / "out" / "store" / "reports" / "lab" / "report.html").exists()
