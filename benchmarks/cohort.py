@@ -302,7 +302,7 @@ def count_to_first_image(folder: Path, job: str, unit: str) -> None:
         print(store.calls.total(), flush=True)
         raise HandedBackError
 
-    services.synthesize.stage.generate_batches = first  # type: ignore[attr-defined]
+    services.synthesize.stage.generate_batches = first  # type: ignore[attr-defined,assignment]
     try:
         execute(
             Ledger(store), SynthesizeStage(), job, unit, leases=NoLeases(), reporter=Reporter(),
