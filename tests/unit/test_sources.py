@@ -33,7 +33,7 @@ def names_in(paths: list[Path], **options: Any) -> list[str]:
 
 
 def sources(tmp_path: Path, *paths: Path, **options: Any) -> Sources:
-    settings: dict[str, Any] = {"use_labels": False} | options
+    settings: dict[str, Any] = {"use_labels": False, "keep_source": True} | options
     return slide_sources(DirectoryStore(tmp_path / "store"), find_slides(list(paths)), **settings)
 
 
