@@ -57,8 +57,9 @@ def reading(file: BinaryIO, path: Path) -> Reading:
     """
     tiff = Directories(file)
     kind = _kind(tiff)
+    facts: tuple[Any, ...]
     if kind in _SCANNERS:
-        levels, facts = _SCANNERS[kind](tiff), ()
+        levels, facts = _SCANNERS[kind](tiff), (False,)
     else:
         levels, facts = _of_any_program(tiff, file, path)
         if facts[0]:

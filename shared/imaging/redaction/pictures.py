@@ -68,7 +68,7 @@ def in_picture(path: Path) -> list[Patch]:
 
 
 def _check_unknown(path: Path, head: bytes) -> None:
-    """Raise `InputError` if a file is of a format that is read, but of which too little is known."""
+    """Raise `InputError` if a file is of a format that is read, but whose label is not found."""
     if path.suffix.lower() in UNKNOWN or head.startswith(SQLITE):
         raise InputError("they are not known in this format")
 
