@@ -19,7 +19,7 @@ from heterotissue.sources.patients import add_patients
 from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
 from shared.errors import InputError
-from shared.imaging.redaction import apply, in_zarr, is_left_out, redactions
+from shared.imaging.redaction import NoSlideError, apply, in_zarr, is_left_out, redactions
 from shared.imaging.stored_slides import slide_hash
 from shared.imaging.zarr_slide import MARKS, zarr_files
 from shared.jobs import Ledger, UnreadableRecordError
@@ -192,6 +192,8 @@ def _hash_all(
                 before = _hash(entry, whole=True)
                 item = before if before.sha256 in known else item
             hashed.append(item)
+        except NoSlideError as error:
+            found.refuse(entry.path, str(error))
         except InputError as error:
             found.refuse(
                 entry.path,

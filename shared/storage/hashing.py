@@ -168,7 +168,9 @@ def content_hash_of_folder(
 
 
 def _hash_all(paths: dict[str, Path], patches: Mapping[str, Sequence[Patch]]) -> str:
-    lines = [f"{name}\0{_patched_hash(path, patches.get(name, ()))}" for name, path in paths.items()]
+    lines = [
+        f"{name}\0{_patched_hash(path, patches.get(name, ()))}" for name, path in paths.items()
+    ]
     return sha256("\n".join(lines).encode("utf-8", "backslashreplace"))
 
 

@@ -20,6 +20,7 @@ from shared.contracts.regions import RegionRule
 from shared.imaging.region_sets import region_table
 from shared.settings import settings
 from shared.storage import DirectoryStore
+from tests.formats.cohort_files import write_slide
 from tests.region_sets import make_region_set
 from tests.unit.test_cli import htd
 
@@ -31,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HTD_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("TERMINAL_WIDTH", "300")
-    (tmp_path / "file").write_bytes(b"x")
+    write_slide(tmp_path / "slide.png", 0, 8).rename(tmp_path / "file")
     (tmp_path / "deep.yaml").write_text("[" * 5000)
     settings.cache_clear()
     yield tmp_path
@@ -198,9 +199,8 @@ def test_a_slide_that_is_none_is_wrong_input(
     (here / "notes.tif").write_text("no slide")
     assert htd(monkeypatch, "ingest", "notes.tif") == 2
     shown = capsys.readouterr().err
-    assert "notes.tif cannot be opened: it is neither a slide nor an image" in shown
-    assert htd(monkeypatch, "ingest", "notes.tif", "--dry-run") == 2
-    assert "1 of 1 slides would be skipped" in capsys.readouterr().err
+    assert "notes.tif: cannot be opened: it is neither a slide nor an image" in shown
+    assert not (here / "store/sources").exists()
 
 
 def test_equal_refusals_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def names_in(paths: list[Path], **options: Any) -> list[str]:
 
 
 def sources(tmp_path: Path, *paths: Path, **options: Any) -> Sources:
-    settings: dict[str, Any] = {"use_labels": False} | options
+    settings: dict[str, Any] = {"use_labels": False, "keep_source": True} | options
     return slide_sources(DirectoryStore(tmp_path / "store"), find_slides(list(paths)), **settings)
 
 
@@ -134,7 +134,9 @@ def test_parts_of_slides_are_no_slides_but_are_kept_with_them(tmp_path: Path) ->
     slide(folder / "m/Data0000.dat")
     slide(folder / "m/preview.jpg")
     slide(folder / "alone.jpg")
-    made = sources(tmp_path, folder)
+    for picture in folder.glob("*.jpg"):
+        picture.write_bytes(b"\xff\xd8\xff\xd9")  # the shortest JPEG
+    made = sources(tmp_path, folder, keep_source=False)
     assert [item.slide for item in made.slides] == ["alone", "h", "m"]
     store = DirectoryStore(tmp_path / "store")
     for item, files in zip(
@@ -404,7 +406,7 @@ def test_a_store_that_takes_nothing_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     found = find_slides([tmp_path / "in"])
     with pytest.raises(InputError, match="takes no files: it is no folder"):
-        slide_sources(DirectoryStore(tmp_path / "file"), found, use_labels=False)
+        slide_sources(DirectoryStore(tmp_path / "file"), found, keep_source=True)
 
     class Full(DirectoryStore):
         def put_file(self, key: str, path: Path) -> None:
@@ -412,7 +414,7 @@ def test_a_store_that_takes_nothing_is_one_clear_error(tmp_path: Path) -> None:
 
     full: Store = Full(tmp_path / "full")
     with pytest.raises(InputError, match="takes no files: it is full"):
-        slide_sources(full, found, use_labels=False)
+        slide_sources(full, found, keep_source=True)
 
 
 def test_copies_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

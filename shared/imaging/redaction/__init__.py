@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared.errors import InputError
 from shared.imaging.redaction.dicom import in_dicom, is_dicom, is_dicom_label
-from shared.imaging.redaction.patches import disjoint
+from shared.imaging.redaction.patches import NoSlideError, disjoint
 from shared.imaging.redaction.pictures import in_picture
 from shared.imaging.redaction.scanners import in_scanner_file, is_spare
 from shared.imaging.redaction.tiff import in_tiff
@@ -22,14 +21,15 @@ from shared.imaging.redaction.zarr import in_zarr
 from shared.imaging.tiff_facts import is_tiff
 from shared.storage import Patch
 
-__all__ = ["apply", "in_zarr", "is_left_out", "redactions"]
+__all__ = ["NoSlideError", "apply", "in_zarr", "is_left_out", "redactions"]
 
 
 def redactions(path: Path) -> list[Patch]:
     """Return how a copy of a slide's file differs from it: patches that do not overlap, in order.
 
     Raises:
-        InputError: its label and macro images cannot be found.
+        NoSlideError: it is damaged, or no slide.
+        InputError: its label and macro images cannot be told from its levels.
         OSError: the file cannot be read.
     """
     if (found := in_scanner_file(path)) is not None:

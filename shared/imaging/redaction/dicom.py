@@ -17,7 +17,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.uid import UID
 
 from shared.errors import InputError
-from shared.imaging.redaction.patches import disjoint, zeros
+from shared.imaging.redaction.patches import NoSlideError, disjoint, zeros
 from shared.imaging.tiff_facts import MAGIC
 from shared.storage import Patch
 
@@ -62,7 +62,8 @@ PIXELS, META = 0x7FE00010, 0x0002
 DEPTH = 32
 """Largest depth of sequences in each other."""
 
-IMPLICIT, DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+IMPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 
 def is_dicom(path: Path) -> bool:
@@ -100,7 +101,7 @@ def in_dicom(path: Path) -> list[Patch]:
         try:
             return disjoint(file, _Walk(file).patches())
         except (struct.error, ValueError, RecursionError) as error:
-            raise InputError(f"its DICOM header is damaged ({error})") from error
+            raise NoSlideError(f"its DICOM header is damaged ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,10 @@ class _Walk:
 
     def _value(self, element: _Element, implicit: bool, depth: int) -> Iterator[Patch]:
         unknown = element.length == UNKNOWN_LENGTH
-        kept = keyword_for_tag(element.tag) in KEPT
+        icon = element.tag == PIXELS and depth > 0
+        kept = keyword_for_tag(element.tag) in KEPT and not icon
+        if unknown and icon:
+            raise InputError("it holds a second, packed picture")
         if element.vr == "SQ" or (unknown and element.tag != PIXELS):
             yield from self._items(element, implicit or element.vr == "UN", depth)
         elif unknown or (kept and element.vr not in TEXTS):

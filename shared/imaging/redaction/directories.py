@@ -131,8 +131,9 @@ class Directories:
     def number(self, page: Directory, code: int, default: int = 0) -> int:
         """Return the first value of a tag of numbers."""
         entry = page.entries.get(code)
-        values = self.numbers(entry) if entry is not None else ()
-        return int(values[0]) if len(values) else default
+        if entry is None or not entry.count:
+            return default
+        return int(self.numbers(entry)[0])
 
     def data(self, entry: Entry) -> bytes:
         """Return the bytes of a tag's values."""

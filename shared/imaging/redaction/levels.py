@@ -19,6 +19,9 @@ ROUNDING = 2
 """Pixels by which a level's sides may differ from those of level 0 / a whole number."""
 
 ASIDE = re.compile(rb"(?i)\b(?:label|macro|barcode|overview|thumbnail|preview)")
+ASIDE_NAME = re.compile(
+    r"(?i)\s*(?:slide[ _-]?)?(?:label|macro|barcode|overview|thumbnail|preview)(?:[ _-]?image)?\s*"
+)
 ASIDE_KIND = re.compile(rb"<ImageType>\s*(?:Label|Overview|Macro|Thumbnail)", re.IGNORECASE)
 
 _LENS, _FOCUS, _XML = 65421, 65424, 700
@@ -54,8 +57,9 @@ def reading(file: BinaryIO, path: Path) -> Reading:
     """
     tiff = Directories(file)
     kind = _kind(tiff)
+    facts: tuple[Any, ...]
     if kind in _SCANNERS:
-        levels, facts = _SCANNERS[kind](tiff), ()
+        levels, facts = _SCANNERS[kind](tiff), (False,)
     else:
         levels, facts = _of_any_program(tiff, file, path)
         if facts[0]:
@@ -88,7 +92,7 @@ def _kind(tiff: Directories) -> str:
     return "tiff"
 
 
-def _aperio(tiff: Directories) -> set[int]:
+def _tiled(tiff: Directories) -> set[int]:
     return {page.offset for page in tiff.pages if _TILE_WIDTH in page.entries}
 
 
@@ -101,7 +105,7 @@ def _hamamatsu(tiff: Directories) -> set[int]:
 
 
 def _philips(tiff: Directories) -> set[int]:
-    found = _aperio(tiff)
+    found = _tiled(tiff)
     spacing = ".//Attribute[@Name='DICOM_PIXEL_SPACING']"
     scans = [
         item
@@ -141,7 +145,7 @@ def _leica(tiff: Directories) -> set[int]:
 
 
 _SCANNERS = {
-    "aperio": _aperio, "hamamatsu": _hamamatsu, "philips": _philips, "ventana": _ventana,
+    "aperio": _tiled, "hamamatsu": _hamamatsu, "philips": _philips, "ventana": _ventana,
     "leica": _leica,
 }  # fmt: skip
 
@@ -154,22 +158,20 @@ def _of_any_program(
     with tifffile.TiffFile(file, name=path.name, _multifile=False) as opened:
         ome, nested = bool(opened.is_ome), bool(opened.pages.first.subifds)
         series = main_series(opened)
+        if ome and ASIDE_NAME.fullmatch(series.name):
+            raise InputError(f"its largest image is called {series.name!r}")
         shapes = [(level.axes, level.shape) for level in series.levels]
         found = {int(page.offset) for level in series.levels for page in level.pages if page}
         size = (series.keyframe.imagewidth, series.keyframe.imagelength)
         stated = ome_facts(str(opened.ome_metadata), size) if ome else None
         facts = (ome, nested, tuple(map(str, shapes)), resolution_of(opened), stated)
     if _TILE_WIDTH in tiff.pages[0].entries and not ome and not nested:
-        found |= {
-            page.offset
-            for page in _aperio_like(tiff)
-            if page is tiff.pages[0] or tiff.number(page, _REDUCED) & 1
+        if tiff.pages[0].offset not in found:
+            raise InputError("its largest image is not the first")
+        found |= _tiled(tiff) & {
+            page.offset for page in tiff.pages if tiff.number(page, _REDUCED) & 1
         }
     return found, facts
-
-
-def _aperio_like(tiff: Directories) -> list[Directory]:
-    return [page for page in tiff.pages if _TILE_WIDTH in page.entries]
 
 
 def _check_level(tiff: Directories, page: Directory, levels: list[Directory], kind: str) -> None:

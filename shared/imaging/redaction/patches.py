@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from shared.errors import InputError
 from shared.storage import Patch
+
+
+class NoSlideError(InputError):
+    """A file is damaged, or of no format that is read; the message goes on after its name."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(
+            f"cannot be opened: {why}. It may be damaged, incomplete or of an unknown format: copy "
+            "it again from its source, or convert it"
+        )
+
 
 _ZEROS = bytes(1 << 20)
 

@@ -11,12 +11,15 @@ from pathlib import Path
 
 from shared.errors import InputError
 from shared.imaging.pictures import open_picture
-from shared.imaging.redaction.patches import disjoint, zeros
+from shared.imaging.redaction.patches import NoSlideError, disjoint, zeros
 from shared.storage import Patch
 
 ORIENTATION = 274
 
 PNG, JPEG, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"
+
+UNKNOWN, SQLITE = {".isyntax", ".i2syntax"}, b"SQLite format 3"
+"""Suffixes of iSyntax, and the beginning of a Sakura slide."""
 
 PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT",
             b"bKGD", b"pHYs"}  # fmt: skip
@@ -52,15 +55,22 @@ def in_picture(path: Path) -> list[Patch]:
         elif head.startswith(BMP):
             find = _in_bmp
         else:
-            raise InputError("they are not known in this format")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            try:
+            _check_unknown(path, head)
+            raise NoSlideError("it is neither a slide nor an image")
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 patches = disjoint(file, find(data))
-            except (struct.error, ValueError, IndexError) as error:
-                raise InputError(f"it is damaged ({error})") from error
+        except (struct.error, ValueError, IndexError) as error:
+            raise NoSlideError(error) from error
     if patches:
         _check_upright(path)
     return patches
+
+
+def _check_unknown(path: Path, head: bytes) -> None:
+    """Raise `InputError` if a file is of a format that is read, but whose label is not found."""
+    if path.suffix.lower() in UNKNOWN or head.startswith(SQLITE):
+        raise InputError("they are not known in this format")
 
 
 def _check_upright(path: Path) -> None:
@@ -71,7 +81,7 @@ def _check_upright(path: Path) -> None:
     except InputError:  # too large to be read as a picture: a part of a slide
         return
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"it is damaged ({error})") from error
+        raise NoSlideError(error) from error
     if turned not in {0, 1}:
         raise InputError(f"it is stored turned (orientation tag {turned}): save it upright")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared.errors import InputError
 from shared.imaging.companions import HAMAMATSU, MIRAX, OPTIONAL, named_parts
-from shared.imaging.redaction.patches import blanks, zeros
+from shared.imaging.redaction.patches import NoSlideError, blanks, zeros
 from shared.imaging.redaction.texts import ZEISS
 from shared.imaging.redaction.xml import rewritten
 from shared.storage import Patch
@@ -39,8 +39,9 @@ _MACRO = re.compile(rb"(?im)^MacroImage[^=\r\n]*=[^\r\n]*")
 
 _BYTE_ORDER = b"\xef\xbb\xbf"
 
-_CZI_MARK, _CZI_BLOCK, _CZI_ATTACHMENT = b"ZISRAWFILE", b"ZISRAWSUBBLOCK", b"ZISRAWATTACH"
-_CZI_LIST, _CZI_METADATA = b"ZISRAWATTDIR", b"ZISRAWMETADATA"
+_CZI_MARK, _CZI_BLOCK, _CZI_METADATA = b"ZISRAWFILE", b"ZISRAWSUBBLOCK", b"ZISRAWMETADATA"
+_CZI_KEPT = {_CZI_MARK, _CZI_BLOCK, _CZI_METADATA, b"ZISRAWDIRECTORY"}
+"""Names of a CZI's segments that are not left out whole, as the list of attachments is."""
 
 
 def is_spare(main: Path, part: Path) -> bool:
@@ -72,7 +73,7 @@ def in_scanner_file(path: Path) -> list[Patch] | None:
     if suffix == ".czi":
         with path.open("rb") as file:
             if file.read(len(_CZI_MARK)) != _CZI_MARK:
-                raise InputError("it is no CZI")
+                raise NoSlideError("it is no CZI")
         return list(_in_czi(path))
     if suffix == MIRAX:
         return list(zeros(0, path.stat().st_size))
@@ -160,12 +161,12 @@ def _in_czi(path: Path) -> Iterator[Patch]:
             if allocated < 0 or not name.startswith((b"ZISRAW", b"DELETED")):
                 raise InputError(f"it is damaged at byte {at:,}")
             start, stop = at + 32, min(end, at + 32 + allocated)
-            if name in {_CZI_ATTACHMENT, _CZI_LIST, b"DELETED"}:
+            if name not in _CZI_KEPT:
                 yield from zeros(start, stop)
             elif name == _CZI_BLOCK:
                 yield from _in_block(start, file.read(288), stop)
             elif name == _CZI_METADATA:
-                size, rest = struct.unpack_from("<2i", file.read(256))
+                size, _ = struct.unpack_from("<2i", file.read(256))
                 text = file.read(size)
                 if size < 0 or len(text) < size:
                     raise InputError("its XML is damaged")
@@ -173,13 +174,18 @@ def _in_czi(path: Path) -> Iterator[Patch]:
                 yield Patch(start + 256, rewritten(text, ZEISS))
                 yield from zeros(start + 256 + size, stop)
             at += 32 + allocated
+        yield from zeros(at, end)
 
 
 def _in_block(start: int, head: bytes, stop: int) -> Iterator[Patch]:
     """Yield the patch of the XML of a picture in a CZI, which says when it was taken."""
     if len(head) < 288 or head[16:18] != b"DV":
         return
-    (size,) = struct.unpack_from("<i", head)
+    size, attached, pixels = struct.unpack_from("<2iq", head)
     (axes,) = struct.unpack_from("<i", head, 16 + 28)
     first = start + max(256, 16 + 32 + 20 * axes)
-    yield from zeros(first, min(stop, first + max(0, size)))
+    last = first + size + attached + pixels
+    if min(size, attached, pixels, axes) < 0 or last > stop:
+        raise InputError(f"it is damaged at byte {start:,}")
+    yield from zeros(first, first + size)
+    yield from zeros(last, stop)

@@ -16,7 +16,9 @@ APERIO = re.compile(
 )
 """Fields of Aperio's description that stay, if they are numbers."""
 
-VENTANA = re.compile(rb"(?:^|(?<= ))(?:level=\d{1,2}|mag=\d[\d.]{0,8}|qual?i?t?y?n?t?=\d{1,3})(?= |$)")
+VENTANA = re.compile(
+    rb"(?:^|(?<= ))(?:level=\d{1,2}|mag=\d[\d.]{0,8}|(?:quality|quant)=\d{1,3})(?= |$)"
+)
 """Words of the description of a Ventana slide's level that stay."""
 
 PROGRAMS = re.compile(

@@ -18,7 +18,7 @@ from shared.errors import InputError
 from shared.imaging.redaction import texts
 from shared.imaging.redaction.directories import ASCII, SUB_DIRECTORIES, Directories, Directory
 from shared.imaging.redaction.levels import Reading, reading
-from shared.imaging.redaction.patches import disjoint, zeros
+from shared.imaging.redaction.patches import NoSlideError, disjoint, zeros
 from shared.imaging.redaction.xml import rewritten
 from shared.imaging.tiff_facts import TIFF_ERRORS
 from shared.storage import Patch
@@ -33,7 +33,7 @@ STRUCTURE = {
 
 DESCRIPTION, MAKE, SOFTWARE, XML = 270, 271, 305, 700
 
-OLD_JPEG = 6
+OLD_JPEG, JPEG_TABLES = 6, 347
 
 PADDING = 3
 """Bytes between pieces that are no text; writers fill them up to even places."""
@@ -57,12 +57,10 @@ def in_tiff(path: Path) -> list[Patch]:
             after = reading(overlay, path)
     except InputError:
         raise
-    except OSError as error:
-        if error.errno is None:
-            raise InputError("it is damaged") from error
-        raise
     except TIFF_ERRORS as error:
-        raise InputError(f"it is damaged ({error})") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise NoSlideError(error) from error
     if before != after:
         raise InputError("its levels and resolution stand in a text of an unknown form")
     return patches
@@ -108,7 +106,9 @@ def _patches(file: BinaryIO, read: Reading) -> Iterator[Patch]:
 
 def _counts(page: Directory, code: int) -> bool:
     entry = page.entries.get(code)
-    return entry is not None and entry.kind != ASCII and entry.size > 0
+    if entry is None or entry.size == 0:
+        return False
+    return code == JPEG_TABLES or entry.kind not in {1, ASCII, 6, 7}
 
 
 def _between(starts: Any, lengths: Any, size: int) -> Iterator[Patch]:

@@ -73,7 +73,8 @@ def rewritten(text: bytes, kept: Mapping[str, Element]) -> bytes:
     writer = _Writer(kept)
     root = parsed(text)
     first, last = writer.root(root)
-    start = b'<?xml version="1.0"?>' if text.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<?xml") else b""
+    stated = text.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<?xml")
+    start = b'<?xml version="1.0"?>' if stated else b""
     room = len(text) - len(start) - len(first) - len(last)
     if room < 0:
         raise InputError("its XML has no room for what readers need of it")

@@ -152,9 +152,7 @@ def _array(folder: Path, place: str) -> Iterator[tuple[str, list[Patch]]]:
     array = folder / place
     stated = _array_metadata(array)
     name = "zarr.json" if (array / "zarr.json").is_file() else ".zarray"
-    yield _written(
-        folder, f"{place}{name}", {key: stated[key] for key in stated if key in ARRAY}
-    )
+    yield _written(folder, f"{place}{name}", {key: stated[key] for key in stated if key in ARRAY})
     chunk = stated["chunks"] if name == ".zarray" else (
         stated["chunk_grid"]["configuration"]["chunk_shape"])  # fmt: skip
     grid = [math.ceil(side / own) for side, own in zip(stated["shape"], chunk, strict=True)]
