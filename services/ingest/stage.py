@@ -277,6 +277,11 @@ def _on_labels(request: IngestRequest, done: Mapping[str, dict[str, Any]]) -> di
             if part["overpainted"] > OVERPAINTED
         },
         "objects left out": dict(sorted(skipped.items())),
+        "annotations of another scan?": {
+            name: f"states {part['mpp']:.4g} µm/px"
+            for name, part in labels.items()
+            if part.get("mpp")
+        },
     }
     return {key: value for key, value in notes.items() if value}
 

@@ -56,8 +56,8 @@ def _check(file: BinaryIO, name: str) -> None:
             widths = [page.imagewidth for page in pages]
             coarsest = pages[-1].imagewidth * pages[-1].imagelength <= MAX_COARSEST
             steps = all(a <= MAX_STEP * b for a, b in pairwise(widths))
-            plain = plain and coarsest and steps
-            fits = plain and not maker and not tiff.is_ome and (not turned or turned.value == 1)
+            pyramid = plain and coarsest and steps
+            fits = pyramid and not maker and not tiff.is_ome and (not turned or turned.value == 1)
     except TIFF_ERRORS as error:
         raise InputError(f"{name} cannot be read in pieces: {error}") from error
     if not fits:

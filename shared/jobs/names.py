@@ -122,7 +122,7 @@ class Claims:
                 asked = type(self.request).model_validate(snapshot.record.request)
                 if self.request.revises(asked):
                     return
-                differing = differences(asked.model_dump(), self.request.model_dump())
+                differing = _differences(asked.model_dump(), self.request.model_dump())
         except (JobNotFoundError, ValueError):  # it is deleted, or of another version
             status = None
         raise NameTakenError(_taken(name, other, status, differing))
@@ -152,13 +152,13 @@ def _has_had_result(snapshot: Snapshot) -> bool:
         snapshot = Snapshot(snapshot.store, earlier)
 
 
-def differences(old: Any, new: Any, place: str = "") -> list[str]:
+def _differences(old: Any, new: Any, place: str = "") -> list[str]:
     """List where two requests, as plain values, differ: 'images was 24 and is 40'."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             text
             for key in dict.fromkeys([*new, *old])
-            for text in differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
+            for text in _differences(old.get(key), new.get(key), f"{place}.{key}".lstrip("."))
         ]
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         if len(old) != len(new):
@@ -166,7 +166,7 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
         return [
             text
             for number, pair in enumerate(zip(old, new, strict=True), 1)
-            for text in differences(*pair, f"{place} {number}")
+            for text in _differences(*pair, f"{place} {number}")
         ]
     return [] if old == new else [f"{place} was {_short(old)} and is {_short(new)}"]
 

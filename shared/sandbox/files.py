@@ -7,7 +7,6 @@ import mmap
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.computing import machine_memory
-from shared.errors import HeteroTissueError, InputError
+from shared.errors import InputError
+from shared.sandbox.client import end_child, sandbox_server
 from shared.sandbox.messages import receive, send
 
 ANSWER_BYTES = 32 << 20
@@ -34,9 +34,6 @@ SECONDS = 120.0
 
 MAX_MEMORY = 6 << 30
 """Bytes that reading a file may take, but at most half of the machine's."""
-
-START_SECONDS = 60.0
-
 
 MAX_RANGES = 2000
 """Pieces of its file that a process may ask for while it opens it or reads a part."""
@@ -178,10 +175,10 @@ class SandboxedFile:
         """Give the process bytes of its file."""
         try:
             start, length = map(index, need)
+            if start < 0 or not 0 < length <= min(ANSWER_BYTES, ranges.size - start):
+                raise ValueError
         except (TypeError, ValueError):
-            start, length = 0, 0
-        if not (0 <= start < ranges.size and 0 < length <= min(ANSWER_BYTES, ranges.size - start)):
-            raise self._lost("it asks for bytes that the file does not have")
+            raise self._lost("it asks for bytes that the file does not have") from None
         try:
             data = ranges.fetch(start, length)[:length]
             self._memory[: len(data)] = data
@@ -219,7 +216,7 @@ class SandboxedFile:
     def _lost(self, reason: str) -> InputError:
         """Give the process up, and return the error that says why."""
         self.failed = True
-        status = _end(self.pid)
+        status = end_child(self.pid)
         self._connection.close()
         ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else signal.SIGKILL
         if ended == signal.SIGPROF:
@@ -286,7 +283,7 @@ def open_sandboxed(
     memory = _shared_memory(shared)
     own, childs = socket.socketpair()
     try:
-        pid = _server().ask(message, (childs.fileno(), memory))["pid"]
+        pid = sandbox_server().ask(message, (childs.fileno(), memory))["pid"]
         mapped = mmap.mmap(memory, shared)
     except BaseException:
         own.close()
@@ -314,94 +311,3 @@ def _shared_memory(size: int) -> int:
 
 def _memory_limit() -> int:
     return min(MAX_MEMORY, machine_memory() // 2)
-
-
-class _Server:
-    """The server of this process: started when the first file is opened, and after a loss."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._control: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def ask(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
-        """Send a message and return the answer. Raises `HeteroTissueError`."""
-        with self._lock:
-            for again in (True, False):
-                control = self._control or self._start()
-                try:
-                    send(control, message, descriptors)
-                    answer: dict[str, Any] = receive(control, START_SECONDS)[0]
-                except (EOFError, OSError) as error:
-                    self.drop()
-                    if not again:
-                        raise HeteroTissueError(f"the sandbox ends at once: {error}") from error
-                    continue
-                if "error" in answer:
-                    raise HeteroTissueError(f"the sandbox does not work: {answer['error']}")
-                return answer
-            raise AssertionError
-
-    def drop(self) -> None:
-        """Forget the server, which ends when nobody holds the other side of its socket."""
-        if self._control is not None:
-            self._control.close()
-        self._control = None
-        if self._process is not None:
-            self._process.poll()
-
-    def _start(self) -> socket.socket:
-        own, servers = socket.socketpair()
-        with servers:
-            self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "shared.sandbox.server", str(servers.fileno())],
-                env=_environment(),
-                pass_fds=(servers.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,  # Ctrl-C is the caller's
-            )
-        try:
-            receive(own, START_SECONDS)
-        except (EOFError, OSError, ValueError) as error:
-            own.close()
-            raise HeteroTissueError(
-                f"the sandbox cannot be started (exit code {self._process.poll()}): is the "
-                "package installed whole?"
-            ) from error
-        self._control = own
-        return own
-
-
-def _environment() -> dict[str, str]:
-    """Return what a reader needs of the environment, and nothing secret."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH") if name in os.environ}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    paths = os.pathsep.join(str(Path(item).absolute()) for item in sys.path)
-    return {**kept, **threads, "PYTHONPATH": paths, "LANG": "C.UTF-8"}
-
-
-_servers = [_Server()]
-
-
-def _server() -> _Server:
-    return _servers[0]
-
-
-def _forked() -> None:
-    """Give a forked process a server of its own; it shares the old one's socket otherwise."""
-    _servers[0].drop()
-    _servers[0] = _Server()
-
-
-os.register_at_fork(after_in_child=_forked)
-
-
-def _end(pid: int) -> int:
-    """End a child, and return its wait status."""
-    try:
-        return int(_server().ask({"end": pid})["status"])
-    except HeteroTissueError:
-        return 0

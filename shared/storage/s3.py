@@ -196,9 +196,11 @@ class S3Store(Store):
         except (S3Error, InvalidResponseError) as error:
             raise self._translated(error, key) from error
         try:
-            return bytes(response.read(length))  # a server may ignore a range and send everything
+            data = bytes(response.read(length))
+            if response.length_remaining != 0:  # the server ignores ranges, and sends everything
+                response.close()
+            return data
         finally:
-            response.close()
             response.release_conn()
 
     def fetches(self) -> bool:

@@ -14,7 +14,7 @@ import pytest
 
 from services.ingest.annotations.sandboxed import _area
 from shared.errors import InputError
-from shared.sandbox import files, open_sandboxed, server
+from shared.sandbox import client, open_sandboxed, server
 from shared.sandbox.files import Ranges
 from shared.sandbox.ranges import RangeFile
 
@@ -69,7 +69,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        patch.setattr(files, "_servers", [files._Server()])  # one that finds the reader
+        patch.setattr(client, "_servers", [client._Server()])  # one that finds the reader
         opened.fetched = fetched  # type: ignore[attr-defined]
         yield opened
 

@@ -25,7 +25,7 @@ from shared.imaging.companions import companions
 from shared.imaging.sandboxed_slide import open_source
 from shared.imaging.slide import Slide
 from shared.imaging.stored_slides import local_source
-from shared.sandbox import SandboxedFiles, confine, files, open_sandboxed, protections
+from shared.sandbox import SandboxedFiles, client, confine, files, open_sandboxed, protections
 from shared.storage import DirectoryStore, OverlayStore
 from tests.formats.slide_files import picture, write_tiff
 
@@ -100,7 +100,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setenv("HTD_S3_SECRET_KEY", "secret")
-        patch.setattr(files, "_servers", [files._Server()])  # one that finds the reader
+        patch.setattr(client, "_servers", [client._Server()])  # one that finds the reader
         yield lambda: open_sandboxed("hostile_reader:Reader", path)
 
 
@@ -158,7 +158,7 @@ def test_a_crash_or_a_hang_costs_that_file_alone(
 
 def test_a_lost_server_is_started_again(hostile: Any) -> None:
     with hostile() as file:
-        server = files._server()._process
+        server = client.sandbox_server()._process
         assert server is not None
         server.kill()
         server.wait()

@@ -178,6 +178,17 @@ def test_imagescope(tmp_path: Path) -> None:
     assert (labels[200:300, 300:400] == 2).sum() == pytest.approx(np.pi * 50**2, rel=5e-3)
     assert record["skipped"] == {"lines or points": 2}
     assert record["format"] == "imagescope"
+    assert record["mpp"] is None
+
+
+def test_an_annotation_of_another_scan_is_told(tmp_path: Path) -> None:
+    path = layers(tmp_path / "a.xml", layer("Tumor", region(ring(0, 0, 100), "0")))
+    said = []
+    for stated in ("1.02", "0.5", "0", "x"):
+        text = path.read_text().partition("<Annotation ")[2]
+        path.write_text(f'<Annotations MicronsPerPixel="{stated}"><Annotation {text}')
+        said.append(draw(path)[1]["mpp"])
+    assert said == [None, 0.5, None, None]  # the slide has 1 µm per pixel
 
 
 def test_imagescope_by_description_and_colour(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ MEMORY_BYTES = 3 << 30
 
 BATCH = 2000
 STARTING_SECONDS = 300
+"""Longest time until a child has made its seeds; the first one waits for all imports."""
 
 
 @dataclass
@@ -101,7 +102,7 @@ def _work(seed: int, start: int, stop: int, folder: Path, only: str, out: Connec
 
 
 def _targets(folder: Path, only: str) -> list[Target]:
-    """Make the seeds anew, which are the same each time."""
+    """Make the seeds in an empty folder; they are the same each time."""
     seeds = folder / "seeds"
     shutil.rmtree(seeds, ignore_errors=True)
     seeds.mkdir()

@@ -25,6 +25,9 @@ from shared.imaging.label_map import write_label_map
 from shared.imaging.mask_values import lookup
 from shared.imaging.sandboxed_mask import open_mask
 
+OTHER_SCAN = 1.1
+"""Ratio of resolutions beyond which an annotation may have been drawn on another scan."""
+
 
 @dataclass
 class Drawn:
@@ -38,6 +41,7 @@ class Drawn:
             another class; empty for masks.
         skipped: number of objects left out, by reason.
         on_tissue: labelled pixels that lie on tissue.
+        mpp: µm per pixel of another scan that the annotation states to be of.
     """
 
     format: LabelFormat
@@ -47,6 +51,7 @@ class Drawn:
     covered: Counter[int] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     on_tissue: int = 0
+    mpp: float | None = None
 
     def counted(self, strips: Iterator[UInt8], tissue: Tissue, height: int) -> Iterator[UInt8]:
         """Pass strips of a label map through, and count their labels."""
@@ -72,6 +77,7 @@ class Drawn:
             "overpainted_px": {classes.names[i]: n for i, n in sorted(self.covered.items()) if n},
             "on_tissue": round(self.on_tissue / labelled, 4) if labelled else None,
             "skipped": dict(sorted(self.skipped.items())),
+            "mpp": self.mpp,
         }
 
 
@@ -140,6 +146,8 @@ def _strips(
         annotation.outlines = settle(annotation.outlines)
         labelled = classify(annotation, classes, request.label_names, path)
         drawn.skipped = annotation.skipped
+        if annotation.mpp and not 1 / OTHER_SCAN < annotation.mpp / slide.mpp < OTHER_SCAN:
+            drawn.mpp = annotation.mpp
         # NDP.view states its unit, which its reader converts.
         unit = "px" if drawn.format == "ndpa" else request.labels_unit
         drawn.origin, labelled = place(path, labelled, slide, tissue, origin, unit)

@@ -92,10 +92,12 @@ class Annotation:
     Attributes:
         outlines: its areas, in the order of the file.
         skipped: number of objects left out, by reason.
+        mpp: µm per pixel of the scan that it was drawn on, if the file states it.
     """
 
     outlines: list[Outline] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    mpp: float | None = None
 
     def add(self, outline: Outline) -> None:
         """Add an outline, or count it if its area is empty."""

@@ -46,8 +46,8 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
     Raises:
         InputError: the file has another root, or a region is malformed.
     """
-    annotation = Annotation()
     root = read_xml(path, "Annotations")
+    annotation = Annotation(mpp=_mpp(root))
     closing = any(
         _is_closed(_vertices(region))
         for region in root.iter("Region")
@@ -77,6 +77,14 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
             left = areas(area.difference(union_all(near))) if near else area
             annotation.add(Outline(left, _names(layer, region)))
     return annotation
+
+
+def _mpp(root: ET.Element) -> float | None:
+    try:
+        stated = number(root.get("MicronsPerPixel", ""))
+    except ValueError:
+        return None
+    return stated if stated > 0 else None
 
 
 def _vertices(region: ET.Element) -> list[ET.Element]:

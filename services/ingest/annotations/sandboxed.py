@@ -42,6 +42,7 @@ class _Parsed(Contract):
     format: LabelFormat
     outlines: tuple[_Outline, ...] = ()
     skipped: dict[str, int] = Field(default_factory=dict)
+    mpp: float | None = Field(None, gt=0)
 
 
 _PARSED = TypeAdapter(_Parsed)
@@ -75,7 +76,7 @@ def read_annotation(
         raise InputError(f"{path.name} cannot be read: its parser answered nonsense") from error
     if parsed.format not in READERS:
         return parsed.format, None
-    return parsed.format, Annotation(outlines, Counter(parsed.skipped))
+    return parsed.format, Annotation(outlines, Counter(parsed.skipped), parsed.mpp)
 
 
 def parse(path: Path, stated: LabelFormat | None, slide: dict[str, Any]) -> Document:
@@ -93,7 +94,8 @@ def parse(path: Path, stated: LabelFormat | None, slide: dict[str, Any]) -> Docu
         }
         for item in found.outlines
     ]
-    return Document({"format": kind, "outlines": outlines, "skipped": found.skipped})
+    facts = {"format": kind, "outlines": outlines, "skipped": found.skipped, "mpp": found.mpp}
+    return Document(facts)
 
 
 def _rings(area: BaseGeometry) -> list[list[str]]:
