@@ -336,7 +336,8 @@ def _assign_slide(
         labels.append(label.astype(np.uint8))
         nearest.append(distance)
         report(len(where))
-    coords, clusters, distances = (np.concatenate(parts) for parts in (places, labels, nearest))
+    coords, clusters = np.concatenate(places), np.concatenate(labels)
+    distances = np.concatenate(nearest)
     table = pa.table(
         {"x": coords[:, 0], "y": coords[:, 1], "cluster": clusters, "distance": distances}
     )
