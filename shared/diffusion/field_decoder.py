@@ -99,6 +99,7 @@ class FieldDecoder:
         image = np.empty(shape, np.uint8)
         for y in range(top, bottom, side):
             for x in range(0, sampler.width, side):
+                sampler.watch(y - top, bottom - top)
                 part = self._piece(given, y, min(y + side, bottom), x, min(x + side, sampler.width))
                 at = (y - top) * factor, x * factor
                 image[at[0] : at[0] + part.shape[0], at[1] : at[1] + part.shape[1]] = part

@@ -16,6 +16,7 @@ from services.gateway.api.given_pictures import Pictures, read_crop
 from services.gateway.api.image_bodies import IMAGE_BODY, read_image_body
 from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.problems import ProblemError, blaming, documented, hide_paths
+from services.gateway.api.turns import decoded, seated
 from shared.arrays import UInt8
 from shared.contracts.gateway import CropBody, ImageBody
 from shared.contracts.image import GivenCrop, ImageRequest, input_key
@@ -58,7 +59,7 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
 async def make_image(request: Request, caller: MayGenerate, prefer: Prefer = None) -> Response:
     """Make one image from a label map and crops, with priority over the images of datasets."""
     body = await read_image_body(request)
-    job = await run_in_threadpool(_submit, caller, body)
+    job = await decoded(caller, _submit, caller, body)
     return await _wait(caller, job, _seconds(prefer))
 
 
@@ -74,6 +75,7 @@ def _seconds(prefer: str | None) -> float:
     return min(MAX_WAIT_SECONDS, float(match[1])) if match else WAIT_SECONDS
 
 
+@seated
 async def _wait(caller: Caller, job: str, seconds: float) -> Response:
     deadline = time.monotonic() + seconds
     while (response := await run_in_threadpool(_answer, caller, job)) is None:
