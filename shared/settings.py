@@ -106,6 +106,11 @@ class Settings(BaseSettings):
     gateway_connections: int = Field(
         1000, ge=1, description="connections of a gateway above which requests are refused"
     )
+    gateway_proxies: str = Field(
+        "",
+        description="addresses or networks of the proxies whose X-Forwarded-For and -Proto are "
+        "believed, separated by commas; empty: none",
+    )
     gateway_networks: str = Field(
         "",
         description="encoders and VAEs beyond those in the package that requests over HTTP may "
