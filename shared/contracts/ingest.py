@@ -25,15 +25,8 @@ from pydantic import Field, field_validator, model_validator
 
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import (
-    Classes,
-    Contract,
-    FileName,
-    Name,
-    Request,
-    Split,
-    SplitFractions,
-    spelling,
-)
+    Classes, Contract, FileName, Name, Request, Split, SplitFractions, spelling,
+)  # fmt: skip
 from shared.contracts.regions import RegionRule
 from shared.errors import all_quoted, quoted
 from shared.patients import Origin, known_origin
@@ -63,9 +56,7 @@ class SlideSource(Contract):
         None,
         description="folder of the slide below slides/, one for each content; default: its name",
     )
-    source: FileName = Field(
-        description="key of the slide's main file in the store, or absolute path"
-    )
+    source: FileName = Field(description="key of the slide's main file, or absolute path")
     parts: tuple[str, ...] = Field(
         (), description="paths of the slide's other files, relative to the folder of the main file"
     )
