@@ -78,7 +78,8 @@ def _said(mark: Mark | None) -> str:
     if mark is None:
         return "does not say that it is synthetic"
     parts = [f"model {mark.model}"] if mark.model else []
-    parts += [f"dataset {mark.dataset}"] if mark.dataset else []
+    whole = "dataset" if mark.key else "dataset or field"  # only images of datasets have keys
+    parts += [f"{whole} {mark.dataset}"] if mark.dataset else []
     parts += [f"image {mark.key}"] if mark.key else []
     kind = "synthetic" if mark.source == "trainedAlgorithmicMedia" else "partly synthetic"
     return f"says that it is {kind} ({', '.join(parts)})"

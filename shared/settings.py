@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SECRETS = Path("/run/secrets")
 """Folder of a container's secrets, with one file `htd_<name>` per setting."""
+
+
+def _user_cache() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "heterotissue"
 
 
 class Settings(BaseSettings):
@@ -46,7 +51,10 @@ class Settings(BaseSettings):
     s3_secret_key: SecretStr = SecretStr("")
     s3_region: str = "us-east-1"
     broker_url: SecretStr = Field(SecretStr(""), description="redis://[:password@]host:port/db")
-    cache_dir: Path = Path(tempfile.gettempdir()) / "heterotissue-cache"
+    cache_dir: Path = Field(
+        default_factory=_user_cache,
+        description="folder of fetched files and known hashes; default: below the user's ~/.cache",
+    )
     cache_gb: float = Field(
         20.0,
         gt=0,
@@ -97,6 +105,11 @@ class Settings(BaseSettings):
     )
     gateway_connections: int = Field(
         1000, ge=1, description="connections of a gateway above which requests are refused"
+    )
+    gateway_proxies: str = Field(
+        "",
+        description="addresses or networks of the proxies whose X-Forwarded-For and -Proto are "
+        "believed, separated by commas; empty: none",
     )
     gateway_networks: str = Field(
         "",

@@ -55,6 +55,7 @@ class FieldWork:
                 request.seed,
                 model.record.recipe.precision,
             )
+            sampler.watch = context.progress  # raises once the job is cancelled
             yield cls(store, request.field, sampler)
 
     def rows(self, top: int, bottom: int) -> tuple[int, int]:

@@ -51,6 +51,8 @@ def serve(config: Settings) -> None:
         port=config.gateway_port,
         log_config=None,
         server_header=False,
+        proxy_headers=bool(config.gateway_proxies),
+        forwarded_allow_ips=config.gateway_proxies,
         http=Connection,
         ws="none",
         limit_concurrency=config.gateway_connections,

@@ -11,10 +11,12 @@ import hmac
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from shared.contracts.tenants import LINKS, REVOKED, SESSIONS
 from shared.errors import InputError
 from shared.settings import Settings
 from shared.storage import ObjectNotFoundError, Store
@@ -67,11 +69,18 @@ class SignedRecords:
         self.root.put_json(name, Signed(record=plain, mac=self._mac(name, plain)))
 
     def get(self, name: str, kind: type[M]) -> M:
-        """Return a record. Raises `ObjectNotFoundError` if there is none that we signed."""
+        """Return a record.
+
+        Raises:
+            ObjectNotFoundError: there is none that we signed, or it is revoked.
+        """
         try:
             signed = self.root.get_model(name, Signed)
             if hmac.compare_digest(self._mac(name, signed.record), signed.mac):
-                return kind.model_validate(signed.record)
+                record = kind.model_validate(signed.record)
+                if self.root.exists(_mark(name)):
+                    raise ObjectNotFoundError(self.root, name)
+                return record
         except ValidationError:
             pass
         log.error("%s was not signed with this gateway's HTD_GATEWAY_KEY, and is ignored", name)
@@ -85,6 +94,19 @@ class SignedRecords:
             except ObjectNotFoundError:  # not signed, or deleted since the listing
                 continue
 
-    def delete(self, name: str) -> None:
-        """Delete a record."""
+    def revoke(self, name: str) -> bool:
+        """Revoke a record for good, also if it is put back; say whether this is the first time."""
+        now = json.dumps({"revoked": datetime.now(UTC).isoformat()})
+        first = self.root.create(_mark(name), now.encode())
         self.root.delete(name)
+        return first
+
+
+def _mark(name: str) -> str:
+    """Return the key of the mark of a revoked record; no signature is needed to take a right.
+
+    Sessions and links end soon, so their marks lie beside them and are swept with them.
+    """
+    if name.startswith((SESSIONS, LINKS)):
+        return name.removesuffix(".json") + ".revoked"
+    return REVOKED + name.rpartition("/")[2]

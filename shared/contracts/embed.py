@@ -35,7 +35,9 @@ class EmbedRequest(Request):
         "network, untrained), "
         "a registry key, a timm model name, or hf-hub:owner/name",
     )
-    weights: FileName | None = Field(None, description="key or absolute path of local weights")
+    weights: FileName | None = Field(
+        None, description="key of weights (.safetensors), or absolute path of local ones"
+    )
     imported: FileName | None = Field(
         None,
         description="features to import instead: a prefix in the store, or an absolute folder, "

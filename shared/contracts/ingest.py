@@ -63,15 +63,11 @@ class SlideSource(Contract):
         None,
         description="folder of the slide below slides/, one for each content; default: its name",
     )
-    source: FileName = Field(
-        description="key of the slide's main file in the store, or absolute path"
-    )
+    source: FileName = Field(description="key of the slide's main file, or absolute path")
     parts: tuple[str, ...] = Field(
         (), description="paths of the slide's other files, relative to the folder of the main file"
     )
-    sha256: str | None = Field(
-        None, description="SHA-256 of the slide's content; the files must still have it"
-    )
+    sha256: str | None = Field(None, description="SHA-256 that the slide's content must have")
     labels: FileName | None = Field(None, description="key or absolute path of the annotation")
     labels_sha256: str | None = Field(None, description="SHA-256 of the annotation's content")
     label_format: LabelFormat | None = Field(
@@ -128,8 +124,7 @@ def check_divided(slides: Mapping[str, tuple[str | None, Split | None]]) -> None
             listed = ", ".join(f"{slide} in {split}" for split, slide in sorted(parts.items()))
             raise ValueError(
                 f"the given splits divide patient {quoted(patient)} ({listed}), so that figures "
-                "would be "
-                "too good: give all slides of a patient one split, or allow leakage "
+                "would be too good: give all slides of a patient one split, or allow leakage "
                 "(--allow-leakage), which every report then states"
             )
 
@@ -223,9 +218,8 @@ class IngestRequest(Request):
             lost := [i.slide for i in self.slides if not i.origin.site]
         ):
             raise ValueError(
-                f"a split by site needs the site of every slide; it is not known of "
-                f"{all_quoted(lost[:5])}: "
-                "give a table with a column 'site'"
+                "a split by site needs the site of every slide; it is not known of "
+                f"{all_quoted(lost[:5])}: give a table with a column 'site'"
             )
         if not self.allow_leakage:
             given = [item for item in self.slides if item.split]
@@ -239,9 +233,8 @@ class IngestRequest(Request):
     def _check_names(self, classes: Classes) -> None:
         if starred := [name for name in classes.names if name.endswith("*")]:
             raise ValueError(
-                f"{all_quoted(starred)} can be no classes: annotations whose class ends in * "
-                "are left out "
-                "(QuPath's Ignore*, Region*). Name them otherwise, by label_names (--rename)"
+                f"{all_quoted(starred)} can be no classes: annotations whose class ends in * are "
+                "left out (QuPath's Ignore*, Region*). Name them by label_names (--rename)"
             )
         meant: dict[str, str] = {}
         for key, name in self.label_names.items():
@@ -255,8 +248,7 @@ class IngestRequest(Request):
             if spelling(name) not in known:
                 raise ValueError(
                     f"label_names maps {quoted(key)} to {quoted(name)}, which is not among the "
-                    "classes "
-                    f"{all_quoted(classes.names)}"
+                    f"classes {all_quoted(classes.names)}"
                 )
         if wrong := [name for name in self.label_order if spelling(name) not in known]:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Tenants: each has its own part of the store, with the layout of a whole store.
 
 access/tenants/<tenant>.json   TenantRecord
-access/revoked/                marks of revoked tokens
+access/revoked/                marks of revoked tokens and readings
 access/tokens/, readings/, links/, sessions/   signed records of the gateways
 tenants/<tenant>/…             that tenant's slides, models, datasets, jobs
 """
@@ -18,6 +18,9 @@ from shared.contracts.base import Contract
 LOCAL = "local"
 """The tenant at the root of the store; it always exists."""
 
+REVOKED = "access/revoked/"
+"""Prefix of the marks of revoked records, which stay: a record that is put back is not valid."""
+
 SESSIONS, LINKS = "access/sessions/", "access/links/"
 """Prefixes of the records of browsers' sessions, and of links that begin one; they are swept."""
 
@@ -27,6 +30,15 @@ Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_l
 
 RESERVED_FOLDERS = frozenset({"access", "audit", "tenants", "triton"})
 """Folders that tenants may not name: the local tenant's store is the root, which has them."""
+
+
+FOLDERS = RESERVED_FOLDERS | {
+    "clusters", "cohorts", "datasets", "encoders", "features", "fields", "idempotency", "images",
+    "jobs", "models", "names", "open-jobs", "parts", "patches", "regions", "reports", "slides",
+    "sources", "tiles", "training", "uploads",
+}  # fmt: skip
+"""Folders of a store. Tenants' results and slides may not be called so: the * of a policy's
+`tenants/*/models/*` crosses slashes, so policies deny such folders further down."""
 
 
 class TenantRecord(Contract):

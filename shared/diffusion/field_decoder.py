@@ -103,6 +103,7 @@ class FieldDecoder:
             near = max(0, y - 1), min(sampler.height, end + 1)
             labels = sampler.label_rows(*near) if len(self.scales) else None
             for x in range(0, sampler.width, side):
+                sampler.watch(y - top, bottom - top)
                 piece = self._piece(given, labels, y, end, x, min(x + side, sampler.width))
                 at = (y - top) * factor, x * factor
                 image[at[0] : at[0] + piece.shape[0], at[1] : at[1] + piece.shape[1]] = piece

@@ -110,6 +110,8 @@ class FieldSampler:
         factor: pixels per latent pixel.
         window: side of a window, latent pixels.
         height, width: size of the field, latent pixels.
+        watch: called before every batch of windows, and before every piece that is decoded, with
+            how many rows are done, and of how many; it may raise to stop.
 
     Raises:
         InputError: the map is smaller than a window.
@@ -145,6 +147,7 @@ class FieldSampler:
         )
         self._guidance = Guidance.from_scale(sampling, True, bool(crops))
         self._encoded: dict[bytes, Tensor] = {}
+        self.watch: Callable[[int, int], None] = lambda done, total: None
         shape = torch.arange(self.window) - (self.window - 1) / 2
         ramp = 1 - 2 * shape.abs() / self.window
         self._weights = ramp.unsqueeze(1) * ramp
@@ -262,12 +265,14 @@ class FieldSampler:
         total = torch.zeros(channels, bottom - top, self.width)
         weight = torch.zeros(bottom - top, self.width)
         columns = self.starts(step, 1, self.width)
-        for y in self._rows(step, top, bottom):
+        starts = self._rows(step, top, bottom)
+        for y in starts:
             labels = self.label_rows(y, y + side)
             rows = given.rows(y, y + side).sample
             inner = slice(max(top, y) - y, min(bottom, y + side) - y)
             outer = slice(y + inner.start - top, y + inner.stop - top)
             for number in range(0, len(columns), BATCH):
+                self.watch(starts.index(y), len(starts))
                 batch = columns[number : number + BATCH]
                 samples = torch.stack([rows[:, :, x : x + side] for x in batch])
                 maps = np.stack([labels[:, x * factor : (x + side) * factor] for x in batch])

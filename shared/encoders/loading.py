@@ -101,7 +101,7 @@ def load_encoder(
             'hf-hub:owner/name'.
         store: store of the embedded encoder, and of weights that are given by key.
         cohort: cohort of the embedded encoder.
-        weights: key or path of local weights (.safetensors, or .pt/.bin of plain tensors).
+        weights: key of weights (.safetensors), or path (also .pt or .bin of plain tensors).
         device: device to run on.
 
     Raises:
@@ -252,7 +252,10 @@ def _how_to_get(
 
 
 def read_weights(weights: str, store: Store) -> dict[str, Tensor]:
-    """Read a weights file: safetensors, or a .pt or .bin of plain tensors.
+    """Read a weights file: safetensors, or, from a path, a .pt or .bin of plain tensors.
+
+    A file in the store may be of anybody who uploads: of safetensors, no tensor is larger than
+    the file, while the zip of a .pt may be of a thousand times its size.
 
     Args:
         weights: absolute path or store key.
@@ -261,15 +264,19 @@ def read_weights(weights: str, store: Store) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing, or holds anything but tensors.
     """
-    path = Path(weights) if Path(weights).is_absolute() else store.local(weights)
+    own = Path(weights).is_absolute()
+    path = Path(weights) if own else store.local(weights)
     if not path.is_file():
         raise InputError(f"weights {weights} are not there")
     try:
+        if not own:
+            return safetensors.torch.load_file(path)
         state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # torch, zip and safetensors raise their own errors
+        fault = "hold more than plain tensors, which is refused" if own else "are no safetensors"
         raise InputError(
-            f"weights {path.name} are damaged, or hold more than plain tensors, which is "
-            f"refused: convert them to .safetensors ({type(error).__name__})"
+            f"weights {path.name} are damaged, or {fault}: convert them to .safetensors "
+            f"({type(error).__name__})"
         ) from error
     return state
 

@@ -80,7 +80,7 @@ class StoreLeases:
 
     def _numbers(self, name: str) -> list[int]:
         entries = self.store.entries(_key(name, ""))
-        return sorted(int(entry) for entry in entries if entry.isdigit())
+        return sorted(int(entry) for entry in entries if entry.isdecimal())
 
     def _ended(self, key: str) -> bool:
         """Say whether a lease has not changed for too long since this process first saw it so."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
+from shared.contracts.field import FIELD_INPUTS, FieldRequest
 from shared.contracts.gateway import UPLOADS, UploadRecord
 from shared.contracts.image import INPUTS, ImageRequest, image_key
 from shared.contracts.ingest import slide_key
@@ -34,7 +36,7 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
 
     That is: begun uploads, Idempotency-Keys, sessions of browsers, and half-written files. An
     image is as old as its job's result; an input is as old as the last request that sent it. Open
-    jobs are kept.
+    jobs are kept, and so are the inputs of open fields.
 
     Args:
         ledger: ledger of the store to sweep.
@@ -62,17 +64,30 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
     for key in list(_older(store, UPLOADS, now - UPLOAD_LIFETIME)):
         _give_up(store, key)
         removed += 1
+    in_use = _inputs_of_open_fields(ledger)
     for folder, kept in (
         (INPUTS, images_kept),
+        (FIELD_INPUTS, images_kept),
         (IDEMPOTENCY_KEYS, KEY_LIFETIME),
         (PARTS, UPLOAD_LIFETIME),
         (SESSIONS, SESSION_LIFETIME),
         (LINKS, SESSION_LIFETIME),
     ):
-        for key in list(_older(store, folder, now - kept)):
+        for key in set(_older(store, folder, now - kept)) - in_use:
             store.delete(key)
             removed += 1
     return removed + store.remove_leftovers(now - LEFTOVER_AGE)
+
+
+def _inputs_of_open_fields(ledger: Ledger) -> set[str]:
+    """Return the keys of the label maps and crops that open jobs of fields name."""
+    used = set()
+    for job in ledger.open_jobs():
+        with suppress(InputError, ValidationError):
+            if ledger.stage(job) == FieldRequest.stage:
+                request = FieldRequest.model_validate(ledger.request(job))
+                used |= {request.labels, *(crop.pixels or "" for crop in request.crops)}
+    return used
 
 
 def _older(store: Store, prefix: str, before: datetime) -> Iterator[str]:

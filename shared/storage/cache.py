@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import stat
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,6 +27,24 @@ from shared.errors import InputError
 PART = ".part-"
 
 log = logging.getLogger(__name__)
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder that only this user may write to, and return it.
+
+    Raises:
+        InputError: it belongs to somebody else, who could put other files there.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = folder.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
+        raise InputError(
+            f"{folder} is no folder of this user, so others could change what is cached there: "
+            "set HTD_CACHE_DIR to a folder of your own"
+        )
+    if state.st_mode & 0o022:
+        folder.chmod(0o700)
+    return folder
 
 
 class CachedPath(PosixPath):
@@ -63,13 +82,13 @@ class FileCache:
             fetch: writes the file's content.
 
         Raises:
-            InputError: the file alone takes more than the limit.
+            InputError: the file alone takes more than the limit, or the folder is not this user's.
             OSError: the content has another size.
         """
-        path = self.folder / name
+        path = private_folder(self.folder) / name
         version = self.folder / PurePosixPath(*PurePosixPath(name).parts[:2])
         while True:
-            held = self._open(path) or self._fetched(path, size, fetch)
+            held = self._open(path, size) or self._fetched(path, size, fetch)
             if held is not None:
                 with suppress(OSError):
                     os.utime(version)
@@ -77,16 +96,21 @@ class FileCache:
                 weakref.finalize(found, os.close, held)
                 return found
 
-    def _open(self, path: Path) -> int | None:
-        """Open a file that is there and hold its lock; None: it is not there."""
+    def _open(self, path: Path, size: int) -> int | None:
+        """Open a file that is there and hold its lock; None: it is not there, or not whole."""
+        if path.is_symlink():
+            path.unlink()
         try:
-            held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            held = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         fcntl.flock(held, fcntl.LOCK_SH)
-        if _is(path, held):
+        there = _is(path, held)
+        if there and os.fstat(held).st_size == size:
             return held
-        os.close(held)  # it was removed between the two calls
+        if there:
+            path.unlink(missing_ok=True)
+        os.close(held)  # else it was removed between the two calls
         return None
 
     def _fetched(self, path: Path, size: int, fetch: Callable[[IO[bytes]], object]) -> int | None:
@@ -98,8 +122,10 @@ class FileCache:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(PART + hashlib.sha256(path.name.encode()).hexdigest()[:16])
+        if part.is_symlink():
+            part.unlink()
         try:
-            held = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            held = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             return None
         try:
@@ -181,7 +207,7 @@ def _locked(held: int) -> bool:
 def _is(path: Path, held: int) -> bool:
     """Say whether an open file is the one that a path names."""
     try:
-        there = path.stat()
+        there = path.lstat()
     except OSError:
         return False
     return os.path.samestat(there, os.fstat(held))
@@ -190,7 +216,7 @@ def _is(path: Path, held: int) -> bool:
 def _removed(path: Path) -> bool:
     """Remove a file unless a process uses it, and the folders that are empty then."""
     try:
-        held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        held = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

@@ -16,6 +16,11 @@ from shared.storage.store import KeyTakenError, ObjectNotFoundError, Stat, Store
 PART = ".part-"
 """Beginning of the names of files that are being written."""
 
+_MASK = os.umask(0o077)
+os.umask(_MASK)
+_MODE = 0o666 & ~_MASK
+"""Mode of objects: that of other new files, although temporary files are their owner's alone."""
+
 
 class DirectoryStore(Store):
     """Objects as files below a directory."""
@@ -38,7 +43,7 @@ class DirectoryStore(Store):
     def create(self, key: str, data: bytes) -> bool:
         with self._temporary(key) as temporary:
             temporary.write_bytes(data)
-            temporary.chmod(0o644)
+            temporary.chmod(_MODE)
             _sync(temporary)
             try:
                 self._path(key).hardlink_to(temporary)
@@ -51,7 +56,7 @@ class DirectoryStore(Store):
     def _replacing(self, key: str) -> Iterator[Path]:
         with self._temporary(key) as temporary:
             yield temporary
-            temporary.chmod(0o644)
+            temporary.chmod(_MODE)
             _sync(temporary)
             temporary.replace(self._path(key))
         _sync(self._path(key).parent)

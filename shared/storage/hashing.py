@@ -11,7 +11,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from shared.errors import InputError
 from shared.settings import settings
+from shared.storage.cache import private_folder
 
 _SETTLED_NS = 2_000_000_000
 """Nanoseconds since its last change after which a file's hash is remembered: a clock may give
@@ -180,10 +182,9 @@ def _identity(stat: os.stat_result) -> str:
 
 
 def _cache() -> sqlite3.Connection:
-    folder = settings().cache_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        folder = private_folder(settings().cache_dir / "hashes")
+    except (OSError, InputError) as error:
         raise sqlite3.OperationalError(str(error)) from error
     cache = sqlite3.connect(folder / "hashes.sqlite", timeout=30)
     cache.execute(

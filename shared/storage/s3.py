@@ -168,7 +168,8 @@ class S3Store(Store):
 
     def local(self, key: str) -> Path:
         size, tag = self.stat(key)
-        version = hashlib.sha256(f"{tag}-{size}".encode()).hexdigest()[:16]
+        # of each key, because keys x and x/y may have the same content
+        version = hashlib.sha256(f"{tag}-{size}-{key}".encode()).hexdigest()[:16]
 
         def fetch(file: IO[bytes]) -> None:
             with self.open(key) as stream:

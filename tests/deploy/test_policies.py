@@ -7,6 +7,7 @@ import json
 import pytest
 
 from shared.contracts.requests import REQUESTS
+from shared.contracts.tenants import FOLDERS, RESERVED_FOLDERS
 from tests.deploy.manifests import ROOT
 from tests.policies import FOLDER, SERVICES, allows
 
@@ -44,9 +45,10 @@ def test_a_service_reads_and_writes_nothing_that_is_not_its_own(service: str) ->
                 assert not allows(service, action, prefix + key), (action, prefix + key)
             assert not allows(service, LIST, f"{prefix}{key.split('/')[0]}/")
     for key in SECRET:
-        if service == "reconciler" and key.startswith("access/sessions/"):
-            continue  # swept; their records are signed
         for action in (READ, WRITE, DELETE):
+            swept = service == "reconciler" and key.startswith("access/sessions/")
+            if swept and action == DELETE:
+                continue
             assert not allows(service, action, key), (action, key)
     for action in (READ, WRITE, LIST):
         assert not allows(service, action, "")
@@ -66,11 +68,53 @@ def test_a_worker_ends_jobs_of_its_own_stage_only(stage: str) -> None:
         assert not allows(stage, WRITE, name)
 
 
+WRITTEN = {
+    "ingest": {"slides", "cohorts", "tiles", "patches", "regions"},
+    "embed": {"features", "encoders"},
+    "cluster": {"clusters", "regions"},
+    "train": {"training", "models"},
+    "deploy": {"triton"},
+    "synthesize": {"datasets"},
+    "image": {"images"},
+    "field": {"fields"},
+    "evaluate": {"reports"},
+    "triton": set(),
+    "reconciler": {"images", "idempotency", "uploads", "parts", "jobs", "open-jobs"},
+}
+"""Folders that a service writes to, besides its own jobs."""
+
+
+@pytest.mark.parametrize("service", WRITTEN)
+def test_no_name_of_a_tenant_opens_another_folder(service: str) -> None:
+    own = WRITTEN[service]
+    jobs = {"jobs", "open-jobs"} - own
+    for action in (WRITE, DELETE):
+        for top in FOLDERS - own - jobs - RESERVED_FOLDERS:
+            for inner in own | jobs | {"fields", "images"}:
+                for key in (
+                    f"{top}/{inner}/x", f"{top}/a/{inner}/x", f"{top}/a/1/{inner}/b/x.json",
+                    f"{top}/{inner}/acme.{service}-0/x", f"{top}/{inner}/{inner}/inputs/x",
+                ):  # fmt: skip
+                    swept = service == "reconciler" and key.startswith("fields/inputs/")
+                    assert swept or not allows(service, action, f"tenants/acme/{key}"), key
+        for other in REQUESTS.keys() - {service}:
+            for name in (f"acme.{service}-0", f"done/acme.{service}-0", f"x.{service}-1/y"):
+                key = f"tenants/acme/jobs/acme.{other}-0/{name}"
+                assert service == "reconciler" or not allows(service, action, key), key
+    for top in own:
+        assert allows(service, WRITE, f"tenants/acme/{top}/a/b.json")
+    if service == "reconciler":
+        for place in ("fields/inputs/", "tenants/acme/fields/inputs/", "access/links/"):
+            assert allows(service, DELETE, f"{place}0")
+            assert not allows(service, WRITE, f"{place}0")
+            assert not allows(service, READ, f"{place}0")
+
+
 def test_a_service_uses_its_policies_only_in_its_bucket() -> None:
     for service in SERVICES:
         document = json.loads((FOLDER / f"{service}.json").read_text())
         for statement in document["Statement"]:
-            assert statement["Effect"] == "Allow"
+            assert statement["Effect"] in {"Allow", "Deny"}
             for action in statement["Action"]:
                 assert action.startswith("s3:")
                 assert "*" not in action

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 
 from heterotissue.checks import notes
 from services.evaluate import encoding
@@ -33,7 +34,7 @@ from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import region_table
 from shared.jobs import JobStatus, Ledger, NameTakenError, run_job
 from shared.settings import Settings
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, sha256
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
@@ -253,7 +254,13 @@ def test_images_made_again_by_another_model_are_measured_again(tmp_path: Path) -
     ledger, request = Ledger(store), EvaluateRequest(report="r", dataset="d")
     before, record = ledger.identify(request), store.get("datasets/d/dataset.json")
     model = store.get_model("models/toy/1/model.json", ModelRecord)
-    again = model.model_copy(update={"sha256": dict.fromkeys(model.sha256, "0" * 64)})
+    changed = {}
+    for name in model.sha256:
+        weights = safetensors.torch.load(store.get(f"models/toy/1/{name}"))
+        data = safetensors.torch.save(weights, {"format": "pt", "trained": "again"})
+        store.put(f"models/toy/1/{name}", data)
+        changed[name] = sha256(data)
+    again = model.model_copy(update={"sha256": changed})
     store.put_json("models/toy/1/model.json", again)
     made = DatasetRequest.model_validate(store.get_json("datasets/d/dataset.json")["request"])
     with pytest.raises(NameTakenError):  # the dataset may be in use

@@ -29,7 +29,7 @@ from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.marks import Mark, mark_xmp, parse_mark
 from shared.imaging.masks import open_mask
 from shared.imaging.pyramid import Jpeg, Labels, write_pyramid
-from shared.jobs import Ledger, run_job
+from shared.jobs import Ledger, Reporter, run_job
 from shared.models import read_model
 from shared.settings import Settings
 from shared.storage import DirectoryStore
@@ -75,6 +75,17 @@ def make(store: DirectoryStore, **fields: Any) -> JobStatus:
     ledger = Ledger(store)
     job = ledger.submit(request)
     return run_job(ledger, FieldStage(), job, config=Settings(threads=1, device="cpu"))
+
+
+class Cancelling(Reporter):
+    """Cancels a job at the first sign of it, and counts the signs."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.units = ledger, [""]
+
+    def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
+        self.units.append(unit)
+        self.ledger.cancel(job)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +148,16 @@ def test_the_files_of_a_field_are_ingested_with_its_very_label_map(tmp_path: Pat
         assert opened.level_dimensions == ((590, 535), (295, 267))
         small = np.asarray(opened.read_region((0, 0), 1, (295, 267)))[..., :3]
     assert np.abs(small[15, 15].astype(int) - image[28:34, 28:34].mean((0, 1))).max() < 10
+
+
+def test_a_cancelled_field_stops_at_the_next_window(made: DirectoryStore) -> None:
+    ledger = Ledger(made)
+    request = FieldRequest(field="c", model="toy", labels=LABELS, steps=2, guidance_crops=1)
+    reporter = Cancelling(ledger)
+    config = Settings(threads=1, device="cpu")
+    done = run_job(ledger, FieldStage(), ledger.submit(request), reporter=reporter, config=config)
+    assert done.state == "cancelled"
+    assert reporter.units == ["", "step-000-00000"]
 
 
 @pytest.mark.parametrize("architecture", ["kl", "dc"])

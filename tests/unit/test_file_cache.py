@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import IO
 import pytest
 
 from shared.errors import InputError
-from shared.storage.cache import FileCache
+from shared.storage.cache import PART, FileCache
 
 LIMIT = 100
 
@@ -118,3 +119,35 @@ def test_several_who_want_a_file_fetch_it_once(tmp_path: Path) -> None:
         thread.join()
     assert fetched == [30]
     assert [path.read_bytes() for path in found] == [b"x" * 30] * 4
+
+
+def test_what_others_left_in_the_folder_is_not_taken(tmp_path: Path) -> None:
+    folder, victim = tmp_path / "cache", tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    cache = FileCache(folder, LIMIT)
+    put(cache, "a", 10)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (folder / "s/b").mkdir()
+    (folder / "s/b/b").write_bytes(b"POISON")  # of another size
+    assert put(cache, "b", 10).read_bytes() == b"x" * 10
+    (folder / "s/c").mkdir()
+    part = folder / "s/c" / f"{PART}{hashlib.sha256(b'c').hexdigest()[:16]}"
+    part.symlink_to(victim)
+    (folder / "s/c/c").symlink_to(victim)
+    assert put(cache, "c", 8).read_bytes() == b"x" * 8
+    assert victim.read_bytes() == b"precious"
+    folder.chmod(0o777)
+    put(cache, "a", 10)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    with pytest.raises(InputError, match="set HTD_CACHE_DIR"):
+        put(FileCache(link, LIMIT), "a", 10)
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(InputError, match="set HTD_CACHE_DIR"):
+        put(FileCache(tmp_path, LIMIT), "a", 10)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import struct
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,20 @@ from zlib import compress, crc32
 
 import numpy as np
 import pytest
+from fastapi import Response
+from httpx2 import ASGITransport, AsyncClient
 from PIL import Image
 
+from services.gateway.api import fields as gateway_fields
+from services.gateway.api import images as gateway_images
+from services.gateway.api import turns
+from services.gateway.api.access import Caller
+from services.gateway.api.limits import Limits
+from services.gateway.api.problems import ProblemError
 from shared.contracts.deploy import Deployment, deployment_key
+from shared.contracts.gateway import FieldBody
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
+from shared.imaging import sandboxed_mask
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, parse_mark
 from shared.imaging.region_sets import pack_regions
@@ -240,3 +252,127 @@ def test_a_field_is_submitted_and_refused_by_its_parts(gateway: Gateway) -> None
     assert small.status_code == 422
     assert "64×8 px: send at least 32×32 px" in small.json()["detail"]
     assert gateway.client.get("/v1/fields/g/slide.tiff").status_code == 404
+
+
+def test_what_a_field_takes_is_counted_before_anything_is_decoded(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent: list[tuple[str, int]] = []
+
+    def spend(self: Limits, tenant: str, quota: str, amount: int, limit: int | None) -> None:
+        spent.append((quota, amount))
+        if limit is not None:
+            raise ProblemError(429, "quota", "none is left")
+
+    monkeypatch.setattr(Limits, "spend", spend)
+    monkeypatch.setattr(sandboxed_mask, "open_sandboxed", None)  # no child starts
+    labels = encode_png(np.tile(label_map(), (3, 3))[:70, :90])
+    given = body(field="q", labels=text(labels))
+    gateway.client.put("/v1/tenants/local", json={"images_per_day": 0})
+    assert gateway.client.post("/v1/fields", json=given).status_code == 429
+    assert spent == [("images", 7)]  # 90 x 70 px, of 32 x 32 px an image
+    gateway.client.put("/v1/tenants/local", json={"upload_bytes_per_day": 0})
+    monkeypatch.setattr(Limits, "spend", lambda *_: spent.append(_[2:4]))
+    with pytest.raises(TypeError):
+        gateway_fields._submit(caller(gateway), FieldBody.model_validate(given))
+    crop = base64.b64decode(given["crops"][0]["png"])
+    assert spent[-1] == ("upload_bytes", len(labels) + len(crop))
+    spent.clear()
+    for sides, words in (
+        ((40_000, 100), "at most 32768 px"),
+        ((30_000, 30_000), "500 million pixels"),
+        ((31, 400), "at least 32"),
+        ((0, 0), "at least 32"),
+    ):
+        stated = labels[:16] + b"".join(side.to_bytes(4, "big") for side in sides) + labels[24:]
+        answer = gateway.client.post("/v1/fields", json=given | {"labels": text(stated)})
+        assert (answer.status_code, words in answer.json()["detail"]) == (422, True)
+    for wrong in (b"", labels[:20], b"GIF89a" + labels, labels[:8] + labels[33:]):
+        answer = gateway.client.post("/v1/fields", json=given | {"labels": text(wrong)})
+        assert "not a readable PNG" in answer.json()["detail"]
+    assert spent == []
+
+
+def caller(gateway: Gateway) -> Caller:
+    resources = gateway.resources
+    (token,) = resources.tokens.all("local")
+    return Caller(token, resources, resources.ledger("local"), lambda: token)
+
+
+def test_pictures_of_one_tenant_leave_threads_for_the_others(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> None:
+        here.release()
+        go_on.wait(60)
+        raise ProblemError(422, "invalid", "it is wrong")
+
+    monkeypatch.setattr(gateway_fields, "read_model", slow)
+    monkeypatch.setattr(gateway_images, "read_model", slow)
+    acme, beta = (dict(gateway.holding("generate", tenant=name).headers) for name in "ab")
+    given, field = body(), body(field="f")
+
+    async def ask() -> None:
+        transport = ASGITransport(app=gateway.app)
+        async with AsyncClient(transport=transport, base_url="http://h") as client:
+
+            def post(place: str, headers: dict[str, str]) -> asyncio.Task[Any]:
+                sent = field if place == "/v1/fields" else given
+                return asyncio.create_task(client.post(place, json=sent, headers=headers))
+
+            most = turns.DECODING_PER_TENANT + turns.QUEUED_PER_TENANT
+            asked = [post(("/v1/fields", "/v1/images")[n % 2], acme) for n in range(most)]
+            for _ in range(turns.DECODING_PER_TENANT):
+                await asyncio.to_thread(here.acquire)
+            asked += [post(place, beta) for place in ("/v1/fields", "/v1/images")]
+            for _ in range(2):
+                await asyncio.to_thread(here.acquire)
+            answer = await asyncio.wait_for(client.get("/healthz"), 30)
+            assert answer.status_code == 200
+            while (
+                turns._decoding.of(0, f"{gateway.resources.root.url}/tenants/a")
+                .statistics()
+                .tasks_waiting
+                < turns.QUEUED_PER_TENANT
+            ):
+                await asyncio.sleep(0.01)
+            refused = await client.post("/v1/fields", json=field, headers=acme)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+            go_on.set()
+            assert {answer.status_code for answer in await asyncio.gather(*asked)} == {422}
+
+    try:
+        asyncio.run(ask())
+    finally:
+        go_on.set()
+
+
+def test_few_requests_of_a_token_wait(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "WAITING_PER_TOKEN", 1)
+    waited: list[float] = []
+
+    async def wait(caller: Caller, job: str, seconds: float) -> Response:
+        waited.append(seconds)
+        if len(waited) == 1:
+            await seat(caller, job, 20.0)
+        return Response()
+
+    seat = turns.seated(wait)
+    asyncio.run(seat(caller(gateway), "image-0", 20.0))
+    asyncio.run(seat(caller(gateway), "image-0", 20.0))
+    assert waited == [20.0, 0.0, 20.0]
+
+
+def test_inputs_of_fields_are_removed_when_they_are_old(gateway: Gateway) -> None:
+    ledger = tenant_ledger(gateway.config, "local")
+    given = body(field="f", labels=text(encode_png(np.tile(label_map(), (1, 2)))))
+    job = gateway.client.post("/v1/fields", json=given).json()["job"]
+    ledger.store.put("fields/inputs/other.tif", b"x")
+    kept, now = timedelta(days=30), datetime.now(UTC)
+    assert sweep(ledger, kept, now + timedelta(days=29)) == 0
+    assert sweep(ledger, kept, now + timedelta(days=31)) == 1  # the job is open
+    assert len(list(ledger.store.list("fields/inputs/"))) == 2
+    ledger.cancel(job)
+    assert sweep(ledger, kept, now + timedelta(days=31)) == 2

@@ -8,13 +8,14 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from services.gateway.api.paths import check_paths
+from services.gateway.api.paths import check_names, check_paths
 from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Opens, Request
 from shared.contracts.embed import SHIPPED_ENCODERS
 from shared.contracts.explaining import models_of
 from shared.contracts.gateway import SlideReference
 from shared.contracts.requests import REQUESTS
+from shared.contracts.tenants import FOLDERS
 from shared.encoders import REGISTRY
 
 FREE = {
@@ -115,6 +116,22 @@ def test_what_is_at_hand_is_taken() -> None:
         check_paths(request, ())
     packaged = {name for name, known in REGISTRY.items() if known.package}
     assert packaged | {"embedded", "random"} == SHIPPED_ENCODERS
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_nothing_of_a_tenant_is_called_like_a_folder(name: str) -> None:
+    slide = {"slide": "a", "stored_as": name, "source": "slides/a/source/a.svs"}
+    for request in (
+        ask("ingest", cohort=name, slides=[slide | {"stored_as": "a"}]),
+        ask("ingest", slides=[slide]),
+        ask("train", model=name, recipe=recipe()),
+        ask("train", version=name, recipe=recipe()),
+        ask("cluster", run=name),
+        ask("evaluate", report=name),
+    ):
+        with pytest.raises(ProblemError, match="folder of the store"):
+            check_names(request)
+    check_names(ask("train", recipe=recipe()))
 
 
 def test_every_text_of_every_request_says_what_it_opens() -> None:

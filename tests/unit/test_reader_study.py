@@ -190,7 +190,13 @@ def test_a_broken_set_leaves_nothing_behind(gateway: Gateway) -> None:
 
 def test_links_are_renewed_and_end_with_the_study(gateway: Gateway) -> None:
     _, (ann, bob) = make(gateway)
+    root = gateway.resources.root
+    kept = {key: root.get(key) for key in root.list("access/readings/")}
     link = gateway.client.post("/v1/reader-studies/s/readers/r1/link").json()
+    for key in set(kept) - set(root.list("access/readings/")):  # a backup puts Ann's back
+        root.put(key, kept[key])
+        assert ann.get("/v1/reading").status_code == 401
+        root.delete(key)
     assert link["path"] == f"/read#{link['token']}"
     assert ann.get("/v1/reading").status_code == 401
     assert reading(gateway, link).get("/v1/reading").json()["reader"] == "Ann"

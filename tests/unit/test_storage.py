@@ -25,6 +25,15 @@ def test_a_directory_is_an_object_store(tmp_path: Path) -> None:
     check_store(DirectoryStore(tmp_path / "store"), tmp_path)
 
 
+def test_objects_have_the_mode_of_other_new_files(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    store.put("a", b"x")
+    assert store.create("b", b"x")
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    assert {store.local(key).stat().st_mode for key in "ab"} == {usual}
+
+
 def test_interrupted_puts_leave_nothing(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     with pytest.raises(FileNotFoundError):

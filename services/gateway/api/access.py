@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from services.gateway.api.limits import Quota
+from services.gateway.api.paths import check_names
 from services.gateway.api.problems import ProblemError, without_paths
 from services.gateway.api.resources import Resources
 from services.gateway.api.session import session_id
@@ -18,6 +19,7 @@ from services.gateway.api.tokens import Scope, TokenRecord
 from services.gateway.api.watching import Watching
 from shared.contracts.base import Request as JobRequest
 from shared.contracts.jobs import JobStatus
+from shared.contracts.tenants import LOCAL
 from shared.jobs import Ledger
 from shared.storage import Store
 
@@ -72,6 +74,8 @@ class Caller:
         `job` is the id, if it is known already; `replace` takes the name of the result from
         another request.
         """
+        if self.token.tenant != LOCAL:
+            check_names(request)
         job = self.resources.submit(self.ledger, request, job, replace=replace)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job

@@ -12,9 +12,10 @@ from fastapi.responses import StreamingResponse
 
 from services.gateway.api.access import Caller, MayGenerate, MayRead
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
-from services.gateway.api.given_pictures import Pictures, read_crop
+from services.gateway.api.given_pictures import Pictures, png_sides, read_crop
 from services.gateway.api.problems import blaming, documented
 from services.gateway.api.streams import Wanted, send_object, sending
+from services.gateway.api.turns import decoded
 from shared.contracts.base import Name
 from shared.contracts.field import FieldRecord, FieldRequest, field_key
 from shared.contracts.gateway import CropBody, FieldBody
@@ -25,13 +26,12 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
 from shared.datasets.field_inputs import put_crop, put_label_map
 from shared.errors import InputError
+from shared.imaging.masks import MAX_PIXELS
 from shared.imaging.sandboxed_mask import open_mask
 from shared.models import read_model
 
 MAX_SIDE = 1 << 15
 """Greatest side of a label map in a body, pixels."""
-
-PNG = b"\x89PNG\r\n\x1a\n"
 
 FieldName = Annotated[Name, PathParameter(description="name of the field")]
 TYPES = {
@@ -44,26 +44,37 @@ router = APIRouter(prefix="/v1/fields", tags=["fields"])
 
 
 @router.post("", status_code=202, max_body_size=MAX_IMAGE_BYTES, responses=documented(404, 409))
-def submit_field(body: FieldBody, caller: MayGenerate, response: Response) -> JobStatus:
-    """Submit a request for one image of any size; its job makes it in strips."""
+async def submit_field(body: FieldBody, caller: MayGenerate, response: Response) -> JobStatus:
+    """Submit a request for one image of any size; its job makes it in strips.
+
+    It counts as the images that have as many pixels.
+    """
+    status = await decoded(caller, _submit, caller, body)
+    response.headers["Location"] = f"/v1/jobs/{status.job}"
+    return status
+
+
+def _submit(caller: Caller, body: FieldBody) -> JobStatus:
     with blaming("#/model"):
         model = read_model(caller.store, ModelRef(body.model, body.version))
+    with blaming("#/steps"):
+        body.sampling(model)
     with blaming("#/labels"):
-        labels = _put_labels(caller, body.labels, model)
+        width, height = _check_sides(*png_sides(body.labels), model)
+    pngs = [body.labels, *(crop.png for crop in body.crops if crop.png is not None)]
+    caller.spend("images", -(-width * height // model.size**2))
+    caller.spend("upload_bytes", sum(map(len, pngs)))
     crops = []
     with Pictures(model.size) as pictures:
         for number, item in enumerate(body.crops):
             with blaming(f"#/crops/{number}"):
                 crops.append(_crop(caller, item, model, pictures))
+    with blaming("#/labels"):
+        labels = _put_labels(caller, body.labels, model)
     options = body.model_dump(
         include={"field", "model", "version", "seed", "compression", *SamplingChoice.model_fields}
     )
-    request = FieldRequest(labels=labels, crops=tuple(crops), **options)
-    with blaming("#/steps"):
-        request.sampling(model)
-    caller.spend("images", 1)
-    job = caller.submit(request)
-    response.headers["Location"] = f"/v1/jobs/{job}"
+    job = caller.submit(FieldRequest(labels=labels, crops=tuple(crops), **options))
     return caller.status(job)
 
 
@@ -90,22 +101,29 @@ def get_field_file(
     return send_object(caller.store, field_key(field, file), wanted, TYPES[file], name)
 
 
+def _check_sides(width: int, height: int, model: ModelRecord) -> tuple[int, int]:
+    """Return the sides of a label map. Raises `InputError` if they are unfit."""
+    size = f"the label map has {width}×{height} px"
+    if min(width, height) < model.size:
+        raise InputError(
+            f"{size}: send at least {model.size}×{model.size} px, the size of {model.model}"
+        )
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise InputError(
+            f"{size}: send at most {MAX_SIDE} px along each side, and {MAX_PIXELS // 10**6} "
+            "million pixels"
+        )
+    return width, height
+
+
 def _put_labels(caller: Caller, data: bytes, model: ModelRecord) -> str:
-    if not data.startswith(PNG):
-        raise InputError("the label map is not a readable PNG: send a PNG in base64")
     with tempfile.TemporaryDirectory(prefix="htd-field-") as folder:
         path = Path(folder) / "labels.png"
         path.write_bytes(data)
         mask = open_mask(path)
         if mask.bands != 1:
             raise InputError("the label map has colours: send class indices (grey or palette)")
-        size = f"the label map has {mask.width}×{mask.height} px"
-        if min(mask.width, mask.height) < model.size:
-            raise InputError(
-                f"{size}: send at least {model.size}×{model.size} px, the size of {model.model}"
-            )
-        if max(mask.width, mask.height) > MAX_SIDE:
-            raise InputError(f"{size}: send at most {MAX_SIDE} px along each side")
+        _check_sides(mask.width, mask.height, model)
         return put_label_map(caller.store, mask, model)
 
 

@@ -13,6 +13,19 @@ from shared.errors import InputError
 from shared.imaging.sandboxed_picture import MODULE, Picture, read_small
 from shared.sandbox import SandboxedFiles
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def png_sides(data: bytes) -> tuple[int, int]:
+    """Return the width and height that the header of a PNG states, before anything is decoded.
+
+    Raises:
+        InputError: it is no PNG.
+    """
+    if not (data.startswith(PNG) and data[12:16] == b"IHDR" and len(data) >= 24):
+        raise InputError("it is not a readable PNG: send a PNG in base64")
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
 
 class Pictures:
     """Decodes the PNGs of one request, in one process of the sandbox.
@@ -31,6 +44,12 @@ class Pictures:
 
     def read(self, data: bytes, *, color: bool = False) -> Picture:
         """Decode a PNG; `color`: to RGB, whatever it holds. Raises `InputError`."""
+        width, height = png_sides(data)
+        if max(width, height) > self._limit:
+            raise InputError(
+                f"a picture has {width}×{height} px; at most {self._limit}×{self._limit} px are "
+                "allowed"
+            )
         self._place.write_bytes(data)  # the same file, which the process may read
         return read_small(self._place, self._files, self._limit, ["PNG"], color=color)
 

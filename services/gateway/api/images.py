@@ -19,6 +19,7 @@ from services.gateway.api.image_jobs import (
 )
 from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.problems import blaming, documented
+from services.gateway.api.turns import decoded
 from shared.arrays import UInt8
 from shared.contracts.gateway import ImageBody
 from shared.contracts.image import ImageRequest, input_key
@@ -44,7 +45,7 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
 async def make_image(request: Request, caller: MayGenerate, prefer: Prefer = None) -> Response:
     """Make one image from a label map and crops, with priority over the images of datasets."""
     body = await read_image_body(request)
-    job = await run_in_threadpool(_submit, caller, body)
+    job = await decoded(caller, _submit, caller, body)
     return await wait_for_image(caller, job, seconds_of(prefer))
 
 

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator
 from typing import Any, get_args
 
 from services.gateway.api.problems import ProblemError, pointer
-from shared.contracts.base import NAME_PATTERN, Contract, Opens
+from shared.contracts.base import NAME_PATTERN, Contract, Opens, Request
 from shared.contracts.embed import SHIPPED_ENCODERS, EmbedRequest
 from shared.contracts.evaluate import EvaluateRequest
+from shared.contracts.ingest import IngestRequest
 from shared.contracts.recipe import EMBEDDED_VAE
-from shared.contracts.tenants import is_path, is_reserved
+from shared.contracts.tenants import FOLDERS, is_path, is_reserved
 from shared.errors import InputError
 from shared.storage import check_key
 
@@ -61,6 +62,25 @@ def check_paths(request: Contract, listed: Collection[str]) -> None:
                 f"{text!r} is not among the networks that requests over HTTP may name",
                 f"take one of {', '.join(sorted({*SHIPPED[kind], *listed}))}, or ask whoever runs "
                 "the gateway to list it in HTD_GATEWAY_NETWORKS",
+            )
+
+
+def check_names(request: Request) -> None:
+    """Refuse a tenant's request for results or slides that are called like a folder of the store.
+
+    Raises:
+        ProblemError: a name is one of `FOLDERS` (422).
+    """
+    made = [part for product in request.products() for part in product.split("/")[1:]]
+    slides = request.slides if isinstance(request, IngestRequest) else ()
+    for name in (*made, *(slide.folder for slide in slides)):
+        if name in FOLDERS:
+            raise ProblemError(
+                422,
+                "invalid",
+                f"{name!r} is the name of a folder of the store, so nothing of a tenant can be "
+                "called so",
+                remedy="choose another name",
             )
 
 

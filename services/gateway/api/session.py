@@ -87,9 +87,7 @@ class Sessions:
             record = self.records.get(name, SessionRecord)
         except ObjectNotFoundError:
             return None
-        first = self.records.root.create(f"{LINKS}{digest_of(link)}.used", link[-8:].encode())
-        self.records.delete(name)
-        if not first or record.ends < datetime.now(UTC):
+        if not self.records.revoke(name) or record.ends < datetime.now(UTC):
             return None
         return self._begin(record.caller, None)
 
@@ -114,7 +112,7 @@ class Sessions:
         """End a session; other gateways of this store may accept it for some seconds more."""
         if _ID.fullmatch(session):
             self._known.pop(digest_of(session), None)
-            self.records.delete(f"{SESSIONS}{digest_of(session)}.json")
+            self.records.revoke(f"{SESSIONS}{digest_of(session)}.json")
 
 
 def session_id(request: Request) -> str | None:

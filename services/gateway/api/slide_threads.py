@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any
-from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import Response
 
 from services.gateway.api.access import Caller
+from services.gateway.api.turns import Turns
 
 THREADS = 16
 """Number of requests that read slides at the same time; others wait without a thread."""
@@ -21,13 +21,7 @@ THREADS_PER_TENANT = 6
 THREADS_PER_SLIDE = 4
 """Number of those that may be for one slide, which may be slow to fetch."""
 
-_all = CapacityLimiter(THREADS)
-_some: WeakValueDictionary[tuple[str, ...], CapacityLimiter] = WeakValueDictionary()
-"""Limiters by store, and by store and slide."""
-
-
-def _limiter(most: int, *key: str) -> CapacityLimiter:
-    return _some.get(key) or _some.setdefault(key, CapacityLimiter(most))
+_reading = Turns(THREADS)
 
 
 def reads_slide(answer: Callable[..., Response]) -> Callable[..., Awaitable[Response]]:
@@ -37,10 +31,10 @@ def reads_slide(answer: Callable[..., Response]) -> Callable[..., Awaitable[Resp
     async def in_turn(*, caller: Caller, slide: str, **values: Any) -> Response:
         tenant = caller.store.url
         async with (
-            _limiter(THREADS_PER_SLIDE, tenant, slide),
-            _limiter(THREADS_PER_TENANT, tenant),
+            _reading.of(THREADS_PER_SLIDE, tenant, slide),
+            _reading.of(THREADS_PER_TENANT, tenant),
         ):
             work = partial(answer, caller=caller, slide=slide, **values)
-            return await to_thread.run_sync(work, limiter=_all)
+            return await to_thread.run_sync(work, limiter=_reading.threads)
 
     return in_turn

@@ -54,7 +54,7 @@ def drop_links(records: SignedRecords, tenant: str, study: str, reader: str | No
     """Revoke the tokens of one reader, or of all readers, of a study."""
     for key, record in records.all(PREFIX, ReadingRecord):
         if (record.tenant, record.study) == (tenant, study) and reader in {None, record.reader}:
-            records.delete(key)
+            records.revoke(key)
 
 
 def _digest(token: str) -> str:
