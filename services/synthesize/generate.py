@@ -30,17 +30,21 @@ ATTEMPTS = 5
 IN_FLIGHT = 3
 """Number of batches that are requested from a Triton server at a time, to keep it busy."""
 
+BATCH = {"cpu": 16, "cuda": 64}
+"""Number of images that are made at a time, by device; fewer do not fill a GPU."""
+
 Generate = Callable[[UInt8, Sequence[Sequence[Crop]], Sequence[int]], UInt8]
 """Makes images from label maps, crops and seeds; see `Generator.generate`."""
 
 
 def open_generate(
     context: Context, request: DatasetRequest, model: ModelRecord
-) -> tuple[Generate, int]:
+) -> tuple[Generate, int, int]:
     """Open the generator of a request; raises the errors of `open_generator`.
 
     Returns:
-        The function that makes images, and the number of batches to request at a time.
+        The function that makes images, the number of images of a batch, and the number of batches
+        to request at a time.
     """
     generator, remote = open_generator(context.store, model, context.device, tenant=context.tenant)
     generate = partial(
@@ -49,7 +53,8 @@ def open_generate(
         use_map=request.use_map,
         use_crops=request.use_crops,
     )
-    return generate, IN_FLIGHT if remote else 1
+    size = request.batch_size or BATCH[generator.device]
+    return generate, size, IN_FLIGHT if remote else 1
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         store = context.store
         number, start, stop = (int(str(shard.args[name])) for name in ("number", "start", "stop"))
         model = _model(store, request)
-        generate, at_a_time = open_generate(context, request, model)
+        generate, size, at_a_time = open_generate(context, request, model)
         maps, crops = open_banks(store, request, model)
         composer = Composer(
             request,
@@ -91,8 +91,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
         chosen = [maps.numbers[key] for key in _choices(store, request.dataset, start, stop)]
 
         def batches() -> Iterator[list[Composition]]:
-            for first in range(start, stop, request.batch_size):
-                indices = range(first, min(first + request.batch_size, stop))
+            for first in range(start, stop, size):
+                indices = range(first, min(first + size, stop))
                 yield [composer.compose(index, chosen[index - start]) for index in indices]
 
         samples: list[Sample] = []

@@ -41,9 +41,9 @@ def told_to_end() -> Iterator[Callable[[], bool]]:
 
     put_off: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        for number in SIGNALS:
-            if signal.getsignal(number) not in (None, signal.SIG_IGN):
-                put_off[number] = signal.signal(number, lambda which, _: got.append(which))
+        for each in SIGNALS:
+            if signal.getsignal(each) not in (None, signal.SIG_IGN):
+                put_off[each] = signal.signal(each, lambda number, _: got.append(number))
     try:
         yield told
     finally:

@@ -141,7 +141,9 @@ class DatasetRequest(SamplingChoice, Request):
         le=10_000,
         description="images per shard; larger shards leave fewer pauses between them",
     )
-    batch_size: int = Field(16, ge=1, le=1024)
+    batch_size: int | None = Field(
+        None, ge=1, le=1024, description="images made at a time; default: 64 on a GPU, else 16"
+    )
     exports: tuple[ExportFormat, ...] = ()
 
     @property

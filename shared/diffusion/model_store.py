@@ -42,6 +42,11 @@ class LoadedModel:
         self.record = record
         self.pipeline = pipeline
 
+    @property
+    def device(self) -> str:
+        """'cpu' or 'cuda'."""
+        return str(self.pipeline.device.type)
+
     def generate(
         self,
         labels: UInt8,

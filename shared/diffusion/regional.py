@@ -63,8 +63,8 @@ class Stem(nn.Conv2d):
 
     def forward(self, joined: Tensor) -> Tensor:
         """Map the sample and the features' part, (B, sample + out, h, w), to (B, out, h, w)."""
-        sample, features = joined.split([self.sample, self.out_channels], 1)
-        own = functional.conv2d(sample, self.weight[:, : self.sample], padding=1)
+        sample, features = torch.split(joined, [self.sample, self.out_channels], 1)
+        own: Tensor = functional.conv2d(sample, self.weight[:, : self.sample], padding=1)
         return own + features.to(own.dtype)
 
 

@@ -163,6 +163,18 @@ class TritonGenerator:
         self._priority = priority
         self._alone = alone
 
+    @property
+    def device(self) -> str:
+        """'cpu' or 'cuda': where the server runs the model. Raises `ServingError`."""
+        try:
+            found = InferenceServerClient(self._url).get_model_config(
+                self._name, client_timeout=ANSWER_SECONDS
+            )
+        except InferenceServerException as error:
+            raise _as_error(error) from error
+        (where,) = found.config.instance_group
+        return "cuda" if where.kind == where.KIND_GPU else "cpu"
+
     def generate(
         self,
         labels: UInt8,

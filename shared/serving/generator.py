@@ -24,6 +24,10 @@ WAIT_SECONDS = 120.0
 class Generator(Protocol):
     """Makes images; see `HeteroTissuePipeline.__call__`."""
 
+    @property
+    def device(self) -> str:
+        """'cpu' or 'cuda': where the images are made."""
+
     def generate(
         self,
         labels: UInt8,
