@@ -1,4 +1,4 @@
-"""Commands of fields, edits and pairs: field, edit, restain, vary, pairs."""
+"""Commands of fields, edits and pairs: field, edit, restain, vary, pairs, lesions."""
 
 from __future__ import annotations
 
@@ -237,6 +237,50 @@ def pairs(
     with working("drawing"):
         make_pairs(loaded, sides, record.recipe.sampling, n, seed, out)
     say(f"pairs: {out} ({n} of them)")
+
+
+@app.command(epilog=example("htd lesions --model lung --tissue tumor --n 200 --out lesions"))
+def lesions(
+    model: ModelOption,
+    tissue: Annotated[str, typer.Option(help="Class of the lesions.")],
+    n: Annotated[int, typer.Option("--n", min=1, max=100_000, help="Number of images.")] = 10,
+    out: Annotated[Path, typer.Option(help="Folder that receives them.")] = Path("lesions"),
+    regions: Annotated[
+        str | None, typer.Option(help="Region set; default: that of the model.")
+    ] = None,
+    without: Annotated[
+        str, typer.Option(help="Which tissue has none: 'slide' without the class, or 'region'.")
+    ] = "slide",
+    smallest: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="Smallest lesion, as a share of the image.")
+    ] = 0.05,
+    largest: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="Largest lesion, as a share of the image.")
+    ] = 0.3,
+    border: Annotated[
+        int, typer.Option(min=0, max=64, help="Pixels over which new tissue fades into the old.")
+    ] = 8,
+    seed: SeedOption = 0,
+    store: StoreOption = None,
+) -> None:
+    """Paint lesions into tissue of slides without them, with labels, and keep the unpainted."""
+    from heterotissue.lesions import LesionPainter, LesionRule, paint_lesions
+    from shared.device import choose_device
+    from shared.diffusion.model_store import load_model
+
+    if without not in ("slide", "region"):
+        raise InputError(f"--without {without!r} must be slide or region")
+    if smallest > largest:
+        raise InputError(f"--smallest {smallest} is larger than --largest {largest}")
+    target = Target.of(store, "")
+    ref = find_version(target.store, model)
+    loaded = load_model(target.store, ref, choose_device(target.config.device))
+    rule = LesionRule(tissue, smallest, largest, without, border)
+    name = regions or loaded.record.regions
+    painter = LesionPainter(target.store, loaded, name, rule, seed)
+    with working("painting"):
+        paint_lesions(painter, n, out)
+    say(f"lesions: {out} ({n} images, each before and after)")
 
 
 def _editor(

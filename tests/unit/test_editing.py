@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -13,16 +14,19 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from heterotissue import cli
+from heterotissue.lesions import LesionPainter, LesionRule, paint_lesions
 from shared.contracts.models import ModelRef
+from shared.contracts.regions import RegionSet, RegionSetSlide, region_set_key
 from shared.diffusion.editing import paint, redraw
 from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.model_store import LoadedModel, load_model
 from shared.errors import InputError
 from shared.imaging.marks import parse_mark
+from shared.imaging.region_sets import RegionIndex, pack_regions, put_regions
 from shared.settings import settings
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, sha256
 from tests.models import publish_toy_model
-from tests.region_sets import make_region_set
+from tests.region_sets import make_region_set, texture_region
 
 SIDE, BORDER = 44, 3
 
@@ -140,3 +144,53 @@ def test_commands_edit_restain_and_vary(
     }  # fmt: skip
     assert htd("pairs", "map.png", *pairs) == 2
     assert "both sides of the pairs are the same" in capsys.readouterr().err
+
+
+def test_lesions_are_painted_into_slides_without_them_with_their_pixels_as_labels(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    model = load_model(store, ModelRef("toy"), "cpu")
+    rule = LesionRule("tumor", low=0.04, high=0.2, border=2)
+    with pytest.raises(InputError, match="is of a slide without 'tumor'.*--without region"):
+        LesionPainter(store, model, "toy", rule, 0)
+    put_plain_slide(store)
+    painter = LesionPainter(store, model, "two", rule, 0)
+    paint_lesions(painter, 2, tmp_path)
+    with (tmp_path / "lesions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["slide"] for row in rows] == ["plain", "plain"]
+    for row in rows:
+        image, mask, before, old = (
+            np.asarray(Image.open(tmp_path / f"{folder}/{row['key']}{end}"))
+            for folder in ("painted", "before") for end in (".png", ".mask.png")
+        )  # fmt: skip
+        lesion = mask == 2
+        assert not (old == 2).any()
+        np.testing.assert_array_equal(mask[~lesion], old[~lesion])
+        assert 0.04 <= lesion.mean() <= 0.2
+        assert float(row["share"]) == pytest.approx(lesion.mean(), abs=1e-4)
+        far = distance_transform_edt(~lesion) > 2
+        np.testing.assert_array_equal(image[far], before[far])
+        assert (image[lesion] != before[lesion]).mean() > 0.9
+    with pytest.raises(InputError, match="has no tissue 'fat'"):
+        LesionPainter(store, model, "two", LesionRule("fat"), 0)
+
+
+def put_plain_slide(store: DirectoryStore) -> None:
+    """Write a region set 'two' of the toy's slide, and of a slide without tumor."""
+    toy = store.get_model(region_set_key("toy"), RegionSet)
+    whole = texture_region("plain_0_0", "plain", 64, np.random.default_rng(0))
+    plain = whole._replace(labels=np.minimum(whole.labels, 1))
+    regions = {"slide-a": RegionIndex(store, toy, "train")[0], "plain": plain}
+    parts = []
+    for slide, region in regions.items():
+        shares = np.bincount(region.labels.ravel(), minlength=3) / region.labels.size
+        row = {
+            "key": region.key, "slide": slide, "x": 0, "y": 0, "size": 64, "mpp": 0.5,
+            "tissue": 1 - shares[0], "fractions": shares.tolist(), "entropy": 0.5,
+        }  # fmt: skip
+        tar = pack_regions([region])
+        put_regions(store, "two", slide, [row], tar)
+        parts.append(RegionSetSlide(slide=slide, split="train", regions=1, sha256=sha256(tar)))
+    copy = toy.model_copy(update={"name": "two", "slides": tuple(parts)})
+    store.put_json(region_set_key("two"), copy)
