@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,20 @@ class LesionRule:
     high: float = 0.3
     without: Literal["slide", "region"] = "slide"
     border: int = 8
+
+
+class Lesion(NamedTuple):
+    """Where a painted lesion and its tissue are from; a row of lesions.csv."""
+
+    key: str
+    tissue: str
+    share: float
+    slide: str
+    region: str
+    x: int
+    y: int
+    crop_region: str
+    seed: int
 
 
 def draw_lesion(
@@ -100,12 +114,11 @@ class LesionPainter:
         if not len(self._donors):
             raise InputError(f"no {where} shows {rule.tissue!r}: there is nothing to paint it like")
         if not len(self._hosts):
-            other = ", or take --without region" if rule.without == "slide" else ""
-            raise InputError(
-                f"no {where} is of a {rule.without} without {rule.tissue!r}: name another set{other}"
-            )
+            remedy = "name another set"
+            remedy += ", or take --without region" if rule.without == "slide" else ""
+            raise InputError(f"no {where} is of a {rule.without} without {rule.tissue!r}: {remedy}")
 
-    def write(self, number: int, out: Path) -> dict[str, Any]:
+    def write(self, number: int, out: Path) -> Lesion:
         """Paint a lesion, and write the image and its label map before and after.
 
         Args:
@@ -139,11 +152,8 @@ class LesionPainter:
             (out / kind).mkdir(parents=True, exist_ok=True)
             (out / kind / f"{key}.png").write_bytes(png)
             (out / kind / f"{key}.mask.png").write_bytes(encode_png(labels))
-        return {
-            "key": key, "tissue": self.rule.tissue, "share": round(float(area.mean()), 4),
-            "slide": region.slide, "region": region.key, "x": x, "y": y,
-            "crop_region": donor, "seed": seed,
-        }  # fmt: skip
+        share = round(float(area.mean()), 4)
+        return Lesion(key, self.rule.tissue, share, region.slide, region.key, x, y, donor, seed)
 
     def _choose(self, rng: np.random.Generator) -> tuple[int, tuple[int, int], NDArray[np.bool_]]:
         """Choose a region, a window of it, and the area of the lesion in the window."""
@@ -183,6 +193,6 @@ def paint_lesions(painter: LesionPainter, n: int, out: Path) -> None:
     """Write `n` lesions into a folder, and lesions.csv, which says where each is from."""
     rows = [painter.write(number, out) for number in range(n)]
     with (out / "lesions.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
+        table = csv.writer(file)
+        table.writerow(Lesion._fields)
         table.writerows(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
@@ -249,7 +249,8 @@ def lesions(
         str | None, typer.Option(help="Region set; default: that of the model.")
     ] = None,
     without: Annotated[
-        str, typer.Option(help="Which tissue has none: 'slide' without the class, or 'region'.")
+        Literal["slide", "region"],
+        typer.Option(help="What lacks the class where lesions are painted."),
     ] = "slide",
     smallest: Annotated[
         float, typer.Option(min=0.001, max=0.9, help="Smallest lesion, as a share of the image.")
@@ -268,8 +269,6 @@ def lesions(
     from shared.device import choose_device
     from shared.diffusion.model_store import load_model
 
-    if without not in ("slide", "region"):
-        raise InputError(f"--without {without!r} must be slide or region")
     if smallest > largest:
         raise InputError(f"--smallest {smallest} is larger than --largest {largest}")
     target = Target.of(store, "")

@@ -43,8 +43,8 @@ MAX_BORDER = 64
 class Edit(Contract):
     """A change of a given image: new tissue in an area, or the whole drawn again."""
 
-    image: str = Field(description="key of the image, an RGB PNG")
-    area: str | None = Field(
+    image: FileName = Field(description="key of the image, an RGB PNG")
+    area: FileName | None = Field(
         None, description="key of a PNG that is not 0 where to paint; None: draw the whole again"
     )
     border: int = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_lesions_are_painted_into_slides_without_them_with_their_pixels_as_label
 ) -> None:
     model = load_model(store, ModelRef("toy"), "cpu")
     rule = LesionRule("tumor", low=0.04, high=0.2, border=2)
-    with pytest.raises(InputError, match="is of a slide without 'tumor'.*--without region"):
+    with pytest.raises(InputError, match=r"is of a slide without 'tumor'.*--without region"):
         LesionPainter(store, model, "toy", rule, 0)
     put_plain_slide(store)
     painter = LesionPainter(store, model, "two", rule, 0)
@@ -180,7 +181,7 @@ def put_plain_slide(store: DirectoryStore) -> None:
     """Write a region set 'two' of the toy's slide, and of a slide without tumor."""
     toy = store.get_model(region_set_key("toy"), RegionSet)
     whole = texture_region("plain_0_0", "plain", 64, np.random.default_rng(0))
-    plain = whole._replace(labels=np.minimum(whole.labels, 1))
+    plain = replace(whole, labels=np.minimum(whole.labels, 1))
     regions = {"slide-a": RegionIndex(store, toy, "train")[0], "plain": plain}
     parts = []
     for slide, region in regions.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayGenerate
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
@@ -17,6 +16,7 @@ from services.gateway.api.image_jobs import (
     wait_for_image,
 )
 from services.gateway.api.problems import blaming, documented
+from services.gateway.api.turns import decoded
 from shared.arrays import UInt8
 from shared.contracts.gateway import EditBody
 from shared.contracts.image import MAX_EDIT_SIDE, Edit, ImageRequest, input_key
@@ -42,7 +42,7 @@ router = APIRouter(prefix="/v1/edits", tags=["images"])
 )
 async def edit_image(body: EditBody, caller: MayGenerate, prefer: Prefer = None) -> Response:
     """Edit an image; afterwards it is one of `/v1/images`."""
-    job = await run_in_threadpool(_submit, caller, body)
+    job = await decoded(caller, _submit, caller, body)
     return await wait_for_image(caller, job, seconds_of(prefer))
 
 

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from services.gateway.api.access import Caller
 from services.gateway.api.given_pictures import Pictures, read_crop
 from services.gateway.api.problems import ProblemError, hide_paths
+from services.gateway.api.turns import seated
 from shared.contracts.gateway import CropBody
 from shared.contracts.image import GivenCrop, ImageRequest, input_key
 from shared.contracts.models import ModelRecord
@@ -45,6 +46,7 @@ def seconds_of(prefer: str | None) -> float:
     return min(MAX_WAIT_SECONDS, float(match[1])) if match else WAIT_SECONDS
 
 
+@seated
 async def wait_for_image(caller: Caller, job: str, seconds: float) -> Response:
     """Wait for the image of a job; answer 202 if it takes longer."""
     deadline = time.monotonic() + seconds
