@@ -17,7 +17,7 @@ from shared.settings import settings
 from tests.docs.pages import PAGES, ROOT, blocks, commands, lines, name
 from tests.phantoms import PHANTOM_SEED
 
-WALK = ("docs/slides.md", "docs/recipes.md", "docs/serving.md")
+WALK = ("docs/slides.md", "docs/recipes.md", "docs/serving.md", "docs/scale.md")
 """Pages in the order in which their blocks build on each other."""
 
 SMALLER = {

@@ -148,7 +148,7 @@ def test_a_gpu_gets_bounded_memory_and_the_number_that_was_asked(
 ) -> None:
     """Without a FAISS for GPUs, the CPU does the work; that FAISS itself has no test here."""
     points = half_units(blobs([0.3] * 3, 40)[0])
-    alone, asked = (kmeans(points, 3, 5, 0, device) for device in ("cpu", "cuda:1"))
+    alone, asked = (kmeans(points, 3, 5, 0, device=device) for device in ("cpu", "cuda:1"))
     assert np.array_equal(alone, asked)
     taken: list[tuple[int, int]] = []
 
@@ -164,7 +164,7 @@ def test_a_gpu_gets_bounded_memory_and_the_number_that_was_asked(
     monkeypatch.setattr(faiss, "StandardGpuResources", Resources, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", on_gpu, raising=False)
     for device in ("cpu", "cuda:2", "cuda:1", "cuda"):
-        assert np.array_equal(kmeans(points, 3, 5, 0, device), alone)
+        assert np.array_equal(kmeans(points, 3, 5, 0, device=device), alone)
     assert taken == [(GPU_MEMORY, 1), (GPU_MEMORY, 0)]
 
 
