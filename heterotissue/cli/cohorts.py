@@ -54,7 +54,8 @@ def end_cohort(
     if status.state in {"done", "partial"}:
         show_splits(target.store, request.cohort)
     if refused:
-        say(f"{len(refused)} files were left out, as said above")
+        files = "1 file was" if len(refused) == 1 else f"{len(refused)} files were"
+        say(f"{files} left out, as said above")
     state = "partial" if status.state == "done" and (refused or left_out) else status.state
     if state != "done":
         raise typer.Exit(exit_code(state, status.job, target.store))

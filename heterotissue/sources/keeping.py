@@ -251,8 +251,9 @@ def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
                 )
         if others:
             names = some(shown(item.entry.below) for item in others)
+            have = "has" if len(others) == 1 else "have"
             found.notes.append(
-                f"{names} has the same content as {shown(first.entry.below)}: taken once"
+                f"{names} {have} the same content as {shown(first.entry.below)}: taken once"
             )
     return kept
 
