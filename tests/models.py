@@ -23,23 +23,24 @@ def publish_toy_model(
     size: int = 32,
     model: str = "toy",
     conditioning: Literal["regional", "embedding"] = "regional",
+    vae: VaeRecipe = VaeRecipe(channels=(8, 16), latent_channels=4),  # noqa: B008 - frozen
 ) -> ModelRecord:
     """Publish version 1 of a model, seeded and untrained, for the classes of a region set."""
     recipe = Recipe(
         name="toy",
         size=size,
-        vae=VaeRecipe(channels=(8, 16), latent_channels=4),
+        vae=vae,
         denoiser=DenoiserRecipe(
             conditioning=conditioning, channels=(32, 64), attention=(False, True),
             condition_channels=32,
         ),
     )  # fmt: skip
     torch.manual_seed(0)
-    vae = make_vae(recipe.vae)
-    denoiser = make_denoiser(recipe.denoiser, size, regions.classes, vae)
+    autoencoder = make_vae(recipe.vae)
+    denoiser = make_denoiser(recipe.denoiser, size, regions.classes, autoencoder)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        HeteroTissuePipeline(vae, denoiser).save_pretrained(folder, safe_serialization=True)
+        HeteroTissuePipeline(autoencoder, denoiser).save_pretrained(folder, safe_serialization=True)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         names = {path: path.relative_to(folder).as_posix() for path in files}
         for path in files:

@@ -2,7 +2,8 @@
 
     python -m services.train.package_checkpoint STORE MODEL NAME
 
-`services.train.warm_start` describes the checkpoints.
+`services.train.warm_start` describes the checkpoints. An autoencoder that the package holds already
+is left out.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
-from services.train.warm_start import packaged_path, read_weights, student_of
+from services.train.warm_start import embedded_vae, packaged_path, read_weights, student_of
 from shared.contracts.train import PACKAGED
 from shared.storage import Store, open_store
 
@@ -23,8 +25,9 @@ from shared.storage import Store, open_store
 def package_checkpoint(store: Store, reference: str, path: Path) -> None:
     """Write the version `reference` (models/<name>/<version>) to `path`, in half precision."""
     weights, student = read_weights(store, reference), student_of(store, reference)
-    tensors = {f"vae.{k}": v for k, v in weights.vae.items()}
-    tensors |= {f"denoiser.{k}": v for k, v in weights.denoiser.items()}
+    tensors = {f"denoiser.{k}": v for k, v in weights.denoiser.items()}
+    if not _is_embedded(weights.vae):
+        tensors |= {f"vae.{k}": v for k, v in weights.vae.items()}
     meta = {
         "normalization": weights.normalization,
         "classes": weights.classes,
@@ -36,6 +39,14 @@ def package_checkpoint(store: Store, reference: str, path: Path) -> None:
         file.write(safetensors.torch.save(half, {"heterotissue": json.dumps(meta)}))
     Path(file.name).replace(path)
     path.chmod(0o644)
+
+
+def _is_embedded(vae: dict[str, Tensor]) -> bool:
+    """Say whether these weights are those of the package's autoencoder, in half precision."""
+    known = embedded_vae()
+    return vae.keys() == known.keys() and all(
+        torch.equal(value.half(), known[name].half()) for name, value in vae.items()
+    )
 
 
 def main() -> None:

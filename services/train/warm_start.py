@@ -8,6 +8,8 @@
 - `colon-student`: makes images in four steps without guidance, with the same autoencoder. Its
   teacher is `colon`'s denoiser after 1,833 further steps of 128 images. It was trained on a GPU,
   and no map or crops were dropped.
+
+A checkpoint without an autoencoder has that of the recipe `embedded`, which the package holds once.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import StudentRecipe
 from shared.contracts.train import PACKAGED, Origin
+from shared.diffusion.autoencoder import EMBEDDED, read_vae
 from shared.diffusion.denoiser import Denoiser
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
@@ -103,12 +106,17 @@ def _read_packaged(name: str) -> Weights:
         meta = _meta(file)
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     return Weights(
-        vae=_part(tensors, "vae."),
+        vae=_part(tensors, "vae.") or embedded_vae(),
         denoiser=_part(tensors, "denoiser."),
         normalization=meta["normalization"],
         classes=meta["classes"],
         head_width=meta.get("head_width", 32),
     )
+
+
+def embedded_vae() -> dict[str, Tensor]:
+    """Return the weights of the autoencoder in this package, by name, float32."""
+    return dict(read_vae(EMBEDDED).state_dict())
 
 
 def _read_version(store: Store, reference: str) -> Weights:

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from heterotissue.recipes import load_recipe
+from services.train.package_checkpoint import package_checkpoint
 from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
 from shared.contracts.base import Classes
+from shared.contracts.recipe import EMBEDDED_VAE, VaeRecipe
 from shared.contracts.regions import region_set_key
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.errors import InputError
 from shared.storage import DirectoryStore, Store
+from tests.models import publish_toy_model
 from tests.region_sets import CLASSES, make_region_set
 from tests.unit.test_train import plan
 
@@ -51,6 +55,27 @@ def test_a_shipped_checkpoint_fits_its_recipe_and_other_classes(
     state = denoiser.state_dict()
     assert ends
     assert all(torch.equal(state[key], weights.denoiser[key]) for key in ends)
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_packaged_checkpoint_holds_its_autoencoder_unless_the_package_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: bool
+) -> None:
+    store = DirectoryStore(tmp_path)
+    own = VaeRecipe(channels=(8, 16), latent_channels=4)
+    vae = VaeRecipe(pretrained=EMBEDDED_VAE) if embedded else own
+    publish_toy_model(store, make_region_set(store, regions=1), vae=vae)
+    path = tmp_path / "colon"
+    package_checkpoint(store, "models/toy/1", path)
+    with safe_open(path, framework="pt") as file:
+        assert any(name.startswith("vae.") for name in file.keys()) is not embedded  # noqa: SIM118
+    monkeypatch.setattr("services.train.warm_start.packaged_path", lambda _: path)
+    published, packaged = read_weights(store, "models/toy/1"), read_weights(store, "colon")
+    for kind in ("vae", "denoiser"):
+        before, after = getattr(published, kind), getattr(packaged, kind)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(value.half(), after[name].half()) for name, value in before.items())
+    assert packaged.normalization == published.normalization
 
 
 @pytest.mark.parametrize("read", [read_weights, student_of])
