@@ -332,10 +332,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "size": given.size,
         "fields": given.fields,
     }
-    figures |= measure(
-        pipeline, rule, tiles, given.size, given.fields, given.windows, given.pictures
-    )
-    print(json.dumps(figures, indent=1), flush=True)
+    if given.fields:
+        figures |= measure(
+            pipeline, rule, tiles, given.size, given.fields, given.windows, given.pictures
+        )
+        print(json.dumps(figures, indent=1), flush=True)
     if given.time:
         crops = crops_of(usable, rule, np.random.default_rng(2))
         figures |= compare_time(pipeline, crops, given.time)
