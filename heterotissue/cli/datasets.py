@@ -171,7 +171,7 @@ def verify(
             good, text = examine(path, known)
         except InputError as error:
             good, text, code = False, str(error), 2
-        say(f"{path}: {text}")
+        typer.echo(f"{path}: {text}")
         code = code or int(not good)
     if code:
         raise typer.Exit(code)
@@ -195,7 +195,7 @@ def resolve(
     if unknown := [each for each in pseudonyms or () if each not in names]:
         raise InputError(f"dataset {dataset!r} has no {', '.join(unknown)}")
     for each in pseudonyms or sorted(names, key=lambda each: names[each]):
-        say(f"{each}  {names[each]}")
+        typer.echo(f"{each}  {names[each]}")
 
 
 @app.command(epilog=example("htd estimate --model lung --images 1000000 --size 512 --tflops 400"))
@@ -262,7 +262,7 @@ def estimate(
     if tflops:
         rows[f"at {tflops:g} TFLOP/s"] = f"{images * cost.flops / tflops / 3.6e15:,.1f} hours"
     for title, text in rows.items():
-        say(f"{title:<20}{text}")
+        typer.echo(f"{title:<20}{text}")
 
 
 def _estimate_cohort(
@@ -274,4 +274,4 @@ def _estimate_cohort(
     number, cores, tflops = machines
     measured = read_figures(figures or RESULTS)
     for line in lines(Cohort(*cohort), Machines(number, cores, tflops or TERAFLOPS), measured):
-        say(line)
+        typer.echo(line)
