@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from shared.contracts.base import Request
 from shared.contracts.jobs import Marker, ParkedUnit, State
 from shared.contracts.tenants import LOCAL
 from shared.errors import CancelledError, HandedBackError, InputError
+from shared.jobs.late import put_marker, take_back
 from shared.jobs.leases import Leases
 from shared.jobs.ledger import Ledger
 from shared.jobs.markers import Finished, forget_sum, maker_of, markers_of
@@ -261,12 +263,14 @@ class Unit:
         started, ledger, job = time.time(), self.ledger, self.job
         record = ledger.known(job, self.submission)[0]
         request = ledger.known_request(job, self.submission, self.stage.request)
+        check = self._check(CANCEL_CHECK_SECONDS / 4)
         context = Context(
             ledger.store,
             threads=self.config.threads,
             device=self.config.device,
             report=self._reported(self._check(CANCEL_CHECK_SECONDS)),
-            check=self._check(CANCEL_CHECK_SECONDS / 4),
+            check=check,
+            take_back=partial(take_back, ledger, request, job, self.name),
             tenant=ledger.owner or LOCAL,
             open_root=ledger.open_root,
         )
@@ -277,7 +281,7 @@ class Unit:
             self._finish(request, context)
             return result
         if self.shard is None:
-            self._check_names(request)
+            Claims(ledger.store, request, job).require()
             plan = self.stage.plan(request, context)
             self._check_now()
             store_plan(ledger.store, job, plan, keeping(ledger.store, job, record.earlier))
@@ -293,7 +297,7 @@ class Unit:
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
         self._check_now()
-        ledger.store.put_json(self._marker_key, marker)
+        put_marker(ledger.store, job, self._marker_key, marker)
         if self.failed_before and self.segment.name:
             forget_sum(ledger.store, job, self.segment)  # which may count it as parked
         return result
@@ -324,7 +328,7 @@ class Unit:
         ):
             ledger.close(job, "failed", None)
             return
-        self._check_names(request)
+        Claims(ledger.store, request, job).require()
         if len(done) <= SEGMENT:
             list(done)  # reads all markers, so that all that `finish` reads is checked
         result = self.stage.finish(request, done, context)
@@ -351,14 +355,6 @@ class Unit:
         if (made := self.made.find(key)) is not None:
             return made[0]
         return maker_of(self.ledger.snapshot(self.job), key) if self.name == FINISH else None
-
-    def _check_names(self, request: Request) -> None:
-        """Raise `InputError` if another job has taken the names of this job's result."""
-        if not Claims(self.ledger.store, request, self.job).owned():
-            raise InputError(
-                f"another request has taken {', '.join(request.products())}: choose another "
-                "name, or submit this request again with --replace"
-            )
 
     def _check(self, seconds: float) -> Callable[[], None]:
         """Return a function that raises `CancelledError` once the job is over or submitted again.

@@ -66,6 +66,14 @@ class Claims:
         """Say whether all names belong to the job."""
         return all(owner(self.store, name) == self.job for name in self.request.products())
 
+    def require(self) -> None:
+        """Raise `InputError` if another job has taken the names of this job's result."""
+        if not self.owned():
+            raise InputError(
+                f"another request has taken {', '.join(self.request.products())}: choose another "
+                "name, or submit this request again with --replace"
+            )
+
     def earlier(self, *, replace: bool) -> str | None:
         """Return the job that the names belong to; None: to this job or to no job.
 

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 from shared.contracts.base import Contract, Name, Request
 from shared.contracts.tenants import LOCAL
 from shared.device import choose_device
-from shared.errors import HeteroTissueError
+from shared.errors import CancelledError, HeteroTissueError
 from shared.storage import Store, StoreView, sha256, sha256_file
 
 R = TypeVar("R", bound=Request)
@@ -105,16 +105,23 @@ class RecordingStore(StoreView):
 
     Args:
         inner: the store.
-        check: called before every change; raises `CancelledError` if the unit's job has ended or
-            was submitted again, so that a late worker changes nothing more.
+        check: called before and after every change; raises `CancelledError` if the unit's job has
+            ended or was submitted again, so that a late worker changes nothing more.
+        take_back: called with what was put meanwhile, key → SHA-256.
     """
 
-    def __init__(self, inner: Store, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        inner: Store,
+        check: Callable[[], None],
+        take_back: Callable[[Mapping[str, str]], None] = lambda _: None,
+    ) -> None:
         super().__init__(inner)
         self.outputs: dict[str, str] = {}
         self.removed: set[str] = set()
         self.made = Made()
         self._check = check
+        self._take_back = take_back
 
     def get(self, key: str) -> bytes:
         """Return the object's bytes.
@@ -132,18 +139,27 @@ class RecordingStore(StoreView):
     def put(self, key: str, data: bytes) -> None:
         self._check()
         super().put(key, data)
-        self.outputs[key] = sha256(data)
+        self._keep(key, sha256(data))
 
     def put_file(self, key: str, path: Path) -> None:
         self._check()
         super().put_file(key, path)
-        self.outputs[key] = sha256_file(path)
+        self._keep(key, sha256_file(path))
 
     def delete(self, key: str) -> None:
         self._check()
         super().delete(key)
         if self.outputs.pop(key, None) is None:
             self.removed.add(key)
+
+    def _keep(self, key: str, digest: str) -> None:
+        """Record an object that was put, unless it came too late."""
+        try:
+            self._check()
+        except CancelledError:
+            self._take_back({key: digest})
+            raise
+        self.outputs[key] = digest
 
 
 class Context:
@@ -169,10 +185,11 @@ class Context:
         device: str,
         report: Callable[[int, int, str], None],
         check: Callable[[], None] = lambda: None,
+        take_back: Callable[[Mapping[str, str]], None] = lambda _: None,
         tenant: str = LOCAL,
         open_root: Callable[[], Store] | None = None,
     ) -> None:
-        self.store = RecordingStore(store, check)
+        self.store = RecordingStore(store, check, take_back)
         self.tenant = tenant
         self._open_root = open_root
         self._check = check

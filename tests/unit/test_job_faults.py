@@ -15,7 +15,18 @@ from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
 
 from shared.errors import HandedBackError, InputError, UnavailableError
-from shared.jobs import Context, Ledger, NoLeases, Reporter, Shard, execute, execution, run_job
+from shared.jobs import (
+    Context,
+    Ledger,
+    NoLeases,
+    Reporter,
+    Shard,
+    execute,
+    execution,
+    late,
+    names,
+    run_job,
+)
 from shared.jobs.execution import Wait
 from shared.storage import DirectoryStore, Store, StoreView, directory, is_fault
 from tests.chaos.stage import ChaosRequest, ChaosStage
@@ -328,6 +339,74 @@ def test_a_late_worker_writes_nothing_over_a_newer_submission(
     )  # fmt: skip
     assert not ledger.is_done(job, "square-0")
     assert not ledger.store.exists("toy/toy/square-0")
+
+
+class NamedRequest(ToyRequest):
+    """A toy whose result takes a name."""
+
+    def products(self) -> list[str]:
+        return [f"toy/{self.name}"]
+
+
+class NamedStage(ToyStage):
+    """The stage of such toys; each has its own bytes."""
+
+    request = NamedRequest
+
+    def run(self, request: ToyRequest, shard: Shard, context: Context) -> dict[str, Any]:
+        context.store.put("elsewhere/shared", b"shared")
+        context.store.put("toy/toy/square-0", request.faults.get("bytes", "same").encode())
+        return {"sum": 0}
+
+
+class PausedInPut(StoreView):
+    """A store whose worker is paused in the middle of its put of one object."""
+
+    def __init__(self, inner: Store, key: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self.key, self.meanwhile = key, meanwhile
+
+    def put(self, key: str, data: bytes) -> None:
+        if key.endswith(self.key):
+            self.key = "none"
+            self.meanwhile()
+        super().put(key, data)
+
+
+@pytest.mark.parametrize("other", ["same", "other", None])
+@pytest.mark.parametrize("paused", ["toy/square-0", "done/square-0.json"])
+def test_a_put_that_lands_after_its_job_was_deleted_leaves_nothing_wrong(
+    ledger: Ledger, paused: str, other: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "CANCEL_CHECK_SECONDS", -1.0)
+    monkeypatch.setattr(late, "PATIENCE", -1.0)
+    job = ledger.submit(NamedRequest(parts=1))
+    execute(
+        ledger, NamedStage(), job, "plan", leases=NoLeases(), reporter=Reporter(), config=CONFIG
+    )
+    made: list[str] = []
+
+    def meanwhile() -> None:
+        ledger.delete(job)
+        ledger.store.delete_prefix("toy/")
+        names.release(ledger.store, "toy/toy")
+        if other is not None:
+            made.append(ledger.submit(NamedRequest(parts=2, faults={"bytes": other})))
+            assert run_job(ledger, NamedStage(), made[0], config=CONFIG).state == "done"
+
+    slow = Ledger(PausedInPut(ledger.store, paused, meanwhile))
+    execute(
+        slow, NamedStage(), job, "square-0", leases=NoLeases(), reporter=Reporter(), config=CONFIG
+    )
+    assert made or other is None
+    assert not list(ledger.store.list(ledger.key(job, "")))
+    assert ledger.store.get("elsewhere/shared") == b"shared"
+    key = "toy/toy/square-0"
+    found = ledger.store.get(key) if ledger.store.exists(key) else None
+    if paused.startswith("toy") and other != "same":
+        assert found is None, "what is gone is made again; what is wrong would stay"
+    else:
+        assert found == (other and other.encode())
 
 
 def test_a_worker_that_was_paused_writes_nothing_over_what_another_has_made(
