@@ -62,10 +62,14 @@ AHEAD = 8
 
 def processor_seconds() -> float:
     """Return the processor seconds of this process and of its children so far."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    children = psutil.Process().children(recursive=True)
-    alive = sum(sum(child.cpu_times()[:2]) for child in children)
-    return time.process_time() + ended.ru_utime + ended.ru_stime + alive
+    while True:
+        children = psutil.Process().children(recursive=True)
+        try:  # each of them counts its own children that have ended
+            alive = sum(sum(child.cpu_times()[:4]) for child in children)
+        except psutil.NoSuchProcess:
+            continue  # it has ended meanwhile, and now counts as its parent's
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + ended.ru_utime + ended.ru_stime + alive
 
 
 class Costs:

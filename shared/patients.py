@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -23,11 +24,27 @@ _COUNT = re.compile(
 """A number at the end, which may also count patients: it tells nothing unless the rest has one."""
 
 
+_NUMBER = re.compile(r"^0*(\d+)(?:\.0+)?$", re.ASCII)
+"""A number that counts patients, with what spreadsheets add to it or leave out."""
+
+
 class Origin(NamedTuple):
     """Patient of a slide, and its site if the name tells that too."""
 
     patient: str | None
     site: str | None
+
+
+def folded(identifier: str) -> str:
+    """Return the identifier of a patient or a site as identifiers are compared.
+
+    Spellings that differ in case, white space, Unicode form, or in what spreadsheets make of a
+    number (007, 7, 7.0) are one. To join two patients in error costs little; to divide one makes
+    all figures too good.
+    """
+    text = " ".join(unicodedata.normalize("NFKC", identifier).casefold().split())
+    text = unicodedata.normalize("NFKC", text)
+    return _NUMBER.sub(r"\1", text)
 
 
 def known_origin(name: str) -> Origin | None:

@@ -74,7 +74,7 @@ def parse_yaml(data: bytes | str, name: str) -> Any:
         raise InputError(f"{name} is not a text file in UTF-8, as YAML must be") from error
     except RecursionError as error:
         raise InputError(f"{name} is nested too deeply") from error
-    except ValueError as error:  # such as the date 2026-13-01
+    except (AttributeError, ValueError) as error:  # such as the dates 2026-13-01 and !!timestamp x
         raise InputError(f"{name} holds a value that cannot be read: {error}") from error
 
 

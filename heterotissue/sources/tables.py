@@ -6,17 +6,24 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PureWindowsPath
-from typing import Any, get_args
-from urllib.parse import unquote, urlparse
+from pathlib import Path
+from typing import Any
 
 from heterotissue.sources.files import Finder, with_facts
 from heterotissue.sources.records import Found, SlideEntry, shown, some
-from shared.contracts.annotations import LabelFormat
-from shared.contracts.base import Split
-from shared.contracts.ingest import GIVEN_MPP
+from heterotissue.sources.table_values import (
+    SPLITS,
+    is_file,
+    label_formats,
+    labels_of,
+    mpp_of,
+    one_of,
+    path_of,
+    square_mpp,
+)
 from shared.errors import InputError, quoted
 from shared.imaging.zarr_slide import is_zarr
+from shared.patients import folded
 
 TABLES = {".csv", ".tsv", ".tab"}
 PROJECT = ".qpproj"
@@ -29,7 +36,9 @@ COLUMNS = {
                "participant participantid donor donorid",
     "site": "site siteid sitename center centre hospital institution institute dataprovider tss "
             "tissuesourcesite",
-    "mpp": "mpp mppx micronsperpixel umperpixel umperpx µmperpx µm/px um/px pixelsize",
+    "mpp": "mpp mppx micronsperpixel umperpixel umperpx µmperpx µm/px um/px pixelsize pixelsizeum "
+           "pixelsizeµm pixelsizex pixelwidth",
+    "mpp_y": "mppy pixelsizey pixelheight",
     "labels": "labels labelspath labelpath annotation annotations annotationpath annotationfile "
               "mask maskpath maskfile geojson xml",
     "label_format": "labelformat labelsformat annotationformat",
@@ -40,14 +49,7 @@ COLUMNS = {
 If a table has several headings of one column, the first of this list is read.
 """
 
-SPLITS: dict[str, Split] = {
-    "train": "train", "training": "train", "tr": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val", "tune": "val",
-    "test": "test", "testing": "test", "te": "test", "holdout": "test",
-}  # fmt: skip
-
-
-NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "-"}
+NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "-", "?", "unknown"}
 """What programmes write for an empty cell, in small letters."""
 
 
@@ -129,14 +131,14 @@ class Table:
         names = {path.name, path.stem}
         found: dict[tuple[int, bool], list[dict[str, str]]] = {}
         for _, row in self.rows:
-            given = _path(row["path"]) if "path" in row else Path(row.get("name", ""))
+            given = path_of(row["path"]) if "path" in row else Path(row.get("name", ""))
             exact = given.name in names or row.get("name") in names
             if exact or given.stem == path.stem:
                 found.setdefault((_common(given, path), exact), []).append(row)
         if not found:
             return None
         first, *others = found[max(found)]
-        if any(row.get("patient") != first.get("patient") for row in others):
+        if len({folded(row.get("patient", "")) for row in (first, *others)}) > 1:
             raise InputError(
                 f"{self.path.name} has several rows of {path.name}: give its path there"
             )
@@ -173,29 +175,6 @@ def _text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("cp1252", "replace")
-
-
-def _path(text: str) -> Path:
-    """Turn a path of a table into one of this machine: file: addresses, Windows' signs.
-
-    Raises:
-        InputError: it is no path.
-    """
-    try:
-        if text.lower().startswith("file:"):
-            text = unquote(urlparse(text).path)
-        if "\\" in text:
-            text = PureWindowsPath(text).as_posix()
-        return Path(text).expanduser()
-    except (ValueError, RuntimeError) as error:  # an address like file://[, an unknown ~user
-        raise InputError(f"{shown(text)} is no path: {error}") from error
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or holds a NUL
-        return False
 
 
 def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> Found:
@@ -250,7 +229,11 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
                     )
                 found.slides.append(made)
             elif seen[real] != facts:
-                raise InputError(f"lists {entry.path.name} again, with other values")
+                found.slides = [item for item in found.slides if item.path.resolve() != real]
+                raise InputError(
+                    f"lists {entry.path.name} again, with other values, so no row of it is taken: "
+                    "remove those that are wrong"
+                )
             seen.setdefault(real, facts)
         except InputError as error:
             found.refuse(f"{table.name}, row {number}", str(error))
@@ -267,10 +250,10 @@ def _entry(
     stated = row.get("path") or row.get("name")
     if not stated:
         raise InputError("names no slide: it has neither a path nor a name")
-    given = _path(stated)
+    given = path_of(stated)
     paths = [base / given for base in (place, *folders)] if "path" in row else []
     for path in (*paths, *([place / given.name] if paths else [])):
-        if _is_file(path) or is_zarr(path):
+        if is_file(path) or is_zarr(path):
             return _opened(path)
     found = next(
         (
@@ -308,48 +291,12 @@ def _with_row(entry: SlideEntry, row: dict[str, str], place: Path) -> SlideEntry
             name=row.get("name") if "path" in row else None,
             patient=row.get("patient"),
             site=row.get("site"),
-            mpp=_mpp(row.get("mpp")),
-            labels=_labels(row.get("labels"), place),
-            label_format=_one_of("label format", row.get("label_format"), _formats()),
-            split=_one_of("split", row.get("split"), SPLITS),
+            mpp=square_mpp(mpp_of(row.get("mpp")), mpp_of(row.get("mpp_y"))),
+            labels=labels_of(row.get("labels"), place),
+            label_format=one_of("label format", row.get("label_format"), label_formats()),
+            split=one_of("split", row.get("split"), SPLITS),
         )
     )
-
-
-def _mpp(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        value = float(text.replace(",", "."))
-    except ValueError:
-        value = 0.0
-    least, most = GIVEN_MPP
-    if not least <= value <= most:
-        raise InputError(
-            f"mpp {quoted(text)} is no size of a slide's pixel, which is {least:g} to {most:g} µm"
-        )
-    return value
-
-
-def _labels(text: str | None, place: Path) -> Path | None:
-    if text is None:
-        return None
-    path = place / _path(text)
-    if not _is_file(path):
-        raise InputError(f"its annotation {text} is not there")
-    return path
-
-
-def _formats() -> dict[str, LabelFormat]:
-    return {name: name for name in get_args(LabelFormat)}
-
-
-def _one_of(what: str, text: str | None, known: dict[str, Any]) -> Any:
-    if text is None:
-        return None
-    if (value := known.get(text.lower())) is None:
-        raise InputError(f"{what} {quoted(text)} is not one of {', '.join(known)}")
-    return value
 
 
 def _project(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -361,11 +308,11 @@ def _project(path: Path) -> list[tuple[int, dict[str, str]]]:
         rows = [_image(image) for image in images]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is no project of QuPath: it lists no images") from error
-    base = _path(moved_from).parent if isinstance(moved_from, str) else None
+    base = path_of(moved_from).parent if isinstance(moved_from, str) else None
     for row in rows:
-        image = _path(row["path"])
+        image = path_of(row["path"])
         # QuPath writes absolute paths, and where the project was: both may have moved together.
-        if base is not None and not _is_file(image) and image.is_relative_to(base.parent):
+        if base is not None and not is_file(image) and image.is_relative_to(base.parent):
             row["path"] = str(path.parent.resolve().parent / image.relative_to(base.parent))
     return list(enumerate(rows, 1))
 

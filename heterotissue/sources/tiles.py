@@ -20,7 +20,7 @@ from heterotissue.sources.keeping import storing
 from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
 from heterotissue.sources.records import Found, Refusal, explain, shown, some
-from heterotissue.sources.tables import SPLITS
+from heterotissue.sources.table_values import SPLITS
 from heterotissue.sources.unread import why_unread
 from shared.contracts.base import Classes, Split, spelling
 from shared.contracts.ingest import check_divided

@@ -12,6 +12,7 @@ from typing import Protocol
 import pyarrow.parquet as pq
 
 from shared.arrays import UInt8
+from shared.contracts.base import Split
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_table_key
@@ -22,6 +23,7 @@ from shared.datasets.samples import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
 from shared.imaging.region_sets import RegionIndex, classes_without_regions, load_region_set
 from shared.models import read_model
+from shared.patients import folded
 from shared.storage import ObjectNotFoundError, Store
 
 FALLBACK_SHARE = 0.25
@@ -224,9 +226,9 @@ def _divide_by_slide(
             f"Slides {', '.join(overlap)} are tested on, and were also trained on: "
             "the figures are better than they would be on new slides."
         )
-    tested = {part.patient for part in real.of_split(*request.real_test) if part.patient}
-    patients |= {part.patient for part in real.of_split(*request.real_train) if part.patient}
-    if not overlap and (divided := sorted(tested & patients)):
+    tested = _patients(real, *request.real_test)
+    patients |= _patients(real, *request.real_train)
+    if not overlap and (divided := sorted(tested[each] for each in tested.keys() & patients)):
         cautions.append(
             f"Slides of patients {', '.join(divided)} are tested on, and other slides of theirs "
             "were trained on: the figures are better than they would be on new patients."
@@ -312,7 +314,13 @@ def unlearnt(store: Store, request: EvaluateRequest) -> list[str]:
     ]
 
 
-def _training_slides(store: Store, models: list[str]) -> tuple[set[str], set[str], list[str]]:
+def _patients(regions: RegionSet, *splits: Split) -> dict[str, str]:
+    """Return the known patients of splits: as identifiers are compared → as they are written."""
+    known = (part.patient for part in regions.of_split(*splits) if part.patient)
+    return {folded(patient): patient for patient in known}
+
+
+def _training_slides(store: Store, models: list[str]) -> tuple[set[str], dict[str, str], list[str]]:
     """Collect the training slides of models, and of the models that these were started from.
 
     Args:
@@ -320,11 +328,11 @@ def _training_slides(store: Store, models: list[str]) -> tuple[set[str], set[str
         models: `<name>/<version>` of each model.
 
     Returns:
-        The names of the slides, the known patients, and a caution for every model that is no
+        The names of the slides, what `_patients` returns, and a caution for every model that is no
         longer in the store.
     """
     slides: set[str] = set()
-    patients: set[str] = set()
+    patients: dict[str, str] = {}
     cautions: list[str] = []
     queue = list(models)
     for reference in queue:  # the loop also visits the models that it appends
@@ -338,7 +346,7 @@ def _training_slides(store: Store, models: list[str]) -> tuple[set[str], set[str
             continue
         record = load_region_set(store, model.regions)
         slides |= {part.slide for part in record.of_split("train")}
-        patients |= {part.patient for part in record.of_split("train") if part.patient}
+        patients |= _patients(record, "train")
         start = (model.warm_start or "").removeprefix("models/")
         if start not in ("", *PACKAGED, *queue):
             queue.append(start)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from pydantic import ValidationError
+from scipy.cluster.hierarchy import DisjointSet
 
 from services.ingest.tile_tables import Row, read_tiles
 from services.ingest.tiles import given_splits, tile_patients
@@ -22,7 +23,7 @@ from shared.contracts.ingest import (
 )
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.errors import InputError
-from shared.patients import alike
+from shared.patients import alike, folded
 from shared.storage import ObjectNotFoundError, Store
 
 
@@ -56,11 +57,9 @@ def members_of(
         item.slide: Member(item.origin.patient, item.origin.site, item.split, ())
         for item in request.slides
     }
-    spelling: dict[str, str] = {}
+    patient, site = _Spelling(), _Spelling()
     for name, item in members.items():
-        if item.patient is not None:  # 'P1' and 'p1' are one patient
-            patient = spelling.setdefault(item.patient.strip().casefold(), item.patient)
-            members[name] = replace(item, patient=patient)
+        members[name] = replace(item, patient=patient.of(item.patient), site=site.of(item.site))
     if not request.allow_leakage:
         try:
             check_divided({name: (item.patient, item.given) for name, item in members.items()})
@@ -74,6 +73,16 @@ def members_of(
         )
         for name in done or members
     }
+
+
+class _Spelling:
+    """The first spelling of each identifier, as 'P1' and 'p1' are one patient."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+
+    def of(self, identifier: str | None) -> str | None:
+        return identifier and self._first.setdefault(folded(identifier), identifier)
 
 
 @dataclass(frozen=True)
@@ -96,16 +105,16 @@ def assign_splits(
 ) -> dict[str, Split]:
     """Assign a split to every slide: all slides of a patient, or of a site, are in one.
 
-    A given split counts for all slides of a patient. Slides of one patient with different given
-    splits keep these, and the patient's other slides go to train. If the cohort was split by the
-    same rule before, its patients keep their splits.
+    Sites that share a patient are one. A given split counts for all slides of a patient. Slides of
+    one patient with different given splits keep these, and the patient's other slides go to train.
+    If the cohort was split by the same rule before, its patients keep their splits.
 
     Args:
         rule: shares of the splits.
         members: slide → what is known of it.
         earlier: the cohort as it was before; None: there is none.
     """
-    group = {name: _group(rule, name, member) for name, member in members.items()}
+    group = _groups(rule, members)
     fixed = _earlier(rule, group, earlier)
     given: dict[str, set[Split]] = {}
     for name, member in members.items():
@@ -205,10 +214,24 @@ def kept_splits(
     return sum(earlier.splits.get(name) == splits[name] for name in drawn)
 
 
-def _group(rule: SplitFractions, name: str, member: Member) -> str:
-    if rule.by == "site" and member.site is not None:
-        return member.site
-    return member.patient or name
+def _groups(rule: SplitFractions, members: Mapping[str, Member]) -> dict[str, str]:
+    """Return slide → what is never divided: its patient, or its site with all that share patients.
+
+    A slide of neither stands for itself. Joined sites have the name of the first.
+    """
+    if rule.by == "patient":
+        return {name: member.patient or name for name, member in members.items()}
+    joined: DisjointSet[tuple[int, str]] = DisjointSet()
+    own: dict[str, tuple[int, str]] = {}
+    for name, member in members.items():
+        known = [(n, x) for n, x in enumerate((member.site, member.patient)) if x is not None]
+        own[name], *others = known or [(2, name)]
+        joined.add(own[name])
+        for other in others:
+            joined.add(other)
+            joined.merge(own[name], other)
+    names = {item: min(each)[1] for each in joined.subsets() for item in each}
+    return {name: names[item] for name, item in own.items()}
 
 
 def _earlier(
@@ -217,12 +240,13 @@ def _earlier(
     """Return the splits that groups had before, if they were assigned by the same rule."""
     if earlier is None or earlier.rule != rule:
         return {}
+    present = {folded(key): key for key in group.values()}
     before: dict[str, set[Split]] = {}
     for name, split in earlier.splits.items():
         if name in group:
             before.setdefault(group[name], set()).add(split)
         if rule.by == "patient" and (patient := earlier.patients.get(name)):
-            before.setdefault(patient, set()).add(split)
+            before.setdefault(present.get(folded(patient), patient), set()).add(split)
     return {key: next(iter(parts)) for key, parts in before.items() if len(parts) == 1}
 
 

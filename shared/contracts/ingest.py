@@ -36,7 +36,7 @@ from shared.contracts.base import (
 )
 from shared.contracts.regions import RegionRule
 from shared.errors import all_quoted, quoted
-from shared.patients import Origin, known_origin
+from shared.patients import Origin, folded, known_origin
 
 MAX_DAMAGED = 0.05
 """Share of a slide, its regions or patches, that may be unreadable unless a request says else."""
@@ -117,7 +117,7 @@ def check_divided(slides: Mapping[str, tuple[str | None, Split | None]]) -> None
     spelling: dict[str, str] = {}
     for slide, (patient, split) in slides.items():
         if patient is not None and split is not None:
-            same = spelling.setdefault(patient.casefold(), patient)  # 'P1' and 'p1' are one
+            same = spelling.setdefault(folded(patient), patient)  # 'P1' and 'p1' are one
             splits.setdefault(same, {}).setdefault(split, slide)
     for patient, parts in splits.items():
         if len(parts) > 1:

@@ -16,6 +16,10 @@ from shared.imaging.masks import MAX_VALUE, Mask, Values
 _COLOR = re.compile(r"#([0-9a-f]{6})|(\d{1,3}) *, *(\d{1,3}) *, *(\d{1,3})", re.IGNORECASE)
 
 
+BLACK, WHITE = (0, 0, 0), 240
+"""A colour, and the least red, green and blue of another: what backgrounds are drawn in."""
+
+
 def stated_colors(label_names: dict[str, str]) -> dict[int, str]:
     """Return the colours (0xRRGGBB) among the keys of `label_names`, with their class names."""
     colors = {}
@@ -106,14 +110,20 @@ def lookup(
 
 
 def _check_palette(mask: Mask, values: list[int]) -> None:
-    """Raise `InputError` if black is not 0 in a palette, which programs sort as they like."""
-    black = [value for value in values if mask.palette[value : value + 1] == ((0, 0, 0),)]
-    if black and mask.palette[0] != (0, 0, 0):
-        raise InputError(
-            f"mask {mask.path.name} has a palette that is not in the order of the classes, since "
-            f"{black[0]} is black, not 0: name each value or colour with --rename (label_names), "
-            f"such as '{black[0]}=background', or save class indices"
-        )
+    """Raise `InputError` if 0 is not black, or white, in a palette in which another value is.
+
+    Programs sort palettes as they like, and black or white is what the background is drawn in.
+    """
+    first = mask.palette[0]
+    colors = {value: mask.palette[value] for value in values if value < len(mask.palette)}
+    for value, color in colors.items() if first != BLACK else ():
+        if color == BLACK or min(color) >= WHITE > min(first):
+            raise InputError(
+                f"mask {mask.path.name} has a palette that is not in the order of the classes, "
+                f"since {value} is {'black' if color == BLACK else 'white'}, not 0: name each "
+                f"value or colour with --rename (label_names), such as '{value}=background', or "
+                "save class indices"
+            )
 
 
 def _packed(color: tuple[int, int, int]) -> int:

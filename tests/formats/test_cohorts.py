@@ -247,18 +247,18 @@ def request_of(done: Outcome, slide: str) -> dict[str, Any]:
 
 
 def test_faulty_rows_are_refused_by_their_numbers(htd: Any, tmp_path: Path) -> None:
-    for number in range(4):
+    for number in range(5):
         write_slide(tmp_path / f"{number}.png", number)
     table = tmp_path / "t.csv"
     table.write_text(
         "path,mpp,split,labels\n0.png,,,\ngone.png,,,\n1.png,fine,,\n2.png,,maybe,\n3.png,,,no.xml\n"
-        "0.png,1.9,,\n1.png,1,9,,no.xml\n"
+        "0.png,1.9,,\n1.png,1,9,,no.xml\n4.png,,,\n"
     )
     done = htd("ingest", table, *SMALL)
     assert done.code == 3
-    assert list(done.cohort.splits) == ["0"]
+    assert list(done.cohort.splits) == ["4"]
     for words in ("row 3: gone.png is not there", "row 4: mpp 'fine'", "row 5: split 'maybe'",
-                  "row 6: its annotation no.xml is not there", "row 7: lists 0.png",
+                  "row 6: its annotation no.xml is not there", "row 7: lists 0.png again",
                   "row 8: has more values than there are headings"):  # fmt: skip
         assert words in done.text
     for text, words in (("a,b\n1,2\n", "no column of slides"), ("", "is empty"),

@@ -159,11 +159,13 @@ def test_a_palette_may_be_named_by_its_colours(tmp_path: Path) -> None:
     assert np.array_equal(labels, np.asarray([0, 2, 1], np.uint8)[truth()])
 
 
-def test_a_palette_in_any_order_must_be_named(tmp_path: Path) -> None:
-    path = palette(tmp_path / "a.png", [255, 0, 0, 0, 0, 0, 0, 0, 255])
-    with pytest.raises(InputError, match="1 is black, not 0"):
+@pytest.mark.parametrize("ground", [[0, 0, 0], [255, 255, 255], [250, 246, 248]])
+def test_a_palette_in_any_order_must_be_named(tmp_path: Path, ground: list[int]) -> None:
+    path = palette(tmp_path / "a.png", [255, 0, 0, *ground, 0, 0, 255])
+    with pytest.raises(InputError, match=r"1 is (black|white), not 0"):
         draw(path, CLASSES, slide=SLIDE)
-    labels, _ = draw(path, CLASSES, slide=SLIDE, label_names=COLORS)
+    colors = COLORS | {"#{:02x}{:02x}{:02x}".format(*ground): "background"}
+    labels, _ = draw(path, CLASSES, slide=SLIDE, label_names=colors)
     assert np.array_equal(labels, np.asarray([1, 0, 2], np.uint8)[truth()])
     numbers = {"0": "tumor", "1": "background", "2": "stroma"}
     labels, _ = draw(path, CLASSES, slide=SLIDE, label_names=numbers)

@@ -55,6 +55,7 @@ def bomb() -> str:
         ("a: &a [*a]", "has an alias that holds itself"),
         ("a: [1", r"not valid YAML: expected ',' or ']'.*line 1"),
         ("a: !!python/object:os.system x", "not valid YAML: could not determine a constructor"),
+        ("day: !!timestamp x", "holds a value that cannot be read"),
         ("day: 2026-13-01", "holds a value that cannot be read: month must be"),
         ("- 1", "must hold fields, each written as `name: value`, not a list"),
         ("words", "must hold fields, each written as `name: value`, not a text"),

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.ingest.splits import Earlier, Member, assign_splits, earlier_splits, leaks
+from services.ingest.splits import (
+    Earlier,
+    Member,
+    assign_splits,
+    earlier_splits,
+    leaks,
+    members_of,
+)
 from shared.contracts.base import Split, SplitFractions
 from shared.contracts.ingest import CohortRecord, IngestRequest, PatchGrid, SlideSource, cohort_key
-from shared.patients import Origin, alike, known_origin
+from shared.patients import Origin, alike, folded, known_origin
 from shared.storage import DirectoryStore
 
 RULE = SplitFractions(test=0.25)
@@ -42,6 +49,36 @@ def test_sites_are_not_divided_where_that_is_asked_for() -> None:
     train = {slides[name].site for name, split in splits.items() if split == "train"}
     assert len(test) == 1
     assert not test & train
+
+
+def test_sites_that_share_a_patient_are_one() -> None:
+    slides = {f"s{n}": member(f"p{n}", site="ABCD"[n % 4]) for n in range(16)}
+    slides["shared"] = member("p0", site="C")  # p0 is of site A
+    for seed in range(8):
+        splits = assign_splits(SplitFractions(by="site", seed=seed), slides, None)
+        assert len({splits[f"s{n}"] for n in (0, 2, 4, 6)} | {splits["shared"]}) == 1
+        assert set(splits.values()) == {"train", "test"}
+        assert not leaks(slides, splits)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("M\u00fcller", "Mu\u0308ller", " m\u00dcller"), ("12", "12.0", "012"), ("A  B", "a\u00a0b")],
+)
+def test_spellings_of_a_patient_and_of_a_site_are_one(names: tuple[str, ...]) -> None:
+    people = [*names, "other"]
+    for kind in ("patient", "site"):
+        request = IngestRequest(
+            cohort="c",
+            slides=tuple(
+                SlideSource(slide=f"s{n}", source=f"/{n}", **{"site": f"x{n}", kind: name})
+                for n, name in enumerate(people)
+            ),
+            split=SplitFractions(by="site"),
+        )
+        found = [getattr(each, kind) for each in members_of(request, {}, {}).values()]
+        assert found == [names[0]] * len(names) + ["other"]
+    assert len({folded(name) for name in ("1", "10", "P1", "P01", "1.5")}) == 5
 
 
 @pytest.mark.parametrize("seed", range(20))
