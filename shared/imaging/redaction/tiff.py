@@ -7,6 +7,7 @@ copy is read again, before it is made: it must show the same levels at the same 
 from __future__ import annotations
 
 import io
+import mmap
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from shared.imaging.redaction import texts
 from shared.imaging.redaction.directories import ASCII, SUB_DIRECTORIES, Directories, Directory
 from shared.imaging.redaction.levels import Reading, reading
 from shared.imaging.redaction.patches import NoSlideError, disjoint, zeros
+from shared.imaging.redaction.pieces import check_apart, pieces
 from shared.imaging.redaction.xml import rewritten
 from shared.imaging.tiff_facts import TIFF_ERRORS
 from shared.storage import Patch
@@ -69,7 +71,6 @@ def in_tiff(path: Path) -> list[Patch]:
 def _patches(file: BinaryIO, read: Reading) -> Iterator[Patch]:
     tiff = Directories(file)
     kept: list[tuple[int, int]] = [(0, tiff.header)]
-    pieces: list[tuple[Any, Any]] = []
     pages = [
         page
         for number, page in enumerate(tiff.pages)
@@ -96,11 +97,16 @@ def _patches(file: BinaryIO, read: Reading) -> Iterator[Patch]:
                 kept.append((entry.at, entry.at + entry.size))
                 if code in values:
                     yield Patch(entry.at, values[code])
-        if page.offset in read.levels:
-            pieces.append(tiff.pieces(page))
     size = file.seek(0, io.SEEK_END)
-    starts = np.concatenate([*(part[0] for part in pieces), [start for start, _ in kept], [size]])
-    lengths = np.concatenate([*(part[1] for part in pieces), [b - a for a, b in kept], [0]])
+    every = {page.offset: page for page in (*tiff.pages, *tiff.nested)}.values()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        parts = [pieces(tiff, page, data) for page in every if page.offset in read.levels]
+    others = [
+        tiff.pieces(page) for page in every if page.offset not in read.levels and _has_pieces(page)
+    ]
+    check_apart(parts, others)
+    starts = np.concatenate([*(part[0] for part in parts), [start for start, _ in kept], [size]])
+    lengths = np.concatenate([*(part[1] for part in parts), [b - a for a, b in kept], [0]])
     yield from _between(starts.astype(np.int64), lengths.astype(np.int64), size)
 
 
@@ -109,6 +115,11 @@ def _counts(page: Directory, code: int) -> bool:
     if entry is None or entry.size == 0:
         return False
     return code == JPEG_TABLES or entry.kind not in {1, ASCII, 6, 7}
+
+
+def _has_pieces(page: Directory) -> bool:
+    codes = page.entries.keys()
+    return codes >= {273, 279} or codes >= {324, 325}
 
 
 def _between(starts: Any, lengths: Any, size: int) -> Iterator[Patch]:
