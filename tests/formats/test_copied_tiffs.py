@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -74,4 +75,61 @@ def test_a_level_has_no_pixels_of_another_image(tmp_path: Path) -> None:
         file.write(LABEL[:48], **COMMON, rowsperstrip=48)
     lengthened(path, 2000)
     with pytest.raises(InputError, match="overlap those of another image"):
+        redactions(path)
+
+
+APERIO = "Aperio Image Library v11.2.1 \r\n256x256 (64x64) RAW|AppMag = 20|MPP = 0.5"
+
+
+def stripes(side: int) -> Any:
+    """Draw a label of lines on white, as a text has them: uint8 RGB (side, side, 3)."""
+    label = np.full((side, side, 3), 235, np.uint8)
+    label[8::16, 4:-4:3] = label[9::16, 4:-4:3] = 20
+    return label
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Aperio Image Library v11\r\nEtiquette 128x128", stripes(128)),
+        ("Aperio Image Library v11\r\n128x128", np.tile(LABEL, (2, 2, 1))),
+        ("Aperio Image Library v11 " + "x" * 200 + " label", picture(4)),
+        ("Aperio Image Library v11\r\n128x128", picture(4)[::-1, ::-1].copy()),
+    ],
+)
+def test_a_level_is_the_main_image_made_smaller(text: str, label: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    with tifffile.TiffWriter(path) as file:
+        file.write(picture(2), **COMMON, tile=(64, 64), description=APERIO)
+        file.write(label, **COMMON, tile=(64, 64), description=text)
+    with pytest.raises(InputError, match="label"):
+        redactions(path)
+
+
+def test_a_true_level_stays_however_it_was_scaled(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    noise = np.random.default_rng(2).normal(0, 400, (512, 512, 1))
+    main = (picture() + cv2.GaussianBlur(noise, (0, 0), 4)[..., None]).clip(1, 255)
+    smaller = [main, main[::2, ::2], cv2.resize(main, (64, 64), interpolation=cv2.INTER_AREA)]
+    with tifffile.TiffWriter(path) as file:
+        for level in smaller:
+            pixels = np.ascontiguousarray(level, np.uint8)
+            file.write(pixels, **COMMON, tile=(64, 64), description=APERIO)
+    path.write_bytes(copied(path))
+    with tifffile.TiffFile(path) as file:
+        for page, level in zip(file.pages, smaller, strict=True):
+            assert np.array_equal(page.asarray(), level.astype(np.uint8))
+
+
+def test_pages_that_are_no_levels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(picture(8), **COMMON)
+        file.write(LABEL, **COMMON, extratags=[(285, 2, 0, "Label", True)])
+    with pytest.raises(InputError, match="label"):
+        redactions(path)
+    path = tmp_path / "a.ome.tif"
+    planes = np.stack([picture(8), LABEL])
+    tifffile.imwrite(path, planes, photometric="rgb", metadata={"axes": "ZYXS"}, ome=True)
+    with pytest.raises(InputError, match="axes ZYXS"):
         redactions(path)

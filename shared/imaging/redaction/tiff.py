@@ -19,6 +19,7 @@ from shared.errors import InputError
 from shared.imaging.redaction import texts
 from shared.imaging.redaction.directories import ASCII, SUB_DIRECTORIES, Directories, Directory
 from shared.imaging.redaction.levels import Reading, reading
+from shared.imaging.redaction.likeness import check_alike
 from shared.imaging.redaction.patches import NoSlideError, disjoint, zeros
 from shared.imaging.redaction.pieces import check_apart, pieces
 from shared.imaging.redaction.xml import rewritten
@@ -57,6 +58,8 @@ def in_tiff(path: Path) -> list[Patch]:
             patches = disjoint(file, _patches(file, before))
             overlay = cast(BinaryIO, io.BufferedReader(_Patched(file, patches)))
             after = reading(overlay, path)
+        if len(before.sizes) > 1:
+            check_alike(path, before.sizes)
     except InputError:
         raise
     except TIFF_ERRORS as error:
