@@ -133,3 +133,19 @@ def test_pages_that_are_no_levels_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(path, planes, photometric="rgb", metadata={"axes": "ZYXS"}, ome=True)
     with pytest.raises(InputError, match="axes ZYXS"):
         redactions(path)
+
+
+def test_numbers_of_a_tiff_are_those_of_its_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    words = np.frombuffer(b"DOE^JANE" * 3, np.uint16).tolist()
+    tags = [(code, 3, len(words), words, True) for code in (301, 318, 320, 340, 529, 65426)]
+    tifffile.imwrite(path, picture(8), **COMMON, extratags=tags)
+    assert path.read_bytes().count(b"DOE^JANE") == 18
+    assert b"DOE^JANE" not in copied(path)
+
+
+def test_tables_of_a_jpeg_have_no_comment(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tables = b"\xff\xd8\xff\xfe\0\x0aDOE^JANE\xff\xd9"
+    tifffile.imwrite(path, picture(8), **COMMON, extratags=[(347, 7, len(tables), tables, True)])
+    assert b"DOE^JANE" not in copied(path)

@@ -106,7 +106,8 @@ def _pairs(
         except openslide.OpenSlideError:
             continue
         other = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
-        yield one[..., :3], other[..., :3], np.minimum(one[..., 3], other[..., 3])
+        seen = np.minimum(one[..., 3], other[..., 3]).astype(np.uint8)
+        yield one[..., :3], other[..., :3].astype(np.uint8), seen
 
 
 def _cells(image: UInt8 | Float32) -> Float32:
