@@ -10,14 +10,13 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
+from shared.imaging.redaction import names_level
+
 # What is wrong with a header is told once, with its file; pydicom would print it as well.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class of VL Whole Slide Microscopy images."""
-
-BESIDES = {"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"}
-"""Third values of ImageType of the small pictures that come with a slide; a level has VOLUME."""
 
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "ConcatenationUID",
@@ -78,7 +77,7 @@ def read_instance(path: Path) -> Instance | str:
             str(header.get("PatientID") or "").strip() or None,
             int(header.get("TotalPixelMatrixColumns") or 0),
             bool(header.get("ConcatenationUID")),
-            not BESIDES.intersection(str(part).upper() for part in header.get("ImageType") or ()),
+            names_level(header.get("ImageType")),
         )
     except OSError:
         raise

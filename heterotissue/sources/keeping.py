@@ -184,7 +184,7 @@ def _hash_all(
         known: hashes of slides that the cohort has; one that was copied whole stays so.
         progress: called with the number of slides that are done, and of all.
     """
-    hashed = []
+    hashed, left_out = [], []
     for number, entry in enumerate(found.slides):
         try:
             item = _hash(entry, whole)
@@ -192,6 +192,7 @@ def _hash_all(
                 before = _hash(entry, whole=True)
                 item = before if before.sha256 in known else item
             hashed.append(item)
+            left_out += [path for path in entry.parts if not whole and path not in item.entry.parts]
         except NoSlideError as error:
             found.refuse(entry.path, str(error))
         except InputError as error:
@@ -203,6 +204,11 @@ def _hash_all(
         except OSError as error:
             found.refuse(error.filename or entry.path, f"cannot be read: {explain(error)}")
         progress(number + 1, len(found.slides))
+    if left_out:
+        found.notes.append(
+            "not copied, because they show labels, macro images or no level of their slide: "
+            f"{some(shown(path.name) for path in left_out)}"
+        )
     return hashed
 
 

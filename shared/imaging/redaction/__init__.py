@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared.imaging.redaction.dicom import in_dicom, is_dicom, is_dicom_label
+from shared.imaging.redaction.dicom import in_dicom, is_beside, is_dicom
+from shared.imaging.redaction.dicom_values import names_level
 from shared.imaging.redaction.patches import NoSlideError, disjoint
 from shared.imaging.redaction.pictures import in_picture
 from shared.imaging.redaction.scanners import in_scanner_file, is_spare
@@ -21,7 +22,7 @@ from shared.imaging.redaction.zarr import in_zarr
 from shared.imaging.tiff_facts import is_tiff
 from shared.storage import Patch
 
-__all__ = ["NoSlideError", "apply", "in_zarr", "is_left_out", "redactions"]
+__all__ = ["NoSlideError", "apply", "in_zarr", "is_left_out", "names_level", "redactions"]
 
 
 def redactions(path: Path) -> list[Patch]:
@@ -50,7 +51,7 @@ def is_left_out(main: Path, part: Path) -> bool:
     Raises:
         OSError: a file cannot be read.
     """
-    return is_spare(main, part) or is_dicom_label(part)
+    return is_spare(main, part) or is_beside(part)
 
 
 def apply(path: Path, patches: Sequence[Patch]) -> None:

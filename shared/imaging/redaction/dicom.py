@@ -1,12 +1,15 @@
 """What a copy of a DICOM file keeps: the attributes that say how pixels are stored, and the pixels.
 
 Whose slide it is, and by whom, where and when it was made, stands in attributes of every kind
-(PS3.15, E.1), so those that stay are listed, and the values of all others become blank.
+(PS3.15, E.1), so those that stay are listed, and the values of all others become blank. Only levels
+of the slide are copied, and of their pixels the frames that make up their tiles.
 """
 
 from __future__ import annotations
 
+import math
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,44 +17,16 @@ from typing import BinaryIO
 
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from shared.errors import InputError
+from shared.imaging.redaction.dicom_values import LEVEL, UNMARKED, is_known, names_level
 from shared.imaging.redaction.patches import NoSlideError, disjoint, zeros
 from shared.imaging.tiff_facts import MAGIC
 from shared.storage import Patch
 
-KEPT = {
-    "FileMetaInformationGroupLength", "FileMetaInformationVersion", "MediaStorageSOPClassUID",
-    "MediaStorageSOPInstanceUID", "TransferSyntaxUID", "ImplementationClassUID",
-    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality",
-    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber",
-    "InstanceNumber", "ConcatenationUID", "SOPInstanceUIDOfConcatenationSource",
-    "InConcatenationNumber", "InConcatenationTotalNumber", "ConcatenationFrameOffsetNumber",
-    "DimensionOrganizationType", "DimensionOrganizationUID", "DimensionIndexPointer",
-    "FunctionalGroupPointer", "DimensionIndexValues", "PyramidUID",
-    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
-    "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "BurnedInAnnotation",
-    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
-    "PixelPaddingValue", "RescaleIntercept", "RescaleSlope", "PresentationLUTShape", "ICCProfile",
-    "ColorSpace", "ImagedVolumeWidth", "ImagedVolumeHeight", "ImagedVolumeDepth",
-    "TotalPixelMatrixColumns", "TotalPixelMatrixRows", "TotalPixelMatrixFocalPlanes",
-    "NumberOfOpticalPaths", "FocusMethod", "ExtendedDepthOfField", "NumberOfFocalPlanes",
-    "DistanceBetweenFocalPlanes", "ImageOrientationSlide", "XOffsetInSlideCoordinateSystem",
-    "YOffsetInSlideCoordinateSystem", "ZOffsetInSlideCoordinateSystem",
-    "ColumnPositionInTotalImagePixelMatrix", "RowPositionInTotalImagePixelMatrix",
-    "ObjectiveLensPower", "ObjectiveLensNumericalAperture", "CondenserLensPower",
-    "IlluminationWaveLength", "VolumetricProperties", "FrameType", "SpecimenLabelInImage",
-    "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
-}  # fmt: skip
-"""Attributes whose values stay, at any depth."""
-
-BESIDES = {"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"}
-"""Third values of ImageType of the pictures that come with a slide."""
-
 NUMBERS = {"US", "SS", "UL", "SL", "FL", "FD", "AT", "SV", "UV"}
-TEXTS = {"AE", "AS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"}
 BINARY = {"OB", "OW", "OD", "OF", "OL", "OV", "UN"}
 LONG = BINARY | {"SQ", "SV", "UC", "UR", "UT", "UV"}
 """Kinds of values whose length takes four bytes behind two unused ones."""
@@ -59,6 +34,19 @@ LONG = BINARY | {"SQ", "SV", "UC", "UR", "UT", "UV"}
 UNKNOWN_LENGTH = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXELS, META = 0x7FE00010, 0x0002
+OFFSETS = {0x7FE00001, 0x7FE00002}
+"""ExtendedOffsetTable and ExtendedOffsetTableLengths."""
+
+SHAPE = (
+    "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated",
+    "TotalPixelMatrixColumns", "TotalPixelMatrixRows",
+)  # fmt: skip
+HALVED = "YBR_FULL_422"
+"""Pixels of which two share their colour: 2 bytes each."""
+
+LONGEST = 1024
+"""Bytes of the longest value that stays, besides pixels and their places."""
+
 DEPTH = 32
 """Largest depth of sequences in each other."""
 
@@ -72,36 +60,83 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def is_dicom_label(path: Path) -> bool:
-    """Say whether a file is the label or overview of a DICOM slide."""
+def is_beside(path: Path) -> bool:
+    """Say whether a file is DICOM, but no level of a slide without marks on it, such as a label."""
     if not is_dicom(path):
         return False
     try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["ImageType"])
-        return not BESIDES.isdisjoint(str(part).upper() for part in header.get("ImageType") or ())
+        return not _is_level(_header(path))
     except OSError:
         raise
     # pydicom raises errors of many kinds for damaged headers.
     except Exception:
-        return False
+        return True
+
+
+def _header(path: Path) -> Dataset:
+    tags = [*SHAPE, *LEVEL, *UNMARKED, "PhotometricInterpretation"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        for name in tags:  # values are converted, with warnings, when they are first read
+            header.get(name)
+        return header
+
+
+def _is_level(header: Dataset) -> bool:
+    marked = [str(header.get(name) or "").strip().upper() for name in UNMARKED]
+    return names_level(header.get("ImageType")) and {"", "NO"}.issuperset(marked)
 
 
 def in_dicom(path: Path) -> list[Patch]:
     """Return how a copy of a DICOM file differs from it.
 
     Raises:
-        InputError: it is a TIFF too, packed, damaged, or no level of a slide.
+        InputError: it is a TIFF too, packed, damaged, or no level of a slide without marks on it.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         if file.read(4) in MAGIC:
             raise InputError("it is a TIFF and DICOM in one")
-        if is_dicom_label(path):
-            raise InputError("it is itself a label or an overview")
         try:
-            return disjoint(file, _Walk(file).patches())
-        except (struct.error, ValueError, RecursionError) as error:
+            header = _header(path)
+            if not _is_level(header):
+                raise InputError(BESIDE)
+            frames = _Frames.of(header)
+            return disjoint(file, _Walk(file, frames).patches())
+        except (InputError, OSError):
+            raise
+        # pydicom raises errors of many kinds for damaged headers.
+        except Exception as error:
             raise NoSlideError(f"its DICOM header is damaged ({error})") from error
+
+
+BESIDE = (
+    "it is no level of a slide (the third value of its ImageType is not VOLUME), or it shows "
+    "a label (SpecimenLabelInImage, BurnedInAnnotation)"
+)
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """The frames of a level: how many there are, and bytes of all if they are not compressed."""
+
+    count: int
+    size: int
+
+    @classmethod
+    def of(cls, header: Dataset) -> _Frames:
+        count, rows, columns, samples, bits, width, height = (
+            int(header.get(name) or (1 if name == "NumberOfFrames" else 0)) for name in SHAPE
+        )
+        if min(rows, columns, samples, bits, width, height) < 1:
+            raise ValueError("it states no size")
+        tiles = math.ceil(width / columns) * math.ceil(height / rows)
+        if not 1 <= count <= tiles:
+            raise InputError(f"it has {count} frames, but {tiles} tiles in one plane")
+        if header.get("PhotometricInterpretation") == HALVED:
+            samples = 2
+        return cls(count, -(-count * rows * columns * samples * bits // 8))
 
 
 @dataclass(frozen=True)
@@ -115,8 +150,10 @@ class _Element:
 class _Walk:
     """Goes through a DICOM file from element to element, without its values."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, frames: _Frames) -> None:
         self._file = file
+        self._frames = frames
+        self._compressed = self._done = False
         self._end = file.seek(0, 2)
 
     def patches(self) -> Iterator[Patch]:
@@ -131,6 +168,7 @@ class _Walk:
             at = element.at + element.length
         if syntax in {"", DEFLATED, BIG_ENDIAN}:
             raise InputError(f"it is packed in a way ({syntax or 'unknown'}) that is not read")
+        self._compressed = UID(syntax).is_compressed
         yield from self._dataset(at, self._end, syntax == IMPLICIT, 0)
 
     def _dataset(self, at: int, end: int, implicit: bool, depth: int) -> Iterator[Patch]:
@@ -165,19 +203,55 @@ class _Walk:
 
     def _value(self, element: _Element, implicit: bool, depth: int) -> Iterator[Patch]:
         unknown = element.length == UNKNOWN_LENGTH
-        icon = element.tag == PIXELS and depth > 0
-        kept = keyword_for_tag(element.tag) in KEPT and not icon
-        if unknown and icon:
+        if element.tag == PIXELS and depth == 0:
+            yield from self._pixels(element)
+            return
+        if element.tag == PIXELS and unknown:
             raise InputError("it holds a second, packed picture")
-        if element.vr == "SQ" or (unknown and element.tag != PIXELS):
+        start, stop = element.at, element.at + element.length
+        if element.vr == "SQ" or unknown:
             yield from self._items(element, implicit or element.vr == "UN", depth)
-        elif unknown or (kept and element.vr not in TEXTS):
+        elif self._stays(element, depth):
             return
         elif element.vr in NUMBERS | BINARY | {"UI"}:
-            yield from zeros(element.at, element.at + element.length)
+            yield from zeros(start, stop)
         else:
-            for patch in zeros(element.at, element.at + element.length):
+            for patch in zeros(start, stop):
                 yield Patch(patch.offset, b" " * len(patch.data))
+
+    def _stays(self, element: _Element, depth: int) -> bool:
+        """Say whether a value is one that readers need. Raises `InputError` if it names a label."""
+        if element.tag in OFFSETS:
+            return depth == 0 and element.vr == "OV" and element.length == 8 * self._frames.count
+        name = keyword_for_tag(element.tag)
+        if element.length > LONGEST:
+            return False
+        value = self._read(element.at, element.length)
+        if name in LEVEL and not names_level(value.decode("latin-1").split("\\")):
+            raise InputError(BESIDE)
+        if name in UNMARKED and value.strip(b" \0").upper() not in {b"", b"NO"}:
+            raise InputError(BESIDE)
+        return is_known(name, element.vr, value)
+
+    def _pixels(self, element: _Element) -> Iterator[Patch]:
+        """Yield what lies behind the frames, and check that compressed ones are no more."""
+        if self._done:
+            raise ValueError("it has pixels twice")
+        self._done = True
+        if self._compressed != (element.length == UNKNOWN_LENGTH):
+            raise ValueError("its pixels are not packed as it says")
+        if not self._compressed:
+            yield from zeros(element.at + self._frames.size, element.at + element.length)
+            return
+        tag, length = self._mark(element.at)
+        if tag != ITEM or length not in {0, 4 * self._frames.count}:
+            raise ValueError("its pixels have no list of frames")
+        at, count = element.at + 8 + length, 0
+        while (mark := self._mark(at))[0] == ITEM:
+            at += 8 + mark[1]
+            count += 1
+        if count > self._frames.count:
+            raise InputError(f"it has {count} pieces of pixels for {self._frames.count} frames")
 
     def _items(self, parent: _Element, implicit: bool, depth: int) -> Iterator[Patch]:
         at, end = parent.at, self._after(parent, implicit)

@@ -25,7 +25,7 @@ ASIDE_NAME = re.compile(
 ASIDE_KIND = re.compile(rb"<ImageType>\s*(?:Label|Overview|Macro|Thumbnail)", re.IGNORECASE)
 
 _LENS, _FOCUS, _XML = 65421, 65424, 700
-_TILE_WIDTH, _REDUCED, _SOFTWARE, _DESCRIPTION = 322, 254, 305, 270
+_TILE_WIDTH, _REDUCED, _SOFTWARE, _DESCRIPTION, _PAGE_NAME = 322, 254, 305, 270, 285
 _LEICA = b"http://www.leica-microsystems.com/scn/2010/"
 
 
@@ -37,11 +37,14 @@ class Reading:
         kind: maker of the scanner, as OpenSlide tells it; 'ome' and 'tiff': none.
         levels: offsets of the directories whose pixels are read.
         facts: what else is read of a TIFF of no scanner.
+        sizes: width and height of each level, pixels, if their pixels must tell that they are
+            levels.
     """
 
     kind: str
     levels: frozenset[int]
     facts: tuple[Any, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 def reading(file: BinaryIO, path: Path) -> Reading:
@@ -67,10 +70,12 @@ def reading(file: BinaryIO, path: Path) -> Reading:
     if not levels:
         raise InputError("it has no level")
     pages = [page for page in (*tiff.pages, *tiff.nested) if page.offset in levels]
-    if kind in {"aperio", "tiff", "ome"}:
-        for page in pages:
-            _check_level(tiff, page, pages, kind)
-    return Reading(kind, frozenset(levels), facts)
+    if kind not in {"aperio", "tiff", "ome"}:
+        return Reading(kind, frozenset(levels), facts)
+    for page in pages:
+        _check_level(tiff, page, pages, kind)
+    sizes = tuple(tiff.size(page) for page in pages)
+    return Reading(kind, frozenset(levels), facts, sizes)
 
 
 def _kind(tiff: Directories) -> str:
@@ -177,8 +182,12 @@ def _of_any_program(
 def _check_level(tiff: Directories, page: Directory, levels: list[Directory], kind: str) -> None:
     """Raise `InputError` if an image that is read as a level may be a label or a macro image."""
     text = tiff.text(page, _DESCRIPTION)
-    head = text.partition(b"|")[0][:200] if not text.lstrip().startswith(b"<") else b""
-    if ASIDE.search(head) or (kind != "ome" and ASIDE_KIND.search(text)):
+    head = text.partition(b"|")[0] if not text.lstrip().startswith(b"<") else b""
+    if (
+        ASIDE.search(head)
+        or ASIDE.search(tiff.text(page, _PAGE_NAME))
+        or (kind != "ome" and ASIDE_KIND.search(text))
+    ):
         raise InputError("its label or macro image is stored as a level")
     sizes = [tiff.size(item) for item in levels]
     width, height = max(sizes, key=lambda size: size[0] * size[1])

@@ -21,9 +21,11 @@ PNG, JPEG, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"
 UNKNOWN, SQLITE = {".isyntax", ".i2syntax"}, b"SQLite format 3"
 """Suffixes of iSyntax, and the beginning of a Sakura slide."""
 
-PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT",
-            b"bKGD", b"pHYs"}  # fmt: skip
-"""Chunks of a PNG that stay."""
+PNG_KEPT = {b"IHDR": 13, b"IDAT": 1 << 31, b"IEND": 0}
+PNG_CLEAR = {0: 2, 2: 6, 3: 256}
+"""Chunks of a PNG that stay, once (pixels: in one row), and the largest size of each, bytes.
+
+A palette stays where pixels need it, and what is clear by the kind of colours."""
 
 EMPTY = b"zeRo"
 """Name of a PNG chunk that readers pass over."""
@@ -32,9 +34,19 @@ WEBP_KEPT = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
 WEBP_TEXTS = 0x2C
 """Bits of VP8X that announce a colour profile, EXIF and XMP."""
 
+BMP_OLD, BMP_HEADER, BMP_MASKS = 40, 56, {3, 6}
+"""Bytes of a BMP's header without and with the masks of colours, and codes of pixels with masks.
+
+What longer headers have behind is of colour profiles."""
+
 JFIF, ADOBE = b"JFIF\0", b"Adobe"
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
-_END, _SCAN, _APP, _COMMENT = 0xD9, 0xDA, range(0xE0, 0xF0), 0xFE
+_END, _SCAN = 0xD9, 0xDA
+_NEEDED = {*range(0xC0, 0xC8), *range(0xC9, 0xD0), _SCAN, 0xDB, 0xDC, 0xDD}
+"""Marks of segments that decoders need: sizes, tables, restarts and scans."""
+
+_COUNTS = {0xDC, 0xDD}
+"""Those of one number of two bytes."""
 
 
 def in_picture(path: Path) -> list[Patch]:
@@ -86,7 +98,15 @@ def _check_upright(path: Path) -> None:
         raise InputError(f"it is stored turned (orientation tag {turned}): save it upright")
 
 
-def _in_jpeg(data: mmap.mmap) -> Iterator[Patch]:
+def without_texts(jpeg: bytes) -> bytes:
+    """Return a JPEG, or its tables, with zeros for comments and the like. Raises `ValueError`."""
+    data = bytearray(jpeg)
+    for offset, new in _in_jpeg(jpeg):
+        data[offset : offset + len(new)] = new
+    return bytes(data)
+
+
+def _in_jpeg(data: mmap.mmap | bytes) -> Iterator[Patch]:
     at, scan = 2, False
     while True:
         found = _MARKER.search(data, at) if scan else _MARKER.match(data, at)
@@ -99,23 +119,30 @@ def _in_jpeg(data: mmap.mmap) -> Iterator[Patch]:
             return
         (size,) = struct.unpack_from(">H", data, at)
         body, stop = at + 2, at + max(2, size)
-        if marker == _COMMENT or marker in _APP:
+        if marker not in _NEEDED:
             if data[body : body + 5] == JFIF and marker == 0xE0:
                 body += 14
             elif data[body : body + 5] == ADOBE and marker == 0xEE:
                 body += 12
             yield from zeros(body, min(stop, len(data)))
-        scan = marker == _SCAN or (scan and marker not in _APP)
+        elif marker in _COUNTS:
+            yield from zeros(body + 2, min(stop, len(data)))
+        scan = marker == _SCAN or (scan and marker in _NEEDED)
         at = stop
 
 
 def _in_png(data: mmap.mmap) -> Iterator[Patch]:
-    at, name = len(PNG), b""
+    color = data[25]
+    most = PNG_KEPT | {b"PLTE": 768 if color == 3 else -1, b"tRNS": PNG_CLEAR.get(color, -1)}
+    at, name, seen = len(PNG), b"", set[bytes]()
     while name != b"IEND":
+        before = name
         size, name = struct.unpack_from(">I4s", data, at)
         if at + 12 + size > len(data):
             raise ValueError("it ends before its pixels do")
-        if name not in PNG_KEPT:
+        again = name in seen and not name == before == b"IDAT"
+        seen.add(name)
+        if again or size > most.get(name, -1):
             yield Patch(at + 4, EMPTY)
             yield from zeros(at + 8, at + 8 + size)
             yield Patch(at + 8 + size, struct.pack(">I", _crc(size)))
@@ -133,15 +160,18 @@ def _crc(size: int) -> int:
 
 def _in_webp(data: mmap.mmap) -> Iterator[Patch]:
     end = 8 + struct.unpack_from("<I", data, 4)[0]
-    at = 12
+    at, seen = 12, set[bytes]()
     while at + 8 <= end:
         name, size = struct.unpack_from("<4sI", data, at)
         stop = min(len(data), at + 8 + size + size % 2)
         if name == b"VP8X":
             yield Patch(at + 8, bytes([data[at + 8] & ~WEBP_TEXTS & 0xFF]))
-        if name not in WEBP_KEPT:
+        if name not in WEBP_KEPT or name in seen:
             yield Patch(at, b"JUNK")
             yield from zeros(at + 8, stop)
+        elif name == b"VP8X":
+            yield from zeros(at + 18, stop)
+        seen.add(name)
         at = stop if stop > at else end
     yield from zeros(at, len(data))
 
@@ -153,4 +183,12 @@ def _in_bmp(data: mmap.mmap) -> Iterator[Patch]:
         size = -(-width * bits // 32) * 4 * abs(height)
     if min(start, width, size) <= 0 or start + size > len(data):
         raise ValueError("it ends before its pixels do")
+    (header,), (colors,) = struct.unpack_from("<I", data, 14), struct.unpack_from("<I", data, 46)
+    if start < 14 + header:
+        raise ValueError("its header reaches into its pixels")
+    palette = 4 * min(256, colors or (1 << bits if bits <= 8 else 0))
+    masks = 16 if packed in BMP_MASKS and header == BMP_OLD else 0
+    yield from zeros(6, 10)
+    yield from zeros(14 + min(header, BMP_HEADER), 14 + header)
+    yield from zeros(14 + header + masks + palette, start)
     yield from zeros(start + size, len(data))

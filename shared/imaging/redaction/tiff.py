@@ -7,6 +7,7 @@ copy is read again, before it is made: it must show the same levels at the same 
 from __future__ import annotations
 
 import io
+import mmap
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,18 +19,26 @@ from shared.errors import InputError
 from shared.imaging.redaction import texts
 from shared.imaging.redaction.directories import ASCII, SUB_DIRECTORIES, Directories, Directory
 from shared.imaging.redaction.levels import Reading, reading
+from shared.imaging.redaction.likeness import check_alike
 from shared.imaging.redaction.patches import NoSlideError, disjoint, zeros
+from shared.imaging.redaction.pictures import without_texts
+from shared.imaging.redaction.pieces import check_apart, pieces
 from shared.imaging.redaction.xml import rewritten
 from shared.imaging.tiff_facts import TIFF_ERRORS
 from shared.storage import Patch
 
-STRUCTURE = {
-    254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 292,
-    293, 296, 301, 317, 318, 319, 320, 322, 323, 324, 325, 332, 334, 338, 339, 340, 341, 342, 347,
-    529, 530, 531, 532, 32997, 32998, 50674,
-    65324, 65325, 65420, 65421, 65422, 65423, 65424, 65425, 65426, 65432,
+PIECES = {273, 279, 324, 325}
+STRUCTURE = PIECES | {
+    254, 255, 256, 257, 258, 259, 262, 266, 274, 277, 278, 282, 283, 284, 296, 317, 320, 322, 323,
+    338, 339, 529, 530, 531, 532, 32997, 32998, 50674,
 }  # fmt: skip
-"""Tags of numbers that say how pixels are stored, and where; the last ones are Hamamatsu's."""
+"""Tags of numbers that say how pixels are stored, and where."""
+
+HAMAMATSU = {65324, 65325, 65420, 65421, 65422, 65423, 65424, 65425, 65426, 65432}
+"""Those of Hamamatsu."""
+
+COLORS, MOST = 320, 8
+"""The tag of a palette, which goes where pixels do not need it; most numbers of other tags."""
 
 DESCRIPTION, MAKE, SOFTWARE, XML = 270, 271, 305, 700
 
@@ -55,6 +64,8 @@ def in_tiff(path: Path) -> list[Patch]:
             patches = disjoint(file, _patches(file, before))
             overlay = cast(BinaryIO, io.BufferedReader(_Patched(file, patches)))
             after = reading(overlay, path)
+        if len(before.sizes) > 1:
+            check_alike(path, before.sizes)
     except InputError:
         raise
     except TIFF_ERRORS as error:
@@ -69,7 +80,6 @@ def in_tiff(path: Path) -> list[Patch]:
 def _patches(file: BinaryIO, read: Reading) -> Iterator[Patch]:
     tiff = Directories(file)
     kept: list[tuple[int, int]] = [(0, tiff.header)]
-    pieces: list[tuple[Any, Any]] = []
     pages = [
         page
         for number, page in enumerate(tiff.pages)
@@ -84,7 +94,7 @@ def _patches(file: BinaryIO, read: Reading) -> Iterator[Patch]:
         if tiff.number(page, 259) == OLD_JPEG:
             raise InputError("its JPEG is of an old kind that is not known well")
         values = _texts(tiff, page, read, first=page is tiff.pages[0])
-        codes = {code for code in STRUCTURE if _counts(page, code)} | set(values)
+        codes = {*_structure(tiff, page, read.kind), *values}
         if page.within is None and read.kind in {"tiff", "ome"}:
             codes |= {SUB_DIRECTORIES} & page.entries.keys()
         kept.append((page.offset, page.offset + page.size))
@@ -96,19 +106,34 @@ def _patches(file: BinaryIO, read: Reading) -> Iterator[Patch]:
                 kept.append((entry.at, entry.at + entry.size))
                 if code in values:
                     yield Patch(entry.at, values[code])
-        if page.offset in read.levels:
-            pieces.append(tiff.pieces(page))
     size = file.seek(0, io.SEEK_END)
-    starts = np.concatenate([*(part[0] for part in pieces), [start for start, _ in kept], [size]])
-    lengths = np.concatenate([*(part[1] for part in pieces), [b - a for a, b in kept], [0]])
+    every = {page.offset: page for page in (*tiff.pages, *tiff.nested)}.values()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        parts = [pieces(tiff, page, data) for page in every if page.offset in read.levels]
+    others = [
+        tiff.pieces(page) for page in every if page.offset not in read.levels and _has_pieces(page)
+    ]
+    check_apart(parts, others)
+    starts = np.concatenate([*(part[0] for part in parts), [start for start, _ in kept], [size]])
+    lengths = np.concatenate([*(part[1] for part in parts), [b - a for a, b in kept], [0]])
     yield from _between(starts.astype(np.int64), lengths.astype(np.int64), size)
 
 
-def _counts(page: Directory, code: int) -> bool:
-    entry = page.entries.get(code)
-    if entry is None or entry.size == 0:
-        return False
-    return code == JPEG_TABLES or entry.kind not in {1, ASCII, 6, 7}
+def _structure(tiff: Directories, page: Directory, kind: str) -> Iterator[int]:
+    """Yield the tags of numbers of a directory that stay, besides tables of JPEG."""
+    palette = tiff.number(page, 262) == 3
+    for code in STRUCTURE | (HAMAMATSU if kind == "hamamatsu" else set()):
+        entry = page.entries.get(code)
+        if entry is None or entry.size == 0 or entry.kind in {1, ASCII, 6, 7}:
+            continue
+        many = code in PIECES or code in HAMAMATSU or (code == COLORS and palette)
+        if many or entry.count <= MOST:
+            yield code
+
+
+def _has_pieces(page: Directory) -> bool:
+    codes = page.entries.keys()
+    return codes >= {273, 279} or codes >= {324, 325}
 
 
 def _between(starts: Any, lengths: Any, size: int) -> Iterator[Patch]:
@@ -123,6 +148,8 @@ def _between(starts: Any, lengths: Any, size: int) -> Iterator[Patch]:
 def _texts(tiff: Directories, page: Directory, read: Reading, first: bool) -> dict[int, bytes]:
     """Return the new values, as long as the old ones, of the texts of a directory that stay."""
     kept = {}
+    if tables := _tables(tiff, page):
+        kept[JPEG_TABLES] = without_texts(tables)
     for code in (DESCRIPTION, MAKE, SOFTWARE, XML):
         entry = page.entries.get(code)
         text = tiff.text(page, code)
@@ -132,6 +159,11 @@ def _texts(tiff: Directories, page: Directory, read: Reading, first: bool) -> di
         if new:
             kept[code] = new.ljust(entry.size, b"\0")
     return kept
+
+
+def _tables(tiff: Directories, page: Directory) -> bytes:
+    entry = page.entries.get(JPEG_TABLES)
+    return b"" if entry is None else tiff.data(entry)
 
 
 def _text(code: int, text: bytes, read: Reading, first: bool, level: bool) -> bytes:
