@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from shared.arrays import UInt8
 from shared.computing import prepare
+from shared.contracts.base import Classes
 from shared.contracts.models import ModelRef
 from shared.datasets.edits import check_edit, edit_crops
+from shared.datasets.field_inputs import find_tissue, model_labels
 from shared.device import choose_device
 from shared.diffusion.crops import Crop
 from shared.diffusion.editing import edit_sampler, paint, redraw
@@ -19,8 +21,10 @@ from shared.diffusion.model_store import LoadedModel, load_model
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.marks import Mark, mark_png
-from shared.imaging.pictures import read_picture
+from shared.imaging.mask_values import Lookup, lookup
+from shared.imaging.masks import Mask
 from shared.imaging.sandboxed_mask import open_mask
+from shared.imaging.tile_images import as_seen, read_image
 from shared.settings import Settings
 from shared.storage import Store
 
@@ -32,8 +36,9 @@ class Editor:
         store: holds the model.
         ref: the model version.
         config: settings of this process.
-        image: the picture.
-        labels: mask of the model's class indices, of the picture's size.
+        image: the picture; it is turned upright, transparent pixels are laid on white, and 16 bits
+            become 8.
+        labels: mask of the model's classes, of the picture's size.
         crops: <class> → square picture of its tissue; classes without one get a crop of the
             picture itself.
 
@@ -52,29 +57,44 @@ class Editor:
     ) -> None:
         prepare(config.threads)
         self.model: LoadedModel = load_model(store, ref, choose_device(config.device))
-        self.image = np.asarray(read_picture(image).convert("RGB"), np.uint8)
-        self.labels = _read_labels(labels, len(self.model.record.classes))
-        if self.labels.shape != self.image.shape[:2]:
-            raise InputError(
-                f"{labels.name} is {self.labels.shape[1]}×{self.labels.shape[0]} px, but "
-                f"{image.name} is {self.image.shape[1]}×{self.image.shape[0]} px: give a map of "
-                "the picture's size"
-            )
+        self._name = image.name
+        self.image, self._turn, _ = read_image(image)
+        mask = open_mask(labels)
+        self._check_size(mask)
+        self.labels = self._as_seen(mask, model_labels(mask, self.model.record))
         self._given = [self._read_crop(name, path) for name, path in crops.items()]
 
     def paint(self, area: Path, border: int, seed: int) -> bytes:
         """Paint the label map into an area, a mask that is not 0 there; return a PNG."""
-        where = _read_labels(area, 256) > 0
-        if where.shape != self.labels.shape:
-            raise InputError(
-                f"{area.name} is {where.shape[1]}×{where.shape[0]} px: give an area of the "
-                f"picture's size, {self.labels.shape[1]}×{self.labels.shape[0]} px"
-            )
+        where = self.read_area(area)
         return self._png(paint(self._sampler(seed, where), self.image, where, border))
+
+    def read_area(self, path: Path) -> NDArray[np.bool_]:
+        """Read a mask that is not 0 in an area of the picture: bool (h, w).
+
+        Raises:
+            InputError: it cannot be read, or does not fit the picture.
+        """
+        mask = open_mask(path)
+        self._check_size(mask)
+        return self._as_seen(mask, lookup(mask, Classes.of("area"), {}, foreground=1)) > 0
 
     def redraw(self, strength: float, staining: float, seed: int) -> bytes:
         """Draw the picture again from time `strength` on; return a PNG."""
         return self._png(redraw(self._sampler(seed), self.image, strength, staining))
+
+    def _check_size(self, mask: Mask) -> None:
+        """Raise `InputError` before a mask is read whole that cannot fit the picture."""
+        height, width = self.image.shape[:2]
+        if sorted((mask.width, mask.height)) != sorted((width, height)):
+            raise InputError(
+                f"{mask.path.name} is {mask.width}×{mask.height} px, but {self._name} is "
+                f"{width}×{height} px: give a mask of the picture's size"
+            )
+
+    def _as_seen(self, mask: Mask, table: Lookup) -> UInt8:
+        labels = table(mask.rows(0, mask.height))
+        return as_seen(self._name, self.image, labels, self._turn, mask)
 
     def _sampler(self, seed: int, area: NDArray[np.bool_] | None = None) -> FieldSampler:
         given = [crop.label for crop in self._given]
@@ -84,11 +104,8 @@ class Editor:
 
     def _read_crop(self, tissue: str, path: Path) -> Crop:
         record = self.model.record
-        known = record.classes.names[record.classes.first :]
-        if tissue not in known:
-            raise InputError(f"{record.ref} has no tissue {tissue!r}; it knows {', '.join(known)}")
-        label = record.classes.index(tissue)
-        pixels = np.asarray(read_picture(path).convert("RGB"), np.uint8)
+        label = find_tissue(tissue, record).index
+        pixels, _, _ = read_image(path)
         if pixels.shape[0] != pixels.shape[1] or len(pixels) > record.size:
             raise InputError(
                 f"{path.name} has {pixels.shape[1]}×{pixels.shape[0]} px: a crop is a square of at "
@@ -99,13 +116,3 @@ class Editor:
     def _png(self, image: UInt8) -> bytes:
         mark = Mark(str(self.model.record.ref), source="compositeWithTrainedAlgorithmicMedia")
         return mark_png(encode_png(image), mark)
-
-
-def _read_labels(path: Path, classes: int) -> UInt8:
-    mask = open_mask(path)
-    labels = mask.rows(0, mask.height)
-    if labels.max(initial=0) >= classes:
-        raise InputError(
-            f"{path.name} holds {labels.max()}; the model's labels are 0 to {classes - 1}"
-        )
-    return labels.astype(np.uint8)

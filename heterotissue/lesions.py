@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.datasets.edits import edit_crops
+from shared.datasets.field_inputs import find_tissue
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.crops import Crop, CropRule, place, take_crop
 from shared.diffusion.editing import edit_sampler, paint
@@ -99,11 +100,10 @@ class LesionPainter:
         self, store: Store, model: LoadedModel, regions: str, rule: LesionRule, seed: int
     ) -> None:
         record = model.record
-        known = record.classes.names[record.classes.first :]
-        if rule.tissue not in known:
-            raise InputError(f"{record.ref} has no tissue {rule.tissue!r}; it knows {known}")
+        tissue = find_tissue(rule.tissue, record)
+        rule = replace(rule, tissue=tissue.name)
         self.model, self.rule, self.seed = model, rule, seed
-        self.label = record.classes.index(rule.tissue)
+        self.label = tissue.index
         self.bank = RegionBank(store, load_region_set(store, regions), ("train",), record)
         shows = self.bank.shares[:, self.label] > 0
         lacks = ~shows

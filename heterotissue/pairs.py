@@ -16,12 +16,14 @@ from shared.contracts.field import FieldRequest
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
 from shared.contracts.sampling import Sampling
+from shared.datasets.field_inputs import model_labels
 from shared.datasets.given_crops import read_crop
 from shared.diffusion.crops import Crop, move_crop
 from shared.diffusion.model_store import LoadedModel
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.marks import Mark, mark_png
+from shared.imaging.masks import turned
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.sheet import colorize, sheet
 from shared.seeds import image_seed
@@ -84,18 +86,13 @@ def read_sides(
 
 def _read_map(path: Path, model: ModelRecord) -> UInt8:
     mask = open_mask(path)
-    labels = mask.rows(0, mask.height)
-    if labels.shape != (model.size, model.size):
+    if (mask.height, mask.width) != (model.size, model.size):
         raise InputError(
             f"{path.name} is {mask.width}×{mask.height} px: give one of {model.size}×{model.size} "
             f"px, the size of {model.ref}"
         )
-    if labels.max() >= len(model.classes):
-        raise InputError(
-            f"{path.name} holds {labels.max()}; the labels of {model.ref} are 0 to "
-            f"{len(model.classes) - 1}: {', '.join(model.classes.names)}"
-        )
-    return labels.astype(np.uint8)
+    table = model_labels(mask, model)
+    return turned(table(mask.rows(0, mask.height)), mask.orientation)
 
 
 def name_difference(first: Side, second: Side, model: ModelRecord) -> dict[str, Any]:
@@ -121,6 +118,12 @@ def name_difference(first: Side, second: Side, model: ModelRecord) -> dict[str, 
     if not crops and not changed:
         raise InputError("both sides of the pairs are the same: give another map or another crop")
     return {"crops": crops, "map": changed}
+
+
+def files_of(n: int, out: Path) -> list[Path]:
+    """Return the pictures and maps of `n` pairs in the folder `out`."""
+    pairs = [f"{number:04d}{end}" for number in range(n) for end in ("", "-first", "-second")]
+    return [out / f"{name}.png" for name in (*pairs, "first.mask", "second.mask")]
 
 
 def make_pairs(

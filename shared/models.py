@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from shared.contracts.models import EBHI_SEG, ORIGINS, ModelRecord, ModelRef, WeightsOrigin
+from shared.errors import InputError, quoted
 from shared.storage import ObjectNotFoundError, Store
 
 
@@ -23,12 +24,19 @@ def versions(store: Store, model: str) -> list[str]:
 def find_version(store: Store, text: str) -> ModelRef:
     """Read `<name>`, which is its newest version, or `<name>/<version>`.
 
-    A model without a version becomes version 1, so that reading it says that it is missing.
+    Raises:
+        InputError: the store has no such model.
     """
     name = text.removeprefix("models/")
-    if "/" in name:
-        return ModelRef.parse(name)
-    return ModelRef(name, next(reversed(versions(store, name)), "1"))
+    if "/" in name and store.exists((ref := ModelRef.parse(name)).key):
+        return ref
+    if "/" not in name and (found := versions(store, name)):
+        return ModelRef(name, found[-1])
+    models = [f"{model}/{v}" for model in store.folders("models/") for v in versions(store, model)]
+    raise InputError(
+        f"{store.url} holds no model {quoted(name)}: "
+        + (f"it holds {', '.join(models)}" if models else "it has no models yet (htd train)")
+    )
 
 
 def weights_origin(store: Store, model: ModelRecord) -> WeightsOrigin | None:

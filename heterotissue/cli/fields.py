@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import typer
 
 from heterotissue.cli.options import (
@@ -110,11 +110,11 @@ def put_labels(store: Store, labels: str, model: ModelRecord) -> str:
 def put_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[GivenCrop, ...]:
     """Put crops, given as <class>=<picture>, into the store."""
     from shared.datasets.field_inputs import put_crop
-    from shared.imaging.pictures import read_picture
+    from shared.imaging.tile_images import read_image
 
     crops = []
     for tissue, path in map(_pair, items):
-        pixels = np.asarray(read_picture(Path(path)).convert("RGB"), np.uint8)
+        pixels, _, _ = read_image(Path(path))
         crops.append(put_crop(store, tissue, pixels, model))
     return tuple(crops)
 
@@ -150,6 +150,7 @@ def edit(
     store: StoreOption = None,
 ) -> None:
     """Paint new tissue into an area of a picture; beyond its border no pixel changes."""
+    check_out([out], [image, labels, area, *_paths(crop)])
     editor = _editor(store, model, image, labels, crop)
     with working("painting"):
         _write(out, editor.paint(area, border, seed))
@@ -176,6 +177,7 @@ def restain(
     """Draw a picture in the staining of other crops; its labels stay."""
     if not crop:
         raise InputError("give the wanted appearance: --crop <class>=<picture>")
+    check_out([out], [image, labels, *_paths(crop)])
     editor = _editor(store, model, image, labels, crop)
     with working("re-staining"):
         _write(out, editor.redraw(strength, staining, seed))
@@ -196,11 +198,12 @@ def vary(
     store: StoreOption = None,
 ) -> None:
     """Draw variations of a picture with the same labels."""
+    files = [out / f"{image.stem}-{number:04d}.png" for number in range(n)]
+    check_out(files, [image, labels, *_paths(crop)])
     editor = _editor(store, model, image, labels, crop)
     with working("drawing"):
-        for number in range(n):
-            png = editor.redraw(strength, 0.0, image_seed(seed, number))
-            _write(out / f"{image.stem}-{number:04d}.png", png, quiet=True)
+        for number, file in enumerate(files):
+            _write(file, editor.redraw(strength, 0.0, image_seed(seed, number)), quiet=True)
     say(f"variations: {out} ({n} pictures)")
 
 
@@ -224,10 +227,12 @@ def pairs(
     store: StoreOption = None,
 ) -> None:
     """Make pairs of images from the same noise that differ in a map or in crops alone."""
-    from heterotissue.pairs import make_pairs, read_sides
+    from heterotissue.pairs import files_of, make_pairs, read_sides
     from shared.device import choose_device
     from shared.diffusion.model_store import load_model
 
+    inputs = [labels, *([other_labels] if other_labels else [])]
+    check_out(files_of(n, out), [*inputs, *_paths(crop), *_paths(other_crop)])
     target = Target.of(store, "")
     record = read_model(target.store, find_version(target.store, model))
     given = put_crops(target.store, crop or [], record)
@@ -291,6 +296,29 @@ def _editor(
     crops = {tissue: Path(path) for tissue, path in map(_pair, crop or [])}
     ref = find_version(target.store, model)
     return Editor(target.store, ref, target.config, image, labels, crops)
+
+
+def check_out(files: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise `InputError` if a file to write is no PNG, or would replace an input."""
+    taken = {_identity(path) for path in inputs} - {None}
+    for file in files:
+        if file.suffix.lower() != ".png":
+            raise InputError(f"--out {file} must end in .png, because a PNG is written")
+        if _identity(file) in taken:
+            raise InputError(f"--out would replace {file}, which is an input: choose another name")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from all others, under whatever name; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _paths(items: list[str] | None) -> list[Path]:
+    return [Path(_pair(item)[1]) for item in items or []]
 
 
 def _write(path: Path, png: bytes, *, quiet: bool = False) -> None:

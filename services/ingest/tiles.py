@@ -12,17 +12,17 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from services.ingest.tile_images import MAX_TILE_SIDE, check_side, read_image
 from services.ingest.tile_tables import Row
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError, quoted
 from shared.imaging.mask_values import lookup
-from shared.imaging.masks import INVERSE, Mask, turned
+from shared.imaging.masks import Mask
 from shared.imaging.region_sets import Region, pack_regions, put_regions
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import local_source
+from shared.imaging.tile_images import MAX_TILE_SIDE, as_seen, check_side, read_image
 from shared.imaging.windows import choose_windows
 from shared.sandbox import SandboxedFiles
 from shared.storage import Store, sha256, sha256_file
@@ -33,7 +33,7 @@ MAX_STEM = 60
 BATCH = 16
 """Number of tiles that one process of the sandbox reads."""
 
-READERS = ("services.ingest.tile_images", "shared.imaging.sandboxed_mask")
+READERS = ("shared.imaging.tile_images", "shared.imaging.sandboxed_mask")
 
 
 def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
@@ -280,7 +280,7 @@ def read_tile(
     check_side(mask.path, mask.width, mask.height)
     table = lookup(mask, classes, label_names, foreground=row["label"])
     labels = table(mask.rows(0, mask.height))
-    labels = _as_seen(name, image, labels, turn, mask.orientation)
+    labels = as_seen(name, image, labels, turn, mask)
     scale = row["mpp"] / rule.mpp
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     if max(size) > 2 * MAX_TILE_SIDE:
@@ -297,31 +297,3 @@ def read_tile(
         cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT),
     )
     return Tile(np.asarray(resized[0], np.uint8), np.asarray(resized[1], np.uint8), transparent)
-
-
-def _as_seen(name: str, image: UInt8, labels: UInt8, turn: int, mask_turn: int) -> UInt8:
-    """Turn the labels of a tile as its image was turned.
-
-    A mask that states an orientation is turned by its own. One that states none belongs to the
-    image as it is stored, or as it is seen; only their sizes can tell which.
-
-    Raises:
-        InputError: the sizes differ, or cannot tell how the mask lies.
-    """
-    if mask_turn != 1:
-        labels = turned(labels, mask_turn)
-    elif turn != 1:
-        stored, seen = turned(image, INVERSE.get(turn, turn)).shape[:2], image.shape[:2]
-        if stored == seen:
-            raise InputError(
-                f"tile {name} states the EXIF orientation {turn}, its mask none, so how they lie "
-                "is unknown: save the tile upright, without this tag"
-            )
-        if labels.shape == stored:
-            labels = turned(labels, turn)
-    if image.shape[:2] != labels.shape:
-        raise InputError(
-            f"tile {name} is {image.shape[1]}×{image.shape[0]} px, its mask "
-            f"{labels.shape[1]}×{labels.shape[0]}: both must have the same size"
-        )
-    return labels

@@ -31,6 +31,18 @@ def stated_colors(label_names: dict[str, str]) -> dict[int, str]:
     return colors
 
 
+class MaskValuesError(InputError):
+    """Values of a mask belong to no class.
+
+    Attributes:
+        wrong: what is wrong with the mask, without what to do.
+    """
+
+    def __init__(self, wrong: str, remedy: str) -> None:
+        super().__init__(f"{wrong}{remedy}")
+        self.wrong = wrong
+
+
 @dataclass(frozen=True)
 class Lookup:
     """A table from the values of a mask to class indices: uint8 (number of values,)."""
@@ -64,7 +76,8 @@ def lookup(
         foreground: class index of every value but 0; None: values are told apart.
 
     Raises:
-        InputError: a value belongs to no class, or the mask cannot be read.
+        MaskValuesError: a value belongs to no class.
+        InputError: the mask cannot be read, or has several values where one was expected.
     """
     seen = np.zeros(256 if mask.bands == 1 else MAX_VALUE, np.bool_)
     for strip in mask.strips():
@@ -82,6 +95,7 @@ def lookup(
                 f"which all but black would be, but its values {marked.tolist()} may be classes: "
                 "save it black and white, or move masks of class indices out of such folders"
             )
+        _check_palette(mask, values.tolist(), "save it black and white")
         table[1:] = foreground
         return Lookup(table)
     names: dict[int, str | None] = {}
@@ -103,14 +117,15 @@ def lookup(
             if value < len(mask.palette)
         }
     elif mask.palette and not label_names:
-        _check_palette(mask, values.tolist())
+        remedy = "name each value or colour with --rename (label_names), or save class indices"
+        _check_palette(mask, values.tolist(), remedy)
     if names:
         return _by_color(mask, values, names, classes)
     return _by_number(mask, values, numbers, classes, label_names, known or {})
 
 
-def _check_palette(mask: Mask, values: list[int]) -> None:
-    """Raise `InputError` if 0 is not black, or white, in a palette in which another value is.
+def _check_palette(mask: Mask, values: list[int], remedy: str) -> None:
+    """Raise if 0 is not black, or white, in a palette in which another value is.
 
     Programs sort palettes as they like, and black or white is what the background is drawn in.
     """
@@ -118,11 +133,10 @@ def _check_palette(mask: Mask, values: list[int]) -> None:
     colors = {value: mask.palette[value] for value in values if value < len(mask.palette)}
     for value, color in colors.items() if first != BLACK else ():
         if color == BLACK or min(color) >= WHITE > min(first):
-            raise InputError(
+            raise MaskValuesError(
                 f"mask {mask.path.name} has a palette that is not in the order of the classes, "
-                f"since {value} is {'black' if color == BLACK else 'white'}, not 0: name each "
-                f"value or colour with --rename (label_names), such as '{value}=background', or "
-                "save class indices"
+                f"since {value} is {'black' if color == BLACK else 'white'}, not 0",
+                f": {remedy}",
             )
 
 
@@ -143,10 +157,10 @@ def _by_color(
         elif color:  # black is background
             wrong.append(f"#{color:06x}")
     if wrong:
-        raise InputError(
-            f"mask {mask.path.name} has colours that belong to no class: {_listed(wrong)}. Name "
-            f"each with --rename (label_names), such as '{wrong[0]}={classes.names[1]}', or save "
-            "class indices"
+        raise MaskValuesError(
+            f"mask {mask.path.name} has colours that belong to no class: {_listed(wrong)}",
+            f". Name each with --rename (label_names), such as '{wrong[0]}={classes.names[1]}', or "
+            "save class indices",
         )
     return Lookup(table)
 
@@ -177,11 +191,10 @@ def _by_number(
             wrong.append(str(number) if name is None else f"{number} ({name})")
     if wrong:
         hint = " (does it number objects, one by one?)" if len(wrong) > 16 else ""
-        raise InputError(
+        raise MaskValuesError(
             f"mask {mask.path.name} has labels outside the classes "
-            f"{all_quoted(classes.names)}: {_listed(wrong)}{hint}. Add them to the classes, or "
-            "map them with --rename "
-            "(label_names)"
+            f"{all_quoted(classes.names)}: {_listed(wrong)}{hint}",
+            ". Add them to the classes, or map them with --rename (label_names)",
         )
     return Lookup(table)
 

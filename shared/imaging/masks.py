@@ -179,7 +179,7 @@ def _open_npy(path: Path) -> Mask:
 
 
 def _open_image(path: Path, driver: str) -> Mask:
-    inverted, orientation = False, 1
+    bilevel, inverted, orientation = False, False, 1
     if driver == "GTiff":
         with tifffile.TiffFile(path, _multifile=False) as tiff:
             page = cast(tifffile.TiffPage, tiff.pages[0])
@@ -193,6 +193,7 @@ def _open_image(path: Path, driver: str) -> Mask:
                     raise InputError(
                         f"mask {path.name} is stored with 0 as white: save it with class indices"
                     )
+                bilevel = True
                 # tifffile writes arrays of booleans so, without turning them round.
                 inverted = not page.software.startswith("tifffile")
     with warnings.catch_warnings(), rasterio.Env(**ALONE):
@@ -201,8 +202,10 @@ def _open_image(path: Path, driver: str) -> Mask:
     width, height, bands = data.width, data.height, data.count
     colors: dict[int, tuple[int, ...]] = {}
     bits = data.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
-    if data.colorinterp[0].name == "palette" and bits != "1":  # of black and white
+    if data.colorinterp[0].name == "palette" and not bilevel:
         colors = data.colormap(1)
+        if bits == "1" and colors[0][:3] == (0, 0, 0):  # GDAL's own, of black and white
+            colors = {}
     if driver != "GTiff":
         if width * height > MAX_PIXELS:
             raise InputError(

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.ingest.annotations.outlines import SlideGeometry
-from services.ingest.tile_images import read_upright
 from services.ingest.tiles import TileFiles, read_tile
 from shared.contracts.base import Classes
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.imaging.masks import turned
+from shared.imaging.tile_images import read_upright
 from shared.storage import DirectoryStore
 from tests.formats.drawing import draw
 
@@ -323,6 +323,20 @@ def test_transparent_tiles_are_laid_on_white(mode: str, tmp_path: Path) -> None:
     assert read_upright(path)[2] is False
 
 
+def test_colours_that_are_not_rgb_are_read_or_refused(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 9, 3), np.uint8))
+    for mode in ("L", "CMYK", "LAB"):
+        image.convert(mode).save(tmp_path / f"{mode}.tif")
+    deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_upright(tmp_path / "CMYK.tif")[0], np.asarray(image))
+    grey = read_upright(tmp_path / "L.tif")[0]
+    np.testing.assert_array_equal(grey, np.asarray(image.convert("L").convert("RGB")))
+    np.testing.assert_array_equal(read_upright(tmp_path / "deep.png")[0], grey)
+    with pytest.raises(InputError, match=r"LAB\.tif has the colours of CIELAB"):
+        read_upright(tmp_path / "LAB.tif")
+
+
 def dark(width: int, height: int) -> NDArray[np.uint8]:
     labels = np.zeros((height, width), np.uint8)
     labels[:, : width // 2] = 1
@@ -385,5 +399,5 @@ def test_a_tile_of_16_bits(tmp_path: Path) -> None:
 
 def test_tile_and_mask_of_other_sizes(tmp_path: Path) -> None:
     mask = save(tmp_path / "m.png", dark(64, 96))
-    with pytest.raises(InputError, match="96×64 px, its mask 64×96"):
+    with pytest.raises(InputError, match="96×64 px, its mask m.png 64×96"):
         cut(tmp_path, mask, image=tile(tmp_path))

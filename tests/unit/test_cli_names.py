@@ -60,7 +60,9 @@ def test_a_name_alone_means_the_newest_version(store: DirectoryStore) -> None:
     assert versions(store, "toy") == ["1", "2", "10"]
     assert find_version(store, "toy") == ModelRef("toy", "10")
     assert find_version(store, "models/toy/2") == ModelRef("toy", "2")
-    assert find_version(store, "none") == ModelRef("none", "1")
+    for name in ("none", "none/1", "toy/3"):
+        with pytest.raises(InputError, match=f"holds no model '{name}': it holds .*toy/2, toy/10"):
+            find_version(store, name)
 
 
 @pytest.mark.parametrize("kind", KINDS)

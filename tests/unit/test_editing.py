@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +16,22 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from heterotissue import cli
+from heterotissue.cli.fields import check_out
+from heterotissue.edits import Editor
 from heterotissue.lesions import LesionPainter, LesionRule, paint_lesions
 from shared.contracts.models import ModelRef
 from shared.contracts.regions import RegionSet, RegionSetSlide, region_set_key
+from shared.datasets.field_inputs import put_label_map
 from shared.diffusion.editing import paint, redraw
 from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.model_store import LoadedModel, load_model
 from shared.errors import InputError
+from shared.imaging.label_map import LabelMap
 from shared.imaging.marks import parse_mark
+from shared.imaging.masks import INVERSE, ORIENTATION, turned
 from shared.imaging.region_sets import RegionIndex, pack_regions, put_regions
+from shared.imaging.sandboxed_mask import open_mask
+from shared.models import read_model
 from shared.settings import settings
 from shared.storage import DirectoryStore, sha256
 from tests.models import publish_toy_model
@@ -88,6 +96,76 @@ def test_what_does_not_fit_the_picture_is_refused(store: DirectoryStore) -> None
         redraw(sampler(store, labels[:, :40]), image, 1.0, 0.0)
 
 
+def editor(
+    store: DirectoryStore, folder: Path, image: Image.Image, end: str = "png", **options: Any
+) -> Editor:
+    """Save a picture and a map of 32 × 40 px, whose lower rows are tumor, and open both."""
+    path, labels = folder / f"a.{end}", np.ones((32, 40), np.uint8)
+    labels[20:] = 2
+    image.save(path, **options)
+    if not (folder / "map.png").exists():
+        Image.fromarray(labels).save(folder / "map.png")
+    return Editor(store, ModelRef("toy"), settings(), path, folder / "map.png", {})
+
+
+def test_a_picture_is_edited_as_it_is_seen(store: DirectoryStore, tmp_path: Path) -> None:
+    seen = np.random.default_rng(0).integers(0, 255, (32, 40), dtype=np.uint8)
+    grey = np.repeat(seen[..., None], 3, axis=2)
+    deep = Image.fromarray(seen.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(editor(store, tmp_path, deep).image, grey)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    stored = turned(grey, INVERSE[6])
+    drawn = editor(store, tmp_path, Image.fromarray(stored), exif=exif)
+    np.testing.assert_array_equal(drawn.image, grey)
+    assert (drawn.labels[20:] == 2).all()
+    area = np.zeros((40, 32), np.uint8)
+    area[:5, :9] = 255  # of the picture as it is stored
+    Image.fromarray(area).save(tmp_path / "area.png")
+    np.testing.assert_array_equal(drawn.read_area(tmp_path / "area.png"), turned(area, 6) > 0)
+
+
+def test_maps_and_areas_are_masks_of_any_kind(store: DirectoryStore, tmp_path: Path) -> None:
+    labels = np.ones((32, 40), np.uint8)
+    labels[:, 9:] = 2
+    model = read_model(store, ModelRef("toy"))
+    red = np.zeros((32, 40, 3), np.uint8)
+    red[..., 0] = labels
+    for array in (red, np.repeat(labels[..., None], 3, axis=2)):
+        Image.fromarray(array).save(tmp_path / "map.png")
+        key = put_label_map(store, open_mask(tmp_path / "map.png"), model)
+        with LabelMap(store.local(key)) as put:
+            np.testing.assert_array_equal(put.whole(), labels)
+    drawn, inside = editor(store, tmp_path, Image.new("RGB", (40, 32))), labels > 1
+    np.testing.assert_array_equal(drawn.labels, labels)
+    for array in (
+        inside.astype(np.uint16) * 65535,
+        np.repeat(inside[..., None], 3, axis=2).astype(np.uint8) * 255,
+        inside,
+    ):
+        Image.fromarray(array).save(tmp_path / "area.png")
+        np.testing.assert_array_equal(drawn.read_area(tmp_path / "area.png"), inside)
+    indexed = Image.fromarray(inside.astype(np.uint8))
+    indexed.putpalette([255, 255, 255, 0, 0, 0])
+    indexed.save(tmp_path / "area.png")
+    with pytest.raises(InputError, match="1 is black, not 0: save it black and white"):
+        drawn.read_area(tmp_path / "area.png")
+    Image.fromarray(red * 9).save(tmp_path / "map.png")
+    with pytest.raises(InputError, match=r"\[9, 18\]; the labels of toy/1 are 0 to 2: back"):
+        put_label_map(store, open_mask(tmp_path / "map.png"), model)
+
+
+def test_inputs_and_other_formats_are_not_overwritten(tmp_path: Path) -> None:
+    inputs = [tmp_path / name for name in ("a.png", "map.png")]
+    for path in inputs:
+        path.write_bytes(path.name.encode())
+    (tmp_path / "link.png").symlink_to(inputs[1])
+    check_out([tmp_path / "b.png"], inputs)
+    for name, said in (("a.png", "is an input"), ("link.png", "is an input"), ("x.jpg", r"\.png")):
+        with pytest.raises(InputError, match=said):
+            check_out([tmp_path / name], inputs)
+
+
 def test_commands_edit_restain_and_vary(
     store: DirectoryStore,
     tmp_path: Path,
@@ -120,12 +198,24 @@ def test_commands_edit_restain_and_vary(
     assert htd("restain", "a.png", *model, "--crop", "tumor=crop.png", "--out", "c.png") == 0
     assert htd("vary", "a.png", *model, "--n", "1", "--out", "many") == 0
     assert len(list((tmp_path / "many").glob("a-*.png"))) == 1
+    for words in (
+        ("edit", "a.png", *model, "--area", "area.png", "--out", "a.png"),
+        ("edit", "a.png", *model, "--area", "area.png", "--out", "area.png"),
+        ("restain", "a.png", *model, "--crop", "tumor=crop.png", "--out", "x.jpg"),
+        ("pairs", "map.png", "--model", "toy", "--other-labels", "many/first.mask.png"),
+    ):
+        if words[0] == "pairs":
+            Image.fromarray(labels).save("many/first.mask.png")
+            words += ("--out", "many", "--store", store.url)
+        assert htd(*words) == 2
+        assert "--out" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.asarray(Image.open("a.png")), image)
     assert htd("restain", "a.png", *model) == 2
     assert htd("restain", "a.png", *model, "--crop", "fat=crop.png") == 2
     assert "toy/1 has no tissue 'fat'; it knows stroma, tumor" in capsys.readouterr().err
     field = ("--model", "toy", "--labels", "area.png", "--store", store.url)
     assert htd("field", *field) == 2
-    assert "area.png holds 255; the labels of toy/1 are 0 to 2" in capsys.readouterr().err
+    assert "[255]; the labels of toy/1 are 0 to 2" in capsys.readouterr().err
     pairs = ("--model", "toy", "--store", store.url, "--n", "1", "--out", "pairs")
     assert htd("pairs", "map.png", *pairs, "--other-crop", "tumor=crop.png") == 0
     first, second = (
@@ -151,7 +241,7 @@ def test_lesions_are_painted_into_slides_without_them_with_their_pixels_as_label
     store: DirectoryStore, tmp_path: Path
 ) -> None:
     model = load_model(store, ModelRef("toy"), "cpu")
-    rule = LesionRule("tumor", low=0.04, high=0.2, border=2)
+    rule = LesionRule("Tumor", low=0.04, high=0.2, border=2)
     with pytest.raises(InputError, match=r"is of a slide without 'tumor'.*--without region"):
         LesionPainter(store, model, "toy", rule, 0)
     put_plain_slide(store)

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from heterotissue.sources import tile_table
-from services.ingest import tile_images, tile_tables
+from services.ingest import tile_tables
 from services.ingest.stage import IngestStage
 from services.ingest.tile_tables import read_tiles
 from services.ingest.tiles import cut_tiles, given_splits
@@ -21,7 +21,7 @@ from shared.contracts.ingest import IngestRequest
 from shared.contracts.regions import RegionRule
 from shared.contracts.tiles import TILE_COLUMNS
 from shared.errors import InputError
-from shared.imaging import masks
+from shared.imaging import masks, tile_images
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore

@@ -1,4 +1,4 @@
-"""Images of tiles, which are decoded in the sandbox."""
+"""Images that have masks of their size, tiles and pictures to edit, decoded in the sandbox."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pydantic import Field, ValidationError
 from shared.arrays import UInt8
 from shared.contracts.base import Contract
 from shared.errors import InputError
-from shared.imaging.masks import INVERSE, ORIENTATION, turned
+from shared.imaging.masks import INVERSE, ORIENTATION, Mask, turned
 from shared.imaging.pictures import check_jpeg, open_picture
 from shared.imaging.tiff_facts import inspect, is_tiff, tiff_size
-from shared.sandbox import ANSWER_BYTES, SandboxedFiles
+from shared.sandbox import ANSWER_BYTES, SandboxedFiles, open_sandboxed
 
 MAX_TILE_SIDE = 8192
 """Greatest side of a tile, pixels; larger images must be ingested as slides."""
 
-READER = "services.ingest.tile_images:TileImageReader"
+READER = "shared.imaging.tile_images:TileImageReader"
 
 Side = Annotated[int, Field(ge=1, le=MAX_TILE_SIDE)]
 
@@ -56,9 +56,19 @@ class TileImageReader:
         return np.ascontiguousarray(self._image[top:bottom])
 
 
-def read_image(path: Path, among: SandboxedFiles) -> tuple[UInt8, int, bool]:
-    """Read the image of a tile in the sandbox; see `read_upright`."""
-    file = among.open(READER, path)
+def read_image(path: Path, among: SandboxedFiles | None = None) -> tuple[UInt8, int, bool]:
+    """Read an image in the sandbox; see `read_upright`.
+
+    Args:
+        path: the file.
+        among: reads it among other files; None: a process of its own reads it.
+
+    Raises:
+        InputError: the file is missing, no image, damaged, or too large.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is no file: check the path")
+    file = (among.open if among else open_sandboxed)(READER, path)
     try:
         facts = TileImageFacts.model_validate(file.facts)
     except ValidationError as error:
@@ -72,7 +82,7 @@ def read_image(path: Path, among: SandboxedFiles) -> tuple[UInt8, int, bool]:
 
 
 def read_upright(path: Path) -> tuple[UInt8, int, bool]:
-    """Read the image of a tile.
+    """Read an image.
 
     Returns:
         uint8 RGB (h, w, 3), upright, with transparent pixels laid on white; the orientation that
@@ -89,6 +99,8 @@ def read_upright(path: Path) -> tuple[UInt8, int, bool]:
         with open_picture(path) as picture:
             check_side(path, *picture.size)
             turn = int(picture.getexif().get(ORIENTATION, 1))
+            if picture.mode == "LAB":  # OpenCV takes it for RGB
+                raise InputError(f"{path.name} has the colours of CIELAB: save it as RGB")
             picture.load()  # OpenCV fills what a truncated file lacks
             if picture.format == "JPEG":
                 check_jpeg(path)
@@ -126,6 +138,41 @@ def check_side(path: Path, width: int, height: int) -> None:
     """Raise `InputError` if an image is larger than a tile may be."""
     if max(width, height) > MAX_TILE_SIDE:
         raise InputError(
-            f"{path.name} is {width}×{height} px, more than a tile's {MAX_TILE_SIDE}: ingest it "
-            "as a slide"
+            f"{path.name} is {width}×{height} px, more than {MAX_TILE_SIDE} a side: ingest it as "
+            "a slide"
         )
+
+
+def as_seen(name: str, image: UInt8, labels: UInt8, turn: int, mask: Mask) -> UInt8:
+    """Turn the labels of an image as the image was turned.
+
+    A mask that states an orientation is turned by its own. One that states none belongs to the
+    image as it is stored, or as it is seen; only their sizes can tell which.
+
+    Args:
+        name: name of the image.
+        image: uint8 RGB (h, w, 3), upright.
+        labels: uint8 (h, w), as they are stored.
+        turn: the orientation that the image states.
+        mask: the mask that the labels are of.
+
+    Raises:
+        InputError: the sizes differ, or cannot tell how the mask lies.
+    """
+    if mask.orientation != 1:
+        labels = turned(labels, mask.orientation)
+    elif turn != 1:
+        stored, seen = turned(image, INVERSE.get(turn, turn)).shape[:2], image.shape[:2]
+        if stored == seen:
+            raise InputError(
+                f"{name} states the EXIF orientation {turn}, its mask {mask.path.name} none, so "
+                "how they lie is unknown: save the image upright, without this tag"
+            )
+        if labels.shape == stored:
+            labels = turned(labels, turn)
+    if image.shape[:2] != labels.shape:
+        raise InputError(
+            f"{name} is {image.shape[1]}×{image.shape[0]} px, its mask "
+            f"{mask.path.name} {labels.shape[1]}×{labels.shape[0]}: both must have the same size"
+        )
+    return labels
