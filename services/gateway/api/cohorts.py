@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import MayRead, MayTrain
 from services.gateway.api.body_sizes import MAX_FEATURE_BYTES
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, received
@@ -22,7 +23,7 @@ from shared.imaging.codec import encode_png
 from shared.imaging.region_sets import RegionNotFoundError, read_region
 from shared.imaging.sheet import colorize
 
-router = APIRouter(prefix="/v1", tags=["cohorts"])
+router = APIRouter(prefix="/v1", tags=["cohorts"], route_class=JsonRoute)
 
 SetName = Annotated[Name, Path(description="name of the region set")]
 

@@ -15,6 +15,7 @@ from services.gateway.api.image_jobs import (
     submit_image,
     wait_for_image,
 )
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.problems import blaming, documented
 from services.gateway.api.turns import decoded
 from shared.arrays import UInt8
@@ -31,7 +32,7 @@ from shared.storage import Store
 
 STRENGTHS = {"restain": 0.5, "vary": 0.75}
 
-router = APIRouter(prefix="/v1/edits", tags=["images"])
+router = APIRouter(prefix="/v1/edits", tags=["images"], route_class=JsonRoute)
 
 
 @router.post(

@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from services.gateway.api.access import Caller, MayGenerate, MayRead
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
 from services.gateway.api.given_pictures import Pictures, png_sides, read_crop
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.problems import blaming, documented
 from services.gateway.api.streams import Wanted, send_object, sending
 from services.gateway.api.turns import decoded
@@ -40,7 +41,7 @@ TYPES = {
     "regions.geojson": "application/geo+json",
 }
 
-router = APIRouter(prefix="/v1/fields", tags=["fields"])
+router = APIRouter(prefix="/v1/fields", tags=["fields"], route_class=JsonRoute)
 
 
 @router.post("", status_code=202, max_body_size=MAX_IMAGE_BYTES, responses=documented(404, 409))

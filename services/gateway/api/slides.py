@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayAnnotate, MayRead
 from services.gateway.api.body_sizes import MAX_ANNOTATION_BYTES, MAX_SLIDE_BYTES
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
@@ -22,7 +23,7 @@ from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
 from shared.contracts.ingest import slide_key
 
-router = APIRouter(prefix="/v1/slides", tags=["slides"])
+router = APIRouter(prefix="/v1/slides", tags=["slides"], route_class=JsonRoute)
 
 FileName = Annotated[str, Path(max_length=256, description="name of the file")]
 
