@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import pyarrow.parquet as pq
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import MayRead, MayTrain
@@ -117,8 +118,8 @@ async def put_features(
     To import the files of a cohort's slides, POST /v1/embed with
     `imported: incoming/features/<name>`.
     """
-    await run_in_threadpool(caller.spend, "upload_bytes", content_length)
     key = f"incoming/features/{name}/{slide}.h5"
-    async with received(request, content_length) as path:
+    spending = contextmanager_in_threadpool(caller.spending("upload_bytes", content_length))
+    async with spending, received(request, content_length) as path:
         await run_in_threadpool(caller.store.put_file, key, path)
     await run_in_threadpool(caller.audit, "upload", key=key, bytes=content_length)

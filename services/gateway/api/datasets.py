@@ -158,8 +158,10 @@ def _submit(caller: Caller, request: DatasetRequest, before: Submission | None) 
     ended = caller.ledger.result(job)
     if before is None or (ended is not None and ended.state != "done"):
         check_crops(caller.store, resolved)
-        caller.spend("images", request.images)
-    caller.submit(request, job)
+        with caller.spending("images", request.images):
+            caller.submit(request, job)
+    else:
+        caller.submit(request, job)
     submission = before
     if submission is None:
         submission = Submission(

@@ -51,8 +51,8 @@ def _submit(caller: Caller, body: EditBody) -> str:
     return submit_image(caller, *_resolve(caller.store, body))
 
 
-def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes]]:
-    """Check the body; return the request and the PNGs that it names by hash."""
+def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes], int]:
+    """Check the body; return the request, the PNGs it names by hash, and the images it costs."""
     with blaming("#/model"):
         model = read_model(store, ModelRef(body.model, body.version))
     crops, inputs, area = [], [], None
@@ -90,7 +90,7 @@ def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes]]:
     )
     with blaming("#/steps"):
         request.sampling(model)
-    return request, pngs + inputs
+    return request, pngs + inputs, -(-labels.size // model.size**2)
 
 
 def _read_indices(data: bytes, pictures: Pictures) -> UInt8:

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -106,8 +107,8 @@ async def put_annotation(
 
 async def _put(request: Request, caller: Caller, slide: str, key: str, size: int) -> SlideInfo:
     await run_in_threadpool(check_place, caller.store, key)
-    await run_in_threadpool(caller.spend, "upload_bytes", size)
-    async with received(request, size) as path:
+    spending = contextmanager_in_threadpool(caller.spending("upload_bytes", size))
+    async with spending, received(request, size) as path:
         await run_in_threadpool(caller.store.put_file, key, path)
     await run_in_threadpool(caller.audit, "upload", slide=slide, key=key, bytes=size)
     return await run_in_threadpool(find_slide, caller, slide)

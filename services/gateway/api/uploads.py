@@ -86,7 +86,6 @@ def begin_upload(
     file = file_name(body.file)
     key = slide_key(slide, f"source/{file}")
     check_place(caller.store, key)
-    caller.spend("upload_bytes", body.bytes)
     parts = part_upload(caller.store, key)
     part_bytes = max(PART_BYTES, -(-body.bytes // MAX_PARTS))
     upload = Upload(
@@ -97,8 +96,9 @@ def begin_upload(
         part_bytes=part_bytes,
         parts=-(-body.bytes // part_bytes),
     )
-    record = UploadRecord(upload=upload, internal=parts.begin())
-    caller.store.put_json(upload_key(upload.upload), record)
+    with caller.spending("upload_bytes", body.bytes):
+        record = UploadRecord(upload=upload, internal=parts.begin())
+        caller.store.put_json(upload_key(upload.upload), record)
     caller.audit("begin upload", slide=slide, file=file, bytes=body.bytes)
     response.headers["Location"] = f"/v1/slides/{slide}/uploads/{upload.upload}"
     return _status(record, parts)
