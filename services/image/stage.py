@@ -82,6 +82,7 @@ def _edit(
     crops = edit_crops(model, image, labels, area, given, request.seed)
     loaded, sampling = load_model(store, model.ref, context.device), request.sampling(model)
     sampler = edit_sampler(loaded, labels, crops, request.seed, sampling)
+    sampler.watch = context.progress  # raises once the job is cancelled
     if area is None:
         return redraw(sampler, image, edit.strength, sampling.staining)
     return paint(sampler, image, area, edit.border)

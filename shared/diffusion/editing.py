@@ -5,7 +5,7 @@ Both work on images of any size from the model's on, by the windows of `FieldSam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -73,7 +73,7 @@ def paint(sampler: FieldSampler, image: UInt8, area: NDArray[np.bool_], border: 
     old, painted = _encode(sampler, image), _cells(sampler, area, border)
     noise, height = sampler.noise(0, sampler.height).sample, sampler.height
     strip = Strip(0, noise)
-    for step, time in enumerate(times(sampler.sampling.steps)):
+    for step, time in zip(_watched(sampler, 0), times(sampler.sampling.steps), strict=False):
         kept = (1 - time) * old + time * noise
         sample = kept + painted * (strip.sample - kept)
         strip = sampler.advance(step, Strip(0, sample, strip.before), 0, height)
@@ -101,7 +101,7 @@ def redraw(sampler: FieldSampler, image: UInt8, strength: float, staining: float
     time = 1 - first / steps
     noise = sampler.noise(0, sampler.height).sample
     strip = Strip(0, (1 - time) * _encode(sampler, image) + time * noise)
-    for step in range(first, steps):
+    for step in _watched(sampler, first):
         strip = sampler.advance(step, strip, 0, sampler.height)
     new = _decoder(sampler, strip.sample).decode(strip, 0, sampler.height)
     labels = sampler.labels.read(0, sampler.labels.height)
@@ -109,6 +109,19 @@ def redraw(sampler: FieldSampler, image: UInt8, strength: float, staining: float
     matched = match_staining(torch.from_numpy(new[None]), labels[None], crops, staining)
     drawn: UInt8 = matched[0].numpy()
     return drawn
+
+
+def _watched(sampler: FieldSampler, first: int) -> Iterator[int]:
+    """Yield the numbers of the steps from one on; `sampler.watch` hears how far all of them are."""
+    watch, steps = sampler.watch, sampler.sampling.steps
+    try:
+        for step in range(first, steps):
+            sampler.watch = lambda done, total, number=step - first: watch(  # type: ignore[misc]
+                number * total + done, (steps - first) * total
+            )
+            yield step
+    finally:
+        sampler.watch = watch
 
 
 def _check(sampler: FieldSampler, image: UInt8) -> None:

@@ -36,7 +36,7 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
 
     That is: begun uploads, Idempotency-Keys, sessions of browsers, and half-written files. An
     image is as old as its job's result; an input is as old as the last request that sent it. Open
-    jobs are kept, and so are the inputs of open fields.
+    jobs are kept, and so are their inputs.
 
     Args:
         ledger: ledger of the store to sweep.
@@ -64,7 +64,7 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
     for key in list(_older(store, UPLOADS, now - UPLOAD_LIFETIME)):
         _give_up(store, key)
         removed += 1
-    in_use = _inputs_of_open_fields(ledger)
+    in_use = _inputs_of_open_jobs(ledger)
     for folder, kept in (
         (INPUTS, images_kept),
         (FIELD_INPUTS, images_kept),
@@ -79,14 +79,19 @@ def sweep(ledger: Ledger, images_kept: timedelta, now: datetime) -> int:
     return removed + store.remove_leftovers(now - LEFTOVER_AGE)
 
 
-def _inputs_of_open_fields(ledger: Ledger) -> set[str]:
-    """Return the keys of the label maps and crops that open jobs of fields name."""
-    used = set()
+def _inputs_of_open_jobs(ledger: Ledger) -> set[str]:
+    """Return the keys of the pictures that open jobs of images and fields name."""
+    kinds: dict[str, type[FieldRequest | ImageRequest]] = {
+        kind.stage: kind for kind in (FieldRequest, ImageRequest)
+    }
+    used: set[str] = set()
     for job in ledger.open_jobs():
         with suppress(InputError, ValidationError):
-            if ledger.stage(job) == FieldRequest.stage:
-                request = FieldRequest.model_validate(ledger.request(job))
+            if kind := kinds.get(ledger.stage(job)):
+                request = kind.model_validate(ledger.request(job))
                 used |= {request.labels, *(crop.pixels or "" for crop in request.crops)}
+                if isinstance(request, ImageRequest) and request.edit:
+                    used |= {request.edit.image, request.edit.area or ""}
     return used
 
 

@@ -201,12 +201,20 @@ def test_the_command_line_reads_alike_over_http(
 
 def test_rates_and_quotas_have_an_end(stack: Stack) -> None:
     limits = Limits(connect(stack.config.broker_url.get_secret_value()), requests=2)
-    limits.spend("t", "images", 7, 10)
+
+    def spend(amount: int, limit: int | None = 10, error: Exception | None = None) -> None:
+        with limits.spending("t", "images", amount, limit):
+            if error:
+                raise error
+
+    spend(7)
     with pytest.raises(ProblemError, match="quota of tenant 't': 3 of") as refused:
-        limits.spend("t", "images", 4, 10)
+        spend(4)
     assert refused.value.details.status == 429
-    limits.spend("t", "images", 3, 10)
-    limits.spend("t", "images", 10**9, None)
+    with pytest.raises(ValueError, match="refused"):
+        spend(3, error=ValueError("refused"))  # it is given back
+    spend(3)
+    spend(10**9, None)
 
     def hurry() -> None:
         for _ in range(6):  # of which three are in one window

@@ -72,7 +72,12 @@ def test_painting_changes_the_area_and_its_border_alone(store: DirectoryStore) -
     np.testing.assert_array_equal(painted[~near], image[~near])
     assert (painted[area] != image[area]).mean() > 0.9
     assert (painted[near & ~area] != image[near & ~area]).any(), "it fades into the picture"
-    again = paint(sampler(store, labels, seed=1), image, area, BORDER)
+    other, told = sampler(store, labels, seed=1), list[float]()
+    other.watch = lambda done, total: told.append(done / total)
+    again = paint(other, image, area, BORDER)
+    assert told[-1] == 0, "it is decoded"
+    assert told[:-1] == sorted(told[:-1])
+    assert 0.5 <= told[-2] < 1, "in the second of two steps"
     assert (again[area] != painted[area]).any()
 
 

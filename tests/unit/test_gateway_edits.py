@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,14 @@ import pytest
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from services.gateway.api.limits import Limits
+from services.image.stage import ImageStage
+from shared.contracts.image import ImageRequest
+from shared.errors import CancelledError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import parse_mark
+from shared.jobs import Context, Shard
+from shared.queue.sweeping import sweep
 from shared.storage import DirectoryStore
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
@@ -129,6 +137,38 @@ def test_what_cannot_be_edited_is_refused_at_once(
     assert words in answer.json()["detail"]
     assert answer.json()["errors"][0]["pointer"] == pointer
     assert set(gateway.resources.root.list()) == before
+
+
+def test_an_edit_costs_its_pixels_and_bytes_and_can_be_cancelled(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent: list[int] = []
+
+    def spending(*given: Any) -> AbstractContextManager[None]:
+        spent.append(given[3])
+        return nullcontext()
+
+    monkeypatch.setattr(Limits, "spending", spending)
+    store, before = gateway.resources.root, set(gateway.resources.root.list("images/inputs/"))
+    given = body(image=text(255 - IMAGE), labels=text(LABELS[:, ::-1]), area=text(AREA[::-1]))
+    place = gateway.client.post("/v1/edits", json=given, headers=NOW).headers["Location"]
+    stored = sum(store.size(key) for key in set(store.list("images/inputs/")) - before)
+    assert spent == [2, stored]  # 40×36 px, of 32×32 px an image
+    gateway.client.post("/v1/edits", json=given, headers=NOW)
+    assert len(spent) == 2, "the same request is open"
+    kept = timedelta(days=1)
+    later = datetime.now(UTC) + timedelta(days=2)
+    ledger = gateway.resources.ledger("local")
+    sweep(ledger, kept, later)
+    assert len(list(store.list("images/inputs/"))) == 3
+
+    def report(done: int, total: int, note: str) -> None:
+        raise CancelledError("it was cancelled")
+
+    request = ImageRequest.model_validate(ledger.request(place.rpartition("/")[2]))
+    context = Context(store, threads=1, device="cpu", report=report)
+    with pytest.raises(CancelledError):
+        ImageStage().run(request, Shard(id="image"), context)
 
 
 def test_edits_need_the_scope_generate_and_stay_with_their_tenant(gateway: Gateway) -> None:

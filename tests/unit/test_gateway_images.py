@@ -8,6 +8,8 @@ import io
 import json
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -200,10 +202,13 @@ def test_single_images_are_removed_when_they_are_old(gateway: Gateway, tenant: s
     assert sweep(ledger, kept, now + timedelta(days=8)) == 1
     assert list(store.list("idempotency/")) == []
     assert client.get(made).status_code == 200
-    assert sweep(ledger, kept, now + timedelta(days=31)) == 3  # the image and both inputs
+    assert sweep(ledger, kept, now + timedelta(days=31)) == 1  # the image, but not its inputs
     assert client.get(made).status_code == 404
+    assert len(list(store.list("images/"))) == 2
+    assert client.get(waiting).status_code == 202  # it is open, and has the same inputs
+    ledger.cancel(waiting.rpartition("/")[2])
+    assert sweep(ledger, kept, now + timedelta(days=31)) == 3  # the job and both inputs
     assert list(store.list("images/")) == []
-    assert client.get(waiting).status_code == 202  # it is open
     assert client.get("/v1/datasets/d").json()["state"] == "done"
     again = client.post("/v1/images", json=body(seed=1), headers=NOW).headers["Location"]
     assert again == made
@@ -259,24 +264,33 @@ def test_what_a_field_takes_is_counted_before_anything_is_decoded(
 ) -> None:
     spent: list[tuple[str, int]] = []
 
-    def spend(self: Limits, tenant: str, quota: str, amount: int, limit: int | None) -> None:
+    @contextmanager
+    def spending(
+        self: Limits, tenant: str, quota: str, amount: int, limit: int | None
+    ) -> Iterator[None]:
         spent.append((quota, amount))
-        if limit is not None:
+        if limit == 0:
             raise ProblemError(429, "quota", "none is left")
+        try:
+            yield
+        except BaseException:
+            spent.append((quota, -amount))
+            raise
 
-    monkeypatch.setattr(Limits, "spend", spend)
+    monkeypatch.setattr(Limits, "spending", spending)
     monkeypatch.setattr(sandboxed_mask, "open_sandboxed", None)  # no child starts
     labels = encode_png(np.tile(label_map(), (3, 3))[:70, :90])
     given = body(field="q", labels=text(labels))
     gateway.client.put("/v1/tenants/local", json={"images_per_day": 0})
     assert gateway.client.post("/v1/fields", json=given).status_code == 429
     assert spent == [("images", 7)]  # 90 x 70 px, of 32 x 32 px an image
-    gateway.client.put("/v1/tenants/local", json={"upload_bytes_per_day": 0})
-    monkeypatch.setattr(Limits, "spend", lambda *_: spent.append(_[2:4]))
+    spent.clear()
+    gateway.client.put("/v1/tenants/local", json={})
     with pytest.raises(TypeError):
         gateway_fields._submit(caller(gateway), FieldBody.model_validate(given))
-    crop = base64.b64decode(given["crops"][0]["png"])
-    assert spent[-1] == ("upload_bytes", len(labels) + len(crop))
+    sent = len(labels) + len(base64.b64decode(given["crops"][0]["png"]))
+    counted = [("images", 7), ("upload_bytes", sent)]
+    assert spent == [*counted, ("upload_bytes", -sent), ("images", -7)]  # it is refused later
     spent.clear()
     for sides, words in (
         ((40_000, 100), "at most 32768 px"),

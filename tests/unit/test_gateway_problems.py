@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 
+from services.gateway.api import routers
 from services.gateway.api.problems import hide_paths
 from services.gateway.api.slide_lookup import source_of
 from shared.contracts.gateway import SlideInfo
@@ -87,13 +91,48 @@ def test_bodies_that_are_no_request(gateway: Gateway) -> None:
         (b'{"cohort":NaN}', 422),
         (b"", 422),
         (b"[]", 422),
-        (ingest("\ud800"), 422),
+        (ingest("\ud800"), 400),
         (ingest("a" * 300), 422),
-        (json.dumps({"\ud800": "c"}).encode(), 422),
+        (json.dumps({"\ud800": "c"}).encode(), 400),
     ):  # fmt: skip
         answer = gateway.client.post("/v1/ingest", content=body, headers=typed)
         assert answer.status_code == status, (body[:40], answer.text)
         assert answer.json()["detail"]
+
+
+def test_no_body_is_read_before_the_token(gateway: Gateway) -> None:
+    taking = [
+        (min(route.methods), re.sub(r"\{\w+\}", "x", route.path))
+        for router in routers.ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute) and (route.body_field or route.openapi_extra)
+    ]
+    assert len(taking) > 20
+    for method, path in taking:
+        read: list[str] = []
+
+        def body(path: str = path, read: list[str] = read) -> Iterator[bytes]:
+            read.append(path)
+            yield b"["  # is refused by parsing
+
+        headers = {"Content-Type": "application/json", "Authorization": "Bearer htd_wrong"}
+        answer = gateway.client.request(method, path, content=body(), headers=headers)
+        assert (path, answer.status_code, read) == (path, 401, [])
+
+
+def test_the_answer_to_many_faults_is_short(gateway: Gateway) -> None:
+    keys = {f"{number}" * 1000: 0 for number in range(10, 60)}
+    answer = gateway.client.post("/v1/ingest", json={"cohort": "c"} | keys)
+    assert answer.status_code == 422
+    assert len(answer.content) < 20_000
+    assert len(answer.json()["errors"]) == 20
+    assert answer.json()["detail"].endswith("and 30 more")
+    answer = gateway.client.post("/v1/ingest", json={"slides": [{}] * 600})
+    assert "1201 fields of the body are wrong" in answer.json()["detail"]
+    many = {"slides": [[]] * 60_000}
+    for path in ("/v1/ingest", "/v1/images"):
+        answer = gateway.client.post(path, json=many)
+        assert "more than 100000 values" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

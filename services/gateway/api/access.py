@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -99,8 +100,9 @@ class Caller:
         """Write a record of an action, with its details, to the audit log."""
         self.resources.audit(self.token.tenant, self.token.name, action, details)
 
-    def spend(self, quota: Quota, amount: int) -> None:
-        """Count an amount against the tenant's daily quota.
+    @contextmanager
+    def spending(self, quota: Quota, amount: int) -> Iterator[None]:
+        """Count an amount against the tenant's daily quota; an error in the block gives it back.
 
         Args:
             quota: the quota.
@@ -111,7 +113,8 @@ class Caller:
         """
         record = self.resources.tenant(self.token.tenant)
         limit = record.images_per_day if quota == "images" else record.upload_bytes_per_day
-        self.resources.limits.spend(self.token.tenant, quota, amount, limit)
+        with self.resources.limits.spending(self.token.tenant, quota, amount, limit):
+            yield
 
 
 def allowed(scope: Scope) -> Callable[..., Caller]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from services.gateway.api.access import Caller, MayAdminister
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented
 from services.gateway.api.tokens import Scope, TokenRecord
@@ -15,7 +16,7 @@ from shared.contracts.base import Contract, Name
 from shared.contracts.tenants import LOCAL, Tenant, TenantRecord, tenant_key
 from shared.queue.tenants import tenants
 
-router = APIRouter(prefix="/v1", tags=["administration"])
+router = APIRouter(prefix="/v1", tags=["administration"], route_class=JsonRoute)
 
 TokenId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="`id` of the token")]
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import StreamingResponse
 
 from services.gateway.api.access import Caller, MayAnnotate, MayRead
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.slide_lookup import SlideName
@@ -25,7 +26,7 @@ from shared.tissue_types import check_types, classes_of, read_types, write_types
 NEAREST = 10
 """Number of patches that are listed for a type on each slide."""
 
-router = APIRouter(prefix="/v1/clusters", tags=["clusters"])
+router = APIRouter(prefix="/v1/clusters", tags=["clusters"], route_class=JsonRoute)
 
 Run = Annotated[Name, Path(description="name of the clustering")]
 

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 import pyarrow.parquet as pq
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import MayRead, MayTrain
 from services.gateway.api.body_sizes import MAX_FEATURE_BYTES
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, received
@@ -22,7 +24,7 @@ from shared.imaging.codec import encode_png
 from shared.imaging.region_sets import RegionNotFoundError, read_region
 from shared.imaging.sheet import colorize
 
-router = APIRouter(prefix="/v1", tags=["cohorts"])
+router = APIRouter(prefix="/v1", tags=["cohorts"], route_class=JsonRoute)
 
 SetName = Annotated[Name, Path(description="name of the region set")]
 
@@ -116,8 +118,8 @@ async def put_features(
     To import the files of a cohort's slides, POST /v1/embed with
     `imported: incoming/features/<name>`.
     """
-    await run_in_threadpool(caller.spend, "upload_bytes", content_length)
     key = f"incoming/features/{name}/{slide}.h5"
-    async with received(request, content_length) as path:
+    spending = contextmanager_in_threadpool(caller.spending("upload_bytes", content_length))
+    async with spending, received(request, content_length) as path:
         await run_in_threadpool(caller.store.put_file, key, path)
     await run_in_threadpool(caller.audit, "upload", key=key, bytes=content_length)

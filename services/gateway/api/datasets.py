@@ -22,6 +22,7 @@ from services.gateway.api.dataset_estimate import estimate_dataset
 from services.gateway.api.dataset_status import dataset_status, find_submission
 from services.gateway.api.etags import NOT_MODIFIED, IfNoneMatch, etag_headers, not_modified
 from services.gateway.api.idempotency import IdempotencyKey, claimed
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
 from services.gateway.api.streams import Wanted, send_object, sending, tar_stream
@@ -48,7 +49,7 @@ from shared.storage import ReadOnceStore, Store, sha256
 
 LINK_SECONDS = 3600
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=JsonRoute)
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,10 @@ def _submit(caller: Caller, request: DatasetRequest, before: Submission | None) 
     ended = caller.ledger.result(job)
     if before is None or (ended is not None and ended.state != "done"):
         check_crops(caller.store, resolved)
-        caller.spend("images", request.images)
-    caller.submit(request, job)
+        with caller.spending("images", request.images):
+            caller.submit(request, job)
+    else:
+        caller.submit(request, job)
     submission = before
     if submission is None:
         submission = Submission(

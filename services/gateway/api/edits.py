@@ -15,6 +15,7 @@ from services.gateway.api.image_jobs import (
     submit_image,
     wait_for_image,
 )
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.problems import blaming, documented
 from services.gateway.api.turns import decoded
 from shared.arrays import UInt8
@@ -31,7 +32,7 @@ from shared.storage import Store
 
 STRENGTHS = {"restain": 0.5, "vary": 0.75}
 
-router = APIRouter(prefix="/v1/edits", tags=["images"])
+router = APIRouter(prefix="/v1/edits", tags=["images"], route_class=JsonRoute)
 
 
 @router.post(
@@ -50,8 +51,8 @@ def _submit(caller: Caller, body: EditBody) -> str:
     return submit_image(caller, *_resolve(caller.store, body))
 
 
-def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes]]:
-    """Check the body; return the request and the PNGs that it names by hash."""
+def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes], int]:
+    """Check the body; return the request, the PNGs it names by hash, and the images it costs."""
     with blaming("#/model"):
         model = read_model(store, ModelRef(body.model, body.version))
     crops, inputs, area = [], [], None
@@ -89,7 +90,7 @@ def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes]]:
     )
     with blaming("#/steps"):
         request.sampling(model)
-    return request, pngs + inputs
+    return request, pngs + inputs, -(-labels.size // model.size**2)
 
 
 def _read_indices(data: bytes, pictures: Pictures) -> UInt8:

@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from services.gateway.api.access import Caller, MayGenerate, MayRead
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
 from services.gateway.api.given_pictures import Pictures, png_sides, read_crop
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.problems import blaming, documented
 from services.gateway.api.streams import Wanted, send_object, sending
 from services.gateway.api.turns import decoded
@@ -40,7 +41,7 @@ TYPES = {
     "regions.geojson": "application/geo+json",
 }
 
-router = APIRouter(prefix="/v1/fields", tags=["fields"])
+router = APIRouter(prefix="/v1/fields", tags=["fields"], route_class=JsonRoute)
 
 
 @router.post("", status_code=202, max_body_size=MAX_IMAGE_BYTES, responses=documented(404, 409))
@@ -62,8 +63,17 @@ def _submit(caller: Caller, body: FieldBody) -> JobStatus:
     with blaming("#/labels"):
         width, height = _check_sides(*png_sides(body.labels), model)
     pngs = [body.labels, *(crop.png for crop in body.crops if crop.png is not None)]
-    caller.spend("images", -(-width * height // model.size**2))
-    caller.spend("upload_bytes", sum(map(len, pngs)))
+    images = -(-width * height // model.size**2)
+    with (
+        caller.spending("images", images),
+        caller.spending("upload_bytes", sum(map(len, pngs))),
+    ):
+        job = caller.submit(_put_inputs(caller, body, model))
+    return caller.status(job)
+
+
+def _put_inputs(caller: Caller, body: FieldBody, model: ModelRecord) -> FieldRequest:
+    """Check and store the pictures of a body; return the request that names them."""
     crops = []
     with Pictures(model.size) as pictures:
         for number, item in enumerate(body.crops):
@@ -74,8 +84,7 @@ def _submit(caller: Caller, body: FieldBody) -> JobStatus:
     options = body.model_dump(
         include={"field", "model", "version", "seed", "compression", *SamplingChoice.model_fields}
     )
-    job = caller.submit(FieldRequest(labels=labels, crops=tuple(crops), **options))
-    return caller.status(job)
+    return FieldRequest(labels=labels, crops=tuple(crops), **options)
 
 
 @router.get("/{field}", responses=documented(404))

@@ -7,12 +7,17 @@ from base64 import b64encode
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.requests import ClientDisconnect
 
+from services.gateway.api.json_bodies import (
+    check_values,
+    json_of,
+    media_type,
+    taking,
+    validated,
+)
 from services.gateway.api.problems import ProblemError
 from shared.contracts.gateway import MAX_CROPS, ImageBody
 
@@ -50,6 +55,10 @@ IMAGE_BODY: dict[str, Any] = {
 """OpenAPI description of an operation that reads its body with `read_image_body`."""
 
 
+_BODY: TypeAdapter[ImageBody] = TypeAdapter(ImageBody)
+_FORM = "multipart/form-data"
+
+
 async def read_image_body(request: Request) -> ImageBody:
     """Read the body of a request for an image.
 
@@ -57,63 +66,42 @@ async def read_image_body(request: Request) -> ImageBody:
         ProblemError: the body ended early (400), or is neither JSON nor a valid form (422).
         RequestValidationError: a field is wrong.
     """
-    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    try:
-        if kind == "multipart/form-data":
-            async with request.form(max_files=MAX_CROPS + 1, max_fields=1) as form:
-                data = await _insert_files(form)
-        elif kind == "application/json":
-            data = await request.body()
-        else:
+    async with taking(request):
+        if media_type(request) != _FORM:
+            return await validated(_BODY, await json_of(request, _FORM))
+        async with request.form(max_files=MAX_CROPS + 1, max_fields=1) as form:
+            labels, crops = [await _files(form, name) for name in ("labels", "crops")]
+            text = form.get("request")
+        if not isinstance(text, str) or len(labels) != 1:
             raise ProblemError(
-                422,
-                "invalid",
-                f"a body of {kind or 'no type'} is not understood here",
-                remedy="send application/json or multipart/form-data, and say so in Content-Type",
+                422, "invalid", "the form needs one text `request` and one file `labels`"
             )
-    except ClientDisconnect as error:
-        raise ProblemError(400, "broken-off", "the body broke off") from error
-    return await run_in_threadpool(_validate, data)
+        return await validated(_BODY, await run_in_threadpool(_insert, text, labels[0], crops))
 
 
-def _validate(data: bytes) -> ImageBody:
-    try:
-        return ImageBody.model_validate_json(data)
-    except ValidationError as error:
-        items = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError(
-            [item | {"loc": ("body", *item["loc"])} for item in items]
-        ) from error
-
-
-async def _insert_files(form: FormData) -> bytes:
+def _insert(text: str, labels: bytes, crops: list[bytes]) -> bytes:
     """Insert the files of a form, in base64, into the JSON of its part `request`; return that."""
-    files = {name: await _files(form, name) for name in ("labels", "crops")}
-    text = form.get("request")
-    if not isinstance(text, str) or len(files["labels"]) != 1:
-        raise ProblemError(
-            422, "invalid", "the form needs one text `request` and one file `labels`"
-        )
+    check_values(text.encode())
     try:
         fields = json.loads(text)
-        crops = fields.get("crops", [])
-        unfilled = [crop for crop in crops if not {"png", "regions", "region"} & set(crop)]
+        unfilled = [
+            crop for crop in fields.get("crops", []) if not {"png", "regions", "region"} & set(crop)
+        ]
     except (ValueError, RecursionError, AttributeError, TypeError) as error:
         raise ProblemError(422, "invalid", "`request` must be a JSON object of fields") from error
-    if len(unfilled) != len(files["crops"]):
+    if len(unfilled) != len(crops):
         raise ProblemError(
             422,
             "invalid",
             f"{len(unfilled)} crops of `request` need a file, but the form has "
-            f"{len(files['crops'])} files `crops`",
+            f"{len(crops)} files `crops`",
         )
-    fields["labels"] = files["labels"][0]
-    for crop, png in zip(unfilled, files["crops"], strict=True):
-        crop["png"] = png
+    fields["labels"] = b64encode(labels).decode()
+    for crop, png in zip(unfilled, crops, strict=True):
+        crop["png"] = b64encode(png).decode()
     return json.dumps(fields).encode()
 
 
-async def _files(form: FormData, name: str) -> list[str]:
-    """Return the files of a form that have a field name, in base64."""
-    files = [part for part in form.getlist(name) if isinstance(part, UploadFile)]
-    return [b64encode(await file.read()).decode() for file in files]
+async def _files(form: FormData, name: str) -> list[bytes]:
+    """Return the files of a form that have a field name."""
+    return [await file.read() for file in form.getlist(name) if isinstance(file, UploadFile)]

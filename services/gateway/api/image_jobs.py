@@ -71,25 +71,33 @@ def _answer(caller: Caller, job: str) -> Response | None:
     return Response(picture, media_type="image/png", headers=headers)
 
 
-def submit_image(caller: Caller, request: ImageRequest, inputs: Sequence[bytes]) -> str:
+def submit_image(
+    caller: Caller, request: ImageRequest, inputs: Sequence[bytes], images: int = 1
+) -> str:
     """Submit a request for an image, which is named by its content; return the job.
 
     Args:
-        inputs: the PNGs that the request names by their hash.
+        caller: sender of the request.
+        request: the request.
+        inputs: the PNGs that the request names by their hash; they count as uploaded.
+        images: number of the model's images that have as many pixels.
 
     Raises:
-        ProblemError: less than an image is left of the quota (429).
+        ProblemError: less is left of a quota (429).
     """
     name = sha256(request.model_dump_json().encode())[:32]
     request = request.model_copy(update={"image": name})
     job = caller.ledger.identify(request)
     ended = caller.ledger.result(job)
-    if ended is None or ended.state != "done":
-        caller.spend("images", 1)
+    if caller.ledger.is_open(job) or (ended is not None and ended.state == "done"):
+        return job
+    with (
+        caller.spending("images", images),
+        caller.spending("upload_bytes", sum(map(len, inputs))),
+    ):
         for data in inputs:
             caller.store.put(input_key(data), data)
-        caller.submit(request, job)
-    return job
+        return caller.submit(request, job)
 
 
 def given_crop(

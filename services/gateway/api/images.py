@@ -18,6 +18,7 @@ from services.gateway.api.image_jobs import (
     wait_for_image,
 )
 from services.gateway.api.job_lookup import JobId, check_job
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.problems import blaming, documented
 from services.gateway.api.turns import decoded
 from shared.arrays import UInt8
@@ -32,7 +33,7 @@ from shared.models import read_model
 from shared.serving.deployments import check_crops, deployments
 from shared.storage import Store
 
-router = APIRouter(prefix="/v1/images", tags=["images"])
+router = APIRouter(prefix="/v1/images", tags=["images"], route_class=JsonRoute)
 
 
 @router.post(

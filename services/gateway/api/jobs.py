@@ -12,6 +12,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from services.gateway.api.access import Caller, Listening, MayAnnotate, MayRead, MayTrain, public
 from services.gateway.api.idempotency import IdempotencyKey, claimed
 from services.gateway.api.job_lookup import JobId, check_job
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import documented
@@ -28,7 +29,7 @@ from shared.contracts.requests import REQUESTS
 from shared.contracts.train import TrainRequest
 from shared.jobs import stage_of
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=JsonRoute)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -102,8 +103,9 @@ class Limits:
                     headers={"Retry-After": str(max(1, wait))},
                 )
 
-    def spend(self, tenant: str, quota: Quota, amount: int, limit: int | None) -> None:
-        """Count `amount` against a tenant's quota of the day (UTC).
+    @contextmanager
+    def spending(self, tenant: str, quota: Quota, amount: int, limit: int | None) -> Iterator[None]:
+        """Count `amount` against a tenant's quota of the day (UTC); an error gives it back.
 
         Args:
             tenant: name of the tenant.
@@ -116,6 +118,7 @@ class Limits:
             RedisError: there is a limit, and Redis does not answer.
         """
         if limit is None:
+            yield
             return
         key = f"quota:{tenant}:{quota}:{datetime.now(UTC):%Y-%m-%d}"
         spent = int(self.redis.incrby(key, amount))
@@ -130,3 +133,9 @@ class Limits:
                 remedy="ask for less, wait until tomorrow (UTC), or have the quota raised",
                 headers={"Retry-After": str(DAY_SECONDS - int(time.time()) % DAY_SECONDS)},
             )
+        try:
+            yield
+        except BaseException:
+            with suppress(RedisError):
+                self.redis.decrby(key, amount)
+            raise

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from services.gateway.api.access import Caller, MayRead, MayTrain
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
 from shared.contracts.base import Name
@@ -21,7 +22,7 @@ from shared.contracts.train import TrainRequest, training_key
 from shared.models import read_model
 from shared.serving.deployments import deployments, next_number
 
-router = APIRouter(prefix="/v1", tags=["models"])
+router = APIRouter(prefix="/v1", tags=["models"], route_class=JsonRoute)
 
 Run = Annotated[Name, Path(description="name of the training run")]
 Model = Annotated[Name, Path(description="name of the model")]

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.api.access import resources_of
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.problems import documented, returning
 from services.gateway.api.resources import Resources
 from shared.contracts.requests import REQUESTS
@@ -25,7 +26,7 @@ from shared.queue.redis_state import queue_length
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 """The methods that are labels of their own, because clients may invent more without end."""
 
-router = APIRouter(tags=["operation"])
+router = APIRouter(tags=["operation"], route_class=JsonRoute)
 
 
 class WorkCollector(Collector):

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from services.gateway.api.access import Caller, MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.slide_lookup import SlideName, ingested, name_in
 from services.gateway.api.slide_threads import reads_slide
 from services.gateway.api.zoom import Level, TileNumber, colored, zoom_of
@@ -30,7 +31,7 @@ MAPS_HELD = 8
 FRESH = "private, no-cache"
 """Cache-Control: browsers ask each time, because people change colours; most answers are 304."""
 
-router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
+router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"], route_class=JsonRoute)
 
 Run = Annotated[Name, Path(description="name of the clustering")]
 Picture = drawing("image/png")

@@ -34,6 +34,12 @@ FULL = {errno.ENOSPC, errno.EDQUOT, "XMinioStorageFull", "InsufficientStorage", 
 CLASHES = {"XMinioObjectExistsAsDirectory", "XMinioParentIsObject"}
 """Codes of S3 servers that keep objects as files."""
 
+MAX_ERRORS = 20
+"""Number of wrong fields of a request that the answer names."""
+
+MAX_STEP = 200
+"""Number of characters of a field's name that the answer repeats."""
+
 DENIED = {errno.EACCES, errno.EPERM}
 
 log = logging.getLogger(__name__)
@@ -194,9 +200,10 @@ def _explain(error: RequestValidationError) -> ProblemDetails:
     errors = error.errors()
     if any(item["type"] == "json_invalid" for item in errors):
         return _details(400, "malformed", "the body is not JSON", "send a JSON object")
-    fields = [_field(item) for item in errors]
-    places = [field.pointer or field.parameter or "the request" for field in fields]
-    detail = "; ".join(f"{at}: {field.detail}" for at, field in zip(places, fields, strict=True))
+    fields = [_field(item) for item in errors[:MAX_ERRORS]]
+    lines = [f"{at.pointer or at.parameter or 'the request'}: {at.detail}" for at in fields]
+    more = len(errors) - len(fields)
+    detail = "; ".join(lines) + (f"; and {more} more" if more else "")
     return _details(422, "invalid", detail, "correct the fields in `errors`", fields)
 
 
@@ -209,7 +216,7 @@ def _field(item: Mapping[str, Any]) -> FieldError:
 
 def pointer(*path: str | int) -> str:
     """Make a JSON pointer from the steps of a path (RFC 6901, as a URI fragment)."""
-    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    parts = (str(part)[:MAX_STEP].replace("~", "~0").replace("/", "~1") for part in path)
     return "#" + "".join(f"/{part}" for part in parts)
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from services.gateway.api.access import Caller, MayGenerate, address_of, resources_of
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.resources import Resources
@@ -45,7 +46,7 @@ from shared.storage import Store
 
 LEASE_SECONDS = 30
 
-router = APIRouter(prefix="/v1", tags=["reader studies"])
+router = APIRouter(prefix="/v1", tags=["reader studies"], route_class=JsonRoute)
 
 StudyName = Annotated[Name, Path(description="name of the study")]
 ReaderId = Annotated[str, Path(pattern=r"^r\d{1,2}$", description="id of the reader: r1, r2, …")]

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from services.gateway.api.access import Caller, MayRead
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import documented, returning
 from shared.contracts.base import Name
@@ -19,7 +20,7 @@ POLICY = (
 )
 """Content-Security-Policy of a report's page, which embeds its style and picture."""
 
-router = APIRouter(prefix="/v1/reports", tags=["reports"])
+router = APIRouter(prefix="/v1/reports", tags=["reports"], route_class=JsonRoute)
 
 ReportName = Annotated[Name, Path(description="name of the report")]
 

@@ -6,11 +6,13 @@ from pathlib import PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayAnnotate, MayRead
 from services.gateway.api.body_sizes import MAX_ANNOTATION_BYTES, MAX_SLIDE_BYTES
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
@@ -22,7 +24,7 @@ from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
 from shared.contracts.ingest import slide_key
 
-router = APIRouter(prefix="/v1/slides", tags=["slides"])
+router = APIRouter(prefix="/v1/slides", tags=["slides"], route_class=JsonRoute)
 
 FileName = Annotated[str, Path(max_length=256, description="name of the file")]
 
@@ -105,8 +107,8 @@ async def put_annotation(
 
 async def _put(request: Request, caller: Caller, slide: str, key: str, size: int) -> SlideInfo:
     await run_in_threadpool(check_place, caller.store, key)
-    await run_in_threadpool(caller.spend, "upload_bytes", size)
-    async with received(request, size) as path:
+    spending = contextmanager_in_threadpool(caller.spending("upload_bytes", size))
+    async with spending, received(request, size) as path:
         await run_in_threadpool(caller.store.put_file, key, path)
     await run_in_threadpool(caller.audit, "upload", slide=slide, key=key, bytes=size)
     return await run_in_threadpool(find_slide, caller, slide)

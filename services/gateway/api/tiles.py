@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from services.gateway.api.access import MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.problems import documented, returning
 from services.gateway.api.slide_lookup import SlideName, ingested
 from services.gateway.api.slide_threads import reads_slide
@@ -21,7 +22,7 @@ CACHED = "private, max-age=3600"
 MAX_CROP_SIDE = 1024
 """Largest side of a crop in pixels of the crop."""
 
-router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"])
+router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"], route_class=JsonRoute)
 
 
 @router.get(

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.api.access import Caller, MayAnnotate
+from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.problems import ProblemError, documented
 from services.gateway.api.receiving import RAW_BODY, ContentLength, check_place, file_name, received
 from services.gateway.api.slide_lookup import SlideName, find_slide
@@ -31,7 +32,7 @@ MAX_PARTS = 10_000
 MAX_PARTS_SHOWN = 100
 LINK_SECONDS = 12 * 3600
 
-router = APIRouter(prefix="/v1/slides/{slide}/uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/slides/{slide}/uploads", tags=["uploads"], route_class=JsonRoute)
 
 UploadName = Annotated[Name, Path(description="id of the upload")]
 Number = Annotated[int, Path(ge=1, le=MAX_PARTS, description="number of the part, from 1")]
@@ -85,7 +86,6 @@ def begin_upload(
     file = file_name(body.file)
     key = slide_key(slide, f"source/{file}")
     check_place(caller.store, key)
-    caller.spend("upload_bytes", body.bytes)
     parts = part_upload(caller.store, key)
     part_bytes = max(PART_BYTES, -(-body.bytes // MAX_PARTS))
     upload = Upload(
@@ -96,8 +96,9 @@ def begin_upload(
         part_bytes=part_bytes,
         parts=-(-body.bytes // part_bytes),
     )
-    record = UploadRecord(upload=upload, internal=parts.begin())
-    caller.store.put_json(upload_key(upload.upload), record)
+    with caller.spending("upload_bytes", body.bytes):
+        record = UploadRecord(upload=upload, internal=parts.begin())
+        caller.store.put_json(upload_key(upload.upload), record)
     caller.audit("begin upload", slide=slide, file=file, bytes=body.bytes)
     response.headers["Location"] = f"/v1/slides/{slide}/uploads/{upload.upload}"
     return _status(record, parts)
