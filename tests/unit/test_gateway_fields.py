@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,32 @@ def test_a_field_is_submitted_and_refused_by_its_parts(gateway: Gateway) -> None
     assert (page["items"], page["next"]) == ([first], "e")
     missing = gateway.client.get("/v1/fields/e/deepzoom.dzi")
     assert (missing.status_code, "fields/e/field.json" in missing.text) == (404, True)
+    check_pages(gateway, waiting)
     other = gateway.holding("read", "generate", tenant="other")
     for place in TILES:
         assert other.get(f"/v1/fields/f/{place}").status_code == 404
     assert other.get("/v1/fields").json()["items"] == []
+    assert other.get("/fields/f").status_code == 404
+    assert "No field yet" in other.get("/fields").text
+
+
+def check_pages(gateway: Gateway, waiting: str) -> None:
+    """Check the pages of the finished field f and the field e, which waits."""
+    pages = {
+        place: gateway.client.get(place)
+        for place in ("/fields", "/fields/new", "/fields/f", "/fields/e")
+    }
+    for place, page in pages.items():
+        assert page.status_code == 200, place
+        assert "unsafe" not in page.headers["Content-Security-Policy"]
+        assert not re.search(r"\son\w+=|\sstyle=|javascript:", page.text)
+        for address in re.findall(r'(?:src|href)="(/(?:static|v1)[^"]+)"', page.text):
+            assert gateway.client.get(address).status_code == 200, address
+    assert f'data-job="{waiting}"' in pages["/fields/e"].text
+    assert 'src="/v1/fields/f/deepzoom_files/6/0_0.jpeg"' in pages["/fields"].text
+    assert gateway.holding("read").get("/fields/new").status_code == 403
+    missing = gateway.client.get("/fields/none")
+    assert (missing.status_code, "no field &#39;none&#39;" in missing.text) == (404, True)
 
 
 TILES = ("deepzoom.dzi", "deepzoom_files/6/0_0.jpeg", "labels/6/0_0.png")

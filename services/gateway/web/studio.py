@@ -18,11 +18,11 @@ router = APIRouter(prefix="/studio", include_in_schema=False)
 @router.get("")
 def studio_page(request: Request, caller: Maker) -> Response:
     """Show the studio; its scripts draw the map and request images from the API."""
-    models = [_choice(item.record) for item in list_models(caller, MAX_LIMIT).items]
+    models = [choice(item.record) for item in list_models(caller, MAX_LIMIT).items]
     return render(request, "studio.html", caller, models=models)
 
 
-def _choice(record: ModelRecord) -> dict[str, Any]:
+def choice(record: ModelRecord) -> dict[str, Any]:
     """Return the facts of a model that scripts need; sides of crops are in the image's pixels."""
     sampling, denoiser = record.recipe.sampling, record.recipe.denoiser
     least = max(MIN_CROP_SIDE, round(denoiser.crop_min * record.size))

@@ -112,3 +112,14 @@ export function draw(canvas, size, data, colors) {
   data.forEach((label, place) => picture.data.set([...colors[label], 255], 4 * place));
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
+
+// The indices of a map that has `side` pixels a side: each is that of the nearest pixel.
+export function enlarged({ size, data }, side) {
+  const found = new Uint8Array(side * side);
+  const places = Uint32Array.from({ length: side }, (_, place) => Math.floor((place * size) / side));
+  for (let y = 0; y < side; y++) {
+    const row = places[y] * size;
+    for (let x = 0; x < side; x++) found[y * side + x] = data[row + places[x]];
+  }
+  return found;
+}
