@@ -105,11 +105,11 @@ export function shares(data, classes) {
   return counts.map((count) => count / data.length);
 }
 
-// Draws indices in the colours of their classes.
+// Draws indices in the colours of their classes; a colour may have an alpha.
 export function draw(canvas, size, data, colors) {
   canvas.width = canvas.height = size;
   const picture = new ImageData(size, size);
-  data.forEach((label, place) => picture.data.set([...colors[label], 255], 4 * place));
+  data.forEach((label, place) => picture.data.set([...colors[label], 255].slice(0, 4), 4 * place));
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
