@@ -8,28 +8,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 from heterotissue.stack.supervisor import Stack
+from services.ingest.stage import IngestStage
+from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.imaging.codec import decode_png, encode_png
+from shared.jobs import Ledger, run_job
 from shared.storage import open_store
 from tests.e2e.test_studio import SIZE, SOON, saved_image, stroke
-from tests.texture_slides import ingest_textures
+from tests.texture_slides import texture_slide
 
 
 @pytest.fixture(scope="module")
-def coarse(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The toy model at 2 µm per pixel, and slides of 1 µm per pixel."""
-    store = open_store(config=stack.config)
-    ingest_textures(store, tmp_path_factory.mktemp("slides"))
-    toy, own = ModelRef("toy", "1"), ModelRef("coarse", "1")
+def model(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The toy model at 2 µm per pixel, and a slide of 1 µm per pixel."""
+    store, source = open_store(config=stack.config), tmp_path_factory.mktemp("slides") / "e0.tiff"
+    tifffile.imwrite(source, texture_slide(256, 0)[0], tile=(256, 256), photometric="rgb")
+    request = IngestRequest(
+        cohort="edited", slides=(SlideSource(slide="e0", source=str(source), mpp=1.0),),
+        patches=PatchGrid(size=64, mpp=1.0, stride=64),
+    )  # fmt: skip
+    ledger = Ledger(store)
+    assert run_job(ledger, IngestStage(), ledger.submit(request)).state == "done"
+    toy, own = ModelRef("toy", "1"), ModelRef("window", "1")
     for key in list(store.list(toy.prefix)):
         store.put(own.prefix + key.removeprefix(toy.prefix), store.get(key))
     record = store.get_model(toy.key, ModelRecord)
-    store.put_json(own.key, record.model_copy(update={"model": "coarse", "mpp": 2.0}))
+    store.put_json(own.key, record.model_copy(update={"model": "window", "mpp": 2.0}))
     return str(own)
 
 
@@ -39,13 +49,14 @@ def sent_pixels(text: str) -> NDArray[np.uint8]:
 
 
 def test_tissue_is_painted_into_a_slides_window_and_a_picture(
-    page: Page, coarse: str, tmp_path: Path
+    page: Page, model: str, tmp_path: Path
 ) -> None:
     page.goto("/studio")
     page.get_by_role("link", name="Edit a picture").click()
-    page.get_by_label("Model").select_option(coarse)
+    page.get_by_label("Model").select_option(model)
     expect(page.get_by_role("button", name="Edit", exact=True)).to_be_disabled()
     page.get_by_role("button", name="From a slide").click()
+    page.locator("#window-slides").select_option("e0")
     expect(page.locator("#window-view[data-open]")).to_be_attached()
     page.locator("#window-view .openseadragon-canvas").first.focus()
     page.keyboard.press("Enter")

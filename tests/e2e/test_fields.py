@@ -19,6 +19,7 @@ SOON = 60_000  # milliseconds: the first field also loads the model
 def test_a_field_is_painted_made_and_seen(page: Page, stack: Stack) -> None:
     page.goto("/fields")
     page.get_by_role("link", name="New field").click()
+    expect(page.get_by_label("Model")).to_have_value("toy/1")
     expect(page.locator("#gallery img").first).to_be_visible()
     box = page.locator("#map").bounding_box()
     assert box is not None

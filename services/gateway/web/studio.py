@@ -13,11 +13,7 @@ from services.gateway.web.pages import SHOWN_SAMPLING, Maker, render
 from shared.contracts.models import ModelRecord
 from shared.datasets.field_inputs import MIN_CROP_SIDE
 
-ACTIONS = {
-    "paint": "paint new tissue",
-    "restain": "restain by the crops",
-    "vary": "draw it again",
-}
+ACTIONS = {"paint": "paint", "restain": "restain", "vary": "draw again"}
 """Action of an edit → its name in the form."""
 
 router = APIRouter(prefix="/studio", include_in_schema=False)
