@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from services.gateway.api.access import MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
-from services.gateway.api.fields import FieldName
 from services.gateway.api.problems import documented, returning
 from services.gateway.api.slide_threads import reads_slide
 from services.gateway.api.zoom import Level, TileNumber, zoom_of_field
+from shared.contracts.base import Name
+
+FieldName = Annotated[Name, Path(description="name of the field")]
 
 FRESH = "private, no-cache"
 """Cache-Control: browsers ask each time, because a field may be replaced; most answers are 304."""
