@@ -179,23 +179,6 @@ class EditBody(SamplingChoice):
         return self
 
 
-class FieldBody(SamplingChoice):
-    """A request for a field: one image of any size."""
-
-    field: Name
-    model: Name
-    version: Name = "1"
-    labels: Base64Bytes = Field(
-        description="base64 of a PNG of class indices (grey or palette), at the model's µm/px; at "
-        "least of the model's size"
-    )
-    crops: tuple[CropBody, ...] = Field(
-        (), max_length=MAX_CROPS, description="empty: from a slide of the model's regions"
-    )
-    compression: Literal["jpeg", "deflate"] = "jpeg"
-    seed: int = Field(0, ge=0, lt=2**63)
-
-
 class SlideInfo(Contract):
     """A slide in the store, ingested or not."""
 

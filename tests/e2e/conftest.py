@@ -33,7 +33,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             patch.setenv(name, value)
         with Stack(
             tmp_path_factory.mktemp("e2e"),
-            ["synthesize", "image", "ingest"],
+            ["synthesize", "image", "ingest", "field"],
             print,
             gateway=True,
         ) as stack:

@@ -28,7 +28,7 @@ from services.gateway.api.access import Caller
 from services.gateway.api.limits import Limits
 from services.gateway.api.problems import ProblemError
 from shared.contracts.deploy import Deployment, deployment_key
-from shared.contracts.gateway import FieldBody
+from shared.contracts.field_bodies import FieldBody
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
 from shared.imaging import sandboxed_mask
 from shared.imaging.codec import decode_png, encode_png
@@ -241,22 +241,6 @@ def test_a_form_with_files_is_the_same_request(gateway: Gateway) -> None:
         assert wrong.status_code == 422
         assert words in wrong.json()["detail"]
     assert send(said | {"colour": 1}).json()["errors"][0]["pointer"] == "#/colour"
-
-
-def test_a_field_is_submitted_and_refused_by_its_parts(gateway: Gateway) -> None:
-    labels = np.tile(label_map(), (1, 2))
-    given = body(field="f", labels=text(encode_png(labels)))
-    sent = gateway.client.post("/v1/fields", json=given)
-    assert sent.status_code == 202, sent.text
-    assert gateway.work(sent.json()["job"]).state == "done"
-    record = gateway.client.get("/v1/fields/f").json()
-    assert (record["width"], record["height"]) == (64, 32)
-    slide = gateway.client.get("/v1/fields/f/slide.tiff")
-    assert slide.content[:2] == b"II"
-    small = gateway.client.post("/v1/fields", json=given | {"labels": text(encode_png(labels[:8]))})
-    assert small.status_code == 422
-    assert "64×8 px: send at least 32×32 px" in small.json()["detail"]
-    assert gateway.client.get("/v1/fields/g/slide.tiff").status_code == 404
 
 
 def test_what_a_field_takes_is_counted_before_anything_is_decoded(

@@ -1,4 +1,4 @@
-"""The studio's page, without a browser."""
+"""The studio's pages, without a browser."""
 
 from __future__ import annotations
 
@@ -46,23 +46,29 @@ def test_the_page_says_what_scripts_need_of_a_model(gateway: Gateway) -> None:
     assert not model["student"]
 
 
-def test_names_of_classes_cannot_become_markup(gateway: Gateway) -> None:
-    page = gateway.client.get("/studio").text
+@pytest.mark.parametrize("place", ["/studio", "/studio/edit"])
+def test_names_of_classes_cannot_become_markup(gateway: Gateway, place: str) -> None:
+    page = gateway.client.get(place).text
     assert models(page)[0]["classes"][2]["name"] == EVIL
     assert EVIL not in page
 
 
-def test_it_runs_only_our_own_scripts(gateway: Gateway) -> None:
-    page = gateway.client.get("/studio")
+@pytest.mark.parametrize(
+    ("place", "script"),
+    [("/studio", "/static/studio.js"), ("/studio/edit", "/static/studio_edit.js")],
+)
+def test_it_runs_only_our_own_scripts(gateway: Gateway, place: str, script: str) -> None:
+    page = gateway.client.get(place)
     assert "unsafe" not in page.headers["Content-Security-Policy"]
     assert not re.search(r"\son\w+=|\sstyle=|javascript:", page.text)
-    assert re.findall(r'<script type="module" src="([^"]+)"', page.text) == ["/static/studio.js"]
-    assert gateway.client.get("/static/studio.js").status_code == 200
+    assert re.findall(r'<script type="module" src="([^"]+)"', page.text) == [script]
+    assert gateway.client.get(script).status_code == 200
     assert gateway.client.get("/static/studio.css").status_code == 200
 
 
 def test_only_who_may_generate_is_let_in(gateway: Gateway) -> None:
-    assert gateway.holding("read", "annotate", "train").get("/studio").status_code == 403
+    for place in ("/studio", "/studio/edit"):
+        assert gateway.holding("read", "annotate", "train").get(place).status_code == 403
     assert gateway.holding("read", "generate").get("/studio").status_code == 200
     visitor = TestClient(gateway.app, follow_redirects=False).get("/studio")
     assert (visitor.status_code, visitor.headers["Location"]) == (303, "/login?next=/studio")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,25 +11,31 @@ from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 
-from services.gateway.api.access import Caller, MayGenerate, MayRead
+from services.gateway.api.access import Caller, MayGenerate, MayRead, public
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
 from services.gateway.api.given_pictures import Pictures, png_sides, read_crop
 from services.gateway.api.json_bodies import JsonRoute
+from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import blaming, documented
+from services.gateway.api.slide_lookup import find_slide, label_map
 from services.gateway.api.streams import Wanted, send_object, sending
 from services.gateway.api.turns import decoded
 from shared.contracts.base import Name
 from shared.contracts.field import FieldRecord, FieldRequest, field_key
-from shared.contracts.gateway import CropBody, FieldBody
+from shared.contracts.field_bodies import FieldBody, FieldInfo, FieldPage
+from shared.contracts.gateway import CropBody
 from shared.contracts.image import GivenCrop
+from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
 from shared.datasets.field_inputs import put_crop, put_label_map
 from shared.errors import InputError
+from shared.imaging.label_map import LabelMap
 from shared.imaging.masks import MAX_PIXELS
 from shared.imaging.sandboxed_mask import open_mask
+from shared.jobs.names import owner
 from shared.models import read_model
 
 MAX_SIDE = 1 << 15
@@ -60,31 +67,65 @@ def _submit(caller: Caller, body: FieldBody) -> JobStatus:
         model = read_model(caller.store, ModelRef(body.model, body.version))
     with blaming("#/steps"):
         body.sampling(model)
-    with blaming("#/labels"):
-        width, height = _check_sides(*png_sides(body.labels), model)
-    pngs = [body.labels, *(crop.png for crop in body.crops if crop.png is not None)]
+    labels = None
+    if body.labels is None:
+        with blaming("#/slide"):
+            labels = _slide_labels(caller, body, model)
+            width, height = _check_sides(*_map_sides(caller, labels), model)
+    else:
+        with blaming("#/labels"):
+            width, height = _check_sides(*png_sides(body.labels), model)
+    pngs = [png for png in (body.labels, *(crop.png for crop in body.crops)) if png is not None]
     images = -(-width * height // model.size**2)
     with (
         caller.spending("images", images),
         caller.spending("upload_bytes", sum(map(len, pngs))),
     ):
-        job = caller.submit(_put_inputs(caller, body, model))
+        job = caller.submit(_put_inputs(caller, body, model, labels))
     return caller.status(job)
 
 
-def _put_inputs(caller: Caller, body: FieldBody, model: ModelRecord) -> FieldRequest:
-    """Check and store the pictures of a body; return the request that names them."""
+def _put_inputs(
+    caller: Caller, body: FieldBody, model: ModelRecord, labels: str | None
+) -> FieldRequest:
+    """Check and store the pictures of a body; return the request that names them.
+
+    Args:
+        labels: key of the label map; None: it is in the body.
+    """
     crops = []
     with Pictures(model.size) as pictures:
         for number, item in enumerate(body.crops):
             with blaming(f"#/crops/{number}"):
                 crops.append(_crop(caller, item, model, pictures))
-    with blaming("#/labels"):
-        labels = _put_labels(caller, body.labels, model)
+    if body.labels is not None:
+        with blaming("#/labels"):
+            labels = _put_labels(caller, body.labels, model)
     options = body.model_dump(
         include={"field", "model", "version", "seed", "compression", *SamplingChoice.model_fields}
     )
-    return FieldRequest(labels=labels, crops=tuple(crops), **options)
+    return FieldRequest(labels=str(labels), crops=tuple(crops), **options)
+
+
+@router.get("")
+def list_fields(caller: MayRead, limit: Limit = 50, cursor: Cursor = None) -> FieldPage:
+    """List fields by name, the unfinished too."""
+    claims = caller.store.list("names/fields/")
+    claimed = {key.removeprefix("names/fields/").removesuffix(".json") for key in claims}
+    names = sorted(claimed.union(caller.store.folders("fields/")))
+    items, following = page(names, cursor, limit, partial(find_field, caller))
+    return FieldPage(items=items, next=following)
+
+
+def find_field(caller: Caller, field: str) -> FieldInfo | None:
+    """Return a field's status and record, or None if there is neither."""
+    job = owner(caller.store, f"fields/{field}")
+    found = caller.ledger.find(job) if job else None
+    key = field_key(field, "field.json")
+    record = caller.store.get_model(key, FieldRecord) if caller.store.exists(key) else None
+    if found is None and record is None:
+        return None
+    return FieldInfo(field=field, status=public(found) if found else None, record=record)
 
 
 @router.get("/{field}", responses=documented(404))
@@ -108,6 +149,27 @@ def get_field_file(
     caller.store.stat(field_key(field, "field.json"))  # it is finished
     name = f"{field}-{file}"
     return send_object(caller.store, field_key(field, file), wanted, TYPES[file], name)
+
+
+def _slide_labels(caller: Caller, body: FieldBody, model: ModelRecord) -> str:
+    """Return the key of a slide's label map. Raises `InputError` if it has other classes."""
+    slide, cohort = str(body.slide), str(body.cohort)
+    key = label_map(find_slide(caller, slide), cohort)
+    if key is None:
+        raise InputError(f"cohort {cohort!r} has made no label map of slide {slide!r}")
+    classes = caller.store.get_model(cohort_key(cohort), CohortRecord).classes
+    if classes is None or classes.names != model.classes.names:
+        has = ", ".join(classes.names) if classes else "none that have names"
+        raise InputError(
+            f"the label map of slide {slide!r} has other classes ({has}) than {model.ref} "
+            f"({', '.join(model.classes.names)}): send a map of these as `labels`"
+        )
+    return key
+
+
+def _map_sides(caller: Caller, key: str) -> tuple[int, int]:
+    with LabelMap(caller.store.local(key)) as labels:
+        return labels.width, labels.height
 
 
 def _check_sides(width: int, height: int, model: ModelRecord) -> tuple[int, int]:

@@ -25,16 +25,20 @@ _reading = Turns(THREADS)
 
 
 def reads_slide(answer: Callable[..., Response]) -> Callable[..., Awaitable[Response]]:
-    """Turn the function of a route with `caller` and `slide` into one that waits for its turn."""
+    """Turn the function of a route into one that waits for its turn.
+
+    The route has `caller`, and `slide` or `field`.
+    """
 
     @wraps(answer)
-    async def in_turn(*, caller: Caller, slide: str, **values: Any) -> Response:
+    async def in_turn(*, caller: Caller, **values: Any) -> Response:
         tenant = caller.store.url
+        slide = f"fields/{values['field']}" if "field" in values else str(values["slide"])
         async with (
             _reading.of(THREADS_PER_SLIDE, tenant, slide),
             _reading.of(THREADS_PER_TENANT, tenant),
         ):
-            work = partial(answer, caller=caller, slide=slide, **values)
+            work = partial(answer, caller=caller, **values)
             return await to_thread.run_sync(work, limiter=_reading.threads)
 
     return in_turn

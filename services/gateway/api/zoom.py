@@ -7,11 +7,12 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path as FilePath
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import openslide
@@ -24,6 +25,7 @@ from services.gateway.api.problems import ProblemError
 from services.gateway.api.slide_lookup import find_slide, label_map, source_of
 from shared.arrays import Float64, Int64, UInt8
 from shared.contracts.base import Classes, class_color
+from shared.contracts.field import FieldRecord, field_key
 from shared.errors import InputError
 from shared.imaging.codec import encode_palette_png, encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
@@ -238,6 +240,14 @@ def _shrink(labels: LabelMap) -> UInt8:
     return np.concatenate(list(strips))
 
 
+class Files(NamedTuple):
+    """The keys of a slide's file and label map, and a version that changes with them."""
+
+    source: str
+    labels: str | None
+    version: str
+
+
 @dataclass
 class _Slot:
     """A cache entry for an open slide; a thread that opens the slide holds the entry's lock."""
@@ -280,17 +290,21 @@ class Zooms:
         self._bad: OrderedDict[tuple[str, str, str], _Bad] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, caller: Caller, slide: str) -> tuple[Zoom, str]:
+    def get(self, store: Store, slide: str, find: Callable[[], Files]) -> tuple[Zoom, str]:
         """Return a slide from the cache; open it first if it is missing or its files have changed.
+
+        Args:
+            store: holds the slide.
+            slide: its name.
+            find: finds its files.
 
         Returns:
             The open slide, and its version for the ETags of its tiles.
 
         Raises:
-            ProblemError: there is no such slide, or it has no file (404).
             InputError: the slide's file cannot be opened.
         """
-        key = (caller.store.url, slide)
+        key = (store.url, slide)
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
             self._slots.move_to_end(key)
@@ -299,11 +313,11 @@ class Zooms:
         with slot.lock:  # other slides do not wait while this slide is fetched
             now = time.monotonic()
             if slot.zoom is None or slot.zoom.slide.failed or now - slot.checked > FRESH_SECONDS:
-                source, labels, version = _find_files(caller, slide)
+                source, labels, version = find()
                 lost = slot.zoom is not None and slot.zoom.slide.failed
                 if slot.zoom is None or lost or version != slot.version:
                     bad = self._record_of((*key, version), lost and version == slot.version)
-                    slot.zoom, slot.version = bad.open(caller.store, source, labels), version
+                    slot.zoom, slot.version = bad.open(store, source, labels), version
                 slot.checked = now
             return slot.zoom, slot.version
 
@@ -325,8 +339,8 @@ class Zooms:
         return bad
 
 
-def _find_files(caller: Caller, slide: str) -> tuple[str, str | None, str]:
-    """Return the keys of a slide's file and label map, and a version that changes with them."""
+def _find_files(caller: Caller, slide: str) -> Files:
+    """Find a slide's files. Raises `ProblemError` if there is no slide, or no file (404)."""
     info = find_slide(caller, slide)
     source = source_of(caller.store, info)
     if source is None:
@@ -336,10 +350,28 @@ def _find_files(caller: Caller, slide: str) -> tuple[str, str | None, str]:
     keys = [key for key in info.files if key == source] + ([labels] if labels else [])
     tags = [caller.store.stat(key).tag for key in keys]
     version = sha256(f"{info.model_dump_json()} {tags}".encode())[:24]
-    return source, labels, version
+    return Files(source, labels, version)
 
 
 def zoom_of(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:
-    """Return an open slide and its version from the application's cache; see `Zooms.get`."""
+    """Return an open slide and its version from the application's cache; see `Zooms.get`.
+
+    Raises `ProblemError` too: there is no such slide, or it has no file (404).
+    """
     zooms: Zooms = request.app.state.zooms
-    return zooms.get(caller, slide)
+    return zooms.get(caller.store, slide, partial(_find_files, caller, slide))
+
+
+def zoom_of_field(request: Request, caller: Caller, field: str) -> tuple[Zoom, FieldRecord, str]:
+    """Return a finished field, its record and its version, like `zoom_of`.
+
+    Raises `ObjectNotFoundError` if there is no such field, or it is not finished.
+    """
+    record = caller.store.get_model(field_key(field, "field.json"), FieldRecord)
+    version = sha256(f"{record.sha256}".encode())[:24]
+    keys = [field_key(field, name) for name in ("slide.tiff", "labels.tiff")]
+    zooms: Zooms = request.app.state.zooms
+    zoom, version = zooms.get(
+        caller.store, f"fields/{field}", partial(Files, keys[0], keys[1], version)
+    )
+    return zoom, record, version

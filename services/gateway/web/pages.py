@@ -32,6 +32,7 @@ NAVIGATION = (
     ("/slides", "Slides"),
     ("/atlas", "Atlas"),
     ("/studio", "Studio"),
+    ("/fields", "Fields"),
     ("/datasets", "Datasets"),
     ("/training", "Training"),
     ("/reader-studies", "Reader studies"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from services.gateway.web import (
     atlas,
     datasets,
+    fields,
     login,
     reader_studies,
     slides,
@@ -22,6 +23,7 @@ ROUTERS = tuple(
         datasets,
         training,
         studio,
+        fields,
         reader_studies,
         slides,
         atlas,

@@ -1,11 +1,11 @@
-// A crop cut by hand from a picture of the user's, which stays on this machine.
+// A square cut by hand from a picture of the user's, which stays on this machine.
 const MAX_SHOWN_SIDE = 1024; // pixels of the longer side on the screen
 const MAX_ENLARGEMENT = 8;
 
 export class Cutting {
-  // `done` is called with the class, the crop's PNG, and the picture's name.
+  // `done` is called with the class, the square's PNG, and the picture's name.
   constructor(dialog, done) {
-    this.dialog = dialog;
+    Object.assign(this, { dialog, done });
     this.at = (id) => dialog.querySelector(`#${id}`);
     this.canvas = this.at("cut");
     this.at("file").addEventListener("change", () => this.load());
@@ -21,14 +21,15 @@ export class Cutting {
     this.at("use").addEventListener("click", async () => {
       const crop = await this.cut();
       dialog.close();
-      done(this.label, crop, this.at("file").files[0].name);
+      this.done(this.label, crop, this.at("file").files[0].name);
     });
   }
 
+  // Opens the dialog for a crop of a class; of none, if `label` is null.
   open(model, label) {
-    if (!this.at("picture-mpp").value || this.model !== model) this.at("picture-mpp").value = model.mpp;
+    if (!this.at("picture-mpp").value || this.model?.mpp !== model.mpp) this.at("picture-mpp").value = model.mpp;
     Object.assign(this, { model, label, square: null });
-    this.at("picture-of").textContent = model.classes[label].name;
+    this.at("picture-title").textContent = label === null ? "A part of a picture" : `A crop of ${model.classes[label].name}`;
     this.redraw();
     this.dialog.showModal();
   }
@@ -65,7 +66,7 @@ export class Cutting {
     const [dx, dy] = [here[0] - this.start[0], here[1] - this.start[1]];
     const room = Math.min(most, Math.floor(Math.min(this.picture.width, this.picture.height) / this.scale));
     if (room < least) {
-      this.at("cut-note").textContent = `The picture is too small: a crop is at least ${least} px wide at the model’s ${this.model.mpp} µm per pixel.`;
+      this.at("cut-note").textContent = `The picture is too small: it must be at least ${least} px wide at the model’s ${this.model.mpp} µm per pixel.`;
       return;
     }
     const side = Math.min(room, Math.max(least, Math.round(Math.max(Math.abs(dx), Math.abs(dy)) / this.scale)));

@@ -83,7 +83,7 @@ export class Gallery {
       const map = Object.assign(document.createElement("button"), { type: "button", className: "button small", textContent: "Take map" });
       map.setAttribute("aria-label", `Take the map of region ${row.key}`);
       map.addEventListener("click", () => this.map(row));
-      tile.append(take, map);
+      tile.append(take, ...(this.map ? [map] : []));
       this.tiles.set(row.key, tile);
     }
     const tile = this.tiles.get(row.key);

@@ -105,10 +105,21 @@ export function shares(data, classes) {
   return counts.map((count) => count / data.length);
 }
 
-// Draws indices in the colours of their classes.
+// Draws indices in the colours of their classes; a colour may have an alpha.
 export function draw(canvas, size, data, colors) {
   canvas.width = canvas.height = size;
   const picture = new ImageData(size, size);
-  data.forEach((label, place) => picture.data.set([...colors[label], 255], 4 * place));
+  data.forEach((label, place) => picture.data.set([...colors[label], 255].slice(0, 4), 4 * place));
   canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+// The indices of a map that has `side` pixels a side: each is that of the nearest pixel.
+export function enlarged({ size, data }, side) {
+  const found = new Uint8Array(side * side);
+  const places = Uint32Array.from({ length: side }, (_, place) => Math.floor((place * size) / side));
+  for (let y = 0; y < side; y++) {
+    const row = places[y] * size;
+    for (let x = 0; x < side; x++) found[y * side + x] = data[row + places[x]];
+  }
+  return found;
 }

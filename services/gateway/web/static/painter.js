@@ -8,7 +8,7 @@ const NEAR = 12; // CSS pixels from the first corner within which a click closes
 export class Painter {
   // `changed` is called after every stroke.
   constructor(canvas, guide, changed) {
-    Object.assign(this, { canvas, guide, changed, tool: "brush", label: 1, width: 1, corners: [], last: null });
+    Object.assign(this, { canvas, guide, changed, tool: "brush", label: 1, blank: 0, width: 1, corners: [], last: null });
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
     canvas.addEventListener("pointerleave", () => this.outline(null));
@@ -58,7 +58,7 @@ export class Painter {
       return this.finish();
     }
     this.last = place;
-    this.painted = erasing || this.tool === "eraser" ? 0 : this.label;
+    this.painted = erasing || this.tool === "eraser" ? this.blank : this.label;
     this.stroke(place);
   }
 

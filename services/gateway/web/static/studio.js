@@ -1,16 +1,12 @@
 // The studio: paint a label map, pick crops, see the image.
-import { Cutting } from "./cutting.js";
-import { Gallery } from "./gallery.js";
 import { LabelMap, shares } from "./label_map.js";
 import { Painter } from "./painter.js";
-import { base64, indexedPng } from "./png.js";
-import { Patches, SlideView } from "./slide_crops.js";
-import { cropOf, cutOut, openSet, pick, showCrops, showGallery, showPicking, showType } from "./studio_crops.js";
+import { indexedPng } from "./png.js";
+import { TOOLS, choose, showClasses, startCrops, startTools, take, widen } from "./studio_classes.js";
+import { openSet } from "./studio_crops.js";
 import { keep, linkDataset, restored } from "./studio_draft.js";
 import { generate, showOverlay } from "./studio_images.js";
 import { SAMPLING, at, form, guarded, models, state } from "./studio_state.js";
-
-const TOOLS = { b: "brush", p: "polygon", f: "fill", e: "eraser" };
 
 // The model, its classes, and the draft.
 
@@ -57,53 +53,7 @@ async function save(name, size, data, own) {
   setTimeout(() => URL.revokeObjectURL(address), 60_000); // when it is surely written
 }
 
-function showClasses() {
-  at("classes").replaceChildren(...state.model.classes.map((item) => {
-    const row = document.createElement("div");
-    row.dataset.label = item.index;
-    const name = document.createElement("label");
-    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "class", value: item.index });
-    radio.addEventListener("change", () => choose(item.index));
-    const swatch = Object.assign(document.createElement("span"), { className: "swatch" });
-    swatch.style.background = `rgb(${item.color})`;
-    const text = Object.assign(document.createElement("span"), { className: "name", textContent: item.name });
-    name.append(radio, swatch, text, document.createElement("output"));
-    row.append(name);
-    if (item.index >= state.model.first) {
-      const drop = Object.assign(document.createElement("button"), { type: "button", className: "chosen", hidden: true });
-      drop.setAttribute("aria-label", `Drop the crop of ${item.name}`);
-      drop.append(new Image());
-      drop.addEventListener("click", () => { state.crops.delete(item.index); showCrops(); });
-      row.append(drop);
-    }
-    return row;
-  }));
-  showCrops();
-}
-
-function choose(index) {
-  if (!state.model.classes[index]) return;
-  state.label = index;
-  state.painter.label = index;
-  at("classes").children[index].querySelector("input").checked = true;
-  showPicking();
-}
-
 // Tools and keys.
-
-function take(tool) {
-  state.painter.take(tool);
-  for (const button of document.querySelectorAll("[data-tool]")) {
-    button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
-  }
-}
-
-function widen(width) {
-  at("size").max = 2 * Math.floor(state.model.size / 4) + 1;
-  at("size").value = width;
-  state.painter.width = Number(at("size").value);
-  at("size-px").value = `${state.painter.width} px`;
-}
 
 function step(way) {
   state.map[way]();
@@ -138,30 +88,14 @@ function pressed(event) {
 }
 
 function start() {
+  state.keep = keep;
   state.painter = new Painter(at("map"), at("guide"), changed);
-  state.gallery = new Gallery(
-    at("gallery"),
-    (row) => { state.crops.set(state.label, cropOf(row)); showCrops(); },
-    guarded(async (row) => replace(await state.gallery.labels(row))),
-  );
-  state.view = new SlideView(at("view"), at("zoom"), cutOut);
-  state.patches = new Patches(at("patches"), cutOut);
-  state.cutting = new Cutting(at("picture"), async (index, picture, name) => {
-    state.crops.set(index, { source: { png: await base64(picture) }, address: URL.createObjectURL(picture), title: `Cut from ${name}` });
-    showCrops();
-  });
+  startCrops(guarded(async (row) => replace(await state.gallery.labels(row))));
+  startTools();
   const asked = new URLSearchParams(location.search).get("model");
   if (models.some((item) => `${item.model}/${item.version}` === asked)) at("model").value = asked;
 
   at("model").addEventListener("change", open);
-  at("sets").addEventListener("change", () => openSet(at("sets").value));
-  at("more").addEventListener("click", guarded(() => showGallery(true)));
-  at("slides").addEventListener("change", showPicking);
-  at("runs").addEventListener("change", showPicking);
-  at("types").addEventListener("change", showType);
-  at("pick").addEventListener("click", pick);
-  at("open").addEventListener("click", () => state.cutting.open(state.model, state.label));
-  at("size").addEventListener("input", () => widen(Number(at("size").value)));
   at("undo").addEventListener("click", () => step("undo"));
   at("redo").addEventListener("click", () => step("redo"));
   at("clear").addEventListener("click", () => replace(new Uint8Array(state.map.data.length)));
@@ -176,15 +110,6 @@ function start() {
   at("help").addEventListener("click", () => at("keys").showModal());
   form.addEventListener("input", changed);
   form.addEventListener("submit", (event) => { event.preventDefault(); generate(); });
-  for (const button of document.querySelectorAll("[data-tool]")) {
-    button.addEventListener("click", () => take(button.dataset.tool));
-  }
-  for (const button of document.querySelectorAll("[data-from]")) {
-    button.addEventListener("click", () => { state.source = button.dataset.from; showPicking(); });
-  }
-  for (const button of document.querySelectorAll("[data-close]")) {
-    button.addEventListener("click", () => button.closest("dialog").close());
-  }
   document.addEventListener("keydown", pressed);
   open();
 }

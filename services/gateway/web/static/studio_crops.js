@@ -2,7 +2,6 @@
 import { ask, explain, list } from "./api.js";
 import { base64 } from "./png.js";
 import { readAtlas } from "./slide_crops.js";
-import { keep } from "./studio_draft.js";
 import { at, guarded, state } from "./studio_state.js";
 
 export function showCrops() {
@@ -15,7 +14,7 @@ export function showCrops() {
     button.title = crop ? `${crop.title}; click to drop it` : "";
   }
   markCrop();
-  keep();
+  state.keep();
 }
 
 function markCrop() {

@@ -6,12 +6,13 @@ import { SAMPLING, at, form, guarded, state } from "./studio_state.js";
 
 const MAX_RESULTS = 24;
 
-async function make(body, signal, jobs) {
-  let answer = await ask("POST", "/v1/images", body, { signal, headers: { Prefer: "wait=1" } });
+// Asks for an image at `place`, and waits for it; `jobs` gets its job.
+export async function make(place, body, signal, jobs) {
+  let answer = await ask("POST", place, body, { signal, headers: { Prefer: "wait=1" } });
   while (answer.status === 202) {
-    const place = answer.headers.get("Location");
-    jobs.add(place.split("/").pop());
-    answer = await ask("GET", place, undefined, { signal, headers: { Prefer: "wait=20" } });
+    const image = answer.headers.get("Location");
+    jobs.add(image.split("/").pop());
+    answer = await ask("GET", image, undefined, { signal, headers: { Prefer: "wait=20" } });
   }
   return answer.blob();
 }
@@ -45,7 +46,7 @@ export const generate = guarded(async () => {
     const body = await request();
     const made = { data: state.map.data.slice(), size: state.map.size, colors: state.colors, model: state.model.model };
     const before = at("results").firstChild; // newest first, and variations in their order
-    const all = Array.from({ length: count }, (_, number) => make({ ...body, seed: seed + number }, control.signal, jobs));
+    const all = Array.from({ length: count }, (_, number) => make("/v1/images", { ...body, seed: seed + number }, control.signal, jobs));
     Promise.all(all).catch(() => {}); // the loop below reports the first that fails
     for (const [number, picture] of all.entries()) {
       add({ ...made, seed: seed + number, address: URL.createObjectURL(await picture) }, before);

@@ -15,6 +15,7 @@ export const state = {
   source: "regions", // where crops are picked: regions, slide or atlas
   lostSet: "", // name of the model's region set if it is not in the store
   slides: [], // records of the ingested slides
+  keep: () => {}, // keeps the draft, where a page has one
   painter: null,
   gallery: null,
   view: null,

@@ -1,23 +1,23 @@
-// The viewer of a slide: OpenSeadragon, overlays, scale bar.
-import { deepZoom, tilesOf, zoomWith } from "./deepzoom.js";
+// The viewer of a slide or a field: OpenSeadragon, overlays, scale bar.
+import { deepZoom, zoomWith } from "./deepzoom.js";
 import { paintSwatches } from "./swatches.js";
 
 const SIDE = 254, OVERLAP = 1; // of the gateway's tiles
 
 const element = document.getElementById("viewer");
-const { slide, mpp, palette, run } = element.dataset;
+const { kind, name: shownName, mpp, palette, run } = element.dataset;
 const asked = new URLSearchParams(location.search);
-const place = `/v1/slides/${slide}`;
+const place = `/v1/${kind}s/${shownName}`;
 const problem = document.getElementById("problem");
 
 paintSwatches();
 
 const viewer = deepZoom(element, {
-  tileSources: tilesOf(slide),
+  tileSources: `${place}/deepzoom.dzi`,
   gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
 });
-viewer.canvas.setAttribute("aria-label", `Slide ${slide}: arrows move, plus and minus zoom, 0 shows all`);
-viewer.addHandler("open-failed", () => { problem.textContent = "The slide cannot be opened: its file is missing or damaged."; });
+viewer.canvas.setAttribute("aria-label", `${kind === "slide" ? "Slide" : "Field"} ${shownName}: arrows move, plus and minus zoom, 0 shows all`);
+viewer.addHandler("open-failed", () => { problem.textContent = `The ${kind} cannot be opened: its file is missing or damaged.`; });
 
 zoomWith(document.querySelector(".tools"), viewer);
 

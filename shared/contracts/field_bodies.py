@@ -1,0 +1,56 @@
+"""Bodies and answers of /v1/fields."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Base64Bytes, Field, model_validator
+
+from shared.contracts.base import Contract, Name
+from shared.contracts.field import FieldRecord
+from shared.contracts.gateway import MAX_CROPS, CropBody
+from shared.contracts.jobs import JobStatus
+from shared.contracts.synthesize import SamplingChoice
+
+
+class FieldBody(SamplingChoice):
+    """A request for a field: one image of any size."""
+
+    field: Name
+    model: Name
+    version: Name = "1"
+    labels: Base64Bytes | None = Field(
+        None,
+        description="base64 of a PNG of class indices (grey or palette), at the model's µm/px; at "
+        "least of the model's size",
+    )
+    slide: Name | None = Field(
+        None, description="slide whose label map is taken, in place of `labels`"
+    )
+    cohort: Name | None = Field(None, description="cohort that made the slide's label map")
+    crops: tuple[CropBody, ...] = Field(
+        (), max_length=MAX_CROPS, description="empty: from a slide of the model's regions"
+    )
+    compression: Literal["jpeg", "deflate"] = "jpeg"
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _one_map(self) -> FieldBody:
+        if (self.labels is None) == (self.slide is None or self.cohort is None):
+            raise ValueError("a field needs either labels, or slide and cohort")
+        return self
+
+
+class FieldInfo(Contract):
+    """A field in the store, finished or not."""
+
+    field: Name
+    status: JobStatus | None = Field(description="of its job; None: the job is there no more")
+    record: FieldRecord | None = Field(description="None until it is finished")
+
+
+class FieldPage(Contract):
+    """A page of fields, sorted by name."""
+
+    items: tuple[FieldInfo, ...]
+    next: str | None = Field(description="`cursor` of the next page; None on the last")

@@ -1,0 +1,157 @@
+"""The HTTP API's fields, on a directory store."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from shared.contracts.base import Classes
+from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key, label_map_key
+from shared.imaging.codec import encode_png
+from shared.imaging.label_map import write_label_map
+from shared.storage import DirectoryStore
+from tests.gateway import Gateway
+from tests.models import publish_toy_model
+from tests.region_sets import CLASSES, make_region_set
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    folder = tmp_path_factory.mktemp("store")
+    store = DirectoryStore(folder)
+    publish_toy_model(store, make_region_set(store))
+    return Gateway(folder)
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def label_map() -> np.ndarray:  # type: ignore[type-arg]
+    labels = np.ones((32, 32), np.uint8)
+    labels[16:] = 2
+    return labels
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    crop = np.random.default_rng(0).integers(256, size=(12, 12, 3), dtype=np.uint8)
+    return {
+        "model": "toy",
+        "steps": 2,
+        "crops": [
+            {"tissue": "tumor", "png": text(encode_png(crop))},
+            {"tissue": "stroma", "regions": "toy", "region": "slide-a_0_0"},
+        ],
+    } | fields
+
+
+def test_a_field_is_submitted_and_refused_by_its_parts(gateway: Gateway) -> None:
+    labels = np.tile(label_map(), (1, 2))
+    given = body(field="f", labels=text(encode_png(labels)))
+    sent = gateway.client.post("/v1/fields", json=given)
+    assert sent.status_code == 202, sent.text
+    assert gateway.work(sent.json()["job"]).state == "done"
+    record = gateway.client.get("/v1/fields/f").json()
+    assert (record["width"], record["height"]) == (64, 32)
+    slide = gateway.client.get("/v1/fields/f/slide.tiff")
+    assert slide.content[:2] == b"II"
+    check_tiles_of_field(gateway, record, labels, slide.content)
+    (item,) = gateway.client.get("/v1/fields").json()["items"]
+    assert (item["field"], item["status"]["state"], item["record"]) == ("f", "done", record)
+    small = gateway.client.post("/v1/fields", json=given | {"labels": text(encode_png(labels[:8]))})
+    assert small.status_code == 422
+    assert "64×8 px: send at least 32×32 px" in small.json()["detail"]
+    assert gateway.client.get("/v1/fields/g/slide.tiff").status_code == 404
+    waiting = gateway.client.post("/v1/fields", json=given | {"field": "e"}).json()["job"]
+    first, second = gateway.client.get("/v1/fields").json()["items"]
+    assert (first["status"]["job"], first["record"], second) == (waiting, None, item)
+    page = gateway.client.get("/v1/fields", params={"limit": 1}).json()
+    assert (page["items"], page["next"]) == ([first], "e")
+    missing = gateway.client.get("/v1/fields/e/deepzoom.dzi")
+    assert (missing.status_code, "fields/e/field.json" in missing.text) == (404, True)
+    check_pages(gateway, waiting)
+    other = gateway.holding("read", "generate", tenant="other")
+    for place in TILES:
+        assert other.get(f"/v1/fields/f/{place}").status_code == 404
+    assert other.get("/v1/fields").json()["items"] == []
+    assert other.get("/fields/f").status_code == 404
+    assert "No field yet" in other.get("/fields").text
+
+
+def check_pages(gateway: Gateway, waiting: str) -> None:
+    """Check the pages of the finished field f and the field e, which waits."""
+    pages = {
+        place: gateway.client.get(place)
+        for place in ("/fields", "/fields/new", "/fields/f", "/fields/e")
+    }
+    for place, page in pages.items():
+        assert page.status_code == 200, place
+        assert "unsafe" not in page.headers["Content-Security-Policy"]
+        assert not re.search(r"\son\w+=|\sstyle=|javascript:", page.text)
+        for address in re.findall(r'(?:src|href)="(/(?:static|v1)[^"]+)"', page.text):
+            assert gateway.client.get(address).status_code == 200, address
+    assert f'data-job="{waiting}"' in pages["/fields/e"].text
+    assert 'src="/v1/fields/f/deepzoom_files/6/0_0.jpeg"' in pages["/fields"].text
+    assert gateway.holding("read").get("/fields/new").status_code == 403
+    missing = gateway.client.get("/fields/none")
+    assert (missing.status_code, "no field &#39;none&#39;" in missing.text) == (404, True)
+
+
+TILES = ("deepzoom.dzi", "deepzoom_files/6/0_0.jpeg", "labels/6/0_0.png")
+
+
+def check_tiles_of_field(
+    gateway: Gateway,
+    record: dict[str, Any],
+    labels: np.ndarray,  # type: ignore[type-arg]
+    slide: bytes,
+) -> None:
+    """Check the tiles of the finest level, which one tile covers."""
+    dzi, tile, over = (gateway.client.get(f"/v1/fields/f/{place}") for place in TILES)
+    assert 'Width="64"' in dzi.text
+    with tifffile.TiffFile(io.BytesIO(slide)) as tiff:
+        pixels = Image.fromarray(tiff.pages.first.asarray()).convert("L")
+    with Image.open(io.BytesIO(tile.content)) as jpeg:
+        apart = np.asarray(jpeg.convert("L")).astype(int) - np.asarray(pixels)
+    assert np.abs(apart).mean() < 8  # of quality 80, of pixels that are noise
+    colors = np.array([item["color"] for item in record["classes"]["items"]])
+    with Image.open(io.BytesIO(over.content)) as png:
+        np.testing.assert_array_equal(np.asarray(png.convert("RGB")), colors[labels])
+    tag = {"If-None-Match": tile.headers["ETag"]}
+    assert gateway.client.get(str(tile.url), headers=tag).status_code == 304
+    assert gateway.client.get("/v1/fields/f/labels/6/1_0.png").status_code == 404
+
+
+def test_a_field_takes_the_label_map_of_a_slide_of_the_models_classes(gateway: Gateway) -> None:
+    store = gateway.resources.root
+    for cohort, classes in (("c", CLASSES), ("d", Classes.of("stroma", "bone"))):
+        record = CohortRecord(
+            cohort=cohort, classes=classes, patches=PatchGrid(), splits={}, sha256={}
+        )
+        store.put_json(cohort_key(cohort), record)
+        with store.writing(label_map_key("s", cohort)) as path:
+            write_label_map(path, iter([np.tile(label_map(), (1, 2))]), 64, 32, 0.5)
+    given = body(field="h")
+    for source, words in (
+        ({}, "either labels, or slide and cohort"),
+        ({"slide": "s", "cohort": "d"}, "other classes (background, stroma, bone) than toy/1"),
+        ({"slide": "s", "cohort": "e"}, "'e' has made no label map of slide 's'"),
+        ({"slide": "t", "cohort": "c"}, "there is no slide 't'"),
+    ):
+        answer = gateway.client.post("/v1/fields", json=given | source)
+        assert words in answer.json()["detail"], answer.text
+    sent = gateway.client.post("/v1/fields", json=given | {"slide": "s", "cohort": "c"})
+    request = gateway.resources.ledger("local").request(sent.json()["job"])
+    assert request["labels"] == "slides/s/labels/c.tif"
+    for key in list(store.list("models/toy/1/")):
+        store.put(f"tenants/other/{key}", store.get(key))
+    other = gateway.holding("generate", tenant="other")
+    answer = other.post("/v1/fields", json=given | {"slide": "s", "cohort": "c"})
+    assert "there is no slide 's'" in answer.json()["detail"]
