@@ -397,5 +397,5 @@ def test_a_tile_of_16_bits(tmp_path: Path) -> None:
 
 def test_tile_and_mask_of_other_sizes(tmp_path: Path) -> None:
     mask = save(tmp_path / "m.png", dark(64, 96))
-    with pytest.raises(InputError, match="96×64 px, its mask m.png 64×96"):
+    with pytest.raises(InputError, match=r"96×64 px, its mask m\.png 64×96"):
         cut(tmp_path, mask, image=tile(tmp_path))
