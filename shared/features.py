@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import h5py
 import numpy as np
@@ -16,7 +16,7 @@ from shared.arrays import Float32, Int64
 from shared.contracts.base import Contract
 from shared.contracts.ingest import PatchGrid, SlideRecord
 from shared.errors import InputError
-from shared.features_reader import packed_limit
+from shared.features_reader import LARGEST, packed_limit
 from shared.sandbox import ANSWER_BYTES, open_sandboxed
 
 CPU_SECONDS = 5.0
@@ -27,12 +27,16 @@ BATCH = 16_384
 """Rows of a batch; of 1,536 numbers they take 100 MB."""
 
 
+FARTHEST = 1 << 40
+"""Largest coordinate of a patch, level-0 pixels."""
+
+
 class FeaturesFacts(Contract):
     """What the reading process says about a features file."""
 
     patches: int = Field(ge=0, le=1 << 31)
     dim: int = Field(ge=1, le=1 << 20)
-    stated: dict[str, float]
+    stated: dict[str, Annotated[float, Field(ge=0, le=1e9)]] = Field(max_length=100)
     slide: str | None = Field(max_length=4096)
 
 
@@ -133,7 +137,7 @@ class FeaturesFile:
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
-        name = name or path.name
+        self.name = name = name or path.name
         self._file = open_sandboxed(
             "shared.features_reader:FeaturesReader", path, name, cpu_seconds=CPU_SECONDS
         )
@@ -143,6 +147,8 @@ class FeaturesFile:
                 raise InputError(f"{name} states more features than it can hold")
             self.dim, self.stated, self.slide = facts.dim, facts.stated, facts.slide
             self.coords: Int64 = self._read("coords", 0, facts.patches, 2, np.int64)
+            if self.coords.size and np.abs(self.coords).max() > FARTHEST:
+                raise InputError(f"{name} has patches far beyond any slide")
         except ValidationError as error:
             self._file.close()
             raise InputError(f"{name} states what no features file does: {error}") from error
@@ -160,7 +166,10 @@ class FeaturesFile:
             InputError: they are not finite or beyond ±65,504, or cannot be read.
         """
         stop = len(self) if stop is None else min(stop, len(self))
-        return np.asarray(self._read("features", start, stop, self.dim, np.float32), np.float32)
+        rows = np.asarray(self._read("features", start, stop, self.dim, np.float32), np.float32)
+        if len(rows) and not max(rows.max(), -rows.min()) <= LARGEST:  # NaN is not, either
+            raise InputError(f"{self.name} has features that are not finite or beyond ±65,504")
+        return rows
 
     def batches(self) -> Iterator[Float32]:
         """Yield the features in order, float32 (n, dim). Raises `InputError` as `features`."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from shared.contracts.base import Contract
 from shared.errors import InputError
@@ -27,6 +27,12 @@ class MaskFacts(Contract):
     palette: tuple[tuple[int, int, int], ...] = Field(max_length=1 << 16)
     bands: int = Field(ge=1, le=4)
     dtype: str = Field(pattern=r"^[<>|=]?[biuf][1248]$")
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> MaskFacts:
+        if self.width * self.bands * np.dtype(self.dtype).itemsize > ANSWER_BYTES:
+            raise ValueError("a row is too long")
+        return self
 
 
 READER = "shared.imaging.sandboxed_mask:MaskReader"
@@ -76,7 +82,7 @@ def open_mask(path: Path, among: SandboxedFiles | None = None) -> Mask:
         ) from error
     dtype = np.dtype(facts.dtype)
     shape = (facts.width,) if facts.bands == 1 else (facts.width, facts.bands)
-    step = max(1, ANSWER_BYTES // (int(np.prod(shape)) * dtype.itemsize))
+    step = ANSWER_BYTES // (int(np.prod(shape)) * dtype.itemsize)
 
     def read(top: int, bottom: int) -> NDArray[Any]:
         out = np.empty((bottom - top, *shape), dtype)

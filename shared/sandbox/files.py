@@ -99,6 +99,10 @@ class SandboxedFile:
             ReadError: the part cannot be read.
             InputError: the process was lost, now or before; or the reader refuses.
         """
+        if math.prod(shape) * np.dtype(dtype).itemsize > len(self._memory):
+            raise InputError(
+                f"{self.path.name} states more than a part of it may hold: is it damaged?"
+            )
         out = np.empty(shape, dtype)
         with self._lock:
             if self._answered(place).get("bytes") != out.nbytes:

@@ -86,6 +86,7 @@ class FileCache:
             OSError: the content has another size.
         """
         path = private_folder(self.folder) / name
+        self._drop_foreign(path)
         version = self.folder / PurePosixPath(*PurePosixPath(name).parts[:2])
         while True:
             held = self._open(path, size) or self._fetched(path, size, fetch)
@@ -95,6 +96,26 @@ class FileCache:
                 found = CachedPath(path)
                 weakref.finalize(found, os.close, held)
                 return found
+
+    def _drop_foreign(self, path: Path) -> None:
+        """Remove links on the way to a file, and refuse what belongs to somebody else.
+
+        It is from the time before the folder was private.
+        """
+        inner = path.relative_to(self.folder)
+        for part in (*reversed(inner.parents[:-1]), inner):
+            place = self.folder / part
+            try:
+                state = place.lstat()
+            except FileNotFoundError:
+                return
+            if stat.S_ISLNK(state.st_mode):
+                place.unlink()
+            elif state.st_uid != os.geteuid():
+                raise InputError(
+                    f"{place} is not this user's, so it may hold anything: remove it, or set "
+                    "HTD_CACHE_DIR to a folder of your own"
+                )
 
     def _open(self, path: Path, size: int) -> int | None:
         """Open a file that is there and hold its lock; None: it is not there, or not whole."""

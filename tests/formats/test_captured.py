@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
+from PIL import Image
+from pydantic import ValidationError
 
 from services.ingest.annotations.sandboxed import _area
 from shared.errors import InputError
+from shared.features import FeaturesFacts, FeaturesFile, read_features
+from shared.imaging import sandboxed_mask
 from shared.sandbox import client, open_sandboxed, server
 from shared.sandbox.files import Ranges
 from shared.sandbox.ranges import RangeFile
@@ -35,6 +41,14 @@ class Says:
         body = answer.encode()
         caller().sendall(len(body).to_bytes(4, "little") + body)
         time.sleep(60)
+
+class States:
+    def __init__(self, file):
+        self.facts = {"width": 1 << 31, "height": 1 << 31, "orientation": 1, "palette": [],
+                      "bands": 4, "dtype": "<f8"}
+
+    def read(self, top, bottom):
+        return b""
 
 class Slow:
     def __init__(self, file):
@@ -91,6 +105,38 @@ def test_bytes_that_the_file_does_not_have_are_not_fetched(captured: Any, need: 
 def test_an_answer_without_facts_is_refused(captured: Any, answer: str) -> None:
     with pytest.raises(InputError, match=r"a\.tif cannot be read"):
         captured("Says", answer)
+
+
+def test_a_mask_that_states_endless_rows_takes_no_memory(
+    captured: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sandboxed_mask, "READER", "captured_reader:States")
+    Image.new("L", (4, 4)).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=r"mask m\.png states what no mask does"):
+        sandboxed_mask.open_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("lie", ["coords", "features", "stated"])
+def test_features_that_no_reader_would_give_are_refused(
+    lie: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "f.h5"
+    with h5py.File(path, "w") as file:
+        file["coords"], file["features"] = np.zeros((2, 2), np.int64), np.ones((2, 8), np.float32)
+    if lie == "stated":
+        for stated in ({"patch_size": 1e308}, {"patch_size": -5.0}, {"patch_size": np.nan}):
+            with pytest.raises(ValidationError):
+                FeaturesFacts(patches=2, dim=8, stated=stated, slide=None)
+        return
+    lies = {"coords": np.full((2, 2), 1 << 62), "features": np.array([[1] * 8, [np.nan] * 8])}
+    honest = FeaturesFile._read
+
+    def read(file: FeaturesFile, what: str, *more: Any) -> Any:
+        return lies[what] if what == lie else honest(file, what, *more)
+
+    monkeypatch.setattr(FeaturesFile, "_read", read)
+    with pytest.raises(InputError, match=r"f\.h5 has (patches far beyond|features that are not)"):
+        read_features(path)
 
 
 def test_many_small_pieces_have_the_time_of_one_reading(captured: Any) -> None:

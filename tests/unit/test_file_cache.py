@@ -136,6 +136,10 @@ def test_what_others_left_in_the_folder_is_not_taken(tmp_path: Path) -> None:
     (folder / "s/c/c").symlink_to(victim)
     assert put(cache, "c", 8).read_bytes() == b"x" * 8
     assert victim.read_bytes() == b"precious"
+    (tmp_path / "other").mkdir()
+    (folder / "s/d").symlink_to(tmp_path / "other")
+    assert put(cache, "d", 8).read_bytes() == b"x" * 8
+    assert not list((tmp_path / "other").iterdir())
     folder.chmod(0o777)
     put(cache, "a", 10)
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -144,6 +148,13 @@ def test_what_others_left_in_the_folder_is_not_taken(tmp_path: Path) -> None:
 def test_a_folder_of_another_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if os.geteuid() == 0:
+        put(FileCache(tmp_path / "own", LIMIT), "a", 10)
+        for place in ("s/a/a", "s/a"):
+            os.chown(tmp_path / "own" / place, 12345, -1)
+            with pytest.raises(InputError, match="is not this user's"):
+                put(FileCache(tmp_path / "own", LIMIT), "a", 10)
+            os.chown(tmp_path / "own" / place, 0, -1)
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
     with pytest.raises(InputError, match="set HTD_CACHE_DIR"):
