@@ -15,6 +15,9 @@ from services.gateway.web.pages import PageRoute, render
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
+MAX_FORM_BYTES = 4096
+"""Size of the form that anyone may send: it is read before anything is known of the sender."""
+
 # No backslash, and no space or control character: browsers read "/\t/host" as "//host".
 Next = Annotated[
     str, Query(pattern=r"^/([!-.0-\[\]-~][!-\[\]-~]*)?$", max_length=512, description="a path")
@@ -43,7 +46,7 @@ def login_page(request: Request, next: Next = "/datasets", link: Secret = "") ->
     return response
 
 
-@router.post("/login")
+@router.post("/login", max_body_size=MAX_FORM_BYTES)
 def log_in(
     request: Request, token: Annotated[str, Form(max_length=128)], next: Next = "/datasets"
 ) -> Response:
