@@ -135,7 +135,7 @@ def _texts(tiff: Directories, page: Directory, read: Reading, first: bool) -> di
 
 
 def _text(code: int, text: bytes, read: Reading, first: bool, level: bool) -> bytes:
-    """Write a text anew; nothing: the tag goes."""
+    """Rewrite a text; nothing: the tag goes."""
     kind = read.kind
     if code == SOFTWARE:
         found = texts.PROGRAMS.match(text)
