@@ -172,7 +172,7 @@ def plain(path: Path, open_with: Callable[[Path], Read], step: int) -> tuple[flo
     """Return processor seconds of a plain loop over a reader, and pixels of the patches."""
     with Slide.open(path, MPP) as slide:
         corners = corners_of(slide, step)
-    read = open_with(path)  # anew each time, so that nothing is in its cache
+    read = open_with(path)  # a new one each time, so that nothing is in its cache
 
     def loop() -> list[UInt8]:
         return [read(x, y, SIDE)[:1, :1] for x, y in corners.tolist()]

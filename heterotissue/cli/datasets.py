@@ -222,7 +222,7 @@ def estimate(
     ] = None,
     slides: Annotated[
         int | None,
-        typer.Option(min=1, help="Estimate a cohort of so many slides, instead of a dataset."),
+        typer.Option(min=1, help="Number of slides of a cohort to estimate, instead of a dataset."),
     ] = None,
     patches: Annotated[
         int | None, typer.Option(min=1, help="Patches of all slides together; with --slides.")

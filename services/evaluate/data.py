@@ -316,8 +316,7 @@ def unlearnt(store: Store, request: EvaluateRequest) -> list[str]:
 
 def _patients(regions: RegionSet, *splits: Split) -> dict[str, str]:
     """Return the known patients of splits: as identifiers are compared → as they are written."""
-    known = (part.patient for part in regions.of_split(*splits) if part.patient)
-    return {folded(patient): patient for patient in known}
+    return {folded(x.patient): x.patient for x in regions.of_split(*splits) if x.patient}
 
 
 def _training_slides(store: Store, models: list[str]) -> tuple[set[str], dict[str, str], list[str]]:

@@ -1,4 +1,4 @@
-"""Image: a label map and crops → one image, made anew or out of a given one.
+"""Image: a label map and crops → one image, a new one or an edited one.
 
 images/inputs/<sha256>.png   uploaded label maps, crops, and images to edit
 images/<image>.png           the image

@@ -107,7 +107,7 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.encode_condition(condition)
 
     def keep(self, encoded: Tensors) -> Tensors:
-        """Add to an encoded condition what each step would compute anew from it alone.
+        """Add to an encoded condition what each step would compute again from it alone.
 
         With and without, `forward` gives the same. By default there is nothing to add.
         """

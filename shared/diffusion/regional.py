@@ -42,7 +42,7 @@ MASKED = -1e4
 
 STEM = f"{KEPT}stem"
 KEPT_BYTES = 1 << 30
-"""Largest size of what `RegionalDenoiser.keep` adds; more is computed anew in each step."""
+"""Largest size of what `RegionalDenoiser.keep` adds; more is computed in each step."""
 
 
 class Stem(nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The directories of a TIFF, byte by byte: what they say, and how they are written anew."""
+"""The directories of a TIFF, byte by byte: what they say, and how they are rewritten."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Directories:
     def written(
         self, page: Directory, kept: Iterable[int], inside: Mapping[int, bytes], after: int
     ) -> bytes:
-        """Write a directory anew: with some of its entries, in their order, and zeros behind them.
+        """Rewrite a directory: with some of its entries, in their order, and zeros behind them.
 
         Args:
             page: the directory.

@@ -1,4 +1,4 @@
-"""The texts of slides, written anew: what readers need stays, all else becomes blank."""
+"""The texts of slides, rewritten: what readers need stays, all else becomes blank."""
 
 from __future__ import annotations
 
@@ -131,12 +131,12 @@ def only(text: bytes, kept: re.Pattern[bytes]) -> bytes:
 
 
 def aperio(text: bytes) -> bytes:
-    """Write Aperio's description anew."""
+    """Rewrite Aperio's description."""
     return b"Aperio" + only(text, APERIO).replace(b"\n", b" ")[6:]
 
 
 def shaped(text: bytes) -> bytes:
-    """Write the description by tifffile anew, which states the shape of an array."""
+    """Rewrite the description by tifffile, which states the shape of an array."""
     try:
         stated = json.loads(text)
         shape = [int(side) for side in stated["shape"]]
@@ -149,7 +149,7 @@ def shaped(text: bytes) -> bytes:
 
 
 def description(text: bytes) -> bytes:
-    """Write the description of a TIFF of no scanner anew; nothing if no reader needs it."""
+    """Rewrite the description of a TIFF of no scanner; nothing if no reader needs it."""
     if text[-10:].strip().endswith(b"OME>"):
         return rewritten(text, OME)
     if text.startswith(b"ImageJ="):

@@ -167,7 +167,7 @@ def _tables(tiff: Directories, page: Directory) -> bytes:
 
 
 def _text(code: int, text: bytes, read: Reading, first: bool, level: bool) -> bytes:
-    """Write a text anew; nothing: the tag goes."""
+    """Rewrite a text; nothing: the tag goes."""
     kind = read.kind
     if code == SOFTWARE:
         found = texts.PROGRAMS.match(text)

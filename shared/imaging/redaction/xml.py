@@ -1,4 +1,4 @@
-"""XML written anew with the elements and attributes that readers need, in the same length."""
+"""XML rewritten with the elements and attributes that readers need, in the same length."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def parsed(text: bytes) -> Any:
 
 
 def rewritten(text: bytes, kept: Mapping[str, Element]) -> bytes:
-    """Write XML anew, as long as it was.
+    """Rewrite XML, as long as it was.
 
     Args:
         text: the XML.

@@ -170,7 +170,7 @@ def _is_chunk(name: str, grid: Sequence[int]) -> bool:
 
 
 def _written(folder: Path, name: str, kept: dict[str, Any]) -> tuple[str, list[Patch]]:
-    """Return the patch that makes a file of metadata anew, as long as it was."""
+    """Return the patch that rewrites a file of metadata, as long as it was."""
     before = (folder / name).read_bytes()
     new = json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode()
     if len(new) > len(before):
