@@ -90,8 +90,6 @@ def synthesize(
 ) -> None:
     """Make a dataset of synthetic images with their label maps."""
     ref = ModelRef.parse(model)
-    if server is None:
-        ref = find_version(Target.of(store, broker, dry_run).store, model)
     request = DatasetRequest(
         dataset=dataset,
         model=ref.name,
@@ -107,14 +105,16 @@ def synthesize(
         seed=seed,
         exports=export_formats(export or []),
     )
-    request = changed(request, change)
     if server is None:
-        run_and_end(Target.of(store, broker, dry_run), request, fresh=fresh, replace=replace)
+        target = Target.of(store, broker, dry_run)
+        version = find_version(target.store, model).version
+        request = changed(request.model_copy(update={"version": version}), change)
+        run_and_end(target, request, fresh=fresh, replace=replace)
     elif fresh or replace or store or broker or dry_run:
         raise InputError("--server excludes --store, --broker, --fresh, --replace and --dry-run")
     else:
         with remote.connect(server) as client:
-            end(remote.make_dataset(client, request))
+            end(remote.make_dataset(client, changed(request, change)))
 
 
 @app.command(epilog=example("htd export dataset out/dataset"))

@@ -129,6 +129,8 @@ def _check_palette(mask: Mask, values: list[int], remedy: str) -> None:
 
     Programs sort palettes as they like, and black or white is what the background is drawn in.
     """
+    if not mask.palette:
+        return
     first = mask.palette[0]
     colors = {value: mask.palette[value] for value in values if value < len(mask.palette)}
     for value, color in colors.items() if first != BLACK else ():

@@ -16,18 +16,19 @@ import pyarrow.parquet as pq
 import tifffile
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from heterotissue.pipelines import load_pipeline
 from heterotissue.recipes import load_recipe
 from heterotissue.sources.dicom import read_instance
 from heterotissue.sources.tables import find_by_table
-from services.gateway.api.image_bodies import _validate
+from services.gateway.api.json_bodies import parse
 from services.ingest import tile_tables
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.annotations.writing import write_annotation
 from shared.contracts.annotations import FORMATS
 from shared.contracts.base import Classes
+from shared.contracts.gateway import ImageBody
 from shared.contracts.requests import REQUESTS
 from shared.errors import HeteroTissueError
 from shared.features import read_features
@@ -43,6 +44,7 @@ from tests.formats.cohort_files import write_dicom
 from tests.formats.drawing import draw
 
 CLASSES = Classes.of("tumor", "stroma")
+IMAGE_BODY = TypeAdapter(ImageBody)
 GEOMETRY = SlideGeometry(60, 40, 1.0, 1.0, bounds=(5, 5, 50, 30), offset_nm=(10.0, 20.0))
 LABELS = np.zeros((40, 60), np.uint8)
 LABELS[5:30, 5:40], LABELS[10:20, 10:30] = 1, 2
@@ -86,8 +88,8 @@ def make_targets(folder: Path) -> list[Target]:
         Target("record of a job", _record, RECORDS),
         Target("key", _key, {"a": b"slides/a/slide.json"}),
         Target("request", _request, BODIES, (ValidationError,), share=2),
-        Target("image body", lambda path: _validate(path.read_bytes()), {"a.json": _image_body()},
-               (RequestValidationError,)),
+        Target("image body", lambda path: parse(IMAGE_BODY, path.read_bytes()),
+               {"a.json": _image_body()}, (RequestValidationError,)),
     ]  # fmt: skip
 
 

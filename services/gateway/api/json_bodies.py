@@ -115,16 +115,17 @@ async def json_of(request: Request, *others: str) -> bytes:
 
 
 async def validated(kind: TypeAdapter[T], data: bytes) -> T:
-    """Parse JSON as a value of a type, in one of few threads.
+    """Call `parse` in one of few threads."""
+    return await to_thread.run_sync(parse, kind, data, limiter=_parsing.threads)
+
+
+def parse(kind: TypeAdapter[T], data: bytes) -> T:
+    """Parse JSON as a value of a type.
 
     Raises:
-        ProblemError: it holds too many values (422).
+        ProblemError: it holds too many values (422), or more than `MAX_FAULTS` fields are wrong.
         RequestValidationError: it is no JSON, or a field is wrong.
     """
-    return await to_thread.run_sync(_parse, kind, data, limiter=_parsing.threads)
-
-
-def _parse(kind: TypeAdapter[T], data: bytes) -> T:
     if not data:
         raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "no body"}])
     check_values(data)
