@@ -156,6 +156,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             classes=model.classes,
             proportions=dict(zip(model.classes.names[first:], reached, strict=True)),
             shards=shards,
+            digests=tuple(digests[number] for number in numbers),
             origin=weights_origin(store, model),
             request=request,
             refused=sums["refused"],

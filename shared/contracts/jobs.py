@@ -80,6 +80,7 @@ class Marker(Contract):
     """The mark of a finished unit, written after its outputs."""
 
     outputs: dict[str, str] = Field(description="key → SHA-256 of the object")
+    tags: dict[str, str] = Field({}, description="key → tag of the object when it was put")
     removed: tuple[str, ...] = Field((), description="keys of other units' objects that it deleted")
     result: dict[str, Any] = Field(
         default_factory=dict, description="summary of the shard; empty for the plan"

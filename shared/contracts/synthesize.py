@@ -222,6 +222,7 @@ class DatasetRecord(Contract):
     classes: Classes
     proportions: dict[str, float] = Field(description="class name → share in the dataset")
     shards: tuple[str, ...]
+    digests: tuple[str, ...] = Field((), description="SHA-256 of each shard")
     origin: WeightsOrigin | None = None
     request: DatasetRequest
     refused: int = Field(0, description="images that the request's bounds refused")

@@ -28,7 +28,14 @@ from shared.datasets.exports import (
     sample_files,
     write_coco,
 )
-from shared.datasets.samples import Sample, image_png, load_dataset, mask_png, read_shard
+from shared.datasets.samples import (
+    Sample,
+    image_png,
+    load_dataset,
+    mask_png,
+    read_shard,
+    read_shards,
+)
 from shared.errors import InputError
 from shared.storage import Store
 
@@ -87,15 +94,16 @@ def export_dataset(
 
     Raises:
         ObjectNotFoundError: the store holds no such dataset.
-        InputError: `folder` is a file, or holds files that may not be replaced.
+        InputError: `folder` is a file, or holds files that may not be replaced; or a shard is
+            damaged.
     """
     record = load_dataset(store, dataset)
     check_folder(folder, replace)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as name:
         part = Path(name)
-        for shard in record.shards:
-            for path, body in _shard_files(store, record, shard, formats):
+        for shard, data in read_shards(store, record):
+            for path, body in _shard_files(record, shard, data, formats):
                 (part / path).parent.mkdir(parents=True, exist_ok=True)
                 (part / path).write_bytes(body)
         _write_whole(store, record, part, formats, polygons)
@@ -125,15 +133,15 @@ def check_folder(folder: Path, replace: bool) -> None:
 
 
 def _samples(store: Store, record: DatasetRecord) -> Iterator[Sample]:
-    for shard in record.shards:
-        yield from read_shard(store.get(shard))
+    for _, data in read_shards(store, record):
+        yield from read_shard(data)
 
 
 def _shard_files(
-    store: Store, record: DatasetRecord, shard: str, formats: Sequence[FolderFormat]
+    record: DatasetRecord, shard: str, data: bytes, formats: Sequence[FolderFormat]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the path and content of each file that a shard adds to an export."""
-    data, name = store.get(shard), PurePosixPath(shard).name
+    name = PurePosixPath(shard).name
     if "webdataset" in formats:
         yield f"shards/{name}", data
     if "parquet" in formats:

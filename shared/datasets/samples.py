@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -21,7 +22,7 @@ from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, mark_png
 from shared.imaging.region_sets import RegionIndex
-from shared.storage import Store
+from shared.storage import Store, sha256
 from shared.storage.formats import unpack_tar
 
 
@@ -88,6 +89,27 @@ def load_dataset(store: Store, dataset: str) -> DatasetRecord:
     return store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord)
 
 
+def read_shards(store: Store, record: DatasetRecord) -> Iterator[tuple[str, bytes]]:
+    """Yield the key and the bytes of each shard of a dataset.
+
+    Raises:
+        ObjectNotFoundError: the store does not hold a shard.
+        InputError: a shard is not as it was made.
+    """
+    for shard, digest in itertools.zip_longest(record.shards, record.digests):
+        data = store.get(shard)
+        if digest is not None and sha256(data) != digest:
+            raise _damaged(record, shard)
+        yield shard, data
+
+
+def _damaged(record: DatasetRecord, shard: str) -> InputError:
+    return InputError(
+        f"{shard} of the store is damaged: make dataset {record.dataset!r} again by the command "
+        "that made it, which makes only what is damaged or missing"
+    )
+
+
 class DatasetIndex:
     """Random access to the samples of a dataset, without holding them in memory.
 
@@ -96,6 +118,9 @@ class DatasetIndex:
         record: the dataset.
         names: returns pseudonym → name, to see names of slides and regions instead of pseudonyms;
             called at the first look at a sample.
+
+    Raises:
+        InputError: a shard is cut off.
     """
 
     def __init__(
@@ -108,13 +133,18 @@ class DatasetIndex:
         self._entries = []
         for shard in record.shards:
             path = store.local(shard)
-            with tarfile.open(path, mode="r:") as tar:
-                spans = {member.name: (member.offset_data, member.size) for member in tar}
-            for name in spans:
-                if name.endswith(".json"):
-                    key = name.removesuffix(".json")
-                    parts = (name, f"{key}.mask.png", f"{key}.png")
-                    self._entries.append((path, [spans[part] for part in parts]))
+            try:
+                with tarfile.open(path, mode="r:") as tar:
+                    spans = {member.name: (member.offset_data, member.size) for member in tar}
+                for name in spans:
+                    if name.endswith(".json"):
+                        key = name.removesuffix(".json")
+                        parts = (name, f"{key}.mask.png", f"{key}.png")
+                        self._entries.append((path, [spans[part] for part in parts]))
+            except (tarfile.TarError, KeyError) as error:
+                raise _damaged(record, shard) from error
+        if len(self._entries) != record.images:
+            raise _damaged(record, "a shard")
 
     @cached_property
     def _names(self) -> Mapping[str, str]:

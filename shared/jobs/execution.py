@@ -284,12 +284,14 @@ class Unit:
             Claims(ledger.store, request, job).require()
             plan = self.stage.plan(request, context)
             self._check_now()
-            store_plan(ledger.store, job, plan, keeping(ledger.store, job, record.earlier))
+            keep = keeping(ledger.store, job, record.earlier, request.optional_inputs())
+            store_plan(ledger.store, job, plan, keep)
         else:
             self._read_markers_before(self.shard)
             result = self.stage.run(request, self.shard, context)
         marker = Marker(
             outputs=context.store.outputs,
+            tags=context.store.tags,
             removed=tuple(sorted(context.store.removed)),
             result=result,
             seconds=round(time.time() - started, 3),

@@ -98,7 +98,7 @@ class Ledger(Reader):
         before = self._record(job)
         if before is not None:
             result = self.result(job)
-            units = missing_units(self.store, job, request.scratch)
+            units = missing_units(self.store, job, request)
             if units is None and result is not None and result.state == "done":
                 return job
             self._forget(job, units or set())

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from shared.contracts.base import Request
 from shared.contracts.jobs import Marker, job_key
 from shared.jobs.markers import markers_of
 from shared.jobs.plan import Keep, Segment
 from shared.jobs.records import READERS, UnreadableRecordError, read_record
 from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import PLAN, Shard
-from shared.storage import ObjectNotFoundError, Store, sha256
+from shared.storage import ObjectNotFoundError, Store, sha256_stream
 
 
-def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] | None:
+def missing_units(store: Store, job: str, request: Request) -> set[str] | None:
     """Find what a job lacks, segment by segment.
+
+    Objects of the request's `scratch` may be gone: they are needed only to make something missing
+    again. Its `optional_inputs` may have been changed by people.
 
     Args:
         store: holds the job and its outputs.
         job: id of a job.
-        scratch: prefixes of objects that are needed only to make something missing again.
+        request: of the job.
 
     Returns:
-        The finished units whose outputs are not all there, and the plan if it was not finished;
-        None: nothing is missing. The set is empty if only objects of `finish` or the plan are
-        missing or are another job's, or units are not finished.
+        The finished units whose outputs are not all there as they were made, and the plan if it
+        was not finished; None: nothing is missing. The set is empty if only objects of `finish` or
+        the plan are missing or are another job's, or units are not finished.
     """
     snapshot = Snapshot(store, job)
     if snapshot.plan is None:
@@ -40,41 +44,46 @@ def missing_units(store: Store, job: str, scratch: tuple[str, ...]) -> set[str] 
     plan = _plan_marker(store, job)
     if plan is not None:
         removed.update(plan.removed)
+    made = result.outputs if result else {}
+    changing = frozenset(request.optional_inputs())
     lost: dict[str, str] = {}  # key → the last unit that makes it
     with ThreadPoolExecutor(READERS) as pool:
 
-        def look(unit_of: dict[str, str]) -> None:
-            lost.update((key, unit_of[key]) for key in _absent(store, unit_of, pool))
+        def look(markers: Mapping[str, Marker | None]) -> None:
+            maker = {
+                key: (unit, marker)
+                for unit, marker in markers.items()
+                for key in (marker.outputs if marker else ())
+                if marker and key not in removed and key not in made
+            }
+            there = pool.map(lambda key: _whole(store, key, maker[key][1], changing), maker)
+            for key, whole in zip(maker, there, strict=True):
+                lost.pop(key, None)
+                if not whole:
+                    lost[key] = maker[key][0]
 
-        def outputs(unit: str, marker: Marker | None) -> dict[str, str]:
-            keys = marker.outputs if marker else ()
-            return {key: unit for key in keys if key not in removed}
-
-        look(outputs(PLAN, plan))
+        look({PLAN: plan})
         for segment in snapshot.plan.every:
-            unit_of: dict[str, str] = {}
-            for unit, marker in markers_of(snapshot, segment).items():
-                unit_of |= outputs(unit, marker)
-            look(unit_of)
-        made = result.outputs.items() if result else ()
-        same = all(list(pool.map(lambda item: _is(store, *item), made)))
-    lasting = [key for key in lost if not key.startswith(scratch)]
+            look(markers_of(snapshot, segment))
+        same = all(list(pool.map(lambda item: _is(store, *item), made.items())))
+    lasting = [key for key in lost if not key.startswith(request.scratch)]
     # A marker may be gone because an earlier repair broke off.
     if plan is not None and finished == snapshot.plan.total and same and not lasting:
         return None
     return set(lost.values()) | ({PLAN} if plan is None else set())
 
 
-def keeping(store: Store, job: str, earlier: str | None) -> Keep:
+def keeping(store: Store, job: str, earlier: str | None, changing: Iterable[str]) -> Keep:
     """Return a function that marks those shards of a new plan as done that an earlier job made.
 
     A shard is kept if it reads the same as the earlier one (see `Shard`), the shards that it
-    comes after are kept too, and all its outputs are there.
+    comes after are kept too, and all its outputs are there as it made them.
 
     Args:
         store: holds the jobs.
         job: the new job.
         earlier: the job whose names it took over; None: nothing is kept.
+        changing: keys that people may change.
 
     Returns:
         A function that is given each segment of the plan in order, and returns its shards; a kept
@@ -82,7 +91,7 @@ def keeping(store: Store, job: str, earlier: str | None) -> Keep:
     """
     if earlier is None:
         return lambda _, shards: shards
-    before = _Earlier(store, job, earlier)
+    before = _Earlier(store, job, earlier, frozenset(changing))
     kept: set[str] = set()
 
     def keep(segment: Segment, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
@@ -101,8 +110,8 @@ def keeping(store: Store, job: str, earlier: str | None) -> Keep:
 class _Earlier:
     """The jobs before a job, the last one first."""
 
-    def __init__(self, store: Store, job: str, earlier: str) -> None:
-        self.store, self.job = store, job
+    def __init__(self, store: Store, job: str, earlier: str, changing: Container[str]) -> None:
+        self.store, self.job, self.changing = store, job, changing
         version = Snapshot(store, job).record.version
         self.snapshots: list[Snapshot] = []
         self._removed_by: dict[str, set[str]] = {}
@@ -141,7 +150,7 @@ class _Earlier:
         marker = _marker(self.store, job_key(earlier.job, place.marker(shard.id)))
         if marker is None:
             return None
-        gone = {key for key in marker.outputs if not self.store.exists(key)}
+        gone = {key for key in marker.outputs if not _whole(self.store, key, marker, self.changing)}
         if gone and not gone <= self._removed(earlier):
             return None
         self.store.put_json(job_key(self.job, segment.marker(shard.id)), marker)
@@ -179,13 +188,19 @@ def _plan_marker(store: Store, job: str) -> Marker | None:
     return _marker(store, job_key(job, f"done/{PLAN}.json"))
 
 
-def _absent(store: Store, keys: Iterable[str], pool: ThreadPoolExecutor) -> list[str]:
-    keys = list(keys)
-    return [key for key, there in zip(keys, pool.map(store.exists, keys), strict=True) if not there]
+def _whole(store: Store, key: str, marker: Marker, changing: Container[str]) -> bool:
+    """Say whether an output is there as its unit made it; what people may change need only be."""
+    try:
+        same = store.stat(key).tag == marker.tags.get(key)
+    except ObjectNotFoundError:
+        return False
+    # The same bytes get another tag where a unit ran twice, or the store was copied.
+    return same or key in changing or _is(store, key, marker.outputs[key])
 
 
 def _is(store: Store, key: str, digest: str) -> bool:
     try:
-        return sha256(store.get(key)) == digest
+        with store.open(key) as stream:
+            return sha256_stream(stream) == digest
     except ObjectNotFoundError:
         return False

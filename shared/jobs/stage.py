@@ -96,10 +96,11 @@ class Made:
 
 
 class RecordingStore(StoreView):
-    """A store that records the SHA-256 of every object put through it.
+    """A store that records the SHA-256 and the tag of every object put through it.
 
     Attributes:
         outputs: key of each object → SHA-256.
+        tags: key of each object → tag (see `Store.stat`).
         removed: keys of objects that were deleted through it, and that it had not put.
         made: outputs of earlier units, which are checked when `get` reads them.
 
@@ -118,6 +119,7 @@ class RecordingStore(StoreView):
     ) -> None:
         super().__init__(inner)
         self.outputs: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
         self.removed: set[str] = set()
         self.made = Made()
         self._check = check
@@ -149,17 +151,19 @@ class RecordingStore(StoreView):
     def delete(self, key: str) -> None:
         self._check()
         super().delete(key)
+        self.tags.pop(key, None)
         if self.outputs.pop(key, None) is None:
             self.removed.add(key)
 
     def _keep(self, key: str, digest: str) -> None:
         """Record an object that was put, unless it came too late."""
+        tag = self.stat(key).tag
         try:
             self._check()
         except CancelledError:
             self._take_back({key: digest})
             raise
-        self.outputs[key] = digest
+        self.outputs[key], self.tags[key] = digest, tag
 
 
 class Context:

@@ -13,6 +13,7 @@ from shared.storage.hashing import (
     copy_hashed,
     sha256,
     sha256_file,
+    sha256_stream,
 )
 from shared.storage.room import check_room
 from shared.storage.store import (
@@ -52,6 +53,7 @@ __all__ = [
     "open_store",
     "sha256",
     "sha256_file",
+    "sha256_stream",
 ]
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from shared.errors import InputError
 from shared.settings import settings
@@ -34,6 +34,14 @@ def sha256(data: bytes) -> str:
 
 _CHUNK = 1 << 20
 """Bytes that are read at a time."""
+
+
+def sha256_stream(stream: IO[bytes]) -> str:
+    """Return the SHA-256 of what is left of a stream in hexadecimal, reading it in pieces."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def sha256_file(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from shared.contracts.models import EBHI_SEG, ModelRecord, ModelRef
 from shared.datasets.export_folder import export_dataset
 from shared.datasets.exports import coco_annotations, write_coco
 from shared.datasets.pseudonyms import reveal, source_names
-from shared.datasets.samples import load_dataset, read_shard
+from shared.datasets.samples import DatasetIndex, load_dataset, read_shard
 from shared.errors import InputError
 from shared.models import read_model, weights_origin
 from shared.storage import DirectoryStore
@@ -76,6 +77,24 @@ def test_an_export_that_fails_leaves_nothing(made: DirectoryStore, tmp_path: Pat
     with pytest.raises(InputError, match=r"000001.tar': run 'htd synthesize --dataset d'"):
         export_dataset(broken, "d", folder)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "webdataset"])
+def test_a_damaged_shard_is_refused(made: DirectoryStore, tmp_path: Path, kind: str) -> None:
+    record = load_dataset(made, "d")
+    shard = made.get(record.shards[1])
+    with tarfile.open(fileobj=io.BytesIO(shard)) as tar:
+        ends = [member.offset for member in tar]
+    try:
+        for damaged in (b"", shard[: ends[-1]], shard[: ends[-1] + 700], b"\0" * len(shard)):
+            made.put(record.shards[1], damaged)
+            with pytest.raises(InputError, match=r"000001.tar of the store is damaged: make .*'d'"):
+                export_dataset(made, "d", tmp_path / "out", [kind])
+            with pytest.raises(InputError, match=r"damaged: make dataset 'd' again"):
+                DatasetIndex(made, record)
+        assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    finally:
+        made.put(record.shards[1], shard)
 
 
 def test_coco_has_its_images_and_describes_itself(made: DirectoryStore, tmp_path: Path) -> None:

@@ -271,6 +271,17 @@ def test_what_is_gone_of_a_partial_or_torn_job_is_made_again(ledger: Ledger) -> 
     assert ledger.runnable(torn) == (0, ["square-0", "square-1"])
 
 
+@pytest.mark.parametrize("found", [b"", b"7"])
+def test_what_is_damaged_of_a_finished_job_is_made_again(ledger: Ledger, found: bytes) -> None:
+    job = run(ledger, parts=3).job
+    ledger.store.put("toy/toy/square-1", found)
+    ledger.store.put("toy/toy/square-2", b"4")  # the same bytes again
+    assert ledger.submit(ToyRequest(parts=3)) == job
+    assert ledger.runnable(job) == (0, ["square-1"])
+    assert run_job(ledger, ToyStage(), job, config=CONFIG).state == "done"
+    assert ledger.store.get("toy/toy/square-1") == b"1"
+
+
 def test_a_torn_job_goes_on_from_its_markers(ledger: Ledger) -> None:
     job = ledger.submit(ToyRequest(parts=3))
     step(ledger, job, "plan")
