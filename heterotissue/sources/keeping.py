@@ -317,9 +317,17 @@ def _place(
         files = [(main, path), *((p.relative_to(path.parent).as_posix(), p) for p in parts)]
     with storing(store):
         for part, file in reversed(files):  # the main file last: it says that all are there
-            if not store.exists(f"{folder}/{part}"):
+            if not _holds(store, f"{folder}/{part}", file):
                 _copy(store, f"{folder}/{part}", file, (patches or {}).get(file, ()))
     return f"{folder}/{main}"
+
+
+def _holds(store: Store, key: str, path: Path) -> bool:
+    """Say whether the store holds a copy of a file, and it is not cut off."""
+    try:
+        return store.size(key) == path.stat().st_size
+    except ObjectNotFoundError:
+        return False
 
 
 def _below(folder: Path, file: Path) -> str:

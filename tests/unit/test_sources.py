@@ -191,6 +191,9 @@ def test_slides_are_kept_by_content_and_never_replaced(tmp_path: Path) -> None:
     kept = store.stat(b.source)
     sources(tmp_path, tmp_path / "in")
     assert store.stat(b.source) == kept  # not copied again
+    store.put(b.source, b"of")
+    sources(tmp_path, tmp_path / "in")
+    assert store.get(b.source) == b"of B"  # its copy was cut off
     (here,) = sources(tmp_path, tmp_path / "in", in_place=True).slides
     assert here.source == str(path)
     assert here.sha256 == b.sha256
