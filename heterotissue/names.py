@@ -10,6 +10,7 @@ from itertools import count
 
 from heterotissue.cohort_tables import SPLITS, shown_mpp
 from heterotissue.sources.records import some
+from shared.contracts.base import Split
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key
 from shared.contracts.evaluate import Report, report_key
@@ -53,13 +54,15 @@ def _about_slide(store: Store, name: str) -> str:
 def _about_cohort(store: Store, name: str) -> str:
     tiles = _tile_set(store, name)
     if tiles:
-        splits, classes = Counter(part.split for part in tiles.slides), tiles.classes
-    else:
-        record = _read_cohort(store, name)
-        splits, classes = Counter(record.splits.values()), record.classes
-    parts = ", ".join(f"{splits[split]} {split}" for split in SPLITS)
-    named = ", ".join(classes.names[1:]) if classes else "no labels"
-    return f"{'tiles of ' if tiles else ''}{splits.total()} slides ({parts}); {named}"
+        splits = Counter(part.split for part in tiles.slides)
+        return f"tiles of {_splits(splits)}; {', '.join(tiles.classes.names[1:])}"
+    record = _read_cohort(store, name)
+    classes = ", ".join(record.classes.names[1:]) if record.classes else "no labels"
+    return f"{_splits(Counter(record.splits.values()))}; {classes}"
+
+
+def _splits(slides: Counter[Split]) -> str:
+    return f"{slides.total()} slides ({', '.join(f'{slides[split]} {split}' for split in SPLITS)})"
 
 
 def _tile_set(store: Store, name: str) -> RegionSet | None:
