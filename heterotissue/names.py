@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 
-from heterotissue.cohort_tables import shown_mpp
+from heterotissue.cohort_tables import SPLITS, shown_mpp
+from heterotissue.sources.records import some
+from shared.contracts.base import Split
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key
 from shared.contracts.evaluate import Report, report_key
+from shared.contracts.explaining import near_names
 from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, label_map_key, slide_key
 from shared.contracts.jobs import WITHOUT_RESULT
 from shared.contracts.models import ModelRecord, ModelRef
@@ -18,7 +22,7 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import DatasetRecord, dataset_key
 from shared.contracts.tiles import tiles_key
 from shared.contracts.train import TrainRequest
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.jobs import Ledger, names
 from shared.models import versions
 from shared.storage import ObjectNotFoundError, Store
@@ -48,10 +52,26 @@ def _about_slide(store: Store, name: str) -> str:
 
 
 def _about_cohort(store: Store, name: str) -> str:
-    record = store.get_model(cohort_key(name), CohortRecord)
-    parts = (f"{len(record.of_split(split))} {split}" for split in ("train", "val", "test"))
+    tiles = _tile_set(store, name)
+    if tiles:
+        splits = Counter(part.split for part in tiles.slides)
+        return f"tiles of {_splits(splits)}; {', '.join(tiles.classes.names[1:])}"
+    record = _read_cohort(store, name)
     classes = ", ".join(record.classes.names[1:]) if record.classes else "no labels"
-    return f"{len(record.splits)} slides ({', '.join(parts)}); {classes}"
+    return f"{_splits(Counter(record.splits.values()))}; {classes}"
+
+
+def _splits(slides: Counter[Split]) -> str:
+    return f"{slides.total()} slides ({', '.join(f'{slides[split]} {split}' for split in SPLITS)})"
+
+
+def _tile_set(store: Store, name: str) -> RegionSet | None:
+    """Return the region set of a cohort of tiles alone; None: it has slides, or is not made."""
+    key = region_set_key(name)
+    if store.exists(cohort_key(name)) or not store.exists(key):
+        return None
+    regions = store.get_model(key, RegionSet)
+    return regions if regions.tiles else None
 
 
 def _about_regions(store: Store, name: str) -> str:
@@ -89,7 +109,8 @@ def _about_report(store: Store, name: str) -> str:
 
 
 def _of_slide(store: Store, name: str) -> list[str]:
-    cohorts = (_read_cohort(store, name) for name in _listed(store, "cohorts"))
+    named = (cohort for cohort in _listed(store, "cohorts") if store.exists(cohort_key(cohort)))
+    cohorts = (_read_cohort(store, cohort) for cohort in named)
     users = [record.cohort for record in cohorts if record.name_of(name) is not None]
     if users:
         raise InputError(f"slide {name!r} belongs to cohort {', '.join(users)}: remove that first")
@@ -188,13 +209,16 @@ def entries(store: Store, kind: str) -> Iterator[Entry]:
         key = known.record(name)
         job = names.owner(store, f"{known.products}/{name}") if known.products else None
         status = ledger.find(job) if job else None
-        about, made = "", dict(store.dates(key)).get(key)
+        about = ""
         try:
+            if kind == "cohorts" and _tile_set(store, name):
+                key = region_set_key(name)
             about = known.about(store, name)
         except ObjectNotFoundError:
             pass  # it is still being made, or its job failed
         except ValueError:
             about = f"{key} cannot be read: another version of this program wrote it"
+        made = dict(store.dates(key)).get(key)
         state = status.state if status else "made"
         yield Entry(name, made, state, job or "", about)
 
@@ -213,8 +237,13 @@ def full_name(store: Store, kind: str, name: str) -> str:
         return own[0]
     if own:
         raise InputError(f"model {name!r} has the versions {', '.join(own)}: name one of them")
-    there = ", ".join(listed) or "none"
-    raise InputError(f"there is no {name!r} among the {kind} of {store.url}: {there}")
+    models = {each.partition("/")[0] for each in listed}
+    known = listed if "/" in name or kind != "models" else [*models, *listed]
+    if near := near_names(name, known):
+        hint = f": did you mean {' or '.join(near)}?"
+    else:
+        hint = f": there are {some(listed)}" if listed else ", which has none"
+    raise InputError(f"there is no {quoted(name)} among the {kind} of {store.url}{hint}")
 
 
 def remove(store: Store, kind: str, name: str) -> int:

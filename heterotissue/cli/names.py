@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from heterotissue.cli.options import StoreOption, example
 from heterotissue.progress import print_table, say
 from heterotissue.running import Target
 from shared.contracts.explaining import did_you_mean
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 
 app = typer.Typer()
 
@@ -65,13 +66,17 @@ def remove_name(
     if name is None:  # the two words as one, as a key in the store begins
         kind, _, name = kind.strip("/").partition("/")
     if kind not in list(Kind):
-        raise InputError(f"there is no kind {kind!r} to remove{did_you_mean(kind, list(Kind))}")
+        raise InputError(
+            f"there is no kind {quoted(kind)} to remove{did_you_mean(kind, list(Kind))}"
+        )
     if not name:
         raise InputError(f"name one of the {kind}: 'htd list {kind}' shows them")
     if kind == Kind.JOBS:
         raise InputError("a job goes with its result; 'htd jobs cancel' stops one")
     opened = Target.of(store, "").store
     name = full_name(opened, kind, name)
+    if not yes and not (sys.stdin and sys.stdin.isatty()):
+        raise InputError(f"there is no terminal to ask at: --yes removes {name} of the {kind}")
     if not yes:
         typer.confirm(f"Remove {name} of the {kind}?", abort=True)
     say(f"removed {name}: {remove(opened, kind, name)} objects")

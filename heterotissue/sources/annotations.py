@@ -10,15 +10,32 @@ from pathlib import Path
 from heterotissue.sources.records import Found, SlideEntry, shown, some
 from shared.errors import InputError
 
-MASK_ENDINGS = (
-    "_mask", "-mask", ".mask", "_masks", "_labels", "-labels", "-labelled", "_anno", "_annotation",
-    "_annotations", "_seg", "_segmentation",
+MASK_SUFFIXES = (".tiff", ".tif", ".png", ".npy", ".bmp", ".jpg", ".jpeg", ".webp")
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+"""Suffixes of pictures that no scanner writes."""
+
+
+def name_endings(*words: str) -> tuple[str, ...]:
+    """Return what ends a file's name, before its suffix, if one of the words does."""
+    return tuple(sign + word for word in words for sign in "_-.")
+
+
+MASK_ENDINGS = name_endings(
+    "mask", "masks", "labels", "labelled", "labeled", "labelmap", "anno", "annotation",
+    "annotations", "seg", "segmentation", "groundtruth", "ground_truth",
 )  # fmt: skip
 """Endings of a label image's name, before its suffix."""
 
-MASK_SUFFIXES = (".tiff", ".tif", ".png", ".npy", ".bmp", ".jpg", ".jpeg", ".webp")
+GT_ENDINGS = name_endings("gt")
+"""Endings that mean a label image only beside a slide: they may be someone's initials."""
 
-MASKS = tuple(ending + suffix for ending in MASK_ENDINGS for suffix in MASK_SUFFIXES)
+LABEL_ENDINGS = name_endings("label")
+"""Endings that mean a label image beside a picture, but a photograph of the glass beside a scan."""
+
+MASKS = tuple(e + suffix for e in (*MASK_ENDINGS, *GT_ENDINGS) for suffix in MASK_SUFFIXES)
+
+PICTURE_MASKS = tuple(e + suffix for e in LABEL_ENDINGS for suffix in MASK_SUFFIXES)
 
 ENDINGS = (
     ".geojson", ".geojson.gz", ".xml", ".annotations", ".ndpa", *MASKS, ".json", ".json.gz",
@@ -62,8 +79,9 @@ class Labels:
         names = self._beside[place]
         found: list[Path] = []
         for name in _candidates(path, endings, own=not apart):
-            items = [item for item in names.get(name.lower(), []) if item != path]
-            found += [item for item in items if item.name == name] or items
+            if same := names.get(name.lower()):
+                items = [item for item in same if item != path]
+                found += [item for item in items if item.name == name] or items
         unique = list(dict.fromkeys(found))
         if self.folder is not None:
             near = [item for item in unique if _mirrors(item.parent, self.folder, below.parent)]
@@ -75,7 +93,8 @@ def _candidates(path: Path, endings: tuple[str, ...], own: bool) -> Iterator[str
     stems = [path.stem, path.name]
     if path.stem.lower().endswith(".ome"):
         stems.append(path.stem[:-4])
-    for ending in endings:
+    of_picture = PICTURE_MASKS if path.suffix.lower() in PICTURES else ()
+    for ending in (*endings, *of_picture):
         for stem in stems:
             yield stem + ending
     if not own:
@@ -114,11 +133,6 @@ def _without_shared(found: Found, slides: list[SlideEntry]) -> list[SlideEntry]:
                 "subfolders as slides, or give a table",
             )
     return [entry for entry in slides if count[entry.labels] <= 1]
-
-
-def is_mask(path: Path) -> bool:
-    """Say whether a file's name marks it as a label image."""
-    return path.name.lower().endswith(MASKS)
 
 
 def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:

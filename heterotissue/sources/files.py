@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from heterotissue.sources.annotations import ENDINGS, MASK_ENDINGS, is_mask
+from heterotissue.sources.annotations import (
+    ENDINGS,
+    GT_ENDINGS,
+    LABEL_ENDINGS,
+    MASK_ENDINGS,
+    MASK_SUFFIXES,
+    PICTURES,
+    name_endings,
+)
 from heterotissue.sources.dicom import Instance, is_dicom, one_slide_each, read_instance
 from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
 from heterotissue.sources.unread import why_unread
@@ -22,8 +30,6 @@ SLIDES = {
     ".isyntax", ".zarr",
 }  # fmt: skip
 
-PLAIN = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-
 UNFINISHED = {
     ".part", ".partial", ".crdownload", ".download", ".opdownload", ".filepart", ".aria2",
     ".tmp", ".temp", ".swp", ".bak", ".!ut",
@@ -31,7 +37,7 @@ UNFINISHED = {
 
 PACKED = {".zip", ".gz", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"}
 
-OVERVIEWS = ("_thumbnail", "_thumb", "_macro", "_label", "_overview", "_preview")
+OVERVIEWS = name_endings("thumbnail", "thumb", "macro", "label", "overview", "preview")
 """Endings of the names of small pictures that are kept beside a slide."""
 
 MAX_FILES = 100_000
@@ -104,13 +110,13 @@ class Finder:
             if inner in SLIDES or given:
                 self._skip(path, "packed files (unpack them first)")
         elif is_mask(path):
-            if not self._labels_of_slide(path):
+            if not _mask_of_slide(path):
                 if given:
                     return True
                 self._skip(
                     path, "label images without a slide (give their paths if they are slides)"
                 )
-        elif suffix in {*PLAIN, ".tif", ".tiff"} and _overview_of_slide(path):
+        elif suffix in {*PICTURES, ".tif", ".tiff"} and _beside(path, OVERVIEWS):
             self._skip(path, "small pictures of slides")
         elif suffix in SLIDES:
             return True
@@ -128,11 +134,6 @@ class Finder:
         else:
             return given
         return False
-
-    def _labels_of_slide(self, path: Path) -> bool:
-        stem = path.stem
-        ending = next(e for e in MASK_ENDINGS if stem.lower().endswith(e))
-        return _slide_beside(path, stem[: -len(ending)])
 
     def _add_file(self, path: Path, below: Path) -> None:
         try:
@@ -296,16 +297,30 @@ def _marked(path: Path) -> bool:
         return False
 
 
-def _overview_of_slide(path: Path) -> bool:
-    ending = next((e for e in OVERVIEWS if path.stem.lower().endswith(e)), None)
-    return ending is not None and _slide_beside(path, path.stem[: -len(ending)])
+def is_mask(path: Path) -> bool:
+    """Say whether a file's name, or that of a slide beside it, marks it as a label image."""
+    if path.suffix.lower() not in MASK_SUFFIXES:
+        return False
+    return path.stem.lower().endswith(MASK_ENDINGS) or _mask_of_slide(path)
 
 
-def _slide_beside(path: Path, stem: str) -> bool:
+def _mask_of_slide(path: Path) -> bool:
+    endings = (*MASK_ENDINGS, *GT_ENDINGS)
+    return _beside(path, endings) or _beside(path, LABEL_ENDINGS, PICTURES)
+
+
+def _beside(path: Path, endings: tuple[str, ...], suffixes: set[str] = SLIDES) -> bool:
+    """Say whether a file is beside a slide of its name without one of some endings."""
+    ending = next((e for e in endings if path.stem.lower().endswith(e)), None)
+    return ending is not None and _slide_beside(path, path.stem[: -len(ending)], suffixes)
+
+
+def _slide_beside(path: Path, stem: str, suffixes: set[str] = SLIDES) -> bool:
     """Say whether a slide of this name, with or without its suffix, is beside a file."""
-    if Path(stem).suffix.lower() in SLIDES and _there(path.with_name(stem)):
+    if Path(stem).suffix.lower() in suffixes and _there(path.with_name(stem)):
         return True
-    return any(_there(path.with_name(stem + s)) for x in SLIDES for s in (x, x.upper()))
+    kinds = (*suffixes, ".ome.tif", ".ome.tiff") if ".tif" in suffixes else suffixes
+    return any(_there(path.with_name(stem + s)) for x in kinds for s in (x, x.upper()))
 
 
 def _there(path: Path) -> bool:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import Any, get_args
 from urllib.parse import unquote, urlparse
@@ -55,12 +59,23 @@ def square_mpp(mpp: float | None, mpp_y: float | None) -> float | None:
     return mpp
 
 
+MICRONS = re.compile(r"(μm|um|microns?|micromet(er|re)s?)?( ?(/|per) ?(px|pix|pixels?))?")
+"""Units in which sizes of pixels may be written, in small letters; none means µm."""
+
+
 def mpp_of(text: str | None) -> float | None:
-    """Return a size of a pixel, µm. Raises `InputError` if it is none."""
+    """Return a size of a pixel, µm. Raises `InputError` if it is none, or in another unit."""
     if text is None:
         return None
+    number = re.match(r"[-+]?[\d.,]+(e[-+]?\d+)?", text, re.ASCII | re.IGNORECASE)
+    # NFKC: the micro sign (U+00B5) and the Greek mu (U+03BC) are one.
+    unit = unicodedata.normalize("NFKC", text[number.end() if number else 0 :]).strip()
+    if number and not MICRONS.fullmatch(unit.casefold()):
+        raise InputError(
+            f"mpp {quoted(text)} is in {quoted(unit)}, not in µm per pixel: convert it to µm"
+        )
     try:
-        value = float(text.replace(",", "."))
+        value = float(number[0].replace(",", ".")) if number else 0.0
     except ValueError:
         value = 0.0
     least, most = GIVEN_MPP
@@ -82,8 +97,39 @@ def labels_of(text: str | None, place: Path) -> Path | None:
         return None
     path = place / path_of(text)
     if not is_file(path):
-        raise InputError(f"its annotation {text} is not there")
+        raise InputError(f"its annotation {text} is not there{meant(near_files(path))}")
     return path
+
+
+def near_files(path: Path, suffixes: Collection[str] = ()) -> list[str]:
+    """List files whose names differ from that of a missing file in case, or else in suffix.
+
+    Args:
+        path: the missing file.
+        suffixes: suffixes, in small letters, that it may have instead of its own.
+    """
+    try:
+        names = _names(path.parent, path.parent.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return []
+    others = names.get(path.stem.casefold(), [])
+    same = [name for name in others if name.casefold() == path.name.casefold()]
+    return same or [name for name in others if Path(name).suffix.lower() in suffixes]
+
+
+@lru_cache(maxsize=16)
+def _names(folder: Path, _changed: int) -> dict[str, list[str]]:
+    """Map stems in small letters to the names of the files of a folder."""
+    names: dict[str, list[str]] = {}
+    for path in sorted(folder.iterdir()):
+        names.setdefault(path.stem.casefold(), []).append(shown(path.name))
+    return names
+
+
+def meant(names: Iterable[str]) -> str:
+    """Return the end of a sentence that suggests names; empty if there are none."""
+    listed = sorted(set(names))
+    return f": did you mean {' or '.join(listed[:3])}?" if listed else ""
 
 
 def label_formats() -> dict[str, LabelFormat]:

@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from heterotissue.sources.files import Finder, with_facts
+from heterotissue.sources.files import SLIDES, Finder, with_facts
 from heterotissue.sources.records import Found, SlideEntry, shown, some
 from heterotissue.sources.table_values import (
     SPLITS,
     is_file,
     label_formats,
     labels_of,
+    meant,
     mpp_of,
+    near_files,
     one_of,
     path_of,
     square_mpp,
@@ -210,6 +212,9 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
     for entry in inside.slides:
         for name in {entry.path.name, entry.path.stem, entry.below.as_posix()}:
             by_name.setdefault(name, []).append(entry)
+    folded: dict[str, list[str]] = {}
+    for name, entries in by_name.items():
+        folded.setdefault(name.casefold(), []).extend(shown(entry.below) for entry in entries)
     found = Found(notes=notes)
     seen: dict[Path, dict[str, str]] = {}
     named: dict[str, int] = {}
@@ -219,7 +224,7 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
                 raise InputError(
                     "has more values than there are headings: put those with a comma in quotes"
                 )
-            entry = _entry(row, table.parent, folders, by_name)
+            entry = _entry(row, table.parent, folders, by_name, folded)
             real, facts = entry.path.resolve(), row | {"path": ""}
             if real not in seen:
                 made = _with_row(entry, row, table.parent)
@@ -244,15 +249,20 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
 
 
 def _entry(
-    row: dict[str, str], place: Path, folders: list[Path], by_name: dict[str, list[SlideEntry]]
+    row: dict[str, str],
+    place: Path,
+    folders: list[Path],
+    by_name: dict[str, list[SlideEntry]],
+    folded: dict[str, list[str]],
 ) -> SlideEntry:
-    """Find the slide of one row. Raises `InputError`."""
+    """Find the slide of one row; `folded` has names in small letters. Raises `InputError`."""
     stated = row.get("path") or row.get("name")
     if not stated:
         raise InputError("names no slide: it has neither a path nor a name")
     given = path_of(stated)
     paths = [base / given for base in (place, *folders)] if "path" in row else []
-    for path in (*paths, *([place / given.name] if paths else [])):
+    paths += [place / given.name] if paths else []
+    for path in paths:
         if is_file(path) or is_zarr(path):
             return _opened(path)
     found = next(
@@ -265,7 +275,12 @@ def _entry(
     )
     if not found:
         looked = f"in {some(map(str, folders))}" if folders else f"beside {place}"
-        raise InputError(f"{shown(given)} is not there, and no slide of its name is {looked}")
+        near = [name for path in paths for name in near_files(path, SLIDES)]
+        for name in (given.name, given.stem):
+            near += folded.get(name.casefold(), [])
+        raise InputError(
+            f"{shown(given)} is not there, and no slide of its name is {looked}{meant(near)}"
+        )
     if len(found) > 1:
         where = some(shown(entry.below) for entry in found)
         raise InputError(f"{shown(given)} may be any of {where}: give its path")

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from heterotissue.sources.annotations import MASKS, Labels, is_mask
-from heterotissue.sources.files import UNFINISHED, unusable, walk
+from heterotissue.sources.annotations import MASKS, Labels
+from heterotissue.sources.files import UNFINISHED, is_mask, unusable, walk
 from heterotissue.sources.keeping import storing
 from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from services.ingest.annotations.drawing import draw_labels
-from services.ingest.annotations.outlines import SlideGeometry
+from services.ingest.annotations.outlines import UNCLOSED, SlideGeometry
 from services.ingest.patches import check_size, patch_index
 from services.ingest.splits import (
     assign_splits,
@@ -62,10 +62,8 @@ OVERPAINTED = 0.05
 MAX_MASK_SIDE = 8192
 """Greatest side of a tissue mask, pixels."""
 
-
 MPP_TOLERANCE = 0.05
 """Relative difference from the stated resolution that an overriding one is not remarked for."""
-
 
 DOUBTFUL = 2.0
 """Factor between a given and a stated resolution from which on it is a caution."""
@@ -277,6 +275,9 @@ def _on_labels(request: IngestRequest, done: Mapping[str, dict[str, Any]]) -> di
             if part["overpainted"] > OVERPAINTED
         },
         "objects left out": dict(sorted(skipped.items())),
+        "unclosed outlines taken for lines": {
+            name: count for name, part in labels.items() if (count := part["skipped"].get(UNCLOSED))
+        },
         "annotations of another scan?": {
             name: f"states {part['mpp']:.4g} µm/px"
             for name, part in labels.items()

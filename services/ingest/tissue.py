@@ -13,6 +13,7 @@ from skimage.morphology import remove_small_holes, remove_small_objects
 
 from shared.arrays import UInt8
 from shared.errors import InputError
+from shared.imaging.tile_images import NEAR_BLACK
 
 Mask = NDArray[np.bool_]
 Stain = Literal["h&e", "other", "unknown"]
@@ -99,8 +100,13 @@ def find_tissue(name: str, rgb: UInt8, mpp: float, any_stain: bool) -> tuple[Mas
         The tissue mask, bool (h, w), and the stain.
 
     Raises:
-        InputError: the slide shows no tissue, or tissue of another stain.
+        InputError: the slide is almost black, shows no tissue, or tissue of another stain.
     """
+    if (high := int(rgb.max())) < NEAR_BLACK:
+        raise InputError(
+            f"{name} is almost black: its highest value is {high} of 255. If it holds data of 10 "
+            "to 14 bits in samples of 16, scale them to 8 bits (0 to 255); else leave it out"
+        )
     tissue = tissue_mask(rgb, mpp)
     stain = stain_of(rgb, tissue)
     if stain == "other" and not any_stain:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -115,6 +115,23 @@ def models_of(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from models_of(part)
 
 
+def near_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Return the known names that a name is like: those that differ in case alone, else others.
+
+    Args:
+        name: the name that is not known.
+        known: the known names.
+        most: largest number that is returned.
+    """
+    folded: dict[str, list[str]] = {}
+    for each in known:
+        folded.setdefault(each.casefold(), []).append(each)
+    if same := folded.get(name.casefold()):
+        return same[:most]
+    like = difflib.get_close_matches(name.casefold(), folded, n=most, cutoff=0.6)
+    return [each for key in like for each in folded[key]][:most]
+
+
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return the end of a sentence that suggests known names; empty if there are none.
 
@@ -123,7 +140,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
         known: the known names; of dotted ones the last part counts.
     """
     last = [each for each in known if each.rpartition(".")[2] == name]
-    near = last or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    near = last or near_names(name, known, 1)
     if near:
         return f": did you mean {' or '.join(near[:2])}?"
     own = [each for each in known if "." not in each]

@@ -192,11 +192,18 @@ def _by_number(
         else:
             wrong.append(str(number) if name is None else f"{number} ({name})")
     if wrong:
-        hint = " (does it number objects, one by one?)" if len(wrong) > 16 else ""
+        high, hints, remedy = int(numbers[-1]), [], "Add them to the classes"
+        if high > 255:
+            hints.append(f"the highest value is {high}, and 8 bits hold up to 255")
+            remedy = "Convert it to 8 bits with the class index of each pixel"
+        if len(wrong) > 16:
+            hints.append("does it number objects, one by one?")
+        hint = f" ({'; '.join(hints)})" if hints else ""
         raise MaskValuesError(
             f"mask {mask.path.name} has labels outside the classes "
             f"{all_quoted(classes.names)}: {_listed(wrong)}{hint}",
-            ". Add them to the classes, or map them with --rename (label_names)",
+            f". {remedy}, or name the values with --rename (label_names), such as "
+            f"'{wrong[-1].partition(' ')[0]}={classes.names[-1]}'",
         )
     return Lookup(table)
 

@@ -106,8 +106,12 @@ class Mask:
             )
         if self.bands == 1:
             return cast(Values, array)
-        if array.max(initial=0) > 255:
-            raise InputError(f"mask {name} has colours of 16 bits: save it with 8 bits or indices")
+        if (high := int(array.max(initial=0))) > 255:
+            raise InputError(
+                f"mask {name} has colours of more than 8 bits, with values such as {high}: convert "
+                "it to 8 bits per channel, whose colours --rename (label_names) can name, or save "
+                "class indices"
+            )
         channels = [array[..., band].astype(np.int32) for band in range(self.bands)]
         if self.bands in {2, 4}:
             alpha = channels.pop()

@@ -22,6 +22,9 @@ from shared.sandbox import ANSWER_BYTES, SandboxedFiles, open_sandboxed
 MAX_TILE_SIDE = 8192
 """Greatest side of a tile, pixels; larger images must be ingested as slides."""
 
+NEAR_BLACK = 64
+"""A picture whose 8-bit values are all below this is almost black: no glass and no stain is."""
+
 READER = "shared.imaging.tile_images:TileImageReader"
 
 Side = Annotated[int, Field(ge=1, le=MAX_TILE_SIDE)]
@@ -89,7 +92,7 @@ def read_upright(path: Path) -> tuple[UInt8, int, bool]:
         the file states; and whether it has transparent pixels.
 
     Raises:
-        InputError: the file is no image, is damaged, or is too large.
+        InputError: the file is no image, is damaged, is too large, or uses little of 16 bits.
     """
     damaged = InputError(f"{path.name} cannot be read as an image: is it damaged?")
     if is_tiff(path):
@@ -116,12 +119,21 @@ def read_upright(path: Path) -> tuple[UInt8, int, bool]:
     except (OSError, ValueError, SyntaxError) as error:
         raise damaged from error
     turn = turn if turn in INVERSE else 1
+    array = _decoded(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, damaged)
+    check_side(path, array.shape[1], array.shape[0])
+    if array.max() < NEAR_BLACK:
+        stored = _decoded(path, cv2.IMREAD_UNCHANGED, damaged)
+        high = int((stored if stored.ndim == 2 else stored[..., :3]).max())  # without opacity
+        if stored.dtype == np.uint16:
+            raise InputError(
+                f"{path.name} has 16 bits per channel, but its highest value is {high} of 65535 "
+                f"(data of {high.bit_length()} bits?), so it would be almost black: scale it to "
+                "0 to 255, and save it with 8 bits per channel"
+            )
     if alpha is not None and np.asarray(alpha.getchannel("A")).min() < 255:
         white = Image.new("RGBA", alpha.size, "white")
         laid = Image.alpha_composite(white, alpha).convert("RGB")
         return turned(np.asarray(laid, np.uint8), turn), turn, True
-    array = _decoded(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, damaged)
-    check_side(path, array.shape[1], array.shape[0])
     return turned(np.asarray(array, np.uint8), turn), turn, False
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -181,12 +182,21 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "lossy webp": (
         lambda at: save(at / "a.webp", rgb(truth(), (1, 1, 1), (2, 2, 2))), "is lossy WebP"
     ),
+    "12 bit": (
+        lambda at: save(at / "a.tif", (truth() > 0).astype(np.uint16) * 4095),
+        r"\[4095\] .the highest value is 4095.* Convert it to 8 bits .*--rename .*'4095=stroma'",
+    ),
+    "12 bit colours": (
+        lambda at: save(at / "a.tif", rgb(truth(), (1, 0, 0), (0, 1, 0)).astype(np.uint16) * 4095,
+                        photometric="rgb"),
+        "more than 8 bits, with values such as 4095: convert it to 8 bits",
+    ),
     "256": (lambda at: save(at / "a.png", truth().astype(np.uint16) * 256), r"\[256, 512\]"),
     "instances": (
         lambda at: save(
             at / "a.tif", np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
         ),
-        "and 9585 more .does it number objects",
+        "and 9585 more .the highest value is 9599, .* does it number objects",
     ),
     "negative": (lambda at: save(at / "a.npy", truth().astype(np.int16) - 1), "from -1 to 1"),
     "huge": (lambda at: save(at / "a.npy", truth().astype(np.int64) << 40), "from 0 to"),
@@ -395,6 +405,14 @@ def test_a_tile_of_16_bits(tmp_path: Path) -> None:
     mask = save(tmp_path / "m.png", dark(96, 64))
     path = save(tmp_path / "tile.tif", image, photometric="rgb")
     assert cut(tmp_path, mask, image=path).shape == (64, 96)
+    for high, said in ((4095, "4095 of 65535.*data of 12 bits"), (900, "900 of .* of 10 bits")):
+        image[:] = 0
+        image[-1, -1] = high
+        for kind, stored in (("tif", image), ("png", image), ("png", image[..., 0])):
+            path = tmp_path / f"deep.{kind}"
+            cv2.imwrite(str(path), stored)
+            with pytest.raises(InputError, match=rf"deep\.{kind} has 16 bits .*{said}.*scale it"):
+                read_upright(path)
 
 
 def test_tile_and_mask_of_other_sizes(tmp_path: Path) -> None:

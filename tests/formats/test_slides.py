@@ -455,6 +455,17 @@ def test_a_grey_picture_is_refused_as_one(tmp_path: Path) -> None:
         find_tissue("a.tif", grey, 8.0, any_stain=True)
 
 
+def test_12_bits_in_16_are_refused_as_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture().astype(np.uint16) * 16, photometric="rgb", metadata=None)
+    with Slide.open(path, 8.0) as slide:
+        small, _ = slide.thumbnail(64)
+    with pytest.raises(
+        InputError, match=r"a\.tif is almost black: its highest value is 1\d of 255"
+    ):
+        find_tissue("a.tif", small, 8.0, any_stain=True)
+
+
 def test_16_bit_grey_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(picture()[..., 0].astype(np.uint16) * 257).save(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.ingest.annotations.outlines import SlideGeometry
+from services.ingest.annotations.outlines import UNCLOSED, SlideGeometry
 from shared.contracts.base import Classes
 from shared.errors import InputError
 from tests.formats.drawing import HEIGHT, WIDTH, draw, painted
@@ -218,7 +218,7 @@ def test_lines_of_halo_are_no_outlines(tmp_path: Path) -> None:
     path = layers(tmp_path / "a.annotations", layer("Tumor", *lines, outline))
     labels, record = draw(path)
     assert (labels == 1).sum() == labels[100:200, :100].sum() == 10_000
-    assert record["skipped"] == {"lines or points": 2}
+    assert record["skipped"] == {"lines or points": 1, UNCLOSED: 1}
     # Other programmes do not close outlines.
     unclosed = region(ring(0, 0, 100), "Polygon", "V", NegativeROA="0", HasEndcaps="0")
     assert painted(layers(tmp_path / "a.annotations", layer("Tumor", unclosed))) == [10_000, 0]

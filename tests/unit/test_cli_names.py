@@ -9,7 +9,7 @@ import pytest
 
 from heterotissue import cli
 from heterotissue.names import KINDS, entries, remove, with_free_version
-from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
+from shared.contracts.ingest import CohortRecord, PatchGrid, SlideRecord, cohort_key, slide_key
 from shared.contracts.jobs import Claim, JobRecord, JobResult
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
@@ -120,6 +120,24 @@ def test_a_cohort_leaves_the_regions_of_a_clustering_of_its_name(store: Director
     assert store.exists("regions/toy/set.json")
 
 
+def test_a_cohort_of_tiles_is_listed_as_one(store: DirectoryStore) -> None:
+    store.put_json("names/cohorts/toy.json", Claim(job="ingest-1"))
+    (cohort,) = entries(store, "cohorts")  # the regions are not those of tiles
+    assert (cohort.about, cohort.made) == ("", None)
+    regions = store.get_model("regions/toy/set.json", RegionSet)
+    store.put_json("regions/toy/set.json", regions.model_copy(update={"tiles": "tiles/toy/1"}))
+    (cohort,) = entries(store, "cohorts")
+    assert cohort.about == "tiles of 3 slides (2 train, 0 val, 1 test); stroma, tumor"
+    assert cohort.made is not None
+    with pytest.raises(InputError, match=r"no 'scan' among the slides of .*, which has none"):
+        remove(store, "slides", "scan")
+    source = {"source": "a.svs", "sha256": "", "width": 1, "height": 1, "mpp": 1, "mpp_y": 1,
+              "vendor": "", "levels": 1, "tissue_fraction": 1, "objective": None,
+              "stain": "h&e"}  # fmt: skip
+    store.put_json(slide_key("scan"), SlideRecord.model_validate({"slide": "scan"} | source))
+    assert remove(store, "slides", "scan") == 1
+
+
 def test_rm_removes_one_thing_and_names_what_there_is(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,8 +147,14 @@ def test_rm_removes_one_thing_and_names_what_there_is(
             cli.main()
         return int(stopped.value.code or 0)
 
-    assert htd("rm", "models", "tou/1", "--yes") == 2
-    assert "toy/1" in capsys.readouterr().err
+    for name in ("tou/1", "TOY/1"):
+        assert htd("rm", "models", name, "--yes") == 2
+        assert f"no '{name}' among the models" in (said := capsys.readouterr().err)
+        assert "did you mean toy/1?" in said
+    assert htd("rm", "regions", "brain", "--yes") == 2
+    assert ": there are toy" in capsys.readouterr().err
+    assert htd("rm", "models", "toy") == 2
+    assert "no terminal to ask at: --yes removes toy/1" in capsys.readouterr().err
     store.put(ModelRef("toy", "2").key, store.get(ModelRef("toy", "1").key))
     assert htd("rm", "models/toy", "--yes") == 2
     assert "model 'toy' has the versions toy/1, toy/2: name one" in capsys.readouterr().err

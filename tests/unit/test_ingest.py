@@ -198,11 +198,21 @@ def test_the_result_says_what_labels_lack(tmp_path: Path) -> None:
     assert "no window of 128 px at 1 µm/px (128 µm wide) has at least 2 classes" in why
     assert "hold 20 to 80 %" in why
     assert "'Training regions' in docs/slides.md" in why
-    features[1]["properties"] = {"label": "tumor"}
-    labels.write_text(json.dumps(features[:2]))
-    other = DirectoryStore(tmp_path / "other")
-    result = ingest(other, source(path, labels)).result or {}
+    halo = tmp_path / "labels.annotations"
+    drawn = {"stroma": [ring, inner[:-1]], "tumor": [inner, ring[:-1]]}
+    layers = ""
+    for name, parts in drawn.items():
+        regions = "".join(
+            '<Region Type="Polygon" HasEndcaps="0"><Vertices>'
+            + "".join(f'<V X="{x}" Y="{y}"/>' for x, y in part)
+            + "</Vertices></Region>"
+            for part in parts
+        )
+        layers += f'<Annotation Name="{name}"><Regions>{regions}</Regions></Annotation>'
+    halo.write_text(f"<Annotations>{layers}</Annotations>")
+    result = ingest(DirectoryStore(tmp_path / "other"), source(path, halo)).result or {}
     assert result["overpainted slides"] == {"s": "31%"}
+    assert result["unclosed outlines taken for lines"] == {"s": 2}
 
 
 @pytest.mark.parametrize(

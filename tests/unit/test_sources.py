@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from heterotissue.sources import find_slides, slide_sources
 from heterotissue.sources.keeping import Sources
 from heterotissue.sources.names import Named, RenamedError, distinct_names, plain_name
-from heterotissue.sources.tables import Table
+from heterotissue.sources.table_values import mpp_of
+from heterotissue.sources.tables import Table, find_by_table
 from shared.contracts.base import Name
 from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key
 from shared.errors import InputError
@@ -71,6 +72,23 @@ def test_what_is_no_slide_is_skipped_with_a_note(tmp_path: Path) -> None:
     assert names_in(sorted(tmp_path.iterdir())) == ["a.svs", "g_mask.tif"]  # as by a shell's *
 
 
+def test_masks_and_pictures_of_the_glass_beside_slides_are_no_slides(tmp_path: Path) -> None:
+    pictures = {"a.png", "b.svs", "c.ome.tif"}
+    masks = {"a.labels.png", "a_seg.png", "a_gt.png", "a_label.png", "b.gt.tif", "c.labelmap.png"}
+    alone = {"d_gt.png", "e-label.tif"}  # which may be slides: nothing is beside them
+    for name in pictures | masks | alone | {"b_label.png", "b-macro.jpg"}:
+        slide(tmp_path / "in" / name)
+    found = find_slides([tmp_path / "in"])
+    assert {entry.path.name for entry in found.slides} == pictures | alone
+    assert found.notes == ["skipped 2 small pictures of slides: b-macro.jpg, b_label.png"]
+    for name in masks - {"a_label.png", "b.gt.tif", "c.labelmap.png"}:
+        (tmp_path / "in" / name).unlink()
+    labels = {item.slide: item.labels for item in sources(tmp_path, tmp_path / "in",
+                                                          use_labels=True).slides}  # fmt: skip
+    named = {name: Path(file).name for name, file in labels.items() if file}
+    assert named == {"a": "a_label.png", "b": "b.gt.tif", "c.ome": "c.labelmap.png"}
+
+
 def test_files_that_cannot_be_read_cost_themselves_alone(tmp_path: Path) -> None:
     good = slide(tmp_path / "good.svs")
     (tmp_path / "dangling.svs").symlink_to("nowhere")
@@ -108,6 +126,42 @@ def test_tables_are_read_as_programmes_write_them(tmp_path: Path, encoding: str)
     assert table.rows == [
         (3, {"name": "Ä0", "mpp": "0,25"}), (4, {"name": "none", "patient": "P"}),
     ]  # fmt: skip
+
+
+def test_a_table_that_spells_a_file_otherwise_is_told_its_name(tmp_path: Path) -> None:
+    for name in ("in/sA.tif", "in/deep/B.svs", "in/b.xml"):
+        slide(tmp_path / name)
+    table = tmp_path / "in/t.csv"
+    rows = ["SA.TIF", "sa.tiff", "sA", "b.SVS", "c.svs", "sA.tif"]
+    table.write_text("path;labels\n" + "".join(f"{row};\n" for row in rows[:-1]) + "sA.tif;B.XML\n")
+    found = find_by_table(table, [], None)
+    assert not found.slides
+    meant = [item.reason.partition(": did you mean ")[2] for item in found.refused]
+    assert meant == ["sA.tif?", "sA.tif?", "sA.tif?", "", "", "b.xml?"]
+    table.write_text("slide\nSA.TIF\nb\nsA\n")
+    found = find_by_table(table, [tmp_path / "in"], None)
+    assert [entry.path.name for entry in found.slides] == ["sA.tif"]
+    meant = [item.reason.partition(": did you mean ")[2] for item in found.refused]
+    assert meant == ["sA.tif?", "deep/B.svs?"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0.5", "0,5", "5e-1", "0.5 µm", "0.5\u03bcm", "0.5 um", "0.5um/px", "0.5 µm/px",
+     "0.5 UM / Pixel", "0.5 microns per pixel", "0.5 micrometres"],
+)  # fmt: skip
+def test_a_resolution_may_state_its_unit(text: str) -> None:
+    assert mpp_of(text) == 0.5
+
+
+def test_a_resolution_in_another_unit_is_refused_by_its_name() -> None:
+    for text, unit in (("500 nm", "nm"), ("0.0005 mm", "mm"), ("20x", "x"), ("2 px/µm", "px/μm"),
+                       ("0.5 µm²", "μm2"), ("0.5 0.5", "0.5")):  # fmt: skip
+        with pytest.raises(InputError, match=f"mpp '{text}' is in '{unit}', not in µm per pixel"):
+            mpp_of(text)
+    for text in ("fine", "µm", "0.5.5", "-0.5", "nan", "0 µm", "1e9", "٠٫٥"):
+        with pytest.raises(InputError, match=f"mpp '{text}' is no size of a slide's pixel"):
+            mpp_of(text)
 
 
 def test_no_slide_is_an_error_that_says_why(tmp_path: Path) -> None:
@@ -294,7 +348,7 @@ def test_long_and_odd_file_names_are_kept(tmp_path: Path) -> None:
     "name",
     ["a.geojson", "a.GEOJSON", "a.geojson.gz", "a.svs.geojson", "A.SVS.GeoJSON", "a.xml",
      "a.svs.xml", "a.json", "a_mask.png", "a-labels.tif", "a.mask.png", "a_mask.jpg",
-     "a.svs_mask.tiff", "a_labels.npy"],
+     "a.svs_mask.tiff", "a_labels.npy", "a.labels.png", "a-seg.tif", "a_GT.png"],
 )  # fmt: skip
 def test_annotations_are_found_by_the_names_that_tools_give_them(tmp_path: Path, name: str) -> None:
     slide(tmp_path / "in/a.svs")

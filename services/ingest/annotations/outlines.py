@@ -35,6 +35,9 @@ Ring = Sequence[tuple[float, float]]
 MAX_CROSSINGS = 100_000
 """Largest number of pairs of an outline's segments whose boxes overlap, neighbours aside."""
 
+UNCLOSED = "unclosed outlines, taken for lines"
+"""Reason for which objects are left out that may have been meant as areas."""
+
 FARTHEST = 1e9
 """Largest coordinate that is taken for one, pixels."""
 

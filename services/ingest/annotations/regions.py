@@ -12,6 +12,7 @@ from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from services.ingest.annotations.outlines import (
+    UNCLOSED,
     Annotation,
     Outline,
     Ring,
@@ -60,8 +61,12 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
         for region in layer.iter("Region"):
             index += 1
             kind = (region.get("GeoShape") or region.get("Type") or "0").strip().lower()
-            if kind not in SHAPES or (kind == "polygon" and _is_line(region, closing)):
+            caps = region.get("HasEndcaps", "").strip().lower() if kind == "polygon" else ""
+            if kind not in SHAPES or caps in {"1", "true"}:
                 annotation.skipped["lines or points"] += 1
+                continue
+            if caps and closing and not _is_closed(_vertices(region)):
+                annotation.skipped[UNCLOSED] += 1
                 continue
             try:
                 area = _area(SHAPES[kind], _points(region))
@@ -98,17 +103,6 @@ def _points(region: ET.Element) -> Ring:
 def _is_closed(vertices: Sequence[ET.Element]) -> bool:
     """Say whether an outline repeats its first point at its end."""
     return len(vertices) > 3 and vertices[0].attrib == vertices[-1].attrib
-
-
-def _is_line(region: ET.Element, closing: bool) -> bool:
-    """Say whether a polygon of HALO is a line.
-
-    Args:
-        region: the polygon.
-        closing: whether outlines of its file repeat their first point.
-    """
-    caps = region.get("HasEndcaps", "").strip().lower()
-    return caps in {"1", "true"} or (bool(caps) and closing and not _is_closed(_vertices(region)))
 
 
 def _area(shape: str, points: Ring) -> BaseGeometry:

@@ -8,12 +8,14 @@ const annotations = list?.dataset.annotations.split(",") ?? [];
 const own = list?.dataset.own.split(",") ?? []; // suffixes that no slide has
 let waiting = [];
 
+const masks = /[_.-](masks?|labels|labell?ed|labelmap|anno|annotations?|seg|segmentation|ground_?truth|gt)$/i;
+
 // A slide's files share a stem: a.svs, a.geojson, a_mask.tiff.
 function plan(files) {
   const stem = (file) => file.name.replace(/\.[^.]+(\.gz)?$/i, "");
   const suffix = (file) => file.name.slice(stem(file).length).toLowerCase();
   return [...files].map((file) => {
-    const base = stem(file).replace(/_mask$/, "");
+    const base = stem(file).replace(masks, "");
     const others = [...files].some((other) => other !== file && stem(other) === base);
     const annotation = own.includes(suffix(file)) || (stem(file) !== base && others);
     const owner = [...files].find((other) => other.name === base); // a.svs.geojson is of a.svs
