@@ -83,7 +83,8 @@ def dry_run(
     if not ledger.is_open(job):
         say(f"  this request is done already ({job}); the command would end at once")
         return ledger.status(job).state
-    keep = keeping(store, job, ledger.snapshot(job).record.earlier)
+    earlier = ledger.snapshot(job).record.earlier
+    keep = keeping(store, job, earlier, request.optional_inputs())
     plan = store_plan(OverlayStore(store), job, stage.plan(request, context), keep)
     if isinstance(request, EmbedRequest) and request.imported is not None:
         missing = [shard.id for shard in plan if "file" not in shard.args]

@@ -17,6 +17,7 @@ from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.settings import Settings
 from shared.storage import Store
+from shared.storage.formats import read_table
 
 MEASURED_STEPS = 2
 MEASURED_PATCHES = 16
@@ -96,7 +97,7 @@ def seconds_per_patch(
         device=choose_device(config.device),
     )
     size, mpp = record.patches.size, record.patches.mpp
-    table = pq.read_table(store.local(patches_key(request.cohort, slide)), columns=["x", "y"])
+    table = read_table(store, patches_key(request.cohort, slide), ["x", "y"])
     rows = table.slice(table.num_rows // 2, MEASURED_PATCHES)
     corners = np.stack([np.asarray(rows["x"]), np.asarray(rows["y"])], 1).astype(np.int64)
     encoder.encode(np.zeros((1, size, size, 3), np.uint8))  # not timed: warms up

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import psutil
-from pydantic import ValidationError
 from rich.table import Table
 
 from heterotissue.job_report import name_of
@@ -18,7 +17,7 @@ from shared.contracts.base import Contract
 from shared.contracts.jobs import ENDED, JobStatus, job_key
 from shared.jobs import Ledger, UnreadableRecordError
 from shared.settings import settings
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 COLORS = {"done": "green", "partial": "yellow", "planning": "cyan", "running": "cyan"}
 
@@ -105,7 +104,7 @@ def _left(store: Store, job: str) -> bool:
         return True
     try:
         return store.get_model(job_key(job, "runner.json"), Runner).ended()
-    except (ObjectNotFoundError, ValidationError):  # workers of a queue run it
+    except (ObjectNotFoundError, DamagedObjectError):  # workers of a queue run it
         last = max(date for _, date in store.dates(job_key(job, "")))
         return time.time() - last.timestamp() > settings().visibility_timeout
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
 from shared.contracts.synthesize import dataset_key
 from shared.datasets.samples import load_dataset
 from shared.errors import InputError
 from shared.imaging.marks import Mark
 from shared.imaging.sandboxed_picture import look_at
 from shared.storage import Store
+from shared.storage.formats import read_table
 
 
 class Verdict(NamedTuple):
@@ -37,14 +36,14 @@ class Known:
 
     def __init__(self, store: Store, dataset: str) -> None:
         self.name = load_dataset(store, dataset).dataset
-        path = store.local(dataset_key(dataset, "manifest.parquet"))
+        table = read_table(store, dataset_key(dataset, "manifest.parquet"), local=True)
         columns = ["key", "image_sha256", "mask_sha256"]
-        if not set(columns) <= set(pq.read_schema(path).names):
+        if not set(columns) <= set(table.column_names):
             raise InputError(
                 f"dataset {dataset!r} was made by an older version, without hashes of its images: "
                 "make it again"
             )
-        rows = pq.read_table(path, columns=columns).to_pylist()
+        rows = table.select(columns).to_pylist()
         self._found = {row["image_sha256"]: f"image {row['key']}" for row in rows}
         masks: dict[str, list[str]] = {}
         for row in rows:

@@ -18,6 +18,7 @@ from shared.contracts.ingest import PatchGrid, SlideRecord
 from shared.errors import InputError
 from shared.features_reader import LARGEST, packed_limit
 from shared.sandbox import ANSWER_BYTES, open_sandboxed
+from shared.storage import DamagedObjectError, Store
 
 CPU_SECONDS = 5.0
 """Longest processor time for opening a features file, or reading some rows: HDF5 goes round in
@@ -196,6 +197,20 @@ class FeaturesFile:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def open_features(store: Store, key: str) -> FeaturesFile:
+    """Open a slide's features that the store holds.
+
+    Raises:
+        ObjectNotFoundError: the store holds no such object.
+        DamagedObjectError: it is no features file.
+    """
+    path = store.local(key)
+    try:
+        return FeaturesFile(path)
+    except InputError as error:
+        raise DamagedObjectError(store, key, str(error)) from error
 
 
 def read_features(path: Path, name: str | None = None) -> PatchFeatures:

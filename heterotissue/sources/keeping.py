@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minio.error import MinioException
-from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
 from heterotissue.sources.annotations import add_labels
@@ -26,6 +25,7 @@ from shared.jobs import Ledger, UnreadableRecordError
 from shared.jobs import names as names_of_jobs
 from shared.jobs.records import JobNotFoundError
 from shared.storage import (
+    DamagedObjectError,
     ObjectNotFoundError,
     OverlayStore,
     Patch,
@@ -167,7 +167,7 @@ def _known(store: Store, cohort: str | None) -> dict[str, str]:
         with suppress(JobNotFoundError, UnreadableRecordError):
             slides = Ledger(store).request(job).get("slides", ()) if job else ()
             known |= {item["sha256"]: item["slide"] for item in slides if item.get("sha256")}
-        with suppress(ObjectNotFoundError, ValidationError):
+        with suppress(ObjectNotFoundError, DamagedObjectError):
             record = store.get_model(cohort_key(cohort), CohortRecord)
             known |= {digest: name for name, digest in record.sha256.items()}
     return known

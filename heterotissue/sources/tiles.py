@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections import defaultdict
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from heterotissue.sources.annotations import MASKS, Labels
 from heterotissue.sources.files import UNFINISHED, is_mask, unusable, walk
@@ -30,8 +27,15 @@ from shared.imaging.pictures import open_picture
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.tiff_facts import inspect, is_tiff
 from shared.patients import known_origin
-from shared.storage import ObjectNotFoundError, Store, content_hash, sha256, sha256_file
-from shared.storage.formats import table_bytes
+from shared.storage import (
+    DamagedObjectError,
+    ObjectNotFoundError,
+    Store,
+    content_hash,
+    sha256,
+    sha256_file,
+)
+from shared.storage.formats import read_table, table_bytes
 
 TILES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 
@@ -206,19 +210,16 @@ def _check_growth(store: Store, cohort: str, tiles: set[str], mpp: float) -> Non
     """Raise `InputError` if a cohort has tiles that are not among these, or at another resolution.
 
     Args:
-        store: holds the cohort, if there is one.
-        cohort: its name.
+        store, cohort: where the cohort is, if there is one.
         tiles: SHA-256 of each tile.
         mpp: µm per pixel of the tiles.
     """
     try:
         before = load_region_set(store, cohort)
-        table = store.get(before.tiles) if before.tiles else None
-    except (ObjectNotFoundError, ValidationError):
+        columns = ["image", "image_sha256", "mpp"]
+        rows = read_table(store, before.tiles, columns).to_pylist() if before.tiles else []
+    except (ObjectNotFoundError, DamagedObjectError):
         return
-    if table is None:
-        return
-    rows = pq.read_table(io.BytesIO(table), columns=["image", "image_sha256", "mpp"]).to_pylist()
     if gone := [row["image"] for row in rows if row["image_sha256"] not in tiles]:
         raise InputError(
             f"cohort {quoted(cohort)} has {len(gone)} tiles that are not among these, or are "

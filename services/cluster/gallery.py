@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shared.arrays import UInt8
 from shared.contracts.cluster import cluster_key
@@ -15,6 +14,7 @@ from shared.contracts.ingest import CohortRecord
 from shared.imaging.slide import DamagedError
 from shared.imaging.stored_slides import open_slide
 from shared.storage import Store
+from shared.storage.formats import read_table
 
 Spot = tuple[int, int]
 """(x, y) of a patch's left upper corner, level-0 pixels."""
@@ -30,7 +30,7 @@ SLIDES_AT_ONCE = 32
 
 def read_assignments(store: Store, run: str, slide: str) -> pa.Table:
     """Read the table of a slide's patches, with the columns x, y, cluster and distance."""
-    return pq.read_table(store.local(cluster_key(run, f"assignments/{slide}.parquet")))
+    return read_table(store, cluster_key(run, f"assignments/{slide}.parquet"), local=True)
 
 
 def read_patches(

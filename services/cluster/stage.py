@@ -31,7 +31,7 @@ from shared.contracts.embed import FeatureRecord, feature_record_key, features_k
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
-from shared.features import FeaturesFile
+from shared.features import open_features
 from shared.imaging.stored_slides import read_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.jobs.records import READERS
@@ -223,8 +223,7 @@ def per_slide(request: ClusterRequest, slides: int) -> int:
 
 def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple[Int64, Float32]]:
     """Yield coordinates (n, 2) and features (n, d) of a slide's patches, chunk by chunk."""
-    path = store.local(features_key(request.encoder, request.cohort, slide))
-    with FeaturesFile(path) as file:
+    with open_features(store, features_key(request.encoder, request.cohort, slide)) as file:
         for start in range(0, len(file), PATCHES_AT_ONCE):
             end = start + PATCHES_AT_ONCE
             yield file.coords[start:end], file.features(start, end)
@@ -232,7 +231,7 @@ def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple
 
 def _sample(request: ClusterRequest, slide: str, count: int, store: Store) -> dict[str, Any]:
     """Write a slide's diverse sample, chosen from a random pool to bound memory and time."""
-    with FeaturesFile(store.local(features_key(request.encoder, request.cohort, slide))) as file:
+    with open_features(store, features_key(request.encoder, request.cohort, slide)) as file:
         wanted = np.zeros(len(file), bool)
         drawn = np.random.default_rng([request.seed, 2]).permutation(len(file))
         wanted[drawn[: POOL_FACTOR * count]] = True

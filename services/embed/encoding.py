@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from services.embed.filtering import faults
 from shared.arrays import Float32, Int64
@@ -18,6 +17,7 @@ from shared.imaging.patch_reading import read_patches
 from shared.imaging.stored_slides import open_slide, read_record
 from shared.jobs import Context
 from shared.storage import Store, sha256_file
+from shared.storage.formats import read_table
 
 UNIT_PATCHES = 32_768
 """Largest number of patches of a unit; their features are held in memory."""
@@ -45,7 +45,7 @@ def part_bounds(y: Int64, part: int, parts: int) -> tuple[int, int]:
 
 def read_corners(store: Store, cohort: str, slide: str) -> Int64:
     """Return the corners of a slide's patches: int64 (n, 2), level-0 pixels, row by row."""
-    table = pq.read_table(store.local(patches_key(cohort, slide)), columns=["x", "y"])
+    table = read_table(store, patches_key(cohort, slide), ["x", "y"])
     return np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
 
 

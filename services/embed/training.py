@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from shared.errors import InputError
 from shared.imaging.slide import DamagedError, Slide
 from shared.imaging.stored_slides import open_slide
 from shared.jobs import Context
+from shared.storage.formats import read_table
 
 SIDE = 64
 """Side of a view, pixels."""
@@ -157,7 +157,7 @@ def fit_encoder(request: EmbedRequest, record: CohortRecord, context: Context) -
     windows: list[UInt8] = []
     numbers: list[int] = []
     for number, name in enumerate(slides):
-        table = pq.read_table(context.store.local(patches_key(request.cohort, name)))
+        table = read_table(context.store, patches_key(request.cohort, name))
         x, y = (np.asarray(table[axis]) for axis in ("x", "y"))
         chosen = np.sort(rng.permutation(len(x))[:per_slide])
         with open_slide(context.store, record, name) as (slide, _):

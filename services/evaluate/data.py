@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
-
-import pyarrow.parquet as pq
 
 from shared.arrays import UInt8
 from shared.contracts.base import Split
@@ -25,6 +22,7 @@ from shared.imaging.region_sets import RegionIndex, classes_without_regions, loa
 from shared.models import read_model
 from shared.patients import folded
 from shared.storage import ObjectNotFoundError, Store
+from shared.storage.formats import read_table
 
 FALLBACK_SHARE = 0.25
 """Share of a training slide's regions that becomes test data if no slide is held out."""
@@ -259,8 +257,8 @@ def _divide_within_slides(
     slides = []
     for part in real.of_split(*request.real_train):
         slides.append(part.slide)
-        body = store.get(region_table_key(real.name, part.slide))
-        rows = pq.read_table(io.BytesIO(body), columns=["key", "x", "y"]).to_pylist()
+        key = region_table_key(real.name, part.slide)
+        rows = read_table(store, key, ["key", "x", "y"]).to_pylist()
         rows.sort(key=lambda row: (row["x"], row["y"]))
         cut = len(rows) - round(FALLBACK_SHARE * len(rows))
         train += [number[row["key"]] for row in rows[:cut]]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow.parquet as pq
-from pydantic import ValidationError
 from scipy.cluster.hierarchy import DisjointSet
 
 from services.ingest.tile_tables import Row, read_tiles
@@ -24,7 +21,8 @@ from shared.contracts.ingest import (
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.errors import InputError
 from shared.patients import alike, folded
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
+from shared.storage.formats import read_table
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def earlier_splits(
         }
         splits = {name: part.split for name, part in same.items()}
         patients = {name: part.patient for name, part in same.items() if part.patient}
-    except (ObjectNotFoundError, ValidationError):
+    except (ObjectNotFoundError, DamagedObjectError):
         pass
     try:
         regions = store.get_model(region_set_key(request.cohort), RegionSet)
@@ -169,7 +167,7 @@ def earlier_splits(
             if _images(before, part.slide) & _images(tiles, part.slide):
                 splits[part.slide] = part.split
                 patients |= {part.slide: part.patient} if part.patient else {}
-    except (ObjectNotFoundError, ValidationError):
+    except (ObjectNotFoundError, DamagedObjectError):
         pass
     return Earlier(splits, patients, rule) if rule else None
 
@@ -180,7 +178,7 @@ def skipped_slides(
     """Return the slides that the cohort had before, and that are skipped now."""
     try:
         known = _members_before(store.get_model(cohort_key(request.cohort), CohortRecord))
-    except (ObjectNotFoundError, ValidationError):
+    except (ObjectNotFoundError, DamagedObjectError):
         return {}
     names = sorted({item.slide for item in request.slides} - set(done))
     return {name: known[name] for name in names if name in known}
@@ -298,6 +296,6 @@ def class_regions(store: Store, name: str, slide: str, classes: int) -> list[int
         slide: name of the slide.
         classes: number of classes, background included.
     """
-    body = store.get(region_table_key(name, slide))
-    rows = pq.read_table(io.BytesIO(body), columns=["fractions"])["fractions"].to_pylist()
+    table = read_table(store, region_table_key(name, slide), ["fractions"])
+    rows = table["fractions"].to_pylist()
     return [sum(row[index] > 0 for row in rows) for index in range(classes)]

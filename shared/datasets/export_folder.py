@@ -38,6 +38,7 @@ from shared.datasets.samples import (
 )
 from shared.errors import InputError
 from shared.storage import Store
+from shared.storage.formats import read_table
 
 MARKS = ("README.md", "manifest.parquet", "classes.json")
 """Files by which a folder is known as an export."""
@@ -183,12 +184,12 @@ def _write_whole(
     polygons: bool,
 ) -> None:
     """Write the files that describe all images."""
-    manifest = store.get(dataset_key(record.dataset, "manifest.parquet"))
-    (folder / "manifest.parquet").write_bytes(manifest)
+    key = dataset_key(record.dataset, "manifest.parquet")
+    keys = read_table(store, key, ["key"])["key"].to_pylist()
+    (folder / "manifest.parquet").write_bytes(store.get(key))
     (folder / "classes.json").write_bytes(classes_json(record.classes))
     (folder / "README.md").write_text(export_card(record, formats), encoding="utf-8")
     if "folder" in formats:
-        keys = pq.read_table(pa.BufferReader(manifest), columns=["key"])["key"].to_pylist()
         rows = (
             {"file_name": f"images/{key}.png", "mask_file_name": f"masks/{key}.png", "key": key}
             for key in keys

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
-
-import pyarrow.parquet as pq
 
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.contracts.synthesize import (
@@ -30,6 +27,7 @@ from shared.contracts.synthesize import (
 from shared.imaging.region_sets import load_region_set
 from shared.models import read_model
 from shared.storage import Store
+from shared.storage.formats import read_table
 
 DIGITS = 16
 """Hexadecimal digits of a pseudonym."""
@@ -132,6 +130,6 @@ def _names(store: Store, record: RegionSet, regions: bool) -> Iterator[tuple[Kin
         if part.patient is not None:
             yield "patient", part.patient
         if regions and part.regions:
-            table = io.BytesIO(store.get(region_table_key(record.name, part.slide)))
-            for key in pq.read_table(table, columns=["key"])["key"].to_pylist():
+            table = read_table(store, region_table_key(record.name, part.slide), ["key"])
+            for key in table["key"].to_pylist():
                 yield "region", key

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from shared.contracts.base import Split
 from shared.contracts.regions import RegionSet, region_index_key, region_table_key
 from shared.storage import ObjectNotFoundError, Store, sha256
+from shared.storage.formats import read_table
 
 SPANS = ("label_at", "label_bytes", "image_at", "image_bytes")
 """Columns of a region's place in its shard: offset and length of the label map and the image."""
@@ -61,7 +62,7 @@ def write_region_index(store: Store, record: RegionSet) -> None:
         return
 
     def read(slide: str) -> pa.Table:
-        return pq.read_table(io.BytesIO(store.get(region_table_key(record.name, slide))))
+        return read_table(store, region_table_key(record.name, slide))
 
     first = read(slides[0])
     if not set(COLUMNS) <= set(first.column_names):
@@ -107,13 +108,11 @@ def _whole(store: Store, record: RegionSet) -> pa.Table | None:
     at = (store.url, digest)
     if at not in _kept:
         try:
-            path = store.local(region_index_key(record.name))
+            table = read_table(store, region_index_key(record.name), local=True)
         except ObjectNotFoundError:
             return None
-        with pq.ParquetFile(path) as file:
-            if (file.schema_arrow.metadata or {}).get(SHARDS) != digest.encode():
-                return None
-            table = file.read()
+        if (table.schema.metadata or {}).get(SHARDS) != digest.encode():
+            return None
         if table["label_at"].null_count:  # of tables that state no places
             return None
         _kept[at] = table

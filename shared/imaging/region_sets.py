@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shared.arrays import Float32, Int64, UInt8
 from shared.contracts.base import Split
@@ -20,7 +18,7 @@ from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.region_index import SPANS, read_region_index, region_spans
 from shared.storage import Store
-from shared.storage.formats import pack_tar, table_bytes
+from shared.storage.formats import pack_tar, read_table, table_bytes
 
 COLUMNS = pa.schema(
     [
@@ -105,8 +103,8 @@ def region_tables(store: Store, record: RegionSet, splits: tuple[Split, ...]) ->
         yield rows
         return
     for part in record.of_split(*splits):
-        body = io.BytesIO(store.get(region_table_key(record.name, part.slide)))
-        yield pq.read_table(body, columns=["key", "slide", "fractions"])
+        key = region_table_key(record.name, part.slide)
+        yield read_table(store, key, ["key", "slide", "fractions"])
 
 
 def shares_of(rows: pa.Table) -> Float32:

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pydantic import ValidationError
-
 from shared.contracts.base import Request
 from shared.contracts.jobs import WITHOUT_RESULT, Claim, JobStatus, job_key
 from shared.errors import InputError
 from shared.jobs.records import JobNotFoundError
 from shared.jobs.snapshot import Snapshot
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 SUBMITTING = timedelta(minutes=1)
 """Time within which a job that has taken a name has its record too."""
@@ -38,7 +36,7 @@ def owner(store: Store, product: str) -> str | None:
         return store.get_model(_key(product), Claim).job
     except ObjectNotFoundError:
         return None
-    except ValidationError:
+    except DamagedObjectError:
         return ""
 
 

@@ -23,7 +23,7 @@ from shared.contracts.explaining import explain
 from shared.contracts.jobs import job_key
 from shared.jobs.records import UnreadableRecordError
 from shared.jobs.stage import FINISH, PLAN, Plan, Shard
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 SEGMENT = 1000
 """Number of shards in a segment of a new plan."""
@@ -173,8 +173,8 @@ def open_plan(store: Store, job: str) -> StoredPlan | None:
         return StoredPlan(store, job, store.get_model(key, PlanRecord))
     except ObjectNotFoundError:
         return None
-    except ValidationError as error:
-        raise UnreadableRecordError(key, explain(error)) from error
+    except DamagedObjectError as error:
+        raise UnreadableRecordError(key, error.why) from error
 
 
 def store_plan(

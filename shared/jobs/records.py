@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from shared.contracts.explaining import explain
 from shared.errors import InputError
-from shared.storage import Store
+from shared.storage import DamagedObjectError, Store
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,5 +33,5 @@ def read_record(store: Store, key: str, model: type[M]) -> M:
     """Read a record of a job. Raises `ObjectNotFoundError`, or `UnreadableRecordError`."""
     try:
         return store.get_model(key, model)
-    except ValidationError as error:
-        raise UnreadableRecordError(key, explain(error)) from error
+    except DamagedObjectError as error:
+        raise UnreadableRecordError(key, error.why) from error

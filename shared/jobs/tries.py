@@ -6,11 +6,9 @@ import platform
 import traceback
 from contextlib import suppress
 
-from pydantic import ValidationError
-
 from shared.contracts.jobs import Attempts, UnitError
 from shared.errors import InputError
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 
 class Tries:
@@ -27,7 +25,7 @@ class Tries:
         """Return the starts and errors so far."""
         try:
             return self.store.get_model(self.key, Attempts)
-        except (ObjectNotFoundError, ValidationError):  # an unreadable count must not stop work
+        except (ObjectNotFoundError, DamagedObjectError):  # an unreadable count must not stop work
             return Attempts()
 
     def start(self, most: int) -> Attempts:

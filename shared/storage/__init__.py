@@ -17,6 +17,7 @@ from shared.storage.hashing import (
 )
 from shared.storage.room import check_room
 from shared.storage.store import (
+    DamagedObjectError,
     KeyTakenError,
     ObjectNotFoundError,
     Stat,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from shared.storage.s3 import S3Store
 
 __all__ = [
+    "DamagedObjectError",
     "DirectoryStore",
     "KeyTakenError",
     "ObjectNotFoundError",

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shared.storage.store import DamagedObjectError, Store
+
 
 def pack_tar(members: Iterable[tuple[str, bytes]]) -> bytes:
     """Pack named bytes as an uncompressed tar (a WebDataset shard) without times or owners.
@@ -32,6 +34,30 @@ def unpack_tar(data: bytes) -> Iterator[tuple[str, bytes]]:
             file = tar.extractfile(member)
             if file is not None:
                 yield member.name, file.read()
+
+
+def read_table(
+    store: Store, key: str, columns: list[str] | None = None, *, local: bool = False
+) -> pa.Table:
+    """Read a Parquet table of the store.
+
+    Args:
+        store: holds the table.
+        key: where it lies.
+        columns: the columns to read; None: all.
+        local: read it from a local file, which the cache of a store keeps.
+
+    Raises:
+        ObjectNotFoundError: the store holds no such object.
+        DamagedObjectError: it is no Parquet table, or lacks a column.
+    """
+    source = store.local(key) if local else pa.BufferReader(store.get(key))
+    try:
+        return pq.read_table(source, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # a fault of the disk
+            raise
+        raise DamagedObjectError(store, key, str(error).partition("\n")[0]) from error
 
 
 def table_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:

@@ -17,8 +17,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from shared.contracts.explaining import explain
 from shared.errors import InputError
 from shared.storage.hashing import content_hash, content_hash_of_folder, sha256
 from shared.storage.makers import maker
@@ -42,6 +43,20 @@ class ObjectNotFoundError(InputError):
         remedy = f": run {command} again, as it was run, or check the name" if command else ""
         super().__init__(f"{store.url} holds no object {key!r}{remedy}")
         self.key = key
+
+
+class DamagedObjectError(InputError):
+    """An object of the store does not hold what its key says.
+
+    Attributes:
+        why: what is wrong with it.
+    """
+
+    def __init__(self, store: Store, key: str, why: str) -> None:
+        command = maker(key)
+        remedy = f": run {command} again, as it was run" if command else ""
+        super().__init__(f"{key!r} of {store.url} is damaged ({why}){remedy}")
+        self.key, self.why = key, why
 
 
 class KeyTakenError(InputError):
@@ -245,14 +260,21 @@ class Store(ABC):
         return json.loads(self.get(key))
 
     def get_model(self, key: str, model: type[M]) -> M:
-        """Return the object under `key`, validated as `model`. Raises `ObjectNotFoundError`.
+        """Return the object under `key`, validated as `model`.
 
         A large record is parsed once per process, as long as its bytes stay the same.
+
+        Raises:
+            ObjectNotFoundError: the store holds no such object.
+            DamagedObjectError: it is no such record.
         """
         data = self.get(key)
-        if len(data) < LARGE_RECORD:
-            return model.model_validate_json(data)
-        return cast(M, _parsed(model, data))
+        try:
+            if len(data) < LARGE_RECORD:
+                return model.model_validate_json(data)
+            return cast(M, _parsed(model, data))
+        except ValidationError as error:
+            raise DamagedObjectError(self, key, explain(error)) from error
 
     @contextmanager
     def writing(self, key: str, suffix: str = "") -> Iterator[Path]:

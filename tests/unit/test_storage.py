@@ -10,13 +10,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlparse
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
+from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.errors import InputError
 from shared.settings import Settings
-from shared.storage import DirectoryStore, S3Store, open_store
-from shared.storage.formats import pack_tar, unpack_tar
+from shared.storage import DamagedObjectError, DirectoryStore, S3Store, open_store
+from shared.storage.formats import pack_tar, read_table, table_bytes, unpack_tar
 from shared.storage.parts import part_upload
 from tests.store_contract import check_store
 
@@ -40,6 +43,26 @@ def test_interrupted_puts_leave_nothing(tmp_path: Path) -> None:
         store.put_file("a/b", tmp_path / "missing")
     assert list(store.list()) == []
     assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_damaged_object_is_named_with_the_command_that_makes_it(
+    tmp_path: Path, local: bool
+) -> None:
+    store = DirectoryStore(tmp_path)
+    key, remedy = region_table_key("r", "a"), "run 'htd ingest' or 'htd tiles' with --cohort r"
+    whole = table_bytes(pa.table({"x": np.arange(1000)}))
+    store.put(key, whole)
+    assert read_table(store, key, ["x"], local=local).num_rows == 1000
+    with pytest.raises(DamagedObjectError, match=r"No match for .*y"):
+        read_table(store, key, ["x", "y"], local=local)
+    for damaged in (b"", whole[:500], whole[:-40] + whole[-20:], b"\0" * 99):
+        store.put(key, damaged)
+        with pytest.raises(DamagedObjectError, match=f"'{key}' of .* is damaged .*{remedy}"):
+            read_table(store, key, ["x"], local=local)
+    store.put(region_set_key("r"), b'{"regions": "r",')
+    with pytest.raises(DamagedObjectError, match=f"'{region_set_key('r')}' of .*{remedy}"):
+        store.get_model(region_set_key("r"), RegionSet)
 
 
 @pytest.mark.parametrize(

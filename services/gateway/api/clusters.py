@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import StreamingResponse
 
@@ -21,6 +21,7 @@ from shared.contracts.gateway import Atlas, AtlasType, Names, TypePlace, TypePla
 from shared.contracts.jobs import JobStatus
 from shared.jobs import names
 from shared.storage import sha256
+from shared.storage.formats import read_table
 from shared.tissue_types import check_types, classes_of, read_types, write_types
 
 NEAREST = 10
@@ -102,8 +103,8 @@ def list_places(
     _record(caller, run)
 
     def read(slide: str) -> TypePlace | None:
-        path = caller.store.local(f"{prefix}{slide}{suffix}")
-        table = pq.read_table(path, filters=[("cluster", "==", label - 1)])
+        table = read_table(caller.store, f"{prefix}{slide}{suffix}", local=True)
+        table = table.filter(pc.equal(table["cluster"], label - 1))
         if not table.num_rows:
             return None
         order = np.argsort(table["distance"], kind="stable")[:NEAREST]

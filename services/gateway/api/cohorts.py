@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from typing import Annotated, Literal
 
-import pyarrow.parquet as pq
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +21,7 @@ from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.imaging.codec import encode_png
 from shared.imaging.region_sets import RegionNotFoundError, read_region
 from shared.imaging.sheet import colorize
+from shared.storage.formats import read_table
 
 router = APIRouter(prefix="/v1", tags=["cohorts"], route_class=JsonRoute)
 
@@ -62,9 +61,9 @@ def list_regions(
     name: SetName, slide: Name, caller: MayRead, limit: Limit = 50, cursor: Cursor = None
 ) -> RegionPage:
     """List the regions of a slide in a region set, by key."""
-    body = caller.store.get(region_table_key(name, slide))
     columns = ["key", "slide", "x", "y", "fractions"]
-    rows = {row["key"]: row for row in pq.read_table(io.BytesIO(body), columns=columns).to_pylist()}
+    table = read_table(caller.store, region_table_key(name, slide), columns)
+    rows = {row["key"]: row for row in table.to_pylist()}
     items, following = page(
         sorted(rows), cursor, limit, lambda key: RegionRow.model_validate(rows[key])
     )

@@ -6,14 +6,12 @@ import logging
 from itertools import islice
 from typing import Any
 
-from pydantic import ValidationError
-
 from services.gateway.api.problems import hide_paths, without_paths
 from shared.contracts.gateway import DatasetStatus, Submission, submission_key
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
 from shared.jobs import Ledger, Snapshot, UnreadableRecordError, names
-from shared.storage import ObjectNotFoundError
+from shared.storage import DamagedObjectError, ObjectNotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +32,16 @@ def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
         return store.get_model(submission_key(dataset), Submission)
     except ObjectNotFoundError:
         pass
-    except ValidationError:
+    except DamagedObjectError:
         log.exception("the submission of dataset %s cannot be read", dataset)
     try:
         request = store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord).request
         job = names.owner(store, f"datasets/{dataset}") or ledger.identify(request)
         return Submission(job=job, request=request)
-    except InputError:
-        return None
-    except ValidationError:
+    except DamagedObjectError:
         log.exception("the record of dataset %s cannot be read", dataset)
+        return None
+    except InputError:
         return None
 
 

@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError
 from shared.contracts.explaining import describe
 from shared.errors import HeteroTissueError, InputError
 from shared.jobs import NameTakenError
-from shared.storage import KeyTakenError, ObjectNotFoundError, is_fault
+from shared.storage import DamagedObjectError, KeyTakenError, ObjectNotFoundError, is_fault
 
 MEDIA_TYPE = "application/problem+json"
 TYPES = "urn:heterotissue:problem:"
@@ -155,6 +155,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(InputError)
     async def _input(_: Request, error: InputError) -> Response:
         return answer(_details(422, "invalid", hide_paths(str(error))))
+
+    @app.exception_handler(DamagedObjectError)
+    async def _damaged(_: Request, error: DamagedObjectError) -> Response:
+        log.error("%s", error)
+        detail = f"{error.key} of the store is damaged, or of another version"
+        return answer(_details(409, "unreadable", detail, "restore it from a backup"))
 
     @app.exception_handler(ValidationError)
     async def _unreadable(_: Request, error: ValidationError) -> Response:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from shared.arrays import UInt8
 from shared.contracts.base import Classes
@@ -20,6 +19,7 @@ from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import load_region_set
 from shared.storage import Store
+from shared.storage.formats import read_table
 
 MIN_SIDE = 32
 """Smallest side of a picture, pixels."""
@@ -89,8 +89,8 @@ def synthetic_set(store: Store, dataset: str) -> ImageSet:
         InputError: there is no such dataset, or it is not finished.
     """
     record = load_dataset(store, dataset)
-    path = store.local(dataset_key(dataset, "manifest.parquet"))
-    rows = pq.read_table(path, columns=["key", "fractions", "shard"]).to_pylist()
+    key = dataset_key(dataset, "manifest.parquet")
+    rows = read_table(store, key, ["key", "fractions", "shard"], local=True).to_pylist()
     candidates = tuple(
         Candidate(
             "synthetic", dataset, row["key"], _tissue(record.classes, row["fractions"]),
@@ -102,7 +102,7 @@ def synthetic_set(store: Store, dataset: str) -> ImageSet:
 
 
 def _rows(store: Store, key: str) -> Iterator[tuple[str, list[float]]]:
-    for row in pq.read_table(store.local(key), columns=["key", "fractions"]).to_pylist():
+    for row in read_table(store, key, ["key", "fractions"], local=True).to_pylist():
         yield row["key"], row["fractions"]
 
 
