@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from heterotissue.progress import duration
 from shared.computing import prepare
@@ -17,7 +16,7 @@ from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.settings import Settings
 from shared.storage import Store
-from shared.storage.formats import read_table
+from shared.storage.formats import count_rows, read_table
 
 MEASURED_STEPS = 2
 MEASURED_PATCHES = 16
@@ -44,10 +43,7 @@ def embedding_line(
         return None
     prepare(config.threads)  # before torch is imported below
     record = store.get_model(cohort_key(request.cohort), CohortRecord)
-    counts = {
-        name: int(pq.read_metadata(store.local(patches_key(request.cohort, name))).num_rows)
-        for name in record.splits
-    }
+    counts = {name: count_rows(store, patches_key(request.cohort, name)) for name in record.splits}
     patches, largest = sum(counts.values()), max(counts, key=lambda name: counts[name])
     if not counts[largest]:
         return None

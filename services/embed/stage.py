@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-import pyarrow.parquet as pq
 from pydantic import JsonValue
 
 from services.embed.encoding import encode_patches, join_parts, part_count, read_corners
@@ -51,6 +50,7 @@ from shared.storage import (
     sha256,
     sha256_file,
 )
+from shared.storage.formats import count_rows
 
 FIT = "fit-encoder"
 
@@ -195,7 +195,7 @@ def _patches(store: Store, record: CohortRecord, slide: str) -> int:
     if slide in record.counts:
         return record.counts[slide]
     key = patches_key(record.cohort, slide)
-    return pq.read_metadata(store.local(key)).num_rows if store.exists(key) else 0
+    return count_rows(store, key) if store.exists(key) else 0
 
 
 def _check_room(store: Store, record: CohortRecord, dim: int) -> None:

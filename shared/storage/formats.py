@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,8 +53,21 @@ def read_table(
         DamagedObjectError: it is no Parquet table, or lacks a column.
     """
     source = store.local(key) if local else pa.BufferReader(store.get(key))
-    try:
+    with _parsing(store, key):
         return pq.read_table(source, columns=columns)
+
+
+def count_rows(store: Store, key: str) -> int:
+    """Return the number of rows of a Parquet table of the store. Raises as `read_table`."""
+    path = store.local(key)
+    with _parsing(store, key):
+        return int(pq.read_metadata(path).num_rows)
+
+
+@contextmanager
+def _parsing(store: Store, key: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a fault of the disk
             raise
