@@ -16,14 +16,18 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from fastapi.routing import APIRoute
 
 from heterotissue.cli.app import app
+from services.gateway.api.ops import router
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("cpu", "one-gpu", "gpu", "production")
 VALUES = "  - ../../components/values\n"
 """The last component of an overlay, as the line that names it."""
+GATEWAY_PATHS = {route.path for route in router.routes if isinstance(route, APIRoute)}
+"""Paths at which the gateway tells of its own health and figures."""
 Manifest = dict[str, Any]
 
 

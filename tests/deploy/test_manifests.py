@@ -7,22 +7,18 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from fastapi.routing import APIRoute
 
-from services.gateway.api.body_sizes import MAX_ANNOTATION_BYTES, MAX_FEATURE_BYTES
-from services.gateway.api.ops import router
 from shared.contracts.requests import REQUESTS
 from shared.queue.redis_state import running_key
 from shared.settings import Settings
 from tests.deploy.manifests import (
+    GATEWAY_PATHS,
     OVERLAYS,
     ROOT,
     VARIANTS,
@@ -45,15 +41,6 @@ SCHEMAS = {
     path.stem: json.loads(path.read_text())
     for path in (Path(__file__).parent / "schemas").glob("*.json")
 }
-
-
-BODY_SIZE = "nginx.ingress.kubernetes.io/proxy-body-size"
-GATEWAY_PATHS = {route.path for route in router.routes if isinstance(route, APIRoute)}
-
-
-@pytest.fixture(params=VARIANTS)
-def manifests(request: pytest.FixtureRequest) -> tuple[Manifest, ...]:
-    return rendered(request.param)
 
 
 @pytest.mark.parametrize(
@@ -233,70 +220,6 @@ def test_ports_are_those_of_the_images(manifests: tuple[Manifest, ...]) -> None:
                     assert asked["path"] in GATEWAY_PATHS, f"{name} does not answer {probe}"
 
 
-def _addresses(manifests: tuple[Manifest, ...]) -> set[str]:
-    """`host:port` of every Service whose port leads to one of its pod."""
-    workloads = dict(pods(manifests))
-    return {
-        f"{item['metadata']['name']}:{port['port']}"
-        for item in manifests
-        if item["kind"] == "Service" and "selector" in item["spec"]
-        for name in _chosen(manifests, item["spec"]["selector"])
-        for container in containers(workloads[name])
-        for port in item["spec"].get("ports", [])
-        if port["targetPort"] in {each["name"] for each in container.get("ports", [])}
-    }
-
-
-def _asked(settings: dict[str, str]) -> set[str]:
-    """Servers in the cluster that the settings name."""
-    urls = (settings.get("HTD_S3_ENDPOINT", ""), settings.get("HTD_TRITON_URL", ""))
-    hosts = {url.removeprefix("http://") for url in urls if not url.startswith("https:")}
-    return {host for host in hosts if host and "." not in host}
-
-
-def test_addresses_are_those_of_services() -> None:
-    for name in OVERLAYS:
-        asked = {"redis:6379"} | _asked(settings_of(rendered(name)))
-        missing = asked - _addresses(rendered(name))
-        assert not missing, f"{name}: nothing answers at {missing}"
-
-
-def test_the_route_leads_to_the_gateway_and_keeps_metrics_inside() -> None:
-    manifests = rendered("production")
-    values = VARIANTS["production"].all_values()
-    spec = next(item["spec"] for item in manifests if item["kind"] == "HTTPRoute")
-    assert spec["hostnames"] == [values["host"]]
-    assert spec["parentRefs"] == [
-        {"name": values["route-gateway"], "namespace": values["route-gateway-namespace"]}
-    ]
-    open_, closed = spec["rules"]
-    assert [match["path"]["value"] for match in open_["matches"]] == ["/"]
-    assert open_["timeouts"] == {"request": "0s"}, "live events outlast any other limit"
-    (backend,) = open_["backendRefs"]
-    assert f"{backend['name']}:{backend['port']}" in _addresses(manifests)
-    hidden = {match["path"]["value"] for match in closed["matches"]}
-    assert hidden == {"/metrics", "/readyz"} <= GATEWAY_PATHS
-    assert "backendRefs" not in closed
-
-
-def test_the_ingress_leads_to_services_speaks_tls_and_lets_files_in() -> None:
-    manifests = rendered("ingress")
-    services = {i["metadata"]["name"]: i["spec"] for i in manifests if i["kind"] == "Service"}
-    workloads = dict(pods(manifests))
-    ingress = next(item for item in manifests if item["kind"] == "Ingress")
-    spec = ingress["spec"]
-    assert spec["tls"][0]["hosts"] == [spec["rules"][0]["host"]]
-    limit = int(ingress["metadata"]["annotations"][BODY_SIZE].removesuffix("g"))
-    assert max(MAX_FEATURE_BYTES, MAX_ANNOTATION_BYTES) <= limit << 30, "files that the API takes"
-    scratch = workloads["Deployment gateway"]["spec"]["volumes"][0]["emptyDir"]["sizeLimit"]
-    assert limit < int(scratch.removesuffix("Gi")), "a body would fill the gateway's scratch"
-    for path in spec["rules"][0]["http"]["paths"]:
-        backend = path["backend"]["service"]
-        ports = [set(port.values()) for port in services[backend["name"]]["ports"]]
-        assert any(set(backend["port"].values()) <= port for port in ports), path
-    assert "gateway:80" in _addresses(manifests), "the Service leads to no port of the gateway"
-
-
 def test_what_a_pod_names_exists(manifests: tuple[Manifest, ...]) -> None:
     kinds = ("ServiceAccount", "PriorityClass", "ConfigMap")
     there = {
@@ -373,60 +296,6 @@ def test_keda_counts_the_queues_of_the_workers() -> None:
             assert "redis_password" in _secrets_by_name()["heterotissue-redis"]
         else:
             assert login == {"password": "redis_password", "username": "redis_username"}
-
-
-def _chosen(manifests: tuple[Manifest, ...], selector: Manifest) -> list[str]:
-    """Pods that a selector chooses."""
-    wanted = selector.get("matchLabels", selector).items()
-    return [name for name, pod in pods(manifests) if wanted <= pod["metadata"]["labels"].items()]
-
-
-def test_selectors_choose_the_pods_that_are_meant(manifests: tuple[Manifest, ...]) -> None:
-    for item in manifests:
-        name = f"{item['kind']} {item['metadata']['name']}"
-        if item["kind"] in {"Service", "PodDisruptionBudget"} and item["spec"].get("selector"):
-            assert len(_chosen(manifests, item["spec"]["selector"])) == 1, name
-        if item["kind"] == "NetworkPolicy" and item["metadata"]["name"] != "online":
-            assert _chosen(manifests, item["spec"]["podSelector"]), f"{name} is for nobody"
-
-
-def test_nothing_may_talk_unless_a_policy_says_so() -> None:
-    for folder in VARIANTS:
-        policies = {
-            i["metadata"]["name"]: i["spec"]
-            for i in rendered(folder)
-            if i["kind"] == "NetworkPolicy"
-        }
-        assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-        for name, spec in policies.items():
-            for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
-                assert rule.get("from") or rule.get("to"), f"{name} lets everybody in or out"
-
-
-def _ways(manifests: tuple[Manifest, ...], direction: str) -> Iterator[tuple[str, str, object]]:
-    """From which pod to which, and to which port, policies of one direction let through."""
-    out = direction == "egress"
-    for item in manifests:
-        if item["kind"] != "NetworkPolicy":
-            continue
-        for rule in item["spec"].get(direction, []):
-            peers = [p["podSelector"] for p in rule["to" if out else "from"] if "podSelector" in p]
-            here = _chosen(manifests, item["spec"]["podSelector"])
-            there = [name for peer in peers for name in _chosen(manifests, peer)]
-            ports = [each["port"] for each in rule.get("ports", [{"port": "any"}])]
-            for near, far, port in product(here, there, ports):
-                yield (near, far, port) if out else (far, near, port)
-
-
-def test_a_way_out_of_one_pod_is_a_way_into_another(manifests: tuple[Manifest, ...]) -> None:
-    ports = {
-        name: {p["containerPort"] for c in containers(template) for p in c.get("ports", [])}
-        for name, template in pods(manifests)
-    }
-    out, into = set(_ways(manifests, "egress")), set(_ways(manifests, "ingress"))
-    assert out == into, f"open on one side only: {out ^ into}"
-    for _, target, port in out:
-        assert port == "any" or port in ports[target], f"{target} does not listen on {port}"
 
 
 def test_nodes_of_a_training_meet() -> None:

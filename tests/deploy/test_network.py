@@ -1,4 +1,4 @@
-"""The network policies, read as a cluster reads them: each dependency gets through, no more."""
+"""Services, routes and network policies: each dependency gets through, and no more does."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from urllib.parse import urlparse
 
 import pytest
 
+from services.gateway.api.body_sizes import MAX_ANNOTATION_BYTES, MAX_FEATURE_BYTES
 from tests.deploy.manifests import (
+    GATEWAY_PATHS,
+    OVERLAYS,
     VARIANTS,
     Manifest,
     containers,
@@ -19,6 +23,7 @@ from tests.deploy.manifests import (
     settings_of,
 )
 
+BODY_SIZE = "nginx.ingress.kubernetes.io/proxy-body-size"
 CLUSTER_DNS = {
     "pods in kube-system": "kube-system",
     "NodeLocal DNSCache": "169.254.20.10",
@@ -181,3 +186,121 @@ def test_pods_reach_nothing_else() -> None:
         if triton:
             gateway = workloads["Deployment gateway"]
             assert not reaches(manifests, gateway, triton, 8001), "it might load models"
+
+
+def _addresses(manifests: tuple[Manifest, ...]) -> set[str]:
+    """`host:port` of every Service whose port leads to one of its pod."""
+    workloads = dict(pods(manifests))
+    return {
+        f"{item['metadata']['name']}:{port['port']}"
+        for item in manifests
+        if item["kind"] == "Service" and "selector" in item["spec"]
+        for name in _chosen(manifests, item["spec"]["selector"])
+        for container in containers(workloads[name])
+        for port in item["spec"].get("ports", [])
+        if port["targetPort"] in {each["name"] for each in container.get("ports", [])}
+    }
+
+
+def _asked(settings: dict[str, str]) -> set[str]:
+    """Servers in the cluster that the settings name."""
+    urls = (settings.get("HTD_S3_ENDPOINT", ""), settings.get("HTD_TRITON_URL", ""))
+    hosts = {url.removeprefix("http://") for url in urls if not url.startswith("https:")}
+    return {host for host in hosts if host and "." not in host}
+
+
+def test_addresses_are_those_of_services() -> None:
+    for name in OVERLAYS:
+        asked = {"redis:6379"} | _asked(settings_of(rendered(name)))
+        missing = asked - _addresses(rendered(name))
+        assert not missing, f"{name}: nothing answers at {missing}"
+
+
+def test_the_route_leads_to_the_gateway_and_keeps_metrics_inside() -> None:
+    manifests = rendered("production")
+    values = VARIANTS["production"].all_values()
+    spec = next(item["spec"] for item in manifests if item["kind"] == "HTTPRoute")
+    assert spec["hostnames"] == [values["host"]]
+    assert spec["parentRefs"] == [
+        {"name": values["route-gateway"], "namespace": values["route-gateway-namespace"]}
+    ]
+    open_, closed = spec["rules"]
+    assert [match["path"]["value"] for match in open_["matches"]] == ["/"]
+    assert open_["timeouts"] == {"request": "0s"}, "live events outlast any other limit"
+    (backend,) = open_["backendRefs"]
+    assert f"{backend['name']}:{backend['port']}" in _addresses(manifests)
+    hidden = {match["path"]["value"] for match in closed["matches"]}
+    assert hidden == {"/metrics", "/readyz"} <= GATEWAY_PATHS
+    assert "backendRefs" not in closed
+
+
+def test_the_ingress_leads_to_services_speaks_tls_and_lets_files_in() -> None:
+    manifests = rendered("ingress")
+    services = {i["metadata"]["name"]: i["spec"] for i in manifests if i["kind"] == "Service"}
+    workloads = dict(pods(manifests))
+    ingress = next(item for item in manifests if item["kind"] == "Ingress")
+    spec = ingress["spec"]
+    assert spec["tls"][0]["hosts"] == [spec["rules"][0]["host"]]
+    limit = int(ingress["metadata"]["annotations"][BODY_SIZE].removesuffix("g"))
+    assert max(MAX_FEATURE_BYTES, MAX_ANNOTATION_BYTES) <= limit << 30, "files that the API takes"
+    scratch = workloads["Deployment gateway"]["spec"]["volumes"][0]["emptyDir"]["sizeLimit"]
+    assert limit < int(scratch.removesuffix("Gi")), "a body would fill the gateway's scratch"
+    for path in spec["rules"][0]["http"]["paths"]:
+        backend = path["backend"]["service"]
+        ports = [set(port.values()) for port in services[backend["name"]]["ports"]]
+        assert any(set(backend["port"].values()) <= port for port in ports), path
+    assert "gateway:80" in _addresses(manifests), "the Service leads to no port of the gateway"
+
+
+def _chosen(manifests: tuple[Manifest, ...], selector: Manifest) -> list[str]:
+    """Pods that a selector chooses."""
+    wanted = selector.get("matchLabels", selector).items()
+    return [name for name, pod in pods(manifests) if wanted <= pod["metadata"]["labels"].items()]
+
+
+def test_selectors_choose_the_pods_that_are_meant(manifests: tuple[Manifest, ...]) -> None:
+    for item in manifests:
+        name = f"{item['kind']} {item['metadata']['name']}"
+        if item["kind"] in {"Service", "PodDisruptionBudget"} and item["spec"].get("selector"):
+            assert len(_chosen(manifests, item["spec"]["selector"])) == 1, name
+        if item["kind"] == "NetworkPolicy" and item["metadata"]["name"] != "online":
+            assert _chosen(manifests, item["spec"]["podSelector"]), f"{name} is for nobody"
+
+
+def test_nothing_may_talk_unless_a_policy_says_so() -> None:
+    for folder in VARIANTS:
+        policies = {
+            i["metadata"]["name"]: i["spec"]
+            for i in rendered(folder)
+            if i["kind"] == "NetworkPolicy"
+        }
+        assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+        for name, spec in policies.items():
+            for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
+                assert rule.get("from") or rule.get("to"), f"{name} lets everybody in or out"
+
+
+def _ways(manifests: tuple[Manifest, ...], direction: str) -> Iterator[tuple[str, str, object]]:
+    """From which pod to which, and to which port, policies of one direction let through."""
+    out = direction == "egress"
+    for item in manifests:
+        if item["kind"] != "NetworkPolicy":
+            continue
+        for rule in item["spec"].get(direction, []):
+            peers = [p["podSelector"] for p in rule["to" if out else "from"] if "podSelector" in p]
+            here = _chosen(manifests, item["spec"]["podSelector"])
+            there = [name for peer in peers for name in _chosen(manifests, peer)]
+            ports = [each["port"] for each in rule.get("ports", [{"port": "any"}])]
+            for near, far, port in product(here, there, ports):
+                yield (near, far, port) if out else (far, near, port)
+
+
+def test_a_way_out_of_one_pod_is_a_way_into_another(manifests: tuple[Manifest, ...]) -> None:
+    ports = {
+        name: {p["containerPort"] for c in containers(template) for p in c.get("ports", [])}
+        for name, template in pods(manifests)
+    }
+    out, into = set(_ways(manifests, "egress")), set(_ways(manifests, "ingress"))
+    assert out == into, f"open on one side only: {out ^ into}"
+    for _, target, port in out:
+        assert port == "any" or port in ports[target], f"{target} does not listen on {port}"

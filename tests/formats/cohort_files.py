@@ -1,4 +1,4 @@
-"""Small slides and DICOM series that tests of cohorts ingest."""
+"""Small slides and DICOM series that tests of cohorts ingest, and what the command says."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from shared.arrays import UInt8
+from shared.contracts.ingest import CohortRecord, cohort_key
+from shared.storage import DirectoryStore
 
 WSM = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
@@ -97,3 +99,15 @@ def write_dicom(
     path.parent.mkdir(parents=True, exist_ok=True)
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+class Outcome:
+    """Exit code of a command, its lines and its text, and the store that it wrote to."""
+
+    def __init__(self, code: int, text: str, folder: Path) -> None:
+        self.code, self.lines, self.text = code, text.splitlines(), " ".join(text.split())
+        self.store = DirectoryStore(folder)
+
+    @property
+    def cohort(self) -> CohortRecord:
+        return self.store.get_model(cohort_key("c"), CohortRecord)

@@ -1,4 +1,4 @@
-"""Small slide files of many formats, all of one picture."""
+"""Small slide files of many formats, all of one picture, and their ingest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from services.ingest.stage import IngestStage
 from shared.arrays import UInt8
+from shared.contracts.base import Classes
+from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource
+from shared.contracts.regions import RegionRule
+from shared.jobs import JobStatus, Ledger, run_job
+from shared.storage import DirectoryStore
 
 GLASS, PINK, VIOLET = (245, 245, 245), (225, 150, 190), (120, 70, 150)
 BOXES = {"stroma": (64, 64, 256, 448), "tumor": (256, 64, 448, 448)}
 """Class → left, top, right and lower edge of its area, µm."""
+
+CLASSES = Classes.of("stroma", "tumor")
+GRID = PatchGrid(size=64, mpp=1.0, stride=64)
 
 
 def picture(mpp: float = 1.0, mpp_y: float | None = None, noise: float = 4) -> UInt8:
@@ -241,3 +250,18 @@ def _mark_pyramid(path: Path, stored: tuple[int, int]) -> None:
                     struct.pack_into("<i", data, entries[axis] + 8, 2 * size)
         at = data.find(b"DV", at + 2)
     path.write_bytes(data)
+
+
+def ingest(store: DirectoryStore, path: Path, labels: Path | None = None, **more: Any) -> JobStatus:
+    """Ingest a file as slide `s` of cohort `c`; `more` is `mpp` and fields of the request."""
+    source = {key: more.pop(key) for key in ("mpp",) if key in more}
+    fields = {"patches": GRID, "regions": RegionRule(size=128, mpp=1.0), "classes": CLASSES} | more
+    item = SlideSource(
+        slide="s", source=str(path), labels=str(labels) if labels else None, **source
+    )
+    ledger = Ledger(store)
+    return run_job(
+        ledger,
+        IngestStage(),
+        ledger.submit(IngestRequest(cohort="c", slides=(item,), **fields), replace=True),
+    )

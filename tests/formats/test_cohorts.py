@@ -1,10 +1,9 @@
-"""Cohorts through the command line: doubles, DICOM series, patients, tables, tiles."""
+"""Cohorts through the command line: doubles, DICOM series, patients, tables."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heterotissue import cli
-from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.imaging.region_sets import RegionIndex, load_region_set
-from shared.storage import DirectoryStore
-from tests.formats.cohort_files import tissue, write_dicom, write_mask, write_slide
-
-
-class Outcome:
-    """Exit code of a command, its lines and its text, and the store that it wrote to."""
-
-    def __init__(self, code: int, text: str, folder: Path) -> None:
-        self.code, self.lines, self.text = code, text.splitlines(), " ".join(text.split())
-        self.store = DirectoryStore(folder)
-
-    @property
-    def cohort(self) -> CohortRecord:
-        return self.store.get_model(cohort_key("c"), CohortRecord)
-
-
-@pytest.fixture
-def htd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command that makes cohort c in a store of the test."""
-
-    def run(*words: str | Path) -> Outcome:
-        store = tmp_path / "store"
-        line = ["htd", *map(str, words), "--store", str(store), "--cohort", "c"]
-        monkeypatch.setattr(sys, "argv", line)
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        shown = capsys.readouterr()
-        return Outcome(int(stopped.value.code or 0), shown.err + shown.out, store)
-
-    return run
-
+from tests.formats.cohort_files import Outcome, tissue, write_dicom, write_mask, write_slide
 
 REGIONS = ("--region-size", "64", "--region-mpp", "2")
 SMALL = ("--mpp", "2", *REGIONS)
@@ -308,149 +275,3 @@ def test_a_forced_leak_is_a_caution(htd: Any, tmp_path: Path) -> None:
     assert forced.code == 0
     assert "caution: Slides of 1 patients (p: a, b)" in forced.text
     assert load_region_set(forced.store, "c").cautions == forced.cohort.cautions
-
-
-def write_tile(path: Path, seed: int, side: int = 96, mask: str = "{}_mask.png") -> None:
-    write_slide(path, seed, side)
-    write_mask(path.with_name(mask.format(path.stem)), side)
-
-
-TILES = ("--classes", "pink,violet", "--mpp", "0.5")
-
-
-def test_a_bad_tile_costs_itself_alone(htd: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    for number in range(4):
-        write_tile(folder / f"p{number}.png", number)
-    write_slide(folder / "bare.png", 10, 96)
-    write_slide(folder / "._p0.png", 11, 96)
-    (folder / "folder.png").mkdir()
-    write_tile(folder / "empty.png", 12)
-    (folder / "empty.png").write_bytes(b"")
-    write_tile(folder / "broken.png", 13)
-    (folder / "broken.png").write_bytes((folder / "p0.png").read_bytes()[:3000])
-    write_tile(folder / "q.png", 0)  # the pixels of p0, but another mask
-    write_mask(folder / "q_mask.png", 48)
-    write_tile(folder / "noimage.png", 14)
-    (folder / "noimage.png").write_bytes(b"no image")
-    done = htd("tiles", folder, *TILES)
-    assert done.code == 3
-    regions = load_region_set(done.store, "c")
-    assert [part.slide for part in regions.slides if part.regions] == ["p0", "p1", "p2", "p3"]
-    for name in ("bare.png: has no mask", "empty.png: is empty", "broken", "noimage.png: cannot",
-                 "q.png: has the same content as p0.png, but another mask"):  # fmt: skip
-        assert name in done.text
-    assert "._p0" not in done.text
-    assert "folder.png" not in done.text
-    assert regions.rule.size == 96  # the largest that fits
-
-
-def test_tile_names_as_of_bcss_and_tcga(htd: Any, tmp_path: Path) -> None:
-    names = ["TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500", "TCGA-A1-A0SP-DX1_xmin6798",
-             "TCGA-CR-7395-01A-01-TS1.2f6d5f10-8a1f-4a30-8a3c-0a2e0bd9bcc0_x12345_y12345",
-             "瓦片" * 20]  # fmt: skip
-    for number, name in enumerate(names):
-        write_tile(tmp_path / f"in/{name}.png", number)
-    done = htd("tiles", tmp_path / "in", *TILES)
-    assert done.code == 0, done.text
-    regions = load_region_set(done.store, "c")
-    assert {part.patient for part in regions.slides} == {
-        "TCGA-A1-A0SK", "TCGA-A1-A0SP", "TCGA-CR-7395", None,
-    }  # fmt: skip
-    read = list(RegionIndex(done.store, regions, "train", "val", "test"))
-    assert len(read) == 4
-    assert all(set(np.unique(region.labels)) == {0, 1, 2} for region in read)
-
-
-def test_tiles_of_equal_names_in_two_folders_are_two_slides(htd: Any, tmp_path: Path) -> None:
-    for number, place in enumerate(("train/A", "train/B", "test/C")):
-        write_tile(tmp_path / f"in/{place}/001.png", number)
-    done = htd("tiles", tmp_path / "in", *TILES)
-    assert done.code == 0, done.text
-    splits = {part.slide: part.split for part in load_region_set(done.store, "c").slides}
-    assert splits == {"train-A-001": "train", "train-B-001": "train", "test-C-001": "test"}
-    assert "1 names of tiles are in several splits (001)" in done.text
-    same = htd("tiles", tmp_path / "in", *TILES, "--patient", r"(\d+)\.png")
-    assert same.code == 2
-    assert "tiles of slide '001' are in the splits test, train" in same.text
-
-
-def test_a_cohort_of_tiles_grows_and_is_not_replaced_unasked(htd: Any, tmp_path: Path) -> None:
-    words = ("tiles", tmp_path / "in", *TILES, "--slide", r"p(\d+)")
-    for number in range(4):
-        write_tile(tmp_path / f"in/p{number}_a.png", number)
-    first = load_region_set(htd(*words).store, "c")
-    for number in range(4, 8):
-        write_tile(tmp_path / f"in/p{number}_a.png", number)
-    write_tile(tmp_path / "in/p0_b.png", 30)
-    grown = htd(*words)
-    assert grown.code == 0, grown.text
-    assert "splits_kept 4" in grown.text
-    splits = {part.slide: part.split for part in load_region_set(grown.store, "c").slides}
-    assert {part.slide: part.split for part in first.slides}.items() <= splits.items()
-    assert list(splits.values()).count("test") == 2
-    for number in range(2):
-        write_tile(tmp_path / f"others/p{number}_a.png", 40 + number)
-    finer = htd(*words, "--mpp", "0.25", "--region-mpp", "0.5")
-    assert finer.code == 2
-    assert "were taken at 0.5 µm/px, not at 0.25" in finer.text
-    shutil.copy(tmp_path / "in/p0_a.png", tmp_path / "in/p0_c.png")
-    Image.new("L", (96, 96), 1).save(tmp_path / "in/p0_c_mask.png")
-    assert "p0_c.png: has the same content as p0_a.png, but another mask" in htd(*words).text
-    others = (words[0], tmp_path / "others", *words[2:])
-    refused = htd(*others)
-    assert refused.code == 2
-    assert "cohort 'c' has 9 tiles that are not among these" in refused.text
-    assert len(load_region_set(refused.store, "c").slides) == 8
-    replaced = htd(*others, "--replace")
-    assert replaced.code == 0
-    assert "splits_kept" not in replaced.text
-
-
-def test_what_folders_and_masks_say_of_classes_must_be_clear(htd: Any, tmp_path: Path) -> None:
-    for number, place in enumerate(("normal", "polyp", "train/Normal")):
-        path = write_slide(tmp_path / f"in/{place}/{number}.png", number, 96)
-        mask = Image.new("1", (96, 96))
-        mask.paste(1, (0, 0, 48, 96))
-        mask.save(path.with_name(f"{number}_mask.png"))
-    words = ("tiles", tmp_path / "in", "--mpp", "0.5", "--classes")
-    mixed = htd(*words, "tumor,stroma,normal")
-    assert mixed.code == 2
-    assert "have the name of a class (normal)" in mixed.text
-    assert "those of others have not (polyp)" in mixed.text
-    binary = htd(*words, "tumor,stroma")
-    assert binary.code != 0
-    assert "the masks of all 3 tiles hold 0 and 1 alone" in binary.text
-    assert "there are 2 (tumor, stroma)" in binary.text
-    assert "--classes tumor or --set 'label_names={\"1\": tumor}'" in binary.text
-    assert not binary.store.exists("regions/c/set.json")
-    named = htd(*words, "tumor,stroma", "--set", "label_names={1: stroma}")
-    assert named.code == 0, named.text
-    right = htd(*words, "polyp,normal", "--replace")
-    assert right.code == 0, right.text
-    read = RegionIndex(right.store, load_region_set(right.store, "c"), "train", "val", "test")
-    assert {region.slide: int(region.labels.max()) for region in read} == {"0": 2, "1": 1, "2": 2}
-    write_tile(tmp_path / "in/polyp/normal/x.png", 9)
-    assert (
-        "lies in the folders of several classes: polyp, normal" in htd(*words, "polyp,normal").text
-    )
-
-
-def test_an_edited_mask_makes_new_regions(htd: Any, tmp_path: Path) -> None:
-    write_tile(tmp_path / "in/a.png", 0)
-    htd("tiles", tmp_path / "in", *TILES)
-    Image.fromarray(np.full((96, 96), 2, np.uint8)).save(tmp_path / "in/a_mask.png")
-    done = htd("tiles", tmp_path / "in", *TILES)
-    (region,) = RegionIndex(done.store, load_region_set(done.store, "c"), "train")
-    assert (region.labels == 2).all()
-
-
-def test_masks_may_lie_in_a_folder_of_their_own(htd: Any, tmp_path: Path) -> None:
-    for number in range(2):
-        write_slide(tmp_path / f"in/images/{number}.jpg", number, 96)
-        write_mask(tmp_path / f"in/masks/{number}.png", 96)
-    done = htd("tiles", tmp_path / "in", *TILES, "--masks", tmp_path / "in/masks")
-    assert done.code == 0, done.text
-    assert [part.slide for part in load_region_set(done.store, "c").slides] == ["0", "1"]
-    wrong = htd("tiles", tmp_path / "in/images", *TILES, "--masks", tmp_path / "no")
-    assert wrong.code == 2

@@ -317,36 +317,6 @@ def test_a_folder_names_the_class_of_its_tiles(tmp_path: Path) -> None:
         cut(tmp_path, save(tmp_path / "b_anno.bmp", truth()), label=2)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_tiles_are_laid_on_white(mode: str, tmp_path: Path) -> None:
-    image = Image.new("RGBA", (64, 64), (10, 10, 10, 255))
-    image.paste((10, 10, 10, 0), (0, 0, 32, 64))
-    path = tmp_path / "t.png"
-    picture = image.convert(mode) if mode != "P" else image.quantize(4)
-    picture.save(path)
-    read, _, transparent = read_upright(path)
-    assert transparent
-    assert (read[:, :32] == 255).all()
-    assert np.abs(read[:, 32:].astype(int) - 10).max() < 3
-    image.putalpha(255)
-    image.save(path)
-    assert read_upright(path)[2] is False
-
-
-def test_colours_that_are_not_rgb_are_read_or_refused(tmp_path: Path) -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 9, 3), np.uint8))
-    for mode in ("L", "CMYK", "LAB"):
-        image.convert(mode).save(tmp_path / f"{mode}.tif")
-    deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    np.testing.assert_array_equal(read_upright(tmp_path / "CMYK.tif")[0], np.asarray(image))
-    grey = read_upright(tmp_path / "L.tif")[0]
-    np.testing.assert_array_equal(grey, np.asarray(image.convert("L").convert("RGB")))
-    np.testing.assert_array_equal(read_upright(tmp_path / "deep.png")[0], grey)
-    with pytest.raises(InputError, match=r"LAB\.tif has the colours of CIELAB"):
-        read_upright(tmp_path / "LAB.tif")
-
-
 def dark(width: int, height: int) -> NDArray[np.uint8]:
     labels = np.zeros((height, width), np.uint8)
     labels[:, : width // 2] = 1

@@ -20,8 +20,8 @@ from shared.jobs import Ledger, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.region_sets import make_region_set
+from tests.toy_training import RECIPE, outputs
 from tests.training_processes import train_in_two
-from tests.unit.test_train import RECIPE, outputs
 
 
 def torchrun(store: DirectoryStore, job: str) -> subprocess.CompletedProcess[str]:

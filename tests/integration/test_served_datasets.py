@@ -18,7 +18,7 @@ from shared.queue.redis_state import read_progress
 from shared.queue.worker import Dispatcher
 from tests.integration.conftest import wait_for
 from tests.region_sets import make_region_set
-from tests.unit.test_train import train
+from tests.toy_training import train
 
 
 def request(dataset: str) -> DatasetRequest:

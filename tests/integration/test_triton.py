@@ -36,7 +36,7 @@ from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.integration.conftest import wait_for
 from tests.region_sets import make_region_set
-from tests.unit.test_train import RECIPE
+from tests.toy_training import RECIPE
 
 SIZE = 32
 

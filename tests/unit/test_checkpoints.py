@@ -22,7 +22,7 @@ from shared.errors import InputError
 from shared.storage import DirectoryStore, Store
 from tests.models import publish_toy_model
 from tests.region_sets import CLASSES, make_region_set
-from tests.unit.test_train import plan
+from tests.toy_training import plan
 
 
 def test_the_shipped_starter_starts_tiny_on_slides_and_on_tiles(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
-from tests.unit.test_train import RECIPE
+from tests.toy_training import RECIPE
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Evaluations: what is compared with what, honest splits, the report."""
+"""Evaluations: what is compared with what, and the report."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from services.evaluate.naming import report_names, with_pseudonyms
 from services.evaluate.report import html_report, summarize
 from services.evaluate.stage import EvaluateStage
 from services.evaluate.usefulness import ImageScores, SegmenterResult
-from services.synthesize.stage import SynthesizeStage
-from shared.contracts.base import Classes, Split
+from shared.contracts.base import Classes
 from shared.contracts.evaluate import EvaluateRequest, Report, TrainingSet
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet, region_set_key
@@ -33,12 +32,10 @@ from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import region_table
 from shared.jobs import JobStatus, Ledger, NameTakenError, run_job
-from shared.settings import Settings
 from shared.storage import DirectoryStore, sha256
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
-
-CONFIG = Settings(threads=1, device="cpu")
+from tests.toy_dataset import CONFIG, make_store, synthesize
 
 
 class Colours:
@@ -49,17 +46,6 @@ class Colours:
     def encode(self, images: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
         pixels = images.reshape(len(images), -1, 3).astype(np.float32)
         return np.concatenate([pixels.mean(1), pixels.std(1)], 1)
-
-
-def make_store(folder: Path, splits: dict[str, Split] | None = None) -> DirectoryStore:
-    store = DirectoryStore(folder)
-    publish_toy_model(store, make_region_set(store, splits=splits))
-    request = DatasetRequest(dataset="d", model="toy", images=9, steps=1)
-    ledger = Ledger(store)
-    assert run_job(
-        ledger, SynthesizeStage(), ledger.submit(request, replace=True), config=CONFIG
-    ).result
-    return store
 
 
 def run_evaluate(store: DirectoryStore, **fields: object) -> JobStatus:
@@ -140,37 +126,6 @@ def test_a_report_names_no_slide_and_no_patient(tmp_path: Path) -> None:
     assert report.real_train.slides == (one, other)
 
 
-def test_patients_in_training_and_test_are_a_caution(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
-    request = EvaluateRequest(report="r", dataset="d")
-    material = gather(store, request)
-    assert (material.held_out, material.cautions) == (True, [])
-
-    def told(of_c: str, *cautions: str) -> tuple[bool, list[str]]:
-        patients = {"slide-a": "A", "slide-b": "B", "slide-c": of_c}
-        slides = tuple(
-            part.model_copy(update={"patient": patients[part.slide], "class_regions": (1, 2, 3)})
-            for part in material.real.slides
-        )
-        update = {"slides": slides, "cautions": cautions}
-        record = material.real.model_copy(update=update)
-        store.put_json(region_set_key(record.name), record)
-        found = gather(store, request)
-        report = summarize(request, found, [], None, [], [])
-        assert report.real_train.patients == 2
-        assert report.real_train.classes == {"stroma": 4, "tumor": 6}
-        page = html_report(report, found, b"")
-        assert "<th>with tumor</th>" in page
-        assert all(text in page for text in found.cautions)
-        return report.held_out, found.cautions
-
-    assert told("C") == (True, [])
-    held_out, (caution,) = told("A")
-    assert not held_out
-    assert "Slides of patients A are tested on" in caution
-    assert told("C", "A leak was asked for.") == (False, ["A leak was asked for."])
-
-
 def test_the_page_shows_every_score_below_its_own_class(tmp_path: Path) -> None:
     """Class names that sort otherwise than their indices, as records in the store do."""
     store = make_store(tmp_path)
@@ -204,16 +159,13 @@ def test_the_page_shows_every_score_below_its_own_class(tmp_path: Path) -> None:
 
 def test_the_ablation_tells_what_each_condition_is_worth(tmp_path: Path) -> None:
     store = make_store(tmp_path, {f"slide-{n}": "train" if n < 4 else "test" for n in range(9)})
-    ledger = Ledger(store)
     for row in ("none", "map", "crops", "both"):
         for splits, name in ((("test",), row), (("train",), f"seen-{row}")):
             request = DatasetRequest(
                 dataset=name, model="toy", images=30, steps=1, condition=row,
                 maps=MapSource(splits=splits), crops=CropSource(splits=splits, slide="same"),
             )  # fmt: skip
-            assert run_job(
-                ledger, SynthesizeStage(), ledger.submit(request, replace=True), config=CONFIG
-            ).result
+            synthesize(store, request)
     rows = {row: row for row in ("none", "map", "crops", "both")}
     status = run_evaluate(
         store, ablation=rows, seen={"both": "seen-both"}, encoders=("one", "two"), few=0.3
@@ -265,7 +217,7 @@ def test_images_made_again_by_another_model_are_measured_again(tmp_path: Path) -
     made = DatasetRequest.model_validate(store.get_json("datasets/d/dataset.json")["request"])
     with pytest.raises(NameTakenError):  # the dataset may be in use
         ledger.submit(made)
-    run_job(ledger, SynthesizeStage(), ledger.submit(made, replace=True), config=CONFIG)
+    synthesize(store, made)
     assert store.get("datasets/d/dataset.json") == record
     assert ledger.identify(request) != before
 
@@ -297,63 +249,10 @@ def test_without_a_held_out_slide_the_report_says_so(tmp_path: Path) -> None:
     assert not set(material.train.positions) & set(material.test.positions)
 
 
-def test_testing_on_training_slides_or_test_maps_is_flagged(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
-    material = gather(store, EvaluateRequest(report="r", dataset="d", real_test=("train",)))
-    assert not material.held_out
-    assert "slide-a" in material.cautions[0]
-    request = DatasetRequest(
-        dataset="d", model="toy", images=2, steps=1, maps=MapSource(splits=("test",))
-    )
-    ledger = Ledger(store)
-    run_job(ledger, SynthesizeStage(), ledger.submit(request, replace=True), config=CONFIG)
-    material = gather(store, EvaluateRequest(report="r", dataset="d"))
-    assert not material.held_out
-    assert "test split" in material.cautions[0]
-
-
-def test_a_dataset_made_of_the_split_that_is_tested_on_is_flagged(tmp_path: Path) -> None:
-    """Whatever that split is: here val, as where settings are chosen."""
-    store = make_store(tmp_path, {"slide-a": "train", "slide-b": "val"})
-    request = DatasetRequest(
-        dataset="d", model="toy", images=2, steps=1, crops=CropSource(splits=("val",))
-    )
-    ledger = Ledger(store)
-    run_job(ledger, SynthesizeStage(), ledger.submit(request, replace=True), config=CONFIG)
-    material = gather(store, EvaluateRequest(report="r", dataset="d", real_test=("val",)))
-    assert not material.held_out
-    assert "val split" in material.cautions[0]
-
-
-def test_slides_that_any_model_was_trained_on_are_not_held_out(tmp_path: Path) -> None:
-    """The model of another row, and the one that a model was started from."""
-    store = make_store(tmp_path)
-    earlier = make_region_set(store, "earlier", splits={"slide-c": "train"})
-    record = store.get_model("models/toy/1/model.json", ModelRecord)
-    first = record.model_copy(update={"model": "first", "regions": earlier.name})
-    store.put_json("models/first/1/model.json", first)
-    row = store.get_json("datasets/d/dataset.json") | {"dataset": "row", "model": "first/1"}
-    store.put_json("datasets/row/dataset.json", row)
-    request = EvaluateRequest(report="r", dataset="d")
-    assert gather(store, request).held_out
-    flagged = gather(store, request.model_copy(update={"ablation": {"embedding": "row"}}))
-    assert not flagged.held_out
-    assert flagged.cautions[0].startswith("Slides slide-c are tested on")
-    second = record.model_copy(update={"warm_start": "models/first/1"})
-    store.put_json("models/toy/1/model.json", second)
-    assert gather(store, request).cautions == flagged.cautions
-    store.delete("models/first/1/model.json")
-    material = gather(store, request)
-    assert not material.held_out
-    assert "first/1, which a generator was started from" in material.cautions[0]
-
-
 def test_segmenters_see_the_largest_side_that_they_take(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     publish_toy_model(store, make_region_set(store), size=40)
-    request = DatasetRequest(dataset="d", model="toy", images=4, steps=1)
-    ledger = Ledger(store)
-    run_job(ledger, SynthesizeStage(), ledger.submit(request), config=CONFIG)
+    synthesize(store, DatasetRequest(dataset="d", model="toy", images=4, steps=1))
     status = run_evaluate(store)
     assert status.state == "done", status.failed
     report = store.get_model("reports/r/report.json", Report)

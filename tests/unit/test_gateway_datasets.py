@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import io
 import json
@@ -13,7 +12,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -27,7 +25,6 @@ from services.gateway.api.problems import ProblemError
 from shared.contracts.regions import region_table_key
 from shared.contracts.synthesize import DatasetRequest
 from shared.datasets.samples import read_shard
-from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import region_table
 from shared.jobs import NoLeases, Reporter, execute
@@ -346,54 +343,6 @@ def test_health_and_figures(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(DirectoryStore, "exists", away)
     assert gateway.client.get("/readyz").status_code == 503
-
-
-def test_many_listeners_share_one_poller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "POLL_SECONDS", 0.01)
-    looks = 0
-
-    def look() -> SimpleNamespace:
-        nonlocal looks
-        looks += 1
-        return SimpleNamespace(state="done" if looks == 5 else "running", looks=looks)
-
-    async def listen(board: watching.Watching) -> list[str]:
-        return [status.state async for status in board.follow("job", look, lambda: True)]
-
-    async def all_listeners() -> list[list[str]]:
-        board = watching.Watching()
-        return await asyncio.gather(*(listen(board) for _ in range(300)))
-
-    heard = asyncio.run(all_listeners())
-    assert looks == 5
-    assert len(heard) == 300
-    assert all(states[-1] == "done" for states in heard)
-
-
-def test_a_poller_that_fails_ends_its_listeners() -> None:
-    def look() -> SimpleNamespace:
-        raise InputError("gone")
-
-    async def listen() -> None:
-        async for _ in watching.Watching().follow("job", look, lambda: True):
-            pass
-
-    with pytest.raises(InputError, match="gone"):
-        asyncio.run(listen())
-
-
-def test_a_stream_ends_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(watching, "VALID_SECONDS", 0.0)
-    asked = iter([True, True, False])
-
-    async def listen() -> int:
-        running = SimpleNamespace(state="running")
-        board = watching.Watching()
-        heard = board.follow("job", lambda: running, lambda: next(asked))
-        return len([status async for status in heard])
-
-    assert asyncio.run(asyncio.wait_for(listen(), 30)) == 1
 
 
 def test_a_token_has_a_number_of_streams(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

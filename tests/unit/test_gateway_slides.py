@@ -1,4 +1,4 @@
-"""The HTTP API's slides, uploads and tiles, on a directory store."""
+"""The HTTP API's slides, tiles and crops, on a directory store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import threading
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,12 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
-from services.gateway.api import slide_threads, uploads, zoom
+from services.gateway.api import slide_threads, zoom
 from services.gateway.api.problems import ProblemError
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
-from shared.jobs import Ledger
 from shared.phantom import PHANTOM_CLASSES, write_phantom
-from shared.queue.sweeping import sweep
-from shared.storage import ObjectNotFoundError
-from shared.storage.parts import part_upload
 from tests.gateway import Gateway
 from tests.phantoms import PHANTOM_SEED
 
@@ -292,84 +287,6 @@ def test_label_tiles_lie_over_the_slides(gateway: Gateway, phantom: Path, back: 
     assert gateway.client.get(place.replace("/p/", "/q/")).status_code == 404
 
 
-def test_large_files_come_in_parts_and_go_on_where_they_broke_off(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uploads, "PART_BYTES", 1000)
-    client = gateway.client
-    data = np.random.default_rng(0).bytes(2500)
-    begun = client.post("/v1/slides/a/uploads", json={"file": "a.svs", "bytes": 2500})
-    place = begun.headers["Location"]
-    assert [part["bytes"] for part in begun.json()["missing"]] == [1000, 1000, 500]
-    client.put(f"{place}/parts/3", content=data[2000:])
-    assert client.put(f"{place}/parts/1", content=data[:999]).status_code == 422
-    client.put(f"{place}/parts/1", content=data[:1000])
-    refused = client.post(f"{place}/complete")
-    assert (refused.status_code, "part 2" in refused.json()["detail"]) == (409, True)
-    status = client.get(place).json()
-    assert (status["arrived"], len(status["missing"])) == ([1, 3], 1)
-    client.put(status["missing"][0]["url"], content=data[1000:2000])
-    assert client.post(f"{place}/complete").json()["files"] == {"slides/a/source/a.svs": 2500}
-    assert gateway.resources.root.get("slides/a/source/a.svs") == data
-    assert client.get(place).status_code == 404
-    assert list(gateway.resources.root.list("parts/")) == []
-    again = client.post("/v1/slides/a/uploads", json={"file": "b.svs", "bytes": 10}).headers
-    assert client.delete(again["Location"]).status_code == 204
-
-
-def test_an_upload_of_more_than_was_announced_is_removed(gateway: Gateway) -> None:
-    client, store = gateway.client, gateway.resources.root
-    begun = client.post("/v1/slides/a/uploads", json={"file": "a.svs", "bytes": 10})
-    store.put("parts/slides/a/source/a.svs/00001", b"more than ten bytes")  # a server that let it
-    refused = client.post(f"{begun.headers['Location']}/complete")
-    assert refused.status_code == 422
-    assert "more bytes than the 10 that were announced" in refused.json()["detail"]
-    assert [*store.list("parts/"), *store.list("uploads/"), *store.list("slides/")] == []
-
-
-def test_what_was_begun_and_left_is_swept(gateway: Gateway) -> None:
-    client, root = gateway.client, gateway.resources.root
-    begun = client.post("/v1/slides/a/uploads", json={"file": "a.svs", "bytes": 10})
-    client.put(begun.json()["missing"][0]["url"], content=b"0123456789")
-    root.put("parts/slides/b/source/lost/00001", b"its record is gone")
-    root.put("uploads/damaged.json", b"{")
-    sessions = gateway.resources.sessions
-    session = str(sessions.follow_link(sessions.make_link("browser", ("read",))))
-    ledger, kept, now = Ledger(root), timedelta(days=30), datetime.now(UTC)
-    before = set(root.list())
-    assert sweep(ledger, kept, now + timedelta(hours=13)) == 0
-    assert set(root.list()) == before
-    assert sweep(ledger, kept, now + timedelta(days=2)) == 2  # a session, and its link
-    assert sessions.find(session) is None
-    assert not list(root.list("access/sessions/"))
-    assert list(root.list("access/tokens/"))
-    assert sweep(ledger, kept, now + timedelta(days=8)) == 3
-    assert [*root.list("parts/"), *root.list("uploads/")] == []
-    assert client.get(begun.headers["Location"]).status_code == 404
-
-
-def test_parts_that_are_gone_leave_no_half_a_file(gateway: Gateway) -> None:
-    """As when an upload is completed twice at a time, and the other try is done first."""
-    store = gateway.resources.root
-    parts = part_upload(store, "slides/a/source/a.svs")
-    name = parts.begin()
-    for number in (1, 2):
-        store.put(f"parts/slides/a/source/a.svs/{number:05d}", b"half")
-    store.delete("parts/slides/a/source/a.svs/00002")
-    with pytest.raises(ObjectNotFoundError):
-        parts.complete(name, 2)
-    assert not store.exists("slides/a/source/a.svs")
-
-
-@pytest.mark.parametrize("said", [2, 9])
-def test_a_body_has_the_size_that_was_counted(gateway: Gateway, said: int) -> None:
-    headers = {"Content-Length": str(said)}
-    for place in ("/v1/slides/a/source/a.svs", "/v1/features/f/a.h5"):
-        answer = gateway.client.put(place, content=b"12345", headers=headers)
-        assert (answer.status_code, f"says {said} bytes" in answer.text) == (400, True)
-    assert list(gateway.resources.root.list("slides/")) == []
-
-
 def test_slides_of_the_store_are_registered(gateway: Gateway, phantom: Path) -> None:
     gateway.resources.root.put_file("incoming/p.tiff", phantom)
     body = {"slide": "r", "source": "incoming/p.tiff"}
@@ -379,23 +296,3 @@ def test_slides_of_the_store_are_registered(gateway: Gateway, phantom: Path) -> 
         answer = gateway.client.post("/v1/slides", json={"slide": "r", "source": wrong})
         assert answer.status_code == 422, wrong
         assert answer.json()["errors"][0]["pointer"] == "#/source"
-
-
-@pytest.mark.parametrize("file", ["..%2Fx.svs", ".hidden", "a/b/c.svs", "-x", "a%00b"])
-def test_names_of_files_stay_below_their_slide(gateway: Gateway, file: str) -> None:
-    answer = gateway.client.put(f"/v1/slides/a/source/{file}", content=b"x")
-    assert answer.status_code in {404, 422}, answer.text
-    assert list(gateway.resources.root.list("slides/")) == []
-
-
-def test_annotations_of_unknown_formats_are_refused(gateway: Gateway) -> None:
-    answer = gateway.client.put("/v1/slides/a/annotation/a.docx", content=b"x")
-    assert answer.status_code == 415
-    assert ".geojson" in answer.json()["remedy"]
-
-
-@pytest.mark.parametrize("file", ["a.svs.geojson", "a.GEOJSON.GZ", "a.ndpi.ndpa", "a_mask.npy"])
-def test_annotations_of_every_format_are_taken(gateway: Gateway, file: str) -> None:
-    answer = gateway.client.put(f"/v1/slides/a/annotation/{file}", content=b"x")
-    assert answer.status_code in {200, 201}, answer.text
-    assert answer.json()["annotation"].endswith(file)

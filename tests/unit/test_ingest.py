@@ -18,7 +18,6 @@ from services.ingest.annotations import formats, outlines, qupath
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.annotations.writing import write_annotation
 from services.ingest.stage import IngestStage
-from services.ingest.tissue import stain_of, tissue_mask
 from shared.contracts.base import Classes
 from shared.contracts.ingest import (
     CohortRecord,
@@ -199,16 +198,13 @@ def test_the_result_says_what_labels_lack(tmp_path: Path) -> None:
     assert "hold 20 to 80 %" in why
     assert "'Training regions' in docs/slides.md" in why
     halo = tmp_path / "labels.annotations"
-    drawn = {"stroma": [ring, inner[:-1]], "tumor": [inner, ring[:-1]]}
-    layers = ""
-    for name, parts in drawn.items():
-        regions = "".join(
-            '<Region Type="Polygon" HasEndcaps="0"><Vertices>'
-            + "".join(f'<V X="{x}" Y="{y}"/>' for x, y in part)
-            + "</Vertices></Region>"
-            for part in parts
-        )
-        layers += f'<Annotation Name="{name}"><Regions>{regions}</Regions></Annotation>'
+    drawn = [("stroma", ring), ("stroma", inner[:-1]), ("tumor", inner), ("tumor", ring[:-1])]
+    layers = "".join(
+        f'<Annotation Name="{name}"><Regions><Region Type="Polygon" HasEndcaps="0"><Vertices>'
+        + "".join(f'<V X="{x}" Y="{y}"/>' for x, y in part)
+        + "</Vertices></Region></Regions></Annotation>"
+        for name, part in drawn
+    )
     halo.write_text(f"<Annotations>{layers}</Annotations>")
     result = ingest(DirectoryStore(tmp_path / "other"), source(path, halo)).result or {}
     assert result["overpainted slides"] == {"s": "31%"}
@@ -326,14 +322,6 @@ def test_panda_masks_have_names_of_their_own(tmp_path: Path) -> None:
     two = Classes.of("benign", "cancer")
     with pytest.raises(InputError, match="4"):
         draw(mask, two, slide=slide, label_format="panda-karolinska")
-
-
-def test_blank_and_dark_fields() -> None:
-    rng = np.random.default_rng(0)
-    blank = (244 + rng.normal(0, 2, (256, 256, 3))).clip(0, 255).astype(np.uint8)
-    assert not tissue_mask(blank, 8.0).any()
-    dark = rng.integers(0, 40, (256, 256, 3)).astype(np.uint8)
-    assert stain_of(dark, tissue_mask(dark, 8.0)) == "other"
 
 
 def test_geojson_with_a_third_coordinate(real_data: Path) -> None:

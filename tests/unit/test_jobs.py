@@ -24,20 +24,10 @@ from shared.jobs import (
     store_plan,
 )
 from shared.settings import Settings
-from shared.storage import (
-    DirectoryStore,
-    ObjectNotFoundError,
-    Store,
-    StoreView,
-)
+from shared.storage import DirectoryStore, ObjectNotFoundError, Store, StoreView
 from tests.toy import ToyRequest, ToyStage
 
 CONFIG = Settings(max_failures=3, max_starts=5)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(DirectoryStore(tmp_path))
 
 
 def run(ledger: Ledger, reporter: Reporter | None = None, **fields: Any) -> JobStatus:

@@ -32,7 +32,7 @@ from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
-from tests.unit.test_train import RECIPE
+from tests.toy_training import RECIPE
 
 TEACHER, STUDENT, TOY = ModelRef("teacher"), ModelRef("student"), ModelRef("toy")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
@@ -21,73 +20,23 @@ from typer.testing import CliRunner
 
 from heterotissue.cli.app import app
 from heterotissue.recipes import load_recipe
-from services.train.data import Batch, Batches
-from services.train.objectives import (
-    DecoderObjective,
-    StudentObjective,
-    VaeObjective,
-)
 from services.train.stage import TrainStage
 from shared.contracts.base import Classes
 from shared.contracts.models import ModelRecord, ModelRef
-from shared.contracts.recipe import DenoiserRecipe, Recipe, StudentRecipe, VaeRecipe
+from shared.contracts.recipe import Recipe, StudentRecipe
 from shared.contracts.regions import region_set_key
-from shared.contracts.sampling import GuidanceScale, Sampling
+from shared.contracts.sampling import Sampling
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest
-from shared.diffusion.autoencoder import make_vae, read_vae
-from shared.diffusion.conditionings import make_denoiser
-from shared.diffusion.denoiser import Denoiser
+from shared.diffusion.autoencoder import read_vae
 from shared.diffusion.model_store import load_model
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import HandedBackError, InputError
-from shared.imaging.region_sets import RegionIndex, load_region_set
+from shared.imaging.region_sets import load_region_set
 from shared.jobs import Context, Ledger, run_job
-from shared.settings import Settings
-from shared.storage import DirectoryStore, Store
+from shared.storage import DirectoryStore
 from tests.region_sets import CLASSES, make_region_set
-
-RECIPE = Recipe(
-    name="toy",
-    size=32,
-    segment_steps=2,
-    sample_every=4,
-    vae=VaeRecipe(
-        architecture="dc",
-        channels=(8, 16),
-        latent_channels=4,
-        steps=4,
-        decoder_steps=2,
-        perceptual="efficientnet-lite1",
-        batch_size=2,
-        crop=32,
-        learning_rate=1e-3,
-        decoder_learning_rate=1e-5,
-    ),
-    denoiser=DenoiserRecipe(
-        channels=(32, 64),
-        attention=(False, True),
-        condition_channels=32,
-        steps=4,
-        batch_size=2,
-        views=8,
-    ),
-)
-
-
-def train(store: Store, recipe: Recipe = RECIPE, **fields: object) -> None:
-    names = {"run": "r", "regions": "toy", "model": "m"}
-    request = TrainRequest.model_validate({**names, "recipe": recipe, **fields})
-    ledger = Ledger(store)
-    status = run_job(
-        ledger, TrainStage(), ledger.submit(request, replace=True), config=Settings(threads=1)
-    )
-    assert status.state == "done", status.failed
-
-
-def outputs(store: Store) -> dict[str, bytes]:
-    kept = [key for key in store.list() if not key.startswith(("jobs/", "open-jobs/", "names/"))]
-    return {key: store.get(key) for key in kept}
+from tests.toy_training import RECIPE, outputs, plan, train
 
 
 def make_patients_regions(store: DirectoryStore) -> None:
@@ -103,26 +52,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
     make_patients_regions(store)
     train(store)
     return store
-
-
-def test_an_autoencoder_decodes_noisy_latents_and_first_channels_alone_where_asked() -> None:
-    recipe = VaeRecipe(architecture="dc", channels=(16, 32), latent_channels=8)
-    vae, seeds = make_vae(recipe), range(64)
-    asked = recipe.model_copy(update={"noise": 0.5, "ordered": 0.5, "halved": 0.25})
-    latents = torch.ones(len(seeds), 8, 4, 4)
-    plain, trained = (VaeObjective(vae, each, "cpu") for each in (recipe, asked))
-    assert (plain._kept(latents, seeds) == 1).all()
-    assert plain._noisy(latents, seeds) is latents
-    kept = trained._kept(latents, seeds).flatten(1)
-    assert {int(row.sum()) for row in kept} == {1, 2, 4, 6, 8}
-    assert (kept.diff(dim=1) <= 0).all()
-    spread = (trained._noisy(latents, seeds) - latents).flatten(1).std(1)
-    assert 4 < (spread == 0).sum() < 28
-    assert 0.3 < spread.max() < 0.6
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    batch = Batch(images, images[..., 0], [[], []], [True] * 2, [True] * 2, ["a", "b"])
-    trained.loss(batch, [1, 2], 0)["loss"].backward()
-    assert all(weights.grad is not None for weights in vae.parameters())
 
 
 def test_a_published_model_names_no_slide_and_no_patient(trained: DirectoryStore) -> None:
@@ -176,20 +105,6 @@ def test_the_decoder_is_trained_alone(trained: DirectoryStore) -> None:
     assert all(torch.equal(value, after[name]) for name, value in published.items())
     rates = {kind: highest_rate(trained, kind) for kind in ("vae", "decoder")}
     assert rates == pytest.approx({"vae": 1e-3, "decoder": 1e-5}, rel=0.5)
-
-
-@pytest.mark.parametrize("architecture", ["kl", "dc"])
-def test_of_either_autoencoder_what_decodes_learns_alone(architecture: str) -> None:
-    vae = make_vae(RECIPE.vae.model_copy(update={"architecture": architecture}))
-    images = np.random.default_rng(0).integers(256, size=(2, 32, 32, 3), dtype=np.uint8)
-    batch = Batch(images, images[..., 0], [[], []], [True] * 2, [True] * 2, ["a", "b"])
-    objective = DecoderObjective(vae, None, "cpu")
-    objective.loss(batch, [0, 1], 0)["loss"].backward()  # type: ignore[no-untyped-call]
-    learnt = {name for name, parameter in vae.named_parameters() if parameter.grad is not None}
-    decodes = ("decoder.", "post_quant_conv.")
-    assert learnt == {name for name, _ in vae.named_parameters() if name.startswith(decodes)}
-    found = [float(objective.loss(batch, [0, seed], 0)["psnr"]) for seed in (1, 1, 2)]
-    assert found[0] == found[1] != found[2]  # the noise that it learns to bear is of the seeds
 
 
 def test_a_missing_perceptual_network_is_told_before_training(tmp_path: Path) -> None:
@@ -257,14 +172,6 @@ def test_generation_refuses_what_does_not_fit(trained: DirectoryStore) -> None:
         sampler.generate(np.full((1, 32, 32), 3, np.uint8), [[]], [0], Sampling())
     with pytest.raises(InputError, match="no multiple"):
         sampler.generate(np.ones((1, 33, 32), np.uint8), [[]], [0], Sampling())
-
-
-def plan(store: Store, recipe: Recipe, warm_start: str, regions: str = "toy") -> None:
-    context = Context(store, threads=1, device="cpu", report=lambda *_: None)
-    request = TrainRequest(
-        run="w", regions=regions, recipe=recipe, model="w", warm_start=warm_start
-    )
-    TrainStage().plan(request, context)
 
 
 def test_a_warm_start_of_another_recipe_is_refused_before_training(
@@ -440,23 +347,3 @@ def test_what_is_published_as_it_is_stays_the_student_that_it_is(
 def test_a_student_needs_a_teacher() -> None:
     with pytest.raises(ValidationError, match="needs a teacher"):
         TrainRequest(run="r", regions="toy", recipe=STUDENT, model="m")
-
-
-def test_a_student_with_as_many_steps_as_its_teacher_has_nothing_to_learn(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path)
-    record = make_region_set(store)
-    batch = Batches(RegionIndex(store, record, "train"), 32, DenoiserRecipe(), (0,)).draw(0, 4)
-    torch.manual_seed(0)
-    vae = make_vae(RECIPE.vae)
-    denoiser, other = (make_denoiser(RECIPE.denoiser, 32, record.classes, vae) for _ in range(2))
-
-    def loss(teacher: Denoiser, teacher_steps: int, step: int = 0) -> float:
-        unguided = GuidanceScale(guidance_map=1, guidance_crops=1)
-        recipe = StudentRecipe(sampling_steps=8, teacher_steps=teacher_steps, guidance=unguided)
-        objective = StudentObjective(denoiser, teacher, vae, recipe, "cpu")
-        return float(objective.loss(batch, [5, 6, 7, 8], step)["loss"].detach())
-
-    assert loss(copy.deepcopy(denoiser), 1) < 1e-10
-    assert loss(copy.deepcopy(denoiser), 1, step=13) < 1e-10
-    assert loss(copy.deepcopy(denoiser), 4) > 1e-9
-    assert loss(other, 1) > 1e-3

@@ -207,8 +207,7 @@ def show_dataset(
     """Return a dataset's status: state, counts, rate, time left, failed shards and their errors."""
     status = own.status()
     headers = etag_headers(sha256(status.model_dump_json().encode())[:32], "no-cache")
-    unchanged = not_modified(headers, if_none_match)
-    if unchanged is not None:
+    if (unchanged := not_modified(headers, if_none_match)) is not None:
         return unchanged  # type: ignore[return-value]
     response.headers.update(headers)
     return status

@@ -1,0 +1,99 @@
+"""Finding the annotations of slides: by their names, in their folders, each for one slide."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from heterotissue.sources import find_slides
+from shared.errors import InputError
+from shared.storage import sha256_file
+from tests.source_files import slide, sources
+
+
+def test_masks_and_pictures_of_the_glass_beside_slides_are_no_slides(tmp_path: Path) -> None:
+    pictures = {"a.png", "b.svs", "c.ome.tif"}
+    masks = {"a.labels.png", "a_seg.png", "a_gt.png", "a_label.png", "b.gt.tif", "c.labelmap.png"}
+    alone = {"d_gt.png", "e-label.tif"}  # which may be slides: nothing is beside them
+    for name in pictures | masks | alone | {"b_label.png", "b-macro.jpg"}:
+        slide(tmp_path / "in" / name)
+    found = find_slides([tmp_path / "in"])
+    assert {entry.path.name for entry in found.slides} == pictures | alone
+    assert found.notes == ["skipped 2 small pictures of slides: b-macro.jpg, b_label.png"]
+    for name in masks - {"a_label.png", "b.gt.tif", "c.labelmap.png"}:
+        (tmp_path / "in" / name).unlink()
+    labels = {item.slide: item.labels for item in sources(tmp_path, tmp_path / "in",
+                                                          use_labels=True).slides}  # fmt: skip
+    named = {name: Path(file).name for name, file in labels.items() if file}
+    assert named == {"a": "a_label.png", "b": "b.gt.tif", "c.ome": "c.labelmap.png"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.geojson", "a.GEOJSON", "a.geojson.gz", "a.svs.geojson", "A.SVS.GeoJSON", "a.xml",
+     "a.svs.xml", "a.json", "a_mask.png", "a-labels.tif", "a.mask.png", "a_mask.jpg",
+     "a.svs_mask.tiff", "a_labels.npy", "a.labels.png", "a-seg.tif", "a_GT.png"],
+)  # fmt: skip
+def test_annotations_are_found_by_the_names_that_tools_give_them(tmp_path: Path, name: str) -> None:
+    slide(tmp_path / "in/a.svs")
+    slide(tmp_path / "in/b.svs")
+    label = slide(tmp_path / "in" / name)
+    made = sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert [item.slide for item in made.slides] == ["a", "b"]
+    assert made.slides[0].labels_sha256 == sha256_file(label)
+    assert made.slides[1].labels is None
+    assert "no annotation of 1 of 2 slides was found: b.svs" in made.notes
+
+
+def test_what_is_not_clear_of_annotations_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    slide(folder / "a.svs")
+    slide(folder / "a.xml")
+    slide(folder / "a.geojson")
+    made = sources(tmp_path, folder, use_labels=True)
+    assert (made.slides[0].labels or "").endswith("/a.geojson")
+    assert "1 slides have several annotations; taken: a.svs: a.geojson" in made.notes
+    unread = sources(tmp_path, folder)
+    assert unread.slides[0].labels is None
+    assert "annotations of 1 slides are not read (a.geojson)" in unread.notes[0]
+    (tmp_path / "wrong").mkdir()
+    slide(tmp_path / "wrong/b.xml")
+    with pytest.raises(InputError, match="holds no annotation of any slide"):
+        sources(tmp_path, folder, use_labels=True, labels=tmp_path / "wrong")
+    with pytest.raises(InputError, match="is not a folder"):
+        sources(tmp_path, folder, use_labels=True, labels=tmp_path / "missing")
+
+
+def test_a_folder_of_annotations_may_mirror_the_slides(tmp_path: Path) -> None:
+    for site in ("a", "b"):
+        slide(tmp_path / "in" / site / "001.svs")
+        slide(tmp_path / "labels" / site / "001.png")
+    made = sources(tmp_path, tmp_path / "in", use_labels=True, labels=tmp_path / "labels")
+    assert [item.labels_sha256 for item in made.slides] == [
+        sha256_file(tmp_path / "labels" / site / "001.png") for site in ("a", "b")
+    ]
+    shutil.move(tmp_path / "in/a", tmp_path / "in/c")
+    made = sources(tmp_path, tmp_path / "in", use_labels=True, labels=tmp_path / "labels")
+    assert [item.slide for item in made.slides] == ["001"]
+    assert "has several annotations of one name" in made.refused[0].reason
+
+
+def test_an_annotation_is_of_one_slide_only(tmp_path: Path) -> None:
+    for place in ("a/001.svs", "b/001.svs", "c/002.svs", "c/002.tif", "c/003.svs"):
+        slide(tmp_path / "in" / place)
+    for name in ("001.xml", "003.xml"):
+        slide(tmp_path / "labels" / name)
+    made = sources(tmp_path, tmp_path / "in", use_labels=True, labels=tmp_path / "labels")
+    assert {item.slide: item.labels is not None for item in made.slides if item.labels} == {
+        "003": True
+    }
+    assert sorted(Path(item.path).parts[-2:] for item in made.refused) == [
+        ("a", "001.svs"), ("b", "001.svs"),
+    ]  # fmt: skip
+    assert "001.xml may be that of b/001.svs too" in made.refused[0].reason
+    slide(tmp_path / "in/c/002.svs.geojson")  # names one of the two
+    beside = sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert not beside.refused
+    assert sum(item.labels is not None for item in beside.slides) == 1
