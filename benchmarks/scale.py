@@ -87,9 +87,9 @@ class CountedStore(StoreView):
         super().__init__(inner)
         self.calls: Counter[str] = Counter()
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> str:
         self.calls["put"] += 1
-        super().put(key, data)
+        return super().put(key, data)
 
     def get(self, key: str) -> bytes:
         self.calls["get"] += 1
@@ -111,9 +111,9 @@ class CountedStore(StoreView):
         self.calls["get"] += 1
         return super().local(key)
 
-    def put_file(self, key: str, path: Path) -> None:
+    def put_file(self, key: str, path: Path) -> str:
         self.calls["put"] += 1
-        super().put_file(key, path)
+        return super().put_file(key, path)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         self.calls["get"] += 1

@@ -75,13 +75,13 @@ class Policed(StoreView):
         if not allows(self.service, action, self.prefix + key):
             raise AccessDeniedError(f"{self.service} may not {action} {self.prefix}{key}")
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> str:
         self._check("s3:PutObject", key)
-        super().put(key, data)
+        return super().put(key, data)
 
-    def put_file(self, key: str, path: Path) -> None:
+    def put_file(self, key: str, path: Path) -> str:
         self._check("s3:PutObject", key)
-        super().put_file(key, path)
+        return super().put_file(key, path)
 
     def create(self, key: str, data: bytes) -> bool:
         self._check("s3:PutObject", key)

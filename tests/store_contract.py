@@ -19,8 +19,8 @@ def check_store(store: Store, folder: Path) -> None:
     store.put("a/two.tar", b"22")
     store.put("ab", b"3")
     assert store.get("a/one") == b"1"
-    store.put("a/one", b"changed")
-    assert store.get("a/one") == b"changed"
+    tag = store.put("a/one", b"changed")
+    assert (store.get("a/one"), store.stat("a/one").tag) == (b"changed", tag)
     assert (store.exists("a/one"), store.exists("a"), store.exists("a/on")) == (True, False, False)
     assert store.size("a/two.tar") == 2
     with store.open("a/two.tar") as stream:
@@ -61,7 +61,8 @@ def check_store(store: Store, folder: Path) -> None:
             missing("a/none")
     source = folder / "source.bin"
     source.write_bytes(bytes(range(256)) * 5000)
-    store.put_file("files/müde 1.bin", source)
+    tag = store.put_file("files/müde 1.bin", source)
+    assert store.stat("files/müde 1.bin").tag == tag
     assert store.local("files/müde 1.bin").read_bytes() == source.read_bytes()
     data = source.read_bytes()
     assert store.read_range("files/müde 1.bin", 1000, 300) == data[1000:1300]

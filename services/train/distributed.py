@@ -30,11 +30,11 @@ from shared.storage import Store, StoreView, open_store
 class ReadOnlyStore(StoreView):
     """A store that ignores puts and deletes, for all processes but the first."""
 
-    def put(self, key: str, data: bytes) -> None:
-        pass
+    def put(self, key: str, data: bytes) -> str:
+        return ""
 
-    def put_file(self, key: str, path: Path) -> None:
-        pass
+    def put_file(self, key: str, path: Path) -> str:
+        return ""
 
     def delete(self, key: str) -> None:
         pass

@@ -138,15 +138,17 @@ class RecordingStore(StoreView):
             raise DamagedOutputError(made[0], key)
         return data
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> str:
         self._check()
-        super().put(key, data)
-        self._keep(key, sha256(data))
+        tag = super().put(key, data)
+        self._keep(key, sha256(data), tag)
+        return tag
 
-    def put_file(self, key: str, path: Path) -> None:
+    def put_file(self, key: str, path: Path) -> str:
         self._check()
-        super().put_file(key, path)
-        self._keep(key, sha256_file(path))
+        tag = super().put_file(key, path)
+        self._keep(key, sha256_file(path), tag)
+        return tag
 
     def delete(self, key: str) -> None:
         self._check()
@@ -155,9 +157,8 @@ class RecordingStore(StoreView):
         if self.outputs.pop(key, None) is None:
             self.removed.add(key)
 
-    def _keep(self, key: str, digest: str) -> None:
+    def _keep(self, key: str, digest: str, tag: str) -> None:
         """Record an object that was put, unless it came too late."""
-        tag = self.stat(key).tag
         try:
             self._check()
         except CancelledError:

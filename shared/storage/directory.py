@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -32,13 +32,11 @@ class DirectoryStore(Store):
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    def put(self, key: str, data: bytes) -> None:
-        with self._replacing(key) as temporary:
-            temporary.write_bytes(data)
+    def put(self, key: str, data: bytes) -> str:
+        return self._replace(key, lambda path: path.write_bytes(data))
 
-    def put_file(self, key: str, path: Path) -> None:
-        with self._replacing(key) as temporary:
-            shutil.copyfile(path, temporary)
+    def put_file(self, key: str, path: Path) -> str:
+        return self._replace(key, lambda temporary: shutil.copyfile(path, temporary))
 
     def create(self, key: str, data: bytes) -> bool:
         with self._temporary(key) as temporary:
@@ -52,14 +50,16 @@ class DirectoryStore(Store):
         _sync(self._path(key).parent)
         return True
 
-    @contextmanager
-    def _replacing(self, key: str) -> Iterator[Path]:
+    def _replace(self, key: str, write: Callable[[Path], object]) -> str:
+        """Put what a function writes into a file; return its tag."""
         with self._temporary(key) as temporary:
-            yield temporary
+            write(temporary)
             temporary.chmod(_MODE)
             _sync(temporary)
+            tag = _stat(temporary).tag
             temporary.replace(self._path(key))
         _sync(self._path(key).parent)
+        return tag
 
     @contextmanager
     def _temporary(self, key: str) -> Iterator[Path]:
@@ -97,9 +97,7 @@ class DirectoryStore(Store):
         return self._path(key).is_file()
 
     def stat(self, key: str) -> Stat:
-        stat = self.local(key).stat()
-        # The tag has the inode, because a coarse clock may give two puts the same time.
-        return Stat(stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_ino:x}-{stat.st_size:x}")
+        return _stat(self.local(key))
 
     def list(self, prefix: str = "") -> Iterator[str]:
         base = self.root / prefix.rpartition("/")[0]
@@ -178,3 +176,9 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _stat(path: Path) -> Stat:
+    stat = path.stat()
+    # The tag has the inode, because a coarse clock may give two puts the same time.
+    return Stat(stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_ino:x}-{stat.st_size:x}")

@@ -88,11 +88,12 @@ class S3Store(Store):
                 raise
             self.client.make_bucket(self.bucket)
 
-    def put(self, key: str, data: bytes) -> None:
-        self.client.put_object(self.bucket, self.name(key), io.BytesIO(data), len(data))
+    def put(self, key: str, data: bytes) -> str:
+        put = self.client.put_object(self.bucket, self.name(key), io.BytesIO(data), len(data))
+        return _tag(put.etag)
 
-    def put_file(self, key: str, path: Path) -> None:
-        self.client.fput_object(self.bucket, self.name(key), str(path))
+    def put_file(self, key: str, path: Path) -> str:
+        return _tag(self.client.fput_object(self.bucket, self.name(key), str(path)).etag)
 
     def create(self, key: str, data: bytes) -> bool:
         if self.exists(key):
@@ -127,7 +128,7 @@ class S3Store(Store):
             stat = self.client.stat_object(self.bucket, self.name(key))
         except (S3Error, InvalidResponseError) as error:
             raise self._translated(error, key) from error
-        return Stat(stat.size or 0, (stat.etag or "").strip('"'))
+        return Stat(stat.size or 0, _tag(stat.etag))
 
     def exists(self, key: str) -> bool:
         try:
@@ -243,3 +244,7 @@ def _credentials(config: Settings, http: urllib3.PoolManager) -> Provider:
         "an s3:// store needs HTD_S3_ACCESS_KEY and HTD_S3_SECRET_KEY, or a role of the workload "
         f"({', '.join(ROLES)})"
     )
+
+
+def _tag(etag: str | None) -> str:
+    return (etag or "").strip('"')

@@ -147,12 +147,12 @@ class Store(ABC):
     url: str
 
     @abstractmethod
-    def put(self, key: str, data: bytes) -> None:
-        """Store `data` under `key`, whole or not at all."""
+    def put(self, key: str, data: bytes) -> str:
+        """Store `data` under `key`, whole or not at all; return the object's tag (see `Stat`)."""
 
     @abstractmethod
-    def put_file(self, key: str, path: Path) -> None:
-        """Store the content of the file at `path`, whole or not at all."""
+    def put_file(self, key: str, path: Path) -> str:
+        """Store the content of the file at `path`, as `put` does."""
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> bool:

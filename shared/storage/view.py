@@ -21,11 +21,11 @@ class StoreView(Store):
         self.inner = inner
         self.url = inner.url
 
-    def put(self, key: str, data: bytes) -> None:
-        self.inner.put(key, data)
+    def put(self, key: str, data: bytes) -> str:
+        return self.inner.put(key, data)
 
-    def put_file(self, key: str, path: Path) -> None:
-        self.inner.put_file(key, path)
+    def put_file(self, key: str, path: Path) -> str:
+        return self.inner.put_file(key, path)
 
     def create(self, key: str, data: bytes) -> bool:
         return self.inner.create(key, data)
@@ -106,13 +106,14 @@ class OverlayStore(StoreView):
     def _new(self, suffix: str = "") -> Path:
         return Path(self._folder.name) / f"{next(self._numbers)}{suffix}"
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> str:
         path = self._new()
         path.write_bytes(data)
-        self.put_file(key, path)
+        return self.put_file(key, path)
 
-    def put_file(self, key: str, path: Path) -> None:
+    def put_file(self, key: str, path: Path) -> str:
         self._own[check_key(key)] = path
+        return self.stat(key).tag
 
     def create(self, key: str, data: bytes) -> bool:
         """Store `data` under `key` if no object is there; say whether it was stored."""

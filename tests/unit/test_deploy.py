@@ -126,10 +126,10 @@ def test_deployments_that_end_at_the_same_time_are_both_kept(tmp_path: Path) -> 
     class Slow(StoreView):
         """Another deployment begins and ends just before a record is put."""
 
-        def put(self, key: str, data: bytes) -> None:
+        def put(self, key: str, data: bytes) -> str:
             if key.endswith(".json"):
                 add(self.inner, 2)
-            super().put(key, data)
+            return super().put(key, data)
 
     store = DirectoryStore(tmp_path)
     add(Slow(store), 1)

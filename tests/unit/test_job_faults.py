@@ -121,9 +121,9 @@ class Torn(StoreView):
             raise KeyboardInterrupt
         self.left -= 1
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> str:
         self._change()
-        super().put(key, data)
+        return super().put(key, data)
 
     def delete(self, key: str) -> None:
         self._change()
@@ -241,10 +241,10 @@ class Faulty(StoreView):
         super().__init__(inner)
         self.prefix, self.errors = prefix, errors
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> str:
         if key.startswith(self.prefix) and self.errors:
             raise self.errors.pop()
-        super().put(key, data)
+        return super().put(key, data)
 
 
 def run_unit(ledger: Ledger, job: str, unit: str, wait: Wait | None) -> None:

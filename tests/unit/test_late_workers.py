@@ -82,11 +82,11 @@ class PausedInPut(StoreView):
         super().__init__(inner)
         self.key, self.meanwhile = key, meanwhile
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes) -> str:
         if key.endswith(self.key):
             self.key = "none"
             self.meanwhile()
-        super().put(key, data)
+        return super().put(key, data)
 
 
 @pytest.mark.parametrize("other", ["same", "other", None])

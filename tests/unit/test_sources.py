@@ -282,7 +282,7 @@ def test_a_store_that_takes_nothing_is_one_clear_error(tmp_path: Path) -> None:
         slide_sources(DirectoryStore(tmp_path / "file"), found, keep_source=True)
 
     class Full(DirectoryStore):
-        def put_file(self, key: str, path: Path) -> None:
+        def put_file(self, key: str, path: Path) -> str:
             raise OSError(28, "No space left on device")
 
     full: Store = Full(tmp_path / "full")
