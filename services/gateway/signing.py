@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from shared.contracts.tenants import LINKS, REVOKED, SESSIONS
 from shared.errors import InputError
 from shared.settings import Settings
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -81,7 +81,7 @@ class SignedRecords:
                 if self.root.exists(_mark(name)):
                     raise ObjectNotFoundError(self.root, name)
                 return record
-        except ValidationError:
+        except (ValidationError, DamagedObjectError):
             pass
         log.error("%s was not signed with this gateway's HTD_GATEWAY_KEY, and is ignored", name)
         raise ObjectNotFoundError(self.root, name)

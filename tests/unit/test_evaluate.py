@@ -204,7 +204,7 @@ def test_images_made_again_by_another_model_are_measured_again(tmp_path: Path) -
     """A model that was trained again under its old name makes another dataset of the old name."""
     store = make_store(tmp_path)
     ledger, request = Ledger(store), EvaluateRequest(report="r", dataset="d")
-    before, record = ledger.identify(request), store.get("datasets/d/dataset.json")
+    before = ledger.identify(request)
     model = store.get_model("models/toy/1/model.json", ModelRecord)
     changed = {}
     for name in model.sha256:
@@ -218,7 +218,6 @@ def test_images_made_again_by_another_model_are_measured_again(tmp_path: Path) -
     with pytest.raises(NameTakenError):  # the dataset may be in use
         ledger.submit(made)
     synthesize(store, made)
-    assert store.get("datasets/d/dataset.json") == record
     assert ledger.identify(request) != before
 
 
