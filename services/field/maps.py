@@ -21,7 +21,7 @@ def sample_map(
         InputError: the model has no layout model, or cannot give the size or the proportions.
     """
     store, width, height = context.store, wanted.width, wanted.height
-    layouts = load_layouts(store, model)
+    layouts = load_layouts(store, model).to(context.device)
     check_field(store, model, width, height, request.compression)
     shares = layout_shares(store, model, wanted.proportions)
     field = LayoutField(layouts, shares, width, height, model.size)

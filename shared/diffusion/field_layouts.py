@@ -22,7 +22,7 @@ from shared.diffusion.layouts import STEPS, to_labels, velocity
 from shared.errors import InputError
 from shared.imaging.label_map import LABEL_TILE
 
-OVERLAP = 1 / 4
+OVERLAP = 1 / 8
 """Overlap of neighbouring windows / their side."""
 
 MAX_VALUES = 2**28

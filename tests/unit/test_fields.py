@@ -278,6 +278,9 @@ def test_outlines_are_drawn_as_those_of_slides(made: DirectoryStore, tmp_path: P
     wanted[10:30, :20], wanted[10:30, 30:] = 2, 1
     found = drawn(made, path, size="48×40", rename=["fat=stroma"])
     np.testing.assert_array_equal(found, wanted)
+    np.save(tmp_path / "map.npy", np.where(wanted, wanted, 7))
+    renamed = drawn(made, tmp_path / "map.npy", rename=["7=background"])
+    np.testing.assert_array_equal(renamed, wanted)
     path.write_text(json.dumps([feature("tumor", 100, 200)]))
     with pytest.raises(InputError, match=r"48×40 px from outlines: 0% of the labelled area"):
         choose(made, labels=str(path), size="48x40")
