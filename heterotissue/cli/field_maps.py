@@ -15,6 +15,7 @@ from heterotissue.progress import say
 from shared.contracts.annotations import formats_of
 from shared.contracts.models import ModelRecord
 from shared.errors import InputError, quoted
+from shared.models import check_layouts
 from shared.storage import Store
 
 
@@ -35,6 +36,8 @@ def choose_map(
     Raises:
         InputError: options do not go together, or the map does not fit the model.
     """
+    from shared.datasets.field_inputs import check_field, layout_shares
+
     if (labels is None) == (sample_map is None):
         raise InputError("a field needs a label map: give either --labels or --sample-map")
     if sample_map is not None:
@@ -44,6 +47,9 @@ def choose_map(
             )
         width, height = parse_size("--sample-map", sample_map)
         shares = parse_proportions(proportion or [])
+        check_layouts(model)
+        check_field(store, model, width, height)
+        layout_shares(store, model, shares)  # raises if the shares cannot be had
         return {"sampled": {"width": width, "height": height, "proportions": shares}}
     if proportion:
         raise InputError("--proportion is of a sampled map: give --sample-map <width>x<height>")

@@ -315,8 +315,6 @@ OPTIONS = {
     "maps.regions": "--maps",
     "maps.sampled": "--sample-maps",
     "crops.regions": "--crops",
-    "sampled.width": "--sample-map",
-    "sampled.height": "--sample-map",
 }
 """Field → the option that sets it, where the option is not named as the field."""
 

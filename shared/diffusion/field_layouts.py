@@ -123,7 +123,8 @@ class LayoutField:
         height, width = (self._pixels(last - first) for first, last in spans)
         labels = to_labels(cells, (height, width), self.asked > 0)[0]
         top, left = (self._pixels(first) for first, _ in spans)
-        return labels[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
+        block: UInt8 = labels[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
+        return block
 
     def _span(self, start: int, stop: int, most: int) -> tuple[int, int]:
         """Return the cells that some pixels are enlarged from, in whole units."""

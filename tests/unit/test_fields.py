@@ -301,6 +301,7 @@ def test_outlines_are_drawn_as_those_of_slides(made: DirectoryStore, tmp_path: P
         ({"labels": "a.geojson", "size": "64x9999999"}, "at most 1,048,576 px along each side"),
         ({"labels": "a.png", "proportion": ["tumor=1"]}, "--proportion is of a sampled map"),
         ({"sample_map": "64x64", "size": "64x64"}, "--size and --rename"),
+        ({"sample_map": "64x64"}, "toy/1 has no layout model"),
         ({"sample_map": "64x-1"}, "--sample-map '64x-1' must be <width>x<height>"),
     ],
 )
