@@ -23,7 +23,8 @@ from shared.errors import InputError
 from shared.imaging.label_map import LABEL_TILE
 
 OVERLAP = 1 / 8
-"""Overlap of neighbouring windows / their side."""
+"""Overlap of neighbouring windows / their side. Without any, a model that is sure of its maps shows
+where windows met."""
 
 MAX_VALUES = 2**28
 """Greatest number of cells · labels; sampling holds six float32 of each, 6 GiB."""
