@@ -99,7 +99,7 @@ def field(
 ) -> None:
     """Make one image of any size from a label map, as a slide with its labels.
 
-    The label map is a mask, drawn from outlines (QuPath's GeoJSON and others), or sampled by the
+    The label map is a mask, drawn from outlines (such as GeoJSON), or sampled by the
     model's layout model.
     """
     target = Target.of(store, broker, dry_run)
