@@ -39,6 +39,15 @@ def find_version(store: Store, text: str) -> ModelRef:
     )
 
 
+def check_layouts(model: ModelRecord) -> None:
+    """Raise `InputError` if a model version has no layout model."""
+    if not model.recipe.layouts.steps:
+        raise InputError(
+            f"{model.ref} has no layout model, so it cannot sample label maps: train it with "
+            "--set recipe.layouts.steps=2000, or take label maps that there are"
+        )
+
+
 def weights_origin(store: Store, model: ModelRecord) -> WeightsOrigin | None:
     """Return the origin of a model's weights, through the models that it started from.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from heterotissue.cli.field_maps import choose_map
 from heterotissue.cli.options import (
     BrokerOption,
     DryRunOption,
@@ -54,9 +55,31 @@ CropOption = Annotated[
 def field(
     model: ModelOption,
     labels: Annotated[
-        str,
-        typer.Option(help="Mask with the class index of each pixel, or a label map's key."),
-    ],
+        str | None,
+        typer.Option(
+            help="Mask with the class index of each pixel, outlines (needs --size), or a label "
+            "map's key."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="<width>x<height> of the field that outlines are drawn in, pixels."),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="<value, colour or name in --labels>=<class> (repeatable)."),
+    ] = None,
+    sample_map: Annotated[
+        str | None,
+        typer.Option(help="<width>x<height> of a label map that the layout model samples, pixels."),
+    ] = None,
+    proportion: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="<class>=<share of labelled pixels> of the sampled map, e.g. tumor=0.4 "
+            "(repeatable)."
+        ),
+    ] = None,
     field: Annotated[str, typer.Option(help="Name of the field.", callback=check_name)] = "field",
     crop: CropOption = None,
     steps: StepsOption = None,
@@ -74,7 +97,11 @@ def field(
     dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
-    """Make one image of any size from a label map, as a slide with its labels."""
+    """Make one image of any size from a label map, as a slide with its labels.
+
+    The label map is a mask, drawn from outlines (such as GeoJSON), or sampled by the
+    model's layout model.
+    """
     target = Target.of(store, broker, dry_run)
     ref = find_version(target.store, model)
     record = read_model(target.store, ref)
@@ -83,7 +110,7 @@ def field(
             "field": field,
             "model": ref.name,
             "version": ref.version,
-            "labels": put_labels(target.store, labels, record),
+            **choose_map(target.store, record, labels, size, rename, sample_map, proportion),
             "crops": put_crops(target.store, crop or [], record),
             "steps": steps,
             "guidance_map": guidance_map,
@@ -94,17 +121,6 @@ def field(
         }
     )
     run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
-
-
-def put_labels(store: Store, labels: str, model: ModelRecord) -> str:
-    """Put a mask into the store, and return its key; a key of a label map stays as it is."""
-    from shared.datasets.field_inputs import put_label_map
-    from shared.imaging.sandboxed_mask import open_mask
-
-    path = Path(labels)
-    if not path.exists() and not path.is_absolute() and store.exists(labels):
-        return labels
-    return put_label_map(store, open_mask(path), model)
 
 
 def put_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[GivenCrop, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.torch import load, save
 
 from services.field.crops import choose_crops
+from services.field.maps import sample_map
 from services.field.work import FieldWork, crop_key
 from shared.arrays import Int64
 from shared.contracts.field import (
@@ -26,6 +27,7 @@ from shared.contracts.field import (
 )
 from shared.contracts.models import ModelRecord
 from shared.datasets.exports import geojson_bytes
+from shared.datasets.field_inputs import check_field
 from shared.diffusion.field_decoder import PIECE, FieldDecoder, probe
 from shared.errors import InputError, JobError
 from shared.imaging.codec import encode_png
@@ -35,11 +37,8 @@ from shared.imaging.pyramid import Deflate, Jpeg, Labels, TileCodec, write_pyram
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.jobs.stage import RecordingStore
 from shared.models import read_model, weights_origin
-from shared.storage import Store, check_room, sha256
+from shared.storage import sha256
 from shared.storage.formats import pack_tar, unpack_tar
-
-BYTES_PER_PIXEL = {"jpeg": 0.5, "deflate": 2.0}
-"""Bytes of the finished files and of the work per pixel, at least; latents take one more."""
 
 STRIP_PIXELS = 2**25
 """Pixels of a strip, about, so that its memory does not grow with the field's width."""
@@ -60,10 +59,12 @@ class FieldStage(Stage[FieldRequest]):
         store = context.store
         model = read_model(store, request.model_ref)
         steps = request.sampling(model).steps
-        with LabelMap(store.local(request.labels)) as labels:
-            counts = _check_labels(labels, model)
+        if request.sampled is not None:
+            sample_map(request, request.sampled, model, context)
+        with LabelMap(store.local(request.map_key)) as labels:
             area, height, width = labels.width * labels.height, labels.height, labels.width
-        _check_room(store, request, width, height)
+            check_field(store, model, width, height, request.compression)
+            counts = _check_labels(labels, model)
         present = np.flatnonzero(counts).tolist()
         crops = []
         for given, crop in choose_crops(store, request, model, present):
@@ -123,7 +124,7 @@ class FieldStage(Stage[FieldRequest]):
         key = field_key(request.field, "field.json")
         if not store.exists(work_key(request.field, "plan.json")):  # it broke off after its end
             return _result(store.get_model(key, FieldRecord))
-        with LabelMap(store.local(request.labels)) as labels:
+        with LabelMap(store.local(request.map_key)) as labels:
             tops = sorted(int(part["top"]) for part in done.values() if "top" in part)
             if sum(part.get("pixels", 0) for part in done.values()) != labels.width * labels.height:
                 raise JobError(
@@ -216,18 +217,12 @@ def _check_labels(labels: LabelMap, model: ModelRecord) -> Int64:
     """Count the pixels of each class in a label map, (classes,).
 
     Raises:
-        InputError: the map is too small, at another resolution, or has other classes.
+        InputError: the map is at another resolution, or has other classes.
     """
-    size = f"the label map is {labels.width}×{labels.height} px"
-    if min(labels.width, labels.height) < model.size:
-        raise InputError(
-            f"{size}, smaller than the images of {model.ref}: give at least "
-            f"{model.size}×{model.size} px"
-        )
     if abs(labels.mpp / model.mpp - 1) > MPP_TOLERANCE:
         raise InputError(
-            f"{size} at {labels.mpp:.4g} µm/px, but {model.ref} makes images at {model.mpp:.4g}: "
-            "give a map at the model's resolution"
+            f"the label map is at {labels.mpp:.4g} µm/px, but {model.ref} makes images at "
+            f"{model.mpp:.4g}: give a map at the model's resolution"
         )
     counts = np.zeros(256, np.int64)
     for top in range(0, labels.height, LABEL_TILE):
@@ -239,9 +234,3 @@ def _check_labels(labels: LabelMap, model: ModelRecord) -> Int64:
             f"0 to {len(model.classes) - 1}: {', '.join(model.classes.names)}"
         )
     return counts[: len(model.classes)]
-
-
-def _check_room(store: Store, request: FieldRequest, width: int, height: int) -> None:
-    """Raise `InputError` if the store has too little room for the field, by a low estimate."""
-    needed = int(width * height * (1 + BYTES_PER_PIXEL[request.compression]))
-    check_room(store, needed, f"a field of {width}×{height} px", "or ask for a smaller one")

@@ -41,7 +41,7 @@ class FieldWork:
             Crop(own.label, 0, 0, decode_png(store.get(crop_key(request.field, own.label))))
             for own in map(FieldCrop.model_validate, facts["crops"])
         ]
-        with LabelMap(store.local(request.labels)) as labels:
+        with LabelMap(store.local(request.map_key)) as labels:
             sampler = FieldSampler(
                 model.pipeline,
                 model.record.size,

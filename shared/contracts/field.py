@@ -1,4 +1,4 @@
-"""Field: a label map of any size and a crop of each class → one image, as a slide.
+"""Field: a label map of any size, given or sampled, and crops of its classes → one image, a slide.
 
 fields/inputs/<sha256>.tif            uploaded label maps
 fields/inputs/<sha256>.png            uploaded crops
@@ -7,24 +7,41 @@ fields/<field>/slide.tiff             the image: a pyramid
 fields/<field>/labels.tiff            the label map: a pyramid
 fields/<field>/regions.geojson        its regions, for QuPath
 fields/<field>/field.json             FieldRecord
-fields/.work/<field>/…                latents and tiles of the strips, until the field is finished
+fields/.work/<field>/…                until the field is finished: a sampled label map, and the
+                                      latents and tiles of the strips
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.contracts.base import Classes, Contract, FileName, Name, Request, Seed
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRef, WeightsOrigin
 from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import Sampling
-from shared.contracts.synthesize import SamplingChoice
+from shared.contracts.synthesize import SamplingChoice, own_regions
 
 FIELD_INPUTS = "fields/inputs/"
 WORK = "fields/.work/"
+
+MAX_SIDE = 1 << 20
+"""Greatest side of a field, pixels."""
+
+
+class SampledMap(Contract):
+    """A label map that the model's layout model samples."""
+
+    width: int = Field(ge=1, le=MAX_SIDE, description="pixels; at least the model's size")
+    height: int = Field(ge=1, le=MAX_SIDE, description="pixels; at least the model's size")
+    proportions: dict[str, float] = Field(
+        default_factory=dict,
+        description="class name → share of the labelled pixels; the other classes share the rest "
+        "as in the training regions of the model",
+    )
 
 
 class FieldRequest(SamplingChoice, Request):
@@ -36,9 +53,13 @@ class FieldRequest(SamplingChoice, Request):
     field: Name
     model: Name
     version: Name = "1"
-    labels: FileName = Field(
+    labels: FileName | None = Field(
+        None,
         description="key of the label map: a label map of a slide, or an uploaded one, with the "
-        "model's classes at the model's µm per pixel"
+        "model's classes at the model's µm per pixel",
+    )
+    sampled: SampledMap | None = Field(
+        None, description="a label map to sample by `seed`, in place of `labels`"
     )
     crops: tuple[GivenCrop, ...] = Field(
         (),
@@ -56,17 +77,31 @@ class FieldRequest(SamplingChoice, Request):
         description="height of the strip that a shard makes, pixels; default: by the width",
     )
 
+    @model_validator(mode="after")
+    def _one_map(self) -> FieldRequest:
+        if (self.labels is None) == (self.sampled is None):
+            raise ValueError("a field needs a label map: either labels or sampled")
+        return self
+
     @property
     def model_ref(self) -> ModelRef:
         """The requested model version."""
         return ModelRef(self.model, self.version)
+
+    @property
+    def map_key(self) -> str:
+        """Key of the label map; a sampled one is there while the field is being made."""
+        return self.labels if self.labels is not None else work_key(self.field, "sampled.tif")
 
     def inputs(self) -> list[str]:
         named = sorted({crop.regions for crop in self.crops if crop.regions})
         return [self.model_ref.key, *map(region_set_key, named)]
 
     def files(self) -> list[str]:
-        return [self.labels]
+        return [] if self.labels is None else [self.labels]
+
+    def further_inputs(self, records: Mapping[str, bytes]) -> list[str]:
+        return [] if self.sampled is None else own_regions(records[self.model_ref.key])
 
     def products(self) -> list[str]:
         return [f"fields/{self.field}"]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, Name
-from shared.contracts.field import FieldRecord
+from shared.contracts.field import FieldRecord, SampledMap
 from shared.contracts.gateway import MAX_CROPS, CropBody
 from shared.contracts.jobs import JobStatus
 from shared.contracts.synthesize import SamplingChoice
@@ -28,6 +28,9 @@ class FieldBody(SamplingChoice):
         None, description="slide whose label map is taken, in place of `labels`"
     )
     cohort: Name | None = Field(None, description="cohort that made the slide's label map")
+    sampled: SampledMap | None = Field(
+        None, description="label map to sample by `seed`, in place of `labels`"
+    )
     crops: tuple[CropBody, ...] = Field(
         (), max_length=MAX_CROPS, description="empty: from a slide of the model's regions"
     )
@@ -36,8 +39,10 @@ class FieldBody(SamplingChoice):
 
     @model_validator(mode="after")
     def _one_map(self) -> FieldBody:
-        if (self.labels is None) == (self.slide is None or self.cohort is None):
-            raise ValueError("a field needs either labels, or slide and cohort")
+        of_slide = {self.slide is not None, self.cohort is not None}
+        given = [self.labels is not None, self.sampled is not None, True in of_slide]
+        if sum(given) != 1 or len(of_slide) != 1:
+            raise ValueError("a field needs one label map: labels, slide and cohort, or sampled")
         return self
 
 

@@ -1,35 +1,102 @@
-"""Putting the label map and the crops of a field, or of an edit, into the store."""
+"""Checking what a field, or an edit, is made from, and putting it into the store."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 
 from shared.arrays import UInt8
 from shared.contracts.base import LabelClass, spelling
-from shared.contracts.field import FIELD_INPUTS
+from shared.contracts.field import FIELD_INPUTS, MAX_SIDE
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
+from shared.contracts.synthesize import wanted_shares
+from shared.datasets.region_bank import RegionBank
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, write_label_map
 from shared.imaging.mask_values import Lookup, MaskValuesError, lookup
 from shared.imaging.masks import Mask
-from shared.storage import Store, sha256
+from shared.imaging.region_sets import load_region_set
+from shared.storage import Store, check_room, sha256
 
 MIN_CROP_SIDE = 8
 
+BYTES_PER_PIXEL = {"jpeg": 0.5, "deflate": 2.0}
+"""Bytes of the finished files and of the work per pixel, at least; latents take one more."""
 
-def model_labels(mask: Mask, model: ModelRecord) -> Lookup:
+
+def check_field(
+    store: Store,
+    model: ModelRecord,
+    width: int,
+    height: int,
+    compression: Literal["jpeg", "deflate"] = "jpeg",
+) -> None:
+    """Check that a field of a model can be made, by its size in pixels.
+
+    Raises:
+        InputError: it is too small for the model, too large, or the store has no room for it, by
+            a low estimate.
+    """
+    size = f"the label map is {width}×{height} px"
+    if min(width, height) < model.size:
+        raise InputError(
+            f"{size}, smaller than the images of {model.ref}: give at least "
+            f"{model.size}×{model.size} px"
+        )
+    if max(width, height) > MAX_SIDE:
+        raise InputError(f"{size}: give at most {MAX_SIDE:,} px along each side")
+    needed = int(width * height * (1 + BYTES_PER_PIXEL[compression]))
+    check_room(store, needed, f"a field of {width}×{height} px", "or ask for a smaller one")
+
+
+def layout_shares(
+    store: Store, model: ModelRecord, proportions: Mapping[str, float]
+) -> list[float]:
+    """Return the share of each of the model's classes in a sampled label map, with sum 1.
+
+    Args:
+        store: holds the model's regions.
+        model: the model.
+        proportions: class name → share of the labelled pixels. The other classes share the rest of
+            them as in the training regions, and as many pixels are unlabelled as there.
+
+    Raises:
+        InputError: the proportions name an unknown class, have a sum above 1, or leave a rest to
+            no class.
+    """
+    wanted = wanted_shares(proportions, model.classes)
+    bank = RegionBank(store, load_region_set(store, model.regions), ("train",), model)
+    usual = bank.shares.mean(0)
+    others = usual.copy()
+    others[[*range(model.classes.first), *wanted]] = 0
+    rest = max(0.0, round(1 - sum(wanted.values()), 6))
+    if rest and not others.any():
+        raise InputError(
+            f"the proportions leave {rest:.3g} of the labelled pixels to no class, because the "
+            f"regions {model.regions!r} hold no other: give shares with the sum 1"
+        )
+    shares = others * rest / max(others.sum(), 1e-9)
+    shares[list(wanted)] = list(wanted.values())
+    shares *= usual[model.classes.first :].sum() / shares.sum()
+    shares[: model.classes.first] = usual[: model.classes.first]
+    return [float(share) for share in shares]
+
+
+def model_labels(mask: Mask, model: ModelRecord, names: Mapping[str, str] | None = None) -> Lookup:
     """Find the model's class of each value of a mask; see `lookup`.
+
+    `names` is its `label_names`.
 
     Raises:
         InputError: a value belongs to no class, or the mask cannot be read.
     """
     try:
-        return lookup(mask, model.classes, {})
+        return lookup(mask, model.classes, dict(names or {}))
     except MaskValuesError as error:
         raise InputError(
             f"{error.wrong}; the labels of {model.ref} are 0 to {len(model.classes) - 1}: "
@@ -51,8 +118,10 @@ def find_tissue(tissue: str, model: ModelRecord) -> LabelClass:
     raise InputError(f"{model.ref} has no tissue {tissue!r}; it knows {names}")
 
 
-def put_label_map(store: Store, mask: Mask, model: ModelRecord) -> str:
-    """Store a mask at the model's resolution, and return its key.
+def put_label_map(
+    store: Store, mask: Mask, model: ModelRecord, names: Mapping[str, str] | None = None
+) -> str:
+    """Store a mask at the model's resolution, and return its key; `names` as in `model_labels`.
 
     Raises:
         InputError: the mask is damaged, turned, or has values beyond the model's classes.
@@ -62,7 +131,7 @@ def put_label_map(store: Store, mask: Mask, model: ModelRecord) -> str:
             f"mask {mask.path.name} states the EXIF orientation {mask.orientation}: save it "
             "upright, without this tag"
         )
-    labels = model_labels(mask, model)
+    labels = model_labels(mask, model, names)
 
     def strips() -> Iterator[UInt8]:
         for top in range(0, mask.height, LABEL_TILE):

@@ -93,6 +93,19 @@ def join(strips: Sequence[Strip]) -> Strip:
     )
 
 
+def window_starts(length: int, window: int, stride: int, shift: int) -> list[int]:
+    """Return where windows of a shifted grid begin, so that they cover a length without gaps."""
+    end = length - window
+    return sorted({min(max(0, at), end) for at in range(-(shift % stride), end + stride, stride)})
+
+
+def window_weights(window: int) -> Tensor:
+    """Return the weights of a window's places, which fall towards its borders, (window, window)."""
+    shape = torch.arange(window) - (window - 1) / 2
+    ramp = 1 - 2 * shape.abs() / window
+    return ramp.unsqueeze(1) * ramp
+
+
 class FieldSampler:
     """Makes the latents of a field.
 
@@ -148,9 +161,7 @@ class FieldSampler:
         self._guidance = Guidance.from_scale(sampling, True, bool(crops))
         self._encoded: dict[bytes, Tensor] = {}
         self.watch: Callable[[int, int], None] = lambda done, total: None
-        shape = torch.arange(self.window) - (self.window - 1) / 2
-        ramp = 1 - 2 * shape.abs() / self.window
-        self._weights = ramp.unsqueeze(1) * ramp
+        self._weights = window_weights(self.window)
 
     def label_rows(self, top: int, bottom: int) -> UInt8:
         """Read rows of latent pixels from the label map, which is extended at its far edges."""
@@ -255,8 +266,7 @@ class FieldSampler:
         """Return where the windows of a step begin along an axis (0: rows)."""
         stride = self.window - round(self.window * self._overlap(step))
         shift = image_seed(self.seed, axis) + round((step + 1) * GOLDEN * stride)
-        end = length - self.window
-        return sorted({min(max(0, y), end) for y in range(-(shift % stride), end + stride, stride)})
+        return window_starts(length, self.window, stride, shift)
 
     @torch.inference_mode()
     def velocity(self, step: int, time: float, given: Strip, top: int, bottom: int) -> Tensor:

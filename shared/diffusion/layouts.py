@@ -63,12 +63,13 @@ def to_grid(labels: Tensor, count: int, side: int) -> Tensor:
     return 2 * functional.adaptive_avg_pool2d(shares, side) - 1
 
 
-def to_labels(grid: Tensor, size: int, allowed: Tensor | None = None) -> UInt8:
-    """Turn grids (B, count, side, side) into label maps, uint8 (B, size, size).
+def to_labels(grid: Tensor, size: int | tuple[int, int], allowed: Tensor | None = None) -> UInt8:
+    """Turn grids (B, count, rows, columns) into label maps, uint8 (B, *size).
 
-    `allowed`, bool (B, count), names the labels that each map may have; None: all.
+    `size` is the height and width, or one for both. `allowed`, bool (B, count), names the labels
+    that each map may have; None: all.
     """
-    fine = functional.interpolate(grid.float(), (size, size), mode="bicubic", align_corners=False)
+    fine = functional.interpolate(grid.float(), size, mode="bicubic", align_corners=False)
     if allowed is not None:
         fine = fine.masked_fill(~allowed[..., None, None], -torch.inf)
     labels: UInt8 = fine.argmax(1).to(torch.uint8).cpu().numpy()

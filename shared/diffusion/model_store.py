@@ -19,7 +19,7 @@ from shared.diffusion.gpu import prepare_denoiser, prepare_vae
 from shared.diffusion.layouts import FOLDER, read_layouts
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
-from shared.models import read_model
+from shared.models import check_layouts, read_model
 from shared.storage import Store, copy_hashed
 
 MAX_PIPELINES = 2
@@ -115,11 +115,7 @@ def load_layouts(store: Store, record: ModelRecord) -> UNet2DModel:
     Raises:
         InputError: the version has none, or its weights are not those of its record.
     """
-    if not record.recipe.layouts.steps:
-        raise InputError(
-            f"{record.ref} has no layout model, so it cannot sample label maps: train it with "
-            "--set recipe.layouts.steps=2000, or take the maps of regions"
-        )
+    check_layouts(record)
     with tempfile.TemporaryDirectory(prefix="htd-layouts-") as name:
         _copy(store, record.ref.prefix, record, Path(name), f"{FOLDER}/")
         disable_progress_bar()

@@ -89,7 +89,7 @@ def _inputs_of_open_jobs(ledger: Ledger) -> set[str]:
         with suppress(InputError, ValidationError):
             if kind := kinds.get(ledger.stage(job)):
                 request = kind.model_validate(ledger.request(job))
-                used |= {request.labels, *(crop.pixels or "" for crop in request.crops)}
+                used |= {request.labels or "", *(crop.pixels or "" for crop in request.crops)}
                 if isinstance(request, ImageRequest) and request.edit:
                     used |= {request.edit.image, request.edit.area or ""}
     return used

@@ -21,6 +21,7 @@ def test_a_field_is_painted_made_and_seen(page: Page, stack: Stack) -> None:
     page.get_by_role("link", name="New field").click()
     expect(page.get_by_label("Model")).to_have_value("toy/1")
     expect(page.locator("#gallery img").first).to_be_visible()
+    expect(page.get_by_role("button", name="Sampled")).to_be_disabled()  # it has no layout model
     box = page.locator("#map").bounding_box()
     assert box is not None
     middle = box["x"] + box["width"] / 2

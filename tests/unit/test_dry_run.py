@@ -15,7 +15,8 @@ from heterotissue.cli.app import app
 from heterotissue.running import Target
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.storage import DirectoryStore, OverlayStore
+from shared.jobs.stage import RecordingStore
+from shared.storage import DirectoryStore, OverlayStore, sha256
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 from tests.store_contract import check_store
@@ -164,3 +165,13 @@ def test_a_pipeline_is_planned_as_far_as_it_can_be(
     shown = capsys.readouterr().err
     assert "dry run of 'd'" in shown
     assert "its plan is made after the earlier requests" in shown
+
+
+def test_a_file_that_a_plan_writes_can_be_read_in_a_dry_run(tmp_path: Path) -> None:
+    overlay = OverlayStore(DirectoryStore(tmp_path))
+    store = RecordingStore(overlay, lambda: None)
+    with store.writing("a/b.tif") as path:
+        path.write_bytes(b"labels")
+    assert store.local("a/b.tif").read_bytes() == b"labels"
+    assert store.outputs == {"a/b.tif": sha256(b"labels")}
+    assert not list(tmp_path.iterdir())

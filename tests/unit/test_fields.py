@@ -13,6 +13,7 @@ import tifffile
 import torch
 from rasterio.features import rasterize
 
+from heterotissue.cli.field_maps import choose_map
 from services.field.stage import FieldStage
 from services.ingest.stage import IngestStage
 from shared.contracts.field import WORK, FieldRecord, FieldRequest, field_key
@@ -21,6 +22,7 @@ from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import VaeRecipe
 from shared.contracts.regions import RegionRule
+from shared.datasets.exports import geojson_bytes
 from shared.datasets.field_inputs import put_crop, put_label_map
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.fixed_norms import PieceDecoder, norm_statistics, with_fixed_norms
@@ -234,3 +236,77 @@ def test_inputs_are_checked_by_name(made: DirectoryStore, tmp_path: Path) -> Non
         put_crop(made, "fat", np.zeros((16, 16, 3), np.uint8), model)
     with pytest.raises(InputError, match="the crop of 'tumor' has 40×16 px"):
         put_crop(made, "tumor", np.zeros((16, 40, 3), np.uint8), model)
+
+
+def choose(store: DirectoryStore, **options: Any) -> dict[str, Any]:
+    """Read the options of the command line that say what a field's label map is."""
+    names = ("labels", "size", "rename", "sample_map", "proportion")
+    model = read_model(store, ModelRef("toy"))
+    return choose_map(store, model, **(dict.fromkeys(names) | options))
+
+
+def drawn(store: DirectoryStore, path: Path, **options: Any) -> np.ndarray:  # type: ignore[type-arg]
+    chosen = choose(store, labels=str(path), **options)
+    with LabelMap(store.local(chosen["labels"])) as labels:
+        assert labels.mpp == pytest.approx(0.5)
+        return labels.whole()
+
+
+def test_the_outlines_of_a_field_give_its_very_label_map_back(
+    made: DirectoryStore, tmp_path: Path
+) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (40, 48)).astype(np.uint8)
+    path = tmp_path / "regions.geojson"
+    path.write_bytes(geojson_bytes(labels, CLASSES))
+    np.testing.assert_array_equal(drawn(made, path, size="48x40"), labels)
+
+
+def test_outlines_are_drawn_as_those_of_slides(made: DirectoryStore, tmp_path: Path) -> None:
+    def feature(name: str, left: float, right: float) -> dict[str, Any]:
+        ring = [[left, 10], [right, 10], [right, 30], [left, 30], [left, 10]]
+        return {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"classification": {"name": name}},
+        }
+
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps([feature("Tumor", -1, 20), feature("fat", 30, 50)]))
+    with pytest.raises(InputError, match=r"a\.geojson has labels that are not .*: 'fat'"):
+        choose(made, labels=str(path), size="48X40")
+    wanted = np.zeros((40, 48), np.uint8)
+    wanted[10:30, :20], wanted[10:30, 30:] = 2, 1
+    found = drawn(made, path, size="48×40", rename=["fat=stroma"])
+    np.testing.assert_array_equal(found, wanted)
+    np.save(tmp_path / "map.npy", np.where(wanted, wanted, 7))
+    renamed = drawn(made, tmp_path / "map.npy", rename=["7=background"])
+    np.testing.assert_array_equal(renamed, wanted)
+    path.write_text(json.dumps([feature("tumor", 100, 200)]))
+    with pytest.raises(InputError, match=r"48×40 px from outlines: 0% of the labelled area"):
+        choose(made, labels=str(path), size="48x40")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "either --labels or --sample-map"),
+        ({"labels": "a.png", "sample_map": "64x64"}, "either --labels or --sample-map"),
+        ({"labels": "a.geojson"}, "a.geojson holds outlines.*give --size <width>x<height>"),
+        ({"labels": "a.xml"}, "a.xml holds outlines"),
+        ({"labels": "a.png", "size": "64x64"}, "--size is for outlines"),
+        ({"labels": LABELS, "size": "64x64"}, "--size is for outlines"),
+        ({"labels": LABELS, "rename": ["fat=tumor"]}, "is a key in the store"),
+        ({"labels": "a.geojson", "size": "64"}, "--size '64' must be <width>x<height>"),
+        ({"labels": "a.geojson", "size": "64x20"}, "64×20 px, smaller than the images of toy/1"),
+        ({"labels": "a.geojson", "size": "64x9999999"}, "at most 1,048,576 px along each side"),
+        ({"labels": "a.png", "proportion": ["tumor=1"]}, "--proportion is of a sampled map"),
+        ({"sample_map": "64x64", "size": "64x64"}, "--size and --rename"),
+        ({"sample_map": "64x64"}, "toy/1 has no layout model"),
+        ({"sample_map": "64x-1"}, "--sample-map '64x-1' must be <width>x<height>"),
+    ],
+)
+def test_options_of_a_map_that_do_not_go_together_are_refused(
+    made: DirectoryStore, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        choose(made, **options)

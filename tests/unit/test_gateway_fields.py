@@ -14,8 +14,10 @@ from PIL import Image
 
 from shared.contracts.base import Classes
 from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key, label_map_key
+from shared.contracts.models import ModelRef
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import write_label_map
+from shared.models import read_model
 from shared.storage import DirectoryStore
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
@@ -140,7 +142,7 @@ def test_a_field_takes_the_label_map_of_a_slide_of_the_models_classes(gateway: G
             write_label_map(path, iter([np.tile(label_map(), (1, 2))]), 64, 32, 0.5)
     given = body(field="h")
     for source, words in (
-        ({}, "either labels, or slide and cohort"),
+        ({}, "one label map: labels, slide and cohort, or sampled"),
         ({"slide": "s", "cohort": "d"}, "other classes (background, stroma, bone) than toy/1"),
         ({"slide": "s", "cohort": "e"}, "'e' has made no label map of slide 's'"),
         ({"slide": "t", "cohort": "c"}, "there is no slide 't'"),
@@ -155,3 +157,35 @@ def test_a_field_takes_the_label_map_of_a_slide_of_the_models_classes(gateway: G
     other = gateway.holding("generate", tenant="other")
     answer = other.post("/v1/fields", json=given | {"slide": "s", "cohort": "c"})
     assert "there is no slide 's'" in answer.json()["detail"]
+
+
+def test_a_field_takes_a_map_that_its_job_samples(gateway: Gateway) -> None:
+    store = gateway.resources.root
+    size = {"width": 64, "height": 48}
+    given = body(field="s", sampled=size)
+    answer = gateway.client.post("/v1/fields", json=given)
+    assert "toy/1 has no layout model" in answer.json()["detail"]
+    record = read_model(store, ModelRef("toy"))
+    layouts = record.recipe.layouts.model_copy(update={"steps": 1})
+    recipe = record.recipe.model_copy(update={"layouts": layouts})
+    store.put_json(
+        ModelRef("sampler").key, record.model_copy(update={"model": "sampler", "recipe": recipe})
+    )
+    given["model"] = "sampler"
+    for sampled, words in (
+        (size | {"height": 8}, "64×8 px: send at least 32×32 px"),
+        (size | {"proportions": {"bone": 0.5}}, "proportions name ['bone']"),
+        (size | {"proportions": {"tumor": 0.5, "stroma": 0.2}}, "leave 0.3 of the labelled"),
+    ):
+        answer = gateway.client.post("/v1/fields", json=given | {"sampled": sampled})
+        assert answer.status_code == 422
+        assert words in answer.json()["detail"]
+        assert answer.json()["errors"][0]["pointer"] == "#/sampled"
+    proportions = {"tumor": 0.25}
+    sent = gateway.client.post(
+        "/v1/fields", json=given | {"sampled": size | {"proportions": proportions}}
+    )
+    assert sent.status_code == 202, sent.text
+    request = gateway.resources.ledger("local").request(sent.json()["job"])
+    assert request["labels"] is None
+    assert request["sampled"] == size | {"proportions": proportions}

@@ -30,13 +30,13 @@ from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
-from shared.datasets.field_inputs import put_crop, put_label_map
+from shared.datasets.field_inputs import layout_shares, put_crop, put_label_map
 from shared.errors import InputError
 from shared.imaging.label_map import LabelMap
 from shared.imaging.masks import MAX_PIXELS
 from shared.imaging.sandboxed_mask import open_mask
 from shared.jobs.names import owner
-from shared.models import read_model
+from shared.models import check_layouts, read_model
 
 MAX_SIDE = 1 << 15
 """Greatest side of a label map in a body, pixels."""
@@ -68,13 +68,18 @@ def _submit(caller: Caller, body: FieldBody) -> JobStatus:
     with blaming("#/steps"):
         body.sampling(model)
     labels = None
-    if body.labels is None:
+    if body.sampled is not None:
+        with blaming("#/sampled"):
+            check_layouts(model)
+            width, height = _check_sides(body.sampled.width, body.sampled.height, model)
+            layout_shares(caller.store, model, body.sampled.proportions)
+    elif body.labels is not None:
+        with blaming("#/labels"):
+            width, height = _check_sides(*png_sides(body.labels), model)
+    else:
         with blaming("#/slide"):
             labels = _slide_labels(caller, body, model)
             width, height = _check_sides(*_map_sides(caller, labels), model)
-    else:
-        with blaming("#/labels"):
-            width, height = _check_sides(*png_sides(body.labels), model)
     pngs = [png for png in (body.labels, *(crop.png for crop in body.crops)) if png is not None]
     images = -(-width * height // model.size**2)
     with (
@@ -91,7 +96,7 @@ def _put_inputs(
     """Check and store the pictures of a body; return the request that names them.
 
     Args:
-        labels: key of the label map; None: it is in the body.
+        labels: key of the label map; None: it is in the body, or sampled.
     """
     crops = []
     with Pictures(model.size) as pictures:
@@ -102,9 +107,12 @@ def _put_inputs(
         with blaming("#/labels"):
             labels = _put_labels(caller, body.labels, model)
     options = body.model_dump(
-        include={"field", "model", "version", "seed", "compression", *SamplingChoice.model_fields}
-    )
-    return FieldRequest(labels=str(labels), crops=tuple(crops), **options)
+        include={
+            "field", "model", "version", "sampled", "seed", "compression",
+            *SamplingChoice.model_fields,
+        }
+    )  # fmt: skip
+    return FieldRequest(labels=labels, crops=tuple(crops), **options)
 
 
 @router.get("")

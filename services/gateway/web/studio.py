@@ -44,6 +44,7 @@ def choice(record: ModelRecord) -> dict[str, Any]:
         "classes": record.classes.model_dump(mode="json")["items"],
         "first": record.classes.first,
         "student": sampling.first_order,
+        "layouts": record.recipe.layouts.steps > 0,
         "sampling": sampling.model_dump(include=SHOWN_SAMPLING),
         "crop": {"least": least, "most": max(least, round(denoiser.crop_max * record.size))},
     }

@@ -9,7 +9,7 @@ import { SAMPLING, at, form, guarded, models, state } from "./studio_state.js";
 
 const TIMES = [2, 4, 8, 16]; // sides of painted maps, in sides of the model's images
 const MOST_PAINTED = 256; // pixels a side that are painted; they are enlarged to the field's
-let kind = "painted"; // where the map is from: painted, file or slide
+let kind = "painted"; // where the map is from: painted, file, slide or sampled
 
 function open() {
   state.model = models.find((item) => `${item.model}/${item.version}` === at("model").value);
@@ -20,6 +20,8 @@ function open() {
     form.elements[name].placeholder = sampling[name];
     form.elements[name].disabled = student && name !== "staining"; // a student was trained with fixed values
   }
+  at("sampled").disabled = !state.model.layouts;
+  if (kind === "sampled" && !state.model.layouts) kind = "painted";
   at("side").replaceChildren(...TIMES.map((times) => new Option(`${times * size} px`, times * size)));
   state.crops.clear();
   state.map = new LabelMap(Math.min(MOST_PAINTED, TIMES[0] * size));
@@ -29,7 +31,7 @@ function open() {
   state.gallery.close();
   state.painter.show(state.map, state.colors);
   choose(state.label);
-  changed();
+  show(kind);
   openSet(regions);
 }
 
@@ -60,6 +62,7 @@ function step(way) {
 
 async function chosenMap() {
   if (kind === "slide") return { ...at("map-slide").selectedOptions[0].dataset };
+  if (kind === "sampled") return { sampled: { width: Number(at("width").value), height: Number(at("height").value) } };
   if (kind === "painted") {
     const side = Number(at("side").value);
     return { labels: await base64(await indexedPng(side, enlarged(state.map, side), state.colors)) };
