@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -150,15 +149,6 @@ class RecordingStore(StoreView):
         tag = super().put_file(key, path)
         self._keep(key, sha256_file(path), tag)
         return tag
-
-    @contextmanager
-    def writing(self, key: str, suffix: str = "") -> Iterator[Path]:
-        """Yield the path of a new file; store it under `key` unless the block raises."""
-        with self.inner.writing(key, suffix) as path:
-            yield path
-            self._check()
-            digest = sha256_file(path)
-        self._keep(key, digest)
 
     def delete(self, key: str) -> None:
         self._check()

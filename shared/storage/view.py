@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
 from shared.storage.store import ObjectNotFoundError, Stat, Store, check_key
@@ -93,7 +93,7 @@ class OverlayStore(StoreView):
     """Reads from another store, and keeps what is written apart, so that the other stays as it is.
 
     Bytes go to a temporary folder that is removed with this object. A file that is put is not
-    copied: it must stay where it is.
+    copied: it is linked, or, where it is on another disk, must stay where it is.
     """
 
     def __init__(self, inner: Store) -> None:
@@ -112,7 +112,12 @@ class OverlayStore(StoreView):
         return self.put_file(key, path)
 
     def put_file(self, key: str, path: Path) -> str:
-        self._own[check_key(key)] = path
+        own = self._new("".join(path.suffixes))
+        try:
+            own.hardlink_to(path)
+        except OSError:
+            own = path
+        self._own[check_key(key)] = own
         return self.stat(key).tag
 
     def create(self, key: str, data: bytes) -> bool:
@@ -122,12 +127,6 @@ class OverlayStore(StoreView):
                 return False
             self.put(key, data)
             return True
-
-    @contextmanager
-    def writing(self, key: str, suffix: str = "") -> Iterator[Path]:
-        path = self._new(suffix or "".join(PurePosixPath(key).suffixes))
-        yield path
-        self.put_file(key, path)
 
     def delete(self, key: str) -> None:
         self._own[key] = None
