@@ -317,15 +317,26 @@ def _place(
         files = [(main, path), *((p.relative_to(path.parent).as_posix(), p) for p in parts)]
     with storing(store):
         for part, file in reversed(files):  # the main file last: it says that all are there
-            if not _holds(store, f"{folder}/{part}", file):
-                _copy(store, f"{folder}/{part}", file, (patches or {}).get(file, ()))
+            own = (patches or {}).get(file, ())
+            if not _holds(store, f"{folder}/{part}", file, own, whole=not path.is_dir()):
+                _copy(store, f"{folder}/{part}", file, own)
     return f"{folder}/{main}"
 
 
-def _holds(store: Store, key: str, path: Path) -> bool:
-    """Say whether the store holds a copy of a file, and it is not cut off."""
+def _holds(store: Store, key: str, path: Path, patches: Sequence[Patch], *, whole: bool) -> bool:
+    """Say whether the store holds a copy of a file, by its size and, in a directory, its content.
+
+    Args:
+        store, key: where the copy is.
+        path, patches: the file, and what differs in the copy.
+        whole: whether to compare contents, whose hashes are remembered.
+    """
     try:
-        return store.size(key) == path.stat().st_size
+        if store.size(key) != path.stat().st_size:
+            return False
+        if not whole or store.fetches():
+            return True
+        return content_hash(store.local(key)) == content_hash(path, patches)
     except ObjectNotFoundError:
         return False
 

@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -35,7 +36,7 @@ from shared.features import open_features
 from shared.imaging.stored_slides import read_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.jobs.records import READERS
-from shared.storage import Store, sha256
+from shared.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256
 from shared.storage.formats import table_bytes
 from shared.tissue_types import classes_of, default_types, read_types, write_types
 
@@ -105,6 +106,7 @@ class ClusterStage(Stage[ClusterRequest]):
             mean_distance=tuple(np.round(sums / np.maximum(counts, 1), 6).tolist()),
             classifier_accuracy=done.get(CLASSIFY, {}).get("accuracy"),
             classifier_slides=tuple(done.get(CLASSIFY, {}).get("slides", ())),
+            centroids=sha256(store.get(cluster_key(request.run, "centroids.npy"))),
         )
         store.put_json(cluster_key(request.run, "run.json"), clustering)
         shards = {name: f"regions-{name}" for name in sorted(record.splits)}
@@ -286,6 +288,10 @@ def _keep_names(store: Store, request: ClusterRequest, centroids: bytes) -> None
     if store.exists(names):
         if not store.exists(key) or store.get(key) == centroids:
             return
+        with suppress(ObjectNotFoundError, DamagedObjectError):  # those that are there are damaged
+            record = store.get_model(cluster_key(request.run, "run.json"), ClusterRecord)
+            if record.centroids == sha256(centroids):
+                return
         store.put(cluster_key(request.run, "types-of-earlier-clusters.yaml"), store.get(names))
     store.put(names, write_types(default_types(request.k)))
 

@@ -190,6 +190,7 @@ def _members_before(cohort: CohortRecord) -> dict[str, SkippedSlide]:
             split=split, sha256=cohort.sha256[name], patient=cohort.patients.get(name)
         )
         for name, split in cohort.splits.items()
+        if name in cohort.sha256  # else the record is damaged
     }
     return {**cohort.skipped, **members}
 

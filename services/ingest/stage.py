@@ -389,6 +389,8 @@ def _write_labels(
     context: Context,
 ) -> dict[str, Any]:
     with local_source(context.store, source.labels or "") as path:
+        if source.labels_sha256 is not None:
+            check_content(path, (), source.labels_sha256, f"annotation of {source.slide!r}")
         return draw_labels(file, path, SlideGeometry.of(slide), tissue, source, request)
 
 

@@ -91,6 +91,7 @@ class ClusterRecord(Contract):
         description="accuracy on patches of held-out slides; None if not measured"
     )
     classifier_slides: tuple[str, ...] = Field((), description="the held-out slides")
+    centroids: str = Field("", description="SHA-256 of centroids.npy")
 
 
 class TissueType(Contract):

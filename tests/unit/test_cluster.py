@@ -280,6 +280,9 @@ def test_edited_types_are_kept_and_applied(store: DirectoryStore) -> None:
     assert max(int(r.labels.max()) for r in RegionIndex(store, regions, "train")) == 2
     assert run(store, request(run="named"), fresh=True).state == "done"
     assert contents(store, "named") == applied
+    store.put(cluster_key("named", "centroids.npy"), b"cut off")
+    assert run(store, request(run="named")).state == "done"
+    assert contents(store, "named") == applied
 
 
 def test_merges_follow_chains_and_equal_names() -> None:

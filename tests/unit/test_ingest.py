@@ -278,6 +278,8 @@ def test_labels_outside_the_classes_are_listed(tmp_path: Path) -> None:
     assert "labels.png has labels outside the classes" in status.failed["s"]
     assert "[3, 6]" in status.failed["s"]
     names = {"3": "stroma", "6": "tumor"}
+    other = ingest(store, source(path, labels, labels_sha256="0" * 64), label_names=names)
+    assert "annotation of 's': labels.png has changed" in other.failed["s"]
     assert ingest(store, source(path, labels), label_names=names).state == "done"
 
 

@@ -178,6 +178,10 @@ def test_slides_are_kept_by_content_and_never_replaced(tmp_path: Path) -> None:
     store.put(b.source, b"of")
     sources(tmp_path, tmp_path / "in")
     assert store.get(b.source) == b"of B"  # its copy was cut off
+    store.put(b.source, b"OF b")
+    store.put(b.labels or "", b"labelS")
+    sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert (store.get(b.source), store.get(b.labels or "")) == (b"of B", b"LABELS")
     (here,) = sources(tmp_path, tmp_path / "in", in_place=True).slides
     assert here.source == str(path)
     assert here.sha256 == b.sha256
