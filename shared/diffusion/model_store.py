@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from shared.diffusion.layouts import FOLDER, read_layouts
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.models import check_layouts, read_model
-from shared.storage import Store, copy_hashed
+from shared.storage import DamagedObjectError, Store, copy_hashed
 
 MAX_PIPELINES = 2
 """Number of pipelines kept in memory; the one used longest ago is dropped first."""
@@ -133,7 +134,8 @@ def _copy(store: Store, prefix: str, record: ModelRecord, folder: Path, below: s
         below: beginning of the names of the files to copy.
 
     Raises:
-        InputError: weights are missing, or others than those of the record.
+        InputError: weights are missing, or others than those of the record; or a configuration is
+            damaged.
     """
     wanted = {name: digest for name, digest in record.sha256.items() if name.startswith(below)}
     copied = {}
@@ -143,6 +145,8 @@ def _copy(store: Store, prefix: str, record: ModelRecord, folder: Path, below: s
             source, target = store.local(key), folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             copied[name] = copy_hashed(source, target)
+            if name.endswith(".json"):
+                _check_json(store, key, target)
     wrong = [name for name, digest in wanted.items() if copied.get(name) != digest]
     if wrong or not wanted:
         raise InputError(
@@ -150,6 +154,13 @@ def _copy(store: Store, prefix: str, record: ModelRecord, folder: Path, below: s
             f"({', '.join(sorted(wrong)) or 'it names none'}): publish the version again"
         )
     return frozenset(copied.items())
+
+
+def _check_json(store: Store, key: str, path: Path) -> None:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedObjectError(store, key, "it is no JSON") from error
 
 
 def _open(folder: Path, device: str, precision: str) -> HeteroTissuePipeline:

@@ -72,6 +72,14 @@ def test_only_configurations_and_named_weights_are_copied(
     assert not list(tmp_path.glob("copy/**/*.py"))
 
 
+def test_a_damaged_configuration_is_named(published: DirectoryStore, tmp_path: Path) -> None:
+    store = tenant(published, tmp_path, "damaged")
+    key = REF.prefix + "vae/config.json"
+    store.put(key, b"\0" * len(store.get(key)))
+    with pytest.raises(InputError, match=r"toy/1/vae/config\.json' of .* is damaged .*htd train"):
+        load_model(store, REF, "cpu")
+
+
 def test_layouts_are_those_of_the_record(published: DirectoryStore, tmp_path: Path) -> None:
     store = tenant(published, tmp_path, "acme")
     record = load_model(store, REF, "cpu").record
