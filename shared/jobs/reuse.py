@@ -53,8 +53,9 @@ def missing_units(store: Store, job: str, request: Request) -> set[str] | None:
             maker = {
                 key: (unit, marker)
                 for unit, marker in markers.items()
-                for key in (marker.outputs if marker else ())
-                if marker and key not in removed and key not in made
+                if marker
+                for key in marker.outputs
+                if key not in removed and key not in made
             }
             there = pool.map(lambda key: _whole(store, key, maker[key][1], changing), maker)
             for key, whole in zip(maker, there, strict=True):
