@@ -13,10 +13,11 @@ from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
 from shared.contracts.jobs import ENDED
 from shared.device import choose_device
 from shared.errors import InputError
+from shared.imaging.stored_slides import count_patches, open_slide
 from shared.jobs import Ledger
 from shared.settings import Settings
 from shared.storage import Store
-from shared.storage.formats import count_rows, read_table
+from shared.storage.formats import read_table
 
 MEASURED_STEPS = 2
 MEASURED_PATCHES = 16
@@ -43,11 +44,11 @@ def embedding_line(
         return None
     prepare(config.threads)  # before torch is imported below
     record = store.get_model(cohort_key(request.cohort), CohortRecord)
-    counts = {name: count_rows(store, patches_key(request.cohort, name)) for name in record.splits}
-    patches, largest = sum(counts.values()), max(counts, key=lambda name: counts[name])
-    if not counts[largest]:
-        return None
     try:
+        counts = {name: count_patches(store, record, name) for name in record.splits}
+        patches, largest = sum(counts.values()), max(counts, key=lambda name: counts[name])
+        if not patches:
+            return None
         each = seconds_per_patch(store, request, record, largest, config)
     except InputError:  # of one slide; the job says so, and does the others
         return None
@@ -82,7 +83,6 @@ def seconds_per_patch(
     """Read and encode some patches of a slide; return the seconds of one."""
     from shared.encoders import load_encoder
     from shared.imaging.patch_reading import read_patches
-    from shared.imaging.stored_slides import open_slide
 
     name = "random" if request.encoder == "embedded" else request.encoder
     encoder = load_encoder(

@@ -99,6 +99,8 @@ class RateColumn(ProgressColumn):
 class RichReporter(Reporter):
     """Draws one bar for the shards of the phase, and one for the running shard."""
 
+    tells = True
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.bars = Progress(
@@ -179,6 +181,8 @@ class LineReporter(Reporter):
         name: name of the job for people.
         clock: returns the time in seconds.
     """
+
+    tells = True
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name

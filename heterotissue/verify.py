@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from shared.contracts.synthesize import dataset_key
-from shared.datasets.samples import load_dataset
+from shared.datasets.samples import load_dataset, read_manifest
 from shared.errors import InputError
 from shared.imaging.marks import Mark
 from shared.imaging.sandboxed_picture import look_at
 from shared.storage import Store
-from shared.storage.formats import read_table
 
 
 class Verdict(NamedTuple):
@@ -35,8 +33,9 @@ class Known:
     """
 
     def __init__(self, store: Store, dataset: str) -> None:
-        self.name = load_dataset(store, dataset).dataset
-        table = read_table(store, dataset_key(dataset, "manifest.parquet"), local=True)
+        record = load_dataset(store, dataset)
+        self.name = record.dataset
+        table = read_manifest(store, record)
         columns = ["key", "image_sha256", "mask_sha256"]
         if not set(columns) <= set(table.column_names):
             raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import yaml
 from pydantic import ValidationError
 
 from shared.arrays import UInt8
@@ -13,26 +12,6 @@ from shared.contracts.explaining import explain
 from shared.errors import InputError
 from shared.storage import Store
 from shared.yaml_files import parse_mapping
-
-HEADER = """\
-# Tissue types of this clustering: label (cluster + 1) -> name, colour, merge.
-# Rename as you like. Types of the same name are one class; `merge: N` merges a
-# type into type N. Then run htd cluster with --fresh, which keeps this file.
-"""
-
-
-def default_types(k: int) -> dict[int, TissueType]:
-    """Return types 1 to k with default names and colours."""
-    return {
-        label: TissueType(name=f"type {label}", color=class_color(label))
-        for label in range(1, k + 1)
-    }
-
-
-def write_types(types: dict[int, TissueType]) -> bytes:
-    """Encode types as YAML that a person can edit."""
-    plain = {label: kind.model_dump(mode="json") for label, kind in types.items()}
-    return (HEADER + yaml.safe_dump(plain, sort_keys=True, default_flow_style=None)).encode()
 
 
 def read_types(store: Store, run: str, k: int) -> dict[int, TissueType]:

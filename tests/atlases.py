@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from services.cluster.regions import write_map
-from shared.contracts.cluster import ClusterRecord, cluster_key
+from shared.contracts.cluster import ClusterRecord, cluster_key, default_types, write_types
 from shared.imaging.codec import encode_png
 from shared.storage import Store
 from shared.storage.formats import table_bytes
-from shared.tissue_types import default_types, write_types
 from tests.texture_slides import SPLITS, ingest_textures
 
 STEP = 32

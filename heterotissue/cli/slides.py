@@ -157,6 +157,7 @@ def ingest(
             patient=patient,
             in_place=in_place,
             keep_source=keep_source,
+            fresh=fresh,
             cohort=None if replace else cohort,
             progress=lambda done, total: reporter.phase("", 0, 1, done, total),
         )

@@ -81,13 +81,15 @@ def slide_sources(
     patient: str | None = None,
     in_place: bool = False,
     keep_source: bool = False,
+    fresh: bool = False,
     cohort: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sources:
     """Put slides and annotations into the store, and describe them for an ingest request.
 
     A slide is kept below `sources/<hash>/`, its annotation below `annotations/<hash>/`, by the
-    first 32 digits of their contents' SHA-256. What the store has already is not copied again.
+    first 32 digits of their contents' SHA-256. What the store has already is not copied again,
+    unless it is asked for.
     The copy lacks label and macro images and text that names people, where the format is known
     (`shared.imaging.redaction`).
 
@@ -100,6 +102,7 @@ def slide_sources(
         patient: regular expression or table that tells a slide's patient.
         in_place: leave the files in their folders, and refer to them by their absolute paths.
         keep_source: copy slides as they are, with their label and macro images.
+        fresh: copy also what the store has already, because a copy may be damaged.
         cohort: cohort that grows, whose slides keep the names that they have in it.
         progress: called with the number of slides that are done, and of all.
 
@@ -118,7 +121,8 @@ def slide_sources(
     names = _names(hashed, known, cohort)
     _check_room(store, hashed, in_place)
     slides = tuple(
-        _kept(store, name, item, mpp, in_place) for name, item in zip(names, hashed, strict=True)
+        _kept(store, name, item, mpp, in_place, fresh)
+        for name, item in zip(names, hashed, strict=True)
     )
     return Sources(slides, found.refused, found.notes)
 
@@ -270,14 +274,16 @@ def _differences(one: SlideEntry, other: SlideEntry) -> str:
     return " and ".join(name for name, (a, b) in facts.items() if None not in (a, b) and a != b)
 
 
-def _kept(store: Store, name: str, item: _Hashed, mpp: float | None, in_place: bool) -> SlideSource:
+def _kept(
+    store: Store, name: str, item: _Hashed, mpp: float | None, in_place: bool, fresh: bool
+) -> SlideSource:
     entry, override = item.entry, item.entry.mpp or mpp
     folder = f"sources/{item.sha256[:32]}"
-    source = _place(store, folder, entry.path, name, entry.parts, in_place, item.patches)
+    source = _place(store, folder, entry.path, name, entry.parts, in_place, fresh, item.patches)
     annotation = None
     if entry.labels and item.labels_sha256:
         folder = f"annotations/{item.labels_sha256[:32]}"
-        annotation = _place(store, folder, entry.labels, name, (), in_place)
+        annotation = _place(store, folder, entry.labels, name, (), in_place, fresh)
     return SlideSource(
         slide=name,
         stored_as=f"{name[:100]}-{sha256(f'{item.sha256} {override}'.encode())[:12]}",
@@ -301,6 +307,7 @@ def _place(
     name: str,
     parts: tuple[Path, ...],
     in_place: bool,
+    fresh: bool,
     patches: Mapping[Path, Sequence[Patch]] | None = None,
 ) -> str:
     """Return the absolute path or the key of a file, which is copied if the store lacks it."""
@@ -318,8 +325,9 @@ def _place(
     with storing(store):
         for part, file in reversed(files):  # the main file last: it says that all are there
             own = (patches or {}).get(file, ())
-            if not _holds(store, f"{folder}/{part}", file, own, whole=not path.is_dir()):
-                _copy(store, f"{folder}/{part}", file, own)
+            key = f"{folder}/{part}"
+            if fresh or not _holds(store, key, file, own, whole=not path.is_dir()):
+                _copy(store, key, file, own)
     return f"{folder}/{main}"
 
 

@@ -27,7 +27,14 @@ from services.cluster.regions import cut_slide, sum_up, write_map
 from services.cluster.units import assignment_units
 from shared.arrays import Float16, Float32, Int64, UInt8
 from shared.computing import machine_memory
-from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
+from shared.contracts.cluster import (
+    ClusterRecord,
+    ClusterRequest,
+    TissueType,
+    cluster_key,
+    default_types,
+    write_types,
+)
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule
@@ -38,7 +45,7 @@ from shared.jobs import Context, Plan, Shard, Stage
 from shared.jobs.records import READERS
 from shared.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256
 from shared.storage.formats import table_bytes
-from shared.tissue_types import classes_of, default_types, read_types, write_types
+from shared.tissue_types import classes_of, read_types
 
 FIT, CLASSIFY, ASSIGN = "fit", "classifier", "assign-"
 PATCHES_AT_ONCE = 16384

@@ -29,16 +29,12 @@ from shared.contracts.embed import (
     features_key,
     part_key,
 )
-from shared.contracts.ingest import (
-    CohortRecord,
-    cohort_key,
-    patches_key,
-)
+from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.encoders import REGISTRY, load_encoder
 from shared.encoders.embedded import PatchNet
 from shared.errors import InputError
 from shared.features import BATCH, FeaturesFile, write_features
-from shared.imaging.stored_slides import read_record
+from shared.imaging.stored_slides import count_patches, read_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.jobs.records import READERS
 from shared.storage import (
@@ -50,7 +46,6 @@ from shared.storage import (
     sha256,
     sha256_file,
 )
-from shared.storage.formats import count_rows
 
 FIT = "fit-encoder"
 
@@ -175,7 +170,7 @@ def _plan_slides(
     joins: list[Shard] = []
     for slide in sorted(record.splits):
         whole = _shard(request, record, slide, store, weights)
-        count = part_count(_patches(store, record, slide))
+        count = part_count(count_patches(store, record, slide))
         if count == 1:
             units.append(whole)
             continue
@@ -190,19 +185,11 @@ def _plan_slides(
     return (tuple(units), tuple(joins)) if joins else (tuple(units),)
 
 
-def _patches(store: Store, record: CohortRecord, slide: str) -> int:
-    """Return the number of a slide's patches; older records of cohorts do not state it."""
-    if slide in record.counts:
-        return record.counts[slide]
-    key = patches_key(record.cohort, slide)
-    return count_rows(store, key) if store.exists(key) else 0
-
-
 def _check_room(store: Store, record: CohortRecord, dim: int) -> None:
     """Raise `InputError` if the store has no room for features of width `dim`."""
     if store.free() is None:
         return
-    patches = sum(_patches(store, record, slide) for slide in record.splits)
+    patches = sum(count_patches(store, record, slide) for slide in record.splits)
     check_room(store, patches * (dim * 4 + 16), f"features of {patches:,} patches, {dim} wide")
 
 

@@ -16,7 +16,7 @@ from shared.arrays import Int64
 from shared.contracts.synthesize import dataset_key
 from shared.datasets.samples import Sample
 from shared.jobs.records import READERS
-from shared.storage import Store, sha256
+from shared.storage import Store, sha256, sha256_file
 from shared.storage.formats import table_bytes
 
 MANIFEST = pa.schema(
@@ -62,31 +62,29 @@ def put_rows(store: Store, shard: str, samples: Sequence[Sample], counts: Sequen
     store.put(_rows_key(shard), table_bytes(pa.Table.from_pylist(rows, schema=MANIFEST)))
 
 
-def write_manifest(store: Store, dataset: str, shards: tuple[str, ...]) -> int:
-    """Join the rows of all shards; return the number of distinct maps."""
+def write_manifest(store: Store, dataset: str, shards: tuple[str, ...]) -> tuple[str, int]:
+    """Join the rows of all shards; return the SHA-256 of the file, and the number of maps."""
     seen: set[str] = set()
     key = dataset_key(dataset, "manifest.parquet")
 
     def rows(shard: str) -> pa.Table:
         return pq.read_table(io.BytesIO(store.get(_rows_key(shard))), schema=MANIFEST)
 
-    with (
-        store.writing(key) as path,
-        pq.ParquetWriter(path, MANIFEST) as writer,
-        ThreadPoolExecutor(READERS) as pool,
-    ):
-        held: list[pa.Table] = []
-        for start in range(0, len(shards), READ_AHEAD):
-            for table in pool.map(rows, shards[start : start + READ_AHEAD]):
-                seen.update(table["map_region"].to_pylist())
-                held.append(table)
-                if sum(each.num_rows for each in held) >= GROUP_ROWS:
-                    joined = pa.concat_tables(held)
-                    writer.write_table(joined.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)
-                    held = [joined.slice(GROUP_ROWS)]
-        if any(each.num_rows for each in held):
-            writer.write_table(pa.concat_tables(held), row_group_size=GROUP_ROWS)
-    return len(seen)
+    with store.writing(key) as path:
+        with pq.ParquetWriter(path, MANIFEST) as writer, ThreadPoolExecutor(READERS) as pool:
+            held: list[pa.Table] = []
+            for start in range(0, len(shards), READ_AHEAD):
+                for table in pool.map(rows, shards[start : start + READ_AHEAD]):
+                    seen.update(table["map_region"].to_pylist())
+                    held.append(table)
+                    if sum(each.num_rows for each in held) >= GROUP_ROWS:
+                        joined = pa.concat_tables(held)
+                        writer.write_table(joined.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)
+                        held = [joined.slice(GROUP_ROWS)]
+            if any(each.num_rows for each in held):
+                writer.write_table(pa.concat_tables(held), row_group_size=GROUP_ROWS)
+        digest = sha256_file(path)
+    return digest, len(seen)
 
 
 def _rows_key(shard: str) -> str:

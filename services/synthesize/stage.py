@@ -41,7 +41,7 @@ from shared.diffusion.model_store import load_layouts
 from shared.errors import JobError
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.models import read_model, weights_origin
-from shared.storage import Store, check_room, sha256, sha256_file
+from shared.storage import Store, check_room, sha256
 from shared.storage.formats import pack_tar, table_bytes
 
 BYTES_PER_PIXEL = 1.2
@@ -144,6 +144,8 @@ class SynthesizeStage(Stage[DatasetRequest]):
                 "or lower min_distance"
             )
         shards = tuple(_shard_key(request.dataset, number) for number in numbers)
+        _drop_stale(store, request, set(numbers))
+        manifest, distinct = write_manifest(store, request.dataset, shards)
         first = model.classes.first
         pixels = counts[first:]
         reached = (pixels / max(1, pixels.sum())).round(6).tolist()
@@ -157,13 +159,12 @@ class SynthesizeStage(Stage[DatasetRequest]):
             proportions=dict(zip(model.classes.names[first:], reached, strict=True)),
             shards=shards,
             digests=tuple(digests[number] for number in numbers),
+            manifest=manifest,
             origin=weights_origin(store, model),
             request=request,
             refused=sums["refused"],
             missing=sums["missing"],
         )
-        _drop_stale(store, request, set(numbers))
-        distinct = write_manifest(store, request.dataset, shards)
         if request.maps.sampled:  # each image has a map of its own
             distinct = record.images
         _write_exports(store, record, numbers)
@@ -262,8 +263,7 @@ def _describe(
     store: Store, record: DatasetRecord, digests: dict[str, str], weights: list[str]
 ) -> None:
     """Write the dataset's card and its Croissant metadata."""
-    manifest = store.local(dataset_key(record.dataset, "manifest.parquet"))
-    digests = digests | {"manifest.parquet": sha256_file(manifest)}
+    digests = digests | {"manifest.parquet": record.manifest}
     card = dataset_card(record, weights).encode()
     store.put(dataset_key(record.dataset, "README.md"), card)
     made = next(store.dates(record.shards[0]))[1].date()

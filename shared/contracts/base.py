@@ -73,9 +73,12 @@ class Request(Contract):
         """
         return []
 
-    def optional_inputs(self) -> list[str]:
-        """Return keys of records that count as inputs if the store has them."""
-        return []
+    def optional_inputs(self) -> dict[str, bytes]:
+        """Return the keys of records that people may change, with what the job writes there.
+
+        They count as inputs if the store has them, and they have been changed.
+        """
+        return {}
 
     def files(self) -> list[str]:
         """Return keys or absolute paths of large files whose content the request does not state.

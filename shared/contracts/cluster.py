@@ -13,14 +13,22 @@ regions/<run>/…                     region set from the pseudo label maps
 
 from __future__ import annotations
 
+from functools import cache
 from typing import ClassVar
 
+import yaml
 from pydantic import Field, model_validator
 
-from shared.contracts.base import ClassName, Color, Contract, Name, Request, Seed
+from shared.contracts.base import ClassName, Color, Contract, Name, Request, Seed, class_color
 from shared.contracts.embed import feature_record_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule
+
+HEADER = """\
+# Tissue types of this clustering: label (cluster + 1) -> name, colour, merge.
+# Rename as you like. Types of the same name are one class; `merge: N` merges a
+# type into type N. Then run htd cluster again, which keeps this file.
+"""
 
 
 class ClusterRequest(Request):
@@ -69,8 +77,8 @@ class ClusterRequest(Request):
     def inputs(self) -> list[str]:
         return [cohort_key(self.cohort), feature_record_key(self.encoder, self.cohort)]
 
-    def optional_inputs(self) -> list[str]:
-        return [cluster_key(self.run, "types.yaml")]
+    def optional_inputs(self) -> dict[str, bytes]:
+        return {cluster_key(self.run, "types.yaml"): _default_file(self.k)}
 
     def products(self) -> list[str]:
         return [f"clusters/{self.run}", f"regions/{self.run}"]
@@ -105,3 +113,22 @@ class TissueType(Contract):
 def cluster_key(run: str, name: str) -> str:
     """Return the key of an object of a clustering."""
     return f"clusters/{run}/{name}"
+
+
+def default_types(k: int) -> dict[int, TissueType]:
+    """Return types 1 to k with default names and colours."""
+    return {
+        label: TissueType(name=f"type {label}", color=class_color(label))
+        for label in range(1, k + 1)
+    }
+
+
+@cache  # each unit of a job asks for it
+def _default_file(k: int) -> bytes:
+    return write_types(default_types(k))
+
+
+def write_types(types: dict[int, TissueType]) -> bytes:
+    """Encode types as YAML that a person can edit."""
+    plain = {label: kind.model_dump(mode="json") for label, kind in types.items()}
+    return (HEADER + yaml.safe_dump(plain, sort_keys=True, default_flow_style=None)).encode()

@@ -223,6 +223,7 @@ class DatasetRecord(Contract):
     proportions: dict[str, float] = Field(description="class name → share in the dataset")
     shards: tuple[str, ...]
     digests: tuple[str, ...] = Field((), description="SHA-256 of each shard")
+    manifest: str = Field("", description="SHA-256 of manifest.parquet")
     origin: WeightsOrigin | None = None
     request: DatasetRequest
     refused: int = Field(0, description="images that the request's bounds refused")

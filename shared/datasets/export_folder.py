@@ -33,12 +33,12 @@ from shared.datasets.samples import (
     image_png,
     load_dataset,
     mask_png,
+    read_manifest,
     read_shard,
     read_shards,
 )
 from shared.errors import InputError
 from shared.storage import Store
-from shared.storage.formats import read_table
 
 MARKS = ("README.md", "manifest.parquet", "classes.json")
 """Files by which a folder is known as an export."""
@@ -184,9 +184,9 @@ def _write_whole(
     polygons: bool,
 ) -> None:
     """Write the files that describe all images."""
-    key = dataset_key(record.dataset, "manifest.parquet")
-    keys = read_table(store, key, ["key"])["key"].to_pylist()
-    (folder / "manifest.parquet").write_bytes(store.get(key))
+    keys = read_manifest(store, record, ["key"])["key"].to_pylist()
+    manifest = store.local(dataset_key(record.dataset, "manifest.parquet"))
+    shutil.copyfile(manifest, folder / "manifest.parquet")
     (folder / "classes.json").write_bytes(classes_json(record.classes))
     (folder / "README.md").write_text(export_card(record, formats), encoding="utf-8")
     if "folder" in formats:

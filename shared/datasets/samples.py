@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pyarrow as pa
 
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
@@ -22,8 +23,8 @@ from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, mark_png
 from shared.imaging.region_sets import RegionIndex
-from shared.storage import Store, sha256
-from shared.storage.formats import unpack_tar
+from shared.storage import DamagedObjectError, Store, content_hash, sha256
+from shared.storage.formats import read_table, unpack_tar
 
 
 class Sample(NamedTuple):
@@ -94,20 +95,33 @@ def read_shards(store: Store, record: DatasetRecord) -> Iterator[tuple[str, byte
 
     Raises:
         ObjectNotFoundError: the store does not hold a shard.
-        InputError: a shard is not as it was made.
+        DamagedObjectError: a shard is not as it was made.
     """
     for shard, digest in itertools.zip_longest(record.shards, record.digests):
         data = store.get(shard)
         if digest is not None and sha256(data) != digest:
-            raise _damaged(record, shard)
+            raise DamagedObjectError(store, shard, "it is not as it was made")
         yield shard, data
 
 
-def _damaged(record: DatasetRecord, shard: str) -> InputError:
-    return InputError(
-        f"{shard} of the store is damaged: make dataset {record.dataset!r} again by the command "
-        "that made it, which makes only what is damaged or missing"
-    )
+def read_manifest(
+    store: Store, record: DatasetRecord, columns: list[str] | None = None
+) -> pa.Table:
+    """Read a dataset's manifest, with a row for each image.
+
+    Args:
+        store: holds the dataset.
+        record: the dataset.
+        columns: the columns to read; None: all.
+
+    Raises:
+        ObjectNotFoundError: the store does not hold it.
+        DamagedObjectError: it is not as it was made.
+    """
+    key = dataset_key(record.dataset, "manifest.parquet")
+    if record.manifest and content_hash(store.local(key)) != record.manifest:
+        raise DamagedObjectError(store, key, "it is not as it was made")
+    return read_table(store, key, columns, local=True)
 
 
 class DatasetIndex:
@@ -120,7 +134,7 @@ class DatasetIndex:
             called at the first look at a sample.
 
     Raises:
-        InputError: a shard is cut off.
+        DamagedObjectError: a shard is not as it was made.
     """
 
     def __init__(
@@ -131,8 +145,10 @@ class DatasetIndex:
     ) -> None:
         self._read_names = names
         self._entries = []
-        for shard in record.shards:
+        for shard, digest in itertools.zip_longest(record.shards, record.digests):
             path = store.local(shard)
+            if digest is not None and content_hash(path) != digest:
+                raise DamagedObjectError(store, shard, "it is not as it was made")
             try:
                 with tarfile.open(path, mode="r:") as tar:
                     spans = {member.name: (member.offset_data, member.size) for member in tar}
@@ -142,9 +158,12 @@ class DatasetIndex:
                         parts = (name, f"{key}.mask.png", f"{key}.png")
                         self._entries.append((path, [spans[part] for part in parts]))
             except (tarfile.TarError, KeyError) as error:
-                raise _damaged(record, shard) from error
+                raise DamagedObjectError(store, shard, str(error)) from error
         if len(self._entries) != record.images:
-            raise _damaged(record, "a shard")
+            key = dataset_key(record.dataset, "shards")
+            raise DamagedObjectError(
+                store, key, f"{len(self._entries)} of {record.images} images are there"
+            )
 
     @cached_property
     def _names(self) -> Mapping[str, str]:

@@ -19,7 +19,6 @@ from shared.diffusion.crops import Crop
 from shared.diffusion.gpu import prepare_denoiser, prepare_vae
 from shared.diffusion.layouts import FOLDER, read_layouts
 from shared.diffusion.pipeline import HeteroTissuePipeline
-from shared.errors import InputError
 from shared.models import check_layouts, read_model
 from shared.storage import DamagedObjectError, Store, copy_hashed
 
@@ -134,8 +133,8 @@ def _copy(store: Store, prefix: str, record: ModelRecord, folder: Path, below: s
         below: beginning of the names of the files to copy.
 
     Raises:
-        InputError: weights are missing, or others than those of the record; or a configuration is
-            damaged.
+        DamagedObjectError: weights are missing, or others than those of the record; or a
+            configuration is damaged.
     """
     wanted = {name: digest for name, digest in record.sha256.items() if name.startswith(below)}
     copied = {}
@@ -147,12 +146,12 @@ def _copy(store: Store, prefix: str, record: ModelRecord, folder: Path, below: s
             copied[name] = copy_hashed(source, target)
             if name.endswith(".json"):
                 _check_json(store, key, target)
-    wrong = [name for name, digest in wanted.items() if copied.get(name) != digest]
-    if wrong or not wanted:
-        raise InputError(
-            f"the weights of {prefix.removesuffix('/')} are not those of its record "
-            f"({', '.join(sorted(wrong)) or 'it names none'}): publish the version again"
-        )
+    if not wanted:
+        raise DamagedObjectError(store, record.ref.key, "it names no weights")
+    for name, digest in sorted(wanted.items()):
+        if copied.get(name) != digest:
+            why = "it is not what its record says" if name in copied else "it is missing"
+            raise DamagedObjectError(store, prefix + name, why)
     return frozenset(copied.items())
 
 

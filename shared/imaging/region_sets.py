@@ -17,7 +17,7 @@ from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.region_index import SPANS, read_region_index, region_spans
-from shared.storage import Store
+from shared.storage import DamagedObjectError, Store, content_hash
 from shared.storage.formats import pack_tar, read_table, table_bytes
 
 COLUMNS = pa.schema(
@@ -132,13 +132,14 @@ class RegionIndex:
         slides: slide of each region, in the same order.
 
     Raises:
-        InputError: a shard is damaged, or has other regions than the record says. Where the set
-            has an index, a damaged shard is found when a region of it is read.
+        DamagedObjectError: a shard is not as the record says. Where the set has an index, this is
+            found when a region of the shard is read.
     """
 
     def __init__(self, store: Store, record: RegionSet, *splits: Split) -> None:
         self.record, self._store = record, store
         self._paths: OrderedDict[str, Path] = OrderedDict()
+        self._digests = {part.slide: part.sha256 for part in record.slides}
         self.keys: list[str] = []
         self.slides: list[str] = []
         self._spans: Int64 = np.zeros((0, len(SPANS)), np.int64)
@@ -192,17 +193,21 @@ class RegionIndex:
     def _shard(self, slide: str) -> Path:
         """Return the local file of a slide's shard; a store's cache keeps the last ones."""
         if slide not in self._paths:
-            self._paths[slide] = self._store.local(region_tar_key(self.record.name, slide))
+            self._paths[slide] = self._open(slide)
             if len(self._paths) > OPEN_SHARDS:
                 self._paths.popitem(last=False)
         self._paths.move_to_end(slide)
         return self._paths[slide]
 
-    def _damaged(self, slide: str) -> InputError:
-        return InputError(
-            f"{region_tar_key(self.record.name, slide)} of the store is damaged or incomplete: run "
-            "the command that made it again, with --fresh"
-        )
+    def _open(self, slide: str) -> Path:
+        path = self._store.local(region_tar_key(self.record.name, slide))
+        if self._digests[slide] and content_hash(path) != self._digests[slide]:
+            raise self._damaged(slide)
+        return path
+
+    def _damaged(self, slide: str) -> DamagedObjectError:
+        key = region_tar_key(self.record.name, slide)
+        return DamagedObjectError(self._store, key, "it is not as it was made")
 
 
 class RegionNotFoundError(InputError):

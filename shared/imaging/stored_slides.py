@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from shared.contracts.ingest import CohortRecord, SlideRecord, slide_key
+from shared.contracts.ingest import CohortRecord, SlideRecord, patches_key, slide_key
 from shared.errors import InputError
 from shared.imaging.slide import Slide
 from shared.imaging.zarr_slide import zarr_files
@@ -20,6 +20,7 @@ from shared.storage import (
     content_hash_of_files,
     content_hash_of_folder,
 )
+from shared.storage.formats import count_rows
 
 
 @contextmanager
@@ -103,6 +104,14 @@ def read_record(store: Store, cohort: CohortRecord, slide: str) -> SlideRecord:
     return record.model_copy(update={"slide": slide})
 
 
+def count_patches(store: Store, cohort: CohortRecord, slide: str) -> int:
+    """Return the number of a slide's patches; older records of cohorts do not state it."""
+    if slide in cohort.counts:
+        return cohort.counts[slide]
+    key = patches_key(cohort.cohort, slide)
+    return count_rows(store, key) if store.exists(key) else 0
+
+
 @contextmanager
 def open_slide(
     store: Store, cohort: CohortRecord, slide: str
@@ -153,6 +162,6 @@ def check_content(path: Path, parts: Sequence[str], sha256: str, what: str) -> N
         raise InputError(f"{what}: {path.name} cannot be read: {error.strerror}") from error
     if not same:
         raise InputError(
-            f"{what}: {path.name} has changed since it was recorded: run the command again that "
-            "names it, or restore the file"
+            f"{what}: {path.name} has changed since it was recorded: run 'htd ingest' of its "
+            "cohort again, with --fresh if the copy in the store has changed, or restore the file"
         )

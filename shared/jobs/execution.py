@@ -207,7 +207,8 @@ class Unit:
             if not self._current():  # the error is none of the job's newer submission
                 return "cancelled"
             parked = self._record_failure(error)
-            self._log_failure(error, parked)
+            if not (self.reporter.tells and isinstance(error, InputError)):
+                self._log_failure(error, parked)
             self.reporter.failure(self.job, self.name, str(error), parked)
             if not parked:
                 return "retry"

@@ -37,9 +37,9 @@ class Ledger(Reader):
         """
         records = self._records(request, request.inputs())
         records |= self._records(request, request.further_inputs(records))
-        for key in request.optional_inputs():
-            if self.store.exists(key):
-                records[key] = self.store.get(key)
+        for key, written in request.optional_inputs().items():
+            if self.store.exists(key) and (found := self.store.get(key)) != written:
+                records[key] = found
         inputs = {key: sha256(data) for key, data in records.items()}
         inputs |= {name: file_identity(self.store, name) for name in request.files()}
         identity = {"request": request.model_dump(mode="json"), "inputs": inputs}

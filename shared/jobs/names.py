@@ -15,7 +15,7 @@ from typing import Any
 from shared.contracts.base import Request
 from shared.contracts.jobs import WITHOUT_RESULT, Claim, JobStatus, job_key
 from shared.errors import InputError
-from shared.jobs.records import JobNotFoundError
+from shared.jobs.records import JobNotFoundError, UnreadableRecordError, holds
 from shared.jobs.snapshot import Snapshot
 from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
 
@@ -83,7 +83,7 @@ class Claims:
         """
         earlier = None
         for name in self.request.products():
-            other = owner(self.store, name)
+            other = self._holder(name)
             if other is None and not replace and _occupied(self.store, name):
                 raise NameTakenError(
                     f"{name} is in the store already, and no job is known to have made it: choose "
@@ -109,6 +109,34 @@ class Claims:
                     self._check(name, owner(self.store, name) or "")
             elif other != self.job:
                 self.store.put_json(_key(name), claim)
+
+    def _holder(self, name: str) -> str | None:
+        """Return the job that holds a name, as `owner` does.
+
+        Jobs that ended before they had a plan have changed nothing, and do not count; where the
+        record of the owner is gone or damaged, this job holds what it has made.
+        """
+        other, seen = owner(self.store, name), {self.job}
+        while other and other not in seen:
+            seen.add(other)
+            snapshot = Snapshot(self.store, other)
+            try:
+                if snapshot.plan is not None or snapshot.result is None:
+                    return other
+                other = snapshot.record.earlier
+            except (JobNotFoundError, UnreadableRecordError):
+                return other
+        return other or (self.job if self._made(name) else other)
+
+    def _made(self, name: str) -> bool:
+        """Say whether what lies under a name is the result of this job."""
+        try:
+            result = Snapshot(self.store, self.job).result
+        except UnreadableRecordError:
+            return False
+        own = {key: digest for key, digest in (result.outputs if result else {}).items()
+               if key == f"{name}.json" or key.startswith(f"{name}/")}  # fmt: skip
+        return bool(own) and all(holds(self.store, key, digest) for key, digest in own.items())
 
     def _check(self, name: str, other: str) -> None:
         """Raise `NameTakenError` unless this job may take the name of another without asking."""

@@ -1,4 +1,4 @@
-"""Reading the records of a job."""
+"""Reading the records of a job, and checking what they say of objects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from shared.errors import InputError
-from shared.storage import DamagedObjectError, Store
+from shared.storage import DamagedObjectError, ObjectNotFoundError, Store, sha256_stream
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -35,3 +35,12 @@ def read_record(store: Store, key: str, model: type[M]) -> M:
         return store.get_model(key, model)
     except DamagedObjectError as error:
         raise UnreadableRecordError(key, error.why) from error
+
+
+def holds(store: Store, key: str, digest: str) -> bool:
+    """Say whether the store holds an object with this SHA-256."""
+    try:
+        with store.open(key) as stream:
+            return sha256_stream(stream) == digest
+    except ObjectNotFoundError:
+        return False

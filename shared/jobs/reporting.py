@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Reporter:
-    """Receives the progress of jobs and ignores it; subclasses draw or send it."""
+    """Receives the progress of jobs and ignores it; subclasses draw or send it.
+
+    Attributes:
+        tells: whether a person reads here which input was wrong; the log leaves it out then.
+    """
+
+    tells: ClassVar[bool] = False
 
     def phase(self, job: str, phase: int, phases: int, settled: int, total: int) -> None:
         """Receive how many of the `total` units of a phase are done or parked."""

@@ -9,10 +9,10 @@ from shared.contracts.base import Request
 from shared.contracts.jobs import Marker, job_key
 from shared.jobs.markers import markers_of
 from shared.jobs.plan import Keep, Segment
-from shared.jobs.records import READERS, UnreadableRecordError, read_record
+from shared.jobs.records import READERS, UnreadableRecordError, holds, read_record
 from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import PLAN, Shard
-from shared.storage import ObjectNotFoundError, Store, sha256_stream
+from shared.storage import ObjectNotFoundError, Store
 
 
 def missing_units(store: Store, job: str, request: Request) -> set[str] | None:
@@ -66,7 +66,7 @@ def missing_units(store: Store, job: str, request: Request) -> set[str] | None:
         look({PLAN: plan})
         for segment in snapshot.plan.every:
             look(markers_of(snapshot, segment))
-        same = all(list(pool.map(lambda item: _is(store, *item), made.items())))
+        same = all(list(pool.map(lambda item: holds(store, *item), made.items())))
     lasting = [key for key in lost if not key.startswith(request.scratch)]
     # A marker may be gone because an earlier repair broke off.
     if plan is not None and finished == snapshot.plan.total and same and not lasting:
@@ -196,12 +196,4 @@ def _whole(store: Store, key: str, marker: Marker, changing: Container[str]) -> 
     except ObjectNotFoundError:
         return False
     # The same bytes get another tag where a unit ran twice, or the store was copied.
-    return same or key in changing or _is(store, key, marker.outputs[key])
-
-
-def _is(store: Store, key: str, digest: str) -> bool:
-    try:
-        with store.open(key) as stream:
-            return sha256_stream(stream) == digest
-    except ObjectNotFoundError:
-        return False
+    return same or key in changing or holds(store, key, marker.outputs[key])

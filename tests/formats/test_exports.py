@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ import yaml
 from PIL import Image
 from rasterio.features import rasterize
 
+from heterotissue.verify import Known
+from services.gateway.reader_study.sets import synthetic_set
 from shared.contracts.models import EBHI_SEG, ModelRecord, ModelRef
+from shared.contracts.synthesize import dataset_key
 from shared.datasets.export_folder import export_dataset
 from shared.datasets.exports import coco_annotations, write_coco
 from shared.datasets.pseudonyms import reveal, source_names
 from shared.datasets.samples import DatasetIndex, load_dataset, read_shard
 from shared.errors import InputError
 from shared.models import read_model, weights_origin
-from shared.storage import DirectoryStore
+from shared.storage import DamagedObjectError, DirectoryStore
 from tests.region_sets import CLASSES
 from tests.unit.test_synthesize import make_store, samples, synthesize
 
@@ -88,13 +92,36 @@ def test_a_damaged_shard_is_refused(made: DirectoryStore, tmp_path: Path, kind: 
     try:
         for damaged in (b"", shard[: ends[-1]], shard[: ends[-1] + 700], b"\0" * len(shard)):
             made.put(record.shards[1], damaged)
-            with pytest.raises(InputError, match=r"000001.tar of the store is damaged: make .*'d'"):
-                export_dataset(made, "d", tmp_path / "out", [kind])
-            with pytest.raises(InputError, match=r"damaged: make dataset 'd' again"):
-                DatasetIndex(made, record)
+            for read in (
+                partial(export_dataset, made, "d", tmp_path / "out", [kind]),
+                partial(DatasetIndex, made, record),
+            ):
+                with pytest.raises(DamagedObjectError, match=r"000001.tar' .*htd synthesize .* d'"):
+                    read()
         assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     finally:
         made.put(record.shards[1], shard)
+
+
+def test_a_damaged_manifest_is_refused(made: DirectoryStore, tmp_path: Path) -> None:
+    key = dataset_key("d", "manifest.parquet")
+    manifest = made.get(key)
+    damaged = bytearray(manifest)
+    damaged[len(manifest) // 3] ^= 1
+    made.put(key, bytes(damaged))
+    try:
+        for read in (
+            partial(export_dataset, made, "d", tmp_path / "out"),
+            partial(Known, made, "d"),
+            partial(synthetic_set, made, "d"),
+        ):
+            with pytest.raises(DamagedObjectError, match=r"manifest\.parquet' .*htd synthesize"):
+                read()
+        assert not list((tmp_path / "out").iterdir())
+        assert synthesize(made, steps=1, exports=["coco"]).state == "done"
+        assert made.get(key) == manifest
+    finally:
+        made.put(key, manifest)
 
 
 def test_coco_has_its_images_and_describes_itself(made: DirectoryStore, tmp_path: Path) -> None:

@@ -160,7 +160,8 @@ def test_a_slide_that_changed_under_a_cohort_is_not_used(
     assert ingest(store, slides, "--in-place") == 0
     write_slide(slides, "s1", 9)
     assert htd(store, "embed", "--cohort", "c", "--encoder", "random") == 3
-    assert "s1.tif has changed since it was recorded" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("s1.tif has changed since it was recorded") == 1
 
 
 def test_a_cohort_of_tiles_leaves_nothing_of_the_slides_that_it_replaces(

@@ -28,6 +28,7 @@ from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.annotations.writing import write_annotation
 from shared.contracts.annotations import FORMATS
 from shared.contracts.base import Classes
+from shared.contracts.cluster import default_types, write_types
 from shared.contracts.gateway import ImageBody
 from shared.contracts.requests import REQUESTS
 from shared.errors import HeteroTissueError
@@ -38,7 +39,7 @@ from shared.imaging.masks import open_mask
 from shared.imaging.slide import Slide
 from shared.jobs.snapshot import Snapshot
 from shared.storage import DirectoryStore, check_key
-from shared.tissue_types import default_types, read_types, write_types
+from shared.tissue_types import read_types
 from tests.formats import slide_files
 from tests.formats.cohort_files import write_dicom
 from tests.formats.drawing import draw

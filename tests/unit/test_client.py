@@ -20,12 +20,11 @@ from starlette.routing import Mount
 from heterotissue.client import Client, RefusedError, ServerError
 from heterotissue.client.http import Transport
 from services.gateway.api import uploads
-from shared.contracts.cluster import TissueType, cluster_key
+from shared.contracts.cluster import TissueType, cluster_key, default_types, write_types
 from shared.contracts.deploy import DeployBody
 from shared.contracts.gateway import ImageBody
 from shared.errors import InputError
 from shared.storage import sha256
-from shared.tissue_types import default_types, write_types
 from tests.atlases import TYPES, make_atlas
 from tests.gateway import Gateway
 from tests.models import publish_toy_model

@@ -18,7 +18,14 @@ from services.cluster.maps import type_map, vote
 from services.cluster.regions import apply_types
 from services.cluster.stage import ClusterStage
 from services.cluster.units import UNIT_PATCHES, assignment_units
-from shared.contracts.cluster import ClusterRecord, ClusterRequest, TissueType, cluster_key
+from shared.contracts.cluster import (
+    ClusterRecord,
+    ClusterRequest,
+    TissueType,
+    cluster_key,
+    default_types,
+    write_types,
+)
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import (
     CohortRecord,
@@ -37,7 +44,7 @@ from shared.imaging.label_map import LabelMap
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore, Store
-from shared.tissue_types import classes_of, default_types, read_types, write_types
+from shared.tissue_types import classes_of, read_types
 from tests.texture_slides import RULE, SPLITS, ingest_textures
 
 GRID = PatchGrid(size=64, mpp=1.0, stride=32)
@@ -261,6 +268,16 @@ def test_running_again_gives_the_same_bytes(store: DirectoryStore) -> None:
     before = contents(store, "types")
     assert run(store, request(classifier_steps=5), fresh=True).state == "done"
     assert contents(store, "types") == before
+
+
+def test_a_types_file_that_nobody_edited_is_no_input(store: DirectoryStore) -> None:
+    ledger, asked = Ledger(store), request(run="again")
+    job = ledger.identify(asked)
+    assert run(store, asked).state == "done"
+    assert ledger.identify(asked) == job
+    key = cluster_key("again", "types.yaml")
+    store.put(key, store.get(key).replace(b"type 1", b"stroma"))
+    assert ledger.identify(asked) != job
 
 
 def test_edited_types_are_kept_and_applied(store: DirectoryStore) -> None:

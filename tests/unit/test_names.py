@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from shared.contracts.base import Request
+from shared.errors import InputError
 from shared.jobs import Context, Ledger, NameTakenError, Plan, Shard, Stage, run_job
 from shared.settings import Settings
 from shared.storage import DirectoryStore, sha256
@@ -43,6 +44,8 @@ class CopyStage(Stage[CopyRequest]):
         self.ran: list[str] = []
 
     def plan(self, request: CopyRequest, context: Context) -> Plan:
+        if request.suffix:
+            raise InputError("copies have no suffix")
         content = {part: sha256(context.store.get(f"in/{part}")) for part in request.parts}
         head = Shard(id="head", reads={request.parts[0]: content[request.parts[0]]}, grows=True)
         return Plan(
@@ -208,6 +211,35 @@ def test_a_failed_change_does_not_free_the_name_of_the_result_before_it(ledger: 
     with pytest.raises(NameTakenError):
         copy(ledger, parts=("z",))
     assert copy(ledger) == ["y"], "the change itself may be tried again"
+
+
+def test_a_refused_replacement_changes_nothing(ledger: Ledger) -> None:
+    copy(ledger)
+    before = made(ledger)
+    for suffix in (".a", ".b"):
+        job = ledger.submit(CopyRequest(suffix=suffix), replace=True)
+        assert run_job(ledger, CopyStage(), job, config=CONFIG).state == "failed"
+    with pytest.raises(NameTakenError):
+        copy(ledger, parts=("z",))
+    assert copy(ledger) == []
+    assert made(ledger) == before
+
+
+@pytest.mark.parametrize("found", [None, b"", b"{"])
+def test_a_lost_claim_is_taken_again_by_the_job_of_the_result(
+    ledger: Ledger, found: bytes | None
+) -> None:
+    copy(ledger)
+    ledger.store.delete("names/out/a.json")
+    if found is not None:
+        ledger.store.put("names/out/a.json", found)
+    with pytest.raises(NameTakenError):
+        copy(ledger, parts=("x",))
+    assert copy(ledger) == []
+    ledger.store.delete("names/out/a.json")
+    ledger.store.put("out/a/all.json", b"by hand")
+    with pytest.raises(NameTakenError, match="no job is known to have made it"):
+        copy(ledger)
 
 
 def test_outputs_of_another_version_of_the_program_are_made_again(ledger: Ledger) -> None:

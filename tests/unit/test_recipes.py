@@ -18,14 +18,14 @@ from heterotissue.cli.options import (
 from heterotissue.pipelines import load_pipeline
 from heterotissue.recipes import load_recipe
 from shared.contracts.base import Classes
-from shared.contracts.cluster import ClusterRequest
+from shared.contracts.cluster import ClusterRequest, default_types
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.explaining import explain
 from shared.contracts.ingest import IngestRequest, SlideSource
 from shared.contracts.recipe import DenoiserRecipe, Recipe, VaeRecipe
 from shared.contracts.train import TrainRequest
 from shared.errors import InputError
-from shared.tissue_types import classes_of, default_types
+from shared.tissue_types import classes_of
 from shared.yaml_files import parse_mapping, parse_yaml, read_mapping
 from tests.docs.pages import PAGES, blocks
 

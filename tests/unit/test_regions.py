@@ -9,12 +9,11 @@ import pytest
 
 from shared.contracts.base import Split, SplitFractions
 from shared.contracts.regions import RegionRule, region_tar_key
-from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_index import write_region_index
 from shared.imaging.region_sets import Region, RegionIndex, pack_regions, region_tables
 from shared.imaging.windows import choose_windows, class_entropy
-from shared.storage import DirectoryStore, StoreView
+from shared.storage import DamagedObjectError, DirectoryStore, StoreView
 from shared.storage.formats import unpack_tar
 from tests.region_sets import make_region_set
 
@@ -73,15 +72,22 @@ def test_shards_are_lossless_and_reproducible() -> None:
     assert np.array_equal(decode_png(files["s_0_0.mask.png"]), region.labels)
 
 
-@pytest.mark.parametrize("kept", [1024, 700, -2048])
-def test_a_damaged_shard_is_told_by_its_name(kept: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("kept", [1024, 700, -2048, None])
+def test_a_damaged_shard_is_told_by_its_name(
+    kept: int | None, indexed: bool, tmp_path: Path
+) -> None:
     store = DirectoryStore(tmp_path)
     record = make_region_set(store, regions=2, splits={"slide-a": "train"})
+    if indexed:
+        write_region_index(store, record)
     assert len(RegionIndex(store, record, "train")) == 2
-    shard = store.get(region_tar_key("toy", "slide-a"))
-    store.put(region_tar_key("toy", "slide-a"), shard[:kept])
-    with pytest.raises(InputError, match=r"regions/toy/slide-a\.tar of the store is damaged"):
-        RegionIndex(store, record, "train")
+    key = region_tar_key("toy", "slide-a")
+    shard = bytearray(store.get(key))
+    shard[600] ^= kept is None
+    store.put(key, bytes(shard[:kept]))
+    with pytest.raises(DamagedObjectError, match=rf"'{key}' of .* is damaged .*htd ingest"):
+        RegionIndex(store, record, "train").labels(0)
 
 
 class CountingStore(StoreView):
@@ -121,7 +127,7 @@ def test_an_index_stands_for_the_tables_and_shards_of_all_slides(tmp_path: Path)
     assert fetched == [2, 2]  # the index, and the shard of the region
 
     store.put(region_tar_key("toy", "s2"), b"short")
-    with pytest.raises(InputError, match=r"regions/toy/s2\.tar of the store is damaged"):
+    with pytest.raises(DamagedObjectError, match=r"regions/toy/s2\.tar"):
         RegionIndex(store, record, "train")[2]
     other = make_region_set(store, regions=3, splits=splits)  # whose index is not written yet
     assert len(RegionIndex(store, other, "val")) == 3

@@ -187,6 +187,21 @@ def test_slides_are_kept_by_content_and_never_replaced(tmp_path: Path) -> None:
     assert here.sha256 == b.sha256
 
 
+def test_a_copy_in_a_store_on_a_server_is_made_again_when_asked(tmp_path: Path) -> None:
+    class Remote(DirectoryStore):
+        def fetches(self) -> bool:
+            return True
+
+    store: Store = Remote(tmp_path / "store")
+    slide(tmp_path / "in/a.svs", "good")
+    (made,) = slide_sources(store, find_slides([tmp_path / "in"]), keep_source=True).slides
+    store.put(made.source, b"baad")  # of the same size; to compare more would fetch it
+    slide_sources(store, find_slides([tmp_path / "in"]), keep_source=True)
+    assert store.get(made.source) == b"baad"
+    slide_sources(store, find_slides([tmp_path / "in"]), keep_source=True, fresh=True)
+    assert store.get(made.source) == b"good"
+
+
 def test_equal_contents_are_taken_once(tmp_path: Path) -> None:
     slide(tmp_path / "in/a.svs", "same")
     slide(tmp_path / "in/b/a.svs", "same")

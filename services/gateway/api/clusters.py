@@ -16,13 +16,13 @@ from services.gateway.api.problems import ProblemError, blaming, documented, ret
 from services.gateway.api.slide_lookup import SlideName
 from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.base import Name
-from shared.contracts.cluster import ClusterRecord, TissueType, cluster_key
+from shared.contracts.cluster import ClusterRecord, TissueType, cluster_key, write_types
 from shared.contracts.gateway import Atlas, AtlasType, Names, TypePlace, TypePlaces
 from shared.contracts.jobs import JobStatus
 from shared.jobs import names
 from shared.storage import sha256
 from shared.storage.formats import read_table
-from shared.tissue_types import check_types, classes_of, read_types, write_types
+from shared.tissue_types import check_types, classes_of, read_types
 
 NEAREST = 10
 """Number of patches that are listed for a type on each slide."""

@@ -13,8 +13,7 @@ from shared.arrays import UInt8
 from shared.contracts.base import Classes
 from shared.contracts.reader_study import Kind, RealSet
 from shared.contracts.regions import region_table_key, region_tar_key
-from shared.contracts.synthesize import dataset_key
-from shared.datasets.samples import load_dataset
+from shared.datasets.samples import load_dataset, read_manifest
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import load_region_set
@@ -89,8 +88,7 @@ def synthetic_set(store: Store, dataset: str) -> ImageSet:
         InputError: there is no such dataset, or it is not finished.
     """
     record = load_dataset(store, dataset)
-    key = dataset_key(dataset, "manifest.parquet")
-    rows = read_table(store, key, ["key", "fractions", "shard"], local=True).to_pylist()
+    rows = read_manifest(store, record, ["key", "fractions", "shard"]).to_pylist()
     candidates = tuple(
         Candidate(
             "synthetic", dataset, row["key"], _tissue(record.classes, row["fractions"]),
