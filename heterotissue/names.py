@@ -15,6 +15,7 @@ from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.embed import FeatureRecord, feature_record_key
 from shared.contracts.evaluate import Report, report_key
 from shared.contracts.explaining import near_names
+from shared.contracts.field import FieldRecord, field_key, work_key
 from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, label_map_key, slide_key
 from shared.contracts.jobs import WITHOUT_RESULT
 from shared.contracts.models import ModelRecord, ModelRef
@@ -103,6 +104,11 @@ def _about_dataset(store: Store, name: str) -> str:
     return f"{record.images} images of {record.size} px, by {record.model}"
 
 
+def _about_field(store: Store, name: str) -> str:
+    record = store.get_model(field_key(name, "field.json"), FieldRecord)
+    return f"{record.width}×{record.height} px at {record.mpp:g} µm/px, by {record.model}"
+
+
 def _about_report(store: Store, name: str) -> str:
     record = store.get_model(report_key(name, "report.json"), Report)
     return f"dataset {record.dataset}, model {record.model}"
@@ -172,6 +178,12 @@ KINDS: dict[str, Kind] = {
         lambda name: dataset_key(name, "dataset.json"),
         _about_dataset,
         lambda _, name: [dataset_key(name, "")],
+    ),
+    "fields": Kind(
+        "fields",
+        lambda name: field_key(name, "field.json"),
+        _about_field,
+        lambda _, name: [field_key(name, ""), work_key(name, "")],
     ),
     "reports": Kind(
         "reports",

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     CLUSTERINGS = "clusterings"
     MODELS = "models"
     DATASETS = "datasets"
+    FIELDS = "fields"
     REPORTS = "reports"
     JOBS = "jobs"
 

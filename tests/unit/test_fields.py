@@ -14,6 +14,7 @@ import torch
 from rasterio.features import rasterize
 
 from heterotissue.cli.field_maps import choose_map
+from heterotissue.names import entries, remove
 from services.field.stage import FieldStage
 from services.ingest.stage import IngestStage
 from shared.contracts.field import WORK, FieldRecord, FieldRequest, field_key
@@ -160,6 +161,12 @@ def test_a_cancelled_field_stops_at_the_next_window(made: DirectoryStore) -> Non
     done = run_job(ledger, FieldStage(), ledger.submit(request), reporter=reporter, config=config)
     assert done.state == "cancelled"
     assert reporter.units == ["", "step-000-00000"]
+    about = f"{WIDTH}×{HEIGHT} px at 0.5 µm/px, by toy/1"
+    listed = {entry.name: (entry.state, entry.about) for entry in entries(made, "fields")}
+    assert listed == {"c": ("cancelled", ""), "f": ("done", about), "whole": ("done", about)}
+    remove(made, "fields", "c")
+    assert [entry.name for entry in entries(made, "fields")] == ["f", "whole"]
+    assert not list(made.list(WORK))
 
 
 @pytest.mark.parametrize("architecture", ["kl", "dc"])
