@@ -9,9 +9,10 @@ same to the bit, whichever strips the field is cut into.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import pairwise
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -28,8 +29,10 @@ from shared.diffusion.precision import autocast
 from shared.errors import InputError
 from shared.seeds import image_seed
 
+T = TypeVar("T")
+
 BATCH = 16
-"""Number of windows, side by side, that the denoiser sees at a time."""
+"""Greatest number of windows, side by side, that the denoiser sees at a time."""
 
 NOISE_TILE = 32
 """Side of the pieces of noise that have a seed each, latent pixels."""
@@ -97,6 +100,18 @@ def window_starts(length: int, window: int, stride: int, shift: int) -> list[int
     """Return where windows of a shifted grid begin, so that they cover a length without gaps."""
     end = length - window
     return sorted({min(max(0, at), end) for at in range(-(shift % stride), end + stride, stride)})
+
+
+def even_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield items in batches of about the same size: a window alone costs more than among others.
+
+    Args:
+        items: at least one.
+    """
+    count = -(-len(items) // BATCH)
+    bounds = [len(items) * number // count for number in range(count + 1)]
+    for first, last in pairwise(bounds):
+        yield items[first:last]
 
 
 def window_weights(window: int) -> Tensor:
@@ -281,9 +296,8 @@ class FieldSampler:
             rows = given.rows(y, y + side).sample
             inner = slice(max(top, y) - y, min(bottom, y + side) - y)
             outer = slice(y + inner.start - top, y + inner.stop - top)
-            for number in range(0, len(columns), BATCH):
+            for batch in even_batches(columns):
                 self.watch(starts.index(y), len(starts))
-                batch = columns[number : number + BATCH]
                 samples = torch.stack([rows[:, :, x : x + side] for x in batch])
                 maps = np.stack([labels[:, x * factor : (x + side) * factor] for x in batch])
                 with self.computing():
