@@ -33,6 +33,7 @@ from services.evaluate.segmentation import (
 from shared.arrays import Float64, UInt8
 from shared.computing import prepare
 from shared.contracts.base import Classes
+from shared.diffusion.appearances import Appearance
 from shared.diffusion.crops import Crop, CropRule
 from shared.diffusion.editing import paint, redraw
 from shared.diffusion.fields import FieldMap, FieldSampler
@@ -67,7 +68,8 @@ def sampler_of(
 ) -> FieldSampler:
     """Return a sampler for the labels of a tile."""
     labels = FieldMap.of(tile.labels)
-    return FieldSampler(pipeline, SIZE, pipeline.sampling, labels, crops, seed, PRECISION)
+    looks = [Appearance.of(crops)]
+    return FieldSampler(pipeline, SIZE, pipeline.sampling, labels, looks, seed, PRECISION)
 
 
 def border_energy(image: UInt8, area: UInt8) -> tuple[float, float]:

@@ -30,6 +30,7 @@ from heterotissue.first_picture import shipped_student
 from services.evaluate.frechet import distance_of
 from shared.arrays import Float64, UInt8
 from shared.computing import prepare
+from shared.diffusion.appearances import Appearance
 from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
 from shared.diffusion.field_decoder import FieldDecoder, make_field, probe
 from shared.diffusion.fields import BATCH, FieldMap, FieldSampler, join
@@ -185,7 +186,13 @@ def measure(
         maps = np.stack([labels[y : y + SIZE, x : x + SIZE] for y, x in places])
         for name, method in METHODS.items():
             sampler = method(
-                pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), crops, number, PRECISION
+                pipeline,
+                SIZE,
+                pipeline.sampling,
+                FieldMap.of(labels),
+                [Appearance.of(crops)],
+                number,
+                PRECISION,
             )
             image = make_field(sampler)
             seams[name].append(seam_ratio(image, sampler))
@@ -239,7 +246,7 @@ def compare_time(
     rng = np.random.default_rng(2)
     labels = draw_layout(size, size, rng)
     sampler = FieldSampler(
-        pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), crops, 0, PRECISION
+        pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), [Appearance.of(crops)], 0, PRECISION
     )
     grid = range(0, size - SIZE + 1, SIZE)
     maps = np.stack([labels[y : y + SIZE, x : x + SIZE] for y in grid for x in grid])
@@ -294,7 +301,7 @@ def equal_strips(pipeline: HeteroTissuePipeline, rule: CropRule, tile: Tile) -> 
     rng = np.random.default_rng(1)
     labels, crops = draw_layout(1280, 256, rng), crops_of(tile, rule, rng)
     sampler = FieldSampler(
-        pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), crops, 1, PRECISION
+        pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), [Appearance.of(crops)], 1, PRECISION
     )
     spans = strips(sampler)
     state = [sampler.noise(*span) for span in spans]

@@ -12,7 +12,7 @@ import numpy as np
 
 from services.field.crops import choose_crops
 from shared.arrays import UInt8
-from shared.contracts.field import FieldRequest
+from shared.contracts.field import FieldRequest, PlacedCrop
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
 from shared.contracts.sampling import Sampling
@@ -68,8 +68,9 @@ def read_sides(
         InputError: a map does not fit the model, a crop's class is in no map, or a class lacks one.
     """
     maps = [_read_map(path, model) for path in (labels, other_labels or labels)]
+    placed = tuple(PlacedCrop(**crop.model_dump()) for crop in given)
     request = FieldRequest(
-        field="pairs", model=model.model, version=model.version, labels="", crops=given, seed=seed
+        field="pairs", model=model.model, version=model.version, labels="", crops=placed, seed=seed
     )
     first, second = (np.unique(each).tolist() for each in maps)
     crops = [crop for _, crop in choose_crops(store, request, model, sorted({*first, *second}))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -29,7 +30,7 @@ from heterotissue.cli.options import (
 from heterotissue.cli.outcome import run_and_end
 from heterotissue.progress import say, working
 from heterotissue.running import Target
-from shared.contracts.field import FieldRequest
+from shared.contracts.field import FieldRequest, PlacedCrop
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
 from shared.errors import InputError
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from heterotissue.edits import Editor
 
 app = typer.Typer()
+
+PLACE = re.compile(r"@([\d.]+),([\d.]+)$")
+"""The end of a crop's name that says where a field looks like it."""
 
 CropOption = Annotated[
     list[str] | None,
@@ -81,7 +85,18 @@ def field(
         ),
     ] = None,
     field: Annotated[str, typer.Option(help="Name of the field.", callback=check_name)] = "field",
-    crop: CropOption = None,
+    crop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="<class>=<picture>, a square of its tissue (repeatable). "
+            "<class>=<picture>@<x>,<y> gives the place where tissue looks so, as shares of width "
+            "and height; between places it changes smoothly. Default: from slides of the model's "
+            "regions."
+        ),
+    ] = None,
+    appearances: Annotated[
+        int, typer.Option(help="Number of slides that give crops, if you give none.")
+    ] = 1,
     steps: StepsOption = None,
     guidance_map: GuidanceMapOption = None,
     guidance_crops: GuidanceCropsOption = None,
@@ -111,7 +126,8 @@ def field(
             "model": ref.name,
             "version": ref.version,
             **choose_map(target.store, record, labels, size, rename, sample_map, proportion),
-            "crops": put_crops(target.store, crop or [], record),
+            "crops": put_placed_crops(target.store, crop or [], record),
+            "appearances": appearances,
             "steps": steps,
             "guidance_map": guidance_map,
             "guidance_crops": guidance_crops,
@@ -133,6 +149,17 @@ def put_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[Given
         pixels, _, _ = read_image(Path(path))
         crops.append(put_crop(store, tissue, pixels, model))
     return tuple(crops)
+
+
+def put_placed_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[PlacedCrop, ...]:
+    """Put crops, given as <class>=<picture> or <class>=<picture>@<x>,<y>, into the store."""
+    given = put_crops(store, [PLACE.sub("", item) for item in items], model)
+    return tuple(
+        PlacedCrop.model_validate(
+            crop.model_dump() | {"at": found.groups() if (found := PLACE.search(item)) else None}
+        )
+        for crop, item in zip(given, items, strict=True)
+    )
 
 
 ImageArgument = Annotated[Path, typer.Argument(help="The picture.")]

@@ -67,14 +67,16 @@ class FieldStage(Stage[FieldRequest]):
             counts = _check_labels(labels, model)
         present = np.flatnonzero(counts).tolist()
         crops = []
-        for given, crop in choose_crops(store, request, model, present):
-            png = encode_png(crop.pixels)
-            store.put(crop_key(request.field, crop.label), png)
-            crops.append(
-                FieldCrop(
-                    label=crop.label, sha256=sha256(png), regions=given.regions, region=given.region
-                ).model_dump(mode="json")
-            )
+        chosen = choose_crops(store, request, model, present)
+        places = list(dict.fromkeys(given.at for given, _ in chosen))
+        for given, crop in chosen:
+            png, number = encode_png(crop.pixels), places.index(given.at)
+            store.put(crop_key(request.field, number, crop.label), png)
+            used = FieldCrop(
+                appearance=number, at=given.at, label=crop.label, sha256=sha256(png),
+                regions=given.regions, region=given.region,
+            )  # fmt: skip
+            crops.append(used.model_dump(mode="json"))
         shares = (counts / area).tolist()
         facts: dict[str, Any] = {"crops": crops, "shares": shares}
         store.put_json(work_key(request.field, "plan.json"), facts)

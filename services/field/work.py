@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from safetensors.torch import load, save
 
 from shared.contracts.field import FieldCrop, FieldRequest, field_key, work_key
+from shared.diffusion.appearances import Appearance
 from shared.diffusion.crops import Crop
 from shared.diffusion.fields import FieldMap, FieldSampler, Strip, join
 from shared.diffusion.model_store import load_model
@@ -37,10 +38,7 @@ class FieldWork:
         store = context.store
         model = load_model(store, request.model_ref, context.device)
         facts = store.get_json(work_key(request.field, "plan.json"))
-        crops = [
-            Crop(own.label, 0, 0, decode_png(store.get(crop_key(request.field, own.label))))
-            for own in map(FieldCrop.model_validate, facts["crops"])
-        ]
+        crops = [FieldCrop.model_validate(crop) for crop in facts["crops"]]
         with LabelMap(store.local(request.map_key)) as labels:
             sampler = FieldSampler(
                 model.pipeline,
@@ -51,7 +49,7 @@ class FieldWork:
                     labels.width,
                     lambda top, bottom: labels.window(0, top, labels.width, bottom - top),
                 ),
-                crops,
+                list(_appearances(store, request.field, crops)),
                 request.seed,
                 model.record.recipe.precision,
             )
@@ -94,6 +92,18 @@ class FieldWork:
         return work_key(self.field, f"latents/{step:03d}/{start:07d}")
 
 
-def crop_key(field: str, label: int) -> str:
-    """Return the key of the crop of a class."""
-    return field_key(field, f"crops/{label}.png")
+def _appearances(store: Store, field: str, crops: Sequence[FieldCrop]) -> Iterator[Appearance]:
+    """Yield the appearances of a field, by their numbers; without crops, an empty one."""
+    for number in range(max((crop.appearance for crop in crops), default=0) + 1):
+        own = [crop for crop in crops if crop.appearance == number]
+        place = own[0].at if own else None
+        read = [
+            Crop(crop.label, 0, 0, decode_png(store.get(crop_key(field, number, crop.label))))
+            for crop in own
+        ]
+        yield Appearance.of(read, *(place or ()))
+
+
+def crop_key(field: str, appearance: int, label: int) -> str:
+    """Return the key of the crop of a class in an appearance."""
+    return field_key(field, f"crops/{appearance}-{label}.png")

@@ -2,7 +2,7 @@
 
 fields/inputs/<sha256>.tif            uploaded label maps
 fields/inputs/<sha256>.png            uploaded crops
-fields/<field>/crops/<label>.png      the crop of each class
+fields/<field>/crops/<n>-<label>.png  the crop of each class, of appearance n
 fields/<field>/slide.tiff             the image: a pyramid
 fields/<field>/labels.tiff            the label map: a pyramid
 fields/<field>/regions.geojson        its regions, for QuPath
@@ -13,8 +13,8 @@ fields/.work/<field>/…                until the field is finished: a sampled l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,32 @@ class SampledMap(Contract):
     )
 
 
+Place = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
+"""A place in a field: x and y, as shares of its width and height."""
+
+MAX_APPEARANCES = 16
+
+
+def check_places(places: Sequence[Place | None], appearances: int) -> None:
+    """Raise `ValueError` if crops at these places do not go together, or with `appearances`."""
+    if places and appearances > 1:
+        raise ValueError("appearances are chosen where no crops are given: leave out one of both")
+    if None in places and any(places):
+        raise ValueError("some crops have a place, and others have none: give it to all or none")
+    if (count := len(set(places))) > MAX_APPEARANCES:
+        raise ValueError(f"crops have {count} places: give at most {MAX_APPEARANCES}")
+
+
+class PlacedCrop(GivenCrop):
+    """A crop of one class; those of one place are an appearance."""
+
+    at: Place | None = Field(
+        None,
+        description="x and y of the place where tissue looks so, as shares of width and height; "
+        "between places it changes smoothly. None: everywhere",
+    )
+
+
 class FieldRequest(SamplingChoice, Request):
     """Make one image of any size from a label map and a crop of each class."""
 
@@ -61,10 +87,17 @@ class FieldRequest(SamplingChoice, Request):
     sampled: SampledMap | None = Field(
         None, description="a label map to sample by `seed`, in place of `labels`"
     )
-    crops: tuple[GivenCrop, ...] = Field(
+    crops: tuple[PlacedCrop, ...] = Field(
         (),
-        max_length=255,
-        description="a crop of each class of the map; empty: from a slide of the model's regions",
+        max_length=255 * MAX_APPEARANCES,
+        description="a crop of each class of the map, at each place; empty: from slides of the "
+        "model's regions",
+    )
+    appearances: int = Field(
+        1,
+        ge=1,
+        le=MAX_APPEARANCES,
+        description="without crops: number of slides that give them, at places all over the field",
     )
     seed: Seed = 0
     compression: Literal["jpeg", "deflate"] = Field(
@@ -81,6 +114,11 @@ class FieldRequest(SamplingChoice, Request):
     def _one_map(self) -> FieldRequest:
         if (self.labels is None) == (self.sampled is None):
             raise ValueError("a field needs a label map: either labels or sampled")
+        return self
+
+    @model_validator(mode="after")
+    def _few_appearances(self) -> FieldRequest:
+        check_places([crop.at for crop in self.crops], self.appearances)
         return self
 
     @property
@@ -108,8 +146,10 @@ class FieldRequest(SamplingChoice, Request):
 
 
 class FieldCrop(Contract):
-    """The crop of a class, and where it is from."""
+    """The crop of a class in an appearance, and where it is from."""
 
+    appearance: int = 0
+    at: Place | None = Field(None, description="None: everywhere")
     label: int = Field(ge=0, le=255)
     sha256: str = Field(description="of its PNG")
     regions: Name | None = Field(None, description="region set; None: uploaded")

@@ -7,10 +7,20 @@ from typing import Literal
 from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, Name
-from shared.contracts.field import FieldRecord, SampledMap
+from shared.contracts.field import MAX_APPEARANCES, FieldRecord, Place, SampledMap, check_places
 from shared.contracts.gateway import MAX_CROPS, CropBody
 from shared.contracts.jobs import JobStatus
 from shared.contracts.synthesize import SamplingChoice
+
+
+class PlacedCropBody(CropBody):
+    """A crop of one class; those of one place are an appearance."""
+
+    at: Place | None = Field(
+        None,
+        description="x and y of the place where tissue looks so, as shares of width and height; "
+        "between places it changes smoothly. None: everywhere",
+    )
 
 
 class FieldBody(SamplingChoice):
@@ -31,8 +41,14 @@ class FieldBody(SamplingChoice):
     sampled: SampledMap | None = Field(
         None, description="label map to sample by `seed`, in place of `labels`"
     )
-    crops: tuple[CropBody, ...] = Field(
-        (), max_length=MAX_CROPS, description="empty: from a slide of the model's regions"
+    crops: tuple[PlacedCropBody, ...] = Field(
+        (), max_length=MAX_CROPS, description="empty: from slides of the model's regions"
+    )
+    appearances: int = Field(
+        1,
+        ge=1,
+        le=MAX_APPEARANCES,
+        description="without crops: number of slides that give them, at places all over the field",
     )
     compression: Literal["jpeg", "deflate"] = "jpeg"
     seed: int = Field(0, ge=0, lt=2**63)
@@ -43,6 +59,11 @@ class FieldBody(SamplingChoice):
         given = [self.labels is not None, self.sampled is not None, True in of_slide]
         if sum(given) != 1 or len(of_slide) != 1:
             raise ValueError("a field needs one label map: labels, slide and cohort, or sampled")
+        return self
+
+    @model_validator(mode="after")
+    def _few_appearances(self) -> FieldBody:
+        check_places([crop.at for crop in self.crops], self.appearances)
         return self
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from shared.arrays import Float32, UInt8
 from shared.contracts.image import MAX_EDIT_SIDE
 from shared.contracts.sampling import Sampling
+from shared.diffusion.appearances import Appearance
 from shared.diffusion.autoencoder import encode_latents, to_raw, to_unit
 from shared.diffusion.crops import Crop
 from shared.diffusion.field_decoder import NORMS, FieldDecoder
@@ -40,7 +41,13 @@ def edit_sampler(
     chosen = sampling or record.recipe.sampling
     labelled = FieldMap.of(labels)
     return FieldSampler(
-        model.pipeline, record.size, chosen, labelled, crops, seed, record.recipe.precision
+        model.pipeline,
+        record.size,
+        chosen,
+        labelled,
+        [Appearance.of(crops)],
+        seed,
+        record.recipe.precision,
     )
 
 
@@ -105,7 +112,7 @@ def redraw(sampler: FieldSampler, image: UInt8, strength: float, staining: float
         strip = sampler.advance(step, strip, 0, sampler.height)
     new = _decoder(sampler, strip.sample).decode(strip, 0, sampler.height)
     labels = sampler.labels.read(0, sampler.labels.height)
-    crops = [list(sampler.crops.values())]
+    crops = [list(sampler.appearances[0].crops.values())]
     matched = match_staining(torch.from_numpy(new[None]), labels[None], crops, staining)
     drawn: UInt8 = matched[0].numpy()
     return drawn
@@ -160,7 +167,7 @@ def _decoder(sampler: FieldSampler, latents: Tensor) -> FieldDecoder:
     with torch.inference_mode(), sampler.computing():
         statistics = norm_statistics(vae, to_raw(vae, latents[None].to(sampler.device)))
     fixed = {f"{NORMS}{name}": value for name, value in statistics.items()}
-    return FieldDecoder(sampler, fixed | {"scales": torch.zeros(0, 3)})
+    return FieldDecoder(sampler, fixed | {"scales": torch.zeros(1, 0, 3)})
 
 
 def _blended(image: UInt8, new: UInt8, area: NDArray[np.bool_], border: int) -> UInt8:

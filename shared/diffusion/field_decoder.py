@@ -34,25 +34,32 @@ def probe(sampler: FieldSampler) -> dict[str, Tensor]:
     """Measure on some windows what the decoder keeps fixed over the whole field.
 
     Returns:
-        `scales`: what `density_scales` returns for each class with a crop, in the order of their
-        labels (n, 3); `norms.<name>`: the statistics of `norm_statistics`.
+        `scales`: what `density_scales` returns for each appearance and each class with a crop, in
+        the order of their labels (appearances, n, 3); `norms.<name>`: the statistics of
+        `norm_statistics`, of all appearances.
     """
     places = _places(sampler)
     labels = np.stack([sampler.window_labels(y, x) for y, x in places])
     vae, device = sampler.pipeline.vae, sampler.device
     with torch.inference_mode(), sampler.computing():
-        raw = to_raw(vae, sampler.windows(places).to(device))
-        statistics = norm_statistics(vae, raw)
+        raw = [
+            to_raw(vae, sampler.windows(places, appearance).to(device))
+            for appearance in sampler.appearances
+        ]
+        statistics = norm_statistics(vae, torch.cat(raw))
         fixed = with_fixed_norms(vae, statistics)
-        images = torch.cat(
-            [
-                to_pixels(fixed.decode(row.to(vae.dtype), return_dict=False)[0])
-                for row in torch.split(raw, 1)
-            ]
-        )
+        images = [
+            torch.cat(
+                [
+                    to_pixels(fixed.decode(row.to(vae.dtype), return_dict=False)[0])
+                    for row in torch.split(own, 1)
+                ]
+            ).cpu()
+            for own in raw
+        ]
     found = {f"{NORMS}{name}": value.cpu() for name, value in statistics.items()}
     kinds, wanted = _wanted(sampler)
-    actual = class_densities(images.cpu(), labels, kinds)
+    actual = torch.stack([class_densities(own, labels, kinds) for own in images])
     shown = torch.from_numpy(np.isin(kinds.numpy(), labels)).unsqueeze(1)
     return found | {"scales": density_scales(actual, wanted, sampler.sampling.staining) * shown}
 
@@ -101,7 +108,7 @@ class FieldDecoder:
         for y in range(top, bottom, side):
             end = min(y + side, bottom)
             near = max(0, y - 1), min(sampler.height, end + 1)
-            labels = sampler.label_rows(*near) if len(self.scales) else None
+            labels = sampler.label_rows(*near) if self.scales.numel() else None
             for x in range(0, sampler.width, side):
                 sampler.watch(y - top, bottom - top)
                 piece = self._piece(given, labels, y, end, x, min(x + side, sampler.width))
@@ -127,7 +134,10 @@ class FieldDecoder:
             own = labels[None, :, left * factor - edge[2] : right * factor + edge[3]]
             kinds, _ = _wanted(sampler)
             padded = functional.pad(pixels, (0, 0, edge[2], edge[3], edge[0], edge[1]))
-            scaled = scale_densities(padded, own, kinds, self.scales.to(pixels.device))
+            ys = torch.arange(top * factor - edge[0], bottom * factor + edge[1]) + 0.5
+            xs = torch.arange(left * factor - edge[2], right * factor + edge[3]) + 0.5
+            shares = sampler.shares(ys / factor, xs / factor) if len(self.scales) > 1 else None
+            scaled = scale_densities(padded, own, kinds, self.scales.to(pixels.device), shares)
             pixels = scaled[:, edge[0] :, edge[2] :][:, : pixels.shape[1], : pixels.shape[2]]
         decoded: UInt8 = pixels[0].cpu().numpy()
         return decoded
@@ -142,9 +152,9 @@ def make_field(sampler: FieldSampler) -> UInt8:
 
 
 def _wanted(sampler: FieldSampler) -> tuple[Tensor, Tensor]:
-    """Return the classes with a crop (n,), and the densities of their crops (n, 3)."""
-    kinds, wanted = crop_densities([[sampler.crops[label] for label in sorted(sampler.crops)]])
-    return kinds[0], wanted[0]
+    """Return the classes with a crop (n,), and the densities of crops (appearances, n, 3)."""
+    kinds, wanted = crop_densities([list(own.crops.values()) for own in sampler.appearances])
+    return kinds[0], wanted
 
 
 def _places(sampler: FieldSampler) -> list[tuple[int, int]]:
@@ -155,6 +165,6 @@ def _places(sampler: FieldSampler) -> list[tuple[int, int]]:
     shares = np.stack(
         [np.bincount(sampler.window_labels(y, x).ravel(), minlength=256) for y, x in places]
     )
-    best: Sequence[int] = shares.argmax(0)[list(sampler.crops)].tolist()
+    best: Sequence[int] = shares.argmax(0)[list(sampler.appearances[0].crops)].tolist()
     chosen = dict.fromkeys([*range(PROBES), *best])
     return [places[number] for number in chosen]

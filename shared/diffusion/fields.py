@@ -1,4 +1,4 @@
-"""Fields: one image of any size from a label map and a crop of each class.
+"""Fields: one image of any size from a label map and appearances, with a crop of each class.
 
 The denoiser sees windows of its own size. Each step has another grid of them, so that no border is
 at the same place twice. In the last step, which no other follows, they overlap by a sixteenth, and
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from shared.arrays import UInt8
 from shared.contracts.sampling import Sampling
+from shared.diffusion.appearances import Appearance, nearness
 from shared.diffusion.autoencoder import encode_latents, vae_factor
 from shared.diffusion.crops import Crop, move_crop
 from shared.diffusion.flow import Solver, Velocity, draw_noise, guided, sample_flow
@@ -129,7 +130,7 @@ class FieldSampler:
         size: side of the model's images, pixels.
         sampling: steps and guidance.
         labels: the label map, in the model's classes.
-        crops: at most one crop of each class; their places do not matter.
+        appearances: at least one; all have crops of the same classes.
         seed: of the noise and of the grids of windows.
         precision: 'fp32' or 'bf16', see `HeteroTissuePipeline.__call__`.
 
@@ -156,7 +157,7 @@ class FieldSampler:
         size: int,
         sampling: Sampling,
         labels: FieldMap,
-        crops: Sequence[Crop],
+        appearances: Sequence[Appearance],
         seed: int,
         precision: str = "fp32",
     ) -> None:
@@ -166,14 +167,14 @@ class FieldSampler:
                 f"the model: give at least {size}×{size} px"
             )
         self.pipeline, self.sampling, self.labels = pipeline, sampling, labels
-        self.crops = {crop.label: crop for crop in crops}
+        self.appearances = appearances
         self.seed, self.precision, self.device = seed, precision, pipeline.device
         self.factor = vae_factor(pipeline.vae)
         self.window = size // self.factor
         self.height, self.width = (
             -(-side // self.factor) for side in (labels.height, labels.width)
         )
-        self._guidance = Guidance.from_scale(sampling, True, bool(crops))
+        self._guidance = Guidance.from_scale(sampling, True, bool(appearances[0].crops))
         self._encoded: dict[bytes, Tensor] = {}
         self.watch: Callable[[int, int], None] = lambda done, total: None
         self._weights = window_weights(self.window)
@@ -237,11 +238,12 @@ class FieldSampler:
         return Strip(top, solver.sample, before)
 
     @torch.inference_mode()
-    def windows(self, places: Sequence[tuple[int, int]]) -> Tensor:
+    def windows(self, places: Sequence[tuple[int, int]], appearance: Appearance) -> Tensor:
         """Make windows of the field that know nothing of each other, (n, C, window, window).
 
         Args:
             places: row and column of their upper left corners, latent pixels.
+            appearance: the appearance of all of them.
         """
         side = self.window
         samples = torch.stack(
@@ -252,7 +254,7 @@ class FieldSampler:
         for first in range(0, len(places), BATCH):
             batch = slice(first, first + BATCH)
             with self.computing():
-                velocity = self._guided(maps[batch], places[batch])
+                velocity = self._guided(maps[batch], places[batch], appearance)
                 made.append(
                     sample_flow(
                         velocity, samples[batch].to(self.device), self.sampling.steps,
@@ -300,26 +302,49 @@ class FieldSampler:
                 self.watch(starts.index(y), len(starts))
                 samples = torch.stack([rows[:, :, x : x + side] for x in batch])
                 maps = np.stack([labels[:, x * factor : (x + side) * factor] for x in batch])
-                with self.computing():
-                    velocity = self._guided(maps, [(y, x) for x in batch])
-                    velocities = velocity(samples.to(self.device), time)
-                for x, own in zip(batch, velocities.cpu(), strict=True):
+                velocities = self._mixed(samples, time, maps, [(y, x) for x in batch])
+                for x, own in zip(batch, velocities, strict=True):
                     place = (outer, slice(x, x + side))
                     total[:, *place] += own[:, inner] * self._weights[inner]
                     weight[place] += self._weights[inner]
         return total / weight
 
-    def _guided(self, maps: UInt8, places: Sequence[tuple[int, int]]) -> Velocity:
+    def shares(self, ys: Tensor, xs: Tensor) -> Tensor:
+        """Return the share of each appearance at some places, in latent pixels; see `nearness`."""
+        return nearness(self.appearances, self.height, self.width, ys, xs)
+
+    def _mixed(
+        self, samples: Tensor, time: float, maps: UInt8, places: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Return the velocity of windows, mixed of those of the appearances near them."""
+        offsets = torch.arange(self.window) + 0.5
+        shares = torch.stack([self.shares(y + offsets, x + offsets) for y, x in places])
+        total = torch.zeros(samples.shape)
+        for number, appearance in enumerate(self.appearances):
+            share = shares[:, number].unsqueeze(1)
+            seen = share.flatten(1).any(1).nonzero().flatten().tolist()
+            if not seen:
+                continue
+            with self.computing():
+                velocity = self._guided(maps[seen], [places[n] for n in seen], appearance)
+                own = velocity(samples[seen].to(self.device), time)
+            total[seen] += share[seen] * own.cpu()
+        return total
+
+    def _guided(
+        self, maps: UInt8, places: Sequence[tuple[int, int]], appearance: Appearance
+    ) -> Velocity:
         """Return the guided velocity of windows at some places, given their labels."""
-        crops = [self._place(own, *at) for own, at in zip(maps, places, strict=True)]
+        crops = [self._place(own, *at, appearance) for own, at in zip(maps, places, strict=True)]
         denoiser = self.pipeline.denoiser
         encoded = denoiser.encode_branches(maps, crops, self._guidance.branches, self._encode)
         return guided(denoiser, encoded, self._guidance)
 
-    def _place(self, labels: UInt8, y: int, x: int) -> list[Crop]:
+    def _place(self, labels: UInt8, y: int, x: int, appearance: Appearance) -> list[Crop]:
         """Place the crop of each class in the labels of a window."""
         rng = np.random.default_rng(image_seed(image_seed(self.seed, y), x))
-        known = [self.crops[n] for n in np.unique(labels).tolist() if n in self.crops]
+        own = appearance.crops
+        known = [own[n] for n in np.unique(labels).tolist() if n in own]
         return [placed for crop in known if (placed := move_crop(crop, labels, rng)) is not None]
 
     def _encode(self, images: Tensor) -> Tensor:

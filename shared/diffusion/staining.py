@@ -66,20 +66,31 @@ def density_scales(actual: Tensor, wanted: Tensor, strength: float) -> Tensor:
     return strength * ratio.log().clamp(-math.log(MAX_RATIO), math.log(MAX_RATIO))
 
 
-def scale_densities(images: Tensor, labels: UInt8, kinds: Tensor, scales: Tensor) -> Tensor:
+def scale_densities(
+    images: Tensor, labels: UInt8, kinds: Tensor, scales: Tensor, shares: Tensor | None
+) -> Tensor:
     """Scale the optical density of each class by a given factor.
 
     Args:
         images: uint8 (B, H, W, 3).
         labels: label maps, uint8 (B, H, W).
         kinds: the classes, (N,).
-        scales: logarithm of the factor of each class and colour, (N, 3).
+        scales: logarithm of the factor of each appearance, class and colour, (A, N, 3).
+        shares: share of each appearance in each pixel, (A, H, W); None: there is one.
 
     Returns:
         uint8 (B, H, W, 3). A pixel depends on labels up to `FADE` / 2 pixels away.
     """
     areas = _areas(labels, kinds.expand(len(labels), -1), images.device)
-    return _scaled(images, areas, scales.expand(len(labels), -1, -1))
+    if shares is None:
+        return _scaled(images, areas, scales.expand(len(labels), -1, -1))
+    soft = _soft(areas)
+    parts = (
+        share[..., None] * torch.einsum("bnhw,nc->bhwc", soft, own)
+        for own, share in zip(scales, shares.to(images.device), strict=True)
+        if share.any()
+    )
+    return _darkened(images, sum(parts, torch.zeros((), device=images.device)))
 
 
 def _areas(labels: UInt8, kinds: Tensor, device: torch.device) -> Tensor:
@@ -95,10 +106,17 @@ def _means(images: Tensor, areas: Tensor) -> Tensor:
 
 
 def _scaled(images: Tensor, areas: Tensor, scales: Tensor) -> Tensor:
-    soft = functional.avg_pool2d(areas, FADE, 1, FADE // 2, count_include_pad=False)
-    factors = torch.einsum("bnhw,bnc->bhwc", soft, scales).exp()
+    return _darkened(images, torch.einsum("bnhw,bnc->bhwc", _soft(areas), scales))
+
+
+def _soft(areas: Tensor) -> Tensor:
+    return functional.avg_pool2d(areas, FADE, 1, FADE // 2, count_include_pad=False)
+
+
+def _darkened(images: Tensor, scales: Tensor) -> Tensor:
+    """Scale the density of each pixel and colour; `scales` are logarithms, (B, H, W, 3)."""
     levels = (images.float() + 1) / 256
-    return (256 * levels**factors - 1).round().clamp(0, 255).to(torch.uint8)
+    return (256 * levels ** scales.exp() - 1).round().clamp(0, 255).to(torch.uint8)
 
 
 def crop_densities(crops: Sequence[Sequence[Crop]]) -> tuple[Tensor, Tensor]:

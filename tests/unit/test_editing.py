@@ -22,6 +22,7 @@ from heterotissue.lesions import LesionPainter, LesionRule, paint_lesions
 from shared.contracts.models import ModelRef
 from shared.contracts.regions import RegionSet, RegionSetSlide, region_set_key
 from shared.datasets.field_inputs import put_label_map
+from shared.diffusion.appearances import Appearance
 from shared.diffusion.editing import paint, redraw
 from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.model_store import LoadedModel, load_model
@@ -60,7 +61,7 @@ def sampler(store: DirectoryStore, labels: np.ndarray, seed: int = 0) -> FieldSa
     sampling = model.record.recipe.sampling.model_copy(
         update={"steps": 2, "guidance_map": 1.0, "guidance_crops": 1.0}
     )
-    return FieldSampler(model.pipeline, 32, sampling, FieldMap.of(labels), [], seed)
+    return FieldSampler(model.pipeline, 32, sampling, FieldMap.of(labels), [Appearance({})], seed)
 
 
 def test_painting_changes_the_area_and_its_border_alone(store: DirectoryStore) -> None:

@@ -218,7 +218,8 @@ def test_a_field_that_cannot_be_made_is_refused_before_any_work(
     model = read_model(store, ModelRef("toy"))
     square = np.zeros((16, 16, 3), np.uint8)
     fields["crops"] = [
-        put_crop(store, model.classes.names[n], square, model) for n in fields.get("crops", ())
+        put_crop(store, model.classes.names[n], square, model).model_dump()
+        for n in fields.get("crops", ())
     ]
     status = make(store, **fields)
     assert status.state == "failed"

@@ -36,7 +36,7 @@ from shared.imaging.marks import Mark, parse_mark
 from shared.imaging.region_sets import pack_regions
 from shared.queue.sweeping import sweep
 from shared.queue.tenants import tenant_ledger
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, sha256
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set, texture_region
@@ -158,11 +158,12 @@ def test_crops_are_cut_from_sets_of_ready_tiles(gateway: Gateway) -> None:
     """Their regions are named after slide and tile, `<slide>_<tile>_<x>_<y>`."""
     key, store = "slide-a_0-tile_64_0", gateway.resources.root
     record = store.get_model(region_set_key("toy"), RegionSet)
-    slides = tuple(part.model_copy(update={"regions": 1}) for part in record.slides)
+    tar = pack_regions([texture_region(key, "slide-a", 64, np.random.default_rng(0))])
+    changed = {"regions": 1, "sha256": sha256(tar)}
+    slides = tuple(part.model_copy(update=changed) for part in record.slides)
     copy = record.model_copy(update={"name": "tiles", "slides": slides})
     store.put_json(region_set_key("tiles"), copy)
-    region = texture_region(key, "slide-a", 64, np.random.default_rng(0))
-    store.put(region_tar_key("tiles", "slide-a"), pack_regions([region]))
+    store.put(region_tar_key("tiles", "slide-a"), tar)
     crops = [{"tissue": "tumor", "regions": "tiles", "region": key}]
     answer = gateway.client.post("/v1/images", json=body(crops=crops), headers=NOW)
     job = answer.headers["Location"].rpartition("/")[2]

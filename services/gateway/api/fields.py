@@ -21,7 +21,7 @@ from services.gateway.api.slide_lookup import find_slide, label_map
 from services.gateway.api.streams import Wanted, send_object, sending
 from services.gateway.api.turns import decoded
 from shared.contracts.base import Name
-from shared.contracts.field import FieldRecord, FieldRequest, field_key
+from shared.contracts.field import FieldRecord, FieldRequest, PlacedCrop, field_key
 from shared.contracts.field_bodies import FieldBody, FieldInfo, FieldPage
 from shared.contracts.gateway import CropBody
 from shared.contracts.image import GivenCrop
@@ -102,13 +102,15 @@ def _put_inputs(
     with Pictures(model.size) as pictures:
         for number, item in enumerate(body.crops):
             with blaming(f"#/crops/{number}"):
-                crops.append(_crop(caller, item, model, pictures))
+                crops.append(
+                    PlacedCrop(**_crop(caller, item, model, pictures).model_dump(), at=item.at)
+                )
     if body.labels is not None:
         with blaming("#/labels"):
             labels = _put_labels(caller, body.labels, model)
     options = body.model_dump(
         include={
-            "field", "model", "version", "sampled", "seed", "compression",
+            "field", "model", "version", "sampled", "appearances", "seed", "compression",
             *SamplingChoice.model_fields,
         }
     )  # fmt: skip

@@ -87,6 +87,7 @@ const make = guarded(async () => {
       ...await chosenMap(),
       crops: crops.map(([index, crop]) => ({ tissue: state.model.classes[index].name, ...crop.source })),
     };
+    if (!crops.length) body.appearances = Number(form.elements.appearances.value);
     for (const name of SAMPLING) if (form.elements[name].value) body[name] = Number(form.elements[name].value);
     await send("POST", "/v1/fields", body);
     location.href = `/fields/${body.field}`;
