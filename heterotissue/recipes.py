@@ -73,5 +73,6 @@ def student_recipe(
         update={
             "vae": teacher.recipe.untrained().vae,
             "denoiser": teacher.recipe.denoiser.model_copy(update=training),
+            "student_steps": 0,
         }
     )

@@ -22,10 +22,11 @@ from heterotissue.cli.options import (
 )
 from heterotissue.cli.outcome import run_and_end
 from heterotissue.names import with_free_version
+from heterotissue.progress import say
 from heterotissue.recipes import load_recipe, recipe_names, student_recipe
 from heterotissue.running import Target
 from shared.contracts.deploy import DeployRequest
-from shared.contracts.models import ModelRef
+from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.train import PACKAGED, TrainRequest
 from shared.errors import InputError, quoted
@@ -79,7 +80,11 @@ def train(
     dry_run: DryRunOption = False,
     change: SetOption = None,
 ) -> None:
-    """Train a model on a region set's train split, and publish it."""
+    """Train a model on a region set's train split, and publish it.
+
+    If the recipe has student_steps, a student of the model is trained after it, and is its next
+    version.
+    """
     if as_is and warm_start is None:
         raise InputError("--as-is publishes a warm start: name it by --warm-start")
     target = Target.of(store, broker, dry_run)
@@ -98,7 +103,24 @@ def train(
     request = changed(request, change)
     if version is None and not replace:
         request = with_free_version(target.store, request)
+    students = 0 if as_is else request.recipe.student_steps
+    if students and dry_run:
+        say(f"after this, a student of {request.model_ref} is trained, its next version")
     run_and_end(target, request, fresh=fresh, replace=replace)
+    if students:
+        teacher = read_model(target.store, request.model_ref)
+        distilling = _distilling(teacher, name, student_recipe(teacher, steps=students))
+        run_and_end(target, with_free_version(target.store, distilling))
+
+
+def _distilling(teacher: ModelRecord, into: str, recipe: Recipe) -> TrainRequest:
+    return TrainRequest(
+        run=f"{into}-1",
+        regions=teacher.regions,
+        recipe=recipe,
+        model=into,
+        warm_start=f"models/{teacher.ref}",
+    )
 
 
 def _default_recipe(store: Store, warm_start: str | None) -> Recipe:
@@ -151,20 +173,14 @@ def distill(
     """Train a student model that makes a teacher's images in few steps, without guidance."""
     target = Target.of(store, broker, dry_run)
     teacher = read_model(target.store, find_version(target.store, model))
-    request = TrainRequest(
-        run=f"{into}-1",
-        regions=teacher.regions,
-        recipe=student_recipe(
-            teacher,
-            sampling_steps=sampling_steps,
-            teacher_steps=teacher_steps,
-            steps=steps,
-            learning_rate=learning_rate,
-        ),
-        model=into,
-        warm_start=f"models/{teacher.ref}",
+    recipe = student_recipe(
+        teacher,
+        sampling_steps=sampling_steps,
+        teacher_steps=teacher_steps,
+        steps=steps,
+        learning_rate=learning_rate,
     )
-    request = changed(request, change)
+    request = changed(_distilling(teacher, into, recipe), change)
     if not replace:
         request = with_free_version(target.store, request)
     run_and_end(target, request, fresh=fresh, replace=replace)

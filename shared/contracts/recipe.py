@@ -204,6 +204,12 @@ class Recipe(Contract):
     vae: VaeRecipe = VaeRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
     layouts: LayoutRecipe = LayoutRecipe()
+    student_steps: int = Field(
+        0,
+        ge=0,
+        description="training steps of a few-step student, which 'htd train' makes of the model "
+        "and publishes as its next version; 0: none",
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
     segment_steps: int = Field(500, ge=1, description="steps between two resumable checkpoints")
     sample_every: int = Field(500, ge=1, description="steps between two sample sheets")

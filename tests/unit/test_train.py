@@ -34,6 +34,7 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import HandedBackError, InputError
 from shared.imaging.region_sets import load_region_set
 from shared.jobs import Context, Ledger, run_job
+from shared.models import find_version, read_model, versions
 from shared.storage import DirectoryStore
 from tests.region_sets import CLASSES, make_region_set
 from tests.toy_training import RECIPE, outputs, plan, train
@@ -320,6 +321,23 @@ def test_a_student_is_published_and_says_what_it_is(trained: DirectoryStore) -> 
         read_vae(trained.root / f"models/{name}/1/vae").state_dict() for name in ("m", "fast")
     )
     assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_a_recipe_makes_a_student_as_the_next_version(
+    trained: DirectoryStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    recipe = RECIPE.model_copy(update={"student_steps": 2})
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    command = ["train", "--regions", "toy", "--model", "two", "--recipe", str(path)]
+    for _ in range(2):  # the second time both are done
+        outcome = CliRunner().invoke(app, [*command, "--store", str(trained.root)])
+        assert outcome.exit_code == 0, outcome.output
+    assert versions(trained, "two") == ["1", "2"]
+    assert read_model(trained, find_version(trained, "two")).recipe.sampling.steps == 4
+    assert read_model(trained, ModelRef("two", "1")).recipe.denoiser.student is None
+    outcome = CliRunner().invoke(app, [*command, "--store", str(trained.root), "--dry-run"])
+    assert "a student of two/1 is trained" in outcome.output
 
 
 @pytest.mark.parametrize("name", ["fast", "m"])
