@@ -22,11 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import psutil
@@ -72,12 +72,20 @@ def processor_seconds() -> float:
         return time.process_time() + ended.ru_utime + ended.ru_stime + alive
 
 
+class Cost(NamedTuple):
+    """What a unit cost: processor seconds and store calls, for how many slides."""
+
+    seconds: float
+    calls: int
+    slides: int
+
+
 class Costs:
     """What the units of jobs cost, in the order in which they ran."""
 
     def __init__(self, store: CountedStore) -> None:
         self.store, self.ledger = store, Ledger(store)
-        self.of: dict[str, list[tuple[float, int]]] = {}
+        self.of: dict[str, list[Cost]] = {}
 
     def run(self, request: Request) -> None:
         """Run a job to its end; its units are counted by their kind."""
@@ -92,7 +100,7 @@ class Costs:
                     execute, self.ledger, stage, job, unit, leases=NoLeases(), reporter=Reporter(),
                     config=CONFIG,
                 )  # fmt: skip
-                self._note(f"{request.stage} {kind}", run)
+                self._note(f"{request.stage} {kind}", run, self._slides(job, kind, unit))
         assert self.ledger.status(job).state == "done", self.ledger.status(job)
 
     def _next(self, stage: str, job: str) -> list[str]:
@@ -100,22 +108,24 @@ class Costs:
         self._note(f"{stage} next", lambda: found.extend(islice(self.ledger.waiting(job), AHEAD)))
         return found
 
-    def _note(self, kind: str, call: Callable[[], object]) -> None:
+    def _slides(self, job: str, kind: str, unit: str) -> int:
+        """Return the number of slides of a unit; units of assignments have several."""
+        plan = self.ledger.snapshot(job).plan if kind == "assign" else None
+        return len(plan.find(unit)[1].args["slides"]) if plan else 1  # type: ignore[arg-type]
+
+    def _note(self, kind: str, call: Callable[[], object], slides: int = 1) -> None:
         calls, busy = self.store.calls.total(), processor_seconds()
         call()
-        cost = processor_seconds() - busy, self.store.calls.total() - calls
+        cost = Cost(processor_seconds() - busy, self.store.calls.total() - calls, slides)
         self.of.setdefault(kind, []).append(cost)
 
-    def tenth(self, last: bool) -> tuple[float, float]:
-        """Return processor seconds and store calls per slide of a tenth of the slides."""
-        seconds = calls = 0.0
+    def tenths(self, count: int) -> dict[str, tuple[Cost, Cost]]:
+        """Return what the first and the last tenth of the slides cost, by kind of unit."""
+        found = {}
         for kind, costs in self.of.items():
-            if len(costs) < 10 or kind.endswith("next"):
-                continue
-            part = costs[-(len(costs) // 10) :] if last else costs[: len(costs) // 10]
-            seconds += sum(cost[0] for cost in part) / len(part)
-            calls += sum(cost[1] for cost in part) / len(part)
-        return seconds, calls
+            if sum(cost.slides for cost in costs) == count and not kind.endswith("next"):
+                found[kind] = _first(costs, count // 10), _first(costs[::-1], count // 10)
+        return found
 
     def per_slide(self, slides: int) -> dict[str, float]:
         """Return what all units cost together, for each of the slides."""
@@ -126,11 +136,28 @@ class Costs:
         """Return what all units of a kind cost."""
         return {
             kind: {
-                "units": len(costs), "seconds": round(sum(cost[0] for cost in costs), 2),
-                "calls": sum(cost[1] for cost in costs),
+                "units": len(costs), "seconds": round(sum(cost.seconds for cost in costs), 2),
+                "calls": sum(cost.calls for cost in costs),
             }
             for kind, costs in self.of.items()
         }  # fmt: skip
+
+
+def _first(costs: Sequence[Cost], slides: int) -> Cost:
+    """Return what the first units cost together, up to a number of slides."""
+    covered = accumulate(cost.slides for cost in costs)
+    count = 1 + sum(reached < slides for reached in covered)
+    seconds, calls, number = zip(*costs[:count], strict=True)
+    return Cost(sum(seconds), sum(calls), sum(number))
+
+
+def _growth(tenths: Sequence[tuple[Cost, Cost]], figure: Literal["seconds", "calls"]) -> float:
+    """Return the cost per slide of the last tenth ÷ that of the first, over kinds of units."""
+    first, last = (
+        sum(float(getattr(tenth[at], figure)) / tenth[at].slides for tenth in tenths)
+        for at in (0, 1)
+    )
+    return round(last / first, 3)
 
 
 def slides(folder: Path, count: int, _: float) -> dict[str, Any]:
@@ -144,13 +171,16 @@ def slides(folder: Path, count: int, _: float) -> dict[str, Any]:
             costs.run(request)
         found[size] = costs
     few, many = (costs.per_slide(size) for size, costs in sorted(found.items()))
-    first, last = found[count].tenth(last=False), found[count].tenth(last=True)
+    tenths = found[count].tenths(count)
     return {
         "slides": count,
         "processor seconds per slide": round(many["seconds"], 4),
         "store calls per slide": round(many["calls"], 2),
-        "last tenth ÷ first, processor seconds": round(last[0] / first[0], 3),
-        "last tenth ÷ first, store calls": round(last[1] / first[1], 3),
+        "last tenth ÷ first, processor seconds": _growth(list(tenths.values()), "seconds"),
+        "last tenth ÷ first, store calls": _growth(list(tenths.values()), "calls"),
+        "last tenth ÷ first by kind, processor seconds": {
+            kind: _growth([tenth], "seconds") for kind, tenth in tenths.items()
+        },
         "per slide ÷ that of a tenth as many slides, processor seconds": round(
             many["seconds"] / few["seconds"], 3
         ),
