@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -106,6 +107,8 @@ class ConcatDenoiser(Denoiser):
         condition_channels: channels of the encoded condition.
         first: index of the first class with crops.
     """
+
+    places_crops: ClassVar[bool] = True
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -31,7 +31,13 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Predicts the flow's velocity v = ε - x0 from a noisy latent and its condition."""
+    """Predicts the flow's velocity v = ε - x0 from a noisy latent and its condition.
+
+    Attributes:
+        places_crops: whether a crop's place in the image counts.
+    """
+
+    places_crops: ClassVar[bool] = False
 
     @classmethod
     def untrained(

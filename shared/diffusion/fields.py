@@ -335,9 +335,13 @@ class FieldSampler:
         self, maps: UInt8, places: Sequence[tuple[int, int]], appearance: Appearance
     ) -> Velocity:
         """Return the guided velocity of windows at some places, given their labels."""
-        crops = [self._place(own, *at, appearance) for own, at in zip(maps, places, strict=True)]
-        denoiser = self.pipeline.denoiser
-        encoded = denoiser.encode_branches(maps, crops, self._guidance.branches, self._encode)
+        denoiser, branches = self.pipeline.denoiser, self._guidance.branches
+        crops = [list(appearance.crops.values())] * len(maps)  # one list, which is encoded once
+        if denoiser.places_crops or not all(use_map for use_map, _ in branches):
+            crops = [
+                self._place(own, *at, appearance) for own, at in zip(maps, places, strict=True)
+            ]
+        encoded = denoiser.encode_branches(maps, crops, branches, self._encode)
         return guided(denoiser, encoded, self._guidance)
 
     def _place(self, labels: UInt8, y: int, x: int, appearance: Appearance) -> list[Crop]:

@@ -117,6 +117,11 @@ def _filled(crop: UInt8, side: int) -> UInt8:
     return np.pad(crop, ((0, missing), (0, missing), (0, 0)), mode="symmetric")
 
 
+def _distinct(rows: Tensor) -> Tensor:
+    """Return the first row alone if all rows are views of it, else all."""
+    return rows if rows.stride(0) else rows[:1]
+
+
 def bias_name(places: int) -> str:
     """Return the name of the attention bias of the UNet's level with `places` places."""
     return f"bias_{places}"
@@ -219,6 +224,9 @@ class RegionalDenoiser(Denoiser):
     ) -> Tensors:
         """See `Denoiser.lay_out`; N is the largest number of crops of an image.
 
+        If all images are given the same list of crops, it is encoded once: the rows of `crops`,
+        `kinds` and `present` are views of one.
+
         Returns:
             `labels` int32 (B, H, W); `crops` (B, N, C, s, s), their latents; `kinds` (B, N),
             their classes; `present` (B, N, s, s), True where a token exists; `shares`
@@ -227,6 +235,8 @@ class RegionalDenoiser(Denoiser):
         """
         batch, device = len(labels), self.device
         used = [list(own) if use else [] for own, use in zip(crops, use_crops, strict=True)]
+        if all(use_crops) and all(own is crops[0] for own in crops):
+            used = used[:1]
         most = max(1, *(len(own) for own in used))
         kinds = torch.tensor(
             [[crop.label for crop in own] + [-1] * (most - len(own)) for own in used]
@@ -236,11 +246,12 @@ class RegionalDenoiser(Denoiser):
 
         def by_image(values: Tensor) -> Tensor:
             """Spread (n, …), a row per crop of the batch, over (images, slots, …), else zero."""
-            rows = values.new_zeros(batch * most, *values.shape[1:])
+            rows = values.new_zeros(len(used) * most, *values.shape[1:])
             rows[spots] = values
-            return rows.view(batch, most, *values.shape[1:])
+            spread = rows.view(len(used), most, *values.shape[1:])
+            return spread.expand(batch, *spread.shape[1:])
 
-        maps, kinds = torch.from_numpy(labels).to(device), kinds.to(device)
+        maps, kinds = torch.from_numpy(labels).to(device), kinds.to(device).expand(batch, -1)
         mapped = torch.tensor(list(use_map), device=device).view(-1, 1, 1)
         exists = kinds >= 0
         equal = exists / exists.sum(1, keepdim=True).clamp_min(1)
@@ -277,35 +288,39 @@ class RegionalDenoiser(Denoiser):
         return max(1, int(self.config.crop_side) // int(self.config.factor))
 
     def encode_condition(self, condition: Tensors) -> Tensors:
-        latents, present = condition["crops"], condition["present"].flatten(2)
-        batch, most = latents.shape[:2]
-        encoded = self._encode_crops(latents, condition["present"]).flatten(2).transpose(1, 2)
-        kinds = self.crop_classes(condition["kinds"]).unsqueeze(2)
-        tokens = encoded.view(batch, most, *encoded.shape[1:]) + kinds
+        present, batch = condition["present"].flatten(2), len(condition["labels"])
+        latents = _distinct(condition["crops"])
+        rows, most = latents.shape[:2]
+        encoded = self._encode_crops(latents, condition["present"][:rows]).flatten(2)
+        kinds = self.crop_classes(condition["kinds"][:rows]).unsqueeze(2)
+        tokens = encoded.transpose(1, 2).view(rows, most, -1, encoded.shape[1]) + kinds
+        summary = self._summary(tokens, present[:rows]).expand(batch, -1, -1)
         features = torch.cat(
             [
                 self.map(self.pixel_classes(condition["labels"]).permute(0, 3, 1, 2)),
-                torch.einsum("bnhw,bnc->bchw", condition["shares"], self._summary(tokens, present)),
+                torch.einsum("bnhw,bnc->bchw", condition["shares"], summary),
             ],
             1,
         )
-        nothing = self.no_crop.expand(batch, 1, -1)
+        nothing = self.no_crop.expand(rows, 1, -1)
         return {
             "features": features,
-            "tokens": torch.cat([nothing, tokens.flatten(1, 2)], 1),
+            "tokens": torch.cat([nothing, tokens.flatten(1, 2)], 1).expand(batch, -1, -1),
             **self._biases(condition["shares"], present),
         }
 
     def keep(self, encoded: Tensors) -> Tensors:
-        unet, tokens = self.unet, encoded["tokens"].to(self.unet.dtype)
+        unet, batch = self.unet, len(encoded["tokens"])
+        tokens = _distinct(encoded["tokens"]).to(unet.dtype)
         layers = [x for x in unet.modules() if isinstance(x, Attention) and x.is_cross_attention]
         width = sum(2 * layer.to_k.out_features for layer in layers)
         size = len(tokens) * tokens.shape[1] * width * tokens.element_size()
-        if len(tokens) <= self.kept_above or size > KEPT_BYTES:
+        if batch <= self.kept_above or size > KEPT_BYTES:
             return encoded
         added = {STEM: unet.conv_in.of_features(encoded["features"].to(unet.dtype))}
         for layer in layers:
-            added |= layer.processor.project(layer, tokens)
+            own = layer.processor.project(layer, tokens)
+            added |= {name: value.expand(batch, -1, -1) for name, value in own.items()}
         return {**encoded, **added}
 
     def _encode_crops(self, latents: Tensor, present: Tensor) -> Tensor:

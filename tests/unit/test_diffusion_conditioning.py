@@ -134,6 +134,24 @@ def test_what_is_kept_for_all_steps_changes_none(
     assert denoiser.keep(plain) is plain
 
 
+@pytest.mark.parametrize("conditioning", ["regional", "embedding"])
+def test_crops_that_all_images_share_are_encoded_once(conditioning: str) -> None:
+    denoiser = small_denoiser(conditioning)
+    labels = np.concatenate([two_halves(), np.ones((1, SIDE, SIDE), np.uint8)])
+    shared = [noise_crop(1, 0), noise_crop(2, 1, 24)]
+    once, each = (encoded(denoiser, labels, [shared, own]) for own in (shared, [*shared]))
+    alone = encoded(denoiser, labels[1:], [shared[:1]])
+    assert once["tokens"].stride(0) == 0
+    assert each["tokens"].stride(0) != 0
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.4, 0.7])
+    with torch.no_grad():
+        expected = denoiser(x, t, each)
+        for given in (once, denoiser.keep(once)):
+            assert torch.allclose(denoiser(x, t, given), expected, atol=1e-5)
+        absent = denoiser(x[1:], t[1:], alone)
+        assert torch.allclose(absent, expected[1:], atol=1e-5), "no class, no effect of its crop"
+
+
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_each_condition_matters_and_can_be_dropped(conditioning: str) -> None:
     denoiser = small_denoiser(conditioning)
