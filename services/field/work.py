@@ -16,6 +16,7 @@ from shared.diffusion.model_store import load_model
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
 from shared.jobs import Context
+from shared.serving.generator import open_server
 from shared.storage import Store
 
 
@@ -52,6 +53,7 @@ class FieldWork:
                 list(_appearances(store, request.field, crops)),
                 request.seed,
                 model.record.recipe.precision,
+                open_server(store, model.record, tenant=context.tenant),
             )
             sampler.watch = context.progress  # raises once the job is cancelled
             yield cls(store, request.field, sampler)

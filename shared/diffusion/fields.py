@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shared.arrays import UInt8
+from shared.arrays import Float32, UInt8
 from shared.contracts.sampling import Sampling
+from shared.diffusion import schedule
 from shared.diffusion.appearances import Appearance, nearness
 from shared.diffusion.autoencoder import encode_latents, vae_factor
 from shared.diffusion.crops import Crop, move_crop
@@ -87,6 +88,20 @@ class Strip:
         return Strip(top, self.sample[:, part], before)
 
 
+class WindowServer(Protocol):
+    """Computes velocities of windows in another process, such as `TritonGenerator`."""
+
+    def velocity(
+        self,
+        samples: Float32,
+        step: int,
+        labels: UInt8,
+        crops: Sequence[Sequence[Crop]],
+        sampling: Sampling,
+    ) -> Float32:
+        """Return the guided velocity of samples (B, C, h, w) at the time of a step."""
+
+
 def join(strips: Sequence[Strip]) -> Strip:
     """Join strips that follow each other from top to bottom."""
     before = [strip.before for strip in strips if strip.before is not None]
@@ -133,6 +148,7 @@ class FieldSampler:
         appearances: at least one; all have crops of the same classes.
         seed: of the noise and of the grids of windows.
         precision: 'fp32' or 'bf16', see `HeteroTissuePipeline.__call__`.
+        server: computes the velocities of windows elsewhere; None: the pipeline does.
 
     Attributes:
         device: device of the model.
@@ -160,6 +176,7 @@ class FieldSampler:
         appearances: Sequence[Appearance],
         seed: int,
         precision: str = "fp32",
+        server: WindowServer | None = None,
     ) -> None:
         if min(labels.height, labels.width) < size:
             raise InputError(
@@ -174,6 +191,7 @@ class FieldSampler:
         self.height, self.width = (
             -(-side // self.factor) for side in (labels.height, labels.width)
         )
+        self._server = server
         self._guidance = Guidance.from_scale(sampling, True, bool(appearances[0].crops))
         self._encoded: dict[bytes, Tensor] = {}
         self.watch: Callable[[int, int], None] = lambda done, total: None
@@ -341,8 +359,23 @@ class FieldSampler:
             crops = [
                 self._place(own, *at, appearance) for own, at in zip(maps, places, strict=True)
             ]
+        if self._server is not None:
+            return self._served(self._server, maps, crops)
         encoded = denoiser.encode_branches(maps, crops, branches, self._encode)
         return guided(denoiser, encoded, self._guidance)
+
+    def _served(
+        self, server: WindowServer, maps: UInt8, crops: Sequence[Sequence[Crop]]
+    ) -> Velocity:
+        times = schedule.times(self.sampling.steps)
+
+        def velocity(samples: Tensor, time: float) -> Tensor:
+            given = np.asarray(samples.cpu(), np.float32)
+            step = times.index(time)
+            found = server.velocity(given, step, maps, crops, self.sampling)
+            return torch.from_numpy(np.array(found)).to(self.device)
+
+        return velocity
 
     def _place(self, labels: UInt8, y: int, x: int, appearance: Appearance) -> list[Crop]:
         """Place the crop of each class in the labels of a window."""

@@ -46,6 +46,7 @@ class Trajectory:
         guidance: the weights of the branches.
         priority: trajectories of a higher priority go first.
         alone: True keeps it in batches of its own, so that its bits depend on no other request.
+        last: number of the step after which it ends; None: the solver's last.
         report: called with the number of finished steps.
         wanted: called before each step; False cancels the trajectory.
         ended: future of the latents; it ends with the trajectory.
@@ -56,9 +57,15 @@ class Trajectory:
     guidance: Guidance
     priority: Priority = Priority.BULK
     alone: bool = True
+    last: int | None = None
     report: Callable[[int], None] = lambda _: None
     wanted: Callable[[], bool] = lambda: True
     ended: asyncio.Future[Tensor] = field(init=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has taken its last step."""
+        return self.solver.finished or self.solver.done == self.last
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -216,6 +223,6 @@ class StepBatcher:
             trajectory.report(trajectory.solver.done)
         except Exception as error:
             self._fail(trajectory, error)
-        if trajectory.solver.finished and not trajectory.ended.done():
+        if trajectory.finished and not trajectory.ended.done():
             self._leave(trajectory)
             trajectory.ended.set_result(trajectory.solver.sample)

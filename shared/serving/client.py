@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from shared.arrays import UInt8
+from shared.arrays import Float32, UInt8
 from shared.contracts.sampling import Sampling
 from shared.diffusion.crops import Crop
 from shared.errors import HeteroTissueError, InputError, UnavailableError
@@ -194,21 +194,56 @@ class TritonGenerator:
             InputError: the server refuses the request, or it has too many images.
             ServingError: the server does not answer, or fails.
         """
-        parameters = sampling.model_dump() | {
-            "use_map": use_map,
-            "use_crops": use_crops,
-            "progress": callback is not None,
-            "priority_class": int(self._priority),
-            "alone": self._alone,
-        }
         if len(labels) > MAX_IMAGES:
             raise InputError(
                 f"{len(labels)} images at a time are more than the {MAX_IMAGES} that Triton "
                 "takes: make the batches smaller"
             )
+        options = {"use_map": use_map, "use_crops": use_crops, "progress": callback is not None}
+        tensors = {"seeds": np.array(seeds, np.int64)[:, None]}
+        images: UInt8 = self._ask("images", labels, crops, tensors, sampling, options, callback)
+        return images
+
+    def velocity(
+        self,
+        samples: Float32,
+        step: int,
+        labels: UInt8,
+        crops: Sequence[Sequence[Crop]],
+        sampling: Sampling,
+    ) -> Float32:
+        """Request the guided velocity of samples, float32 (batch, C, h, w), at the time of a step.
+
+        Args:
+            samples: x at the time of the step.
+            step: number of the step, from 0.
+            labels, crops, sampling: see `HeteroTissuePipeline.__call__`.
+
+        Raises:
+            InputError: the server refuses the request.
+            ServingError: the server does not answer, or fails.
+        """
+        options = {"use_crops": any(crops), "at_step": step}
+        velocity: Float32 = self._ask(
+            "velocity", labels, crops, {"samples": samples}, sampling, options, None
+        )
+        return velocity
+
+    def _ask(
+        self,
+        output: str,
+        labels: UInt8,
+        crops: Sequence[Sequence[Crop]],
+        tensors: dict[str, NDArray[Any]],
+        sampling: Sampling,
+        options: dict[str, Any],
+        callback: Callable[[int], None] | None,
+    ) -> Any:
+        """Send a request, hand its progress to `callback`, and return one output as an array."""
+        parameters = sampling.model_dump() | options
+        parameters |= {"priority_class": int(self._priority), "alone": self._alone}
         names = ("crops", "crop_labels", "crop_sides", "crop_corners")
-        tensors: dict[str, NDArray[Any]] = dict(zip(names, pack_crops(crops), strict=True))
-        tensors |= {"labels": labels, "seeds": np.array(seeds, np.int64)[:, None]}
+        tensors = {**dict(zip(names, pack_crops(crops), strict=True)), "labels": labels, **tensors}
         answers: SimpleQueue[tuple[Any, InferenceServerException | None]] = SimpleQueue()
         client = InferenceServerClient(self._url, channel_args=_channel())
         # One stream per request, because an error on a stream does not name its request.
@@ -232,8 +267,7 @@ class TritonGenerator:
                 if error is not None:
                     raise _as_error(error)
                 if step is None:
-                    images: UInt8 = result.as_numpy("images")
-                    return images
+                    return result.as_numpy(output)
                 if callback is not None:
                     callback(int(step[0, 0]))
         except InferenceServerException as error:

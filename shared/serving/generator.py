@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shared.arrays import UInt8
 from shared.contracts.deploy import served_model
@@ -16,6 +16,9 @@ from shared.errors import InputError
 from shared.serving.priority import Priority
 from shared.settings import settings
 from shared.storage import Store
+
+if TYPE_CHECKING:
+    from shared.serving.client import TritonGenerator
 
 WAIT_SECONDS = 120.0
 """Timeout for a Triton server that is starting."""
@@ -69,9 +72,17 @@ def open_generator(
         InputError: a Triton server is configured, but this version is not deployed.
         ServingError: the server does not answer, or cannot load the deployment.
     """
+    served = open_server(store, model, priority, tenant=tenant)
+    return (load_model(store, model.ref, device), False) if served is None else (served, True)
+
+
+def open_server(
+    store: Store, model: ModelRecord, priority: Priority = Priority.BULK, *, tenant: str = LOCAL
+) -> TritonGenerator | None:
+    """Open a model on the Triton server; None: no server is configured. See `open_generator`."""
     url = settings().triton_url
     if not url:
-        return load_model(store, model.ref, device), False
+        return None
     from shared.serving.client import Server, TritonGenerator
     from shared.serving.deployments import deployments
 
@@ -92,4 +103,4 @@ def open_generator(
     if not server.serves(served, numbers[-1]):
         server.load(served, numbers[-1], model.size)
     alone = priority is Priority.BULK
-    return TritonGenerator(url, served, numbers[-1], priority=priority, alone=alone), True
+    return TritonGenerator(url, served, numbers[-1], priority=priority, alone=alone)

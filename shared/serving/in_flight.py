@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ParamSpec
+from typing import ParamSpec, cast
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class RequestOptions(Sampling):
 
     use_map: bool = True
     use_crops: bool = True
+    at_step: int = Field(0, ge=0, description="step of the given samples, whose velocity is asked")
     progress: bool = Field(False, description="send a response after every step")
     priority_class: Priority = Field(
         Priority.BULK, description="its place in the batcher; Triton has a `priority` of its own"
@@ -139,35 +140,12 @@ class InFlightSampler:
             InputError: the request does not fit the model.
             asyncio.CancelledError: the request is no longer wanted.
         """
-        check_inputs(labels, crops, seeds, self.denoiser)
-        if labels.shape[1:] != (self.size, self.size):
-            height, width = labels.shape[1:]
-            raise InputError(f"the model makes {self.size} px, not maps of {height}×{width} px")
-        settings = self.denoiser.config
-        factor = int(settings.factor)
-        if self.max_tokens is not None:
-            sides = [len(crop.pixels) for own in crops for crop in own]
-            side = max([*sides, int(settings.crop_side)])
-            check_crops(max(len(own) for own in crops), side, factor, self.max_tokens)
-        guidance = Guidance.from_scale(options, options.use_map, options.use_crops)
-        shape = (
-            int(settings.latent_channels),
-            labels.shape[1] // factor,
-            labels.shape[2] // factor,
-        )
+        self._check(labels, crops, seeds)
+        noise = draw_noise(seeds, self._shape).to(self.device)
+        solver = Solver(noise, options.steps, options.first_order)
         with self.batcher.in_flight(options.priority_class):
-            encoded = await self._encode(labels, crops, guidance.branches, options.alone)
-            trajectory = Trajectory(
-                Solver(
-                    draw_noise(seeds, shape).to(self.device), options.steps, options.first_order
-                ),
-                encoded,
-                guidance,
-                priority=options.priority_class,
-                alone=options.alone,
-                report=report,
-                wanted=wanted,
-            )
+            trajectory = await self._begin(solver, labels, crops, options, wanted)
+            trajectory.report = report
             latents = await self.batcher.run(trajectory)
             parts = torch.split(latents, decoded_at_a_time(self.size**2, self.device))
             images = torch.cat([await self._decode(part, options) for part in parts])
@@ -176,6 +154,76 @@ class InFlightSampler:
             return await asyncio.get_running_loop().run_in_executor(
                 self._pool, match_staining, images, labels, crops, options.staining
             )
+
+    async def velocity(
+        self,
+        samples: Tensor,
+        labels: UInt8,
+        crops: Sequence[Sequence[Crop]],
+        options: RequestOptions,
+        wanted: Callable[[], bool],
+    ) -> Tensor:
+        """Return the guided velocity of given samples (batch, C, h, w) at the time of a step.
+
+        Args:
+            samples: x at the time of `options.at_step`.
+            labels, crops: see `HeteroTissuePipeline.__call__`.
+            options: the other parameters of the request.
+            wanted: see `__call__`.
+
+        Raises:
+            InputError: the request does not fit the model.
+            asyncio.CancelledError: the request is no longer wanted.
+        """
+        self._check(labels, crops, range(len(samples)))
+        if samples.shape[1:] != self._shape:
+            raise InputError(f"samples have shape {self._shape}, not {tuple(samples.shape[1:])}")
+        if options.at_step >= options.steps:
+            raise InputError(f"at_step is 0 to {options.steps - 1}, not {options.at_step}")
+        solver = Solver(samples.to(self.device), options.steps, True, options.at_step)
+        with self.batcher.in_flight(options.priority_class):
+            trajectory = await self._begin(solver, labels, crops, options, wanted)
+            trajectory.last = options.at_step + 1
+            await self.batcher.run(trajectory)
+        return cast(Tensor, solver.before)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Shape of an image's latents."""
+        side = self.size // int(self.denoiser.config.factor)
+        return int(self.denoiser.config.latent_channels), side, side
+
+    def _check(self, labels: UInt8, crops: Sequence[Sequence[Crop]], seeds: Sequence[int]) -> None:
+        """Raise `InputError` if a request does not fit the model."""
+        check_inputs(labels, crops, seeds, self.denoiser)
+        if labels.shape[1:] != (self.size, self.size):
+            height, width = labels.shape[1:]
+            raise InputError(f"the model makes {self.size} px, not maps of {height}×{width} px")
+        settings = self.denoiser.config
+        if self.max_tokens is not None:
+            sides = [len(crop.pixels) for own in crops for crop in own]
+            side = max([*sides, int(settings.crop_side)])
+            most = max(len(own) for own in crops)
+            check_crops(most, side, int(settings.factor), self.max_tokens)
+
+    async def _begin(
+        self,
+        solver: Solver,
+        labels: UInt8,
+        crops: Sequence[Sequence[Crop]],
+        options: RequestOptions,
+        wanted: Callable[[], bool],
+    ) -> Trajectory:
+        """Encode the conditions of a request, and return its trajectory."""
+        guidance = Guidance.from_scale(options, options.use_map, options.use_crops)
+        return Trajectory(
+            solver,
+            await self._encode(labels, crops, guidance.branches, options.alone),
+            guidance,
+            priority=options.priority_class,
+            alone=options.alone,
+            wanted=wanted,
+        )
 
     async def _encode(
         self,
@@ -217,6 +265,8 @@ def unpack_crops(
 ) -> list[list[Crop]]:
     """Turn the tensors of `SAMPLER_INPUTS` into the crops of each image.
 
+    If all images have the same crops, all get the same list, which is encoded once.
+
     Raises:
         InputError: an image has too many crops, or the side of a crop does not fit `pixels`.
     """
@@ -224,14 +274,17 @@ def unpack_crops(
         raise InputError(f"{pixels.shape[1]} crops of an image are more than {MAX_CROPS}")
     if ((sides < 1) | (sides > pixels.shape[2]))[labels >= 0].any():
         raise InputError(f"crop_sides must be 1 to {pixels.shape[2]}, the side of `crops`")
-    return [
+    given = (pixels, labels, sides, corners)
+    alike = len(pixels) > 1 and all((each == each[:1]).all() for each in given)
+    found = [
         [
             Crop(int(label), int(x), int(y), image[:side, :side])
             for image, label, side, (x, y) in zip(*own, strict=True)
             if label >= 0
         ]
-        for own in zip(pixels, labels, sides, corners, strict=True)
+        for own in zip(*(each[:1] if alike else each for each in given), strict=True)
     ]
+    return found * len(pixels) if alike else found
 
 
 def pack_crops(

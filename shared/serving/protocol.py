@@ -56,11 +56,13 @@ class Tensor:
         name: name in requests and responses.
         kind: Triton's name of the data type, such as FP32.
         dims: shape without the batch dimension; -1 is a size that varies between requests.
+        optional: whether a request may lack it.
     """
 
     name: str
     kind: str
     dims: tuple[int, ...]
+    optional: bool = False
 
 
 def served_name(model: str, number: int, part: Part) -> str:
@@ -80,9 +82,14 @@ SAMPLER_INPUTS = (
     Tensor("crop_labels", "INT32", (-1,)),  # -1: no crop in this slot
     Tensor("crop_sides", "INT32", (-1,)),
     Tensor("crop_corners", "INT32", (-1, 2)),  # x, y in the image, pixels
-    Tensor("seeds", "INT64", (1,)),
+    Tensor("seeds", "INT64", (1,), optional=True),  # for images
+    Tensor("samples", "FP32", (-1, -1, -1), optional=True),  # (C, h, w), for their velocity
 )
-SAMPLER_OUTPUTS = (Tensor("images", "UINT8", (-1, -1, 3)), Tensor("step", "INT32", (1,)))
+SAMPLER_OUTPUTS = (
+    Tensor("images", "UINT8", (-1, -1, 3)),
+    Tensor("velocity", "FP32", (-1, -1, -1)),
+    Tensor("step", "INT32", (1,)),
+)
 
 
 def engine_tensors(
@@ -185,6 +192,8 @@ def config(
             )
             if tensor.name == "time":
                 entry.reshape.SetInParent()  # (rows, 1) on the wire, (rows,) for the engine
+            if tensor.optional:
+                entry.optional = True
     where = proto.instance_group.add(count=1)
     where.kind = {
         "auto": where.KIND_AUTO, "cpu": where.KIND_CPU, "cuda": where.KIND_GPU

@@ -12,23 +12,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import tifffile
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from heterotissue.stack.servers import free_port
 from heterotissue.stack.triton import plan_triton
 from services.deploy.stage import DeployStage
+from services.field.stage import FieldStage
 from services.train.stage import TrainStage
 from shared.arrays import UInt8
 from shared.contracts.deploy import DeployRequest
+from shared.contracts.field import FieldRequest, field_key
 from shared.contracts.models import ModelRef
 from shared.contracts.sampling import Sampling
 from shared.contracts.train import TrainRequest
 from shared.diffusion.crops import Crop
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
+from shared.imaging.label_map import write_label_map
 from shared.jobs import Ledger, run_job
-from shared.serving import client
+from shared.serving import client, generator
 from shared.serving.client import Server, ServingError, TritonGenerator
 from shared.serving.deployments import deployments, next_number
 from shared.serving.priority import Priority
@@ -130,6 +134,43 @@ def test_triton_gives_what_the_process_gives(running: Running, guidance: float) 
     assert np.abs(there.astype(int) - here).max() <= 1
     assert steps == [1, 2, 3]
     wait_for(lambda: threading.active_count() <= threads)
+
+
+def test_a_field_is_denoised_by_the_server(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.ones((2 * SIZE + 8, 3 * SIZE), np.uint8)
+    labels[SIZE:, SIZE:] = 2
+    folder = running.store.root / "map.tif"
+    write_label_map(folder, [labels], labels.shape[1], labels.shape[0], 0.5)
+    running.store.put_file("fields/inputs/map.tif", folder)
+
+    def field(name: str) -> UInt8:
+        request = FieldRequest.model_validate(
+            {"field": name, "model": "m", "labels": "fields/inputs/map.tif", "steps": 2,
+             "compression": "deflate", "guidance_map": 1.5, "guidance_crops": 1.5}
+        )  # fmt: skip
+        ledger = Ledger(running.store)
+        status = run_job(
+            ledger, FieldStage(), ledger.submit(request), config=Settings(threads=1, device="cpu")
+        )
+        assert status.state == "done", status.failed
+        made: UInt8 = tifffile.imread(running.store.local(field_key(name, "slide.tiff")))
+        return made
+
+    here = field("here")
+    monkeypatch.setattr(generator, "settings", lambda: Settings(triton_url=running.url))
+    steps = counted(running.url)
+    there = field("there")
+    assert counted(running.url) > steps, "the server took the steps"
+    assert np.abs(there.astype(int) - here).max() <= 2
+    assert np.array_equal(field("again"), there)
+
+
+def counted(url: str) -> int:
+    """Return how many batches the denoisers of a server have computed."""
+    found = InferenceServerClient(url).get_inference_statistics().model_stats
+    return sum(each.execution_count for each in found if each.name.endswith("-denoiser"))
 
 
 def test_many_clients_with_other_steps_each_get_their_own(running: Running) -> None:

@@ -20,10 +20,12 @@ from shared.contracts.deploy import Deployment, deployment_key
 from shared.contracts.image import ImageRequest
 from shared.contracts.recipe import DenoiserRecipe, VaeRecipe
 from shared.contracts.sampling import Sampling
+from shared.diffusion.appearances import Appearance
 from shared.diffusion.autoencoder import decode_latents, encode_latents, make_vae, to_pixels
 from shared.diffusion.conditionings import make_denoiser
 from shared.diffusion.crops import Crop
 from shared.diffusion.denoiser import Tensors
+from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
@@ -163,6 +165,49 @@ def test_a_dataset_decodes_no_further_images_until_an_urgent_request_has_its_own
     server = Interrupted()
     asyncio.run(both(server))
     assert server.alone == [True, False, False, True, True]
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "regional"])
+def test_windows_of_a_field_are_those_of_the_process(conditioning: str) -> None:
+    server, sampling = Server(conditioning), Sampling(steps=3, guidance_map=2, guidance_crops=2)
+    labels = np.ones((80, 72), np.uint8)
+    labels[20:, 30:] = 2
+    looks = [Appearance.of([crop(1), crop(2, side=12)], x, 0.5) for x in (0.0, 1.0)]
+    asked: list[tuple[int, int]] = []
+
+    class Remote:
+        def velocity(
+            self, samples: Any, step: int, labels: Any, crops: Any, sampling: Sampling
+        ) -> Any:
+            asked.append((step, len(samples)))
+            options = RequestOptions(**sampling.model_dump(), at_step=step)
+            given = unpack_crops(*pack_crops(crops))
+            answer = server.sampler.velocity(
+                torch.from_numpy(samples), labels, given, options, lambda: True
+            )
+            return asyncio.run(answer).numpy()
+
+    here, there = (
+        FieldSampler(server.pipeline, SIZE, sampling, FieldMap.of(labels), looks, 3, server=remote)
+        for remote in (None, Remote())
+    )
+    strip = here.noise(0, here.height)
+    for step in range(sampling.steps):
+        following = here.advance(step, strip, 0, here.height)
+        served = there.advance(step, strip, 0, there.height)
+        torch.testing.assert_close(served.sample, following.sample, atol=1e-4, rtol=0)
+        strip = following
+    assert {step for step, _ in asked} == {0, 1, 2}
+    assert server.steps == len(asked), "a request costs one step"
+    for wrong, message in ((0, "samples have shape"), (3, "at_step is 0 to 2, not 3")):
+        with pytest.raises(InputError, match=message):
+            asyncio.run(
+                server.sampler.velocity(
+                    torch.zeros(1, 4, 16, 8 + 8 * (wrong > 0)),
+                    np.ones((1, SIZE, SIZE), np.uint8), [[]],
+                    RequestOptions(steps=3, at_step=wrong), lambda: True,
+                )
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize(("device", "most"), [("cpu", 1), ("cuda", 2)])

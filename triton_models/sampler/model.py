@@ -27,7 +27,7 @@ class TritonPythonModel:
 
     Its tensors are those of `shared.serving.protocol`, its parameters those of `RequestOptions`.
     A request gets one response with `images`; with the parameter `progress` it also gets a
-    response with `step` after every step.
+    response with `step` after every step. A request with `samples` gets their `velocity` instead.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -53,7 +53,7 @@ class TritonPythonModel:
         sender = request.get_response_sender()
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         try:
-            given = {name: self._read(request, name) for name in (t.name for t in SAMPLER_INPUTS)}
+            given = {tensor.name: self._read(request, tensor.name) for tensor in SAMPLER_INPUTS}
             options = RequestOptions.model_validate_json(request.parameters() or "{}")
 
             def report(step: int) -> None:
@@ -63,10 +63,21 @@ class TritonPythonModel:
             crops = unpack_crops(
                 *(given[f"crop{name}"] for name in ("s", "_labels", "_sides", "_corners"))
             )
+
+            def wanted() -> bool:
+                return not sender.is_cancelled()
+
+            if given["samples"] is not None:
+                samples = torch.from_numpy(given["samples"])
+                velocity = await self.sampler.velocity(
+                    samples, given["labels"], crops, options, wanted
+                )
+                sender.send(_response("velocity", velocity), flags=final)
+                return
+            if given["seeds"] is None:
+                raise InputError("a request needs seeds, for images, or samples, for a velocity")
             seeds = given["seeds"][:, 0].tolist()
-            images = await self.sampler(
-                given["labels"], crops, seeds, options, report, lambda: not sender.is_cancelled()
-            )
+            images = await self.sampler(given["labels"], crops, seeds, options, report, wanted)
             sender.send(_response("images", images), flags=final)
         except asyncio.CancelledError:
             sender.send(_refusal("cancelled", pb_utils.TritonError.CANCELLED), flags=final)
@@ -81,6 +92,8 @@ class TritonPythonModel:
 
     def _read(self, request: Any, name: str) -> Any:
         tensor = pb_utils.get_input_tensor_by_name(request, name)
+        if tensor is None:  # it is optional
+            return None
         return as_array(from_dlpack(tensor.to_dlpack()))
 
     async def _denoise(
