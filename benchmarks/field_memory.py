@@ -29,7 +29,7 @@ from heterotissue.first_picture import RECIPE, STUDENT, draw_glands, shipped_stu
 from heterotissue.recipes import load_recipe
 from services.field.stage import FieldStage
 from shared.contracts.base import Classes
-from shared.contracts.field import FieldRequest
+from shared.contracts.field import FieldRequest, PlacedCrop
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.datasets.field_inputs import put_crop
 from shared.diffusion.fields import FieldSampler
@@ -38,7 +38,7 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.errors import JobError
 from shared.imaging.label_map import LABEL_TILE, write_label_map
 from shared.jobs import Ledger, run_job
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, sha256_file
 
 MPP = 0.875
 
@@ -49,12 +49,13 @@ def publish(store: DirectoryStore, pipeline: HeteroTissuePipeline, classes: Clas
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pipeline.save_pretrained(folder, safe_serialization=True)
-        for path in folder.rglob("*"):
-            if path.is_file():
-                store.put_file(ref.prefix + path.relative_to(folder).as_posix(), path)
+        files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        for key, path in files.items():
+            store.put_file(ref.prefix + key, path)
+        weights = {k: sha256_file(path) for k, path in files.items() if path.suffix != ".json"}
     record = ModelRecord(
         model=ref.name, version=ref.version, classes=classes, size=recipe.size, mpp=MPP,
-        regions="none", run="none", recipe=recipe, warm_start=None, sha256={},
+        regions="none", run="none", recipe=recipe, warm_start=None, sha256=weights,
     )  # fmt: skip
     store.put_json(ref.key, record)
     return record
@@ -93,7 +94,8 @@ def run(size: int) -> None:
         with store.writing("map.tif") as path:
             write_label_map(path, rows, size, size, MPP)
         square = rng.integers(100, 200, (32, 32, 3), dtype=np.uint8)
-        crops = tuple(put_crop(store, name, square, model) for name in classes.names)
+        given = (put_crop(store, name, square, model) for name in classes.names)
+        crops = tuple(PlacedCrop(**crop.model_dump()) for crop in given)
         request = FieldRequest(field="f", model=STUDENT, labels="map.tif", crops=crops, steps=1)
         ledger = Ledger(store)
         status = run_job(ledger, FieldStage(), ledger.submit(request))
