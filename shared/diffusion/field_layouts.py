@@ -16,6 +16,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from shared.arrays import UInt8
+from shared.diffusion.denoiser import Tensors
 from shared.diffusion.fields import BATCH, GOLDEN, window_starts, window_weights
 from shared.diffusion.flow import Solver, draw_noise
 from shared.diffusion.layouts import STEPS, to_labels, velocity
@@ -65,7 +66,11 @@ class LayoutField:
 
     @torch.inference_mode()
     def sample(
-        self, seed: int, watch: Callable[[int, int], None] = lambda done, total: None
+        self,
+        seed: int,
+        watch: Callable[[int, int], None] = lambda done, total: None,
+        begun: Tensors | None = None,
+        keep: Callable[[Tensors], None] = lambda state: None,
     ) -> Tensor:
         """Sample the grid, float32 (labels, rows, columns).
 
@@ -73,10 +78,20 @@ class LayoutField:
             seed: of the noise.
             watch: called before every batch of windows, with how many steps are done, and of how
                 many; it may raise to stop.
+            begun: a state that `keep` was given, to go on from; None: begin.
+            keep: called after every step but the last, with a state.
         """
-        solver = Solver(draw_noise([seed], self.shape)[0].to(self.model.device), STEPS)
+        if begun is None:
+            solver = Solver(draw_noise([seed], self.shape)[0].to(self.model.device), STEPS)
+        else:
+            sample, before = (begun[name].to(self.model.device) for name in ("sample", "before"))
+            solver = Solver(sample, STEPS, done=int(begun["done"]), before=before)
         while not solver.finished:
-            solver.advance(self._velocity(solver, lambda: watch(solver.done, STEPS)))
+            before = self._velocity(solver, lambda: watch(solver.done, STEPS))
+            solver.advance(before)
+            if not solver.finished:
+                done = torch.tensor(solver.done)
+                keep({"sample": solver.sample, "before": before, "done": done})
         return solver.sample
 
     def strips(self, grid: Tensor) -> Iterator[UInt8]:

@@ -32,7 +32,7 @@ from shared.diffusion.layouts import (
 )
 from shared.diffusion.model_store import load_layouts
 from shared.errors import InputError
-from shared.jobs import Ledger, run_job
+from shared.jobs import Ledger, Reporter, execution, run_job
 from shared.models import read_model
 from shared.seeds import image_seed
 from shared.settings import Settings
@@ -115,6 +115,42 @@ def test_a_model_without_a_layout_model_refuses_to_sample_maps(store: DirectoryS
     field = FieldRequest(field="e", model="toy", sampled=SampledMap(width=64, height=64))
     status = run_job(ledger, FieldStage(), ledger.submit(field), config=CONFIG)
     assert "recipe.layouts.steps" in status.failed["plan"]
+
+
+class Cancelling(Reporter):
+    """Cancels a job after some steps of its label map, and notes all of them."""
+
+    def __init__(self, ledger: Ledger, after: int) -> None:
+        self.ledger, self.after, self.steps = ledger, after, set[int]()
+
+    def unit(self, job: str, unit: str, done: int, total: int, note: str) -> None:
+        if note == "steps of the label map":
+            self.steps.add(done)
+            if done == self.after:
+                self.ledger.cancel(job)
+
+
+def test_a_sampled_map_goes_on_after_its_last_step(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "CANCEL_CHECK_SECONDS", 0)
+    ledger = Ledger(store)
+    maps, seen = [], []
+    for name, stops in (("calm", ()), ("hurt", (3, 8))):
+        request = FieldRequest(
+            field=name, model="m", sampled=SampledMap(width=64, height=96), steps=1
+        )
+        for after in (*stops, -1):
+            reporter = Cancelling(ledger, after)
+            status = run_job(
+                ledger, FieldStage(), ledger.submit(request), reporter=reporter, config=CONFIG
+            )
+            seen.append(min(reporter.steps))
+        assert status.state == "done", status.failed
+        maps.append(tifffile.imread(store.local(field_key(name, "labels.tiff"))))
+    np.testing.assert_array_equal(*maps)
+    assert seen == [0, 0, 3, 8]
+    assert not list(store.list(WORK))
 
 
 def test_a_grid_must_fit_its_levels() -> None:
