@@ -33,8 +33,9 @@ from shared.computing import prepare
 from shared.diffusion.appearances import Appearance
 from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
 from shared.diffusion.field_decoder import FieldDecoder, make_field, probe
-from shared.diffusion.fields import BATCH, FieldMap, FieldSampler, join
+from shared.diffusion.fields import FieldMap, FieldSampler, join
 from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.diffusion.windows import BATCH
 from shared.encoders.loading import load_encoder
 from shared.storage import DirectoryStore
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from shared.arrays import UInt8
 from shared.diffusion.denoiser import Tensors
-from shared.diffusion.fields import BATCH, GOLDEN, window_starts, window_weights
 from shared.diffusion.flow import Solver, draw_noise
 from shared.diffusion.layouts import STEPS, to_labels, velocity
+from shared.diffusion.windows import BATCH, GOLDEN, window_starts, window_weights
 from shared.errors import InputError
 from shared.imaging.label_map import LABEL_TILE
 

@@ -9,10 +9,9 @@ same to the bit, whichever strips the field is cut into.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -28,19 +27,12 @@ from shared.diffusion.flow import Solver, Velocity, draw_noise, guided, sample_f
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.diffusion.precision import autocast
+from shared.diffusion.windows import BATCH, GOLDEN, even_batches, window_starts, window_weights
 from shared.errors import InputError
 from shared.seeds import image_seed
 
-T = TypeVar("T")
-
-BATCH = 16
-"""Greatest number of windows, side by side, that the denoiser sees at a time."""
-
 NOISE_TILE = 32
 """Side of the pieces of noise that have a seed each, latent pixels."""
-
-GOLDEN = 0.618
-"""Shift of the grid from step to step / stride; it keeps borders of all steps apart."""
 
 
 @dataclass(frozen=True)
@@ -110,31 +102,6 @@ def join(strips: Sequence[Strip]) -> Strip:
         torch.cat([strip.sample for strip in strips], 1),
         torch.cat(before, 1) if before else None,
     )
-
-
-def window_starts(length: int, window: int, stride: int, shift: int) -> list[int]:
-    """Return where windows of a shifted grid begin, so that they cover a length without gaps."""
-    end = length - window
-    return sorted({min(max(0, at), end) for at in range(-(shift % stride), end + stride, stride)})
-
-
-def even_batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield items in batches of about the same size: a window alone costs more than among others.
-
-    Args:
-        items: at least one.
-    """
-    count = -(-len(items) // BATCH)
-    bounds = [len(items) * number // count for number in range(count + 1)]
-    for first, last in pairwise(bounds):
-        yield items[first:last]
-
-
-def window_weights(window: int) -> Tensor:
-    """Return the weights of a window's places, which fall towards its borders, (window, window)."""
-    shape = torch.arange(window) - (window - 1) / 2
-    ramp = 1 - 2 * shape.abs() / window
-    return ramp.unsqueeze(1) * ramp
 
 
 class FieldSampler:
