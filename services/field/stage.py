@@ -37,6 +37,8 @@ from shared.imaging.pyramid import Deflate, Jpeg, Labels, TileCodec, write_pyram
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.jobs.stage import RecordingStore
 from shared.models import read_model, weights_origin
+from shared.serving.deployments import check_plan
+from shared.settings import settings
 from shared.storage import sha256
 from shared.storage.formats import pack_tar, unpack_tar
 
@@ -69,6 +71,9 @@ class FieldStage(Stage[FieldRequest]):
         crops = []
         chosen = choose_crops(store, request, model, present)
         places = list(dict.fromkeys(given.at for given, _ in chosen))
+        for place in places if settings().triton_url else ():
+            sides = [len(crop.pixels) for given, crop in chosen if given.at == place]
+            check_plan(store, model, sides)
         for given, crop in chosen:
             png, number = encode_png(crop.pixels), places.index(given.at)
             store.put(crop_key(request.field, number, crop.label), png)

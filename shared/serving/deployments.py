@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from shared.contracts.deploy import Deployment, DeployRequest, deployments_prefix
+from shared.contracts.models import ModelRecord
 from shared.errors import InputError
 from shared.jobs import Ledger
 from shared.storage import ObjectNotFoundError, Store
@@ -47,3 +49,20 @@ def check_crops(crops: int, side: int, factor: int, max_tokens: int) -> None:
             f"{crops} crops of up to {side} px are {tokens} tokens, and the model's TensorRT plan "
             f"takes {max_tokens}: give fewer or smaller crops, or deploy it with --engine pytorch"
         )
+
+
+def check_plan(store: Store, model: ModelRecord, sides: Sequence[int]) -> None:
+    """Check the crops of an image against the TensorRT plan of a model, if it has one.
+
+    Args:
+        store: holds the deployments.
+        model: the model version.
+        sides: side of each crop, pixels.
+
+    Raises:
+        InputError: see `check_crops`.
+    """
+    in_use = [each for each in deployments(store, model.model) if each.version == model.version]
+    if in_use and sides and (limit := in_use[-1].max_tokens) is not None:
+        enlarged = int(model.size * model.recipe.denoiser.crop_max)
+        check_crops(len(sides), max(*sides, enlarged), in_use[-1].factor, limit)

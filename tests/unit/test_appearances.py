@@ -10,7 +10,9 @@ import tifffile
 import torch
 from pydantic import ValidationError
 
+from services.field import stage
 from services.field.crops import choose_crops
+from shared.contracts.deploy import Deployment, deployment_key
 from shared.contracts.field import FieldRecord, FieldRequest, PlacedCrop, field_key
 from shared.contracts.models import ModelRef
 from shared.contracts.sampling import Sampling
@@ -21,6 +23,7 @@ from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.models import read_model
+from shared.settings import Settings
 from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
@@ -132,6 +135,18 @@ def test_crops_of_places_are_checked_together(store: DirectoryStore) -> None:
             request(*wrong[0], **wrong[1])  # type: ignore[misc, arg-type]
     with pytest.raises(InputError, match=r"only 2 of the slides .* ask for at most 2 appearances"):
         choose_crops(store, request(appearances=3), model, [0, 1, 2])
+
+
+def test_crops_beyond_a_plan_are_refused_before_any_work(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Deployment(number=1, version="1", engine="tensorrt", sha256={}, max_tokens=3, factor=2)
+    store.put_json(deployment_key("toy", 1), plan)
+    monkeypatch.setattr(stage, "settings", lambda: Settings(triton_url="triton:8001"))
+    status = make(store, field="beyond", appearances=2)
+    assert status.state == "failed"
+    assert "the model's TensorRT plan takes 3: give fewer or smaller" in status.failed["plan"]
+    store.delete(deployment_key("toy", 1))
 
 
 def test_the_command_line_reads_places(store: DirectoryStore, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.sandboxed_picture import GREY
 from shared.models import read_model
-from shared.serving.deployments import check_crops, deployments
+from shared.serving.deployments import check_plan
 from shared.storage import Store
 
 router = APIRouter(prefix="/v1/images", tags=["images"], route_class=JsonRoute)
@@ -76,20 +76,12 @@ def _resolve(store: Store, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
                 sides.append(side)
                 inputs += [pixels] if pixels is not None else []
     with blaming("#/crops"):
-        _check_tokens(store, model, sides)
+        check_plan(store, model, sides)
     options = body.model_dump(include={"model", "version", "seed", *SamplingChoice.model_fields})
     request = ImageRequest(image="none", labels=input_key(labels), crops=tuple(crops), **options)
     with blaming("#/steps"):
         request.sampling(model)
     return request, inputs
-
-
-def _check_tokens(store: Store, model: ModelRecord, sides: list[int]) -> None:
-    """Check crops of these sides (pixels) against the model's TensorRT plan, if it has one."""
-    in_use = [each for each in deployments(store, model.model) if each.version == model.version]
-    if in_use and sides and (limit := in_use[-1].max_tokens) is not None:
-        enlarged = int(model.size * model.recipe.denoiser.crop_max)
-        check_crops(len(sides), max(*sides, enlarged), in_use[-1].factor, limit)
 
 
 def _read_label_map(data: bytes, model: ModelRecord, pictures: Pictures) -> UInt8:
