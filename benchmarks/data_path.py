@@ -29,7 +29,7 @@ import tifffile
 
 from benchmarks.patch_readers import READERS, Read, usable
 from services.cluster.kmeans import assign, half_units, kmeans, normalize
-from services.cluster.stage import PATCHES_AT_ONCE
+from services.cluster.patches import PATCHES_AT_ONCE
 from shared.arrays import Int64, UInt8
 from shared.computing import prepare
 from shared.contracts.ingest import PatchGrid, SlideRecord

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.cluster.kmeans import RESTARTS
-from services.cluster.stage import per_slide
+from services.cluster.patches import per_slide
 from services.cluster.units import MEAN_SLIDES
 from services.cluster.units import UNIT_PATCHES as ASSIGNED_TOGETHER
 from services.embed.encoding import part_count

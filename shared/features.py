@@ -18,7 +18,7 @@ from shared.contracts.ingest import PatchGrid, SlideRecord
 from shared.errors import InputError
 from shared.features_reader import LARGEST, packed_limit
 from shared.sandbox import ANSWER_BYTES, open_sandboxed
-from shared.storage import DamagedObjectError, Store
+from shared.storage import DamagedObjectError, Store, content_hash
 
 CPU_SECONDS = 5.0
 """Longest processor time for opening a features file, or reading some rows: HDF5 goes round in
@@ -199,14 +199,21 @@ class FeaturesFile:
         self._file.close()
 
 
-def open_features(store: Store, key: str) -> FeaturesFile:
+def open_features(store: Store, key: str, digest: str | None) -> FeaturesFile:
     """Open a slide's features that the store holds.
+
+    Args:
+        store: holds them.
+        key: where they lie.
+        digest: their SHA-256; None: it is not known.
 
     Raises:
         ObjectNotFoundError: the store holds no such object.
-        DamagedObjectError: it is no features file.
+        DamagedObjectError: it is not what its record says, or no features file.
     """
     path = store.local(key)
+    if digest is not None and content_hash(path) != digest:
+        raise DamagedObjectError(store, key, "it is not as it was made")
     try:
         return FeaturesFile(path)
     except InputError as error:

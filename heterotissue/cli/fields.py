@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from pydantic import ValidationError
 
 from heterotissue.cli.field_maps import choose_map
 from heterotissue.cli.options import (
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-PLACE = re.compile(r"@([\d.]+),([\d.]+)$")
+PLACE = re.compile(r"@([-+.\d]+|nan),([-+.\d]+|nan)$")
 """The end of a crop's name that says where a field looks like it."""
 
 CropOption = Annotated[
@@ -154,12 +155,17 @@ def put_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[Given
 def put_placed_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[PlacedCrop, ...]:
     """Put crops, given as <class>=<picture> or <class>=<picture>@<x>,<y>, into the store."""
     given = put_crops(store, [PLACE.sub("", item) for item in items], model)
-    return tuple(
-        PlacedCrop.model_validate(
-            crop.model_dump() | {"at": found.groups() if (found := PLACE.search(item)) else None}
-        )
-        for crop, item in zip(given, items, strict=True)
-    )
+    placed = []
+    for crop, item in zip(given, items, strict=True):
+        found = PLACE.search(item)
+        try:
+            at = found and found.groups()
+            placed.append(PlacedCrop.model_validate(crop.model_dump() | {"at": at}))
+        except ValidationError as error:
+            raise InputError(
+                f"--crop {item}: the place must be two shares from 0 to 1, such as @0.1,0.5"
+            ) from error
+    return tuple(placed)
 
 
 ImageArgument = Annotated[Path, typer.Argument(help="The picture.")]

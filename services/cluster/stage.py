@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ClassVar, cast
@@ -21,8 +21,9 @@ import safetensors.torch
 
 from services.cluster.classifier import accuracy, train_classifier
 from services.cluster.gallery import read_assignments, read_patches
-from services.cluster.kmeans import assign, diverse_sample, half_units, hierarchical_kmeans
+from services.cluster.kmeans import assign, hierarchical_kmeans
 from services.cluster.maps import type_map, vote
+from services.cluster.patches import per_slide, sample_patches, stream_patches
 from services.cluster.regions import cut_slide, sum_up, write_map
 from services.cluster.units import assignment_units
 from shared.arrays import Float16, Float32, Int64, UInt8
@@ -35,11 +36,10 @@ from shared.contracts.cluster import (
     default_types,
     write_types,
 )
-from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
+from shared.contracts.embed import FeatureRecord, feature_record_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
-from shared.features import open_features
 from shared.imaging.stored_slides import read_record
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.jobs.records import READERS
@@ -48,12 +48,6 @@ from shared.storage.formats import table_bytes
 from shared.tissue_types import classes_of, read_types
 
 FIT, CLASSIFY, ASSIGN = "fit", "classifier", "assign-"
-PATCHES_AT_ONCE = 16384
-"""Greatest number of patches whose features are in memory at once."""
-
-POOL_FACTOR = 10
-"""Size of the random pool that a slide's diverse sample is chosen from, in sample sizes."""
-
 CLASSIFIER_PATCHES, CLASSIFIER_SLIDES = 4000, 100
 """Greatest numbers of patches that the light classifier is trained on, and of their slides."""
 
@@ -87,7 +81,7 @@ class ClusterStage(Stage[ClusterRequest]):
     def run(self, request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
         slide = str(shard.args.get("slide", ""))
         if shard.id.startswith("sample-"):
-            return _sample(request, slide, int(str(shard.args["count"])), context.store)
+            return sample_patches(request, shard, context.store)
         if shard.id == FIT:
             return _fit(request, context)
         if shard.id.startswith(ASSIGN):
@@ -225,36 +219,6 @@ def _check_samples(store: Store, request: ClusterRequest, training: list[str]) -
         )
 
 
-def per_slide(request: ClusterRequest, slides: int) -> int:
-    """Return how many patches each of the training slides gives at most."""
-    return max(1, min(request.sample_per_slide, request.max_samples // max(1, slides)))
-
-
-def _stream(store: Store, request: ClusterRequest, slide: str) -> Iterator[tuple[Int64, Float32]]:
-    """Yield coordinates (n, 2) and features (n, d) of a slide's patches, chunk by chunk."""
-    with open_features(store, features_key(request.encoder, request.cohort, slide)) as file:
-        for start in range(0, len(file), PATCHES_AT_ONCE):
-            end = start + PATCHES_AT_ONCE
-            yield file.coords[start:end], file.features(start, end)
-
-
-def _sample(request: ClusterRequest, slide: str, count: int, store: Store) -> dict[str, Any]:
-    """Write a slide's diverse sample, chosen from a random pool to bound memory and time."""
-    with open_features(store, features_key(request.encoder, request.cohort, slide)) as file:
-        wanted = np.zeros(len(file), bool)
-        drawn = np.random.default_rng([request.seed, 2]).permutation(len(file))
-        wanted[drawn[: POOL_FACTOR * count]] = True
-        pool = np.zeros((0, file.dim), np.float32)
-        for start in range(0, len(file), PATCHES_AT_ONCE):
-            end = start + PATCHES_AT_ONCE
-            pool = np.concatenate([pool, file.features(start, end)[wanted[start:end]]])
-    chosen = diverse_sample(pool, count, request.seed)
-    body = io.BytesIO()
-    np.save(body, half_units(pool[chosen]))
-    store.put(cluster_key(request.run, f"samples/{slide}.npy"), body.getvalue())
-    return {"sampled": len(chosen)}
-
-
 def _fit(request: ClusterRequest, context: Context) -> dict[str, Any]:
     """Cluster the samples of all training slides, which lie in a file meanwhile."""
     store = context.store
@@ -312,6 +276,8 @@ def _assign(request: ClusterRequest, shard: Shard, context: Context) -> dict[str
     """Assign the patches of some slides to their nearest centroids; return sums per cluster."""
     slides = cast(list[str], shard.args["slides"])
     cohort = _cohort(context.store, request, *slides)
+    key = feature_record_key(request.encoder, request.cohort)
+    features = context.store.get_model(key, FeatureRecord)
     centroids = _load(context.store, cluster_key(request.run, "centroids.npy"))
     counts, distances, seen = np.zeros(request.k, np.int64), np.zeros(request.k), 0
 
@@ -321,7 +287,10 @@ def _assign(request: ClusterRequest, shard: Shard, context: Context) -> dict[str
         context.progress(seen, int(shard.size), slide)
 
     for slide in slides:
-        clusters, distance = _assign_slide(request, cohort, slide, centroids, context.store, report)
+        patches = stream_patches(context.store, request, slide, features.sha256.get(slide))
+        clusters, distance = _assign_slide(
+            request, cohort, slide, patches, centroids, context.store, report
+        )
         counts += np.bincount(clusters, minlength=request.k)
         distances += np.bincount(clusters, distance, request.k)
     return {"counts": counts.tolist(), "distances": distances.round(4).tolist()}
@@ -331,6 +300,7 @@ def _assign_slide(
     request: ClusterRequest,
     cohort: CohortRecord,
     slide: str,
+    patches: Iterable[tuple[Int64, Float32]],
     centroids: Float32,
     store: Store,
     report: Callable[[int], None],
@@ -342,7 +312,7 @@ def _assign_slide(
     """
     places, labels = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.uint8)]
     nearest = [np.zeros(0, np.float32)]
-    for where, features in _stream(store, request, slide):
+    for where, features in patches:
         label, distance = assign(features, centroids)
         places.append(where)
         labels.append(label.astype(np.uint8))

@@ -16,7 +16,7 @@ from shared.features import FeaturesFile, write_features
 from shared.imaging.patch_reading import read_patches
 from shared.imaging.stored_slides import open_slide, read_record
 from shared.jobs import Context
-from shared.storage import Store, sha256_file
+from shared.storage import DamagedObjectError, Store, sha256, sha256_file
 from shared.storage.formats import read_table
 
 UNIT_PATCHES = 32_768
@@ -43,10 +43,18 @@ def part_bounds(y: Int64, part: int, parts: int) -> tuple[int, int]:
     return (ends[0] if part else 0), ends[1]
 
 
-def read_corners(store: Store, cohort: str, slide: str) -> Int64:
-    """Return the corners of a slide's patches: int64 (n, 2), level-0 pixels, row by row."""
-    table = read_table(store, patches_key(cohort, slide), ["x", "y"])
-    return np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype(np.int64)
+def read_corners(store: Store, cohort: CohortRecord, slide: str) -> Int64:
+    """Return the corners of a slide's patches: int64 (n, 2), level-0 pixels, row by row.
+
+    Raises:
+        DamagedObjectError: they are not those of the cohort.
+    """
+    key = patches_key(cohort.cohort, slide)
+    table = read_table(store, key, ["x", "y"])
+    corners = np.stack([np.asarray(table["x"]), np.asarray(table["y"])], 1).astype("<i8")
+    if cohort.places.get(slide) not in {None, sha256(corners.tobytes())}:
+        raise DamagedObjectError(store, key, "it has other patches than the cohort")
+    return corners.astype(np.int64)
 
 
 def encode_patches(
@@ -75,7 +83,7 @@ def encode_patches(
     Raises:
         InputError: more than `request.max_damaged` of the slide's patches cannot be read.
     """
-    corners = read_corners(context.store, request.cohort, name)
+    corners = read_corners(context.store, record, name)
     total, grid = len(corners), record.patches
     if total:
         corners = corners[slice(*part_bounds(corners[:, 1], *part))]
@@ -124,7 +132,7 @@ def join_parts(
     Raises:
         InputError: more than `request.max_damaged` of the slide's patches cannot be read.
     """
-    total = len(read_corners(store, request.cohort, name))
+    total = len(read_corners(store, record, name))
     keys, about = (
         [part_key(request.encoder, request.cohort, name, part, suffix) for part in range(parts)]
         for suffix in (".h5", ".json")

@@ -266,7 +266,7 @@ def _import(
     if expected is not None and content_hash(path) != expected:
         raise InputError(f"{where} has changed since the import began: run the command again")
     slide = read_record(store, record, shard.id)
-    own = read_corners(store, request.cohort, shard.id)
+    own = read_corners(store, record, shard.id)
     with FeaturesFile(path, where) as found:
         check_owner(where, found.slide, shard.id, slide)
         kept, covered = checked(where, found, slide, record.patches, own)

@@ -1,7 +1,7 @@
 """The field stage: a probe, then the denoising steps of all strips, then their pixels.
 
 Every step is a phase, because a strip needs rows of its neighbours from the step before. So no
-window is computed twice, apart from those of the last step on the border of two strips, and a
+window is computed twice, apart from those of the last two steps on the border of two strips, and a
 killed worker loses one step of one strip.
 """
 

@@ -71,7 +71,10 @@ def write_manifest(store: Store, dataset: str, shards: tuple[str, ...]) -> tuple
         return pq.read_table(io.BytesIO(store.get(_rows_key(shard))), schema=MANIFEST)
 
     with store.writing(key) as path:
-        with pq.ParquetWriter(path, MANIFEST) as writer, ThreadPoolExecutor(READERS) as pool:
+        with (
+            pq.ParquetWriter(path, MANIFEST, write_page_checksum=True) as writer,
+            ThreadPoolExecutor(READERS) as pool,
+        ):
             held: list[pa.Table] = []
             for start in range(0, len(shards), READ_AHEAD):
                 for table in pool.map(rows, shards[start : start + READ_AHEAD]):

@@ -136,7 +136,8 @@ class FieldRequest(SamplingChoice, Request):
         return [self.model_ref.key, *map(region_set_key, named)]
 
     def files(self) -> list[str]:
-        return [] if self.labels is None else [self.labels]
+        given = self.labels is None or self.labels.startswith(FIELD_INPUTS)
+        return [] if given else [str(self.labels)]  # the key of an upload states its content
 
     def further_inputs(self, records: Mapping[str, bytes]) -> list[str]:
         return [] if self.sampled is None else own_regions(records[self.model_ref.key])

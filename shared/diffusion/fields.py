@@ -1,8 +1,8 @@
 """Fields: one image of any size from a label map and appearances, with a crop of each class.
 
 The denoiser sees windows of its own size. Each step has another grid of them, so that no border is
-at the same place twice. In the last step, which no other follows, they overlap by a sixteenth, and
-their velocities are averaged with weights that fall towards the borders. Grids, noise and batches
+at the same place twice. In the last two steps, after which little changes, they overlap, and their
+velocities are averaged with weights that fall towards the borders. Grids, noise and batches
 follow from the seed and the place in the field alone. So the latents of a strip of rows are the
 same to the bit, whichever strips the field is cut into.
 """
@@ -129,10 +129,9 @@ class FieldSampler:
         InputError: the map is smaller than a window.
     """
 
-    overlap: ClassVar[float] = 0.0
-    last_overlap: ClassVar[float] = 1 / 16
-    """Overlap of neighbouring windows / their side, in the last step and in those before it.
-    Without any, a dotted line runs along the borders of the last step (`benchmarks/fields.py`)."""
+    overlaps: ClassVar[tuple[float, ...]] = (1 / 16, 1 / 8)
+    """Overlap of neighbouring windows / their side, in the last steps. Without any, lines run along
+    the borders of these steps, which no later step smooths (`benchmarks/fields.py`)."""
 
     def __init__(
         self,
@@ -254,7 +253,8 @@ class FieldSampler:
         return self.label_rows(y, y + side)[:, x * factor : (x + side) * factor]
 
     def _overlap(self, step: int) -> float:
-        return self.last_overlap if step == self.sampling.steps - 1 else self.overlap
+        number = step - self.sampling.steps + len(self.overlaps)
+        return self.overlaps[number] if number >= 0 else 0.0
 
     def _next_start(self, step: int, row: int) -> int:
         starts = self.starts(step, 0, self.height)

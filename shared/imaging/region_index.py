@@ -71,7 +71,7 @@ def write_region_index(store: Store, record: RegionSet) -> None:
     with (
         ThreadPoolExecutor(READERS) as pool,
         store.writing(region_index_key(record.name)) as path,
-        pq.ParquetWriter(path, schema) as writer,
+        pq.ParquetWriter(path, schema, write_page_checksum=True) as writer,
     ):
         waiting: list[pa.Table] = []
         for start in range(0, len(slides), READERS):

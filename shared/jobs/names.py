@@ -113,15 +113,17 @@ class Claims:
     def _holder(self, name: str) -> str | None:
         """Return the job that holds a name, as `owner` does.
 
-        Jobs that ended before they had a plan have changed nothing, and do not count; where the
-        record of the owner is gone or damaged, this job holds what it has made.
+        Jobs that ended before a unit was done have made nothing, and do not count; where the record
+        of the owner is gone or damaged, this job holds what it has made.
         """
         other, seen = owner(self.store, name), {self.job}
         while other and other not in seen:
             seen.add(other)
             snapshot = Snapshot(self.store, other)
             try:
-                if snapshot.plan is not None or snapshot.result is None:
+                if snapshot.result is None or snapshot.result.state not in WITHOUT_RESULT:
+                    return other
+                if (plan := snapshot.plan) and any(map(snapshot.count_done, plan.every)):
                     return other
                 other = snapshot.record.earlier
             except (JobNotFoundError, UnreadableRecordError):

@@ -54,7 +54,7 @@ def read_table(
     """
     source = store.local(key) if local else pa.BufferReader(store.get(key))
     with _parsing(store, key):
-        return pq.read_table(source, columns=columns)
+        return pq.read_table(source, columns=columns, page_checksum_verification=True)
 
 
 def count_rows(store: Store, key: str) -> int:
@@ -82,5 +82,5 @@ def table_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
         row_group_size: rows per row group, the unit of reading; default: pyarrow's.
     """
     body = io.BytesIO()
-    pq.write_table(table, body, row_group_size=row_group_size)
+    pq.write_table(table, body, row_group_size=row_group_size, write_page_checksum=True)
     return body.getvalue()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from services.cluster import gallery, stage, units
+from services.cluster import gallery, patches, stage, units
 from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.maps import type_map, vote
 from services.cluster.regions import apply_types
@@ -43,7 +43,7 @@ from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
-from shared.storage import DirectoryStore, Store
+from shared.storage import DirectoryStore, Store, sha256_file
 from shared.tissue_types import classes_of, read_types
 from tests.texture_slides import RULE, SPLITS, ingest_textures
 
@@ -75,7 +75,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
     folder = tmp_path_factory.mktemp("cluster")
     store = DirectoryStore(folder / "store")
     ingest_textures(store, folder)
-    counts = {}
+    counts, written = {}, {}
     for number, slide in enumerate(SPLITS):
         table = pq.read_table(store.local(patches_key("textures", slide)))
         shares = np.array(table["fractions"].to_pylist())[:, 1:]
@@ -83,12 +83,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
         features = (shares @ np.eye(3, 8) + noise).astype(np.float32)
         coords = np.stack([np.asarray(table[axis]) for axis in ("x", "y")], 1)
         record = store.get_model(slide_key(slide), SlideRecord)
-        with store.writing(features_key("ideal", "textures", slide)) as path:
+        written[slide] = features_key("ideal", "textures", slide)
+        with store.writing(written[slide]) as path:
             write_features(path, coords, [features], 8, record, GRID, "ideal")
         counts[slide] = len(coords)
     made = FeatureRecord(
         encoder="ideal", cohort="textures", dim=8, license="none", slides=counts,
-        sha256=dict.fromkeys(counts, ""),
+        sha256={slide: sha256_file(store.local(key)) for slide, key in written.items()},
     )  # fmt: skip
     store.put_json(feature_record_key("ideal", "textures"), made)
     status = run(store, request(classifier_steps=5))
@@ -133,7 +134,7 @@ def test_streaming_assigns_as_all_at_once(
     """Batches of 7 patches, and a unit for each slide, give what the finished run has."""
     features = store.get_model(feature_record_key("ideal", "textures"), FeatureRecord)
     assert len(assignment_units(features.slides)) < len(SPLITS)
-    monkeypatch.setattr(stage, "PATCHES_AT_ONCE", 7)
+    monkeypatch.setattr(patches, "PATCHES_AT_ONCE", 7)
     monkeypatch.setattr(units, "UNIT_PATCHES", 1)
     assert len(assignment_units(features.slides)) == len(SPLITS)
     monkeypatch.setattr(stage, "CLASSIFIER_SLIDES", 1)
@@ -268,6 +269,22 @@ def test_running_again_gives_the_same_bytes(store: DirectoryStore) -> None:
     before = contents(store, "types")
     assert run(store, request(classifier_steps=5), fresh=True).state == "done"
     assert contents(store, "types") == before
+
+
+def test_damaged_features_are_not_clustered(store: DirectoryStore) -> None:
+    key = features_key("ideal", "textures", "s0")
+    whole = store.get(key)
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    store.put(key, bytes(damaged))
+    try:
+        status = run(store, request(run="damaged"))
+        assert status.state == "failed"
+        assert f"{key!r} of" in " ".join(status.failed.values())
+        assert "htd embed --encoder ideal" in " ".join(status.failed.values())
+    finally:
+        store.put(key, whole)
+    assert run(store, request(run="damaged")).state == "done"
 
 
 def test_a_types_file_that_nobody_edited_is_no_input(store: DirectoryStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import cv2
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tifffile
@@ -200,7 +202,8 @@ def test_white_and_blurred_patches_are_left_out_and_counted(
     table = pq.read_table(store.local(patches_key("textures", "s0"))).slice(0, 24)
     store.put_json(
         "cohorts/few.json",
-        cohort | {"cohort": "few", "splits": {"s0": "train"}, "counts": {"s0": len(table)}},
+        cohort
+        | {"cohort": "few", "splits": {"s0": "train"}, "counts": {"s0": len(table)}, "places": {}},
     )
     store.put(patches_key("few", "s0"), table_bytes(table))
     monkeypatch.setattr(encoding, "UNIT_PATCHES", 12)
@@ -327,3 +330,24 @@ def test_a_cohort_without_patches_cannot_train(store: DirectoryStore) -> None:
     status = run_job(ledger, EmbedStage(), ledger.submit(EmbedRequest(cohort="held")))
     assert status.state == "failed"
     assert "too few to train an encoder" in next(iter(status.failed.values()))
+
+
+def test_a_damaged_table_of_patches_is_named(store: DirectoryStore) -> None:
+    key = patches_key("textures", "s0")
+    whole = store.get(key)
+    table = pq.read_table(io.BytesIO(whole))
+    moved = table.set_column(0, "x", pa.array(np.asarray(table["x"]) + 1))
+    flipped = bytearray(whole)
+    flipped[len(whole) // 4] ^= 1
+    request = EmbedRequest(cohort="textures", encoder="random", max_white=0.97)
+    try:
+        for damaged in (table_bytes(moved), bytes(flipped)):
+            store.put(key, damaged)
+            job = Ledger(store).submit(request, fresh=True, replace=True)
+            status = run_job(Ledger(store), EmbedStage(), job)
+            assert status.state == "partial", "the other slides are embedded"
+            assert set(status.failed) == {"s0"}
+            assert f"{key!r} of" in status.failed["s0"]
+            assert "htd ingest --cohort textures" in status.failed["s0"]
+    finally:
+        store.put(key, whole)
