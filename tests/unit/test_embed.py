@@ -338,7 +338,9 @@ def test_a_damaged_table_of_patches_is_named(store: DirectoryStore) -> None:
     table = pq.read_table(io.BytesIO(whole))
     moved = table.set_column(0, "x", pa.array(np.asarray(table["x"]) + 1))
     flipped = bytearray(whole)
-    flipped[len(whole) // 4] ^= 1
+    group = pq.ParquetFile(io.BytesIO(whole)).metadata.row_group(0)
+    columns = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
+    flipped[columns["x"].data_page_offset + columns["x"].total_compressed_size // 4] ^= 1
     request = EmbedRequest(cohort="textures", encoder="random", max_white=0.97)
     try:
         for damaged in (table_bytes(moved), bytes(flipped)):
