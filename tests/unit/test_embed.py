@@ -340,7 +340,7 @@ def test_a_damaged_table_of_patches_is_named(store: DirectoryStore) -> None:
     flipped = bytearray(whole)
     group = pq.ParquetFile(io.BytesIO(whole)).metadata.row_group(0)
     columns = {group.column(n).path_in_schema: group.column(n) for n in range(group.num_columns)}
-    flipped[columns["x"].data_page_offset + columns["x"].total_compressed_size // 4] ^= 1
+    flipped[(columns["x"].dictionary_page_offset + columns["x"].data_page_offset) // 2] ^= 1
     request = EmbedRequest(cohort="textures", encoder="random", max_white=0.97)
     try:
         for damaged in (table_bytes(moved), bytes(flipped)):
