@@ -26,7 +26,7 @@ from shared.contracts.train import TrainRequest
 from shared.errors import InputError, quoted
 from shared.jobs import Ledger, names
 from shared.models import versions
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,8 @@ def entries(store: Store, kind: str) -> Iterator[Entry]:
             about = known.about(store, name)
         except ObjectNotFoundError:
             pass  # it is still being made, or its job failed
+        except DamagedObjectError as error:
+            about = str(error)
         except ValueError:
             about = f"{key} cannot be read: another version of this program wrote it"
         made = dict(store.dates(key)).get(key)

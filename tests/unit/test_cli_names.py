@@ -75,6 +75,15 @@ def test_every_kind_can_be_listed(store: DirectoryStore, kind: str) -> None:
         assert found["toy"].about.startswith("18 regions of 64 px")
 
 
+def test_a_damaged_record_does_not_hide_the_others(store: DirectoryStore) -> None:
+    store.put(ModelRef("toy", "2").key, store.get(ModelRef("toy", "1").key))
+    store.put(ModelRef("toy", "1").key, b"")
+    first, second = entries(store, "models")
+    assert "models/toy/1/model.json' of" in first.about
+    assert "is damaged" in first.about
+    assert second.about.startswith("32 px")
+
+
 def test_what_is_being_made_is_listed_and_not_removed(store: DirectoryStore) -> None:
     job = Ledger(store).submit(training())
     found = {entry.name: entry for entry in entries(store, "models")}
