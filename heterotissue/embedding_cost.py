@@ -9,7 +9,7 @@ import numpy as np
 from heterotissue.progress import duration
 from shared.computing import prepare
 from shared.contracts.embed import EmbedRequest
-from shared.contracts.ingest import CohortRecord, cohort_key, patches_key
+from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.jobs import ENDED
 from shared.device import choose_device
 from shared.errors import InputError
@@ -17,7 +17,6 @@ from shared.imaging.stored_slides import count_patches, open_slide
 from shared.jobs import Ledger
 from shared.settings import Settings
 from shared.storage import Store
-from shared.storage.formats import read_table
 
 MEASURED_STEPS = 2
 MEASURED_PATCHES = 16
@@ -81,6 +80,7 @@ def seconds_per_patch(
     store: Store, request: EmbedRequest, record: CohortRecord, slide: str, config: Settings
 ) -> float:
     """Read and encode some patches of a slide; return the seconds of one."""
+    from services.embed.encoding import read_corners
     from shared.encoders import load_encoder
     from shared.imaging.patch_reading import read_patches
 
@@ -93,9 +93,8 @@ def seconds_per_patch(
         device=choose_device(config.device),
     )
     size, mpp = record.patches.size, record.patches.mpp
-    table = read_table(store, patches_key(request.cohort, slide), ["x", "y"])
-    rows = table.slice(table.num_rows // 2, MEASURED_PATCHES)
-    corners = np.stack([np.asarray(rows["x"]), np.asarray(rows["y"])], 1).astype(np.int64)
+    every = read_corners(store, record, slide)
+    corners = every[len(every) // 2 :][:MEASURED_PATCHES]
     encoder.encode(np.zeros((1, size, size, 3), np.uint8))  # not timed: warms up
     began = time.perf_counter()
     with open_slide(store, record, slide) as (opened, _):

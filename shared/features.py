@@ -18,7 +18,7 @@ from shared.contracts.ingest import PatchGrid, SlideRecord
 from shared.errors import InputError
 from shared.features_reader import LARGEST, packed_limit
 from shared.sandbox import ANSWER_BYTES, open_sandboxed
-from shared.storage import DamagedObjectError, Store, content_hash
+from shared.storage import DamagedObjectError, Store, checked_file
 
 CPU_SECONDS = 5.0
 """Longest processor time for opening a features file, or reading some rows: HDF5 goes round in
@@ -211,9 +211,7 @@ def open_features(store: Store, key: str, digest: str | None) -> FeaturesFile:
         ObjectNotFoundError: the store holds no such object.
         DamagedObjectError: it is not what its record says, or no features file.
     """
-    path = store.local(key)
-    if digest is not None and content_hash(path) != digest:
-        raise DamagedObjectError(store, key, "it is not as it was made")
+    path = checked_file(store, key, digest)
     try:
         return FeaturesFile(path)
     except InputError as error:

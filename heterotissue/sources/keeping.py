@@ -38,7 +38,6 @@ from shared.storage import (
 LONGEST_FILE = 200
 """Bytes of a file's name beyond which the store uses a shorter one."""
 
-
 SAID = ("patient", "site", "split", "mpp")
 """What tables and names say of a slide."""
 

@@ -188,7 +188,14 @@ def _types(store: Store, request: ClusterRequest) -> dict[int, TissueType]:
 
 
 def _cohort(store: Store, request: ClusterRequest, *slides: str) -> CohortRecord:
-    """Read the cohort's record, without slides that have no features.
+    """Read the cohort's record as `_inputs` does."""
+    return _inputs(store, request, *slides)[0]
+
+
+def _inputs(
+    store: Store, request: ClusterRequest, *slides: str
+) -> tuple[CohortRecord, FeatureRecord]:
+    """Read the cohort's record, without slides that have no features, and that of the features.
 
     The features must be of the patches of `slides`; of all slides, if none is named.
     """
@@ -197,7 +204,7 @@ def _cohort(store: Store, request: ClusterRequest, *slides: str) -> CohortRecord
     features = store.get_model(key, FeatureRecord)
     features.check(record, *slides)
     splits = {name: split for name, split in record.splits.items() if name in features.slides}
-    return record.model_copy(update={"splits": splits})
+    return record.model_copy(update={"splits": splits}), features
 
 
 def _check_samples(store: Store, request: ClusterRequest, training: list[str]) -> None:
@@ -275,9 +282,7 @@ def _load(store: Store, key: str) -> Float32:
 def _assign(request: ClusterRequest, shard: Shard, context: Context) -> dict[str, Any]:
     """Assign the patches of some slides to their nearest centroids; return sums per cluster."""
     slides = cast(list[str], shard.args["slides"])
-    cohort = _cohort(context.store, request, *slides)
-    key = feature_record_key(request.encoder, request.cohort)
-    features = context.store.get_model(key, FeatureRecord)
+    cohort, features = _inputs(context.store, request, *slides)
     centroids = _load(context.store, cluster_key(request.run, "centroids.npy"))
     counts, distances, seen = np.zeros(request.k, np.int64), np.zeros(request.k), 0
 

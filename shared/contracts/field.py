@@ -47,7 +47,24 @@ class SampledMap(Contract):
 Place = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
 """A place in a field: x and y, as shares of its width and height."""
 
+CropPlace = Annotated[
+    Place | None,
+    Field(
+        description="x and y of the place where tissue looks so, as shares of width and height; "
+        "between places it changes smoothly. None: everywhere"
+    ),
+]
+
 MAX_APPEARANCES = 16
+
+Appearances = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=MAX_APPEARANCES,
+        description="without crops: number of slides that give them, at places all over the field",
+    ),
+]
 
 
 def check_places(places: Sequence[Place | None], appearances: int) -> None:
@@ -63,11 +80,7 @@ def check_places(places: Sequence[Place | None], appearances: int) -> None:
 class PlacedCrop(GivenCrop):
     """A crop of one class; those of one place are an appearance."""
 
-    at: Place | None = Field(
-        None,
-        description="x and y of the place where tissue looks so, as shares of width and height; "
-        "between places it changes smoothly. None: everywhere",
-    )
+    at: CropPlace = None
 
 
 class FieldRequest(SamplingChoice, Request):
@@ -93,12 +106,7 @@ class FieldRequest(SamplingChoice, Request):
         description="a crop of each class of the map, at each place; empty: from slides of the "
         "model's regions",
     )
-    appearances: int = Field(
-        1,
-        ge=1,
-        le=MAX_APPEARANCES,
-        description="without crops: number of slides that give them, at places all over the field",
-    )
+    appearances: Appearances = 1
     seed: Seed = 0
     compression: Literal["jpeg", "deflate"] = Field(
         "jpeg", description="jpeg: of quality 95; deflate: without loss, about six times as large"
@@ -136,8 +144,9 @@ class FieldRequest(SamplingChoice, Request):
         return [self.model_ref.key, *map(region_set_key, named)]
 
     def files(self) -> list[str]:
-        given = self.labels is None or self.labels.startswith(FIELD_INPUTS)
-        return [] if given else [str(self.labels)]  # the key of an upload states its content
+        if self.labels is None or self.labels.startswith(FIELD_INPUTS):
+            return []  # the key of an upload states its content
+        return [self.labels]
 
     def further_inputs(self, records: Mapping[str, bytes]) -> list[str]:
         return [] if self.sampled is None else own_regions(records[self.model_ref.key])

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, Name
-from shared.contracts.field import MAX_APPEARANCES, FieldRecord, Place, SampledMap, check_places
+from shared.contracts.field import Appearances, CropPlace, FieldRecord, SampledMap, check_places
 from shared.contracts.gateway import MAX_CROPS, CropBody
 from shared.contracts.jobs import JobStatus
 from shared.contracts.synthesize import SamplingChoice
@@ -16,11 +16,7 @@ from shared.contracts.synthesize import SamplingChoice
 class PlacedCropBody(CropBody):
     """A crop of one class; those of one place are an appearance."""
 
-    at: Place | None = Field(
-        None,
-        description="x and y of the place where tissue looks so, as shares of width and height; "
-        "between places it changes smoothly. None: everywhere",
-    )
+    at: CropPlace = None
 
 
 class FieldBody(SamplingChoice):
@@ -44,12 +40,7 @@ class FieldBody(SamplingChoice):
     crops: tuple[PlacedCropBody, ...] = Field(
         (), max_length=MAX_CROPS, description="empty: from slides of the model's regions"
     )
-    appearances: int = Field(
-        1,
-        ge=1,
-        le=MAX_APPEARANCES,
-        description="without crops: number of slides that give them, at places all over the field",
-    )
+    appearances: Appearances = 1
     compression: Literal["jpeg", "deflate"] = "jpeg"
     seed: int = Field(0, ge=0, lt=2**63)
 

@@ -23,7 +23,7 @@ from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, mark_png
 from shared.imaging.region_sets import RegionIndex
-from shared.storage import DamagedObjectError, Store, content_hash, sha256
+from shared.storage import DamagedObjectError, Store, checked_file, sha256
 from shared.storage.formats import read_table, unpack_tar
 
 
@@ -119,8 +119,7 @@ def read_manifest(
         DamagedObjectError: it is not as it was made.
     """
     key = dataset_key(record.dataset, "manifest.parquet")
-    if record.manifest and content_hash(store.local(key)) != record.manifest:
-        raise DamagedObjectError(store, key, "it is not as it was made")
+    checked_file(store, key, record.manifest)
     return read_table(store, key, columns, local=True)
 
 
@@ -146,9 +145,7 @@ class DatasetIndex:
         self._read_names = names
         self._entries = []
         for shard, digest in itertools.zip_longest(record.shards, record.digests):
-            path = store.local(shard)
-            if digest is not None and content_hash(path) != digest:
-                raise DamagedObjectError(store, shard, "it is not as it was made")
+            path = checked_file(store, shard, digest)
             try:
                 with tarfile.open(path, mode="r:") as tar:
                     spans = {member.name: (member.offset_data, member.size) for member in tar}

@@ -131,3 +131,11 @@ def move_crop(crop: Crop, labels: UInt8, rng: np.random.Generator) -> Crop | Non
     """Return the same pixels at a random place of their class in `labels`; None if it is absent."""
     spot = place(labels, crop.label, crop.pixels.shape[0], rng)
     return None if spot is None else Crop(crop.label, *spot, crop.pixels)
+
+
+def filled(crop: UInt8, side: int) -> UInt8:
+    """Enlarge a crop to (side, side, 3) by mirroring, or cut it to that size."""
+    missing = side - len(crop)
+    if missing <= 0:
+        return crop[:side, :side]
+    return np.pad(crop, ((0, missing), (0, missing), (0, 0)), mode="symmetric")

@@ -30,6 +30,11 @@ Encode = Callable[[Tensor], Tensor]
 """Encodes images (B, 3, H, W) in [-1, 1] to normalized latents."""
 
 
+def distinct_rows(rows: Tensor) -> Tensor:
+    """Return the first row alone if all rows are views of it, else all."""
+    return rows if rows.stride(0) else rows[:1]
+
+
 class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Predicts the flow's velocity v = ε - x0 from a noisy latent and its condition.
 

@@ -30,8 +30,8 @@ from shared.arrays import UInt8
 from shared.contracts.base import Classes
 from shared.contracts.recipe import DenoiserRecipe
 from shared.diffusion.autoencoder import Autoencoder
-from shared.diffusion.crops import Crop
-from shared.diffusion.denoiser import KEPT, TIME_SCALE, Denoiser, Encode, Tensors
+from shared.diffusion.crops import Crop, filled
+from shared.diffusion.denoiser import KEPT, TIME_SCALE, Denoiser, Encode, Tensors, distinct_rows
 
 MAP_WIDTH = 8
 """Width of the embedding of a pixel's class."""
@@ -107,19 +107,6 @@ class RegionAttention:
         mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
         out: Tensor = attn.to_out[0](mixed.to(query.dtype))
         return out
-
-
-def _filled(crop: UInt8, side: int) -> UInt8:
-    """Enlarge a crop to (side, side, 3) by mirroring, or cut it to that size."""
-    missing = side - len(crop)
-    if missing <= 0:
-        return crop[:side, :side]
-    return np.pad(crop, ((0, missing), (0, missing), (0, 0)), mode="symmetric")
-
-
-def _distinct(rows: Tensor) -> Tensor:
-    """Return the first row alone if all rows are views of it, else all."""
-    return rows if rows.stride(0) else rows[:1]
 
 
 def bias_name(places: int) -> str:
@@ -276,7 +263,7 @@ class RegionalDenoiser(Denoiser):
         latents = torch.zeros(len(crops), channels, most, most, device=device)
         for side in sorted(set(sides)):
             rows = [row for row, own in enumerate(sides) if own == side]
-            pixels = np.stack([_filled(crops[row], side * factor) for row in rows])
+            pixels = np.stack([filled(crops[row], side * factor) for row in rows])
             images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
             latents[rows, :, :side, :side] = encode(images.float() / 127.5 - 1).float()
         inside = torch.arange(most) < torch.tensor(cells).long().view(-1, 1)
@@ -289,7 +276,7 @@ class RegionalDenoiser(Denoiser):
 
     def encode_condition(self, condition: Tensors) -> Tensors:
         present, batch = condition["present"].flatten(2), len(condition["labels"])
-        latents = _distinct(condition["crops"])
+        latents = distinct_rows(condition["crops"])
         rows, most = latents.shape[:2]
         encoded = self._encode_crops(latents, condition["present"][:rows]).flatten(2)
         kinds = self.crop_classes(condition["kinds"][:rows]).unsqueeze(2)
@@ -311,7 +298,7 @@ class RegionalDenoiser(Denoiser):
 
     def keep(self, encoded: Tensors) -> Tensors:
         unet, batch = self.unet, len(encoded["tokens"])
-        tokens = _distinct(encoded["tokens"]).to(unet.dtype)
+        tokens = distinct_rows(encoded["tokens"]).to(unet.dtype)
         layers = [x for x in unet.modules() if isinstance(x, Attention) and x.is_cross_attention]
         width = sum(2 * layer.to_k.out_features for layer in layers)
         size = len(tokens) * tokens.shape[1] * width * tokens.element_size()

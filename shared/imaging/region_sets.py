@@ -17,7 +17,7 @@ from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.region_index import SPANS, read_region_index, region_spans
-from shared.storage import DamagedObjectError, Store, content_hash
+from shared.storage import DamagedObjectError, Store, checked_file
 from shared.storage.formats import pack_tar, read_table, table_bytes
 
 COLUMNS = pa.schema(
@@ -193,17 +193,12 @@ class RegionIndex:
     def _shard(self, slide: str) -> Path:
         """Return the local file of a slide's shard; a store's cache keeps the last ones."""
         if slide not in self._paths:
-            self._paths[slide] = self._open(slide)
+            key = region_tar_key(self.record.name, slide)
+            self._paths[slide] = checked_file(self._store, key, self._digests[slide])
             if len(self._paths) > OPEN_SHARDS:
                 self._paths.popitem(last=False)
         self._paths.move_to_end(slide)
         return self._paths[slide]
-
-    def _open(self, slide: str) -> Path:
-        path = self._store.local(region_tar_key(self.record.name, slide))
-        if self._digests[slide] and content_hash(path) != self._digests[slide]:
-            raise self._damaged(slide)
-        return path
 
     def _damaged(self, slide: str) -> DamagedObjectError:
         key = region_tar_key(self.record.name, slide)

@@ -23,6 +23,7 @@ from shared.storage.store import (
     Stat,
     Store,
     check_key,
+    checked_file,
     file_identity,
     file_size,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "StoreView",
     "check_key",
     "check_room",
+    "checked_file",
     "content_hash",
     "content_hash_of_files",
     "content_hash_of_folder",

@@ -125,6 +125,24 @@ def file_identity(store: Store, name: str) -> str:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
+def checked_file(store: Store, key: str, digest: str | None) -> Path:
+    """Return a local file of an object, which must be as it was made.
+
+    Args:
+        store: holds the object.
+        key: its key.
+        digest: its SHA-256; None or empty: it is not known.
+
+    Raises:
+        ObjectNotFoundError: the store does not hold it.
+        DamagedObjectError: it has another content.
+    """
+    path = store.local(key)
+    if digest and content_hash(path) != digest:
+        raise DamagedObjectError(store, key, "it is not as it was made")
+    return path
+
+
 def file_size(store: Store, name: str) -> int:
     """Return the bytes of a large file, by its key or absolute path; 0: it cannot be read."""
     try:
