@@ -10,8 +10,7 @@ from services.ingest.annotations.writing import write_annotation
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.ingest import CohortRecord, LabelsOrigin, cohort_key, label_map_key
 from shared.errors import InputError
-from shared.imaging.label_map import LabelMap
-from shared.imaging.stored_slides import open_slide
+from shared.imaging.stored_slides import open_label_map, open_slide
 from shared.storage import Store
 
 
@@ -47,7 +46,10 @@ def write_labels(
     key = label_map_key(record.folder(slide), cohort)
     if record.classes is None or not store.exists(key):
         raise InputError(f"slide {slide!r} of cohort {cohort!r} has no labels")
-    with open_slide(store, record, slide) as (opened, _), LabelMap(store.local(key)) as labels:
+    with (
+        open_slide(store, record, slide) as (opened, _),
+        open_label_map(store, key, record.labels.get(slide)) as labels,
+    ):
         write_annotation(
             path, kind, labels.whole(), labels.mpp, record.classes,
             SlideGeometry.of(opened), origin,

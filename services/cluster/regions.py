@@ -13,12 +13,12 @@ from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
 from shared.imaging.codec import encode_png
-from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
+from shared.imaging.label_map import LABEL_TILE, write_label_map
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_index import write_region_index
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
-from shared.imaging.stored_slides import open_slide
+from shared.imaging.stored_slides import open_label_map, open_slide
 from shared.storage import Store
 from shared.tissue_types import classes_of, read_types
 
@@ -46,12 +46,12 @@ def cut_slide(
         `regions`, the number of regions, and `sha256`, the digest of their shard.
     """
     classes, table = classes_of(read_types(store, run, k))
-    with LabelMap(store.local(cluster_key(run, f"labels/{slide}.tif"))) as raw:
+    with open_label_map(store, cluster_key(run, f"labels/{slide}.tif")) as raw:
         labels, mpp = table[raw.whole()], raw.mpp
     key = cluster_key(run, f"classes/{slide}.tif")
     with store.writing(key) as path:
         write_map(path, labels, mpp)
-    with open_slide(store, cohort, slide) as (opened, _), LabelMap(store.local(key)) as merged:
+    with open_slide(store, cohort, slide) as (opened, _), open_label_map(store, key) as merged:
         cut = cut_regions(store, run, slide, opened, merged, len(classes), rule)
     return {"regions": cut.regions, "sha256": cut.sha256}
 

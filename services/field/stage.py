@@ -34,6 +34,7 @@ from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
 from shared.imaging.marks import Mark, mark_xmp
 from shared.imaging.pyramid import Deflate, Jpeg, Labels, TileCodec, write_pyramid
+from shared.imaging.stored_slides import open_label_map
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.jobs.stage import RecordingStore
 from shared.models import read_model, weights_origin
@@ -63,7 +64,7 @@ class FieldStage(Stage[FieldRequest]):
         steps = request.sampling(model).steps
         if request.sampled is not None:
             sample_map(request, request.sampled, model, context)
-        with LabelMap(store.local(request.map_key)) as labels:
+        with open_label_map(store, request.map_key) as labels:
             area, height, width = labels.width * labels.height, labels.height, labels.width
             check_field(store, model, width, height, request.compression)
             counts = _check_labels(labels, model)
@@ -131,7 +132,7 @@ class FieldStage(Stage[FieldRequest]):
         key = field_key(request.field, "field.json")
         if not store.exists(work_key(request.field, "plan.json")):  # it broke off after its end
             return _result(store.get_model(key, FieldRecord))
-        with LabelMap(store.local(request.map_key)) as labels:
+        with open_label_map(store, request.map_key) as labels:
             tops = sorted(int(part["top"]) for part in done.values() if "top" in part)
             if sum(part.get("pixels", 0) for part in done.values()) != labels.width * labels.height:
                 raise JobError(

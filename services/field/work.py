@@ -14,7 +14,7 @@ from shared.diffusion.crops import Crop
 from shared.diffusion.fields import FieldMap, FieldSampler, Strip, join
 from shared.diffusion.model_store import load_model
 from shared.imaging.codec import decode_png
-from shared.imaging.label_map import LabelMap
+from shared.imaging.stored_slides import open_label_map
 from shared.jobs import Context
 from shared.serving.generator import open_server
 from shared.storage import Store
@@ -40,7 +40,7 @@ class FieldWork:
         model = load_model(store, request.model_ref, context.device)
         facts = store.get_json(work_key(request.field, "plan.json"))
         crops = [FieldCrop.model_validate(crop) for crop in facts["crops"]]
-        with LabelMap(store.local(request.map_key)) as labels:
+        with open_label_map(store, request.map_key) as labels:
             sampler = FieldSampler(
                 model.pipeline,
                 model.record.size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +11,9 @@ import cv2
 import numpy as np
 
 from services.ingest.annotations.drawing import draw_labels
-from services.ingest.annotations.outlines import UNCLOSED, SlideGeometry
+from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.patches import check_size, patch_index
+from services.ingest.remarks import doubtful_resolutions, remarks, why_no_regions
 from services.ingest.splits import (
     assign_splits,
     class_regions,
@@ -44,29 +44,19 @@ from shared.contracts.regions import (
 )
 from shared.errors import InputError, all_quoted
 from shared.imaging.codec import encode_png
-from shared.imaging.label_map import LabelMap
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_index import write_region_index
 from shared.imaging.slide import Slide
-from shared.imaging.stored_slides import check_content, local_source, slide_hash
+from shared.imaging.stored_slides import check_content, local_source, open_label_map, slide_hash
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.storage import Store, file_identity, file_size, sha256
+from shared.storage import Store, content_hash, file_identity, file_size, sha256
 from shared.storage.formats import table_bytes
 
 THUMBNAIL_SIDE = 1024
 """Greatest side of a thumbnail, pixels."""
 
-OVERPAINTED = 0.05
-"""Share of a slide's outlines, covered by other classes, from which on a result names it."""
-
 MAX_MASK_SIDE = 8192
 """Greatest side of a tissue mask, pixels."""
-
-MPP_TOLERANCE = 0.05
-"""Relative difference from the stated resolution that an overriding one is not remarked for."""
-
-DOUBTFUL = 2.0
-"""Factor between a given and a stated resolution from which on it is a caution."""
 
 
 class IngestStage(Stage[IngestRequest]):
@@ -116,7 +106,7 @@ class IngestStage(Stage[IngestRequest]):
         members = members_of(request, tiles, done)
         earlier = earlier_splits(store, request, tiles, done)
         splits = assign_splits(request.split, members, earlier)
-        cautions = (*leaks(members, splits), *_doubtful_resolutions(done))
+        cautions = (*leaks(members, splits), *doubtful_resolutions(done))
         slides = sorted({item.slide for item in request.slides} & set(done))
         if slides:
             record = CohortRecord(
@@ -133,6 +123,7 @@ class IngestStage(Stage[IngestRequest]):
                 mpp={name: done[name]["mpp"] for name in slides},
                 places={name: done[name]["places_sha256"] for name in slides},
                 counts={name: done[name]["patches"] for name in slides},
+                labels={name: d for name in slides if (d := done[name].get("labels_sha256"))},
                 patients={name: p for name in slides if (p := members[name].patient)},
                 sites={name: s for name in slides if (s := members[name].site)},
                 split=request.split,
@@ -180,23 +171,14 @@ class IngestStage(Stage[IngestRequest]):
                     part.get("transparent", 0) for part in done.values()
                 ),
             ),
-            **_remarks(done),
-            **_on_labels(request, done),
+            **remarks(request, done),
         }
         if not result["regions"]:
-            result["no regions"] = [_why_no_regions(request, labelled)]
+            result["no regions"] = [why_no_regions(request, labelled)]
         left_out = {
             k: v for name in sorted(done) for k, v in done[name].get("left_out", {}).items()
         }
         return result | ({"left_out": left_out} if left_out else {})
-
-
-def _why_no_regions(request: IngestRequest, labelled: list[str]) -> str:
-    if request.classes is None:
-        return "without annotations, 'htd embed' and then 'htd cluster' make training regions"
-    if not labelled:
-        return "no slide has an annotation: put them beside the slides, or give --labels"
-    return request.regions.why_none()
 
 
 def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
@@ -206,85 +188,6 @@ def _shard(request: IngestRequest, source: SlideSource, store: Store) -> Shard:
     reads = {"options": sha256(options.encode()), "slide": sha256(own.encode())}
     reads |= {name: file_identity(store, name) for name in source.unhashed}
     return Shard(id=source.slide, reads=reads, size=file_size(store, source.source))
-
-
-def _counts(**counts: int) -> dict[str, int]:
-    """Leave out counts of 0."""
-    return {name: count for name, count in counts.items() if count}
-
-
-def _doubtful_resolutions(done: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Return a sentence on slides whose given resolution is far from what they state."""
-    slides = [
-        f"{name}: {part['mpp']:.4g} instead of {part['implied_mpp']:.4g} µm/px"
-        for name, part in sorted(done.items())
-        if part.get("implied_mpp")
-        and not 1 / DOUBTFUL <= part["mpp"] / part["implied_mpp"] <= DOUBTFUL
-    ]
-    if not slides:
-        return []
-    more = f"; and {len(slides) - 5} more" if len(slides) > 5 else ""
-    return [
-        f"The resolution that was given for {len(slides)} slides differs from what they state by "
-        f"more than a factor of {DOUBTFUL:g} ({'; '.join(slides[:5])}{more}): if it is wrong, so "
-        "are all sizes."
-    ]
-
-
-def _remarks(done: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Name the slides that are damaged in part, or are not at the resolution that they state."""
-    damaged = {
-        name: f"{part['damaged']:.2%}" for name, part in sorted(done.items()) if part.get("damaged")
-    }
-    overridden = {
-        name: said for name, part in sorted(done.items()) if (said := _overridden(part)) is not None
-    }
-    remarks = {"damaged": damaged, "resolution_overridden": overridden}
-    return {key: slides for key, slides in remarks.items() if slides}
-
-
-def _overridden(part: dict[str, Any]) -> str | None:
-    """Say how a slide's resolution differs from what it states; None if it does not."""
-    if not part.get("stated_mpp"):
-        return None
-    x, y = part["stated_mpp"]
-    if max(abs(part["mpp"] / x - 1), abs(part["mpp_y"] / y - 1)) <= MPP_TOLERANCE:
-        return None
-    stated = f"{x:.4g}" if x == y else f"{x:.4g} × {y:.4g}"
-    return f"{part['mpp']:.4g} instead of {stated} µm/px"
-
-
-def _on_labels(request: IngestRequest, done: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Say what a cohort's labels lack: slides without, classes never seen, what was left out."""
-    if request.classes is None or not request.slides:
-        return {}
-    labels = {name: done[name]["labels"] for name in sorted(done) if done[name].get("labels")}
-    tiled = request.tiles is not None
-    seen = {name for part in labels.values() for name in part["painted"]}
-    skipped: Counter[str] = Counter()
-    for part in labels.values():
-        skipped.update(part["skipped"])
-    notes: dict[str, Any] = {
-        "unlabelled": sorted({item.slide for item in request.slides} & set(done) - set(labels)),
-        "classes never seen": [
-            name for name in request.classes.names[1:] if name not in seen and not tiled
-        ],
-        "overpainted slides": {
-            name: f"{part['overpainted']:.0%}"
-            for name, part in labels.items()
-            if part["overpainted"] > OVERPAINTED
-        },
-        "objects left out": dict(sorted(skipped.items())),
-        "unclosed outlines taken for lines": {
-            name: count for name, part in labels.items() if (count := part["skipped"].get(UNCLOSED))
-        },
-        "annotations of another scan?": {
-            name: f"states {part['mpp']:.4g} µm/px"
-            for name, part in labels.items()
-            if part.get("mpp")
-        },
-    }
-    return {key: value for key, value in notes.items() if value}
 
 
 def _ingest_tiles(
@@ -325,13 +228,14 @@ def _ingest(
         with store.writing(labels_key) as file:
             drawn = _write_labels(request, source, slide, tissue, file, context)
     context.progress(2, 4, "label map written")
-    regions, region_sha = 0, None
-    labels = LabelMap(store.local(labels_key)) if source.labels is not None else None
+    regions, region_sha, labels_sha = 0, None, None
+    labels = open_label_map(store, labels_key) if source.labels is not None else None
     classes = len(request.classes) if request.classes else 1
     patches = patch_index(slide, tissue, request.patches, labels, classes)
     store.put(patches_key(request.cohort, name), table_bytes(patches))
     context.progress(3, 4, "patches listed")
     if labels is not None:
+        labels_sha = content_hash(store.local(labels_key))
         cut = cut_regions(store, request.cohort, name, slide, labels, classes, request.regions)
         windows = cut.regions + cut.damaged
         damaged = max(damaged, cut.damaged / max(1, windows))
@@ -367,6 +271,7 @@ def _ingest(
         "patches": patches.num_rows,
         "regions": regions,
         "region_sha256": region_sha,
+        "labels_sha256": labels_sha,
         "stain": stain,
         "damaged": damaged,
         "mpp_y": record.mpp_y,
@@ -398,3 +303,8 @@ def _shrunk(rgb: UInt8) -> UInt8:
     factor = min(1.0, THUMBNAIL_SIDE / max(rgb.shape[:2]))
     size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _counts(**counts: int) -> dict[str, int]:
+    """Leave out counts of 0."""
+    return {name: count for name, count in counts.items() if count}

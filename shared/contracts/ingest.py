@@ -324,21 +324,18 @@ class CohortRecord(Contract):
     splits: dict[str, Split] = Field(description="slide → split, without failed slides")
     sha256: dict[str, str] = Field(description="slide → SHA-256 of its source")
     stored_as: dict[str, Name] = Field(
-        default_factory=dict, description="slide → its folder below slides/; default: its name"
+        {}, description="slide → its folder below slides/; default: its name"
     )
-    mpp: dict[str, float] = Field(
-        default_factory=dict, description="slide → µm per level-0 pixel, x"
-    )
-    places: dict[str, str] = Field(
-        default_factory=dict, description="slide → SHA-256 of the corners of its patches"
-    )
+    mpp: dict[str, float] = Field({}, description="slide → µm per level-0 pixel, x")
+    places: dict[str, str] = Field({}, description="slide → SHA-256 of the corners of its patches")
     counts: dict[str, int] = Field(
-        default_factory=dict, description="slide → number of its patches; older records lack it"
+        {}, description="slide → number of its patches; older records lack it"
     )
-    patients: dict[str, str] = Field(
-        default_factory=dict, description="slide → patient, where known"
+    labels: dict[str, str] = Field(
+        {}, description="slide → SHA-256 of its label map; older records lack it"
     )
-    sites: dict[str, str] = Field(default_factory=dict, description="slide → site, where known")
+    patients: dict[str, str] = Field({}, description="slide → patient, where known")
+    sites: dict[str, str] = Field({}, description="slide → site, where known")
     split: SplitFractions | None = Field(
         None, description="shares that the splits were assigned by"
     )
@@ -349,7 +346,7 @@ class CohortRecord(Contract):
         (), description="reasons why figures of the cohort may be wrong or too good"
     )
     skipped: dict[str, SkippedSlide] = Field(
-        default_factory=dict, description="slides that it had before, whose splits are kept"
+        {}, description="slides that it had before, whose splits are kept"
     )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +72,7 @@ class LabelMap:
 
     Args:
         path: the .tif file.
+        damaged: makes the error for a damaged file from what is wrong with it.
 
     Attributes:
         width, height: size of the label map, pixels.
@@ -81,8 +82,10 @@ class LabelMap:
         InputError: the file is no label map, or is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._name = path.name
+    def __init__(self, path: Path, damaged: Callable[[str], InputError] | None = None) -> None:
+        self._damaged = damaged or (
+            lambda why: InputError(f"{path.name} is no label map, or is damaged: {why}")
+        )
         try:
             self._file = path.open("rb")
         except OSError as error:
@@ -112,7 +115,7 @@ class LabelMap:
                 raise ValueError("it has other pixels than a label map")
         except TIFF_ERRORS as error:
             self._file.close()
-            raise InputError(f"{path.name} is no label map, or is damaged: {error}") from error
+            raise self._damaged(str(error)) from error
         self._tile = lru_cache(KEPT_TILES)(self._decode)
 
     def __enter__(self) -> LabelMap:
@@ -135,7 +138,7 @@ class LabelMap:
             plain = zlib.decompressobj().decompress(packed, LABEL_TILE**2 + 1)
             return np.frombuffer(plain, np.uint8).reshape(LABEL_TILE, LABEL_TILE)
         except (OSError, OverflowError, ValueError, zlib.error) as error:
-            raise InputError(f"label map {self._name} is damaged: {error}") from error
+            raise self._damaged(str(error)) from error
 
     def window(self, x: int, y: int, width: int, height: int) -> UInt8:
         """Read a window given in label-map pixels: uint8 (height, width), 0 outside the map.

@@ -7,15 +7,19 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from shared.contracts.ingest import CohortRecord, SlideRecord, patches_key, slide_key
 from shared.errors import InputError
+from shared.imaging.label_map import LabelMap
 from shared.imaging.slide import Slide
 from shared.imaging.zarr_slide import zarr_files
 from shared.storage import (
+    DamagedObjectError,
     Patch,
     Store,
+    checked_file,
     content_hash,
     content_hash_of_files,
     content_hash_of_folder,
@@ -127,6 +131,21 @@ def open_slide(
         check_content(path, record.parts, record.sha256, f"slide {slide!r}")
         with Slide.open(path, record.mpp, record.mpp_y) as opened:
             yield opened, record
+
+
+def open_label_map(store: Store, key: str, digest: str | None = None) -> LabelMap:
+    """Open a label map of a store.
+
+    Args:
+        store: holds it.
+        key: its key.
+        digest: its SHA-256; None: it is not known.
+
+    Raises:
+        ObjectNotFoundError: the store holds no such object.
+        DamagedObjectError: it is not as it was made, or no label map. Reading may raise it too.
+    """
+    return LabelMap(checked_file(store, key, digest), partial(DamagedObjectError, store, key))
 
 
 def slide_hash(

@@ -32,9 +32,9 @@ from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
 from shared.datasets.field_inputs import layout_shares, put_crop, put_label_map
 from shared.errors import InputError
-from shared.imaging.label_map import LabelMap
 from shared.imaging.masks import MAX_PIXELS
 from shared.imaging.sandboxed_mask import open_mask
+from shared.imaging.stored_slides import open_label_map
 from shared.jobs.names import owner
 from shared.models import check_layouts, read_model
 
@@ -178,7 +178,7 @@ def _slide_labels(caller: Caller, body: FieldBody, model: ModelRecord) -> str:
 
 
 def _map_sides(caller: Caller, key: str) -> tuple[int, int]:
-    with LabelMap(caller.store.local(key)) as labels:
+    with open_label_map(caller.store, key) as labels:
         return labels.width, labels.height
 
 

@@ -32,7 +32,7 @@ from shared.imaging.label_map import LABEL_TILE, LabelMap
 from shared.imaging.ranged_slide import open_ranged
 from shared.imaging.sandboxed_slide import open_source
 from shared.imaging.slide import WINDOW_PIXELS, Slide
-from shared.imaging.stored_slides import local_source
+from shared.imaging.stored_slides import local_source, open_label_map
 from shared.storage import ObjectNotFoundError, Store, sha256
 
 TILE_SIDE, TILE_OVERLAP = 254, 1
@@ -94,7 +94,7 @@ class Zoom:
         self.tiles = DeepZoomGenerator(self.slide, TILE_SIDE, TILE_OVERLAP, limit_bounds=False)
         self.labels: LabelMap | None = None
         if labels is not None:
-            self.labels = stack.enter_context(LabelMap(store.local(labels)))
+            self.labels = stack.enter_context(open_label_map(store, labels))
         self._small: UInt8 | None = None
         self._lock = threading.Lock()
 
