@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from pydantic import ValidationError
 
@@ -21,25 +23,32 @@ def read_types(store: Store, run: str, k: int) -> dict[int, TissueType]:
         InputError: the file is malformed, lacks a type, or merges one into a missing type.
     """
     key = cluster_key(run, "types.yaml")
+    try:
+        types = _parse_types(parse_mapping(store.get(key), key), key)
+        check_types(types, k, key)
+    except InputError as error:
+        raise InputError(
+            f"{error}. Correct the file, or delete it: 'htd cluster' writes it again"
+        ) from error
+    return types
+
+
+def _parse_types(plain: dict[str, Any], key: str) -> dict[int, TissueType]:
     types = {}
-    for label, kind in parse_mapping(store.get(key), key).items():
+    for label, kind in plain.items():
         try:
             types[int(label)] = TissueType.model_validate(kind)
         except ValidationError as error:
             raise InputError(f"{key}: type {label}: {explain(error, TissueType)}") from error
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{key}: types are named by numbers, not {label!r}") from error
-    check_types(types, k, key)
     return types
 
 
 def check_types(types: dict[int, TissueType], k: int, key: str) -> None:
     """Raise `InputError` unless `types` are the types 1 to k, merged only into one another."""
     if set(types) != set(range(1, k + 1)):
-        raise InputError(
-            f"{key} must list the types 1 to {k}, each once: correct it, delete it to have it "
-            "written again, or give the clustering another name"
-        )
+        raise InputError(f"{key} must list the types 1 to {k}, each once")
     for label, kind in types.items():
         if kind.merge is not None and kind.merge not in types:
             raise InputError(f"{key}: type {label} is merged into {kind.merge}, which is missing")

@@ -132,11 +132,12 @@ def _plan(
 
     If slides are added to the cohort, the tissue types stay: they keep their names.
     """
-    types = _types(store, request)
+    _, merged = classes_of(_types(store, request))
     embedded = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
     features, patches = embedded.sha256, embedded.slides
     fit = request.model_dump_json(exclude={"regions", "smoothing", "classifier_steps"})
-    named = sha256(write_types(types) + rule.model_dump_json().encode())
+    # Regions hold numbers of classes: a type may get another name or colour without new ones.
+    cut = sha256(merged.tobytes() + rule.model_dump_json().encode())
 
     units = assignment_units({slide: patches[slide] for slide in every})
     unit_of = {slide: f"{ASSIGN}{slides[0]}" for slides in units for slide in slides}
@@ -172,7 +173,7 @@ def _plan(
     if request.classifier_steps:
         steps = {"steps": str(request.classifier_steps)}
         phases.append((Shard(id=CLASSIFY, reads=own | steps, after=(FIT,), grows=True),))
-    phases.append(tuple(shard("regions", slide, unit_of[slide], types=named) for slide in every))
+    phases.append(tuple(shard("regions", slide, unit_of[slide], types=cut) for slide in every))
     return Plan(phases=tuple(phases))
 
 
@@ -182,9 +183,7 @@ def _types(store: Store, request: ClusterRequest) -> dict[int, TissueType]:
     other = store.exists(key) and len(_load(store, key)) != request.k
     if other or not store.exists(names):
         return default_types(request.k)
-    types = read_types(store, request.run, request.k)
-    classes_of(types)
-    return types
+    return read_types(store, request.run, request.k)
 
 
 def _cohort(store: Store, request: ClusterRequest, *slides: str) -> CohortRecord:

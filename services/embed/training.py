@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from services.embed.encoding import read_corners
 from shared.arrays import Int64, UInt8
 from shared.contracts.embed import EmbedRequest, embedded_key
-from shared.contracts.ingest import CohortRecord, patches_key
+from shared.contracts.ingest import CohortRecord
 from shared.encoders import IMAGENET, PatchNet, normalized, random_net
 from shared.errors import InputError
 from shared.imaging.slide import DamagedError, Slide
 from shared.imaging.stored_slides import open_slide
 from shared.jobs import Context
-from shared.storage.formats import read_table
 
 SIDE = 64
 """Side of a view, pixels."""
@@ -157,14 +157,13 @@ def fit_encoder(request: EmbedRequest, record: CohortRecord, context: Context) -
     windows: list[UInt8] = []
     numbers: list[int] = []
     for number, name in enumerate(slides):
-        table = read_table(context.store, patches_key(request.cohort, name))
-        x, y = (np.asarray(table[axis]) for axis in ("x", "y"))
-        chosen = np.sort(rng.permutation(len(x))[:per_slide])
+        corners = read_corners(context.store, record, name)
+        chosen = np.sort(rng.permutation(len(corners))[:per_slide])
         with open_slide(context.store, record, name) as (slide, _):
             mpp = record.patches.mpp * record.patches.size / 64
             margin = (WINDOW - 64) / 2 * mpp
-            for i in chosen:
-                corner = (round(x[i] - margin / slide.mpp), round(y[i] - margin / slide.mpp_y))
+            for x, y in corners[chosen]:
+                corner = (round(x - margin / slide.mpp), round(y - margin / slide.mpp_y))
                 try:
                     windows.append(_read(slide, *corner, WINDOW, mpp))
                 except DamagedError:

@@ -213,11 +213,16 @@ def _short(value: Any) -> str:
 
 
 def _taken(name: str, other: str, status: JobStatus | None, differing: Sequence[str] = ()) -> str:
+    if not other:
+        return (
+            f"{name} is in the store, and the record of the job that made it is damaged: choose "
+            "another name, or replace it with --replace"
+        )
     doing = "is being made" if status and status.state in {"planning", "running"} else "was made"
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     how = f" ({'; '.join(differing[:3])}{more})" if differing else ""
     return (
-        f"{name} {doing} by job {other or '(unknown)'} from another request{how}: choose another "
+        f"{name} {doing} by job {other} from another request{how}: choose another "
         "name, or replace it with --replace"
     )
 

@@ -218,3 +218,23 @@ def test_one_spelling_of_a_patient_is_another_of_the_same(
     assert htd(store, *words, "--allow-leakage") == 0
     assert set(record(store).patients.values()) == {"P1"}
     assert "P1" in record(store).cautions[0]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_label_map_that_is_not_as_it_was_made_is_refused_and_made_again(
+    store: DirectoryStore, slides: Path, capsys: pytest.CaptureFixture[str], swapped: bool
+) -> None:
+    assert ingest(store, slides) == 0
+    whole = label_map(store, "s1")
+    key, other = (label_map_key(record(store).folder(name), "c") for name in ("s1", "s2"))
+    data = bytearray(store.get(other if swapped else key))
+    if not swapped:
+        data[len(data) // 2] ^= 1
+    store.put(key, bytes(data))
+    out = slides.parent / "s1.geojson"
+    assert htd(store, "labels", "s1", "--cohort", "c", "--format", "qupath", "--out", out) == 2
+    assert key in (said := capsys.readouterr().err) and "run 'htd ingest'" in said
+    assert not out.exists()
+    assert ingest(store, slides, "--fresh") == 0
+    assert np.array_equal(label_map(store, "s1"), whole)
+    assert htd(store, "labels", "s1", "--cohort", "c", "--format", "qupath", "--out", out) == 0

@@ -69,6 +69,13 @@ def contents(store: DirectoryStore, name: str) -> dict[str, str]:
     return {key: hashlib.sha256(store.get(key)).hexdigest() for key in keys}
 
 
+def markers(ledger: Ledger, job: str) -> dict[str, bytes]:
+    """Return the markers of a job's shards, which say when and where each was made."""
+    folder = ledger.key(job, "done/")
+    keys = [key for key in ledger.store.list(folder) if not key.endswith("/plan.json")]
+    return {key.removeprefix(folder): ledger.store.get(key) for key in keys}
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
     """Slides whose features say their tissue plainly, clustered into three types."""
@@ -293,8 +300,15 @@ def test_a_types_file_that_nobody_edited_is_no_input(store: DirectoryStore) -> N
     assert run(store, asked).state == "done"
     assert ledger.identify(asked) == job
     key = cluster_key("again", "types.yaml")
+    before = contents(store, "again")
     store.put(key, store.get(key).replace(b"type 1", b"stroma"))
     assert ledger.identify(asked) != job
+    marked = markers(ledger, job)
+    assert run(store, asked).state == "done"
+    assert markers(ledger, ledger.identify(asked)) == marked  # a name makes no region anew
+    changed = {key for key, digest in contents(store, "again").items() if before[key] != digest}
+    named = {"types.yaml", "gallery.png", "set.json"}
+    assert {key.rpartition("/")[2] for key in changed} <= named
 
 
 def test_edited_types_are_kept_and_applied(store: DirectoryStore) -> None:
@@ -335,6 +349,7 @@ def test_merges_follow_chains_and_equal_names() -> None:
     ("edit", "message"),
     [
         (b"1: {name: a", "not valid YAML"),
+        (b"", "not nothing. Correct the file, or delete it: 'htd cluster' writes it again"),
         (b"1: {name: a, color: [0, 0, 0]}", "must list the types 1 to 2"),
         (b"1: {name: a, color: [0, 0, 0], merge: 9}\n2: {name: b, color: [0, 0, 0]}", "into 9"),
     ],
