@@ -8,11 +8,9 @@ import numpy as np
 
 from shared.contracts.field import FieldRequest, PlacedCrop
 from shared.contracts.models import ModelRecord
+from shared.datasets.field_crops import check_crops, needed, slides_for_crops
 from shared.datasets.given_crops import read_crop
-from shared.datasets.region_bank import RegionBank
 from shared.diffusion.crops import Crop
-from shared.errors import InputError
-from shared.imaging.region_sets import load_region_set
 from shared.seeds import image_seed
 from shared.storage import Store
 
@@ -39,32 +37,12 @@ def choose_crops(
             class; or there are too few slides.
     """
     rng = np.random.default_rng(image_seed(request.seed, 0))
-    wanted = [label for label in present if label >= model.classes.first]
+    wanted = needed(present, model)
     given = list(request.crops) or _from_slides(store, model, wanted, request.appearances, rng)
-    for place in dict.fromkeys(crop.at for crop in given):
-        _check([crop.label for crop in given if crop.at == place], wanted, present, model)
+    check_crops(given, present, model)
     places = {place: number for number, place in enumerate(dict.fromkeys(c.at for c in given))}
     ordered = sorted(given, key=lambda crop: (places[crop.at], crop.label))
     return [(each, read_crop(store, each, model, rng)) for each in ordered]
-
-
-def _check(
-    labels: Sequence[int], wanted: Sequence[int], present: Sequence[int], model: ModelRecord
-) -> None:
-    """Raise `InputError` unless there is one crop of each class that needs one, at a place."""
-    names = model.classes.names
-    for label in labels:
-        if label not in wanted:
-            raise InputError(
-                f"a crop is of class {_named(label, names)}, which the label map does not hold: "
-                f"it holds {', '.join(names[own] for own in present)}"
-            )
-        if labels.count(label) > 1:
-            raise InputError(
-                f"class {names[label]!r} has several crops: give one, or give each another place"
-            )
-    if missing := [names[label] for label in wanted if label not in labels]:
-        raise InputError(f"the label map holds {', '.join(missing)}: give a crop of each")
 
 
 def _from_slides(
@@ -75,19 +53,7 @@ def _from_slides(
     rng: np.random.Generator,
 ) -> list[PlacedCrop]:
     """Choose slides that have all classes, and of each the regions that show most of a class."""
-    bank = RegionBank(store, load_region_set(store, model.regions), ("train",), model)
-    slides = [
-        slide
-        for slide in np.unique(bank.slides).tolist()
-        if (bank.shares[bank.slides == slide][:, wanted].max(0) > 0).all()
-    ]
-    if len(slides) < count:
-        names = ", ".join(model.classes.names[label] for label in wanted)
-        which = f"only {len(slides)} of the slides" if slides else "no slide"
-        raise InputError(
-            f"{which} of the regions {model.regions!r} has all of {names}: give a crop of each"
-            + (f", or ask for at most {len(slides)} appearances" if slides else "")
-        )
+    bank, slides = slides_for_crops(store, model, wanted, count)
     chosen = []
     for number, slide in enumerate(rng.choice(slides, count, replace=False).tolist()):
         rows = np.flatnonzero(bank.slides == slide)
@@ -102,7 +68,3 @@ def _from_slides(
             for label in wanted
         ]
     return chosen
-
-
-def _named(label: int, names: Sequence[str]) -> str:
-    return repr(names[label]) if label < len(names) else str(label)

@@ -17,7 +17,6 @@ from safetensors.torch import load, save
 from services.field.crops import choose_crops
 from services.field.maps import sample_map
 from services.field.work import FieldWork, crop_key
-from shared.arrays import Int64
 from shared.contracts.field import (
     FieldCrop,
     FieldRecord,
@@ -27,9 +26,9 @@ from shared.contracts.field import (
 )
 from shared.contracts.models import ModelRecord
 from shared.datasets.exports import geojson_bytes
-from shared.datasets.field_inputs import check_field
+from shared.datasets.field_inputs import check_field, count_labels
 from shared.diffusion.field_decoder import PIECE, FieldDecoder, probe
-from shared.errors import InputError, JobError
+from shared.errors import JobError
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
 from shared.imaging.marks import Mark, mark_xmp
@@ -49,8 +48,6 @@ STRIP_PIXELS = 2**25
 OUTLINED = 2**25
 """Greatest number of pixels of a label map that is outlined at its full resolution."""
 
-MPP_TOLERANCE = 0.01
-
 
 class FieldStage(Stage[FieldRequest]):
     """Makes fields."""
@@ -67,7 +64,7 @@ class FieldStage(Stage[FieldRequest]):
         with open_label_map(store, request.map_key) as labels:
             area, height, width = labels.width * labels.height, labels.height, labels.width
             check_field(store, model, width, height, request.compression)
-            counts = _check_labels(labels, model)
+            counts = count_labels(labels, model)
         present = np.flatnonzero(counts).tolist()
         crops = []
         chosen = choose_crops(store, request, model, present)
@@ -219,26 +216,3 @@ def _tiles_key(field: str, top: int) -> str:
 def strip_height(width: int) -> int:
     """Return the height of strips: a multiple of the side of tiles and of decoded pieces."""
     return max(PIECE, min(4 * PIECE, STRIP_PIXELS // width // PIECE * PIECE))
-
-
-def _check_labels(labels: LabelMap, model: ModelRecord) -> Int64:
-    """Count the pixels of each class in a label map, (classes,).
-
-    Raises:
-        InputError: the map is at another resolution, or has other classes.
-    """
-    if abs(labels.mpp / model.mpp - 1) > MPP_TOLERANCE:
-        raise InputError(
-            f"the label map is at {labels.mpp:.4g} µm/px, but {model.ref} makes images at "
-            f"{model.mpp:.4g}: give a map at the model's resolution"
-        )
-    counts = np.zeros(256, np.int64)
-    for top in range(0, labels.height, LABEL_TILE):
-        rows = labels.window(0, top, labels.width, min(LABEL_TILE, labels.height - top))
-        counts += np.bincount(rows.ravel(), minlength=256)
-    if counts[len(model.classes) :].any():
-        raise InputError(
-            f"the label map holds {int(np.flatnonzero(counts)[-1])}; the labels of {model.ref} are "
-            f"0 to {len(model.classes) - 1}: {', '.join(model.classes.names)}"
-        )
-    return counts[: len(model.classes)]

@@ -8,17 +8,20 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import Enum, auto
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     StringConstraints,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
+from shared.contracts.numbers import refuse_flags
 from shared.errors import quoted
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -52,6 +55,13 @@ class Contract(BaseModel):
     """A strict, immutable record."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler, /
+    ) -> CoreSchema:
+        schema: CoreSchema = refuse_flags(handler(source))
+        return schema
 
 
 class Request(Contract):

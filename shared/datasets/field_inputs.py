@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from shared.arrays import UInt8
+from shared.arrays import Int64, UInt8
 from shared.contracts.base import LabelClass, spelling
 from shared.contracts.field import FIELD_INPUTS, MAX_SIDE
 from shared.contracts.image import GivenCrop
@@ -17,7 +17,7 @@ from shared.contracts.synthesize import wanted_shares
 from shared.datasets.region_bank import RegionBank
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.imaging.label_map import LABEL_TILE, write_label_map
+from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.mask_values import Lookup, MaskValuesError, lookup
 from shared.imaging.masks import Mask
 from shared.imaging.region_sets import load_region_set
@@ -27,6 +27,8 @@ MIN_CROP_SIDE = 8
 
 BYTES_PER_PIXEL = {"jpeg": 0.5, "deflate": 2.0}
 """Bytes of the finished files and of the work per pixel, at least; latents take one more."""
+
+MPP_TOLERANCE = 0.01
 
 
 def check_field(
@@ -52,6 +54,29 @@ def check_field(
         raise InputError(f"{size}: give at most {MAX_SIDE:,} px along each side")
     needed = int(width * height * (1 + BYTES_PER_PIXEL[compression]))
     check_room(store, needed, f"a field of {width}×{height} px", "or ask for a smaller one")
+
+
+def count_labels(labels: LabelMap, model: ModelRecord) -> Int64:
+    """Count the pixels of each class in a label map, (classes,).
+
+    Raises:
+        InputError: the map is at another resolution, or has other classes.
+    """
+    if abs(labels.mpp / model.mpp - 1) > MPP_TOLERANCE:
+        raise InputError(
+            f"the label map is at {labels.mpp:.4g} µm/px, but {model.ref} makes images at "
+            f"{model.mpp:.4g}: give a map at the model's resolution"
+        )
+    counts = np.zeros(256, np.int64)
+    for top in range(0, labels.height, LABEL_TILE):
+        rows = labels.window(0, top, labels.width, min(LABEL_TILE, labels.height - top))
+        counts += np.bincount(rows.ravel(), minlength=256)
+    if counts[len(model.classes) :].any():
+        raise InputError(
+            f"the label map holds {int(np.flatnonzero(counts)[-1])}; the labels of {model.ref} are "
+            f"0 to {len(model.classes) - 1}: {', '.join(model.classes.names)}"
+        )
+    return counts[: len(model.classes)]
 
 
 def layout_shares(

@@ -189,3 +189,27 @@ def test_a_field_takes_a_map_that_its_job_samples(gateway: Gateway) -> None:
     request = gateway.resources.ledger("local").request(sent.json()["job"])
     assert request["labels"] is None
     assert request["sampled"] == size | {"proportions": proportions}
+
+
+def test_crops_that_do_not_fit_a_map_are_refused_before_a_job(gateway: Gateway) -> None:
+    labels = text(encode_png(label_map()))
+    one = body()["crops"][:1]
+
+    def refused(**fields: Any) -> tuple[str, list[str]]:
+        sent = gateway.client.post("/v1/fields", json=body(field="r", labels=labels) | fields)
+        assert sent.status_code == 422, sent.text
+        problem = sent.json()
+        return problem["detail"], [error["pointer"] for error in problem.get("errors", [])]
+
+    tumor, stroma = (dict(crop, at=[0.2, 0.5]) for crop in body()["crops"])
+    elsewhere = dict(tumor, at=[0.9, 0.5])
+    said, places = refused(crops=one)
+    assert ("holds stroma: give a crop of each" in said, places) == (True, ["#/crops"])
+    said, _ = refused(crops=[tumor, stroma, elsewhere])
+    assert "holds stroma: give a crop of each" in said
+    said, places = refused(crops=[], appearances=16)
+    assert ("ask for at most" in said, places) == (True, ["#/appearances"])
+    said, _ = refused(crops=[dict(tumor, at=[True, False]), stroma])
+    assert "at" in said
+    assert gateway.client.get("/v1/fields/r").status_code == 404
+    assert "r" not in {item["field"] for item in gateway.client.get("/v1/fields").json()["items"]}

@@ -21,8 +21,10 @@ from shared.contracts.base import Classes
 from shared.contracts.cluster import ClusterRequest, default_types
 from shared.contracts.embed import EmbedRequest
 from shared.contracts.explaining import explain
+from shared.contracts.field import PlacedCrop, SampledMap
 from shared.contracts.ingest import IngestRequest, SlideSource
 from shared.contracts.recipe import DenoiserRecipe, Recipe, VaeRecipe
+from shared.contracts.synthesize import MapSource
 from shared.contracts.train import TrainRequest
 from shared.errors import InputError
 from shared.tissue_types import classes_of
@@ -285,3 +287,20 @@ def test_errors_say_what_was_given() -> None:
     )
     with pytest.raises(ValidationError, match="first_k"):
         ClusterRequest(run="r", cohort="c", k=4, first_k=5)
+
+
+@pytest.mark.parametrize(
+    ("made", "place"),
+    [
+        (lambda: SampledMap(width=True, height=64), "width"),
+        (lambda: SampledMap(width=64, height=64, proportions={"a": True}), "proportions.a"),
+        (lambda: PlacedCrop(label=1, pixels="k", at=(False, 0.5)), "at.0"),
+        (lambda: ClusterRequest(run="r", cohort="c", encoder="e", k=True), "k"),
+        (lambda: MapSource.model_validate({"augment": True, "regions": True}), "regions"),
+    ],
+)
+def test_true_is_no_number(made: Callable[[], object], place: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        made()
+    assert explain(error.value).startswith(f"{place}: must be a valid")
+    assert MapSource.model_validate({"augment": True}).augment

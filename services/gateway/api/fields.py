@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
@@ -30,7 +31,8 @@ from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
-from shared.datasets.field_inputs import layout_shares, put_crop, put_label_map
+from shared.datasets.field_crops import check_crops, needed, slides_for_crops
+from shared.datasets.field_inputs import count_labels, layout_shares, put_crop, put_label_map
 from shared.errors import InputError
 from shared.imaging.masks import MAX_PIXELS
 from shared.imaging.sandboxed_mask import open_mask
@@ -108,6 +110,15 @@ def _put_inputs(
     if body.labels is not None:
         with blaming("#/labels"):
             labels = _put_labels(caller, body.labels, model)
+    if labels is not None:
+        given = "#/slide" if body.labels is None else "#/labels"
+        with blaming(given), open_label_map(caller.store, labels) as opened:
+            present = np.flatnonzero(count_labels(opened, model)).tolist()
+        with blaming("#/crops" if crops else "#/appearances"):
+            check_crops(crops, present, model)
+            if not crops:
+                wanted = needed(present, model)
+                slides_for_crops(caller.store, model, wanted, body.appearances)
     options = body.model_dump(
         include={
             "field", "model", "version", "sampled", "appearances", "seed", "compression",
