@@ -10,6 +10,7 @@
   and no map or crops were dropped.
 
 A checkpoint without an autoencoder has that of the recipe `embedded`, which the package holds once.
+One that was trained further from another one may be kept as the difference from it (`differences`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from services.train.differences import restored
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import StudentRecipe
 from shared.contracts.train import PACKAGED, Origin
@@ -101,10 +103,22 @@ def _meta(file: Any) -> dict[str, Any]:
     return meta
 
 
-def _read_packaged(name: str) -> Weights:
+def packaged_tensors(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the metadata and the tensors, float32, that a checkpoint in this package holds itself.
+
+    Raises:
+        InputError: the file is missing.
+    """
     with _open_packaged(name) as file:
         meta = _meta(file)
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if base := meta.get("difference_from"):
+        return meta, restored(tensors, packaged_tensors(base)[1])
+    return meta, {name: value.float() for name, value in tensors.items()}
+
+
+def _read_packaged(name: str) -> Weights:
+    meta, tensors = packaged_tensors(name)
     return Weights(
         vae=_part(tensors, "vae.") or embedded_vae(),
         denoiser=_part(tensors, "denoiser."),

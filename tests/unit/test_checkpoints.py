@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from heterotissue.recipes import load_recipe
+from services.train.differences import difference, restored
 from services.train.package_checkpoint import package_checkpoint
 from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
 from shared.contracts.base import Classes
@@ -76,6 +77,42 @@ def test_a_packaged_checkpoint_holds_its_autoencoder_unless_the_package_does(
         assert before.keys() == after.keys()
         assert all(torch.equal(value.half(), after[name].half()) for name, value in before.items())
     assert packaged.normalization == published.normalization
+
+
+def test_weights_are_kept_as_a_difference_that_rounds_little() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = {
+        name: torch.randn(shape, generator=generator)
+        for name, shape in (("kernel", (8, 4, 3, 3)), ("matrix", (8, 16)), ("bias", (8,)))
+    }
+    base["same"] = torch.ones(4, 4)
+    near = {name: value + 0.1 * torch.randn_like(value) for name, value in base.items()}
+    near["same"] = base["same"]
+    kept = difference(near, base)
+    assert kept["kernel"].dtype == torch.int8
+    found = restored(kept, base)
+    assert found.keys() == near.keys()
+    for name, value in near.items():
+        assert found[name].shape == value.shape
+        assert (found[name] - value).abs().max() < 0.004  # of differences up to 0.4
+    assert torch.equal(found["same"], base["same"])
+    with pytest.raises(ValueError, match="other layers"):
+        difference(near, base | {"more": torch.ones(1)})
+
+
+def test_a_checkpoint_is_packaged_as_the_difference_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, paths = DirectoryStore(tmp_path), {}
+    publish_toy_model(store, make_region_set(store, regions=1))
+    for name, base in (("colon", None), ("colon-student", "colon")):
+        paths[name] = tmp_path / name
+        monkeypatch.setattr("services.train.warm_start.packaged_path", paths.__getitem__)
+        package_checkpoint(store, "models/toy/1", paths[name], base)
+    first, second = (read_weights(store, name) for name in paths)
+    assert paths["colon-student"].stat().st_size < 0.6 * paths["colon"].stat().st_size
+    for name, value in first.denoiser.items():
+        assert torch.allclose(second.denoiser[name], value, atol=1e-3)
 
 
 @pytest.mark.parametrize("read", [read_weights, student_of])
