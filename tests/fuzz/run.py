@@ -21,6 +21,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -79,7 +80,7 @@ def _work(seed: int, start: int, stop: int, folder: Path, only: str, out: Connec
         data = mutate(target.seeds[name], list(target.seeds.values()), rng)
         path = folder / name
         path.write_bytes(data)
-        out.send((number, target.name, name, "begun", ""))
+        out.send((number, target.name, name, "begun", "", b""))
         signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS)
         try:
             target.run(path)
@@ -96,7 +97,7 @@ def _work(seed: int, start: int, stop: int, folder: Path, only: str, out: Connec
             verdict, text = "read", ""
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        out.send((number, target.name, name, verdict, text))
+        out.send((number, target.name, name, verdict, text, data if verdict == "fault" else b""))
         path.unlink(missing_ok=True)
     out.close()
 
@@ -109,7 +110,13 @@ def _targets(folder: Path, only: str) -> list[Target]:
     return [each for each in make_targets(seeds) if only in each.name]
 
 
-def fuzz(inputs: int, seed: int, only: str = "", keep: Path | None = None) -> Figures:
+def fuzz(
+    inputs: int,
+    seed: int,
+    only: str = "",
+    keep: Path | None = None,
+    progress: Callable[[Figures], object] = lambda _: None,
+) -> Figures:
     """Give damaged inputs to the parsers.
 
     Args:
@@ -117,6 +124,7 @@ def fuzz(inputs: int, seed: int, only: str = "", keep: Path | None = None) -> Fi
         seed: decides all damage; the same seed and number give the same input.
         only: part of the names of the targets to run; empty: all.
         keep: folder for the first input of each kind of fault.
+        progress: called now and then with what came so far.
     """
     figures = Figures()
     # Not a fork of this process: it may hold locks of threads that a child does not have.
@@ -141,11 +149,13 @@ def fuzz(inputs: int, seed: int, only: str = "", keep: Path | None = None) -> Fi
                 try:
                     if not source.poll(SECONDS * 3):
                         child.kill()
-                    number, target, file, verdict, text = source.recv()
+                    number, target, file, verdict, text, data = source.recv()
                 except EOFError:
                     child.join()
                     number, target, file = begun
                     verdict, text = "fault", f"the process ended with {child.exitcode}"
+                    path = folder / file
+                    data = path.read_bytes() if path.is_file() else b""
                 if verdict == "begun":
                     begun = (number, target, file)
                     continue
@@ -156,14 +166,15 @@ def fuzz(inputs: int, seed: int, only: str = "", keep: Path | None = None) -> Fi
                     kind = f"{target}: {text.partition(': ')[0]}"
                     if kind not in figures.faults:
                         figures.faults[kind] = f"input {number} ({file}): {text}"
-                        if keep is not None and (folder / file).is_file():
+                        if keep is not None:
                             keep.mkdir(parents=True, exist_ok=True)
-                            (keep / f"{number}-{file}").write_bytes((folder / file).read_bytes())
+                            (keep / f"{number}-{file}").write_bytes(data)
                     if "ended with" in text:
                         break
             source.close()
             child.join(5)
             child.kill()
+            progress(figures)
     return figures
 
 
@@ -177,16 +188,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the figures")
     options = parser.parse_args(arguments)
     began = time.monotonic()
-    figures = fuzz(options.inputs, options.seed, options.only, options.keep)
-    seconds = time.monotonic() - began
-    report = {
-        "inputs": sum(figures.inputs.values()), "by_target": dict(sorted(figures.inputs.items())),
-        "refused": figures.refused, "faults": figures.faults, "seed": options.seed,
-        "seconds": round(seconds), "date": f"{datetime.now(UTC):%Y-%m-%d}",
-    }  # fmt: skip
-    print(json.dumps(report, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+
+    def report(figures: Figures) -> str:
+        inputs = dict(sorted(figures.inputs.items()))
+        found = {
+            "inputs": sum(inputs.values()), "by_target": inputs, "refused": figures.refused,
+            "faults": figures.faults, "seed": options.seed,
+            "seconds": round(time.monotonic() - began), "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        }  # fmt: skip
+        text = json.dumps(found, indent=1)
+        if options.out:
+            options.out.write_text(text + "\n")
+        return text
+
+    figures = fuzz(options.inputs, options.seed, options.only, options.keep, report)
+    print(report(figures))
     return 1 if figures.faults else 0
 
 
