@@ -19,18 +19,20 @@ from shared.contracts.base import Request
 from shared.contracts.jobs import Marker, ParkedUnit, State
 from shared.contracts.tenants import LOCAL
 from shared.errors import CancelledError, HandedBackError, InputError
+from shared.jobs.earlier import before, outputs_of, read_by
 from shared.jobs.late import put_marker, take_back
 from shared.jobs.leases import Leases
 from shared.jobs.ledger import Ledger
-from shared.jobs.markers import Finished, forget_sum, maker_of, markers_of
+from shared.jobs.made import DamagedOutputError, Made
+from shared.jobs.markers import Finished, forget_sum, maker_of
 from shared.jobs.names import Claims
 from shared.jobs.plan import SEGMENT, Segment, store_plan
 from shared.jobs.reader import CANCELLED, SHORT
-from shared.jobs.records import UnreadableRecordError
+from shared.jobs.records import UnreadableRecordError, write_record
 from shared.jobs.reporting import Reporter
-from shared.jobs.reuse import keeping
+from shared.jobs.reuse import keeping, lost_outputs
 from shared.jobs.snapshot import Snapshot, stage_of
-from shared.jobs.stage import FINISH, PLAN, Context, DamagedOutputError, Made, Shard, Stage
+from shared.jobs.stage import FINISH, PLAN, Context, Shard, Stage
 from shared.jobs.tries import Tries
 from shared.settings import Settings
 from shared.storage import ObjectNotFoundError, is_fault
@@ -120,7 +122,11 @@ def _run_in_turn(own: Unit) -> list[str]:
             outcome = own.attempt()
         except DamagedOutputError as error:
             log.warning("%s: %s", job, error)
-            ledger.forget(job, error.unit)
+            if error.unit == PLAN and ledger.opened(job) == number:
+                # A new submission, because other workers know the plan of this one.
+                ledger.submit(ledger.known_request(job, number, own.stage.request), job=job)
+            elif error.unit != PLAN:
+                ledger.forget(job, error.unit)
             return [error.unit]
     return [own.name] if outcome == "retry" else []
 
@@ -254,9 +260,8 @@ class Unit:
                 attempts=len(errors),
                 wrong_input=isinstance(error, InputError),
             )
-            self.ledger.store.put_json(
-                self.ledger.key(self.job, f"failed/{self.name}.json"), record
-            )
+            key = self.ledger.key(self.job, f"failed/{self.name}.json")
+            write_record(self.ledger.store, key, record)
         return parked
 
     def _run(self) -> dict[str, Any]:
@@ -275,7 +280,15 @@ class Unit:
             tenant=ledger.owner or LOCAL,
             open_root=ledger.open_root,
         )
-        self.made = context.store.made = Made(request.optional_inputs())
+        plan = ledger.known(job, self.submission)[1]
+        own = tuple(each for name in request.products() for each in (f"{name}/", f"{name}."))
+        self.made = context.store.made = Made(
+            request.optional_inputs(),
+            (*own, *request.scratch),
+            islice(before(ledger, job, plan, self.segment.phase), SEGMENT)
+            if plan and self.name != PLAN
+            else (),
+        )
         set_threads(self.config.threads)
         result: dict[str, Any] = {}
         if self.name == FINISH:
@@ -283,12 +296,13 @@ class Unit:
             return result
         if self.shard is None:
             Claims(ledger.store, request, job).require()
-            plan = self.stage.plan(request, context)
+            made = self.stage.plan(request, context)
             self._check_now()
             keep = keeping(ledger.store, job, record.earlier, request.optional_inputs())
-            store_plan(ledger.store, job, plan, keep)
+            store_plan(ledger.store, job, made, keep)
         else:
-            self._read_markers_before(self.shard)
+            for each in read_by(ledger, job, plan, self.segment, self.shard) if plan else ():
+                self.made.add(*each)
             result = self.stage.run(request, self.shard, context)
         marker = Marker(
             outputs=context.store.outputs,
@@ -305,25 +319,12 @@ class Unit:
             forget_sum(ledger.store, job, self.segment)  # which may count it as parked
         return result
 
-    def _read_markers_before(self, shard: Shard) -> None:
-        """Note the outputs that a shard reads: of those it comes after, or of the phase before."""
-        plan = self.ledger.known(self.job, self.submission)[1]
-        if plan is None or not (shard.after or self.segment.phase):
-            return
-        for unit in shard.after:
-            self.made.add(unit, self._marker(plan.find(unit)[0], unit).outputs)
-        if not shard.after:
-            before = Snapshot(self.ledger.store, self.job, plan)
-            for segment in plan.segments(self.segment.phase - 1):
-                for unit, marker in markers_of(before, segment).items():
-                    self._add(unit, marker)
-
     def _finish(self, request: Request, context: Context) -> None:
         """Close the job; it fails if every last-phase shard, or any earlier shard, is parked."""
         ledger, job = self.ledger, self.job
         snapshot = ledger.snapshot(job)
         last = len(snapshot.plan.counts) - 1 if snapshot.plan else 0
-        done = Finished(snapshot, self._add)
+        done = Finished(snapshot, lambda *each: self.made.add(*outputs_of(job, *each)))
         if snapshot.parked and not (
             snapshot.plan is not None
             and all(snapshot.complete(phase) for phase in range(last))
@@ -338,25 +339,16 @@ class Unit:
         state: State = "partial" if snapshot.parked else "done"
         written = context.store
         self._check_now()
+        lost = lost_outputs(ledger.store, request, done.markers, written.outputs, written.removed)
+        for key, unit in lost.items():
+            if not key.startswith(request.scratch):
+                raise DamagedOutputError(unit, key)
         ledger.close(job, state, result, outputs=written.outputs, removed=written.removed)
-
-    def _marker(self, segment: Segment, unit: str) -> Marker:
-        """Read the marker of an earlier unit. Raises `DamagedOutputError`."""
-        try:
-            return self.ledger.marker_at(self.job, segment, unit)
-        except UnreadableRecordError as error:
-            raise DamagedOutputError(unit, f"its marker in job {self.job}") from error
-
-    def _add(self, unit: str, marker: Marker | None) -> None:
-        """Note the outputs of an earlier unit. Raises `DamagedOutputError`."""
-        if marker is None:
-            raise DamagedOutputError(unit, f"its marker in job {self.job}")
-        self.made.add(unit, marker.outputs)
 
     def _maker(self, key: str) -> str | None:
         """Return the earlier unit that made an object, which is gone; None: no unit did."""
-        if (made := self.made.find(key)) is not None:
-            return made[0]
+        for maker, _ in self.made.find(key):
+            return maker
         return maker_of(self.ledger.snapshot(self.job), key) if self.name == FINISH else None
 
     def _check(self, seconds: float) -> Callable[[], None]:

@@ -11,7 +11,7 @@ from shared.contracts.jobs import Marker, job_key
 from shared.errors import CancelledError
 from shared.jobs.ledger import Ledger
 from shared.jobs.names import Claims, owner
-from shared.jobs.records import UnreadableRecordError
+from shared.jobs.records import UnreadableRecordError, write_record
 from shared.storage import ObjectNotFoundError, Store, sha256
 
 PATIENCE = 0.5
@@ -58,7 +58,7 @@ def put_marker(store: Store, job: str, key: str, marker: Marker) -> None:
         CancelledError: it took so long that the job was deleted meanwhile; no marker is left.
     """
     began = time.monotonic()
-    store.put_json(key, marker)
+    write_record(store, key, marker)
     if time.monotonic() - began > PATIENCE and not store.exists(job_key(job, "request.json")):
         store.delete(key)
         raise CancelledError(job)

@@ -15,7 +15,7 @@ from shared.jobs.markers import forget, forget_sum, sum_up
 from shared.jobs.names import Claims, abandon
 from shared.jobs.plan import Segment, StoredPlan, open_plan
 from shared.jobs.reader import CANCELLED, SHORT, Reader
-from shared.jobs.records import JobNotFoundError, UnreadableRecordError
+from shared.jobs.records import JobNotFoundError, UnreadableRecordError, write_record
 from shared.jobs.reuse import missing_units
 from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import PLAN
@@ -179,7 +179,7 @@ class Ledger(Reader):
 
     def _open(self, job: str, record: JobRecord) -> None:
         """Open a job; if this breaks off before the result is gone, the job is still over."""
-        self.store.put_json(self.key(job, "request.json"), record)
+        write_record(self.store, self.key(job, "request.json"), record)
         self.store.delete(self.key(job, "runner.json"))  # who ran it before does so no longer
         self._put_open(job, record)
         if self.store.exists(self.key(job, "result.json")):
@@ -321,5 +321,5 @@ class Ledger(Reader):
             outputs=outputs or {},
             removed=tuple(sorted(removed)),
         )
-        self.store.put_json(self.key(job, "result.json"), record)
+        write_record(self.store, self.key(job, "result.json"), record)
         self.store.delete(f"open-jobs/{job}")

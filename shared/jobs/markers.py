@@ -17,7 +17,13 @@ from pydantic import ValidationError
 from shared.contracts.base import Contract
 from shared.contracts.jobs import Marker, job_key
 from shared.jobs.plan import CACHED, SEGMENT, Segment, StoredPlan
-from shared.jobs.records import READERS, UnreadableRecordError, read_record
+from shared.jobs.records import (
+    READERS,
+    UnreadableRecordError,
+    read_record,
+    seal_lines,
+    sealed_lines,
+)
 from shared.jobs.snapshot import Snapshot
 from shared.storage import ObjectNotFoundError, Store
 
@@ -36,9 +42,9 @@ def markers_of(snapshot: Snapshot, segment: Segment) -> dict[str, Marker | None]
         parked = snapshot.summed_up[segment.name]
         key = job_key(job, _record(segment, parked))
         try:
-            lines = map(MarkedUnit.model_validate_json, store.get(key).splitlines())
+            lines = map(MarkedUnit.model_validate_json, sealed_lines(key, store.get(key)))
             found: dict[str, Marker | None] = {line.unit: line.marker for line in lines}
-        except (ObjectNotFoundError, ValidationError):
+        except (ObjectNotFoundError, UnreadableRecordError, ValidationError):
             found = {}
         if len(found) == segment.count - (parked or 0):
             return found
@@ -99,7 +105,7 @@ def put_sum(store: Store, job: str, segment: Segment, markers: Mapping[str, Mark
         for unit, marker in markers.items()
     )
     key = job_key(job, _record(segment, segment.count - len(markers) or None))
-    store.put(key, "".join(f"{line}\n" for line in lines).encode())
+    store.put(key, seal_lines(key, lines))
 
 
 def forget(store: Store, job: str, segment: Segment, unit: str, *, every: bool = False) -> None:
@@ -145,6 +151,10 @@ class Finished(Mapping[str, dict[str, Any]]):
             if marker is not None:
                 found[unit] = marker
         return found
+
+    def markers(self) -> Iterator[Mapping[str, Marker]]:
+        """Yield the markers of the finished shards, segment by segment."""
+        return map(self._read, self._snapshot.plan.every if self._snapshot.plan else ())
 
     def __iter__(self) -> Iterator[str]:
         for segment in self._snapshot.plan.every if self._snapshot.plan else ():

@@ -21,9 +21,15 @@ from pydantic import ValidationError, model_validator
 from shared.contracts.base import Contract
 from shared.contracts.explaining import explain
 from shared.contracts.jobs import job_key
-from shared.jobs.records import UnreadableRecordError
+from shared.jobs.records import (
+    UnreadableRecordError,
+    read_record,
+    seal_lines,
+    sealed_lines,
+    write_record,
+)
 from shared.jobs.stage import FINISH, PLAN, Plan, Shard
-from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
+from shared.storage import ObjectNotFoundError, Store
 
 SEGMENT = 1000
 """Number of shards in a segment of a new plan."""
@@ -156,7 +162,7 @@ class StoredPlan:
     def _read_segment(self, segment: Segment) -> dict[str, Shard]:
         key = job_key(self.job, _object(segment))
         try:
-            lines = self.store.get(key).splitlines()
+            lines = sealed_lines(key, self.store.get(key))
             shards = {shard.id: shard for shard in map(Shard.model_validate_json, lines)}
         except (ObjectNotFoundError, ValidationError) as error:
             why = explain(error) if isinstance(error, ValidationError) else "it is gone"
@@ -170,11 +176,9 @@ def open_plan(store: Store, job: str) -> StoredPlan | None:
     """Open the plan of a job; None: it is not made yet. Raises `UnreadableRecordError`."""
     key = job_key(job, "plan.json")
     try:
-        return StoredPlan(store, job, store.get_model(key, PlanRecord))
+        return StoredPlan(store, job, read_record(store, key, PlanRecord))
     except ObjectNotFoundError:
         return None
-    except DamagedObjectError as error:
-        raise UnreadableRecordError(key, error.why) from error
 
 
 def store_plan(
@@ -202,7 +206,7 @@ def store_plan(
         record = PlanRecord(phases=tuple(long))
     stored = StoredPlan(store, job, record)
     _check_distinct(stored)
-    store.put_json(job_key(job, "plan.json"), record)
+    write_record(store, job_key(job, "plan.json"), record)
     return stored
 
 
@@ -229,10 +233,11 @@ def _store_phase(
             )
         segment = Segment(number, len(first), len(chunk), _name(number, len(first)))
         lines = (
-            json.dumps(shard.model_dump(mode="json", exclude_defaults=True), sort_keys=True) + "\n"
+            json.dumps(shard.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
             for shard in keep(segment, chunk)
         )
-        store.put(job_key(job, _object(segment)), "".join(lines).encode())
+        key = job_key(job, _object(segment))
+        store.put(key, seal_lines(key, lines))
         first.append(ids[0])
         count, last = count + len(chunk), ids[-1]
     return LongPhase(count=count, size=SEGMENT, first=tuple(first), last=last)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from shared.contracts.base import Request
 from shared.contracts.jobs import Marker, job_key
 from shared.jobs.markers import markers_of
 from shared.jobs.plan import Keep, Segment
-from shared.jobs.records import READERS, UnreadableRecordError, holds, read_record
+from shared.jobs.records import READERS, UnreadableRecordError, holds, read_record, write_record
 from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import PLAN, Shard
 from shared.storage import ObjectNotFoundError, Store
@@ -35,43 +36,68 @@ def missing_units(store: Store, job: str, request: Request) -> set[str] | None:
     if snapshot.plan is None:
         return set()
     result = snapshot.result
-    removed = set(result.removed if result else ())
-    finished = 0
-    for segment in snapshot.plan.every:
-        found = [marker for marker in markers_of(snapshot, segment).values() if marker]
-        finished += len(found)
-        removed.update(key for marker in found for key in marker.removed)
-    plan = _plan_marker(store, job)
-    if plan is not None:
-        removed.update(plan.removed)
     made = result.outputs if result else {}
-    changing = frozenset(request.optional_inputs())
-    lost: dict[str, str] = {}  # key → the last unit that makes it
+    lost = lost_outputs(
+        store, request, partial(marked_units, snapshot), made, result.removed if result else ()
+    )
     with ThreadPoolExecutor(READERS) as pool:
+        same = all(list(pool.map(lambda item: holds(store, *item), made.items())))
+    lasting = [key for key in lost if not key.startswith(request.scratch)]
+    planned, *shards = (
+        sum(marker is not None for marker in markers.values()) for markers in marked_units(snapshot)
+    )
+    # A marker may be gone because an earlier repair broke off.
+    if planned and sum(shards) == snapshot.plan.total and same and not lasting:
+        return None
+    return set(lost.values()) | (set() if planned else {PLAN})
 
-        def look(markers: Mapping[str, Marker | None]) -> None:
-            maker = {
-                key: (unit, marker)
+
+def lost_outputs(
+    store: Store,
+    request: Request,
+    units: Callable[[], Iterable[Mapping[str, Marker | None]]],
+    made: Container[str],
+    removed: Iterable[str],
+) -> dict[str, str]:
+    """Find the outputs of finished units that are not there as they were made.
+
+    Args:
+        store: holds the outputs.
+        request: of the job; its `optional_inputs` may have been changed by people.
+        units: yields unit → marker, part by part, in the order of the phases; None: it is damaged.
+        made: keys of objects that `finish` has written.
+        removed: keys of objects that `finish` has deleted.
+
+    Returns:
+        key → the last unit that makes it.
+    """
+    gone = set(removed)
+    for markers in units():
+        gone.update(key for marker in markers.values() if marker for key in marker.removed)
+    changing = frozenset(request.optional_inputs())
+    lost: dict[str, str] = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for markers in units():
+            outputs = [
+                (key, unit, marker)
                 for unit, marker in markers.items()
                 if marker
                 for key in marker.outputs
-                if key not in removed and key not in made
-            }
-            there = pool.map(lambda key: _whole(store, key, maker[key][1], changing), maker)
-            for key, whole in zip(maker, there, strict=True):
+                if key not in gone and key not in made
+            ]
+            there = pool.map(lambda each: _whole(store, each[0], each[2], changing), outputs)
+            for (key, unit, _), whole in zip(outputs, there, strict=True):
                 lost.pop(key, None)
                 if not whole:
-                    lost[key] = maker[key][0]
+                    lost[key] = unit
+    return lost
 
-        look({PLAN: plan})
-        for segment in snapshot.plan.every:
-            look(markers_of(snapshot, segment))
-        same = all(list(pool.map(lambda item: holds(store, *item), made.items())))
-    lasting = [key for key in lost if not key.startswith(request.scratch)]
-    # A marker may be gone because an earlier repair broke off.
-    if plan is not None and finished == snapshot.plan.total and same and not lasting:
-        return None
-    return set(lost.values()) | ({PLAN} if plan is None else set())
+
+def marked_units(snapshot: Snapshot) -> Iterator[dict[str, Marker | None]]:
+    """Yield the markers of a job's plan, and of its finished shards, segment by segment."""
+    yield {PLAN: _plan_marker(snapshot.store, snapshot.job)}
+    for segment in snapshot.plan.every if snapshot.plan else ():
+        yield markers_of(snapshot, segment)
 
 
 def keeping(store: Store, job: str, earlier: str | None, changing: Iterable[str]) -> Keep:
@@ -154,7 +180,7 @@ class _Earlier:
         gone = {key for key in marker.outputs if not _whole(self.store, key, marker, self.changing)}
         if gone and not gone <= self._removed(earlier):
             return None
-        self.store.put_json(job_key(self.job, segment.marker(shard.id)), marker)
+        write_record(self.store, job_key(self.job, segment.marker(shard.id)), marker)
         return shard.model_copy(update={"reads": old.reads})
 
     def _removed(self, earlier: Snapshot) -> set[str]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import IO, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field, JsonValue
 
 from shared.contracts.base import Contract, Name, Request
 from shared.contracts.tenants import LOCAL
 from shared.device import choose_device
-from shared.errors import CancelledError, HeteroTissueError
-from shared.storage import Store, StoreView, sha256, sha256_file
+from shared.errors import CancelledError
+from shared.jobs.made import Made
+from shared.storage import Store, StoreView, content_hash, sha256, sha256_file, sha256_stream
 
 R = TypeVar("R", bound=Request)
 
@@ -54,47 +56,6 @@ class Plan:
     phases: Sequence[Iterable[Shard]]
 
 
-class DamagedOutputError(HeteroTissueError):
-    """An output, or the marker, of an earlier unit is gone or damaged: the unit must run again.
-
-    Attributes:
-        unit: the unit that made it.
-    """
-
-    def __init__(self, unit: str, key: str) -> None:
-        super().__init__(f"{key} is not what {unit} has written; {unit} runs again")
-        self.unit = unit
-
-
-class Made:
-    """Outputs of the earlier units that a unit has to do with, as far as they fit in memory.
-
-    Args:
-        changing: keys that people may change.
-    """
-
-    UNITS = 4000
-
-    def __init__(self, changing: Iterable[str] = ()) -> None:
-        self._changing = frozenset(changing)
-        self._of: dict[str, list[str]] = {}  # unit → keys; the units that were added first go first
-        self._outputs: dict[str, tuple[str, str]] = {}
-
-    def add(self, unit: str, outputs: Mapping[str, str]) -> None:
-        """Add the outputs of a unit, key → SHA-256."""
-        if unit in self._of:
-            return
-        if len(self._of) >= self.UNITS:
-            for key in self._of.pop(next(iter(self._of))):
-                self._outputs.pop(key, None)
-        self._of[unit] = [key for key in outputs if key not in self._changing]
-        self._outputs.update((key, (unit, outputs[key])) for key in self._of[unit])
-
-    def find(self, key: str) -> tuple[str, str] | None:
-        """Return the unit that made an object, and its SHA-256; None: it is not known."""
-        return self._outputs.get(key)
-
-
 class RecordingStore(StoreView):
     """A store that records the SHA-256 and the tag of every object put through it.
 
@@ -102,7 +63,7 @@ class RecordingStore(StoreView):
         outputs: key of each object → SHA-256.
         tags: key of each object → tag (see `Store.stat`).
         removed: keys of objects that were deleted through it, and that it had not put.
-        made: outputs of earlier units, which are checked when `get` reads them.
+        made: outputs of earlier units, which are checked when they are read.
 
     Args:
         inner: the store.
@@ -122,6 +83,7 @@ class RecordingStore(StoreView):
         self.tags: dict[str, str] = {}
         self.removed: set[str] = set()
         self.made = Made()
+        self._whole: set[str] = set()
         self._check = check
         self._take_back = take_back
 
@@ -133,10 +95,35 @@ class RecordingStore(StoreView):
             DamagedOutputError: an earlier unit made another object under this key.
         """
         data = super().get(key)
-        made = self.made.find(key) if key not in self.outputs else None
-        if made is not None and sha256(data) != made[1]:
-            raise DamagedOutputError(made[0], key)
+        self._compare(key, lambda: sha256(data))
         return data
+
+    def local(self, key: str) -> Path:
+        """Return a local file with the object's content. Raises as `get`."""
+        path = super().local(key)
+        self._compare(key, lambda: content_hash(path))
+        return path
+
+    def open(self, key: str, start: int = 0) -> AbstractContextManager[IO[bytes]]:
+        """Read the object as a stream. Raises as `get`."""
+
+        def digest() -> str:
+            with self.inner.open(key) as stream:
+                return sha256_stream(stream)
+
+        self._compare(key, digest)
+        return super().open(key, start)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Return a part of the object. Raises as `get`."""
+        if key not in self._whole:
+            self._compare(key, lambda: content_hash(super(RecordingStore, self).local(key)))
+            self._whole.add(key)  # many parts may be read
+        return super().read_range(key, start, length)
+
+    def _compare(self, key: str, digest: Callable[[], str]) -> None:
+        if key not in self.outputs:
+            self.made.check(key, digest)
 
     def put(self, key: str, data: bytes) -> str:
         self._check()

@@ -34,7 +34,8 @@ class Tries:
         if before.starts >= most:
             raise InputError(
                 f"started {before.starts} times without an end or an error: its worker was "
-                "killed each time (out of memory?); give it more memory or smaller shards"
+                "killed each time (out of memory?), or what it reads or makes was damaged each "
+                "time; give it more memory or smaller shards, or look at the store"
             )
         counted = before.model_copy(update={"starts": before.starts + 1})
         self.store.put_json(self.key, counted)

@@ -286,7 +286,10 @@ class Store(ABC):
             ObjectNotFoundError: the store holds no such object.
             DamagedObjectError: it is no such record.
         """
-        data = self.get(key)
+        return self.parse(key, self.get(key), model)
+
+    def parse(self, key: str, data: bytes, model: type[M]) -> M:
+        """Return what `get_model` does for an object with these bytes."""
         try:
             if len(data) < LARGE_RECORD:
                 return model.model_validate_json(data)

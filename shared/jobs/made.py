@@ -1,0 +1,84 @@
+"""What earlier units of a job have made, and the check that it is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from shared.errors import HeteroTissueError
+
+Outputs = tuple[str, Mapping[str, str]]
+"""A unit, and what it made: key → SHA-256."""
+
+
+class DamagedOutputError(HeteroTissueError):
+    """An output, or the marker, of an earlier unit is gone or damaged: the unit must run again.
+
+    Attributes:
+        unit: the unit that made it.
+    """
+
+    def __init__(self, unit: str, key: str) -> None:
+        super().__init__(f"{key} is not what {unit} has written; {unit} runs again")
+        self.unit = unit
+
+
+class Made:
+    """Outputs of the earlier units that a unit has to do with, as far as they fit in memory.
+
+    Args:
+        changing: keys that people may change.
+        own: beginnings of the keys that only units of this job make.
+        further: more earlier units, which are asked for such a key alone.
+    """
+
+    UNITS = 4000
+
+    def __init__(
+        self,
+        changing: Iterable[str] = (),
+        own: tuple[str, ...] = (),
+        further: Iterable[Outputs] = (),
+    ) -> None:
+        self._changing = frozenset(changing)
+        self._own, self._further = own, iter(further)
+        self._asked: list[Outputs] = []  # those of `further` so far
+        self._of: dict[str, list[str]] = {}  # unit → keys; the units that were added first go first
+        self._outputs: dict[str, tuple[str, str]] = {}
+
+    def add(self, unit: str, outputs: Mapping[str, str]) -> None:
+        """Add the outputs of a unit, key → SHA-256."""
+        if unit in self._of:
+            return
+        if len(self._of) >= self.UNITS:
+            for key in self._of.pop(next(iter(self._of))):
+                self._outputs.pop(key, None)
+        self._of[unit] = [key for key in outputs if key not in self._changing]
+        self._outputs.update((key, (unit, outputs[key])) for key in self._of[unit])
+
+    def find(self, key: str) -> Iterator[tuple[str, str]]:
+        """Yield the units that made an object, and its SHA-256; of added units the last one."""
+        if key in self._outputs:
+            yield self._outputs[key]
+        elif key.startswith(self._own) and key not in self._changing:
+            yield from ((unit, made[key]) for unit, made in self._earlier() if key in made)
+
+    def _earlier(self) -> Iterator[Outputs]:
+        yield from self._asked
+        for unit in self._further:
+            self._asked.append(unit)
+            yield unit
+
+    def check(self, key: str, digest: Callable[[], str]) -> None:
+        """Raise `DamagedOutputError` if units made an object, and none of them what is there.
+
+        Args:
+            key: key of the object.
+            digest: returns the SHA-256 of what is there.
+        """
+        last, found = "", ""
+        for unit, made in self.find(key):
+            last, found = unit, found or digest()
+            if made == found:
+                return
+        if last:
+            raise DamagedOutputError(last, key)
