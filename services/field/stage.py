@@ -39,7 +39,7 @@ from shared.jobs.stage import RecordingStore
 from shared.models import read_model, weights_origin
 from shared.serving.deployments import check_plan
 from shared.settings import settings
-from shared.storage import sha256
+from shared.storage import content_hash, sha256
 from shared.storage.formats import pack_tar, unpack_tar
 
 STRIP_PIXELS = 2**25
@@ -61,7 +61,8 @@ class FieldStage(Stage[FieldRequest]):
         steps = request.sampling(model).steps
         if request.sampled is not None:
             sample_map(request, request.sampled, model, context)
-        with open_label_map(store, request.map_key) as labels:
+        digest = request.map_digest or content_hash(store.local(request.map_key))
+        with open_label_map(store, request.map_key, digest) as labels:
             area, height, width = labels.width * labels.height, labels.height, labels.width
             check_field(store, model, width, height, request.compression)
             counts = count_labels(labels, model)
@@ -81,7 +82,7 @@ class FieldStage(Stage[FieldRequest]):
             )  # fmt: skip
             crops.append(used.model_dump(mode="json"))
         shares = (counts / area).tolist()
-        facts: dict[str, Any] = {"crops": crops, "shares": shares}
+        facts: dict[str, Any] = {"crops": crops, "shares": shares, "map": digest}
         store.put_json(work_key(request.field, "plan.json"), facts)
         tops = range(0, height, request.strip or strip_height(width))
         strips = [
@@ -129,14 +130,14 @@ class FieldStage(Stage[FieldRequest]):
         key = field_key(request.field, "field.json")
         if not store.exists(work_key(request.field, "plan.json")):  # it broke off after its end
             return _result(store.get_model(key, FieldRecord))
-        with open_label_map(store, request.map_key) as labels:
+        facts = store.get_json(work_key(request.field, "plan.json"))
+        with open_label_map(store, request.map_key, facts["map"]) as labels:
             tops = sorted(int(part["top"]) for part in done.values() if "top" in part)
             if sum(part.get("pixels", 0) for part in done.values()) != labels.width * labels.height:
                 raise JobError(
                     f"field {request.field!r}: not all strips were made, and a field with holes "
                     "is none; look at the failed shards, and submit the request again"
                 )
-            facts = store.get_json(work_key(request.field, "plan.json"))
             step = max(1, math.isqrt(labels.width * labels.height // OUTLINED))
             digests = _write_files(request, model, store, labels, tops, step)
             record = FieldRecord(

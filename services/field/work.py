@@ -40,7 +40,7 @@ class FieldWork:
         model = load_model(store, request.model_ref, context.device)
         facts = store.get_json(work_key(request.field, "plan.json"))
         crops = [FieldCrop.model_validate(crop) for crop in facts["crops"]]
-        with open_label_map(store, request.map_key) as labels:
+        with open_label_map(store, request.map_key, facts["map"]) as labels:
             sampler = FieldSampler(
                 model.pipeline,
                 model.record.size,

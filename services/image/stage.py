@@ -23,7 +23,7 @@ from shared.models import read_model
 from shared.seeds import image_seed
 from shared.serving.generator import open_generator
 from shared.serving.priority import Priority
-from shared.storage import Store
+from shared.storage import Store, named_by_hash
 
 
 class ImageStage(Stage[ImageRequest]):
@@ -37,7 +37,7 @@ class ImageStage(Stage[ImageRequest]):
 
     def run(self, request: ImageRequest, shard: Shard, context: Context) -> dict[str, Any]:
         model = read_model(context.store, request.model_ref)
-        labels = decode_png(context.store.get(request.labels))
+        labels = decode_png(named_by_hash(context.store, request.labels))
         if request.edit is None:
             image, mark = _generate(request, model, labels, context), Mark(str(model.ref))
         else:
@@ -74,8 +74,8 @@ def _edit(
 ) -> UInt8:
     """Paint into the given image, or draw it again, by PyTorch in this process."""
     store = context.store
-    image = decode_png(store.get(edit.image))
-    area = None if edit.area is None else decode_png(store.get(edit.area)) > 0
+    image = decode_png(named_by_hash(store, edit.image))
+    area = None if edit.area is None else decode_png(named_by_hash(store, edit.area)) > 0
     rng = np.random.default_rng(image_seed(request.seed, 1))
     given = [read_crop(store, crop, model, rng) for crop in request.crops]
     check_edit(model, image, labels, area, [crop.label for crop in given])

@@ -44,10 +44,10 @@ def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> ModelRecord:
         trained_pipeline(run).save_pretrained(folder, safe_serialization=True)
         if run.recipe.layouts.steps:
             run.read_folder(FOLDER, folder / FOLDER)
-        weights = {
-            path.relative_to(folder).as_posix(): sha256_file(path)
-            for path in sorted(folder.rglob("*.safetensors"))
-        }
+        weights, configurations = (
+            {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(found)}
+            for found in (folder.rglob("*.safetensors"), folder.rglob("*.json"))
+        )
         model = ModelRecord(
             model=request.model,
             version=request.version,
@@ -59,6 +59,7 @@ def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> ModelRecord:
             recipe=run.recipe,
             warm_start=request.warm_start,
             sha256=weights,
+            configurations=configurations,
             unlearnt=run.unlearnt(),
         )
         card = model_card(model, run.regions, rows, weights_origin(run.store, model))

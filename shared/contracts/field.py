@@ -14,6 +14,7 @@ fields/.work/<field>/…                until the field is finished: a sampled l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -138,6 +139,12 @@ class FieldRequest(SamplingChoice, Request):
     def map_key(self) -> str:
         """Key of the label map; a sampled one is there while the field is being made."""
         return self.labels if self.labels is not None else work_key(self.field, "sampled.tif")
+
+    @property
+    def map_digest(self) -> str | None:
+        """SHA-256 of the label map, where its key states it: of an upload."""
+        uploaded = self.labels is not None and self.labels.startswith(FIELD_INPUTS)
+        return PurePosixPath(self.map_key).stem if uploaded else None
 
     def inputs(self) -> list[str]:
         named = sorted({crop.regions for crop in self.crops if crop.regions})

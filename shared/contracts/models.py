@@ -74,6 +74,9 @@ class ModelRecord(Contract):
     recipe: Recipe
     warm_start: str | None = Field(description="model that the training started from")
     sha256: dict[str, str] = Field(description="file → SHA-256 of the weights")
+    configurations: dict[str, str] = Field(
+        {}, description="file → SHA-256 of the networks' configurations; older records lack it"
+    )
     unlearnt: tuple[str, ...] = Field(
         (),
         description="classes that no weights were trained on: they look alike without crops",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.mask_values import Lookup, MaskValuesError, lookup
 from shared.imaging.masks import Mask
 from shared.imaging.region_sets import load_region_set
-from shared.storage import Store, check_room, sha256
+from shared.storage import Store, check_room, sha256, sha256_file
 
 MIN_CROP_SIDE = 8
 
@@ -162,12 +163,11 @@ def put_label_map(
         for top in range(0, mask.height, LABEL_TILE):
             yield labels(mask.rows(top, min(top + LABEL_TILE, mask.height)))
 
-    digest = hashlib.sha256(f"{mask.width}×{mask.height} px, {model.mpp} µm/px".encode())
-    for rows in strips():
-        digest.update(rows.tobytes())
-    key = f"{FIELD_INPUTS}{digest.hexdigest()}.tif"
-    with store.writing(key) as path:
+    with tempfile.TemporaryDirectory(prefix="htd-map-") as folder:
+        path = Path(folder) / "labels.tif"
         write_label_map(path, strips(), mask.width, mask.height, model.mpp)
+        key = f"{FIELD_INPUTS}{sha256_file(path)}.tif"
+        store.put_file(key, path)
     return key
 
 

@@ -11,7 +11,7 @@ from shared.diffusion.crops import Crop, CropRule, take_crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import load_region_set, read_region
-from shared.storage import Store
+from shared.storage import Store, named_by_hash
 
 
 def read_crop(store: Store, given: GivenCrop, model: ModelRecord, rng: np.random.Generator) -> Crop:
@@ -23,7 +23,7 @@ def read_crop(store: Store, given: GivenCrop, model: ModelRecord, rng: np.random
     """
     if given.pixels is None:
         return _cut_crop(store, given, model, rng)
-    pixels = decode_png(store.get(given.pixels))
+    pixels = decode_png(named_by_hash(store, given.pixels))
     if pixels.ndim != 3 or pixels.shape[0] != pixels.shape[1] or len(pixels) > model.size:
         raise InputError(
             f"a crop has shape {pixels.shape}: give an RGB square of at most {model.size} px"

@@ -83,7 +83,7 @@ def load_model(store: Store, ref: ModelRef, device: str) -> LoadedModel:
     """
     record = read_model(store, ref)
     precision = record.recipe.precision
-    version = (store.url, ref, frozenset(record.sha256.items()))
+    version = (store.url, ref, frozenset((record.sha256 | record.configurations).items()))
     with _lock:
         content = _contents.get(version)
         pipeline = _pipelines.get((content, device, precision)) if content is not None else None
@@ -133,10 +133,11 @@ def _copy(store: Store, prefix: str, record: ModelRecord, folder: Path, below: s
         below: beginning of the names of the files to copy.
 
     Raises:
-        DamagedObjectError: weights are missing, or others than those of the record; or a
-            configuration is damaged.
+        DamagedObjectError: weights or configurations are missing, or others than those of the
+            record; or a configuration is damaged.
     """
-    wanted = {name: digest for name, digest in record.sha256.items() if name.startswith(below)}
+    known = record.sha256 | record.configurations
+    wanted = {name: digest for name, digest in known.items() if name.startswith(below)}
     copied = {}
     for key in store.list(prefix + below):
         name = key.removeprefix(prefix)

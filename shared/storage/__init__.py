@@ -26,6 +26,7 @@ from shared.storage.store import (
     checked_file,
     file_identity,
     file_size,
+    named_by_hash,
 )
 from shared.storage.view import OverlayStore, ReadOnceStore, StoreView
 
@@ -54,6 +55,7 @@ __all__ = [
     "file_identity",
     "file_size",
     "is_fault",
+    "named_by_hash",
     "open_store",
     "sha256",
     "sha256_file",

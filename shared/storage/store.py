@@ -143,6 +143,19 @@ def checked_file(store: Store, key: str, digest: str | None) -> Path:
     return path
 
 
+def named_by_hash(store: Store, key: str) -> bytes:
+    """Return the bytes of an object whose name, without the suffix, is their SHA-256.
+
+    Raises:
+        ObjectNotFoundError: the store does not hold it.
+        DamagedObjectError: it has another content.
+    """
+    data = store.get(key)
+    if PurePosixPath(key).stem != sha256(data):
+        raise DamagedObjectError(store, key, "it is not what its name says")
+    return data
+
+
 def file_size(store: Store, name: str) -> int:
     """Return the bytes of a large file, by its key or absolute path; 0: it cannot be read."""
     try:

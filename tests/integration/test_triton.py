@@ -143,11 +143,11 @@ def test_a_field_is_denoised_by_the_server(
     labels[SIZE:, SIZE:] = 2
     folder = running.store.root / "map.tif"
     write_label_map(folder, [labels], labels.shape[1], labels.shape[0], 0.5)
-    running.store.put_file("fields/inputs/map.tif", folder)
+    running.store.put_file("maps/map.tif", folder)
 
     def field(name: str) -> UInt8:
         request = FieldRequest.model_validate(
-            {"field": name, "model": "m", "labels": "fields/inputs/map.tif", "steps": 2,
+            {"field": name, "model": "m", "labels": "maps/map.tif", "steps": 2,
              "compression": "deflate", "guidance_map": 1.5, "guidance_crops": 1.5}
         )  # fmt: skip
         ledger = Ledger(running.store)

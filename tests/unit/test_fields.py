@@ -41,7 +41,7 @@ from tests.region_sets import CLASSES, make_region_set
 
 WIDTH, HEIGHT = 46, 590
 XMP = mark_xmp(Mark("toy/1", "f"))
-LABELS = "fields/inputs/map.tif"
+LABELS = "maps/map.tif"
 
 
 def label_map() -> np.ndarray:  # type: ignore[type-arg]
