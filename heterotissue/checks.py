@@ -37,7 +37,7 @@ def notes(store: Store, request: Request) -> list[str]:
         if isinstance(request, TrainRequest):
             return _missing(store, request.regions, ("train",), "the model cannot learn them")
         if isinstance(request, EvaluateRequest):
-            from services.evaluate.data import unlearnt
+            from services.evaluate.held_out import unlearnt
 
             name = request.regions or _own_regions(store, request.dataset)
             return [

@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from services.evaluate.held_out import find_leaks
 from shared.arrays import UInt8
-from shared.contracts.base import Split
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_table_key
 from shared.contracts.synthesize import Condition, DatasetRecord
-from shared.contracts.train import PACKAGED
 from shared.datasets.pseudonyms import source_names
 from shared.datasets.samples import DatasetIndex, load_dataset, relabel
 from shared.errors import InputError
 from shared.imaging.region_sets import RegionIndex, classes_without_regions, load_region_set
 from shared.models import read_model
-from shared.patients import folded
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import Store
 from shared.storage.formats import read_table
 
 FALLBACK_SHARE = 0.25
@@ -216,26 +214,7 @@ def _divide_by_slide(
         [part.slide for part in real.of_split(*splits)]
         for splits in (request.real_train, request.real_test)
     )
-    trained, patients, cautions = _training_slides(store, _models(store, request))
-    cautions += [text for text in real.cautions if text not in cautions]
-    overlap = sorted(set(test_slides) & (set(train_slides) | trained))
-    if overlap:
-        cautions.append(
-            f"Slides {', '.join(overlap)} are tested on, and were also trained on: "
-            "the figures are better than they would be on new slides."
-        )
-    tested = _patients(real, *request.real_test)
-    patients |= _patients(real, *request.real_train)
-    if not overlap and (divided := sorted(tested[each] for each in tested.keys() & patients)):
-        cautions.append(
-            f"Slides of patients {', '.join(divided)} are tested on, and other slides of theirs "
-            "were trained on: the figures are better than they would be on new patients."
-        )
-    if not _source_slides(store, dataset, model).isdisjoint(test_slides):
-        cautions.append(
-            f"Maps or crops of the dataset were taken from the {' or '.join(request.real_test)}"
-            " split: so it was partly made from the slides that it is tested on."
-        )
+    cautions = find_leaks(store, request, real, dataset, model)
     train, test = (
         RealPairs(regions, range(len(regions)), table)
         for regions in (
@@ -293,70 +272,6 @@ def _open_row(store: Store, name: str, dataset: DatasetRecord) -> SyntheticPairs
             "an ablation may differ only in the conditions that the model was given"
         )
     return SyntheticPairs(DatasetIndex(store, record, partial(source_names, store, record)))
-
-
-def _models(store: Store, request: EvaluateRequest) -> list[str]:
-    """List the models, `<name>/<version>`, that made the datasets of a request."""
-    datasets = (request.dataset, *request.ablation.values(), *request.seen.values())
-    return list(dict.fromkeys(load_dataset(store, name).model for name in datasets))
-
-
-def unlearnt(store: Store, request: EvaluateRequest) -> list[str]:
-    """Return a sentence for each model of the datasets that has never learnt some classes."""
-    models = (read_model(store, ModelRef.parse(name)) for name in _models(store, request))
-    return [
-        f"Model {model.ref} has never learnt {', '.join(model.unlearnt)}: without crops they look "
-        "alike in its images, so no figure says how well a trained model makes them."
-        for model in models
-        if model.unlearnt
-    ]
-
-
-def _patients(regions: RegionSet, *splits: Split) -> dict[str, str]:
-    """Return the known patients of splits: as identifiers are compared → as they are written."""
-    return {folded(x.patient): x.patient for x in regions.of_split(*splits) if x.patient}
-
-
-def _training_slides(store: Store, models: list[str]) -> tuple[set[str], dict[str, str], list[str]]:
-    """Collect the training slides of models, and of the models that these were started from.
-
-    Args:
-        store: holds the records of the models.
-        models: `<name>/<version>` of each model.
-
-    Returns:
-        The names of the slides, what `_patients` returns, and a caution for every model that is no
-        longer in the store.
-    """
-    slides: set[str] = set()
-    patients: dict[str, str] = {}
-    cautions: list[str] = []
-    queue = list(models)
-    for reference in queue:  # the loop also visits the models that it appends
-        try:
-            model = read_model(store, ModelRef.parse(reference))
-        except ObjectNotFoundError:
-            cautions.append(
-                f"Model {reference}, which a generator was started from, is no longer in the "
-                "store: so it is not known whether it was trained on the test slides."
-            )
-            continue
-        record = load_region_set(store, model.regions)
-        slides |= {part.slide for part in record.of_split("train")}
-        patients |= _patients(record, "train")
-        start = (model.warm_start or "").removeprefix("models/")
-        if start not in ("", *PACKAGED, *queue):
-            queue.append(start)
-    return slides, patients, cautions
-
-
-def _source_slides(store: Store, dataset: DatasetRecord, model: ModelRecord) -> set[str]:
-    """Return the names of the slides that maps and crops of a dataset may come from."""
-    return {
-        part.slide
-        for source in (dataset.request.maps, dataset.request.crops)
-        for part in load_region_set(store, source.regions or model.regions).of_split(*source.splits)
-    }
 
 
 def class_gaps(store: Store, request: EvaluateRequest, real: RegionSet) -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from services.evaluate.appearance import measure_appearance
 from services.evaluate.contact_sheet import draw_sheet
-from services.evaluate.data import class_gaps, gather, unlearnt
+from services.evaluate.data import class_gaps, gather
 from services.evaluate.encoding import EncoderResult, measure_encoder, open_encoder
+from services.evaluate.held_out import unlearnt
 from services.evaluate.naming import report_names, with_pseudonyms
 from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import check_segmenter

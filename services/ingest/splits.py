@@ -213,6 +213,16 @@ def kept_splits(
     return sum(earlier.splits.get(name) == splits[name] for name in drawn)
 
 
+def changed_splits(splits: Mapping[str, Split], earlier: Earlier | None) -> dict[str, str]:
+    """Return how the splits of slides have changed: name → 'train → test'."""
+    before = earlier.splits if earlier else {}
+    return {
+        name: f"{before[name]} → {split}"
+        for name, split in sorted(splits.items())
+        if before.get(name, split) != split
+    }
+
+
 def _groups(rule: SplitFractions, members: Mapping[str, Member]) -> dict[str, str]:
     """Return slide → what is never divided: its patient, or its site with all that share patients.
 

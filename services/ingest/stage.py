@@ -16,6 +16,7 @@ from services.ingest.patches import check_size, patch_index
 from services.ingest.remarks import doubtful_resolutions, remarks, why_no_regions
 from services.ingest.splits import (
     assign_splits,
+    changed_splits,
     class_regions,
     earlier_splits,
     kept_splits,
@@ -173,6 +174,8 @@ class IngestStage(Stage[IngestRequest]):
             ),
             **remarks(request, done),
         }
+        if changed := changed_splits(splits, earlier):
+            result["splits changed"] = changed
         if not result["regions"]:
             result["no regions"] = [why_no_regions(request, labelled)]
         left_out = {

@@ -31,9 +31,9 @@ def decode_png(data: bytes) -> UInt8:
     Raises:
         InputError: the data cannot be decoded.
     """
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if array is None:
-        raise InputError("an image in a shard is broken: make the shard again")
+        raise InputError("an image in the store is broken: make it again")
     return np.asarray(
         cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array, np.uint8
     )

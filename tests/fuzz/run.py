@@ -1,7 +1,7 @@
 """Damages real files and gives them to their parsers: `python -m tests.fuzz.run --inputs 20000`.
 
 Each input ends in a result or in an error that the parser documents. Anything else is a fault:
-another error, the end of the process, ten seconds, or more memory than the limit. Parsers run in
+another error, the end of the process, twenty seconds, or more memory than the limit. Parsers run in
 children, and a child that ends is replaced. The first input of each kind of fault is kept.
 """
 
@@ -30,7 +30,9 @@ from pathlib import Path
 from tests.fuzz.mutations import mutate
 from tests.fuzz.targets import Target, make_targets
 
-SECONDS = 10
+SECONDS = 20
+"""Parsers in a sandbox have five of a processor, which a busy machine may take longer to give."""
+
 MEMORY_BYTES = 3 << 30
 """Address space that a child may take beyond what it has when it begins."""
 

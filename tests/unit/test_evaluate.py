@@ -16,7 +16,8 @@ import safetensors.torch
 from heterotissue.checks import notes
 from services.evaluate import encoding
 from services.evaluate import stage as evaluate
-from services.evaluate.data import class_gaps, gather, spread, unlearnt
+from services.evaluate.data import class_gaps, gather, spread
+from services.evaluate.held_out import unlearnt
 from services.evaluate.naming import report_names, with_pseudonyms
 from services.evaluate.report import html_report, summarize
 from services.evaluate.stage import EvaluateStage

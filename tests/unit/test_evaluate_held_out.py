@@ -10,6 +10,9 @@ from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
+from shared.contracts.train import SourceSlide, TrainedSlides, training_key
+from shared.datasets.slide_sources import among, slides_of
+from shared.imaging.region_sets import load_region_set
 from tests.region_sets import make_region_set
 from tests.toy_dataset import make_store, synthesize
 
@@ -92,3 +95,35 @@ def test_slides_that_any_model_was_trained_on_are_not_held_out(tmp_path: Path) -
     material = gather(store, request)
     assert not material.held_out
     assert "first/1, which a generator was started from" in material.cautions[0]
+
+
+def test_slides_are_those_of_the_training_whatever_the_splits_are_today(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    request = EvaluateRequest(report="r", dataset="d")
+    model = store.get_model("models/toy/1/model.json", ModelRecord)
+    regions = load_region_set(store, model.regions)
+    known = TrainedSlides(slides=tuple(slides_of(store, regions, "train")))
+    assert [each.slide for each in known.slides] == ["slide-a", "slide-b"]
+    store.put_json(training_key(model.run, "slides.json"), known)
+    assert gather(store, request).held_out
+    today = {"slide-a": "test", "slide-b": "train", "slide-c": "train"}
+    parts = tuple(part.model_copy(update={"split": today[part.slide]}) for part in regions.slides)
+    store.put_json(region_set_key(regions.name), regions.model_copy(update={"slides": parts}))
+    material = gather(store, request)
+    assert (material.held_out, material.test_slides) == (False, ["slide-a"])
+    assert material.cautions[0].startswith("Slides slide-a are tested on, and were also trained")
+    assert "Maps or crops of the dataset were taken from the test split" in material.cautions[1]
+
+
+def test_slides_are_compared_by_their_contents() -> None:
+    trained = [SourceSlide(slide="a", sha256="1"), SourceSlide(slide="b", sha256="2")]
+    tested = [
+        SourceSlide(slide="renamed", sha256="1"),
+        SourceSlide(slide="b", sha256="3"),
+        SourceSlide(slide="tile"),
+    ]
+    assert among(tested, trained) == ["renamed"]
+    assert among(tested, [SourceSlide(slide="b"), SourceSlide(slide="tile", sha256="4")]) == [
+        "b", "tile",
+    ]  # fmt: skip
+    assert among(tested, []) == []

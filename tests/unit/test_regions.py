@@ -9,6 +9,7 @@ import pytest
 
 from shared.contracts.base import Split, SplitFractions
 from shared.contracts.regions import RegionRule, region_tar_key
+from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_index import write_region_index
 from shared.imaging.region_sets import Region, RegionIndex, pack_regions, region_tables
@@ -141,3 +142,9 @@ def test_splits_hold_back_whole_slides_and_do_not_depend_on_order() -> None:
     assert (kinds.count("test"), kinds.count("val"), kinds.count("train")) == (3, 1, 6)
     assert SplitFractions(test=0.5).assign(["only"]) == {"only": "train"}
     assert sorted(SplitFractions(test=0.1).assign(["a", "b"]).values()) == ["test", "train"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n", b"x" * 99])
+def test_a_picture_that_is_none_is_told(data: bytes) -> None:
+    with pytest.raises(InputError, match="an image in the store is broken"):
+        decode_png(data)

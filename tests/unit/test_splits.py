@@ -12,6 +12,7 @@ from services.ingest.splits import (
     Earlier,
     Member,
     assign_splits,
+    changed_splits,
     earlier_splits,
     leaks,
     members_of,
@@ -110,8 +111,17 @@ def test_a_cohort_that_grows_keeps_its_splits() -> None:
         assert after["s0b"] == before["s0"]
         assert list(after.values()).count("test") >= round(more / 4)
     other = SplitFractions(test=0.5)
+    assert changed_splits(after, known) == {}
     changed = assign_splits(other, {s: member(p) for s, p in patients.items()}, known)
     assert list(changed.values()).count("test") == 4  # another rule, another draw
+
+
+def test_changed_splits_are_named() -> None:
+    known = Earlier({"a": "train", "b": "test"}, {}, RULE)
+    given = {"a": member(None, "test"), "b": member(None, "test"), "c": member(None, "train")}
+    splits = assign_splits(RULE, given, known)
+    assert changed_splits(splits, known) == {"a": "train → test"}
+    assert changed_splits(splits, None) == {}
 
 
 def test_only_slides_of_the_same_content_keep_their_splits(tmp_path: Path) -> None:

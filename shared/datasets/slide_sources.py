@@ -1,0 +1,75 @@
+"""The slides that regions, models and datasets come from, as they are compared with others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shared.contracts.base import Split
+from shared.contracts.ingest import CohortRecord, cohort_key
+from shared.contracts.models import ModelRecord
+from shared.contracts.regions import RegionSet
+from shared.contracts.synthesize import DatasetRecord
+from shared.contracts.train import SourceSlide, TrainedSlides, training_key
+from shared.datasets.pseudonyms import source_names
+from shared.datasets.samples import read_manifest
+from shared.imaging.region_sets import load_region_set
+from shared.storage import ObjectNotFoundError, Store
+
+
+def slides_of(store: Store, regions: RegionSet, *splits: Split) -> list[SourceSlide]:
+    """Return the slides of splits of a region set; without splits, of all."""
+    parts = regions.of_split(*splits) if splits else regions.slides
+    try:
+        contents = store.get_model(cohort_key(regions.cohort), CohortRecord).sha256
+    except ObjectNotFoundError:  # tiles have no cohort of slides
+        contents = {}
+    return [
+        SourceSlide(slide=part.slide, sha256=contents.get(part.slide), patient=part.patient)
+        for part in parts
+    ]
+
+
+def trained_slides(store: Store, model: ModelRecord) -> list[SourceSlide]:
+    """Return the slides that a model was trained on; today's of its regions, if it is older."""
+    try:
+        key = training_key(model.run, "slides.json")
+        return list(store.get_model(key, TrainedSlides).slides)
+    except ObjectNotFoundError:
+        return slides_of(store, load_region_set(store, model.regions), "train")
+
+
+def dataset_slides(
+    store: Store, dataset: DatasetRecord, model: ModelRecord
+) -> tuple[list[SourceSlide], int]:
+    """Return the slides of a dataset's maps and crops, and how many are not known any more."""
+    rows = read_manifest(store, dataset, ["map_slide", "crop_slides"])
+    used = set(rows["map_slide"].to_pylist()).union(*rows["crop_slides"].to_pylist())
+    names = source_names(store, dataset, regions=False)
+    sets = {
+        source.regions or model.regions for source in (dataset.request.maps, dataset.request.crops)
+    }
+    known = {
+        each.slide: each
+        for name in sorted(sets)
+        for each in slides_of(store, load_region_set(store, name))
+    }
+    found = [known[names[each]] for each in sorted(used) if names.get(each) in known]
+    return found, len(used) - len(found)
+
+
+def among(slides: Iterable[SourceSlide], others: Iterable[SourceSlide]) -> list[str]:
+    """Return the names of the slides that are among others too.
+
+    Slides are the same if their contents are; where one is not known, if their names are.
+    """
+    every = list(others)
+    contents = {each.sha256 for each in every if each.sha256}
+    named = {each.slide for each in every}
+    unknown = {each.slide for each in every if not each.sha256}
+
+    def seen(own: SourceSlide) -> bool:
+        if own.sha256 is None:
+            return own.slide in named
+        return own.sha256 in contents or own.slide in unknown
+
+    return sorted(each.slide for each in slides if seen(each))
