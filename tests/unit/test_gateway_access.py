@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.gateway.api import limits, tokens
@@ -104,6 +105,19 @@ def test_without_a_token_there_is_nothing(gateway: Gateway) -> None:
         answer = gateway.client.get("/v1/datasets", headers=headers)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert answer.json()["type"].endswith("unauthorized")
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://]", "http://\u2100.example", "null", ""])
+def test_an_origin_that_is_no_address_is_foreign(gateway: Gateway, origin: str) -> None:
+    anyone = TestClient(gateway.app, raise_server_exceptions=False)
+    headers = {"Origin": origin.encode()}
+    for method, place in (("POST", "/v1/datasets"), ("PUT", "/v1/slides/s/source/s.svs"),
+                          ("DELETE", "/v1/datasets/d")):  # fmt: skip
+        answer = anyone.request(method, place, headers=headers)  # type: ignore[arg-type]
+        assert answer.status_code == 401, answer.text
+    for place in ("/login", "/logout"):
+        answer = anyone.post(place, data={"token": "x"}, headers=headers)  # type: ignore[arg-type]
+        assert answer.status_code == 403, answer.text
 
 
 def test_scopes_are_kept_apart(gateway: Gateway) -> None:

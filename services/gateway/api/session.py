@@ -135,4 +135,8 @@ def from_our_page(request: Request) -> bool:
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site == "same-origin"
-    return urlsplit(request.headers.get("Origin", "")).netloc == request.headers.get("Host")
+    try:
+        origin = urlsplit(request.headers.get("Origin", "")).netloc
+    except ValueError:  # it is no address, so it is none of ours
+        return False
+    return origin == request.headers.get("Host")
