@@ -67,8 +67,8 @@ class StoredParts(PartUpload):
 
     def parts(self, upload: str) -> dict[int, int]:
         folder = _part_key(upload)
-        keys = self.store.list(folder)
-        return {int(key.removeprefix(folder)): self.store.size(key) for key in keys}
+        stats = self.store.stats(folder)
+        return {int(key.removeprefix(folder)): stat.size for key, stat in stats}
 
     def url(self, upload: str, number: int, size: int, seconds: int) -> str | None:
         return None

@@ -111,8 +111,8 @@ def file_identity(store: Store, name: str) -> str:
         InputError: the file cannot be read.
     """
     if not PurePosixPath(name).is_absolute():
-        if not store.exists(name) and (keys := list(store.list(f"{name}/"))):
-            tags = "\n".join(f"{key}\0{store.stat(key).tag}" for key in keys)
+        if not store.exists(name) and (stats := list(store.stats(f"{name}/"))):
+            tags = "\n".join(f"{key}\0{stat.tag}" for key, stat in stats)
             return sha256(tags.encode())
         return store.stat(name).tag
     path = Path(name)
@@ -195,6 +195,13 @@ class Store(ABC):
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield all keys that start with `prefix`, sorted."""
+
+    @abstractmethod
+    def stats(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        """Yield all keys that start with `prefix`, sorted, with what `stat` returns of each.
+
+        A server tells this with the list, so it takes no call for each object.
+        """
 
     @abstractmethod
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:

@@ -24,13 +24,13 @@ def slide_info(store: Store, slide: str) -> SlideInfo | None:
     the owner's affair; see `source_of`.
     """
     prefix = slide_key(slide, "")
-    keys = list(store.list(prefix))
-    if not keys:
+    stats = dict(store.stats(prefix))
+    if not stats:
         return None
-    sources = [key for key in keys if key.startswith(prefix + "source/")]
-    annotations = [key for key in keys if key.startswith(prefix + "annotation/")]
+    sources = [key for key in stats if key.startswith(prefix + "source/")]
+    annotations = [key for key in stats if key.startswith(prefix + "annotation/")]
     record, reference = (
-        store.get_model(key, kind) if key in keys else None
+        store.get_model(key, kind) if key in stats else None
         for key, kind in (
             (slide_key(slide), SlideRecord),
             (slide_key(slide, "reference.json"), SlideReference),
@@ -46,11 +46,13 @@ def slide_info(store: Store, slide: str) -> SlideInfo | None:
     return SlideInfo(
         slide=slide,
         source=source or next(iter(main), None),
-        files={key: store.size(key) for key in (*sources, *annotations)},
+        files={key: stats[key].size for key in (*sources, *annotations)},
         annotation=next(iter(annotations), None),
         record=record if isinstance(record, SlideRecord) else None,
         label_maps={
-            key.removeprefix(maps).removesuffix(".tif"): key for key in keys if key.startswith(maps)
+            key.removeprefix(maps).removesuffix(".tif"): key
+            for key in stats
+            if key.startswith(maps)
         },
     )
 
