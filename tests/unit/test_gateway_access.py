@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from anyio import CapacityLimiter
 from fastapi.testclient import TestClient
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from services.gateway.api import limits, tokens
+from services.gateway.api import json_bodies, limits, tokens
 from services.gateway.api.tokens import Tokens
 from services.gateway.app import make_app
 from services.gateway.reader_study import links
@@ -118,6 +119,29 @@ def test_an_origin_that_is_no_address_is_foreign(gateway: Gateway, origin: str) 
     for place in ("/login", "/logout"):
         answer = anyone.post(place, data={"token": "x"}, headers=headers)  # type: ignore[arg-type]
         assert answer.status_code == 403, answer.text
+
+
+def test_a_sender_is_one_in_every_spelling(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+
+    def noted(most: int, key: str) -> CapacityLimiter:
+        keys.append(key)
+        return CapacityLimiter(most)
+
+    monkeypatch.setattr(json_bodies._parsing, "of", noted)
+    token, _ = gateway.resources.tokens.create("ann", "local", ("annotate",))
+    visitor = TestClient(gateway.app, headers={"Origin": "http://testserver"})
+    for spelling in (f"Bearer {token}", f"bEaReR {token}", f"Bearer   {token}  "):
+        answer = visitor.post("/v1/slides", json={}, headers={"Authorization": spelling})
+        assert answer.status_code == 422
+    visitor.post("/login", data={"token": token}, follow_redirects=False)
+    assert visitor.post("/v1/slides", json={}).status_code == 422
+    gateway.client.post("/v1/slides", json={})
+    assert len(keys) == 5
+    assert len({*keys[:4]}) == 1
+    assert keys[4] != keys[0]
 
 
 def test_scopes_are_kept_apart(gateway: Gateway) -> None:

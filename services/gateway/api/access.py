@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -42,6 +42,16 @@ def public(status: JobStatus) -> JobStatus:
     """Return a job's status without the paths of workers' disks."""
     hidden = {"failed": without_paths(status.failed), "result": without_paths(status.result)}
     return status.model_copy(update=hidden)
+
+
+class Sender(NamedTuple):
+    """Whom a request is from, by the id of a token and the name of its tenant.
+
+    It is at `request.state.sender` as soon as it is known.
+    """
+
+    token: str
+    tenant: str
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,7 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         resources.limits.count_request(token.id)
+        request.state.sender = Sender(token.id, token.tenant)
         if not {scope, "admin"} & set(token.scopes):
             raise ProblemError(
                 403,
