@@ -50,12 +50,15 @@ class DamagedObjectError(InputError):
 
     Attributes:
         why: what is wrong with it.
+        remedy: the command that makes it again, in a phrase; empty: it is not known.
     """
 
     def __init__(self, store: Store, key: str, why: str) -> None:
         command = maker(key)
-        remedy = f": run {command} again, as it was run" if command else ""
-        super().__init__(f"{key!r} of {store.url} is damaged ({why}){remedy}")
+        self.remedy = f"run {command} again, as it was run" if command else ""
+        super().__init__(
+            f"{key!r} of {store.url} is damaged ({why})" + f": {self.remedy}" * bool(command)
+        )
         self.key, self.why = key, why
 
 
@@ -141,6 +144,14 @@ def checked_file(store: Store, key: str, digest: str | None) -> Path:
     if digest and content_hash(path) != digest:
         raise DamagedObjectError(store, key, "it is not as it was made")
     return path
+
+
+def checked_bytes(store: Store, key: str, digest: str | None) -> bytes:
+    """Return the bytes of an object, as `checked_file` returns a file of it."""
+    data = store.get(key)
+    if digest and sha256(data) != digest:
+        raise DamagedObjectError(store, key, "it is not as it was made")
+    return data
 
 
 def file_size(store: Store, name: str) -> int:
