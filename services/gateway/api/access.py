@@ -83,11 +83,18 @@ class Caller:
         """Record and queue a job, write an audit record, and return the job's id.
 
         `job` is the id, if it is known already; `replace` takes the name of the result from
-        another request.
+        another request. A request that is not in the store yet counts as uploaded.
+
+        Raises:
+            ProblemError: less than the request's size is left of the quota (429).
         """
         if self.token.tenant != LOCAL:
             check_names(request)
-        job = self.resources.submit(self.ledger, request, job, replace=replace)
+        job = job or self.ledger.identify(request)
+        known = self.store.exists(self.ledger.key(job, "request.json"))
+        size = 0 if known else len(request.model_dump_json().encode())
+        with self.spending("upload_bytes", size):
+            self.resources.submit(self.ledger, request, job, replace=replace)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
 
