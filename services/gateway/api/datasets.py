@@ -24,7 +24,7 @@ from services.gateway.api.idempotency import IdempotencyKey, claimed
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
-from services.gateway.api.streams import Wanted, send_object, sending, tar_stream
+from services.gateway.api.streams import Wanted, read_made, send_object, sending, tar_stream
 from services.gateway.api.watching import Watching
 from shared.contracts.base import Name
 from shared.contracts.gateway import (
@@ -42,7 +42,7 @@ from shared.datasets.preview import preview_png
 from shared.jobs import Ledger, names
 from shared.models import read_model
 from shared.queue.redis_state import RedisLeases
-from shared.storage import ReadOnceStore, Store, checked_bytes, sha256
+from shared.storage import ReadOnceStore, Store, sha256
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=JsonRoute)
 
@@ -75,9 +75,9 @@ class OwnDataset:
         return DatasetFiles(self.caller.ledger, self.job, self.name)
 
     def read(self, name: str) -> bytes:
-        """Read a small file of the dataset. Raises as `checked_bytes` does."""
+        """Read a small file of the dataset. Raises as `read_made` does."""
         key = dataset_key(self.name, name)
-        return checked_bytes(self.store, key, self.files.digest(key))
+        return read_made(self.store, key, self.files.digest(key))
 
     def status(self) -> DatasetStatus:
         """Compute the status of the dataset."""

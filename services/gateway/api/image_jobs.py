@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from services.gateway.api.access import Caller
 from services.gateway.api.given_pictures import Pictures, read_crop
 from services.gateway.api.problems import ProblemError, hide_paths
+from services.gateway.api.streams import read_made
 from services.gateway.api.turns import seated
 from shared.contracts.gateway import CropBody
 from shared.contracts.image import GivenCrop, ImageRequest, input_key
@@ -22,13 +23,7 @@ from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.storage import (
-    DamagedObjectError,
-    ObjectNotFoundError,
-    Store,
-    checked_bytes,
-    sha256,
-)
+from shared.storage import DamagedObjectError, Store, sha256
 
 WAIT_SECONDS, MAX_WAIT_SECONDS = 20.0, 60.0
 POLL_SECONDS = 0.05
@@ -79,14 +74,14 @@ def _answer(caller: Caller, job: str) -> Response | None:
 
 
 def _picture(caller: Caller, job: str, image: str) -> bytes:
-    """Return the image of a job that is done. Raises as `checked_bytes` does."""
-    return checked_bytes(caller.store, image, caller.ledger.marker(job, "image").outputs[image])
+    """Return the image of a job that is done. Raises as `read_made` does."""
+    return read_made(caller.store, image, caller.ledger.marker(job, "image").outputs[image])
 
 
 def _is_whole(caller: Caller, job: str, ended: JobResult) -> bool:
     try:
         return bool(_picture(caller, job, str((ended.result or {}).get("image"))))
-    except (ObjectNotFoundError, DamagedObjectError):
+    except DamagedObjectError:
         return False
 
 

@@ -15,7 +15,13 @@ from pydantic import BaseModel, Field
 
 from services.gateway.api.etags import NOT_MODIFIED, etag_headers, not_modified
 from services.gateway.api.problems import ProblemError, documented, returning
-from shared.storage import DamagedObjectError, ObjectNotFoundError, Store, checked_file
+from shared.storage import (
+    DamagedObjectError,
+    ObjectNotFoundError,
+    Store,
+    checked_bytes,
+    checked_file,
+)
 
 CHUNK_BYTES = 1 << 20
 
@@ -67,6 +73,26 @@ def check_made(store: Store, key: str, digest: str) -> int:
             return store.size(key)
         return checked_file(store, key, digest).stat().st_size
     except ObjectNotFoundError as error:
+        raise DamagedObjectError(store, key, "it is missing") from error
+
+
+def read_made(store: Store, key: str, digest: str | None) -> bytes:
+    """Return the bytes of a small object, which must be as it was made.
+
+    Args:
+        store: holds the object.
+        key: its key.
+        digest: its SHA-256; None: it may not be made yet.
+
+    Raises:
+        ObjectNotFoundError: it is not there, and not known to be made.
+        DamagedObjectError: it was made, and is missing or has another content.
+    """
+    try:
+        return checked_bytes(store, key, digest)
+    except ObjectNotFoundError as error:
+        if digest is None:
+            raise
         raise DamagedObjectError(store, key, "it is missing") from error
 
 
