@@ -187,6 +187,18 @@ def test_crops_are_of_ones_own_ingested_slides(gateway: Gateway, phantom: Path) 
     assert stranger.get(place, params=square).status_code == 404
 
 
+def test_a_label_map_of_others_is_not_downloaded(gateway: Gateway, phantom: Path) -> None:
+    ingest(gateway, phantom)
+    root, key = gateway.resources.root, "slides/p/labels/c.tif"
+    assert gateway.client.get("/v1/slides/p/labels.tif").content == root.get(key)
+    root.put(key, root.get(key) + b"?")
+    refused = gateway.client.get("/v1/slides/p/labels.tif")
+    assert (refused.status_code, key in refused.json()["detail"]) == (409, True)
+    assert "'htd ingest' of its cohort" in refused.json()["remedy"]
+    root.delete("cohorts/c.json")
+    assert gateway.client.get("/v1/slides/p/labels.tif").status_code == 200
+
+
 def test_slow_slides_leave_threads_for_the_others(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

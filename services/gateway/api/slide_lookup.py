@@ -12,7 +12,7 @@ from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlideReference
 from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, slide_key
-from shared.storage import Store
+from shared.storage import ObjectNotFoundError, Store
 
 SlideName = Annotated[Name, Path(description="name of the slide")]
 
@@ -83,6 +83,16 @@ def label_map(info: SlideInfo, cohort: str | None) -> str | None:
     if cohort is not None:
         return info.label_maps.get(cohort)
     return next((info.label_maps[name] for name in sorted(info.label_maps)), None)
+
+
+def label_map_digest(store: Store, slide: str, key: str) -> str | None:
+    """Return the SHA-256 of a slide's label map, as its cohort's record says it; None: unknown."""
+    cohort = key.removeprefix(slide_key(slide, "labels/")).removesuffix(".tif")
+    try:
+        record = store.get_model(cohort_key(cohort), CohortRecord)
+    except ObjectNotFoundError:  # the cohort was deleted, and the map stays
+        return None
+    return record.labels.get(record.name_of(slide) or "")
 
 
 def name_in(caller: Caller, cohort: str, slide: str) -> str:
