@@ -116,6 +116,10 @@ class Policed(StoreView):
         self._check("s3:ListBucket", prefix)
         return super().list(prefix)
 
+    def stats(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        self._check("s3:ListBucket", prefix)
+        return super().stats(prefix)
+
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         self._check("s3:ListBucket", prefix)
         return super().dates(prefix)

@@ -50,6 +50,8 @@ def check_store(store: Store, folder: Path) -> None:
     assert list(store.list("a/")) == ["a/one", "a/two.tar"]
     assert list(store.list("a")) == ["a/one", "a/two.tar", "ab"]
     assert list(store.list("nothing/")) == []
+    assert list(store.stats("a")) == [(key, store.stat(key)) for key in store.list("a")]
+    assert list(store.stats("nothing/")) == []
     dates = dict(store.dates("a/"))
     assert set(dates) == {"a/one", "a/two.tar"}
     assert all(abs(datetime.now(UTC) - date) < timedelta(minutes=5) for date in dates.values())

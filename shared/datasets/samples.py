@@ -23,7 +23,7 @@ from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, mark_png
 from shared.imaging.region_sets import RegionIndex
-from shared.storage import DamagedObjectError, Store, checked_file, sha256
+from shared.storage import DamagedObjectError, Store, checked_bytes, checked_file
 from shared.storage.formats import read_table, unpack_tar
 
 
@@ -98,10 +98,7 @@ def read_shards(store: Store, record: DatasetRecord) -> Iterator[tuple[str, byte
         DamagedObjectError: a shard is not as it was made.
     """
     for shard, digest in itertools.zip_longest(record.shards, record.digests):
-        data = store.get(shard)
-        if digest is not None and sha256(data) != digest:
-            raise DamagedObjectError(store, shard, "it is not as it was made")
-        yield shard, data
+        yield shard, checked_bytes(store, shard, digest)
 
 
 def read_manifest(

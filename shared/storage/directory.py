@@ -109,6 +109,11 @@ class DirectoryStore(Store):
         )
         yield from sorted(key for key in keys if key.startswith(prefix))
 
+    def stats(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        for key in self.list(prefix):
+            with suppress(FileNotFoundError):  # the object was deleted meanwhile
+                yield key, _stat(self._path(key))
+
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         for key in self.list(prefix):
             with suppress(FileNotFoundError):  # the object was deleted meanwhile

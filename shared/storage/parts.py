@@ -6,6 +6,7 @@ parts are objects of their own until they are joined.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -56,37 +57,41 @@ class PartUpload(ABC):
 
 
 class StoredParts(PartUpload):
-    """Parts as objects of any store, below `parts/<key>/`."""
+    """Parts as objects of any store, below `parts/<upload>/`, as each upload has its own."""
 
     def __init__(self, store: Store, key: str) -> None:
         self.store, self.key = store, key
-        self.prefix = f"parts/{key}/"
 
     def begin(self) -> str:
-        self.abort("")
-        return "parts"
+        return secrets.token_hex(16)
 
     def parts(self, upload: str) -> dict[int, int]:
-        keys = self.store.list(self.prefix)
-        return {int(key.removeprefix(self.prefix)): self.store.size(key) for key in keys}
+        folder = _part_key(upload)
+        stats = self.store.stats(folder)
+        return {int(key.removeprefix(folder)): stat.size for key, stat in stats}
 
     def url(self, upload: str, number: int, size: int, seconds: int) -> str | None:
         return None
 
     def put(self, upload: str, number: int, path: Path) -> None:
-        self.store.put_file(f"{self.prefix}{number:05d}", path)
+        self.store.put_file(_part_key(upload, number), path)
 
     def complete(self, upload: str, parts: int) -> None:
         with self.store.writing(self.key) as path, path.open("wb") as whole:
             # Count instead of listing: a part that another call has joined and deleted must raise
             # an error here, not be skipped.
             for number in range(1, parts + 1):
-                with self.store.open(f"{self.prefix}{number:05d}") as part:
+                with self.store.open(_part_key(upload, number)) as part:
                     shutil.copyfileobj(part, whole, 1 << 20)
         self.abort(upload)
 
     def abort(self, upload: str) -> None:
-        self.store.delete_prefix(self.prefix)
+        self.store.delete_prefix(_part_key(upload))
+
+
+def _part_key(upload: str, number: int | None = None) -> str:
+    """Return the key of an upload's part; without a number, what all of them begin with."""
+    return f"parts/{upload}/" + ("" if number is None else f"{number:05d}")
 
 
 class S3Parts(PartUpload):

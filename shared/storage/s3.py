@@ -142,6 +142,17 @@ class S3Store(Store):
         names = (item.object_name or "" for item in objects if not item.is_dir)
         yield from sorted(name.removeprefix(self.prefix) for name in names)
 
+    def stats(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        objects = self.client.list_objects(self.bucket, self.prefix + prefix, recursive=True)
+        yield from sorted(
+            (
+                (item.object_name or "").removeprefix(self.prefix),
+                Stat(item.size or 0, _tag(item.etag)),
+            )
+            for item in objects
+            if not item.is_dir
+        )
+
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         objects = self.client.list_objects(self.bucket, self.prefix + prefix, recursive=True)
         for item in objects:

@@ -50,12 +50,15 @@ class DamagedObjectError(InputError):
 
     Attributes:
         why: what is wrong with it.
+        remedy: the command that makes it again, in a phrase; empty: it is not known.
     """
 
     def __init__(self, store: Store, key: str, why: str) -> None:
         command = maker(key)
-        remedy = f": run {command} again, as it was run" if command else ""
-        super().__init__(f"{key!r} of {store.url} is damaged ({why}){remedy}")
+        self.remedy = f"run {command} again, as it was run" if command else ""
+        super().__init__(
+            f"{key!r} of {store.url} is damaged ({why})" + f": {self.remedy}" * bool(command)
+        )
         self.key, self.why = key, why
 
 
@@ -111,8 +114,8 @@ def file_identity(store: Store, name: str) -> str:
         InputError: the file cannot be read.
     """
     if not PurePosixPath(name).is_absolute():
-        if not store.exists(name) and (keys := list(store.list(f"{name}/"))):
-            tags = "\n".join(f"{key}\0{store.stat(key).tag}" for key in keys)
+        if not store.exists(name) and (stats := list(store.stats(f"{name}/"))):
+            tags = "\n".join(f"{key}\0{stat.tag}" for key, stat in stats)
             return sha256(tags.encode())
         return store.stat(name).tag
     path = Path(name)
@@ -143,17 +146,20 @@ def checked_file(store: Store, key: str, digest: str | None) -> Path:
     return path
 
 
+def checked_bytes(store: Store, key: str, digest: str | None) -> bytes:
+    """Return the bytes of an object, as `checked_file` returns a file of it."""
+    data = store.get(key)
+    if digest and sha256(data) != digest:
+        raise DamagedObjectError(store, key, "it is not as it was made")
+    return data
+
+
 def named_by_hash(store: Store, key: str) -> bytes:
     """Return the bytes of an object whose name, without the suffix, is their SHA-256.
 
-    Raises:
-        ObjectNotFoundError: the store does not hold it.
-        DamagedObjectError: it has another content.
+    Raises as `checked_bytes`.
     """
-    data = store.get(key)
-    if PurePosixPath(key).stem != sha256(data):
-        raise DamagedObjectError(store, key, "it is not what its name says")
-    return data
+    return checked_bytes(store, key, PurePosixPath(key).stem)
 
 
 def file_size(store: Store, name: str) -> int:
@@ -208,6 +214,13 @@ class Store(ABC):
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield all keys that start with `prefix`, sorted."""
+
+    @abstractmethod
+    def stats(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        """Yield all keys that start with `prefix`, sorted, with what `stat` returns of each.
+
+        A server tells this with the list, so it takes no call for each object.
+        """
 
     @abstractmethod
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:

@@ -42,6 +42,9 @@ class StoreView(Store):
     def list(self, prefix: str = "") -> Iterator[str]:
         return self.inner.list(prefix)
 
+    def stats(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        return self.inner.stats(prefix)
+
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         return self.inner.dates(prefix)
 
@@ -171,6 +174,11 @@ class OverlayStore(StoreView):
     def list(self, prefix: str = "") -> Iterator[str]:
         kept = {key for key in self.inner.list(prefix) if key not in self._own}
         yield from sorted(kept | {key for key in self._put() if key.startswith(prefix)})
+
+    def stats(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        kept = [item for item in self.inner.stats(prefix) if item[0] not in self._own]
+        own = [(key, self.stat(key)) for key in self._put() if key.startswith(prefix)]
+        yield from sorted(kept + own)
 
     def dates(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         yield from (item for item in self.inner.dates(prefix) if item[0] not in self._own)

@@ -13,9 +13,11 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from heterotissue.client import Client, RefusedError
 from heterotissue.stack.supervisor import Stack
+from services.gateway.api import limits
 from services.gateway.api.limits import Limits
 from services.gateway.api.problems import ProblemError
 from services.synthesize.stage import SynthesizeStage
@@ -29,6 +31,7 @@ from shared.queue.redis_state import connect
 from shared.queue.tenants import tenant_ledger
 from shared.settings import Settings
 from shared.storage import DirectoryStore, open_store
+from tests.gateway import Gateway
 from tests.integration.conftest import QUICK, wait_for
 from tests.models import publish_toy_model
 from tests.phantoms import PHANTOM_SEED
@@ -200,10 +203,10 @@ def test_the_command_line_reads_alike_over_http(
 
 
 def test_rates_and_quotas_have_an_end(stack: Stack) -> None:
-    limits = Limits(connect(stack.config.broker_url.get_secret_value()), requests=2)
+    own = Limits(connect(stack.config.broker_url.get_secret_value()), requests=2)
 
     def spend(amount: int, limit: int | None = 10, error: Exception | None = None) -> None:
-        with limits.spending("t", "images", amount, limit):
+        with own.spending("t", "images", amount, limit):
             if error:
                 raise error
 
@@ -218,10 +221,29 @@ def test_rates_and_quotas_have_an_end(stack: Stack) -> None:
 
     def hurry() -> None:
         for _ in range(6):  # of which three are in one window
-            limits.count_request("a")
+            own.count_request("a")
 
     with pytest.raises(ProblemError, match="2 requests within a minute"):
         hurry()
+
+
+def test_log_ins_are_counted_and_the_oldest_session_ends(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_SESSIONS", 2)
+    gateway = Gateway(tmp_path, stack.config.broker_url.get_secret_value())
+    token, _ = gateway.resources.tokens.create("ann", "local", ("read",))
+
+    def log_in() -> tuple[int, TestClient]:
+        ours = {"Origin": "http://testserver"}
+        visitor = TestClient(gateway.app, headers=ours, follow_redirects=False)
+        return visitor.post("/login", data={"token": token}).status_code, visitor
+
+    visitors = [log_in()[1] for _ in range(3)]
+    assert [each.get("/datasets").status_code for each in visitors] == [303, 200, 200]
+    gateway.resources.limits.requests = 1
+    answers = [log_in()[0] for _ in range(3)]  # of which two are in one window
+    assert 429 in answers
 
 
 def test_a_tenants_job_goes_through_the_queue(stack: Stack, client: Client) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from anyio import CapacityLimiter
+from fastapi.testclient import TestClient
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from services.gateway.api import limits, tokens
+from services.gateway.api import json_bodies, limits, tokens
+from services.gateway.api.problems import ProblemError
 from services.gateway.api.tokens import Tokens
 from services.gateway.app import make_app
 from services.gateway.reader_study import links
@@ -104,6 +109,42 @@ def test_without_a_token_there_is_nothing(gateway: Gateway) -> None:
         answer = gateway.client.get("/v1/datasets", headers=headers)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert answer.json()["type"].endswith("unauthorized")
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://]", "http://\u2100.example", "null", ""])
+def test_an_origin_that_is_no_address_is_foreign(gateway: Gateway, origin: str) -> None:
+    anyone = TestClient(gateway.app, raise_server_exceptions=False)
+    headers = {"Origin": origin.encode()}
+    for method, place in (("POST", "/v1/datasets"), ("PUT", "/v1/slides/s/source/s.svs"),
+                          ("DELETE", "/v1/datasets/d")):  # fmt: skip
+        answer = anyone.request(method, place, headers=headers)  # type: ignore[arg-type]
+        assert answer.status_code == 401, answer.text
+    for place in ("/login", "/logout"):
+        answer = anyone.post(place, data={"token": "x"}, headers=headers)  # type: ignore[arg-type]
+        assert answer.status_code == 403, answer.text
+
+
+def test_a_sender_is_one_in_every_spelling(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+
+    def noted(most: int, key: str) -> CapacityLimiter:
+        keys.append(key)
+        return CapacityLimiter(most)
+
+    monkeypatch.setattr(json_bodies._parsing, "of", noted)
+    token, _ = gateway.resources.tokens.create("ann", "local", ("annotate",))
+    visitor = TestClient(gateway.app, headers={"Origin": "http://testserver"})
+    for spelling in (f"Bearer {token}", f"bEaReR {token}", f"Bearer   {token}  "):
+        answer = visitor.post("/v1/slides", json={}, headers={"Authorization": spelling})
+        assert answer.status_code == 422
+    visitor.post("/login", data={"token": token}, follow_redirects=False)
+    assert visitor.post("/v1/slides", json={}).status_code == 422
+    gateway.client.post("/v1/slides", json={})
+    assert len(keys) == 5
+    assert len({*keys[:4]}) == 1
+    assert keys[4] != keys[0]
 
 
 def test_scopes_are_kept_apart(gateway: Gateway) -> None:
@@ -216,6 +257,50 @@ def test_without_redis_rates_are_not_limited(gateway: Gateway) -> None:
     with pytest.raises(RedisConnectionError):
         gateway.resources.redis.ping()
     gateway.resources.limits.count_request("a")
+
+
+def test_requests_that_are_kept_count_as_uploaded(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = {"upload_bytes": 1000}
+
+    @contextmanager
+    def spending(_: object, tenant: str, quota: str, amount: int, limit: object) -> Iterator[None]:
+        if amount > left.setdefault(quota, 10**6):
+            raise ProblemError(429, "quota", "too little is left")
+        left[quota] -= amount
+        yield
+
+    monkeypatch.setattr(limits.Limits, "spending", spending)
+    root, client = gateway.resources.root, gateway.client
+    small = {"cohort": "c", "slides": [{"slide": "s", "source": "slides/s/source/s.svs"}]}
+    root.put("slides/s/source/s.svs", b"x")
+    before = set(root.list())
+    heavy = small | {"label_names": {"z" * 2000: "a"}}
+    refused = client.post("/v1/ingest", json=heavy)
+    assert refused.status_code == 429, refused.text
+    assert set(root.list()) == before
+    left["upload_bytes"] = 10_000
+    job = client.post("/v1/ingest", json=heavy).json()["job"]
+    spent = 10_000 - left["upload_bytes"]
+    assert 2000 < spent < 6000
+    assert client.post("/v1/ingest", json=heavy).json()["job"] == job  # it is there already
+    assert 10_000 - left["upload_bytes"] == spent
+
+
+def test_the_audit_log_copies_no_large_request(gateway: Gateway) -> None:
+    root = gateway.resources.root
+    root.put("slides/s/source/s.svs", b"x")
+    body = {
+        "cohort": "c",
+        "slides": [{"slide": "s", "source": "slides/s/source/s.svs"}],
+        "label_names": {"z" * 100_000: "a"},
+    }
+    job = gateway.client.post("/v1/ingest", json=body).json()["job"]
+    (item,) = gateway.client.get("/v1/audit").json()["items"]
+    assert (item["job"], set(item["request"])) == (job, {"bytes", "sha256"})
+    assert item["request"]["bytes"] > 100_000
+    assert sum(map(root.size, root.list("audit/"))) < 1000
 
 
 def test_what_was_made_from_what_is_in_the_audit_log(gateway: Gateway) -> None:

@@ -153,7 +153,9 @@ def test_an_edit_costs_its_pixels_and_bytes_and_can_be_cancelled(
     given = body(image=text(255 - IMAGE), labels=text(LABELS[:, ::-1]), area=text(AREA[::-1]))
     place = gateway.client.post("/v1/edits", json=given, headers=NOW).headers["Location"]
     stored = sum(store.size(key) for key in set(store.list("images/inputs/")) - before)
+    kept_request = spent.pop()
     assert spent == [2, stored]  # 40×36 px, of 32×32 px an image
+    assert 0 < kept_request < 2000
     gateway.client.post("/v1/edits", json=given, headers=NOW)
     assert len(spent) == 2, "the same request is open"
     kept = timedelta(days=1)

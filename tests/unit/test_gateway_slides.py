@@ -16,12 +16,13 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
-from services.gateway.api import slide_threads, zoom
+from services.gateway.api import receiving, slide_lookup, slide_threads, turns, zoom
 from services.gateway.api.problems import ProblemError
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
 from shared.phantom import PHANTOM_CLASSES, write_phantom
+from shared.storage import DirectoryStore
 from tests.gateway import Gateway
 from tests.phantoms import PHANTOM_SEED
 
@@ -186,6 +187,18 @@ def test_crops_are_of_ones_own_ingested_slides(gateway: Gateway, phantom: Path) 
     assert stranger.get(place, params=square).status_code == 404
 
 
+def test_a_label_map_of_others_is_not_downloaded(gateway: Gateway, phantom: Path) -> None:
+    ingest(gateway, phantom)
+    root, key = gateway.resources.root, "slides/p/labels/c.tif"
+    assert gateway.client.get("/v1/slides/p/labels.tif").content == root.get(key)
+    root.put(key, root.get(key) + b"?")
+    refused = gateway.client.get("/v1/slides/p/labels.tif")
+    assert (refused.status_code, key in refused.json()["detail"]) == (409, True)
+    assert "'htd ingest' of its cohort" in refused.json()["remedy"]
+    root.delete("cohorts/c.json")
+    assert gateway.client.get("/v1/slides/p/labels.tif").status_code == 200
+
+
 def test_slow_slides_leave_threads_for_the_others(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +236,60 @@ def test_slow_slides_leave_threads_for_the_others(
         asyncio.run(look())
     finally:
         go_on.set()
+
+
+@pytest.mark.parametrize("place", ["/v1/slides/big", "/slides/big"])
+def test_what_is_slow_for_a_tenant_leaves_threads_for_the_others(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    here, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> None:
+        here.release()
+        go_on.wait(60)
+
+    monkeypatch.setattr(slide_lookup, "slide_info", slow)
+    theirs = dict(gateway.holding("read", tenant="acme").headers)
+
+    async def look() -> None:
+        headers = dict(gateway.client.headers)
+        transport = ASGITransport(app=gateway.app)
+        async with AsyncClient(transport=transport, base_url="http://h", headers=headers) as client:
+            asked = [asyncio.create_task(client.get(place, headers=theirs)) for _ in range(80)]
+            for _ in range(turns.ANSWERED_PER_TENANT):
+                await asyncio.to_thread(here.acquire)
+            answer = await asyncio.wait_for(client.get("/v1/models"), 30)
+            assert answer.status_code == 200
+            go_on.set()
+            assert {answer.status_code for answer in await asyncio.gather(*asked)} == {404}
+
+    try:
+        asyncio.run(look())
+    finally:
+        go_on.set()
+
+
+def test_the_files_of_a_slide_are_listed_and_have_an_end(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "MAX_FILES", 2)
+    client = gateway.client
+    for name in ("a.dcm", "b.dcm"):
+        assert client.put(f"/v1/slides/s/source/{name}", content=b"xy").status_code == 200
+    for refused in (
+        client.put("/v1/slides/s/source/c.dcm", content=b"x"),
+        client.post("/v1/slides/s/uploads", json={"file": "c.dcm", "bytes": 1}),
+    ):
+        assert (refused.status_code, "has 2 files" in refused.json()["detail"]) == (409, True)
+    assert client.put("/v1/slides/s/source/a.dcm", content=b"xyz").status_code == 200
+
+    def no_call(*_: object) -> None:
+        raise AssertionError("a call for one of the files")
+
+    monkeypatch.setattr(DirectoryStore, "stat", no_call)
+    assert client.get("/v1/slides/s").json()["files"] == {
+        "slides/s/source/a.dcm": 3, "slides/s/source/b.dcm": 2,
+    }  # fmt: skip
 
 
 def test_a_slide_that_ends_its_reader_is_opened_again(

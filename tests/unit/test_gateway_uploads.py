@@ -46,10 +46,38 @@ def test_large_files_come_in_parts_and_go_on_where_they_broke_off(
     assert client.delete(again["Location"]).status_code == 204
 
 
+def test_uploads_of_one_name_do_not_mix(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "PART_BYTES", 4)
+    client, root = gateway.client, gateway.resources.root
+
+    def begin(file: str) -> str:
+        begun = client.post("/v1/slides/a/uploads", json={"file": file, "bytes": 8})
+        assert begun.status_code == 201, begun.text
+        return str(begun.headers["Location"])
+
+    first = begin("f")
+    client.put(f"{first}/parts/1", content=b"1111")
+    second, inner = begin("f"), begin("f/g.dcm")
+    client.put(f"{second}/parts/2", content=b"2222")
+    client.put(f"{inner}/parts/1", content=b"3333")
+    for place, arrived in ((first, [1]), (second, [2]), (inner, [1])):
+        assert client.get(place).json()["arrived"] == arrived
+    assert client.delete(second).status_code == 204
+    client.put(f"{first}/parts/2", content=b"1111")
+    client.put(f"{inner}/parts/2", content=b"3333")
+    assert client.post(f"{first}/complete").status_code == 200
+    assert root.get("slides/a/source/f") == b"11111111"
+    assert client.post(f"{inner}/complete").status_code == 409  # f is a file now
+    assert client.delete(inner).status_code == 204
+    assert list(root.list("parts/")) == []
+
+
 def test_an_upload_of_more_than_was_announced_is_removed(gateway: Gateway) -> None:
     client, store = gateway.client, gateway.resources.root
     begun = client.post("/v1/slides/a/uploads", json={"file": "a.svs", "bytes": 10})
-    store.put("parts/slides/a/source/a.svs/00001", b"more than ten bytes")  # a server that let it
+    client.put(begun.json()["missing"][0]["url"], content=b"0123456789")
+    (part,) = store.list("parts/")
+    store.put(part, b"more than ten bytes")  # a server that let it
     refused = client.post(f"{begun.headers['Location']}/complete")
     assert refused.status_code == 422
     assert "more bytes than the 10 that were announced" in refused.json()["detail"]
@@ -83,8 +111,8 @@ def test_parts_that_are_gone_leave_no_half_a_file(gateway: Gateway) -> None:
     parts = part_upload(store, "slides/a/source/a.svs")
     name = parts.begin()
     for number in (1, 2):
-        store.put(f"parts/slides/a/source/a.svs/{number:05d}", b"half")
-    store.delete("parts/slides/a/source/a.svs/00002")
+        store.put(f"parts/{name}/{number:05d}", b"half")
+    store.delete(f"parts/{name}/00002")
     with pytest.raises(ObjectNotFoundError):
         parts.complete(name, 2)
     assert not store.exists("slides/a/source/a.svs")

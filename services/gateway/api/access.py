@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -44,6 +44,16 @@ def public(status: JobStatus) -> JobStatus:
     return status.model_copy(update=hidden)
 
 
+class Sender(NamedTuple):
+    """Whom a request is from, by the id of a token and the name of its tenant.
+
+    It is at `request.state.sender` as soon as it is known.
+    """
+
+    token: str
+    tenant: str
+
+
 @dataclass(frozen=True)
 class Caller:
     """The sender of a request: their token, the gateway's resources, and their tenant's jobs.
@@ -73,11 +83,18 @@ class Caller:
         """Record and queue a job, write an audit record, and return the job's id.
 
         `job` is the id, if it is known already; `replace` takes the name of the result from
-        another request.
+        another request. A request that is not in the store yet counts as uploaded.
+
+        Raises:
+            ProblemError: less than the request's size is left of the quota (429).
         """
         if self.token.tenant != LOCAL:
             check_names(request)
-        job = self.resources.submit(self.ledger, request, job, replace=replace)
+        job = job or self.ledger.identify(request)
+        known = self.store.exists(self.ledger.key(job, "request.json"))
+        size = 0 if known else len(request.model_dump_json().encode())
+        with self.spending("upload_bytes", size):
+            self.resources.submit(self.ledger, request, job, replace=replace)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
 
@@ -146,6 +163,7 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         resources.limits.count_request(token.id)
+        request.state.sender = Sender(token.id, token.tenant)
         if not {scope, "admin"} & set(token.scopes):
             raise ProblemError(
                 403,

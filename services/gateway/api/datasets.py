@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import Annotated
 
@@ -19,20 +17,20 @@ from redis.exceptions import RedisError
 from services.gateway.api.access import Caller, Listening, MayGenerate, MayRead
 from services.gateway.api.dataset_checks import check_crops, resolve_request
 from services.gateway.api.dataset_estimate import estimate_dataset
+from services.gateway.api.dataset_files import DatasetFiles
 from services.gateway.api.dataset_status import dataset_status, find_submission
 from services.gateway.api.etags import NOT_MODIFIED, IfNoneMatch, etag_headers, not_modified
 from services.gateway.api.idempotency import IdempotencyKey, claimed
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
-from services.gateway.api.streams import Wanted, send_object, sending, tar_stream
+from services.gateway.api.streams import Wanted, read_made, send_object, sending, tar_stream
 from services.gateway.api.watching import Watching
 from shared.contracts.base import Name
 from shared.contracts.gateway import (
     DatasetEstimate,
     DatasetPage,
     DatasetStatus,
-    ShardLink,
     ShardPage,
     Submission,
     submission_key,
@@ -40,14 +38,11 @@ from shared.contracts.gateway import (
 from shared.contracts.jobs import State
 from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import PRIVATE, DatasetRequest, dataset_key
-from shared.datasets.preview import PREVIEW_SAMPLES, preview_png
-from shared.datasets.samples import Sample, read_members
+from shared.datasets.preview import preview_png
 from shared.jobs import Ledger, names
 from shared.models import read_model
 from shared.queue.redis_state import RedisLeases
 from shared.storage import ReadOnceStore, Store, sha256
-
-LINK_SECONDS = 3600
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=JsonRoute)
 
@@ -73,6 +68,16 @@ class OwnDataset:
     def store(self) -> Store:
         """The store that holds the dataset."""
         return self.caller.store
+
+    @property
+    def files(self) -> DatasetFiles:
+        """The files of the dataset."""
+        return DatasetFiles(self.caller.ledger, self.job, self.name)
+
+    def read(self, name: str) -> bytes:
+        """Read a small file of the dataset. Raises as `read_made` does."""
+        key = dataset_key(self.name, name)
+        return read_made(self.store, key, self.files.digest(key))
 
     def status(self) -> DatasetStatus:
         """Compute the status of the dataset."""
@@ -264,16 +269,15 @@ def _has_lease(own: OwnDataset) -> bool:
 )
 def preview_dataset(own: Readable) -> Response:
     """Return a picture of the first images below their label maps, once a shard is finished."""
-    final = dataset_key(own.name, "preview.png")
     ended = own.caller.ledger.result(own.job)
-    if ended and ended.state in {"done", "partial"} and own.store.exists(final):
-        return Response(own.store.get(final), media_type="image/png")
-    key = next(_shard_keys(own), None)
+    if ended and ended.state in {"done", "partial"}:
+        return Response(own.read("preview.png"), media_type="image/png")
+    key = next(own.files.shards(), None)
     if key is None:
         raise _not_yet(own, "no shard is finished")
     request = own.submission.request
     model = read_model(own.store, request.model_ref)
-    picture = preview_png(_first_samples(own.store, key), model.classes)
+    picture = preview_png(own.files.first_samples(key), model.classes)
     return Response(picture, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
@@ -287,51 +291,13 @@ def _not_yet(own: OwnDataset, missing: str) -> ProblemError:
     )
 
 
-def _first_samples(store: Store, key: str) -> list[Sample]:
-    """Read a shard only as far as its first samples."""
-    with store.open(key) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-        members = (
-            (member.name, file.read())
-            for member in tar
-            if (file := tar.extractfile(member)) is not None
-        )
-        return list(islice(read_members(members), PREVIEW_SAMPLES))
-
-
-def _shard_keys(own: OwnDataset, after: str | None = None) -> Iterator[str]:
-    """Yield the keys of finished shards' tars, in order; those before `after` may be left out."""
-    snapshot = own.caller.ledger.snapshot(own.job)
-    plan = snapshot.plan
-    for segment in plan.every if plan else ():
-        if plan is None or not snapshot.count_done(segment):
-            continue
-        done, shards = snapshot.done_in(segment), plan.shards(segment)
-        if after is None or _shard_key(own, shards[-1].id) > after:
-            yield from (_shard_key(own, shard.id) for shard in shards if shard.id in done)
-
-
-def _shard_key(own: OwnDataset, unit: str) -> str:
-    return dataset_key(own.name, f"shards/{unit.removeprefix('shard-')}.tar")
-
-
 @router.get("/{dataset}/shards", responses=documented(404))
 def list_shards(own: Readable, limit: Limit = 50, cursor: Cursor = None) -> ShardPage:
     """List finished shards with download links, even while other shards are being made."""
 
-    def read(key: str) -> ShardLink | None:
-        name = PurePosixPath(key).name
-        marker = own.caller.ledger.marker(own.job, f"shard-{name.removesuffix('.tar')}")
-        if not marker.result["images"]:
-            return None
-        return ShardLink(
-            shard=name,
-            url=own.store.presign(key, LINK_SECONDS)
-            or f"/v1/datasets/{own.name}/files/shards/{name}",
-            bytes=own.store.size(key),
-            sha256=marker.outputs[key],
-        )
-
-    items, following = page(_shard_keys(own, cursor), cursor, limit, read)
+    keys, following = page(own.files.shards(cursor), cursor, limit, str)
+    # Links are made outside of `page`, which leaves out what cannot be read.
+    items = tuple(link for key in keys if (link := own.files.link(key)) is not None)
     return ShardPage(items=items, next=following)
 
 
@@ -349,7 +315,8 @@ def download_file(
     if path.endswith(PRIVATE):
         raise ProblemError(404, "not-found", f"dataset {own.name!r} has no file {path!r}")
     key = dataset_key(own.name, path)
-    return send_object(own.store, key, wanted, "application/octet-stream", PurePosixPath(path).name)
+    name, digest = PurePosixPath(path).name, own.files.digest(key)
+    return send_object(own.store, key, wanted, "application/octet-stream", name, digest)
 
 
 @router.get(
@@ -361,22 +328,11 @@ def download_archive(own: Readable) -> StreamingResponse:
     """Download a dataset as one tar with its shards, manifest, card and exports."""
     if own.status().state not in {"done", "partial"}:
         raise _not_yet(own, "there is no archive yet")
-    members = list(_members(own))
     return StreamingResponse(
-        tar_stream(own.store, members),
+        tar_stream(own.store, own.files.archive()),
         media_type="application/x-tar",
         headers={"Content-Disposition": f'attachment; filename="{own.name}.tar"'},
     )
-
-
-def _members(own: OwnDataset) -> Iterator[tuple[str, str]]:
-    prefix = dataset_key(own.name, "")
-    for key in own.store.list(prefix):
-        name = key.removeprefix(prefix)
-        # The manifest repeats the rows of these tables.
-        is_shard_table = name.startswith("shards/") and name.endswith(".parquet")
-        if name not in PRIVATE and not is_shard_table:
-            yield f"{own.name}/{name}", key
 
 
 @router.get(
@@ -386,7 +342,7 @@ def _members(own: OwnDataset) -> Iterator[tuple[str, str]]:
 )
 def show_card(own: Readable) -> Response:
     """Return the dataset card: Markdown with the front matter of the Hugging Face hub."""
-    return Response(own.store.get(dataset_key(own.name, "README.md")), media_type="text/markdown")
+    return Response(own.read("README.md"), media_type="text/markdown")
 
 
 @router.get(
@@ -396,5 +352,4 @@ def show_card(own: Readable) -> Response:
 )
 def show_croissant(own: Readable) -> Response:
     """Return the dataset's metadata as Croissant 1.0 JSON-LD."""
-    data = own.store.get(dataset_key(own.name, "croissant.json"))
-    return Response(data, media_type="application/ld+json")
+    return Response(own.read("croissant.json"), media_type="application/ld+json")

@@ -167,9 +167,9 @@ def get_field_file(
     wanted: Wanted,
 ) -> Response:
     """Download a field as a slide, its label pyramid, or the outlines of its regions."""
-    caller.store.stat(field_key(field, "field.json"))  # it is finished
-    name = f"{field}-{file}"
-    return send_object(caller.store, field_key(field, file), wanted, TYPES[file], name)
+    record = caller.store.get_model(field_key(field, "field.json"), FieldRecord)
+    key, name, digest = field_key(field, file), f"{field}-{file}", record.sha256.get(file)
+    return send_object(caller.store, key, wanted, TYPES[file], name, digest)
 
 
 def _slide_labels(caller: Caller, body: FieldBody, model: ModelRecord) -> str:

@@ -14,14 +14,16 @@ from starlette.concurrency import run_in_threadpool
 from services.gateway.api.access import Caller
 from services.gateway.api.given_pictures import Pictures, read_crop
 from services.gateway.api.problems import ProblemError, hide_paths
+from services.gateway.api.streams import read_made
 from services.gateway.api.turns import seated
 from shared.contracts.gateway import CropBody
 from shared.contracts.image import GivenCrop, ImageRequest, input_key
+from shared.contracts.jobs import JobResult
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.storage import Store, sha256
+from shared.storage import DamagedObjectError, Store, sha256
 
 WAIT_SECONDS, MAX_WAIT_SECONDS = 20.0, 60.0
 POLL_SECONDS = 0.05
@@ -66,9 +68,21 @@ def _answer(caller: Caller, job: str) -> Response | None:
     if ended.state != "done" or image is None:
         why = "; ".join(ended.failed.values()) or f"its job is {ended.state}"
         raise ProblemError(422, "image-failed", f"no image was made: {hide_paths(why)}")
-    picture = caller.store.get(str(image))
+    picture = _picture(caller, job, str(image))
     headers = {"Content-Location": f"/v1/images/{job}", "Cache-Control": "private, max-age=86400"}
     return Response(picture, media_type="image/png", headers=headers)
+
+
+def _picture(caller: Caller, job: str, image: str) -> bytes:
+    """Return the image of a job that is done. Raises as `read_made` does."""
+    return read_made(caller.store, image, caller.ledger.marker(job, "image").outputs[image])
+
+
+def _is_whole(caller: Caller, job: str, ended: JobResult) -> bool:
+    try:
+        return bool(_picture(caller, job, str((ended.result or {}).get("image"))))
+    except DamagedObjectError:
+        return False
 
 
 def submit_image(
@@ -89,7 +103,8 @@ def submit_image(
     request = request.model_copy(update={"image": name})
     job = caller.ledger.identify(request)
     ended = caller.ledger.result(job)
-    if caller.ledger.is_open(job) or (ended is not None and ended.state == "done"):
+    done = ended is not None and ended.state == "done" and _is_whole(caller, job, ended)
+    if done or caller.ledger.is_open(job):
         return job
     with (
         caller.spending("images", images),

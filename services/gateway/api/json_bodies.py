@@ -12,14 +12,11 @@ from fastapi import Request, Response
 from fastapi.dependencies.utils import get_dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Form
-from fastapi.routing import APIRoute, _effective_route_context_var
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
-from services.gateway.api.access import address_of
 from services.gateway.api.problems import ProblemError
-from services.gateway.api.session import session_id
-from services.gateway.api.turns import Turns
+from services.gateway.api.turns import Threads, TurnRoute
 
 T = TypeVar("T")
 
@@ -35,10 +32,10 @@ PARSING = 2
 READING_PER_SENDER = 8
 """Number of bodies of one token that are read at the same time; further ones wait unread."""
 
-_parsing = Turns(PARSING)
+_parsing = Threads(PARSING)
 
 
-class JsonRoute(APIRoute):
+class JsonRoute(TurnRoute):
     """A route that reads its JSON body when its other dependencies, such as the token, are solved.
 
     FastAPI alone reads and parses it before them, on the event loop. Its description of the route
@@ -47,8 +44,7 @@ class JsonRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler, with the body as its last dependency."""
-        context: Any = _effective_route_context_var.get()  # set while a router is included
-        route = context if context and context.original_route is self else self
+        route = self.effective()
         given, field = route.dependant, route.body_field
         if field is None or isinstance(field.field_info, Form):
             return super().get_route_handler()
@@ -80,8 +76,7 @@ async def taking(request: Request) -> AsyncIterator[None]:
     Raises:
         ProblemError: the body ended early (400).
     """
-    sender = request.headers.get("Authorization") or session_id(request) or address_of(request)
-    async with _parsing.of(READING_PER_SENDER, sender):
+    async with _parsing.of(READING_PER_SENDER, request.state.sender.token):
         try:
             yield
         except ClientDisconnect as error:

@@ -1,6 +1,7 @@
 """Rate limits of tokens and daily quotas of tenants, counted in Redis; and wrong tokens.
 
-If Redis does not answer, requests are not rate-limited, and requests against a quota fail.
+If Redis does not answer, neither requests nor sessions are limited, and requests against a quota
+fail.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ MAX_WRONG = 60
 
 MAX_WRONG_LOG_INS = 10
 """Number of wrong tokens with which an address may try to log in within a minute."""
+
+MAX_SESSIONS = 100
+"""Number of the last sessions of a token that may be live."""
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +106,21 @@ class Limits:
                     remedy=f"wait {wait} s",
                     headers={"Retry-After": str(max(1, wait))},
                 )
+
+    def count_session(self, token: str, session: str) -> list[str]:
+        """Count a session that has begun, and return those before the last `MAX_SESSIONS`.
+
+        Args:
+            token: id of the token that it began with.
+            session: SHA-256 of the session's id.
+        """
+        key = f"sessions:{token}"
+        with suppress(RedisError):
+            count = int(self.redis.rpush(key, session))
+            self.redis.expire(key, DAY_SECONDS)
+            if count > MAX_SESSIONS:
+                return [str(old) for old in self.redis.lpop(key, count - MAX_SESSIONS) or ()]
+        return []
 
     @contextmanager
     def spending(self, tenant: str, quota: Quota, amount: int, limit: int | None) -> Iterator[None]:

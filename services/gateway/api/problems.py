@@ -159,8 +159,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(DamagedObjectError)
     async def _damaged(_: Request, error: DamagedObjectError) -> Response:
         log.error("%s", error)
-        detail = f"{error.key} of the store is damaged, or of another version"
-        return answer(_details(409, "unreadable", detail, "restore it from a backup"))
+        why = hide_paths(error.why)
+        detail = f"{error.key} of the store is damaged, or of another version: {why}"
+        remedy = f"{error.remedy or 'send the request that made it again'}, or restore a backup"
+        return answer(_details(409, "unreadable", detail, remedy))
 
     @app.exception_handler(ValidationError)
     async def _unreadable(_: Request, error: ValidationError) -> Response:

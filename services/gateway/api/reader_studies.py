@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from services.gateway.api.access import Caller, MayGenerate, address_of, resources_of
+from services.gateway.api.access import Caller, MayGenerate, Sender, address_of, resources_of
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
@@ -209,6 +209,7 @@ def _desk(
             headers={"WWW-Authenticate": "Bearer"},
         )
     resources.limits.count_request(link.id)
+    request.state.sender = Sender(link.id, link.tenant)
     return Desk(store, record, link.reader)
 
 

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from services.gateway.api.problems import ProblemError
+from shared.contracts.ingest import slide_key
 from shared.storage import KeyTakenError, Store, check_key
 
 ContentLength = Annotated[int, Header(ge=0, description="size of the body in bytes")]
@@ -26,6 +27,9 @@ RAW_BODY: dict[str, Any] = {
 """OpenAPI description of an operation that reads its body as a stream."""
 
 WRITE_BYTES = 1 << 20
+
+MAX_FILES = 1000
+"""Number of files that a slide may have: each answer about the slide names all of them."""
 
 
 @asynccontextmanager
@@ -70,18 +74,31 @@ async def received(request: Request, size: int) -> AsyncIterator[Path]:
 
 
 def check_place(store: Store, key: str) -> None:
-    """Check that the key of a slide's file is no folder of others, and that no file is its folder.
+    """Check that a slide has room for a file, which may replace one of the same key.
 
-    S3 servers that keep objects as files would acknowledge such an object and not keep it.
+    S3 servers that keep objects as files would acknowledge a file that is a folder of others, or
+    whose folder is a file, and not keep it.
+
+    Args:
+        store: holds the slide.
+        key: key of the file, `slides/<slide>/<kind>/<file>`.
 
     Raises:
         KeyTakenError: another object is in the way.
+        ProblemError: the slide has `MAX_FILES` others (409).
     """
-    others = store.list(f"{key}/")
-    folders = (str(folder) for folder in PurePosixPath(key).parents if len(folder.parts) > 3)
-    other = next(others, None) or next(filter(store.exists, folders), None)
-    if other is not None:
-        raise KeyTakenError(key, other)
+    slide, kind, _ = key.removeprefix("slides/").split("/", 2)
+    others = [other for other in store.list(slide_key(slide, f"{kind}/")) if other != key]
+    for other in others:
+        if other.startswith(f"{key}/") or key.startswith(f"{other}/"):
+            raise KeyTakenError(key, other)
+    if len(others) >= MAX_FILES:
+        raise ProblemError(
+            409,
+            "too-many-files",
+            f"slide {slide!r} has {len(others)} files, and may have {MAX_FILES}",
+            remedy="DELETE it, and upload the files of one slide only",
+        )
 
 
 def file_name(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from contextlib import suppress
@@ -23,9 +24,12 @@ from shared.queue.redis_state import read_progress
 from shared.queue.tenants import tenant_ledger
 from shared.queue.worker import Dispatcher, QueueError
 from shared.settings import Settings
-from shared.storage import open_store
+from shared.storage import open_store, sha256
 
 REDIS_SECONDS = 2.0
+
+MAX_AUDITED_BYTES = 4096
+"""Size of a field, such as a request, that is copied to the audit log."""
 
 log = logging.getLogger(__name__)
 
@@ -61,32 +65,25 @@ class Resources:
         key = tenant_key(name)
         return self.root.get_model(key, TenantRecord) if self.root.exists(key) else TenantRecord()
 
-    def submit(
-        self, ledger: Ledger, request: Request, job: str | None = None, *, replace: bool = False
-    ) -> str:
+    def submit(self, ledger: Ledger, request: Request, job: str, *, replace: bool) -> None:
         """Record a job and queue it, unless the job is open already.
 
         Args:
             ledger: ledger of the tenant.
             request: the request.
-            job: id of its job, if it is known already.
+            job: id of its job.
             replace: take the name of the result from a job of another request.
-
-        Returns:
-            The id of the job.
 
         Raises:
             InputError: an input of the request is not in the store.
             NameTakenError: the name of the result belongs to a job of another request.
         """
-        job = job or ledger.identify(request)
         if ledger.is_open(job):
-            return job
+            return
         ledger.submit(request, job=job, replace=replace)
         about = {"job": job, "tenant": ledger.owner or LOCAL}
         log.info("%s: submitted", job, extra=about)
         self.start(ledger, job)
-        return job
 
     def start(self, ledger: Ledger, job: str) -> None:
         """Queue the runnable units of a job."""
@@ -107,9 +104,23 @@ class Resources:
             tenant: name of the tenant.
             token: name of the token.
             action: the action, such as "upload".
-            details: further fields of the record.
+            details: further fields of the record, as JSON. Of one with more than
+                `MAX_AUDITED_BYTES`, the record has the size and the SHA-256.
         """
         now = datetime.now(UTC)
-        record = {"time": now.isoformat(), "tenant": tenant, "token": token, "action": action}
+        record: dict[str, Any] = {
+            "time": now.isoformat(),
+            "tenant": tenant,
+            "token": token,
+            "action": action,
+        }
         name = f"{now:%H%M%S.%f}-{uuid.uuid4().hex[:8]}"
-        self.root.put_json(f"audit/{tenant}/{now:%Y-%m-%d}/{name}.json", record | details)
+        record |= {field: _brief(value) for field, value in details.items()}
+        self.root.put_json(f"audit/{tenant}/{now:%Y-%m-%d}/{name}.json", record)
+
+
+def _brief(value: Any) -> Any:
+    text = json.dumps(value, sort_keys=True).encode()
+    if len(text) <= MAX_AUDITED_BYTES:
+        return value
+    return {"bytes": len(text), "sha256": sha256(text)}

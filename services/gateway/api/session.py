@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
@@ -25,6 +26,9 @@ COOKIE = "htd_session"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 SESSION_HOURS = 12
 LINK_HOURS = 1
+
+MAX_KNOWN = 4096
+"""Number of sessions whose records stay in memory."""
 
 _ID = re.compile(r"hts_[A-Za-z0-9_-]{43}")
 _LINK = re.compile(r"htl_[A-Za-z0-9_-]{43}")
@@ -54,7 +58,7 @@ class Sessions:
 
     def __init__(self, records: SignedRecords, tokens: Tokens) -> None:
         self.records, self.tokens = records, tokens
-        self._known: dict[str, tuple[float, SessionRecord]] = {}
+        self._known = lru_cache(maxsize=MAX_KNOWN)(self._read)
 
     def begin(self, token: str) -> str | None:
         """Begin a session with a token and return its id; None if the token is not valid."""
@@ -95,24 +99,26 @@ class Sessions:
         """Return what a session may do, or None if it has ended."""
         if not _ID.fullmatch(session):
             return None
-        digest, now = digest_of(session), time.monotonic()
-        read, record = self._known.get(digest, (0.0, None))
-        if record is None or now - read >= KNOWN_SECONDS:
-            self._known.pop(digest, None)
-            try:
-                record = self.records.get(f"{SESSIONS}{digest}.json", SessionRecord)
-            except ObjectNotFoundError:
-                return None
-            self._known[digest] = (now, record)
+        try:
+            record = self._known(digest_of(session), int(time.monotonic() / KNOWN_SECONDS))
+        except ObjectNotFoundError:
+            return None
         if record.ends < datetime.now(UTC):
             return None
         return record.caller if record.token is None else self.tokens.find_digest(record.token)
 
-    def end(self, session: str) -> None:
-        """End a session; other gateways of this store may accept it for some seconds more."""
-        if _ID.fullmatch(session):
-            self._known.pop(digest_of(session), None)
-            self.records.revoke(f"{SESSIONS}{digest_of(session)}.json")
+    def _read(self, digest: str, _: int) -> SessionRecord:
+        """Read a record, which stays in memory until the number of the time, `_`, is another."""
+        return self.records.get(f"{SESSIONS}{digest}.json", SessionRecord)
+
+    def end(self, digest: str) -> None:
+        """End a session; other gateways of this store may accept it for some seconds more.
+
+        Args:
+            digest: SHA-256 of its id.
+        """
+        self.records.revoke(f"{SESSIONS}{digest}.json")
+        self._known.cache_clear()
 
 
 def session_id(request: Request) -> str | None:
@@ -135,4 +141,8 @@ def from_our_page(request: Request) -> bool:
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site == "same-origin"
-    return urlsplit(request.headers.get("Origin", "")).netloc == request.headers.get("Host")
+    try:
+        origin = urlsplit(request.headers.get("Origin", "")).netloc
+    except ValueError:  # it is no address, so it is none of ours
+        return False
+    return origin == request.headers.get("Host")

@@ -12,7 +12,7 @@ from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlideReference
 from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, slide_key
-from shared.storage import Store
+from shared.storage import ObjectNotFoundError, Store
 
 SlideName = Annotated[Name, Path(description="name of the slide")]
 
@@ -24,13 +24,13 @@ def slide_info(store: Store, slide: str) -> SlideInfo | None:
     the owner's affair; see `source_of`.
     """
     prefix = slide_key(slide, "")
-    keys = list(store.list(prefix))
-    if not keys:
+    stats = dict(store.stats(prefix))
+    if not stats:
         return None
-    sources = [key for key in keys if key.startswith(prefix + "source/")]
-    annotations = [key for key in keys if key.startswith(prefix + "annotation/")]
+    sources = [key for key in stats if key.startswith(prefix + "source/")]
+    annotations = [key for key in stats if key.startswith(prefix + "annotation/")]
     record, reference = (
-        store.get_model(key, kind) if key in keys else None
+        store.get_model(key, kind) if key in stats else None
         for key, kind in (
             (slide_key(slide), SlideRecord),
             (slide_key(slide, "reference.json"), SlideReference),
@@ -46,11 +46,13 @@ def slide_info(store: Store, slide: str) -> SlideInfo | None:
     return SlideInfo(
         slide=slide,
         source=source or next(iter(main), None),
-        files={key: store.size(key) for key in (*sources, *annotations)},
+        files={key: stats[key].size for key in (*sources, *annotations)},
         annotation=next(iter(annotations), None),
         record=record if isinstance(record, SlideRecord) else None,
         label_maps={
-            key.removeprefix(maps).removesuffix(".tif"): key for key in keys if key.startswith(maps)
+            key.removeprefix(maps).removesuffix(".tif"): key
+            for key in stats
+            if key.startswith(maps)
         },
     )
 
@@ -81,6 +83,16 @@ def label_map(info: SlideInfo, cohort: str | None) -> str | None:
     if cohort is not None:
         return info.label_maps.get(cohort)
     return next((info.label_maps[name] for name in sorted(info.label_maps)), None)
+
+
+def label_map_digest(store: Store, slide: str, key: str) -> str | None:
+    """Return the SHA-256 of a slide's label map, as its cohort's record says it; None: unknown."""
+    cohort = key.removeprefix(slide_key(slide, "labels/")).removesuffix(".tif")
+    try:
+        record = store.get_model(cohort_key(cohort), CohortRecord)
+    except ObjectNotFoundError:  # the cohort was deleted, and the map stays
+        return None
+    return record.labels.get(record.name_of(slide) or "")
 
 
 def name_in(caller: Caller, cohort: str, slide: str) -> str:

@@ -10,7 +10,7 @@ from anyio import to_thread
 from fastapi import Response
 
 from services.gateway.api.access import Caller
-from services.gateway.api.turns import Turns
+from services.gateway.api.turns import Threads
 
 THREADS = 16
 """Number of requests that read slides at the same time; others wait without a thread."""
@@ -21,7 +21,7 @@ THREADS_PER_TENANT = 6
 THREADS_PER_SLIDE = 4
 """Number of those that may be for one slide, which may be slow to fetch."""
 
-_reading = Turns(THREADS)
+_reading = Threads(THREADS)
 
 
 def reads_slide(answer: Callable[..., Response]) -> Callable[..., Awaitable[Response]]:

@@ -17,7 +17,13 @@ from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.paths import check_paths
 from services.gateway.api.problems import ProblemError, blaming, documented, returning
 from services.gateway.api.receiving import RAW_BODY, ContentLength, check_place, file_name, received
-from services.gateway.api.slide_lookup import SlideName, find_slide, label_map, slide_info
+from services.gateway.api.slide_lookup import (
+    SlideName,
+    find_slide,
+    label_map,
+    label_map_digest,
+    slide_info,
+)
 from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.annotations import ANNOTATION_SUFFIXES, has_annotation_suffix
 from shared.contracts.base import Name
@@ -160,7 +166,8 @@ def get_label_map(
             "no-label-map",
             f"slide {slide!r} has no label map" + f" of {cohort!r}" * bool(cohort),
         )
-    return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-labels.tif")
+    digest = label_map_digest(caller.store, slide, key)
+    return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-labels.tif", digest)
 
 
 @router.delete("/{slide}", status_code=204, responses=documented(404))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
 from fastapi import Header, Response
@@ -14,7 +15,13 @@ from pydantic import BaseModel, Field
 
 from services.gateway.api.etags import NOT_MODIFIED, etag_headers, not_modified
 from services.gateway.api.problems import ProblemError, documented, returning
-from shared.storage import Store
+from shared.storage import (
+    DamagedObjectError,
+    ObjectNotFoundError,
+    Store,
+    checked_bytes,
+    checked_file,
+)
 
 CHUNK_BYTES = 1 << 20
 
@@ -53,8 +60,67 @@ def chunks(store: Store, key: str, start: int, stop: int) -> Iterator[bytes]:
             start += len(part)
 
 
+def check_made(store: Store, key: str, digest: str) -> int:
+    """Return the size of an object, which must be there as it was made.
+
+    Where the object must be fetched, its content is not looked at: whoever sends it on sees it.
+
+    Raises:
+        DamagedObjectError: it is missing, or has another content than that of `digest` (SHA-256).
+    """
+    try:
+        if store.fetches():
+            return store.size(key)
+        return checked_file(store, key, digest).stat().st_size
+    except ObjectNotFoundError as error:
+        raise DamagedObjectError(store, key, "it is missing") from error
+
+
+def read_made(store: Store, key: str, digest: str | None) -> bytes:
+    """Return the bytes of a small object, which must be as it was made.
+
+    Args:
+        store: holds the object.
+        key: its key.
+        digest: its SHA-256; None: it may not be made yet.
+
+    Raises:
+        ObjectNotFoundError: it is not there, and not known to be made.
+        DamagedObjectError: it was made, and is missing or has another content.
+    """
+    try:
+        return checked_bytes(store, key, digest)
+    except ObjectNotFoundError as error:
+        if digest is None:
+            raise
+        raise DamagedObjectError(store, key, "it is missing") from error
+
+
+def checked_chunks(store: Store, key: str, size: int, digest: str) -> Iterator[bytes]:
+    """Yield a whole object's bytes, the last of them only if all are as they were made.
+
+    A client then sees that the answer is not whole.
+
+    Raises:
+        DamagedObjectError: they are not, after all but the last ones.
+    """
+    seen, last = hashlib.sha256(), b""
+    for part in chunks(store, key, 0, size):
+        seen.update(part)
+        yield last
+        last = part
+    if seen.hexdigest() != digest:
+        raise DamagedObjectError(store, key, "it is not as it was made")
+    yield last
+
+
 def send_object(
-    store: Store, key: str, wanted: WantedHeaders, media_type: str, name: str
+    store: Store,
+    key: str,
+    wanted: WantedHeaders,
+    media_type: str,
+    name: str,
+    digest: str | None = None,
 ) -> Response:
     """Answer with an object, or with the range of it that the client wants.
 
@@ -64,11 +130,15 @@ def send_object(
         wanted: headers of the request.
         media_type: media type of the object.
         name: file name of the download.
+        digest: SHA-256 of the object as it was made; None: it is not known.
 
     Raises:
         ObjectNotFoundError: there is no such object.
+        DamagedObjectError: it is missing, or not as it was made.
         ProblemError: the range lies outside of the object (416).
     """
+    if digest is not None:
+        check_made(store, key, digest)
     size, tag = store.stat(key)
     quoted = quote(name, safe="")
     headers = etag_headers(tag, "private, no-cache") | {
@@ -85,7 +155,10 @@ def send_object(
     headers["Content-Length"] = str(stop - start)
     if part:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    body = chunks(store, key, start, stop)
+    if digest is not None and stop - start == size:
+        body = checked_chunks(store, key, size, digest)
+    else:
+        body = chunks(store, key, start, stop)
     return StreamingResponse(body, 206 if part else 200, headers, media_type)
 
 
@@ -112,18 +185,22 @@ def _parse_range(range: str | None, size: int) -> tuple[int, int] | None:
     return start, stop
 
 
-def tar_stream(store: Store, members: Sequence[tuple[str, str]]) -> Iterator[bytes]:
-    """Yield the bytes of a tar of objects.
+class TarMember(NamedTuple):
+    """An object in a tar: its name there, its key, its size in bytes, and its SHA-256."""
 
-    Args:
-        store: holds the objects.
-        members: (name in the tar, key) of each object.
-    """
-    for name, key in members:
-        info = tarfile.TarInfo(name)
-        info.size = store.size(key)
+    name: str
+    key: str
+    size: int
+    digest: str
+
+
+def tar_stream(store: Store, members: Sequence[TarMember]) -> Iterator[bytes]:
+    """Yield the bytes of a tar of objects. Raises as `checked_chunks` does."""
+    for member in members:
+        info = tarfile.TarInfo(member.name)
+        info.size = member.size
         info.mode = 0o644
         yield info.tobuf(tarfile.PAX_FORMAT)
-        yield from chunks(store, key, 0, info.size)
+        yield from checked_chunks(store, member.key, member.size, member.digest)
         yield b"\0" * (-info.size % tarfile.BLOCKSIZE)
     yield b"\0" * (2 * tarfile.BLOCKSIZE)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import replace
 from functools import partial, wraps
-from typing import ParamSpec, TypeVar
+from inspect import isasyncgenfunction, iscoroutinefunction
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import Response
+from fastapi import Request, Response
+from fastapi.dependencies.utils import get_dependant
+from fastapi.routing import APIRoute, _effective_route_context_var
 
-from services.gateway.api.access import Caller
+from services.gateway.api.access import Caller, Sender
 from services.gateway.api.problems import ProblemError
 
 T = TypeVar("T")
@@ -26,19 +30,17 @@ DECODING_PER_TENANT = 2
 QUEUED_PER_TENANT = 32
 """Number of further ones that may wait, with their bodies in memory."""
 
+ANSWERED_PER_TENANT = 16
+"""Number of requests of a tenant that may hold threads of those, 40, that all requests share."""
+
 WAITING_PER_TOKEN = 32
 """Number of requests of one token that may wait for an image."""
 
 
 class Turns:
-    """Threads of their own for a kind of requests; requests wait for them without a thread.
+    """Turns of a kind of requests; they wait for them without a thread."""
 
-    Args:
-        threads: number of requests that run at the same time.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.threads = CapacityLimiter(threads)
+    def __init__(self) -> None:
         self._some: WeakValueDictionary[tuple[str, ...], CapacityLimiter] = WeakValueDictionary()
 
     def of(self, most: int, *key: str) -> CapacityLimiter:
@@ -46,7 +48,19 @@ class Turns:
         return self._some.get(key) or self._some.setdefault(key, CapacityLimiter(most))
 
 
-_decoding = Turns(DECODING)
+class Threads(Turns):
+    """Threads of their own for a kind of requests, and their turns.
+
+    Args:
+        threads: number of requests that run at the same time.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self.threads = CapacityLimiter(threads)
+
+
+_decoding = Threads(DECODING)
 
 
 async def decoded(
@@ -70,6 +84,40 @@ async def decoded(
         return await to_thread.run_sync(
             partial(work, *arguments, **options), limiter=_decoding.threads
         )
+
+
+_answering = Turns()
+
+
+async def _its_turn(request: Request) -> AsyncIterator[None]:
+    sender: Sender | None = getattr(request.state, "sender", None)  # some pages are anyone's
+    if sender is None:
+        yield
+        return
+    async with _answering.of(ANSWERED_PER_TENANT, sender.tenant):
+        yield
+
+
+class TurnRoute(APIRoute):
+    """A route whose function, if it takes a thread, waits for a turn of its sender's tenant."""
+
+    def effective(self) -> Any:
+        """Return what describes this route: while its router is included, FastAPI's context."""
+        context: Any = _effective_route_context_var.get()
+        return context if context and context.original_route is self else self
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, with the turn as its last dependency."""
+        route = self.effective()
+        given = route.dependant
+        if iscoroutinefunction(given.call) or isasyncgenfunction(given.call):
+            return super().get_route_handler()
+        turn = get_dependant(path="", call=_its_turn, scope="function")
+        route.dependant = replace(given, dependencies=[*given.dependencies, turn])
+        try:
+            return super().get_route_handler()
+        finally:
+            route.dependant = given
 
 
 Waits = Callable[[Caller, str, float], Awaitable[Response]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import zip_longest
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from shared.datasets.samples import load_dataset, read_manifest
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import load_region_set
-from shared.storage import Store
+from shared.storage import Store, checked_file
 from shared.storage.formats import read_table
 
 MIN_SIDE = 32
@@ -38,6 +38,7 @@ class Candidate:
         key: key of the region or sample.
         tissue: name of its most frequent class.
         tar: key of the tar shard that holds the image as `<key>.png`.
+        digest: SHA-256 of the shard; None or empty: older sets do not say it.
     """
 
     kind: Kind
@@ -45,6 +46,7 @@ class Candidate:
     key: str
     tissue: str
     tar: str
+    digest: str | None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def real_set(store: Store, asked: RealSet) -> ImageSet:
         tar = region_tar_key(record.name, part.slide)
         for key, fractions in rows:
             tissue = _tissue(record.classes, fractions)
-            candidates.append(Candidate("real", asked.title, key, tissue, tar))
+            candidates.append(Candidate("real", asked.title, key, tissue, tar, part.sha256))
     return ImageSet(asked.title, record.rule.size, record.rule.mpp, tuple(candidates))
 
 
@@ -88,11 +90,12 @@ def synthetic_set(store: Store, dataset: str) -> ImageSet:
         InputError: there is no such dataset, or it is not finished.
     """
     record = load_dataset(store, dataset)
+    digests = dict(zip_longest(record.shards, record.digests))
     rows = read_manifest(store, record, ["key", "fractions", "shard"]).to_pylist()
     candidates = tuple(
         Candidate(
             "synthetic", dataset, row["key"], _tissue(record.classes, row["fractions"]),
-            row["shard"],
+            row["shard"], digests.get(row["shard"]),
         )
         for row in rows
     )  # fmt: skip
@@ -135,13 +138,15 @@ def read_images(store: Store, chosen: Sequence[Candidate]) -> Iterator[tuple[int
     """Yield the position of each image in `chosen` and its pixels, uint8 RGB, shard by shard.
 
     Raises:
-        InputError: a shard is missing, or lacks an image.
+        ObjectNotFoundError: a shard is missing.
+        DamagedObjectError: a shard is not as it was made.
+        InputError: a shard lacks an image.
     """
     by_tar: dict[str, list[int]] = {}
     for position, item in enumerate(chosen):
         by_tar.setdefault(item.tar, []).append(position)
     for key, positions in by_tar.items():
-        path: Path = store.local(key)
+        path = checked_file(store, key, chosen[positions[0]].digest)
         with tarfile.open(path, mode="r:") as tar:
             members = {member.name: member for member in tar}
             for position in positions:

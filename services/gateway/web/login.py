@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request, Response
@@ -10,7 +11,9 @@ from fastapi.responses import RedirectResponse
 
 from services.gateway.api.access import address_of, resources_of
 from services.gateway.api.problems import ProblemError
+from services.gateway.api.resources import Resources
 from services.gateway.api.session import COOKIE, from_our_page, keep_session
+from services.gateway.api.tokens import digest_of
 from services.gateway.web.pages import PageRoute, render
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -53,7 +56,7 @@ def log_in(
     """Begin a session, if the token is known."""
     if not from_our_page(request):
         raise ProblemError(403, "forbidden", "this form was sent by a page of another site")
-    session = _begun(request, token.strip(), resources_of(request).sessions.begin)
+    session = _begun(request, token.strip(), partial(_begin, resources_of(request)))
     if session is None:
         wrong = "This gateway does not know this token."
         return render(request, "login.html", next=next, wrong=wrong)
@@ -62,11 +65,23 @@ def log_in(
     return response
 
 
+def _begin(resources: Resources, token: str) -> str | None:
+    """Begin a session with a token, which counts as a request of it; None if it is wrong."""
+    record = resources.tokens.find(token)
+    if record is None:
+        return None
+    resources.limits.count_request(record.id)
+    return resources.sessions.begin(token)
+
+
 def _begun(request: Request, secret: str, begin: Callable[[str], str | None]) -> str | None:
     """Begin a session and write it to the audit log; None if the secret is wrong.
 
+    Of the sessions of a token above `MAX_SESSIONS`, the oldest end.
+
     Raises:
-        ProblemError: this address has sent too many wrong secrets (429).
+        ProblemError: this address has sent too many wrong secrets, or the token has made too many
+            requests (429).
     """
     resources, address = resources_of(request), address_of(request)
     resources.wrong_log_ins.check(address)
@@ -75,6 +90,8 @@ def _begun(request: Request, secret: str, begin: Callable[[str], str | None]) ->
     if session is None or caller is None:
         resources.wrong_log_ins.count(address)
         return None
+    for oldest in resources.limits.count_session(caller.id, digest_of(session)):
+        resources.sessions.end(oldest)
     resources.audit(caller.tenant, caller.name, "log in", {"address": address})
     return session
 
@@ -86,7 +103,7 @@ def log_out(request: Request) -> Response:
         raise ProblemError(403, "forbidden", "this form was sent by a page of another site")
     resources, session = resources_of(request), request.cookies.get(COOKIE, "")
     if caller := resources.sessions.find(session):
-        resources.sessions.end(session)
+        resources.sessions.end(digest_of(session))
         resources.audit(caller.tenant, caller.name, "log out", {"address": address_of(request)})
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)

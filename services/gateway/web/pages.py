@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Depends, Request, Response
-from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
@@ -17,6 +16,7 @@ from services.gateway.api.access import Caller, allowed, bearer, resources_of
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.resources import Resources
 from services.gateway.api.tokens import Scope
+from services.gateway.api.turns import TurnRoute
 
 SHOWN_SAMPLING = {"steps", "guidance_map", "guidance_crops", "staining"}
 """The fields of a model's `Sampling` that forms show."""
@@ -68,7 +68,7 @@ def render(
     )
 
 
-class PageRoute(APIRoute):
+class PageRoute(TurnRoute):
     """A route that returns a page, also when a `ProblemError` is raised."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,0 +1,148 @@
+"""What is not as it was made is not handed out: it is named, with what makes it again."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.gateway.api.streams import TarMember, tar_stream
+from shared.imaging.codec import encode_png
+from shared.storage import DamagedObjectError, DirectoryStore, StoreView, sha256
+from shared.storage.formats import pack_tar, unpack_tar
+from tests.gateway import Gateway
+from tests.models import publish_toy_model
+from tests.region_sets import make_region_set
+from tests.unit.test_gateway_datasets import BODY
+from tests.unit.test_gateway_images import body as image_body
+from tests.unit.test_gateway_images import label_map, text
+
+BLACK = np.zeros((32, 32, 3), np.uint8)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    store = DirectoryStore(tmp_path)
+    publish_toy_model(store, make_region_set(store))
+    return Gateway(tmp_path)
+
+
+class Fetched(StoreView):
+    """A store whose objects must be fetched from a server."""
+
+    def fetches(self) -> bool:
+        return True
+
+
+def test_what_is_damaged_is_not_handed_out(gateway: Gateway) -> None:
+    root, client = gateway.resources.root, gateway.client
+    body = BODY | {"exports": ["folder"]}
+    job = client.post("/v1/datasets", json=body).json()["job"]
+    gateway.work(job)
+    places = {
+        "shards/000001.tar": ("archive", "shards", "files/shards/000001.tar"),
+        "manifest.parquet": ("archive", "files/manifest.parquet"),
+        "exports/folder/images/00000000.png": ("archive",),
+        "preview.png": ("archive", "preview"),
+        "README.md": ("archive", "card"),
+        "croissant.json": ("archive", "croissant"),
+    }
+    for name, routes in places.items():
+        key = f"datasets/d/{name}"
+        whole = root.get(key)
+        for damaged in (whole[:-1] + b"?", None):
+            root.delete(key)
+            if damaged is not None:
+                root.put(key, damaged)
+            for route in routes:
+                answer = client.get(f"/v1/datasets/d/{route}")
+                problem = answer.json()
+                assert answer.status_code == 409, (name, route)
+                assert key in problem["detail"]
+                assert "'htd synthesize --dataset d' again" in problem["remedy"]
+        root.put(key, whole)
+    root.put("datasets/d/exports/folder/foreign.png", b"x")
+    with tarfile.open(fileobj=io.BytesIO(client.get("/v1/datasets/d/archive").content)) as tar:
+        assert "d/exports/folder/foreign.png" not in tar.getnames()
+    root.delete("datasets/d/shards/000001.tar")
+    assert client.post("/v1/datasets", json=body).json()["state"] == "running"  # as it was asked
+    assert gateway.work(job).state == "done"
+    assert client.get("/v1/datasets/d/archive").status_code == 200
+
+
+def test_what_is_found_damaged_on_the_way_is_broken_off(tmp_path: Path) -> None:
+    inner = DirectoryStore(tmp_path)
+    store, data = Fetched(inner), bytes(range(256)) * 9000
+    members = [TarMember("a", "datasets/d/a", len(data), sha256(data))]
+    inner.put("datasets/d/a", data)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(tar_stream(store, members)))) as tar:
+        (file,) = map(tar.extractfile, tar)
+        assert file is not None
+        assert file.read() == data
+    for damaged in (data[:-1] + b"?", data[:-1], b""):
+        inner.put("datasets/d/a", damaged)
+        sent = []
+        with pytest.raises(DamagedObjectError, match="'htd synthesize --dataset d' again"):
+            sent.extend(tar_stream(store, members))
+        assert sum(map(len, sent)) < len(data)
+
+
+def test_an_image_of_others_is_not_the_image_of_a_job(gateway: Gateway) -> None:
+    root, client = gateway.resources.root, gateway.client
+    given = image_body()
+    asked = client.post("/v1/images", json=given, headers={"Prefer": "wait=0"})
+    place = asked.headers["Location"]
+    job = place.rpartition("/")[2]
+    gateway.work(job)
+    made = client.get(place)
+    assert made.status_code == 200
+    (key,) = (key for key in root.list("images/") if root.get(key) == made.content)
+    for damage in (partial(root.delete, key), partial(root.put, key, encode_png(BLACK))):
+        damage()
+        refused = client.get(place)
+        assert (refused.status_code, key in refused.json()["detail"]) == (409, True)
+        assert "send the request that made it again" in refused.json()["remedy"]
+    again = client.post("/v1/images", json=given, headers={"Prefer": "wait=0"})
+    assert (again.status_code, again.headers["Location"]) == (202, place)
+    gateway.work(job)
+    assert client.get(place).content == made.content
+
+
+def test_a_field_of_others_is_not_downloaded(gateway: Gateway) -> None:
+    root, client = gateway.resources.root, gateway.client
+    labels = np.tile(label_map(), (1, 2))
+    given = image_body(field="f", labels=text(encode_png(labels)))
+    answer = client.post("/v1/fields", json=given)
+    assert answer.status_code == 202, answer.text
+    gateway.work(answer.json()["job"])
+    for file in ("slide.tiff", "labels.tiff", "regions.geojson"):
+        place, key = f"/v1/fields/f/{file}", f"fields/f/{file}"
+        assert client.get(place).status_code == 200
+        root.put(key, root.get(key)[:-1] + b"?")
+        refused = client.get(place)
+        assert (refused.status_code, key in refused.json()["detail"]) == (409, True)
+
+
+def test_readers_are_not_shown_other_pictures(gateway: Gateway) -> None:
+    root, client = gateway.resources.root, gateway.client
+    gateway.work(client.post("/v1/datasets", json=BODY).json()["job"])
+    study = {"study": "s", "real": [{"regions": "toy"}], "synthetic": ["d"], "images": 6,
+             "readers": ["Ann"]}  # fmt: skip
+    for key in ("datasets/d/shards/000000.tar", "regions/toy/slide-c.tar"):
+        whole = root.get(key)
+        files = [
+            (name, data if "mask" in name or name.endswith(".json") else encode_png(BLACK))
+            for name, data in unpack_tar(whole)
+        ]
+        root.put(key, pack_tar(files))
+        refused = client.post("/v1/reader-studies", json=study)
+        assert refused.status_code == 422, refused.text
+        assert f"{key.rpartition('/')[2]}" in refused.json()["detail"]
+        assert "again, as it was run" in refused.json()["detail"]
+        assert list(root.list("reader_studies/")) == []
+        root.put(key, whole)
+    assert client.post("/v1/reader-studies", json=study).status_code == 201
