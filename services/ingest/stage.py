@@ -296,7 +296,10 @@ def _write_labels(
     with local_source(context.store, source.labels or "") as path:
         if source.labels_sha256 is not None:
             check_content(path, (), source.labels_sha256, f"annotation of {source.slide!r}")
-        return draw_labels(file, path, SlideGeometry.of(slide), tissue, source, request)
+        return draw_labels(
+            file, path, SlideGeometry.of(slide), tissue, source, request,
+            lambda done, rows: context.progress(1, 4, f"{done} of {rows} rows of labels drawn"),
+        )  # fmt: skip
 
 
 def _shrunk(rgb: UInt8) -> UInt8:
