@@ -58,7 +58,7 @@ class Editor:
         prepare(config.threads)
         self.model: LoadedModel = load_model(store, ref, choose_device(config.device))
         self._name = image.name
-        self.image, self._turn, _ = read_image(image)
+        self.image, self._turn, *_ = read_image(image)
         mask = open_mask(labels)
         self._check_size(mask)
         self.labels = self._as_seen(mask, model_labels(mask, self.model.record))
@@ -105,7 +105,7 @@ class Editor:
     def _read_crop(self, tissue: str, path: Path) -> Crop:
         record = self.model.record
         label = find_tissue(tissue, record).index
-        pixels, _, _ = read_image(path)
+        pixels = read_image(path).pixels
         if pixels.shape[0] != pixels.shape[1] or len(pixels) > record.size:
             raise InputError(
                 f"{path.name} has {pixels.shape[1]}×{pixels.shape[0]} px: a crop is a square of at "

@@ -75,7 +75,8 @@ def verify(path: Path, known: Known | None = None) -> Verdict:
 def _said(mark: Mark | None) -> str:
     if mark is None:
         return "does not say that it is synthetic"
-    parts = [f"model {mark.model}"] if mark.model else []
+    model = mark.model or mark.system
+    parts = [f"model {model}"] if model else []
     whole = "dataset" if mark.key else "dataset or field"  # only images of datasets have keys
     parts += [f"{whole} {mark.dataset}"] if mark.dataset else []
     parts += [f"image {mark.key}"] if mark.key else []

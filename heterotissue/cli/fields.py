@@ -147,7 +147,7 @@ def put_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[Given
 
     crops = []
     for tissue, path in map(_pair, items):
-        pixels, _, _ = read_image(Path(path))
+        pixels = read_image(Path(path)).pixels
         crops.append(put_crop(store, tissue, pixels, model))
     return tuple(crops)
 

@@ -14,6 +14,7 @@ from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, write_label_map
+from shared.imaging.marks import PARTLY, mark_png
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_index import write_region_index
 from shared.imaging.region_sets import load_region_set
@@ -43,7 +44,8 @@ def cut_slide(
         rule: rule of the regions.
 
     Returns:
-        `regions`, the number of regions, and `sha256`, the digest of their shard.
+        `regions`, the number of regions, `sha256`, the digest of their shard, and `synthetic`,
+        whether the slide says that a model made it.
     """
     classes, table = classes_of(read_types(store, run, k))
     with open_label_map(store, cluster_key(run, f"labels/{slide}.tif")) as raw:
@@ -51,9 +53,9 @@ def cut_slide(
     key = cluster_key(run, f"classes/{slide}.tif")
     with store.writing(key) as path:
         write_map(path, labels, mpp)
-    with open_slide(store, cohort, slide) as (opened, _), open_label_map(store, key) as merged:
+    with open_slide(store, cohort, slide) as (opened, own), open_label_map(store, key) as merged:
         cut = cut_regions(store, run, slide, opened, merged, len(classes), rule)
-    return {"regions": cut.regions, "sha256": cut.sha256}
+    return {"regions": cut.regions, "sha256": cut.sha256, "synthetic": own.synthetic}
 
 
 def sum_up(
@@ -74,9 +76,12 @@ def sum_up(
     held = cohort.model_copy(update={"splits": cut})
     examples = find_examples(store, record.run, held, record.counts)
     picture = sheet(list(examples.values()), [types[label].name for label in examples])
-    store.put(cluster_key(record.run, "gallery.png"), encode_png(picture))
-    for label, squares in examples.items():
-        store.put(cluster_key(record.run, f"examples/{label}.png"), encode_png(np.hstack(squares)))
+    pictures = {"gallery.png": picture}
+    pictures |= {f"examples/{label}.png": np.hstack(own) for label, own in examples.items()}
+    synthetic = any(part.get("synthetic") for part in parts.values())
+    for name, pixels in pictures.items():
+        png = encode_png(pixels)
+        store.put(cluster_key(record.run, name), mark_png(png, PARTLY) if synthetic else png)
     region_set = RegionSet(
         name=record.run,
         cohort=record.cohort,

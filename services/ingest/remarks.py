@@ -59,6 +59,19 @@ def doubtful_resolutions(done: Mapping[str, dict[str, Any]]) -> list[str]:
     ]
 
 
+def synthetic_slides(done: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Return a sentence on slides whose files say that they are synthetic."""
+    slides = [name for name, part in sorted(done.items()) if part.get("synthetic")]
+    if not slides:
+        return []
+    more = f" and {len(slides) - 5} more" if len(slides) > 5 else ""
+    return [
+        f"{len(slides)} of {len(done)} slides state that they are synthetic, whole or in part "
+        f"({', '.join(slides[:5])}{more}): what was made or measured with them is not of real "
+        "tissue alone."
+    ]
+
+
 def _on_slides(done: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Name the slides that are damaged in part, or are not at the resolution that they state."""
     damaged = {

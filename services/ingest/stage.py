@@ -13,7 +13,7 @@ import numpy as np
 from services.ingest.annotations.drawing import draw_labels
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.patches import check_size, patch_index
-from services.ingest.remarks import doubtful_resolutions, remarks, why_no_regions
+from services.ingest.remarks import doubtful_resolutions, remarks, synthetic_slides, why_no_regions
 from services.ingest.splits import (
     assign_splits,
     changed_splits,
@@ -45,6 +45,7 @@ from shared.contracts.regions import (
 )
 from shared.errors import InputError, all_quoted
 from shared.imaging.codec import encode_png
+from shared.imaging.marks import mark_png
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_index import write_region_index
 from shared.imaging.slide import Slide
@@ -107,7 +108,7 @@ class IngestStage(Stage[IngestRequest]):
         members = members_of(request, tiles, done)
         earlier = earlier_splits(store, request, tiles, done)
         splits = assign_splits(request.split, members, earlier)
-        cautions = (*leaks(members, splits), *doubtful_resolutions(done))
+        cautions = (*leaks(members, splits), *doubtful_resolutions(done), *synthetic_slides(done))
         slides = sorted({item.slide for item in request.slides} & set(done))
         if slides:
             record = CohortRecord(
@@ -151,6 +152,7 @@ class IngestStage(Stage[IngestRequest]):
                         sha256=done[name]["region_sha256"],
                         patient=members[name].patient,
                         class_regions=tuple(done[name].get("class_regions", ())),
+                        synthetic=done[name].get("synthetic", False),
                     )
                     for name in labelled
                 ),
@@ -209,6 +211,7 @@ def _ingest_tiles(
         "region_sha256": cut.sha256,
         "left_out": cut.left_out,
         "transparent": cut.transparent,
+        "synthetic": cut.synthetic > 0,
     }
 
 
@@ -249,7 +252,10 @@ def _ingest(
             )
         regions, region_sha = cut.regions, cut.sha256
     store.put(slide_key(folder, "tissue.png"), encode_png(tissue.astype(np.uint8) * 255))
-    store.put(slide_key(folder, "thumbnail.png"), encode_png(_shrunk(small)))
+    thumbnail = encode_png(_shrunk(small))
+    if slide.mark:
+        thumbnail = mark_png(thumbnail, slide.mark)
+    store.put(slide_key(folder, "thumbnail.png"), thumbnail)
     record = SlideRecord(
         slide=folder,
         source=source.source,
@@ -264,6 +270,7 @@ def _ingest(
         objective=slide.objective,
         tissue_fraction=round(float(tissue.mean()), 4),
         stain=stain,
+        synthetic=slide.mark is not None,
     )
     store.put_json(slide_key(folder), record)
     corners = np.stack([np.asarray(patches["x"]), np.asarray(patches["y"])], 1)
@@ -276,6 +283,7 @@ def _ingest(
         "region_sha256": region_sha,
         "labels_sha256": labels_sha,
         "stain": stain,
+        "synthetic": record.synthetic,
         "damaged": damaged,
         "mpp_y": record.mpp_y,
         "stated_mpp": slide.stated_mpp,
@@ -299,7 +307,10 @@ def _write_labels(
     with local_source(context.store, source.labels or "") as path:
         if source.labels_sha256 is not None:
             check_content(path, (), source.labels_sha256, f"annotation of {source.slide!r}")
-        return draw_labels(file, path, SlideGeometry.of(slide), tissue, source, request)
+        return draw_labels(
+            file, path, SlideGeometry.of(slide), tissue, source, request,
+            lambda done, rows: context.progress(1, 4, f"{done} of {rows} rows of labels drawn"),
+        )  # fmt: skip
 
 
 def _shrunk(rgb: UInt8) -> UInt8:

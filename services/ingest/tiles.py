@@ -22,7 +22,7 @@ from shared.imaging.masks import Mask
 from shared.imaging.region_sets import Region, pack_regions, put_regions
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import local_source
-from shared.imaging.tile_images import MAX_TILE_SIDE, as_seen, check_side, read_image
+from shared.imaging.tile_images import MAX_TILE_SIDE, TileImage, as_seen, check_side, read_image
 from shared.imaging.windows import choose_windows
 from shared.sandbox import SandboxedFiles
 from shared.storage import Store, sha256, sha256_file
@@ -99,12 +99,14 @@ class CutTiles:
         sha256: SHA-256 of their shard.
         left_out: tile → why it was left out.
         transparent: number of tiles with transparent pixels, which were laid on white.
+        synthetic: number of tiles that say that a model made them, or parts of them.
     """
 
     regions: int
     sha256: str
     left_out: dict[str, str]
     transparent: int
+    synthetic: int
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,13 @@ class Tile:
         image: uint8 RGB (h, w, 3).
         labels: uint8 (h, w), class indices.
         transparent: whether the file has transparent pixels, which were laid on white.
+        synthetic: whether the file says that a model made it, or parts of it.
     """
 
     image: UInt8
     labels: UInt8
     transparent: bool
+    synthetic: bool
 
 
 class TileFiles:
@@ -148,8 +152,8 @@ class TileFiles:
             raise place
         return place
 
-    def image(self, name: str) -> tuple[UInt8, int, bool]:
-        """Read an image; see `tile_images.read_upright`."""
+    def image(self, name: str) -> TileImage:
+        """Read an image; see `tile_images.read_image`."""
         return read_image(self.path(name), self._files)
 
     def mask(self, name: str) -> Mask:
@@ -196,14 +200,16 @@ def cut_tiles(
     """
     table: list[dict[str, object]] = []
     left_out: dict[str, str] = {}
-    transparent: list[bool] = []
+    transparent = synthetic = 0
 
     def regions() -> Iterator[Region]:
+        nonlocal transparent, synthetic
         for number, row, tile in _each(store, rows, classes, rule, label_names or {}):
             if isinstance(tile, InputError):
                 left_out[row["image"]] = str(tile)
                 continue
-            transparent.append(tile.transparent)
+            transparent += tile.transparent
+            synthetic += tile.synthetic
             image, labels = tile.image, tile.labels
             ratio = rule.mpp / row["mpp"]
             stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(row["image"]).stem)
@@ -232,7 +238,7 @@ def cut_tiles(
     if len(left_out) == len(rows):
         raise InputError("; ".join(dict.fromkeys(left_out.values())))
     put_regions(store, name, slide, table, tar)
-    return CutTiles(len(table), sha256(tar), left_out, sum(transparent))
+    return CutTiles(len(table), sha256(tar), left_out, transparent, synthetic)
 
 
 def _each(
@@ -275,7 +281,7 @@ def read_tile(
             or the classes.
     """
     name = Path(row["image"]).name
-    image, turn, transparent = files.image(row["image"])
+    image, turn, transparent, synthetic = files.image(row["image"])
     mask = files.mask(row["mask"])
     check_side(mask.path, mask.width, mask.height)
     table = lookup(mask, classes, label_names, foreground=row["label"])
@@ -296,4 +302,5 @@ def read_tile(
         cv2.resize(image, size, interpolation=kind),
         cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT),
     )
-    return Tile(np.asarray(resized[0], np.uint8), np.asarray(resized[1], np.uint8), transparent)
+    shown, painted = (np.asarray(array, np.uint8) for array in resized)
+    return Tile(shown, painted, transparent, synthetic)

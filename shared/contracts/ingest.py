@@ -305,6 +305,9 @@ class SlideRecord(Contract):
     objective: float | None = Field(description="nominal magnification, if stated")
     tissue_fraction: float
     stain: Literal["h&e", "other", "unknown"]
+    synthetic: bool = Field(
+        False, description="whether the file says that a model made it, or parts of it"
+    )
 
 
 class SkippedSlide(Contract):

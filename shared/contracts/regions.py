@@ -76,6 +76,9 @@ class RegionSetSlide(Contract):
     class_regions: tuple[int, ...] = Field(
         (), description="number of regions that show each class, background first"
     )
+    synthetic: bool = Field(
+        False, description="whether the slide, or a tile of it, says that a model made it"
+    )
 
 
 def class_count(slides: Iterable[RegionSetSlide], index: int) -> int:

@@ -27,6 +27,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 """Pillow's names of the formats that are opened. It knows others that start programs (EPS) or
 are hardly tested against hostile files."""
 
+PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+"""What Pillow raises for damaged files."""
+
 _opening = threading.Lock()
 
 
@@ -78,7 +81,7 @@ def read_picture(path: Path) -> Image.Image:
             f"{path.name} cannot be opened: it is neither a slide nor an image. It may be "
             "damaged, incomplete or of an unknown format: copy it again, or convert it"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except PICTURE_ERRORS as error:
         raise InputError(
             f"{path.name} cannot be opened: {error}. The file is damaged or incomplete: copy it "
             "again from its source"

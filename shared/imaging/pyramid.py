@@ -16,12 +16,10 @@ import tifffile
 
 from shared.arrays import UInt8
 from shared.imaging.label_map import LABEL_TILE
+from shared.imaging.tiff_facts import XMP
 
 TILE = LABEL_TILE
 """Side of the tiles, pixels."""
-
-XMP = 700
-"""TIFF tag of an XMP packet."""
 
 BIG = 2**30
 """Pixels from which on a file is a BigTIFF, which may be larger than 4 GiB."""

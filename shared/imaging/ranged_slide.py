@@ -9,9 +9,10 @@ from typing import Any, BinaryIO, cast
 import tifffile
 
 from shared.errors import InputError
+from shared.imaging.marks import parse_mark
 from shared.imaging.sandboxed_slide import SandboxedSlide, SlideReader
 from shared.imaging.tiff import TiffSlide
-from shared.imaging.tiff_facts import TIFF_ERRORS, VENDORS
+from shared.imaging.tiff_facts import TIFF_ERRORS, VENDORS, tiff_xmp
 from shared.sandbox.files import Ranges
 from shared.storage import Store
 
@@ -32,7 +33,9 @@ class RangedReader(SlideReader):
     def __init__(self, file: BinaryIO, name: str) -> None:
         _check(file, name)
         file.seek(0)
-        super().__init__(Path(name), TiffSlide(Path(name), file))
+        mark = parse_mark(tiff_xmp(file))
+        file.seek(0)
+        super().__init__(Path(name), TiffSlide(Path(name), file), mark)
 
 
 def _check(file: BinaryIO, name: str) -> None:

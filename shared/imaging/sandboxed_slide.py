@@ -18,6 +18,7 @@ from shared.errors import InputError
 from shared.imaging import slide_files
 from shared.imaging.companions import companions
 from shared.imaging.leveled import LeveledSlide
+from shared.imaging.marks import Mark, mark_of
 from shared.imaging.patch_cutting import PatchCutter
 from shared.sandbox import ANSWER_BYTES, ReadError, open_sandboxed
 from shared.sandbox.files import Ranges
@@ -38,6 +39,7 @@ class SlideFacts(Contract):
     level_dimensions: tuple[tuple[Side, Side], ...] = Field(min_length=1, max_length=64)
     level_downsamples: tuple[Annotated[float, Field(gt=0)], ...]
     properties: dict[str, str]
+    mark: Mark | None
 
     @model_validator(mode="after")
     def _fitting(self) -> SlideFacts:
@@ -53,9 +55,16 @@ class SlideReader:
         facts: the fields of `SlideFacts`.
     """
 
-    def __init__(self, path: Path, source: openslide.AbstractSlide | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: openslide.AbstractSlide | None = None,
+        mark: Mark | None = None,
+    ) -> None:
         self._path = path
-        self._source = source or slide_files.open_source(path)
+        if source is None:
+            source, mark = slide_files.open_source(path), mark_of(path)
+        self._source = source
         self._cutter: PatchCutter | None = None
         self.facts = {
             "level_dimensions": self._source.level_dimensions,
@@ -65,6 +74,7 @@ class SlideReader:
                 for name, value in self._source.properties.items()
                 if len(value) <= LONGEST_PROPERTY
             },
+            "mark": mark.known if mark else None,
         }
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> UInt8:
@@ -156,6 +166,11 @@ class SandboxedSlide(LeveledSlide):
     def properties(self) -> Mapping[str, str]:
         """Properties under OpenSlide's names."""
         return self._facts.properties
+
+    @property
+    def mark(self) -> Mark | None:
+        """What the file says of itself, if it says that it is synthetic."""
+        return self._facts.mark
 
     def read_region(
         self, location: tuple[int, int], level: int, size: tuple[int, int]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from shared.arrays import UInt8
 from shared.errors import InputError
-from shared.imaging.sandboxed_slide import open_source
+from shared.imaging.sandboxed_slide import SandboxedSlide, open_source
 
 MAX_UPSAMPLING = 1.1
 """Largest factor by which a read may be finer than level 0."""
@@ -65,6 +65,7 @@ class Slide:
         downsamples: width of level 0 / width of each level.
         objective: nominal magnification; None if not stated.
         bounds: the scanned part, where the file states one (MIRAX, Leica, Ventana).
+        mark: what the file says of itself, if it says that it is synthetic.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Slide:
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "image")
         self.objective = _number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
         self.bounds = _bounds(source)
+        self.mark = source.mark if isinstance(source, SandboxedSlide) else None
         x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
         y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y)) or x
         credible = x and y and min(x, y) >= FINEST and max(x, y) <= COARSEST

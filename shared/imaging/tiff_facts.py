@@ -7,7 +7,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
@@ -31,6 +31,9 @@ UNITS = {
     "microns": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4, "in": 25400.0, "inch": 25400.0,
 }  # fmt: skip
 """Unit of length, in OME-XML or of ImageJ → µm."""
+
+XMP = 700
+"""Tag that holds an XMP packet."""
 
 RESOLUTION_UNITS = {2: 25400.0, 3: 1e4}
 """Value of the tag ResolutionUnit → µm; 1 means that the numbers have no unit."""
@@ -66,6 +69,20 @@ def tiff_size(path: Path) -> tuple[int, int]:
             return int(page.imagewidth), int(page.imagelength)
     except TIFF_ERRORS as error:
         raise InputError(f"{path.name} cannot be read as an image: is it damaged?") from error
+
+
+def tiff_xmp(file: Path | BinaryIO) -> bytes:
+    """Return the XMP packet of a TIFF's first page; nothing if it has none.
+
+    Raises:
+        InputError: the file is no TIFF, or damaged.
+    """
+    try:
+        with tifffile.TiffFile(file, _multifile=False) as tiff:
+            value = tiff.pages.first.tags.valueof(XMP, default=b"")
+            return value.encode() if isinstance(value, str) else bytes(value)
+    except TIFF_ERRORS as error:
+        raise InputError("the XMP of a TIFF cannot be read: is it damaged?") from error
 
 
 @dataclass(frozen=True)

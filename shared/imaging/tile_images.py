@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from shared.arrays import UInt8
 from shared.contracts.base import Contract
 from shared.errors import InputError
+from shared.imaging.marks import mark_of
 from shared.imaging.masks import INVERSE, ORIENTATION, Mask, turned
 from shared.imaging.pictures import check_jpeg, open_picture
 from shared.imaging.tiff_facts import inspect, is_tiff, tiff_size
@@ -33,13 +34,30 @@ Side = Annotated[int, Field(ge=1, le=MAX_TILE_SIDE)]
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+class TileImage(NamedTuple):
+    """An image as it is seen.
+
+    Attributes:
+        pixels: uint8 RGB (h, w, 3), upright, with transparent pixels laid on white.
+        turn: the orientation that the file states.
+        transparent: whether it has transparent pixels.
+        synthetic: whether it says that a model made it, or parts of it.
+    """
+
+    pixels: UInt8
+    turn: int
+    transparent: bool
+    synthetic: bool
+
+
 class TileImageFacts(Contract):
-    """What the reading process says about an image: see `read_upright`."""
+    """What the reading process says about an image: see `TileImage`."""
 
     width: Side
     height: Side
     turn: int = Field(ge=1, le=8)
     transparent: bool
+    synthetic: bool
 
 
 class TileImageReader:
@@ -50,16 +68,23 @@ class TileImageReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._image, turn, transparent = read_upright(path)
-        height, width = self._image.shape[:2]
-        self.facts = {"width": width, "height": height, "turn": turn, "transparent": transparent}
+        image = read_upright(path)
+        self._pixels = image.pixels
+        height, width = image.pixels.shape[:2]
+        self.facts = {
+            "width": width,
+            "height": height,
+            "turn": image.turn,
+            "transparent": image.transparent,
+            "synthetic": image.synthetic,
+        }
 
     def read(self, top: int, bottom: int) -> UInt8:
         """Return rows, uint8 RGB (rows, width, 3)."""
-        return np.ascontiguousarray(self._image[top:bottom])
+        return np.ascontiguousarray(self._pixels[top:bottom])
 
 
-def read_image(path: Path, among: SandboxedFiles | None = None) -> tuple[UInt8, int, bool]:
+def read_image(path: Path, among: SandboxedFiles | None = None) -> TileImage:
     """Read an image in the sandbox; see `read_upright`.
 
     Args:
@@ -81,15 +106,11 @@ def read_image(path: Path, among: SandboxedFiles | None = None) -> tuple[UInt8, 
     for top in range(0, facts.height, step):
         part = image[top : top + step]
         part[:] = file.read([top, top + len(part)], part.shape, np.uint8)
-    return image, facts.turn, facts.transparent
+    return TileImage(image, facts.turn, facts.transparent, facts.synthetic)
 
 
-def read_upright(path: Path) -> tuple[UInt8, int, bool]:
-    """Read an image.
-
-    Returns:
-        uint8 RGB (h, w, 3), upright, with transparent pixels laid on white; the orientation that
-        the file states; and whether it has transparent pixels.
+def read_upright(path: Path) -> TileImage:
+    """Read an image. Only the sandbox calls it.
 
     Raises:
         InputError: the file is no image, is damaged, is too large, or uses little of 16 bits.
@@ -130,11 +151,12 @@ def read_upright(path: Path) -> tuple[UInt8, int, bool]:
                 f"(data of {high.bit_length()} bits?), so it would be almost black: scale it to "
                 "0 to 255, and save it with 8 bits per channel"
             )
+    synthetic = mark_of(path) is not None
     if alpha is not None and np.asarray(alpha.getchannel("A")).min() < 255:
         white = Image.new("RGBA", alpha.size, "white")
         laid = Image.alpha_composite(white, alpha).convert("RGB")
-        return turned(np.asarray(laid, np.uint8), turn), turn, True
-    return turned(np.asarray(array, np.uint8), turn), turn, False
+        return TileImage(turned(np.asarray(laid, np.uint8), turn), turn, True, synthetic)
+    return TileImage(turned(np.asarray(array, np.uint8), turn), turn, False, synthetic)
 
 
 def _decoded(path: Path, flags: int, damaged: InputError) -> NDArray[Any]:

@@ -15,10 +15,12 @@ from shared.arrays import Int64, UInt8
 from shared.errors import InputError
 from shared.imaging import jpeg_tiles
 from shared.imaging.jpeg_tiles import JpegTiles
+from shared.imaging.marks import Mark, mark_xmp
 from shared.imaging.patch_cutting import PatchCutter, on_white
 from shared.imaging.patch_reading import read_patches
 from shared.imaging.ranged_slide import open_ranged
 from shared.imaging.slide import DamagedError, Slide
+from shared.imaging.tiff_facts import XMP
 from shared.storage import DirectoryStore, ObjectNotFoundError, StoreView
 
 WIDTH, HEIGHT, TILE = 700, 600, 128
@@ -167,9 +169,14 @@ def test_a_window_of_a_slide_on_a_server_takes_only_its_tiles(tmp_path: Path) ->
     store = ServerStore(DirectoryStore(tmp_path))
     pixels = np.random.default_rng(0).integers(0, 256, (1536, 1536, 3), np.uint8)
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, pixels, tile=(128, 128), compression="jpeg", photometric="ycbcr")
+    xmp = mark_xmp(Mark("toy/1", "f"))
+    tifffile.imwrite(
+        path, pixels, tile=(128, 128), compression="jpeg", photometric="ycbcr",
+        extratags=[(XMP, 1, len(xmp), xmp, True)],
+    )  # fmt: skip
     slide = open_ranged(store, "a.tif")
     assert slide is not None
+    assert slide.mark == Mark("toy/1", "f")
     with slide, openslide.OpenSlide(path) as source:
         assert slide.level_dimensions == source.level_dimensions
         found, known = (s.read_region((200, 900), 0, (300, 100)) for s in (slide, source))

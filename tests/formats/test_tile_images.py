@@ -19,13 +19,13 @@ def test_transparent_tiles_are_laid_on_white(mode: str, tmp_path: Path) -> None:
     path = tmp_path / "t.png"
     picture = image.convert(mode) if mode != "P" else image.quantize(4)
     picture.save(path)
-    read, _, transparent = read_upright(path)
-    assert transparent
-    assert (read[:, :32] == 255).all()
-    assert np.abs(read[:, 32:].astype(int) - 10).max() < 3
+    read = read_upright(path)
+    assert read.transparent
+    assert (read.pixels[:, :32] == 255).all()
+    assert np.abs(read.pixels[:, 32:].astype(int) - 10).max() < 3
     image.putalpha(255)
     image.save(path)
-    assert read_upright(path)[2] is False
+    assert read_upright(path).transparent is False
 
 
 def test_colours_that_are_not_rgb_are_read_or_refused(tmp_path: Path) -> None:
@@ -34,9 +34,9 @@ def test_colours_that_are_not_rgb_are_read_or_refused(tmp_path: Path) -> None:
         image.convert(mode).save(tmp_path / f"{mode}.tif")
     deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    np.testing.assert_array_equal(read_upright(tmp_path / "CMYK.tif")[0], np.asarray(image))
-    grey = read_upright(tmp_path / "L.tif")[0]
+    np.testing.assert_array_equal(read_upright(tmp_path / "CMYK.tif").pixels, np.asarray(image))
+    grey = read_upright(tmp_path / "L.tif").pixels
     np.testing.assert_array_equal(grey, np.asarray(image.convert("L").convert("RGB")))
-    np.testing.assert_array_equal(read_upright(tmp_path / "deep.png")[0], grey)
+    np.testing.assert_array_equal(read_upright(tmp_path / "deep.png").pixels, grey)
     with pytest.raises(InputError, match=r"LAB\.tif has the colours of CIELAB"):
         read_upright(tmp_path / "LAB.tif")

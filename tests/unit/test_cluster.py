@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from services.cluster import gallery, patches, stage, units
 from services.cluster.gallery import read_assignments, read_patches
@@ -41,6 +42,7 @@ from shared.errors import InputError
 from shared.features import write_features
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
+from shared.imaging.marks import PARTLY, parse_mark
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.storage import DirectoryStore, Store, sha256_file
@@ -331,6 +333,21 @@ def test_edited_types_are_kept_and_applied(store: DirectoryStore) -> None:
     store.put(cluster_key("named", "centroids.npy"), b"cut off")
     assert run(store, request(run="named")).state == "done"
     assert contents(store, "named") == applied
+
+
+def test_what_shows_a_synthetic_slide_says_so(store: DirectoryStore) -> None:
+    assert run(store, request(run="marked")).state == "done"
+    slide = min(SPLITS)
+    record = store.get_model(slide_key(slide), SlideRecord)
+    store.put_json(slide_key(slide), record.model_copy(update={"synthetic": True}))
+    try:
+        regions = apply_types(store, "marked")
+    finally:
+        store.put_json(slide_key(slide), record)
+    assert [part.slide for part in regions.slides if part.synthetic] == [slide]
+    for name in ("gallery.png", "examples/1.png"):
+        with Image.open(store.local(cluster_key("marked", name))) as picture:
+            assert parse_mark(picture.info["xmp"]) == PARTLY
 
 
 def test_merges_follow_chains_and_equal_names() -> None:

@@ -17,6 +17,7 @@ from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key, label_m
 from shared.contracts.models import ModelRef
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import write_label_map
+from shared.imaging.marks import Mark, parse_mark
 from shared.models import read_model
 from shared.storage import DirectoryStore
 from tests.gateway import Gateway
@@ -123,6 +124,9 @@ def check_tiles_of_field(
     with Image.open(io.BytesIO(tile.content)) as jpeg:
         apart = np.asarray(jpeg.convert("L")).astype(int) - np.asarray(pixels)
     assert np.abs(apart).mean() < 8  # of quality 80, of pixels that are noise
+    for picture in (tile, over):
+        with Image.open(io.BytesIO(picture.content)) as marked:
+            assert parse_mark(marked.info["xmp"]) == Mark("toy/1", "f")
     colors = np.array([item["color"] for item in record["classes"]["items"]])
     with Image.open(io.BytesIO(over.content)) as png:
         np.testing.assert_array_equal(np.asarray(png.convert("RGB")), colors[labels])

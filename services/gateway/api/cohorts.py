@@ -19,6 +19,7 @@ from shared.contracts.gateway import Names, RegionPage, RegionRow
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.imaging.codec import encode_png
+from shared.imaging.marks import UNNAMED, mark_png
 from shared.imaging.region_sets import RegionNotFoundError, read_region
 from shared.imaging.sheet import colorize
 from shared.storage.formats import read_table
@@ -85,7 +86,7 @@ def show_region(
         Query(description="the tissue, its class indices, or its classes in their colours"),
     ] = "image",
 ) -> Response:
-    """Return a region as PNG."""
+    """Return a region as PNG, marked if its slide says that it is synthetic."""
     record = caller.store.get_model(region_set_key(name), RegionSet)
     own = tuple(part for part in record.slides if part.slide == slide and part.regions)
     if not own:
@@ -99,7 +100,10 @@ def show_region(
     shown = region.image if show == "image" else region.labels
     if show == "colors":
         shown = colorize(region.labels, record.classes.colors)
-    return Response(encode_png(shown), media_type="image/png")
+    png = encode_png(shown)
+    if own[0].synthetic:
+        png = mark_png(png, UNNAMED)
+    return Response(png, media_type="image/png")
 
 
 @router.put(

@@ -234,7 +234,10 @@ def show_reading(desk: ReaderDesk, response: Response) -> Reading:
     responses=documented(404) | returning("image/jpeg"),
 )
 def show_reading_image(desk: ReaderDesk, image: Image) -> Response:
-    """Return an image of the series as JPEG; all images have equal size, in pixels and bytes."""
+    """Return an image of the series as JPEG; all images have equal size, in pixels and bytes.
+
+    No image says that it is synthetic, as readers are to judge that; the study's record knows it.
+    """
     try:
         picture = desk.picture(image)
     except UnknownImageError as error:

@@ -29,6 +29,7 @@ from shared.contracts.field import FieldRecord, field_key
 from shared.errors import InputError
 from shared.imaging.codec import encode_palette_png, encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap
+from shared.imaging.marks import mark_png, mark_xmp
 from shared.imaging.ranged_slide import open_ranged
 from shared.imaging.sandboxed_slide import open_source
 from shared.imaging.slide import WINDOW_PIXELS, Slide
@@ -99,7 +100,7 @@ class Zoom:
         self._lock = threading.Lock()
 
     def tile(self, level: int, column: int, row: int) -> bytes:
-        """Return a zoom tile as JPEG.
+        """Return a zoom tile as JPEG, with the slide's mark if it is synthetic.
 
         Raises:
             ProblemError: there is no such tile (404).
@@ -124,13 +125,14 @@ class Zoom:
                 tile = self.tiles.get_tile(level, at)
         except openslide.OpenSlideError as error:
             raise InputError(f"the slide's file is damaged here: {error}") from error
-        tile.save(body, "JPEG", quality=JPEG_QUALITY)
+        xmp = mark_xmp(self.slide.mark) if self.slide.mark else b""
+        tile.save(body, "JPEG", quality=JPEG_QUALITY, xmp=xmp)
         return body.getvalue()
 
     def crop(
         self, corner: tuple[int, int], side: int, mpp: float, slide_mpp: tuple[float, float]
     ) -> bytes:
-        """Return a square of the slide as PNG.
+        """Return a square of the slide as PNG, with the slide's mark if it is synthetic.
 
         Args:
             corner: x and y of the upper left corner in level-0 pixels.
@@ -155,10 +157,12 @@ class Zoom:
                 f"the square spans {max(spans)} px of the slide, but at most {MAX_CROP_SPAN} are "
                 "allowed: ask for a smaller side, or fewer µm per pixel"
             )
-        return encode_png(slide.read(*corner, (side, side), mpp))
+        return self._marked(encode_png(slide.read(*corner, (side, side), mpp)))
 
     def label_tile(self, level: int, column: int, row: int, classes: Classes | None) -> bytes:
         """Return a zoom tile of the label map as PNG; label 0 is transparent.
+
+        It has the mark of a synthetic slide, as label maps of datasets have.
 
         Args:
             level: Deep Zoom level of the tile.
@@ -179,7 +183,7 @@ class Zoom:
             for at, count, whole in zip(centres, size, self.slide.dimensions, strict=True)
         )
         colors = classes.colors if classes else [class_color(index) for index in range(256)]
-        return colored(self._labels_at(xs, ys), colors)
+        return self._marked(colored(self._labels_at(xs, ys), colors))
 
     def centres(self, level: int, column: int, row: int) -> tuple[Float64, Float64]:
         """Return the pixel centres of a tile in level-0 pixels: x (width,) and y (height,).
@@ -211,6 +215,9 @@ class Zoom:
             spans = (int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
             part = self.labels.window(int(xs[0]), int(ys[0]), *spans)
             return part[np.ix_(ys - ys[0], xs - xs[0])]
+
+    def _marked(self, png: bytes) -> bytes:
+        return mark_png(png, self.slide.mark) if self.slide.mark else png
 
     def _check(self, level: int, column: int, row: int) -> None:
         if level < self.tiles.level_count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,14 @@ class Drawn:
     on_tissue: int = 0
     mpp: float | None = None
 
-    def counted(self, strips: Iterator[UInt8], tissue: Tissue, height: int) -> Iterator[UInt8]:
-        """Pass strips of a label map through, and count their labels."""
+    def counted(
+        self,
+        strips: Iterator[UInt8],
+        tissue: Tissue,
+        height: int,
+        progress: Callable[[int, int], None],
+    ) -> Iterator[UInt8]:
+        """Pass strips of a label map through, count their labels, and report the rows done."""
         top = 0
         for strip in strips:
             counts = np.bincount(strip.ravel())
@@ -64,6 +70,7 @@ class Drawn:
             there = tissue[rows.astype(int)][:, columns.astype(int)]
             self.on_tissue += int(((strip > 0) & there).sum())
             top += len(strip)
+            progress(top, height)
             yield strip
 
     def record(self, classes: Classes) -> dict[str, Any]:
@@ -88,6 +95,7 @@ def draw_labels(
     tissue: Tissue,
     source: SlideSource,
     request: IngestRequest,
+    progress: Callable[[int, int], None] = lambda done, rows: None,
 ) -> dict[str, Any]:
     """Write the label map of a slide from its annotation.
 
@@ -98,13 +106,16 @@ def draw_labels(
         tissue: its tissue mask.
         source: format and origin of the annotation.
         request: classes, their names in annotations, their order, and the map's resolution.
+        progress: called after each strip with the rows that are done, and the rows of the map; it
+            raises an error to end the drawing.
 
     Returns:
         What was painted and left out, as `Drawn.record` has it.
 
     Raises:
         InputError: the annotation is missing or malformed, does not lie on the slide and its
-            tissue, holds no labelled area, or has labels that belong to no class.
+            tissue, holds no labelled area, has labels that belong to no class, or has outlines far
+            finer than pixels.
     """
     classes = request.classes
     if classes is None:
@@ -116,7 +127,8 @@ def draw_labels(
     kind, annotation = read_annotation(path, source.label_format, slide)
     drawn = Drawn(kind)
     strips = _strips(drawn, annotation, path, slide, tissue, source, request, classes)
-    write_label_map(file, drawn.counted(strips, tissue, size[1]), *size, mpp)
+    counted = drawn.counted(strips, tissue, size[1], progress)
+    write_label_map(file, counted, *size, mpp)
     _check(drawn, path, request.labels_on_tissue, classes)
     return drawn.record(classes)
 
@@ -152,7 +164,7 @@ def _strips(
         unit = "px" if drawn.format == "ndpa" else request.labels_unit
         drawn.origin, labelled = place(path, labelled, slide, tissue, origin, unit)
         parts = in_order(labelled, classes, request.label_order)
-        return paint(parts, slide, mpp, map_size(slide, mpp), drawn.drawn, drawn.covered)
+        return paint(path, parts, slide, mpp, map_size(slide, mpp), drawn.drawn, drawn.covered)
     mask = open_mask(path)
     drawn.origin, frame = frame_of(mask, slide, origin)
     table = lookup(mask, classes, request.label_names, PANDA_NAMES.get(drawn.format))

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import rasterio
-import rasterio.features
 from numpy.typing import NDArray
-from shapely import total_bounds
+from shapely import get_parts, total_bounds
 from shapely.affinity import affine_transform, translate
 from shapely.geometry import box
 
 from services.ingest.annotations.class_names import Labelled
 from services.ingest.annotations.outlines import SlideGeometry
+from services.ingest.annotations.strips import Strips
 from shared.contracts.ingest import LabelsOrigin, LabelsUnit
 from shared.errors import InputError
+from shared.imaging.label_map import LABEL_TILE
 
 Tissue = NDArray[np.bool_]
 """Tissue mask of the whole slide, bool (h, w), at any resolution."""
@@ -57,7 +57,8 @@ def place(
 
     Raises:
         InputError: the outlines do not lie on the slide, both origins fit alike, or the unit is
-            'auto' and another meaning of the coordinates fits far better.
+            'auto' and another meaning of the coordinates fits far better; or they are far finer
+            than the pixels of the tissue mask.
     """
     if unit == "um":
         labelled = _from_um(labelled, slide)
@@ -79,11 +80,13 @@ def place(
     inside = {name: _share_inside(areas, slide, shift) for name, shift in shifts.items()}
     fitting = [name for name in shifts if inside[name] >= 1 - MAX_OUTSIDE]
     if not fitting:
-        other = _other_reading(areas, slide, shifts, tissue) if unit == "auto" else None
+        other = _other_reading(path, areas, slide, shifts, tissue) if unit == "auto" else None
         raise _outside(path, areas, slide, max(inside.values()), other)
     best = fitting[0]
     if len(fitting) > 1:
-        shares = {name: _share_on_tissue(areas, slide, shifts[name], tissue) for name in fitting}
+        shares = {
+            name: _share_on_tissue(path, areas, slide, shifts[name], tissue) for name in fitting
+        }
         best = max(fitting, key=lambda name: shares[name])
         if abs(shares["slide"] - shares["bounds"]) < CLEAR:
             raise InputError(
@@ -92,9 +95,9 @@ def place(
                 "labelled area would lie on tissue. Say which with labels_origin: 'slide' or "
                 "'bounds' (QuPath crops to the scanned area)"
             )
-    share = _share_on_tissue(areas, slide, shifts[best], tissue) if unit == "auto" else 1.0
+    share = _share_on_tissue(path, areas, slide, shifts[best], tissue) if unit == "auto" else 1.0
     if share <= 1 - MUCH_MORE:
-        other = _other_reading(areas, slide, shifts, tissue)
+        other = _other_reading(path, areas, slide, shifts, tissue)
         if other and other.share >= share + MUCH_MORE:
             raise InputError(
                 f"{share:.0%} of the labelled area of {path.name} lies on tissue if its "
@@ -128,6 +131,7 @@ class _Reading(NamedTuple):
 
 
 def _other_reading(
+    path: Path,
     areas: Sequence[Labelled],
     slide: SlideGeometry,
     shifts: Mapping[LabelsOrigin, tuple[int, int]],
@@ -152,7 +156,7 @@ def _other_reading(
     for meaning, remedy, matrix in readings:
         moved = _moved(areas, matrix)
         fitting = [s for s in shifts.values() if _share_inside(moved, slide, s) >= 1 - MAX_OUTSIDE]
-        shares = [_share_on_tissue(moved, slide, shift, tissue) for shift in fitting]
+        shares = [_share_on_tissue(path, moved, slide, shift, tissue) for shift in fitting]
         found.append(_Reading(meaning, remedy, max(shares, default=0.0)))
     best = max(found, key=lambda reading: reading.share)
     return best if best.share >= MUCH else None
@@ -165,16 +169,25 @@ def _share_inside(areas: Sequence[Labelled], slide: SlideGeometry, shift: tuple[
 
 
 def _share_on_tissue(
-    areas: Sequence[Labelled], slide: SlideGeometry, shift: tuple[int, int], tissue: Tissue
+    path: Path,
+    areas: Sequence[Labelled],
+    slide: SlideGeometry,
+    shift: tuple[int, int],
+    tissue: Tissue,
 ) -> float:
     sx, sy = tissue.shape[1] / slide.width, tissue.shape[0] / slide.height
     matrix = (sx, 0, 0, sy, shift[0] * sx, shift[1] * sy)
-    covered = rasterio.features.rasterize(
-        [affine_transform(item.area, matrix) for item in areas],
-        out_shape=tissue.shape, all_touched=True, dtype=np.uint8,
-    )  # fmt: skip
-    labelled = int(covered.sum())
-    return float((covered.astype(bool) & tissue).sum() / labelled) if labelled else 0.0
+    height, width = tissue.shape
+    parts = get_parts([affine_transform(item.area, matrix) for item in areas]).tolist()
+    strips = Strips(path, parts, (width, height))
+    labelled = on_tissue = 0
+    for top in range(0, height, LABEL_TILE):
+        rows = min(LABEL_TILE, height - top)
+        shapes = [(area, 1) for _, area in strips.near(top, rows)]
+        covered = strips.draw(shapes, top, rows, all_touched=True) > 0
+        labelled += int(covered.sum())
+        on_tissue += int((covered & tissue[top : top + rows]).sum())
+    return on_tissue / labelled if labelled else 0.0
 
 
 def _outside(

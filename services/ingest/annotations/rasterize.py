@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-import numpy as np
-import rasterio
-import rasterio.features
-from shapely import STRtree, box, get_parts
+from shapely import get_parts
 from shapely.affinity import scale
-from shapely.geometry.base import BaseGeometry
 
 from services.ingest.annotations.class_names import Labelled
 from services.ingest.annotations.outlines import SlideGeometry
+from services.ingest.annotations.strips import Strips
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, spelling
 from shared.imaging.label_map import LABEL_TILE
@@ -38,6 +36,7 @@ def in_order(
 
 
 def paint(
+    path: Path,
     parts: Sequence[Labelled],
     slide: SlideGeometry,
     mpp: float,
@@ -50,7 +49,8 @@ def paint(
     A pixel is painted if its centre is inside the outline.
 
     Args:
-        parts: outlines in level-0 pixels, in their order.
+        path: file of the outlines, for messages.
+        parts: outlines in level-0 pixels, in their order, each of one polygon.
         slide: the slide.
         mpp: µm per pixel of the label map.
         size: its width and height, pixels.
@@ -59,29 +59,18 @@ def paint(
 
     Yields:
         Strips of `LABEL_TILE` rows (the last may be shorter), uint8 (rows, width).
+
+    Raises:
+        InputError: the outlines are far finer than the pixels.
     """
-    width, height = size
     sx, sy = slide.mpp / mpp, slide.mpp_y / mpp
-    areas = [scale(part.area, sx, sy, origin=(0, 0)) for part in parts]
-    tree = STRtree(areas)
-    for top in range(0, height, LABEL_TILE):
-        rows = min(LABEL_TILE, height - top)
-        here = sorted(tree.query(box(-1, top - 1, width + 1, top + rows + 1)).tolist())
-        if not here:
-            yield np.zeros((rows, width), np.uint8)
-            continue
-
-        def draw(shapes: list[tuple[BaseGeometry, int]], rows: int = rows, top: int = top) -> UInt8:
-            return np.asarray(
-                rasterio.features.rasterize(
-                    shapes, out_shape=(rows, width), dtype=np.uint8,
-                    transform=rasterio.Affine.translation(0, top),
-                )
-            )  # fmt: skip
-
-        strip = draw([(areas[i], parts[i].label) for i in here])
-        for label in sorted({parts[i].label for i in here} - {0}):
-            inside = draw([(areas[i], 1) for i in here if parts[i].label == label]) > 0
+    strips = Strips(path, [scale(part.area, sx, sy, origin=(0, 0)) for part in parts], size)
+    for top in range(0, size[1], LABEL_TILE):
+        rows = min(LABEL_TILE, size[1] - top)
+        here = [(area, parts[number].label) for number, area in strips.near(top, rows)]
+        strip = strips.draw(here, top, rows)
+        for label in sorted({label for _, label in here} - {0}):
+            inside = strips.draw([item for item in here if item[1] == label], top, rows) > 0
             drawn[label] += int(inside.sum())
             covered[label] += int((inside & (strip != label) & (strip > 0)).sum())
         yield strip

@@ -1,10 +1,10 @@
 """What the copy of a slide leaves out: label and macro images, and text that names people.
 
 A copy differs from its source only in the bytes that `redactions` lists. What readers need stays:
-the pixels of the levels of the main image, how they are stored, resolution and objective. All else
-becomes zeros or blanks, in place, so that the length of the file and the pixels stay. Slides of
-formats of which it is not known what readers need, or whose label is not told from their levels,
-are not copied.
+the pixels of the levels of the main image, how they are stored, resolution and objective; and that
+a picture is synthetic. All else becomes zeros or blanks, in place, so that the length of the file
+and the pixels stay. Slides of formats of which it is not known what readers need, or whose label is
+not told from their levels, are not copied.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a copy of a plain image keeps: its pixels. EXIF, comments and other texts become zeros."""
+"""What a copy of a plain image keeps: its pixels, and that it is synthetic.
+
+EXIF, comments and other texts become zeros.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared.errors import InputError
+from shared.imaging.marks import MAX_XMP, kept_xmp
 from shared.imaging.pictures import open_picture
 from shared.imaging.redaction.patches import NoSlideError, disjoint, zeros
 from shared.storage import Patch
@@ -31,8 +35,14 @@ EMPTY = b"zeRo"
 """Name of a PNG chunk that readers pass over."""
 
 WEBP_KEPT = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
-WEBP_TEXTS = 0x2C
-"""Bits of VP8X that announce a colour profile, EXIF and XMP."""
+WEBP_TEXTS, WEBP_XMP = 0x2C, 0x04
+"""Bits of VP8X that announce a colour profile, EXIF and XMP, and the one of XMP."""
+
+PNG_XMP = b"XML:com.adobe.xmp" + bytes(5)
+"""How an iTXt chunk of XMP begins that is not compressed and states no language."""
+
+JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+"""How an APP1 segment of XMP begins."""
 
 BMP_OLD, BMP_HEADER, BMP_MASKS = 40, 56, {3, 6}
 """Bytes of a BMP's header without and with the masks of colours, and codes of pixels with masks.
@@ -124,6 +134,11 @@ def _in_jpeg(data: mmap.mmap | bytes) -> Iterator[Patch]:
                 body += 14
             elif data[body : body + 5] == ADOBE and marker == 0xEE:
                 body += 12
+            elif data[body : body + len(JPEG_XMP)] == JPEG_XMP and marker == 0xE1:
+                start = body + len(JPEG_XMP)
+                if xmp := kept_xmp(bytes(data[start:stop])):
+                    yield Patch(start, xmp)
+                    body = start + len(xmp)
             yield from zeros(body, min(stop, len(data)))
         elif marker in _COUNTS:
             yield from zeros(body + 2, min(stop, len(data)))
@@ -142,7 +157,14 @@ def _in_png(data: mmap.mmap) -> Iterator[Patch]:
             raise ValueError("it ends before its pixels do")
         again = name in seen and not name == before == b"IDAT"
         seen.add(name)
-        if again or size > most.get(name, -1):
+        start = at + 8 + len(PNG_XMP)
+        xmp = b""
+        if name == b"iTXt" and size <= MAX_XMP and data[at + 8 : start] == PNG_XMP:
+            xmp = kept_xmp(data[start : at + 8 + size])
+        if xmp:
+            yield Patch(start, xmp)
+            yield Patch(at + 8 + size, struct.pack(">I", zlib.crc32(name + PNG_XMP + xmp)))
+        elif again or size > most.get(name, -1):
             yield Patch(at + 4, EMPTY)
             yield from zeros(at + 8, at + 8 + size)
             yield Patch(at + 8 + size, struct.pack(">I", _crc(size)))
@@ -161,18 +183,26 @@ def _crc(size: int) -> int:
 def _in_webp(data: mmap.mmap) -> Iterator[Patch]:
     end = 8 + struct.unpack_from("<I", data, 4)[0]
     at, seen = 12, set[bytes]()
+    flags, texts = 0, WEBP_TEXTS
     while at + 8 <= end:
         name, size = struct.unpack_from("<4sI", data, at)
         stop = min(len(data), at + 8 + size + size % 2)
+        xmp = kept_xmp(data[at + 8 : at + 8 + size]) if name == b"XMP " and size <= MAX_XMP else b""
         if name == b"VP8X":
-            yield Patch(at + 8, bytes([data[at + 8] & ~WEBP_TEXTS & 0xFF]))
-        if name not in WEBP_KEPT or name in seen:
+            flags = at + 8
+        if xmp:
+            texts &= ~WEBP_XMP
+            yield Patch(at + 8, xmp)
+            yield from zeros(at + 8 + len(xmp), stop)
+        elif name not in WEBP_KEPT or name in seen:
             yield Patch(at, b"JUNK")
             yield from zeros(at + 8, stop)
         elif name == b"VP8X":
             yield from zeros(at + 18, stop)
         seen.add(name)
         at = stop if stop > at else end
+    if flags:
+        yield Patch(flags, bytes([data[flags] & ~texts & 0xFF]))
     yield from zeros(at, len(data))
 
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from shared.errors import InputError
+from shared.imaging.marks import kept_xmp
 from shared.imaging.redaction import texts
 from shared.imaging.redaction.directories import ASCII, SUB_DIRECTORIES, Directories, Directory
 from shared.imaging.redaction.levels import Reading, reading
@@ -176,7 +177,7 @@ def _text(code: int, text: bytes, read: Reading, first: bool, level: bool) -> by
         return b"Hamamatsu" if kind == "hamamatsu" and text.startswith(b"Hamamatsu") else b""
     if code == XML:
         if kind != "ventana":
-            return b""
+            return kept_xmp(text) if first else b""
         if b"iScan" in text and first:
             return rewritten(text, texts.SCAN)
         return rewritten(text, texts.STITCHING) if level and b"<EncodeInfo" in text else b""
