@@ -146,7 +146,7 @@ def _strips(
         annotation.outlines = settle(annotation.outlines)
         labelled = classify(annotation, classes, request.label_names, path)
         drawn.skipped = annotation.skipped
-        if annotation.mpp and not 1 / OTHER_SCAN < annotation.mpp / slide.mpp < OTHER_SCAN:
+        if annotation.mpp and not 1 / OTHER_SCAN < annotation.mpp / slide.scan_mpp[0] < OTHER_SCAN:
             drawn.mpp = annotation.mpp
         # NDP.view states its unit, which its reader converts.
         unit = "px" if drawn.format == "ndpa" else request.labels_unit
