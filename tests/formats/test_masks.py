@@ -241,29 +241,6 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
         draw(path, CLASSES, slide=SlideGeometry(30_000, 20_000, 1.0, 1.0))
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (truth().T, "80×120 px.* slide of 120×80 px: is it transposed"),
-        (truth()[:60], "120×60 px.* another aspect"),
-        (np.kron(truth(), np.ones((2, 2), np.uint8)), "240×160 px.* larger"),
-        (np.ones((1, 1), np.uint8), "1×1 px.* 120 of the slide's, and 32"),
-        (np.ones((2, 3), np.uint8), "3×2 px.* 40 of the slide's"),
-    ],
-)
-def test_masks_that_do_not_fit(labels: Array, message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
-        draw(save(tmp_path / "a.png", labels), CLASSES, slide=SLIDE)
-
-
-def test_a_mask_of_the_scanned_area(tmp_path: Path) -> None:
-    slide = SlideGeometry(300, 300, 1.0, 1.0, bounds=(100, 50, WIDTH, HEIGHT))
-    labels, record = draw(save(tmp_path / "a.png", truth()), CLASSES, slide=slide)
-    assert record["origin"] == "bounds"
-    assert np.array_equal(labels[50 : 50 + HEIGHT, 100 : 100 + WIDTH], truth())
-    assert (labels > 0).sum() == 3_600
-
-
 def test_a_mask_beside_the_tissue_is_refused(tmp_path: Path) -> None:
     tissue = np.zeros((HEIGHT, WIDTH), np.bool_)
     tissue[:8] = True

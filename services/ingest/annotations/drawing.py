@@ -88,6 +88,7 @@ def draw_labels(
     tissue: Tissue,
     source: SlideSource,
     request: IngestRequest,
+    mpp: float | None = None,
 ) -> dict[str, Any]:
     """Write the label map of a slide from its annotation.
 
@@ -98,6 +99,7 @@ def draw_labels(
         tissue: its tissue mask.
         source: format and origin of the annotation.
         request: classes, their names in annotations, their order, and the map's resolution.
+        mpp: another resolution of this map, µm per pixel, for a preview.
 
     Returns:
         What was painted and left out, as `Drawn.record` has it.
@@ -111,11 +113,11 @@ def draw_labels(
         raise InputError(f"{source.slide} has an annotation, so the request must state classes")
     if not path.is_file():
         raise InputError(f"annotation {path} is not there")
-    mpp = request.regions.mpp
+    mpp = mpp or request.regions.mpp
     size = map_size(slide, mpp)
     kind, annotation = read_annotation(path, source.label_format, slide)
     drawn = Drawn(kind)
-    strips = _strips(drawn, annotation, path, slide, tissue, source, request, classes)
+    strips = _strips(drawn, annotation, path, slide, tissue, source, request, classes, mpp)
     write_label_map(file, drawn.counted(strips, tissue, size[1]), *size, mpp)
     _check(drawn, path, request.labels_on_tissue, classes)
     return drawn.record(classes)
@@ -138,10 +140,10 @@ def _strips(
     source: SlideSource,
     request: IngestRequest,
     classes: Classes,
+    mpp: float,
 ) -> Iterator[UInt8]:
     """Check an annotation, or the mask at `path`; return the strips of its label map."""
     origin = source.labels_origin or request.labels_origin
-    mpp = request.regions.mpp
     if annotation is not None:
         annotation.outlines = settle(annotation.outlines)
         labelled = classify(annotation, classes, request.label_names, path)
@@ -154,7 +156,7 @@ def _strips(
         parts = in_order(labelled, classes, request.label_order)
         return paint(parts, slide, mpp, map_size(slide, mpp), drawn.drawn, drawn.covered)
     mask = open_mask(path)
-    drawn.origin, frame = frame_of(mask, slide, origin)
+    drawn.origin, frame = frame_of(mask, slide, origin, request.regions.mpp)
     table = lookup(mask, classes, request.label_names, PANDA_NAMES.get(drawn.format))
     return resampled(mask, table, frame, slide, mpp, map_size(slide, mpp))
 

@@ -53,6 +53,7 @@ class SlideGeometry:
         offset_nm: centre of the image from the centre of the glass, nm; None if not stated.
         downsamples: width of level 0 / width of each level.
         stated_mpp: what the file states as µm per pixel along x and y; None: nothing.
+        level_sizes: width and height of each level, pixels.
     """
 
     width: int
@@ -63,13 +64,14 @@ class SlideGeometry:
     offset_nm: tuple[float, float] | None = None
     downsamples: tuple[float, ...] = ()
     stated_mpp: tuple[float, float] | None = None
+    level_sizes: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(cls, slide: Slide) -> SlideGeometry:
         """Return the geometry of an open slide."""
         return cls(
             slide.width, slide.height, slide.mpp, slide.mpp_y, slide.bounds, slide.offset_nm,
-            slide.downsamples, slide.stated_mpp,
+            slide.downsamples, slide.stated_mpp, slide.source.level_dimensions,
         )  # fmt: skip
 
     @property
