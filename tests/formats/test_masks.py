@@ -50,6 +50,13 @@ def save(path: Path, array: Array, **options: Any) -> Path:
     return path
 
 
+def save_pages(path: Path, *pages: Array) -> Path:
+    with tifffile.TiffWriter(path) as file:
+        for page in pages:
+            file.write(page, tile=(32, 32), metadata=None)
+    return path
+
+
 def rgb(labels: NDArray[np.uint8], *colors: tuple[int, int, int]) -> NDArray[np.uint8]:
     return np.asarray([(0, 0, 0), *colors], np.uint8)[labels]
 
@@ -99,6 +106,7 @@ SAME: dict[str, Callable[[Path], Path]] = {
         at / "a.tif", np.moveaxis(rgb(truth(), (1, 0, 0), (2, 0, 0)), -1, 0),
         photometric="rgb", planarconfig="separate",
     ),
+    "tif of two levels": lambda at: save_pages(at / "a.tif", truth(), truth()[::2, ::2]),
     "wrong suffix": lambda at: save(at / "a.png", truth()).rename(at / "a.tif"),
 }  # fmt: skip
 
@@ -218,6 +226,22 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "pickle": (
         lambda at: save(at / "a.npy", np.asarray([{1: 2}], object)), "cannot be read"
+    ),
+    "a page for each class": (
+        lambda at: save(at / "a.tif", np.stack([truth() == 1, truth() == 2]).astype(np.uint8),
+                        photometric="minisblack"),
+        "holds 2 images of 120×80 px, of which only the first .* the index of its class in every",
+    ),
+    "a channel for each class": (
+        lambda at: save(at / "a.ome.tif", np.stack([truth() == 1, truth() == 2, truth() == 3])
+                        .astype(np.uint8), photometric="minisblack", ome=True,
+                        metadata={"axes": "CYX"}),
+        "holds 3 images of 120×80 px",
+    ),
+    "a frame for each class": (
+        lambda at: save(at / "a.gif", (truth() == 1).astype(np.uint8), save_all=True,
+                        append_images=[Image.fromarray((truth() == 2).astype(np.uint8))]),
+        "holds 2 images of 120×80 px",
     ),
     "cube": (lambda at: save(at / "a.npy", np.zeros((4, 4, 9), np.uint8)), "shape"),
 }  # fmt: skip
