@@ -51,6 +51,9 @@ COLUMNS = {
 If a table has several headings of one column, the first of this list is read.
 """
 
+SAME_PLACES = {"color", "color_deconvolved", "normalized", "pyramidize", "swapRedBlue"}
+"""What QuPath makes of an image (`builderType`) without moving its pixels."""
+
 NO_VALUE = {"na", "n/a", "#n/a", "nan", "none", "null", "-", "?", "unknown"}
 """What programmes write for an empty cell, in small letters."""
 
@@ -65,7 +68,7 @@ class Table:
         columns: those of `COLUMNS` that it has.
         rows: number of each row in the file, and its values by column; empty ones are left out.
         unknown: headings that mean no column.
-        too_long: numbers of the rows that have more values than there are headings.
+        faults: number of each row that cannot be read, and why.
     """
 
     path: Path
@@ -73,7 +76,7 @@ class Table:
     columns: set[str]
     rows: list[tuple[int, dict[str, str]]]
     unknown: list[str]
-    too_long: frozenset[int] = frozenset()
+    faults: dict[int, str]
 
     @classmethod
     def read(cls, path: Path) -> Table:
@@ -119,8 +122,12 @@ class Table:
             for number, row in parsed[1:]
         ]
         rows = [(number, row) for number, row in rows if row]
-        too_long = frozenset(n for n, row in parsed[1:] if any(row[len(header) :]))
-        return cls(path, header, set(read), rows, unknown, too_long)
+        faults = {
+            number: "has more values than there are headings: put those with a comma in quotes"
+            for number, row in parsed[1:]
+            if any(row[len(header) :])
+        }
+        return cls(path, header, set(read), rows, unknown, faults)
 
     def row_of(self, path: Path) -> dict[str, str] | None:
         """Return the row of a slide, which is known by its path, its name or its stem.
@@ -194,12 +201,12 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
     Raises:
         InputError: the table cannot be read, or lists no slide.
     """
-    rows = _project(table) if table.suffix.lower() == PROJECT else None
     notes: list[str] = []
-    too_long: frozenset[int] = frozenset()
-    if rows is None:
+    if table.suffix.lower() == PROJECT:
+        rows, faults = _project(table)
+    else:
         listed = Table.read(table)
-        rows, too_long = listed.rows, listed.too_long
+        rows, faults = listed.rows, listed.faults
         if listed.unknown:
             notes.append(f"{table.name}: columns not read: {some(listed.unknown, 12)}")
     if not rows:
@@ -220,10 +227,8 @@ def find_by_table(table: Path, folders: list[Path], leave_out: Path | None) -> F
     named: dict[str, int] = {}
     for number, row in rows:
         try:
-            if number in too_long:
-                raise InputError(
-                    "has more values than there are headings: put those with a comma in quotes"
-                )
+            if number in faults:
+                raise InputError(faults[number])
             entry = _entry(row, table.parent, folders, by_name, folded)
             real, facts = entry.path.resolve(), row | {"path": ""}
             if real not in seen:
@@ -314,13 +319,18 @@ def _with_row(entry: SlideEntry, row: dict[str, str], place: Path) -> SlideEntry
     )
 
 
-def _project(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """List the images of a QuPath project as rows. Raises `InputError`."""
+def _project(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[int, str]]:
+    """List the images of a QuPath project as rows, and say which cannot be taken, and why.
+
+    Raises:
+        InputError: the file is no project.
+    """
     try:
         project = json.loads(_text(path))
         images = project["images"]
         moved_from = project.get("uri")
         rows = [_image(image) for image in images]
+        moved = {n: _moved(image["serverBuilder"]) for n, image in enumerate(images, 1)}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is no project of QuPath: it lists no images") from error
     base = path_of(moved_from).parent if isinstance(moved_from, str) else None
@@ -329,7 +339,14 @@ def _project(path: Path) -> list[tuple[int, dict[str, str]]]:
         # QuPath writes absolute paths, and where the project was: both may have moved together.
         if base is not None and not is_file(image) and image.is_relative_to(base.parent):
             row["path"] = str(path.parent.resolve().parent / image.relative_to(base.parent))
-    return list(enumerate(rows, 1))
+    faults = {
+        number: f"shows {path_of(rows[number - 1]['path']).name} otherwise than the file holds it "
+        f"({how}), so what is drawn there lies elsewhere on the slide: add the file to the project "
+        "as it is, and draw there"
+        for number, how in moved.items()
+        if how
+    }
+    return list(enumerate(rows, 1)), faults
 
 
 def _image(image: dict[str, Any]) -> dict[str, str]:
@@ -342,6 +359,20 @@ def _image(image: dict[str, Any]) -> dict[str, str]:
     if width.get("unit") == "µm" and width.get("value") == height.get("value"):
         row["mpp"] = str(width["value"])
     return row
+
+
+def _moved(builder: dict[str, Any]) -> str | None:
+    """Say how QuPath turns, crops or joins a file into an image; None: its pixels stay in place.
+
+    What is made of the file is described from the outside inwards.
+    """
+    while (kind := builder["builderType"]) != "uri":
+        rotation = builder.get("rotation", "")
+        if kind not in SAME_PLACES and (kind, rotation) != ("rotated", "ROTATE_NONE"):
+            return f"{kind} {rotation}".strip()[:80]
+        builder = builder["builder"]
+    turned = any(str(argument).startswith("--rotate") for argument in builder.get("args") or ())
+    return "--rotate" if turned else None
 
 
 def _uris(part: Any) -> Iterator[str]:

@@ -116,13 +116,12 @@ def _shares(
     store: Store, request: IngestRequest, source: SlideSource, slide: Slide, tissue: Mask
 ) -> dict[str, float]:
     coarse = max(slide.width * slide.mpp, slide.height * slide.mpp_y) / SIDE
-    rule = request.regions.model_copy(update={"mpp": coarse})
-    drawn = request.model_copy(update={"regions": rule})
     with (
         local_source(store, str(source.labels)) as path,
         tempfile.TemporaryDirectory(prefix="htd-preview-") as folder,
     ):
         geometry = SlideGeometry.of(slide)
-        record = draw_labels(Path(folder) / "labels.tif", path, geometry, tissue, source, drawn)
+        file = Path(folder) / "labels.tif"
+        record = draw_labels(file, path, geometry, tissue, source, request, mpp=coarse)
         width, height = map_size(geometry, coarse)
     return {name: pixels / (width * height) for name, pixels in record["painted"].items()}

@@ -73,10 +73,11 @@ class TrainRequest(Request):
                 "recipe.vae.steps is 0, so the autoencoder would stay untrained: give steps, "
                 "recipe.vae.pretrained, or a warm start"
             )
-        if self.warm_start is None and not (vae.steps or vae.decoder_steps or denoiser.steps):
+        # A new autoencoder is worth publishing alone: it can be put into the package.
+        if self.warm_start is None and not (vae.steps or denoiser.steps):
             raise ValueError(
-                "recipe.denoiser.steps is 0, so an untrained model would be published: give steps, "
-                "or a warm start"
+                "recipe.denoiser.steps is 0, so an untrained denoiser would be published: give "
+                "steps, or a warm start"
             )
         return self
 

@@ -8,6 +8,11 @@ from typing import Any
 import openslide
 from PIL import Image
 
+from shared.imaging.sizes import is_scaled
+
+ROUNDING = 2
+"""Pixels by which a level may differ from the size that its scale gives it."""
+
 
 class LeveledSlide(openslide.AbstractSlide):
     """A slide that `open_source` opens; a subclass states its levels and reads them."""
@@ -28,6 +33,24 @@ class LeveledSlide(openslide.AbstractSlide):
         return {}
 
     def get_best_level_for_downsample(self, downsample: float) -> int:
-        """Return the coarsest level that is not coarser than `downsample`."""
-        fitting = [i for i, own in enumerate(self.level_downsamples) if own <= downsample]
+        """Return the coarsest level that is not coarser than `downsample`.
+
+        Levels that are another picture do not count.
+        """
+        fitting = [
+            i
+            for i, own in enumerate(self.level_downsamples)
+            if own <= downsample and self._shows(i)
+        ]
         return max(fitting, key=lambda i: self.level_downsamples[i], default=0)
+
+    def _shows(self, level: int) -> bool:
+        """Say whether a level may be the whole of level 0, by its shape.
+
+        Programs store levels, labels and other pictures alike, as pages of a TIFF.
+        """
+        size, scale = self.level_dimensions[level], self.level_downsamples[level]
+        padded = all(
+            side * scale >= whole for side, whole in zip(size, self.dimensions, strict=True)
+        )
+        return padded or is_scaled(size, self.dimensions, slack=ROUNDING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -148,11 +148,12 @@ def image_kind(path: Path) -> str | None:
 def open_mask(path: Path) -> Mask:
     """Open a mask: PNG, TIFF, BMP, GIF, lossless WebP, or npy; its content tells which.
 
-    Palette images give indices, and images of 1 bit 0 and 1. Only the first page of a TIFF is
-    read, because others may be in other files.
+    Palette images give indices, and images of 1 bit 0 and 1. Of a TIFF, only the first page is
+    read; others are its smaller levels.
 
     Raises:
-        InputError: the file is missing, damaged, too large, lossy, or in no such format.
+        InputError: the file is missing, damaged, too large, lossy, in no such format, or holds
+            several images of one size.
     """
     kind = image_kind(path)
     if kind is None:
@@ -183,7 +184,7 @@ def _open_npy(path: Path) -> Mask:
 
 
 def _open_image(path: Path, driver: str) -> Mask:
-    bilevel, inverted, orientation = False, False, 1
+    bilevel, inverted, orientation, alike = False, False, 1, 1
     if driver == "GTiff":
         with tifffile.TiffFile(path, _multifile=False) as tiff:
             page = cast(tifffile.TiffPage, tiff.pages[0])
@@ -200,6 +201,11 @@ def _open_image(path: Path, driver: str) -> Mask:
                 bilevel = True
                 # tifffile writes arrays of booleans so, without turning them round.
                 inverted = not page.software.startswith("tifffile")
+            size = (page.imagewidth, page.imagelength)
+            alike = sum(
+                (other.imagewidth, other.imagelength) == size and not other.is_mask
+                for other in cast(Iterable[tifffile.TiffPage], tiff.pages)
+            )
     with warnings.catch_warnings(), rasterio.Env(**ALONE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         data = rasterio.open(path, driver=driver, sharing=False)
@@ -218,6 +224,13 @@ def _open_image(path: Path, driver: str) -> Mask:
             )
         with open_picture(path) as image:
             orientation = int(image.getexif().get(ORIENTATION, 1))
+            alike = getattr(image, "n_frames", 1)
+    if alike > 1:
+        raise InputError(
+            f"mask {path.name} holds {alike} images of {width}×{height} px, of which only the "
+            "first would be read: is it one per class? Save one image, with the index of its "
+            "class in every pixel"
+        )
     if bands not in {1, 2, 3, 4}:
         raise InputError(f"mask {path.name} has {bands} channels: save it with one")
     palette = tuple((c[0], c[1], c[2]) for _, c in sorted(colors.items()))

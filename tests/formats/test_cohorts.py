@@ -249,8 +249,9 @@ def test_a_qupath_project_lists_its_images(htd: Any, tmp_path: Path) -> None:
                                "metadata": {"pixelCalibration": {
                                    "pixelWidth": {"value": 2, "unit": "µm"},
                                    "pixelHeight": {"value": 2, "unit": "µm"}}}}},
-            {"serverBuilder": {"builderType": "rotated", "builder": {
-                "builderType": "uri", "uri": "file:/D:/work/slides/c.png"}}},
+            {"serverBuilder": {"builderType": "rotated", "rotation": "ROTATE_NONE", "builder": {
+                "builderType": "pyramidize", "builder": {
+                    "builderType": "uri", "uri": "file:/D:/work/slides/c.png"}}}},
         ],
     }  # fmt: skip
     file = tmp_path / "moved/qupath/project.qpproj"
@@ -260,6 +261,39 @@ def test_a_qupath_project_lists_its_images(htd: Any, tmp_path: Path) -> None:
     assert len(done.cohort.splits) == 2
     file.write_text("[]")
     assert "no project of QuPath" in htd("ingest", file, *SMALL).text
+
+
+def test_images_that_qupath_moves_are_refused_alone(htd: Any, tmp_path: Path) -> None:
+    def file(name: str, **more: Any) -> dict[str, Any]:
+        uri = write_slide(tmp_path / f"{name}.png", ord(name)).as_uri()
+        return {"builderType": "uri", "uri": uri, **more}
+
+    def made(kind: str, inner: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {"builderType": kind, "builder": inner, **more}
+
+    region = {"x": 50, "y": 50, "width": 40, "height": 30, "z": 0, "t": 0}
+    builders = [
+        made("rotated", file("a"), rotation="ROTATE_180"),
+        made("cropped", file("b"), region=region),
+        made("color_deconvolved", made("affine", file("c"), transform={"m00": 1.0})),
+        {"builderType": "sparse", "regions": [{"region": region, "serverBuilder": file("d")}]},
+        made("made later", file("e")),
+        file("f", args=["--rotate", "ROTATE_90"]),
+        made("color_deconvolved", file("g", args=["--no-crop"])),
+    ]
+    project = tmp_path / "project.qpproj"
+    project.write_text(json.dumps({"images": [{"serverBuilder": one} for one in builders]}))
+    done = htd("ingest", project, *SMALL)
+    assert done.code == 3, done.text
+    assert list(done.cohort.splits) == ["g"]
+    for words in ("row 1: shows a.png otherwise than the file holds it (rotated ROTATE_180)",
+                  "row 2: shows b.png otherwise than the file holds it (cropped)",
+                  "row 3: shows c.png otherwise than the file holds it (affine)",
+                  "row 4: shows d.png otherwise than the file holds it (sparse)",
+                  "row 5: shows e.png otherwise than the file holds it (made later)",
+                  "row 6: shows f.png otherwise than the file holds it (--rotate)"):  # fmt: skip
+        assert words in done.text
+    assert "add the file to the project as it is, and draw there" in done.text
 
 
 def test_a_forced_leak_is_a_caution(htd: Any, tmp_path: Path) -> None:

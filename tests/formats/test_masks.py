@@ -50,6 +50,13 @@ def save(path: Path, array: Array, **options: Any) -> Path:
     return path
 
 
+def save_pages(path: Path, *pages: Array) -> Path:
+    with tifffile.TiffWriter(path) as file:
+        for page in pages:
+            file.write(page, tile=(32, 32), metadata=None)
+    return path
+
+
 def rgb(labels: NDArray[np.uint8], *colors: tuple[int, int, int]) -> NDArray[np.uint8]:
     return np.asarray([(0, 0, 0), *colors], np.uint8)[labels]
 
@@ -99,6 +106,7 @@ SAME: dict[str, Callable[[Path], Path]] = {
         at / "a.tif", np.moveaxis(rgb(truth(), (1, 0, 0), (2, 0, 0)), -1, 0),
         photometric="rgb", planarconfig="separate",
     ),
+    "tif of two levels": lambda at: save_pages(at / "a.tif", truth(), truth()[::2, ::2]),
     "wrong suffix": lambda at: save(at / "a.png", truth()).rename(at / "a.tif"),
 }  # fmt: skip
 
@@ -219,6 +227,22 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "pickle": (
         lambda at: save(at / "a.npy", np.asarray([{1: 2}], object)), "cannot be read"
     ),
+    "a page for each class": (
+        lambda at: save(at / "a.tif", np.stack([truth() == 1, truth() == 2]).astype(np.uint8),
+                        photometric="minisblack"),
+        "holds 2 images of 120×80 px, of which only the first .* the index of its class in every",
+    ),
+    "a channel for each class": (
+        lambda at: save(at / "a.ome.tif", np.stack([truth() == 1, truth() == 2, truth() == 3])
+                        .astype(np.uint8), photometric="minisblack", ome=True,
+                        metadata={"axes": "CYX"}),
+        "holds 3 images of 120×80 px",
+    ),
+    "a frame for each class": (
+        lambda at: save(at / "a.gif", (truth() == 1).astype(np.uint8), save_all=True,
+                        append_images=[Image.fromarray((truth() == 2).astype(np.uint8))]),
+        "holds 2 images of 120×80 px",
+    ),
     "cube": (lambda at: save(at / "a.npy", np.zeros((4, 4, 9), np.uint8)), "shape"),
 }  # fmt: skip
 
@@ -239,29 +263,6 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     Image.new("1", (30_000, 20_000)).save(path)
     with pytest.raises(InputError, match="30000×20000 px"):
         draw(path, CLASSES, slide=SlideGeometry(30_000, 20_000, 1.0, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (truth().T, "80×120 px.* slide of 120×80 px: is it transposed"),
-        (truth()[:60], "120×60 px.* another aspect"),
-        (np.kron(truth(), np.ones((2, 2), np.uint8)), "240×160 px.* larger"),
-        (np.ones((1, 1), np.uint8), "1×1 px.* 120 of the slide's, and 32"),
-        (np.ones((2, 3), np.uint8), "3×2 px.* 40 of the slide's"),
-    ],
-)
-def test_masks_that_do_not_fit(labels: Array, message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
-        draw(save(tmp_path / "a.png", labels), CLASSES, slide=SLIDE)
-
-
-def test_a_mask_of_the_scanned_area(tmp_path: Path) -> None:
-    slide = SlideGeometry(300, 300, 1.0, 1.0, bounds=(100, 50, WIDTH, HEIGHT))
-    labels, record = draw(save(tmp_path / "a.png", truth()), CLASSES, slide=slide)
-    assert record["origin"] == "bounds"
-    assert np.array_equal(labels[50 : 50 + HEIGHT, 100 : 100 + WIDTH], truth())
-    assert (labels > 0).sum() == 3_600
 
 
 def test_a_mask_beside_the_tissue_is_refused(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def test_a_stroke_that_crosses_itself_is_filled(tmp_path: Path) -> None:
         (polygon(square(0, 0, 50), name=None), "without a class"),
         (polygon(square(0, 0, 50), name=None) | {"properties": None}, "without a class"),
         (polygon(square(0, 0, 50), name=None, classification=None), "without a class"),
+        (feature(BIG["geometry"], None) | {"properties": {"name": "stroma"}}, "without a class"),
         (polygon(square(0, 0, 50), name="Ignore*"), "of a class that ends in *"),
         (polygon(square(0, 0, 50), name="Region*"), "of a class that ends in *"),
         (polygon(square(0, 0, 50), name="Cell", objectType="cell"), "detections"),
@@ -166,7 +167,6 @@ def test_a_hole_outside_its_outline_paints_nothing(tmp_path: Path) -> None:
         ({"classification": "stroma"}, [0, 2_500]),
         ({"classification": " Stroma "}, [0, 2_500]),
         ({"label": "stroma"}, [0, 2_500]),
-        ({"name": "stroma"}, [0, 2_500]),
     ],
 )
 def test_class_names_of_qupath(

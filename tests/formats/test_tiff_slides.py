@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -88,6 +89,31 @@ def test_every_layout_of_tiff_gives_the_same_pixels(
     assert (window[:5] == 255).all()
     assert (window[:, 10:] == 255).all()
     assert np.array_equal(window[5:, :10], image[:10, 450:])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("shape", [(200, 400), (250, 200), (250, 400)])
+def test_a_page_of_another_shape_is_no_level(
+    shape: tuple[int, int], nested: bool, tmp_path: Path
+) -> None:
+    image, path = picture(noise=20)[:400], tmp_path / "a.tif"
+    foreign = np.full((*shape, 3), 90, np.uint8)
+    third = cv2.resize(image, (170, 133), interpolation=cv2.INTER_AREA)  # 512 / 3 is rounded
+    with tifffile.TiffWriter(path) as file:
+        for number, page in enumerate((image, foreign, third)):
+            file.write(
+                page, tile=(64, 64), photometric="rgb", metadata=None,
+                subifds=2 if nested and not number else None, subfiletype=1 if number else 0,
+            )  # fmt: skip
+    with Slide.open(path, 1.0) as slide:
+        for mpp, size in ((2.0, (256, 200)), (2.9, (176, 138))):
+            assert slide.layout(size, mpp)[0] == 0
+            exact = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            assert np.abs(slide.read(0, 0, size, mpp).astype(int) - exact).mean() < 4
+        coarse = slide.downsamples[-1]
+        level, span = slide.layout((170, 133), coarse)
+        assert (slide.source.level_dimensions[level], span) == ((170, 133), (170, 133))
+        assert np.array_equal(slide.read(0, 0, (170, 133), coarse), third)
 
 
 def test_jpeg_strips_grey_palette_and_16_bit(tmp_path: Path) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shapely.geometry import box
 
-from services.ingest.annotations.outlines import SlideGeometry
+from services.ingest.annotations.ndpa import read as read_ndpa
+from services.ingest.annotations.ndpa import write as write_ndpa
+from services.ingest.annotations.outlines import SlideGeometry, read_xml
 from services.ingest.annotations.writing import write_annotation
 from shared.contracts.annotations import FORMATS, LabelFormat
 from shared.contracts.base import Classes
 from shared.errors import InputError
+from shared.imaging.slide import Slide
 from tests.formats.drawing import draw
+from tests.formats.scanner_files import write_vms
+from tests.formats.slide_files import picture
 
 CLASSES = Classes.of("tumor", "stroma", "Fat tissue & <glands>")
 OFFSET = (1_234_567.0, -765_432.0)
@@ -43,6 +50,7 @@ def blobs(height: int, width: int) -> NDArray[np.uint8]:
     [
         SlideGeometry(300, 200, 1.0, 1.0, offset_nm=OFFSET),
         SlideGeometry(1200, 400, 0.25, 0.5, offset_nm=OFFSET),  # pixels that are not square
+        SlideGeometry(300, 200, 1.0, 1.0, offset_nm=OFFSET, stated_mpp=(0.5, 0.4)),
     ],
 )
 def test_every_format_gives_the_same_label_map(
@@ -54,6 +62,26 @@ def test_every_format_gives_the_same_label_map(
     again, record = draw(path, CLASSES, slide=slide, label_format=kind)
     assert np.array_equal(again, labels)
     assert record["skipped"] == {}
+    assert record["mpp"] is None
+
+
+@pytest.mark.parametrize("mpp", [None, 0.3])
+def test_nanometres_are_the_scanners_own_whatever_resolution_is_given(
+    mpp: float | None, tmp_path: Path
+) -> None:
+    path = write_vms(tmp_path / "a.vms", picture(), (0.25, 0.5))
+    path.write_text(path.read_text().replace("FromSlideCentre=0", "FromSlideCentre=1000000"))
+    with Slide.open(path, mpp) as opened:
+        slide = SlideGeometry.of(opened)
+    area = box(100, 60, 228, 188)
+    ndpa = tmp_path / "a.ndpa"
+    write_ndpa(ndpa, [(area, CLASSES.items[1])], slide)
+    points = read_xml(ndpa, "annotations").iter("point")
+    corners = {tuple(int(str(point.findtext(axis))) for axis in "xy") for point in points}
+    xs = [1_000_000 + 250 * (x - 256) for x in (100, 228)]
+    ys = [1_000_000 + 500 * (y - 256) for y in (60, 188)]
+    assert corners == set(product(xs, ys))
+    assert read_ndpa(ndpa, slide).outlines[0].area.equals(area)
 
 
 @pytest.mark.parametrize(("kind", "suffix"), FILES)

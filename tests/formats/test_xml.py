@@ -189,6 +189,10 @@ def test_an_annotation_of_another_scan_is_told(tmp_path: Path) -> None:
         path.write_text(f'<Annotations MicronsPerPixel="{stated}"><Annotation {text}')
         said.append(draw(path)[1]["mpp"])
     assert said == [None, 0.5, None, None]  # the slide has 1 µm per pixel
+    slide = SlideGeometry(WIDTH, HEIGHT, 1.0, 1.0, stated_mpp=(0.5, 0.5))
+    for stated, other in (("0.5", None), ("1.0", 1.0)):  # ImageScope knows what the file states
+        path.write_text(f'<Annotations MicronsPerPixel="{stated}"><Annotation {text}')
+        assert draw(path, slide=slide)[1]["mpp"] == other
 
 
 def test_imagescope_by_description_and_colour(tmp_path: Path) -> None:

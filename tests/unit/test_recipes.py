@@ -128,9 +128,14 @@ def test_an_untrained_model_is_not_published() -> None:
         made(vae=0)
     assert made(vae=0, warm_start="starter").recipe.vae.steps == 0
     assert made(denoiser=0).recipe.denoiser.steps == 0  # an autoencoder alone
-    ready = Recipe(name="r", vae=VaeRecipe(pretrained="embedded"), denoiser={"steps": 0})  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match="so an untrained model would be published"):
-        TrainRequest(run="r", regions="c", recipe=ready, model="m")
+    assert made(denoiser=0, warm_start="starter").recipe.denoiser.steps == 0
+    for decoder_steps in (0, 5):
+        vae = VaeRecipe(pretrained="embedded", decoder_steps=decoder_steps)
+        ready = Recipe(name="r", vae=vae, denoiser=DenoiserRecipe(steps=0))
+        with pytest.raises(ValidationError, match="so an untrained denoiser would be published"):
+            TrainRequest(run="r", regions="c", recipe=ready, model="m")
+    alone = TrainRequest(run="r", regions="c", recipe=load_recipe("autoencoder"), model="m")
+    assert (alone.warm_start, alone.recipe.denoiser.steps) == (None, 0)
 
 
 PIPELINES: list[tuple[str, str]] = [

@@ -96,6 +96,7 @@ def draw_labels(
     source: SlideSource,
     request: IngestRequest,
     progress: Callable[[int, int], None] = lambda done, rows: None,
+    mpp: float | None = None,
 ) -> dict[str, Any]:
     """Write the label map of a slide from its annotation.
 
@@ -108,6 +109,7 @@ def draw_labels(
         request: classes, their names in annotations, their order, and the map's resolution.
         progress: called after each strip with the rows that are done, and the rows of the map; it
             raises an error to end the drawing.
+        mpp: another resolution of this map, µm per pixel, for a preview.
 
     Returns:
         What was painted and left out, as `Drawn.record` has it.
@@ -122,11 +124,11 @@ def draw_labels(
         raise InputError(f"{source.slide} has an annotation, so the request must state classes")
     if not path.is_file():
         raise InputError(f"annotation {path} is not there")
-    mpp = request.regions.mpp
+    mpp = mpp or request.regions.mpp
     size = map_size(slide, mpp)
     kind, annotation = read_annotation(path, source.label_format, slide)
     drawn = Drawn(kind)
-    strips = _strips(drawn, annotation, path, slide, tissue, source, request, classes)
+    strips = _strips(drawn, annotation, path, slide, tissue, source, request, classes, mpp)
     counted = drawn.counted(strips, tissue, size[1], progress)
     write_label_map(file, counted, *size, mpp)
     _check(drawn, path, request.labels_on_tissue, classes)
@@ -150,15 +152,15 @@ def _strips(
     source: SlideSource,
     request: IngestRequest,
     classes: Classes,
+    mpp: float,
 ) -> Iterator[UInt8]:
     """Check an annotation, or the mask at `path`; return the strips of its label map."""
     origin = source.labels_origin or request.labels_origin
-    mpp = request.regions.mpp
     if annotation is not None:
         annotation.outlines = settle(annotation.outlines)
         labelled = classify(annotation, classes, request.label_names, path)
         drawn.skipped = annotation.skipped
-        if annotation.mpp and not 1 / OTHER_SCAN < annotation.mpp / slide.mpp < OTHER_SCAN:
+        if annotation.mpp and not 1 / OTHER_SCAN < annotation.mpp / slide.scan_mpp[0] < OTHER_SCAN:
             drawn.mpp = annotation.mpp
         # NDP.view states its unit, which its reader converts.
         unit = "px" if drawn.format == "ndpa" else request.labels_unit
@@ -166,7 +168,7 @@ def _strips(
         parts = in_order(labelled, classes, request.label_order)
         return paint(path, parts, slide, mpp, map_size(slide, mpp), drawn.drawn, drawn.covered)
     mask = open_mask(path)
-    drawn.origin, frame = frame_of(mask, slide, origin)
+    drawn.origin, frame = frame_of(mask, slide, origin, request.regions.mpp)
     table = lookup(mask, classes, request.label_names, PANDA_NAMES.get(drawn.format))
     return resampled(mask, table, frame, slide, mpp, map_size(slide, mpp))
 

@@ -15,6 +15,7 @@ from shared.errors import InputError
 from shared.imaging.label_map import LABEL_TILE
 from shared.imaging.mask_values import Lookup
 from shared.imaging.masks import Mask
+from shared.imaging.sizes import is_scaled
 
 PANDA_NAMES: dict[LabelFormat, dict[int, str]] = {
     "panda-radboud": {
@@ -24,15 +25,8 @@ PANDA_NAMES: dict[LabelFormat, dict[int, str]] = {
 }  # fmt: skip
 """Format → pixel value → name of the tissue, in the masks of the PANDA challenge."""
 
-ASPECT_TOLERANCE = 0.01
-"""Relative difference of aspect ratios, beyond a pixel, up to which a mask fits its slide."""
-
 COARSEST = 32
 """Largest number of level-0 pixels per pixel of a mask, along each side."""
-
-
-LARGEST = 0.99
-"""Smallest such number."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +39,16 @@ class Frame:
     height: int
 
 
-def frame_of(mask: Mask, slide: SlideGeometry, origin: LabelsOrigin) -> tuple[LabelsOrigin, Frame]:
+def frame_of(
+    mask: Mask, slide: SlideGeometry, origin: LabelsOrigin, mpp: float
+) -> tuple[LabelsOrigin, Frame]:
     """Find the part of the slide that a mask covers: the whole slide, or its scanned area.
+
+    Args:
+        mask: the mask.
+        slide: the slide.
+        origin: the part that it covers, if that is known.
+        mpp: µm per pixel of the label maps of the cohort, which may be masks again.
 
     Raises:
         InputError: the mask has another shape, is larger or too coarse, states an EXIF
@@ -64,38 +66,55 @@ def frame_of(mask: Mask, slide: SlideGeometry, origin: LabelsOrigin) -> tuple[La
             f"mask {mask.path.name} states the EXIF orientation {mask.orientation}: save it "
             "upright, without this tag"
         )
-    fitting = [name for name, frame in frames.items() if _fault(mask, frame, slide) is None]
+    fitting = {name: frame for name, frame in frames.items() if _fits(mask, frame, slide, mpp)}
+    size = (mask.width, mask.height)
+    if not fitting and "slide" in frames and size in slide.level_sizes:
+        # A level that is padded beyond the slide's edges, as those of Philips are.
+        scale = slide.downsamples[slide.level_sizes.index(size)]
+        fitting["slide"] = Frame(0, 0, round(size[0] * scale), round(size[1] * scale))
     if not fitting:
         frame = next(iter(frames.values()))
         raise InputError(
             f"mask {mask.path.name} is {mask.width}×{mask.height} px, which does not fit its "
-            f"slide of {frame.width}×{frame.height} px: {_fault(mask, frame, slide)}"
+            f"slide of {frame.width}×{frame.height} px: {_fault(mask, frame)}"
         )
-    if len({frames[name] for name in fitting}) > 1:
+    if len(set(fitting.values())) > 1:
         raise InputError(
             f"mask {mask.path.name} fits the whole slide, and its scanned area too: say which "
             "with labels_origin: 'slide' or 'bounds'"
         )
-    return fitting[0], frames[fitting[0]]
+    return next(iter(fitting.items()))
 
 
-def _fault(mask: Mask, frame: Frame, slide: SlideGeometry) -> str | None:
-    """Tell why a mask does not fit a frame; None if it does.
+def _fits(mask: Mask, frame: Frame, slide: SlideGeometry, mpp: float) -> bool:
+    """Say whether a mask is a frame at one scale, but for rounding.
 
-    Where pixels of the slide are not square, those of the mask may be like them, or square.
+    Where pixels of the slide are not square, those of the mask may be like them, or square. Only
+    a label map may be finer than its slide.
     """
+    size, full = (mask.width, mask.height), (frame.width, frame.height)
+    if size == (round(full[0] * slide.mpp / mpp), round(full[1] * slide.mpp_y / mpp)):
+        return True
+    coarseness = max(frame.width / mask.width, frame.height / mask.height)
+    ratios = (1.0, slide.mpp / slide.mpp_y)
+    return coarseness <= COARSEST and any(is_scaled(size, full, ratio) for ratio in ratios)
+
+
+def _fault(mask: Mask, frame: Frame) -> str:
+    """Tell why a mask does not fit a frame, and which size would."""
     x, y = frame.width / mask.width, frame.height / mask.height
-    slack = ASPECT_TOLERANCE + 1.0 / min(mask.width, mask.height)
-    fits = any(abs(x / y * ratio - 1) <= slack for ratio in (1.0, slide.mpp / slide.mpp_y))
-    if fits and min(x, y) >= LARGEST and max(x, y) <= COARSEST:
-        return None
-    if abs(frame.width / mask.height / (frame.height / mask.width) - 1) <= slack and not fits:
+    if is_scaled((mask.height, mask.width), (frame.width, frame.height)) and max(x, y) <= COARSEST:
         return "is it transposed?"
-    if min(x, y) < LARGEST:
-        return "it is larger"
     if max(x, y) > COARSEST:
         return f"a pixel of it covers {max(x, y):.0f} of the slide's, and {COARSEST} is the most"
-    return "it has another aspect ratio"
+    step = max(1, round((x + y) / 2))
+    right = f"{round(frame.width / step)}×{round(frame.height / step)} px"
+    if max(x, y) < 1:
+        return f"it is larger. Was it padded? Save it with {right}"
+    return (
+        f"it has another aspect ratio, because a pixel of it covers {x:.4g}×{y:.4g} of the "
+        f"slide's. Was it padded or cropped? With {step}×{step} it must have {right}"
+    )
 
 
 def resampled(

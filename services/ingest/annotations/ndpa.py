@@ -63,10 +63,10 @@ def _frame(path: Path, slide: SlideGeometry) -> tuple[Convert, Convert]:
             "it lies there (hamamatsu.XOffsetFromSlideCentre): use the .ndpi file, or export "
             "GeoJSON from QuPath"
         )
-    x, y = slide.offset_nm
+    (x, y), (mpp, mpp_y) = slide.offset_nm, slide.scan_mpp
     return (
-        lambda value: (value - x) / (1000 * slide.mpp) + slide.width / 2,
-        lambda value: (value - y) / (1000 * slide.mpp_y) + slide.height / 2,
+        lambda value: (value - x) / (1000 * mpp) + slide.width / 2,
+        lambda value: (value - y) / (1000 * mpp_y) + slide.height / 2,
     )
 
 
@@ -102,6 +102,7 @@ def write(path: Path, outlines: Sequence[tuple[Polygon, LabelClass]], slide: Sli
             ".ndpa counts from the centre of the glass, where only NDPI slides say that they lie: "
             "choose another format"
         )
+    mpp, mpp_y = slide.scan_mpp
     root = ET.Element("annotations")
     for index, (area, label) in enumerate(outlines, 1):
         state = ET.SubElement(root, "ndpviewstate", id=str(index))
@@ -121,8 +122,8 @@ def write(path: Path, outlines: Sequence[tuple[Polygon, LabelClass]], slide: Sli
         points = ET.SubElement(item, "pointlist")
         for x, y in area.exterior.coords[:-1]:
             nm = (
-                (x - slide.width / 2) * 1000 * slide.mpp + slide.offset_nm[0],
-                (y - slide.height / 2) * 1000 * slide.mpp_y + slide.offset_nm[1],
+                (x - slide.width / 2) * 1000 * mpp + slide.offset_nm[0],
+                (y - slide.height / 2) * 1000 * mpp_y + slide.offset_nm[1],
             )
             point = ET.SubElement(points, "point")
             for tag, value in zip("xy", nm, strict=True):

@@ -52,6 +52,8 @@ class SlideGeometry:
         bounds: x, y, width and height of the scanned area, level-0 pixels; None if not stated.
         offset_nm: centre of the image from the centre of the glass, nm; None if not stated.
         downsamples: width of level 0 / width of each level.
+        stated_mpp: what the file states as µm per pixel along x and y; None: nothing.
+        level_sizes: width and height of each level, pixels.
     """
 
     width: int
@@ -61,14 +63,24 @@ class SlideGeometry:
     bounds: tuple[int, int, int, int] | None = None
     offset_nm: tuple[float, float] | None = None
     downsamples: tuple[float, ...] = ()
+    stated_mpp: tuple[float, float] | None = None
+    level_sizes: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(cls, slide: Slide) -> SlideGeometry:
         """Return the geometry of an open slide."""
         return cls(
             slide.width, slide.height, slide.mpp, slide.mpp_y, slide.bounds, slide.offset_nm,
-            slide.downsamples,
+            slide.downsamples, slide.stated_mpp, slide.source.level_dimensions,
         )  # fmt: skip
+
+    @property
+    def scan_mpp(self) -> tuple[float, float]:
+        """µm per pixel along x and y by which other programmes measure on this slide.
+
+        They know what the file states, and not the `mpp` that replaces it here.
+        """
+        return self.stated_mpp or (self.mpp, self.mpp_y)
 
 
 @dataclass(frozen=True)

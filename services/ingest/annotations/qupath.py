@@ -68,14 +68,14 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
                 annotation.skipped["lines or points"] += 1
                 continue
             area = Polygon() if geometry is None else _area(geometry, annotation.skipped)
-            names, hint = _names(feature.get("properties") or {})
+            names = _names(feature.get("properties") or {})
         except RecursionError as error:
             raise malformed(
                 path, f"feature {index}", ValueError("it is nested too deep")
             ) from error
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ShapelyError) as error:
             raise malformed(path, f"feature {index}", error) from error
-        annotation.add(Outline(area, names, hint))
+        annotation.add(Outline(area, names))
     return annotation
 
 
@@ -196,8 +196,8 @@ def _coordinate(value: Any) -> float:
     return number(value)
 
 
-def _names(properties: Any) -> tuple[tuple[str, ...], str | None]:
-    """Return the class names of an object, the whole one first, and its own name.
+def _names(properties: Any) -> tuple[str, ...]:
+    """Return the class names of an object, the whole one first; its own name is no class.
 
     QuPath writes a derived class as names ['Tumor', 'Positive'], or as 'Tumor: Positive'.
     """
@@ -208,12 +208,10 @@ def _names(properties: Any) -> tuple[tuple[str, ...], str | None]:
         parts = classification or properties.get("label")
     if isinstance(parts, list):
         parts = ": ".join(str(part) for part in parts)
-    hint = properties.get("name")
     if parts in (None, ""):
-        return (), str(hint) if hint else None
-    whole = str(parts)
-    levels = whole.split(": ")
-    return tuple(": ".join(levels[:count]) for count in range(len(levels), 0, -1)), None
+        return ()
+    levels = str(parts).split(": ")
+    return tuple(": ".join(levels[:count]) for count in range(len(levels), 0, -1))
 
 
 def write(path: Path, outlines: Sequence[tuple[Polygon, LabelClass]], slide: SlideGeometry) -> None:

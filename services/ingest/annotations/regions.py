@@ -129,7 +129,7 @@ def write_imagescope(
     path: Path, outlines: Sequence[tuple[Polygon, LabelClass]], slide: SlideGeometry
 ) -> None:
     """Write a layer for each class, with holes as negative regions."""
-    root = ET.Element("Annotations", MicronsPerPixel=f"{slide.mpp:.10g}")
+    root = ET.Element("Annotations", MicronsPerPixel=f"{slide.scan_mpp[0]:.10g}")
     for place, (label, rings) in enumerate(_layers(outlines), 1):
         layer = ET.SubElement(
             root, "Annotation", Id=str(place), Name=label.name, ReadOnly="0", Type="4",
