@@ -6,6 +6,7 @@ Redis, the reconciler sends it again, because the store lists the open jobs.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -17,7 +18,11 @@ from typing import Any
 
 from billiard.common import TERM_SIGNAL
 from celery import Celery
-from celery.signals import heartbeat_sent, worker_process_init
+from celery.signals import (
+    heartbeat_sent,
+    worker_before_create_process,
+    worker_process_init,
+)
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -252,6 +257,8 @@ def serve(stage: Stage[Any]) -> None:
     """Work on the queue of `stage` until the process is told to stop."""
     config = settings()
     configure_logging(config.log_level, config.log_format)
+    # A full collection in a child would copy every page that it shares with this process.
+    worker_before_create_process.connect(lambda **_: gc.freeze(), weak=False)
     worker_process_init.connect(lambda **_: prepare(config.threads), weak=False)
     worker_process_init.connect(
         lambda **_: configure_tracing(config.otlp_endpoint, stage.name), weak=False
