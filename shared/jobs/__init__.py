@@ -30,6 +30,10 @@ A job that is done stays done when it is submitted again, unless some of its out
 then it runs again what made them. `submit(fresh=True)` deletes any job and starts at planning;
 `reopen` takes any job with a plan back to running.
 
+A unit compares what it reads of its job with the hashes in the markers of the plan and of earlier
+units; what differs or is gone is made again first (`shared.jobs.made`). If the plan is to be made
+again, that is a new submission. Before a job is done, all outputs are looked for once more.
+
 The names of a result, such as datasets/<name>, belong to one job (`shared.jobs.names`). A job that
 takes over the names of an earlier one keeps the outputs of unchanged shards (`shared.jobs.reuse`).
 """
