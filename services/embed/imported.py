@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from services.embed.places import Places, compare_places
 from shared.arrays import Float64, Int64
 from shared.contracts.ingest import PatchGrid, SlideRecord
 from shared.errors import InputError, quoted
@@ -21,12 +22,6 @@ SUFFIXES = (".h5", ".hdf5")
 TOLERANCE = 0.05
 """Largest relative difference of sizes that count as equal. Tools round magnifications: 0.5 µm
 per pixel and a slide's 0.499 are both 20x."""
-
-MIN_COVERED = 0.5
-"""Smallest share of a slide's own patches that imported ones must cover."""
-
-MAX_ELSEWHERE = 0.75
-"""Largest share of imported patches that may lie where the slide has none of its own."""
 
 _FEWEST_GAPS = 3
 """Fewest equal distances of neighbours that tell the spacing of patches."""
@@ -151,7 +146,7 @@ def _plain(text: str) -> str:
 
 def checked(
     where: str, file: FeaturesFile, slide: SlideRecord, grid: PatchGrid, own: Int64
-) -> tuple[NDArray[np.bool_], float]:
+) -> tuple[NDArray[np.bool_], Places]:
     """Check that features are those of a slide's patches.
 
     Args:
@@ -163,8 +158,8 @@ def checked(
 
     Returns:
         Which of the file's patches are kept, bool (N,): those of which at most half hangs over
-        the edge of the slide (tools that lay a grid over the whole slide have others); and the
-        share of the slide's own patches that they cover, 0 to 1.
+        the edge of the slide (tools that lay a grid over the whole slide have others); and how
+        their places fit the slide's own patches.
 
     Raises:
         InputError: size, resolution, spacing or places of the patches are not the slide's, or
@@ -185,7 +180,7 @@ def checked(
         )
     inside: NDArray[np.bool_] = np.all(file.coords + side / 2 <= size, axis=1)
     _check_spacing(where, file.coords[inside], step)
-    return inside, _check_places(where, file.coords[inside], own, step)
+    return inside, compare_places(where, file.coords[inside], own, step)
 
 
 def _check_stated(
@@ -305,31 +300,3 @@ def _check_spacing(where: str, coords: Int64, step: Float64) -> None:
             )
             + " ingest the slides with --set patches.stride of these patches"
         )
-
-
-def _check_places(where: str, coords: Int64, own: Int64, step: Float64) -> float:
-    """Compare places with those of the slide's own patches, on the cohort's grid.
-
-    Returns:
-        The share of the slide's own patches that have one of `coords` within half a step.
-    """
-    theirs, ours = (
-        {tuple(cell) for cell in np.round(places / step).astype(np.int64).tolist()}
-        for places in (coords, own)
-    )
-    if not ours and not theirs:
-        return 1.0
-    covered = len(ours & theirs) / len(ours) if ours else 1.0
-    if covered < MIN_COVERED:
-        raise InputError(
-            f"{where} has {len(coords)} patches, which cover {covered:.0%} of the slide's "
-            f"{len(own)} patches, fewer than {MIN_COVERED:.0%}: was it made from another slide, or "
-            "are its coordinates not of level 0?"
-        )
-    elsewhere = 1 - len(ours & theirs) / len(theirs)
-    if elsewhere > MAX_ELSEWHERE:
-        raise InputError(
-            f"{where} has {len(coords)} patches, {elsewhere:.0%} of which lie where the slide has "
-            f"none of its {len(own)} patches: leave out patches of glass"
-        )
-    return covered

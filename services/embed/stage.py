@@ -110,6 +110,10 @@ class EmbedStage(Stage[EmbedRequest]):
         if request.imported is not None:
             covered = min(part["covered"] for part in slides.values())
             result["own_patches_covered"] = f"{covered:.0%} or more"
+            elsewhere = max(part.get("elsewhere", 0.0) for part in slides.values())
+            result["where_slides_have_no_patch"] = f"{elsewhere:.0%} or less"
+            doubts = {name: part["doubt"] for name, part in slides.items() if part.get("doubt")}
+            result |= {"features of other places?": doubts} if doubts else {}
             result["left_out_at_edges"] = sum(part["over_the_edge"] for part in slides.values())
             taken = {part["file"] for part in slides.values()}
             unused = [n for n in _files(_place(request), context.store) if n not in taken]
@@ -269,7 +273,7 @@ def _import(
     own = read_corners(store, record, shard.id)
     with FeaturesFile(path, where) as found:
         check_owner(where, found.slide, shard.id, slide)
-        kept, covered = checked(where, found, slide, record.patches, own)
+        kept, places = checked(where, found, slide, record.patches, own)
         total, width, coords = len(found), found.dim, found.coords[kept]
         known = REGISTRY.get(request.encoder)
         if known is not None and width != known.dim:
@@ -298,7 +302,9 @@ def _import(
         "license": known.license if known else "unknown",
         "sha256": digest,
         "patches_sha256": record.patches_of(shard.id),
-        "covered": covered,
+        "covered": places.covered,
+        "elsewhere": places.elsewhere,
+        "doubt": places.doubt,
         "over_the_edge": total - len(coords),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from heterotissue.feature_files import find_features, import_request
 from heterotissue.running import Target
 from services.embed.imported import match_files
+from services.embed.places import compare_places
 from services.embed.stage import EmbedStage
 from shared.contracts.embed import EmbedRequest, FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import (
@@ -133,11 +135,31 @@ def test_the_same_patches_are_taken_in_every_layout(
     status = take(store, tmp_path / "in")
     assert status.result == {
         "slides": 1, "patches": 42, "dim": 5, "own_patches_covered": "100% or more",
-        "left_out_at_edges": 0,
+        "where_slides_have_no_patch": "0% or less", "left_out_at_edges": 0,
     }  # fmt: skip
     coords, features = taken(store)
     assert np.array_equal(coords, COORDS)
     assert np.array_equal(features, FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        (lambda cells: cells, None),
+        (lambda cells: cells[len(cells) // 5 :], None),  # another idea of tissue
+        (lambda cells: np.concatenate([cells, cells[:6] + np.array([9, 0])]), None),
+        (lambda cells: cells + np.array([1, 0]), "-1 patches in x and +0 in y"),
+        (lambda cells: cells + np.array([-1, 1]), "+1 patches in x and -1 in y"),
+        (lambda cells: cells[:, ::-1], "with x and y swapped"),
+    ],
+)
+def test_patches_that_would_fit_better_elsewhere_are_a_doubt(
+    change: Callable[[Array], Array], doubt: str | None
+) -> None:
+    own = np.array([(x, y) for y in range(6) for x in range(8)], np.int64)
+    step = np.array([64.0, 64.0])
+    found = compare_places("s1.h5", change(own) * 64, own * 64, step)
+    assert (found.doubt is None) if doubt is None else (doubt in str(found.doubt))
 
 
 def test_half_precision_is_taken(store: DirectoryStore, tmp_path: Path) -> None:
