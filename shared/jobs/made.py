@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
+from threading import Lock
 
 from shared.errors import HeteroTissueError
 
@@ -41,6 +43,7 @@ class Made:
     ) -> None:
         self._changing = frozenset(changing)
         self._own, self._further = own, iter(further)
+        self._asking = Lock()
         self._asked: list[Outputs] = []  # those of `further` so far
         self._of: dict[str, list[str]] = {}  # unit → keys; the units that were added first go first
         self._outputs: dict[str, tuple[str, str]] = {}
@@ -63,10 +66,13 @@ class Made:
             yield from ((unit, made[key]) for unit, made in self._earlier() if key in made)
 
     def _earlier(self) -> Iterator[Outputs]:
-        yield from self._asked
-        for unit in self._further:
-            self._asked.append(unit)
-            yield unit
+        for number in count():
+            with self._asking:  # threads of a unit may read at the same time
+                if number == len(self._asked):
+                    if (unit := next(self._further, None)) is None:
+                        return
+                    self._asked.append(unit)
+            yield self._asked[number]
 
     def check(self, key: str, digest: Callable[[], str]) -> None:
         """Raise `DamagedOutputError` if units made an object, and none of them what is there.

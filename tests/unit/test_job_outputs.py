@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from shared.contracts.base import Name, Request
 from shared.errors import InputError
 from shared.jobs import Context, Ledger, NoLeases, Plan, Reporter, Shard, Stage, execute, run_job
+from shared.jobs.made import DamagedOutputError, Made
 from shared.jobs.records import UnreadableRecordError, read_record, write_record
 from shared.storage import DirectoryStore, Store
 from tests.unit.test_jobs import CONFIG
@@ -162,3 +164,26 @@ def test_a_record_is_of_its_key_and_its_content_alone(tmp_path: Any) -> None:
         read_record(store, "jobs/a/request.json", ChainRequest)
     store.put_json("jobs/old/request.json", record)  # as an earlier version wrote it
     assert read_record(store, "jobs/old/request.json", ChainRequest) == record
+
+
+def test_threads_of_a_unit_may_read_at_the_same_time() -> None:
+    asked = []
+
+    def further() -> Iterator[tuple[str, dict[str, str]]]:
+        for number in range(200):
+            asked.append(number)
+            yield f"unit-{number}", {f"out/{number}": str(number)}
+
+    made = Made((), ("out/",), further())
+
+    def check(number: int) -> str | None:
+        try:
+            made.check(f"out/{number % 200}", lambda: str(number))
+        except DamagedOutputError as error:
+            return error.unit
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(check, range(400)))
+    assert found == [None] * 200 + [f"unit-{number}" for number in range(200)]
+    assert asked == list(range(200))
