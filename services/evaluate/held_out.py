@@ -101,13 +101,14 @@ def _training_slides(store: Store, models: list[str]) -> tuple[list[SourceSlide]
     for reference in queue:  # the loop also visits the models that it appends
         try:
             model = read_model(store, ModelRef.parse(reference))
+            slides += trained_slides(store, model)
         except ObjectNotFoundError:
             cautions.append(
-                f"Model {reference}, which a generator was started from, is no longer in the "
-                "store: so it is not known whether it was trained on the test slides."
+                f"Model {reference}, which a generator was started from, or the list of its slides "
+                "is no longer in the store: so it is not known whether it was trained on the test "
+                "slides."
             )
             continue
-        slides += trained_slides(store, model)
         start = (model.warm_start or "").removeprefix("models/")
         if start not in ("", *PACKAGED, *queue):
             queue.append(start)

@@ -13,7 +13,7 @@ from shared.contracts.models import ModelRecord
 from shared.diffusion.layouts import FOLDER
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.models import weights_origin
-from shared.storage import sha256_file
+from shared.storage import sha256, sha256_file
 
 
 def trained_pipeline(run: Run) -> HeteroTissuePipeline:
@@ -60,6 +60,7 @@ def publish(run: Run, rows: dict[str, list[dict[str, float]]]) -> ModelRecord:
             warm_start=request.warm_start,
             sha256=weights,
             configurations=configurations,
+            slides=sha256(run.store.get(run.key("slides.json"))),
             unlearnt=run.unlearnt(),
         )
         card = model_card(model, run.regions, rows, weights_origin(run.store, model))

@@ -77,6 +77,9 @@ class ModelRecord(Contract):
     configurations: dict[str, str] = Field(
         {}, description="file → SHA-256 of the networks' configurations; older records lack it"
     )
+    slides: str = Field(
+        "", description="SHA-256 of the list of its run's slides; older records lack it"
+    )
     unlearnt: tuple[str, ...] = Field(
         (),
         description="classes that no weights were trained on: they look alike without crops",

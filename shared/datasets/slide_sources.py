@@ -13,7 +13,7 @@ from shared.contracts.train import SourceSlide, TrainedSlides, training_key
 from shared.datasets.pseudonyms import source_names
 from shared.datasets.samples import read_manifest
 from shared.imaging.region_sets import load_region_set
-from shared.storage import ObjectNotFoundError, Store
+from shared.storage import ObjectNotFoundError, Store, checked_bytes
 
 
 def slides_of(store: Store, regions: RegionSet, *splits: Split) -> list[SourceSlide]:
@@ -30,12 +30,17 @@ def slides_of(store: Store, regions: RegionSet, *splits: Split) -> list[SourceSl
 
 
 def trained_slides(store: Store, model: ModelRecord) -> list[SourceSlide]:
-    """Return the slides that a model was trained on; today's of its regions, if it is older."""
-    try:
-        key = training_key(model.run, "slides.json")
-        return list(store.get_model(key, TrainedSlides).slides)
-    except ObjectNotFoundError:
+    """Return the slides that a model was trained on; today's of its regions, if it is older.
+
+    Raises:
+        ObjectNotFoundError: the store holds the list no longer.
+        DamagedObjectError: it is not as it was made.
+    """
+    if not model.slides:
         return slides_of(store, load_region_set(store, model.regions), "train")
+    key = training_key(model.run, "slides.json")
+    data = checked_bytes(store, key, model.slides)
+    return list(store.parse(key, data, TrainedSlides).slides)
 
 
 def dataset_slides(

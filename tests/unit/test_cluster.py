@@ -37,6 +37,7 @@ from shared.contracts.ingest import (
     patches_key,
     slide_key,
 )
+from shared.contracts.jobs import Marker
 from shared.contracts.regions import RegionRule
 from shared.errors import InputError
 from shared.features import write_features
@@ -45,6 +46,7 @@ from shared.imaging.label_map import LabelMap
 from shared.imaging.marks import PARTLY, parse_mark
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
+from shared.jobs.records import read_record
 from shared.storage import DirectoryStore, Store, sha256_file
 from shared.tissue_types import classes_of, read_types
 from tests.texture_slides import RULE, SPLITS, ingest_textures
@@ -71,11 +73,11 @@ def contents(store: DirectoryStore, name: str) -> dict[str, str]:
     return {key: hashlib.sha256(store.get(key)).hexdigest() for key in keys}
 
 
-def markers(ledger: Ledger, job: str) -> dict[str, bytes]:
+def markers(ledger: Ledger, job: str) -> dict[str, Marker]:
     """Return the markers of a job's shards, which say when and where each was made."""
     folder = ledger.key(job, "done/")
     keys = [key for key in ledger.store.list(folder) if not key.endswith("/plan.json")]
-    return {key.removeprefix(folder): ledger.store.get(key) for key in keys}
+    return {key.removeprefix(folder): read_record(ledger.store, key, Marker) for key in keys}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.contracts.train import SourceSlide, TrainedSlides, training_key
 from shared.datasets.slide_sources import among, slides_of
 from shared.imaging.region_sets import load_region_set
+from shared.storage import sha256
 from tests.region_sets import make_region_set
 from tests.toy_dataset import make_store, synthesize
 
@@ -104,7 +105,10 @@ def test_slides_are_those_of_the_training_whatever_the_splits_are_today(tmp_path
     regions = load_region_set(store, model.regions)
     known = TrainedSlides(slides=tuple(slides_of(store, regions, "train")))
     assert [each.slide for each in known.slides] == ["slide-a", "slide-b"]
-    store.put_json(training_key(model.run, "slides.json"), known)
+    key = training_key(model.run, "slides.json")
+    store.put_json(key, known)
+    stated = model.model_copy(update={"slides": sha256(store.get(key))})
+    store.put_json("models/toy/1/model.json", stated)
     assert gather(store, request).held_out
     today = {"slide-a": "test", "slide-b": "train", "slide-c": "train"}
     parts = tuple(part.model_copy(update={"split": today[part.slide]}) for part in regions.slides)

@@ -16,7 +16,9 @@ from services.gateway.api.problems import hide_paths
 from services.gateway.api.slide_lookup import source_of
 from shared.contracts.gateway import SlideInfo
 from shared.contracts.ingest import SlideRecord
+from shared.contracts.jobs import JobResult
 from shared.errors import InputError
+from shared.jobs.records import read_record, write_record
 from shared.storage import DirectoryStore, KeyTakenError, check_key
 from tests.gateway import Gateway
 
@@ -191,12 +193,13 @@ def test_messages_hold_no_path_of_the_server(gateway: Gateway) -> None:
     job = gateway.client.post("/v1/embed", json={"cohort": "c"}).json()["job"]
     gateway.resources.ledger("local").close(job, "failed", None)
     result = f"jobs/{job}/result.json"
+    record = read_record(root, result, JobResult)
     made = {
         "left_out": {"/home/Ann Smith/c: d/x.png": "too small", "/home/x.png": "no /a/b c/y.png"},
         "cautions": ["/home/Ann Smith/c.svs"],
     }
     failed = {"plan": f"{root.url}/x is damaged"}
-    root.put_json(result, root.get_json(result) | {"failed": failed, "result": made})
+    write_record(root, result, record.model_copy(update={"failed": failed, "result": made}))
     assert gateway.client.get(f"/v1/jobs/{job}").json()["result"] == {
         "left_out": {"…/x.png": "too small", "…/x.png (2)": "no …/y.png"},
         "cautions": ["…/c.svs"],

@@ -43,7 +43,7 @@ from shared.serving.in_flight import (
 from shared.serving.priority import Priority
 from shared.serving.protocol import MAX_CROPS, MAX_IMAGES
 from shared.settings import Settings
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, sha256
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
@@ -376,8 +376,10 @@ def test_single_images_go_first_and_share_their_steps(
         deployment_key("toy", 1),
         Deployment(number=1, version="1", engine="pytorch", sha256=record.sha256),
     )
-    store.put("map.png", encode_png(np.ones((SIZE, SIZE), np.uint8)))
+    png = encode_png(np.ones((SIZE, SIZE), np.uint8))
+    labels = f"images/inputs/{sha256(png)}.png"
+    store.put(labels, png)
     ledger = Ledger(store)
-    job = ledger.submit(ImageRequest(image="one", model="toy", labels="map.png"))
+    job = ledger.submit(ImageRequest(image="one", model="toy", labels=labels))
     assert run_job(ledger, image.ImageStage(), job, config=Settings(threads=1)).state == "done"
     assert asked == [{"model": "local.toy", "urgent": True, "alone": False}]
