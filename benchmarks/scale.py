@@ -80,8 +80,12 @@ def summary(shard: Shard) -> dict[str, Any]:
     return {"number": shard.args["number"], "images": 128, "refused": 0, "pixels": [40000] * 6}
 
 
+SHARDS, MADE = "datasets/d/shards/", Stat(1, "made")
+"""Where shards lie that are only said to be there, and what the store says of each."""
+
+
 class CountedStore(StoreView):
-    """A store whose calls are counted."""
+    """A store whose calls are counted; the shards of a dataset are all in it."""
 
     def __init__(self, inner: Store) -> None:
         super().__init__(inner)
@@ -121,7 +125,7 @@ class CountedStore(StoreView):
 
     def stat(self, key: str) -> Stat:
         self.calls["exists"] += 1
-        return super().stat(key)
+        return MADE if key.startswith(SHARDS) else super().stat(key)
 
     def list(self, prefix: str = "") -> Iterator[str]:
         return self._pages(super().list(prefix))
@@ -159,7 +163,8 @@ class Bench:
         for segment in plan.segments(0)[:-2] if plan.total > SEGMENT else ():
             markers = {
                 shard.id: Marker(
-                    outputs={f"datasets/d/shards/{shard.id}.tar": "0" * 64}, result=summary(shard),
+                    outputs={f"{SHARDS}{shard.id}.tar": "0" * 64},
+                    tags={f"{SHARDS}{shard.id}.tar": MADE.tag}, result=summary(shard),
                     seconds=1.0, host=platform.node(),
                 )
                 for shard in plan.shards(segment)
