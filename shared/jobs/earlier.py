@@ -31,7 +31,7 @@ def read_by(
         yield from _of_phases(reader, job, plan, range(segment.phase - 1, segment.phase))
 
 
-def before(reader: Reader, job: str, plan: StoredPlan | None, phase: int) -> Iterator[Outputs]:
+def before(reader: Reader, job: str, plan: StoredPlan, phase: int) -> Iterator[Outputs]:
     """Yield the plan, and then all shards of the phases before one.
 
     Raises:
@@ -39,8 +39,7 @@ def before(reader: Reader, job: str, plan: StoredPlan | None, phase: int) -> Ite
     """
     with suppress(ObjectNotFoundError):
         yield outputs_of(job, PLAN, _marker(reader, job, SHORT, PLAN))
-    if plan is not None:
-        yield from _of_phases(reader, job, plan, range(phase))
+    yield from _of_phases(reader, job, plan, range(phase))
 
 
 def outputs_of(job: str, unit: str, marker: Marker | None) -> Outputs:

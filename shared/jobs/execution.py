@@ -267,7 +267,7 @@ class Unit:
     def _run(self) -> dict[str, Any]:
         """Run the unit and mark it done; return the stage's summary of a shard, else nothing."""
         started, ledger, job = time.time(), self.ledger, self.job
-        record = ledger.known(job, self.submission)[0]
+        record, plan = ledger.known(job, self.submission)
         request = ledger.known_request(job, self.submission, self.stage.request)
         check = self._check(CANCEL_CHECK_SECONDS / 4)
         context = Context(
@@ -280,7 +280,6 @@ class Unit:
             tenant=ledger.owner or LOCAL,
             open_root=ledger.open_root,
         )
-        plan = ledger.known(job, self.submission)[1]
         own = tuple(each for name in request.products() for each in (f"{name}/", f"{name}."))
         self.made = context.store.made = Made(
             request.optional_inputs(),
@@ -339,7 +338,13 @@ class Unit:
         state: State = "partial" if snapshot.parked else "done"
         written = context.store
         self._check_now()
-        lost = lost_outputs(ledger.store, request, done.markers, written.outputs, written.removed)
+        gone = written.removed.union(written.outputs).union(
+            key
+            for markers in done.markers()
+            for marker in markers.values()
+            for key in marker.removed
+        )
+        lost = lost_outputs(ledger.store, request, done.markers(), gone)
         for key, unit in lost.items():
             if not key.startswith(request.scratch):
                 raise DamagedOutputError(unit, key)

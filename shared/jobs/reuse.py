@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from shared.contracts.base import Request
 from shared.contracts.jobs import Marker, job_key
@@ -37,15 +36,17 @@ def missing_units(store: Store, job: str, request: Request) -> set[str] | None:
         return set()
     result = snapshot.result
     made = result.outputs if result else {}
-    lost = lost_outputs(
-        store, request, partial(marked_units, snapshot), made, result.removed if result else ()
-    )
+    gone = {*made, *(result.removed if result else ())}
+    counts = []
+    for markers in marked_units(snapshot):
+        found = [marker for marker in markers.values() if marker]
+        counts.append(len(found))
+        gone.update(key for marker in found for key in marker.removed)
+    planned, *shards = counts
+    lost = lost_outputs(store, request, marked_units(snapshot), gone)
     with ThreadPoolExecutor(READERS) as pool:
         same = all(list(pool.map(lambda item: holds(store, *item), made.items())))
     lasting = [key for key in lost if not key.startswith(request.scratch)]
-    planned, *shards = (
-        sum(marker is not None for marker in markers.values()) for markers in marked_units(snapshot)
-    )
     # A marker may be gone because an earlier repair broke off.
     if planned and sum(shards) == snapshot.plan.total and same and not lasting:
         return None
@@ -55,35 +56,30 @@ def missing_units(store: Store, job: str, request: Request) -> set[str] | None:
 def lost_outputs(
     store: Store,
     request: Request,
-    units: Callable[[], Iterable[Mapping[str, Marker | None]]],
-    made: Container[str],
-    removed: Iterable[str],
+    units: Iterable[Mapping[str, Marker | None]],
+    gone: Container[str],
 ) -> dict[str, str]:
     """Find the outputs of finished units that are not there as they were made.
 
     Args:
         store: holds the outputs.
         request: of the job; its `optional_inputs` may have been changed by people.
-        units: yields unit → marker, part by part, in the order of the phases; None: it is damaged.
-        made: keys of objects that `finish` has written.
-        removed: keys of objects that `finish` has deleted.
+        units: unit → marker, part by part, in the order of the phases; None: it is damaged.
+        gone: keys of objects that a later unit, or `finish`, has deleted or written over.
 
     Returns:
         key → the last unit that makes it.
     """
-    gone = set(removed)
-    for markers in units():
-        gone.update(key for marker in markers.values() if marker for key in marker.removed)
     changing = frozenset(request.optional_inputs())
     lost: dict[str, str] = {}
     with ThreadPoolExecutor(READERS) as pool:
-        for markers in units():
+        for markers in units:
             outputs = [
                 (key, unit, marker)
                 for unit, marker in markers.items()
                 if marker
                 for key in marker.outputs
-                if key not in gone and key not in made
+                if key not in gone
             ]
             there = pool.map(lambda each: _whole(store, each[0], each[2], changing), outputs)
             for (key, unit, _), whole in zip(outputs, there, strict=True):

@@ -309,7 +309,7 @@ def test_a_types_file_that_nobody_edited_is_no_input(store: DirectoryStore) -> N
     assert ledger.identify(asked) != job
     marked = markers(ledger, job)
     assert run(store, asked).state == "done"
-    assert markers(ledger, ledger.identify(asked)) == marked  # a name makes no region anew
+    assert markers(ledger, ledger.identify(asked)) == marked  # a name makes no new region
     changed = {key for key, digest in contents(store, "again").items() if before[key] != digest}
     named = {"types.yaml", "gallery.png", "set.json"}
     assert {key.rpartition("/")[2] for key in changed} <= named
