@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
+from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
 
 from heterotissue.stages import load_stage
@@ -43,6 +44,12 @@ class Gateway:
         token, _ = self.resources.tokens.create("tester", tenant, scopes)
         headers = {"Authorization": f"Bearer {token}"}
         return TestClient(self.app, headers=headers, raise_server_exceptions=False)
+
+    def connected(self) -> AsyncClient:
+        """A client with the administrator's token, for requests at the same time."""
+        transport = ASGITransport(app=self.app)
+        headers = dict(self.client.headers)
+        return AsyncClient(transport=transport, base_url="http://h", headers=headers)
 
     def work(self, job: str) -> JobStatus:
         """Do a job that was submitted, as a worker would, with the worker's rights in the store."""

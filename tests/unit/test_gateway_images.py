@@ -18,7 +18,6 @@ from zlib import compress, crc32
 import numpy as np
 import pytest
 from fastapi import Response
-from httpx2 import ASGITransport, AsyncClient
 from PIL import Image
 
 from services.gateway.api import fields as gateway_fields
@@ -314,8 +313,7 @@ def test_pictures_of_one_tenant_leave_threads_for_the_others(
     given, field = body(), body(field="f")
 
     async def ask() -> None:
-        transport = ASGITransport(app=gateway.app)
-        async with AsyncClient(transport=transport, base_url="http://h") as client:
+        async with gateway.connected() as client:
 
             def post(place: str, headers: dict[str, str]) -> asyncio.Task[Any]:
                 sent = field if place == "/v1/fields" else given

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
-from httpx2 import ASGITransport, AsyncClient, Response
+from httpx2 import Response
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
@@ -212,9 +212,7 @@ def test_slow_slides_leave_threads_for_the_others(
     monkeypatch.setattr(zoom.Zooms, "get", slow)
 
     async def look() -> None:
-        headers = dict(gateway.client.headers)
-        transport = ASGITransport(app=gateway.app)
-        async with AsyncClient(transport=transport, base_url="http://h", headers=headers) as client:
+        async with gateway.connected() as client:
             place = "/v1/slides/{}/deepzoom_files/9/0_0.jpeg"
             names = ["a"] * 41 + ["b"] * 41
             asked = [asyncio.create_task(client.get(place.format(name))) for name in names]
@@ -252,9 +250,7 @@ def test_what_is_slow_for_a_tenant_leaves_threads_for_the_others(
     theirs = dict(gateway.holding("read", tenant="acme").headers)
 
     async def look() -> None:
-        headers = dict(gateway.client.headers)
-        transport = ASGITransport(app=gateway.app)
-        async with AsyncClient(transport=transport, base_url="http://h", headers=headers) as client:
+        async with gateway.connected() as client:
             asked = [asyncio.create_task(client.get(place, headers=theirs)) for _ in range(80)]
             for _ in range(turns.ANSWERED_PER_TENANT):
                 await asyncio.to_thread(here.acquire)
