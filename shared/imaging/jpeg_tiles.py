@@ -19,7 +19,7 @@ import openslide
 import tifffile
 
 from shared.arrays import UInt8
-from shared.imaging.tiff_facts import TIFF_ERRORS
+from shared.imaging.tiff_facts import TIFF_ERRORS, pages_of
 
 VENDORS = {"aperio", "generic-tiff"}
 """Formats whose levels are nothing but a page's tiles, beside each other."""
@@ -77,7 +77,7 @@ class JpegTiles:
             return
         try:
             with tifffile.TiffFile(path, _multifile=False) as tiff:  # noqa: TID251 - in the sandbox
-                pages: list[Any] = list(tiff.pages)
+                pages = pages_of(tiff)
                 for page in pages:
                     level = _level(page.keyframe if page.is_tiled else None, page)
                     size = (page.imagewidth, page.imagelength)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from rasterio.windows import Window
 from shared.arrays import UInt8
 from shared.errors import InputError
 from shared.imaging.pictures import ALONE, open_picture
+from shared.imaging.tiff_facts import pages_of
 
 MAX_PIXELS = 500_000_000
 """Largest number of pixels of a mask that is no TIFF."""
@@ -204,7 +205,7 @@ def _open_image(path: Path, driver: str) -> Mask:
             size = (page.imagewidth, page.imagelength)
             alike = sum(
                 (other.imagewidth, other.imagelength) == size and not other.is_mask
-                for other in cast(Iterable[tifffile.TiffPage], tiff.pages)
+                for other in pages_of(tiff)
             )
     with warnings.catch_warnings(), rasterio.Env(**ALONE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -224,7 +225,6 @@ def _open_image(path: Path, driver: str) -> Mask:
             )
         with open_picture(path) as image:
             orientation = int(image.getexif().get(ORIENTATION, 1))
-            alike = getattr(image, "n_frames", 1)
     if alike > 1:
         raise InputError(
             f"mask {path.name} holds {alike} images of {width}×{height} px, of which only the "

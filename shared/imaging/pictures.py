@@ -44,7 +44,7 @@ def open_picture(
         formats: Pillow's names of the formats that it may have.
 
     Raises:
-        InputError: it has more than `MAX_PLAIN_PIXELS`.
+        InputError: it has more than `MAX_PLAIN_PIXELS`, or is animated.
         UnidentifiedImageError: it is in no such format.
         OSError, ValueError, SyntaxError: it is damaged.
     """
@@ -54,13 +54,19 @@ def open_picture(
             image = Image.open(source, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+    name = name or (source.name if isinstance(source, Path) else "a picture")
     if image.width * image.height > MAX_PLAIN_PIXELS:
         image.close()
-        name = name or (source.name if isinstance(source, Path) else "a picture")
         raise InputError(
             f"{name} is a plain image of {image.width}×{image.height} px; at most "
             f"{MAX_PLAIN_PIXELS // 10**6} megapixels are read whole: make it a pyramidal TIFF "
             "first (vips tiffsave --tile --pyramid)"
+        )
+    # What a JPEG holds besides is its preview or depth; pages of a TIFF may be its levels.
+    if image.format in {"GIF", "PNG", "WEBP"} and getattr(image, "is_animated", False):
+        image.close()
+        raise InputError(
+            f"{name} is animated, and only its first picture would be read: save that one alone"
         )
     return image
 

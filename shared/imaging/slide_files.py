@@ -134,14 +134,8 @@ def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.Ab
             f"{path.name} begins with an image of {small} px, and has one of {large} px behind it, "
             "so its levels are out of order: save it with the largest image first"
         )
-    if vendor == "generic-tiff" and not facts.nested and facts.alike > 1:
-        width, height = facts.size
-        raise InputError(
-            f"{path.name} holds {facts.alike} images of {width}×{height} px: channels of "
-            "fluorescence, or planes of focus, of which only the first would be read. Export one "
-            "RGB image of the tissue"
-        )
     if vendor == "generic-tiff" and not facts.nested:
+        facts.check_single(path)
         _check_upright(path, facts.orientation)
         try:
             return _OpenSlide(path)

@@ -107,6 +107,16 @@ class TiffFacts:
     orientation: int = 1
     alike: int = 1
 
+    def check_single(self, path: Path) -> None:
+        """Raise `InputError` if it holds several images of one size."""
+        if self.alike > 1:
+            width, height = self.size
+            raise InputError(
+                f"{path.name} holds {self.alike} images of {width}×{height} px: channels of "
+                "fluorescence, or planes of focus, of which only the first would be read. Export "
+                "one RGB image of the tissue"
+            )
+
     def check_samples(self, path: Path) -> None:
         """Raise `InputError` if the samples are not unsigned integers of 8 or 16 bits."""
         if self.samples not in {"uint8", "uint16"}:
@@ -126,7 +136,7 @@ def inspect(path: Path) -> TiffFacts:
     size = path.stat().st_size
     try:
         with tifffile.TiffFile(path, _multifile=False) as tiff:
-            pages = _pages(tiff)
+            pages = pages_of(tiff)
             tile = max((p.tilewidth * p.tilelength for p in map(_keyframe, pages)), default=0)
             nested = [part for page in pages for part in (getattr(page, "pages", None) or ())]
             ends = [end for page in (*pages, *nested) for end in (_end(tiff, page), _pixels(page))]
@@ -165,7 +175,7 @@ def inspect(path: Path) -> TiffFacts:
     return facts
 
 
-def _pages(tiff: tifffile.TiffFile) -> list[Any]:
+def pages_of(tiff: tifffile.TiffFile) -> list[Any]:
     """Return the pages. Raises `ValueError` if they are a ring, or more than `MAX_PAGES`."""
     pages: list[Any] = []
     seen: set[int] = set()

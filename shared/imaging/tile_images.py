@@ -117,7 +117,9 @@ def read_upright(path: Path) -> TileImage:
     """
     damaged = InputError(f"{path.name} cannot be read as an image: is it damaged?")
     if is_tiff(path):
-        inspect(path).check_samples(path)
+        facts = inspect(path)
+        facts.check_samples(path)
+        facts.check_single(path)
     turn, alpha = 1, None
     try:
         with open_picture(path) as picture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,16 @@ def test_a_palette_in_any_order_must_be_named(tmp_path: Path, ground: list[int])
     assert np.array_equal(labels, np.asarray([1, 0, 2], np.uint8)[truth()])
 
 
+def ring(path: Path) -> Path:
+    """A TIFF whose first directory says that it follows itself."""
+    save(path, truth())
+    data = bytearray(path.read_bytes())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, first)
+    struct.pack_into("<I", data, first + 2 + 12 * entries, first)
+    return written(path, bytes(data))
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "jpeg": (lambda at: save(at / "a.jpg", truth() * 100), "is JPEG, which blurs"),
     "jpeg as png": (lambda at: save(at / "a.jpg", truth()).rename(at / "a.png"), "is JPEG"),
@@ -241,8 +252,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a frame for each class": (
         lambda at: save(at / "a.gif", (truth() == 1).astype(np.uint8), save_all=True,
                         append_images=[Image.fromarray((truth() == 2).astype(np.uint8))]),
-        "holds 2 images of 120×80 px",
+        "a.gif is animated",
     ),
+    "a ring of pages": (lambda at: ring(at / "a.tif"), "its directories have no end"),
     "cube": (lambda at: save(at / "a.npy", np.zeros((4, 4, 9), np.uint8)), "shape"),
 }  # fmt: skip
 

@@ -12,7 +12,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tifffile
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
@@ -31,14 +30,17 @@ from shared.contracts.base import Classes
 from shared.contracts.cluster import default_types, write_types
 from shared.contracts.gateway import ImageBody
 from shared.contracts.requests import REQUESTS
+from shared.contracts.tiles import TILE_COLUMNS
 from shared.errors import HeteroTissueError
 from shared.features import read_features
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.label_map import LabelMap, write_label_map
 from shared.imaging.masks import open_mask
 from shared.imaging.slide import Slide
+from shared.imaging.tile_images import read_image
 from shared.jobs.snapshot import Snapshot
 from shared.storage import DirectoryStore, check_key
+from shared.storage.formats import table_bytes
 from shared.tissue_types import read_types
 from tests.formats import slide_files
 from tests.formats.cohort_files import write_dicom
@@ -77,6 +79,7 @@ def make_targets(folder: Path) -> list[Target]:
         Target("slide", _slide, _slides(folder), share=2),
         Target("dicom header", read_instance, {"a.dcm": _dicom(folder)}),
         Target("mask", _mask, _masks(folder)),
+        Target("tile", read_image, _tile_pictures(), share=0.2),
         Target("label map", _label_map, _label_maps(folder)),
         Target("annotation", _annotation, _annotations(folder), share=4),
         Target("features", read_features, _features(folder), share=2),
@@ -123,10 +126,19 @@ def _slides(folder: Path) -> dict[str, bytes]:
     }  # fmt: skip
 
 
-def _picture(kind: str) -> bytes:
+def _picture(kind: str, **options: Any) -> bytes:
     body = io.BytesIO()
-    Image.fromarray(IMAGE).save(body, kind)
+    Image.fromarray(IMAGE).save(body, kind, **options)
     return body.getvalue()
+
+
+def _tile_pictures() -> dict[str, bytes]:
+    pictures = {f"a.{kind}": _picture(kind) for kind in ("png", "jpeg", "bmp", "gif", "tiff")}
+    pictures["a.webp"] = _picture("webp", lossless=True)
+    moving = Image.fromarray(IMAGE[::-1])
+    for kind in ("gif", "png"):
+        pictures[f"moving.{kind}"] = _picture(kind, save_all=True, append_images=[moving])
+    return pictures
 
 
 def _dicom(folder: Path) -> bytes:
@@ -142,9 +154,11 @@ def _masks(folder: Path) -> dict[str, bytes]:
     body = io.BytesIO()
     np.save(body, LABELS)
     tifffile.imwrite(folder / "m.tif", LABELS, compression="zlib", photometric="minisblack")
+    Image.fromarray(LABELS).save(folder / "m.gif")
     return {
         "m.npy": body.getvalue(),
         "m.png": encode_png(LABELS),
+        "m.gif": (folder / "m.gif").read_bytes(),
         "m.tif": (folder / "m.tif").read_bytes(),
     }
 
@@ -250,13 +264,12 @@ def _table(path: Path) -> None:
 
 
 def _tile_table() -> bytes:
-    rows = [
-        {"slide": "s", "tile": "t", "image": "tiles/a.png", "mask": "tiles/m.png", "split": "train",
-         "patient": None, "sha256": "0", "mask_sha256": "0", "mpp": 0.5}
-    ]  # fmt: skip
-    body = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), body)
-    return body.getvalue()
+    row = {
+        "slide": "s", "patient": None, "split": "train", "image": "tiles/a.png",
+        "image_sha256": "0" * 64, "mask": "tiles/m.png", "mask_sha256": "0" * 64, "label": 1,
+        "mpp": 0.5,
+    }  # fmt: skip
+    return table_bytes(pa.Table.from_pylist([row], schema=TILE_COLUMNS))
 
 
 def _tiles(path: Path) -> None:
