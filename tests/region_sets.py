@@ -12,8 +12,8 @@ from shared.contracts.regions import (
     RegionSetSlide,
     region_set_key,
 )
-from shared.imaging.region_sets import Region, pack_regions, put_regions
-from shared.imaging.windows import class_entropy
+from shared.imaging.region_sets import Region, pack_regions, put_regions, region_row
+from shared.imaging.windows import Window, class_entropy
 from shared.storage import Store, sha256
 
 CLASSES = Classes.of("stroma", "tumor")
@@ -43,16 +43,11 @@ def make_region_set(
     for number, (slide, split) in enumerate(splits.items()):
         rng = np.random.default_rng(number)
         made = [texture_region(f"{slide}_{i}_0", slide, size, rng) for i in range(regions)]
-        rows: list[dict[str, object]] = []
+        rows = []
         for i, region in enumerate(made):
             shares = np.bincount(region.labels.ravel(), minlength=3) / size**2
-            rows.append(
-                {
-                    "key": region.key, "slide": slide, "x": i, "y": 0, "size": size, "mpp": 0.5,
-                    "tissue": 1 - shares[0], "fractions": shares.tolist(),
-                    "entropy": float(class_entropy(shares)),
-                }
-            )  # fmt: skip
+            window = Window(i, 0, tuple(shares.tolist()), float(class_entropy(shares)))
+            rows.append(region_row(region, i, 0, window, RegionRule(size=size)))
         tar = pack_regions(made)
         put_regions(store, name, slide, rows, tar)
         parts.append(RegionSetSlide(slide=slide, split=split, regions=regions, sha256=sha256(tar)))

@@ -11,12 +11,12 @@ from services.cluster.gallery import find_examples
 from shared.arrays import UInt8
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord, cohort_key
-from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
+from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, write_label_map
 from shared.imaging.marks import PARTLY, mark_png
 from shared.imaging.region_cutting import cut_regions
-from shared.imaging.region_index import write_region_index
+from shared.imaging.region_index import put_region_set
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
 from shared.imaging.stored_slides import open_label_map, open_slide
@@ -99,9 +99,7 @@ def sum_up(
         ),
         cautions=cohort.cautions,
     )
-    write_region_index(store, region_set)
-    store.put_json(region_set_key(record.run), region_set)
-    return region_set
+    return put_region_set(store, region_set)
 
 
 def apply_types(store: Store, run: str) -> RegionSet:

@@ -38,16 +38,12 @@ from shared.contracts.ingest import (
     patches_key,
     slide_key,
 )
-from shared.contracts.regions import (
-    RegionSet,
-    RegionSetSlide,
-    region_set_key,
-)
+from shared.contracts.regions import RegionSet, RegionSetSlide
 from shared.errors import InputError, all_quoted
 from shared.imaging.codec import encode_png
 from shared.imaging.marks import mark_png
 from shared.imaging.region_cutting import cut_regions
-from shared.imaging.region_index import write_region_index
+from shared.imaging.region_index import put_region_set
 from shared.imaging.slide import Slide
 from shared.imaging.stored_slides import check_content, local_source, open_label_map, slide_hash
 from shared.jobs import Context, Plan, Shard, Stage
@@ -160,8 +156,7 @@ class IngestStage(Stage[IngestRequest]):
                 tiles=request.tiles,
                 cautions=cautions,
             )
-            write_region_index(store, regions)
-            store.put_json(region_set_key(request.cohort), regions)
+            cautions = put_region_set(store, regions).cautions
         result: dict[str, Any] = {
             "slides": len(done),
             "patients": len({m.patient for m in members.values() if m.patient}),
@@ -176,6 +171,8 @@ class IngestStage(Stage[IngestRequest]):
             ),
             **remarks(request, done),
         }
+        if cautions:
+            result["cautions"] = list(cautions)
         if changed := changed_splits(splits, earlier):
             result["splits changed"] = changed
         if not result["regions"]:

@@ -19,7 +19,13 @@ from shared.contracts.regions import RegionRule
 from shared.errors import InputError, quoted
 from shared.imaging.mask_values import lookup
 from shared.imaging.masks import Mask
-from shared.imaging.region_sets import Region, pack_regions, put_regions
+from shared.imaging.region_sets import (
+    Region,
+    RegionRow,
+    pack_regions,
+    put_regions,
+    region_row,
+)
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import local_source
 from shared.imaging.tile_images import MAX_TILE_SIDE, TileImage, as_seen, check_side, read_image
@@ -198,7 +204,7 @@ def cut_tiles(
     Raises:
         InputError: no tile can be used.
     """
-    table: list[dict[str, object]] = []
+    table: list[RegionRow] = []
     left_out: dict[str, str] = {}
     transparent = synthetic = 0
 
@@ -218,21 +224,10 @@ def cut_tiles(
                 # The number makes keys unique, because files in two folders may share a name.
                 part = "" if stem in slide else f"-{stem[:MAX_STEM]}"
                 key = f"{slide}_{number}{part}_{x}_{y}"
-                table.append(
-                    {
-                        "key": key,
-                        "slide": slide,
-                        "x": x,
-                        "y": y,
-                        "size": rule.size,
-                        "mpp": rule.mpp,
-                        "tissue": 1 - window.fractions[0],
-                        "fractions": window.fractions,
-                        "entropy": window.entropy,
-                    }
-                )
                 inside = np.s_[window.y : window.y + rule.size, window.x : window.x + rule.size]
-                yield Region(key, slide, image[inside], labels[inside])
+                region = Region(key, slide, image[inside], labels[inside])
+                table.append(region_row(region, x, y, window, rule))
+                yield region
 
     tar = pack_regions(regions())
     if len(left_out) == len(rows):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from shared.contracts.regions import RegionRule
 from shared.imaging.label_map import LabelMap
-from shared.imaging.region_sets import Region, pack_regions, put_regions
+from shared.imaging.region_sets import Region, RegionRow, pack_regions, put_regions, region_row
 from shared.imaging.slide import DamagedError, Slide
 from shared.imaging.windows import choose_windows
 from shared.storage import Store, sha256
@@ -53,7 +53,7 @@ def cut_regions(
     side, stride = max(1, round(rule.size * ratio)), max(1, round(rule.stride * ratio))
     windows = choose_windows(labels.whole(), classes, side, stride, rule)
     size = (rule.size, rule.size)
-    rows: list[dict[str, object]] = []
+    rows: list[RegionRow] = []
 
     def regions() -> Iterator[Region]:
         for window in windows:
@@ -64,21 +64,10 @@ def cut_regions(
             except DamagedError:
                 continue
             key = f"{slide_name}_{x}_{y}"
-            rows.append(
-                {
-                    "key": key,
-                    "slide": slide_name,
-                    "x": x,
-                    "y": y,
-                    "size": rule.size,
-                    "mpp": rule.mpp,
-                    "tissue": 1 - window.fractions[0],
-                    "fractions": window.fractions,
-                    "entropy": window.entropy,
-                }
-            )
             mask = labels.read(x, y, size, rule.mpp, (slide.mpp, slide.mpp_y))
-            yield Region(key, slide_name, image, mask)
+            region = Region(key, slide_name, image, mask)
+            rows.append(region_row(region, x, y, window, rule))
+            yield region
 
     tar = pack_regions(regions())
     put_regions(store, name, slide_name, rows, tar)

@@ -11,14 +11,24 @@ import json
 import tarfile
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from shared.contracts.base import Split
-from shared.contracts.regions import RegionSet, region_index_key, region_table_key
+from shared.contracts.regions import (
+    RegionSet,
+    RegionSetSlide,
+    region_index_key,
+    region_set_key,
+    region_table_key,
+)
 from shared.storage import ObjectNotFoundError, Store, sha256
 from shared.storage.formats import read_table
 
@@ -52,21 +62,36 @@ def region_spans(tar: bytes | Path) -> dict[str, tuple[int, int, int, int]]:
     return {key: (*spans[f"{key}.mask.png"], *spans[f"{key}.png"]) for key in keys}
 
 
-def write_region_index(store: Store, record: RegionSet) -> None:
-    """Write the index of a set, whose record is stored after it.
+def put_region_set(store: Store, record: RegionSet) -> RegionSet:
+    """Store the index and the record of a set whose tables and shards are in the store.
 
-    None is written if tables of an earlier version state no places.
+    Returns:
+        The record, with a caution if regions of several splits have the same pixels. Their files
+        may differ, as those of a picture that was saved again.
     """
-    slides = [part.slide for part in record.of_split("train", "val", "test")]
-    if not slides:
-        return
+    cautions = write_region_index(store, record)
+    record = record.model_copy(update={"cautions": (*record.cautions, *cautions)})
+    store.put_json(region_set_key(record.name), record)
+    return record
 
-    def read(slide: str) -> pa.Table:
-        return read_table(store, region_table_key(record.name, slide))
 
-    first = read(slides[0])
+def write_region_index(store: Store, record: RegionSet) -> list[str]:
+    """Write the index of a set. None is written if tables of an earlier version state no places.
+
+    Returns:
+        A sentence on regions whose pixels are in several splits, if there are any.
+    """
+    parts = record.of_split("train", "val", "test")
+    if not parts:
+        return []
+
+    def read(part: RegionSetSlide) -> pa.Table:
+        return read_table(store, region_table_key(record.name, part.slide))
+
+    first = read(parts[0])
     if not set(COLUMNS) <= set(first.column_names):
-        return
+        return []
+    pixels: list[NDArray[np.uint64]] = []
     schema = first.select(COLUMNS).schema.with_metadata({SHARDS: _digest(record)})
     with (
         ThreadPoolExecutor(READERS) as pool,
@@ -74,14 +99,44 @@ def write_region_index(store: Store, record: RegionSet) -> None:
         pq.ParquetWriter(path, schema, write_page_checksum=True) as writer,
     ):
         waiting: list[pa.Table] = []
-        for start in range(0, len(slides), READERS):
-            for table in pool.map(read, slides[start : start + READERS]):
+        for start in range(0, len(parts), READERS):
+            for table in pool.map(read, parts[start : start + READERS]):
                 waiting.append(table.select(COLUMNS).cast(schema))
+                pixels.append(_pixels(table))
             if sum(map(len, waiting)) >= ROW_GROUP:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting = []
         if waiting:
             writer.write_table(pa.concat_tables(waiting))
+    return _repeated(parts, pixels)
+
+
+def _pixels(table: pa.Table) -> NDArray[np.uint64]:
+    """Return the digests of regions' pixels, which tables of an earlier version do not state."""
+    if "pixels" not in table.column_names:
+        return np.zeros(0, np.uint64)
+    return np.asarray(table["pixels"].drop_null(), np.uint64)
+
+
+def _repeated(parts: list[RegionSetSlide], pixels: list[NDArray[np.uint64]]) -> list[str]:
+    """Return a sentence on digests that slides of several splits share, if there are any."""
+    slide = np.repeat(np.arange(len(parts)), [len(each) for each in pixels])
+    every = np.concatenate(pixels)
+    split = np.array([part.split for part in parts])[slide]
+    count, named = 0, dict[str, None]()
+    for here, there in combinations(get_args(Split), 2):
+        left, right = slide[split == here], slide[split == there]
+        _, at, to = np.intersect1d(every[split == here], every[split == there], return_indices=True)
+        count += len(at)
+        for a, b in zip(left[at].tolist(), right[to].tolist(), strict=True):
+            named[f"{parts[a].slide} ({here}) and {parts[b].slide} ({there})"] = None
+    if not count:
+        return []
+    some = "; ".join(list(named)[:3]) + ("; …" if len(named) > 3 else "")
+    return [
+        f"{count} regions have the same pixels in two splits ({some}): the figures are better than "
+        "they would be on new tissue. Leave one of each out, or put both into one split."
+    ]
 
 
 def read_region_index(

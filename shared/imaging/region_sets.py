@@ -13,11 +13,18 @@ import pyarrow as pa
 
 from shared.arrays import Float32, Int64, UInt8
 from shared.contracts.base import Split
-from shared.contracts.regions import RegionSet, region_set_key, region_table_key, region_tar_key
+from shared.contracts.regions import (
+    RegionRule,
+    RegionSet,
+    region_set_key,
+    region_table_key,
+    region_tar_key,
+)
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.region_index import SPANS, read_region_index, region_spans
-from shared.storage import DamagedObjectError, Store, checked_file
+from shared.imaging.windows import Window
+from shared.storage import DamagedObjectError, Store, checked_file, sha256
 from shared.storage.formats import pack_tar, read_table, table_bytes
 
 COLUMNS = pa.schema(
@@ -31,10 +38,14 @@ COLUMNS = pa.schema(
         ("tissue", pa.float32()),  # labelled share of the window
         ("fractions", pa.list_(pa.float32())),  # share of the window per class, background first
         ("entropy", pa.float32()),  # Shannon entropy of the class shares, bits
+        ("pixels", pa.uint64()),  # digest of the pixels; null in older sets
         *((name, pa.int64()) for name in SPANS),  # place in the shard, bytes; null in older sets
     ]
 )
 
+
+RegionRow = dict[str, object]
+"""A row of a table of regions."""
 
 OPEN_SHARDS = 128
 """Shards that an index keeps on disk; each takes a file handle where the store has a cache."""
@@ -73,21 +84,42 @@ def load_region_set(store: Store, name: str) -> RegionSet:
     return store.get_model(region_set_key(name), RegionSet)
 
 
-def region_table(rows: list[dict[str, object]]) -> bytes:
+def region_table(rows: list[RegionRow]) -> bytes:
     """Write region rows (see `COLUMNS`) as Parquet."""
     return table_bytes(pa.Table.from_pylist(rows, schema=COLUMNS))
 
 
-def put_regions(
-    store: Store, name: str, slide: str, rows: list[dict[str, object]], tar: bytes
-) -> None:
+def region_row(region: Region, x: int, y: int, window: Window, rule: RegionRule) -> RegionRow:
+    """Return `COLUMNS` of a region, without `SPANS`.
+
+    Args:
+        region: the region.
+        x, y: its upper left corner, level-0 pixels.
+        window: the window of the label map that was chosen.
+        rule: the rule that chose it.
+    """
+    return {
+        "key": region.key,
+        "slide": region.slide,
+        "x": x,
+        "y": y,
+        "size": rule.size,
+        "mpp": rule.mpp,
+        "tissue": 1 - window.fractions[0],
+        "fractions": window.fractions,
+        "entropy": window.entropy,
+        "pixels": int(sha256(region.image.tobytes())[:16], 16),
+    }
+
+
+def put_regions(store: Store, name: str, slide: str, rows: list[RegionRow], tar: bytes) -> None:
     """Store the shard of a slide's regions, and their table.
 
     Args:
         store: receives them.
         name: name of the region set.
         slide: name of the slide.
-        rows: `COLUMNS` of each region, without `SPANS`.
+        rows: `region_row` of each region.
         tar: the shard.
     """
     spans = region_spans(tar)

@@ -20,7 +20,7 @@ from heterotissue.cli.fields import check_out
 from heterotissue.edits import Editor
 from heterotissue.lesions import LesionPainter, LesionRule, paint_lesions
 from shared.contracts.models import ModelRef
-from shared.contracts.regions import RegionSet, RegionSetSlide, region_set_key
+from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
 from shared.datasets.field_inputs import put_label_map
 from shared.diffusion.appearances import Appearance
 from shared.diffusion.editing import paint, redraw
@@ -30,8 +30,9 @@ from shared.errors import InputError
 from shared.imaging.label_map import LabelMap
 from shared.imaging.marks import parse_mark
 from shared.imaging.masks import INVERSE, ORIENTATION, turned
-from shared.imaging.region_sets import RegionIndex, pack_regions, put_regions
+from shared.imaging.region_sets import RegionIndex, pack_regions, put_regions, region_row
 from shared.imaging.sandboxed_mask import open_mask
+from shared.imaging.windows import Window
 from shared.models import read_model
 from shared.settings import settings
 from shared.storage import DirectoryStore, sha256
@@ -282,10 +283,7 @@ def put_plain_slide(store: DirectoryStore) -> None:
     parts = []
     for slide, region in regions.items():
         shares = np.bincount(region.labels.ravel(), minlength=3) / region.labels.size
-        row = {
-            "key": region.key, "slide": slide, "x": 0, "y": 0, "size": 64, "mpp": 0.5,
-            "tissue": 1 - shares[0], "fractions": shares.tolist(), "entropy": 0.5,
-        }  # fmt: skip
+        row = region_row(region, 0, 0, Window(0, 0, tuple(shares), 0.5), RegionRule(size=64))
         tar = pack_regions([region])
         put_regions(store, "two", slide, [row], tar)
         parts.append(RegionSetSlide(slide=slide, split="train", regions=1, sha256=sha256(tar)))

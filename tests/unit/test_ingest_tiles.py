@@ -202,3 +202,31 @@ def test_a_table_of_tiles_names_its_authors_files_only(
     store.put(table, b"PAR1 no table")
     with pytest.raises(InputError, match="is not a table of tiles"):
         read_tiles(store, table)
+
+
+def test_a_tile_that_was_saved_again_is_found_in_the_other_split(tmp_path: Path) -> None:
+    folder, store = tmp_path / "tiles", DirectoryStore(tmp_path / "store")
+    write_tiles(folder)
+    status = ingest_tiles(store, folder, CLASSES)
+    assert status.result is not None
+    assert "cautions" not in status.result
+    for name in ("p3-1.png", "p3-1.mask.png"):
+        with Image.open(folder / "test/tumor" / name) as image:
+            image.save(folder / "train/tumor" / name.replace("p3", "p4"), compress_level=1)
+    status = ingest_tiles(store, folder, CLASSES)
+    assert status.result is not None
+    (caution,) = status.result["cautions"]
+    assert caution.startswith(
+        "1 regions have the same pixels in two splits (4 (train) and 3 (test)"
+    )
+    assert load_region_set(store, "t").cautions == (caution,)
+
+
+def test_a_tile_of_several_pictures_is_refused(tmp_path: Path) -> None:
+    one, other = (Image.new("RGB", (64, 64), color) for color in ("white", "pink"))
+    for kind in ("gif", "png", "webp", "tiff"):
+        one.save(tmp_path / f"a.{kind}", save_all=True, append_images=[other])
+        with pytest.raises(InputError, match=r"animated|holds 2 images of 64×64 px"):
+            tile_images.read_image(tmp_path / f"a.{kind}")
+    one.save(tmp_path / "levels.tiff", save_all=True, append_images=[one.resize((32, 32))])
+    assert tile_images.read_image(tmp_path / "levels.tiff").pixels.shape == (64, 64, 3)
