@@ -10,7 +10,9 @@ from pathlib import Path
 from heterotissue.sources.records import Found, SlideEntry, shown, some
 from shared.errors import InputError
 
-MASK_SUFFIXES = (".tiff", ".tif", ".png", ".npy", ".bmp", ".jpg", ".jpeg", ".webp")
+MASK_SUFFIXES = (
+    ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".png", ".npy", ".bmp", ".jpg", ".jpeg", ".webp",
+)  # fmt: skip
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 """Suffixes of pictures that no scanner writes."""
@@ -44,6 +46,11 @@ ENDINGS = (
 
 Case does not matter. Where a slide has several annotations, the first of this list is taken.
 """
+
+
+def stem_of(path: Path) -> str:
+    """Return a file's name without its suffix, of which '.ome' is a part."""
+    return path.stem[: -len(".ome")] if path.stem.lower().endswith(".ome") else path.stem
 
 
 class Labels:
@@ -90,9 +97,7 @@ class Labels:
 
 
 def _candidates(path: Path, endings: tuple[str, ...], own: bool) -> Iterator[str]:
-    stems = [path.stem, path.name]
-    if path.stem.lower().endswith(".ome"):
-        stems.append(path.stem[:-4])
+    stems = dict.fromkeys((path.stem, path.name, stem_of(path)))
     of_picture = PICTURE_MASKS if path.suffix.lower() in PICTURES else ()
     for ending in (*endings, *of_picture):
         for stem in stems:

@@ -16,6 +16,7 @@ from heterotissue.sources.annotations import (
     MASK_SUFFIXES,
     PICTURES,
     name_endings,
+    stem_of,
 )
 from heterotissue.sources.dicom import Instance, is_dicom, one_slide_each, read_instance
 from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
@@ -301,7 +302,7 @@ def is_mask(path: Path) -> bool:
     """Say whether a file's name, or that of a slide beside it, marks it as a label image."""
     if path.suffix.lower() not in MASK_SUFFIXES:
         return False
-    return path.stem.lower().endswith(MASK_ENDINGS) or _mask_of_slide(path)
+    return stem_of(path).lower().endswith(MASK_ENDINGS) or _mask_of_slide(path)
 
 
 def _mask_of_slide(path: Path) -> bool:
@@ -311,8 +312,9 @@ def _mask_of_slide(path: Path) -> bool:
 
 def _beside(path: Path, endings: tuple[str, ...], suffixes: set[str] = SLIDES) -> bool:
     """Say whether a file is beside a slide of its name without one of some endings."""
-    ending = next((e for e in endings if path.stem.lower().endswith(e)), None)
-    return ending is not None and _slide_beside(path, path.stem[: -len(ending)], suffixes)
+    stem = stem_of(path)
+    ending = next((e for e in endings if stem.lower().endswith(e)), None)
+    return ending is not None and _slide_beside(path, stem[: -len(ending)], suffixes)
 
 
 def _slide_beside(path: Path, stem: str, suffixes: set[str] = SLIDES) -> bool:

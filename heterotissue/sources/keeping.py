@@ -16,6 +16,7 @@ from heterotissue.sources.annotations import add_labels
 from heterotissue.sources.names import Named, RenamedError, distinct_names
 from heterotissue.sources.patients import add_patients
 from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
+from heterotissue.sources.unread import why_refused
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
 from shared.errors import InputError
 from shared.imaging.redaction import NoSlideError, apply, in_zarr, is_left_out, redactions
@@ -199,11 +200,11 @@ def _hash_all(
         except NoSlideError as error:
             found.refuse(entry.path, str(error))
         except InputError as error:
-            found.refuse(
-                entry.path,
+            because = (
                 f"its label and macro images cannot be taken out of a copy: {error}. Copy it whole "
-                "with --keep-source, or leave it where it is with --in-place",
+                "with --keep-source, or leave it where it is with --in-place"
             )
+            found.refuse(entry.path, why_refused(entry.path) or because)
         except OSError as error:
             found.refuse(error.filename or entry.path, f"cannot be read: {explain(error)}")
         progress(number + 1, len(found.slides))
@@ -246,13 +247,7 @@ def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
         first, *others = sorted(items, key=lambda item: item.entry.labels is None)
         kept.append(first)
         for item in others:
-            if item.labels_sha256 not in {None, first.labels_sha256}:
-                found.refuse(
-                    item.entry.path,
-                    f"has the same content as {shown(first.entry.below)}, but another annotation: "
-                    "remove the one that is wrong",
-                )
-            elif facts := _differences(first.entry, item.entry):
+            if facts := _differences(first, item):
                 found.refuse(
                     item.entry.path,
                     f"has the same content as {shown(first.entry.below)}, but another {facts}: "
@@ -260,16 +255,18 @@ def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
                 )
         if others:
             names = some(shown(item.entry.below) for item in others)
-            have = "has" if len(others) == 1 else "have"
             found.notes.append(
-                f"{names} {have} the same content as {shown(first.entry.below)}: taken once"
+                f"{names} {'has' if len(others) == 1 else 'have'} the same content as "
+                f"{shown(first.entry.below)}: taken once"
             )
     return kept
 
 
-def _differences(one: SlideEntry, other: SlideEntry) -> str:
-    """Name what two entries say differently of a slide."""
-    facts = {name: (getattr(one, name), getattr(other, name)) for name in SAID}
+def _differences(first: _Hashed, other: _Hashed) -> str:
+    """Name what another entry says differently of a slide."""
+    if other.labels_sha256 not in {None, first.labels_sha256}:
+        return "annotation"
+    facts = {name: (getattr(first.entry, name), getattr(other.entry, name)) for name in SAID}
     return " and ".join(name for name, (a, b) in facts.items() if None not in (a, b) and a != b)
 
 

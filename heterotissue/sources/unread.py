@@ -1,8 +1,11 @@
-"""Formats of slides and microscope images that are not read, and how to convert them."""
+"""Why a file is not read as a slide, and how to convert formats that are not read."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from shared.errors import InputError
+from shared.imaging.slide import Slide
 
 _BIOFORMATS = "OME-TIFF, by QuPath or bioformats2raw"
 _SCANNER = "TIFF or DICOM, by its scanner's own software"
@@ -48,3 +51,12 @@ def why_unread(path: Path) -> str | None:
         return None
     name, target = known
     return f"is in a format that is not read, {name}: convert it to {target}"
+
+
+def why_refused(path: Path) -> str:
+    """Say why a file is refused as a slide, in words that follow its name; '' if it is not."""
+    try:
+        Slide.open(path, mpp=1.0).close()
+    except InputError as error:
+        return str(error).removeprefix(path.name).lstrip()
+    return ""

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from heterotissue import cli
 from shared.contracts.embed import features_key
@@ -204,8 +205,13 @@ def test_slides_that_are_stored_turned_are_refused(
     tag = (274, "H", 1, 3, True)
     image = tifffile.imread(folder / "s.tif")
     tifffile.imwrite(folder / "s.tif", image, tile=(256, 256), photometric="rgb", extratags=[tag])
-    assert ingest(store, folder) == 2
-    assert "stored turned" in " ".join(capsys.readouterr().err.split())
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(image).save(folder / "p.jpg", exif=exif)
+    assert ingest(store, folder, "--mpp", "0.5") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("stored turned") == 2
+    assert "--keep-source" not in said  # that copy would be refused too
 
 
 def test_one_spelling_of_a_patient_is_another_of_the_same(

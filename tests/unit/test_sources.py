@@ -38,8 +38,8 @@ def test_what_is_no_slide_is_skipped_with_a_note(tmp_path: Path) -> None:
     slide(tmp_path / "a.svs")
     for name in (
         "._a.svs", ".b.svs", "c.svs.part", "d.svs.crdownload", "e.svs~", "f.svs.zip",
-        "a_mask.png", "a-labels.tif", "a.svs.geojson", "a_thumbnail.jpg", "g_mask.tif", "n.txt",
-        "a.vsi",
+        "a_mask.png", "a_mask.ome.tif", "a-labels.tif", "a.svs.geojson", "a_thumbnail.jpg",
+        "g_mask.tif", "n.txt", "a.vsi",
     ):  # fmt: skip
         slide(tmp_path / name)
     found = find_slides([tmp_path])
