@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -371,8 +372,10 @@ def _moved(builder: dict[str, Any]) -> str | None:
         if kind not in SAME_PLACES and (kind, rotation) != ("rotated", "ROTATE_NONE"):
             return f"{kind} {rotation}".strip()[:80]
         builder = builder["builder"]
-    turned = any(str(argument).startswith("--rotate") for argument in builder.get("args") or ())
-    return "--rotate" if turned else None
+    options = " ".join(map(str, builder.get("args") or ()))
+    # Options of Bio-Formats: it was turned, or is not the first image in the file.
+    other = re.search(r"--rotate|--series[ =]0*[1-9]\d*", options)
+    return other[0] if other else None
 
 
 def _uris(part: Any) -> Iterator[str]:

@@ -279,7 +279,8 @@ def test_images_that_qupath_moves_are_refused_alone(htd: Any, tmp_path: Path) ->
         {"builderType": "sparse", "regions": [{"region": region, "serverBuilder": file("d")}]},
         made("made later", file("e")),
         file("f", args=["--rotate", "ROTATE_90"]),
-        made("color_deconvolved", file("g", args=["--no-crop"])),
+        made("color_deconvolved", file("g", args=["--series", "0", "--no-crop"])),
+        file("h", args=["--series", "2"]),
     ]
     project = tmp_path / "project.qpproj"
     project.write_text(json.dumps({"images": [{"serverBuilder": one} for one in builders]}))
@@ -291,7 +292,8 @@ def test_images_that_qupath_moves_are_refused_alone(htd: Any, tmp_path: Path) ->
                   "row 3: shows c.png otherwise than the file holds it (affine)",
                   "row 4: shows d.png otherwise than the file holds it (sparse)",
                   "row 5: shows e.png otherwise than the file holds it (made later)",
-                  "row 6: shows f.png otherwise than the file holds it (--rotate)"):  # fmt: skip
+                  "row 6: shows f.png otherwise than the file holds it (--rotate)",
+                  "row 8: shows h.png otherwise than the file holds it (--series 2)"):  # fmt: skip
         assert words in done.text
     assert "add the file to the project as it is, and draw there" in done.text
 
