@@ -71,7 +71,9 @@ def estimate(sampler: LoadedModel, size: int, batch: int) -> Estimate:
 
     def compute(number: int) -> object:
         # In fp32, because the counter cannot see through the casts of mixed precision.
-        return sampler.pipeline(labels, crops, range(batch), settings(number), precision="fp32")
+        # One image, because operations grow with their number.
+        one = (labels[:1], crops[:1], range(1))
+        return sampler.pipeline(*one, settings(number), precision="fp32")
 
     sampler.generate(labels, crops, range(batch), settings(SHORT_STEPS))  # not timed: warms up
     began = time.perf_counter()
@@ -82,7 +84,7 @@ def estimate(sampler: LoadedModel, size: int, batch: int) -> Estimate:
     flops = _extrapolate(short, long, after)
     return Estimate(
         evaluations=evaluations,
-        flops=flops / batch,
+        flops=flops,
         seconds=seconds / batch,
         stored=len(encode_png(image)) + len(encode_png(labels[0])),
     )

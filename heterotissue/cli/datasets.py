@@ -212,7 +212,10 @@ def estimate(
         int | None,
         typer.Option(min=32, help="Side of an image in pixels; default: the model's."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Number of images made at a time.")] = 16,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images made at a time; default: 16, or 2 on a processor."),
+    ] = None,
     tflops: Annotated[
         float | None,
         typer.Option(
@@ -250,7 +253,8 @@ def estimate(
     device = choose_device(target.config.device)
     sampler = load_model(target.store, find_version(target.store, str(model)), device)
     prepare(target.config.threads)
-    with working("measuring"):
+    batch = batch or (2 if device == "cpu" else 16)
+    with working(f"measuring a batch of {batch}"):
         cost = measure(sampler, size or sampler.record.size, batch)
     hours = images * cost.seconds / 3600
     rows = {
