@@ -50,6 +50,11 @@ class JobRecord(Contract):
     trace: str = Field(
         "", description="traceparent of the span that submitted it, such as an HTTP request's"
     )
+    inputs: dict[str, str] = Field(
+        {},
+        description="SHA-256 of the records that the request reads, as they were when it was "
+        "submitted: key → digest",
+    )
     earlier: str | None = Field(
         None, description="job whose names this one took over; its unchanged shards are kept"
     )

@@ -287,6 +287,7 @@ class Unit:
             islice(before(ledger, job, plan, self.segment.phase), SEGMENT)
             if plan and self.name != PLAN
             else (),
+            record.inputs,
         )
         set_threads(self.config.threads)
         result: dict[str, Any] = {}

@@ -35,17 +35,21 @@ class Ledger(Reader):
         Raises:
             InputError: an input of the request is not in the store.
         """
-        records = self._records(request, request.inputs())
-        records |= self._records(request, request.further_inputs(records))
+        inputs = self._inputs(request)
         for key, written in request.optional_inputs().items():
             if self.store.exists(key) and (found := self.store.get(key)) != written:
-                records[key] = found
-        inputs = {key: sha256(data) for key, data in records.items()}
+                inputs[key] = sha256(found)
         inputs |= {name: file_identity(self.store, name) for name in request.files()}
         identity = {"request": request.model_dump(mode="json"), "inputs": inputs}
         digest = sha256(json.dumps(identity, sort_keys=True).encode())
         own = f"{request.stage}-{digest[:16]}"
         return f"{self.owner}.{own}" if self.owner else own
+
+    def _inputs(self, request: Request) -> dict[str, str]:
+        """Return the SHA-256 of the records that a request reads: key → digest."""
+        records = self._records(request, request.inputs())
+        records |= self._records(request, request.further_inputs(records))
+        return {key: sha256(data) for key, data in records.items()}
 
     def _records(self, request: Request, keys: Iterable[str]) -> dict[str, bytes]:
         records = {}
@@ -112,6 +116,7 @@ class Ledger(Reader):
             version=VERSION,
             submission=before.submission if before and goes_on else time.time_ns(),
             trace=before.trace if before and goes_on else new_traceparent(),
+            inputs=before.inputs if before else self._inputs(request),
             earlier=before.earlier if before else None if fresh else earlier,
         )
         if before and not goes_on:
@@ -138,8 +143,8 @@ class Ledger(Reader):
     def reopen(self, job: str, shards: str) -> None:
         """Open a job again, to repeat the shards whose ids start with `shards`.
 
-        This is for a person's change to an object that these shards read. `finish` runs again
-        too; the other shards stay done.
+        This is for a person's change to an object that these shards read. They read all records
+        as they are now. `finish` runs again too; the other shards stay done.
         """
         snapshot = self.snapshot(job)
         record, plan = snapshot.record, snapshot.plan
@@ -147,7 +152,11 @@ class Ledger(Reader):
         for segment in plan.every if plan else ():
             if plan and any(shard.id.startswith(shards) for shard in plan.shards(segment)):
                 forget(self.store, job, segment, shards, every=True)
-        update = {"submission": time.time_ns(), "trace": new_traceparent()}
+        update = {
+            "submission": time.time_ns(),
+            "trace": new_traceparent(),
+            "inputs": {key: sha256(self.store.get(key)) for key in record.inputs},
+        }
         self._open(job, record.model_copy(update=update))
 
     def forget(self, job: str, unit: str) -> None:

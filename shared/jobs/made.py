@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from threading import Lock
 
-from shared.errors import HeteroTissueError
+from shared.errors import HeteroTissueError, InputError
 
 Outputs = tuple[str, Mapping[str, str]]
 """A unit, and what it made: key → SHA-256."""
@@ -24,6 +24,16 @@ class DamagedOutputError(HeteroTissueError):
         self.unit = unit
 
 
+class ChangedInputError(InputError):
+    """A record that a job reads is not as it was when the job was submitted."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"{key} has changed since this job was submitted, so that its results would be of two "
+            "kinds: submit the request again"
+        )
+
+
 class Made:
     """Outputs of the earlier units that a unit has to do with, as far as they fit in memory.
 
@@ -31,6 +41,7 @@ class Made:
         changing: keys that people may change.
         own: beginnings of the keys that only units of this job make.
         further: more earlier units, which are asked for such a key alone.
+        inputs: SHA-256 of the records that the job began with, by key.
     """
 
     UNITS = 4000
@@ -40,7 +51,9 @@ class Made:
         changing: Iterable[str] = (),
         own: tuple[str, ...] = (),
         further: Iterable[Outputs] = (),
+        inputs: Mapping[str, str] | None = None,
     ) -> None:
+        self._inputs = inputs or {}
         self._changing = frozenset(changing)
         self._own, self._further = own, iter(further)
         self._asking = Lock()
@@ -75,11 +88,15 @@ class Made:
             yield self._asked[number]
 
     def check(self, key: str, digest: Callable[[], str]) -> None:
-        """Raise `DamagedOutputError` if units made an object, and none of them what is there.
+        """Check that an object is as an earlier unit made it, or as the job began with it.
 
         Args:
             key: key of the object.
             digest: returns the SHA-256 of what is there.
+
+        Raises:
+            DamagedOutputError: units made it, and none of them what is there.
+            ChangedInputError: it is an input of the job, and another one than at its beginning.
         """
         last, found = "", ""
         for unit, made in self.find(key):
@@ -88,3 +105,5 @@ class Made:
                 return
         if last:
             raise DamagedOutputError(last, key)
+        if key in self._inputs and self._inputs[key] != digest():
+            raise ChangedInputError(key)

@@ -113,8 +113,9 @@ class Claims:
     def _holder(self, name: str) -> str | None:
         """Return the job that holds a name, as `owner` does.
 
-        Jobs that ended before a unit was done have made nothing, and do not count; where the record
-        of the owner is gone or damaged, this job holds what it has made.
+        Jobs that ended before a unit was done do not count, but the first one holds what its plan
+        has written. Where the record of the owner is gone or damaged, this job holds what it has
+        made.
         """
         other, seen = owner(self.store, name), {self.job}
         while other and other not in seen:
@@ -123,9 +124,10 @@ class Claims:
             try:
                 if snapshot.result is None or snapshot.result.state not in WITHOUT_RESULT:
                     return other
-                if (plan := snapshot.plan) and any(map(snapshot.count_done, plan.every)):
+                plan, before = snapshot.plan, snapshot.record.earlier
+                if plan and (before is None or any(map(snapshot.count_done, plan.every))):
                     return other
-                other = snapshot.record.earlier
+                other = before
             except (JobNotFoundError, UnreadableRecordError):
                 return other
         return other or (self.job if self._made(name) else other)

@@ -37,6 +37,10 @@ class ChainRequest(Request):
 
     name: Name = "n"
     way: str = "get"
+    source: str | None = None
+
+    def inputs(self) -> list[str]:
+        return [self.source] if self.source else []
 
     def products(self) -> list[str]:
         return [f"out/{self.name}"]
@@ -59,6 +63,7 @@ class ChainStage(Stage[ChainRequest]):
             return READS[request.way](context.store, key)
 
         made = read("out/n/chosen") + read("scratch/n/facts")
+        made += read(request.source) if request.source else b""
         if shard.id == "second":
             made += read("out/n/first-0")
         if shard.id == "third":  # reads what lies two phases back, and which it does not state
@@ -122,6 +127,26 @@ def test_a_job_ends_as_if_nothing_had_been_damaged(
     assert status.result is not None
     assert status.result["units"] == 4
     assert outcome(ledger.store) == expected
+
+
+@pytest.mark.parametrize("way", READS)
+@pytest.mark.parametrize("after", UNITS[:-1])
+def test_a_record_that_changes_while_a_job_runs_does_not_make_it_of_two_kinds(
+    ledger: Ledger, after: str, way: str
+) -> None:
+    store = ledger.store
+    store.put("in/a", b"one")
+    request = ChainRequest(source="in/a", way=way)
+    job = ledger.submit(request)
+    work(ledger, job, UNITS[: UNITS.index(after) + 1])
+    store.put("in/a", b"two")
+    status = run_job(ledger, ChainStage(), job, config=CONFIG)
+    assert status.state != "done"
+    assert "in/a has changed since this job was submitted" in " ".join(status.failed.values())
+    again = ledger.submit(request)
+    assert again != job
+    assert run_job(ledger, ChainStage(), again, config=CONFIG).state == "done"
+    assert all(b"two" in store.get(f"out/n/{unit}") for unit in UNITS[1:])
 
 
 @pytest.mark.parametrize(
