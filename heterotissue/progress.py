@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -122,12 +121,7 @@ class RichReporter(Reporter):
         self.bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
     def phase(self, job: str, phase: int, phases: int, settled: int, total: int) -> None:
@@ -197,12 +191,7 @@ class LineReporter(Reporter):
         self._lines.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lines.__exit__()
 
     def phase(self, job: str, phase: int, phases: int, settled: int, total: int) -> None:

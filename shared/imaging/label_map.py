@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -121,12 +120,7 @@ class LabelMap:
     def __enter__(self) -> LabelMap:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def _decode(self, tile: int) -> UInt8:

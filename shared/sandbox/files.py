@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from operator import index
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,12 +156,7 @@ class SandboxedFile:
     def __enter__(self) -> SandboxedFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _receive(self) -> dict[str, Any]:
