@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from shared.contracts.base import Classes, Contract, FileName, Name, Request, Seed
 from shared.contracts.image import GivenCrop
@@ -28,6 +28,17 @@ from shared.contracts.synthesize import SamplingChoice, own_regions
 
 FIELD_INPUTS = "fields/inputs/"
 WORK = "fields/.work/"
+
+
+def _free(name: str) -> str:
+    """Refuse the name whose folder holds the uploads of all fields."""
+    if f"fields/{name}/" == FIELD_INPUTS:
+        raise ValueError(f"{name!r} is the folder of uploaded maps and crops: take another name")
+    return name
+
+
+FieldName = Annotated[Name, AfterValidator(_free)]
+"""The name of a new field."""
 
 MAX_SIDE = 1 << 20
 """Greatest side of a field, pixels."""
@@ -90,7 +101,7 @@ class FieldRequest(SamplingChoice, Request):
     stage: ClassVar[str] = "field"
     scratch: ClassVar[tuple[str, ...]] = (WORK,)
 
-    field: Name
+    field: FieldName
     model: Name
     version: Name = "1"
     labels: FileName | None = Field(

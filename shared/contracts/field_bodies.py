@@ -7,7 +7,14 @@ from typing import Literal
 from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, Name
-from shared.contracts.field import Appearances, CropPlace, FieldRecord, SampledMap, check_places
+from shared.contracts.field import (
+    Appearances,
+    CropPlace,
+    FieldName,
+    FieldRecord,
+    SampledMap,
+    check_places,
+)
 from shared.contracts.gateway import MAX_CROPS, CropBody
 from shared.contracts.jobs import JobStatus
 from shared.contracts.synthesize import SamplingChoice
@@ -22,7 +29,7 @@ class PlacedCropBody(CropBody):
 class FieldBody(SamplingChoice):
     """A request for a field: one image of any size."""
 
-    field: Name
+    field: FieldName
     model: Name
     version: Name = "1"
     labels: Base64Bytes | None = Field(

@@ -32,7 +32,9 @@ then it runs again what made them. `submit(fresh=True)` deletes any job and star
 
 A unit compares what it reads of its job with the hashes in the markers of the plan and of earlier
 units; what differs or is gone is made again first (`shared.jobs.made`). If the plan is to be made
-again, that is a new submission. Before a job is done, all outputs are looked for once more.
+again, that is a new submission. Records of other jobs must stay as they were when the job was
+submitted; else it fails, and its request is another job from then on. Before a job is done, all
+outputs are looked for once more.
 
 The names of a result, such as datasets/<name>, belong to one job (`shared.jobs.names`). A job that
 takes over the names of an earlier one keeps the outputs of unchanged shards (`shared.jobs.reuse`).
@@ -41,7 +43,7 @@ takes over the names of an earlier one keeps the outputs of unchanged shards (`s
 from shared.contracts.jobs import JobStatus
 from shared.jobs.execution import execute
 from shared.jobs.leases import Leases, NoLeases, StoreLeases
-from shared.jobs.ledger import Ledger
+from shared.jobs.ledger import Identity, Ledger
 from shared.jobs.names import NameTakenError
 from shared.jobs.plan import StoredPlan, store_plan
 from shared.jobs.records import UnreadableRecordError
@@ -53,6 +55,7 @@ from shared.jobs.working import wait_for_world, work
 
 __all__ = [
     "Context",
+    "Identity",
     "JobStatus",
     "Leases",
     "Ledger",

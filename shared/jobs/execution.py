@@ -22,7 +22,7 @@ from shared.errors import CancelledError, HandedBackError, InputError
 from shared.jobs.earlier import before, outputs_of, read_by
 from shared.jobs.late import put_marker, take_back
 from shared.jobs.leases import Leases
-from shared.jobs.ledger import Ledger
+from shared.jobs.ledger import Identity, Ledger
 from shared.jobs.made import DamagedOutputError, Made
 from shared.jobs.markers import Finished, forget_sum, maker_of
 from shared.jobs.names import Claims
@@ -124,7 +124,9 @@ def _run_in_turn(own: Unit) -> list[str]:
             log.warning("%s: %s", job, error)
             if error.unit == PLAN and ledger.opened(job) == number:
                 # A new submission, because other workers know the plan of this one.
-                ledger.submit(ledger.known_request(job, number, own.stage.request), job=job)
+                request = ledger.known_request(job, number, own.stage.request)
+                same = Identity(job, ledger.known(job, number)[0].inputs)
+                ledger.submit(request, identity=same)
             elif error.unit != PLAN:
                 ledger.forget(job, error.unit)
             return [error.unit]

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.contracts.base import Request
 from shared.contracts.jobs import JobRecord, JobResult, State
@@ -26,30 +26,43 @@ from shared.tracing import new_traceparent
 VERSION = metadata.version("heterotissue")
 
 
+class Identity(NamedTuple):
+    """What tells a job from others.
+
+    Attributes:
+        job: its id: owner, stage, and a hash of the request and of the content that it reads.
+        inputs: SHA-256 of the records that the request reads, by key.
+    """
+
+    job: str
+    inputs: dict[str, str]
+
+
 class Ledger(Reader):
     """Reads and writes the objects of jobs in one store."""
 
     def identify(self, request: Request) -> str:
-        """Return the job's id: owner, stage, and a hash of the request and its inputs' content.
+        """Return the id of a request's job. Raises as `identity`."""
+        return self.identity(request).job
+
+    def identity(self, request: Request) -> Identity:
+        """Return what tells the job of a request from others.
 
         Raises:
             InputError: an input of the request is not in the store.
         """
-        inputs = self._inputs(request)
-        for key, written in request.optional_inputs().items():
-            if self.store.exists(key) and (found := self.store.get(key)) != written:
-                inputs[key] = sha256(found)
-        inputs |= {name: file_identity(self.store, name) for name in request.files()}
-        identity = {"request": request.model_dump(mode="json"), "inputs": inputs}
-        digest = sha256(json.dumps(identity, sort_keys=True).encode())
-        own = f"{request.stage}-{digest[:16]}"
-        return f"{self.owner}.{own}" if self.owner else own
-
-    def _inputs(self, request: Request) -> dict[str, str]:
-        """Return the SHA-256 of the records that a request reads: key → digest."""
         records = self._records(request, request.inputs())
         records |= self._records(request, request.further_inputs(records))
-        return {key: sha256(data) for key, data in records.items()}
+        inputs = {key: sha256(data) for key, data in records.items()}
+        read = dict(inputs)
+        for key, written in request.optional_inputs().items():
+            if self.store.exists(key) and (found := self.store.get(key)) != written:
+                read[key] = sha256(found)
+        read |= {name: file_identity(self.store, name) for name in request.files()}
+        whole = {"request": request.model_dump(mode="json"), "inputs": read}
+        digest = sha256(json.dumps(whole, sort_keys=True).encode())
+        own = f"{request.stage}-{digest[:16]}"
+        return Identity(f"{self.owner}.{own}" if self.owner else own, inputs)
 
     def _records(self, request: Request, keys: Iterable[str]) -> dict[str, bytes]:
         records = {}
@@ -69,7 +82,7 @@ class Ledger(Reader):
         *,
         fresh: bool = False,
         replace: bool = False,
-        job: str | None = None,
+        identity: Identity | None = None,
     ) -> str:
         """Record a job, before anything is queued, and return its id.
 
@@ -82,13 +95,13 @@ class Ledger(Reader):
             request: the request.
             fresh: delete the objects of the job first, so that all its units run again.
             replace: take the names of the result from a job of another request.
-            job: id of the job, if it is known already.
+            identity: what `identity` returns, if it is known already.
 
         Raises:
             InputError: an input of the request cannot be read.
             NameTakenError: a name of the result belongs to a job of another request.
         """
-        job = job or self.identify(request)
+        job, inputs = identity or self.identity(request)
         claims = Claims(self.store, request, job)
         earlier = claims.earlier(replace=replace)
         if earlier is not None and self.is_open(earlier):
@@ -116,7 +129,7 @@ class Ledger(Reader):
             version=VERSION,
             submission=before.submission if before and goes_on else time.time_ns(),
             trace=before.trace if before and goes_on else new_traceparent(),
-            inputs=before.inputs if before else self._inputs(request),
+            inputs=before.inputs if before else inputs,
             earlier=before.earlier if before else None if fresh else earlier,
         )
         if before and not goes_on:

@@ -267,7 +267,7 @@ def _resubmit(chaos: Chaos, *, cancel: bool) -> None:
         if cancel:
             ledger.cancel(job)
             chaos.pause(0, 1)
-        ledger.submit(request, job=job)
+        ledger.submit(request)
         Dispatcher(chaos.stack.direct).start(ledger, job)
 
 
@@ -281,7 +281,7 @@ def _remake(chaos: Chaos) -> None:
         for product in request.products():
             ledger.store.delete_prefix(f"{product}/")
             names.release(ledger.store, product)
-        ledger.submit(request, job=job)
+        ledger.submit(request)
         Dispatcher(chaos.stack.direct).start(ledger, job)
 
 

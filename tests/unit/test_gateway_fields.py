@@ -86,6 +86,18 @@ def test_a_field_is_submitted_and_refused_by_its_parts(gateway: Gateway) -> None
     assert other.get("/v1/fields").json()["items"] == []
     assert other.get("/fields/f").status_code == 404
     assert "No field yet" in other.get("/fields").text
+    assert other.delete("/v1/fields/f").status_code == 404
+    refused = gateway.client.delete("/v1/fields/e")
+    assert (refused.status_code, "fields/e is being made" in refused.text) == (409, True)
+    gateway.client.post(f"/v1/jobs/{waiting}/cancel")
+    for name in ("e", "f"):
+        assert gateway.client.delete(f"/v1/fields/{name}").status_code == 204
+        assert gateway.client.delete(f"/v1/fields/{name}").status_code == 404
+    uploads = gateway.resources.root.list("fields/")
+    assert all(key.startswith("fields/inputs/") for key in uploads)
+    reserved = gateway.client.post("/v1/fields", json=given | {"field": "inputs"})
+    assert (reserved.status_code, "folder of uploaded" in reserved.text) == (422, True)
+    assert gateway.client.get("/v1/fields").json()["items"] == []
 
 
 def check_pages(gateway: Gateway, waiting: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from redis.exceptions import RedisError
 
 from services.gateway.api.limits import Quota
 from services.gateway.api.paths import check_names
@@ -21,7 +22,7 @@ from services.gateway.api.watching import Watching
 from shared.contracts.base import Request as JobRequest
 from shared.contracts.jobs import JobStatus
 from shared.contracts.tenants import LOCAL
-from shared.jobs import Ledger
+from shared.jobs import Identity, Ledger, names
 from shared.storage import Store
 
 bearer = HTTPBearer(auto_error=False, description="a token of this gateway")
@@ -79,22 +80,25 @@ class Caller:
         """Say whether the token or session is still valid."""
         return self.find() is not None
 
-    def submit(self, request: JobRequest, job: str | None = None, *, replace: bool = False) -> str:
+    def submit(
+        self, request: JobRequest, identity: Identity | None = None, *, replace: bool = False
+    ) -> str:
         """Record and queue a job, write an audit record, and return the job's id.
 
-        `job` is the id, if it is known already; `replace` takes the name of the result from
-        another request. A request that is not in the store yet counts as uploaded.
+        `identity` is that of the job, if it is known already; `replace` takes the name of the
+        result from another request. A request that is not in the store yet counts as uploaded.
 
         Raises:
             ProblemError: less than the request's size is left of the quota (429).
         """
         if self.token.tenant != LOCAL:
             check_names(request)
-        job = job or self.ledger.identify(request)
+        identity = identity or self.ledger.identity(request)
+        job = identity.job
         known = self.store.exists(self.ledger.key(job, "request.json"))
         size = 0 if known else len(request.model_dump_json().encode())
         with self.spending("upload_bytes", size):
-            self.resources.submit(self.ledger, request, job, replace=replace)
+            self.resources.submit(self.ledger, request, identity, replace=replace)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
 
@@ -112,6 +116,37 @@ class Caller:
         self.ledger.reopen(job, shards)
         self.resources.start(self.ledger, job)
         self.audit("reopen", job=job, shards=shards)
+
+    def delete(self, product: str, job: str | None) -> None:
+        """Delete what a job has made under a name, with the records of the job.
+
+        Args:
+            product: the name, such as 'datasets/<name>'.
+            job: id of the job; None: no job is known to have made it.
+
+        Raises:
+            ProblemError: it is being made (409).
+        """
+        if job is not None and (self.ledger.is_open(job) or self._is_worked_on(job)):
+            raise ProblemError(
+                409,
+                "in-the-making",
+                f"{product} is being made",
+                remedy=f"POST /v1/jobs/{job}/cancel, and try again in a few seconds",
+                headers={"Retry-After": "5"},
+            )
+        if job is not None:
+            self.ledger.delete(job)
+        self.store.delete_prefix(f"{product}/")
+        names.release(self.store, product)
+        self.audit("delete", job=job, product=product)
+
+    def _is_worked_on(self, job: str) -> bool:
+        """Say whether a worker still holds a lease on a unit of a job; False if Redis is away."""
+        with suppress(RedisError):
+            leases = self.resources.redis.scan_iter(f"lease:{job}/*", count=1000)
+            return next(leases, None) is not None
+        return False
 
     def audit(self, action: str, **details: Any) -> None:
         """Write a record of an action, with its details, to the audit log."""

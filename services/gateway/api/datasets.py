@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -12,7 +11,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from redis.exceptions import RedisError
 
 from services.gateway.api.access import Caller, Listening, MayGenerate, MayRead
 from services.gateway.api.dataset_checks import check_crops, resolve_request
@@ -39,7 +37,7 @@ from shared.contracts.jobs import State
 from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import PRIVATE, DatasetRequest, dataset_key
 from shared.datasets.preview import preview_png
-from shared.jobs import Ledger, names
+from shared.jobs import Ledger
 from shared.models import read_model
 from shared.queue.redis_state import RedisLeases
 from shared.storage import ReadOnceStore, Store, sha256
@@ -151,7 +149,8 @@ def _submit(caller: Caller, request: DatasetRequest, before: Submission | None) 
     """
     store = ReadOnceStore(caller.store)
     resolved = resolve_request(store, request)
-    job = Ledger(store, caller.ledger.owner).identify(request)
+    identity = Ledger(store, caller.ledger.owner).identity(request)
+    job = identity.job
     if before is not None and before.job != job:
         raise ProblemError(
             409,
@@ -164,9 +163,9 @@ def _submit(caller: Caller, request: DatasetRequest, before: Submission | None) 
     if before is None or (ended is not None and ended.state != "done"):
         check_crops(caller.store, resolved)
         with caller.spending("images", request.images):
-            caller.submit(request, job)
+            caller.submit(request, identity)
     else:
-        caller.submit(request, job)
+        caller.submit(request, identity)
     submission = before
     if submission is None:
         submission = Submission(
@@ -239,27 +238,7 @@ def cancel_dataset(own: Changeable) -> DatasetStatus:
 @router.delete("/{dataset}", status_code=204, responses=documented(404, 409))
 def delete_dataset(own: Changeable) -> None:
     """Delete a dataset and the records of its job; refused while the dataset is being made."""
-    job, ledger = own.job, own.caller.ledger
-    if ledger.is_open(job) or _has_lease(own):
-        raise ProblemError(
-            409,
-            "in-the-making",
-            f"dataset {own.name!r} is being made",
-            remedy=f"POST /v1/datasets/{own.name}/cancel, and try again in a few seconds",
-            headers={"Retry-After": "5"},
-        )
-    ledger.delete(job)
-    ledger.store.delete_prefix(dataset_key(own.name, ""))
-    names.release(ledger.store, f"datasets/{own.name}")
-    own.caller.audit("delete", job=job, dataset=own.name)
-
-
-def _has_lease(own: OwnDataset) -> bool:
-    """Say whether a worker still holds a lease on a unit of the job; False if Redis is away."""
-    with suppress(RedisError):
-        leases = own.caller.resources.redis.scan_iter(f"lease:{own.job}/*", count=1000)
-        return next(leases, None) is not None
-    return False
+    own.caller.delete(f"datasets/{own.name}", own.job)
 
 
 @router.get(

@@ -17,7 +17,7 @@ from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
 from services.gateway.api.given_pictures import Pictures, png_sides, read_crop
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
-from services.gateway.api.problems import blaming, documented
+from services.gateway.api.problems import ProblemError, blaming, documented
 from services.gateway.api.slide_lookup import find_slide, label_map
 from services.gateway.api.streams import Wanted, send_object, sending
 from services.gateway.api.turns import decoded
@@ -170,6 +170,19 @@ def get_field_file(
     record = caller.store.get_model(field_key(field, "field.json"), FieldRecord)
     key, name, digest = field_key(field, file), f"{field}-{file}", record.sha256.get(file)
     return send_object(caller.store, key, wanted, TYPES[file], name, digest)
+
+
+@router.delete("/{field}", status_code=204, responses=documented(404, 409))
+def delete_field(field: FieldName, caller: MayGenerate) -> None:
+    """Delete a field and the records of its job; refused while the field is being made."""
+    if find_field(caller, field) is None:
+        raise ProblemError(
+            404,
+            "no-field",
+            f"there is no field {field!r}",
+            remedy="GET /v1/fields lists those there are",
+        )
+    caller.delete(f"fields/{field}", owner(caller.store, f"fields/{field}"))
 
 
 def _slide_labels(caller: Caller, body: FieldBody, model: ModelRecord) -> str:

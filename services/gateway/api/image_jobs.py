@@ -101,7 +101,8 @@ def submit_image(
     """
     name = sha256(request.model_dump_json().encode())[:32]
     request = request.model_copy(update={"image": name})
-    job = caller.ledger.identify(request)
+    identity = caller.ledger.identity(request)
+    job = identity.job
     ended = caller.ledger.result(job)
     done = ended is not None and ended.state == "done" and _is_whole(caller, job, ended)
     if done or caller.ledger.is_open(job):
@@ -112,7 +113,7 @@ def submit_image(
     ):
         for data in inputs:
             caller.store.put(input_key(data), data)
-        return caller.submit(request, job)
+        return caller.submit(request, identity)
 
 
 def given_crop(

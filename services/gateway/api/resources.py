@@ -19,7 +19,7 @@ from services.gateway.api.tokens import Tokens
 from services.gateway.signing import SignedRecords
 from shared.contracts.base import Request
 from shared.contracts.tenants import LOCAL, TenantRecord, tenant_key
-from shared.jobs import Ledger
+from shared.jobs import Identity, Ledger
 from shared.queue.redis_state import read_progress
 from shared.queue.tenants import tenant_ledger
 from shared.queue.worker import Dispatcher, QueueError
@@ -65,22 +65,25 @@ class Resources:
         key = tenant_key(name)
         return self.root.get_model(key, TenantRecord) if self.root.exists(key) else TenantRecord()
 
-    def submit(self, ledger: Ledger, request: Request, job: str, *, replace: bool) -> None:
+    def submit(
+        self, ledger: Ledger, request: Request, identity: Identity, *, replace: bool
+    ) -> None:
         """Record a job and queue it, unless the job is open already.
 
         Args:
             ledger: ledger of the tenant.
             request: the request.
-            job: id of its job.
+            identity: that of its job.
             replace: take the name of the result from a job of another request.
 
         Raises:
             InputError: an input of the request is not in the store.
             NameTakenError: the name of the result belongs to a job of another request.
         """
+        job = identity.job
         if ledger.is_open(job):
             return
-        ledger.submit(request, job=job, replace=replace)
+        ledger.submit(request, identity=identity, replace=replace)
         about = {"job": job, "tenant": ledger.owner or LOCAL}
         log.info("%s: submitted", job, extra=about)
         self.start(ledger, job)
