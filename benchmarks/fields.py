@@ -28,11 +28,12 @@ from PIL import Image
 
 from heterotissue.first_picture import shipped_student
 from services.evaluate.frechet import distance_of
+from services.field.stage import strip_height
 from shared.arrays import Float64, UInt8
 from shared.computing import prepare
 from shared.diffusion.appearances import Appearance
 from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
-from shared.diffusion.field_decoder import FieldDecoder, make_field, probe
+from shared.diffusion.field_decoder import PIECE, FieldDecoder, make_field, probe
 from shared.diffusion.fields import FieldMap, FieldSampler, join
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.diffusion.windows import BATCH
@@ -240,7 +241,7 @@ def measure(
 def compare_time(
     pipeline: HeteroTissuePipeline, crops: Sequence[Crop], size: int
 ) -> dict[str, float]:
-    """Make a field in strips, and by turns the same area in single tiles.
+    """Make a field in strips as its job does, and by turns the same area in single tiles.
 
     So whatever else runs on the machine disturbs both alike. Times are those of the process.
     """
@@ -268,7 +269,7 @@ def compare_time(
             pipeline(own, placed, range(len(own)), precision=PRECISION)
             made += len(own)
 
-    spans = strips(sampler)
+    spans = strips(sampler, strip_height(size))
     parts = (sampler.sampling.steps + 1) * len(spans)
     state = [sampler.noise(*span) for span in spans]
     decoder = timed("field", FieldDecoder, sampler, probe(sampler))
@@ -291,9 +292,9 @@ def compare_time(
     }
 
 
-def strips(sampler: FieldSampler) -> list[tuple[int, int]]:
-    """Cut a field into strips of 512 px."""
-    tall = 512 // sampler.factor
+def strips(sampler: FieldSampler, height: int) -> list[tuple[int, int]]:
+    """Cut a field into strips of a height in pixels."""
+    tall = height // sampler.factor
     return [(top, min(top + tall, sampler.height)) for top in range(0, sampler.height, tall)]
 
 
@@ -304,7 +305,7 @@ def equal_strips(pipeline: HeteroTissuePipeline, rule: CropRule, tile: Tile) -> 
     sampler = FieldSampler(
         pipeline, SIZE, pipeline.sampling, FieldMap.of(labels), [Appearance.of(crops)], 1, PRECISION
     )
-    spans = strips(sampler)
+    spans = strips(sampler, PIECE)
     state = [sampler.noise(*span) for span in spans]
     for step in range(sampler.sampling.steps):
         whole, made = join(state), {}
