@@ -243,7 +243,8 @@ def _drop_stale(store: Store, request: DatasetRequest, numbers: set[int]) -> Non
     """Delete files of an earlier request for this dataset that this request did not write."""
     shards = dataset_key(request.dataset, "shards/")
     for key in store.list(shards):
-        if int(PurePosixPath(key).stem) not in numbers:
+        stem = PurePosixPath(key).stem
+        if not stem.isdecimal() or int(stem) not in numbers:
             store.delete(key)
     exports = dataset_key(request.dataset, "exports/")
     for key in store.list(exports):

@@ -90,7 +90,7 @@ class Marker(Contract):
     result: dict[str, Any] = Field(
         default_factory=dict, description="summary of the shard; empty for the plan"
     )
-    seconds: float
+    seconds: float = 0.0
     host: str = ""
     peak_memory_mb: int = 0
 
@@ -107,6 +107,9 @@ class ParkedUnit(Contract):
 class JobResult(Contract):
     """The final state and result of a job."""
 
+    submission: int = Field(
+        0, description="the submission that ended so; 0: by an earlier version of this program"
+    )
     state: State
     result: dict[str, Any] | None = Field(description="result of the stage; None without one")
     failed: dict[str, str] = Field(description="parked unit → its error")

@@ -27,8 +27,7 @@ The state follows from the objects (`Snapshot`):
                                                                        units stay done
 
 A job that is done stays done when it is submitted again, unless some of its outputs are gone:
-then it runs again what made them. `submit(fresh=True)` deletes any job and starts at planning;
-`reopen` takes any job with a plan back to running.
+then it runs again what made them. `submit(fresh=True)` deletes any job and starts at planning.
 
 A unit compares what it reads of its job with the hashes in the markers of the plan and of earlier
 units; what differs or is gone is made again first (`shared.jobs.made`). If the plan is to be made

@@ -20,6 +20,7 @@ from shared.contracts.jobs import Marker, ParkedUnit, State
 from shared.contracts.tenants import LOCAL
 from shared.errors import CancelledError, HandedBackError, InputError
 from shared.jobs.earlier import before, outputs_of, read_by
+from shared.jobs.last_look import check_all
 from shared.jobs.late import put_marker, take_back
 from shared.jobs.leases import Leases
 from shared.jobs.ledger import Identity, Ledger
@@ -30,7 +31,7 @@ from shared.jobs.plan import SEGMENT, Segment, store_plan
 from shared.jobs.reader import CANCELLED, SHORT
 from shared.jobs.records import UnreadableRecordError, write_record
 from shared.jobs.reporting import Reporter
-from shared.jobs.reuse import keeping, lost_outputs
+from shared.jobs.reuse import keeping
 from shared.jobs.snapshot import Snapshot, stage_of
 from shared.jobs.stage import FINISH, PLAN, Context, Shard, Stage
 from shared.jobs.tries import Tries
@@ -78,6 +79,9 @@ def execute(
         The units to queue again: this one if it failed and may be retried, the unit whose output
         this one has found damaged, else none. `Ledger.waiting` names the units that follow.
     """
+    if stage_of(job) != stage.name:
+        log.warning("%s: %s is no unit of the stage %s, and is left", job, unit, stage.name)
+        return []
     with leases.hold(f"{job}/{unit}") as mine:
         own = Unit(ledger, stage, job, unit, reporter, config)
         waits = 0
@@ -122,14 +126,17 @@ def _run_in_turn(own: Unit) -> list[str]:
             outcome = own.attempt()
         except DamagedOutputError as error:
             log.warning("%s: %s", job, error)
-            if error.unit == PLAN and ledger.opened(job) == number:
+            own.forget_start()
+            if ledger.opened(job) != number:
+                return []
+            for unit in error.units:
+                ledger.forget(job, unit)
+            if PLAN in error.units:
                 # A new submission, because other workers know the plan of this one.
-                request = ledger.known_request(job, number, own.stage.request)
                 same = Identity(job, ledger.known(job, number)[0].inputs)
+                request = ledger.known_request(job, number, own.stage.request)
                 ledger.submit(request, identity=same)
-            elif error.unit != PLAN:
-                ledger.forget(job, error.unit)
-            return [error.unit]
+            return list(error.units)
     return [own.name] if outcome == "retry" else []
 
 
@@ -159,7 +166,7 @@ class Unit:
     segment: Segment = SHORT
     shard: Shard | None = None
     trace: str = ""
-    began: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
     started: int = 0
     failed_before: bool = False
 
@@ -239,7 +246,7 @@ class Unit:
         return Tries(self.ledger.store, key)
 
     def forget_start(self) -> None:
-        """Count this start no longer: the worker was told to end, which is no fault of the unit."""
+        """Count this start no longer: that it ended so is no fault of the unit."""
         if self.counted:
             self._tries.take_back()
 
@@ -316,7 +323,7 @@ class Unit:
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         )
         self._check_now()
-        put_marker(ledger.store, job, self._marker_key, marker)
+        put_marker(ledger, job, self.submission, self._marker_key, marker)
         if self.failed_before and self.segment.name:
             forget_sum(ledger.store, job, self.segment)  # which may count it as parked
         return result
@@ -340,18 +347,12 @@ class Unit:
         result = self.stage.finish(request, done, context)
         state: State = "partial" if snapshot.parked else "done"
         written = context.store
+        own = Marker(outputs=written.outputs, tags=written.tags, removed=tuple(written.removed))
+        check_all(ledger.store, request, snapshot, done, own)
         self._check_now()
-        gone = written.removed.union(written.outputs).union(
-            key
-            for markers in done.markers()
-            for marker in markers.values()
-            for key in marker.removed
+        ledger.close(
+            job, state, result, outputs=own.outputs, removed=own.removed, submission=self.submission
         )
-        lost = lost_outputs(ledger.store, request, done.markers(), gone)
-        for key, unit in lost.items():
-            if not key.startswith(request.scratch):
-                raise DamagedOutputError(unit, key)
-        ledger.close(job, state, result, outputs=written.outputs, removed=written.removed)
 
     def _maker(self, key: str) -> str | None:
         """Return the earlier unit that made an object, which is gone; None: no unit did."""
@@ -382,7 +383,7 @@ class Unit:
         """Say whether the job is open as it was, and nobody did the unit during a long pause."""
         if self.ledger.opened(self.job) != self.submission:
             return False
-        late = time.time() - self.began > self.config.lease_seconds
+        late = time.monotonic() - self.began > self.config.lease_seconds
         return not (late and self.ledger.store.exists(self._marker_key))
 
     @property

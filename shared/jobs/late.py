@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 
 from shared.contracts.base import Request
@@ -11,11 +10,9 @@ from shared.contracts.jobs import Marker, job_key
 from shared.errors import CancelledError
 from shared.jobs.ledger import Ledger
 from shared.jobs.names import Claims, owner
+from shared.jobs.reader import CANCELLED
 from shared.jobs.records import UnreadableRecordError, write_record
-from shared.storage import ObjectNotFoundError, Store, sha256
-
-PATIENCE = 0.5
-"""Seconds that the put of a marker takes at most without a look at its job afterwards."""
+from shared.storage import ObjectNotFoundError, sha256
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +48,17 @@ def take_back(
             log.warning("%s: %s has put %s too late: it is deleted", job, unit, key)
 
 
-def put_marker(store: Store, job: str, key: str, marker: Marker) -> None:
+def put_marker(ledger: Ledger, job: str, submission: str, key: str, marker: Marker) -> None:
     """Mark a unit as done.
 
     Raises:
-        CancelledError: it took so long that the job was deleted meanwhile; no marker is left.
+        CancelledError: the job was deleted or submitted again meanwhile; no marker is left.
     """
-    began = time.monotonic()
+    store = ledger.store
     write_record(store, key, marker)
-    if time.monotonic() - began > PATIENCE and not store.exists(job_key(job, "request.json")):
+    present = ledger.opened(job)
+    gone = present is None and not store.exists(job_key(job, "request.json"))
+    if gone or present not in (None, CANCELLED, submission):
         store.delete(key)
         raise CancelledError(job)
 

@@ -153,25 +153,6 @@ class Ledger(Reader):
         except JobNotFoundError:
             return None
 
-    def reopen(self, job: str, shards: str) -> None:
-        """Open a job again, to repeat the shards whose ids start with `shards`.
-
-        This is for a person's change to an object that these shards read. They read all records
-        as they are now. `finish` runs again too; the other shards stay done.
-        """
-        snapshot = self.snapshot(job)
-        record, plan = snapshot.record, snapshot.plan
-        self._forget_failures(job)
-        for segment in plan.every if plan else ():
-            if plan and any(shard.id.startswith(shards) for shard in plan.shards(segment)):
-                forget(self.store, job, segment, shards, every=True)
-        update = {
-            "submission": time.time_ns(),
-            "trace": new_traceparent(),
-            "inputs": {key: sha256(self.store.get(key)) for key in record.inputs},
-        }
-        self._open(job, record.model_copy(update=update))
-
     def forget(self, job: str, unit: str) -> None:
         """Mark a unit as not done, so that it runs again."""
         try:
@@ -243,10 +224,10 @@ class Ledger(Reader):
         Raises:
             UnreadableRecordError: the record of the job is damaged.
         """
-        if self.store.exists(self.key(job, "result.json")):
+        if self.result(job) is not None:
             self.store.delete(f"open-jobs/{job}")
             return False
-        number = self.store.get(f"open-jobs/{job}").decode()
+        number = self.store.get(f"open-jobs/{job}").decode(errors="replace")
         try:
             record = self.snapshot(job).record
         except JobNotFoundError:
@@ -326,6 +307,7 @@ class Ledger(Reader):
         *,
         outputs: dict[str, str] | None = None,
         removed: Iterable[str] = (),
+        submission: str | None = None,
     ) -> None:
         """Write the job's result, and remove the job from the open jobs.
 
@@ -335,8 +317,14 @@ class Ledger(Reader):
             result: result of the stage; None without one.
             outputs: key → SHA-256 of each object that `finish` wrote.
             removed: keys of objects that `finish` deleted.
+            submission: the submission that has ended; None: the present one.
+
+        Raises:
+            CancelledError: the job was submitted again meanwhile, and stays open.
         """
+        ended = int(submission) if submission else self._submission(job)
         record = JobResult(
+            submission=ended or 0,
             state=state,
             result=result,
             failed=self.errors(job),
@@ -344,4 +332,22 @@ class Ledger(Reader):
             removed=tuple(sorted(removed)),
         )
         write_record(self.store, self.key(job, "result.json"), record)
-        self.store.delete(f"open-jobs/{job}")
+        if self.opened(job) in (None, CANCELLED, str(ended)):
+            self.store.delete(f"open-jobs/{job}")
+        # Whoever submits writes the record first, and then opens the job.
+        present = self._submission(job)
+        if present == ended:
+            return
+        if present is None:  # it is deleted
+            self.store.delete(self.key(job, "result.json"))
+        else:
+            self._put_open(job, self.snapshot(job).record)
+        raise CancelledError(job)
+
+    def _submission(self, job: str) -> int | None:
+        """Return the number of a job's last submission; None: it is deleted, or not readable."""
+        try:
+            record = self._record(job)
+        except UnreadableRecordError:
+            return 0
+        return record.submission if record else None

@@ -13,15 +13,16 @@ Outputs = tuple[str, Mapping[str, str]]
 
 
 class DamagedOutputError(HeteroTissueError):
-    """An output, or the marker, of an earlier unit is gone or damaged: the unit must run again.
+    """Outputs, or markers, of earlier units are gone or damaged: the units must run again.
 
     Attributes:
-        unit: the unit that made it.
+        units: the units that made them.
     """
 
-    def __init__(self, unit: str, key: str) -> None:
-        super().__init__(f"{key} is not what {unit} has written; {unit} runs again")
-        self.unit = unit
+    def __init__(self, unit: str, key: str, *others: str) -> None:
+        more = f", and {len(others)} other units do" if others else ""
+        super().__init__(f"{key} is not what {unit} has written; {unit} runs again{more}")
+        self.units = (unit, *others)
 
 
 class ChangedInputError(InputError):

@@ -108,14 +108,11 @@ def put_sum(store: Store, job: str, segment: Segment, markers: Mapping[str, Mark
     store.put(key, seal_lines(key, lines))
 
 
-def forget(store: Store, job: str, segment: Segment, unit: str, *, every: bool = False) -> None:
-    """Mark a unit of a segment as not done, or every unit whose name starts with `unit`."""
+def forget(store: Store, job: str, segment: Segment, unit: str) -> None:
+    """Mark a unit of a segment as not done."""
     if segment.name:
         forget_sum(store, job, segment)
-    if every:
-        store.delete_prefix(job_key(job, f"{segment.folder}{unit}"))
-    else:
-        store.delete(job_key(job, segment.marker(unit)))
+    store.delete(job_key(job, segment.marker(unit)))
     if segment.name:
         # Again: whoever sums up looks for the markers before and after it writes the record.
         forget_sum(store, job, segment)

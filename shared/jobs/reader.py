@@ -58,7 +58,7 @@ class Reader:
         broke off while it was closed may still look open, until `tidy` sees to it.
         """
         try:
-            number = self.store.get(f"open-jobs/{job}").decode()
+            number = self.store.get(f"open-jobs/{job}").decode(errors="replace")
             return number or str(self.snapshot(job).record.submission)  # by an earlier version
         except (ObjectNotFoundError, JobNotFoundError):
             return None
@@ -72,9 +72,7 @@ class Reader:
 
         A job whose closing broke off has a result, and is over; `tidy` cleans up.
         """
-        return self.store.exists(f"open-jobs/{job}") and not self.store.exists(
-            self.key(job, "result.json")
-        )
+        return self.store.exists(f"open-jobs/{job}") and self.result(job) is None
 
     def jobs(self, stage: str = "") -> Iterator[str]:
         """Yield the ids of all jobs, or of those of a stage, sorted."""

@@ -36,12 +36,14 @@ def missing_units(store: Store, job: str, request: Request) -> set[str] | None:
         return set()
     result = snapshot.result
     made = result.outputs if result else {}
-    gone = {*made, *(result.removed if result else ())}
     counts = []
-    for markers in marked_units(snapshot):
-        found = [marker for marker in markers.values() if marker]
-        counts.append(len(found))
-        gone.update(key for marker in found for key in marker.removed)
+
+    def counted() -> Iterator[dict[str, Marker | None]]:
+        for markers in marked_units(snapshot):
+            counts.append(sum(marker is not None for marker in markers.values()))
+            yield markers
+
+    gone = removed_by(counted()).union(made, result.removed if result else ())
     planned, *shards = counts
     lost = lost_outputs(store, request, marked_units(snapshot), gone)
     with ThreadPoolExecutor(READERS) as pool:
@@ -51,6 +53,20 @@ def missing_units(store: Store, job: str, request: Request) -> set[str] | None:
     if planned and sum(shards) == snapshot.plan.total and same and not lasting:
         return None
     return set(lost.values()) | (set() if planned else {PLAN})
+
+
+def removed_by(units: Iterable[Mapping[str, Marker | None]]) -> set[str]:
+    """Return the keys of the objects that units have deleted, and that no later one has put.
+
+    Args:
+        units: unit → marker, part by part, in the order of the phases; None: it is damaged.
+    """
+    gone: set[str] = set()
+    for markers in units:
+        for marker in filter(None, markers.values()):
+            gone.update(marker.removed)
+            gone.difference_update(marker.outputs)
+    return gone
 
 
 def lost_outputs(
@@ -81,7 +97,7 @@ def lost_outputs(
                 for key in marker.outputs
                 if key not in gone
             ]
-            there = pool.map(lambda each: _whole(store, each[0], each[2], changing), outputs)
+            there = pool.map(lambda each: is_whole(store, each[0], each[2], changing), outputs)
             for (key, unit, _), whole in zip(outputs, there, strict=True):
                 lost.pop(key, None)
                 if not whole:
@@ -91,7 +107,7 @@ def lost_outputs(
 
 def marked_units(snapshot: Snapshot) -> Iterator[dict[str, Marker | None]]:
     """Yield the markers of a job's plan, and of its finished shards, segment by segment."""
-    yield {PLAN: _plan_marker(snapshot.store, snapshot.job)}
+    yield {PLAN: plan_marker(snapshot.store, snapshot.job)}
     for segment in snapshot.plan.every if snapshot.plan else ():
         yield markers_of(snapshot, segment)
 
@@ -173,7 +189,9 @@ class _Earlier:
         marker = _marker(self.store, job_key(earlier.job, place.marker(shard.id)))
         if marker is None:
             return None
-        gone = {key for key in marker.outputs if not _whole(self.store, key, marker, self.changing)}
+        gone = {
+            key for key in marker.outputs if not is_whole(self.store, key, marker, self.changing)
+        }
         if gone and not gone <= self._removed(earlier):
             return None
         write_record(self.store, job_key(self.job, segment.marker(shard.id)), marker)
@@ -207,11 +225,12 @@ def _marker(store: Store, key: str) -> Marker | None:
         return None
 
 
-def _plan_marker(store: Store, job: str) -> Marker | None:
+def plan_marker(store: Store, job: str) -> Marker | None:
+    """Read the marker of a job's plan; None: it is damaged, or there is none."""
     return _marker(store, job_key(job, f"done/{PLAN}.json"))
 
 
-def _whole(store: Store, key: str, marker: Marker, changing: Container[str]) -> bool:
+def is_whole(store: Store, key: str, marker: Marker, changing: Container[str]) -> bool:
     """Say whether an output is there as its unit made it; what people may change need only be."""
     try:
         same = store.stat(key).tag == marker.tags.get(key)

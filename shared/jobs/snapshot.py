@@ -7,6 +7,7 @@ it takes about as many requests for a million shards as for a hundred.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -22,6 +23,9 @@ from shared.jobs.stage import FINISH, PLAN
 from shared.storage import ObjectNotFoundError, Store
 
 M = TypeVar("M", bound=BaseModel)
+
+_SUM = re.compile(r"([0-9]+-[0-9]+)(?:\.([0-9]+))?\.ndjson")
+"""The record of a segment: its name, and the number of its parked shards if there are any."""
 
 
 def stage_of(job: str) -> str:
@@ -63,8 +67,15 @@ class Snapshot:
 
     @cached_property
     def result(self) -> JobResult | None:
-        """The job's final state and result, or None while the job is open."""
-        return self._read("result.json", JobResult)
+        """The job's final state and result, or None while the job is open.
+
+        A result that a worker has written too late, of an earlier submission, is none.
+        """
+        found = self._read("result.json", JobResult)
+        if found is None or not found.submission:
+            return found
+        record = self._read("request.json", JobRecord)
+        return found if record and record.submission in (0, found.submission) else None
 
     @cached_property
     def _entries(self) -> frozenset[str]:
@@ -77,8 +88,8 @@ class Snapshot:
 
         The record of a segment is `done/<name>.ndjson`, or `done/<name>.<parked>.ndjson`.
         """
-        names = (name.split(".") for name in self._entries if name.endswith(".ndjson"))
-        return {name: int(*parked) if (parked := rest[:-1]) else None for name, *rest in names}
+        found = filter(None, map(_SUM.fullmatch, self._entries))
+        return {each[1]: int(each[2]) if each[2] else None for each in found}
 
     def done_in(self, segment: Segment) -> frozenset[str]:
         """Return the shards of a segment that are done; of a short plan, all units that are."""

@@ -17,7 +17,15 @@ from shared.contracts.tenants import LOCAL
 from shared.device import choose_device
 from shared.errors import CancelledError
 from shared.jobs.made import Made
-from shared.storage import Store, StoreView, content_hash, sha256, sha256_file, sha256_stream
+from shared.storage import (
+    ObjectNotFoundError,
+    Store,
+    StoreView,
+    content_hash,
+    sha256,
+    sha256_file,
+    sha256_stream,
+)
 
 R = TypeVar("R", bound=Request)
 
@@ -137,6 +145,22 @@ class RecordingStore(StoreView):
         self._keep(key, sha256_file(path), tag)
         return tag
 
+    def adopt(self, key: str, digest: str) -> bool:
+        """Count an object as put, if an earlier start of this unit has put it.
+
+        Returns:
+            Whether it is there with this SHA-256.
+        """
+        try:
+            tag = self.stat(key).tag
+            with self.inner.open(key) as stream:
+                whole = sha256_stream(stream) == digest
+        except ObjectNotFoundError:
+            return False
+        if whole:
+            self.outputs[key], self.tags[key] = digest, tag
+        return whole
+
     def delete(self, key: str) -> None:
         self._check()
         super().delete(key)
@@ -152,6 +176,7 @@ class RecordingStore(StoreView):
             self._take_back({key: digest})
             raise
         self.outputs[key], self.tags[key] = digest, tag
+        self.removed.discard(key)
 
 
 class Context:

@@ -12,6 +12,7 @@ from typing import Any
 from shared.jobs.execution import execute
 from shared.jobs.leases import StoreLeases
 from shared.jobs.ledger import Ledger
+from shared.jobs.records import UnreadableRecordError
 from shared.jobs.reporting import Reporter
 from shared.jobs.snapshot import stage_of
 from shared.jobs.stage import Stage
@@ -72,11 +73,17 @@ def work(
         jobs = [job] if job else [j for j in ledger.open_jobs() if stage_of(j) == stage.name]
         open_, before = False, ran
         for each in jobs:
-            if not (ledger.is_open(each) and ledger.tidy(each)):
+            try:
+                if not (ledger.is_open(each) and ledger.tidy(each)):
+                    continue
+                units = list(islice(ledger.waiting(each), AHEAD))
+            except UnreadableRecordError as error:  # other jobs go on
+                if job is not None:
+                    raise
+                log.error("job %s is left out: %s", each, error)
                 continue
             open_ = True
             # A random one of those that wait: processes that begin together seldom meet.
-            units = list(islice(ledger.waiting(each), AHEAD))
             random.shuffle(units)
             for unit_ in units:
                 if not leases.alive(f"{each}/{unit_}"):

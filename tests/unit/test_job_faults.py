@@ -135,7 +135,6 @@ WAYS: dict[str, Callable[[Ledger, str, ToyRequest], object]] = {
     "delete": lambda ledger, job, _: ledger.delete(job),
     "submit": lambda ledger, _, request: ledger.submit(request),
     "fresh": lambda ledger, _, request: ledger.submit(request, fresh=True),
-    "reopen": lambda ledger, job, _: ledger.reopen(job, "sum-"),
 }
 
 

@@ -205,7 +205,7 @@ def test_threads_of_a_unit_may_read_at_the_same_time() -> None:
         try:
             made.check(f"out/{number % 200}", lambda: str(number))
         except DamagedOutputError as error:
-            return error.unit
+            return error.units[0]
         return None
 
     with ThreadPoolExecutor(8) as pool:

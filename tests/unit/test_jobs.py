@@ -207,17 +207,6 @@ def test_a_worker_that_is_always_killed_parks_its_shard(ledger: Ledger) -> None:
     assert "its worker was killed" in ledger.status(job).failed["square-0"]
 
 
-def test_a_finished_job_is_taken_up_again_from_some_shards(ledger: Ledger) -> None:
-    job = run(ledger, parts=2).job
-    squares = ledger.store.get(ledger.key(job, "done/square-1.json"))
-    ledger.store.put("toy/toy/square-of-a-person", b"6")
-    ledger.reopen(job, "sum-")
-    assert ledger.open_jobs() == [job]
-    assert ledger.runnable(job) == (1, ["sum-a", "sum-b"])
-    assert run_job(ledger, ToyStage(), job, config=CONFIG).result == {"sums": [7, 7]}
-    assert ledger.store.get(ledger.key(job, "done/square-1.json")) == squares
-
-
 class ListingStage(ToyStage):
     """A toy stage whose plan writes an object that its shards need."""
 

@@ -169,10 +169,18 @@ def test_a_damaged_output_of_a_long_job_is_made_again(ledger: Ledger) -> None:
     assert (status.state, status.result["total"]) == ("done", 300)  # type: ignore[index]
 
 
+def open_again(ledger: Ledger, job: str, *units: str) -> None:
+    """Open a job that has ended, as if it had broken off before its end and before some units."""
+    for unit in units:
+        ledger.forget(job, unit)
+    ledger.store.delete(ledger.key(job, "result.json"))
+    assert ledger.reopen_lost() == [job]
+
+
 def test_finish_of_a_long_job_has_what_is_gone_made_again(ledger: Ledger) -> None:
     job = ledger.submit(LongRequest())
     done = run_job(ledger, LongStage(), job, config=CONFIG)
-    ledger.reopen(job, "nothing-")
+    open_again(ledger, job)
     ledger.store.delete("out/long/ten-20")
     status = run_job(ledger, LongStage(), job, config=CONFIG)
     assert (status.state, status.result) == ("done", done.result)
@@ -186,7 +194,7 @@ def test_markers_and_their_sums_stand_in_for_each_other(ledger: Ledger, lost: st
             ledger.store.delete(key)
     if lost == "a record":
         ledger.store.put(ledger.key(job, "done/000-000001.ndjson"), b'{"unit": "one-0011"}\n')
-    ledger.reopen(job, "ten-")
+    open_again(ledger, job, "ten-0", "ten-10", "ten-20")
     stage = LongStage()
     assert run_job(ledger, stage, job, config=CONFIG).result["total"] == 300  # type: ignore[index]
     assert stage.ran == ["ten-0", "ten-10", "ten-20"]
