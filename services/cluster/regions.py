@@ -12,15 +12,15 @@ from shared.arrays import UInt8
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide
+from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, write_label_map
 from shared.imaging.marks import PARTLY, mark_png
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_index import put_region_set
-from shared.imaging.region_sets import load_region_set
 from shared.imaging.sheet import sheet
 from shared.imaging.stored_slides import open_label_map, open_slide
-from shared.storage import Store
+from shared.storage import Store, sha256
 from shared.tissue_types import classes_of, read_types
 
 
@@ -29,6 +29,18 @@ def write_map(path: Path, labels: UInt8, mpp: float) -> None:
     height, width = labels.shape
     strips = (labels[top : top + LABEL_TILE] for top in range(0, height, LABEL_TILE))
     write_label_map(path, strips, width, height, mpp)
+
+
+def types_digest(table: UInt8, rule: RegionRule) -> str:
+    """Return a digest of what regions follow from, besides the label map of the clusters.
+
+    They hold numbers of classes: a type may get another name or colour without new ones.
+
+    Args:
+        table: cluster → index of its class.
+        rule: rule of the regions.
+    """
+    return sha256(table.tobytes() + rule.model_dump_json().encode())
 
 
 def cut_slide(
@@ -44,10 +56,11 @@ def cut_slide(
         rule: rule of the regions.
 
     Returns:
-        `regions`, the number of regions, `sha256`, the digest of their shard, and `synthetic`,
-        whether the slide says that a model made it.
+        `regions`, the number of regions, `sha256`, the digest of their shard, `synthetic`,
+        whether the slide says that a model made it, and `types`, see `types_digest`.
     """
     classes, table = classes_of(read_types(store, run, k))
+    types = types_digest(table, rule)
     with open_label_map(store, cluster_key(run, f"labels/{slide}.tif")) as raw:
         labels, mpp = table[raw.whole()], raw.mpp
     key = cluster_key(run, f"classes/{slide}.tif")
@@ -55,7 +68,18 @@ def cut_slide(
         write_map(path, labels, mpp)
     with open_slide(store, cohort, slide) as (opened, own), open_label_map(store, key) as merged:
         cut = cut_regions(store, run, slide, opened, merged, len(classes), rule)
-    return {"regions": cut.regions, "sha256": cut.sha256, "synthetic": own.synthetic}
+    return {
+        "regions": cut.regions, "sha256": cut.sha256, "synthetic": own.synthetic, "types": types,
+    }  # fmt: skip
+
+
+def check_types(run: str, used: str, wanted: str) -> None:
+    """Raise `InputError` if regions were cut by other tissue types than they should have been."""
+    if used != wanted:
+        raise InputError(
+            f"{cluster_key(run, 'types.yaml')} was changed while regions were cut, so that they "
+            "would be of two kinds: submit the request again"
+        )
 
 
 def sum_up(
@@ -71,7 +95,10 @@ def sum_up(
     """
     cohort = store.get_model(cohort_key(record.cohort), CohortRecord)
     types = read_types(store, record.run, record.k)
-    classes, _ = classes_of(types)
+    classes, table = classes_of(types)
+    digest = types_digest(table, rule)
+    for part in parts.values():
+        check_types(record.run, part.get("types", digest), digest)
     cut = {name: split for name, split in cohort.splits.items() if name in parts}
     held = cohort.model_copy(update={"splits": cut})
     examples = find_examples(store, record.run, held, record.counts)
@@ -93,29 +120,10 @@ def sum_up(
                 slide=name,
                 split=cohort.splits[name],
                 patient=cohort.patients.get(name),
-                **parts[name],
+                **{key: value for key, value in parts[name].items() if key != "types"},
             )
             for name in sorted(parts)
         ),
         cautions=cohort.cautions,
     )
     return put_region_set(store, region_set)
-
-
-def apply_types(store: Store, run: str) -> RegionSet:
-    """Make a clustering's regions and gallery again, after its types.yaml was edited.
-
-    The clusters stay unchanged. The same types.yaml always gives the same bytes.
-
-    Raises:
-        InputError: the clustering is missing, or its types.yaml is malformed.
-    """
-    record = store.get_model(cluster_key(run, "run.json"), ClusterRecord)
-    before = load_region_set(store, run)
-    classes_of(read_types(store, run, record.k))
-    cohort = store.get_model(cohort_key(record.cohort), CohortRecord)
-    parts = {
-        part.slide: cut_slide(store, run, record.k, cohort, part.slide, before.rule)
-        for part in before.slides
-    }
-    return sum_up(store, record, before.rule, parts)

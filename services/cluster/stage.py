@@ -24,7 +24,7 @@ from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.kmeans import assign, hierarchical_kmeans
 from services.cluster.maps import type_map, vote
 from services.cluster.patches import per_slide, sample_patches, stream_patches
-from services.cluster.regions import cut_slide, sum_up, write_map
+from services.cluster.regions import check_types, cut_slide, sum_up, types_digest, write_map
 from services.cluster.units import assignment_units
 from shared.arrays import Float16, Float32, Int64, UInt8
 from shared.computing import machine_memory
@@ -89,7 +89,10 @@ class ClusterStage(Stage[ClusterRequest]):
         if shard.id == CLASSIFY:
             return _classify(request, context)
         cohort = _cohort(context.store, request, slide)
-        return cut_slide(context.store, request.run, request.k, cohort, slide, request.rule(cohort))
+        rule = request.rule(cohort)
+        done = cut_slide(context.store, request.run, request.k, cohort, slide, rule)
+        check_types(request.run, done["types"], (shard.reads or {}).get("types", done["types"]))
+        return done
 
     def finish(
         self, request: ClusterRequest, done: Mapping[str, dict[str, Any]], context: Context
@@ -136,8 +139,7 @@ def _plan(
     embedded = store.get_model(feature_record_key(request.encoder, request.cohort), FeatureRecord)
     features, patches = embedded.sha256, embedded.slides
     fit = request.model_dump_json(exclude={"regions", "smoothing", "classifier_steps"})
-    # Regions hold numbers of classes: a type may get another name or colour without new ones.
-    cut = sha256(merged.tobytes() + rule.model_dump_json().encode())
+    cut = types_digest(merged, rule)
 
     units = assignment_units({slide: patches[slide] for slide in every})
     unit_of = {slide: f"{ASSIGN}{slides[0]}" for slides in units for slide in slides}

@@ -35,11 +35,12 @@ from shared.imaging.marks import Mark, mark_xmp
 from shared.imaging.pyramid import Deflate, Jpeg, Labels, TileCodec, write_pyramid
 from shared.imaging.stored_slides import open_label_map
 from shared.jobs import Context, Plan, Shard, Stage
-from shared.jobs.stage import RecordingStore
+from shared.jobs.made import DamagedOutputError
+from shared.jobs.stage import PLAN, RecordingStore
 from shared.models import read_model, weights_origin
 from shared.serving.deployments import check_plan
 from shared.settings import settings
-from shared.storage import content_hash, sha256
+from shared.storage import DamagedObjectError, ObjectNotFoundError, content_hash, sha256
 from shared.storage.formats import pack_tar, unpack_tar
 
 STRIP_PIXELS = 2**25
@@ -128,8 +129,8 @@ class FieldStage(Stage[FieldRequest]):
     ) -> dict[str, Any]:
         store, model = context.store, read_model(context.store, request.model_ref)
         key = field_key(request.field, "field.json")
-        if not store.exists(work_key(request.field, "plan.json")):  # it broke off after its end
-            return _result(store.get_model(key, FieldRecord))
+        if not store.exists(work_key(request.field, "plan.json")):
+            return _result(_finished(store, request))
         facts = store.get_json(work_key(request.field, "plan.json"))
         with open_label_map(store, request.map_key, facts["map"]) as labels:
             tops = sorted(int(part["top"]) for part in done.values() if "top" in part)
@@ -159,6 +160,26 @@ class FieldStage(Stage[FieldRequest]):
         store.put_json(key, record)
         store.delete_prefix(work_key(request.field, ""))
         return _result(record)
+
+
+def _finished(store: RecordingStore, request: FieldRequest) -> FieldRecord:
+    """Return the record of a field whose `finish` broke off after its end.
+
+    Raises:
+        DamagedOutputError: the record is of another request, or files are not as it says.
+    """
+    key = field_key(request.field, "field.json")
+    lost = DamagedOutputError(PLAN, work_key(request.field, "plan.json"))
+    try:
+        digest = sha256(store.get(key))
+        record = store.get_model(key, FieldRecord)
+    except (ObjectNotFoundError, DamagedObjectError) as error:
+        raise lost from error
+    files = {field_key(request.field, name): own for name, own in record.sha256.items()}
+    files[key] = digest
+    if record.request != request or not all(store.adopt(*each) for each in files.items()):
+        raise lost
+    return record
 
 
 def _result(record: FieldRecord) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from PIL import Image
 from services.cluster import gallery, patches, stage, units
 from services.cluster.gallery import read_assignments, read_patches
 from services.cluster.maps import type_map, vote
-from services.cluster.regions import apply_types
 from services.cluster.stage import ClusterStage
 from services.cluster.units import UNIT_PATCHES, assignment_units
 from shared.contracts.cluster import (
@@ -319,15 +318,16 @@ def test_edited_types_are_kept_and_applied(store: DirectoryStore) -> None:
     assert run(store, request(run="named")).state == "done"
     key = cluster_key("named", "types.yaml")
     before = contents(store, "named")
-    apply_types(store, "named")
+    assert run(store, request(run="named")).state == "done"
     assert contents(store, "named") == before
-    plain = yaml.safe_load(store.get(key))
+    default = store.get(key)
+    plain = yaml.safe_load(default)
     plain[1]["name"] = "stroma"
     plain[3]["merge"] = 1
     store.put(key, yaml.safe_dump(plain).encode())
-    regions = apply_types(store, "named")
+    assert run(store, request(run="named")).state == "done"
+    regions = load_region_set(store, "named")
     assert regions.classes.names == ["background", "stroma", "type 2"]
-    assert load_region_set(store, "named") == regions
     applied = contents(store, "named")
     assert max(int(r.labels.max()) for r in RegionIndex(store, regions, "train")) == 2
     assert run(store, request(run="named"), fresh=True).state == "done"
@@ -335,6 +335,31 @@ def test_edited_types_are_kept_and_applied(store: DirectoryStore) -> None:
     store.put(cluster_key("named", "centroids.npy"), b"cut off")
     assert run(store, request(run="named")).state == "done"
     assert contents(store, "named") == applied
+    store.put(key, default)  # and back
+    assert run(store, request(run="named")).state == "done"
+    assert contents(store, "named") == before
+
+
+def test_types_that_change_while_regions_are_cut_are_not_mixed(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = cluster_key("changing", "types.yaml")
+    cut = stage.cut_slide
+
+    def cut_slide(given: Store, run: str, *more: Any) -> dict[str, Any]:
+        done = cut(given, run, *more)
+        types = yaml.safe_load(store.get(key))
+        types[3]["merge"] = 1
+        store.put(key, yaml.safe_dump(types).encode())
+        return done
+
+    monkeypatch.setattr(stage, "cut_slide", cut_slide)
+    ended = run(store, request(run="changing"))
+    assert ended.state == "failed"
+    assert "types.yaml was changed while regions were cut" in " ".join(ended.failed.values())
+    monkeypatch.undo()
+    assert run(store, request(run="changing")).state == "done"
+    assert load_region_set(store, "changing").classes.names == ["background", "type 1", "type 2"]
 
 
 def test_what_shows_a_synthetic_slide_says_so(store: DirectoryStore) -> None:
@@ -343,9 +368,10 @@ def test_what_shows_a_synthetic_slide_says_so(store: DirectoryStore) -> None:
     record = store.get_model(slide_key(slide), SlideRecord)
     store.put_json(slide_key(slide), record.model_copy(update={"synthetic": True}))
     try:
-        regions = apply_types(store, "marked")
+        assert run(store, request(run="marked"), fresh=True).state == "done"
     finally:
         store.put_json(slide_key(slide), record)
+    regions = load_region_set(store, "marked")
     assert [part.slide for part in regions.slides if part.synthetic] == [slide]
     for name in ("gallery.png", "examples/1.png"):
         with Image.open(store.local(cluster_key("marked", name))) as picture:

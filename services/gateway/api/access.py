@@ -106,17 +106,6 @@ class Caller:
         """Compute a job's status, without paths of workers' disks. Raises as `Ledger.status`."""
         return public(self.ledger.status(job))
 
-    def reopen(self, job: str, shards: str) -> None:
-        """Run some shards of a finished job again, and write an audit record.
-
-        Args:
-            job: id of the job.
-            shards: prefix of the ids of the shards that run again.
-        """
-        self.ledger.reopen(job, shards)
-        self.resources.start(self.ledger, job)
-        self.audit("reopen", job=job, shards=shards)
-
     def delete(self, product: str, job: str | None) -> None:
         """Delete what a job has made under a name, with the records of the job.
 

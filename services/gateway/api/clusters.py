@@ -16,7 +16,13 @@ from services.gateway.api.problems import ProblemError, blaming, documented, ret
 from services.gateway.api.slide_lookup import SlideName
 from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.base import Name
-from shared.contracts.cluster import ClusterRecord, TissueType, cluster_key, write_types
+from shared.contracts.cluster import (
+    ClusterRecord,
+    ClusterRequest,
+    TissueType,
+    cluster_key,
+    write_types,
+)
 from shared.contracts.gateway import Atlas, AtlasType, Names, TypePlace, TypePlaces
 from shared.contracts.jobs import JobStatus
 from shared.jobs import names
@@ -163,8 +169,8 @@ def put_types(
 def apply_types(run: Run, caller: MayAnnotate, response: Response) -> JobStatus:
     """Make the clustering's regions and gallery again, with its current names and merges."""
     _record(caller, run)
-    job = _job(caller, run)
-    caller.reopen(job, "regions-")
+    request = ClusterRequest.model_validate(caller.ledger.request(_job(caller, run)))
+    job = caller.submit(request)  # its id follows from the types
     response.headers["Location"] = f"/v1/jobs/{job}"
     return caller.status(job)
 
