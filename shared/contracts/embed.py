@@ -83,7 +83,8 @@ class EmbedRequest(Request):
         return [cohort_key(self.cohort)]
 
     def files(self) -> list[str]:
-        return [self.weights] if self.weights else []
+        unhashed = self.imported if self.imported_sha256 is None else None
+        return [name.rstrip("/") for name in (self.weights, unhashed) if name]
 
     def revises(self, earlier: Request) -> bool:
         """Say whether the request is the same; the content of imported files may change."""

@@ -293,7 +293,7 @@ class Unit:
         self.made = context.store.made = Made(
             request.optional_inputs(),
             (*own, *request.scratch),
-            islice(before(ledger, job, plan, self.segment.phase), SEGMENT)
+            islice(before(ledger, job, plan, self.segment.phase), 16 * SEGMENT)
             if plan and self.name != PLAN
             else (),
             record.inputs,

@@ -65,7 +65,14 @@ class Claims:
         return all(owner(self.store, name) == self.job for name in self.request.products())
 
     def require(self) -> None:
-        """Raise `InputError` if another job has taken the names of this job's result."""
+        """Raise `InputError` if another job has taken the names of this job's result.
+
+        Names that belong to no job, because their records are lost, are taken again.
+        """
+        claim = Claim(job=self.job).model_dump_json().encode()
+        for name in self.request.products():
+            if owner(self.store, name) is None:
+                self.store.create(_key(name), claim)
         if not self.owned():
             raise InputError(
                 f"another request has taken {', '.join(self.request.products())}: choose another "
@@ -133,9 +140,12 @@ class Claims:
         return other or (self.job if self._made(name) else other)
 
     def _made(self, name: str) -> bool:
-        """Say whether what lies under a name is the result of this job."""
+        """Say whether what lies under a name was made by this job."""
+        snapshot = Snapshot(self.store, self.job)
         try:
-            result = Snapshot(self.store, self.job).result
+            result = snapshot.result
+            if result is None and snapshot.plan is not None:
+                return True
         except UnreadableRecordError:
             return False
         own = {key: digest for key, digest in (result.outputs if result else {}).items()

@@ -353,3 +353,13 @@ def test_a_damaged_table_of_patches_is_named(store: DirectoryStore) -> None:
             assert "htd ingest --cohort textures" in status.failed["s0"]
     finally:
         store.put(key, whole)
+
+
+def test_features_below_a_prefix_are_part_of_the_job(tmp_path: Path) -> None:
+    store, given = DirectoryStore(tmp_path), "features/given/"
+    store.put_json(cohort_key("c"), {"cohort": "c"})
+    store.put(f"{given}a.h5", b"1")
+    request = EmbedRequest(cohort="c", encoder="e", imported=given)
+    before = Ledger(store).identify(request)
+    store.put(f"{given}a.h5", b"2")
+    assert Ledger(store).identify(request) != before

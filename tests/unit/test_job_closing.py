@@ -192,3 +192,15 @@ def test_names_of_other_programs_below_a_job_are_no_records(tmp_path: Path) -> N
     for name in ("._000-000000.ndjson", "000-000000 (1).ndjson", "a.b.c.ndjson"):
         store.put(ledger.key(job, f"done/{name}"), b"")
     assert end(store, job).state == "done"
+
+
+def test_a_name_whose_record_is_lost_is_taken_again(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    ledger = Ledger(store)
+    job = ledger.submit(ChainRequest())
+    run_units(ledger, job, UNITS[:2])
+    for _ in range(2):  # while it runs, and while it is over
+        store.delete("names/out/n.json")
+        assert ledger.submit(ChainRequest()) == job
+        store.delete("names/out/n.json")
+        assert end(store, job).state == "done"
