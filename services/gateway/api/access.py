@@ -117,16 +117,17 @@ class Caller:
         self.resources.start(self.ledger, job)
         self.audit("reopen", job=job, shards=shards)
 
-    def delete(self, product: str, job: str | None) -> None:
+    def delete(self, product: str, job: str | None = None) -> None:
         """Delete what a job has made under a name, with the records of the job.
 
         Args:
             product: the name, such as 'datasets/<name>'.
-            job: id of the job; None: no job is known to have made it.
+            job: id of the job, if the name belongs to none: results of earlier versions do not.
 
         Raises:
             ProblemError: it is being made (409).
         """
+        job = names.owner(self.store, product) or job
         if job is not None and (self.ledger.is_open(job) or self._is_worked_on(job)):
             raise ProblemError(
                 409,
