@@ -22,8 +22,21 @@ from services.gateway.api.watching import Watching
 from shared.contracts.base import Request as JobRequest
 from shared.contracts.jobs import JobStatus
 from shared.contracts.tenants import LOCAL
-from shared.jobs import Identity, Ledger, names
+from shared.jobs import Identity, Ledger, names, stage_of
 from shared.storage import Store
+
+STAGE_SCOPES: dict[str, Scope] = {
+    "ingest": "annotate",
+    "embed": "train",
+    "cluster": "train",
+    "train": "train",
+    "deploy": "train",
+    "evaluate": "train",
+    "synthesize": "generate",
+    "field": "generate",
+    "image": "generate",
+}
+"""Stage → the scope that a submission of one of its jobs needs."""
 
 bearer = HTTPBearer(auto_error=False, description="a token of this gateway")
 
@@ -89,18 +102,46 @@ class Caller:
         result from another request. A request that is not in the store yet counts as uploaded.
 
         Raises:
-            ProblemError: less than the request's size is left of the quota (429).
+            ProblemError: less than the request's size is left of the quota (429), or another stage
+                has made what is to be replaced, and the token lacks the scope for that (403).
         """
         if self.token.tenant != LOCAL:
             check_names(request)
         identity = identity or self.ledger.identity(request)
         job = identity.job
+        if replace:
+            self._check_owners(request, job)
         known = self.store.exists(self.ledger.key(job, "request.json"))
         size = 0 if known else len(request.model_dump_json().encode())
         with self.spending("upload_bytes", size):
             self.resources.submit(self.ledger, request, identity, replace=replace)
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
+
+    def _check_owners(self, request: JobRequest, job: str) -> None:
+        """Check that the token may make, too, what a request replaces and deletes."""
+        owners = {names.owner(self.store, product) for product in request.products()}
+        owners.add(names.Claims(self.store, request, job).earlier(replace=True))
+        for other in sorted(other for other in owners if other):
+            if (stage := stage_of(other)) != request.stage:
+                self.require(STAGE_SCOPES.get(stage, "admin"), f"replacing what {other} has made")
+
+    def require(self, scope: Scope, what: str) -> None:
+        """Raise `ProblemError` unless the token has a scope; admin includes all (403).
+
+        Args:
+            scope: the scope.
+            what: what it is needed for.
+        """
+        if {scope, "admin"} & set(self.token.scopes):
+            return
+        raise ProblemError(
+            403,
+            "forbidden",
+            f"{what} needs the scope {scope!r}; token {self.token.name!r} has "
+            f"{', '.join(self.token.scopes) or 'none'}",
+            remedy="use another token, or have an administrator make one",
+        )
 
     def status(self, job: str) -> JobStatus:
         """Compute a job's status, without paths of workers' disks. Raises as `Ledger.status`."""
@@ -200,15 +241,9 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
             )
         resources.limits.count_request(token.id)
         request.state.sender = Sender(token.id, token.tenant)
-        if not {scope, "admin"} & set(token.scopes):
-            raise ProblemError(
-                403,
-                "forbidden",
-                f"this needs the scope {scope!r}; token {token.name!r} has "
-                f"{', '.join(token.scopes) or 'none'}",
-                remedy="use another token, or have an administrator make one",
-            )
-        return Caller(token, resources, resources.ledger(token.tenant), find)
+        caller = Caller(token, resources, resources.ledger(token.tenant), find)
+        caller.require(scope, "this")
+        return caller
 
     return check
 
