@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from itertools import islice
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,6 +12,7 @@ from shared.contracts.gateway import DatasetStatus, Submission, submission_key
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
 from shared.jobs import Ledger, Snapshot, UnreadableRecordError, names
+from shared.queue.redis_state import Progress
 from shared.storage import DamagedObjectError, ObjectNotFoundError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,9 @@ def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
         log.exception("the submission of dataset %s cannot be read", dataset)
     if submission is not None and (not owner or submission.job == owner):
         return submission
-    request = _request_of(ledger, owner, dataset) or (submission and submission.request)
+    request = _request_of(ledger, owner, dataset)
+    if request is None and submission is not None:
+        request = submission.request
     if request is None:
         return None
     try:
@@ -66,7 +68,7 @@ def _request_of(ledger: Ledger, job: str | None, dataset: str) -> DatasetRequest
 
 
 def dataset_status(
-    ledger: Ledger, submission: Submission, progress: dict[str, dict[str, Any]]
+    ledger: Ledger, submission: Submission, progress: dict[str, Progress]
 ) -> DatasetStatus:
     """Compute the status of a dataset; if a record of its job is unreadable, it has failed.
 
@@ -88,7 +90,7 @@ def dataset_status(
 
 
 def _dataset_status(
-    ledger: Ledger, submission: Submission, progress: dict[str, dict[str, Any]]
+    ledger: Ledger, submission: Submission, progress: dict[str, Progress]
 ) -> DatasetStatus:
     request, job = submission.request, submission.job
     snapshot = ledger.snapshot(job)
@@ -98,10 +100,10 @@ def _dataset_status(
     busy = {
         unit: report
         for unit, report in progress.items()
-        if report["done"] < report["total"] and unit not in failed and not snapshot.is_done(unit)
+        if report.done < report.total and unit not in failed and not snapshot.is_done(unit)
     }
     if not ended:
-        made += sum(int(report["done"]) for report in busy.values())
+        made += sum(report.done for report in busy.values())
     rate = None if ended else _rate(ledger, snapshot, len(busy))
     return DatasetStatus(
         dataset=request.dataset,
