@@ -174,8 +174,8 @@ def _follow(target: Target, ledger: Ledger, job: str, reporter: Reporter) -> Non
             if not dispatcher.listens(status.stage):
                 say(no_listener(status.stage))
         for unit, progress in sorted(read_progress(dispatcher.redis, job).items()):
-            if progress["done"] < progress["total"]:
-                reporter.unit(job, unit, progress["done"], progress["total"], progress["note"])
+            if progress.done < progress.total:
+                reporter.unit(job, unit, progress.done, progress.total, progress.note)
         time.sleep(POLL_SECONDS)
 
 

@@ -11,9 +11,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import Field, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared.contracts.base import Contract
 from shared.errors import InputError
 from shared.jobs import Reporter, stage_of
 from shared.queue.counts import count_images, count_unit
@@ -120,6 +122,14 @@ def _stage(name: str) -> str:
     return stage_of(name.partition("/")[0])
 
 
+class Progress(Contract):
+    """The progress of a unit."""
+
+    done: int = Field(description="how much of it is done")
+    total: int
+    note: str = Field(description="what is counted")
+
+
 class RedisReporter(Reporter):
     """Writes progress to a Redis hash per job, and counts units and images."""
 
@@ -143,7 +153,11 @@ class RedisReporter(Reporter):
             count_unit(self.redis, job, "parked" if parked else "failed", 0.0)
 
 
-def read_progress(redis: Redis, job: str) -> dict[str, dict[str, Any]]:
-    """Return the progress of a job's units: unit → `done`, `total` and `note`."""
+def read_progress(redis: Redis, job: str) -> dict[str, Progress]:
+    """Return the progress of a job's units, by unit; what cannot be read is left out."""
     reports: Any = redis.hgetall(f"progress:{job}")
-    return {unit: json.loads(value) for unit, value in reports.items()}
+    found: dict[str, Progress] = {}
+    for unit, value in reports.items():
+        with suppress(ValidationError):  # progress is for display only
+            found[unit] = Progress.model_validate_json(value)
+    return found

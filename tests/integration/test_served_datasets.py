@@ -49,9 +49,7 @@ def test_a_server_that_is_killed_costs_time_and_no_byte(
         job = ledger.submit(request("killed"))
         dispatcher = Dispatcher(target.config)
         dispatcher.start(ledger, job)
-        wait_for(
-            lambda: any(each["done"] for each in read_progress(dispatcher.redis, job).values())
-        )
+        wait_for(lambda: any(each.done for each in read_progress(dispatcher.redis, job).values()))
         triton = next(process for process in stack.processes if process.name == "triton")
         os.killpg(triton.child.pid, signal.SIGKILL)
         triton.child.wait()

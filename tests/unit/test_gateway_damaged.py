@@ -10,8 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from heterotissue.stages import load_stage
 from services.gateway.api.streams import TarMember, tar_stream
+from shared.contracts.jobs import Marker
 from shared.imaging.codec import encode_png
+from shared.jobs import NoLeases, Reporter, execute
+from shared.jobs.records import read_record, write_record
+from shared.queue.tenants import ledger_of
 from shared.storage import DamagedObjectError, DirectoryStore, StoreView, sha256
 from shared.storage.formats import pack_tar, unpack_tar
 from tests.gateway import Gateway
@@ -46,11 +51,13 @@ def test_what_is_damaged_is_not_handed_out(gateway: Gateway) -> None:
     places = {
         "shards/000001.tar": ("archive", "shards", "files/shards/000001.tar"),
         "manifest.parquet": ("archive", "files/manifest.parquet"),
-        "exports/folder/images/00000000.png": ("archive",),
+        "exports/folder/images/00000005.png": (
+            "archive", "files/exports/folder/images/00000005.png",
+        ),
         "preview.png": ("archive", "preview"),
         "README.md": ("archive", "card"),
         "croissant.json": ("archive", "croissant"),
-    }
+    }  # fmt: skip
     for name, routes in places.items():
         key = f"datasets/d/{name}"
         whole = root.get(key)
@@ -72,6 +79,48 @@ def test_what_is_damaged_is_not_handed_out(gateway: Gateway) -> None:
     assert client.post("/v1/datasets", json=body).json()["state"] == "running"  # as it was asked
     assert gateway.work(job).state == "done"
     assert client.get("/v1/datasets/d/archive").status_code == 200
+
+
+@pytest.mark.parametrize("damage", ["gone", "older"])
+def test_a_finished_dataset_is_whole_or_refused(gateway: Gateway, damage: str) -> None:
+    root, client = gateway.resources.root, gateway.client
+    body = BODY | {"exports": ["folder"]}
+    job = client.post("/v1/datasets", json=body).json()["job"]
+    gateway.work(job)
+    key = f"jobs/{job}/done/shard-000000.json"
+    marker, shard = read_record(root, key, Marker), "datasets/d/shards/000000.tar"
+    root.delete(key)
+    if damage == "older":  # with the shard as it was then
+        root.put(shard, root.get("datasets/d/shards/000001.tar"))
+        outputs = marker.outputs | {shard: sha256(root.get(shard))}
+        write_record(root, key, marker.model_copy(update={"outputs": outputs}))
+    for route in (
+        "archive", "shards", "files/shards/000000.tar", "files/exports/folder/images/00000000.png",
+    ):  # fmt: skip
+        answer = client.get(f"/v1/datasets/d/{route}")
+        assert (answer.status_code, shard in answer.json()["detail"]) == (409, True), route
+        assert "'htd synthesize --dataset d' again" in answer.json()["remedy"]
+    assert client.get("/v1/datasets/d/files/exports/folder/images/00000005.png").is_success
+    assert client.get("/v1/datasets/d/files/shards/000007.tar").status_code == 404
+    if damage == "gone":
+        client.post("/v1/datasets", json=body)  # the remedy
+        assert gateway.work(job).state == "done"
+        assert client.get("/v1/datasets/d/archive").is_success
+
+
+def test_the_preview_of_a_begun_dataset_is_of_its_own_shard(gateway: Gateway) -> None:
+    root, client = gateway.resources.root, gateway.client
+    gateway.work(client.post("/v1/datasets", json=BODY | {"dataset": "e", "seed": 1}).json()["job"])
+    job = client.post("/v1/datasets", json=BODY).json()["job"]
+    ledger, stage = ledger_of(gateway.config, job), load_stage("synthesize")
+    for unit in ("plan", "shard-000000"):
+        execute(
+            ledger, stage, job, unit,
+            leases=NoLeases(), reporter=Reporter(), config=gateway.config,
+        )  # fmt: skip
+    assert client.get("/v1/datasets/d/preview").is_success
+    root.put("datasets/d/shards/000000.tar", root.get("datasets/e/shards/000000.tar"))
+    assert client.get("/v1/datasets/d/preview").status_code == 409
 
 
 def test_what_is_found_damaged_on_the_way_is_broken_off(tmp_path: Path) -> None:

@@ -243,6 +243,15 @@ def test_a_form_with_files_is_the_same_request(gateway: Gateway) -> None:
     assert send(said | {"colour": 1}).json()["errors"][0]["pointer"] == "#/colour"
 
 
+@pytest.mark.parametrize("crops", [["abc"], [[1]], [5], "abc", {"a": 1}, [None], 7])
+def test_crops_of_a_form_are_objects(gateway: Gateway, crops: Any) -> None:
+    files = [(name, (f"{name}.png", b"x")) for name in ("labels", "crops")]
+    data = {"request": json.dumps({"model": "toy", "crops": crops})}
+    answer = gateway.client.post("/v1/images", data=data, files=files)
+    assert answer.status_code == 422
+    assert "`crops` in it a list of such objects" in answer.json()["detail"]
+
+
 def test_what_a_field_takes_is_counted_before_anything_is_decoded(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from services.gateway.api import uploads
 from shared.jobs import Ledger
 from shared.queue.sweeping import sweep
-from shared.storage import ObjectNotFoundError
+from shared.storage import DirectoryStore, ObjectNotFoundError
 from shared.storage.parts import part_upload
 from tests.gateway import Gateway
 
@@ -145,3 +147,34 @@ def test_annotations_of_every_format_are_taken(gateway: Gateway, file: str) -> N
     answer = gateway.client.put(f"/v1/slides/a/annotation/{file}", content=b"x")
     assert answer.status_code in {200, 201}, answer.text
     assert answer.json()["annotation"].endswith(file)
+
+
+def test_an_annotation_replaces_earlier_ones_but_none_that_comes_meanwhile(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(file: str) -> None:
+        answer = gateway.client.put(f"/v1/slides/a/annotation/{file}", content=b"{}")
+        assert answer.status_code == 200, answer.text
+
+    def annotations() -> list[str]:
+        keys = gateway.resources.root.list("slides/a/annotation/")
+        return [key.rpartition("/")[2] for key in keys]
+
+    for file in ("old.xml", "old.geojson"):
+        put(file)
+        assert annotations() == [file]
+    both, real = threading.Barrier(2, timeout=20), DirectoryStore.put_file
+
+    def put_file(self: DirectoryStore, key: str, path: Path) -> str:
+        both.wait()  # both have seen what is there
+        tag = real(self, key, path)
+        both.wait()
+        return tag
+
+    monkeypatch.setattr(DirectoryStore, "put_file", put_file)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(put, ("one.geojson", "two.xml")))
+    assert annotations() == ["one.geojson", "two.xml"]
+    monkeypatch.setattr(DirectoryStore, "put_file", real)
+    put("three.xml")
+    assert annotations() == ["three.xml"]

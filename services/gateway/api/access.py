@@ -22,8 +22,21 @@ from services.gateway.api.watching import Watching
 from shared.contracts.base import Request as JobRequest
 from shared.contracts.jobs import JobStatus
 from shared.contracts.tenants import LOCAL
-from shared.jobs import Identity, Ledger, names
+from shared.jobs import Identity, Ledger, names, stage_of
 from shared.storage import Store
+
+STAGE_SCOPES: dict[str, Scope] = {
+    "ingest": "annotate",
+    "embed": "train",
+    "cluster": "train",
+    "train": "train",
+    "deploy": "train",
+    "evaluate": "train",
+    "synthesize": "generate",
+    "field": "generate",
+    "image": "generate",
+}
+"""Stage → the scope that a submission of one of its jobs needs."""
 
 bearer = HTTPBearer(auto_error=False, description="a token of this gateway")
 
@@ -89,12 +102,15 @@ class Caller:
         result from another request. A request that is not in the store yet counts as uploaded.
 
         Raises:
-            ProblemError: less than the request's size is left of the quota (429).
+            ProblemError: less than the request's size is left of the quota (429), or another stage
+                has made what is to be replaced, and the token lacks the scope for that (403).
         """
         if self.token.tenant != LOCAL:
             check_names(request)
         identity = identity or self.ledger.identity(request)
         job = identity.job
+        if replace:
+            self._check_owners(request, job)
         known = self.store.exists(self.ledger.key(job, "request.json"))
         size = 0 if known else len(request.model_dump_json().encode())
         with self.spending("upload_bytes", size):
@@ -102,20 +118,46 @@ class Caller:
         self.audit(f"submit {request.stage}", job=job, request=request.model_dump(mode="json"))
         return job
 
+    def _check_owners(self, request: JobRequest, job: str) -> None:
+        """Check that the token may make, too, what a request replaces and deletes."""
+        owners = {names.owner(self.store, product) for product in request.products()}
+        owners.add(names.Claims(self.store, request, job).earlier(replace=True))
+        for other in sorted(other for other in owners if other):
+            if (stage := stage_of(other)) != request.stage:
+                self.require(STAGE_SCOPES.get(stage, "admin"), f"replacing what {other} has made")
+
+    def require(self, scope: Scope, what: str) -> None:
+        """Raise `ProblemError` unless the token has a scope; admin includes all (403).
+
+        Args:
+            scope: the scope.
+            what: what it is needed for.
+        """
+        if {scope, "admin"} & set(self.token.scopes):
+            return
+        raise ProblemError(
+            403,
+            "forbidden",
+            f"{what} needs the scope {scope!r}; token {self.token.name!r} has "
+            f"{', '.join(self.token.scopes) or 'none'}",
+            remedy="use another token, or have an administrator make one",
+        )
+
     def status(self, job: str) -> JobStatus:
         """Compute a job's status, without paths of workers' disks. Raises as `Ledger.status`."""
         return public(self.ledger.status(job))
 
-    def delete(self, product: str, job: str | None) -> None:
+    def delete(self, product: str, job: str | None = None) -> None:
         """Delete what a job has made under a name, with the records of the job.
 
         Args:
             product: the name, such as 'datasets/<name>'.
-            job: id of the job; None: no job is known to have made it.
+            job: id of the job, if the name belongs to none: results of earlier versions do not.
 
         Raises:
             ProblemError: it is being made (409).
         """
+        job = names.owner(self.store, product) or job
         if job is not None and (self.ledger.is_open(job) or self._is_worked_on(job)):
             raise ProblemError(
                 409,
@@ -188,15 +230,9 @@ def allowed(scope: Scope) -> Callable[..., Caller]:
             )
         resources.limits.count_request(token.id)
         request.state.sender = Sender(token.id, token.tenant)
-        if not {scope, "admin"} & set(token.scopes):
-            raise ProblemError(
-                403,
-                "forbidden",
-                f"this needs the scope {scope!r}; token {token.name!r} has "
-                f"{', '.join(token.scopes) or 'none'}",
-                remedy="use another token, or have an administrator make one",
-            )
-        return Caller(token, resources, resources.ledger(token.tenant), find)
+        caller = Caller(token, resources, resources.ledger(token.tenant), find)
+        caller.require(scope, "this")
+        return caller
 
     return check
 

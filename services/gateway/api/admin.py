@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
+from pydantic import TypeAdapter
 
 from services.gateway.api.access import Caller, MayAdminister
 from services.gateway.api.json_bodies import JsonRoute
@@ -15,6 +16,8 @@ from services.gateway.api.tokens import Scope, TokenRecord
 from shared.contracts.base import Contract, Name
 from shared.contracts.tenants import LOCAL, Tenant, TenantRecord, tenant_key
 from shared.queue.tenants import tenants
+
+_AUDITED: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 router = APIRouter(prefix="/v1", tags=["administration"], route_class=JsonRoute)
 
@@ -127,5 +130,6 @@ def list_audit(
     """List the audit records of one day in the caller's tenant: time, token, action, inputs."""
     chosen = day or datetime.now(UTC).date()
     keys = caller.resources.root.list(f"audit/{caller.token.tenant}/{chosen:%Y-%m-%d}/")
-    items, following = page(keys, cursor, limit, caller.resources.root.get_json)
+    root = caller.resources.root
+    items, following = page(keys, cursor, limit, lambda key: _AUDITED.validate_json(root.get(key)))
     return AuditPage(items=items, next=following)

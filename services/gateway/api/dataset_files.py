@@ -6,12 +6,14 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
+from itertools import islice, repeat
 from pathlib import PurePosixPath
 
-from services.gateway.api.streams import TarMember, check_made
-from shared.contracts.gateway import ShardLink
-from shared.contracts.synthesize import PRIVATE, dataset_key
+from services.gateway.api.streams import TarMember, check_made, made_file, read_made
+from shared.contracts.gateway import ShardLink, Submission
+from shared.contracts.jobs import WITHOUT_RESULT, JobResult, Marker
+from shared.contracts.synthesize import PRIVATE, DatasetRecord, dataset_key
 from shared.datasets.preview import PREVIEW_SAMPLES
 from shared.datasets.samples import Sample, read_members
 from shared.jobs import Ledger
@@ -25,24 +27,54 @@ LINK_SECONDS = 3600
 class DatasetFiles:
     """The files of a dataset.
 
+    What a finished dataset holds follows from its record. What its shards' markers say of them is
+    compared with that: a marker may be gone, or be an older one from a backup.
+
     Attributes:
         ledger: jobs of the store that holds the dataset.
-        job: id of the job that makes it.
-        dataset: its name.
+        submission: the job that makes it, and its request.
     """
 
     ledger: Ledger
-    job: str
-    dataset: str
+    submission: Submission
 
     @property
     def store(self) -> Store:
         """The store that holds the files."""
         return self.ledger.store
 
+    def _key(self, name: str) -> str:
+        return dataset_key(self.submission.request.dataset, name)
+
+    @cached_property
+    def _ended(self) -> JobResult | None:
+        return self.ledger.result(self.submission.job)
+
+    @cached_property
+    def _held(self) -> dict[str, str]:
+        """The shards of a finished dataset, with their SHA-256; it is empty in older records."""
+        if self._ended is None or self._ended.state in WITHOUT_RESULT:
+            return {}
+        key = self._key("dataset.json")
+        data = read_made(self.store, key, self._ended.outputs.get(key))
+        record = self.store.parse(key, data, DatasetRecord)
+        return dict(zip(record.shards, record.digests or repeat(""), strict=False))
+
+    def _check_held(self, key: str, digest: str | None) -> None:
+        """Check a shard's SHA-256 in its marker (None: it has none) with the dataset's record.
+
+        Raises:
+            DamagedObjectError: the dataset is finished, and holds another shard.
+        """
+        if key in self._held and (digest is None or self._held[key] not in {"", digest}):
+            raise DamagedObjectError(self.store, key, "its job has no record of it")
+
     def shards(self, after: str | None = None) -> Iterator[str]:
         """Yield the keys of finished shards, in order; those before `after` may be left out."""
-        snapshot = self.ledger.snapshot(self.job)
+        if self._held:
+            yield from self._held
+            return
+        snapshot = self.ledger.snapshot(self.submission.job)
         plan = snapshot.plan
         for segment in plan.every if plan else ():
             if plan is None or not snapshot.count_done(segment):
@@ -52,7 +84,28 @@ class DatasetFiles:
                 yield from (self._shard_key(shard.id) for shard in shards if shard.id in done)
 
     def _shard_key(self, unit: str) -> str:
-        return dataset_key(self.dataset, f"shards/{unit.removeprefix('shard-')}.tar")
+        return self._key(f"shards/{unit.removeprefix('shard-')}.tar")
+
+    def _marker(self, key: str) -> Marker | None:
+        """Return the marker of the shard that makes a file, by the number in the file's name.
+
+        None: the shard is not done, or no shard makes such a file.
+
+        Raises:
+            DamagedObjectError: the finished dataset holds the shard, but its marker is gone.
+        """
+        path = PurePosixPath(key)
+        if not path.stem.isdecimal():
+            return None
+        number = int(path.stem)
+        if path.parent.name != "shards":  # it is of one image, in an export
+            number //= self.submission.request.shard_size
+        unit = f"shard-{number:06d}"
+        shard, marker = self._shard_key(unit), None
+        with suppress(ObjectNotFoundError):
+            marker = self.ledger.marker(self.submission.job, unit)
+        self._check_held(shard, marker.outputs.get(shard) if marker else None)
+        return marker
 
     def link(self, key: str) -> ShardLink | None:
         """Return the link of a finished shard; None if it holds no image.
@@ -60,33 +113,33 @@ class DatasetFiles:
         Raises:
             DamagedObjectError: the shard is missing, or not as it was made.
         """
-        name = PurePosixPath(key).name
-        marker = self.ledger.marker(self.job, f"shard-{name.removesuffix('.tar')}")
-        if not marker.result["images"]:
+        marker, name = self._marker(key), PurePosixPath(key).name
+        if marker is None or not marker.result["images"]:
             return None
         return ShardLink(
             shard=name,
             url=self.store.presign(key, LINK_SECONDS)
-            or f"/v1/datasets/{self.dataset}/files/shards/{name}",
+            or f"/v1/datasets/{self.submission.request.dataset}/files/shards/{name}",
             bytes=check_made(self.store, key, marker.outputs[key]),
             sha256=marker.outputs[key],
         )
 
     def digest(self, key: str) -> str | None:
-        """Return the SHA-256 of a shard, or of a file of the whole dataset; None: of others."""
-        ended = self.ledger.result(self.job)
-        if ended is not None and key in ended.outputs:
-            return ended.outputs[key]
-        path = PurePosixPath(key)
-        if str(path.parent) == dataset_key(self.dataset, "shards"):
-            with suppress(ObjectNotFoundError):  # it is not done
-                return self.ledger.marker(self.job, f"shard-{path.stem}").outputs.get(key)
-        return None
+        """Return the SHA-256 of a file as it was made; None: the job has no record of it.
+
+        Raises:
+            DamagedObjectError: the job must have made it.
+        """
+        if self._ended is not None and key in self._ended.outputs:
+            return self._ended.outputs[key]
+        marker = self._marker(key)
+        return marker.outputs.get(key) if marker else None
 
     def first_samples(self, key: str) -> list[Sample]:
-        """Read a shard only as far as its first samples. Raises `DamagedObjectError`."""
+        """Read the first samples of a shard. Raises `DamagedObjectError`."""
+        path = made_file(self.store, key, self.digest(key))
         try:
-            with self.store.open(key) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            with tarfile.open(path, mode="r|") as tar:
                 members = (
                     (member.name, file.read())
                     for member in tar
@@ -102,7 +155,7 @@ class DatasetFiles:
         Raises:
             DamagedObjectError: one is missing, or is found not to be as it was made.
         """
-        prefix = dataset_key(self.dataset, "")
+        prefix = self._key("")
         sizes = {key: stat.size for key, stat in self.store.stats(prefix)}
         members = []
         for key, digest in sorted(self._made().items()):
@@ -113,21 +166,24 @@ class DatasetFiles:
                 continue
             if key not in sizes or not self.store.fetches():
                 check_made(self.store, key, digest)
-            members.append(TarMember(f"{self.dataset}/{name}", key, sizes[key], digest))
+            path = f"{self.submission.request.dataset}/{name}"
+            members.append(TarMember(path, key, sizes[key], digest))
         return members
 
     def _made(self) -> dict[str, str]:
         """Return the key and the SHA-256 of each file that the job has made and kept."""
-        snapshot = self.ledger.snapshot(self.job)
+        snapshot = self.ledger.snapshot(self.submission.job)
         made: dict[str, str] = {}
         removed: set[str] = set()
         for segment in snapshot.plan.every if snapshot.plan else ():
             for unit, marker in markers_of(snapshot, segment).items():
                 if marker is None:
-                    key = self.ledger.key(self.job, segment.marker(unit))
+                    key = self.ledger.key(snapshot.job, segment.marker(unit))
                     raise DamagedObjectError(self.store, key, "it is no marker")
                 made |= marker.outputs
                 removed.update(marker.removed)
+        for key in self._held:
+            self._check_held(key, made.get(key))
         if snapshot.result is not None:
             removed.update(snapshot.result.removed)
             made |= snapshot.result.outputs

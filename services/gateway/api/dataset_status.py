@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from itertools import islice
-from typing import Any
+
+from pydantic import ValidationError
 
 from services.gateway.api.problems import hide_paths, without_paths
 from shared.contracts.gateway import DatasetStatus, Submission, submission_key
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
 from shared.jobs import Ledger, Snapshot, UnreadableRecordError, names
+from shared.queue.redis_state import Progress
 from shared.storage import DamagedObjectError, ObjectNotFoundError
 
 log = logging.getLogger(__name__)
@@ -24,29 +26,49 @@ MAX_FAILURES_SHOWN = 100
 def find_submission(ledger: Ledger, dataset: str) -> Submission | None:
     """Return the submission of a dataset, or None if there is no such dataset.
 
-    A dataset that was made without the gateway has no submission in the store; the submission
-    is then made from the record of the finished dataset.
+    A dataset that was made or replaced without the gateway has no submission of its own in the
+    store: it is then made from the request of the job that the name belongs to, or from the
+    record of the finished dataset.
     """
-    store = ledger.store
+    store, owner = ledger.store, names.owner(ledger.store, f"datasets/{dataset}")
+    submission = None
     try:
-        return store.get_model(submission_key(dataset), Submission)
+        submission = store.get_model(submission_key(dataset), Submission)
     except ObjectNotFoundError:
         pass
     except DamagedObjectError:
         log.exception("the submission of dataset %s cannot be read", dataset)
+    if submission is not None and (not owner or submission.job == owner):
+        return submission
+    request = _request_of(ledger, owner, dataset)
+    if request is None and submission is not None:
+        request = submission.request
+    if request is None:
+        return None
     try:
-        request = store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord).request
-        job = names.owner(store, f"datasets/{dataset}") or ledger.identify(request)
-        return Submission(job=job, request=request)
+        return Submission(job=owner or ledger.identify(request), request=request)
+    except InputError:  # what it was made of is gone, and with it the id of the job
+        return None
+
+
+def _request_of(ledger: Ledger, job: str | None, dataset: str) -> DatasetRequest | None:
+    """Return the request of a dataset's job, or that in the dataset's record; None: of neither."""
+    try:
+        if job:
+            return DatasetRequest.model_validate(ledger.request(job))
+    except (ValidationError, InputError):
+        log.exception("the request of job %s cannot be read", job)
+    try:
+        return ledger.store.get_model(dataset_key(dataset, "dataset.json"), DatasetRecord).request
+    except ObjectNotFoundError:
+        return None
     except DamagedObjectError:
         log.exception("the record of dataset %s cannot be read", dataset)
-        return None
-    except InputError:
         return None
 
 
 def dataset_status(
-    ledger: Ledger, submission: Submission, progress: dict[str, dict[str, Any]]
+    ledger: Ledger, submission: Submission, progress: dict[str, Progress]
 ) -> DatasetStatus:
     """Compute the status of a dataset; if a record of its job is unreadable, it has failed.
 
@@ -68,7 +90,7 @@ def dataset_status(
 
 
 def _dataset_status(
-    ledger: Ledger, submission: Submission, progress: dict[str, dict[str, Any]]
+    ledger: Ledger, submission: Submission, progress: dict[str, Progress]
 ) -> DatasetStatus:
     request, job = submission.request, submission.job
     snapshot = ledger.snapshot(job)
@@ -78,10 +100,10 @@ def _dataset_status(
     busy = {
         unit: report
         for unit, report in progress.items()
-        if report["done"] < report["total"] and unit not in failed and not snapshot.is_done(unit)
+        if report.done < report.total and unit not in failed and not snapshot.is_done(unit)
     }
     if not ended:
-        made += sum(int(report["done"]) for report in busy.values())
+        made += sum(report.done for report in busy.values())
     rate = None if ended else _rate(ledger, snapshot, len(busy))
     return DatasetStatus(
         dataset=request.dataset,

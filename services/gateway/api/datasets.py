@@ -70,7 +70,7 @@ class OwnDataset:
     @property
     def files(self) -> DatasetFiles:
         """The files of the dataset."""
-        return DatasetFiles(self.caller.ledger, self.job, self.name)
+        return DatasetFiles(self.caller.ledger, self.submission)
 
     def read(self, name: str) -> bytes:
         """Read a small file of the dataset. Raises as `read_made` does."""
@@ -251,12 +251,13 @@ def preview_dataset(own: Readable) -> Response:
     ended = own.caller.ledger.result(own.job)
     if ended and ended.state in {"done", "partial"}:
         return Response(own.read("preview.png"), media_type="image/png")
-    key = next(own.files.shards(), None)
+    files = own.files
+    key = next(files.shards(), None)
     if key is None:
         raise _not_yet(own, "no shard is finished")
     request = own.submission.request
     model = read_model(own.store, request.model_ref)
-    picture = preview_png(own.files.first_samples(key), model.classes)
+    picture = preview_png(files.first_samples(key), model.classes)
     return Response(picture, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
@@ -273,10 +274,10 @@ def _not_yet(own: OwnDataset, missing: str) -> ProblemError:
 @router.get("/{dataset}/shards", responses=documented(404))
 def list_shards(own: Readable, limit: Limit = 50, cursor: Cursor = None) -> ShardPage:
     """List finished shards with download links, even while other shards are being made."""
-
-    keys, following = page(own.files.shards(cursor), cursor, limit, str)
+    files = own.files
+    keys, following = page(files.shards(cursor), cursor, limit, str)
     # Links are made outside of `page`, which leaves out what cannot be read.
-    items = tuple(link for key in keys if (link := own.files.link(key)) is not None)
+    items = tuple(link for key in keys if (link := files.link(key)) is not None)
     return ShardPage(items=items, next=following)
 
 

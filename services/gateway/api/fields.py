@@ -182,7 +182,7 @@ def delete_field(field: FieldName, caller: MayGenerate) -> None:
             f"there is no field {field!r}",
             remedy="GET /v1/fields lists those there are",
         )
-    caller.delete(f"fields/{field}", owner(caller.store, f"fields/{field}"))
+    caller.delete(f"fields/{field}")
 
 
 def _slide_labels(caller: Caller, body: FieldBody, model: ModelRecord) -> str:

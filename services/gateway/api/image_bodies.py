@@ -84,11 +84,14 @@ def _insert(text: str, labels: bytes, crops: list[bytes]) -> bytes:
     check_values(text.encode())
     try:
         fields = json.loads(text)
-        unfilled = [
-            crop for crop in fields.get("crops", []) if not {"png", "regions", "region"} & set(crop)
-        ]
+        given = {"png", "regions", "region"}
+        unfilled = [crop for crop in fields.get("crops", []) if not given & crop.keys()]
     except (ValueError, RecursionError, AttributeError, TypeError) as error:
-        raise ProblemError(422, "invalid", "`request` must be a JSON object of fields") from error
+        raise ProblemError(
+            422,
+            "invalid",
+            "`request` must be a JSON object of fields, and `crops` in it a list of such objects",
+        ) from error
     if len(unfilled) != len(crops):
         raise ProblemError(
             422,

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from services.gateway.api.access import Caller, Listening, MayAnnotate, MayRead, MayTrain, public
+from services.gateway.api.access import (
+    STAGE_SCOPES,
+    Caller,
+    Listening,
+    MayRead,
+    MayTrain,
+    allowed,
+    public,
+)
 from services.gateway.api.idempotency import IdempotencyKey, claimed
 from services.gateway.api.job_lookup import JobId, check_job
 from services.gateway.api.json_bodies import JsonRoute
@@ -120,23 +128,19 @@ Replace = Annotated[
     bool, Query(description="replace a result of another request that has the same name")
 ]
 
-SUBMISSIONS: tuple[tuple[type[JobRequest], Any, str], ...] = (
-    (IngestRequest, MayAnnotate, "Ingest slides of the store as a cohort."),
-    (EmbedRequest, MayTrain, "Embed a cohort's patches."),
-    (ClusterRequest, MayTrain, "Find tissue types in a cohort's features."),
-    (TrainRequest, MayTrain, "Train and publish a model version."),
-    (
-        DeployRequest,
-        MayTrain,
-        "Serve a model version on Triton. To go back, deploy an older version again.",
-    ),
-    (EvaluateRequest, MayTrain, "Measure a dataset against held-out real regions."),
-)
-"""Each request that has an operation: its type, the permitted caller, and its description."""
+SUBMISSIONS: dict[type[JobRequest], str] = {
+    IngestRequest: "Ingest slides of the store as a cohort.",
+    EmbedRequest: "Embed a cohort's patches.",
+    ClusterRequest: "Find tissue types in a cohort's features.",
+    TrainRequest: "Train and publish a model version.",
+    DeployRequest: "Serve a model version on Triton. To go back, deploy an older version again.",
+    EvaluateRequest: "Measure a dataset against held-out real regions.",
+}
+"""Type of each request that has an operation → description of the operation."""
 
 
-def _submitter(kind: type[JobRequest], allowed: Any) -> Callable[..., JobStatus]:
-    """Make the operation that accepts requests of type `kind` from `allowed` callers."""
+def _submitter(kind: type[JobRequest]) -> Callable[..., JobStatus]:
+    """Make the operation that accepts requests of type `kind`."""
 
     def submit_request(
         request: JobRequest,
@@ -147,15 +151,16 @@ def _submitter(kind: type[JobRequest], allowed: Any) -> Callable[..., JobStatus]
     ) -> JobStatus:
         return submit(caller, request, response, key, replace=replace)
 
-    submit_request.__annotations__ |= {"request": kind, "caller": allowed}
+    caller = Annotated[Caller, Depends(allowed(STAGE_SCOPES[kind.stage]))]
+    submit_request.__annotations__ |= {"request": kind, "caller": caller}
     return submit_request
 
 
-for _kind, _allowed, _description in SUBMISSIONS:
+for _kind, _description in SUBMISSIONS.items():
     router.post(
         f"/{_kind.stage}",
         status_code=202,
         responses=documented(409),
         name=f"submit_{_kind.stage}",
         description=_description,
-    )(_submitter(_kind, _allowed))
+    )(_submitter(_kind))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
+from pydantic import TypeAdapter, ValidationError
 
-from services.gateway.api.access import Caller, MayRead, MayTrain
+from services.gateway.api.access import Caller, MayRead, MayTrain, public
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, documented, returning
@@ -18,11 +21,16 @@ from shared.contracts.deploy import DeployBody, DeployRequest
 from shared.contracts.gateway import ModelInfo, ModelPage, Names, TrainingRun
 from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRef
-from shared.contracts.train import TrainRequest, training_key
+from shared.contracts.train import training_key
+from shared.jobs import names
 from shared.models import read_model
 from shared.serving.deployments import deployments, next_number
 
 router = APIRouter(prefix="/v1", tags=["models"], route_class=JsonRoute)
+
+log = logging.getLogger(__name__)
+
+_ROW: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, float])
 
 Run = Annotated[Name, Path(description="name of the training run")]
 Model = Annotated[Name, Path(description="name of the model")]
@@ -43,33 +51,40 @@ def show_run(run: Run, caller: MayRead) -> TrainingRun:
     The job can be cancelled and retried at /v1/jobs.
     """
     prefix = training_key(run, "")
-    job = run_job(caller, run)
+    status = run_status(caller, run)
     curves: dict[str, list[dict[str, float]]] = {}
     for key in caller.store.list(prefix + "metrics/"):
         kind = PurePosixPath(key).name.partition("-")[0]
-        rows = caller.store.get(key).splitlines()
-        curves.setdefault(kind, []).extend(json.loads(row) for row in rows)
+        curves.setdefault(kind, []).extend(_rows(caller, key))
     samples = [PurePosixPath(key).name for key in caller.store.list(prefix + "samples/")]
-    if job is None and not curves:
+    if status is None and not curves:
         raise ProblemError(404, "no-run", f"there is no training run {run!r}")
     return TrainingRun(
         run=run,
-        job=job,
-        state=caller.status(job).state if job else None,
+        job=status.job if status else None,
+        state=status.state if status else None,
         curves={kind: tuple(rows) for kind, rows in curves.items()},
         samples=tuple(samples),
     )
 
 
-def run_job(caller: Caller, run: str) -> str | None:
-    """Return the open job of a training run, else an ended one, else None."""
-    jobs = [
-        job
-        for job in caller.ledger.jobs(TrainRequest.stage)
-        if caller.ledger.request(job)["run"] == run
-    ]
-    running = [job for job in jobs if caller.ledger.result(job) is None]
-    return next(iter(running + jobs), None)
+def _rows(caller: Caller, key: str) -> Iterator[dict[str, float]]:
+    """Yield the rows of an object of metrics; a damaged line is logged, and left out."""
+    for line in caller.store.get(key).splitlines():
+        row: dict[str, float] = {}
+        with suppress(ValidationError):
+            row = _ROW.validate_json(line)
+        if math.isfinite(row.get("step", math.nan)):
+            yield row
+        else:
+            log.error("a line of %s is damaged, and left out", key)
+
+
+def run_status(caller: Caller, run: str) -> JobStatus | None:
+    """Return the status of the job that a training run belongs to; None: it belongs to none."""
+    job = names.owner(caller.store, f"training/{run}")
+    found = caller.ledger.find(job) if job else None
+    return public(found) if found else None
 
 
 @router.get(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, TypeVar
 
 from fastapi import Query
-from pydantic import ValidationError
 
 from shared.errors import InputError
 
@@ -56,6 +55,6 @@ def readable(name: str, read: Callable[[str], T | None]) -> T | None:
     """Read an item of a list; None, and a line in the log, if its record cannot be read."""
     try:
         return read(name)
-    except (ValidationError, InputError):
+    except (ValueError, InputError):  # of pydantic, pyarrow or JSON
         log.exception("%s is left out of a list", name)
         return None

@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from shared.contracts.explaining import describe
 from shared.errors import HeteroTissueError, InputError
-from shared.jobs import NameTakenError
+from shared.jobs import NameTakenError, UnreadableRecordError
 from shared.storage import DamagedObjectError, KeyTakenError, ObjectNotFoundError, is_fault
 
 MEDIA_TYPE = "application/problem+json"
@@ -163,6 +163,11 @@ def install(app: FastAPI) -> None:
         detail = f"{error.key} of the store is damaged, or of another version: {why}"
         remedy = f"{error.remedy or 'send the request that made it again'}, or restore a backup"
         return answer(_details(409, "unreadable", detail, remedy))
+
+    @app.exception_handler(UnreadableRecordError)
+    async def _lost(_: Request, error: UnreadableRecordError) -> Response:
+        log.error("%s", error)
+        return answer(_details(409, "unreadable", hide_paths(str(error))))
 
     @app.exception_handler(ValidationError)
     async def _unreadable(_: Request, error: ValidationError) -> Response:

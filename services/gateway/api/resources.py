@@ -20,7 +20,7 @@ from services.gateway.signing import SignedRecords
 from shared.contracts.base import Request
 from shared.contracts.tenants import LOCAL, TenantRecord, tenant_key
 from shared.jobs import Identity, Ledger
-from shared.queue.redis_state import read_progress
+from shared.queue.redis_state import Progress, read_progress
 from shared.queue.tenants import tenant_ledger
 from shared.queue.worker import Dispatcher, QueueError
 from shared.settings import Settings
@@ -93,7 +93,7 @@ class Resources:
         with suppress(QueueError):  # the reconciler queues it later
             self.dispatcher.start(ledger, job)
 
-    def progress(self, job: str) -> dict[str, dict[str, Any]]:
+    def progress(self, job: str) -> dict[str, Progress]:
         """Return the progress reports of a job's units by unit; empty if Redis does not answer."""
         try:
             return read_progress(self.redis, job)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path as FilePath
 from pathlib import PurePosixPath
 from typing import Annotated
 
@@ -29,6 +31,7 @@ from shared.contracts.annotations import ANNOTATION_SUFFIXES, has_annotation_suf
 from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlidePage, SlideReference
 from shared.contracts.ingest import slide_key
+from shared.storage import Store
 
 router = APIRouter(prefix="/v1/slides", tags=["slides"], route_class=JsonRoute)
 
@@ -76,7 +79,7 @@ async def put_source(
 ) -> SlideInfo:
     """Upload a slide's file as the body. A slide of several files needs several requests."""
     key = slide_key(slide, f"source/{file_name(file)}")
-    return await _put(request, caller, slide, key, content_length)
+    return await _put(request, caller, slide, key, content_length, _add)
 
 
 @router.put(
@@ -94,7 +97,8 @@ async def put_annotation(
 ) -> SlideInfo:
     """Upload a slide's annotation as the body, in any format that `htd ingest` reads.
 
-    It replaces an earlier annotation. Ingest reads it and reports its errors.
+    It replaces an earlier annotation; of two that come at the same time, both may stay. Ingest
+    reads it and reports its errors.
     """
     key = slide_key(slide, f"annotation/{file_name(file)}")
     if not has_annotation_suffix(file):
@@ -104,18 +108,40 @@ async def put_annotation(
             f"{file!r} does not have the suffix of an annotation",
             remedy=f"use the suffix of its format: {', '.join(ANNOTATION_SUFFIXES)}",
         )
-    info = await _put(request, caller, slide, key, content_length)
-    for other in info.files:
-        if other.startswith(slide_key(slide, "annotation/")) and other != key:
-            await run_in_threadpool(caller.store.delete, other)
-    return await run_in_threadpool(find_slide, caller, slide)
+    return await _put(request, caller, slide, key, content_length, _replace)
 
 
-async def _put(request: Request, caller: Caller, slide: str, key: str, size: int) -> SlideInfo:
+def _add(store: Store, key: str, path: FilePath) -> None:
+    store.put_file(key, path)
+
+
+def _replace(store: Store, key: str, path: FilePath) -> None:
+    """Store a file in place of what is in its folder now.
+
+    What somebody else puts there meanwhile stays: two who each deleted what the other has put would
+    leave nothing.
+    """
+    folder = f"{PurePosixPath(key).parent}/"
+    before = dict(store.dates(folder))
+    store.put_file(key, path)
+    now = dict(store.dates(folder))
+    for other, date in before.items():
+        if other != key and now.get(other) == date:
+            store.delete(other)
+
+
+async def _put(
+    request: Request,
+    caller: Caller,
+    slide: str,
+    key: str,
+    size: int,
+    put: Callable[[Store, str, FilePath], None],
+) -> SlideInfo:
     await run_in_threadpool(check_place, caller.store, key)
     spending = contextmanager_in_threadpool(caller.spending("upload_bytes", size))
     async with spending, received(request, size) as path:
-        await run_in_threadpool(caller.store.put_file, key, path)
+        await run_in_threadpool(put, caller.store, key, path)
     await run_in_threadpool(caller.audit, "upload", slide=slide, key=key, bytes=size)
     return await run_in_threadpool(find_slide, caller, slide)
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
@@ -68,10 +69,22 @@ def check_made(store: Store, key: str, digest: str) -> int:
     Raises:
         DamagedObjectError: it is missing, or has another content than that of `digest` (SHA-256).
     """
+    if not store.fetches():
+        return made_file(store, key, digest).stat().st_size
     try:
-        if store.fetches():
-            return store.size(key)
-        return checked_file(store, key, digest).stat().st_size
+        return store.size(key)
+    except ObjectNotFoundError as error:
+        raise DamagedObjectError(store, key, "it is missing") from error
+
+
+def made_file(store: Store, key: str, digest: str | None) -> Path:
+    """Return a local file of an object, which must be there as it was made.
+
+    Raises:
+        DamagedObjectError: it is missing, or has another content than that of `digest` (SHA-256).
+    """
+    try:
+        return checked_file(store, key, digest)
     except ObjectNotFoundError as error:
         raise DamagedObjectError(store, key, "it is missing") from error
 

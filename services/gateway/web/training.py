@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from services.gateway.api.models import list_models, list_runs, run_job, show_run
+from services.gateway.api.models import list_models, list_runs, run_status, show_run
 from services.gateway.api.paging import MAX_LIMIT, Cursor
 from services.gateway.api.reports import list_reports
 from services.gateway.web.charts import curves
@@ -23,10 +23,7 @@ router = APIRouter(prefix="/training", include_in_schema=False, route_class=Page
 def training_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Response:
     """Show the lists of training runs and model versions."""
     names = list_runs(caller, 50, cursor)
-    runs: list[dict[str, Any]] = []
-    for name in names.items:
-        job = run_job(caller, name)
-        runs.append({"name": name, "status": caller.status(job) if job else None})
+    runs = [{"name": name, "status": run_status(caller, name)} for name in names.items]
     models = list_models(caller, MAX_LIMIT).items
     return render(
         request,
@@ -55,7 +52,7 @@ def run_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) ->
         "run.html",
         caller,
         run=training,
-        status=caller.status(training.job) if training.job else None,
+        status=run_status(caller, run),
         parts=[
             (title, curves(training.curves[kind]))
             for kind, title in PARTS.items()
