@@ -18,24 +18,29 @@ from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
 from heterotissue.sources.records import Found, Refusal, explain, shown, some
 from heterotissue.sources.table_values import SPLITS
+from heterotissue.sources.tile_checks import (
+    Tile,
+    check_folders,
+    check_growth,
+    check_side,
+    check_splits,
+    warn_of_equal_names,
+    without_shared,
+)
 from heterotissue.sources.unread import why_unread
 from shared.contracts.base import Classes, Split, spelling
-from shared.contracts.ingest import check_divided
 from shared.contracts.tiles import TILE_COLUMNS, tiles_key
 from shared.errors import InputError, quoted
 from shared.imaging.pictures import open_picture
-from shared.imaging.region_sets import load_region_set
 from shared.imaging.tiff_facts import inspect, is_tiff
 from shared.patients import known_origin
 from shared.storage import (
-    DamagedObjectError,
-    ObjectNotFoundError,
     Store,
     content_hash,
     sha256,
     sha256_file,
 )
-from shared.storage.formats import read_table, table_bytes
+from shared.storage.formats import table_bytes
 
 TILES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 
@@ -74,20 +79,6 @@ class TileTable:
         """
         side = math.floor(self.smallest * mpp / region_mpp + 1e-6)
         return max(REGION_STEP, min(LARGEST_REGION, side // REGION_STEP * REGION_STEP))
-
-
-@dataclass(frozen=True)
-class _Tile:
-    path: Path
-    below: Path
-    mask: Path
-    patient: str | None
-    slide: str | None
-    split: Split | None
-    label: int | None
-    side: int
-    image_sha256: str
-    mask_sha256: str
 
 
 def tile_table(
@@ -135,17 +126,16 @@ def tile_table(
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
     found = Found()
-    search = Labels(masks)
+    paths = _tiles(folder, masks, found)
+    search = Labels(masks, (path.relative_to(folder) for path in paths))
     patients = Patients(patient) if patient else None
     slides = pattern(slide_pattern, "--slide") if slide_pattern else None
-    tiles: dict[str, _Tile] = {}
-    count = 0
-    for path in _tiles(folder, masks, found):
-        count += 1
+    tiles: dict[str, Tile] = {}
+    for path in paths:
         below = path.relative_to(folder)
         try:
-            tile = _read(path, below, search, patients, slides, classes)
-            _check_side(tile, mpp, region)
+            tile = _read(path, below, search, patients, slides, classes, found)
+            check_side(tile, mpp, region)
         except InputError as error:
             found.refuse(below, str(error))
         except OSError as error:
@@ -162,76 +152,25 @@ def tile_table(
                 found.notes.append(
                     f"{shown(below)} has the same content as {shown(known.below)}: taken once"
                 )
+    tiles = without_shared(found, tiles)
     if not tiles:
         reasons = [f"{item.path}: {item.reason}" for item in found.refused]
-        raise InputError(f"no tile{' is left' if count else ''} in {folder}: {some(reasons, 3)}")
-    _check_folders(list(tiles.values()), classes)
+        raise InputError(f"no tile{' is left' if paths else ''} in {folder}: {some(reasons, 3)}")
+    check_folders(list(tiles.values()), classes)
     rows = _rows(list(tiles.values()), found, mpp)
-    _check_splits(rows, allow_leakage)
+    check_splits(rows, allow_leakage)
     table = table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS))
     key = tiles_key(cohort, sha256(table))
     with storing(store):
         if not replace:
-            _check_growth(store, cohort, set(tiles), mpp)
+            check_growth(store, cohort, set(tiles), mpp)
         store.put(key, table)
     smallest = min(tile.side for tile in tiles.values())
     return TileTable(key, len(tiles), smallest, found.refused, _short(found.notes))
 
 
-def _said(tile: _Tile) -> tuple[str, int | None, str | None, Split | None]:
+def _said(tile: Tile) -> tuple[str, int | None, str | None, Split | None]:
     return tile.mask_sha256, tile.label, tile.patient, tile.split
-
-
-def _check_side(tile: _Tile, mpp: float, region: tuple[int, float] | None) -> None:
-    """Raise `InputError` if a tile is smaller than a region."""
-    size, region_mpp = region or (0, mpp)
-    side = round(tile.side * mpp / region_mpp)
-    if side < size:
-        raise InputError(
-            f"has a side of {side} px at {region_mpp:g} µm/px, smaller than a region of {size} px: "
-            "take smaller regions (--region-size), or a smaller --region-mpp"
-        )
-
-
-def _check_folders(tiles: list[_Tile], classes: Classes) -> None:
-    """Raise `InputError` if the folders of some tiles, but not of all, are named like classes."""
-    named = sorted({classes.names[tile.label] for tile in tiles if tile.label is not None})
-    others = sorted({shown(tile.below.parent) for tile in tiles if tile.label is None})
-    if named and others:
-        raise InputError(
-            f"the folders of some tiles have the name of a class ({', '.join(named)}), so their "
-            f"masks would be that class, but those of others have not ({some(others)}), so their "
-            "masks would be class indices: give all folders' names as --classes (now "
-            f"{','.join(classes.names[1:])}), or rename the folders that are no classes"
-        )
-
-
-def _check_growth(store: Store, cohort: str, tiles: set[str], mpp: float) -> None:
-    """Raise `InputError` if a cohort has tiles that are not among these, or at another resolution.
-
-    Args:
-        store, cohort: where the cohort is, if there is one.
-        tiles: SHA-256 of each tile.
-        mpp: µm per pixel of the tiles.
-    """
-    try:
-        before = load_region_set(store, cohort)
-        columns = ["image", "image_sha256", "mpp"]
-        rows = read_table(store, before.tiles, columns).to_pylist() if before.tiles else []
-    except (ObjectNotFoundError, DamagedObjectError):
-        return
-    if gone := [row["image"] for row in rows if row["image_sha256"] not in tiles]:
-        raise InputError(
-            f"cohort {quoted(cohort)} has {len(gone)} tiles that are not among these, or are "
-            f"changed: {some((Path(image).name for image in gone), 3)}. Choose another name, or "
-            "replace the cohort with --replace"
-        )
-    if other := {row["mpp"] for row in rows} - {mpp}:
-        raise InputError(
-            f"the tiles of cohort {quoted(cohort)} were taken at "
-            f"{some(f'{x:g}' for x in other)} µm/px, not at {mpp:g}: choose another name, "
-            "or replace the cohort with --replace"
-        )
 
 
 def _short(notes: list[str]) -> list[str]:
@@ -266,7 +205,8 @@ def _read(
     patients: Patients | None,
     slides: re.Pattern[str] | None,
     classes: Classes,
-) -> _Tile:
+    found: Found,
+) -> Tile:
     """Describe one tile. Raises `InputError` or `OSError` if it cannot be used."""
     if reason := unusable(path):
         raise InputError(reason)
@@ -275,7 +215,17 @@ def _read(
         place = search.folder or path.parent
         raise InputError(
             f"has no mask: looked in {place} for {path.stem}.mask.png, {path.stem}_mask.png and "
-            "similar names"
+            f"similar names{search.apart(below)}"
+        )
+    if len(masks) > 1 and masks[0].name == masks[1].name:
+        raise InputError(
+            f"may have any of several masks: {some(map(shown, masks))}. Put masks into the same "
+            "subfolders as tiles"
+        )
+    if len(masks) > 1:
+        found.notes.append(
+            f"{shown(below)} has several masks: {some((shown(m.name) for m in masks), 3)}; taken: "
+            f"{shown(masks[0].name)}"
         )
     if reason := unusable(masks[0]):
         raise InputError(f"has a mask, {masks[0].name}, that {reason}")
@@ -297,7 +247,7 @@ def _read(
     if len(labels) > 1:
         names = ", ".join(classes.names[label] for label in sorted(labels))
         raise InputError(f"lies in the folders of several classes: {names}")
-    return _Tile(
+    return Tile(
         path,
         below,
         masks[0],
@@ -328,7 +278,7 @@ def _side(path: Path) -> int:
         raise InputError("cannot be read as an image: is it damaged?") from error
 
 
-def _rows(tiles: list[_Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
+def _rows(tiles: list[Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
     """Make the rows of the table; names of slides differ between slides."""
     grouped = defaultdict(list)
     for tile in tiles:
@@ -337,7 +287,7 @@ def _rows(tiles: list[_Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
         alone = tile.slide is None
         name, place = tile.slide or tile.path.stem, tile.below.as_posix() if alone else ""
         grouped[name, tile.patient, place].append(tile)
-    _warn_of_equal_names(tiles, found)
+    warn_of_equal_names(tiles, found)
     names = distinct_names(
         [
             Named(
@@ -366,35 +316,3 @@ def _rows(tiles: list[_Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
             for tile in members
         ]
     return sorted(rows, key=lambda row: row["image"])
-
-
-def _check_splits(rows: list[dict[str, Any]], allow_leakage: bool) -> None:
-    """Raise `InputError` if the splits of the tiles divide a slide or a patient."""
-    splits: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        splits[row["slide"]].add(row["split"] or "none")
-    if divided := sorted(slide for slide, parts in splits.items() if len(parts) > 1):
-        raise InputError(
-            f"tiles of slide {quoted(divided[0])} are in the splits "
-            f"{', '.join(sorted(splits[divided[0]]))}: a slide must be in one split, or the "
-            "figures will be too good"
-        )
-    if not allow_leakage:
-        try:
-            check_divided({row["image"]: (row["patient"], row["split"]) for row in rows})
-        except ValueError as error:
-            raise InputError(str(error)) from error
-
-
-def _warn_of_equal_names(tiles: list[_Tile], found: Found) -> None:
-    """Note tiles of one name in two splits, because they may be of one slide."""
-    splits = defaultdict(set)
-    for tile in tiles:
-        if tile.slide is None and tile.patient is None:
-            splits[tile.path.stem].add(tile.split)
-    doubled = sorted(name for name, parts in splits.items() if len(parts) > 1)
-    if doubled:
-        found.notes.append(
-            f"{len(doubled)} names of tiles are in several splits ({some(doubled)}): if these are "
-            "of one slide or patient, give --patient or --slide"
-        )
