@@ -73,7 +73,11 @@ class Labels:
             raise InputError(f"the folder of annotations {folder} is not a folder")
         self.folder = folder
         self.foreign: dict[Path, list[Path]] = {}
-        self._folders = {place for path in below for place in path.parents} - {Path()}
+        self._stems: dict[Path, set[str]] = {}
+        for path in below:
+            self._stems.setdefault(path.parent, set()).add(stem_of(path).lower())
+        self._folders = {place for path in self._stems for place in (path, *path.parents)}
+        self._folders -= {Path()}
         self._holding: set[Path] = set()
         self._beside: dict[Path, dict[str, list[Path]]] = {}
 
@@ -102,6 +106,9 @@ class Labels:
         unique = list(dict.fromkeys(found))
         if self.folder is None:
             return unique
+        # That which has the very name of another file is that file's.
+        others = self._stems.get(below.parent, set()) - {stem_of(path).lower(), path.name.lower()}
+        unique = [item for item in unique if stem_of(item).lower() not in others]
         own = self.folder / below.parent
         if near := [item for item in unique if item.parent == own]:
             return near

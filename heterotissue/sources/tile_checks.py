@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from shared.contracts.base import Classes, Split
 from shared.contracts.ingest import check_divided
 from shared.errors import InputError, quoted
 from shared.imaging.region_sets import load_region_set
+from shared.imaging.slide import MAX_UPSAMPLING
 from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
 from shared.storage.formats import read_table
 
@@ -28,6 +30,15 @@ class Tile:
     side: int
     image_sha256: str
     mask_sha256: str
+
+
+def check_fine(mpp: float, region_mpp: float) -> None:
+    """Raise `InputError` if tiles are too coarse for regions, as slides may be too."""
+    if mpp / region_mpp > MAX_UPSAMPLING:
+        raise InputError(
+            f"the tiles have {mpp:g} µm/px, too coarse for regions of {region_mpp:g}: take "
+            f"--region-mpp {mpp:g} or more, or tiles that are finer"
+        )
 
 
 def check_side(tile: Tile, mpp: float, region: tuple[int, float] | None) -> None:
@@ -52,6 +63,36 @@ def check_folders(tiles: list[Tile], classes: Classes) -> None:
             "masks would be class indices: give all folders' names as --classes (now "
             f"{','.join(classes.names[1:])}), or rename the folders that are no classes"
         )
+
+
+_LIKE_SPLIT = re.compile(
+    r"(?i)(?:.*[^a-z])?(train|training|val|valid|validation|test|testing|holdout)"
+    r"(?:set|data|images|tiles)?(?:[^a-z].*)?"
+)
+"""Names of folders that may be meant as splits: test_set, tiles-train, val1."""
+
+
+def check_split_folders(tiles: list[Tile], found: Found) -> None:
+    """Note folders that may be meant as splits, but are no split's name.
+
+    Raises:
+        InputError: the folders of other tiles are, so that these would be divided among them.
+    """
+    like = sorted(
+        {
+            part
+            for tile in tiles
+            for part in tile.below.parent.parts
+            if tile.split is None and _LIKE_SPLIT.fullmatch(part)
+        }
+    )
+    if not like:
+        return
+    text = f"folders {some(map(shown, like))} are not taken for splits"
+    remedy = "name them train, val or test if they are"
+    if any(tile.split for tile in tiles):
+        raise InputError(f"{text}, though others are: {remedy}, and else otherwise")
+    found.notes.append(f"{text}: {remedy}")
 
 
 def check_growth(store: Store, cohort: str, tiles: set[str], mpp: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from heterotissue.sources.annotations import MASKS, Labels
-from heterotissue.sources.files import UNFINISHED, is_mask, unusable, walk
+from heterotissue.sources.files import UNFINISHED, is_mask, mask_of_slide, unusable, walk
 from heterotissue.sources.keeping import storing
 from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
@@ -20,9 +20,11 @@ from heterotissue.sources.records import Found, Refusal, explain, shown, some
 from heterotissue.sources.table_values import SPLITS
 from heterotissue.sources.tile_checks import (
     Tile,
+    check_fine,
     check_folders,
     check_growth,
     check_side,
+    check_split_folders,
     check_splits,
     warn_of_equal_names,
     without_shared,
@@ -76,7 +78,11 @@ class TileTable:
         Args:
             mpp: µm per pixel of the tiles.
             region_mpp: µm per pixel of the regions.
+
+        Raises:
+            InputError: the tiles are too coarse.
         """
+        check_fine(mpp, region_mpp)
         side = math.floor(self.smallest * mpp / region_mpp + 1e-6)
         return max(REGION_STEP, min(LARGEST_REGION, side // REGION_STEP * REGION_STEP))
 
@@ -125,10 +131,13 @@ def tile_table(
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
+    if region:
+        check_fine(mpp, region[1])
     found = Found()
     paths = _tiles(folder, masks, found)
     search = Labels(masks, (path.relative_to(folder) for path in paths))
     patients = Patients(patient) if patient else None
+    found.notes += patients.unread() if patients else []
     slides = pattern(slide_pattern, "--slide") if slide_pattern else None
     tiles: dict[str, Tile] = {}
     for path in paths:
@@ -157,6 +166,7 @@ def tile_table(
         reasons = [f"{item.path}: {item.reason}" for item in found.refused]
         raise InputError(f"no tile{' is left' if paths else ''} in {folder}: {some(reasons, 3)}")
     check_folders(list(tiles.values()), classes)
+    check_split_folders(list(tiles.values()), found)
     rows = _rows(list(tiles.values()), found, mpp)
     check_splits(rows, allow_leakage)
     table = table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS))
@@ -180,12 +190,18 @@ def _short(notes: list[str]) -> list[str]:
 
 
 def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
-    """List the images in a folder and below that are no masks."""
+    """List the images in a folder and below that are no masks.
+
+    Where masks have a folder of their own, no name marks a mask in that of the tiles.
+    """
     inside = masks.resolve() if masks and masks.resolve() != folder.resolve() else None
-    tiles = []
+    tiles, alone = [], []
     for _, files in walk(folder, found, inside):
         for path in files:
-            if path.name.startswith(".") or is_mask(path) or path.suffix.lower() in UNFINISHED:
+            if path.name.startswith(".") or path.suffix.lower() in UNFINISHED:
+                continue
+            if not inside and is_mask(path):
+                alone += [] if mask_of_slide(path) else [shown(path.relative_to(folder))]
                 continue
             if inside and path.resolve().is_relative_to(inside):
                 continue
@@ -195,6 +211,11 @@ def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
                 path.with_suffix(suffix).exists() for suffix in TILES
             ):
                 found.refuse(path.relative_to(folder), reason)
+    if alone:
+        found.notes.append(
+            f"skipped {len(alone)} images without a tile, which are masks by their names: "
+            f"{some(alone)} (give the folder of masks by --masks if they are tiles)"
+        )
     return tiles
 
 
@@ -215,7 +236,9 @@ def _read(
         place = search.folder or path.parent
         raise InputError(
             f"has no mask: looked in {place} for {path.stem}.mask.png, {path.stem}_mask.png and "
-            f"similar names{search.apart(below)}"
+            "similar names"
+            + ("" if search.folder else " (--masks gives a folder of their own)")
+            + search.apart(below)
         )
     if len(masks) > 1 and masks[0].name == masks[1].name:
         raise InputError(

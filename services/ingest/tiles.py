@@ -26,6 +26,7 @@ from shared.imaging.region_sets import (
     region_row,
 )
 from shared.imaging.sandboxed_mask import open_mask
+from shared.imaging.slide import MAX_UPSAMPLING
 from shared.imaging.stored_slides import local_source
 from shared.imaging.tile_images import MAX_TILE_SIDE, TileImage, as_seen, check_side, read_image
 from shared.imaging.windows import choose_windows
@@ -277,6 +278,11 @@ def read_tile(
     labels = table(mask.rows(0, mask.height))
     labels = as_seen(name, image, labels, turn, mask)
     scale = row["mpp"] / rule.mpp
+    if scale > MAX_UPSAMPLING:
+        raise InputError(
+            f"tile {name} has {row['mpp']:g} µm/px, too coarse for regions of {rule.mpp:g}: take a "
+            "larger region mpp"
+        )
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     if max(size) > 2 * MAX_TILE_SIDE:
         much = f"{size[0]}×{size[1]} px at {rule.mpp} µm/px"

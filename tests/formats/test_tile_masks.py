@@ -39,3 +39,37 @@ def test_several_masks_of_a_tile_are_named(htd: Any, tmp_path: Path) -> None:
     done = htd("tiles", tmp_path / "tiles", *COMMON, "--cohort", "c")
     assert done.code == 0, done.text
     assert "1.png has several masks: 1_mask.png, 1_seg.png; taken: 1_mask.png" in done.text
+
+
+def test_names_are_no_masks_where_masks_have_their_own_folder(htd: Any, tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b_seg", "a_gt")):
+        write_slide(tmp_path / f"tiles/{name}.png", number, 96)
+        write_mask(tmp_path / f"masks/{name}.png", 96)
+    words = ("tiles", tmp_path / "tiles", *COMMON, "--cohort")
+    assert "labelled 3" in htd(*words, "c", "--masks", tmp_path / "masks").text
+    write_mask(tmp_path / "tiles/a_mask.png", 96)
+    write_mask(tmp_path / "tiles/b_seg_mask.png", 96)
+    beside = htd(*words, "c", "--replace").text
+    assert "labelled 1" in beside
+    assert "skipped 1 images without a tile, which are masks by their names: b_seg.png" in beside
+
+
+def test_coarse_tiles_are_not_magnified(htd: Any, tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.png", 1, 96)
+    write_mask(tmp_path / "a_mask.png", 96)
+    words = ("tiles", tmp_path, "--classes", "tumor,stroma", "--mpp", "2", "--cohort", "c")
+    done = htd(*words, "--region-mpp", "0.5")
+    assert done.code == 2
+    assert "the tiles have 2 µm/px, too coarse for regions of 0.5" in done.text
+
+
+def test_folders_like_splits_are_not_passed_over(htd: Any, tmp_path: Path) -> None:
+    for number, place in enumerate(("train", "test_set")):
+        write_slide(tmp_path / f"{place}/{number}.png", number, 96)
+        write_mask(tmp_path / f"{place}/{number}_mask.png", 96)
+    words = ("tiles", tmp_path, *COMMON, "--cohort", "c")
+    done = htd(*words)
+    assert done.code == 2
+    assert "folders test_set are not taken for splits, though others are" in done.text
+    (tmp_path / "train").rename(tmp_path / "more")
+    assert "folders test_set are not taken for splits: name them" in htd(*words).text
