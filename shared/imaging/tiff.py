@@ -202,6 +202,9 @@ class _Level:
 ASIDES = re.compile(r"(?i)label|macro|overview|thumb|preview|slide ?image")
 """Names of an OME-TIFF's images that are no scenes."""
 
+LEAST_STEP = 1.9
+"""Smallest factor from one level to the next."""
+
 LEAST_SCENE = 1 / 16
 """Area of an image, as part of the largest, from which on it may be a scene."""
 
@@ -218,7 +221,10 @@ def _check_scenes(path: Path, tiff: tifffile.TiffFile, main: Any) -> None:
         for other in tiff.series
         if other is not main
         and not ASIDES.search(str(other.name))
-        and (_size(other) == size or not is_scaled(_size(other), size, slack=ROUNDING))
+        and not (
+            size[0] >= LEAST_STEP * _size(other)[0]
+            and is_scaled(_size(other), size, slack=ROUNDING)
+        )
         and (
             _area(other) >= LEAST_SCENE * _area(main)
             or (spacing is not None and ome_facts(xml, _size(other))[0] == spacing)

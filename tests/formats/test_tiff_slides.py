@@ -246,6 +246,8 @@ def test_a_fourth_sample_that_is_no_opacity_changes_no_colour(tmp_path: Path) ->
     [
         ("second", np.s_[:200, :250], True),
         ("second", np.s_[:, :], True),
+        ("second", np.s_[::4, ::4], False),
+        ("second", np.s_[: 3 * 64, : 4 * 64], True),
         ("second", np.s_[:40, :20], True),  # small, but at the same resolution
         ("macro image", np.s_[:200, :250], False),
         ("level", np.s_[::2, ::2], False),
