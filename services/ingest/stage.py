@@ -209,6 +209,7 @@ def _ingest_tiles(
         "left_out": cut.left_out,
         "transparent": cut.transparent,
         "synthetic": cut.synthetic > 0,
+        "renamed": sorted(cut.renamed),
     }
 
 

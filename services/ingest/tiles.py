@@ -106,6 +106,7 @@ class CutTiles:
         left_out: tile → why it was left out.
         transparent: number of tiles with transparent pixels, which were laid on white.
         synthetic: number of tiles that say that a model made them, or parts of them.
+        renamed: keys of `label_names` that are values or colours of the masks.
     """
 
     regions: int
@@ -113,6 +114,7 @@ class CutTiles:
     left_out: dict[str, str]
     transparent: int
     synthetic: int
+    renamed: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,14 @@ class Tile:
         labels: uint8 (h, w), class indices.
         transparent: whether the file has transparent pixels, which were laid on white.
         synthetic: whether the file says that a model made it, or parts of it.
+        renamed: keys of `label_names` that are values or colours of the mask.
     """
 
     image: UInt8
     labels: UInt8
     transparent: bool
     synthetic: bool
+    renamed: frozenset[str]
 
 
 class TileFiles:
@@ -201,6 +205,7 @@ def cut_tiles(
     """
     table: list[RegionRow] = []
     left_out: dict[str, str] = {}
+    renamed: set[str] = set()
     transparent = synthetic = 0
 
     def regions() -> Iterator[Region]:
@@ -211,6 +216,7 @@ def cut_tiles(
                 continue
             transparent += tile.transparent
             synthetic += tile.synthetic
+            renamed.update(tile.renamed)
             image, labels = tile.image, tile.labels
             ratio = rule.mpp / row["mpp"]
             stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(row["image"]).stem)
@@ -228,7 +234,7 @@ def cut_tiles(
     if len(left_out) == len(rows):
         raise InputError("; ".join(dict.fromkeys(left_out.values())))
     put_regions(store, name, slide, table, tar)
-    return CutTiles(len(table), sha256(tar), left_out, transparent, synthetic)
+    return CutTiles(len(table), sha256(tar), left_out, transparent, synthetic, frozenset(renamed))
 
 
 def _each(
@@ -298,4 +304,4 @@ def read_tile(
         cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT),
     )
     shown, painted = (np.asarray(array, np.uint8) for array in resized)
-    return Tile(shown, painted, transparent, synthetic)
+    return Tile(shown, painted, transparent, synthetic, table.renamed)

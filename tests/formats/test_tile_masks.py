@@ -73,3 +73,12 @@ def test_folders_like_splits_are_not_passed_over(htd: Any, tmp_path: Path) -> No
     assert "folders test_set are not taken for splits, though others are" in done.text
     (tmp_path / "train").rename(tmp_path / "more")
     assert "folders test_set are not taken for splits: name them" in htd(*words).text
+
+
+def test_renames_that_match_nothing_are_named(htd: Any, tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.png", 1, 96)
+    write_mask(tmp_path / "a_mask.png", 96)
+    renames = ("--rename", "01=stroma", "--rename", "2=tumor", "--rename", "#ff0000=tumor")
+    done = htd("tiles", tmp_path, *COMMON, *renames, "--cohort", "c")
+    assert done.code == 0, done.text
+    assert "renamed, but in no annotation: #ff0000, 01" in done.text
