@@ -342,11 +342,6 @@ def test_a_file_belongs_to_the_slide_whose_file_it_is_named_after() -> None:
         match_files(["one.h5", "0.h5"], {"one": slide_record("one", source="sources/0/0.png")})
 
 
-def test_signs_between_numbers_count() -> None:
-    slides = {name: slide_record(name, source=f"sources/{name}.svs") for name in ("1-12", "2-3")}
-    assert match_files(["2_3.h5", "11-2.h5", "112.h5"], slides) == {"2-3": "2_3.h5"}
-
-
 def test_features_of_different_widths_are_refused_before_any_is_read(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "store")
     make_cohort(store, slide_record("s1"), slide_record("s2"), slide_record("s3"))
