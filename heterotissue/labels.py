@@ -44,7 +44,8 @@ def write_labels(
             f"cohort {cohort!r} has no slide {slide!r}: it has {some(record.splits, 20)}"
         )
     key = label_map_key(record.folder(slide), cohort)
-    if record.classes is None or not store.exists(key):
+    unlabelled = record.labels and slide not in record.labels  # what is there is of an earlier run
+    if record.classes is None or unlabelled or not store.exists(key):
         raise InputError(f"slide {slide!r} of cohort {cohort!r} has no labels")
     with (
         open_slide(store, record, slide) as (opened, _),

@@ -23,6 +23,15 @@ _COUNT = re.compile(
 )
 """A number at the end, which may also count patients: it tells nothing unless the rest has one."""
 
+_PLACE = re.compile(
+    r"(?i)(?<=\w)(?:"
+    r"(?:[-_. ]+(?:0|\d{3,})){2,4}"  # slide_0_2048
+    r"|(?:[-_. ,]+(?:x|y|w|h|row|col|r|c)[-_. =]*\d+){2,4}"  # slide_x3_y17, slide [x=0,y=512,…]
+    r"|[-_. ]+(?:tile|patch|crop|roi|region|fov)[-_. ]*\d+"
+    r")(?:-[0-9a-f]{6})?$"
+)
+"""The end of a tile's name, which tells its place on the slide; perhaps with digits of a hash."""
+
 
 _NUMBER = re.compile(r"^0*(\d+)(?:\.0+)?$", re.ASCII)
 """A number that counts patients, with what spreadsheets add to it or leave out."""
@@ -66,7 +75,7 @@ def known_origin(name: str) -> Origin | None:
 
 
 def alike(names: Iterable[str]) -> dict[str, list[str]]:
-    """Group names that look like several slides of one patient: case12-a, case12-b; P7_1, P7_2.
+    """Group names that look like several slides, or tiles, of one patient: case12-a, case12-b.
 
     Returns:
         What the names of a group have in common → the names; only groups of two and more.
@@ -74,11 +83,11 @@ def alike(names: Iterable[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = defaultdict(list)
     every = sorted(names)
     for name in every:
-        stem = _BLOCK.sub("", name)
-        if stem == name:
-            stem = _COUNT.sub("", name)
-            if not any(sign.isdigit() for sign in stem):
-                continue
+        own = _PLACE.sub("", name)
+        stem = _BLOCK.sub("", own)
+        counted = _COUNT.sub("", own)
+        if stem == own and any(sign.isdigit() for sign in counted):
+            stem = counted
         if stem not in ("", name):
             groups[stem].append(name)
     # Where all names differ in their ends alone, as in slide-a and slide-b, the rest means nothing.

@@ -186,6 +186,10 @@ def parse_proportions(items: list[str]) -> dict[str, float]:
     return shares
 
 
+BACKGROUNDS = {"background", "bg", "other", "others", "none", "void", "unlabelled", "unlabeled"}
+"""What people call class 0, whose name is given."""
+
+
 def parse_classes(text: str, *, exhaustive: bool = False) -> Classes:
     """Read the class names of `--classes`. Raises `InputError` if they are none, or not valid."""
     names = [name.strip() for name in text.split(",")]
@@ -203,6 +207,12 @@ def parse_classes(text: str, *, exhaustive: bool = False) -> Classes:
         raise InputError(
             f"--classes {quoted(text)} names {quoted(taken[0])}, which class 0 is already: the "
             "pixels that no annotation or mask gives a class. Leave it out"
+        )
+    if spelling(names[0]) in BACKGROUNDS:
+        raise InputError(
+            f"--classes {quoted(text)} begins with {quoted(names[0])}, which would be class 1: "
+            f"class 0 is {zero}, without being named. Leave it out; if it is a class of its own, "
+            "name it behind another one"
         )
     try:
         return Classes.of(*names, exhaustive=exhaustive)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,15 +58,27 @@ class Labels:
 
     Args:
         folder: folder of the annotations, which may lie in subfolders; None: beside the slides.
+        below: paths of all slides or tiles below the folder that was searched.
+
+    Attributes:
+        foreign: annotations of a file's name that were not taken, because they lie where those of
+            other files are.
 
     Raises:
         InputError: `folder` is no folder.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, below: Iterable[Path]) -> None:
         if folder is not None and not folder.is_dir():
             raise InputError(f"the folder of annotations {folder} is not a folder")
         self.folder = folder
+        self.foreign: dict[Path, list[Path]] = {}
+        self._stems: dict[Path, set[str]] = {}
+        for path in below:
+            self._stems.setdefault(path.parent, set()).add(stem_of(path).lower())
+        self._folders = {place for path in self._stems for place in (path, *path.parents)}
+        self._folders -= {Path()}
+        self._holding: set[Path] = set()
         self._beside: dict[Path, dict[str, list[Path]]] = {}
 
     def of(self, path: Path, below: Path, endings: tuple[str, ...] = ENDINGS) -> list[Path]:
@@ -74,8 +86,9 @@ class Labels:
 
         Args:
             path: the slide or tile.
-            below: its path below the folder that was searched; in a folder of annotations, those
-                in the same subfolder come before others.
+            below: its path below the folder that was searched. In a folder of annotations, that
+                in the same subfolder is taken; in another one only if no other slide's or tile's
+                annotations are there, and none are in the same.
             endings: what may follow the file's name. In a folder of annotations, an image may
                 also have the very name of the slide.
         """
@@ -83,6 +96,7 @@ class Labels:
         place = self.folder or path.parent
         if place not in self._beside:
             self._beside[place] = _names(place, deep=self.folder is not None)
+            self._holding |= {item.parent for x in self._beside[place].values() for item in x}
         names = self._beside[place]
         found: list[Path] = []
         for name in _candidates(path, endings, own=not apart):
@@ -90,10 +104,36 @@ class Labels:
                 items = [item for item in same if item != path]
                 found += [item for item in items if item.name == name] or items
         unique = list(dict.fromkeys(found))
-        if self.folder is not None:
-            near = [item for item in unique if _mirrors(item.parent, self.folder, below.parent)]
-            return near or unique
+        if self.folder is None:
+            return unique
+        # That which has the very name of another file is that file's.
+        others = self._stems.get(below.parent, set()) - {stem_of(path).lower(), path.name.lower()}
+        unique = [item for item in unique if stem_of(item).lower() not in others]
+        own = self.folder / below.parent
+        if near := [item for item in unique if item.parent == own]:
+            return near
+        mirrored = own != self.folder and own in self._holding
+        above = [item for item in unique if self._places(item) & set(below.parents) - {Path()}]
+        if above and not mirrored:
+            return above
+        doubtful = mirrored or any(self._places(item) & self._folders for item in unique)
+        if unique and doubtful and len({item.name for item in unique}) == len(unique):
+            self.foreign[below] = unique
+            return []
         return unique
+
+    def _places(self, item: Path) -> set[Path]:
+        """Return the subfolders that an annotation lies in."""
+        return set(item.relative_to(self.folder or Path()).parents)
+
+    def apart(self, below: Path) -> str:
+        """Tell which annotations were not taken, and what to do; nothing if there are none."""
+        if not (foreign := self.foreign.get(below)):
+            return ""
+        return (
+            f": {some(map(shown, foreign), 2)} may be of another folder's {shown(below.name)}, and "
+            "is not taken. Put annotations into the same subfolders as slides or tiles"
+        )
 
 
 def _candidates(path: Path, endings: tuple[str, ...], own: bool) -> Iterator[str]:
@@ -118,10 +158,6 @@ def _names(folder: Path, deep: bool) -> dict[str, list[Path]]:
         if not item.name.startswith(".") and item.is_file():
             names.setdefault(item.name.lower(), []).append(item)
     return names
-
-
-def _mirrors(place: Path, root: Path, below: Path) -> bool:
-    return place.relative_to(root) == below
 
 
 def _without_shared(found: Found, slides: list[SlideEntry]) -> list[SlideEntry]:
@@ -152,7 +188,7 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
     Raises:
         InputError: `folder` holds no annotation of any slide.
     """
-    search = Labels(folder)
+    search = Labels(folder, (entry.below for entry in found.slides))
     slides: list[SlideEntry] = []
     several: list[str] = []
     for entry in found.slides:
@@ -174,7 +210,7 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
         example = slides[0].path.stem
         raise InputError(
             f"{folder} holds no annotation of any slide: looked for {example}.geojson, "
-            f"{example}.xml, {example}_mask.png and similar names"
+            f"{example}.xml, {example}_mask.png and similar names{search.apart(slides[0].below)}"
         )
     if not wanted:
         if with_labels:
@@ -194,4 +230,7 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
                 f"no annotation of {len(without)} of {len(slides)} slides was found: "
                 f"{some(without, 20)}"
             )
+        found.notes += [
+            f"{shown(below)} has no annotation{search.apart(below)}" for below in search.foreign
+        ][:20]
     found.slides = slides

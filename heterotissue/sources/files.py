@@ -111,7 +111,7 @@ class Finder:
             if inner in SLIDES or given:
                 self._skip(path, "packed files (unpack them first)")
         elif is_mask(path):
-            if not _mask_of_slide(path):
+            if not mask_of_slide(path):
                 if given:
                     return True
                 self._skip(
@@ -302,10 +302,11 @@ def is_mask(path: Path) -> bool:
     """Say whether a file's name, or that of a slide beside it, marks it as a label image."""
     if path.suffix.lower() not in MASK_SUFFIXES:
         return False
-    return stem_of(path).lower().endswith(MASK_ENDINGS) or _mask_of_slide(path)
+    return stem_of(path).lower().endswith(MASK_ENDINGS) or mask_of_slide(path)
 
 
-def _mask_of_slide(path: Path) -> bool:
+def mask_of_slide(path: Path) -> bool:
+    """Say whether the name of a slide beside a file marks it as a label image."""
     endings = (*MASK_ENDINGS, *GT_ENDINGS)
     return _beside(path, endings) or _beside(path, LABEL_ENDINGS, PICTURES)
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from heterotissue.sources.records import Found, SlideEntry, shown
+from heterotissue.sources.records import Found, SlideEntry, shown, some
 from heterotissue.sources.tables import TABLES, Table
 from shared.errors import InputError, quoted
 from shared.patients import known_origin
@@ -36,6 +36,15 @@ class Patients:
                 )
         else:
             self._pattern = pattern(rule, "--patient")
+
+    def unread(self) -> list[str]:
+        """Return a note on the columns of the table that are not read."""
+        if self._table is None or not (rest := self._table.headings_but("path", "name", "patient")):
+            return []
+        return [
+            f"{self.rule}: of a table given by --patient only slides and patients are read, not "
+            f"{some(rest, 12)} (htd ingest reads all of a --table)"
+        ]
 
     def of(self, path: Path, below: Path) -> str | None:
         """Return the patient of a file; None if the rule does not say who it is.
@@ -81,6 +90,7 @@ def add_patients(found: Found, rule: str | None) -> None:
         InputError: `rule` fits no slide.
     """
     patients = Patients(rule) if rule else None
+    found.notes += patients.unread() if patients else []
     kept: list[SlideEntry] = []
     lost: list[SlideEntry] = []
     for entry in found.slides:

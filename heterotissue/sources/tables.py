@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from heterotissue.sources.annotations import stem_of
 from heterotissue.sources.files import SLIDES, Finder, with_facts
 from heterotissue.sources.records import Found, SlideEntry, shown, some
 from heterotissue.sources.table_values import (
@@ -130,21 +131,28 @@ class Table:
         }
         return cls(path, header, set(read), rows, unknown, faults)
 
+    def headings_but(self, *columns: str) -> list[str]:
+        """Return the headings that mean none of some columns."""
+        meant = {name for column in columns for name in COLUMNS[column].split()}
+        return [heading for heading in self.header if _plain(heading) not in meant]
+
     def row_of(self, path: Path) -> dict[str, str] | None:
         """Return the row of a slide, which is known by its path, its name or its stem.
 
-        Of several rows, that counts whose path has most folders in common with the slide's.
+        Of several rows, that counts which states the very name, then that whose path has most
+        folders in common with the slide's. The suffix may be that of another format.
 
         Raises:
             InputError: rows that fit equally well differ.
         """
-        names = {path.name, path.stem}
-        found: dict[tuple[int, bool], list[dict[str, str]]] = {}
+        names = {path.name, path.stem, stem_of(path)}
+        found: dict[tuple[bool, int], list[dict[str, str]]] = {}
         for _, row in self.rows:
             given = path_of(row["path"]) if "path" in row else Path(row.get("name", ""))
             exact = given.name in names or row.get("name") in names
-            if exact or given.stem == path.stem:
-                found.setdefault((_common(given, path), exact), []).append(row)
+            # What follows the point of 12.1 is no suffix.
+            if exact or (given.stem == path.stem and given.suffix.lower() in SLIDES):
+                found.setdefault((exact, _common(given, path)), []).append(row)
         if not found:
             return None
         first, *others = found[max(found)]

@@ -12,30 +12,37 @@ from typing import Any
 import pyarrow as pa
 
 from heterotissue.sources.annotations import MASKS, Labels
-from heterotissue.sources.files import UNFINISHED, is_mask, unusable, walk
+from heterotissue.sources.files import UNFINISHED, is_mask, mask_of_slide, unusable, walk
 from heterotissue.sources.keeping import storing
 from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
 from heterotissue.sources.records import Found, Refusal, explain, shown, some
 from heterotissue.sources.table_values import SPLITS
+from heterotissue.sources.tile_checks import (
+    Tile,
+    check_fine,
+    check_folders,
+    check_growth,
+    check_side,
+    check_split_folders,
+    check_splits,
+    warn_of_equal_names,
+    without_shared,
+)
 from heterotissue.sources.unread import why_unread
 from shared.contracts.base import Classes, Split, spelling
-from shared.contracts.ingest import check_divided
 from shared.contracts.tiles import TILE_COLUMNS, tiles_key
 from shared.errors import InputError, quoted
 from shared.imaging.pictures import open_picture
-from shared.imaging.region_sets import load_region_set
 from shared.imaging.tiff_facts import inspect, is_tiff
 from shared.patients import known_origin
 from shared.storage import (
-    DamagedObjectError,
-    ObjectNotFoundError,
     Store,
     content_hash,
     sha256,
     sha256_file,
 )
-from shared.storage.formats import read_table, table_bytes
+from shared.storage.formats import table_bytes
 
 TILES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 
@@ -71,23 +78,13 @@ class TileTable:
         Args:
             mpp: µm per pixel of the tiles.
             region_mpp: µm per pixel of the regions.
+
+        Raises:
+            InputError: the tiles are too coarse.
         """
+        check_fine(mpp, region_mpp)
         side = math.floor(self.smallest * mpp / region_mpp + 1e-6)
         return max(REGION_STEP, min(LARGEST_REGION, side // REGION_STEP * REGION_STEP))
-
-
-@dataclass(frozen=True)
-class _Tile:
-    path: Path
-    below: Path
-    mask: Path
-    patient: str | None
-    slide: str | None
-    split: Split | None
-    label: int | None
-    side: int
-    image_sha256: str
-    mask_sha256: str
 
 
 def tile_table(
@@ -134,18 +131,20 @@ def tile_table(
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
+    if region:
+        check_fine(mpp, region[1])
     found = Found()
-    search = Labels(masks)
+    paths = _tiles(folder, masks, found)
+    search = Labels(masks, (path.relative_to(folder) for path in paths))
     patients = Patients(patient) if patient else None
+    found.notes += patients.unread() if patients else []
     slides = pattern(slide_pattern, "--slide") if slide_pattern else None
-    tiles: dict[str, _Tile] = {}
-    count = 0
-    for path in _tiles(folder, masks, found):
-        count += 1
+    tiles: dict[str, Tile] = {}
+    for path in paths:
         below = path.relative_to(folder)
         try:
-            tile = _read(path, below, search, patients, slides, classes)
-            _check_side(tile, mpp, region)
+            tile = _read(path, below, search, patients, slides, classes, found)
+            check_side(tile, mpp, region)
         except InputError as error:
             found.refuse(below, str(error))
         except OSError as error:
@@ -162,76 +161,26 @@ def tile_table(
                 found.notes.append(
                     f"{shown(below)} has the same content as {shown(known.below)}: taken once"
                 )
+    tiles = without_shared(found, tiles)
     if not tiles:
         reasons = [f"{item.path}: {item.reason}" for item in found.refused]
-        raise InputError(f"no tile{' is left' if count else ''} in {folder}: {some(reasons, 3)}")
-    _check_folders(list(tiles.values()), classes)
+        raise InputError(f"no tile{' is left' if paths else ''} in {folder}: {some(reasons, 3)}")
+    check_folders(list(tiles.values()), classes)
+    check_split_folders(list(tiles.values()), found)
     rows = _rows(list(tiles.values()), found, mpp)
-    _check_splits(rows, allow_leakage)
+    check_splits(rows, allow_leakage)
     table = table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS))
     key = tiles_key(cohort, sha256(table))
     with storing(store):
         if not replace:
-            _check_growth(store, cohort, set(tiles), mpp)
+            check_growth(store, cohort, set(tiles), mpp)
         store.put(key, table)
     smallest = min(tile.side for tile in tiles.values())
     return TileTable(key, len(tiles), smallest, found.refused, _short(found.notes))
 
 
-def _said(tile: _Tile) -> tuple[str, int | None, str | None, Split | None]:
+def _said(tile: Tile) -> tuple[str, int | None, str | None, Split | None]:
     return tile.mask_sha256, tile.label, tile.patient, tile.split
-
-
-def _check_side(tile: _Tile, mpp: float, region: tuple[int, float] | None) -> None:
-    """Raise `InputError` if a tile is smaller than a region."""
-    size, region_mpp = region or (0, mpp)
-    side = round(tile.side * mpp / region_mpp)
-    if side < size:
-        raise InputError(
-            f"has a side of {side} px at {region_mpp:g} µm/px, smaller than a region of {size} px: "
-            "take smaller regions (--region-size), or a smaller --region-mpp"
-        )
-
-
-def _check_folders(tiles: list[_Tile], classes: Classes) -> None:
-    """Raise `InputError` if the folders of some tiles, but not of all, are named like classes."""
-    named = sorted({classes.names[tile.label] for tile in tiles if tile.label is not None})
-    others = sorted({shown(tile.below.parent) for tile in tiles if tile.label is None})
-    if named and others:
-        raise InputError(
-            f"the folders of some tiles have the name of a class ({', '.join(named)}), so their "
-            f"masks would be that class, but those of others have not ({some(others)}), so their "
-            "masks would be class indices: give all folders' names as --classes (now "
-            f"{','.join(classes.names[1:])}), or rename the folders that are no classes"
-        )
-
-
-def _check_growth(store: Store, cohort: str, tiles: set[str], mpp: float) -> None:
-    """Raise `InputError` if a cohort has tiles that are not among these, or at another resolution.
-
-    Args:
-        store, cohort: where the cohort is, if there is one.
-        tiles: SHA-256 of each tile.
-        mpp: µm per pixel of the tiles.
-    """
-    try:
-        before = load_region_set(store, cohort)
-        columns = ["image", "image_sha256", "mpp"]
-        rows = read_table(store, before.tiles, columns).to_pylist() if before.tiles else []
-    except (ObjectNotFoundError, DamagedObjectError):
-        return
-    if gone := [row["image"] for row in rows if row["image_sha256"] not in tiles]:
-        raise InputError(
-            f"cohort {quoted(cohort)} has {len(gone)} tiles that are not among these, or are "
-            f"changed: {some((Path(image).name for image in gone), 3)}. Choose another name, or "
-            "replace the cohort with --replace"
-        )
-    if other := {row["mpp"] for row in rows} - {mpp}:
-        raise InputError(
-            f"the tiles of cohort {quoted(cohort)} were taken at "
-            f"{some(f'{x:g}' for x in other)} µm/px, not at {mpp:g}: choose another name, "
-            "or replace the cohort with --replace"
-        )
 
 
 def _short(notes: list[str]) -> list[str]:
@@ -241,12 +190,18 @@ def _short(notes: list[str]) -> list[str]:
 
 
 def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
-    """List the images in a folder and below that are no masks."""
+    """List the images in a folder and below that are no masks.
+
+    Where masks have a folder of their own, no name marks a mask in that of the tiles.
+    """
     inside = masks.resolve() if masks and masks.resolve() != folder.resolve() else None
-    tiles = []
+    tiles, alone = [], []
     for _, files in walk(folder, found, inside):
         for path in files:
-            if path.name.startswith(".") or is_mask(path) or path.suffix.lower() in UNFINISHED:
+            if path.name.startswith(".") or path.suffix.lower() in UNFINISHED:
+                continue
+            if not inside and is_mask(path):
+                alone += [] if mask_of_slide(path) else [shown(path.relative_to(folder))]
                 continue
             if inside and path.resolve().is_relative_to(inside):
                 continue
@@ -256,6 +211,11 @@ def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
                 path.with_suffix(suffix).exists() for suffix in TILES
             ):
                 found.refuse(path.relative_to(folder), reason)
+    if alone:
+        found.notes.append(
+            f"skipped {len(alone)} images without a tile, which are masks by their names: "
+            f"{some(alone)} (give the folder of masks by --masks if they are tiles)"
+        )
     return tiles
 
 
@@ -266,7 +226,8 @@ def _read(
     patients: Patients | None,
     slides: re.Pattern[str] | None,
     classes: Classes,
-) -> _Tile:
+    found: Found,
+) -> Tile:
     """Describe one tile. Raises `InputError` or `OSError` if it cannot be used."""
     if reason := unusable(path):
         raise InputError(reason)
@@ -276,6 +237,18 @@ def _read(
         raise InputError(
             f"has no mask: looked in {place} for {path.stem}.mask.png, {path.stem}_mask.png and "
             "similar names"
+            + ("" if search.folder else " (--masks gives a folder of their own)")
+            + search.apart(below)
+        )
+    if len(masks) > 1 and masks[0].name == masks[1].name:
+        raise InputError(
+            f"may have any of several masks: {some(map(shown, masks))}. Put masks into the same "
+            "subfolders as tiles"
+        )
+    if len(masks) > 1:
+        found.notes.append(
+            f"{shown(below)} has several masks: {some((shown(m.name) for m in masks), 3)}; taken: "
+            f"{shown(masks[0].name)}"
         )
     if reason := unusable(masks[0]):
         raise InputError(f"has a mask, {masks[0].name}, that {reason}")
@@ -297,7 +270,7 @@ def _read(
     if len(labels) > 1:
         names = ", ".join(classes.names[label] for label in sorted(labels))
         raise InputError(f"lies in the folders of several classes: {names}")
-    return _Tile(
+    return Tile(
         path,
         below,
         masks[0],
@@ -328,7 +301,7 @@ def _side(path: Path) -> int:
         raise InputError("cannot be read as an image: is it damaged?") from error
 
 
-def _rows(tiles: list[_Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
+def _rows(tiles: list[Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
     """Make the rows of the table; names of slides differ between slides."""
     grouped = defaultdict(list)
     for tile in tiles:
@@ -337,7 +310,7 @@ def _rows(tiles: list[_Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
         alone = tile.slide is None
         name, place = tile.slide or tile.path.stem, tile.below.as_posix() if alone else ""
         grouped[name, tile.patient, place].append(tile)
-    _warn_of_equal_names(tiles, found)
+    warn_of_equal_names(tiles, found)
     names = distinct_names(
         [
             Named(
@@ -366,35 +339,3 @@ def _rows(tiles: list[_Tile], found: Found, mpp: float) -> list[dict[str, Any]]:
             for tile in members
         ]
     return sorted(rows, key=lambda row: row["image"])
-
-
-def _check_splits(rows: list[dict[str, Any]], allow_leakage: bool) -> None:
-    """Raise `InputError` if the splits of the tiles divide a slide or a patient."""
-    splits: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        splits[row["slide"]].add(row["split"] or "none")
-    if divided := sorted(slide for slide, parts in splits.items() if len(parts) > 1):
-        raise InputError(
-            f"tiles of slide {quoted(divided[0])} are in the splits "
-            f"{', '.join(sorted(splits[divided[0]]))}: a slide must be in one split, or the "
-            "figures will be too good"
-        )
-    if not allow_leakage:
-        try:
-            check_divided({row["image"]: (row["patient"], row["split"]) for row in rows})
-        except ValueError as error:
-            raise InputError(str(error)) from error
-
-
-def _warn_of_equal_names(tiles: list[_Tile], found: Found) -> None:
-    """Note tiles of one name in two splits, because they may be of one slide."""
-    splits = defaultdict(set)
-    for tile in tiles:
-        if tile.slide is None and tile.patient is None:
-            splits[tile.path.stem].add(tile.split)
-    doubled = sorted(name for name, parts in splits.items() if len(parts) > 1)
-    if doubled:
-        found.notes.append(
-            f"{len(doubled)} names of tiles are in several splits ({some(doubled)}): if these are "
-            "of one slide or patient, give --patient or --slide"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -37,7 +38,7 @@ def match_files(files: Iterable[str], slides: dict[str, SlideRecord]) -> dict[st
     A file is `<name>.h5`, by the slide's original file name, with or without its suffix, or by
     its name in the cohort. Other tools know the file name alone, so where a file may be one
     slide's by its file name and another's by its name in the cohort, it is the first one's. Case
-    and signs other than letters and digits do not count.
+    does not count, nor which signs other than letters and digits stand between these.
 
     Args:
         files: names of files.
@@ -141,7 +142,7 @@ def _file_names(record: SlideRecord) -> set[str]:
 
 def _plain(text: str) -> str:
     folded = unicodedata.normalize("NFC", text).casefold()
-    return "".join(sign for sign in folded if sign.isalnum())
+    return re.sub(r"[\W_]+", "-", folded).strip("-")
 
 
 def checked(

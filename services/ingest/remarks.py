@@ -29,7 +29,7 @@ def remarks(request: IngestRequest, done: Mapping[str, dict[str, Any]]) -> dict[
     Returns:
         kind of remark → the slides or objects that it is about; no kind is empty.
     """
-    return _on_slides(done) | _on_labels(request, done)
+    return _on_slides(done) | _on_labels(request, done) | _on_renames(request, done)
 
 
 def why_no_regions(request: IngestRequest, labelled: list[str]) -> str:
@@ -93,6 +93,15 @@ def _overridden(part: dict[str, Any]) -> str | None:
         return None
     stated = f"{x:.4g}" if x == y else f"{x:.4g} × {y:.4g}"
     return f"{part['mpp']:.4g} instead of {stated} µm/px"
+
+
+def _on_renames(request: IngestRequest, done: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Name what was to be renamed, but is in no annotation and no mask."""
+    found = [part.get("labels") or part for part in done.values()]
+    labelled = [part for part in found if "renamed" in part]
+    there = {name for part in labelled for name in part["renamed"]}
+    unused = [name for name in request.label_names if name not in there]
+    return {"renamed, but in no annotation": unused} if labelled and unused else {}
 
 
 def _on_labels(request: IngestRequest, done: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scipy.cluster.hierarchy import DisjointSet
@@ -91,11 +91,13 @@ class Earlier:
         splits: slide → split.
         patients: slide → patient, where known.
         rule: what the splits were assigned by; None: not known.
+        mixed: slide → splits of its tiles, which were of other slides before, and in several.
     """
 
     splits: Mapping[str, Split]
     patients: Mapping[str, str]
     rule: SplitFractions | None
+    mixed: Mapping[str, Collection[Split]] = field(default_factory=dict)
 
 
 def assign_splits(
@@ -140,9 +142,10 @@ def earlier_splits(
 
     Slides of other content than now are left out, so that a cohort which replaces another one
     takes nothing from slides that only have the same names. Slides that are skipped this time keep
-    their splits. Of tiles, one has to be the same.
+    their splits. Tiles are known by their images, as they may be grouped otherwise now.
     """
     splits: dict[str, Split] = {}
+    mixed: dict[str, set[Split]] = {}
     patients: dict[str, str] = {}
     rule = None
     try:
@@ -163,13 +166,19 @@ def earlier_splits(
         regions = store.get_model(region_set_key(request.cohort), RegionSet)
         before = read_tiles(store, regions.tiles) if regions.tiles else {}
         rule = rule or regions.split
-        for part in regions.slides:
-            if _images(before, part.slide) & _images(tiles, part.slide):
-                splits[part.slide] = part.split
-                patients |= {part.slide: part.patient} if part.patient else {}
+        owner = {sha: part for part in regions.slides for sha in _images(before, part.slide)}
+        for slide in tiles:
+            parts = [owner[sha] for sha in sorted(_images(tiles, slide) & set(owner))]
+            parted = {part.split for part in parts}
+            if len(parted) > 1:
+                mixed[slide] = parted
+                continue
+            for part in parts:
+                splits[slide] = part.split
+                patients |= {slide: part.patient} if part.patient else {}
     except (ObjectNotFoundError, DamagedObjectError):
         pass
-    return Earlier(splits, patients, rule) if rule else None
+    return Earlier(splits, patients, rule, mixed) if rule else None
 
 
 def skipped_slides(
@@ -215,11 +224,15 @@ def kept_splits(
 
 def changed_splits(splits: Mapping[str, Split], earlier: Earlier | None) -> dict[str, str]:
     """Return how the splits of slides have changed: name → 'train → test'."""
-    before = earlier.splits if earlier else {}
+    if earlier is None:
+        return {}
+    before = {name: (split,) for name, split in earlier.splits.items()} | {
+        name: tuple(sorted(parts)) for name, parts in earlier.mixed.items()
+    }
     return {
-        name: f"{before[name]} → {split}"
+        name: f"{', '.join(before[name])} → {split}"
         for name, split in sorted(splits.items())
-        if before.get(name, split) != split
+        if name in before and before[name] != (split,)
     }
 
 

@@ -209,6 +209,7 @@ def _ingest_tiles(
         "left_out": cut.left_out,
         "transparent": cut.transparent,
         "synthetic": cut.synthetic > 0,
+        "renamed": sorted(cut.renamed),
     }
 
 
@@ -230,6 +231,8 @@ def _ingest(
         slide.check_mpp(request.regions.mpp)
         with store.writing(labels_key) as file:
             drawn = _write_labels(request, source, slide, tissue, file, context)
+    else:  # the slide may have been labelled when it was ingested before
+        store.delete(labels_key)
     context.progress(2, 4, "label map written")
     regions, region_sha, labels_sha = 0, None, None
     labels = open_label_map(store, labels_key) if source.labels is not None else None

@@ -26,6 +26,7 @@ from shared.imaging.region_sets import (
     region_row,
 )
 from shared.imaging.sandboxed_mask import open_mask
+from shared.imaging.slide import MAX_UPSAMPLING
 from shared.imaging.stored_slides import local_source
 from shared.imaging.tile_images import MAX_TILE_SIDE, TileImage, as_seen, check_side, read_image
 from shared.imaging.windows import choose_windows
@@ -105,6 +106,7 @@ class CutTiles:
         left_out: tile → why it was left out.
         transparent: number of tiles with transparent pixels, which were laid on white.
         synthetic: number of tiles that say that a model made them, or parts of them.
+        renamed: keys of `label_names` that are values or colours of the masks.
     """
 
     regions: int
@@ -112,6 +114,7 @@ class CutTiles:
     left_out: dict[str, str]
     transparent: int
     synthetic: int
+    renamed: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,14 @@ class Tile:
         labels: uint8 (h, w), class indices.
         transparent: whether the file has transparent pixels, which were laid on white.
         synthetic: whether the file says that a model made it, or parts of it.
+        renamed: keys of `label_names` that are values or colours of the mask.
     """
 
     image: UInt8
     labels: UInt8
     transparent: bool
     synthetic: bool
+    renamed: frozenset[str]
 
 
 class TileFiles:
@@ -200,6 +205,7 @@ def cut_tiles(
     """
     table: list[RegionRow] = []
     left_out: dict[str, str] = {}
+    renamed: set[str] = set()
     transparent = synthetic = 0
 
     def regions() -> Iterator[Region]:
@@ -210,6 +216,7 @@ def cut_tiles(
                 continue
             transparent += tile.transparent
             synthetic += tile.synthetic
+            renamed.update(tile.renamed)
             image, labels = tile.image, tile.labels
             ratio = rule.mpp / row["mpp"]
             stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(row["image"]).stem)
@@ -227,7 +234,7 @@ def cut_tiles(
     if len(left_out) == len(rows):
         raise InputError("; ".join(dict.fromkeys(left_out.values())))
     put_regions(store, name, slide, table, tar)
-    return CutTiles(len(table), sha256(tar), left_out, transparent, synthetic)
+    return CutTiles(len(table), sha256(tar), left_out, transparent, synthetic, frozenset(renamed))
 
 
 def _each(
@@ -277,6 +284,11 @@ def read_tile(
     labels = table(mask.rows(0, mask.height))
     labels = as_seen(name, image, labels, turn, mask)
     scale = row["mpp"] / rule.mpp
+    if scale > MAX_UPSAMPLING:
+        raise InputError(
+            f"tile {name} has {row['mpp']:g} µm/px, too coarse for regions of {rule.mpp:g}: take a "
+            "larger region mpp"
+        )
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     if max(size) > 2 * MAX_TILE_SIDE:
         much = f"{size[0]}×{size[1]} px at {rule.mpp} µm/px"
@@ -292,4 +304,4 @@ def read_tile(
         cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT),
     )
     shown, painted = (np.asarray(array, np.uint8) for array in resized)
-    return Tile(shown, painted, transparent, synthetic)
+    return Tile(shown, painted, transparent, synthetic, table.renamed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import Enum, auto
@@ -118,8 +119,10 @@ def _printable(name: str) -> str:
 
 
 def spelling(name: str) -> str:
-    """Return a class name as names are compared: in one case, with '-' for '_' and spaces."""
-    return re.sub(r"[\s_-]", "-", " ".join(name.casefold().split()))
+    """Return a class name as names are compared: in one case and Unicode form (macOS writes
+    accents apart), with '-' for '_' and spaces."""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return re.sub(r"[\s_-]", "-", " ".join(folded.split()))
 
 
 def class_zero(exhaustive: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,13 @@ BLACK, WHITE = (0, 0, 0), 240
 
 
 def stated_colors(label_names: dict[str, str]) -> dict[int, str]:
-    """Return the colours (0xRRGGBB) among the keys of `label_names`, with their class names."""
+    """Return the colours (0xRRGGBB) among the keys of `label_names`, with their keys."""
     colors = {}
-    for key, name in label_names.items():
+    for key in label_names:
         if match := _COLOR.fullmatch(key.strip()):
             parts = [int(part) for part in match.groups()[1:] if part]
             color = int(match[1], 16) if match[1] else parts[0] << 16 | parts[1] << 8 | parts[2]
-            colors[color] = name
+            colors[color] = key
     return colors
 
 
@@ -45,9 +45,15 @@ class MaskValuesError(InputError):
 
 @dataclass(frozen=True)
 class Lookup:
-    """A table from the values of a mask to class indices: uint8 (number of values,)."""
+    """How the values of a mask become class indices.
+
+    Attributes:
+        table: class index of each value, uint8 (number of values,).
+        renamed: keys of `label_names` that are values or colours of the mask.
+    """
 
     table: UInt8
+    renamed: frozenset[str] = frozenset()
 
     def __call__(self, values: Values) -> UInt8:
         """Turn values of the mask into class indices, uint8 of the same shape."""
@@ -99,7 +105,8 @@ def lookup(
         table[1:] = foreground
         return Lookup(table)
     names: dict[int, str | None] = {}
-    colors = stated_colors(label_names)
+    keys = stated_colors(label_names)
+    colors = {color: label_names[key] for color, key in keys.items()}
     numbers, red_only = values, False
     if mask.bands >= 3:
         red, green, blue = values >> 16, values >> 8 & 255, values & 255
@@ -120,8 +127,13 @@ def lookup(
         remedy = "name each value or colour with --rename (label_names), or save class indices"
         _check_palette(mask, values.tolist(), remedy)
     if names:
-        return _by_color(mask, values, names, classes)
-    return _by_number(mask, values, numbers, classes, label_names, known or {})
+        made = _by_color(mask, values, names, classes)
+        shown = {_packed(mask.palette[v]) if mask.palette else v for v in names}
+        there = {key for color, key in keys.items() if color in shown}
+    else:
+        made = _by_number(mask, values, numbers, classes, label_names, known or {})
+        there = set(label_names) & set(map(str, numbers.tolist()))
+    return replace(made, renamed=frozenset(there))
 
 
 def _check_palette(mask: Mask, values: list[int], remedy: str) -> None:

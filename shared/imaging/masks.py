@@ -234,6 +234,9 @@ def _open_image(path: Path, driver: str) -> Mask:
     if bands not in {1, 2, 3, 4}:
         raise InputError(f"mask {path.name} has {bands} channels: save it with one")
     palette = tuple((c[0], c[1], c[2]) for _, c in sorted(colors.items()))
+    clear = [value for value, color in colors.items() if len(color) > 3 and not color[3]]
+    if driver != "GTiff" and bands == 1 and data.nodata is not None:  # of grey PNGs
+        clear.append(int(data.nodata))
 
     def read(top: int, bottom: int) -> NDArray[Any]:
         try:
@@ -242,6 +245,8 @@ def _open_image(path: Path, driver: str) -> Mask:
             raise _damaged(path, error) from error
         if inverted:
             part = 1 - part
+        if clear:
+            part = np.where(np.isin(part, clear), part.dtype.type(0), part)
         return np.asarray(part[0] if bands == 1 else np.moveaxis(part, 0, -1))
 
     return Mask(path, width, height, orientation, palette, bands, read)

@@ -137,6 +137,8 @@ def _open_tiff(path: Path, vendor: str | None, facts: TiffFacts) -> openslide.Ab
     if vendor == "generic-tiff" and not facts.nested:
         facts.check_single(path)
         _check_upright(path, facts.orientation)
+        if facts.spare:  # which OpenSlide takes for opacity
+            return TiffSlide(path)
         try:
             return _OpenSlide(path)
         except openslide.OpenSlideError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -11,7 +13,9 @@ import tifffile
 
 from shared.arrays import UInt8
 from shared.errors import InputError
+from shared.imaging.leveled import ROUNDING
 from shared.imaging.pictures import MAX_PLAIN_PIXELS
+from shared.imaging.sizes import is_scaled
 from shared.imaging.tiff_facts import TIFF_ERRORS, ome_facts, resolution_of
 from shared.imaging.tiled import Level, TiledSlide, with_alpha
 
@@ -42,6 +46,8 @@ class TiffSlide(TiledSlide):
             self._pieces = [_Level.of(path, level) for level in series.levels]
             if not all(own.width and own.height for own in self._pieces):
                 raise ValueError("an image of it has no pixels")
+            if self._tiff.is_ome:
+                _check_scenes(path, self._tiff, series)
             first = self._pieces[0]
             mpp, objective = resolution_of(self._tiff), None
             if self._tiff.is_ome:
@@ -193,11 +199,54 @@ class _Level:
         return with_alpha(255 - color if key.photometric == 0 else color, opacity)
 
 
+ASIDES = re.compile(r"(?i)label|macro|overview|thumb|preview|slide ?image")
+"""Names of an OME-TIFF's images that are no scenes."""
+
+LEAST_STEP = 1.9
+"""Smallest factor from one level to the next."""
+
+LEAST_SCENE = 1 / 16
+"""Area of an image, as part of the largest, from which on it may be a scene."""
+
+
+def _check_scenes(path: Path, tiff: tifffile.TiffFile, main: Any) -> None:
+    """Raise `InputError` if an OME-TIFF has a second scene, which would not be read.
+
+    Levels, and pictures of the glass, are images beside the first one too.
+    """
+    xml, size = str(tiff.ome_metadata), _size(main)
+    spacing = ome_facts(xml, size)[0]
+    scenes = [
+        other
+        for other in tiff.series
+        if other is not main
+        and not ASIDES.search(str(other.name))
+        and not (
+            size[0] >= LEAST_STEP * _size(other)[0]
+            and is_scaled(_size(other), size, slack=ROUNDING)
+        )
+        and (
+            _area(other) >= LEAST_SCENE * _area(main)
+            or (spacing is not None and ome_facts(xml, _size(other))[0] == spacing)
+        )
+    ]
+    if scenes:
+        sizes = ", ".join("×".join(map(str, _size(each))) for each in (main, *scenes)[:5])
+        raise InputError(
+            f"{path.name} holds {len(scenes) + 1} images ({sizes} px), of which only the largest "
+            "would be read: export each scene as a file of its own"
+        )
+
+
 def main_series(tiff: tifffile.TiffFile) -> Any:
     """Return the largest image of a TIFF, with its levels: the one that is read."""
     return max(tiff.series, key=_area)
 
 
-def _area(series: Any) -> int:
+def _size(series: Any) -> tuple[int, int]:
     sizes = dict(zip(series.axes, series.shape, strict=True))
-    return int(sizes.get("X", 0)) * int(sizes.get("Y", 0))
+    return int(sizes.get("X", 0)), int(sizes.get("Y", 0))
+
+
+def _area(series: Any) -> int:
+    return math.prod(_size(series))

@@ -97,6 +97,7 @@ class TiffFacts:
         samples: type of that image's samples, such as uint8.
         orientation: how it is turned; 1: it is upright.
         alike: number of images of that size, which are channels or planes if there are several.
+        spare: whether pixels have a sample more than their colour that is not said to be opacity.
     """
 
     maker: str | None
@@ -106,6 +107,7 @@ class TiffFacts:
     samples: str
     orientation: int = 1
     alike: int = 1
+    spare: bool = False
 
     def check_single(self, path: Path) -> None:
         """Raise `InputError` if it holds several images of one size."""
@@ -159,6 +161,9 @@ def inspect(path: Path) -> TiffFacts:
                     (page.imagewidth, page.imagelength) == (first.imagewidth, first.imagelength)
                     for page in map(_keyframe, pages)
                 ),
+                first.samplesperpixel in {2, 4}
+                and first.photometric in {0, 1, 2}
+                and not {1, 2} & {int(kind) for kind in first.extrasamples[:1]},
             )
     except TIFF_ERRORS:
         complete = False

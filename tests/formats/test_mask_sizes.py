@@ -32,6 +32,29 @@ def test_masks_that_do_not_fit(labels: Array, message: str, tmp_path: Path) -> N
         draw(save(tmp_path / "a.png", labels), CLASSES, slide=SLIDE)
 
 
+@pytest.mark.parametrize(
+    ("slide", "mask", "fits"),
+    [
+        ((900, 900), (768, 768), False),  # cropped to whole tiles
+        ((642, 510), (634, 502), False),  # cropped by 8 px
+        ((900, 900), (192, 192), False),  # a quarter, cropped
+        ((900, 900), (225, 225), True),
+        ((900, 900), (455, 455), True),  # at 0.5 µm/px
+        ((642, 510), (87, 69), True),  # any factor, and the shape of the slide
+    ],
+)
+def test_a_mask_has_a_credible_factor(
+    slide: tuple[int, int], mask: tuple[int, int], fits: bool, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "a.png", np.ones(mask[::-1], np.uint8))
+    geometry = SlideGeometry(*slide, 0.2528, 0.2528)
+    if fits:
+        assert draw(path, CLASSES, slide=geometry)[0].all()
+    else:
+        with pytest.raises(InputError, match=r"Was it padded or cropped\? With .* it must have"):
+            draw(path, CLASSES, slide=geometry)
+
+
 @pytest.mark.parametrize("size", [(121, 83), (123, 81), (120, 80), (121, 80), (120, 81)])
 def test_a_smaller_mask_may_be_rounded_in_any_way(size: tuple[int, int], tmp_path: Path) -> None:
     slide = SlideGeometry(*size, 1.0, 1.0)

@@ -246,3 +246,17 @@ def test_a_label_map_that_is_not_as_it_was_made_is_refused_and_made_again(
     assert ingest(store, slides, "--fresh") == 0
     assert np.array_equal(label_map(store, "s1"), whole)
     assert htd(store, "labels", "s1", "--cohort", "c", "--format", "qupath", "--out", out) == 0
+
+
+def test_a_slide_whose_mask_is_gone_has_no_labels_any_more(
+    store: DirectoryStore, slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ingest(store, slides) == 0
+    before = label_map_key(record(store).folder("s1"), "c")
+    stale = store.local(before).read_bytes()
+    (slides / "s1_mask.tif").unlink()
+    assert ingest(store, slides) == 0
+    assert not store.exists(before)
+    store.put(before, stale)  # as programs of before have left it
+    assert htd(store, "labels", "s1", "--cohort", "c", "--out", tmp_path / "s1.geojson") != 0
+    assert "slide 's1' of cohort 'c' has no labels" in " ".join(capsys.readouterr().err.split())

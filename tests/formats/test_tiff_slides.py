@@ -227,3 +227,44 @@ def test_samples_of_other_types_are_named(tmp_path: Path, kind: Any, tile: Any) 
     name = np.dtype(kind).name
     with pytest.raises(InputError, match=rf"a\.tif has {name} samples.*save them as a TIFF with 8"):
         Slide.open(path, 1.0)
+
+
+def test_a_fourth_sample_that_is_no_opacity_changes_no_colour(tmp_path: Path) -> None:
+    image = picture(noise=20)
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.dstack([image, image[..., 0]]), photometric="rgb", tile=(128, 128),
+        extrasamples=["unspecified"], metadata=None,
+    )  # fmt: skip
+    source = open_source(tmp_path / "a.tif")
+    window = np.asarray(source.read_region((30, 40), 0, (100, 50)))
+    assert np.array_equal(window[..., :3], image[40:90, 30:130])
+    assert (window[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "refused"),
+    [
+        ("second", np.s_[:200, :250], True),
+        ("second", np.s_[:, :], True),
+        ("second", np.s_[::4, ::4], False),
+        ("second", np.s_[: 3 * 64, : 4 * 64], True),
+        ("second", np.s_[:40, :20], True),  # small, but at the same resolution
+        ("macro image", np.s_[:200, :250], False),
+        ("level", np.s_[::2, ::2], False),
+    ],
+)
+def test_a_second_scene_is_not_dropped(
+    name: str, part: tuple[slice, slice], refused: bool, tmp_path: Path
+) -> None:
+    image, size = picture(noise=20), {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "axes": "YXS"}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+        for pixels, title in ((image, "first"), (image[part], name)):
+            file.write(
+                np.ascontiguousarray(pixels), photometric="rgb", tile=(128, 128),
+                metadata=size | {"Name": title},
+            )  # fmt: skip
+    if refused:
+        with pytest.raises(InputError, match=r"holds 2 images .*: export each scene"):
+            open_source(tmp_path / "a.ome.tif")
+    else:
+        assert open_source(tmp_path / "a.ome.tif").dimensions == image.shape[1::-1]

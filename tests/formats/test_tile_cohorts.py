@@ -110,6 +110,27 @@ def test_a_cohort_of_tiles_grows_and_is_not_replaced_unasked(htd: Any, tmp_path:
     assert "splits_kept" not in replaced.text
 
 
+def test_tiles_that_are_grouped_otherwise_keep_their_splits_or_are_named(
+    htd: Any, tmp_path: Path
+) -> None:
+    for slide in "abcd":
+        for x in (0, 512):
+            write_tile(tmp_path / f"in/{slide}_{x}_512.png", ord(slide) + x)
+    words = ("tiles", tmp_path / "in", *TILES)
+    alone = htd(*words)
+    assert "some slides of one patient may be in more than one split" in alone.text
+    before = {part.slide: part.split for part in load_region_set(alone.store, "c").slides}
+    joined = htd(*words, "--slide", r"^([a-d])_")
+    after = {part.slide: part.split for part in load_region_set(joined.store, "c").slides}
+    for slide, split in after.items():
+        parted = {before[f"{slide}_{x}_512"] for x in (0, 512)}
+        if len(parted) == 1:
+            assert parted == {split}
+        else:
+            assert f"{slide} test, train → {split}" in joined.text
+    assert "splits changed" in joined.text
+
+
 def test_what_folders_and_masks_say_of_classes_must_be_clear(htd: Any, tmp_path: Path) -> None:
     for number, place in enumerate(("normal", "polyp", "train/Normal")):
         path = write_slide(tmp_path / f"in/{place}/{number}.png", number, 96)

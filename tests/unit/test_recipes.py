@@ -263,6 +263,10 @@ def test_what_is_given_twice_or_is_empty_is_refused() -> None:
         parse_classes("tumor,Tumor")
     with pytest.raises(InputError, match="names 'Other', which class 0 is already"):
         parse_classes("tumor,Other", exhaustive=True)
+    for first, exhaustive in (("background", True), ("Other", False), ("void", False)):
+        with pytest.raises(InputError, match=r"begins with .* which would be class 1: class 0 is"):
+            parse_classes(f"{first},tumor,stroma", exhaustive=exhaustive)
+    assert list(parse_classes("tumor,other").names) == ["background", "tumor", "other"]
     twice = ["regions.low=0.1", "regions.low=0.2"]
     with pytest.raises(InputError, match=r"would undo --set regions\.low=0\.1"):
         changed(INGEST, twice)

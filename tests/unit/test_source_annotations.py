@@ -97,3 +97,32 @@ def test_an_annotation_is_of_one_slide_only(tmp_path: Path) -> None:
     beside = sources(tmp_path, tmp_path / "in", use_labels=True)
     assert not beside.refused
     assert sum(item.labels is not None for item in beside.slides) == 1
+
+
+def test_an_annotation_of_another_folders_slide_is_not_taken(tmp_path: Path) -> None:
+    for place in ("A/2.svs", "B/1.svs", "C/deep/4.svs", "D/deep/4.svs", "E/3.svs"):
+        slide(tmp_path / "in" / place)
+    for place in ("A/1.png", "A/2.png", "C/4.png", "3.png"):
+        slide(tmp_path / "labels" / place)
+    made = sources(tmp_path, tmp_path / "in", use_labels=True, labels=tmp_path / "labels")
+    taken = {item.slide[0]: item.labels_sha256 for item in made.slides if item.labels}
+    assert taken == {
+        "2": sha256_file(tmp_path / "labels/A/2.png"),
+        "4": sha256_file(tmp_path / "labels/C/4.png"),  # of the folder above C/deep
+        "3": sha256_file(tmp_path / "labels/3.png"),  # of no folder
+    }
+    assert sum(item.slide[0] == "4" for item in made.slides if item.labels) == 1
+    assert any("B/1.svs has no annotation" in note and "A/1.png" in note for note in made.notes)
+    slide(tmp_path / "labels/E/5.png")  # so E has annotations of its own, and 3 has none there
+    made = sources(tmp_path, tmp_path / "in", use_labels=True, labels=tmp_path / "labels")
+    assert "3" not in {item.slide for item in made.slides if item.labels}
+
+
+def test_slides_in_one_folder_may_have_annotations_in_several(tmp_path: Path) -> None:
+    for number in (1, 2):
+        slide(tmp_path / f"in/{number}.svs")
+        slide(tmp_path / f"labels/{number}/{number}.png")
+    made = sources(tmp_path, tmp_path / "in", use_labels=True, labels=tmp_path / "labels")
+    assert [item.labels_sha256 for item in made.slides] == [
+        sha256_file(tmp_path / f"labels/{number}/{number}.png") for number in (1, 2)
+    ]

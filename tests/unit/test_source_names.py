@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from pydantic import TypeAdapter
 
 from heterotissue.sources.names import Named, RenamedError, distinct_names, plain_name
-from shared.contracts.base import Name
+from shared.contracts.base import Name, spelling
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,9 @@ def test_a_known_name_is_kept_only_by_files_that_it_was_made_of() -> None:
     known = {a.sha256: "a-001", b.sha256: "b-001"}
     with pytest.raises(RenamedError):  # the two folders changed places
         distinct_names([a._replace(folder="b"), b._replace(folder="a")], known)
+
+
+def test_accents_of_class_names_may_be_written_apart() -> None:
+    apart = unicodedata.normalize("NFD", "Épithélium")
+    assert apart != "Épithélium"
+    assert spelling(apart) == spelling("épithélium")

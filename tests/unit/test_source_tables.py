@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from heterotissue.sources.table_values import mpp_of
-from heterotissue.sources.tables import find_by_table
+from heterotissue.sources.tables import Table, find_by_table
 from shared.errors import InputError
-from tests.source_files import slide
+from tests.source_files import slide, sources
 
 
 def test_a_table_that_spells_a_file_otherwise_is_told_its_name(tmp_path: Path) -> None:
@@ -46,3 +46,29 @@ def test_a_resolution_in_another_unit_is_refused_by_its_name() -> None:
     for text in ("fine", "µm", "0.5.5", "-0.5", "nan", "0 µm", "1e9", "٠٫٥"):
         with pytest.raises(InputError, match=f"mpp '{text}' is no size of a slide's pixel"):
             mpp_of(text)
+
+
+def test_a_name_with_a_point_is_that_of_its_own_slide(tmp_path: Path) -> None:
+    table = tmp_path / "p.csv"
+    table.write_text("slide,patient,split\n12.1,P5,test\n13.svs,P6,train\n14.tif,P8,\n14,P7,val\n")
+    read = Table.read(table)
+
+    def patient(name: str) -> str | None:
+        row = read.row_of(tmp_path / name)
+        return row["patient"] if row else None
+
+    assert patient("12.tif") is None
+    assert patient("12.1.tif") == "P5"
+    assert patient("13.tif") == "P6"  # of another format
+    with pytest.raises(InputError, match=r"several rows of 14\.tif"):
+        read.row_of(tmp_path / "14.tif")
+    assert read.headings_but("name", "patient") == ["split"]
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        slide(tmp_path / f"in/{name}.svs")
+    table = tmp_path / "p.csv"
+    table.write_text("slide,patient,split,age\na,P1,test,9\nb,P2,train,8\n")
+    made = sources(tmp_path, tmp_path / "in", patient=str(table))
+    assert any("only slides and patients are read, not split, age" in note for note in made.notes)

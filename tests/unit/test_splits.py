@@ -177,6 +177,12 @@ def test_known_names_tell_patient_and_site() -> None:
     }
     assert set(alike(["P1_slide1", "P1_slide2", "K9-S1", "K9-S2", "lung_slide1"])) == {"P1", "K9"}
     assert alike(["slide-a", "slide-b"]) == {}
+    assert alike(["a_0_2048", "a_1024_0", "b_0_2048", "b_512_512", "c_1"]) == {
+        "a": ["a_0_2048", "a_1024_0"], "b": ["b_0_2048", "b_512_512"],
+    }  # fmt: skip
+    tiles = ["s_x0_y1", "s_x1_y1", "t-x-0-y-512-w-9-h-9-0a1b2c", "t-x-9-y-0-w-9-h-9-f01b2c"]
+    tiles += ["u_tile_1", "u_tile_200", "P7_1_0_512", "P7_2_0_512", "H20-1234", "H20-1235"]
+    assert set(alike(tiles)) == {"s", "t", "u", "P7"}
     assert set(alike(["x-DX1", "x-DX2", "9a", "9b", "smith-a", "smith-b"])) == {"x", "9", "smith"}
 
 

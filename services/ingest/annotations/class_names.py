@@ -34,7 +34,7 @@ def classify(
 
     `label_names` (annotation name → class name) is applied first. All comparisons ignore case,
     and treat `_` and `-` as spaces. Outlines without a name, and those whose name ends in `*`
-    (Ignore*, Region*), have no class.
+    (Ignore*, Region*, tumor: Ignore*), have no class, unless that very name is one's.
 
     Raises:
         InputError: names belong to no class.
@@ -44,12 +44,16 @@ def classify(
 
     def index(outline: Outline) -> int | None:
         hints = (outline.hint,) if outline.hint else ()
-        for name in (*outline.names, *hints):
+        starred = tuple(name for name in outline.names if name.endswith("*"))
+        for name in starred or (*outline.names, *hints):
             label = known.get(renamed.get(spelling(name), spelling(name)))
             if label is not None:
                 return label
         return None
 
+    names = {spelling(name) for outline in annotation.outlines for name in outline.names}
+    names |= {spelling(outline.hint) for outline in annotation.outlines if outline.hint}
+    annotation.renamed = {key for key in label_names if spelling(key) in names}
     labelled, unknown = [], set()
     for outline in annotation.outlines:
         label = index(outline)

@@ -42,6 +42,7 @@ class Drawn:
         skipped: number of objects left out, by reason.
         on_tissue: labelled pixels that lie on tissue.
         mpp: µm per pixel of another scan that the annotation states to be of.
+        renamed: names of the request's `label_names` that the annotation holds.
     """
 
     format: LabelFormat
@@ -52,6 +53,7 @@ class Drawn:
     skipped: Counter[str] = field(default_factory=Counter)
     on_tissue: int = 0
     mpp: float | None = None
+    renamed: frozenset[str] = frozenset()
 
     def counted(
         self,
@@ -85,6 +87,7 @@ class Drawn:
             "on_tissue": round(self.on_tissue / labelled, 4) if labelled else None,
             "skipped": dict(sorted(self.skipped.items())),
             "mpp": self.mpp,
+            "renamed": sorted(self.renamed),
         }
 
 
@@ -159,7 +162,7 @@ def _strips(
     if annotation is not None:
         annotation.outlines = settle(annotation.outlines)
         labelled = classify(annotation, classes, request.label_names, path)
-        drawn.skipped = annotation.skipped
+        drawn.skipped, drawn.renamed = annotation.skipped, frozenset(annotation.renamed)
         if annotation.mpp and not 1 / OTHER_SCAN < annotation.mpp / slide.scan_mpp[0] < OTHER_SCAN:
             drawn.mpp = annotation.mpp
         # NDP.view states its unit, which its reader converts.
@@ -170,6 +173,7 @@ def _strips(
     mask = open_mask(path)
     drawn.origin, frame = frame_of(mask, slide, origin, request.regions.mpp)
     table = lookup(mask, classes, request.label_names, PANDA_NAMES.get(drawn.format))
+    drawn.renamed = table.renamed
     return resampled(mask, table, frame, slide, mpp, map_size(slide, mpp))
 
 

@@ -28,6 +28,12 @@ PANDA_NAMES: dict[LabelFormat, dict[int, str]] = {
 COARSEST = 32
 """Largest number of level-0 pixels per pixel of a mask, along each side."""
 
+USUAL_MPP = (0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 8.0, 10.0, 16.0)
+"""µm per pixel that masks are made at, whatever the slide has."""
+
+OBLONG = 1.1
+"""Longer / shorter side from which on a mask of the slide's shape is not one that was cropped."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -97,18 +103,48 @@ def _fits(mask: Mask, frame: Frame, slide: SlideGeometry, mpp: float) -> bool:
         return True
     coarseness = max(frame.width / mask.width, frame.height / mask.height)
     ratios = (1.0, slide.mpp / slide.mpp_y)
-    return coarseness <= COARSEST and any(is_scaled(size, full, ratio) for ratio in ratios)
+    return coarseness <= COARSEST and any(_credible(size, full, slide, ratio) for ratio in ratios)
+
+
+def _credible(
+    size: tuple[int, int], full: tuple[int, int], slide: SlideGeometry, ratio: float
+) -> bool:
+    """Say whether a mask is a frame divided by a factor that masks are made with.
+
+    A cropped mask of a square slide has its shape too, and so has any that lost a few pixels.
+
+    Args:
+        size, full: width and height of the mask and of the frame, pixels.
+        slide: the slide.
+        ratio: factor along y / factor along x.
+    """
+    if not is_scaled(size, full, ratio):
+        return False
+    if full[0] >= 2 * size[0] and max(size) >= OBLONG * min(size):
+        return True
+    whole = [float(step) for step in range(1, COARSEST + 1)]
+    steps = (*whole, *(step / ratio for step in whole), *slide.downsamples)
+    return any(
+        abs(size[0] - full[0] / step) < 1 and abs(size[1] - full[1] / step / ratio) < 1
+        for step in (*steps, *(mpp / slide.mpp for mpp in USUAL_MPP))
+    )
 
 
 def _fault(mask: Mask, frame: Frame) -> str:
     """Tell why a mask does not fit a frame, and which size would."""
     x, y = frame.width / mask.width, frame.height / mask.height
-    if is_scaled((mask.height, mask.width), (frame.width, frame.height)) and max(x, y) <= COARSEST:
-        return "is it transposed?"
     if max(x, y) > COARSEST:
         return f"a pixel of it covers {max(x, y):.0f} of the slide's, and {COARSEST} is the most"
     step = max(1, round((x + y) / 2))
     right = f"{round(frame.width / step)}×{round(frame.height / step)} px"
+    if is_scaled((mask.width, mask.height), (frame.width, frame.height)):
+        return (
+            f"a pixel of it covers {x:.4g} of the slide's, which is no whole number, no level and "
+            f"no usual resolution. Was it padded or cropped? With {step}×{step} it must have "
+            f"{right}"
+        )
+    if is_scaled((mask.height, mask.width), (frame.width, frame.height)):
+        return "is it transposed?"
     if max(x, y) < 1:
         return f"it is larger. Was it padded? Save it with {right}"
     return (

@@ -108,11 +108,13 @@ class Annotation:
         outlines: its areas, in the order of the file.
         skipped: number of objects left out, by reason.
         mpp: µm per pixel of the scan that it was drawn on, if the file states it.
+        renamed: those of the names to be renamed that it holds.
     """
 
     outlines: list[Outline] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     mpp: float | None = None
+    renamed: set[str] = field(default_factory=set)
 
     def add(self, outline: Outline) -> None:
         """Add an outline, or count it if its area is empty."""

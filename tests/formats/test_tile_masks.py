@@ -1,0 +1,84 @@
+"""Which mask is a tile's, and which is another's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.formats.cohort_files import write_mask, write_slide
+
+COMMON = ("--classes", "tumor,stroma", "--mpp", "0.5")
+
+
+def test_a_mask_of_another_folders_tile_is_not_taken(htd: Any, tmp_path: Path) -> None:
+    for number, place in enumerate(("A/1", "A/2", "B/1", "B/3")):
+        write_slide(tmp_path / f"tiles/{place}.png", number, 96)
+    for place in ("A/1", "A/2", "A/3", "B/1"):
+        write_mask(tmp_path / f"masks/{place}.png", 96)
+    done = htd("tiles", tmp_path / "tiles", "--masks", tmp_path / "masks", *COMMON, "--cohort", "c")
+    assert done.code == 3, done.text
+    assert "left out: B/3.png: has no mask" in done.text
+    assert "A/3.png may be of another folder's" in done.text
+    assert "labelled 3" in done.text
+
+
+def test_tiles_that_would_share_a_mask_are_left_out(htd: Any, tmp_path: Path) -> None:
+    for number, place in enumerate(("A/1", "B/1", "B/2")):
+        write_slide(tmp_path / f"tiles/{place}.png", number, 96)
+    for name in ("1", "2"):
+        write_mask(tmp_path / f"masks/{name}.png", 96)
+    done = htd("tiles", tmp_path / "tiles", "--masks", tmp_path / "masks", *COMMON, "--cohort", "c")
+    assert "its mask 1.png may be that of" in done.text
+    assert "labelled 1" in done.text
+
+
+def test_several_masks_of_a_tile_are_named(htd: Any, tmp_path: Path) -> None:
+    write_slide(tmp_path / "tiles/1.png", 1, 96)
+    for ending in ("_mask", "_seg"):
+        write_mask(tmp_path / f"tiles/1{ending}.png", 96)
+    done = htd("tiles", tmp_path / "tiles", *COMMON, "--cohort", "c")
+    assert done.code == 0, done.text
+    assert "1.png has several masks: 1_mask.png, 1_seg.png; taken: 1_mask.png" in done.text
+
+
+def test_names_are_no_masks_where_masks_have_their_own_folder(htd: Any, tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b_seg", "a_gt")):
+        write_slide(tmp_path / f"tiles/{name}.png", number, 96)
+        write_mask(tmp_path / f"masks/{name}.png", 96)
+    words = ("tiles", tmp_path / "tiles", *COMMON, "--cohort")
+    assert "labelled 3" in htd(*words, "c", "--masks", tmp_path / "masks").text
+    write_mask(tmp_path / "tiles/a_mask.png", 96)
+    write_mask(tmp_path / "tiles/b_seg_mask.png", 96)
+    beside = htd(*words, "c", "--replace").text
+    assert "labelled 1" in beside
+    assert "skipped 1 images without a tile, which are masks by their names: b_seg.png" in beside
+
+
+def test_coarse_tiles_are_not_magnified(htd: Any, tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.png", 1, 96)
+    write_mask(tmp_path / "a_mask.png", 96)
+    words = ("tiles", tmp_path, "--classes", "tumor,stroma", "--mpp", "2", "--cohort", "c")
+    done = htd(*words, "--region-mpp", "0.5")
+    assert done.code == 2
+    assert "the tiles have 2 µm/px, too coarse for regions of 0.5" in done.text
+
+
+def test_folders_like_splits_are_not_passed_over(htd: Any, tmp_path: Path) -> None:
+    for number, place in enumerate(("train", "test_set")):
+        write_slide(tmp_path / f"{place}/{number}.png", number, 96)
+        write_mask(tmp_path / f"{place}/{number}_mask.png", 96)
+    words = ("tiles", tmp_path, *COMMON, "--cohort", "c")
+    done = htd(*words)
+    assert done.code == 2
+    assert "folders test_set are not taken for splits, though others are" in done.text
+    (tmp_path / "train").rename(tmp_path / "more")
+    assert "folders test_set are not taken for splits: name them" in htd(*words).text
+
+
+def test_renames_that_match_nothing_are_named(htd: Any, tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.png", 1, 96)
+    write_mask(tmp_path / "a_mask.png", 96)
+    renames = ("--rename", "01=stroma", "--rename", "2=tumor", "--rename", "#ff0000=tumor")
+    done = htd("tiles", tmp_path, *COMMON, *renames, "--cohort", "c")
+    assert done.code == 0, done.text
+    assert "renamed, but in no annotation: #ff0000, 01" in done.text
