@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from shared.imaging.masks import turned
 from shared.imaging.tile_images import read_upright
 from shared.storage import DirectoryStore
 from tests.formats.drawing import draw
+from tests.formats.slide_files import ring_of
 
 CLASSES = Classes.of("tumor", "stroma")
 ONE = Classes.of("tumor")
@@ -182,16 +182,6 @@ def test_a_palette_in_any_order_must_be_named(tmp_path: Path, ground: list[int])
     assert np.array_equal(labels, np.asarray([1, 0, 2], np.uint8)[truth()])
 
 
-def ring(path: Path) -> Path:
-    """A TIFF whose first directory says that it follows itself."""
-    save(path, truth())
-    data = bytearray(path.read_bytes())
-    (first,) = struct.unpack_from("<I", data, 4)
-    (entries,) = struct.unpack_from("<H", data, first)
-    struct.pack_into("<I", data, first + 2 + 12 * entries, first)
-    return written(path, bytes(data))
-
-
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "jpeg": (lambda at: save(at / "a.jpg", truth() * 100), "is JPEG, which blurs"),
     "jpeg as png": (lambda at: save(at / "a.jpg", truth()).rename(at / "a.png"), "is JPEG"),
@@ -254,7 +244,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
                         append_images=[Image.fromarray((truth() == 2).astype(np.uint8))]),
         "a.gif is animated",
     ),
-    "a ring of pages": (lambda at: ring(at / "a.tif"), "its directories have no end"),
+    "a ring of pages": (lambda at: ring_of(save(at / "a.tif", truth())), "its directories have no end"),
     "cube": (lambda at: save(at / "a.npy", np.zeros((4, 4, 9), np.uint8)), "shape"),
 }  # fmt: skip
 

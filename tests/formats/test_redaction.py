@@ -232,9 +232,8 @@ def test_the_copy_of_a_czi_has_no_attached_label(tmp_path: Path) -> None:
 def test_slides_whose_label_is_not_found_are_not_copied(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as file:
-        options: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "metadata": None}
-        file.write(picture(), **options)
-        file.write(picture(2)[:64, :96], subfiletype=1, **options)  # a level, or a label
+        file.write(picture(), tile=(64, 64), metadata=None)
+        file.write(picture(2)[:64, :96], subfiletype=1, tile=(64, 64))  # a level, or a label
     with pytest.raises(InputError, match=r"its label and macro images cannot .* --keep-source"):
         keep(tmp_path, path)
     assert len(keep(tmp_path, path, keep_source=True)[1].slides) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,7 @@ from services.cluster.units import UNIT_PATCHES, assignment_units
 from shared.contracts.cluster import (
     ClusterRecord,
     ClusterRequest,
-    TissueType,
     cluster_key,
-    default_types,
-    write_types,
 )
 from shared.contracts.embed import FeatureRecord, feature_record_key, features_key
 from shared.contracts.ingest import (
@@ -38,7 +34,6 @@ from shared.contracts.ingest import (
 )
 from shared.contracts.jobs import Marker
 from shared.contracts.regions import RegionRule
-from shared.errors import InputError
 from shared.features import write_features
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
@@ -47,7 +42,6 @@ from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import JobStatus, Ledger, run_job
 from shared.jobs.records import read_record
 from shared.storage import DirectoryStore, Store, sha256_file
-from shared.tissue_types import classes_of, read_types
 from tests.texture_slides import RULE, SPLITS, ingest_textures
 
 GRID = PatchGrid(size=64, mpp=1.0, stride=32)
@@ -376,36 +370,6 @@ def test_what_shows_a_synthetic_slide_says_so(store: DirectoryStore) -> None:
     for name in ("gallery.png", "examples/1.png"):
         with Image.open(store.local(cluster_key("marked", name))) as picture:
             assert parse_mark(picture.info["xmp"]) == PARTLY
-
-
-def test_merges_follow_chains_and_equal_names() -> None:
-    def kind(name: str, merge: int | None = None) -> TissueType:
-        return TissueType(name=name, color=(1, 2, 3), merge=merge)
-
-    types = {1: kind("a"), 2: kind("b", 3), 3: kind("c", 1), 4: kind("d"), 5: kind("a")}
-    classes, table = classes_of(types)
-    assert classes.names == ["background", "a", "d"]
-    assert table[:6].tolist() == [0, 1, 1, 1, 2, 1]
-    with pytest.raises(InputError, match="in a circle"):
-        classes_of({1: kind("a", 2), 2: kind("b", 1)})
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (b"1: {name: a", "not valid YAML"),
-        (b"", "not nothing. Correct the file, or delete it: 'htd cluster' writes it again"),
-        (b"1: {name: a, color: [0, 0, 0]}", "must list the types 1 to 2"),
-        (b"1: {name: a, color: [0, 0, 0], merge: 9}\n2: {name: b, color: [0, 0, 0]}", "into 9"),
-    ],
-)
-def test_a_bad_types_file_is_named(tmp_path: Path, edit: bytes, message: str) -> None:
-    store = DirectoryStore(tmp_path)
-    store.put(cluster_key("run", "types.yaml"), write_types(default_types(2)))
-    assert read_types(store, "run", 2) == default_types(2)
-    store.put(cluster_key("run", "types.yaml"), edit)
-    with pytest.raises(InputError, match=rf"clusters/run/types\.yaml.*{message}"):
-        read_types(store, "run", 2)
 
 
 @pytest.mark.parametrize(
