@@ -244,7 +244,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
                         append_images=[Image.fromarray((truth() == 2).astype(np.uint8))]),
         "a.gif is animated",
     ),
-    "a ring of pages": (lambda at: ring_of(save(at / "a.tif", truth())), "its directories have no end"),
+    "a ring of pages": (
+        lambda at: ring_of(save(at / "a.tif", truth())), "its directories have no end"
+    ),
     "cube": (lambda at: save(at / "a.npy", np.zeros((4, 4, 9), np.uint8)), "shape"),
 }  # fmt: skip
 
