@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ class LabelMap:
                 page: Any = tiff.pages.first
                 across, per_cm = page.tags["XResolution"].value, page.tags["ResolutionUnit"].value
                 self.width, self.height = int(page.imagewidth), int(page.imagelength)
-                self._places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+                places = zip(page.dataoffsets, page.databytecounts, strict=True)
+                self._places = [(index(offset), index(size)) for offset, size in places]
                 known = (
                     (page.tilewidth, page.tilelength) == (LABEL_TILE, LABEL_TILE)
                     and (page.samplesperpixel, page.bitspersample, page.predictor) == (1, 8, 1)

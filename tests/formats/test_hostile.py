@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -110,6 +111,17 @@ def test_a_damaged_label_map_is_read_or_refused(tmp_path: Path, at: int) -> None
         assert labels.width * labels.height <= 1 << 40
         if labels.width * labels.height < 1 << 20:
             labels.whole()
+
+
+def test_a_label_map_whose_tiles_begin_at_fractions_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.tif"
+    write_label_map(path, iter([np.ones((40, 60), np.uint8)]), 60, 40, 1.0)
+    entry = struct.pack("<HH", 324, 4)  # TileOffsets, as integers
+    data = path.read_bytes()
+    assert data.count(entry) == 1
+    path.write_bytes(data.replace(entry, struct.pack("<HH", 324, 11)))
+    with pytest.raises(InputError, match="is no label map"):
+        LabelMap(path)
 
 
 def test_a_table_with_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
