@@ -104,13 +104,13 @@ class Ledger(Reader):
         job, inputs = identity or self.identity(request)
         claims = Claims(self.store, request, job)
         earlier = claims.earlier(replace=replace)
-        if earlier is not None and self.is_open(earlier):
-            self.cancel(earlier)  # before its names are taken, in case this breaks off between
+        for other in filter(self.is_open, earlier):
+            self.cancel(other)  # before its names are taken, in case this breaks off between
         claims.take()
-        if earlier is not None:
-            abandon(self.store, earlier)
+        for other in earlier:
+            abandon(self.store, other)
         fresh = fresh or not self._readable(job)
-        if fresh or earlier is not None:
+        if fresh or earlier:
             self.delete(job)
         before = self._record(job)
         if before is not None:
@@ -130,7 +130,7 @@ class Ledger(Reader):
             submission=before.submission if before and goes_on else time.time_ns(),
             trace=before.trace if before and goes_on else new_traceparent(),
             inputs=before.inputs if before else inputs,
-            earlier=before.earlier if before else None if fresh else earlier,
+            earlier=before.earlier if before else None if fresh else next(reversed(earlier), None),
         )
         if before and not goes_on:
             self._forget_failures(job)

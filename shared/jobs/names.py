@@ -79,8 +79,8 @@ class Claims:
                 "name, or submit this request again with --replace"
             )
 
-    def earlier(self, *, replace: bool) -> str | None:
-        """Return the job that the names belong to; None: to this job or to no job.
+    def earlier(self, *, replace: bool) -> tuple[str, ...]:
+        """Return the other jobs that the names belong to.
 
         Args:
             replace: the names may be taken from any other job.
@@ -88,7 +88,7 @@ class Claims:
         Raises:
             NameTakenError: a name belongs to a job from which it may not be taken.
         """
-        earlier = None
+        earlier: dict[str, None] = {}
         for name in self.request.products():
             other = self._holder(name)
             if other is None and not replace and _occupied(self.store, name):
@@ -99,8 +99,8 @@ class Claims:
             if other is not None and other != self.job:
                 if not replace:
                     self._check(name, other)
-                earlier = other or earlier
-        return earlier
+                earlier |= {other: None} if other else {}
+        return tuple(earlier)
 
     def take(self) -> None:
         """Give all names to the job, after `earlier` has allowed it.

@@ -86,6 +86,9 @@ class RedisLeases:
             yield True
             return
         if not mine:
+            with suppress(RedisError):  # one that never ends was not set here
+                if self.redis.pttl(key) == -1:
+                    self.redis.pexpire(key, self.milliseconds)
             yield False
             return
         self._count(name)

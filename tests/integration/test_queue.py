@@ -238,6 +238,10 @@ def test_leases_are_exclusive_and_expire(config: Settings) -> None:
     assert redis.zscore(running, "acme.toy-1/shard") is None
     redis.set("lease:job/dead", "token", px=200)
     wait_for(lambda: not one.alive("job/dead"), 5)
+    redis.set("lease:job/endless", "token")  # by no worker
+    with one.hold("job/endless") as mine:
+        assert not mine
+    wait_for(lambda: not one.alive("job/endless"), 5)
 
 
 def test_without_a_lease_store_work_goes_on(config: Settings) -> None:

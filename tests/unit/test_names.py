@@ -10,6 +10,7 @@ import pytest
 from shared.contracts.base import Request
 from shared.errors import InputError
 from shared.jobs import Context, Ledger, NameTakenError, Plan, Shard, Stage, run_job
+from shared.jobs.names import owner
 from shared.settings import Settings
 from shared.storage import DirectoryStore, sha256
 from tests.toy import ToyRequest, ToyStage
@@ -179,6 +180,21 @@ def test_a_name_is_not_taken_from_another_request(ledger: Ledger) -> None:
     assert ledger.store.get_json("out/a/all.json") == ["x"]
     with pytest.raises(NameTakenError, match=r"\(parts 1 was x and is y\)"):
         copy(ledger, parts=("y",))
+
+
+class PairRequest(CopyRequest):
+    """A request whose result has the names of two others."""
+
+    def products(self) -> list[str]:
+        return ["out/a", "out/b"]
+
+
+def test_names_of_several_jobs_are_taken_from_all_of_them(ledger: Ledger) -> None:
+    others = [ledger.submit(CopyRequest(name=name)) for name in ("a", "b")]
+    run_job(ledger, CopyStage(), others[0], config=CONFIG)
+    job = ledger.submit(PairRequest(name="pair"), replace=True)
+    assert [ledger.status(other).state for other in others] == ["done", "cancelled"]
+    assert [owner(ledger.store, f"out/{name}") for name in "ab"] == [job, job]
 
 
 def test_what_no_job_is_known_to_have_made_is_not_replaced(ledger: Ledger) -> None:

@@ -121,7 +121,7 @@ class Caller:
     def _check_owners(self, request: JobRequest, job: str) -> None:
         """Check that the token may make, too, what a request replaces and deletes."""
         owners = {names.owner(self.store, product) for product in request.products()}
-        owners.add(names.Claims(self.store, request, job).earlier(replace=True))
+        owners.update(names.Claims(self.store, request, job).earlier(replace=True))
         for other in sorted(other for other in owners if other):
             if (stage := stage_of(other)) != request.stage:
                 self.require(STAGE_SCOPES.get(stage, "admin"), f"replacing what {other} has made")
