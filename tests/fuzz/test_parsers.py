@@ -11,5 +11,5 @@ def test_parsers_read_or_refuse_what_is_damaged() -> None:
     figures = fuzz(INPUTS, seed=0)
     assert figures.faults == {}
     assert sum(figures.inputs.values()) == INPUTS
-    assert len(figures.inputs) == 16
+    assert len(figures.inputs) == 17
     assert INPUTS * 0.3 < figures.refused < INPUTS * 0.95

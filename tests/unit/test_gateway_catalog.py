@@ -65,6 +65,9 @@ def test_cohorts_and_their_features_are_there(clustered: Gateway) -> None:
     record = clustered.resources.root.get_json("features/mine/c/features.json")
     assert record["dim"] == 8
     lacking = {"cohort": "c", "encoder": "x", "imported": "incoming/features/none"}
+    refused = clustered.client.post("/v1/embed", json=lacking)
+    assert (refused.status_code, lacking["imported"] in refused.text) == (404, True)
+    clustered.resources.root.put("incoming/features/none/c.h5", b"")
     job = clustered.client.post("/v1/embed", json=lacking).json()["job"]
     assert "lacks <slide>.h5 of a, b" in clustered.work(job).failed["plan"]
 

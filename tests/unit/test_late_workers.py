@@ -16,7 +16,6 @@ from shared.jobs import (
     Shard,
     execute,
     execution,
-    late,
     names,
     run_job,
 )
@@ -95,7 +94,6 @@ def test_a_put_that_lands_after_its_job_was_deleted_leaves_nothing_wrong(
     ledger: Ledger, paused: str, other: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execution, "CANCEL_CHECK_SECONDS", -1.0)
-    monkeypatch.setattr(late, "PATIENCE", -1.0)
     job = ledger.submit(NamedRequest(parts=1))
     execute(
         ledger, NamedStage(), job, "plan", leases=NoLeases(), reporter=Reporter(), config=CONFIG
@@ -131,12 +129,12 @@ def test_a_worker_that_was_paused_writes_nothing_over_what_another_has_made(
     """Its lease has ended meanwhile; another GPU may have given other bytes."""
     job = ledger.submit(ToyRequest(parts=1))
     step(ledger, job, "plan")
-    later = time.time() + CONFIG.lease_seconds + 1
+    later = time.monotonic() + CONFIG.lease_seconds + 1
 
     def another() -> None:
         step(ledger, job, "square-0")
         ledger.store.put("toy/toy/square-0", b"of another GPU")
-        monkeypatch.setattr(execution.time, "time", lambda: later)
+        monkeypatch.setattr(execution.time, "monotonic", lambda: later)
 
     execute(
         ledger, Overtaken(another), job, "square-0", leases=NoLeases(), reporter=Reporter(),
