@@ -43,7 +43,7 @@ class Patients:
             return []
         return [
             f"{self.rule}: of a table given by --patient only slides and patients are read, not "
-            f"{some(rest, 12)} (htd ingest reads all of a --table)"
+            f"{some(rest, 12)} (given in place of the slides, all of it is read)"
         ]
 
     def of(self, path: Path, below: Path) -> str | None:

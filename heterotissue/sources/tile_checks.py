@@ -20,6 +20,18 @@ from shared.storage.formats import read_table
 
 @dataclass(frozen=True)
 class Tile:
+    """A tile with its mask.
+
+    Attributes:
+        path: its file.
+        below: its path below the folder that was searched.
+        mask: file of its mask.
+        patient, slide, split: where known.
+        label: index of the class that its folder is named after; None: the mask holds indices.
+        side: its shorter side, pixels.
+        image_sha256, mask_sha256: hashes of the files.
+    """
+
     path: Path
     below: Path
     mask: Path
