@@ -9,7 +9,6 @@ from shared.contracts.base import Request
 from shared.contracts.jobs import Marker, job_key
 from shared.jobs.made import DamagedOutputError
 from shared.jobs.markers import Finished
-from shared.jobs.plan import StoredPlan
 from shared.jobs.reuse import is_whole, lost_outputs, plan_marker, removed_by
 from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import FINISH, PLAN
@@ -31,16 +30,23 @@ def check_all(
     Raises:
         DamagedOutputError: units must run again.
     """
-    planned = plan_marker(store, snapshot.job)
+    plan, planned = snapshot.plan, plan_marker(store, snapshot.job)
+    again: dict[str, str] = {}
 
-    def units() -> Iterator[Mapping[str, Marker | None]]:
-        return chain([{PLAN: planned}], done.markers())
+    def counted() -> Iterator[Mapping[str, Marker | None]]:
+        for segment, markers in zip(plan.every if plan else (), done.markers(), strict=True):
+            if plan and len(markers) < segment.count:
+                units = {shard.id for shard in plan.shards(segment)}
+                missing = sorted(units - markers.keys() - snapshot.parked)
+                again.update(dict.fromkeys(missing, f"its marker in job {snapshot.job}"))
+            yield markers
 
-    again = dict.fromkeys(_without_marker(snapshot, done), f"its marker in job {snapshot.job}")
     if planned is None and store.exists(key := job_key(snapshot.job, f"done/{PLAN}.json")):
         again[PLAN] = key  # plans of earlier versions have no marker
-    gone = removed_by(units()).union(own.outputs, own.removed)
-    for key, unit in lost_outputs(store, request, units(), gone).items():
+    first: Mapping[str, Marker | None] = {PLAN: planned}
+    gone = removed_by(chain([first], counted())).union(own.outputs, own.removed)
+    lost = lost_outputs(store, request, chain([first], done.markers()), gone)
+    for key, unit in lost.items():
         if not key.startswith(request.scratch):
             again.setdefault(unit, key)
     changing = frozenset(request.optional_inputs())
@@ -48,15 +54,5 @@ def check_all(
         if not is_whole(store, key, own, changing):
             again.setdefault(FINISH, key)
     if again:
-        first, *others = again
-        raise DamagedOutputError(first, again[first], *others)
-
-
-def _without_marker(snapshot: Snapshot, done: Finished) -> Iterator[str]:
-    """Yield the shards of the plan that are neither parked nor have a marker."""
-    plan: StoredPlan | None = snapshot.plan
-    for segment, markers in zip(plan.every if plan else (), done.markers(), strict=True):
-        if len(markers) < segment.count:
-            for shard in plan.shards(segment) if plan else ():
-                if shard.id not in markers and shard.id not in snapshot.parked:
-                    yield shard.id
+        unit, *others = again
+        raise DamagedOutputError(unit, again[unit], *others)

@@ -345,7 +345,7 @@ class Ledger(Reader):
         raise CancelledError(job)
 
     def _submission(self, job: str) -> int | None:
-        """Return the number of a job's last submission; None: it is deleted, or not readable."""
+        """Return the number of a job's last submission; None: it is deleted; 0: not readable."""
         try:
             record = self._record(job)
         except UnreadableRecordError:

@@ -74,8 +74,10 @@ class Snapshot:
         found = self._read("result.json", JobResult)
         if found is None or not found.submission:
             return found
-        record = self._read("request.json", JobRecord)
-        return found if record and record.submission in (0, found.submission) else None
+        try:
+            return found if self.record.submission in (0, found.submission) else None
+        except JobNotFoundError:
+            return None
 
     @cached_property
     def _entries(self) -> frozenset[str]:

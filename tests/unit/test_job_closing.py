@@ -124,7 +124,7 @@ class ManyRequest(Request):
 
 
 class ManyStage(Stage[ManyRequest]):
-    """Writes 20 objects, of which `again` deletes the first and puts it anew."""
+    """Writes 20 objects, of which `again` deletes the first and puts it again."""
 
     name: ClassVar[str] = "many"
     request = ManyRequest
