@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import IO
 
 import rasterio
-from PIL import Image, UnidentifiedImageError
+from PIL import (  # the plugins too: processes that are forked later do not import them again
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
@@ -31,6 +40,9 @@ PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib
 """What Pillow raises for damaged files."""
 
 _opening = threading.Lock()
+
+with rasterio.Env():
+    pass  # GDAL registers its drivers, which processes that are forked later inherit
 
 
 def open_picture(

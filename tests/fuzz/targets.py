@@ -175,7 +175,7 @@ def _label_maps(folder: Path) -> dict[str, bytes]:
 
 
 def _annotation(path: Path) -> None:
-    draw(path, CLASSES, slide=GEOMETRY)
+    draw(path, CLASSES, slide=GEOMETRY, labels_origin="slide")
 
 
 def _annotations(folder: Path) -> dict[str, bytes]:
@@ -245,11 +245,15 @@ BODIES = {
     b' "exports": ["coco"], "proportions": {"tumor": 0.5}}',
     "embed.json": b'{"cohort": "c", "encoder": "e"}',
     "cluster.json": b'{"run": "r", "cohort": "c", "encoder": "e", "k": 4}',
-    "train.json": b'{"model": "m", "version": "1", "regions": "r", "run": "m-1"}',
+    "train.json": b'{"model": "m", "version": "1", "regions": "r", "run": "m-1", "recipe": {'
+    b'"name": "mine", "size": 64, "vae": {"channels": [8, 16], "latent_channels": 4, "steps": 10}, '
+    b'"denoiser": {"channels": [32, 64], "attention": [false, true], "steps": 100}}}',
     "deploy.json": b'{"model": "m", "number": 1}',
     "evaluate.json": b'{"report": "r", "dataset": "d", "regions": "g"}',
     "ingest.json": b'{"cohort": "c", "slides": [{"slide": "s", "source": "slides/s/source.svs"}],'
-    b' "classes": {"names": ["background", "tumor"], "colors": [[0, 0, 0], [1, 2, 3]]}}',
+    b' "regions": {"size": 64, "mpp": 0.5}, "classes": {"items": ['
+    b'{"index": 0, "name": "background", "color": [0, 0, 0]},'
+    b' {"index": 1, "name": "tumor", "color": [1, 2, 3]}]}}',
 }
 
 
