@@ -187,15 +187,22 @@ def resolve(
     store: StoreOption = None,
 ) -> None:
     """Say which slides, patients or regions of this store a dataset's pseudonyms stand for."""
-    from shared.datasets.pseudonyms import source_names
+    from shared.datasets.pseudonyms import is_as_made, source_names
     from shared.datasets.samples import load_dataset
 
     opened = Target.of(store, "").store
-    names = source_names(opened, load_dataset(opened, dataset), regions=bool(pseudonyms))
+    record = load_dataset(opened, dataset)
+    names = source_names(opened, record, regions=bool(pseudonyms))
     if unknown := [each for each in pseudonyms or () if each not in names]:
         raise InputError(f"dataset {dataset!r} has no {', '.join(unknown)}")
     for each in pseudonyms or sorted(names, key=lambda each: names[each]):
         typer.echo(f"{each}  {names[each]}")
+    if not is_as_made(opened, record.request):
+        typer.echo(
+            f"Caution: the regions that dataset {dataset!r} was made from were changed since, so "
+            "that other slides may have these names now",
+            err=True,
+        )
 
 
 @app.command(epilog=example("htd estimate --model lung --images 1000000 --size 512 --tflops 400"))

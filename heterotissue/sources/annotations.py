@@ -12,9 +12,10 @@ from shared.errors import InputError
 
 MASK_SUFFIXES = (
     ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".png", ".npy", ".bmp", ".jpg", ".jpeg", ".webp",
+    ".gif",
 )  # fmt: skip
 
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
 """Suffixes of pictures that no scanner writes."""
 
 

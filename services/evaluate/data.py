@@ -214,7 +214,7 @@ def _divide_by_slide(
         [part.slide for part in real.of_split(*splits)]
         for splits in (request.real_train, request.real_test)
     )
-    cautions = find_leaks(store, request, real, dataset, model)
+    cautions = find_leaks(store, request, real, dataset)
     train, test = (
         RealPairs(regions, range(len(regions)), table)
         for regions in (

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from shared.contracts.evaluate import EvaluateRequest
-from shared.contracts.models import ModelRecord, ModelRef
-from shared.contracts.regions import RegionSet
+from shared.contracts.models import ModelRef
+from shared.contracts.regions import RegionSet, SourceSlide
 from shared.contracts.synthesize import DatasetRecord
-from shared.contracts.train import PACKAGED, SourceSlide
-from shared.datasets.samples import load_dataset
-from shared.datasets.slide_sources import among, dataset_slides, slides_of, trained_slides
+from shared.contracts.train import PACKAGED
+from shared.datasets.pseudonyms import dataset_pseudonyms, is_as_made, source_slides
+from shared.datasets.samples import load_dataset, read_manifest
+from shared.datasets.slide_sources import among, slides_of, trained_slides
 from shared.models import read_model
 from shared.patients import folded
 from shared.storage import ObjectNotFoundError, Store
@@ -21,7 +22,6 @@ def find_leaks(
     request: EvaluateRequest,
     real: RegionSet,
     dataset: DatasetRecord,
-    model: ModelRecord,
 ) -> list[str]:
     """Return a caution for each way in which slides that are tested on were seen before.
 
@@ -32,7 +32,7 @@ def find_leaks(
         store: holds the records.
         request: names the splits.
         real: the region set.
-        dataset, model: the dataset, and the model that made it.
+        dataset: the dataset.
     """
     trained, cautions = _training_slides(store, _models(store, request))
     cautions += [text for text in real.cautions if text not in cautions]
@@ -49,7 +49,7 @@ def find_leaks(
             f"Slides of patients {', '.join(divided)} are tested on, and other slides of theirs "
             "were trained on: the figures are better than they would be on new patients."
         )
-    sources, lost = dataset_slides(store, dataset, model)
+    sources, lost = _dataset_slides(store, dataset)
     if among(tested, sources):
         cautions.append(
             f"Maps or crops of the dataset were taken from the {' or '.join(request.real_test)}"
@@ -63,10 +63,33 @@ def find_leaks(
     return cautions
 
 
+def _dataset_slides(store: Store, dataset: DatasetRecord) -> tuple[list[SourceSlide], int]:
+    """Return the slides of a dataset's maps and crops, and how many are not known any more."""
+    rows = read_manifest(store, dataset, ["map_slide", "crop_slides"])
+    used = set(rows["map_slide"].to_pylist()).union(*rows["crop_slides"].to_pylist())
+    pseudonyms = dataset_pseudonyms(store, dataset.request)
+    known = [(pseudonyms.of("slide", s.slide), s) for s in source_slides(store, dataset.request)]
+    return [slide for name, slide in known if name in used], len(used - {name for name, _ in known})
+
+
+def changed(store: Store, request: EvaluateRequest) -> list[str]:
+    """Return a sentence for each dataset whose regions are not those that it was made from."""
+    return [
+        f"The regions that dataset {name!r} was made from were changed since: figures that compare "
+        "its images with their crops may be of other tissue."
+        for name in _datasets(request)
+        if not is_as_made(store, load_dataset(store, name).request)
+    ]
+
+
+def _datasets(request: EvaluateRequest) -> list[str]:
+    every = (request.dataset, *request.ablation.values(), *request.seen.values())
+    return list(dict.fromkeys(every))
+
+
 def _models(store: Store, request: EvaluateRequest) -> list[str]:
     """List the models, `<name>/<version>`, that made the datasets of a request."""
-    datasets = (request.dataset, *request.ablation.values(), *request.seen.values())
-    return list(dict.fromkeys(load_dataset(store, name).model for name in datasets))
+    return list(dict.fromkeys(load_dataset(store, name).model for name in _datasets(request)))
 
 
 def unlearnt(store: Store, request: EvaluateRequest) -> list[str]:

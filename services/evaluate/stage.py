@@ -9,7 +9,7 @@ from services.evaluate.appearance import measure_appearance
 from services.evaluate.contact_sheet import draw_sheet
 from services.evaluate.data import class_gaps, gather
 from services.evaluate.encoding import EncoderResult, measure_encoder, open_encoder
-from services.evaluate.held_out import unlearnt
+from services.evaluate.held_out import changed, unlearnt
 from services.evaluate.naming import report_names, with_pseudonyms
 from services.evaluate.report import html_report, summarize
 from services.evaluate.segmentation import check_segmenter
@@ -90,7 +90,8 @@ class EvaluateStage(Stage[EvaluateRequest]):
             if shard.startswith(SEGMENTER)
         ]
         appearance = Appearance.model_validate(done[APPEARANCE]) if APPEARANCE in done else None
-        gaps = [*unlearnt(store, request), *class_gaps(store, request, material.real)]
+        gaps = [*changed(store, request), *unlearnt(store, request)]
+        gaps += class_gaps(store, request, material.real)
         report = summarize(request, material, encoders, appearance, segmenters, gaps)
         pseudonyms = dataset_pseudonyms(store, material.dataset.request)
         report = with_pseudonyms(report, report_names(store, material.real, pseudonyms))

@@ -34,7 +34,7 @@ from shared.datasets.exports import (
 )
 from shared.datasets.map_choice import plan_maps
 from shared.datasets.preview import PREVIEW_SAMPLES, preview_png
-from shared.datasets.pseudonyms import dataset_pseudonyms, reveal, source_names, write_key
+from shared.datasets.pseudonyms import dataset_pseudonyms, reveal, source_names, write_sources
 from shared.datasets.region_bank import RegionBank, open_banks
 from shared.datasets.samples import Sample, draw_crops, read_shard, recut_crops
 from shared.diffusion.model_store import load_layouts
@@ -70,7 +70,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
         keys = pa.DictionaryArray.from_arrays(pa.array(chosen), pa.array(maps.keys))
         table = table_bytes(pa.table({"region": keys}), row_group_size=CHOICE_ROWS)
         context.store.put(dataset_key(request.dataset, "choices.parquet"), table)
-        write_key(context.store, request)
+        write_sources(context.store, request)
         prepare(request, model, context)
         return Plan(phases=(_shards(request),))
 

@@ -26,7 +26,8 @@ from services.train.segments import (
     layouts_segment,
 )
 from services.train.tensorboard import FILE_NAME, event_log
-from shared.contracts.train import TrainedSlides, TrainRequest
+from shared.contracts.regions import SourceSlides
+from shared.contracts.train import TrainRequest
 from shared.datasets.slide_sources import slides_of
 from shared.errors import InputError
 from shared.jobs import Context, Plan, Shard, Stage
@@ -55,7 +56,7 @@ class TrainStage(Stage[TrainRequest]):
         run.check_warm_start()
         run.perceptual_loss()
         check_networks(run)
-        known = TrainedSlides(slides=tuple(slides_of(run.store, run.regions, "train")))
+        known = SourceSlides(slides=tuple(slides_of(run.store, run.regions, "train")))
         run.store.put_json(run.key("slides.json"), known)  # a cohort's splits may change
         run.forget_pause()  # of an earlier submission, which may have read other regions
         vae, decoder, denoiser, layouts = (

@@ -37,7 +37,7 @@ FORMATS = (
     AnnotationFormat("halo", (".annotations",), "HALO annotations", "Annotations"),
     AnnotationFormat("ndpa", (".ndpa",), "Hamamatsu NDP.view annotations", "annotations"),
     AnnotationFormat(
-        "mask", (".tif", ".tiff", ".png", ".npy", ".bmp", ".webp"),
+        "mask", (".tif", ".tiff", ".png", ".npy", ".bmp", ".webp", ".gif"),
         "a mask, whose pixels are class indices"
     ),
     AnnotationFormat(

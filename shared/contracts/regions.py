@@ -108,6 +108,24 @@ class RegionSet(Contract):
         return [item for item in self.slides if item.split in splits and item.regions]
 
 
+class SourceSlide(Contract):
+    """A slide that something was made from."""
+
+    slide: str
+    sha256: str | None = Field(None, description="of its source; None: of tiles")
+    patient: str | None = None
+
+
+class SourceSlides(Contract):
+    """The slides of the regions that a run was trained on, or that a dataset was made from.
+
+    Other slides may have their names later. The record stays in the store, because it names slides
+    and patients.
+    """
+
+    slides: tuple[SourceSlide, ...]
+
+
 def region_set_key(name: str) -> str:
     """Return the key of a region set's record."""
     return f"regions/{name}/set.json"

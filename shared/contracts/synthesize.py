@@ -2,7 +2,8 @@
 
 datasets/<id>/choices.parquet       the map chosen for every image; written by the plan
 datasets/<id>/pseudonyms.key        key of the names by which the dataset calls its sources
-datasets/<id>/training.npz          features of the training regions, for `min_distance`
+datasets/<id>/slides.json           SourceSlides
+datasets/<id>/training.safetensors  features of the training regions, for `min_distance`
 datasets/<id>/shards/<n>.tar        WebDataset: <key>.png, <key>.mask.png, <key>.json
 datasets/<id>/shards/<n>.parquet    that shard's rows of the manifest
 datasets/<id>/manifest.parquet      one row per image
@@ -35,7 +36,8 @@ FolderFormat = Literal["folder", "coco", "geojson", "webdataset", "parquet"]
 
 PSEUDONYM_KEY = "pseudonyms.key"
 TRAINING_FEATURES = "training.safetensors"
-PRIVATE = ("submission.json", "choices.parquet", PSEUDONYM_KEY, TRAINING_FEATURES)
+SLIDES = "slides.json"
+PRIVATE = ("submission.json", "choices.parquet", PSEUDONYM_KEY, SLIDES, TRAINING_FEATURES)
 """Files of a dataset that no archive and no download contains."""
 
 

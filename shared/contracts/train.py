@@ -3,7 +3,7 @@
 training/<run>/latents/<shard>.safetensors              latents of views, if the recipe has any
 training/<run>/checkpoints/<stage>-<step>.safetensors   everything that a resume needs
 training/<run>/checkpoints/paused.safetensors           the same, of a segment that was told to end
-training/<run>/slides.json                               TrainedSlides
+training/<run>/slides.json                              SourceSlides
 training/<run>/metrics.jsonl, samples/, tensorboard/
 models/<name>/<version>/            a diffusers pipeline folder
 models/<name>/<version>/model.json  ModelRecord
@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 
 from pydantic import Field, model_validator
 
-from shared.contracts.base import Contract, Name, Request, Seed
+from shared.contracts.base import Name, Request, Seed
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import region_set_key
@@ -98,23 +98,6 @@ class TrainRequest(Request):
     def model_ref(self) -> ModelRef:
         """The model version to publish."""
         return ModelRef(self.model, self.version)
-
-
-class SourceSlide(Contract):
-    """A slide that something was made from."""
-
-    slide: str
-    sha256: str | None = Field(None, description="of its source; None: of tiles")
-    patient: str | None = None
-
-
-class TrainedSlides(Contract):
-    """The slides that a run was trained on, at `training/<run>/slides.json`.
-
-    It stays in the store, because it names slides and patients.
-    """
-
-    slides: tuple[SourceSlide, ...]
 
 
 def training_key(run: str, name: str) -> str:

@@ -13,17 +13,24 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
-from shared.contracts.regions import RegionSet, region_set_key, region_table_key
+from shared.contracts.regions import (
+    SourceSlide,
+    SourceSlides,
+    region_set_key,
+    region_table_key,
+)
 from shared.contracts.synthesize import (
     PSEUDONYM_KEY,
+    SLIDES,
     DatasetRecord,
     DatasetRequest,
     Provenance,
     dataset_key,
 )
+from shared.datasets.slide_sources import slides_of
 from shared.imaging.region_sets import load_region_set
 from shared.models import read_model
 from shared.storage import Store
@@ -81,15 +88,39 @@ def _renamed(provenance: Provenance, rename: Callable[[Kind, str], str]) -> Prov
     )
 
 
-def write_key(store: Store, request: DatasetRequest) -> None:
-    """Write the key of a dataset that is about to be made."""
+def write_sources(store: Store, request: DatasetRequest) -> None:
+    """Write the key of a dataset that is about to be made, and the slides of its regions."""
     store.put(dataset_key(request.dataset, PSEUDONYM_KEY), _derive_key(store, request))
+    slides = SourceSlides(slides=_slides_now(store, request))
+    store.put_json(dataset_key(request.dataset, SLIDES), slides)
+
+
+def source_slides(store: Store, request: DatasetRequest) -> tuple[SourceSlide, ...]:
+    """Return the slides of the regions of a dataset; today's, if an older version made it."""
+    key = dataset_key(request.dataset, SLIDES)
+    if store.exists(key):
+        return store.get_model(key, SourceSlides).slides
+    return _slides_now(store, request)
+
+
+def _slides_now(store: Store, request: DatasetRequest) -> tuple[SourceSlide, ...]:
+    sets = (load_region_set(store, name) for name in _region_sets(store, request))
+    return tuple(dict.fromkeys(slide for each in sets for slide in slides_of(store, each)))
 
 
 def dataset_pseudonyms(store: Store, request: DatasetRequest) -> Pseudonyms:
     """Return the pseudonyms of a dataset; one that was made without a key gets no stored one."""
     key = dataset_key(request.dataset, PSEUDONYM_KEY)
     return Pseudonyms(store.get(key) if store.exists(key) else _derive_key(store, request))
+
+
+def is_as_made(store: Store, request: DatasetRequest) -> bool:
+    """Say whether the region sets of a dataset are those that it was made from.
+
+    Else a region's name may mean other tissue now. Of older versions' datasets it is not known.
+    """
+    key = dataset_key(request.dataset, PSEUDONYM_KEY)
+    return not store.exists(key) or store.get(key) == _derive_key(store, request)
 
 
 def _derive_key(store: Store, request: DatasetRequest) -> bytes:
@@ -116,20 +147,15 @@ def source_names(store: Store, record: DatasetRecord, *, regions: bool = True) -
     Raises:
         ObjectNotFoundError: the store does not hold the model or a region set any more.
     """
-    pseudonyms = dataset_pseudonyms(store, record.request)
-    return {
-        pseudonyms.of(kind, name): name
-        for region_set in _region_sets(store, record.request)
-        for kind, name in _names(store, load_region_set(store, region_set), regions)
-    }
-
-
-def _names(store: Store, record: RegionSet, regions: bool) -> Iterator[tuple[Kind, str]]:
-    for part in record.slides:
-        yield "slide", part.slide
-        if part.patient is not None:
-            yield "patient", part.patient
-        if regions and part.regions:
-            table = read_table(store, region_table_key(record.name, part.slide), ["key"])
-            for key in table["key"].to_pylist():
-                yield "region", key
+    pseudonyms, named = dataset_pseudonyms(store, record.request), dict[str, str]()
+    for source in source_slides(store, record.request):
+        named[pseudonyms.of("slide", source.slide)] = source.slide
+        if source.patient is not None:
+            named[pseudonyms.of("patient", source.patient)] = source.patient
+    for name in _region_sets(store, record.request) if regions else ():
+        for part in load_region_set(store, name).slides:
+            if part.regions:
+                table = read_table(store, region_table_key(name, part.slide), ["key"])
+                keys = table["key"].to_pylist()
+                named |= {pseudonyms.of("region", key): key for key in keys}
+    return named

@@ -1,4 +1,4 @@
-"""The slides that regions, models and datasets come from, as they are compared with others."""
+"""The slides that regions and models come from, as they are compared with others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from collections.abc import Iterable
 from shared.contracts.base import Split
 from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.models import ModelRecord
-from shared.contracts.regions import RegionSet
-from shared.contracts.synthesize import DatasetRecord
-from shared.contracts.train import SourceSlide, TrainedSlides, training_key
-from shared.datasets.pseudonyms import source_names
-from shared.datasets.samples import read_manifest
+from shared.contracts.regions import RegionSet, SourceSlide, SourceSlides
+from shared.contracts.train import training_key
 from shared.imaging.region_sets import load_region_set
 from shared.storage import ObjectNotFoundError, Store, checked_bytes
 
@@ -40,26 +37,7 @@ def trained_slides(store: Store, model: ModelRecord) -> list[SourceSlide]:
         return slides_of(store, load_region_set(store, model.regions), "train")
     key = training_key(model.run, "slides.json")
     data = checked_bytes(store, key, model.slides)
-    return list(store.parse(key, data, TrainedSlides).slides)
-
-
-def dataset_slides(
-    store: Store, dataset: DatasetRecord, model: ModelRecord
-) -> tuple[list[SourceSlide], int]:
-    """Return the slides of a dataset's maps and crops, and how many are not known any more."""
-    rows = read_manifest(store, dataset, ["map_slide", "crop_slides"])
-    used = set(rows["map_slide"].to_pylist()).union(*rows["crop_slides"].to_pylist())
-    names = source_names(store, dataset, regions=False)
-    sets = {
-        source.regions or model.regions for source in (dataset.request.maps, dataset.request.crops)
-    }
-    known = {
-        each.slide: each
-        for name in sorted(sets)
-        for each in slides_of(store, load_region_set(store, name))
-    }
-    found = [known[names[each]] for each in sorted(used) if names.get(each) in known]
-    return found, len(used) - len(found)
+    return list(store.parse(key, data, SourceSlides).slides)
 
 
 def among(slides: Iterable[SourceSlide], others: Iterable[SourceSlide]) -> list[str]:

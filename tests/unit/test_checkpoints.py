@@ -16,8 +16,8 @@ from services.train.package_checkpoint import package_checkpoint
 from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
 from shared.contracts.base import Classes
 from shared.contracts.recipe import EMBEDDED_VAE, VaeRecipe
-from shared.contracts.regions import region_set_key
-from shared.contracts.train import TrainedSlides, training_key
+from shared.contracts.regions import SourceSlides, region_set_key
+from shared.contracts.train import training_key
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
 from shared.errors import InputError
@@ -36,7 +36,7 @@ def test_the_shipped_starter_starts_tiny_on_slides_and_on_tiles(tmp_path: Path) 
     store.put_json(region_set_key("tiles"), tiles)
     for name in ("slides", "tiles"):
         plan(store, load_recipe("tiny"), "starter", name)
-        known = store.get_model(training_key("w", "slides.json"), TrainedSlides)
+        known = store.get_model(training_key("w", "slides.json"), SourceSlides)
         assert [each.slide for each in known.slides] == ["slide-a", "slide-b"]
 
 

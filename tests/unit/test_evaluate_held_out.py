@@ -8,9 +8,9 @@ from services.evaluate.data import gather
 from services.evaluate.report import html_report, summarize
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.models import ModelRecord
-from shared.contracts.regions import region_set_key
+from shared.contracts.regions import SourceSlide, SourceSlides, region_set_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
-from shared.contracts.train import SourceSlide, TrainedSlides, training_key
+from shared.contracts.train import training_key
 from shared.datasets.slide_sources import among, slides_of
 from shared.imaging.region_sets import load_region_set
 from shared.storage import sha256
@@ -103,7 +103,7 @@ def test_slides_are_those_of_the_training_whatever_the_splits_are_today(tmp_path
     request = EvaluateRequest(report="r", dataset="d")
     model = store.get_model("models/toy/1/model.json", ModelRecord)
     regions = load_region_set(store, model.regions)
-    known = TrainedSlides(slides=tuple(slides_of(store, regions, "train")))
+    known = SourceSlides(slides=tuple(slides_of(store, regions, "train")))
     assert [each.slide for each in known.slides] == ["slide-a", "slide-b"]
     key = training_key(model.run, "slides.json")
     store.put_json(key, known)

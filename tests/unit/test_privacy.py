@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 
 from heterotissue.cli.app import app
 from heterotissue.verify import Known, verify
+from services.evaluate.held_out import changed as changed_regions
 from services.synthesize import gate
 from services.synthesize.gate import Gate
+from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import PRIVATE, PSEUDONYM_KEY
 from shared.datasets.export_folder import export_dataset
@@ -104,6 +106,26 @@ def test_an_owner_resolves_pseudonyms(made: DirectoryStore) -> None:
     assert shown.output == f"{pseudonym}  {PLANTED[0]}\n"
     with pytest.raises(InputError, match="dataset 'e' has no slide-"):
         runner.invoke(app, ["resolve", "e", pseudonym, *where], catch_exceptions=False)
+
+
+def test_names_stay_those_that_a_dataset_was_made_from(made: DirectoryStore) -> None:
+    """Though another slide has a name later, as when a cohort is replaced."""
+    record = made.get_model(region_set_key("toy"), RegionSet)
+    before = source_names(made, load_dataset(made, "d"), regions=False)
+    changed = record.model_copy(
+        update={"slides": tuple(part for part in record.slides if part.slide == PLANTED[0])}
+    )
+    request = EvaluateRequest(report="r", dataset="d")
+    assert changed_regions(made, request) == []
+    made.put_json(region_set_key("toy"), changed)
+    try:
+        assert source_names(made, load_dataset(made, "d"), regions=False) == before
+        shown = CliRunner().invoke(app, ["resolve", "d", "--store", str(made.root)])
+        assert PLANTED[1] in shown.stdout
+        assert "other slides may have these names now" in shown.stderr
+        assert "dataset 'd' was made from were changed" in changed_regions(made, request)[0]
+    finally:
+        made.put_json(region_set_key("toy"), record)
 
 
 def test_datasets_of_older_versions_keep_their_names(made: DirectoryStore) -> None:

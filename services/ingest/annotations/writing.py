@@ -92,6 +92,10 @@ def _write_mask(path: Path, labels: UInt8, mpp: float, classes: Classes) -> None
         path.write_bytes(encode_palette_png(labels, classes.colors))
     elif suffix in {".bmp", ".webp"}:
         Image.fromarray(labels).save(path, lossless=True)
+    elif suffix == ".gif":
+        picture = Image.fromarray(labels)
+        picture.putpalette([channel for color in classes.colors for channel in color])
+        picture.save(path, optimize=False)  # which would number the classes anew
     else:
         height, width = labels.shape
         strips = (labels[top : top + LABEL_TILE] for top in range(0, height, LABEL_TILE))
