@@ -13,6 +13,7 @@ import tifffile
 
 from shared.arrays import UInt8
 from shared.errors import InputError
+from shared.imaging.channels import check_rgb
 from shared.imaging.leveled import ROUNDING
 from shared.imaging.pictures import MAX_PLAIN_PIXELS
 from shared.imaging.sizes import is_scaled
@@ -52,8 +53,10 @@ class TiffSlide(TiledSlide):
             mpp, objective = resolution_of(self._tiff), None
             if self._tiff.is_ome:
                 size = (first.width, first.height)
-                stated, objective = ome_facts(str(self._tiff.ome_metadata), size)
-                mpp = stated or mpp
+                facts = ome_facts(str(self._tiff.ome_metadata), size)
+                mpp, objective = facts.spacing or mpp, facts.objective
+                if len(facts.names) == len(first.pages) == 3:
+                    check_rgb(path, facts.names, facts.colors)
         except TIFF_ERRORS as error:
             self.close()
             raise InputError(
@@ -215,7 +218,7 @@ def _check_scenes(path: Path, tiff: tifffile.TiffFile, main: Any) -> None:
     Levels, and pictures of the glass, are images beside the first one too.
     """
     xml, size = str(tiff.ome_metadata), _size(main)
-    spacing = ome_facts(xml, size)[0]
+    spacing = ome_facts(xml, size).spacing
     scenes = [
         other
         for other in tiff.series
@@ -227,7 +230,7 @@ def _check_scenes(path: Path, tiff: tifffile.TiffFile, main: Any) -> None:
         )
         and (
             _area(other) >= LEAST_SCENE * _area(main)
-            or (spacing is not None and ome_facts(xml, _size(other))[0] == spacing)
+            or (spacing is not None and ome_facts(xml, _size(other)).spacing == spacing)
         )
     ]
     if scenes:

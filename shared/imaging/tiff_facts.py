@@ -7,7 +7,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
@@ -249,11 +249,26 @@ def resolution_of(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
     return (unit / counts[0], unit / counts[1]) if min(counts) > 0 else None
 
 
-def ome_facts(xml: str, size: tuple[int, int]) -> tuple[tuple[float, float] | None, str | None]:
-    """Read µm per pixel and objective of the image of `size` out of OME-XML."""
+class OmeFacts(NamedTuple):
+    """What OME-XML says of an image.
+
+    Attributes:
+        spacing: µm per pixel along x and y; None if not stated.
+        objective: nominal magnification; None if not stated.
+        names: name of each channel; empty if not stated.
+        colors: colour in which each channel is shown, RRGGBB.
+    """
+
+    spacing: tuple[float, float] | None = None
+    objective: str | None = None
+    names: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
+
+
+def ome_facts(xml: str, size: tuple[int, int]) -> OmeFacts:
+    """Read what OME-XML says of the image of `size`."""
     root = tifffile.xml2dict(xml).get("OME", {})
-    images = root.get("Image", [])
-    for image in images if isinstance(images, list) else [images]:
+    for image in _listed(root, "Image"):
         pixels = image.get("Pixels", {})
         if (pixels.get("SizeX"), pixels.get("SizeY")) != size:
             continue
@@ -262,13 +277,24 @@ def ome_facts(xml: str, size: tuple[int, int]) -> tuple[tuple[float, float] | No
             * UNITS.get(str(pixels.get(f"PhysicalSize{axis}Unit", "µm")), 0.0)
             for axis in "XY"
         ]
-        spacing = (lengths[0], lengths[1]) if min(lengths) > 0 else None
-        instruments = root.get("Instrument", {})
         wanted = image.get("ObjectiveSettings", {}).get("ID")
-        for instrument in instruments if isinstance(instruments, list) else [instruments]:
-            lenses = instrument.get("Objective", [])
-            for lens in lenses if isinstance(lenses, list) else [lenses]:
-                if wanted in (None, lens.get("ID")) and lens.get("NominalMagnification"):
-                    return spacing, str(lens["NominalMagnification"])
-        return spacing, None
-    return None, None
+        powers = [
+            str(lens["NominalMagnification"])
+            for instrument in _listed(root, "Instrument")
+            for lens in _listed(instrument, "Objective")
+            if wanted in (None, lens.get("ID")) and lens.get("NominalMagnification")
+        ]
+        channels = _listed(pixels, "Channel")
+        return OmeFacts(
+            (lengths[0], lengths[1]) if min(lengths) > 0 else None,
+            powers[0] if powers else None,
+            tuple(str(channel.get("Name", "")) for channel in channels),
+            tuple(f"{(int(c.get('Color', -1)) & 0xFFFFFFFF) >> 8:06X}" for c in channels),
+        )
+    return OmeFacts()
+
+
+def _listed(element: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the children of an element by one name, of which there may be one or none."""
+    found = element.get(name, [])
+    return found if isinstance(found, list) else [found]

@@ -11,6 +11,7 @@ import numpy as np
 
 from shared.arrays import UInt8
 from shared.errors import InputError, quoted
+from shared.imaging.channels import check_rgb
 from shared.imaging.pictures import MAX_PLAIN_PIXELS
 from shared.imaging.tiled import Level, TiledSlide, needs_extra
 
@@ -99,9 +100,12 @@ def _images(path: Path, root: Any) -> list[tuple[Any, dict[str, Any]]]:
     if "plate" in stated or "well" in stated:
         raise InputError(f"{path.name} holds the fields of a plate, not a slide")
     if "multiscales" in stated:
+        _check_channels(path, stated)
         return [(root, stated["multiscales"][0])]
     groups = [group for name, group in root.groups() if name.isdigit()]
     found = [(group, _stated(group)) for group in groups]
+    for _, own in found:
+        _check_channels(path, own)
     images = [(group, own["multiscales"][0]) for group, own in found if "multiscales" in own]
     if not images:
         raise InputError(
@@ -109,6 +113,13 @@ def _images(path: Path, root: Any) -> list[tuple[Any, dict[str, Any]]]:
             "folder of the image"
         )
     return images
+
+
+def _check_channels(path: Path, stated: dict[str, Any]) -> None:
+    channels = stated.get("omero", {}).get("channels", [])
+    if len(channels) == 3:
+        names, colors = ([str(c.get(key, "")) for c in channels] for key in ("label", "color"))
+        check_rgb(path, names, colors)
 
 
 def _stated(group: Any) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _of_any_program(
         shapes = [(level.axes, level.shape) for level in series.levels]
         found = {int(page.offset) for level in series.levels for page in level.pages if page}
         size = (series.keyframe.imagewidth, series.keyframe.imagelength)
-        stated = ome_facts(str(opened.ome_metadata), size) if ome else None
+        stated = ome_facts(str(opened.ome_metadata), size)[:2] if ome else None
         facts = (ome, nested, tuple(map(str, shapes)), resolution_of(opened), stated)
     if _TILE_WIDTH in tiff.pages[0].entries and not ome and not nested:
         if tiff.pages[0].offset not in found:
