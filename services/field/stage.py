@@ -118,11 +118,14 @@ class FieldStage(Stage[FieldRequest]):
             decoder = FieldDecoder(work.sampler, fixed)
             steps = work.sampler.sampling.steps
             given = work.read(steps, arguments["height"], *decoder.halo(top, bottom))
-            pixels = decoder.decode(given, top, bottom)
-            tiles = _codec(request).tiles(pixels)
-            key = _tiles_key(request.field, arguments["top"])
-            context.store.put(key, pack_tar((f"{n:06d}", tile) for n, tile in enumerate(tiles)))
-            return {"top": arguments["top"], "pixels": pixels.shape[0] * pixels.shape[1]}
+            codec = _codec(request)
+            tiles = (
+                tile for rows in decoder.decode(given, top, bottom) for tile in codec.tiles(rows)
+            )
+            tar = pack_tar((f"{number:06d}", tile) for number, tile in enumerate(tiles))
+            context.store.put(_tiles_key(request.field, arguments["top"]), tar)
+            rows = arguments["bottom"] - arguments["top"]
+            return {"top": arguments["top"], "pixels": rows * work.sampler.labels.width}
 
     def finish(
         self, request: FieldRequest, done: Mapping[str, dict[str, Any]], context: Context

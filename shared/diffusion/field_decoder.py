@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -91,30 +91,32 @@ class FieldDecoder:
         """Return the rows of latents that `decode` reads for some rows."""
         return max(0, top - self.reach), min(self.sampler.height, bottom + self.reach)
 
-    def decode(self, given: Strip, top: int, bottom: int) -> UInt8:
-        """Decode rows of latents to pixels of the field.
+    def decode(self, given: Strip, top: int, bottom: int) -> Iterator[UInt8]:
+        """Decode rows of latents to pixels of the field, `PIECE` pixels or fewer at a time.
 
         Args:
             given: finished latents, at least the rows of `halo`.
             top, bottom: rows to decode, multiples of `PIECE` pixels or the edges of the field.
 
-        Returns:
+        Yields:
             uint8 RGB (rows, width of the label map, 3); the last rows end with the label map.
         """
         sampler, factor = self.sampler, self.sampler.factor
         side = PIECE // factor
-        shape = ((bottom - top) * factor, sampler.width * factor, 3)
-        image = np.empty(shape, np.uint8)
         for y in range(top, bottom, side):
             end = min(y + side, bottom)
             near = max(0, y - 1), min(sampler.height, end + 1)
             labels = sampler.label_rows(*near) if self.scales.numel() else None
+            pieces = []
             for x in range(0, sampler.width, side):
                 sampler.watch(y - top, bottom - top)
-                piece = self._piece(given, labels, y, end, x, min(x + side, sampler.width))
-                at = (y - top) * factor, x * factor
-                image[at[0] : at[0] + piece.shape[0], at[1] : at[1] + piece.shape[1]] = piece
-        return image[: sampler.labels.height - top * factor, : sampler.labels.width]
+                pieces.append(self._piece(given, labels, y, end, x, min(x + side, sampler.width)))
+            rows = np.concatenate(pieces, 1)
+            yield rows[: sampler.labels.height - y * factor, : sampler.labels.width]
+
+    def decode_all(self, given: Strip) -> UInt8:
+        """Decode all rows of a field: uint8 RGB (height, width of the label map, 3)."""
+        return np.concatenate(list(self.decode(given, 0, self.sampler.height)))
 
     def _piece(
         self, given: Strip, labels: UInt8 | None, top: int, bottom: int, left: int, right: int
@@ -148,7 +150,7 @@ def make_field(sampler: FieldSampler) -> UInt8:
     strip = sampler.noise(0, sampler.height)
     for step in range(sampler.sampling.steps):
         strip = sampler.advance(step, strip, 0, sampler.height)
-    return FieldDecoder(sampler, probe(sampler)).decode(strip, 0, sampler.height)
+    return FieldDecoder(sampler, probe(sampler)).decode_all(strip)
 
 
 def _wanted(sampler: FieldSampler) -> tuple[Tensor, Tensor]:

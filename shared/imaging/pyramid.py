@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import cv2
 import imagecodecs
@@ -126,34 +127,47 @@ def write_pyramid(
         level = 0
         while True:
             smaller = (max(1, shape[0] // 2), max(1, shape[1] // 2), *shape[2:])
-            half = np.memmap(Path(folder) / str(level), np.uint8, "w+", shape=smaller)
-            tiff.write(
-                _copying(tiles, shape, codec, half),
-                shape=shape, dtype=np.uint8, tile=(TILE, TILE), metadata=None,
-                resolution=(1e4 / mpp / 2**level,) * 2, resolutionunit="CENTIMETER",
-                subfiletype=int(level > 0), software="HeteroTissue",
-                extratags=[] if level else [(XMP, 1, len(xmp), xmp, True)],
-                **codec.options,
-            )  # fmt: skip
+            half = Path(folder) / str(level)
+            with half.open("wb") as file:
+                tiff.write(
+                    _copying(tiles, shape, smaller, codec, file),
+                    shape=shape, dtype=np.uint8, tile=(TILE, TILE), metadata=None,
+                    resolution=(1e4 / mpp / 2**level,) * 2, resolutionunit="CENTIMETER",
+                    subfiletype=int(level > 0), software="HeteroTissue",
+                    extratags=[] if level else [(XMP, 1, len(xmp), xmp, True)],
+                    **codec.options,
+                )  # fmt: skip
             if max(shape[:2]) <= TILE:
                 return
-            tiles = _tiles(half, codec)
+            tiles = _tiles(half, smaller, codec)
             shape, level = smaller, level + 1
 
 
-def _tiles(pixels: UInt8, codec: TileCodec) -> Iterator[bytes]:
-    for top in range(0, pixels.shape[0], TILE):
-        yield from codec.tiles(np.asarray(pixels[top : top + TILE]))
+def _tiles(path: Path, shape: tuple[int, ...], codec: TileCodec) -> Iterator[bytes]:
+    """Read the pixels of a level row of tiles by row of tiles, and compress them."""
+    with path.open("rb") as file:
+        for top in range(0, shape[0], TILE):
+            rows = (min(TILE, shape[0] - top), *shape[1:])
+            yield from codec.tiles(np.fromfile(file, np.uint8, math.prod(rows)).reshape(rows))
 
 
 def _copying(
-    tiles: Iterable[bytes], shape: tuple[int, ...], codec: TileCodec, half: UInt8
+    tiles: Iterable[bytes],
+    shape: tuple[int, ...],
+    smaller: tuple[int, ...],
+    codec: TileCodec,
+    half: BinaryIO,
 ) -> Iterator[bytes]:
-    """Yield the tiles of a level, and write each at half its size."""
-    across = -(-shape[1] // TILE)
+    """Yield the tiles of a level, and write the pixels of the `smaller` one into a file."""
+    across, side = -(-shape[1] // TILE), TILE // 2
+    rows = np.empty((0, *smaller[1:]), np.uint8)
     for number, data in enumerate(tiles):
-        y, x = (index * TILE // 2 for index in divmod(number, across))
-        height, width = min(TILE // 2, half.shape[0] - y), min(TILE // 2, half.shape[1] - x)
-        if height > 0 and width > 0:
-            half[y : y + height, x : x + width] = codec.halve(codec.decode(data), width, height)
+        row, column = divmod(number, across)
+        if not column:
+            rows = np.empty((max(0, min(side, smaller[0] - row * side)), *smaller[1:]), np.uint8)
+        part = rows[:, column * side : (column + 1) * side]
+        if part.size:
+            part[:] = codec.halve(codec.decode(data), part.shape[1], part.shape[0])
+        if column == across - 1:
+            half.write(rows.tobytes())
         yield data
