@@ -43,7 +43,7 @@ from shared.settings import settings
 from shared.storage import DamagedObjectError, ObjectNotFoundError, content_hash, sha256
 from shared.storage.formats import pack_tar, unpack_tar
 
-STRIP_PIXELS = 2**25
+STRIP_PIXELS = 2**24
 """Pixels of a strip, about, so that its memory does not grow with the field's width."""
 
 OUTLINED = 2**25

@@ -47,8 +47,8 @@ def members_of(
     """Collect what decides the splits of the slides in `done`, or of all slides if it is empty.
 
     Raises:
-        InputError: tiles of a slide are in two splits, or, unless the request allows that, those
-            of a patient.
+        InputError: tiles of a slide are in two splits, or of two patients, or, unless the request
+            allows that, tiles of a patient are in two splits.
     """
     given, patients = given_splits(tiles), tile_patients(tiles)
     members = {slide: Member(patients[slide], None, given.get(slide), ()) for slide in tiles} | {

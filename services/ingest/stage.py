@@ -45,7 +45,7 @@ from shared.imaging.marks import mark_png
 from shared.imaging.region_cutting import cut_regions
 from shared.imaging.region_index import put_region_set
 from shared.imaging.slide import Slide
-from shared.imaging.stored_slides import check_content, local_source, open_label_map, slide_hash
+from shared.imaging.stored_slides import local_source, open_label_map, slide_hash, unchanged
 from shared.jobs import Context, Plan, Shard, Stage
 from shared.storage import Store, content_hash, file_identity, file_size, sha256
 from shared.storage.formats import table_bytes
@@ -88,13 +88,13 @@ class IngestStage(Stage[IngestRequest]):
         if request.tiles and shard.id not in {item.slide for item in request.slides}:
             return _ingest_tiles(request, request.tiles, shard.id, context)
         source = next(item for item in request.slides if item.slide == shard.id)
-        with (
-            local_source(context.store, source.source) as path,
-            Slide.open(path, source.mpp) as slide,
-        ):
-            if source.sha256 is not None:
-                check_content(path, source.parts, source.sha256, f"slide {source.slide!r}")
-            return _ingest(request, source, path, slide, context)
+        with local_source(context.store, source.source) as path:
+            digest = source.sha256 or slide_hash(path, source.parts)
+            with (
+                unchanged(path, source.parts, digest, f"slide {source.slide!r}"),
+                Slide.open(path, source.mpp) as slide,
+            ):
+                return _ingest(request, source, path, digest, slide, context)
 
     def finish(
         self, request: IngestRequest, done: Mapping[str, dict[str, Any]], context: Context
@@ -214,7 +214,12 @@ def _ingest_tiles(
 
 
 def _ingest(
-    request: IngestRequest, source: SlideSource, path: Path, slide: Slide, context: Context
+    request: IngestRequest,
+    source: SlideSource,
+    path: Path,
+    digest: str,
+    slide: Slide,
+    context: Context,
 ) -> dict[str, Any]:
     store, name, folder = context.store, source.slide, source.folder
     slide.check_mpp(request.patches.mpp)
@@ -260,7 +265,7 @@ def _ingest(
         slide=folder,
         source=source.source,
         parts=source.parts,
-        sha256=slide_hash(path, source.parts),
+        sha256=digest,
         width=slide.width,
         height=slide.height,
         mpp=slide.mpp,
@@ -305,12 +310,12 @@ def _write_labels(
     context: Context,
 ) -> dict[str, Any]:
     with local_source(context.store, source.labels or "") as path:
-        if source.labels_sha256 is not None:
-            check_content(path, (), source.labels_sha256, f"annotation of {source.slide!r}")
-        return draw_labels(
-            file, path, SlideGeometry.of(slide), tissue, source, request,
-            lambda done, rows: context.progress(1, 4, f"{done} of {rows} rows of labels drawn"),
-        )  # fmt: skip
+        digest = source.labels_sha256 or content_hash(path)
+        with unchanged(path, (), digest, f"annotation of {source.slide!r}"):
+            return draw_labels(
+                file, path, SlideGeometry.of(slide), tissue, source, request,
+                lambda done, rows: context.progress(1, 4, f"{done} of {rows} rows of labels drawn"),
+            )  # fmt: skip
 
 
 def _shrunk(rgb: UInt8) -> UInt8:

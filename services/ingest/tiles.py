@@ -15,7 +15,7 @@ from services.ingest.tile_tables import Row
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, Split
 from shared.contracts.regions import RegionRule
-from shared.errors import InputError, quoted
+from shared.errors import InputError, all_quoted, quoted
 from shared.imaging.mask_values import lookup
 from shared.imaging.masks import Mask
 from shared.imaging.region_sets import (
@@ -30,6 +30,7 @@ from shared.imaging.slide import MAX_UPSAMPLING
 from shared.imaging.stored_slides import local_source
 from shared.imaging.tile_images import MAX_TILE_SIDE, TileImage, as_seen, check_side, read_image
 from shared.imaging.windows import choose_windows
+from shared.patients import folded
 from shared.sandbox import SandboxedFiles
 from shared.storage import Store, sha256, sha256_file
 
@@ -54,8 +55,7 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
         if len(splits) > 1:
             raise InputError(
                 f"tiles of {quoted(slide)} are in the splits {sorted(map(str, splits))}: a "
-                "slide or "
-                "patient must be in one split, or the figures will be too good"
+                "slide or patient must be in one split, or the figures will be too good"
             )
         if (split := splits.pop()) is not None:
             given[slide] = split
@@ -63,8 +63,21 @@ def given_splits(slides: dict[str, list[Row]]) -> dict[str, Split]:
 
 
 def tile_patients(slides: dict[str, list[Row]]) -> dict[str, str | None]:
-    """Return slide → patient of its tiles, where known."""
-    return {slide: rows[0].get("patient") for slide, rows in slides.items()}
+    """Return slide → patient of its tiles, where known.
+
+    Raises:
+        InputError: tiles of one slide are of two patients.
+    """
+    found: dict[str, str | None] = {}
+    for slide, rows in slides.items():
+        patients = {folded(own): own for row in rows if (own := row.get("patient")) is not None}
+        if len(patients) > 1:
+            raise InputError(
+                f"tiles of {quoted(slide)} are of the patients {all_quoted(patients.values())}: a "
+                "slide has one patient. Give the tiles of each its own slide"
+            )
+        found[slide] = next(iter(patients.values()), None)
+    return found
 
 
 def check_masks(store: Store, slides: dict[str, list[Row]], classes: Classes) -> None:

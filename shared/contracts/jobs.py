@@ -55,6 +55,9 @@ class JobRecord(Contract):
         description="SHA-256 of the records that the request reads, as they were when it was "
         "submitted: key → digest",
     )
+    products: tuple[str, ...] = Field(
+        (), description="names in the store that the result takes; `names/` says whose they are"
+    )
     earlier: str | None = Field(
         None, description="job whose names this one took over; its unchanged shards are kept"
     )

@@ -124,13 +124,16 @@ def open_slide(
 
     Raises:
         ObjectNotFoundError: the slide was deleted.
-        InputError: the slide's file is not what the cohort was made from.
+        InputError: the slide's file is not what the cohort was made from, or is replaced while it
+            is read.
     """
     record = read_record(store, cohort, slide)
-    with local_source(store, record.source) as path:
-        check_content(path, record.parts, record.sha256, f"slide {slide!r}")
-        with Slide.open(path, record.mpp, record.mpp_y) as opened:
-            yield opened, record
+    with (
+        local_source(store, record.source) as path,
+        unchanged(path, record.parts, record.sha256, f"slide {slide!r}"),
+        Slide.open(path, record.mpp, record.mpp_y) as opened,
+    ):
+        yield opened, record
 
 
 def open_label_map(store: Store, key: str, digest: str | None = None) -> LabelMap:
@@ -171,6 +174,17 @@ def slide_hash(
         return content_hash(path, (patches or {}).get(path, ()))
     files = [("", path), *((part, path.parent / part) for part in parts)]
     return content_hash_of_files(files, patches)
+
+
+@contextmanager
+def unchanged(path: Path, parts: Sequence[str], sha256: str, what: str) -> Iterator[None]:
+    """Check a slide's content before and after it is read; see `check_content`.
+
+    It is hashed again only where a file's size, times or inode differ.
+    """
+    check_content(path, parts, sha256, what)
+    yield
+    check_content(path, parts, sha256, what)
 
 
 def check_content(path: Path, parts: Sequence[str], sha256: str, what: str) -> None:

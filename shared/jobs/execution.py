@@ -29,7 +29,7 @@ from shared.jobs.markers import Finished, forget_sum, maker_of
 from shared.jobs.names import Claims
 from shared.jobs.plan import SEGMENT, Segment, store_plan
 from shared.jobs.reader import CANCELLED, SHORT
-from shared.jobs.records import UnreadableRecordError, write_record
+from shared.jobs.records import LostShardsError, UnreadableRecordError, write_record
 from shared.jobs.reporting import Reporter
 from shared.jobs.reuse import keeping
 from shared.jobs.snapshot import Snapshot, stage_of
@@ -216,6 +216,8 @@ class Unit:
             return "cancelled"
         except DamagedOutputError:
             raise
+        except LostShardsError as error:
+            raise DamagedOutputError(PLAN, error.key) from error
         except Exception as error:
             if is_fault(error):
                 raise

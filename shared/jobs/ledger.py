@@ -12,10 +12,15 @@ from shared.contracts.base import Request
 from shared.contracts.jobs import JobRecord, JobResult, State
 from shared.errors import CancelledError, InputError
 from shared.jobs.markers import forget, forget_sum, sum_up
-from shared.jobs.names import Claims, abandon
+from shared.jobs.names import Claims, abandon, restore
 from shared.jobs.plan import Segment, StoredPlan, open_plan
 from shared.jobs.reader import CANCELLED, SHORT, Reader
-from shared.jobs.records import JobNotFoundError, UnreadableRecordError, write_record
+from shared.jobs.records import (
+    JobNotFoundError,
+    LostShardsError,
+    UnreadableRecordError,
+    write_record,
+)
 from shared.jobs.reuse import missing_units
 from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import PLAN
@@ -115,10 +120,14 @@ class Ledger(Reader):
         before = self._record(job)
         if before is not None:
             result = self.result(job)
-            units = missing_units(self.store, job, request)
-            if units is None and result is not None and result.state == "done":
-                return job
-            self._forget(job, units or set())
+            try:
+                units = missing_units(self.store, job, request)
+                if units is None and result is not None and result.state == "done":
+                    return job
+                self._forget(job, units or set())
+            except LostShardsError:
+                units = {PLAN}
+                self._forget(job, units)
         else:
             units = None
         goes_on = before is not None and self.is_open(job) and not self.cancelled(job)
@@ -130,6 +139,7 @@ class Ledger(Reader):
             submission=before.submission if before and goes_on else time.time_ns(),
             trace=before.trace if before and goes_on else new_traceparent(),
             inputs=before.inputs if before else inputs,
+            products=tuple(request.products()),
             earlier=before.earlier if before else None if fresh else next(reversed(earlier), None),
         )
         if before and not goes_on:
@@ -238,6 +248,7 @@ class Ledger(Reader):
             return False
         if number != str(record.submission):
             self._put_open(job, record)
+        restore(self.store, record.products, job)
         return True
 
     def waiting(self, job: str) -> Iterator[str]:
@@ -252,9 +263,20 @@ class Ledger(Reader):
             yield from self._waiting(job, number)
         except CancelledError:
             return
-        except UnreadableRecordError:
-            if self.opened(job) == number:  # else it is gone, because the job was submitted again
+        except UnreadableRecordError as error:
+            if self.opened(job) != number:  # it is gone, because the job was submitted again
+                return
+            if not isinstance(error, LostShardsError):
                 raise
+            self._plan_again(job)
+            yield PLAN
+
+    def _plan_again(self, job: str) -> None:
+        """Let the plan be made again; what its shards have made stays."""
+        record = self.snapshot(job).record
+        self._forget(job, {PLAN})
+        # A new submission, because other workers know the plan of this one.
+        self._open(job, record.model_copy(update={"submission": time.time_ns()}))
 
     def _waiting(self, job: str, number: str) -> Iterator[str]:
         plan = self.known(job, number)[1]

@@ -7,7 +7,7 @@ first has ended without a result and none was there before, or if a person asks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from shared.contracts.base import Request
 from shared.contracts.jobs import WITHOUT_RESULT, Claim, JobStatus, job_key
 from shared.errors import InputError
 from shared.jobs.records import JobNotFoundError, UnreadableRecordError, holds
+from shared.jobs.reuse import plan_marker
 from shared.jobs.snapshot import Snapshot
 from shared.storage import DamagedObjectError, ObjectNotFoundError, Store
 
@@ -47,6 +48,13 @@ def names_of(store: Store, job: str) -> list[str]:
     return [name for name in every if owner(store, name) == job]
 
 
+def restore(store: Store, products: Iterable[str], job: str) -> None:
+    """Take the names of an open job again that belong to no job, because their records are lost."""
+    for name in products:
+        if owner(store, name) is None:
+            store.create(_key(name), Claim(job=job).model_dump_json().encode())
+
+
 def release(store: Store, product: str) -> None:
     """Free a name whose result was deleted."""
     store.delete(_key(product))
@@ -67,13 +75,11 @@ class Claims:
     def require(self) -> None:
         """Raise `InputError` if another job has taken the names of this job's result.
 
-        Names that belong to no job, because their records are lost, are taken again.
+        Names that belong to no job, because their records are lost, are `restore`d by others:
+        workers may not write them.
         """
-        claim = Claim(job=self.job).model_dump_json().encode()
-        for name in self.request.products():
-            if owner(self.store, name) is None:
-                self.store.create(_key(name), claim)
-        if not self.owned():
+        owners = {owner(self.store, name) for name in self.request.products()}
+        if owners - {self.job, None}:
             raise InputError(
                 f"another request has taken {', '.join(self.request.products())}: choose another "
                 "name, or submit this request again with --replace"
@@ -143,12 +149,14 @@ class Claims:
         """Say whether what lies under a name was made by this job."""
         snapshot = Snapshot(self.store, self.job)
         try:
-            result = snapshot.result
-            if result is None and snapshot.plan is not None:
-                return True
+            result, plan = snapshot.result, snapshot.plan
         except UnreadableRecordError:
             return False
-        own = {key: digest for key, digest in (result.outputs if result else {}).items()
+        if result is None and plan is not None:
+            return True
+        planned = plan_marker(self.store, self.job)
+        made = result.outputs if result and result.outputs else planned.outputs if planned else {}
+        own = {key: digest for key, digest in made.items()
                if key == f"{name}.json" or key.startswith(f"{name}/")}  # fmt: skip
         return bool(own) and all(holds(self.store, key, digest) for key, digest in own.items())
 

@@ -19,9 +19,9 @@ from itertools import chain, islice, pairwise
 from pydantic import ValidationError, model_validator
 
 from shared.contracts.base import Contract
-from shared.contracts.explaining import explain
 from shared.contracts.jobs import job_key
 from shared.jobs.records import (
+    LostShardsError,
     UnreadableRecordError,
     read_record,
     seal_lines,
@@ -127,7 +127,7 @@ class StoredPlan:
         return chain.from_iterable(self._segments)
 
     def shards(self, segment: Segment) -> Sequence[Shard]:
-        """Return the shards of a segment. Raises `UnreadableRecordError`."""
+        """Return the shards of a segment. Raises `LostShardsError`."""
         record = self.record.phases[segment.phase]
         return record if isinstance(record, tuple) else tuple(self._read(segment).values())
 
@@ -164,11 +164,12 @@ class StoredPlan:
         try:
             lines = sealed_lines(key, self.store.get(key))
             shards = {shard.id: shard for shard in map(Shard.model_validate_json, lines)}
-        except (ObjectNotFoundError, ValidationError) as error:
-            why = explain(error) if isinstance(error, ValidationError) else "it is gone"
-            raise UnreadableRecordError(key, why) from error
+        except ObjectNotFoundError as error:
+            raise LostShardsError(key, "it is gone") from error
+        except (UnreadableRecordError, ValidationError) as error:
+            raise LostShardsError(key, "it was changed, or is cut off") from error
         if len(shards) != segment.count:
-            raise UnreadableRecordError(key, f"{len(shards)} shards instead of {segment.count}")
+            raise LostShardsError(key, f"{len(shards)} shards instead of {segment.count}")
         return shards
 
 

@@ -38,6 +38,14 @@ class UnreadableRecordError(InputError):
         )
 
 
+class LostShardsError(UnreadableRecordError):
+    """A segment of a job's plan is gone or damaged: the plan must be made again."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(key, why)
+        self.key = key
+
+
 def write_record(store: Store, key: str, record: BaseModel) -> None:
     """Store a record of a job as JSON, with its seal as the last field."""
     plain = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True).encode()

@@ -79,7 +79,7 @@ WRITTEN = {
     "field": {"fields"},
     "evaluate": {"reports"},
     "triton": set(),
-    "reconciler": {"images", "idempotency", "uploads", "parts", "jobs", "open-jobs"},
+    "reconciler": {"images", "idempotency", "uploads", "parts", "jobs", "open-jobs", "names"},
 }
 """Folders that a service writes to, besides its own jobs."""
 
@@ -104,6 +104,7 @@ def test_no_name_of_a_tenant_opens_another_folder(service: str) -> None:
     for top in own:
         assert allows(service, WRITE, f"tenants/acme/{top}/a/b.json")
     if service == "reconciler":
+        assert not allows(service, DELETE, "names/datasets/d.json")
         for place in ("fields/inputs/", "tenants/acme/fields/inputs/", "access/links/"):
             assert allows(service, DELETE, f"{place}0")
             assert not allows(service, WRITE, f"{place}0")

@@ -23,6 +23,7 @@ from shared.jobs import (
     run_job,
     work,
 )
+from shared.jobs.names import owner
 from shared.jobs.records import read_record
 from shared.storage import DirectoryStore, StoreView
 from tests.unit.test_job_outputs import UNITS, ChainRequest, ChainStage, outcome
@@ -204,3 +205,40 @@ def test_a_name_whose_record_is_lost_is_taken_again(tmp_path: Path) -> None:
         assert ledger.submit(ChainRequest()) == job
         store.delete("names/out/n.json")
         assert end(store, job).state == "done"
+
+
+class NamesReadOnly(StoreView):
+    """A store as workers have it: names may be read."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        if key.startswith("names/"):
+            raise AssertionError(f"this service may not write {key}")
+        return super().create(key, data)
+
+
+def test_a_worker_goes_on_without_the_record_of_a_name(tmp_path: Path) -> None:
+    """Who looks after all jobs takes the name again, as the reconciler does."""
+    store = DirectoryStore(tmp_path)
+    ledger = Ledger(store)
+    job = ledger.submit(ChainRequest())
+    run_units(ledger, job, UNITS[:2])
+    store.delete("names/out/n.json")
+    run_units(Ledger(NamesReadOnly(store)), job, [*UNITS[2:], "finish"])
+    assert ledger.status(job).state == "done"
+    store.delete("names/out/n.json")
+    store.delete("out/n/second")
+    assert ledger.submit(ChainRequest()) == job
+    store.delete("names/out/n.json")
+    assert ledger.tidy(job)
+    assert owner(store, "out/n") == job
+
+
+def test_a_failed_job_without_the_record_of_its_name_is_submitted_again(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    ledger = Ledger(store)
+    job = ledger.submit(ChainRequest())
+    run_units(ledger, job, UNITS[:2])
+    ledger.close(job, "failed", None)
+    store.delete("names/out/n.json")
+    assert ledger.submit(ChainRequest()) == job
+    assert end(store, job).state == "done"

@@ -303,3 +303,31 @@ def test_a_record_of_a_segment_that_comes_late_counts_for_nothing(ledger: Ledger
     assert not ledger.is_done(job, "one-0003")
     status = run_job(ledger, LongStage(), job, config=CONFIG)
     assert (status.state, status.done) == ("done", 17)
+
+
+@pytest.mark.parametrize("how", ["gone", "cut"])
+@pytest.mark.parametrize("done", [12, 25, 28])
+def test_a_lost_segment_of_a_plan_is_made_again(ledger: Ledger, how: str, done: int) -> None:
+    """What shards have made stays, whether the job goes on or is submitted again."""
+    store, stage = ledger.store, LongStage()
+    job = ledger.submit(LongRequest())
+    units = ["plan", *(f"one-{n:04d}" for n in range(25)), *(f"ten-{n}" for n in (0, 10, 20))]
+    for unit in units[: 1 + done]:
+        step(ledger, job, unit)
+    for number in range(3):
+        key = ledger.key(job, f"plan/000-{number:06d}.ndjson")
+        if how == "gone":
+            store.delete(key)
+        else:
+            store.put(key, store.get(key)[:90])
+    again = Ledger(DirectoryStore(store.root)) if isinstance(store, DirectoryStore) else ledger
+    ended = run_job(again, stage, job, config=CONFIG)
+    assert (ended.state, ended.done, ended.result) == (
+        "done", 28, {"total": 300, "units": 28, "last": 110},
+    )  # fmt: skip
+    assert len(stage.ran) == 28 - done
+    store.delete(ledger.key(job, "plan/000-000001.ndjson"))
+    store.delete("out/long/one-0015")
+    assert again.submit(LongRequest()) == job
+    assert run_job(again, stage, job, config=CONFIG).state == "done"
+    assert store.get("out/long/one-0015") == b"15"
