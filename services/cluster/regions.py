@@ -11,7 +11,7 @@ from services.cluster.gallery import find_examples
 from shared.arrays import UInt8
 from shared.contracts.cluster import ClusterRecord, cluster_key
 from shared.contracts.ingest import CohortRecord, cohort_key
-from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide
+from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, SourceSlide
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, write_label_map
@@ -125,5 +125,11 @@ def sum_up(
             for name in sorted(parts)
         ),
         cautions=cohort.cautions,
+        left_out=tuple(
+            SourceSlide(
+                slide=name, sha256=cohort.sha256.get(name), patient=cohort.patients.get(name)
+            )
+            for name in sorted(cohort.splits.keys() - parts.keys())
+        ),
     )
     return put_region_set(store, region_set)

@@ -86,28 +86,6 @@ def class_count(slides: Iterable[RegionSetSlide], index: int) -> int:
     return sum(part.class_regions[index] for part in slides if len(part.class_regions) > index)
 
 
-class RegionSet(Contract):
-    """A region set: the record at `regions/<set>/set.json`."""
-
-    name: Name
-    cohort: Name
-    labels: str = Field(description="source: 'annotation', or 'clusters/<run>'")
-    classes: Classes
-    rule: RegionRule
-    slides: tuple[RegionSetSlide, ...]
-    split: SplitFractions | None = Field(
-        None, description="shares that ingest assigned the splits by"
-    )
-    tiles: str | None = Field(None, description="key of the table of tiles that it was cut from")
-    cautions: tuple[str, ...] = Field(
-        (), description="reasons why figures of the set may be wrong or too good"
-    )
-
-    def of_split(self, *splits: Split) -> list[RegionSetSlide]:
-        """Return the slides of the given splits that have regions."""
-        return [item for item in self.slides if item.split in splits and item.regions]
-
-
 class SourceSlide(Contract):
     """A slide that something was made from."""
 
@@ -124,6 +102,31 @@ class SourceSlides(Contract):
     """
 
     slides: tuple[SourceSlide, ...]
+
+
+class RegionSet(Contract):
+    """A region set: the record at `regions/<set>/set.json`."""
+
+    name: Name
+    cohort: Name
+    labels: str = Field(description="source: 'annotation', or 'clusters/<run>'")
+    classes: Classes
+    rule: RegionRule
+    slides: tuple[RegionSetSlide, ...]
+    split: SplitFractions | None = Field(
+        None, description="shares that ingest assigned the splits by"
+    )
+    tiles: str | None = Field(None, description="key of the table of tiles that it was cut from")
+    cautions: tuple[str, ...] = Field(
+        (), description="reasons why figures of the set may be wrong or too good"
+    )
+    left_out: tuple[SourceSlide, ...] = Field(
+        (), description="slides of the cohort that have no part in the set; cautions may name them"
+    )
+
+    def of_split(self, *splits: Split) -> list[RegionSetSlide]:
+        """Return the slides of the given splits that have regions."""
+        return [item for item in self.slides if item.split in splits and item.regions]
 
 
 def region_set_key(name: str) -> str:

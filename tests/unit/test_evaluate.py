@@ -25,7 +25,7 @@ from services.evaluate.usefulness import ImageScores, SegmenterResult
 from shared.contracts.base import Classes
 from shared.contracts.evaluate import EvaluateRequest, Report, TrainingSet
 from shared.contracts.models import ModelRecord
-from shared.contracts.regions import RegionSet, region_set_key
+from shared.contracts.regions import RegionSet, SourceSlide, region_set_key
 from shared.contracts.synthesize import CropSource, DatasetRequest, MapSource
 from shared.datasets.pseudonyms import dataset_pseudonyms, source_names
 from shared.datasets.samples import load_dataset
@@ -112,7 +112,11 @@ def test_a_report_names_no_slide_and_no_patient(tmp_path: Path) -> None:
     real = material.real.model_copy(
         update={
             "slides": tuple(parts),
-            "cautions": ("Slides of 1 patient (doe-jane: slide-a, slide-b) are divided.",),
+            "cautions": (
+                "Slides of 1 patient (doe-jane: slide-a, slide-b) are divided.",
+                "MOE-1961 is of another resolution, and has left the cohort since.",
+            ),
+            "left_out": (SourceSlide(slide="MOE-1961"),),
         }
     )
     store.put_json(region_set_key(real.name), real)
@@ -121,9 +125,13 @@ def test_a_report_names_no_slide_and_no_patient(tmp_path: Path) -> None:
     names = report_names(store, real, pseudonyms)
     report = with_pseudonyms(summarize(request, material, [], None, [], []), names)
     text = report.model_dump_json() + html_report(report, material, b"")
-    assert [name for name in ("DOE-JANE", "doe-jane", "ROE", *patients) if name in text] == []
+    planted = ("DOE-JANE", "doe-jane", "ROE", "MOE", *patients)
+    assert [name for name in planted if re.search(rf"\b{name}\b", text)] == []
     patient, one, other = names["DOE-JANE"], names["slide-a"], names["slide-b"]
-    assert report.cautions == (f"Slides of 1 patient ({patient}: {one}, {other}) are divided.",)
+    assert report.cautions == (
+        f"Slides of 1 patient ({patient}: {one}, {other}) are divided.",
+        f"{names['MOE-1961']} is of another resolution, and has left the cohort since.",
+    )
     assert report.real_train.slides == (one, other)
 
 

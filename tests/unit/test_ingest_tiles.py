@@ -15,7 +15,7 @@ from heterotissue.sources import tile_table
 from services.ingest import tile_tables
 from services.ingest.stage import IngestStage
 from services.ingest.tile_tables import read_tiles
-from services.ingest.tiles import cut_tiles, given_splits
+from services.ingest.tiles import cut_tiles, given_splits, tile_patients
 from shared.contracts.base import Classes
 from shared.contracts.ingest import IngestRequest
 from shared.contracts.regions import RegionRule
@@ -120,6 +120,11 @@ def test_bad_tiles_are_named(tmp_path: Path) -> None:
         ingest_tiles(store, folder, CLASSES, slide_pattern=r"case(\d+)")
     with pytest.raises(InputError, match=r"'1' are in the splits"):
         given_splits({"1": [{"split": "train"}, {"split": "test"}]})
+    with pytest.raises(InputError, match="tiles of '1' are of the patients 'P1', 'P2'"):
+        tile_patients({"1": [{"patient": "P1"}, {"patient": None}, {"patient": "P2"}]})
+    assert tile_patients({"1": [{"patient": None}, {"patient": "P1"}, {"patient": "p1"}]}) == {
+        "1": "p1"
+    }
     small = ingest_tiles(store, folder, CLASSES, mpp=0.2)
     assert "smaller than a region" in next(iter(small.failed.values()))
     Image.new("L", (8, 8)).save(folder / "train/stroma/p1-1.mask.png")
