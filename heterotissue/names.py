@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -238,19 +239,27 @@ def entries(store: Store, kind: str) -> Iterator[Entry]:
 
 
 def full_name(store: Store, kind: str, name: str) -> str:
-    """Return a thing's name as `entries` has it; a model's name means its only version.
+    """Return a thing's name as `entries` has it.
+
+    A model's name means its only version, and that of a slide its only content.
 
     Raises:
-        InputError: there is no such thing, or the model has several versions.
+        InputError: there is no such thing, or there are several versions or contents.
     """
     listed = _listed(store, kind)
     if name in listed:
         return name
-    own = [each for each in listed if kind == "models" and each.startswith(f"{name}/")]
+    endings = {"models": "/.+", "slides": r"-[0-9a-f]{12}"}
+    own = [
+        x for x in listed if kind in endings and re.fullmatch(re.escape(name) + endings[kind], x)
+    ]
     if len(own) == 1:
         return own[0]
     if own:
-        raise InputError(f"model {name!r} has the versions {', '.join(own)}: name one of them")
+        what = "versions" if kind == "models" else "contents"
+        raise InputError(
+            f"{kind[:-1]} {quoted(name)} has the {what} {', '.join(own)}: name one of them"
+        )
     models = {each.partition("/")[0] for each in listed}
     known = listed if "/" in name or kind != "models" else [*models, *listed]
     if near := near_names(name, known):

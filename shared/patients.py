@@ -23,6 +23,17 @@ _COUNT = re.compile(
 )
 """A number at the end, which may also count patients: it tells nothing unless the rest has one."""
 
+_PART = re.compile(
+    r"(?i)(?<=\w)[-_. ]+(?:[A-OQ-Z]\d{1,2}|(?:HE|HES|H&E|IHC|PAS|ER|PR|AR|SMA|S100|SOX10|TTF1|GATA3"
+    r"|CD\d{1,3}|CK\d{1,3}|KI(?:[-_.]?67)?|HER(?:[-_.]?2)?|PD(?:[-_.]?L?1)?|P16|P21|P40|P53|P63"
+    r"|MLH1|PMS2|MSH[26]|tumou?r|normal)\d{0,2})$"
+)
+"""A block (A1) or a stain (HE2) at the end, which tells nothing unless the rest has a digit. P12 is
+no block, but a patient."""
+
+_HASH = re.compile(r"(?<!^slide)-(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{6}$")
+"""Digits that the name of a slide got because others had it too, or because it lost signs."""
+
 _PLACE = re.compile(
     r"(?i)(?<=\w)(?:"
     r"(?:[-_. ]+(?:0|\d{3,})){2,4}"  # slide_0_2048
@@ -74,25 +85,55 @@ def known_origin(name: str) -> Origin | None:
     return None
 
 
+def origin_of(name: str, patient: str | None, site: str | None) -> Origin:
+    """Return patient and site of a slide: those given, or else what well-known names state.
+
+    Args:
+        name: name of the slide or of its file.
+        patient: the patient that is given, whose barcode may state the site; None: none.
+        site: the site that is given; None: none.
+    """
+    named = known_origin(name) or Origin(None, None)
+    by_patient = (known_origin(patient) if patient else None) or Origin(None, None)
+    return Origin(patient or named.patient, site or by_patient.site or named.site)
+
+
 def alike(names: Iterable[str]) -> dict[str, list[str]]:
     """Group names that look like several slides, or tiles, of one patient: case12-a, case12-b.
 
     Returns:
         What the names of a group have in common → the names; only groups of two and more.
     """
-    groups: dict[str, list[str]] = defaultdict(list)
+    groups: dict[str, dict[str, str]] = defaultdict(dict)
     every = sorted(names)
     for name in every:
-        own = _PLACE.sub("", name)
-        stem = _BLOCK.sub("", own)
-        counted = _COUNT.sub("", own)
-        if stem == own and any(sign.isdigit() for sign in counted):
-            stem = counted
+        own = _HASH.sub("", name)
+        stem = _stem(own)
         if stem not in ("", name):
-            groups[stem].append(name)
+            groups[stem][name] = own
     # Where all names differ in their ends alone, as in slide-a and slide-b, the rest means nothing.
     return {
-        stem: members
+        stem: list(members)
         for stem, members in groups.items()
-        if len(members) > 1 and (len(members) < len(every) or any(s.isdigit() for s in stem))
+        if len(members) > 1
+        and (
+            len(members) < len(every)
+            or _has_digit(stem)
+            or len(set(members.values())) < len(members)
+        )
     }
+
+
+def _stem(name: str) -> str:
+    """Return a name without what tells tiles, sections, blocks and stains of a patient apart."""
+    whole = _PLACE.sub("", name)
+    stem = _BLOCK.sub("", whole)
+    if stem == whole and _has_digit(counted := _COUNT.sub("", whole)):
+        stem = counted
+    while (shorter := _PART.sub("", stem)) != stem and _has_digit(shorter):
+        stem = shorter
+    return stem
+
+
+def _has_digit(text: str) -> bool:
+    return any(sign.isdigit() for sign in text)

@@ -146,7 +146,7 @@ def ingest(
     if not slides and table is None:
         raise InputError("name slides, folders of slides, or a table: htd ingest slides/")
     target = Target.of(store, broker, dry_run)
-    found = find_slides(slides or [], table=table, leave_out=target.folder)
+    found = find_slides(slides or [], table=table, labels=labels, leave_out=target.folder)
     with show_progress("reading") as reporter:
         sources = slide_sources(
             target.store,

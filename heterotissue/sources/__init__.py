@@ -6,8 +6,10 @@ from pathlib import Path
 
 from heterotissue.sources.files import Finder
 from heterotissue.sources.keeping import Sources, slide_sources
+from heterotissue.sources.listed import find_by_table
+from heterotissue.sources.projects import PROJECT
 from heterotissue.sources.records import Found, Refusal, SlideEntry, some
-from heterotissue.sources.tables import PROJECT, TABLES, find_by_table
+from heterotissue.sources.tables import TABLES
 from heterotissue.sources.tiles import TileTable, tile_table
 from shared.errors import InputError
 
@@ -25,7 +27,11 @@ __all__ = [
 
 
 def find_slides(
-    paths: list[Path], *, table: Path | None = None, leave_out: Path | None = None
+    paths: list[Path],
+    *,
+    table: Path | None = None,
+    labels: Path | None = None,
+    leave_out: Path | None = None,
 ) -> Found:
     """Find slides: files, folders with all folders below them, and tables of slides.
 
@@ -35,6 +41,7 @@ def find_slides(
         paths: slides, folders of slides, CSV tables, or projects of QuPath.
         table: a CSV table or a QuPath project; of the slides in `paths`, only those that it
             lists are taken.
+        labels: folder of annotations, where those that a table names may lie.
         leave_out: folder that is not searched: that of the store.
 
     Raises:
@@ -44,7 +51,7 @@ def find_slides(
     tables = [path for path in tables if not path.is_dir()] + ([table] if table else [])
     others = [path for path in paths if path not in tables]
     if tables:
-        parts = [find_by_table(item, others, leave_out) for item in tables]
+        parts = [find_by_table(item, others, leave_out, labels) for item in tables]
         found = Found(
             [entry for part in parts for entry in part.slides],
             [item for part in parts for item in part.refused],

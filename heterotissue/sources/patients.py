@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from heterotissue.sources.places import Places
 from heterotissue.sources.records import Found, SlideEntry, shown, some
-from heterotissue.sources.tables import TABLES, Table
+from heterotissue.sources.tables import TABLES, Table, stated_files
 from shared.errors import InputError, quoted
-from shared.patients import known_origin
+from shared.patients import origin_of
 
 
 class Patients:
@@ -18,12 +21,13 @@ class Patients:
     Args:
         rule: a regular expression, whose first group (or else the whole match) is the patient; or
             the path of a table with a column of files or slides and a column of patients.
+        files: all slides or tiles.
 
     Raises:
         InputError: the expression is not valid, or the table has no such columns.
     """
 
-    def __init__(self, rule: str) -> None:
+    def __init__(self, rule: str, files: Iterable[Path]) -> None:
         self.rule = rule
         self._table: Table | None = None
         path = Path(rule).expanduser()
@@ -34,6 +38,7 @@ class Patients:
                     f"{path} needs a column of slides ('path' or 'slide') and one of patients "
                     f"('patient'); it has {', '.join(self._table.header)}"
                 )
+            self._places = Places(stated_files(self._table.rows), files)
         else:
             self._pattern = pattern(rule, "--patient")
 
@@ -58,7 +63,7 @@ class Patients:
             InputError: rows of the table tell several patients of the file.
         """
         if self._table is not None:
-            row = self._table.row_of(path)
+            row = self._table.row_of(path, below, self._places)
             return row.get("patient") if row else None
         return matched(self._pattern, path.name) or matched(self._pattern, below.as_posix())
 
@@ -89,12 +94,11 @@ def add_patients(found: Found, rule: str | None) -> None:
     Raises:
         InputError: `rule` fits no slide.
     """
-    patients = Patients(rule) if rule else None
+    patients = Patients(rule, [entry.path for entry in found.slides]) if rule else None
     found.notes += patients.unread() if patients else []
     kept: list[SlideEntry] = []
     lost: list[SlideEntry] = []
     for entry in found.slides:
-        origin = known_origin(entry.path.name)
         by_rule = None
         if patients and not entry.patient:
             try:
@@ -102,19 +106,25 @@ def add_patients(found: Found, rule: str | None) -> None:
             except InputError as error:
                 found.refuse(entry.path, str(error))
                 continue
-        stated = entry.stated_patient
-        patient = entry.patient or by_rule or stated or (origin.patient if origin else None)
-        site = entry.site or (origin.site if origin else None)
+        stated = entry.patient or by_rule or entry.stated_patient
+        origin = origin_of(entry.path.name, stated, entry.site)
         if patients and not entry.patient and by_rule is None:
             lost.append(entry)
+        elif entry.unstated and origin.patient is None:
+            found.refuse(
+                entry.unstated,
+                "states no patient, as other rows do, so slides of one patient might be divided: "
+                "fill the cells down, or write the slide's own name if its patient has no other",
+            )
         else:
-            kept.append(replace(entry, patient=patient, site=site))
+            kept.append(replace(entry, patient=origin.patient, site=origin.site))
     if lost and not kept:
         raise InputError(
             f"--patient {quoted(rule)} fits no slide, such as {shown(lost[0].path.name)}: its "
             "first "
             "group in (brackets) must be the patient; or give a table with columns slide, patient"
         )
+    _note_folders(found, kept)
     for entry in lost:
         found.refuse(entry.path, f"--patient {quoted(rule)} tells no patient of it")
     found.slides = kept
@@ -124,4 +134,17 @@ def add_patients(found: Found, rule: str | None) -> None:
             f"all slides are of one patient, {quoted(only)}, so none can be held out for tests: "
             "if they "
             "are not, say whose they are by --patient"
+        )
+
+
+def _note_folders(found: Found, slides: list[SlideEntry]) -> None:
+    """Point out folders of several slides whose patients are not known: each may be a patient's."""
+    unknown = [entry for entry in slides if entry.patient is None and entry.split is None]
+    folders = Counter(entry.path.absolute().parent for entry in unknown)
+    several = [shown(folder.name) for folder, count in folders.items() if count > 1]
+    if len(several) > 1:
+        found.notes.append(
+            f"the patients of {len(unknown)} slides are not known. If a folder is a patient's "
+            f"({some(several, 3)}), say so by --patient '([^/]+)/[^/]+$', or one patient's slides "
+            "may be in more than one split"
         )

@@ -30,6 +30,7 @@ class SlideEntry:
         name: name of the slide in the cohort; None: made of the file's name.
         patient: patient of the slide; None: not known.
         stated_patient: patient that the file itself states.
+        unstated: table and row that leave out the patient, where other rows state theirs.
         site: hospital or scanner; None: not known.
         mpp: µm per pixel, which overrides what the slide states.
         labels: the annotation; None: looked for by its name.
@@ -43,6 +44,7 @@ class SlideEntry:
     name: str | None = None
     patient: str | None = None
     stated_patient: str | None = None
+    unstated: str | None = None
     site: str | None = None
     mpp: float | None = None
     labels: Path | None = None

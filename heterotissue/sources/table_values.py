@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, get_args
 from urllib.parse import unquote, urlparse
 
-from heterotissue.sources.records import shown
+from heterotissue.sources.records import shown, some
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Split
 from shared.contracts.ingest import GIVEN_MPP
@@ -86,19 +86,22 @@ def mpp_of(text: str | None) -> float | None:
     return value
 
 
-def labels_of(text: str | None, place: Path) -> Path | None:
+def labels_of(text: str | None, places: Iterable[Path]) -> Path | None:
     """Return the path of an annotation. Raises `InputError` if no file is there.
 
     Args:
         text: the cell.
-        place: folder of the table.
+        places: folders that the path may be relative to: that of the table, that of annotations.
     """
     if text is None:
         return None
-    path = place / path_of(text)
-    if not is_file(path):
-        raise InputError(f"its annotation {text} is not there{meant(near_files(path))}")
-    return path
+    paths = [place / path_of(text) for place in places]
+    for path in paths:
+        if is_file(path):
+            return path
+    near = [name for path in paths for name in near_files(path)]
+    looked = some(str(path.parent) for path in paths)
+    raise InputError(f"its annotation {text} is not there (looked in {looked}){meant(near)}")
 
 
 def near_files(path: Path, suffixes: Collection[str] = ()) -> list[str]:

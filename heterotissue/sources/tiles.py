@@ -136,7 +136,7 @@ def tile_table(
     found = Found()
     paths = _tiles(folder, masks, found)
     search = Labels(masks, (path.relative_to(folder) for path in paths))
-    patients = Patients(patient) if patient else None
+    patients = Patients(patient, paths) if patient else None
     found.notes += patients.unread() if patients else []
     slides = pattern(slide_pattern, "--slide") if slide_pattern else None
     tiles: dict[str, Tile] = {}

@@ -32,23 +32,23 @@ _RATIO_OF_NOMINAL = (0.6, 1.75)
 µm/px 20x, and 0.16 to 0.3 µm/px 40x."""
 
 
-def match_files(files: Iterable[str], slides: dict[str, SlideRecord]) -> dict[str, str]:
+def match_files(
+    files: Iterable[str], slides: dict[str, SlideRecord]
+) -> tuple[dict[str, str], dict[str, str]]:
     """Find the file of each slide.
 
     A file is `<name>.h5`, by the slide's original file name, with or without its suffix, or by
     its name in the cohort. Other tools know the file name alone, so where a file may be one
     slide's by its file name and another's by its name in the cohort, it is the first one's. Case
-    does not count, nor which signs other than letters and digits stand between these.
+    does not count, nor which signs other than letters and digits stand between these, unless
+    only that tells whose a file is.
 
     Args:
         files: names of files.
         slides: name of each slide of the cohort → its record.
 
     Returns:
-        Slide → file, without slides that have none.
-
-    Raises:
-        InputError: a slide has several files, or a file several slides.
+        Slide → file, without slides that have none; and slide → why its file is not clear.
     """
     found: dict[str, list[str]] = {}
     for file in files:
@@ -58,6 +58,8 @@ def match_files(files: Iterable[str], slides: dict[str, SlideRecord]) -> dict[st
     of_file = {name: _file_names(record) for name, record in slides.items()}
     count = Counter(text for texts in of_file.values() for text in texts)
     matches: dict[str, str] = {}
+    unclear: dict[str, str] = {}
+    written: set[str] = set()
     for name, record in slides.items():
         by_name = found.get(_plain(name), [])
         # A file name that several slides have says nothing where their own names do.
@@ -68,14 +70,22 @@ def match_files(files: Iterable[str], slides: dict[str, SlideRecord]) -> dict[st
         stems = {name, PurePosixPath(record.source).stem}
         exact = [file for file in own if PurePosixPath(file).stem in stems]
         if len(own) > 1 and len(exact) != 1:
-            raise InputError(f"slide {name} has several files of features: {', '.join(own)}")
-        if own:
+            unclear[name] = f"slide {name} has several files of features: {', '.join(own)}"
+        elif own:
             matches[name] = (exact or own)[0]
-    doubled = [file for file, count in Counter(matches.values()).items() if count > 1]
-    if doubled:
-        owners = ", ".join(name for name, file in matches.items() if file == doubled[0])
-        raise InputError(f"{doubled[0]} may belong to each of the slides {owners}: rename it")
-    return matches
+            written |= {name} if exact else set()
+    owners: dict[str, list[str]] = {}
+    for name, file in matches.items():
+        owners.setdefault(file, []).append(name)
+    for file, names in owners.items():
+        by_letter = [name for name in names if name in written]
+        owner = names[0] if len(names) == 1 else by_letter[0] if len(by_letter) == 1 else None
+        for name in set(names) - {owner}:
+            del matches[name]
+            if owner is None:
+                every = ", ".join(names)
+                unclear[name] = f"{file} may belong to each of the slides {every}: rename it"
+    return matches, unclear
 
 
 def widths_of(folder: Path, files: Iterable[str]) -> dict[str, int]:

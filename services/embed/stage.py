@@ -133,6 +133,7 @@ def _shard(
     weights: str | None,
     file: str | None = None,
     width: int | None = None,
+    unclear: str | None = None,
 ) -> Shard:
     """Return the shard of a slide, with what its features follow from.
 
@@ -144,6 +145,7 @@ def _shard(
         weights: identity of the encoder's own weights, if there are any.
         file: file of imported features, if there is one.
         width: width that its features must have; None: any.
+        unclear: why it is not clear which file is the slide's.
     """
     own = request.model_dump_json(exclude={"batch_size", "imported_sha256", "imported_widths"})
     reads = {
@@ -156,10 +158,13 @@ def _shard(
         reads["weights"] = weights
     if file is not None:
         reads["imported"] = file_identity(store, file)
+    args: dict[str, JsonValue] = {} if file is None else {"file": file, "width": width}
+    if unclear is not None:
+        args["unclear"] = unclear
     after = (FIT,) if request.encoder == "embedded" and request.imported is None else ()
     return Shard(
         id=slide,
-        args={} if file is None else {"file": file, "width": width},
+        args=args,
         reads=reads if slide in record.places else None,
         after=after,
     )
@@ -212,10 +217,11 @@ def _plan_import(request: EmbedRequest, record: CohortRecord, store: Store) -> t
         slides = dict(
             zip(names, pool.map(lambda name: read_record(store, record, name), names), strict=True)
         )
-    files = match_files(_files(place, store), slides)
+    files, unclear = match_files(_files(place, store), slides)
     if not files:
         raise InputError(
-            f"{place} lacks <slide>.h5 of {', '.join(slides)}, which cohort {request.cohort!r} "
+            "; ".join(dict.fromkeys(unclear.values()))
+            or f"{place} lacks <slide>.h5 of {', '.join(slides)}, which cohort {request.cohort!r} "
             "needs: give the folder with the features of these slides"
         )
     widths = request.imported_widths
@@ -230,7 +236,7 @@ def _plan_import(request: EmbedRequest, record: CohortRecord, store: Store) -> t
     return tuple(
         _shard(
             request, record, name, store, weights,
-            f"{place}/{files[name]}" if name in files else None, usual,
+            f"{place}/{files[name]}" if name in files else None, usual, unclear.get(name),
         )
         for name in slides
     )  # fmt: skip
@@ -260,7 +266,8 @@ def _import(
 ) -> dict[str, Any]:
     """Read a slide's features as another tool wrote them, and write them in the usual format."""
     if "file" not in shard.args:
-        raise InputError(f"{request.imported} holds no {shard.id}.h5")
+        missing = f"{request.imported} holds no {shard.id}.h5"
+        raise InputError(str(shard.args.get("unclear", missing)))
     file, store = str(shard.args["file"]), context.store
     path = Path(file) if Path(file).is_absolute() else store.local(file)
     where = PurePosixPath(file).name

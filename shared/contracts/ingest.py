@@ -36,7 +36,7 @@ from shared.contracts.base import (
 )
 from shared.contracts.regions import RegionRule
 from shared.errors import all_quoted, quoted
-from shared.patients import Origin, folded, known_origin
+from shared.patients import Origin, folded, origin_of
 
 MAX_DAMAGED = 0.05
 """Share of a slide, its regions or patches, that may be unreadable unless a request says else."""
@@ -85,9 +85,8 @@ class SlideSource(Contract):
 
     @property
     def origin(self) -> Origin:
-        """Patient and site: those that are given, or else those that the name states."""
-        known = known_origin(self.slide) or Origin(None, None)
-        return Origin(self.patient or known.patient, self.site or known.site)
+        """Patient and site: those that are given, or else those that the names state."""
+        return origin_of(self.slide, self.patient, self.site)
 
     @property
     def unhashed(self) -> list[str]:

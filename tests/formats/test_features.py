@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from heterotissue.feature_files import find_features, import_request
 from heterotissue.running import Target
-from services.embed.imported import match_files
 from services.embed.places import compare_places
 from services.embed.stage import EmbedStage
 from shared.contracts.embed import EmbedRequest, FeatureRecord, feature_record_key, features_key
@@ -321,25 +320,6 @@ def test_swapped_files_are_refused(tmp_path: Path) -> None:
         file.attrs["slide"] = "a stranger"
     status = take(store, tmp_path / "in")
     assert status.failed == {"s2": "s2.h5 states that it is of several slides: s2, a stranger"}
-
-
-def test_a_file_belongs_to_the_slide_whose_file_it_is_named_after() -> None:
-    """Other tools know the names of files, not those that a table gives to slides."""
-    crossed = {
-        "P1": slide_record("P1", source="sources/0/P2.tif"),
-        "P2": slide_record("P2", source="sources/1/P1.tif"),
-    }
-    assert match_files(["P1.h5", "P2.h5"], crossed) == {"P1": "P2.h5", "P2": "P1.h5"}
-    assert match_files(["P1.h5"], crossed) == {"P2": "P1.h5"}
-    sites = {
-        f"site{name}-001": slide_record("s", source=f"sources/{name}/001.svs") for name in "AB"
-    }
-    files = ["siteA-001.h5", "siteB-001.h5", "001.h5"]
-    assert match_files(files, sites) == {"siteA-001": files[0], "siteB-001": files[1]}
-    with pytest.raises(InputError, match="may belong to each of the slides siteA-001, siteB-001"):
-        match_files(["001.h5"], sites)
-    with pytest.raises(InputError, match=r"one has several files of features: 0\.h5, one\.h5"):
-        match_files(["one.h5", "0.h5"], {"one": slide_record("one", source="sources/0/0.png")})
 
 
 def test_features_of_different_widths_are_refused_before_any_is_read(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from heterotissue.sources.tables import find_by_table
+from heterotissue.sources.listed import find_by_table
 from services.ingest.annotations.outlines import polygon
 from services.ingest.tile_tables import read_tiles
 from shared import features

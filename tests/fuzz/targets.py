@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from heterotissue.pipelines import load_pipeline
 from heterotissue.recipes import load_recipe
 from heterotissue.sources.dicom import read_instance
-from heterotissue.sources.tables import find_by_table
+from heterotissue.sources.listed import find_by_table
 from services.gateway.api.json_bodies import parse
 from services.ingest import tile_tables
 from services.ingest.annotations.outlines import SlideGeometry

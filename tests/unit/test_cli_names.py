@@ -36,6 +36,14 @@ def training(**fields: object) -> TrainRequest:
     return TrainRequest.model_validate(plain | fields)
 
 
+def slide_record(name: str) -> SlideRecord:
+    return SlideRecord.model_validate(
+        {"slide": name, "source": "a.svs", "sha256": "", "width": 1, "height": 1, "mpp": 1,
+         "mpp_y": 1, "vendor": "", "levels": 1, "tissue_fraction": 1, "objective": None,
+         "stain": "h&e"}
+    )  # fmt: skip
+
+
 def test_another_training_gets_the_next_version(store: DirectoryStore) -> None:
     ledger = Ledger(store)
     first = with_free_version(store, training())
@@ -140,10 +148,7 @@ def test_a_cohort_of_tiles_is_listed_as_one(store: DirectoryStore) -> None:
     assert cohort.made is not None
     with pytest.raises(InputError, match=r"no 'scan' among the slides of .*, which has none"):
         remove(store, "slides", "scan")
-    source = {"source": "a.svs", "sha256": "", "width": 1, "height": 1, "mpp": 1, "mpp_y": 1,
-              "vendor": "", "levels": 1, "tissue_fraction": 1, "objective": None,
-              "stain": "h&e"}  # fmt: skip
-    store.put_json(slide_key("scan"), SlideRecord.model_validate({"slide": "scan"} | source))
+    store.put_json(slide_key("scan"), slide_record("scan"))
     assert remove(store, "slides", "scan") == 1
 
 
@@ -172,3 +177,15 @@ def test_rm_removes_one_thing_and_names_what_there_is(
     assert not list(store.list("models/"))
     assert list(store.list("regions/toy/"))
     assert htd("list", "models") == 0
+
+
+def test_a_slide_goes_by_its_own_name_where_it_has_one_content(store: DirectoryStore) -> None:
+    for digits in ("a7b8fd9c04cc", "0123456789ab"):
+        store.put_json(slide_key(f"s0-{digits}"), slide_record("s0"))
+    with pytest.raises(InputError, match="slide 's0' has the contents s0-0123456789ab, s0-a7b8fd"):
+        remove(store, "slides", "s0")
+    remove(store, "slides", "s0-0123456789ab")
+    remove(store, "slides", "s0")
+    assert not list(store.list("slides/"))
+    with pytest.raises(InputError, match="there is no 's0' among the slides"):
+        remove(store, "slides", "s0")

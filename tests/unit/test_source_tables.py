@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from heterotissue.sources import Found, find_slides
+from heterotissue.sources.listed import find_by_table
+from heterotissue.sources.places import Places
 from heterotissue.sources.table_values import mpp_of
-from heterotissue.sources.tables import Table, find_by_table
+from heterotissue.sources.tables import Table, stated_files
 from shared.errors import InputError
 from tests.source_files import slide, sources
 
@@ -52,16 +56,17 @@ def test_a_name_with_a_point_is_that_of_its_own_slide(tmp_path: Path) -> None:
     table = tmp_path / "p.csv"
     table.write_text("slide,patient,split\n12.1,P5,test\n13.svs,P6,train\n14.tif,P8,\n14,P7,val\n")
     read = Table.read(table)
+    places = Places(stated_files(read.rows), [])
 
     def patient(name: str) -> str | None:
-        row = read.row_of(tmp_path / name)
+        row = read.row_of(tmp_path / name, Path(name), places)
         return row["patient"] if row else None
 
     assert patient("12.tif") is None
     assert patient("12.1.tif") == "P5"
     assert patient("13.tif") == "P6"  # of another format
     with pytest.raises(InputError, match=r"several rows of 14\.tif"):
-        read.row_of(tmp_path / "14.tif")
+        read.row_of(tmp_path / "14.tif", Path("14.tif"), places)
     assert read.headings_but("name", "patient") == ["split"]
 
 
@@ -72,3 +77,190 @@ def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
     table.write_text("slide,patient,split,age\na,P1,test,9\nb,P2,train,8\n")
     made = sources(tmp_path, tmp_path / "in", patient=str(table))
     assert any("only slides and patients are read, not split, age" in note for note in made.notes)
+
+
+def listed(tmp_path: Path, text: str, *files: str, name: str = "t/t.csv") -> Found:
+    """Find what a table lists of files in the folder 'in'."""
+    for file in files:
+        slide(tmp_path / "in" / file)
+    table = tmp_path / name
+    table.parent.mkdir(exist_ok=True)
+    table.write_text(text)
+    return find_by_table(table, [tmp_path / "in"], None)
+
+
+def taken(found: Found) -> list[str]:
+    return [entry.below.as_posix() for entry in found.slides]
+
+
+def test_a_row_of_a_missing_file_takes_no_other_folders_file(tmp_path: Path) -> None:
+    rows = "path,patient\nP002/HE1.tif,P002\nP004/HE2.tif,P004\n"
+    found = listed(tmp_path, rows, "P001/HE1.tif", "P004/HE2.tif")
+    assert [entry.patient for entry in found.slides] == ["P004"]
+    (refused,) = found.refused
+    assert refused.path == "t.csv, row 2"
+    assert refused.reason == (
+        "P002/HE1.tif is not there; P001/HE1.tif, of the same name, may be another slide: if it is "
+        "meant, write its path"
+    )
+    # Patients are numbered within sites.
+    found = listed(tmp_path, "path\n/x/siteB/7/a.svs\n", "siteA/7/a.svs")
+    assert not found.slides
+    project = {"images": [{"serverBuilder": {"builderType": "uri", "uri": "file:/x/P2/HE1.tif"}}]}
+    found = listed(tmp_path, json.dumps(project), name="t/project.qpproj")
+    assert not found.slides
+    assert "P001/HE1.tif, of the same name, may be" in found.refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("stated", "file"),
+    [
+        ("/data/x/P001/HE1.tif", "P001/HE1.tif"),
+        ("C:\\x\\P001\\HE1.tif", "P001/HE1.tif"),
+        ("P001/HE1.tif", "deep/P001/HE1.tif"),
+        ("C:\\scans\\HE1.tif", "HE1.tif"),
+        ("HE1.tif", "P001/HE1.tif"),
+        ("/old/in/HE1.tif", "HE1.tif"),
+    ],
+)
+def test_moved_files_are_found_in_their_folders(tmp_path: Path, stated: str, file: str) -> None:
+    assert taken(listed(tmp_path, f"path\n{stated}\n", file)) == [file]
+
+
+def test_of_files_of_one_name_that_in_the_stated_folders_is_taken(tmp_path: Path) -> None:
+    files = ["A/P1/x.tif", "B/P1/x.tif"]
+    assert taken(listed(tmp_path, "path\n/old/B/P1/x.tif\n", *files)) == ["B/P1/x.tif"]
+    found = listed(tmp_path, "path\nP1/x.tif\n")
+    assert found.refused[0].reason.endswith("may be any of A/P1/x.tif, B/P1/x.tif: give its path")
+
+
+@pytest.mark.parametrize(
+    ("rows", "files"),
+    [
+        ("/old/a/x.tif\n/old/b/x.tif", ["x.tif"]),  # which of them?
+        ("/old/a/x.tif", ["x.tif", "other/x.tif"]),
+        ("/old/a/x.tif\n/old/in/y.tif", ["x.tif"]),  # the folder is that of the other row
+    ],
+)
+def test_a_renamed_folder_is_not_guessed(tmp_path: Path, rows: str, files: list[str]) -> None:
+    found = listed(tmp_path, f"path\n{rows}\n", *files)
+    assert not found.slides
+    assert "may be another slide" in found.refused[0].reason
+
+
+def test_a_folder_whose_name_differs_in_its_number_is_another(tmp_path: Path) -> None:
+    slide(tmp_path / "P001/x.tif")
+    (tmp_path / "t.csv").write_text("path\n/old/P002/x.tif\n")
+    assert not find_by_table(tmp_path / "t.csv", [tmp_path / "P001"], None).slides
+
+
+def test_a_table_of_patients_tells_nothing_of_other_folders_files(tmp_path: Path) -> None:
+    for file in ("P001/HE1.tif", "P003/HE1.tif", "P002/HE2.tif"):
+        slide(tmp_path / "in" / file)
+    table = tmp_path / "p.csv"
+    table.write_text("path,patient\nP001/HE1.tif,P001\nP002/HE2.tif,P002\n")
+    made = sources(tmp_path, tmp_path / "in", patient=str(table))
+    assert [item.patient for item in made.slides] == ["P001", "P002"]
+    (refused,) = made.refused
+    assert refused.path.endswith("P003/HE1.tif")
+    assert "tells no patient of it" in refused.reason
+    table.write_text("slide,patient\nHE1,P001\nHE2,P002\n")
+    made = sources(tmp_path, tmp_path / "in", patient=str(table))
+    assert [item.patient for item in made.slides] == ["P002"]
+    for item in made.refused:
+        assert "one row of HE1.tif, but several files have that name: give their" in item.reason
+
+
+def test_slides_that_are_given_one_by_one_have_folders_too(tmp_path: Path) -> None:
+    table = tmp_path / "p.csv"
+    table.write_text("path,patient\nP001/HE1.tif,P001\n")
+    for file in ("P001/HE1.tif", "P003/HE1.tif"):
+        slide(tmp_path / "in" / file)
+    alone = [tmp_path / f"in/{file}" for file in ("P001/HE1.tif", "P003/HE1.tif")]
+    assert [item.patient for item in sources(tmp_path, *alone, patient=str(table)).slides] == [
+        "P001"
+    ]
+
+
+def test_rows_without_a_patient_beside_rows_with_one_are_refused(tmp_path: Path) -> None:
+    names = ("alder", "birch", "cedar", "TCGA-AA-0001-DX1")
+    for name in names:
+        slide(tmp_path / f"{name}.svs")
+    table = tmp_path / "t.csv"
+    table.write_text("patient;path\nP1;alder.svs\n;birch.svs\n;cedar.svs\n;TCGA-AA-0001-DX1.svs\n")
+    made = sources(tmp_path, table)
+    assert {item.slide: item.patient for item in made.slides} == {
+        "alder": "P1", "TCGA-AA-0001-DX1": "TCGA-AA-0001",
+    }  # fmt: skip
+    assert [item.path for item in made.refused] == ["t.csv, row 3", "t.csv, row 4"]
+    for item in made.refused:
+        assert "states no patient, as other rows do" in item.reason
+        assert "fill the cells down" in item.reason
+    table.write_text("patient;path\n;birch.svs\n;cedar.svs\n")
+    assert len(sources(tmp_path, table).slides) == 2
+
+
+def test_folders_of_several_slides_may_be_patients(tmp_path: Path) -> None:
+    for file in ("ann/alder.svs", "ann/birch.svs", "eve/cedar.svs", "eve/elm.svs"):
+        slide(tmp_path / "in" / file)
+    (note,) = (note for note in sources(tmp_path, tmp_path / "in").notes if "patient" in note)
+    assert "the patients of 4 slides are not known" in note
+    assert "If a folder is a patient's (ann, eve)" in note
+    rule = note.partition("--patient '")[2].partition("'")[0]
+    made = sources(tmp_path, tmp_path / "in", patient=rule)
+    assert [item.patient for item in made.slides] == ["ann", "ann", "eve", "eve"]
+    assert not any("not known" in note for note in made.notes)
+    (tmp_path / "in/eve/elm.svs").unlink()
+    assert not any("not known" in note for note in sources(tmp_path, tmp_path / "in").notes)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Image\tObject type\tName\tParent\tROI", "Image\tName\tClass\tParent\tROI"],
+)
+def test_measurements_of_qupath_name_slides_by_their_files(tmp_path: Path, header: str) -> None:
+    rows = "".join(f"{name}.tif\tRootObject\tRoot object (Image)\t\n" for name in "ab")
+    found = listed(tmp_path, f"{header}\n{rows}", "a.tif", "b.tif", name="t/measurements.tsv")
+    assert [entry.name for entry in found.slides] == [None, None]
+    assert not found.refused
+
+
+def test_numbers_of_a_patients_slides_get_the_patient_in_front(tmp_path: Path) -> None:
+    files = [f"{name}.tif" for name in "abc"]
+    rows = "patient,slide,file\nQ0,1,a.tif\nQ0,2,b.tif\nQ1,1,c.tif\n"
+    found = listed(tmp_path, rows, *files)
+    assert [entry.name for entry in found.slides] == ["Q0-1", "Q0-2", "Q1-1"]
+    assert not found.refused
+    assert any("such as '1'" in note for note in found.notes)
+    found = listed(tmp_path, rows.replace("Q0,2", "Q0,1"))
+    assert [entry.name for entry in found.slides] == ["1"]
+    assert "gives the name '1' of row 2 again: give each slide a name" in found.refused[0].reason
+    assert not any("does not list" in note for note in found.notes)
+
+
+def test_annotations_of_a_table_may_lie_in_their_own_folder(tmp_path: Path) -> None:
+    for name in ("s/a.tif", "ann/a_final.geojson"):
+        slide(tmp_path / name)
+    table = tmp_path / "t.csv"
+    table.write_text("path,annotation\ns/a.tif,a_final.geojson\n")
+    with pytest.raises(InputError, match=r"a_final\.geojson is not there \(looked in"):
+        find_slides([table])
+    (entry,) = find_slides([table], labels=tmp_path / "ann").slides
+    assert entry.labels == tmp_path / "ann/a_final.geojson"
+
+
+def test_pipes_separate_and_headings_are_looked_for(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path|patient\ns/a.tif|Q0\n")
+    assert Table.read(table).rows == [(2, {"path": "s/a.tif", "patient": "Q0"})]
+    table.write_text("Cohort colon 2021\n\nfilename,patient\na.tif,Q0\n")
+    with pytest.raises(InputError, match="Row 3 looks like the headings: delete the rows above"):
+        Table.read(table)
+
+
+def test_the_barcode_of_a_patient_tells_the_site(tmp_path: Path) -> None:
+    slide(tmp_path / "in/0001-aaaa.tif")
+    table = tmp_path / "t.csv"
+    table.write_text("path,PatientID\nin/0001-aaaa.tif,TCGA-A7-1000\n")
+    (made,) = sources(tmp_path, table).slides
+    assert (made.patient, made.site) == ("TCGA-A7-1000", "A7")

@@ -172,6 +172,9 @@ def test_known_names_tell_patient_and_site() -> None:
     assert known_origin("GTEX-1117F-0126") == Origin("GTEX-1117F", None)
     assert known_origin("patient_012_node_3") == Origin("patient_012", None)
     assert known_origin("XTCGA-AA-00011") is None
+    uuid = SlideSource(slide="0a-1b", source="/a", patient="TCGA-A7-1000")
+    assert uuid.origin == Origin("TCGA-A7-1000", "A7")
+    assert uuid.model_copy(update={"site": "north"}).origin.site == "north"
     assert alike(["P7_1", "P7_2", "CMU-1", "CMU-2", "001", "002", "H20-1234", "H20-1235"]) == {
         "P7": ["P7_1", "P7_2"]
     }
@@ -184,6 +187,32 @@ def test_known_names_tell_patient_and_site() -> None:
     tiles += ["u_tile_1", "u_tile_200", "P7_1_0_512", "P7_2_0_512", "H20-1234", "H20-1235"]
     assert set(alike(tiles)) == {"s", "t", "u", "P7"}
     assert set(alike(["x-DX1", "x-DX2", "9a", "9b", "smith-a", "smith-b"])) == {"x", "9", "smith"}
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (["P004-HE1", "P004-HE2", "P005-HE1"], {"P004"}),
+        (["S21-1037-A1", "S21-1037-A2", "S21-1037-B1", "S21-1074-A1"], {"S21-1037"}),
+        (["S21-1037-A1-HE", "S21-1037_B1_CD3", "S21-1037-2-Ki67"], {"S21-1037"}),
+        (["P4-HE-1", "P4-Ki-67", "P4_her2", "P4-PD-L1", "P4-tumor"], {"P4"}),
+        (["cedar-7939f8", "cedar-a7bd03", "elm"], {"cedar"}),
+        (["cedar-7939f8", "cedar-a7bd03"], {"cedar"}),
+        (["P1-1-7939f8", "P1-2-a7bd03"], {"P1"}),
+        # numbers, patients, organs, accession numbers, and names of which nothing was left
+        ([f"slide{n}" for n in range(1, 10)], set()),
+        ([f"slide-{n}" for n in range(1, 10)], set()),
+        (["UH1-P01", "UH1-P02", "UH1-P03"], set()),
+        (["lung-HE1", "lung-HE2", "colon-HE1"], set()),
+        (["S21-103745", "S21-103746", "H20-12-A1", "H20-13-A1"], set()),
+        (["slide-7939f8", "slide-a7bd03", "elm"], set()),
+    ],
+)
+def test_blocks_stains_and_digits_of_hashes_tell_slides_apart(
+    names: list[str], patients: set[str]
+) -> None:
+    assert set(alike(names)) == patients
+    assert all(len(members) > 1 for members in alike(names).values())
 
 
 def test_a_split_by_site_needs_sites() -> None:
