@@ -17,14 +17,13 @@ from heterotissue.sources.keeping import storing
 from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
 from heterotissue.sources.records import Found, Refusal, explain, shown, some
-from heterotissue.sources.table_values import SPLITS
+from heterotissue.sources.split_folders import check_split_folders, split_of
 from heterotissue.sources.tile_checks import (
     Tile,
     check_fine,
     check_folders,
     check_growth,
     check_side,
-    check_split_folders,
     check_splits,
     warn_of_equal_names,
     without_shared,
@@ -166,7 +165,7 @@ def tile_table(
         reasons = [f"{item.path}: {item.reason}" for item in found.refused]
         raise InputError(f"no tile{' is left' if paths else ''} in {folder}: {some(reasons, 3)}")
     check_folders(list(tiles.values()), classes)
-    check_split_folders(list(tiles.values()), found)
+    check_split_folders({tile.below: tile.split for tile in tiles.values()}, found, "tiles")
     rows = _rows(list(tiles.values()), found, mpp)
     check_splits(rows, allow_leakage)
     table = table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS))
@@ -276,7 +275,7 @@ def _read(
         masks[0],
         owner,
         slide or (owner if patients else None),
-        next((SPLITS[part.lower()] for part in folders if part.lower() in SPLITS), None),
+        split_of(below),
         next(iter(labels), None),
         _side(path),
         _hash(path),
