@@ -21,6 +21,8 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
 
 def name_endings(*words: str) -> tuple[str, ...]:
     """Return what ends a file's name, before its suffix, if one of the words does."""
+JPEGS = (".jpg", ".jpeg")
+
     return tuple(sign + word for word in words for sign in "_-.")
 
 
@@ -91,7 +93,8 @@ class Labels:
                 in the same subfolder is taken; in another one only if no other slide's or tile's
                 annotations are there, and none are in the same.
             endings: what may follow the file's name. In a folder of annotations, an image may
-                also have the very name of the slide.
+                also have the very name of the slide; if that folder is the file's own, only a PNG
+                that of a JPEG, as QuPath exports tiles and their labels.
         """
         apart = self.folder is not None and self.folder.resolve() != path.resolve().parent
         place = self.folder or path.parent
@@ -100,7 +103,8 @@ class Labels:
             self._holding |= {item.parent for x in self._beside[place].values() for item in x}
         names = self._beside[place]
         found: list[Path] = []
-        for name in _candidates(path, endings, own=not apart):
+        same_folder = self.folder is not None and not apart
+        for name in _candidates(path, endings, apart, same_folder):
             if same := names.get(name.lower()):
                 items = [item for item in same if item != path]
                 found += [item for item in items if item.name == name] or items
@@ -137,18 +141,22 @@ class Labels:
         )
 
 
-def _candidates(path: Path, endings: tuple[str, ...], own: bool) -> Iterator[str]:
+def _candidates(
+    path: Path, endings: tuple[str, ...], apart: bool, same_folder: bool
+) -> Iterator[str]:
     stems = dict.fromkeys((path.stem, path.name, stem_of(path)))
     of_picture = PICTURE_MASKS if path.suffix.lower() in PICTURES else ()
     for ending in (*endings, *of_picture):
         for stem in stems:
             yield stem + ending
-    if not own:
+    if apart:
         for suffix in (".tiff", ".tif", ".png", ".npy", ".bmp", path.suffix):
             yield path.stem + suffix
 
 
 def _names(folder: Path, deep: bool) -> dict[str, list[Path]]:
+    elif same_folder and path.suffix.lower() in JPEGS:
+        yield f"{path.stem}.png"
     """Map the names, in small letters, of a folder's files to their paths."""
     names: dict[str, list[Path]] = {}
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from heterotissue.sources.annotations import MASKS, Labels
+from heterotissue.sources.annotations import JPEGS, MASKS, Labels
 from heterotissue.sources.files import UNFINISHED, is_mask, mask_of_slide, unusable, walk
 from heterotissue.sources.keeping import storing
 from heterotissue.sources.names import Named, distinct_names
@@ -191,13 +191,16 @@ def _short(notes: list[str]) -> list[str]:
 def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
     """List the images in a folder and below that are no masks.
 
-    Where masks have a folder of their own, no name marks a mask in that of the tiles.
+    Where masks have a folder of their own, no name marks a mask in that of the tiles. Where they
+    are said to lie in the very folder of the tiles, a PNG that has a JPEG's name is its mask.
     """
     inside = masks.resolve() if masks and masks.resolve() != folder.resolve() else None
     tiles, alone = [], []
     for _, files in walk(folder, found, inside):
         for path in files:
             if path.name.startswith(".") or path.suffix.lower() in UNFINISHED:
+                continue
+            if masks and not inside and _of_jpeg(path):
                 continue
             if not inside and is_mask(path):
                 alone += [] if mask_of_slide(path) else [shown(path.relative_to(folder))]
@@ -218,6 +221,12 @@ def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
     return tiles
 
 
+def _of_jpeg(path: Path) -> bool:
+    """Say whether a file is a PNG beside a JPEG of its name, as QuPath exports labels of tiles."""
+    endings = [ending for suffix in JPEGS for ending in (suffix, suffix.upper())]
+    return path.suffix.lower() == ".png" and any(path.with_suffix(e).exists() for e in endings)
+
+
 def _read(
     path: Path,
     below: Path,
@@ -235,9 +244,7 @@ def _read(
         place = search.folder or path.parent
         raise InputError(
             f"has no mask: looked in {place} for {path.stem}.mask.png, {path.stem}_mask.png and "
-            "similar names"
-            + ("" if search.folder else " (--masks gives a folder of their own)")
-            + search.apart(below)
+            "similar names" + ("" if search.folder else f" ({_hint(path)})") + search.apart(below)
         )
     if len(masks) > 1 and masks[0].name == masks[1].name:
         raise InputError(
@@ -281,6 +288,13 @@ def _read(
         _hash(path),
         _hash(masks[0]),
     )
+
+
+def _hint(path: Path) -> str:
+    """Say where else the mask of a tile may be, for which no folder is given."""
+    if (mask := path.with_suffix(".png")) != path and mask.exists():
+        return f"if {shown(mask.name)} is its mask, give the tiles' own folder by --masks too"
+    return "--masks gives a folder of their own"
 
 
 def _hash(path: Path) -> str:
