@@ -243,3 +243,8 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
             f"{shown(below)} has no annotation{search.apart(below)}" for below in search.foreign
         ][:20]
     found.slides = slides
+    taken = {entry.labels for entry in slides}
+    if masks := [entry for entry in slides if entry.path in taken]:
+        names = some(shown(entry.below) for entry in masks)
+        found.notes.append(f"{names}: annotations of slides, so taken for no slides")
+        slides = [entry for entry in slides if entry.path not in taken]
