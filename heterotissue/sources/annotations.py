@@ -15,14 +15,17 @@ MASK_SUFFIXES = (
     ".gif",
 )  # fmt: skip
 
+JSON = (".json", ".json.gz")
+"""Suffixes that any tool's files may have, which are often no annotations."""
+
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
 """Suffixes of pictures that no scanner writes."""
+
+JPEGS = (".jpg", ".jpeg")
 
 
 def name_endings(*words: str) -> tuple[str, ...]:
     """Return what ends a file's name, before its suffix, if one of the words does."""
-JPEGS = (".jpg", ".jpeg")
-
     return tuple(sign + word for word in words for sign in "_-.")
 
 
@@ -152,11 +155,11 @@ def _candidates(
     if apart:
         for suffix in (".tiff", ".tif", ".png", ".npy", ".bmp", path.suffix):
             yield path.stem + suffix
+    elif same_folder and path.suffix.lower() in JPEGS:
+        yield f"{path.stem}.png"
 
 
 def _names(folder: Path, deep: bool) -> dict[str, list[Path]]:
-    elif same_folder and path.suffix.lower() in JPEGS:
-        yield f"{path.stem}.png"
     """Map the names, in small letters, of a folder's files to their paths."""
     names: dict[str, list[Path]] = {}
     try:
@@ -167,6 +170,32 @@ def _names(folder: Path, deep: bool) -> dict[str, list[Path]]:
         if not item.name.startswith(".") and item.is_file():
             names.setdefault(item.name.lower(), []).append(item)
     return names
+
+
+def _held(labels: list[Path]) -> tuple[list[Path], list[str]]:
+    """Leave out files that have the name of an annotation, but hold none, as far as others do.
+
+    A file is looked into if another one follows it, or if it is JSON, which any tool writes. What
+    is left out for no other, but JSON of no known format, is kept: ingest says what is wrong.
+
+    Returns:
+        The annotations, the one to take first, and names of the files before it, with the reason.
+    """
+    from services.ingest.annotations.sidecars import content_of
+
+    passed_over: dict[Path, str] = {}
+    kept = []
+    for place, path in enumerate(labels):
+        is_json = path.name.lower().endswith(JSON)
+        follows = place < len(labels) - 1
+        content = content_of(path) if follows or is_json else None
+        if content is None or content.kind == "annotation":
+            kept = labels[place:]
+            break
+        passed_over[path] = f"{shown(path.name)}, which {content.why}"
+        if content.kind != "foreign" or not is_json:
+            kept.append(path)
+    return kept, [text for path, text in passed_over.items() if path not in kept]
 
 
 def _without_shared(found: Found, slides: list[SlideEntry]) -> list[SlideEntry]:
@@ -200,6 +229,7 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
     search = Labels(folder, (entry.below for entry in found.slides))
     slides: list[SlideEntry] = []
     several: list[str] = []
+    sidecars: list[str] = []
     for entry in found.slides:
         labels = [entry.labels] if entry.labels else search.of(entry.path, entry.below)
         if folder is not None and len(labels) > 1 and labels[0].name == labels[1].name:
@@ -209,9 +239,18 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
                 "name it in a table of slides",
             )
             continue
+        if wanted and not entry.labels:
+            labels, passed_over = _held(labels)
+            name = shown(labels[0].name) if labels else "none"
+            sidecars += [f"{shown(entry.path.name)}: {name}, not {text}" for text in passed_over]
         if len(labels) > 1:
             several.append(f"{shown(entry.path.name)}: {shown(labels[0].name)}")
         slides.append(replace(entry, labels=labels[0] if labels else None))
+    taken = {entry.labels for entry in slides}
+    if masks := [entry for entry in slides if entry.path in taken]:
+        names = some(shown(entry.below) for entry in masks)
+        found.notes.append(f"{names}: annotations of slides, so taken for no slides")
+        slides = [entry for entry in slides if entry.path not in taken]
     slides = _without_shared(found, slides)
     with_labels = [entry for entry in slides if entry.labels]
     without = [shown(entry.path.name) for entry in slides if not entry.labels]
@@ -230,6 +269,11 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
             )
         slides = [replace(entry, labels=None) for entry in slides]
     else:
+        if sidecars:
+            found.notes.append(
+                f"{len(sidecars)} files have the name of an annotation, but hold none; taken "
+                f"instead: {some(sidecars)}"
+            )
         if several:
             found.notes.append(
                 f"{len(several)} slides have several annotations; taken: {some(several)}"
@@ -243,8 +287,3 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
             f"{shown(below)} has no annotation{search.apart(below)}" for below in search.foreign
         ][:20]
     found.slides = slides
-    taken = {entry.labels for entry in slides}
-    if masks := [entry for entry in slides if entry.path in taken]:
-        names = some(shown(entry.below) for entry in masks)
-        found.notes.append(f"{names}: annotations of slides, so taken for no slides")
-        slides = [entry for entry in slides if entry.path not in taken]
