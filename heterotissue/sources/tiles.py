@@ -192,9 +192,11 @@ def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
     """List the images in a folder and below that are no masks.
 
     Where masks have a folder of their own, no name marks a mask in that of the tiles. Where they
-    are said to lie in the very folder of the tiles, a PNG that has a JPEG's name is its mask.
+    are said to lie in that of the tiles, or in one above, a PNG that has a JPEG's name is its mask.
     """
-    inside = masks.resolve() if masks and masks.resolve() != folder.resolve() else None
+    inside = masks.resolve() if masks else None
+    if inside and folder.resolve().is_relative_to(inside):
+        inside = None
     tiles, alone = [], []
     for _, files in walk(folder, found, inside):
         for path in files:

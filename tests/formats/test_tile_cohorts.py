@@ -185,11 +185,12 @@ def test_qupath_exports_jpegs_with_labels_of_their_names(htd: Any, tmp_path: Pat
         name = f"S21 [x={number},y=0,w=96,h=96]"
         write_slide(tmp_path / f"in/{number % 2}/{name}.jpg", number, 96)
         write_mask(tmp_path / f"in/{number % 2}/{name}.png", 96)
-    for folder, count in ((tmp_path / "in/0", 2), (tmp_path / "in", 4)):
-        silent = htd("tiles", folder, *TILES, "--replace")
-        assert silent.code == 2
-        assert "is its mask, give the tiles' own folder by --masks too" in silent.text
-        done = htd("tiles", folder, *TILES, "--masks", folder, "--replace")
+    silent = htd("tiles", tmp_path / "in", *TILES)
+    assert silent.code == 2
+    assert "is its mask, give the tiles' own folder by --masks too" in silent.text
+    for place, masks, count in (("in/0", "in/0", 2), ("in/1", "in", 2), ("in", "in", 4)):
+        words = ("tiles", tmp_path / place, *TILES, "--masks", tmp_path / masks)
+        done = htd(*words, "--replace")
         assert done.code == 0, done.text
         read = list(
             RegionIndex(done.store, load_region_set(done.store, "c"), "train", "val", "test")
