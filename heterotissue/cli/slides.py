@@ -140,8 +140,9 @@ def ingest(
 ) -> None:
     """Ingest slides: find tissue, draw label maps, index patches, cut training regions.
 
-    Folders are searched with all folders below them. Annotations are found by name:
-    <slide>.geojson, <slide>.svs.geojson, <slide>.xml, <slide>_mask.tiff and others.
+    Folders are searched with all folders below them; train/, val/ and test/ give the split.
+    Annotations are found by name: <slide>.geojson, <slide>.svs.geojson, <slide>.xml,
+    <slide>_mask.tiff and others.
     """
     if not slides and table is None:
         raise InputError("name slides, folders of slides, or a table: htd ingest slides/")

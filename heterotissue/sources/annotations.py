@@ -15,8 +15,13 @@ MASK_SUFFIXES = (
     ".gif",
 )  # fmt: skip
 
+JSON = (".json", ".json.gz")
+"""Suffixes that any tool's files may have, which are often no annotations."""
+
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
 """Suffixes of pictures that no scanner writes."""
+
+JPEGS = (".jpg", ".jpeg")
 
 
 def name_endings(*words: str) -> tuple[str, ...]:
@@ -91,7 +96,8 @@ class Labels:
                 in the same subfolder is taken; in another one only if no other slide's or tile's
                 annotations are there, and none are in the same.
             endings: what may follow the file's name. In a folder of annotations, an image may
-                also have the very name of the slide.
+                also have the very name of the slide; if that folder is the file's own, only a PNG
+                that of a JPEG, as QuPath exports tiles and their labels.
         """
         apart = self.folder is not None and self.folder.resolve() != path.resolve().parent
         place = self.folder or path.parent
@@ -100,7 +106,8 @@ class Labels:
             self._holding |= {item.parent for x in self._beside[place].values() for item in x}
         names = self._beside[place]
         found: list[Path] = []
-        for name in _candidates(path, endings, own=not apart):
+        same_folder = self.folder is not None and not apart
+        for name in _candidates(path, endings, apart, same_folder):
             if same := names.get(name.lower()):
                 items = [item for item in same if item != path]
                 found += [item for item in items if item.name == name] or items
@@ -137,15 +144,19 @@ class Labels:
         )
 
 
-def _candidates(path: Path, endings: tuple[str, ...], own: bool) -> Iterator[str]:
+def _candidates(
+    path: Path, endings: tuple[str, ...], apart: bool, same_folder: bool
+) -> Iterator[str]:
     stems = dict.fromkeys((path.stem, path.name, stem_of(path)))
     of_picture = PICTURE_MASKS if path.suffix.lower() in PICTURES else ()
     for ending in (*endings, *of_picture):
         for stem in stems:
             yield stem + ending
-    if not own:
+    if apart:
         for suffix in (".tiff", ".tif", ".png", ".npy", ".bmp", path.suffix):
             yield path.stem + suffix
+    elif same_folder and path.suffix.lower() in JPEGS:
+        yield f"{path.stem}.png"
 
 
 def _names(folder: Path, deep: bool) -> dict[str, list[Path]]:
@@ -159,6 +170,32 @@ def _names(folder: Path, deep: bool) -> dict[str, list[Path]]:
         if not item.name.startswith(".") and item.is_file():
             names.setdefault(item.name.lower(), []).append(item)
     return names
+
+
+def _held(labels: list[Path]) -> tuple[list[Path], list[str]]:
+    """Leave out files that have the name of an annotation, but hold none, as far as others do.
+
+    A file is looked into if another one follows it, or if it is JSON, which any tool writes. What
+    is left out for no other, but JSON of no known format, is kept: ingest says what is wrong.
+
+    Returns:
+        The annotations, the one to take first, and names of the files before it, with the reason.
+    """
+    from services.ingest.annotations.sidecars import content_of
+
+    passed_over: dict[Path, str] = {}
+    kept = []
+    for place, path in enumerate(labels):
+        is_json = path.name.lower().endswith(JSON)
+        follows = place < len(labels) - 1
+        content = content_of(path) if follows or is_json else None
+        if content is None or content.kind == "annotation":
+            kept = labels[place:]
+            break
+        passed_over[path] = f"{shown(path.name)}, which {content.why}"
+        if content.kind != "foreign" or not is_json:
+            kept.append(path)
+    return kept, [text for path, text in passed_over.items() if path not in kept]
 
 
 def _without_shared(found: Found, slides: list[SlideEntry]) -> list[SlideEntry]:
@@ -192,6 +229,7 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
     search = Labels(folder, (entry.below for entry in found.slides))
     slides: list[SlideEntry] = []
     several: list[str] = []
+    sidecars: list[str] = []
     for entry in found.slides:
         labels = [entry.labels] if entry.labels else search.of(entry.path, entry.below)
         if folder is not None and len(labels) > 1 and labels[0].name == labels[1].name:
@@ -201,9 +239,18 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
                 "name it in a table of slides",
             )
             continue
+        if wanted and not entry.labels:
+            labels, passed_over = _held(labels)
+            name = shown(labels[0].name) if labels else "none"
+            sidecars += [f"{shown(entry.path.name)}: {name}, not {text}" for text in passed_over]
         if len(labels) > 1:
             several.append(f"{shown(entry.path.name)}: {shown(labels[0].name)}")
         slides.append(replace(entry, labels=labels[0] if labels else None))
+    taken = {entry.labels for entry in slides}
+    if masks := [entry for entry in slides if entry.path in taken]:
+        names = some(shown(entry.below) for entry in masks)
+        found.notes.append(f"{names}: annotations of slides, so taken for no slides")
+        slides = [entry for entry in slides if entry.path not in taken]
     slides = _without_shared(found, slides)
     with_labels = [entry for entry in slides if entry.labels]
     without = [shown(entry.path.name) for entry in slides if not entry.labels]
@@ -222,6 +269,11 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
             )
         slides = [replace(entry, labels=None) for entry in slides]
     else:
+        if sidecars:
+            found.notes.append(
+                f"{len(sidecars)} files have the name of an annotation, but hold none; taken "
+                f"instead: {some(sidecars)}"
+            )
         if several:
             found.notes.append(
                 f"{len(several)} slides have several annotations; taken: {some(several)}"

@@ -41,6 +41,13 @@ PACKED = {".zip", ".gz", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst"}
 OVERVIEWS = name_endings("thumbnail", "thumb", "macro", "label", "overview", "preview")
 """Endings of the names of small pictures that are kept beside a slide."""
 
+PICTURE_FOLDERS = {
+    "mask", "masks", "stitch", "stitches", "thumb", "thumbs", "thumbnail", "thumbnails", "macro",
+    "macros", "label", "labels", "overview", "overviews", "preview", "previews", "contours",
+    "visualization", "visualizations", "heatmap", "heatmaps", "segmentation", "segmentations",
+}  # fmt: skip
+"""Names of folders in which CLAM, TRIDENT and others keep pictures of slides."""
+
 MAX_FILES = 100_000
 """Largest number of files of an OME-Zarr slide."""
 
@@ -75,6 +82,7 @@ class Finder:
 
     def finish(self) -> Found:
         """Return what was found, with notes on the files that were skipped."""
+        self._leave_out_pictures()
         for reason, names in self._skipped.items():
             self.found.notes.append(f"skipped {len(names)} {reason}: {some(names)}")
         self._skipped = {}
@@ -82,6 +90,29 @@ class Finder:
 
     def _skip(self, path: Path, reason: str) -> None:
         self._skipped.setdefault(reason, []).append(shown(path.name))
+
+    def _leave_out_pictures(self) -> None:
+        """Skip pictures that have the name of a slide in another format: they are made of it.
+
+        They lie beside the slide, or in a folder that is named after what such pictures show.
+        """
+        scans = [entry for entry in self.found.slides if not _is_picture(entry.path)]
+        names = {name for entry in scans for name in _names(entry.path)}
+        beside = {(entry.path.parent, name) for entry in scans for name in _names(entry.path)}
+        kept = []
+        for entry in self.found.slides:
+            name = stem_of(entry.path).lower()
+            apart = {part.lower() for part in entry.below.parent.parts} & PICTURE_FOLDERS
+            made = (entry.path.parent, name) in beside or (apart and name in names)
+            if made and _is_picture(entry.path):
+                self._skip(
+                    entry.path,
+                    "pictures that have the names of slides in other formats, so are taken for "
+                    "overviews or masks of them (rename those that are slides)",
+                )
+            else:
+                kept.append(entry)
+        self.found.slides = kept
 
     def _add_folder(self, root: Path) -> None:
         for folder, files in walk(root, self.found, self._leave_out):
@@ -280,6 +311,15 @@ def unusable_folder(path: Path) -> str | None:
     if odd := [name for name in names if not name.isascii() or "\\" in name]:
         return f"has files whose names are none of OME-Zarr's: {some(map(shown, odd))}"
     return None
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES
+
+
+def _names(path: Path) -> tuple[str, str]:
+    """Return the names, in small letters, that a picture of a slide may have before its suffix."""
+    return stem_of(path).lower(), path.name.lower()
 
 
 def _parts(path: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from heterotissue.sources.annotations import add_labels
 from heterotissue.sources.names import Named, RenamedError, distinct_names
 from heterotissue.sources.patients import add_patients
 from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
+from heterotissue.sources.split_folders import add_splits
 from heterotissue.sources.unread import why_refused
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
 from shared.errors import InputError
@@ -107,10 +108,11 @@ def slide_sources(
         progress: called with the number of slides that are done, and of all.
 
     Raises:
-        InputError: `labels` or `patient` fit no slide, no slide is left, a slide of the cohort
-            has another file name now, or the store does not take the files.
+        InputError: `labels` or `patient` fit no slide, folders state the splits of only some, no
+            slide is left, a slide has another file name now, or the store takes no files.
     """
     add_patients(found, patient)
+    add_splits(found)
     add_labels(found, labels, use_labels)
     found.slides = [entry for entry in found.slides if _has_usable_name(found, entry, in_place)]
     known = _known(store, cohort)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,36 +74,6 @@ def check_folders(tiles: list[Tile], classes: Classes) -> None:
             "masks would be class indices: give all folders' names as --classes (now "
             f"{','.join(classes.names[1:])}), or rename the folders that are no classes"
         )
-
-
-_LIKE_SPLIT = re.compile(
-    r"(?i)(?:.*[^a-z])?(train|training|val|valid|validation|test|testing|holdout)"
-    r"(?:set|data|images|tiles)?(?:[^a-z].*)?"
-)
-"""Names of folders that may be meant as splits: test_set, tiles-train, val1."""
-
-
-def check_split_folders(tiles: list[Tile], found: Found) -> None:
-    """Note folders that may be meant as splits, but are no split's name.
-
-    Raises:
-        InputError: the folders of other tiles are, so that these would be divided among them.
-    """
-    like = sorted(
-        {
-            part
-            for tile in tiles
-            for part in tile.below.parent.parts
-            if tile.split is None and _LIKE_SPLIT.fullmatch(part)
-        }
-    )
-    if not like:
-        return
-    text = f"folders {some(map(shown, like))} are not taken for splits"
-    remedy = "name them train, val or test if they are"
-    if any(tile.split for tile in tiles):
-        raise InputError(f"{text}, though others are: {remedy}, and else otherwise")
-    found.notes.append(f"{text}: {remedy}")
 
 
 def check_growth(store: Store, cohort: str, tiles: set[str], mpp: float) -> None:

@@ -11,20 +11,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from heterotissue.sources.annotations import MASKS, Labels
+from heterotissue.sources.annotations import JPEGS, MASKS, Labels
 from heterotissue.sources.files import UNFINISHED, is_mask, mask_of_slide, unusable, walk
 from heterotissue.sources.keeping import storing
 from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
 from heterotissue.sources.records import Found, Refusal, explain, shown, some
-from heterotissue.sources.table_values import SPLITS
+from heterotissue.sources.split_folders import check_split_folders, split_of
 from heterotissue.sources.tile_checks import (
     Tile,
     check_fine,
     check_folders,
     check_growth,
     check_side,
-    check_split_folders,
     check_splits,
     warn_of_equal_names,
     without_shared,
@@ -166,7 +165,7 @@ def tile_table(
         reasons = [f"{item.path}: {item.reason}" for item in found.refused]
         raise InputError(f"no tile{' is left' if paths else ''} in {folder}: {some(reasons, 3)}")
     check_folders(list(tiles.values()), classes)
-    check_split_folders(list(tiles.values()), found)
+    check_split_folders({tile.below: tile.split for tile in tiles.values()}, found, "tiles")
     rows = _rows(list(tiles.values()), found, mpp)
     check_splits(rows, allow_leakage)
     table = table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS))
@@ -192,13 +191,18 @@ def _short(notes: list[str]) -> list[str]:
 def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
     """List the images in a folder and below that are no masks.
 
-    Where masks have a folder of their own, no name marks a mask in that of the tiles.
+    Where masks have a folder of their own, no name marks a mask in that of the tiles. Where they
+    are said to lie in that of the tiles, or in one above, a PNG that has a JPEG's name is its mask.
     """
-    inside = masks.resolve() if masks and masks.resolve() != folder.resolve() else None
+    inside = masks.resolve() if masks else None
+    if inside and folder.resolve().is_relative_to(inside):
+        inside = None
     tiles, alone = [], []
     for _, files in walk(folder, found, inside):
         for path in files:
             if path.name.startswith(".") or path.suffix.lower() in UNFINISHED:
+                continue
+            if masks and not inside and _of_jpeg(path):
                 continue
             if not inside and is_mask(path):
                 alone += [] if mask_of_slide(path) else [shown(path.relative_to(folder))]
@@ -219,6 +223,12 @@ def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
     return tiles
 
 
+def _of_jpeg(path: Path) -> bool:
+    """Say whether a file is a PNG beside a JPEG of its name, as QuPath exports labels of tiles."""
+    endings = [ending for suffix in JPEGS for ending in (suffix, suffix.upper())]
+    return path.suffix.lower() == ".png" and any(path.with_suffix(e).exists() for e in endings)
+
+
 def _read(
     path: Path,
     below: Path,
@@ -236,9 +246,7 @@ def _read(
         place = search.folder or path.parent
         raise InputError(
             f"has no mask: looked in {place} for {path.stem}.mask.png, {path.stem}_mask.png and "
-            "similar names"
-            + ("" if search.folder else " (--masks gives a folder of their own)")
-            + search.apart(below)
+            "similar names" + ("" if search.folder else f" ({_hint(path)})") + search.apart(below)
         )
     if len(masks) > 1 and masks[0].name == masks[1].name:
         raise InputError(
@@ -276,12 +284,19 @@ def _read(
         masks[0],
         owner,
         slide or (owner if patients else None),
-        next((SPLITS[part.lower()] for part in folders if part.lower() in SPLITS), None),
+        split_of(below),
         next(iter(labels), None),
         _side(path),
         _hash(path),
         _hash(masks[0]),
     )
+
+
+def _hint(path: Path) -> str:
+    """Say where else the mask of a tile may be, for which no folder is given."""
+    if (mask := path.with_suffix(".png")) != path and mask.exists():
+        return f"if {shown(mask.name)} is its mask, give the tiles' own folder by --masks too"
+    return "--masks gives a folder of their own"
 
 
 def _hash(path: Path) -> str:

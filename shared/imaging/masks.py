@@ -16,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from shared.arrays import UInt8
-from shared.errors import InputError
+from shared.errors import InputError, quoted
 from shared.imaging.pictures import ALONE, open_picture
 from shared.imaging.tiff_facts import pages_of
 
@@ -185,7 +185,7 @@ def _open_npy(path: Path) -> Mask:
 
 
 def _open_image(path: Path, driver: str) -> Mask:
-    bilevel, inverted, orientation, alike = False, False, 1, 1
+    bilevel, ambiguous, orientation, alike = False, None, 1, 1
     if driver == "GTiff":
         with tifffile.TiffFile(path, _multifile=False) as tiff:
             page = cast(tifffile.TiffPage, tiff.pages[0])
@@ -200,8 +200,10 @@ def _open_image(path: Path, driver: str) -> Mask:
                         f"mask {path.name} is stored with 0 as white: save it with class indices"
                     )
                 bilevel = True
-                # tifffile writes arrays of booleans so, without turning them round.
-                inverted = not page.software.startswith("tifffile")
+                # tifffile writes arrays of booleans so, without turning them round. Others may
+                # have turned them, so that what they stored as 0 is white, and is meant as 1.
+                if not page.software.startswith("tifffile"):
+                    ambiguous = page.software or "an unnamed programme"
             size = (page.imagewidth, page.imagelength)
             alike = sum(
                 (other.imagewidth, other.imagelength) == size and not other.is_mask
@@ -243,13 +245,25 @@ def _open_image(path: Path, driver: str) -> Mask:
             part = data.read(window=Window(0, top, width, bottom - top))
         except (RasterioError, OSError, MemoryError) as error:
             raise _damaged(path, error) from error
-        if inverted:
-            part = 1 - part
         if clear:
             part = np.where(np.isin(part, clear), part.dtype.type(0), part)
         return np.asarray(part[0] if bands == 1 else np.moveaxis(part, 0, -1))
 
-    return Mask(path, width, height, orientation, palette, bands, read)
+    mask = Mask(path, width, height, orientation, palette, bands, read)
+    if ambiguous:
+        raise _either_way(mask, ambiguous)
+    return mask
+
+
+def _either_way(mask: Mask, software: str) -> InputError:
+    """Make the error of a mask of 1 bit that can be read in two ways, with what each would show."""
+    share = sum(int(strip.sum()) for strip in mask.strips()) / (mask.width * mask.height)
+    return InputError(
+        f"mask {mask.path.name} has 1 bit per pixel with 0 as white (MINISWHITE), and it is not "
+        f"known how {quoted(software)}, which wrote it, means that: {share:.0%} of it would be "
+        f"labelled by its stored values, {1 - share:.0%} by what viewers show white. Save it with "
+        "8 bits per pixel, as 0 and 1 or 0 and 255"
+    )
 
 
 def _lossy(path: Path, how: str) -> InputError:

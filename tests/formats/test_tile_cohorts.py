@@ -132,7 +132,7 @@ def test_tiles_that_are_grouped_otherwise_keep_their_splits_or_are_named(
 
 
 def test_what_folders_and_masks_say_of_classes_must_be_clear(htd: Any, tmp_path: Path) -> None:
-    for number, place in enumerate(("normal", "polyp", "train/Normal")):
+    for number, place in enumerate(("normal", "polyp", "more/Normal")):
         path = write_slide(tmp_path / f"in/{place}/{number}.png", number, 96)
         mask = Image.new("1", (96, 96))
         mask.paste(1, (0, 0, 48, 96))
@@ -178,3 +178,32 @@ def test_masks_may_lie_in_a_folder_of_their_own(htd: Any, tmp_path: Path) -> Non
     assert [part.slide for part in load_region_set(done.store, "c").slides] == ["0", "1"]
     wrong = htd("tiles", tmp_path / "in/images", *TILES, "--masks", tmp_path / "no")
     assert wrong.code == 2
+
+
+def test_qupath_exports_jpegs_with_labels_of_their_names(htd: Any, tmp_path: Path) -> None:
+    for number in range(4):
+        name = f"S21 [x={number},y=0,w=96,h=96]"
+        write_slide(tmp_path / f"in/{number % 2}/{name}.jpg", number, 96)
+        write_mask(tmp_path / f"in/{number % 2}/{name}.png", 96)
+    silent = htd("tiles", tmp_path / "in", *TILES)
+    assert silent.code == 2
+    assert "is its mask, give the tiles' own folder by --masks too" in silent.text
+    for place, masks, count in (("in/0", "in/0", 2), ("in/1", "in", 2), ("in", "in", 4)):
+        words = ("tiles", tmp_path / place, *TILES, "--masks", tmp_path / masks)
+        done = htd(*words, "--replace")
+        assert done.code == 0, done.text
+        read = list(
+            RegionIndex(done.store, load_region_set(done.store, "c"), "train", "val", "test")
+        )
+        assert len(read) == count
+        assert all(set(np.unique(region.labels)) == {0, 1, 2} for region in read)
+
+
+def test_tiles_beside_folders_of_splits_are_refused(htd: Any, tmp_path: Path) -> None:
+    write_tile(tmp_path / "in/train/a.png", 0)
+    write_tile(tmp_path / "in/eval/b.png", 1)
+    refused = htd("tiles", tmp_path / "in", *TILES)
+    assert refused.code == 2
+    assert "1 tiles lie in no folder named train, val or test (eval/b.png)" in refused.text
+    (tmp_path / "in/eval").rename(tmp_path / "in/val")
+    assert htd("tiles", tmp_path / "in", *TILES).code == 0

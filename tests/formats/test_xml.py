@@ -214,6 +214,38 @@ def test_imagescope_by_the_name_of_an_attribute(tmp_path: Path) -> None:
     assert painted(layers(tmp_path / "a.xml", named)) == [0, 10_000]
 
 
+HEADERS = (
+    '<RegionAttributeHeaders><AttributeHeader Id="1" Name="Description"/>'
+    '<AttributeHeader Id="2" Name="Area"/></RegionAttributeHeaders>'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "column", "expected"),
+    [
+        ("Layer 1", "", "Description", "stroma"),
+        ("", "", "1", "stroma"),  # the number of a column
+        ("", "tumor", "Description", "tumor"),  # the text comes first
+        ("tumor", "", "Description", "tumor"),  # and the layer before both
+        ("tumor", "stroma", "Description", "tumor"),
+        ("", "check", "Description", "stroma"),  # what is no class is passed over
+    ],
+)
+def test_imagescope_by_the_description_of_a_region(
+    tmp_path: Path, name: str, words: str, column: str, expected: str
+) -> None:
+    item = region(ring(0, 0, 100), "0", Text=words).replace(
+        "<Vertices>",
+        f'<Attributes><Attribute Name="{column}" Value="stroma"/></Attributes><Vertices>',
+    )
+    path = layers(tmp_path / "a.xml", layer(name, HEADERS + item))
+    assert painted(path) == {"tumor": [10_000, 0], "stroma": [0, 10_000]}[expected]
+    other = text(tmp_path / "b.xml", path.read_text().replace(f'Name="{column}" V', 'Name="2" V'))
+    if expected == "stroma":  # as that of the column Area it is no class
+        with pytest.raises(InputError):
+            draw(other)
+
+
 def test_lines_of_halo_are_no_outlines(tmp_path: Path) -> None:
     """HALO writes drawn lines as polygons; only outlines repeat their first point."""
     curve: list[Point] = [[0, 0], [100, 50], [200, 0], [300, 50]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -126,3 +127,83 @@ def test_slides_in_one_folder_may_have_annotations_in_several(tmp_path: Path) ->
     assert [item.labels_sha256 for item in made.slides] == [
         sha256_file(tmp_path / f"labels/{number}/{number}.png") for number in (1, 2)
     ]
+
+
+def test_pictures_of_slides_in_other_formats_are_no_slides(tmp_path: Path) -> None:
+    scans = {"a.svs", "B.tif", "c.ome.tiff"}
+    pictures = {"a.jpg", "b.PNG", "a.svs.jpg", "c.jpg", "clam/masks/a.jpg", "clam/stitches/B.jpg",
+                "thumbnails/c.jpeg"}  # fmt: skip
+    others = {"d.jpg", "clam/masks/e.jpg", "P2/a.png"}  # of no slide, or of another folder's
+    for name in scans | pictures | others:
+        slide(tmp_path / "in" / name)
+    slide(tmp_path / "in/a.geojson")
+    found = find_slides([tmp_path / "in"])
+    assert {str(entry.below) for entry in found.slides} == scans | others
+    (note,) = found.notes
+    assert "skipped 7 pictures that have the names of slides in other formats" in note
+    made = sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert not made.refused
+    assert sum(item.labels is not None for item in made.slides) == 1
+    every = sorted(path for path in (tmp_path / "in").iterdir() if path.is_file())
+    given = {entry.path.name for entry in find_slides(every).slides}  # as by a shell's *
+    assert given == {*scans, "d.jpg"}
+    assert [e.path.name for e in find_slides([tmp_path / "in/a.jpg"]).slides] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("folder", ["masks", "drawn"])
+def test_masks_of_slides_in_the_searched_folder_are_no_slides(tmp_path: Path, folder: str) -> None:
+    slide(tmp_path / "in/a.svs")
+    slide(tmp_path / "in/b.png")
+    for name in ("a.png", "b.tif"):
+        slide(tmp_path / "in" / folder / name)
+    made = sources(tmp_path, tmp_path / "in", use_labels=True, labels=tmp_path / "in" / folder)
+    assert {item.slide: Path(item.labels or "").name for item in made.slides} == {
+        "a": "a.png", "b": "b.tif",
+    }  # fmt: skip
+    assert not made.refused
+
+
+def features(*properties: dict[str, object]) -> str:
+    ring = [[0, 0], [9, 0], [9, 9], [0, 0]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    items = [{"type": "Feature", "geometry": geometry, "properties": item} for item in properties]
+    return json.dumps({"type": "FeatureCollection", "features": items})
+
+
+FOREIGN = {
+    "a.xml": "<DataObject ObjectType='DPUfsImport'/>",
+    "a.geojson": features({"tissue_id": 0}),
+    "a.json": json.dumps({"mag": 40, "nuc": {"1": {"centroid": [1, 1]}}}),
+    "a.svs.json": json.dumps([{"file_name": "a.svs", "file_id": "x"}]),
+}
+
+
+@pytest.mark.parametrize("name", ["a.xml", "a.geojson"])
+def test_a_file_that_holds_no_annotation_does_not_hide_one(tmp_path: Path, name: str) -> None:
+    slide(tmp_path / "in/a.svs")
+    slide(tmp_path / "in" / name, FOREIGN[name])
+    alone = sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert Path(alone.slides[0].labels or "").name == name  # ingest says what is wrong with it
+    mask = slide(tmp_path / "in/a_mask.png")
+    made = sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert made.slides[0].labels_sha256 == sha256_file(mask)
+    said = " ".join(made.notes)
+    assert f"a.svs: a_mask.png, not {name}, which " in said
+    assert "several annotations" not in said
+    slide(tmp_path / "in" / name, features({"classification": {"name": "tumor"}}))
+    if name == "a.geojson":
+        real = sources(tmp_path, tmp_path / "in", use_labels=True)
+        assert Path(real.slides[0].labels or "").name == name
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.svs.json"])
+def test_json_of_other_tools_leaves_a_slide_without_labels(tmp_path: Path, name: str) -> None:
+    slide(tmp_path / "in/a.svs")
+    slide(tmp_path / "in" / name, FOREIGN[name])
+    made = sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert made.slides[0].labels is None
+    assert f"a.svs: none, not {name}, which holds no GeoJSON features" in " ".join(made.notes)
+    for content in (features(), features({}), '{"features": [', "[]"):  # empty, or cut off
+        slide(tmp_path / "in" / name, content)
+        kept = sources(tmp_path, tmp_path / "in", use_labels=True)
+        assert Path(kept.slides[0].labels or "").name == name

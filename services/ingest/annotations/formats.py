@@ -9,7 +9,12 @@ from defusedxml.ElementTree import iterparse
 from shapely.geometry import Polygon
 
 from services.ingest.annotations import asap, ndpa, qupath, regions
-from services.ingest.annotations.outlines import Annotation, SlideGeometry, xml_faults
+from services.ingest.annotations.outlines import (
+    Annotation,
+    ForeignError,
+    SlideGeometry,
+    xml_faults,
+)
 from shared.contracts.annotations import FORMATS, LabelFormat, formats_of, known_formats
 from shared.contracts.base import LabelClass
 from shared.errors import InputError
@@ -40,6 +45,7 @@ def format_of(path: Path) -> LabelFormat:
     """Find an annotation's format by its suffix, or its content; that of XML by its root element.
 
     Raises:
+        ForeignError: the root element is that of no format.
         InputError: no format fits.
     """
     kinds = formats_of(path.name)
@@ -53,8 +59,8 @@ def format_of(path: Path) -> LabelFormat:
     fitting = [kind.name for kind in (*kinds, *FORMATS) if kind.root == root]
     if not fitting:
         known = ", ".join(f"<{kind.root}> ({kind.doc})" for kind in FORMATS if kind.root)
-        raise InputError(
-            f"{path.name} has the root <{root[:60]}>, which is no annotation: known are {known}"
+        raise ForeignError(
+            path, f"has the root <{root[:60]}>, which is no annotation", f"known are {known}"
         )
     return fitting[0]
 

@@ -32,6 +32,19 @@ from shared.imaging.slide import Slide
 
 Ring = Sequence[tuple[float, float]]
 
+
+class ForeignError(InputError):
+    """A file is of no format of annotations, though it has the name of one.
+
+    Attributes:
+        why: words that follow the file's name.
+    """
+
+    def __init__(self, path: Path, why: str, remedy: str) -> None:
+        super().__init__(f"{path.name} {why}: {remedy}")
+        self.why = why
+
+
 MAX_CROSSINGS = 100_000
 """Largest number of pairs of an outline's segments whose boxes overlap, neighbours aside."""
 

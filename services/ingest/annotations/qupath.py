@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from services.ingest.annotations.outlines import (
     Annotation,
+    ForeignError,
     Outline,
     SlideGeometry,
     areas,
@@ -79,18 +80,39 @@ def read(path: Path, slide: SlideGeometry) -> Annotation:
     return annotation
 
 
+def names_classes(path: Path) -> bool:
+    """Say whether an object of a file names a class, or the file holds no object at all.
+
+    Raises:
+        ForeignError: it is not GeoJSON.
+        InputError: it is damaged.
+    """
+    features = _with_children(_features(path))
+    try:
+        return not features or any(_names(item.get("properties") or {}) for item in features)
+    except AttributeError as error:
+        raise malformed(path, "a feature", error) from error
+
+
 def _features(path: Path) -> list[Any]:
-    """Return the features of a file, or its geometries. Raises `InputError` if it has none."""
+    """Return the features of a file, or its geometries.
+
+    Raises:
+        ForeignError: it has none.
+        InputError: it is damaged.
+    """
     content = _parse(path)
-    if isinstance(content, dict) and not GEOJSON & set(content):
-        fields = ", ".join(str(name)[:40] for name in list(content)[:6]) or "none"
-        raise InputError(
-            f"{path.name} holds no GeoJSON features (its fields are {fields}): export GeoJSON, as "
-            "QuPath does"
+    fields = content[0] if isinstance(content, list) and content else content
+    if isinstance(fields, dict) and not GEOJSON & set(fields) and _type_of(fields) != "root":
+        listed = ", ".join(str(name)[:40] for name in list(fields)[:6]) or "none"
+        raise ForeignError(
+            path,
+            f"holds no GeoJSON features (its fields are {listed})",
+            "export GeoJSON, as QuPath does",
         )
     features = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(features, list):
-        raise InputError(f"{path.name} holds no GeoJSON features: export it as GeoJSON again")
+        raise ForeignError(path, "holds no GeoJSON features", "export it as GeoJSON again")
     return features
 
 

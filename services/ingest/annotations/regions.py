@@ -38,11 +38,12 @@ Points) have no area."""
 def read(path: Path, slide: SlideGeometry) -> Annotation:
     """Read the layers of ImageScope or HALO.
 
-    The class of a region is the first that is named by its layer, its own text, the layer's
-    attributes, or the layer's colour (#rrggbb, for `label_names`). A negative region is cut out
-    of the regions of its layer, but regions wholly in it are islands that stay. HALO writes drawn
-    lines as polygons, too: with end caps, or without the repeated first point that it closes
-    outlines with.
+    The class of a region is the first that is named by its layer, its own text, its own
+    description, the layer's attributes, or the layer's colour (#rrggbb, for `label_names`). The
+    layer comes first, because the texts of regions are also remarks on single ones. A negative
+    region is cut out of the regions of its layer, but regions wholly in it are islands that stay.
+    HALO writes drawn lines as polygons, too: with end caps, or without the repeated first point
+    that it closes outlines with.
 
     Raises:
         InputError: the file has another root, or a region is malformed.
@@ -117,12 +118,22 @@ def _names(layer: ET.Element, region: ET.Element) -> tuple[str, ...]:
         item.get("Value") or (item.get("Name") if item.get("Name") != "Description" else None)
         for item in (attributes if attributes is not None else ())
     ]
-    stated = [layer.get("Name"), region.get("Text"), *described]
+    stated = [layer.get("Name"), region.get("Text"), *_descriptions(layer, region), *described]
     color = layer.get("LineColor", "")
     if color.isdecimal():
         value = int(color) & 0xFFFFFF  # blue, green, red
         stated.append(f"#{value & 255:02x}{value >> 8 & 255:02x}{value >> 16:02x}")
     return tuple(name.strip() for name in stated if name and name.strip())
+
+
+def _descriptions(layer: ET.Element, region: ET.Element) -> list[str | None]:
+    """Return what a region says in the column Description; headers may name columns by numbers."""
+    columns = {header.get("Id"): header.get("Name") for header in layer.iter("AttributeHeader")}
+    return [
+        item.get("Value")
+        for item in region.iter("Attribute")
+        if columns.get(name := item.get("Name"), name) == "Description"
+    ]
 
 
 def write_imagescope(
