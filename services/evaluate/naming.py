@@ -44,7 +44,7 @@ def report_names(store: Store, real: RegionSet, pseudonyms: Pseudonyms) -> dict[
     They are those of the region set and of its cohort, and what the names of slides tell of
     patients.
     """
-    slides = {part.slide for part in (*real.slides, *real.left_out)}
+    slides = {part.slide for part in real.slides} | {part.slide for part in real.left_out}
     patients = {part.patient for part in real.slides} | {part.patient for part in real.left_out}
     try:
         cohort = store.get_model(cohort_key(real.cohort), CohortRecord)

@@ -41,7 +41,7 @@ from shared.models import read_model, weights_origin
 from shared.serving.deployments import check_plan
 from shared.settings import settings
 from shared.storage import DamagedObjectError, ObjectNotFoundError, content_hash, sha256
-from shared.storage.formats import pack_tar, unpack_tar
+from shared.storage.formats import read_tar, write_tar
 
 STRIP_PIXELS = 2**24
 """Pixels of a strip, about, so that its memory does not grow with the field's width."""
@@ -122,8 +122,9 @@ class FieldStage(Stage[FieldRequest]):
             tiles = (
                 tile for rows in decoder.decode(given, top, bottom) for tile in codec.tiles(rows)
             )
-            tar = pack_tar((f"{number:06d}", tile) for number, tile in enumerate(tiles))
-            context.store.put(_tiles_key(request.field, arguments["top"]), tar)
+            key = _tiles_key(request.field, arguments["top"])
+            with context.store.writing(key) as path, path.open("wb") as file:
+                write_tar(file, ((f"{number:06d}", tile) for number, tile in enumerate(tiles)))
             rows = arguments["bottom"] - arguments["top"]
             return {"top": arguments["top"], "pixels": rows * work.sampler.labels.width}
 
@@ -205,8 +206,8 @@ def _write_files(
 
     def tiles() -> Iterator[bytes]:
         for top in tops:
-            for _, tile in unpack_tar(store.get(_tiles_key(field, top))):
-                yield tile
+            with store.local(_tiles_key(field, top)).open("rb") as file:
+                yield from (tile for _, tile in read_tar(file))
 
     def label_tiles() -> Iterator[bytes]:
         for top in range(0, labels.height, LABEL_TILE):

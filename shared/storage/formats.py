@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,23 +15,33 @@ from shared.storage.store import DamagedObjectError, Store
 
 
 def pack_tar(members: Iterable[tuple[str, bytes]]) -> bytes:
-    """Pack named bytes as an uncompressed tar (a WebDataset shard) without times or owners.
+    """Pack named bytes as an uncompressed tar (a WebDataset shard); see `write_tar`."""
+    body = io.BytesIO()
+    write_tar(body, members)
+    return body.getvalue()
+
+
+def write_tar(body: BinaryIO, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write named bytes into a file as an uncompressed tar without times or owners.
 
     Names may have any length: those beyond 100 bytes get an extended (pax) header.
     """
-    body = io.BytesIO()
     with tarfile.open(fileobj=body, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             info.mode = 0o644
             tar.addfile(info, io.BytesIO(data))
-    return body.getvalue()
 
 
 def unpack_tar(data: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield the name and bytes of every file of a tar."""
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+    yield from read_tar(io.BytesIO(data))
+
+
+def read_tar(body: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and bytes of every file of a tar that is an open file."""
+    with tarfile.open(fileobj=body, mode="r:") as tar:
         for member in tar:
             file = tar.extractfile(member)
             if file is not None:
