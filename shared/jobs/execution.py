@@ -23,7 +23,7 @@ from shared.jobs.earlier import before, outputs_of, read_by
 from shared.jobs.last_look import check_all
 from shared.jobs.late import put_marker, take_back
 from shared.jobs.leases import Leases
-from shared.jobs.ledger import Identity, Ledger
+from shared.jobs.ledger import Ledger
 from shared.jobs.made import DamagedOutputError, Made
 from shared.jobs.markers import Finished, forget_sum, maker_of
 from shared.jobs.names import Claims
@@ -132,10 +132,7 @@ def _run_in_turn(own: Unit) -> list[str]:
             for unit in error.units:
                 ledger.forget(job, unit)
             if PLAN in error.units:
-                # A new submission, because other workers know the plan of this one.
-                same = Identity(job, ledger.known(job, number)[0].inputs)
-                request = ledger.known_request(job, number, own.stage.request)
-                ledger.submit(request, identity=same)
+                ledger.plan_again(job)
             return list(error.units)
     return [own.name] if outcome == "retry" else []
 

@@ -268,10 +268,10 @@ class Ledger(Reader):
                 return
             if not isinstance(error, LostShardsError):
                 raise
-            self._plan_again(job)
+            self.plan_again(job)
             yield PLAN
 
-    def _plan_again(self, job: str) -> None:
+    def plan_again(self, job: str) -> None:
         """Let the plan be made again; what its shards have made stays."""
         record = self.snapshot(job).record
         self._forget(job, {PLAN})

@@ -27,6 +27,7 @@ from tests.formats.cohort_files import tissue, write_dicom
 from tests.formats.scanner_files import encoded, write_mirax, write_ventana, write_vms
 from tests.formats.slide_files import picture, resolution, write_leica, write_zarr
 
+SHOWN = ("CMU-1-Small-Region.svs", "fluorescence.ndpi", "camelyon_dicom_jpeg.dcm")
 PLANTED = (b"DOE^JANE", b"S24-1187-A1", b"BC0099887", b"19610203")
 LABEL = np.tile(np.frombuffer(b"THE LABEL OF JANE DOE S24-1187! ", np.uint8), 24 * 4)
 LABEL = LABEL.reshape(32, 32, 3)
@@ -383,11 +384,9 @@ def test_texts_of_plain_images_go(suffix: str, tmp_path: Path) -> None:
         redactions(path)
 
 
-@pytest.mark.parametrize(
-    "file", ["wsi/CMU-1-Small-Region.svs", "wsi/fluorescence.ndpi", "wsi/camelyon_dicom_jpeg.dcm"]
-)
+@pytest.mark.parametrize("file", SHOWN)
 def test_real_slides_read_the_same(real_data: Path, tmp_path: Path, file: str) -> None:
-    path = real_data / file
+    path = real_data / "wsi" / file
     store, sources = keep(tmp_path, path)
     with (
         local_source(store, sources.slides[0].source) as copy,
