@@ -93,3 +93,13 @@ def test_a_job_that_goes_away_meanwhile_is_no_fault_of_the_gateway(
     monkeypatch.setattr(jobs, "check_job", lambda *_: None)
     gone = client.get(f"/v1/jobs/{job}")
     assert (gone.status_code, job in gone.json()["detail"]) == (404, True)
+
+
+def test_what_a_late_worker_left_of_a_deleted_dataset_can_be_deleted(gateway: Gateway) -> None:
+    root, client, place = gateway.resources.root, gateway.client, "/v1/datasets/d"
+    root.put("datasets/d/README.md", b"late")
+    assert client.get(place).status_code == 404
+    assert client.post("/v1/datasets", json=BODY).status_code == 409
+    assert client.delete(place).status_code == 204
+    assert client.delete(place).status_code == 404
+    assert client.post("/v1/datasets", json=BODY).status_code == 202
