@@ -12,9 +12,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from heterotissue.cli.field_maps import put_labels as put_mask
 from shared.contracts.base import Classes
 from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key, label_map_key
 from shared.contracts.models import ModelRef
+from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import write_label_map
 from shared.imaging.marks import Mark, parse_mark
@@ -189,7 +191,11 @@ def test_a_field_is_made_of_the_label_map_that_its_cohort_has(gateway: Gateway) 
         refused = client.post("/v1/fields", json=given)
         assert (refused.status_code, words in refused.json()["detail"]) == (422, True), other
         assert 'data-cohort="m"' not in client.get("/fields/new").text
+        with pytest.raises(InputError, match=words):
+            put_mask(store, read_model(store, ModelRef("toy")), key, None, {})
     store.put_json(cohort_key("m"), record)
+    named = put_mask(store, read_model(store, ModelRef("toy")), key, None, {})
+    assert named == {"labels": key, "labels_sha256": sha256(made)}
     assert 'data-cohort="m"' in client.get("/fields/new").text
     job = client.post("/v1/fields", json=given).json()["job"]
     store.put(key, foreign)
