@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from heterotissue.sources import some
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.annotations.writing import write_annotation
 from shared.contracts.annotations import LabelFormat
-from shared.contracts.ingest import CohortRecord, LabelsOrigin, cohort_key, label_map_key
+from shared.contracts.ingest import CohortRecord, LabelsOrigin, cohort_key
 from shared.errors import InputError
-from shared.imaging.stored_slides import open_label_map, open_slide
+from shared.imaging.stored_slides import find_label_map, open_label_map, open_slide
 from shared.storage import Store
 
 
@@ -39,19 +38,12 @@ def write_labels(
     if path.exists():
         raise InputError(f"{path} exists already: choose another name, or remove it")
     record = store.get_model(cohort_key(cohort), CohortRecord)
-    if slide not in record.splits:
-        raise InputError(
-            f"cohort {cohort!r} has no slide {slide!r}: it has {some(record.splits, 20)}"
-        )
-    key = label_map_key(record.folder(slide), cohort)
-    unlabelled = record.labels and slide not in record.labels  # what is there is of an earlier run
-    if record.classes is None or unlabelled or not store.exists(key):
-        raise InputError(f"slide {slide!r} of cohort {cohort!r} has no labels")
+    found = find_label_map(store, record, slide)
     with (
         open_slide(store, record, slide) as (opened, _),
-        open_label_map(store, key, record.labels.get(slide)) as labels,
+        open_label_map(store, found.key, found.sha256) as labels,
     ):
         write_annotation(
-            path, kind, labels.whole(), labels.mpp, record.classes,
+            path, kind, labels.whole(), labels.mpp, found.classes,
             SlideGeometry.of(opened), origin,
         )  # fmt: skip

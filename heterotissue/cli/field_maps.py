@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def choose_map(
     if proportion:
         raise InputError("--proportion is of a sampled map: give --sample-map <width>x<height>")
     names = parse_renames(rename, model.classes)
-    return {"labels": put_labels(store, model, str(labels), size, names)}
+    return put_labels(store, model, str(labels), size, names)
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:
@@ -69,8 +69,8 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
 
 def put_labels(
     store: Store, model: ModelRecord, labels: str, size: str | None, names: dict[str, str]
-) -> str:
-    """Put a mask, or drawn outlines, into the store, and return the key of the label map.
+) -> dict[str, str]:
+    """Put a mask, or drawn outlines, into the store.
 
     Args:
         store: the store.
@@ -78,6 +78,9 @@ def put_labels(
         labels: path of the file; the key of a label map in the store stays as it is.
         size: width and height of the field, for outlines.
         names: name, value or colour in the file → class name.
+
+    Returns:
+        The fields of `FieldRequest` that name the label map.
     """
     from shared.datasets.field_inputs import put_label_map
     from shared.imaging.sandboxed_mask import open_mask
@@ -97,10 +100,23 @@ def put_labels(
                 f"{labels} is a key in the store: there it must be a label map of the model's "
                 "classes, without --rename; give outlines and other masks as files"
             )
-        return labels
+        return _stored(store, model, labels)
     if size is not None:
-        return _draw(store, model, path, parse_size("--size", size), names)
-    return put_label_map(store, open_mask(path), model, names)
+        return {"labels": _draw(store, model, path, parse_size("--size", size), names)}
+    return {"labels": put_label_map(store, open_mask(path), model, names)}
+
+
+def _stored(store: Store, model: ModelRecord, key: str) -> dict[str, str]:
+    """Name a label map of the store; one of a slide must be that of its cohort, as it is now."""
+    from shared.datasets.field_inputs import check_classes
+    from shared.imaging.stored_slides import label_map_in
+
+    parts = PurePosixPath(key).parts
+    if len(parts) != 4 or (parts[0], parts[2]) != ("slides", "labels"):
+        return {"labels": key}
+    found = label_map_in(store, parts[1], PurePosixPath(key).stem)
+    check_classes(found, model)
+    return {"labels": key} | ({"labels_sha256": found.sha256} if found.sha256 else {})
 
 
 def _draw(

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.api import problems, routers
 from services.gateway.api.body_sizes import MAX_JSON_BYTES
+from services.gateway.api.label_tiles import LabelMaps
 from services.gateway.api.ops import Counting, Figures
 from services.gateway.api.problems import TYPES, ProblemDetails, answer, documented
 from services.gateway.api.resources import Resources
@@ -127,6 +128,7 @@ def make_app(config: Settings) -> FastAPI:
     app.state.resources = resources
     app.state.watching = Watching()
     app.state.zooms = Zooms()
+    app.state.label_maps = LabelMaps()
     app.state.figures = Figures(resources)
     problems.install(app)
     for router in (*routers.ROUTERS, *web_routers.ROUTERS):

@@ -109,6 +109,9 @@ class FieldRequest(SamplingChoice, Request):
         description="key of the label map: a label map of a slide, or an uploaded one, with the "
         "model's classes at the model's µm per pixel",
     )
+    labels_sha256: str | None = Field(
+        None, description="SHA-256 that the label map must have; the key of an upload states it"
+    )
     sampled: SampledMap | None = Field(
         None, description="a label map to sample by `seed`, in place of `labels`"
     )
@@ -153,18 +156,16 @@ class FieldRequest(SamplingChoice, Request):
 
     @property
     def map_digest(self) -> str | None:
-        """SHA-256 of the label map, where its key states it: of an upload."""
+        """SHA-256 of the label map, where the request or the key of an upload states it."""
         uploaded = self.labels is not None and self.labels.startswith(FIELD_INPUTS)
-        return PurePosixPath(self.map_key).stem if uploaded else None
+        return PurePosixPath(self.map_key).stem if uploaded else self.labels_sha256
 
     def inputs(self) -> list[str]:
         named = sorted({crop.regions for crop in self.crops if crop.regions})
         return [self.model_ref.key, *map(region_set_key, named)]
 
     def files(self) -> list[str]:
-        if self.labels is None or self.labels.startswith(FIELD_INPUTS):
-            return []  # the key of an upload states its content
-        return [self.labels]
+        return [] if self.labels is None or self.map_digest is not None else [self.labels]
 
     def further_inputs(self, records: Mapping[str, bytes]) -> list[str]:
         return [] if self.sampled is None else own_regions(records[self.model_ref.key])

@@ -22,6 +22,7 @@ from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.mask_values import Lookup, MaskValuesError, lookup
 from shared.imaging.masks import Mask
 from shared.imaging.region_sets import load_region_set
+from shared.imaging.stored_slides import StoredLabelMap
 from shared.storage import Store, check_room, sha256, sha256_file
 
 MIN_CROP_SIDE = 8
@@ -142,6 +143,15 @@ def find_tissue(tissue: str, model: ModelRecord) -> LabelClass:
             return item
     names = ", ".join(item.name for item in known)
     raise InputError(f"{model.ref} has no tissue {tissue!r}; it knows {names}")
+
+
+def check_classes(found: StoredLabelMap, model: ModelRecord) -> None:
+    """Raise `InputError` if the label map of a slide has other classes than a model."""
+    if found.classes.names != model.classes.names:
+        raise InputError(
+            f"the label map {found.key} has other classes ({', '.join(found.classes.names)}) than "
+            f"{model.ref} ({', '.join(model.classes.names)}): give a map of these, as a file"
+        )
 
 
 def put_label_map(

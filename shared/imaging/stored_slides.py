@@ -9,14 +9,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from shared.contracts.ingest import CohortRecord, SlideRecord, patches_key, slide_key
-from shared.errors import InputError
+from shared.contracts.base import Classes
+from shared.contracts.ingest import (
+    CohortRecord,
+    SlideRecord,
+    cohort_key,
+    label_map_key,
+    patches_key,
+    slide_key,
+)
+from shared.errors import InputError, all_quoted
 from shared.imaging.label_map import LabelMap
 from shared.imaging.slide import Slide
 from shared.imaging.zarr_slide import zarr_files
 from shared.storage import (
     DamagedObjectError,
+    ObjectNotFoundError,
     Patch,
     Store,
     checked_file,
@@ -134,6 +144,68 @@ def open_slide(
         Slide.open(path, record.mpp, record.mpp_y) as opened,
     ):
         yield opened, record
+
+
+MOST_NAMED = 20
+"""Number of slides of a cohort that a message names."""
+
+
+class NoLabelMapError(InputError):
+    """A cohort has no label map of a slide."""
+
+
+class StoredLabelMap(NamedTuple):
+    """The label map that a cohort has of a slide.
+
+    Attributes:
+        key: its key.
+        sha256: its SHA-256; None: the record of the cohort is of a version that did not state it.
+        classes: its classes.
+        slide: SHA-256 of the slide that it is a map of.
+    """
+
+    key: str
+    sha256: str | None
+    classes: Classes
+    slide: str
+
+
+def find_label_map(store: Store, cohort: CohortRecord, slide: str) -> StoredLabelMap:
+    """Find the label map that a cohort has of a slide.
+
+    What lies under its key need not be that: the slide may have left the cohort, or an ingest
+    with other classes may have broken off. So whoever opens it compares the SHA-256.
+
+    Raises:
+        NoLabelMapError: the cohort has no such slide, or no labels of it.
+    """
+    if slide not in cohort.splits:
+        raise NoLabelMapError(
+            f"cohort {cohort.cohort!r} has no slide {slide!r}: name one that it has "
+            f"({all_quoted(sorted(cohort.splits)[:MOST_NAMED])}), or ingest it with this one"
+        )
+    key, digest = label_map_key(cohort.folder(slide), cohort.cohort), cohort.labels.get(slide)
+    stated = "labels" in cohort.model_fields_set
+    if cohort.classes is None or (digest is None and (stated or not store.exists(key))):
+        raise NoLabelMapError(f"slide {slide!r} of cohort {cohort.cohort!r} has no labels")
+    return StoredLabelMap(key, digest, cohort.classes, cohort.sha256[slide])
+
+
+def label_map_in(store: Store, folder: str, cohort: str) -> StoredLabelMap:
+    """Find the label map that a cohort has of the slide in a folder below slides/.
+
+    Raises:
+        NoLabelMapError: there is no such cohort, or it has no labels of the slide.
+    """
+    none = f"cohort {cohort!r} has no label map of slide {folder!r}"
+    try:
+        record = store.get_model(cohort_key(cohort), CohortRecord)
+    except ObjectNotFoundError as error:  # the cohort was deleted, and its map may be there
+        raise NoLabelMapError(f"{none}: there is no such cohort") from error
+    name = record.name_of(folder)
+    if name is None:
+        raise NoLabelMapError(f"{none}, which is not one of its slides: ingest it with this slide")
+    return find_label_map(store, record, name)
 
 
 def open_label_map(store: Store, key: str, digest: str | None = None) -> LabelMap:

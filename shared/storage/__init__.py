@@ -28,6 +28,7 @@ from shared.storage.store import (
     file_identity,
     file_size,
     named_by_hash,
+    object_hash,
 )
 from shared.storage.view import OverlayStore, ReadOnceStore, StoreView
 
@@ -58,6 +59,7 @@ __all__ = [
     "file_size",
     "is_fault",
     "named_by_hash",
+    "object_hash",
     "open_store",
     "sha256",
     "sha256_file",

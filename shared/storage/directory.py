@@ -91,13 +91,15 @@ class DirectoryStore(Store):
                 Path(path).rmdir()
 
     def get(self, key: str) -> bytes:
-        return self.local(key).read_bytes()
+        with self.open(key) as file:
+            return file.read()
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
     def stat(self, key: str) -> Stat:
-        return _stat(self.local(key))
+        with self._found(key):
+            return _stat(self.local(key))
 
     def list(self, prefix: str = "") -> Iterator[str]:
         base = self.root / prefix.rpartition("/")[0]
@@ -162,9 +164,19 @@ class DirectoryStore(Store):
 
     @contextmanager
     def open(self, key: str, start: int = 0) -> Iterator[IO[bytes]]:
-        with self.local(key).open("rb") as file:
+        with self._found(key):
+            file = self.local(key).open("rb")
+        with file:
             file.seek(start)
             yield file
+
+    @contextmanager
+    def _found(self, key: str) -> Iterator[None]:
+        """Take a file that goes away inside of the block for an object that was never there."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectNotFoundError(self, key) from error
 
     def free(self) -> int | None:
         there = next(path for path in (self.root, *self.root.parents) if path.exists())

@@ -6,7 +6,7 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -77,6 +77,23 @@ def content_hash(path: Path, patches: Sequence[Patch] = ()) -> str:
         name += f"\0{_digest(patches)}"
     before = real.stat()
     identity = _identity(before)
+
+    def read() -> tuple[str, bool]:
+        digest = _patched_hash(real, patches)
+        settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS
+        return digest, settled and _identity(real.stat()) == identity
+
+    return remembered(name, identity, read)
+
+
+def remembered(name: str, identity: str, read: Callable[[], tuple[str, bool]]) -> str:
+    """Return a hash from the memory; one that is not there is read.
+
+    Args:
+        name: what the hash is of.
+        identity: text that changes with its content.
+        read: returns the hash, and whether it is that of this identity for sure.
+    """
     try:
         with closing(_cache()) as cache:
             row = cache.execute(
@@ -84,9 +101,8 @@ def content_hash(path: Path, patches: Sequence[Patch] = ()) -> str:
             ).fetchone()
             if row is not None:
                 return str(row[0])
-            digest = _patched_hash(real, patches)
-            settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS
-            if settled and _identity(real.stat()) == identity:
+            digest, sure = read()
+            if sure:
                 with cache:
                     cache.execute(
                         "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?)",
@@ -94,7 +110,7 @@ def content_hash(path: Path, patches: Sequence[Patch] = ()) -> str:
                     )
             return digest
     except sqlite3.Error:
-        return _patched_hash(real, patches)
+        return read()[0]
 
 
 def _digest(patches: Sequence[Patch]) -> str:

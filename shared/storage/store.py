@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,7 +22,13 @@ from pydantic import BaseModel, ValidationError
 
 from shared.contracts.explaining import explain
 from shared.errors import InputError
-from shared.storage.hashing import content_hash, content_hash_of_folder, sha256
+from shared.storage.hashing import (
+    content_hash,
+    content_hash_of_folder,
+    remembered,
+    sha256,
+    sha256_stream,
+)
 from shared.storage.makers import maker
 
 M = TypeVar("M", bound=BaseModel)
@@ -128,6 +135,32 @@ def file_identity(store: Store, name: str) -> str:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
+_TURNS = [threading.Lock() for _ in range(64)]
+"""Locks of `object_hash`: of several threads that want the hash of an object, one fetches it."""
+
+
+def object_hash(store: Store, key: str) -> str:
+    """Return the SHA-256 of an object's content; an unchanged object is read only once.
+
+    An object on a server is read as a stream, and takes no place in the cache of files.
+
+    Raises:
+        ObjectNotFoundError: the store does not hold it.
+    """
+    if not store.fetches():
+        return _hash_of(store, key, store.local(key))
+    name = f"{store.url}/{key}"
+    with _TURNS[hash(name) % len(_TURNS)]:
+        before = store.stat(key)
+
+        def read() -> tuple[str, bool]:
+            with store.open(key) as stream:
+                digest = sha256_stream(stream)
+            return digest, store.stat(key) == before
+
+        return remembered(name, f"{before.size}-{before.tag}", read)
+
+
 def checked_file(store: Store, key: str, digest: str | None) -> Path:
     """Return a local file of an object, which must be as it was made.
 
@@ -141,9 +174,17 @@ def checked_file(store: Store, key: str, digest: str | None) -> Path:
         DamagedObjectError: it has another content.
     """
     path = store.local(key)
-    if digest and content_hash(path) != digest:
+    if digest and _hash_of(store, key, path) != digest:
         raise DamagedObjectError(store, key, "it is not as it was made")
     return path
+
+
+def _hash_of(store: Store, key: str, path: Path) -> str:
+    """Return the SHA-256 of an object's local file, which may be deleted at any time."""
+    try:
+        return content_hash(path)
+    except FileNotFoundError as error:
+        raise ObjectNotFoundError(store, key) from error
 
 
 def checked_bytes(store: Store, key: str, digest: str | None) -> bytes:

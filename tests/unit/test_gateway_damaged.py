@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import tarfile
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
+from fastapi import Response
 
 from heterotissue.stages import load_stage
-from services.gateway.api.streams import TarMember, tar_stream
+from services.gateway.api import zoom
+from services.gateway.api.streams import TarMember, WantedHeaders, send_object, tar_stream
 from shared.contracts.jobs import Marker
 from shared.imaging.codec import encode_png
 from shared.jobs import NoLeases, Reporter, execute
@@ -41,6 +45,16 @@ class Fetched(StoreView):
 
     def fetches(self) -> bool:
         return True
+
+
+class Counted(Fetched):
+    """Counts how often an object is read from its beginning."""
+
+    opened = 0
+
+    def open(self, key: str, start: int = 0) -> AbstractContextManager[IO[bytes]]:
+        self.opened += start == 0
+        return super().open(key, start)
 
 
 def test_what_is_damaged_is_not_handed_out(gateway: Gateway) -> None:
@@ -174,6 +188,59 @@ def test_a_field_of_others_is_not_downloaded(gateway: Gateway) -> None:
         root.put(key, root.get(key)[:-1] + b"?")
         refused = client.get(place)
         assert (refused.status_code, key in refused.json()["detail"]) == (409, True)
+
+
+def test_a_field_of_others_is_not_shown(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where it is opened, nor once it was open, nor to whoever has its tiles already."""
+    monkeypatch.setattr(zoom, "FRESH_SECONDS", -1.0)
+    root, client = gateway.resources.root, gateway.client
+    for name, labels in (("f", label_map()), ("g", label_map()[::-1])):
+        png = text(encode_png(np.tile(labels, (1, 2))))
+        answer = client.post("/v1/fields", json=image_body(field=name, labels=png))
+        assert gateway.work(answer.json()["job"]).state == "done"
+    place = "/v1/fields/f"
+    tiles = {
+        "slide.tiff": ("deepzoom.dzi", "deepzoom_files/6/0_0.jpeg", "labels/6/0_0.png"),
+        "labels.tiff": ("labels/6/0_0.png",),
+    }
+    for opened in (False, True):
+        for file, shown in tiles.items():
+            key = f"fields/f/{file}"
+            whole = root.get(key)
+            tags = [
+                {"If-None-Match": client.get(f"{place}/{tile}").headers.get("ETag", "")}
+                for tile in shown
+                if opened
+            ]
+            root.put(key, root.get(f"fields/g/{file}"))
+            for tile, headers in zip(shown, tags or [{}] * len(shown), strict=True):
+                refused = client.get(f"{place}/{tile}", headers=headers)
+                assert (refused.status_code, key in refused.text) == (409, True), tile
+            root.put(key, whole)
+            for tile in shown:
+                assert client.get(f"{place}/{tile}").status_code == 200
+
+
+def test_a_part_is_sent_only_of_what_is_as_it_was_made(tmp_path: Path) -> None:
+    inner = DirectoryStore(tmp_path)
+    store, data = Counted(inner), bytes(range(256)) * 9000
+    inner.put("datasets/d/a", data)
+
+    def send(first: int) -> Response:
+        wanted = WantedHeaders(range=f"bytes={first}-", if_range=None, if_none_match=None)
+        return send_object(store, "datasets/d/a", wanted, "x/y", "a", sha256(data))
+
+    for first in (1, 1000, len(data) - 1, 1000):
+        assert send(first).status_code == 206
+    assert store.opened == 1  # many parts of one object do not read it as often
+    inner.put("datasets/d/a", data[:-1] + b"?")
+    for first in (1, 1000):
+        with pytest.raises(DamagedObjectError, match="'htd synthesize --dataset d' again"):
+            send(first)
+    assert store.opened == 2
+    inner.delete("datasets/d/a")
+    with pytest.raises(DamagedObjectError, match="missing"):
+        send(1)
 
 
 def test_readers_are_not_shown_other_pictures(gateway: Gateway) -> None:

@@ -12,14 +12,16 @@ import pytest
 import tifffile
 from PIL import Image
 
+from heterotissue.cli.field_maps import put_labels as put_mask
 from shared.contracts.base import Classes
 from shared.contracts.ingest import CohortRecord, PatchGrid, cohort_key, label_map_key
 from shared.contracts.models import ModelRef
+from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import write_label_map
 from shared.imaging.marks import Mark, parse_mark
 from shared.models import read_model
-from shared.storage import DirectoryStore
+from shared.storage import DirectoryStore, sha256
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import CLASSES, make_region_set
@@ -147,27 +149,83 @@ def check_tiles_of_field(
     assert gateway.client.get("/v1/fields/f/labels/6/1_0.png").status_code == 404
 
 
+def put_labelled(
+    store: DirectoryStore,
+    cohort: str,
+    classes: Classes,
+    labels: np.ndarray,  # type: ignore[type-arg]
+) -> None:
+    """Put a cohort whose only slide is s, with a label map."""
+    key = label_map_key("s", cohort)
+    with store.writing(key) as path:
+        write_label_map(path, iter([labels]), labels.shape[1], labels.shape[0], 0.5)
+    record = CohortRecord(
+        cohort=cohort,
+        classes=classes,
+        patches=PatchGrid(),
+        splits={"s": "train"},
+        sha256={"s": "0" * 64},
+        labels={"s": sha256(store.get(key))},
+    )
+    store.put_json(cohort_key(cohort), record)
+
+
+def test_a_field_is_made_of_the_label_map_that_its_cohort_has(gateway: Gateway) -> None:
+    store, client = gateway.resources.root, gateway.client
+    labels = np.tile(label_map(), (1, 2))
+    put_labelled(store, "m", CLASSES, labels)
+    key, record = label_map_key("s", "m"), store.get_json(cohort_key("m"))
+    given = body(field="m", slide="s", cohort="m")
+    made = store.get(key)
+    with store.writing(key) as path:  # another ingest of the cohort has broken off after it
+        write_label_map(path, iter([labels[::-1]]), 64, 32, 0.5)
+    foreign = store.get(key)
+    refused = client.post("/v1/fields", json=given)
+    assert (refused.status_code, "not as it was made" in refused.json()["detail"]) == (422, True)
+    store.put(key, made)
+    for other, words in (
+        ({"splits": {}, "sha256": {}}, "not one of its slides"),
+        ({"labels": {}}, "slide 's' of cohort 'm' has no labels"),
+    ):
+        store.put_json(cohort_key("m"), record | other)
+        refused = client.post("/v1/fields", json=given)
+        assert (refused.status_code, words in refused.json()["detail"]) == (422, True), other
+        assert 'data-cohort="m"' not in client.get("/fields/new").text
+        with pytest.raises(InputError, match=words):
+            put_mask(store, read_model(store, ModelRef("toy")), key, None, {})
+    store.put_json(cohort_key("m"), record)
+    named = put_mask(store, read_model(store, ModelRef("toy")), key, None, {})
+    assert named == {"labels": key, "labels_sha256": sha256(made)}
+    assert 'data-cohort="m"' in client.get("/fields/new").text
+    job = client.post("/v1/fields", json=given).json()["job"]
+    store.put(key, foreign)
+    failed = gateway.work(job)
+    assert (failed.state, "not as it was made" in str(failed.failed)) == ("failed", True)
+    store.put(key, made)
+    assert client.post("/v1/fields", json=given).json()["job"] == job
+    assert gateway.work(job).state == "done"
+
+
 def test_a_field_takes_the_label_map_of_a_slide_of_the_models_classes(gateway: Gateway) -> None:
     store = gateway.resources.root
     for cohort, classes in (("c", CLASSES), ("d", Classes.of("stroma", "bone"))):
-        record = CohortRecord(
-            cohort=cohort, classes=classes, patches=PatchGrid(), splits={}, sha256={}
-        )
-        store.put_json(cohort_key(cohort), record)
-        with store.writing(label_map_key("s", cohort)) as path:
-            write_label_map(path, iter([np.tile(label_map(), (1, 2))]), 64, 32, 0.5)
+        put_labelled(store, cohort, classes, np.tile(label_map(), (1, 2)))
     given = body(field="h")
     for source, words in (
         ({}, "one label map: labels, slide and cohort, or sampled"),
         ({"slide": "s", "cohort": "d"}, "other classes (background, stroma, bone) than toy/1"),
-        ({"slide": "s", "cohort": "e"}, "'e' has made no label map of slide 's'"),
+        (
+            {"slide": "s", "cohort": "e"},
+            "'e' has no label map of slide 's': there is no such cohort",
+        ),
         ({"slide": "t", "cohort": "c"}, "there is no slide 't'"),
     ):
         answer = gateway.client.post("/v1/fields", json=given | source)
         assert words in answer.json()["detail"], answer.text
     sent = gateway.client.post("/v1/fields", json=given | {"slide": "s", "cohort": "c"})
     request = gateway.resources.ledger("local").request(sent.json()["job"])
-    assert request["labels"] == "slides/s/labels/c.tif"
+    key = "slides/s/labels/c.tif"
+    assert (request["labels"], request["labels_sha256"]) == (key, sha256(store.get(key)))
     for key in list(store.list("models/toy/1/")):
         store.put(f"tenants/other/{key}", store.get(key))
     other = gateway.holding("generate", tenant="other")

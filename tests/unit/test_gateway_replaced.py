@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway.api import jobs
 from services.gateway.api.access import STAGE_SCOPES
 from shared.contracts.cluster import ClusterRequest
 from shared.contracts.ingest import IngestRequest
@@ -74,3 +75,31 @@ def test_who_replaces_may_make_what_is_lost(gateway: Gateway) -> None:
     assert back.status_code == 403
     own = gateway.holding("annotate").post(place, json=body | {"patches": {"mpp": 2}})
     assert own.status_code == 202, own.text
+
+
+def test_a_job_that_goes_away_meanwhile_is_no_fault_of_the_gateway(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = gateway.client
+    job = client.post("/v1/datasets", json=BODY).json()["job"]
+
+    def beaten(ledger: Ledger, name: str) -> dict[str, str]:
+        ledger.delete(name)  # by another request, while this one cancels the job
+        return {}
+
+    monkeypatch.setattr(Ledger, "errors", beaten)
+    changed = client.post("/v1/datasets/d/cancel")
+    assert (changed.status_code, job in changed.json()["detail"]) == (409, True)
+    monkeypatch.setattr(jobs, "check_job", lambda *_: None)
+    gone = client.get(f"/v1/jobs/{job}")
+    assert (gone.status_code, job in gone.json()["detail"]) == (404, True)
+
+
+def test_what_a_late_worker_left_of_a_deleted_dataset_can_be_deleted(gateway: Gateway) -> None:
+    root, client, place = gateway.resources.root, gateway.client, "/v1/datasets/d"
+    root.put("datasets/d/README.md", b"late")
+    assert client.get(place).status_code == 404
+    assert client.post("/v1/datasets", json=BODY).status_code == 409
+    assert client.delete(place).status_code == 204
+    assert client.delete(place).status_code == 404
+    assert client.post("/v1/datasets", json=BODY).status_code == 202

@@ -187,24 +187,12 @@ def test_crops_are_of_ones_own_ingested_slides(gateway: Gateway, phantom: Path) 
     assert stranger.get(place, params=square).status_code == 404
 
 
-def test_a_label_map_of_others_is_not_downloaded(gateway: Gateway, phantom: Path) -> None:
-    ingest(gateway, phantom)
-    root, key = gateway.resources.root, "slides/p/labels/c.tif"
-    assert gateway.client.get("/v1/slides/p/labels.tif").content == root.get(key)
-    root.put(key, root.get(key) + b"?")
-    refused = gateway.client.get("/v1/slides/p/labels.tif")
-    assert (refused.status_code, key in refused.json()["detail"]) == (409, True)
-    assert "'htd ingest' of its cohort" in refused.json()["remedy"]
-    root.delete("cohorts/c.json")
-    assert gateway.client.get("/v1/slides/p/labels.tif").status_code == 200
-
-
 def test_slow_slides_leave_threads_for_the_others(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, go_on = threading.Semaphore(0), threading.Event()
 
-    def slow(*_: object) -> None:
+    def slow(*_: object, **__: object) -> None:
         here.release()
         go_on.wait(60)
         raise ProblemError(404, "no-slide", "there is no slide")
@@ -242,7 +230,7 @@ def test_what_is_slow_for_a_tenant_leaves_threads_for_the_others(
 ) -> None:
     here, go_on = threading.Semaphore(0), threading.Event()
 
-    def slow(*_: object) -> None:
+    def slow(*_: object, **__: object) -> None:
         here.release()
         go_on.wait(60)
 

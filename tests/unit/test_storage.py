@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlparse
@@ -18,7 +20,15 @@ from pydantic import SecretStr
 from shared.contracts.regions import RegionSet, region_set_key, region_table_key
 from shared.errors import InputError
 from shared.settings import Settings
-from shared.storage import DamagedObjectError, DirectoryStore, S3Store, open_store
+from shared.storage import (
+    DamagedObjectError,
+    DirectoryStore,
+    ObjectNotFoundError,
+    S3Store,
+    checked_file,
+    object_hash,
+    open_store,
+)
 from shared.storage.formats import pack_tar, read_table, table_bytes, unpack_tar
 from shared.storage.parts import part_upload
 from tests.store_contract import check_store
@@ -43,6 +53,22 @@ def test_interrupted_puts_leave_nothing(tmp_path: Path) -> None:
         store.put_file("a/b", tmp_path / "missing")
     assert list(store.list()) == []
     assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_an_object_that_goes_away_while_it_is_looked_up_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DirectoryStore(tmp_path)
+    monkeypatch.setattr(Path, "is_file", lambda _: True)  # as if it was deleted after that
+    reads: tuple[Callable[[str], object], ...] = (
+        store.get, store.stat, store.size, store.get_json,
+        lambda key: checked_file(store, key, "0" * 64), partial(object_hash, store),
+    )  # fmt: skip
+    for read in reads:
+        with pytest.raises(ObjectNotFoundError):
+            read("a")
+    with pytest.raises(ObjectNotFoundError), store.open("a"):
+        pass
 
 
 @pytest.mark.parametrize("local", [True, False])

@@ -111,7 +111,7 @@ def test_a_slides_page_says_what_is_known_of_it(gateway: Gateway) -> None:
     assert "512 × 512 px" in page
     assert "0.51 × 0.51 mm" in page
     assert "textures (train)" in page
-    assert 'href="/v1/slides/s0/labels.tif"' in page
+    assert 'href="/v1/slides/s0/labels.tif?cohort=textures"' in page
     assert gateway.client.get("/v1/clusters/types/labels/s0.tif").content[:2] in (b"II", b"MM")
     assert "has not been ingested" in gateway.client.get("/slides/bare").text
     thumbnail = gateway.client.get("/v1/slides/s0/thumbnail.png")

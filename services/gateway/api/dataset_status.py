@@ -12,6 +12,7 @@ from shared.contracts.gateway import DatasetStatus, Submission, submission_key
 from shared.contracts.synthesize import DatasetRecord, DatasetRequest, dataset_key
 from shared.errors import InputError
 from shared.jobs import Ledger, Snapshot, UnreadableRecordError, names
+from shared.jobs.records import JobNotFoundError
 from shared.queue.redis_state import Progress
 from shared.storage import DamagedObjectError, ObjectNotFoundError
 
@@ -56,6 +57,8 @@ def _request_of(ledger: Ledger, job: str | None, dataset: str) -> DatasetRequest
     try:
         if job:
             return DatasetRequest.model_validate(ledger.request(job))
+    except JobNotFoundError:  # it was deleted meanwhile
+        pass
     except (ValidationError, InputError):
         log.exception("the request of job %s cannot be read", job)
     try:

@@ -89,13 +89,17 @@ DatasetName = Annotated[Name, Path(description="name of the dataset")]
 def _find(caller: Caller, dataset: str) -> OwnDataset:
     submission = find_submission(caller.ledger, dataset)
     if submission is None:
-        raise ProblemError(
-            404,
-            "no-dataset",
-            f"there is no dataset {dataset!r}",
-            remedy="GET /v1/datasets lists those there are",
-        )
+        raise _no_dataset(dataset)
     return OwnDataset(caller, submission)
+
+
+def _no_dataset(dataset: str) -> ProblemError:
+    return ProblemError(
+        404,
+        "no-dataset",
+        f"there is no dataset {dataset!r}",
+        remedy="GET /v1/datasets lists those there are",
+    )
 
 
 def _find_to_read(caller: MayRead, dataset: DatasetName) -> OwnDataset:
@@ -236,9 +240,15 @@ def cancel_dataset(own: Changeable) -> DatasetStatus:
 
 
 @router.delete("/{dataset}", status_code=204, responses=documented(404, 409))
-def delete_dataset(own: Changeable) -> None:
-    """Delete a dataset and the records of its job; refused while the dataset is being made."""
-    own.caller.delete(f"datasets/{own.name}", own.job)
+def delete_dataset(dataset: DatasetName, caller: MayGenerate) -> None:
+    """Delete a dataset and the records of its job; refused while the dataset is being made.
+
+    Files that no job has a record of any more are deleted too: they keep the name taken.
+    """
+    submission = find_submission(caller.ledger, dataset)
+    if submission is None and next(caller.store.list(f"datasets/{dataset}/"), None) is None:
+        raise _no_dataset(dataset)
+    caller.delete(f"datasets/{dataset}", submission.job if submission else None)
 
 
 @router.get(

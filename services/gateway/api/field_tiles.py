@@ -9,10 +9,12 @@ from fastapi import APIRouter, Path, Request, Response
 
 from services.gateway.api.access import MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
+from services.gateway.api.label_tiles import label_tiles
 from services.gateway.api.problems import documented, returning
 from services.gateway.api.slide_threads import reads_slide
 from services.gateway.api.zoom import Level, TileNumber, zoom_of_field
 from shared.contracts.base import Name
+from shared.contracts.field import field_key
 
 FieldName = Annotated[Name, Path(description="name of the field")]
 
@@ -25,7 +27,7 @@ router = APIRouter(prefix="/v1/fields/{field}", tags=["tiles"])
 @router.get(
     "/deepzoom.dzi",
     response_class=Response,
-    responses=documented(404) | returning("application/xml"),
+    responses=documented(404, 409) | returning("application/xml"),
 )
 @reads_slide
 def describe_field_tiles(field: FieldName, request: Request, caller: MayRead) -> Response:
@@ -37,7 +39,7 @@ def describe_field_tiles(field: FieldName, request: Request, caller: MayRead) ->
 @router.get(
     "/deepzoom_files/{level}/{column}_{row}.jpeg",
     response_class=Response,
-    responses=drawing("image/jpeg"),
+    responses=drawing("image/jpeg") | documented(409),
 )
 @reads_slide
 def get_field_tile(
@@ -58,7 +60,7 @@ def get_field_tile(
 @router.get(
     "/labels/{level}/{column}_{row}.png",
     response_class=Response,
-    responses=drawing("image/png"),
+    responses=drawing("image/png") | documented(409),
 )
 @reads_slide
 def get_field_label_tile(
@@ -72,6 +74,8 @@ def get_field_label_tile(
 ) -> Response:
     """Return a zoom tile of a field's label map, to show over the field's own tile."""
     zoom, record, version = zoom_of_field(request, caller, field)
-    tag = f"{version}-labels-{level}-{column}-{row}"
-    draw = partial(zoom.label_tile, level, column, row, record.classes)
+    key, digest = field_key(field, "labels.tiff"), record.sha256.get("labels.tiff")
+    labels = label_tiles(request, caller.store, key, digest)
+    tag = f"{version}-{labels.version}-{level}-{column}-{row}"
+    draw = partial(labels.tile, zoom, level, column, row, record.classes)
     return drawn(tag, if_none_match, FRESH, "image/png", draw)

@@ -18,7 +18,7 @@ from services.gateway.api.given_pictures import Pictures, png_sides, read_crop
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented
-from services.gateway.api.slide_lookup import find_slide, label_map
+from services.gateway.api.slide_lookup import find_slide
 from services.gateway.api.streams import Wanted, send_object, sending
 from services.gateway.api.turns import decoded
 from shared.contracts.base import Name
@@ -26,17 +26,22 @@ from shared.contracts.field import FieldRecord, FieldRequest, PlacedCrop, field_
 from shared.contracts.field_bodies import FieldBody, FieldInfo, FieldPage
 from shared.contracts.gateway import CropBody
 from shared.contracts.image import GivenCrop
-from shared.contracts.ingest import CohortRecord, cohort_key
 from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
 from shared.datasets.field_crops import check_crops, needed, slides_for_crops
-from shared.datasets.field_inputs import count_labels, layout_shares, put_crop, put_label_map
+from shared.datasets.field_inputs import (
+    check_classes,
+    count_labels,
+    layout_shares,
+    put_crop,
+    put_label_map,
+)
 from shared.errors import InputError
 from shared.imaging.masks import MAX_PIXELS
 from shared.imaging.sandboxed_mask import open_mask
-from shared.imaging.stored_slides import open_label_map
+from shared.imaging.stored_slides import StoredLabelMap, label_map_in, open_label_map
 from shared.jobs.names import owner
 from shared.models import check_layouts, read_model
 
@@ -69,7 +74,7 @@ def _submit(caller: Caller, body: FieldBody) -> JobStatus:
         model = read_model(caller.store, ModelRef(body.model, body.version))
     with blaming("#/steps"):
         body.sampling(model)
-    labels = None
+    chosen = None
     if body.sampled is not None:
         with blaming("#/sampled"):
             check_layouts(model)
@@ -80,27 +85,28 @@ def _submit(caller: Caller, body: FieldBody) -> JobStatus:
             width, height = _check_sides(*png_sides(body.labels), model)
     else:
         with blaming("#/slide"):
-            labels = _slide_labels(caller, body, model)
-            width, height = _check_sides(*_map_sides(caller, labels), model)
+            chosen = _slide_labels(caller, body, model)
+            width, height = _check_sides(*_map_sides(caller, chosen), model)
     pngs = [png for png in (body.labels, *(crop.png for crop in body.crops)) if png is not None]
     images = -(-width * height // model.size**2)
     with (
         caller.spending("images", images),
         caller.spending("upload_bytes", sum(map(len, pngs))),
     ):
-        job = caller.submit(_put_inputs(caller, body, model, labels))
+        job = caller.submit(_put_inputs(caller, body, model, chosen))
     return caller.status(job)
 
 
 def _put_inputs(
-    caller: Caller, body: FieldBody, model: ModelRecord, labels: str | None
+    caller: Caller, body: FieldBody, model: ModelRecord, chosen: StoredLabelMap | None
 ) -> FieldRequest:
     """Check and store the pictures of a body; return the request that names them.
 
     Args:
-        labels: key of the label map; None: it is in the body, or sampled.
+        chosen: the label map of a slide; None: it is in the body, or sampled.
     """
     crops = []
+    labels, digest = (chosen.key, chosen.sha256) if chosen is not None else (None, None)
     with Pictures(model.size) as pictures:
         for number, item in enumerate(body.crops):
             with blaming(f"#/crops/{number}"):
@@ -112,7 +118,7 @@ def _put_inputs(
             labels = _put_labels(caller, body.labels, model)
     if labels is not None:
         given = "#/slide" if body.labels is None else "#/labels"
-        with blaming(given), open_label_map(caller.store, labels) as opened:
+        with blaming(given), open_label_map(caller.store, labels, digest) as opened:
             present = np.flatnonzero(count_labels(opened, model)).tolist()
         with blaming("#/crops" if crops else "#/appearances"):
             check_crops(crops, present, model)
@@ -125,7 +131,7 @@ def _put_inputs(
             *SamplingChoice.model_fields,
         }
     )  # fmt: skip
-    return FieldRequest(labels=labels, crops=tuple(crops), **options)
+    return FieldRequest(labels=labels, labels_sha256=digest, crops=tuple(crops), **options)
 
 
 @router.get("")
@@ -185,24 +191,17 @@ def delete_field(field: FieldName, caller: MayGenerate) -> None:
     caller.delete(f"fields/{field}")
 
 
-def _slide_labels(caller: Caller, body: FieldBody, model: ModelRecord) -> str:
-    """Return the key of a slide's label map. Raises `InputError` if it has other classes."""
-    slide, cohort = str(body.slide), str(body.cohort)
-    key = label_map(find_slide(caller, slide), cohort)
-    if key is None:
-        raise InputError(f"cohort {cohort!r} has made no label map of slide {slide!r}")
-    classes = caller.store.get_model(cohort_key(cohort), CohortRecord).classes
-    if classes is None or classes.names != model.classes.names:
-        has = ", ".join(classes.names) if classes else "none that have names"
-        raise InputError(
-            f"the label map of slide {slide!r} has other classes ({has}) than {model.ref} "
-            f"({', '.join(model.classes.names)}): send a map of these as `labels`"
-        )
-    return key
+def _slide_labels(caller: Caller, body: FieldBody, model: ModelRecord) -> StoredLabelMap:
+    """Return a slide's label map. Raises `InputError` if it has other classes, or there is none."""
+    slide = str(body.slide)
+    find_slide(caller, slide)
+    found = label_map_in(caller.store, slide, str(body.cohort))
+    check_classes(found, model)
+    return found
 
 
-def _map_sides(caller: Caller, key: str) -> tuple[int, int]:
-    with open_label_map(caller.store, key) as labels:
+def _map_sides(caller: Caller, found: StoredLabelMap) -> tuple[int, int]:
+    with open_label_map(caller.store, found.key, found.sha256) as labels:
         return labels.width, labels.height
 
 

@@ -12,9 +12,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from services.gateway.api.access import Caller, MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
 from services.gateway.api.json_bodies import JsonRoute
-from services.gateway.api.slide_lookup import SlideName, ingested, name_in
+from services.gateway.api.label_tiles import colored
+from services.gateway.api.problems import documented
+from services.gateway.api.slide_lookup import SlideName, cohort_of
 from services.gateway.api.slide_threads import reads_slide
-from services.gateway.api.zoom import Level, TileNumber, colored, zoom_of
+from services.gateway.api.zoom import Level, TileNumber, zoom_as_ingested
 from shared.arrays import Float64, UInt8
 from shared.contracts.base import Name
 from shared.contracts.cluster import ClusterRecord, cluster_key
@@ -34,7 +36,7 @@ FRESH = "private, no-cache"
 router = APIRouter(prefix="/v1/slides/{slide}", tags=["tiles"], route_class=JsonRoute)
 
 Run = Annotated[Name, Path(description="name of the clustering")]
-Picture = drawing("image/png")
+Picture = drawing("image/png") | documented(409)
 
 
 @router.get("/tissue/{level}/{column}_{row}.png", response_class=Response, responses=Picture)
@@ -50,9 +52,9 @@ def get_tissue_tile(
 ) -> Response:
     """Return a tile of the slide's tissue mask: tissue is coloured, glass is transparent."""
     path, version = _file(caller, slide_key(slide, "tissue.png"))
+    zoom, _, _ = zoom_as_ingested(request, caller, slide)
 
     def draw() -> bytes:
-        zoom, _ = zoom_of(request, caller, slide)
         mask, _ = _read_map(path, version)
         height, width = mask.shape
         steps = (zoom.slide.dimensions[0] / width, zoom.slide.dimensions[1] / height)
@@ -79,9 +81,9 @@ def get_type_tile(
 ) -> Response:
     """Return a tile of a clustering's tissue types, in the colours that people chose."""
     clustering = caller.store.get_model(cluster_key(run, "run.json"), ClusterRecord)
-    path, version = _file(
-        caller, cluster_key(run, f"labels/{name_in(caller, clustering.cohort, slide)}.tif")
-    )
+    cohort, name = cohort_of(caller, clustering.cohort, slide)
+    path, version = _file(caller, cluster_key(run, f"labels/{name}.tif"))
+    zoom, record, _ = zoom_as_ingested(request, caller, slide, cohort.sha256[name])
     k = clustering.k
     classes, table = classes_of(read_types(caller.store, run, k))
     if type is not None:
@@ -89,8 +91,6 @@ def get_type_tile(
     palette = sha256(table.tobytes() + bytes(np.asarray(classes.colors, np.uint8)))[:16]
 
     def draw() -> bytes:
-        record = ingested(caller, slide)
-        zoom, _ = zoom_of(request, caller, slide)
         labels, mpp = _read_map(path, version)
         steps = (mpp / record.mpp, mpp / record.mpp_y)
         return colored(

@@ -21,8 +21,9 @@ from starlette.exceptions import HTTPException
 from urllib3.exceptions import HTTPError
 
 from shared.contracts.explaining import describe
-from shared.errors import HeteroTissueError, InputError
+from shared.errors import CancelledError, HeteroTissueError, InputError
 from shared.jobs import NameTakenError, UnreadableRecordError
+from shared.jobs.records import JobNotFoundError
 from shared.storage import DamagedObjectError, KeyTakenError, ObjectNotFoundError, is_fault
 
 MEDIA_TYPE = "application/problem+json"
@@ -168,6 +169,16 @@ def install(app: FastAPI) -> None:
     async def _lost(_: Request, error: UnreadableRecordError) -> Response:
         log.error("%s", error)
         return answer(_details(409, "unreadable", hide_paths(str(error))))
+
+    @app.exception_handler(JobNotFoundError)
+    async def _gone(_: Request, error: JobNotFoundError) -> Response:
+        remedy = "GET /v1/jobs lists those there are"
+        return answer(_details(404, "no-job", hide_paths(str(error)), remedy))
+
+    @app.exception_handler(CancelledError)
+    async def _changed(_: Request, error: CancelledError) -> Response:
+        detail = f"job {error} was deleted or submitted again at this moment"
+        return answer(_details(409, "changed", detail, "look at it, and send the request again"))
 
     @app.exception_handler(ValidationError)
     async def _unreadable(_: Request, error: ValidationError) -> Response:

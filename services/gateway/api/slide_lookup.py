@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Annotated
 
@@ -12,7 +14,8 @@ from services.gateway.api.problems import ProblemError
 from shared.contracts.base import Name
 from shared.contracts.gateway import SlideInfo, SlideReference
 from shared.contracts.ingest import CohortRecord, SlideRecord, cohort_key, slide_key
-from shared.storage import ObjectNotFoundError, Store
+from shared.imaging.stored_slides import NoLabelMapError, StoredLabelMap, label_map_in
+from shared.storage import DamagedObjectError, Store
 
 SlideName = Annotated[Name, Path(description="name of the slide")]
 
@@ -70,38 +73,45 @@ def source_of(store: Store, info: SlideInfo) -> str | None:
     return store.get_model(key, SlideRecord).source if info.record else info.source
 
 
-def label_map(info: SlideInfo, cohort: str | None) -> str | None:
-    """Return the key of a slide's label map.
+def wanted_label_map(caller: Caller, slide: str, cohort: str | None) -> StoredLabelMap:
+    """Return the label map that a cohort has of a slide.
 
     Args:
-        info: the slide.
-        cohort: cohort that made the map; None: the first by name.
+        caller: sender of the request.
+        slide: name of the slide.
+        cohort: name of the cohort; None: the first by name that has a label map of the slide.
 
-    Returns:
-        The key, or None if there is no such map.
+    Raises:
+        ProblemError: there is no such slide, or no such label map (404).
     """
-    if cohort is not None:
-        return info.label_maps.get(cohort)
-    return next((info.label_maps[name] for name in sorted(info.label_maps)), None)
-
-
-def label_map_digest(store: Store, slide: str, key: str) -> str | None:
-    """Return the SHA-256 of a slide's label map, as its cohort's record says it; None: unknown."""
-    cohort = key.removeprefix(slide_key(slide, "labels/")).removesuffix(".tif")
+    info = find_slide(caller, slide)
     try:
-        record = store.get_model(cohort_key(cohort), CohortRecord)
-    except ObjectNotFoundError:  # the cohort was deleted, and the map stays
-        return None
-    return record.labels.get(record.name_of(slide) or "")
+        cohort = cohort or next(label_maps(caller.store, info), None)
+        if cohort is None:
+            raise NoLabelMapError(f"no cohort has a label map of slide {slide!r}")
+        return label_map_in(caller.store, slide, cohort)
+    except NoLabelMapError as error:
+        raise ProblemError(404, "no-label-map", str(error)) from error
 
 
-def name_in(caller: Caller, cohort: str, slide: str) -> str:
-    """Return a cohort's name of a slide. Raises `ProblemError` if it has no such slide (404)."""
+def label_maps(store: Store, info: SlideInfo) -> Iterator[str]:
+    """Yield the cohorts that have a label map of a slide, by name; not those that are damaged."""
+    for cohort in sorted(info.label_maps):
+        with suppress(NoLabelMapError, DamagedObjectError):
+            label_map_in(store, info.slide, cohort)
+            yield cohort
+
+
+def cohort_of(caller: Caller, cohort: str, slide: str) -> tuple[CohortRecord, str]:
+    """Return the record of a cohort and its name of a slide.
+
+    Raises `ProblemError` if it has no such slide (404).
+    """
     record = caller.store.get_model(cohort_key(cohort), CohortRecord)
     name = record.name_of(slide)
     if name is None:
         raise ProblemError(404, "not-in-cohort", f"cohort {cohort!r} has no slide {slide!r}")
-    return name
+    return record, name
 
 
 def find_slide(caller: Caller, slide: str) -> SlideInfo:
@@ -115,20 +125,3 @@ def find_slide(caller: Caller, slide: str) -> SlideInfo:
             remedy="GET /v1/slides lists those there are",
         )
     return info
-
-
-def ingested(caller: Caller, slide: str) -> SlideRecord:
-    """Return the record that ingest made of a slide.
-
-    Raises:
-        ProblemError: there is no such slide, or it has not been ingested (404).
-    """
-    record = find_slide(caller, slide).record
-    if record is None:
-        raise ProblemError(
-            404,
-            "not-ingested",
-            f"slide {slide!r} has not been ingested: its resolution is not known yet",
-            remedy="POST /v1/ingest with it",
-        )
-    return record

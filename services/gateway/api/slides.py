@@ -22,9 +22,8 @@ from services.gateway.api.receiving import RAW_BODY, ContentLength, check_place,
 from services.gateway.api.slide_lookup import (
     SlideName,
     find_slide,
-    label_map,
-    label_map_digest,
     slide_info,
+    wanted_label_map,
 )
 from services.gateway.api.streams import Wanted, send_object, sending
 from shared.contracts.annotations import ANNOTATION_SUFFIXES, has_annotation_suffix
@@ -185,15 +184,9 @@ def get_label_map(
     ] = None,
 ) -> Response:
     """Download a label map that ingest made from a slide's annotation, as TIFF."""
-    key = label_map(find_slide(caller, slide), cohort)
-    if key is None:
-        raise ProblemError(
-            404,
-            "no-label-map",
-            f"slide {slide!r} has no label map" + f" of {cohort!r}" * bool(cohort),
-        )
-    digest = label_map_digest(caller.store, slide, key)
-    return send_object(caller.store, key, wanted, "image/tiff", f"{slide}-labels.tif", digest)
+    found = wanted_label_map(caller, slide, cohort)
+    name = f"{slide}-labels.tif"
+    return send_object(caller.store, found.key, wanted, "image/tiff", name, found.sha256)
 
 
 @router.delete("/{slide}", status_code=204, responses=documented(404))

@@ -22,6 +22,7 @@ from shared.storage import (
     Store,
     checked_bytes,
     checked_file,
+    object_hash,
 )
 
 CHUNK_BYTES = 1 << 20
@@ -75,6 +76,22 @@ def check_made(store: Store, key: str, digest: str) -> int:
         return store.size(key)
     except ObjectNotFoundError as error:
         raise DamagedObjectError(store, key, "it is missing") from error
+
+
+def check_whole(store: Store, key: str, digest: str) -> None:
+    """Check that an object is there as it was made, before anything of it is used.
+
+    An object that does not change is read once, also where it must be fetched.
+
+    Raises:
+        DamagedObjectError: it is missing, or has another content than that of `digest` (SHA-256).
+    """
+    try:
+        same = object_hash(store, key) == digest
+    except ObjectNotFoundError as error:
+        raise DamagedObjectError(store, key, "it is missing") from error
+    if not same:
+        raise DamagedObjectError(store, key, "it is not as it was made")
 
 
 def made_file(store: Store, key: str, digest: str | None) -> Path:
@@ -137,6 +154,8 @@ def send_object(
 ) -> Response:
     """Answer with an object, or with the range of it that the client wants.
 
+    A whole object is checked on its way; before a range is sent, all of the object is.
+
     Args:
         store: holds the object.
         key: key of the object.
@@ -168,9 +187,12 @@ def send_object(
     headers["Content-Length"] = str(stop - start)
     if part:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    if digest is not None and stop - start == size:
+    if digest is None:
+        body = chunks(store, key, start, stop)
+    elif stop - start == size:
         body = checked_chunks(store, key, size, digest)
     else:
+        check_whole(store, key, digest)
         body = chunks(store, key, start, stop)
     return StreamingResponse(body, 206 if part else 200, headers, media_type)
 

@@ -10,12 +10,13 @@ from fastapi import APIRouter, Query, Request, Response
 from services.gateway.api.access import MayRead
 from services.gateway.api.etags import IfNoneMatch, drawing, drawn
 from services.gateway.api.json_bodies import JsonRoute
+from services.gateway.api.label_tiles import label_tiles
 from services.gateway.api.problems import documented, returning
-from services.gateway.api.slide_lookup import SlideName, ingested
+from services.gateway.api.slide_lookup import SlideName, wanted_label_map
 from services.gateway.api.slide_threads import reads_slide
-from services.gateway.api.zoom import Level, TileNumber, zoom_of
+from services.gateway.api.zoom import Level, TileNumber, zoom_as_ingested, zoom_of
 from shared.contracts.base import Name
-from shared.contracts.ingest import CohortRecord, cohort_key
+from shared.storage import sha256
 
 CACHED = "private, max-age=3600"
 
@@ -61,7 +62,7 @@ def get_tile(
 @router.get(
     "/labels/{level}/{column}_{row}.png",
     response_class=Response,
-    responses=drawing("image/png"),
+    responses=drawing("image/png") | documented(409),
 )
 @reads_slide
 def get_label_tile(
@@ -72,24 +73,24 @@ def get_label_tile(
     request: Request,
     caller: MayRead,
     cohort: Annotated[
-        Name | None, Query(description="cohort whose classes give the colours")
+        Name | None, Query(description="the cohort that made it; default: the first by name")
     ] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Return a zoom tile of a slide's label map, to show over the slide's own tile."""
-    classes = None
-    if cohort is not None:
-        classes = caller.store.get_model(cohort_key(cohort), CohortRecord).classes
-    zoom, version = zoom_of(request, caller, slide)
-    tag = f"{version}-{level}-{column}-{row}-{cohort}"
-    draw = partial(zoom.label_tile, level, column, row, classes)
+    found = wanted_label_map(caller, slide, cohort)
+    zoom, _, version = zoom_as_ingested(request, caller, slide, found.slide)
+    labels = label_tiles(request, caller.store, found.key, found.sha256)
+    palette = sha256(repr(found.classes.colors).encode())[:16]
+    tag = f"{version}-{labels.version}-{palette}-{level}-{column}-{row}"
+    draw = partial(labels.tile, zoom, level, column, row, found.classes)
     return drawn(tag, if_none_match, CACHED, "image/png", draw)
 
 
 @router.get(
     "/crop.png",
     response_class=Response,
-    responses=drawing("image/png"),
+    responses=drawing("image/png") | documented(409),
 )
 @reads_slide
 def get_crop(
@@ -105,8 +106,7 @@ def get_crop(
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Cut a square out of an ingested slide, at a chosen resolution."""
-    record = ingested(caller, slide)
-    zoom, version = zoom_of(request, caller, slide)
+    zoom, record, version = zoom_as_ingested(request, caller, slide)
     tag = f"{version}-crop-{x}-{y}-{side}-{mpp}"
     draw = partial(zoom.crop, (x, y), side, mpp, (record.mpp, record.mpp_y))
     return drawn(tag, if_none_match, CACHED, "image/png", draw)

@@ -1,13 +1,14 @@
-"""A cache of open slides, from which zoom tiles, label tiles and crops are cut."""
+"""A cache of open slides, from which zoom tiles and crops are cut."""
 
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,19 +23,19 @@ from PIL import Image
 
 from services.gateway.api.access import Caller
 from services.gateway.api.problems import ProblemError
-from services.gateway.api.slide_lookup import find_slide, label_map, source_of
-from shared.arrays import Float64, Int64, UInt8
-from shared.contracts.base import Classes, class_color
+from services.gateway.api.slide_lookup import find_slide, source_of
+from services.gateway.api.streams import check_whole
+from shared.arrays import Float64
 from shared.contracts.field import FieldRecord, field_key
+from shared.contracts.ingest import SlideRecord
 from shared.errors import InputError
-from shared.imaging.codec import encode_palette_png, encode_png
-from shared.imaging.label_map import LABEL_TILE, LabelMap
+from shared.imaging.codec import encode_png
 from shared.imaging.marks import mark_png, mark_xmp
 from shared.imaging.ranged_slide import open_ranged
 from shared.imaging.sandboxed_slide import open_source
 from shared.imaging.slide import WINDOW_PIXELS, Slide
-from shared.imaging.stored_slides import local_source, open_label_map
-from shared.storage import ObjectNotFoundError, Store, sha256
+from shared.imaging.stored_slides import local_source, slide_hash
+from shared.storage import ObjectNotFoundError, Store, object_hash, sha256
 
 TILE_SIDE, TILE_OVERLAP = 254, 1
 JPEG_QUALITY = 80
@@ -58,9 +59,6 @@ MAX_CROP_SPAN = 4096
 MAX_TILE_SPAN = 1 << 28
 """Largest area of a tile in pixels of the level that it is cut from; it takes a few seconds."""
 
-COARSE_FACTOR = 16
-"""Coarser label tiles are cut from a copy that is smaller by this, as label maps have one level."""
-
 Level = Annotated[int, Path(ge=0, le=64)]
 TileNumber = Annotated[int, Path(ge=0, le=2**31)]
 
@@ -71,33 +69,53 @@ class Zoom:
     Args:
         store: holds the slide.
         source: key or path of the slide's file.
-        labels: key of the slide's label map; None: the slide has no label map.
+        record: what ingest has found out about the slide; None: it has not been ingested.
 
     Attributes:
         path: local path of the slide's file; its key if tiles are fetched one by one.
         slide: the file, opened in the sandbox.
         tiles: Deep Zoom layout of the slide's tiles.
-        labels: the slide's label map; None: the slide has no label map.
+        record: as given.
 
     Raises:
         InputError: the file cannot be opened.
     """
 
-    def __init__(self, store: Store, source: str, labels: str | None) -> None:
+    def __init__(self, store: Store, source: str, record: SlideRecord | None) -> None:
         stack = ExitStack()
         weakref.finalize(self, stack.close)
+        self.record = record
         ranged = open_ranged(store, source)
+        self._ranged = ranged is not None
         if ranged is None:
             self.path = stack.enter_context(local_source(store, source))
             self.slide = stack.enter_context(open_source(self.path))
         else:
             self.path, self.slide = FilePath(source), stack.enter_context(ranged)
         self.tiles = DeepZoomGenerator(self.slide, TILE_SIDE, TILE_OVERLAP, limit_bounds=False)
-        self.labels: LabelMap | None = None
-        if labels is not None:
-            self.labels = stack.enter_context(open_label_map(store, labels))
-        self._small: UInt8 | None = None
+        self._compared = -math.inf
         self._lock = threading.Lock()
+
+    def is_as_ingested(self, store: Store) -> bool:
+        """Say whether the slide's files have the content that ingest has read.
+
+        They are compared again after `FRESH_SECONDS`; those that have not changed are read once.
+        """
+        if self.record is None:
+            return False
+        with self._lock:
+            if time.monotonic() - self._compared > FRESH_SECONDS:
+                try:
+                    if self._ranged:
+                        found = object_hash(store, str(self.path))
+                    else:
+                        found = slide_hash(self.path, self.record.parts)
+                except OSError:  # a file is missing
+                    return False
+                if found != self.record.sha256:
+                    return False
+                self._compared = time.monotonic()
+        return True
 
     def tile(self, level: int, column: int, row: int) -> bytes:
         """Return a zoom tile as JPEG, with the slide's mark if it is synthetic.
@@ -159,32 +177,6 @@ class Zoom:
             )
         return self._marked(encode_png(slide.read(*corner, (side, side), mpp)))
 
-    def label_tile(self, level: int, column: int, row: int, classes: Classes | None) -> bytes:
-        """Return a zoom tile of the label map as PNG; label 0 is transparent.
-
-        It has the mark of a synthetic slide, as label maps of datasets have.
-
-        Args:
-            level: Deep Zoom level of the tile.
-            column: column of the tile.
-            row: row of the tile.
-            classes: classes that give the colours; None: the default colours.
-
-        Raises:
-            ProblemError: there is no such tile, or no label map (404).
-        """
-        centres = self.centres(level, column, row)
-        if self.labels is None:
-            raise ProblemError(404, "no-labels", "the slide has no label map")
-        # The label map has its own resolution, which may differ between x and y.
-        size = (self.labels.width, self.labels.height)
-        xs, ys = (
-            (at * count / whole).astype(int).clip(0, count - 1)
-            for at, count, whole in zip(centres, size, self.slide.dimensions, strict=True)
-        )
-        colors = classes.colors if classes else [class_color(index) for index in range(256)]
-        return self._marked(colored(self._labels_at(xs, ys), colors))
-
     def centres(self, level: int, column: int, row: int) -> tuple[Float64, Float64]:
         """Return the pixel centres of a tile in level-0 pixels: x (width,) and y (height,).
 
@@ -200,21 +192,6 @@ class Zoom:
             for start, count in zip(corner, (width, height), strict=True)
         )
         return xs, ys
-
-    def _labels_at(self, xs: Int64, ys: Int64) -> UInt8:
-        if self.labels is None:
-            raise ValueError("no label map")
-        with self._lock:
-            if (
-                xs[-1] - xs[0] > COARSE_FACTOR * TILE_SIDE
-                or ys[-1] - ys[0] > COARSE_FACTOR * TILE_SIDE
-            ):
-                if self._small is None:
-                    self._small = _shrink(self.labels)
-                return self._small[np.ix_(ys // COARSE_FACTOR, xs // COARSE_FACTOR)]
-            spans = (int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
-            part = self.labels.window(int(xs[0]), int(ys[0]), *spans)
-            return part[np.ix_(ys - ys[0], xs - xs[0])]
 
     def _marked(self, png: bytes) -> bytes:
         return mark_png(png, self.slide.mark) if self.slide.mark else png
@@ -232,26 +209,11 @@ class Zoom:
         )
 
 
-def colored(labels: UInt8, colors: Sequence[tuple[int, int, int]]) -> bytes:
-    """Encode labels, uint8 (height, width), as PNG in `colors`; label 0 is transparent."""
-    return encode_palette_png(labels, colors, transparent=0)
-
-
-def _shrink(labels: LabelMap) -> UInt8:
-    """Return every `COARSE_FACTOR`th pixel of a label map, which is read strip by strip."""
-    every = slice(None, None, COARSE_FACTOR)
-    strips = (
-        labels.window(0, y, labels.width, min(LABEL_TILE, labels.height - y))[every, every]
-        for y in range(0, labels.height, LABEL_TILE)
-    )
-    return np.concatenate(list(strips))
-
-
 class Files(NamedTuple):
-    """The keys of a slide's file and label map, and a version that changes with them."""
+    """A slide's main file, what ingest has found out about it, and a version of both."""
 
     source: str
-    labels: str | None
+    record: SlideRecord | None
     version: str
 
 
@@ -276,12 +238,12 @@ class _Bad:
     def refuse(self, error: str) -> None:
         self.error, self.at = error, time.monotonic()
 
-    def open(self, store: Store, source: str, labels: str | None) -> Zoom:
+    def open(self, store: Store, source: str, record: SlideRecord | None) -> Zoom:
         """Open the slide. Raises `InputError`, also without a try where the last one failed."""
         if self.error is not None:
             raise InputError(self.error)
         try:
-            return Zoom(store, source, labels)
+            return Zoom(store, source, record)
         except ObjectNotFoundError:
             raise
         except InputError as error:
@@ -297,13 +259,16 @@ class Zooms:
         self._bad: OrderedDict[tuple[str, str, str], _Bad] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, store: Store, slide: str, find: Callable[[], Files]) -> tuple[Zoom, str]:
+    def get(
+        self, store: Store, slide: str, find: Callable[[], Files], *, again: bool = False
+    ) -> tuple[Zoom, str]:
         """Return a slide from the cache; open it first if it is missing or its files have changed.
 
         Args:
             store: holds the slide.
             slide: its name.
             find: finds its files.
+            again: look for changes now, however fresh the slide is.
 
         Returns:
             The open slide, and its version for the ETags of its tiles.
@@ -319,12 +284,13 @@ class Zooms:
                 self._slots.popitem(last=False)
         with slot.lock:  # other slides do not wait while this slide is fetched
             now = time.monotonic()
-            if slot.zoom is None or slot.zoom.slide.failed or now - slot.checked > FRESH_SECONDS:
-                source, labels, version = find()
+            stale = again or now - slot.checked > FRESH_SECONDS
+            if slot.zoom is None or slot.zoom.slide.failed or stale:
+                source, record, version = find()
                 lost = slot.zoom is not None and slot.zoom.slide.failed
                 if slot.zoom is None or lost or version != slot.version:
                     bad = self._record_of((*key, version), lost and version == slot.version)
-                    slot.zoom, slot.version = bad.open(store, source, labels), version
+                    slot.zoom, slot.version = bad.open(store, source, record), version
                 slot.checked = now
             return slot.zoom, slot.version
 
@@ -352,33 +318,78 @@ def _find_files(caller: Caller, slide: str) -> Files:
     source = source_of(caller.store, info)
     if source is None:
         raise ProblemError(404, "no-source", f"slide {slide!r} has no file")
-    labels = label_map(info, None)
     # A source that is not among the slide's files may be a path outside of the store.
-    keys = [key for key in info.files if key == source] + ([labels] if labels else [])
-    tags = [caller.store.stat(key).tag for key in keys]
+    tags = [caller.store.stat(key).tag for key in info.files if key == source]
     version = sha256(f"{info.model_dump_json()} {tags}".encode())[:24]
-    return Files(source, labels, version)
+    return Files(source, info.record, version)
 
 
-def zoom_of(request: Request, caller: Caller, slide: str) -> tuple[Zoom, str]:
+def zoom_of(
+    request: Request, caller: Caller, slide: str, *, again: bool = False
+) -> tuple[Zoom, str]:
     """Return an open slide and its version from the application's cache; see `Zooms.get`.
 
     Raises `ProblemError` too: there is no such slide, or it has no file (404).
     """
     zooms: Zooms = request.app.state.zooms
-    return zooms.get(caller.store, slide, partial(_find_files, caller, slide))
+    return zooms.get(caller.store, slide, partial(_find_files, caller, slide), again=again)
+
+
+def zoom_as_ingested(
+    request: Request, caller: Caller, slide: str, content: str | None = None
+) -> tuple[Zoom, SlideRecord, str]:
+    """Return an open slide, its record and its version, like `zoom_of`.
+
+    What ingest has found, such as the scale, a tissue mask or labels, is of the files that it
+    has read.
+
+    Args:
+        request: the request.
+        caller: its sender.
+        slide: name of the slide.
+        content: SHA-256 of the slide that is wanted; None: as it was ingested last.
+
+    Raises:
+        ProblemError: the slide has not been ingested (404), or was replaced since then (409).
+    """
+    for again in (False, True):  # an ingest may have ended since the slide was opened
+        zoom, version = zoom_of(request, caller, slide, again=again)
+        record = zoom.record
+        wanted = record is not None and content in {None, record.sha256}
+        if record is not None and wanted and zoom.is_as_ingested(caller.store):
+            return zoom, record, version
+    if record is None:
+        raise ProblemError(
+            404,
+            "not-ingested",
+            f"slide {slide!r} has not been ingested: its resolution is not known yet",
+            remedy="POST /v1/ingest with it",
+        )
+    raise ProblemError(
+        409,
+        "replaced",
+        f"slide {slide!r} was replaced since it was ingested: its scale, tissue and labels are "
+        "those of other files",
+        remedy="POST /v1/ingest with it again, or put the former files back",
+    )
 
 
 def zoom_of_field(request: Request, caller: Caller, field: str) -> tuple[Zoom, FieldRecord, str]:
     """Return a finished field, its record and its version, like `zoom_of`.
 
-    Raises `ObjectNotFoundError` if there is no such field, or it is not finished.
+    Raises:
+        ObjectNotFoundError: there is no such field, or it is not finished.
+        DamagedObjectError: its slide is not as it was made.
     """
     record = caller.store.get_model(field_key(field, "field.json"), FieldRecord)
-    version = sha256(f"{record.sha256}".encode())[:24]
-    keys = [field_key(field, name) for name in ("slide.tiff", "labels.tiff")]
+    key, digest = field_key(field, "slide.tiff"), record.sha256.get("slide.tiff")
+
+    def find() -> Files:
+        if digest is not None:
+            check_whole(caller.store, key, digest)
+        tag = caller.store.stat(key).tag
+        return Files(key, None, sha256(f"{digest} {tag}".encode())[:24])
+
     zooms: Zooms = request.app.state.zooms
-    zoom, version = zooms.get(
-        caller.store, f"fields/{field}", partial(Files, keys[0], keys[1], version)
-    )
+    zoom, version = zooms.get(caller.store, f"fields/{field}", find)
     return zoom, record, version

@@ -11,12 +11,14 @@ from services.gateway.api.fields import find_field, list_fields
 from services.gateway.api.models import list_models
 from services.gateway.api.paging import MAX_LIMIT, Cursor
 from services.gateway.api.problems import ProblemError
+from services.gateway.api.slide_lookup import label_maps
 from services.gateway.api.slides import list_slides
 from services.gateway.web.pages import Maker, PageRoute, Visitor, render
 from services.gateway.web.studio import choice
 from shared.contracts.base import Name
 from shared.contracts.field_bodies import FieldInfo
 from shared.contracts.jobs import ENDED
+from shared.storage import ReadOnceStore
 
 THUMBNAIL_LEVEL = 7
 """Level of the zoom tile that the list shows: it has at most 128 pixels a side."""
@@ -64,9 +66,10 @@ def _level(info: FieldInfo) -> int:
 
 
 def _label_maps(caller: Caller) -> list[dict[str, Any]]:
-    """List the label maps of slides: the slide, and the cohort that made the map."""
+    """List the label maps of slides: the slide, and the cohort that has it."""
+    store = ReadOnceStore(caller.store)
     return [
         {"slide": info.slide, "cohort": cohort}
         for info in list_slides(caller, MAX_LIMIT).items
-        for cohort in sorted(info.label_maps)
+        for cohort in label_maps(store, info)
     ]

@@ -10,7 +10,7 @@ from services.gateway.api.access import Caller
 from services.gateway.api.clusters import list_clusterings
 from services.gateway.api.cohorts import list_cohorts, show_cohort
 from services.gateway.api.paging import MAX_LIMIT, Cursor
-from services.gateway.api.slide_lookup import find_slide
+from services.gateway.api.slide_lookup import find_slide, label_maps
 from services.gateway.api.slides import list_slides
 from services.gateway.web.atlas import shown_types
 from services.gateway.web.pages import PageRoute, Visitor, render
@@ -47,6 +47,7 @@ def slide_page(
     info = find_slide(caller, slide)
     cohorts = _cohorts(caller, slide)
     names = {record.cohort: str(record.name_of(slide)) for record in cohorts}
+    labelled = next(label_maps(caller.store, info), None)
     runs = _clusterings(caller, names)
     chosen = run if run in runs else next(iter(runs), None)
     return render(
@@ -56,8 +57,8 @@ def slide_page(
         info=info,
         cohorts=cohorts,
         names=names,
-        classes=next((record.classes for record in cohorts if record.classes), None),
-        palette=next((record.cohort for record in cohorts if record.classes), None),
+        classes=next((record.classes for record in cohorts if record.cohort == labelled), None),
+        palette=labelled,
         runs=list(runs),
         run=chosen,
         run_slide=runs[chosen] if chosen else None,
