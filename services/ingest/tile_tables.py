@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -10,11 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
-from shared.contracts.base import Contract, Split
+from shared.contracts.base import NAME_PATTERN, Contract, Split
 from shared.contracts.tenants import is_path, is_reserved
 from shared.contracts.tiles import TILE_COLUMNS
 from shared.errors import InputError, quoted
 from shared.imaging.slide import COARSEST, FINEST
+from shared.jobs.stage import FINISH, PLAN
 from shared.sandbox import Document, read_document
 from shared.storage import Store
 
@@ -33,6 +35,8 @@ MAX_TILES = 2_000_000
 
 TABLES = "tiles/"
 """Folder of the tables that the command line writes."""
+
+NAME = re.compile(r"(?!.{129})" + NAME_PATTERN)
 
 READER = "services.ingest.tile_tables:parse"
 
@@ -58,8 +62,8 @@ def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
     absolute paths. A table elsewhere was uploaded, and names objects of the store.
 
     Raises:
-        InputError: the object is no such table, has more than `MAX_TILES` rows, or names files
-            that it may not.
+        InputError: the object is no such table, has more than `MAX_TILES` rows, names files that
+            it may not, or has names of slides that are none.
     """
     path = store.local(key)
     try:
@@ -76,6 +80,13 @@ def read_tiles(store: Store, key: str) -> dict[str, list[Row]]:
         if not (row["mpp"] and FINEST <= row["mpp"] <= COARSEST):
             raise InputError(f"{key}: {row['image']} has {row['mpp']} µm/px, which no tile has")
         slides.setdefault(row["slide"], []).append(row)
+    for slide in slides:
+        if not NAME.fullmatch(slide) or slide in {PLAN, FINISH}:
+            raise InputError(
+                f"{key}: {quoted(slide)} is no name of a slide, which has at most 128 letters, "
+                f"digits, '.', '_' and '-', begins with one of the first two, and is not {PLAN!r} "
+                f"or {FINISH!r}"
+            )
     return slides
 
 

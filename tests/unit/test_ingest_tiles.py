@@ -209,6 +209,15 @@ def test_a_table_of_tiles_names_its_authors_files_only(
         read_tiles(store, table)
 
 
+@pytest.mark.parametrize("slide", ["../x", "a b", "plan", "finish", "", "a" * 129])
+def test_a_table_of_tiles_names_slides_as_the_store_can(tmp_path: Path, slide: str) -> None:
+    store, key = DirectoryStore(tmp_path), "tiles/t.parquet"
+    row = {"slide": slide, "image": "a.png", "mask": "m.png", "mpp": 0.5}
+    store.put(key, table_bytes(pa.Table.from_pylist([row], schema=TILE_COLUMNS)))
+    with pytest.raises(InputError, match=r"t\.parquet: '.*' is no name of a slide"):
+        read_tiles(store, key)
+
+
 def test_a_tile_that_was_saved_again_is_found_in_the_other_split(tmp_path: Path) -> None:
     folder, store = tmp_path / "tiles", DirectoryStore(tmp_path / "store")
     write_tiles(folder)
