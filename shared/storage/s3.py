@@ -6,8 +6,9 @@ import hashlib
 import io
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +40,9 @@ ROLES = (
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 120.0
 COPIED_BYTES = 1 << 20
+
+LOOKS, LOOK_SECONDS = 20, 0.05
+"""Number of looks for an object that was just created, and seconds between two."""
 
 
 @lru_cache(maxsize=1)
@@ -105,8 +109,13 @@ class S3Store(Store):
             return False
         if response.status != 200:
             raise OSError(f"{self.url}: cannot create {key!r}: HTTP {response.status}")
-        # A server that does not know the header has stored the data of the last creator.
-        return self.get(key) == data
+        # A server that does not know the header stores the data of the last creator, and may show
+        # no object while it exchanges two.
+        for _ in range(LOOKS):
+            with suppress(ObjectNotFoundError):
+                return self.get(key) == data
+            time.sleep(LOOK_SECONDS)
+        raise OSError(f"{self.url}: {key!r} was created and is gone")
 
     def get(self, key: str) -> bytes:
         with self.open(key) as stream:
