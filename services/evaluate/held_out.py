@@ -68,7 +68,7 @@ def _dataset_slides(store: Store, dataset: DatasetRecord) -> tuple[list[SourceSl
     rows = read_manifest(store, dataset, ["map_slide", "crop_slides"])
     used = set(rows["map_slide"].to_pylist()).union(*rows["crop_slides"].to_pylist())
     pseudonyms = dataset_pseudonyms(store, dataset.request)
-    known = [(pseudonyms.of("slide", s.slide), s) for s in source_slides(store, dataset.request)]
+    known = [(pseudonyms.of("slide", s.slide), s) for s in source_slides(store, dataset)]
     return [slide for name, slide in known if name in used], len(used - {name for name, _ in known})
 
 

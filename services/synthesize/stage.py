@@ -21,6 +21,7 @@ from services.synthesize.generate import generate_batches, open_generate
 from services.synthesize.manifest import put_rows, write_manifest
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import (
+    SLIDES,
     DatasetRecord,
     DatasetRequest,
     dataset_key,
@@ -160,6 +161,7 @@ class SynthesizeStage(Stage[DatasetRequest]):
             shards=shards,
             digests=tuple(digests[number] for number in numbers),
             manifest=manifest,
+            slides=sha256(store.get(dataset_key(request.dataset, SLIDES))),
             origin=weights_origin(store, model),
             request=request,
             refused=sums["refused"],

@@ -226,6 +226,7 @@ class DatasetRecord(Contract):
     shards: tuple[str, ...]
     digests: tuple[str, ...] = Field((), description="SHA-256 of each shard")
     manifest: str = Field("", description="SHA-256 of manifest.parquet")
+    slides: str = Field("", description="SHA-256 of slides.json")
     origin: WeightsOrigin | None = None
     request: DatasetRequest
     refused: int = Field(0, description="images that the request's bounds refused")

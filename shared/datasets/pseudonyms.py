@@ -33,7 +33,7 @@ from shared.contracts.synthesize import (
 from shared.datasets.slide_sources import slides_of
 from shared.imaging.region_sets import load_region_set
 from shared.models import read_model
-from shared.storage import Store
+from shared.storage import Store, checked_bytes
 from shared.storage.formats import read_table
 
 DIGITS = 16
@@ -95,12 +95,17 @@ def write_sources(store: Store, request: DatasetRequest) -> None:
     store.put_json(dataset_key(request.dataset, SLIDES), slides)
 
 
-def source_slides(store: Store, request: DatasetRequest) -> tuple[SourceSlide, ...]:
-    """Return the slides of the regions of a dataset; today's, if an older version made it."""
-    key = dataset_key(request.dataset, SLIDES)
-    if store.exists(key):
-        return store.get_model(key, SourceSlides).slides
-    return _slides_now(store, request)
+def source_slides(store: Store, record: DatasetRecord) -> tuple[SourceSlide, ...]:
+    """Return the slides of the regions of a dataset; today's, if an older version made it.
+
+    Raises:
+        ObjectNotFoundError: the store holds the list no longer.
+        DamagedObjectError: it is not as it was made.
+    """
+    if not record.slides:
+        return _slides_now(store, record.request)
+    key = dataset_key(record.dataset, SLIDES)
+    return store.parse(key, checked_bytes(store, key, record.slides), SourceSlides).slides
 
 
 def _slides_now(store: Store, request: DatasetRequest) -> tuple[SourceSlide, ...]:
@@ -148,7 +153,7 @@ def source_names(store: Store, record: DatasetRecord, *, regions: bool = True) -
         ObjectNotFoundError: the store does not hold the model or a region set any more.
     """
     pseudonyms, named = dataset_pseudonyms(store, record.request), dict[str, str]()
-    for source in source_slides(store, record.request):
+    for source in source_slides(store, record):
         named[pseudonyms.of("slide", source.slide)] = source.slide
         if source.patient is not None:
             named[pseudonyms.of("patient", source.patient)] = source.patient

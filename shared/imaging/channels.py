@@ -26,17 +26,24 @@ def check_rgb(path: Path, names: Sequence[str], colors: Sequence[str]) -> None:
         InputError: they are in another order, or are dyes.
     """
     told = [name for name in names if not _NUMBERED.fullmatch(name)]
-    words = [[_WORDS[w] for w in re.findall("[a-z]+", n.lower()) if w in _WORDS] for n in told]
-    order = [found[0] for found in words if len(found) == 1]
+    known = [_color_of(name) for name in names]
     if not told:
-        order = [_PURE[color.upper()] for color in colors if color.upper() in _PURE]
-    elif len(order) < len(told) and len(set(told)) > 1:
+        known = [_PURE.get(color.upper()) for color in colors]
+    elif len(set(told)) > 1 and any(_color_of(name) is None for name in told):
         raise InputError(
             f"{path.name} has the channels {', '.join(names)}, not red, green and blue: it looks "
             "like fluorescence, and only bright-field images are read"
         )
-    if sorted(order) == [0, 1, 2] != order:
-        said = ", ".join(("red", "green", "blue")[number] for number in order)
+    order = [number for number in known if number is not None]
+    placed = all(number in {None, at} for at, number in enumerate(known))
+    if not placed and len(set(order)) == len(order):
+        said = ", ".join("?" if n is None else ("red", "green", "blue")[n] for n in known)
         raise InputError(
             f"{path.name} has its channels in the order {said}: save it as an RGB image"
         )
+
+
+def _color_of(name: str) -> int | None:
+    """Return 0, 1 or 2 if a channel's name has the word red, green or blue."""
+    found = [_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in _WORDS]
+    return found[0] if len(found) == 1 else None

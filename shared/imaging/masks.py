@@ -227,6 +227,11 @@ def _open_image(path: Path, driver: str) -> Mask:
             )
         with open_picture(path) as image:
             orientation = int(image.getexif().get(ORIENTATION, 1))
+            if image.size != (width, height):  # a GIF's picture need not cover its screen
+                raise InputError(
+                    f"mask {path.name} has {image.width}×{image.height} px, of which its picture "
+                    f"covers {width}×{height}: save it as PNG"
+                )
     if alike > 1:
         raise InputError(
             f"mask {path.name} holds {alike} images of {width}×{height} px, of which only the "

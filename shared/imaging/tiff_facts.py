@@ -289,9 +289,14 @@ def ome_facts(xml: str, size: tuple[int, int]) -> OmeFacts:
             (lengths[0], lengths[1]) if min(lengths) > 0 else None,
             powers[0] if powers else None,
             tuple(str(channel.get("Name", "")) for channel in channels),
-            tuple(f"{(int(c.get('Color', -1)) & 0xFFFFFFFF) >> 8:06X}" for c in channels),
+            tuple(_hexadecimal(channel.get("Color")) for channel in channels),
         )
     return OmeFacts()
+
+
+def _hexadecimal(color: Any) -> str:
+    """Return the colour of OME-XML, a signed RGBA number, as RRGGBB; empty if there is none."""
+    return f"{(color & 0xFFFFFFFF) >> 8:06X}" if isinstance(color, int) else ""
 
 
 def _listed(element: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -132,7 +132,7 @@ def _run_in_turn(own: Unit) -> list[str]:
             for unit in error.units:
                 ledger.forget(job, unit)
             if PLAN in error.units:
-                ledger.plan_again(job)
+                ledger.forget_plan(job)
             return list(error.units)
     return [own.name] if outcome == "retry" else []
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -121,6 +123,8 @@ class Ledger(Reader):
         if before is not None:
             result = self.result(job)
             try:
+                if plan := open_plan(self.store, job):
+                    deque(plan, maxlen=0)  # raises if a segment is lost, which sums do not need
                 units = missing_units(self.store, job, request)
                 if units is None and result is not None and result.state == "done":
                     return job
@@ -237,14 +241,18 @@ class Ledger(Reader):
         if self.result(job) is not None:
             self.store.delete(f"open-jobs/{job}")
             return False
-        number = self.store.get(f"open-jobs/{job}").decode(errors="replace")
+        try:
+            number = self.store.get(f"open-jobs/{job}").decode(errors="replace")
+        except ObjectNotFoundError:  # it has ended meanwhile
+            return False
         try:
             record = self.snapshot(job).record
         except JobNotFoundError:
             self.store.delete(f"open-jobs/{job}")
             return False
         if number == CANCELLED:
-            self.close(job, "cancelled", None)
+            with suppress(CancelledError):  # it is deleted, or was submitted again
+                self.close(job, "cancelled", None)
             return False
         if number != str(record.submission):
             self._put_open(job, record)
@@ -268,15 +276,12 @@ class Ledger(Reader):
                 return
             if not isinstance(error, LostShardsError):
                 raise
-            self.plan_again(job)
+            self.forget_plan(job)
             yield PLAN
 
-    def plan_again(self, job: str) -> None:
+    def forget_plan(self, job: str) -> None:
         """Let the plan be made again; what its shards have made stays."""
-        record = self.snapshot(job).record
         self._forget(job, {PLAN})
-        # A new submission, because other workers know the plan of this one.
-        self._open(job, record.model_copy(update={"submission": time.time_ns()}))
 
     def _waiting(self, job: str, number: str) -> Iterator[str]:
         plan = self.known(job, number)[1]

@@ -8,6 +8,7 @@ first has ended without a result and none was there before, or if a person asks 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -49,10 +50,23 @@ def names_of(store: Store, job: str) -> list[str]:
 
 
 def restore(store: Store, products: Iterable[str], job: str) -> None:
-    """Take the names of an open job again that belong to no job, because their records are lost."""
+    """Take the names of an open job again whose records are lost or damaged."""
+    claim = Claim(job=job).model_dump_json().encode()
     for name in products:
-        if owner(store, name) is None:
-            store.create(_key(name), Claim(job=job).model_dump_json().encode())
+        if (other := owner(store, name)) is None:
+            store.create(_key(name), claim)
+        elif not other:
+            store.put(_key(name), claim)
+
+
+def making(store: Store, product: str) -> str | None:
+    """Return the open job whose result takes a name, whatever the record of the name says."""
+    for key in store.list("open-jobs/"):
+        job = key.removeprefix("open-jobs/")
+        with suppress(JobNotFoundError, UnreadableRecordError):
+            if product in Snapshot(store, job).record.products:
+                return job
+    return None
 
 
 def release(store: Store, product: str) -> None:
@@ -75,11 +89,11 @@ class Claims:
     def require(self) -> None:
         """Raise `InputError` if another job has taken the names of this job's result.
 
-        Names that belong to no job, because their records are lost, are `restore`d by others:
-        workers may not write them.
+        Names whose records are lost or damaged are `restore`d by others: workers may not write
+        them.
         """
         owners = {owner(self.store, name) for name in self.request.products()}
-        if owners - {self.job, None}:
+        if owners - {self.job, None, ""}:
             raise InputError(
                 f"another request has taken {', '.join(self.request.products())}: choose another "
                 "name, or submit this request again with --replace"
@@ -131,6 +145,8 @@ class Claims:
         made.
         """
         other, seen = owner(self.store, name), {self.job}
+        if not other and _occupied(self.store, name):  # which a job may still be making
+            other = making(self.store, name) or other
         while other and other not in seen:
             seen.add(other)
             snapshot = Snapshot(self.store, other)

@@ -43,7 +43,7 @@ class Reader:
         self.store = store
         self.owner = owner
         self.open_root = open_root
-        self._known: dict[tuple[str, str], tuple[JobRecord, StoredPlan | None]] = {}
+        self._known: dict[tuple[str, str], tuple[str, JobRecord, StoredPlan]] = {}
         self._requests: dict[tuple[str, str], Request] = {}
 
     @staticmethod
@@ -80,25 +80,30 @@ class Reader:
         return self.store.folders("jobs/", f"{owner}{stage}-" if stage else "")
 
     def known(self, job: str, submission: str) -> tuple[JobRecord, StoredPlan | None]:
-        """Return the record and the plan of a submission, which never change and are kept.
+        """Return the record and the plan of a submission, which are kept until the plan changes.
 
         Raises:
             CancelledError: the job was submitted again, or is deleted.
         """
-        if (found := self._known.get((job, submission))) is not None:
-            return found
+        try:
+            tag = self.store.stat(self.key(job, "plan.json")).tag
+        except ObjectNotFoundError:
+            tag = ""
+        kept = self._known.get((job, submission))
+        if kept is not None and kept[0] == tag:
+            return kept[1:]
         snapshot = self.snapshot(job)
         try:
-            found = snapshot.record, snapshot.plan
+            record, plan = snapshot.record, snapshot.plan
         except JobNotFoundError:
             raise CancelledError(job) from None
-        if str(found[0].submission) != submission:
+        if str(record.submission) != submission:
             raise CancelledError(job)
-        if found[1] is not None:
+        if plan is not None:
             while len(self._known) >= KNOWN_JOBS:
                 self._known.pop(next(iter(self._known)))
-            self._known[job, submission] = found
-        return found
+            self._known[job, submission] = tag, record, plan
+        return record, plan
 
     def known_request(self, job: str, submission: str, model: type[R]) -> R:
         """Return the request of a submission; it is parsed once, because all its units need it.

@@ -28,6 +28,7 @@ TAKEN: list[tuple[list[str], list[int]]] = [
 REFUSED: list[tuple[list[str], list[int], str]] = [
     (["Blue", "Green", "Red"], [WHITE] * 3, "in the order blue, green, red: save it as an RGB"),
     (["Channel 0", "Channel 1", "Channel 2"], [BLUE, GREEN, RED], "in the order blue, green, red"),
+    (["Blue", "", "Red"], [WHITE] * 3, "in the order blue, \\?, red"),
     (["DAPI", "FITC", "Texas Red"], [BLUE, GREEN, RED], "DAPI, FITC, Texas Red, not red"),
     (["Alexa 488", "Cy3", "Cy5"], [GREEN, RED, WHITE], "looks like fluorescence"),
 ]

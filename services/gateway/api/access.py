@@ -157,7 +157,7 @@ class Caller:
         Raises:
             ProblemError: it is being made (409).
         """
-        job = names.owner(self.store, product) or job
+        job = names.owner(self.store, product) or job or names.making(self.store, product)
         if job is not None and (self.ledger.is_open(job) or self._is_worked_on(job)):
             raise ProblemError(
                 409,

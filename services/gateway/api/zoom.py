@@ -391,5 +391,5 @@ def zoom_of_field(request: Request, caller: Caller, field: str) -> tuple[Zoom, F
         return Files(key, None, sha256(f"{digest} {tag}".encode())[:24])
 
     zooms: Zooms = request.app.state.zooms
-    zoom, version = zooms.get(caller.store, f"fields/{field}", find)
+    zoom, version = zooms.get(caller.store, f"fields/{field}/{digest}", find)
     return zoom, record, version
