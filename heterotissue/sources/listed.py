@@ -62,7 +62,7 @@ def find_by_table(
     known = _Known(
         table.parent, folders, inside, Places(stated_files(rows), [e.path for e in inside])
     )
-    patients = any("patient" in row for _, row in rows)
+    stated = {column for _, row in rows for column in row}
     seen: dict[Path, dict[str, str]] = {}
     named: dict[str, int] = {}
     there: set[Path] = set()
@@ -82,8 +82,10 @@ def find_by_table(
                         "each slide a name of its own, or leave out the names, so that slides have "
                         "those of their files"
                     )
-                if patients and "patient" not in row:
-                    made = replace(made, unstated=place)
+                if "patient" in stated - set(row):
+                    made = replace(made, without_patient=place)
+                if "split" in stated - set(row):
+                    made = replace(made, without_split=place)
                 found.slides.append(made)
             elif seen[real] != facts:
                 found.slides = [item for item in found.slides if item.path.resolve() != real]

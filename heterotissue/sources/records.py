@@ -30,7 +30,8 @@ class SlideEntry:
         name: name of the slide in the cohort; None: made of the file's name.
         patient: patient of the slide; None: not known.
         stated_patient: patient that the file itself states.
-        unstated: table and row that leave out the patient, where other rows state theirs.
+        without_patient: table and row that leave out the patient, where other rows state theirs.
+        without_split: table and row that leave out the split, where other rows state theirs.
         site: hospital or scanner; None: not known.
         mpp: µm per pixel, which overrides what the slide states.
         labels: the annotation; None: looked for by its name.
@@ -44,7 +45,8 @@ class SlideEntry:
     name: str | None = None
     patient: str | None = None
     stated_patient: str | None = None
-    unstated: str | None = None
+    without_patient: str | None = None
+    without_split: str | None = None
     site: str | None = None
     mpp: float | None = None
     labels: Path | None = None

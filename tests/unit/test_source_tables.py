@@ -200,6 +200,39 @@ def test_rows_without_a_patient_beside_rows_with_one_are_refused(tmp_path: Path)
     assert len(sources(tmp_path, table).slides) == 2
 
 
+def test_rows_without_a_split_beside_rows_with_one_are_refused(tmp_path: Path) -> None:
+    for name in "abcde":
+        slide(tmp_path / f"{name}.svs")
+    table = tmp_path / "t.csv"
+    table.write_text("path,split\na.svs,train\nb.svs,\nc.svs,\nd.svs,test\n")
+    made = sources(tmp_path, table)
+    assert {item.slide: item.split for item in made.slides} == {"a": "train", "d": "test"}
+    assert [item.path for item in made.refused] == ["t.csv, row 3", "t.csv, row 4"]
+    for item in made.refused:
+        assert "states no split, as other rows do" in item.reason
+        assert "fill the cells down" in item.reason
+    table.write_text("path,split\na.svs,\nb.svs,\n")
+    assert len(sources(tmp_path, table).slides) == 2
+
+
+def test_a_split_of_the_patient_or_of_the_folder_counts_for_a_row_without_one(
+    tmp_path: Path,
+) -> None:
+    for name in "abcd":
+        slide(tmp_path / f"{name}.svs")
+    table = tmp_path / "t.csv"
+    rows = "a.svs,P 1,train\nb.svs,p 1,\nc.svs,P2,\nd.svs,P3,test\n"
+    table.write_text(f"path,patient,split\n{rows}")
+    made = sources(tmp_path, table)
+    assert [item.slide for item in made.slides] == ["a", "b", "d"]
+    assert [item.path for item in made.refused] == ["t.csv, row 4"]
+    for name in ("in/a", "in/test/b"):
+        slide(tmp_path / f"{name}.svs")
+    table.write_text("path,split\nin/a.svs,train\nin/test/b.svs,\n")
+    made = sources(tmp_path, table)
+    assert {item.slide: item.split for item in made.slides} == {"a": "train", "b": "test"}
+
+
 def test_folders_of_several_slides_may_be_patients(tmp_path: Path) -> None:
     for file in ("ann/alder.svs", "ann/birch.svs", "eve/cedar.svs", "eve/elm.svs"):
         slide(tmp_path / "in" / file)
