@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from heterotissue.sources.projects import PROJECT, read_project
 from heterotissue.sources.records import Found, SlideEntry, shown, some
 from heterotissue.sources.table_values import (
     SPLITS,
-    is_file,
+    is_there,
     label_formats,
     labels_of,
     meant,
@@ -22,7 +23,6 @@ from heterotissue.sources.table_values import (
 )
 from heterotissue.sources.tables import Rows, Table, file_of, stated_files
 from shared.errors import InputError, quoted
-from shared.imaging.zarr_slide import is_zarr
 from shared.patients import folded
 
 
@@ -59,9 +59,8 @@ def find_by_table(
     for folder in folders:
         around.add(folder)
     inside = around.finish().slides
-    known = _Known(
-        table.parent, folders, inside, Places(stated_files(rows), [e.path for e in inside])
-    )
+    files = {entry.path.resolve(): entry.path for entry in (*inside, *_beside(table))}
+    known = _Known(table.parent, folders, inside, Places(stated_files(rows), files.values()))
     stated = {column for _, row in rows for column in row}
     seen: dict[Path, dict[str, str]] = {}
     named: dict[str, int] = {}
@@ -100,6 +99,16 @@ def find_by_table(
     if rest:
         found.notes.append(f"{table.name} does not list {len(rest)} slides: left out {some(rest)}")
     return found
+
+
+def _beside(table: Path) -> list[SlideEntry]:
+    """Return the slides in the folder of a table, but not those in folders below it."""
+    finder = Finder()
+    with suppress(OSError):  # a folder that may be entered, but not listed
+        for path in sorted(table.parent.iterdir()):
+            if path.suffix.lower() in SLIDES and is_there(path):
+                finder.add(path)
+    return finder.finish().slides
 
 
 def _with_patients(table: Table, found: Found) -> Rows:
@@ -160,11 +169,11 @@ class _Known:
         given = file_of(row)
         paths = [base / given for base in (self._place, *self._folders)] if "path" in row else []
         for path in paths:
-            if _is_there(path):
+            if is_there(path):
                 return _opened(path)
         beside = self._place / given.name
         found = {entry.path.resolve(): entry for entry in self._of_name(given, row)}
-        if paths and _is_there(beside):
+        if paths and is_there(beside):
             found.setdefault(beside.resolve(), SlideEntry(beside, Path(beside.name)))
         if not found:
             raise InputError(self._missing(given, paths))
@@ -197,10 +206,6 @@ class _Known:
         for name in (given.name, given.stem):
             near += self._folded.get(name.casefold(), [])
         return f"{shown(given)} is not there, and no slide of its name is {looked}{meant(near)}"
-
-
-def _is_there(path: Path) -> bool:
-    return is_file(path) or is_zarr(path)
 
 
 def _in_folder(entry: SlideEntry) -> str:

@@ -16,6 +16,7 @@ from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Split
 from shared.contracts.ingest import GIVEN_MPP
 from shared.errors import InputError, quoted
+from shared.imaging.zarr_slide import is_zarr
 
 SPLITS: dict[str, Split] = {
     "train": "train", "training": "train", "tr": "train",
@@ -46,6 +47,11 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
         return False
+
+
+def is_there(path: Path) -> bool:
+    """Say whether a slide is there: a file, or the folder of an OME-Zarr slide."""
+    return is_file(path) or is_zarr(path)
 
 
 def square_mpp(mpp: float | None, mpp_y: float | None) -> float | None:

@@ -148,6 +148,39 @@ def test_a_renamed_folder_is_not_guessed(tmp_path: Path, rows: str, files: list[
     assert "may be another slide" in found.refused[0].reason
 
 
+def test_a_table_may_lie_in_the_slides_own_folder_that_was_renamed(tmp_path: Path) -> None:
+    for name in ("1.tif", "2.tif", "1.png"):  # a picture of the first
+        slide(tmp_path / "Study" / name)
+    table = tmp_path / "Study/t.csv"
+    table.write_text("path\nD:\\Studie\\1.tif\nD:\\Studie\\2.tif\n")
+    for folders in ([], [tmp_path / "Study"]):
+        assert taken(find_by_table(table, folders, None)) == ["1.tif", "2.tif"]
+    slide(tmp_path / "Study/deep/2.tif")
+    found = find_by_table(table, [tmp_path / "Study"], None)
+    assert taken(found) == ["1.tif"]
+    assert "may be another slide" in found.refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("project", "place"), [("", ""), ("", "slides/"), ("QuPath/", "slides/"), ("QuPath/", "")]
+)
+def test_a_project_and_its_images_may_move_in_a_folder_that_is_renamed(
+    tmp_path: Path, project: str, place: str
+) -> None:
+    images = [f"file:/D:/Study/{place}{n}.tif" for n in (1, 2)]
+    text = {
+        "uri": f"file:/D:/Study/{project}project.qpproj",
+        "images": [{"serverBuilder": {"builderType": "uri", "uri": uri}} for uri in images],
+    }
+    files = [slide(tmp_path / f"New/{place}{n}.tif") for n in (1, 2)]
+    file = slide(tmp_path / f"New/{project}project.qpproj", json.dumps(text))
+    assert [entry.path for entry in find_by_table(file, [], None).slides] == files
+    files[0].unlink()
+    found = find_by_table(file, [], None)
+    assert [entry.path for entry in found.slides] == files[1:]
+    assert "1.tif is not there" in found.refused[0].reason
+
+
 def test_a_folder_whose_name_differs_in_its_number_is_another(tmp_path: Path) -> None:
     slide(tmp_path / "P001/x.tif")
     (tmp_path / "t.csv").write_text("path\n/old/P002/x.tif\n")
