@@ -148,6 +148,53 @@ def test_a_renamed_folder_is_not_guessed(tmp_path: Path, rows: str, files: list[
     assert "may be another slide" in found.refused[0].reason
 
 
+@pytest.mark.parametrize(
+    ("folder", "files"),
+    [
+        ("/data/svs/", ["0a1b/x1.tif", "2c3d/x2.tif"]),  # of the GDC, one folder each
+        ("scans/", ["slides/x1.tif", "slides/x2.tif"]),
+        ("C:\\in\\", ["deep/x1.tif", "x2.tif"]),
+    ],
+)
+def test_a_folder_that_all_rows_state_tells_nothing(
+    tmp_path: Path, folder: str, files: list[str]
+) -> None:
+    rows = f"path,patient\n{folder}x1.tif,P1\n{folder.upper()}x2.tif,P2\n"
+    assert taken(listed(tmp_path, rows, *files)) == files
+    made = sources(tmp_path, tmp_path / "in", patient=str(tmp_path / "t/t.csv"))
+    assert {item.slide: item.patient for item in made.slides} == {"x1": "P1", "x2": "P2"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "files"),
+    [
+        ("P2/x1.tif\nP2/x2.tif", ["P1/x1.tif"]),  # numbers
+        ("P2/x1.tif\nP2/x2.tif", ["P1/scans/x1.tif"]),
+        ("P2/scans/x1.tif\nP2/scans/x2.tif", ["P1/x1.tif"]),
+        ("/old/x1.tif\n/old/x2.tif", ["ann/x1.tif", "eve/x1.tif"]),  # which of them?
+        ("ann/x1.tif\nbob/x2.tif", ["eve/x1.tif"]),  # folders tell slides apart
+        ("/a/scans/x1.tif\n/b/scans/x2.tif", ["c/x1.tif"]),
+        ("/a/P7/x1.tif\n/a/P7/x2.tif", ["b/P7/x1.tif"]),
+        ("ann/x1.tif", ["eve/x1.tif"]),  # one row alone tells nothing of folders
+    ],
+)
+def test_folders_that_may_tell_slides_apart_must_agree(
+    tmp_path: Path, rows: str, files: list[str]
+) -> None:
+    found = listed(tmp_path, f"path\n{rows}\n", *files)
+    assert not found.slides
+    assert "may be another slide" in found.refused[0].reason
+
+
+def test_drives_and_folders_in_other_capitals_are_one(tmp_path: Path) -> None:
+    rows = "C:\\Scans\\1.tif\nc:\\scans\\1.tif\nC:\\scans\\2.tif\n"
+    assert taken(listed(tmp_path, f"path\n{rows}", "1.tif", "2.tif")) == ["1.tif", "2.tif"]
+    rows = "C:\\P1\\HE.tif\nC:\\p2\\HE.tif\n"
+    files = ["p1/HE.tif", "P2/HE.tif"]
+    (tmp_path / "in").rename(tmp_path / "before")
+    assert taken(listed(tmp_path, f"path\n{rows}", *files)) == files
+
+
 def test_a_table_may_lie_in_the_slides_own_folder_that_was_renamed(tmp_path: Path) -> None:
     for name in ("1.tif", "2.tif", "1.png"):  # a picture of the first
         slide(tmp_path / "Study" / name)
@@ -182,8 +229,9 @@ def test_a_project_and_its_images_may_move_in_a_folder_that_is_renamed(
 
 
 def test_a_folder_whose_name_differs_in_its_number_is_another(tmp_path: Path) -> None:
-    slide(tmp_path / "P001/x.tif")
-    (tmp_path / "t.csv").write_text("path\n/old/P002/x.tif\n")
+    for name in ("x.tif", "scans/y.tif"):
+        slide(tmp_path / "P001" / name)
+    (tmp_path / "t.csv").write_text("path\n/old/P002/x.tif\n/old/P002/y.tif\n")
     assert not find_by_table(tmp_path / "t.csv", [tmp_path / "P001"], None).slides
 
 
