@@ -76,17 +76,27 @@ def known_origin(name: str) -> Origin | None:
     Args:
         name: name of a slide or of its file.
     """
+    return next(iter(_known_origins(name)), None)
+
+
+def _known_origins(name: str) -> dict[Origin, None]:
+    """Return all patients that a name states in a well-known form, each once."""
+    found: dict[Origin, None] = {}
     for pattern in _KNOWN:
-        if match := pattern.search(name):
+        for match in pattern.finditer(name):
             parts = match.groupdict()
             if site := parts.get("site"):
-                return Origin(parts["patient"].upper(), site.upper())
-            return Origin(parts["patient"], None)
-    return None
+                found[Origin(parts["patient"].upper(), site.upper())] = None
+            else:
+                found[Origin(parts["patient"], None)] = None
+    return found
 
 
 def origin_of(name: str, patient: str | None, site: str | None) -> Origin:
     """Return patient and site of a slide: those given, or else what well-known names state.
+
+    A barcode that is given as patient may be that of a sample or a slide, of which a patient has
+    several (TCGA-AA-0001-01A, TCGA-AA-0001-11A), or stand there twice: the patient in it counts.
 
     Args:
         name: name of the slide or of its file.
@@ -94,8 +104,11 @@ def origin_of(name: str, patient: str | None, site: str | None) -> Origin:
         site: the site that is given; None: none.
     """
     named = known_origin(name) or Origin(None, None)
-    by_patient = (known_origin(patient) if patient else None) or Origin(None, None)
-    return Origin(patient or named.patient, site or by_patient.site or named.site)
+    stated = _known_origins(patient or "")
+    by_patient = next(iter(stated)) if len(stated) == 1 else Origin(None, None)
+    return Origin(
+        by_patient.patient or patient or named.patient, site or by_patient.site or named.site
+    )
 
 
 def alike(names: Iterable[str]) -> dict[str, list[str]]:

@@ -166,6 +166,23 @@ def test_names_that_look_like_slides_of_one_patient_are_a_caution() -> None:
     assert not leaks(slides, {"case12-a": "train", "case12-b": "train", "case13": "test"})
 
 
+@pytest.mark.parametrize(
+    ("stated", "patient"),
+    [
+        ("TCGA-AA-0001-01A", "TCGA-AA-0001"),
+        ("TCGA-AA-0001-11A-01-TS1", "TCGA-AA-0001"),
+        ("tcga-aa-0001, TCGA-AA-0001", "TCGA-AA-0001"),  # of the GDC's sheets
+        ("C3L-00001-21", "C3L-00001"),
+        ("GTEX-1117F-0126", "GTEX-1117F"),
+        ("TCGA-AA-0001, TCGA-AA-0002", "TCGA-AA-0001, TCGA-AA-0002"),  # whose is it?
+        ("TCGA-AA-00015", "TCGA-AA-00015"),
+        ("P7-01A", "P7-01A"),
+    ],
+)
+def test_a_barcode_that_is_given_as_patient_is_its_patients(stated: str, patient: str) -> None:
+    assert SlideSource(slide="0a-1b", source="/a", patient=stated).origin.patient == patient
+
+
 def test_known_names_tell_patient_and_site() -> None:
     assert known_origin("tcga-aa-0001-01Z-00-DX1.2f6d") == Origin("TCGA-AA-0001", "AA")
     assert known_origin("C3L-00001-21") == Origin("C3L-00001", None)
