@@ -9,9 +9,10 @@ from pathlib import Path
 from heterotissue.sources.files import SLIDES, Finder, with_facts
 from heterotissue.sources.places import Places
 from heterotissue.sources.projects import PROJECT, read_project
-from heterotissue.sources.records import Found, SlideEntry, shown, some
+from heterotissue.sources.records import Found, SlideEntry, composed, shown, some
 from heterotissue.sources.table_values import (
     SPLITS,
+    as_on_disk,
     is_there,
     label_formats,
     labels_of,
@@ -21,7 +22,7 @@ from heterotissue.sources.table_values import (
     one_of,
     square_mpp,
 )
-from heterotissue.sources.tables import Rows, Table, file_of, stated_files
+from heterotissue.sources.tables import Rows, Table, file_of, names_of, stated_files
 from shared.errors import InputError, quoted
 from shared.patients import folded
 
@@ -155,7 +156,7 @@ class _Known:
         self._place, self._folders, self._places = place, folders, places
         self._by_name: dict[str, list[SlideEntry]] = {}
         for entry in slides:
-            for name in {entry.path.name, entry.path.stem, entry.below.as_posix()}:
+            for name in {*names_of(entry.path), composed(entry.below.as_posix())}:
                 self._by_name.setdefault(name, []).append(entry)
         self._folded: dict[str, list[str]] = {}
         for name, entries in self._by_name.items():
@@ -167,11 +168,12 @@ class _Known:
         if not (row.get("path") or row.get("name")):
             raise InputError("names no slide: it has neither a path nor a name")
         given = file_of(row)
-        paths = [base / given for base in (self._place, *self._folders)] if "path" in row else []
+        bases = (self._place, *self._folders) if "path" in row else ()
+        paths = [as_on_disk(base / given) for base in bases]
         for path in paths:
             if is_there(path):
                 return _opened(path)
-        beside = self._place / given.name
+        beside = as_on_disk(self._place / given.name)
         found = {entry.path.resolve(): entry for entry in self._of_name(given, row)}
         if paths and is_there(beside):
             found.setdefault(beside.resolve(), SlideEntry(beside, Path(beside.name)))
@@ -195,7 +197,7 @@ class _Known:
         return _opened(first.path) if first.path == beside else first
 
     def _of_name(self, given: Path, row: dict[str, str]) -> list[SlideEntry]:
-        names = (given.as_posix(), given.name, row.get("name"))
+        names = map(composed, (given.as_posix(), given.name, row.get("name", "")))
         return next((self._by_name[name] for name in names if name in self._by_name), [])
 
     def _missing(self, given: Path, paths: list[Path]) -> str:
@@ -204,7 +206,7 @@ class _Known:
         if paths:
             near += near_files(self._place / given.name, SLIDES)
         for name in (given.name, given.stem):
-            near += self._folded.get(name.casefold(), [])
+            near += self._folded.get(composed(name).casefold(), [])
         return f"{shown(given)} is not there, and no slide of its name is {looked}{meant(near)}"
 
 

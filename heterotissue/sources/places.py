@@ -9,6 +9,7 @@ from pathlib import Path
 
 from heterotissue.sources.annotations import stem_of
 from heterotissue.sources.files import SLIDES
+from heterotissue.sources.records import composed
 
 
 class Places:
@@ -69,7 +70,7 @@ class Places:
 
 def _folders(path: Path) -> tuple[str, ...]:
     """Return the names of a path's folders, in small letters: Windows ignores case."""
-    return tuple(part.casefold() for part in path.parts[1 if path.anchor else 0 : -1])
+    return tuple(_folded(part) for part in path.parts[1 if path.anchor else 0 : -1])
 
 
 def _shared(given: Path, path: Path) -> int:
@@ -79,7 +80,11 @@ def _shared(given: Path, path: Path) -> int:
 
 def _name(path: Path) -> str:
     known = path.suffix.lower() in SLIDES
-    return (stem_of(path) if known else path.name).casefold()
+    return _folded(stem_of(path) if known else path.name)
+
+
+def _folded(name: str) -> str:
+    return composed(name).casefold()
 
 
 def _differ_in_numbers(one: str, other: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,14 @@ class Found:
 def shown(path: Path | str) -> str:
     """Return a path as text that can be printed, also if its name is not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
+
+
+def composed(name: str) -> str:
+    """Return a name in the Unicode form in which names are compared.
+
+    macOS and its archives write a letter and its accent as two signs, tables as one.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def some(names: Iterable[str], most: int = 5) -> str:
