@@ -15,29 +15,41 @@ _KNOWN = (
     re.compile(r"(?<![A-Za-z0-9])(?P<patient>patient_\d{3})_node_\d"),  # Camelyon17
 )
 
-_BLOCK = re.compile(r"[-_. ]+(?:DX|TS|BS|MS)\w{1,2}$|[-_. ]+[A-Ha-h]$|(?<=\d)[A-Ha-h]$")
-"""The end of a name that tells slides or blocks of one patient apart."""
+_BLOCK = re.compile(r"[-_. ]+(?:DX|TS|BS|MS)\w{1,2}$|[-_. ]+[A-Ha-hLR]$|(?<=\d)[A-Ha-hLR]$")
+"""The end of a name that tells slides, blocks or sides of one patient apart."""
 
 _COUNT = re.compile(
-    r"(?i)(?<=\w)[-_. ]+(?:(?:slide|section|block|level|image|img|s|b|l)[-_. ]*)?\d{1,2}$"
+    r"(?i)(?<=\w)[-_. ]+(?:(?P<word>slide|section|block|level|image|img|s|b|l)[-_. ]*)?\d{1,2}$"
 )
 """A number at the end, which may also count patients: it tells nothing unless the rest has one."""
 
-_PART = re.compile(
-    r"(?i)(?<=\w)[-_. ]+(?:[A-OQ-Z]\d{1,2}|(?:HE|HES|H&E|IHC|PAS|ER|PR|AR|SMA|S100|SOX10|TTF1|GATA3"
-    r"|CD\d{1,3}|CK\d{1,3}|KI(?:[-_.]?67)?|HER(?:[-_.]?2)?|PD(?:[-_.]?L?1)?|P16|P21|P40|P53|P63"
-    r"|MLH1|PMS2|MSH[26]|tumou?r|normal)\d{0,2})$"
+_COUNTED = re.compile(
+    r"(?i)[A-OQ-Z][12]\d"
+    r"|(?!p|case|subj|donor)[A-Z]*[-_. ]?20[0-3]\d"
+    r"|(?:site|cent(?:er|re)|hospital|clinic|cohort|batch)[-_. ]?\d{1,2}"
 )
-"""A block (A1) or a stain (HE2) at the end, which tells nothing unless the rest has a digit. P12 is
-no block, but a patient."""
+"""What has patients counted after it: a year, as in the case numbers S21-01 and LUAD2024-12, or a
+site. P12 is a patient."""
+
+_PART = re.compile(
+    r"(?i)(?<=\w)[-_. ]+(?:[A-OQ-Z]\d{1,2}|C\d{4}_B\d{3}|\d{1,2}x"
+    r"|(?:HE|HES|H&E|IHC|PAS|ER|PR|AR|SMA|S100|SOX10|TTF1|GATA3"
+    r"|CD\d{1,3}|CK\d{1,3}|KI(?:[-_.]?67)?|HER(?:[-_.]?2)?|PD(?:[-_.]?L?1)?|P16|P21|P40|P53|P63"
+    r"|MLH1|PMS2|MSH[26]|EVG|MASSON|tumou?r|normal|T|N|LN"
+    r"|pre|post|train|val|test)\d{0,2})$"
+)
+"""A block (A1; TIGER's C0001_B101), a stain (HE2), a kind of tissue, a time, a magnification or a
+split at the end, which tells nothing unless the rest has a digit. P12 is no block, but a patient.
+"""
 
 _HASH = re.compile(r"(?<!^slide)-(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{6}$")
 """Digits that the name of a slide got because others had it too, or because it lost signs."""
 
 _PLACE = re.compile(
     r"(?i)(?<=\w)(?:"
-    r"(?:[-_. ]+(?:0|\d{3,})){2,4}"  # slide_0_2048
-    r"|(?:[-_. ,]+(?:x|y|w|h|row|col|r|c)[-_. =]*\d+){2,4}"  # slide_x3_y17, slide [x=0,y=512,…]
+    r"(?<!^20[0-3]\d)(?:[-_. ]+(?:0|\d{3,})){2,4}"  # slide_0_2048, but not 2021_0123_001
+    r"(?:-\[?[01](?:[- ][01]){2}\]?)?"  # and labels of the tile, -[1 0 0]
+    r"|(?:[-_. ,]+(?:[xy](?:min|max)?|w|h|row|col|r|c)[-_. =]*\d+){2,4}"  # _x3_y17, [x=0,y=512,…]
     r"|[-_. ]+(?:tile|patch|crop|roi|region|fov)[-_. ]*\d+"
     r")(?:-[0-9a-f]{6})?$"
 )
@@ -76,17 +88,27 @@ def known_origin(name: str) -> Origin | None:
     Args:
         name: name of a slide or of its file.
     """
+    return next(iter(_known_origins(name)), None)
+
+
+def _known_origins(name: str) -> dict[Origin, None]:
+    """Return all patients that a name states in a well-known form, each once."""
+    found: dict[Origin, None] = {}
     for pattern in _KNOWN:
-        if match := pattern.search(name):
+        for match in pattern.finditer(name):
             parts = match.groupdict()
             if site := parts.get("site"):
-                return Origin(parts["patient"].upper(), site.upper())
-            return Origin(parts["patient"], None)
-    return None
+                found[Origin(parts["patient"].upper(), site.upper())] = None
+            else:
+                found[Origin(parts["patient"], None)] = None
+    return found
 
 
 def origin_of(name: str, patient: str | None, site: str | None) -> Origin:
     """Return patient and site of a slide: those given, or else what well-known names state.
+
+    A barcode that is given as patient may be that of a sample or a slide, of which a patient has
+    several (TCGA-AA-0001-01A, TCGA-AA-0001-11A), or stand there twice: the patient in it counts.
 
     Args:
         name: name of the slide or of its file.
@@ -94,8 +116,11 @@ def origin_of(name: str, patient: str | None, site: str | None) -> Origin:
         site: the site that is given; None: none.
     """
     named = known_origin(name) or Origin(None, None)
-    by_patient = (known_origin(patient) if patient else None) or Origin(None, None)
-    return Origin(patient or named.patient, site or by_patient.site or named.site)
+    stated = _known_origins(patient or "")
+    by_patient = next(iter(stated)) if len(stated) == 1 else Origin(None, None)
+    return Origin(
+        by_patient.patient or patient or named.patient, site or by_patient.site or named.site
+    )
 
 
 def alike(names: Iterable[str]) -> dict[str, list[str]]:
@@ -109,7 +134,7 @@ def alike(names: Iterable[str]) -> dict[str, list[str]]:
     for name in every:
         own = _HASH.sub("", name)
         stem = _stem(own)
-        if stem not in ("", name):
+        if stem and (stem != name or _has_digit(name)):  # case12 may be beside case12-a
             groups[stem][name] = own
     # Where all names differ in their ends alone, as in slide-a and slide-b, the rest means nothing.
     return {
@@ -128,8 +153,10 @@ def _stem(name: str) -> str:
     """Return a name without what tells tiles, sections, blocks and stains of a patient apart."""
     whole = _PLACE.sub("", name)
     stem = _BLOCK.sub("", whole)
-    if stem == whole and _has_digit(counted := _COUNT.sub("", whole)):
-        stem = counted
+    if stem == whole and (count := _COUNT.search(whole)):
+        counted = whole[: count.start()]
+        if _has_digit(counted) and (count["word"] or not _COUNTED.fullmatch(counted)):
+            stem = counted
     while (shorter := _PART.sub("", stem)) != stem and _has_digit(shorter):
         stem = shorter
     return stem

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from heterotissue.sources.records import Found, SlideEntry, shown, some
+from heterotissue.sources.records import Found, SlideEntry, composed, shown, some
 from shared.errors import InputError
 
 MASK_SUFFIXES = (
@@ -108,7 +108,7 @@ class Labels:
         found: list[Path] = []
         same_folder = self.folder is not None and not apart
         for name in _candidates(path, endings, apart, same_folder):
-            if same := names.get(name.lower()):
+            if same := names.get(composed(name).lower()):
                 items = [item for item in same if item != path]
                 found += [item for item in items if item.name == name] or items
         unique = list(dict.fromkeys(found))
@@ -168,7 +168,7 @@ def _names(folder: Path, deep: bool) -> dict[str, list[Path]]:
         return names
     for item in items:
         if not item.name.startswith(".") and item.is_file():
-            names.setdefault(item.name.lower(), []).append(item)
+            names.setdefault(composed(item.name).lower(), []).append(item)
     return names
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from heterotissue.sources.files import SLIDES, Finder, with_facts
 from heterotissue.sources.places import Places
 from heterotissue.sources.projects import PROJECT, read_project
-from heterotissue.sources.records import Found, SlideEntry, shown, some
+from heterotissue.sources.records import Found, SlideEntry, composed, shown, some
 from heterotissue.sources.table_values import (
     SPLITS,
-    is_file,
+    as_on_disk,
+    is_there,
     label_formats,
     labels_of,
     meant,
@@ -20,9 +22,8 @@ from heterotissue.sources.table_values import (
     one_of,
     square_mpp,
 )
-from heterotissue.sources.tables import Rows, Table, file_of, stated_files
+from heterotissue.sources.tables import Rows, Table, file_of, names_of, stated_files
 from shared.errors import InputError, quoted
-from shared.imaging.zarr_slide import is_zarr
 from shared.patients import folded
 
 
@@ -59,10 +60,9 @@ def find_by_table(
     for folder in folders:
         around.add(folder)
     inside = around.finish().slides
-    known = _Known(
-        table.parent, folders, inside, Places(stated_files(rows), [e.path for e in inside])
-    )
-    patients = any("patient" in row for _, row in rows)
+    files = {entry.path.resolve(): entry.path for entry in (*inside, *_beside(table))}
+    known = _Known(table.parent, folders, inside, Places(stated_files(rows), files.values()))
+    stated = {column for _, row in rows for column in row}
     seen: dict[Path, dict[str, str]] = {}
     named: dict[str, int] = {}
     there: set[Path] = set()
@@ -82,8 +82,10 @@ def find_by_table(
                         "each slide a name of its own, or leave out the names, so that slides have "
                         "those of their files"
                     )
-                if patients and "patient" not in row:
-                    made = replace(made, unstated=place)
+                if "patient" in stated - set(row):
+                    made = replace(made, without_patient=place)
+                if "split" in stated - set(row):
+                    made = replace(made, without_split=place)
                 found.slides.append(made)
             elif seen[real] != facts:
                 found.slides = [item for item in found.slides if item.path.resolve() != real]
@@ -98,6 +100,16 @@ def find_by_table(
     if rest:
         found.notes.append(f"{table.name} does not list {len(rest)} slides: left out {some(rest)}")
     return found
+
+
+def _beside(table: Path) -> list[SlideEntry]:
+    """Return the slides in the folder of a table, but not those in folders below it."""
+    finder = Finder()
+    with suppress(OSError):  # a folder that may be entered, but not listed
+        for path in sorted(table.parent.iterdir()):
+            if path.suffix.lower() in SLIDES and is_there(path):
+                finder.add(path)
+    return finder.finish().slides
 
 
 def _with_patients(table: Table, found: Found) -> Rows:
@@ -144,7 +156,7 @@ class _Known:
         self._place, self._folders, self._places = place, folders, places
         self._by_name: dict[str, list[SlideEntry]] = {}
         for entry in slides:
-            for name in {entry.path.name, entry.path.stem, entry.below.as_posix()}:
+            for name in {*names_of(entry.path), composed(entry.below.as_posix())}:
                 self._by_name.setdefault(name, []).append(entry)
         self._folded: dict[str, list[str]] = {}
         for name, entries in self._by_name.items():
@@ -156,13 +168,14 @@ class _Known:
         if not (row.get("path") or row.get("name")):
             raise InputError("names no slide: it has neither a path nor a name")
         given = file_of(row)
-        paths = [base / given for base in (self._place, *self._folders)] if "path" in row else []
+        bases = (self._place, *self._folders) if "path" in row else ()
+        paths = [as_on_disk(base / given) for base in bases]
         for path in paths:
-            if _is_there(path):
+            if is_there(path):
                 return _opened(path)
-        beside = self._place / given.name
+        beside = as_on_disk(self._place / given.name)
         found = {entry.path.resolve(): entry for entry in self._of_name(given, row)}
-        if paths and _is_there(beside):
+        if paths and is_there(beside):
             found.setdefault(beside.resolve(), SlideEntry(beside, Path(beside.name)))
         if not found:
             raise InputError(self._missing(given, paths))
@@ -184,7 +197,7 @@ class _Known:
         return _opened(first.path) if first.path == beside else first
 
     def _of_name(self, given: Path, row: dict[str, str]) -> list[SlideEntry]:
-        names = (given.as_posix(), given.name, row.get("name"))
+        names = map(composed, (given.as_posix(), given.name, row.get("name", "")))
         return next((self._by_name[name] for name in names if name in self._by_name), [])
 
     def _missing(self, given: Path, paths: list[Path]) -> str:
@@ -193,12 +206,8 @@ class _Known:
         if paths:
             near += near_files(self._place / given.name, SLIDES)
         for name in (given.name, given.stem):
-            near += self._folded.get(name.casefold(), [])
+            near += self._folded.get(composed(name).casefold(), [])
         return f"{shown(given)} is not there, and no slide of its name is {looked}{meant(near)}"
-
-
-def _is_there(path: Path) -> bool:
-    return is_file(path) or is_zarr(path)
 
 
 def _in_folder(entry: SlideEntry) -> str:

@@ -12,7 +12,7 @@ from heterotissue.sources.places import Places
 from heterotissue.sources.records import Found, SlideEntry, shown, some
 from heterotissue.sources.tables import TABLES, Table, stated_files
 from shared.errors import InputError, quoted
-from shared.patients import origin_of
+from shared.patients import folded, origin_of
 
 
 class Patients:
@@ -110,9 +110,9 @@ def add_patients(found: Found, rule: str | None) -> None:
         origin = origin_of(entry.path.name, stated, entry.site)
         if patients and not entry.patient and by_rule is None:
             lost.append(entry)
-        elif entry.unstated and origin.patient is None:
+        elif entry.without_patient and origin.patient is None:
             found.refuse(
-                entry.unstated,
+                entry.without_patient,
                 "states no patient, as other rows do, so slides of one patient might be divided: "
                 "fill the cells down, or write the slide's own name if its patient has no other",
             )
@@ -135,6 +135,26 @@ def add_patients(found: Found, rule: str | None) -> None:
             "if they "
             "are not, say whose they are by --patient"
         )
+
+
+def refuse_without_split(found: Found) -> None:
+    """Refuse slides whose rows leave out the split that other rows state, as merged cells do.
+
+    Those are kept whose folders, or whose patients' other slides, have one.
+    """
+    given = {folded(entry.patient) for entry in found.slides if entry.patient and entry.split}
+    kept = []
+    for entry in found.slides:
+        known = entry.split or (entry.patient and folded(entry.patient) in given)
+        if entry.without_split and not known:
+            found.refuse(
+                entry.without_split,
+                "states no split, as other rows do, so the slide would be drawn into training or "
+                "test: fill the cells down, or leave the column out to have all slides drawn",
+            )
+        else:
+            kept.append(entry)
+    found.slides = kept
 
 
 def _note_folders(found: Found, slides: list[SlideEntry]) -> None:

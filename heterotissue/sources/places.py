@@ -9,6 +9,7 @@ from pathlib import Path
 
 from heterotissue.sources.annotations import stem_of
 from heterotissue.sources.files import SLIDES
+from heterotissue.sources.records import composed
 
 
 class Places:
@@ -24,9 +25,10 @@ class Places:
 
     def __init__(self, stated: Iterable[Path], files: Iterable[Path]) -> None:
         files = list(files)
-        paths = {path for path in stated if _folders(path)}
-        self._rows = Counter(_name(path) for path in paths)
-        self._folders = {path.parent.name for path in paths}
+        paths = {(*folders, _name(path)) for path in stated if (folders := _folders(path))}
+        self._rows = Counter(path[-1] for path in paths)
+        self._folders = {path[-2] for path in paths}
+        self._one_folder = len(paths) > 1 and len({path[:-1] for path in paths}) == 1
         self._files = Counter(_name(path) for path in files)
         self._exact = Counter(path.name for path in files)
 
@@ -39,7 +41,8 @@ class Places:
 
         A path with folders fits a file of its name if these are the file's, as far as both go
         below the folder that was searched. If the file lies in that folder itself, this may have
-        been renamed: then nothing else may have the file's name, nor any row the folder's.
+        been renamed. Where all rows state one folder, this tells no slides apart, so files may lie
+        in any. In both cases nothing else may have the file's name, nor any row its folder's.
 
         Args:
             given: the path of a row.
@@ -53,19 +56,21 @@ class Places:
         shared = max(_shared(given, path.absolute()), _shared(given, path.resolve()))
         if shared >= min(len(folders), max(1, len(below.parts) - 1)):
             return shared
-        own = path.absolute().parent.name
+        own = set(_folders(path.absolute())[-len(below.parts) :])
         renamed = (
-            len(below.parts) == 1
+            shared == 0
+            and (len(below.parts) == 1 or self._one_folder)
             and self._rows[_name(given)] == 1
             and self._files[_name(path)] == 1
-            and own not in self._folders
-            and _without_numbers(own) != _without_numbers(given.parent.name)
+            and not own & self._folders - {folders[-1]}
+            and not any(_differ_in_numbers(one, other) for one in own for other in folders)
         )
         return 0 if renamed else None
 
 
 def _folders(path: Path) -> tuple[str, ...]:
-    return path.parts[1 if path.anchor else 0 : -1]
+    """Return the names of a path's folders, in small letters: Windows ignores case."""
+    return tuple(_folded(part) for part in path.parts[1 if path.anchor else 0 : -1])
 
 
 def _shared(given: Path, path: Path) -> int:
@@ -75,9 +80,13 @@ def _shared(given: Path, path: Path) -> int:
 
 def _name(path: Path) -> str:
     known = path.suffix.lower() in SLIDES
-    return (stem_of(path) if known else path.name).casefold()
+    return _folded(stem_of(path) if known else path.name)
 
 
-def _without_numbers(folder: str) -> str:
-    """Folders whose names differ in numbers alone, as P001 and P002, are those of two things."""
-    return re.sub(r"\d+", "0", folder).casefold()
+def _folded(name: str) -> str:
+    return composed(name).casefold()
+
+
+def _differ_in_numbers(one: str, other: str) -> bool:
+    """Say whether two names differ in numbers alone, as P001 and P002: those are of two things."""
+    return one != other and re.sub(r"\d+", "0", one) == re.sub(r"\d+", "0", other)

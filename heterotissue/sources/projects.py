@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from heterotissue.sources.table_values import is_file, path_of
+from heterotissue.sources.table_values import is_there, path_of
 from heterotissue.sources.tables import text_of
 from shared.errors import InputError
 
@@ -32,12 +32,9 @@ def read_project(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[int
         moved = {n: _moved(image["serverBuilder"]) for n, image in enumerate(images, 1)}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is no project of QuPath: it lists no images") from error
-    base = path_of(moved_from).parent if isinstance(moved_from, str) else None
-    for row in rows:
-        image = path_of(row["path"])
-        # QuPath writes absolute paths, and where the project was: both may have moved together.
-        if base is not None and not is_file(image) and image.is_relative_to(base.parent):
-            row["path"] = str(path.parent.resolve().parent / image.relative_to(base.parent))
+    if isinstance(moved_from, str):
+        for row in rows:
+            row["path"] = str(_moved_with(path_of(row["path"]), path_of(moved_from), path))
     faults = {
         number: f"shows {path_of(rows[number - 1]['path']).name} otherwise than the file holds it "
         f"({how}), so what is drawn there lies elsewhere on the slide: add the file to the project "
@@ -46,6 +43,24 @@ def read_project(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[int
         if how
     }
     return list(enumerate(rows, 1)), faults
+
+
+def _moved_with(image: Path, before: Path, now: Path) -> Path:
+    """Return the path of an image that has moved together with its project, or else its own.
+
+    QuPath writes absolute paths, and where the project was. Images lie in the project's folder,
+    or in one beside it; the folder that was moved may have another name now.
+
+    Args:
+        image: path that the project states.
+        before: path that the project had.
+        now: the project.
+    """
+    if is_there(image):
+        return image
+    places = zip(before.parents[:2], now.resolve().parents[:2], strict=False)
+    moved = [new / image.relative_to(old) for old, new in places if image.is_relative_to(old)]
+    return next((path for path in moved if is_there(path)), image)
 
 
 def _image(image: dict[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,8 @@ class SlideEntry:
         name: name of the slide in the cohort; None: made of the file's name.
         patient: patient of the slide; None: not known.
         stated_patient: patient that the file itself states.
-        unstated: table and row that leave out the patient, where other rows state theirs.
+        without_patient: table and row that leave out the patient, where other rows state theirs.
+        without_split: table and row that leave out the split, where other rows state theirs.
         site: hospital or scanner; None: not known.
         mpp: µm per pixel, which overrides what the slide states.
         labels: the annotation; None: looked for by its name.
@@ -44,7 +46,8 @@ class SlideEntry:
     name: str | None = None
     patient: str | None = None
     stated_patient: str | None = None
-    unstated: str | None = None
+    without_patient: str | None = None
+    without_split: str | None = None
     site: str | None = None
     mpp: float | None = None
     labels: Path | None = None
@@ -68,6 +71,14 @@ class Found:
 def shown(path: Path | str) -> str:
     """Return a path as text that can be printed, also if its name is not valid UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
+
+
+def composed(name: str) -> str:
+    """Return a name in the Unicode form in which names are compared.
+
+    macOS and its archives write a letter and its accent as two signs, tables as one.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def some(names: Iterable[str], most: int = 5) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from heterotissue.sources.patients import refuse_without_split
 from heterotissue.sources.records import Found, shown, some
 from heterotissue.sources.table_values import SPLITS
 from shared.contracts.base import Split
@@ -104,6 +105,7 @@ def add_splits(found: Found) -> None:
             differing.append(f"{shown(below)}: {entry.split}")
         slides.append(replace(entry, split=entry.split or split))
     found.slides = slides
+    refuse_without_split(found)
     check_split_folders(
         drawn, found, "slides", "; or give a table with a column split, which comes first"
     )

@@ -11,11 +11,12 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, get_args
 from urllib.parse import unquote, urlparse
 
-from heterotissue.sources.records import shown, some
+from heterotissue.sources.records import composed, shown, some
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Split
 from shared.contracts.ingest import GIVEN_MPP
 from shared.errors import InputError, quoted
+from shared.imaging.zarr_slide import is_zarr
 
 SPLITS: dict[str, Split] = {
     "train": "train", "training": "train", "tr": "train",
@@ -46,6 +47,20 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
         return False
+
+
+def is_there(path: Path) -> bool:
+    """Say whether a slide is there: a file, or the folder of an OME-Zarr slide."""
+    return is_file(path) or is_zarr(path)
+
+
+def as_on_disk(path: Path) -> Path:
+    """Return a path with the name that its file has, if that is in another Unicode form."""
+    if path.name.isascii() or is_there(path):
+        return path
+    names = _listed(path.parent).get(_stem(path), [])
+    same = [name for name in names if composed(name) == composed(path.name)]
+    return path.with_name(same[0]) if len(same) == 1 else path
 
 
 def square_mpp(mpp: float | None, mpp_y: float | None) -> float | None:
@@ -95,7 +110,7 @@ def labels_of(text: str | None, places: Iterable[Path]) -> Path | None:
     """
     if text is None:
         return None
-    paths = [place / path_of(text) for place in places]
+    paths = [as_on_disk(place / path_of(text)) for place in places]
     for path in paths:
         if is_file(path):
             return path
@@ -111,22 +126,29 @@ def near_files(path: Path, suffixes: Collection[str] = ()) -> list[str]:
         path: the missing file.
         suffixes: suffixes, in small letters, that it may have instead of its own.
     """
-    try:
-        names = _names(path.parent, path.parent.stat().st_mtime_ns)
-    except (OSError, ValueError):
-        return []
-    others = names.get(path.stem.casefold(), [])
+    others = _listed(path.parent).get(_stem(path), [])
     same = [name for name in others if name.casefold() == path.name.casefold()]
     return same or [name for name in others if Path(name).suffix.lower() in suffixes]
 
 
+def _listed(folder: Path) -> dict[str, list[str]]:
+    """Map stems, as `_stem`, to the names of the files of a folder; empty if it cannot be read."""
+    try:
+        return _names(folder, folder.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return {}
+
+
 @lru_cache(maxsize=16)
 def _names(folder: Path, _changed: int) -> dict[str, list[str]]:
-    """Map stems in small letters to the names of the files of a folder."""
     names: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()):
-        names.setdefault(path.stem.casefold(), []).append(shown(path.name))
+        names.setdefault(_stem(path), []).append(shown(path.name))
     return names
+
+
+def _stem(path: Path) -> str:
+    return composed(path.stem).casefold()
 
 
 def meant(names: Iterable[str]) -> str:

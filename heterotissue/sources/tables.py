@@ -10,7 +10,7 @@ from pathlib import Path
 from heterotissue.sources.annotations import stem_of
 from heterotissue.sources.files import SLIDES
 from heterotissue.sources.places import Places
-from heterotissue.sources.records import some
+from heterotissue.sources.records import composed, some
 from heterotissue.sources.table_values import path_of
 from shared.errors import InputError
 from shared.patients import folded
@@ -142,13 +142,13 @@ class Table:
         Raises:
             InputError: rows that fit equally well differ, or the row may be another slide's.
         """
-        names = {path.name, path.stem, stem_of(path)}
+        names, stem = names_of(path), composed(path.stem)
         found: dict[tuple[bool, int], list[dict[str, str]]] = {}
         for _, row in self.rows:
             given = file_of(row)
-            exact = given.name in names or row.get("name") in names
+            exact = bool({composed(given.name), composed(row.get("name", ""))} & names)
             # What follows the point of 12.1 is no suffix.
-            if exact or (given.stem == path.stem and given.suffix.lower() in SLIDES):
+            if exact or (composed(given.stem) == stem and given.suffix.lower() in SLIDES):
                 common = places.in_common(given, path, below)
                 if common is not None:
                     found.setdefault((exact, common), []).append(row)
@@ -170,6 +170,11 @@ class Table:
 def file_of(row: dict[str, str]) -> Path:
     """Return the path or the name that a row states. Raises `InputError` if it states no path."""
     return path_of(row.get("path") or row.get("name", ""))
+
+
+def names_of(path: Path) -> set[str]:
+    """Return the names by which tables may call a slide: with its suffix, or without."""
+    return {composed(name) for name in (path.name, path.stem, stem_of(path))}
 
 
 def stated_files(rows: Rows) -> list[Path]:

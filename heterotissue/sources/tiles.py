@@ -34,7 +34,7 @@ from shared.contracts.tiles import TILE_COLUMNS, tiles_key
 from shared.errors import InputError, quoted
 from shared.imaging.pictures import open_picture
 from shared.imaging.tiff_facts import inspect, is_tiff
-from shared.patients import known_origin
+from shared.patients import origin_of
 from shared.storage import (
     Store,
     content_hash,
@@ -270,9 +270,7 @@ def _read(
             f"does not fit the pattern {quoted(slides.pattern)}: its first group in (brackets) "
             "must be the slide's name"
         )
-    if owner is None:
-        origin = known_origin(path.name)
-        owner = origin.patient if origin else None
+    owner = origin_of(path.name, owner, None).patient
     indices = {spelling(name): index for index, name in enumerate(classes.names)}
     labels = {indices[spelling(part)] for part in folders if spelling(part) in indices}
     if len(labels) > 1:

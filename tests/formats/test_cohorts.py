@@ -219,7 +219,7 @@ def test_faulty_rows_are_refused_by_their_numbers(htd: Any, tmp_path: Path) -> N
     table = tmp_path / "t.csv"
     table.write_text(
         "path,mpp,split,labels\n0.png,,,\ngone.png,,,\n1.png,fine,,\n2.png,,maybe,\n3.png,,,no.xml\n"
-        "0.png,1.9,,\n1.png,1,9,,no.xml\n4.png,,,\n"
+        "0.png,1.9,,\n1.png,1,9,,no.xml\n4.png,,train,\n"
     )
     done = htd("ingest", table, *SMALL)
     assert done.code == 3

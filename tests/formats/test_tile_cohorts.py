@@ -65,6 +65,15 @@ def test_tile_names_as_of_bcss_and_tcga(htd: Any, tmp_path: Path) -> None:
     assert all(set(np.unique(region.labels)) == {0, 1, 2} for region in read)
 
 
+def test_a_rule_that_tells_the_sample_of_a_tile_tells_its_patient(htd: Any, tmp_path: Path) -> None:
+    for number, sample in enumerate(("0001-01A", "0001-11A", "0002-01A")):
+        write_tile(tmp_path / f"in/TCGA-AA-{sample}_{number}.png", number)
+    done = htd("tiles", tmp_path / "in", *TILES, "--patient", r"(TCGA-\w+-\w+-\w+)_")
+    assert done.code == 0, done.text
+    regions = load_region_set(done.store, "c")
+    assert {part.patient for part in regions.slides} == {"TCGA-AA-0001", "TCGA-AA-0002"}
+
+
 def test_tiles_of_equal_names_in_two_folders_are_two_slides(htd: Any, tmp_path: Path) -> None:
     for number, place in enumerate(("train/A", "train/B", "test/C")):
         write_tile(tmp_path / f"in/{place}/001.png", number)

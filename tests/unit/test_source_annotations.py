@@ -48,6 +48,16 @@ def test_annotations_are_found_by_the_names_that_tools_give_them(tmp_path: Path,
     assert "no annotation of 1 of 2 slides was found: b.svs" in made.notes
 
 
+def test_an_annotations_name_may_be_in_another_unicode_form(tmp_path: Path) -> None:
+    for one, two in (("M\u00fcller", "Mu\u0308ller"), ("O\u0308dem", "\u00d6dem")):
+        slide(tmp_path / f"in/{one}.svs")
+        slide(tmp_path / f"in/{two}.geojson")
+        slide(tmp_path / f"labels/{two}_mask.png")
+    for labels in (None, tmp_path / "labels"):
+        made = sources(tmp_path, tmp_path / "in", use_labels=True, labels=labels)
+        assert [bool(item.labels) for item in made.slides] == [True, True]
+
+
 def test_what_is_not_clear_of_annotations_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     slide(folder / "a.svs")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from heterotissue.sources import Found, find_slides
+from heterotissue.sources import find_slides
 from heterotissue.sources.listed import find_by_table
 from heterotissue.sources.places import Places
 from heterotissue.sources.table_values import mpp_of
 from heterotissue.sources.tables import Table, stated_files
 from shared.errors import InputError
-from tests.source_files import slide, sources
+from tests.source_files import listed, slide, sources, taken
 
 
 def test_a_table_that_spells_a_file_otherwise_is_told_its_name(tmp_path: Path) -> None:
@@ -79,79 +80,29 @@ def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
     assert any("only slides and patients are read, not split, age" in note for note in made.notes)
 
 
-def listed(tmp_path: Path, text: str, *files: str, name: str = "t/t.csv") -> Found:
-    """Find what a table lists of files in the folder 'in'."""
-    for file in files:
+def test_names_in_another_unicode_form_are_the_same(tmp_path: Path) -> None:
+    one, two = (unicodedata.normalize(form, "Müller/Ödem.tif") for form in ("NFC", "NFD"))
+    for stated, file in ((one, two), (two, one)):
+        name = Path(stated).name
         slide(tmp_path / "in" / file)
-    table = tmp_path / name
-    table.parent.mkdir(exist_ok=True)
-    table.write_text(text)
-    return find_by_table(table, [tmp_path / "in"], None)
+        rows = [f"path,patient\n{path},P1\n" for path in (stated, f"/old/{stated}", name)]
+        rows.append(f"slide,patient\n{Path(name).stem},P1\n")
+        for text in rows:
+            assert taken(listed(tmp_path, text)) == [file]
+            made = sources(tmp_path, tmp_path / "in", patient=str(tmp_path / "t/t.csv"))
+            assert [item.patient for item in made.slides] == ["P1"]
+        beside = (tmp_path / "in" / file).with_name("t.csv")
+        beside.write_text(f"path,labels\n{name},{Path(name).stem}.xml\n")
+        drawn = slide((tmp_path / "in" / file).with_suffix(".xml"))
+        assert [entry.labels for entry in find_by_table(beside, [], None).slides] == [drawn]
+        shutil.rmtree(tmp_path / "in")
 
 
-def taken(found: Found) -> list[str]:
-    return [entry.below.as_posix() for entry in found.slides]
-
-
-def test_a_row_of_a_missing_file_takes_no_other_folders_file(tmp_path: Path) -> None:
-    rows = "path,patient\nP002/HE1.tif,P002\nP004/HE2.tif,P004\n"
-    found = listed(tmp_path, rows, "P001/HE1.tif", "P004/HE2.tif")
-    assert [entry.patient for entry in found.slides] == ["P004"]
-    (refused,) = found.refused
-    assert refused.path == "t.csv, row 2"
-    assert refused.reason == (
-        "P002/HE1.tif is not there; P001/HE1.tif, of the same name, may be another slide: if it is "
-        "meant, write its path"
-    )
-    # Patients are numbered within sites.
-    found = listed(tmp_path, "path\n/x/siteB/7/a.svs\n", "siteA/7/a.svs")
-    assert not found.slides
-    project = {"images": [{"serverBuilder": {"builderType": "uri", "uri": "file:/x/P2/HE1.tif"}}]}
-    found = listed(tmp_path, json.dumps(project), name="t/project.qpproj")
-    assert not found.slides
-    assert "P001/HE1.tif, of the same name, may be" in found.refused[0].reason
-
-
-@pytest.mark.parametrize(
-    ("stated", "file"),
-    [
-        ("/data/x/P001/HE1.tif", "P001/HE1.tif"),
-        ("C:\\x\\P001\\HE1.tif", "P001/HE1.tif"),
-        ("P001/HE1.tif", "deep/P001/HE1.tif"),
-        ("C:\\scans\\HE1.tif", "HE1.tif"),
-        ("HE1.tif", "P001/HE1.tif"),
-        ("/old/in/HE1.tif", "HE1.tif"),
-    ],
-)
-def test_moved_files_are_found_in_their_folders(tmp_path: Path, stated: str, file: str) -> None:
-    assert taken(listed(tmp_path, f"path\n{stated}\n", file)) == [file]
-
-
-def test_of_files_of_one_name_that_in_the_stated_folders_is_taken(tmp_path: Path) -> None:
-    files = ["A/P1/x.tif", "B/P1/x.tif"]
-    assert taken(listed(tmp_path, "path\n/old/B/P1/x.tif\n", *files)) == ["B/P1/x.tif"]
-    found = listed(tmp_path, "path\nP1/x.tif\n")
-    assert found.refused[0].reason.endswith("may be any of A/P1/x.tif, B/P1/x.tif: give its path")
-
-
-@pytest.mark.parametrize(
-    ("rows", "files"),
-    [
-        ("/old/a/x.tif\n/old/b/x.tif", ["x.tif"]),  # which of them?
-        ("/old/a/x.tif", ["x.tif", "other/x.tif"]),
-        ("/old/a/x.tif\n/old/in/y.tif", ["x.tif"]),  # the folder is that of the other row
-    ],
-)
-def test_a_renamed_folder_is_not_guessed(tmp_path: Path, rows: str, files: list[str]) -> None:
-    found = listed(tmp_path, f"path\n{rows}\n", *files)
-    assert not found.slides
-    assert "may be another slide" in found.refused[0].reason
-
-
-def test_a_folder_whose_name_differs_in_its_number_is_another(tmp_path: Path) -> None:
-    slide(tmp_path / "P001/x.tif")
-    (tmp_path / "t.csv").write_text("path\n/old/P002/x.tif\n")
-    assert not find_by_table(tmp_path / "t.csv", [tmp_path / "P001"], None).slides
+def test_the_name_of_a_slide_has_no_suffix_of_ome(tmp_path: Path) -> None:
+    text = "slide,patient\na,P1\nb.ome,P2\n"
+    assert taken(listed(tmp_path, text, "a.ome.tiff", "b.ome.tif")) == ["a.ome.tiff", "b.ome.tif"]
+    found = listed(tmp_path, text, "a.svs")
+    assert "a may be any of" in found.refused[0].reason
 
 
 def test_a_table_of_patients_tells_nothing_of_other_folders_files(tmp_path: Path) -> None:
@@ -198,6 +149,39 @@ def test_rows_without_a_patient_beside_rows_with_one_are_refused(tmp_path: Path)
         assert "fill the cells down" in item.reason
     table.write_text("patient;path\n;birch.svs\n;cedar.svs\n")
     assert len(sources(tmp_path, table).slides) == 2
+
+
+def test_rows_without_a_split_beside_rows_with_one_are_refused(tmp_path: Path) -> None:
+    for name in "abcde":
+        slide(tmp_path / f"{name}.svs")
+    table = tmp_path / "t.csv"
+    table.write_text("path,split\na.svs,train\nb.svs,\nc.svs,\nd.svs,test\n")
+    made = sources(tmp_path, table)
+    assert {item.slide: item.split for item in made.slides} == {"a": "train", "d": "test"}
+    assert [item.path for item in made.refused] == ["t.csv, row 3", "t.csv, row 4"]
+    for item in made.refused:
+        assert "states no split, as other rows do" in item.reason
+        assert "fill the cells down" in item.reason
+    table.write_text("path,split\na.svs,\nb.svs,\n")
+    assert len(sources(tmp_path, table).slides) == 2
+
+
+def test_a_split_of_the_patient_or_of_the_folder_counts_for_a_row_without_one(
+    tmp_path: Path,
+) -> None:
+    for name in "abcd":
+        slide(tmp_path / f"{name}.svs")
+    table = tmp_path / "t.csv"
+    rows = "a.svs,P 1,train\nb.svs,p 1,\nc.svs,P2,\nd.svs,P3,test\n"
+    table.write_text(f"path,patient,split\n{rows}")
+    made = sources(tmp_path, table)
+    assert [item.slide for item in made.slides] == ["a", "b", "d"]
+    assert [item.path for item in made.refused] == ["t.csv, row 4"]
+    for name in ("in/a", "in/test/b"):
+        slide(tmp_path / f"{name}.svs")
+    table.write_text("path,split\nin/a.svs,train\nin/test/b.svs,\n")
+    made = sources(tmp_path, table)
+    assert {item.slide: item.split for item in made.slides} == {"a": "train", "b": "test"}
 
 
 def test_folders_of_several_slides_may_be_patients(tmp_path: Path) -> None:

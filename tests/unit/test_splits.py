@@ -166,6 +166,23 @@ def test_names_that_look_like_slides_of_one_patient_are_a_caution() -> None:
     assert not leaks(slides, {"case12-a": "train", "case12-b": "train", "case13": "test"})
 
 
+@pytest.mark.parametrize(
+    ("stated", "patient"),
+    [
+        ("TCGA-AA-0001-01A", "TCGA-AA-0001"),
+        ("TCGA-AA-0001-11A-01-TS1", "TCGA-AA-0001"),
+        ("tcga-aa-0001, TCGA-AA-0001", "TCGA-AA-0001"),  # of the GDC's sheets
+        ("C3L-00001-21", "C3L-00001"),
+        ("GTEX-1117F-0126", "GTEX-1117F"),
+        ("TCGA-AA-0001, TCGA-AA-0002", "TCGA-AA-0001, TCGA-AA-0002"),  # whose is it?
+        ("TCGA-AA-00015", "TCGA-AA-00015"),
+        ("P7-01A", "P7-01A"),
+    ],
+)
+def test_a_barcode_that_is_given_as_patient_is_its_patients(stated: str, patient: str) -> None:
+    assert SlideSource(slide="0a-1b", source="/a", patient=stated).origin.patient == patient
+
+
 def test_known_names_tell_patient_and_site() -> None:
     assert known_origin("tcga-aa-0001-01Z-00-DX1.2f6d") == Origin("TCGA-AA-0001", "AA")
     assert known_origin("C3L-00001-21") == Origin("C3L-00001", None)
@@ -199,6 +216,19 @@ def test_known_names_tell_patient_and_site() -> None:
         (["cedar-7939f8", "cedar-a7bd03", "elm"], {"cedar"}),
         (["cedar-7939f8", "cedar-a7bd03"], {"cedar"}),
         (["P1-1-7939f8", "P1-2-a7bd03"], {"P1"}),
+        (["0_HE_train", "0_ER_train", "0_KI67_val", "1_HE_train"], {"0"}),  # ACROBAT
+        (["TC_S01_P000001_C0001_B101", "TC_S01_P000001_C0002_B102"], {"TC_S01_P000001"}),  # TIGER
+        (["1031280-17026-32640-[1 0 0]", "1031280-170-640-0-1-0-7939f8"], {"1031280"}),
+        (["case0_xmin45749_ymin25055", "case0_xmin4_ymin2", "case1_xmin4_ymin2"], {"case0"}),
+        (["P12L", "P12R", "P13-L", "P13-R"], {"P12", "P13"}),
+        (["7_pre", "7_post", "123_T", "123_N", "123_LN1", "8-EVG", "8_Masson"], {"7", "123", "8"}),
+        (["case5_20x", "case5_40x", "case6_20x"], {"case5"}),
+        (["case12", "case12-a", "123", "123-1-7939f8"], {"case12", "123"}),
+        (["S21_slide1", "S21_slide2", "S22-HE", "S22-CD3"], {"S21", "S22"}),
+        # years and sites, after which patients are counted
+        ([f"S21-0{n}" for n in range(1, 9)], set()),
+        (["site1-05", "site1-06", "centre_2_12", "centre_2_13"], set()),
+        (["LUAD2024-12", "LUAD2024-13", "2021_0123_001", "2021_0124_001"], set()),
         # numbers, patients, organs, accession numbers, and names of which nothing was left
         ([f"slide{n}" for n in range(1, 10)], set()),
         ([f"slide-{n}" for n in range(1, 10)], set()),
