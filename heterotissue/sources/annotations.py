@@ -214,6 +214,14 @@ def _without_shared(found: Found, slides: list[SlideEntry]) -> list[SlideEntry]:
     return [entry for entry in slides if count[entry.labels] <= 1]
 
 
+def _strays(slides: list[SlideEntry], folder: Path) -> list[SlideEntry]:
+    """List what was taken for slides in a folder of annotations of slides elsewhere."""
+    place = folder.resolve()
+    inside = [entry for entry in slides if entry.path.resolve().is_relative_to(place)]
+    apart = any(entry.labels and entry not in inside for entry in slides)
+    return [entry for entry in inside if not entry.labels] if apart else []
+
+
 def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
     """Find the annotation of every slide that has none given, and say what was found.
 
@@ -251,6 +259,12 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
         names = some(shown(entry.below) for entry in masks)
         found.notes.append(f"{names}: annotations of slides, so taken for no slides")
         slides = [entry for entry in slides if entry.path not in taken]
+    if folder is not None and (strays := _strays(slides, folder)):
+        names = some(shown(entry.below) for entry in strays)
+        found.notes.append(
+            f"{names}: in the folder of annotations, but of no slide's name, so taken for no slides"
+        )
+        slides = [entry for entry in slides if entry not in strays]
     slides = _without_shared(found, slides)
     with_labels = [entry for entry in slides if entry.labels]
     without = [shown(entry.path.name) for entry in slides if not entry.labels]
