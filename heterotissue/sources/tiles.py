@@ -136,7 +136,8 @@ def tile_table(
         check_fine(mpp, region[1])
     found = Found()
     paths = _tiles(folder, masks, found)
-    beside = MaskFolders(folder, [] if masks else paths)
+    apart = masks is not None and not folder.resolve().is_relative_to(masks.resolve())
+    beside = MaskFolders(folder, [] if apart else paths)
     paths = [path for path in paths if path not in beside.masks]
     search = Labels(masks, (path.relative_to(folder) for path in paths))
     patients = Patients(patient, paths) if patient else None
@@ -247,7 +248,9 @@ def _read(
     """Describe one tile. Raises `InputError` or `OSError` if it cannot be used."""
     if reason := unusable(path):
         raise InputError(reason)
-    masks = [*search.of(path, below, MASKS, LABELED_BY_PNG), *beside.of(path)]
+    masks = beside.of(path)
+    if not masks or search.folder is None:
+        masks = [*search.of(path, below, MASKS, LABELED_BY_PNG), *masks]
     if not masks:
         place = search.folder or path.parent
         raise InputError(

@@ -209,8 +209,9 @@ def test_masks_of_the_names_of_tiles_may_lie_in_folders_beside_theirs(
     for number, split in enumerate(("train", "val", "test")):
         write_slide(tmp_path / f"in/{split}/images/{split}.png", number, 96)
         write_mask(tmp_path / f"in/{split}/{('masks', 'Labels', 'gt')[number]}/{split}.png", 96)
-    done = htd("tiles", tmp_path / "in", *TILES)
-    assert done.code == 0, done.text
+    for given in ((), ("--masks", tmp_path / "in")):
+        done = htd("tiles", tmp_path / "in", *TILES, *given)
+        assert done.code == 0, done.text
     assert "splits are those that the folders name (1 train, 1 val, 1 test)" in done.text
     (tmp_path / "in/test/labels").mkdir()
     shutil.copy(tmp_path / "in/test/gt/test.png", tmp_path / "in/test/labels")
