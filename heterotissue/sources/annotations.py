@@ -23,6 +23,9 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
 
 JPEGS = (".jpg", ".jpeg")
 
+LABELED_BY_PNG = (*JPEGS, ".tif", ".tiff")
+"""Suffixes of tiles whose labels QuPath exports as PNGs of their very name."""
+
 
 def name_endings(*words: str) -> tuple[str, ...]:
     """Return what ends a file's name, before its suffix, if one of the words does."""
@@ -87,7 +90,13 @@ class Labels:
         self._holding: set[Path] = set()
         self._beside: dict[Path, dict[str, list[Path]]] = {}
 
-    def of(self, path: Path, below: Path, endings: tuple[str, ...] = ENDINGS) -> list[Path]:
+    def of(
+        self,
+        path: Path,
+        below: Path,
+        endings: tuple[str, ...] = ENDINGS,
+        labeled_by_png: tuple[str, ...] = JPEGS,
+    ) -> list[Path]:
         """List the annotations of one file, the one to take first.
 
         Args:
@@ -96,8 +105,8 @@ class Labels:
                 in the same subfolder is taken; in another one only if no other slide's or tile's
                 annotations are there, and none are in the same.
             endings: what may follow the file's name. In a folder of annotations, an image may
-                also have the very name of the slide; if that folder is the file's own, only a PNG
-                that of a JPEG, as QuPath exports tiles and their labels.
+                also have the very name of the slide; if that folder is the file's own, only a PNG.
+            labeled_by_png: suffixes of the files to which such a PNG belongs.
         """
         apart = self.folder is not None and self.folder.resolve() != path.resolve().parent
         place = self.folder or path.parent
@@ -107,7 +116,8 @@ class Labels:
         names = self._beside[place]
         found: list[Path] = []
         same_folder = self.folder is not None and not apart
-        for name in _candidates(path, endings, apart, same_folder):
+        by_png = same_folder and path.suffix.lower() in labeled_by_png
+        for name in _candidates(path, endings, apart, by_png):
             if same := names.get(composed(name).lower()):
                 items = [item for item in same if item != path]
                 found += [item for item in items if item.name == name] or items
@@ -144,9 +154,7 @@ class Labels:
         )
 
 
-def _candidates(
-    path: Path, endings: tuple[str, ...], apart: bool, same_folder: bool
-) -> Iterator[str]:
+def _candidates(path: Path, endings: tuple[str, ...], apart: bool, by_png: bool) -> Iterator[str]:
     stems = dict.fromkeys((path.stem, path.name, stem_of(path)))
     of_picture = PICTURE_MASKS if path.suffix.lower() in PICTURES else ()
     for ending in (*endings, *of_picture):
@@ -155,7 +163,7 @@ def _candidates(
     if apart:
         for suffix in (".tiff", ".tif", ".png", ".npy", ".bmp", path.suffix):
             yield path.stem + suffix
-    elif same_folder and path.suffix.lower() in JPEGS:
+    elif by_png:
         yield f"{path.stem}.png"
 
 
@@ -214,6 +222,14 @@ def _without_shared(found: Found, slides: list[SlideEntry]) -> list[SlideEntry]:
     return [entry for entry in slides if count[entry.labels] <= 1]
 
 
+def _strays(slides: list[SlideEntry], folder: Path) -> list[SlideEntry]:
+    """List what was taken for slides in a folder of annotations of slides elsewhere."""
+    place = folder.resolve()
+    inside = [entry for entry in slides if entry.path.resolve().is_relative_to(place)]
+    apart = any(entry.labels and entry not in inside for entry in slides)
+    return [entry for entry in inside if not entry.labels] if apart else []
+
+
 def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
     """Find the annotation of every slide that has none given, and say what was found.
 
@@ -251,6 +267,12 @@ def add_labels(found: Found, folder: Path | None, wanted: bool) -> None:
         names = some(shown(entry.below) for entry in masks)
         found.notes.append(f"{names}: annotations of slides, so taken for no slides")
         slides = [entry for entry in slides if entry.path not in taken]
+    if folder is not None and (strays := _strays(slides, folder)):
+        names = some(shown(entry.below) for entry in strays)
+        found.notes.append(
+            f"{names}: in the folder of annotations, but of no slide's name, so taken for no slides"
+        )
+        slides = [entry for entry in slides if entry not in strays]
     slides = _without_shared(found, slides)
     with_labels = [entry for entry in slides if entry.labels]
     without = [shown(entry.path.name) for entry in slides if not entry.labels]

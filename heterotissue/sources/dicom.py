@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import warnings
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
+from heterotissue.sources.records import shown, some
 from shared.imaging.redaction import names_level
 
 # What is wrong with a header is told once, with its file; pydicom would print it as well.
@@ -22,6 +24,8 @@ _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "ConcatenationUID",
     "TotalPixelMatrixColumns", "ImageType",
 )  # fmt: skip
+
+_REMEDY = "remove the files of others, or give each slide a SeriesInstanceUID of its own"
 
 
 @dataclass(frozen=True)
@@ -88,15 +92,53 @@ def read_instance(path: Path) -> Instance | str:
         return f"has a damaged DICOM header ({type(error).__name__})"
 
 
-def one_slide_each(instances: list[Instance]) -> list[list[Instance]]:
-    """Group instances by series, the level with the most columns first in each.
+def fault_of(series: list[Instance]) -> str | None:
+    """Return why the files of a series, in one folder, are not one slide; None if they are."""
+    if any(item.part for item in series):
+        return (
+            "stores an image in several parts (a concatenation), which OpenSlide does not "
+            "read: convert it to single-file DICOM or TIFF, by wsidicomizer for example"
+        )
+    if len(patients := _patients(series)) > 1:
+        return f"is of a series of several patients ({some(patients)}): {_REMEDY}"
+    first: dict[str, Instance] = {}
+    for item in series:
+        other = first.setdefault(item.uid, item)
+        if not filecmp.cmp(other.path, item.path, shallow=False):
+            return (
+                f"is of a series in which {shown(other.path.name)} and {shown(item.path.name)} "
+                "have one SOPInstanceUID, but differ: remove the one that is wrong"
+            )
+    return None
 
-    Copies of one instance are listed once.
+
+def fault_elsewhere(series: list[Instance], other: Instance) -> str | None:
+    """Return why a series is no slide if a file of it lies in another folder.
+
+    None: that file is a copy of one of them.
     """
-    series: dict[str, dict[str, Instance]] = {}
-    for instance in sorted(instances, key=lambda item: item.path):
-        series.setdefault(instance.series, {}).setdefault(instance.uid, instance)
-    return [
-        sorted(files.values(), key=lambda item: (not item.level, -item.width, item.path))
-        for files in series.values()
-    ]
+    for item in series:
+        if item.uid == other.uid and filecmp.cmp(item.path, other.path, shallow=False):
+            return None
+    if len(patients := _patients([*series, other])) > 1:
+        return (
+            f"is of a series of several patients ({some(patients)}), of which a file is "
+            f"{shown(other.path)}: {_REMEDY}"
+        )
+    return (
+        f"is of a series of which {shown(other.path)} lies in another folder: put the files of a "
+        "series into one folder, or, if these are two slides, give each a SeriesInstanceUID of its "
+        "own"
+    )
+
+
+def main_first(series: list[Instance]) -> list[Instance]:
+    """List the files of a series, the level with the most columns first, and copies once."""
+    files: dict[str, Instance] = {}
+    for item in sorted(series, key=lambda item: item.path):
+        files.setdefault(item.uid, item)
+    return sorted(files.values(), key=lambda item: (not item.level, -item.width, item.path))
+
+
+def _patients(series: list[Instance]) -> list[str]:
+    return sorted({item.patient for item in series if item.patient})

@@ -18,7 +18,14 @@ from heterotissue.sources.annotations import (
     name_endings,
     stem_of,
 )
-from heterotissue.sources.dicom import Instance, is_dicom, one_slide_each, read_instance
+from heterotissue.sources.dicom import (
+    Instance,
+    fault_elsewhere,
+    fault_of,
+    is_dicom,
+    main_first,
+    read_instance,
+)
 from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
 from heterotissue.sources.unread import why_unread
 from shared.errors import InputError
@@ -69,7 +76,7 @@ class Finder:
         self.found = Found()
         self._leave_out = leave_out
         self._taken: dict[Path, Path] = {}
-        self._series: set[str] = set()
+        self._series: dict[str, list[Instance]] = {}
         self._instances: dict[Path, list[Instance]] = {}
         self._skipped: dict[str, list[str]] = {}
 
@@ -209,19 +216,13 @@ class Finder:
         if isinstance(own, str):
             self.found.refuse(path, own)
             return
-        if own.series in self._series:
+        if own.series in self._series and not self._replaces_series(own):
             return
-        self._series.add(own.series)
-        (files,) = one_slide_each(
-            [item for item in self._folder(path.parent) if item.series == own.series]
-        )
-        if any(item.part for item in files):
-            self.found.refuse(
-                path,
-                "stores an image in several parts (a concatenation), which OpenSlide does not "
-                "read: convert it to single-file DICOM or TIFF, by wsidicomizer for example",
-            )
-            return
+        files = [item for item in self._folder(path.parent) if item.series == own.series]
+        if reason := fault_of(files):
+            self._series[own.series] = []
+            return self.found.refuse(path, reason)
+        files = self._series[own.series] = main_first(files)
         main = files[0]
         if not main.level:
             self._skip(path, "labels or overviews in DICOM, of series without a level")
@@ -234,6 +235,26 @@ class Finder:
                 stated_patient=main.patient,
             )
         )
+
+    def _replaces_series(self, own: Instance) -> bool:
+        """Say whether a file of a known series is to be taken, because others were links to it.
+
+        If it lies in another folder than the others, and is no copy of one, they are refused.
+        """
+        known = self._series[own.series]
+        if not known or known[0].path.parent == own.path.parent:  # refused, or known with it
+            return False
+        others = [entry for entry in self.found.slides if entry.path != known[0].path]
+        if any(item.path.resolve() == own.path.resolve() for item in known):
+            self.found.slides = others
+            return True
+        if reason := fault_elsewhere(known, own):
+            self.found.slides = others
+            self.found.refuse(known[0].path, reason)
+            self._series[own.series] = []
+        else:
+            self._skip(own.path, "copies of DICOM files that lie in another folder")
+        return False
 
     def _folder(self, folder: Path) -> list[Instance]:
         if folder not in self._instances:

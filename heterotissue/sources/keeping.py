@@ -112,8 +112,8 @@ def slide_sources(
             slide is left, a slide has another file name now, or the store takes no files.
     """
     add_patients(found, patient)
-    add_splits(found)
     add_labels(found, labels, use_labels)
+    add_splits(found)  # masks are no slides by now
     found.slides = [entry for entry in found.slides if _has_usable_name(found, entry, in_place)]
     known = _known(store, cohort)
     hashed = _distinct(found, _hash_all(found, in_place or keep_source, known, progress))
@@ -255,10 +255,9 @@ def _distinct(found: Found, hashed: list[_Hashed]) -> list[_Hashed]:
                     f"has the same content as {shown(first.entry.below)}, but another {facts}: "
                     "remove the one that is wrong",
                 )
-        if others:
-            names = some(shown(item.entry.below) for item in others)
+        if equal := [shown(item.entry.below) for item in others if not _differences(first, item)]:
             found.notes.append(
-                f"{names} {'has' if len(others) == 1 else 'have'} the same content as "
+                f"{some(equal)} {'has' if len(equal) == 1 else 'have'} the same content as "
                 f"{shown(first.entry.below)}: taken once"
             )
     return kept

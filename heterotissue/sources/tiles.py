@@ -11,9 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from heterotissue.sources.annotations import JPEGS, MASKS, Labels
+from heterotissue.sources.annotations import LABELED_BY_PNG, MASKS, Labels
 from heterotissue.sources.files import UNFINISHED, is_mask, mask_of_slide, unusable, walk
 from heterotissue.sources.keeping import storing
+from heterotissue.sources.mask_folders import MaskFolders
 from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
 from heterotissue.sources.records import Found, Refusal, explain, shown, some
@@ -111,7 +112,8 @@ def tile_table(
         store: receives the table.
         cohort: name of the cohort.
         folder: folder of the tiles, which may be in subfolders.
-        masks: folder of the masks, with the same subfolders; None: masks are beside the tiles.
+        masks: folder of the masks, with the same subfolders; None: masks are beside the tiles, or
+            have their names in a folder such as masks/ beside that of the tiles.
         classes: classes of the masks.
         slide_pattern: regular expression that is searched in a tile's file name; its first group
             is the name of the tile's slide. None: the tiles of a patient are one slide, or, if
@@ -134,6 +136,9 @@ def tile_table(
         check_fine(mpp, region[1])
     found = Found()
     paths = _tiles(folder, masks, found)
+    apart = masks is not None and not folder.resolve().is_relative_to(masks.resolve())
+    beside = MaskFolders(folder, [] if apart else paths)
+    paths = [path for path in paths if path not in beside.masks]
     search = Labels(masks, (path.relative_to(folder) for path in paths))
     patients = Patients(patient, paths) if patient else None
     found.notes += patients.unread() if patients else []
@@ -142,7 +147,7 @@ def tile_table(
     for path in paths:
         below = path.relative_to(folder)
         try:
-            tile = _read(path, below, search, patients, slides, classes, found)
+            tile = _read(path, below, search, beside, patients, slides, classes, found)
             check_side(tile, mpp, region)
         except InputError as error:
             found.refuse(below, str(error))
@@ -192,7 +197,8 @@ def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
     """List the images in a folder and below that are no masks.
 
     Where masks have a folder of their own, no name marks a mask in that of the tiles. Where they
-    are said to lie in that of the tiles, or in one above, a PNG that has a JPEG's name is its mask.
+    are said to lie in that of the tiles, or in one above, a PNG that has the name of a JPEG or TIFF
+    is its mask.
     """
     inside = masks.resolve() if masks else None
     if inside and folder.resolve().is_relative_to(inside):
@@ -202,7 +208,7 @@ def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
         for path in files:
             if path.name.startswith(".") or path.suffix.lower() in UNFINISHED:
                 continue
-            if masks and not inside and _of_jpeg(path):
+            if masks and not inside and _is_labels(path):
                 continue
             if not inside and is_mask(path):
                 alone += [] if mask_of_slide(path) else [shown(path.relative_to(folder))]
@@ -223,9 +229,9 @@ def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
     return tiles
 
 
-def _of_jpeg(path: Path) -> bool:
-    """Say whether a file is a PNG beside a JPEG of its name, as QuPath exports labels of tiles."""
-    endings = [ending for suffix in JPEGS for ending in (suffix, suffix.upper())]
+def _is_labels(path: Path) -> bool:
+    """Say whether a file is a PNG beside a tile of its name, as QuPath exports labels."""
+    endings = [ending for suffix in LABELED_BY_PNG for ending in (suffix, suffix.upper())]
     return path.suffix.lower() == ".png" and any(path.with_suffix(e).exists() for e in endings)
 
 
@@ -233,6 +239,7 @@ def _read(
     path: Path,
     below: Path,
     search: Labels,
+    beside: MaskFolders,
     patients: Patients | None,
     slides: re.Pattern[str] | None,
     classes: Classes,
@@ -241,7 +248,9 @@ def _read(
     """Describe one tile. Raises `InputError` or `OSError` if it cannot be used."""
     if reason := unusable(path):
         raise InputError(reason)
-    masks = search.of(path, below, MASKS)
+    masks = beside.of(path)
+    if not masks or search.folder is None:
+        masks = [*search.of(path, below, MASKS, LABELED_BY_PNG), *masks]
     if not masks:
         place = search.folder or path.parent
         raise InputError(
@@ -292,7 +301,8 @@ def _read(
 
 def _hint(path: Path) -> str:
     """Say where else the mask of a tile may be, for which no folder is given."""
-    if (mask := path.with_suffix(".png")) != path and mask.exists():
+    mask = path.with_suffix(".png")
+    if path.suffix.lower() in LABELED_BY_PNG and mask.exists():
         return f"if {shown(mask.name)} is its mask, give the tiles' own folder by --masks too"
     return "--masks gives a folder of their own"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -17,7 +16,7 @@ from shared.imaging.channels import check_rgb
 from shared.imaging.leveled import ROUNDING
 from shared.imaging.pictures import MAX_PLAIN_PIXELS
 from shared.imaging.sizes import is_scaled
-from shared.imaging.tiff_facts import TIFF_ERRORS, ome_facts, resolution_of
+from shared.imaging.tiff_facts import ASIDES, TIFF_ERRORS, ome_facts, resolution_of
 from shared.imaging.tiled import Level, TiledSlide, with_alpha
 
 RAW_BYTES = 4 << 20
@@ -201,9 +200,6 @@ class _Level:
         color = piece[..., : 3 if piece.shape[-1] >= 3 else 1]
         return with_alpha(255 - color if key.photometric == 0 else color, opacity)
 
-
-ASIDES = re.compile(r"(?i)label|macro|overview|thumb|preview|slide ?image")
-"""Names of an OME-TIFF's images that are no scenes."""
 
 LEAST_STEP = 1.9
 """Smallest factor from one level to the next."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ UNITS = {
     "microns": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4, "in": 25400.0, "inch": 25400.0,
 }  # fmt: skip
 """Unit of length, in OME-XML or of ImageJ → µm."""
+
+ASIDES = re.compile(r"(?i)label|macro|overview|thumb|preview|slide ?image")
+"""Words in the names of an OME-TIFF's images that are no scenes."""
 
 XMP = 700
 """Tag that holds an XMP packet."""

@@ -58,7 +58,7 @@ def markers_of(snapshot: Snapshot, segment: Segment) -> dict[str, Marker | None]
     def read(unit: str) -> Marker | None:
         try:
             return read_record(store, job_key(job, segment.marker(unit)), Marker)
-        except (ObjectNotFoundError, UnreadableRecordError):
+        except UnreadableRecordError:
             return None
 
     with ThreadPoolExecutor(READERS) as pool:

@@ -17,6 +17,7 @@ from shared.jobs.reporting import Reporter
 from shared.jobs.snapshot import stage_of
 from shared.jobs.stage import Stage
 from shared.settings import Settings
+from shared.storage import ObjectNotFoundError
 
 LONGEST_WAIT_SECONDS = 30.0
 POLL_SECONDS = 2.0
@@ -77,7 +78,7 @@ def work(
                 if not (ledger.is_open(each) and ledger.tidy(each)):
                     continue
                 units = list(islice(ledger.waiting(each), AHEAD))
-            except UnreadableRecordError as error:  # other jobs go on
+            except (UnreadableRecordError, ObjectNotFoundError) as error:  # other jobs go on
                 if job is not None:
                     raise
                 log.error("job %s is left out: %s", each, error)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from shared.errors import InputError
 from shared.imaging.redaction import redactions
+from shared.imaging.slide import Slide
 from tests.formats.slide_files import picture
 
 LABEL = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8)
@@ -133,6 +134,22 @@ def test_pages_that_are_no_levels_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(path, planes, photometric="rgb", metadata={"axes": "ZYXS"}, ome=True)
     with pytest.raises(InputError, match="axes ZYXS"):
         redactions(path)
+
+
+@pytest.mark.parametrize("name", ["label image of DOE^JANE", "Macro S24-1187", "SlideImage"])
+def test_a_copied_ome_tiff_is_read_also_with_a_large_label_or_macro_image(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "a.ome.tif"
+    stated = {"Name": "DOE^JANE", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(picture(2), photometric="rgb", metadata=stated)
+        file.write(LABEL.repeat(2, 0).repeat(3, 1), photometric="rgb", metadata={"Name": name})
+    data = copied(path)
+    assert not any(text in data for text in (b"DOE^JANE", b"S24-1187", LABEL[:, :9].tobytes()))
+    path.write_bytes(data)
+    with Slide.open(path) as slide:
+        assert np.array_equal(slide.read(0, 0, (256, 256), 0.5), picture(2))
 
 
 def test_numbers_of_a_tiff_are_those_of_its_pixels(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from shared.imaging.region_sets import RegionIndex, load_region_set
@@ -189,10 +190,13 @@ def test_masks_may_lie_in_a_folder_of_their_own(htd: Any, tmp_path: Path) -> Non
     assert wrong.code == 2
 
 
-def test_qupath_exports_jpegs_with_labels_of_their_names(htd: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_qupath_exports_tiles_with_labels_of_their_names(
+    htd: Any, tmp_path: Path, suffix: str
+) -> None:
     for number in range(4):
         name = f"S21 [x={number},y=0,w=96,h=96]"
-        write_slide(tmp_path / f"in/{number % 2}/{name}.jpg", number, 96)
+        write_slide(tmp_path / f"in/{number % 2}/{name}{suffix}", number, 96)
         write_mask(tmp_path / f"in/{number % 2}/{name}.png", 96)
     silent = htd("tiles", tmp_path / "in", *TILES)
     assert silent.code == 2
@@ -206,6 +210,37 @@ def test_qupath_exports_jpegs_with_labels_of_their_names(htd: Any, tmp_path: Pat
         )
         assert len(read) == count
         assert all(set(np.unique(region.labels)) == {0, 1, 2} for region in read)
+
+
+def test_masks_of_the_names_of_tiles_may_lie_in_folders_beside_theirs(
+    htd: Any, tmp_path: Path
+) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        write_slide(tmp_path / f"in/{split}/images/{split}.png", number, 96)
+        write_mask(tmp_path / f"in/{split}/{('masks', 'Labels', 'gt')[number]}/{split}.png", 96)
+    for given in ((), ("--masks", tmp_path / "in")):
+        done = htd("tiles", tmp_path / "in", *TILES, *given)
+        assert done.code == 0, done.text
+    assert "splits are those that the folders name (1 train, 1 val, 1 test)" in done.text
+    (tmp_path / "in/test/labels").mkdir()
+    shutil.copy(tmp_path / "in/test/gt/test.png", tmp_path / "in/test/labels")
+    write_slide(tmp_path / "in/val/images/bare.png", 7, 96)
+    write_mask(tmp_path / "in/val/Labels/other.png", 96)
+    doubtful = htd("tiles", tmp_path / "in", *TILES, "--replace")
+    assert doubtful.code == 3
+    for text in ("test/images/test.png: may have any of several masks",
+                 "val/images/bare.png: has no mask",
+                 "val/Labels/other.png: has no mask"):  # fmt: skip
+        assert text in doubtful.text
+
+
+def test_a_mask_beside_the_folders_of_two_tiles_is_neithers(htd: Any, tmp_path: Path) -> None:
+    for number, place in enumerate(("a", "b")):
+        write_slide(tmp_path / f"in/{place}/1.png", number, 96)
+    write_mask(tmp_path / "in/masks/1.png", 96)
+    done = htd("tiles", tmp_path / "in", *TILES)
+    assert done.code == 2
+    assert "its mask 1.png may be that of" in done.text
 
 
 def test_tiles_beside_folders_of_splits_are_refused(htd: Any, tmp_path: Path) -> None:

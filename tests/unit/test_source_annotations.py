@@ -217,3 +217,23 @@ def test_json_of_other_tools_leaves_a_slide_without_labels(tmp_path: Path, name:
         slide(tmp_path / "in" / name, content)
         kept = sources(tmp_path, tmp_path / "in", use_labels=True)
         assert Path(kept.slides[0].labels or "").name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.xml", "<ASAP_Annotations><Annotations/><AnnotationGroups/></ASAP_Annotations>"),
+        ("a.xml", '<Annotations><Annotation Id="1"><Regions/></Annotation></Annotations>'),
+        ("a.annotations", "<Annotations><Annotation><Regions/></Annotation></Annotations>"),
+        ("a.ndpa", "<annotations/>"),
+    ],
+)
+def test_xml_without_an_outline_makes_way_for_a_mask(tmp_path: Path, name: str, text: str) -> None:
+    slide(tmp_path / "in/a.svs")
+    slide(tmp_path / "in" / name, text)
+    alone = sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert (alone.slides[0].labels or "").endswith(name)  # a slide on which nothing was drawn
+    slide(tmp_path / "in/a_mask.png")
+    made = sources(tmp_path, tmp_path / "in", use_labels=True)
+    assert (made.slides[0].labels or "").endswith("/a_mask.png")
+    assert f"a.svs: a_mask.png, not {name}, which has no outline" in " ".join(made.notes)

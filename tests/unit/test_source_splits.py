@@ -80,3 +80,37 @@ def test_folders_like_splits_are_noted_where_none_is_one() -> None:
         "folders hold-out, test_set are not taken for splits: name them train, val or test if they "
         "are"
     ]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_masks_beside_folders_of_splits_need_no_split(tmp_path: Path, given: bool) -> None:
+    for name, split in (("a", "train"), ("b", "test")):
+        slide(tmp_path / f"in/{split}/{name}.tif")
+        slide(tmp_path / f"in/masks/{name}{'' if given else '_mask'}.tif")
+    if given:
+        slide(tmp_path / "in/masks/gone.tif")  # of no slide
+    labels = tmp_path / "in/masks" if given else None
+    made = sources(tmp_path, tmp_path / "in", labels=labels, use_labels=True)
+    assert {item.slide: item.split for item in made.slides} == {"a": "train", "b": "test"}
+    assert all(item.labels for item in made.slides) == given
+    notes = " ".join(made.notes)
+    assert ("masks/gone.tif: in the folder of annotations, but of no slide's" in notes) == given
+
+
+def test_a_folder_of_annotations_with_all_slides_in_it_leaves_none_out(tmp_path: Path) -> None:
+    for name in ("a.svs", "b.svs"):
+        slide(tmp_path / "in" / name)
+    slide(tmp_path / "in/a.geojson")
+    made = sources(tmp_path, tmp_path / "in", labels=tmp_path / "in", use_labels=True)
+    assert {item.slide for item in made.slides} == {"a", "b"}
+
+
+def test_equal_content_in_two_splits_is_refused_and_not_said_to_be_taken(tmp_path: Path) -> None:
+    for place in ("test/a.svs", "test/b.svs", "train/x.svs"):
+        slide(tmp_path / "in" / place, "equal")
+    made = sources(tmp_path, tmp_path / "in")
+    (refused,) = made.refused
+    assert refused.path == str(tmp_path / "in/train/x.svs")
+    assert "has the same content as test/a.svs, but another split" in refused.reason
+    (note,) = [note for note in made.notes if "taken once" in note]
+    assert note == "test/b.svs has the same content as test/a.svs: taken once"

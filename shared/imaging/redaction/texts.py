@@ -7,7 +7,7 @@ import re
 
 from shared.errors import InputError
 from shared.imaging.redaction.xml import NUMBER, Element, element, rewritten
-from shared.imaging.tiff_facts import UNITS
+from shared.imaging.tiff_facts import ASIDES, UNITS
 
 APERIO = re.compile(
     rb"\|[ \t]*(?:AppMag|MPP|Left|Top|LineCameraSkew|LineAreaXOffset|LineAreaYOffset|Focus Offset|"
@@ -40,7 +40,7 @@ OME: dict[str, Element] = {
     "OME": element(),
     "Instrument": element("ID"),
     "Objective": element("ID", "NominalMagnification"),
-    "Image": element("ID"),
+    "Image": element("ID", named=ASIDES),
     "ObjectiveSettings": element("ID"),
     "Pixels": element(
         "ID", "DimensionOrder", "Type", "SizeX", "SizeY", "SizeZ", "SizeC", "SizeT", "BigEndian",

@@ -36,15 +36,20 @@ class Element:
         attributes: its attributes that stay, where their value is a `VALUE`. Those called ID or Id
             get new values, the same for the same.
         text: pattern of the part of its text that stays; None: nothing.
+        named: pattern of the part of its Name that stays; None: nothing, or, where the attributes
+            have Name, all of it.
     """
 
     attributes: frozenset[str] = frozenset()
     text: re.Pattern[str] | None = None
+    named: re.Pattern[str] | None = None
 
 
-def element(*attributes: str, text: re.Pattern[str] | None = None) -> Element:
+def element(
+    *attributes: str, text: re.Pattern[str] | None = None, named: re.Pattern[str] | None = None
+) -> Element:
     """Return what stays of an element."""
-    return Element(frozenset(attributes), text)
+    return Element(frozenset(attributes), text, named)
 
 
 NUMBER = re.compile(rf"^\s*{VALUE.pattern}$")
@@ -127,12 +132,14 @@ class _Writer:
         return self._kept[self._key(item.tag.rpartition("}")[2], item)]
 
     def _attributes(self, item: Any) -> str:
-        kept = self._rule(item).attributes
+        rule = self._rule(item)
         out = ""
         for name, value in item.attrib.items():
-            if name not in kept:
+            if name == "Name" and rule.named is not None and (part := rule.named.search(value)):
+                value = part[0]
+            elif name not in rule.attributes:
                 continue
-            if name in {"ID", "Id"} and len(value) > 1:
+            elif name in {"ID", "Id"} and len(value) > 1:
                 value = self._names.setdefault(value, f"i{len(self._names)}")
             elif name != "Name" and not VALUE.fullmatch(value):
                 continue
