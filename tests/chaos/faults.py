@@ -121,7 +121,8 @@ class Chaos:
         Dispatcher(self.stack.direct).send(stage, job, units)
 
     def open_jobs(self) -> list[str]:
-        return [job for job, (ledger, _) in self.jobs.items() if ledger.is_open(job)]
+        """List the jobs that have no result, or whose closing broke off and is not tidied yet."""
+        return [job for job, (ledger, _) in self.jobs.items() if ledger.opened(job) is not None]
 
     def pause(self, low: float, high: float) -> None:
         time.sleep(self.rng.uniform(low, high))
