@@ -124,6 +124,7 @@ class LabelMap:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._tile.cache_clear()  # which refers to the map, so that only a rare collection frees it
 
     def _decode(self, tile: int) -> UInt8:
         offset, size = self._places[tile]
