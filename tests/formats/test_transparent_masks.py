@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from shared.errors import InputError
+from shared.imaging.masks import open_mask
 from tests.formats.drawing import draw
 from tests.formats.test_masks import CLASSES, SLIDE, truth
+
+
+def test_a_picture_that_covers_a_part_of_its_screen_is_refused(tmp_path: Path) -> None:
+    """GIF allows that, and the picture would be taken for the whole."""
+    path = tmp_path / "a.gif"
+    Image.fromarray(np.ones((40, 60), np.uint8)).save(path)
+    data = bytearray(path.read_bytes())
+    data[6:10] = struct.pack("<HH", 120, 80)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="120×80 px, of which its picture covers 60×40"):
+        open_mask(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif"])

@@ -9,8 +9,19 @@ import pytest
 
 from shared.contracts.base import Request
 from shared.errors import InputError
-from shared.jobs import Context, Ledger, NameTakenError, Plan, Shard, Stage, run_job
-from shared.jobs.names import owner
+from shared.jobs import (
+    Context,
+    Ledger,
+    NameTakenError,
+    NoLeases,
+    Plan,
+    Reporter,
+    Shard,
+    Stage,
+    execute,
+    run_job,
+)
+from shared.jobs.names import making, owner
 from shared.settings import Settings
 from shared.storage import DirectoryStore, sha256
 from tests.toy import ToyRequest, ToyStage
@@ -195,6 +206,26 @@ def test_names_of_several_jobs_are_taken_from_all_of_them(ledger: Ledger) -> Non
     job = ledger.submit(PairRequest(name="pair"), replace=True)
     assert [ledger.status(other).state for other in others] == ["done", "cancelled"]
     assert [owner(ledger.store, f"out/{name}") for name in "ab"] == [job, job]
+
+
+def test_the_job_that_makes_a_name_is_found_without_its_record(ledger: Ledger) -> None:
+    """Else it would go on beside the one that replaces it, and write over what that has made."""
+    first = ledger.submit(CopyRequest(parts=("x", "y")))
+    execute(
+        ledger, CopyStage(), first, "plan", leases=NoLeases(), reporter=Reporter(), config=CONFIG
+    )
+    ledger.store.put("out/a/x", b"x")
+    for lost in (lambda: ledger.store.delete("names/out/a.json"),
+                 lambda: ledger.store.put("names/out/a.json", b"")):  # fmt: skip
+        lost()
+        assert making(ledger.store, "out/a") == first
+        assert ledger.tidy(first)
+        assert owner(ledger.store, "out/a") == first
+    ledger.store.delete("names/out/a.json")
+    other = ledger.submit(CopyRequest(parts=("z",)), replace=True)
+    assert ledger.status(first).state == "cancelled"
+    assert owner(ledger.store, "out/a") == other
+    assert making(ledger.store, "out/b") is None
 
 
 def test_what_no_job_is_known_to_have_made_is_not_replaced(ledger: Ledger) -> None:

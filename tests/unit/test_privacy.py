@@ -21,7 +21,7 @@ from services.synthesize import gate
 from services.synthesize.gate import Gate
 from shared.contracts.evaluate import EvaluateRequest
 from shared.contracts.regions import RegionSet, region_set_key
-from shared.contracts.synthesize import PRIVATE, PSEUDONYM_KEY
+from shared.contracts.synthesize import PRIVATE, PSEUDONYM_KEY, SLIDES
 from shared.datasets.export_folder import export_dataset
 from shared.datasets.pseudonyms import dataset_pseudonyms, source_names
 from shared.datasets.samples import load_dataset, read_shard
@@ -31,7 +31,7 @@ from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, mark_png, parse_mark
 from shared.imaging.region_sets import RegionIndex, load_region_set
 from shared.jobs import Context
-from shared.storage import DirectoryStore
+from shared.storage import DamagedObjectError, DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 from tests.unit.test_synthesize import synthesize
@@ -126,6 +126,15 @@ def test_names_stay_those_that_a_dataset_was_made_from(made: DirectoryStore) -> 
         assert "dataset 'd' was made from were changed" in changed_regions(made, request)[0]
     finally:
         made.put_json(region_set_key("toy"), record)
+
+
+def test_a_changed_list_of_slides_is_not_believed(made: DirectoryStore) -> None:
+    key = f"datasets/d/{SLIDES}"
+    before = made.get(key)
+    made.put(key, before.replace(PLANTED[0].encode(), PLANTED[1].encode()))
+    with pytest.raises(DamagedObjectError, match=r"slides\.json"):
+        source_names(made, load_dataset(made, "d"))
+    made.put(key, before)
 
 
 def test_datasets_of_older_versions_keep_their_names(made: DirectoryStore) -> None:
