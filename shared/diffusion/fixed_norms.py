@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -97,8 +98,9 @@ class PieceDecoder:
         for stage in order:
             self._reaches[stage] = self._see(stage, math.ceil(seen / self._factor))
             seen = self._reaches[stage][1]
+        own = weakref.proxy(self)  # hooks that held it would keep the autoencoder's copy alive
         for stage in order:
-            stage.register_forward_hook(self._drop)
+            stage.register_forward_hook(lambda *given: own._drop(*given))
 
     def decode(self, latents: Tensor, halo: Sequence[int]) -> Tensor:
         """Decode raw latents (B, C, h, w) to images in [-1, 1], without the halo.
