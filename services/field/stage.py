@@ -118,10 +118,9 @@ class FieldStage(Stage[FieldRequest]):
             decoder = FieldDecoder(work.sampler, fixed)
             steps = work.sampler.sampling.steps
             given = work.read(steps, arguments["height"], *decoder.halo(top, bottom))
-            codec = _codec(request)
-            tiles = (
-                tile for rows in decoder.decode(given, top, bottom) for tile in codec.tiles(rows)
-            )
+            codec = _codec(request)  # whose tiles are pieces
+            pieces = decoder.pieces(given, top, bottom)
+            tiles = (tile for piece in pieces for tile in codec.tiles(piece))
             key = _tiles_key(request.field, arguments["top"])
             with context.store.writing(key) as path, path.open("wb") as file:
                 write_tar(file, ((f"{number:06d}", tile) for number, tile in enumerate(tiles)))
@@ -220,7 +219,7 @@ def _write_files(
         write_pyramid(path, label_tiles(), shape, model.mpp, Labels(), xmp)
     tall = LABEL_TILE * step
     rows = [
-        labels.window(0, top, labels.width, min(tall, labels.height - top))[::step, ::step]
+        labels.window(0, top, labels.width, min(tall, labels.height - top))[::step, ::step].copy()
         for top in range(0, labels.height, tall)
     ]
     outlines = geojson_bytes(np.concatenate(rows), model.classes, step)

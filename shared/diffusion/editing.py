@@ -85,7 +85,7 @@ def paint(sampler: FieldSampler, image: UInt8, area: NDArray[np.bool_], border: 
         sample = kept + painted * (strip.sample - kept)
         strip = sampler.advance(step, Strip(0, sample, strip.before), 0, height)
     clean = old + painted * (strip.sample - old)
-    new = _decoder(sampler, old).decode_all(Strip(0, clean))
+    new = _decoder(sampler, old).decode(Strip(0, clean), 0, height)
     return _blended(image, new, area, border)
 
 
@@ -110,7 +110,7 @@ def redraw(sampler: FieldSampler, image: UInt8, strength: float, staining: float
     strip = Strip(0, (1 - time) * _encode(sampler, image) + time * noise)
     for step in _watched(sampler, first):
         strip = sampler.advance(step, strip, 0, sampler.height)
-    new = _decoder(sampler, strip.sample).decode_all(strip)
+    new = _decoder(sampler, strip.sample).decode(strip, 0, sampler.height)
     labels = sampler.labels.read(0, sampler.labels.height)
     crops = [list(sampler.appearances[0].crops.values())]
     matched = match_staining(torch.from_numpy(new[None]), labels[None], crops, staining)

@@ -91,15 +91,15 @@ class FieldDecoder:
         """Return the rows of latents that `decode` reads for some rows."""
         return max(0, top - self.reach), min(self.sampler.height, bottom + self.reach)
 
-    def decode(self, given: Strip, top: int, bottom: int) -> Iterator[UInt8]:
-        """Decode rows of latents to pixels of the field, `PIECE` pixels or fewer at a time.
+    def pieces(self, given: Strip, top: int, bottom: int) -> Iterator[UInt8]:
+        """Decode rows of latents to pieces of the field, from left to right and downwards.
 
         Args:
             given: finished latents, at least the rows of `halo`.
             top, bottom: rows to decode, multiples of `PIECE` pixels or the edges of the field.
 
         Yields:
-            uint8 RGB (rows, width of the label map, 3); the last rows end with the label map.
+            uint8 RGB (PIECE, PIECE, 3); the last of a row and of all rows end with the label map.
         """
         sampler, factor = self.sampler, self.sampler.factor
         side = PIECE // factor
@@ -107,16 +107,19 @@ class FieldDecoder:
             end = min(y + side, bottom)
             near = max(0, y - 1), min(sampler.height, end + 1)
             labels = sampler.label_rows(*near) if self.scales.numel() else None
-            pieces = []
             for x in range(0, sampler.width, side):
                 sampler.watch(y - top, bottom - top)
-                pieces.append(self._piece(given, labels, y, end, x, min(x + side, sampler.width)))
-            rows = np.concatenate(pieces, 1)
-            yield rows[: sampler.labels.height - y * factor, : sampler.labels.width]
+                piece = self._piece(given, labels, y, end, x, min(x + side, sampler.width))
+                yield piece[
+                    : sampler.labels.height - y * factor, : sampler.labels.width - x * factor
+                ]
 
-    def decode_all(self, given: Strip) -> UInt8:
-        """Decode all rows of a field: uint8 RGB (height, width of the label map, 3)."""
-        return np.concatenate(list(self.decode(given, 0, self.sampler.height)))
+    def decode(self, given: Strip, top: int, bottom: int) -> UInt8:
+        """Decode whole rows, uint8 RGB (rows, width of the label map, 3); see `pieces`."""
+        pieces = list(self.pieces(given, top, bottom))
+        across = -(-self.sampler.labels.width // PIECE)
+        rows = (pieces[start : start + across] for start in range(0, len(pieces), across))
+        return np.concatenate([np.concatenate(row, 1) for row in rows])
 
     def _piece(
         self, given: Strip, labels: UInt8 | None, top: int, bottom: int, left: int, right: int
@@ -150,7 +153,7 @@ def make_field(sampler: FieldSampler) -> UInt8:
     strip = sampler.noise(0, sampler.height)
     for step in range(sampler.sampling.steps):
         strip = sampler.advance(step, strip, 0, sampler.height)
-    return FieldDecoder(sampler, probe(sampler)).decode_all(strip)
+    return FieldDecoder(sampler, probe(sampler)).decode(strip, 0, sampler.height)
 
 
 def _wanted(sampler: FieldSampler) -> tuple[Tensor, Tensor]:
