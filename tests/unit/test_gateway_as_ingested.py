@@ -18,12 +18,6 @@ from tests.phantoms import PHANTOM_SEED
 from tests.unit.test_gateway_slides import ingest
 
 
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A phantom slide with its annotation beside it."""
-    return write_phantom(tmp_path_factory.mktemp("slides"), "p", 1500, 1200, PHANTOM_SEED).slide
-
-
 @pytest.fixture
 def gateway(tmp_path: Path) -> Gateway:
     return Gateway(tmp_path)

@@ -21,16 +21,9 @@ from services.gateway.api.problems import ProblemError
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.label_map import LabelMap
-from shared.phantom import PHANTOM_CLASSES, write_phantom
+from shared.phantom import PHANTOM_CLASSES
 from shared.storage import DirectoryStore
 from tests.gateway import Gateway
-from tests.phantoms import PHANTOM_SEED
-
-
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A phantom slide with its annotation beside it."""
-    return write_phantom(tmp_path_factory.mktemp("slides"), "p", 1500, 1200, PHANTOM_SEED).slide
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def _write_mask(path: Path, labels: UInt8, mpp: float, classes: Classes) -> None
     elif suffix == ".gif":
         picture = Image.fromarray(labels)
         picture.putpalette([channel for color in classes.colors for channel in color])
-        picture.save(path, optimize=False)  # which would number the classes anew
+        picture.save(path, optimize=False)  # which would change the indices of the classes
     else:
         height, width = labels.shape
         strips = (labels[top : top + LABEL_TILE] for top in range(0, height, LABEL_TILE))
