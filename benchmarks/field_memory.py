@@ -25,8 +25,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from heterotissue.first_picture import RECIPE, STUDENT, draw_glands, shipped_student
-from heterotissue.recipes import load_recipe
+from heterotissue.first_picture import STUDENT, draw_glands, shipped_student, student_recipe
 from services.field.stage import FieldStage
 from shared.contracts.base import Classes
 from shared.contracts.field import FieldRequest, PlacedCrop
@@ -45,7 +44,7 @@ MPP = 0.875
 
 def publish(store: DirectoryStore, pipeline: HeteroTissuePipeline, classes: Classes) -> ModelRecord:
     """Publish a pipeline as version 1 of a model."""
-    ref, recipe = ModelRef(STUDENT, "1"), load_recipe(RECIPE)
+    ref, recipe = ModelRef(STUDENT, "1"), student_recipe(store)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pipeline.save_pretrained(folder, safe_serialization=True)

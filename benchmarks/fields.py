@@ -103,15 +103,18 @@ def draw_layout(height: int, width: int, rng: np.random.Generator) -> UInt8:
         waves, phases = rng.uniform(0, 0.1, 4), rng.uniform(0, 2 * np.pi, 4)
         top, left = max(0, int(y - 2 * radius)), max(0, int(x - 2 * radius))
         part = np.s_[top : int(y + 2 * radius), left : int(x + 2 * radius)]
-        down, right = np.ogrid[
-            top : top + labels[part].shape[0], left : left + labels[part].shape[1]
-        ]
-        angle = np.arctan2(down - y, right - x)
-        wave = 1 + sum(waves[n] * np.cos((n + 1) * angle + phases[n]) for n in range(4))
-        distance = np.hypot(right - x, down - y) / wave
-        if not (taken[part] & (distance < radius + 4)).any():
+        for step in (4, 1):  # a coarse grid refuses most of them
+            own = taken[part][::step, ::step]
+            down = np.arange(own.shape[0])[:, None] * step + top - y
+            right = np.arange(own.shape[1]) * step + left - x
+            angle = np.arctan2(down, right)
+            wave = 1 + sum(waves[n] * np.cos((n + 1) * angle + phases[n]) for n in range(4))
+            distance = np.hypot(right, down) / wave
+            if (own & (distance < radius + 4)).any():
+                break
+        else:
             labels[part][distance < radius] = 1
-            taken[part] |= distance < radius + 4
+            own |= distance < radius + 4
     return labels
 
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.large_field TRAIN --store STORE --size 20000
 
-TRAIN is a folder of pictures beside their masks, such as EBHI-Seg's, from which the crops of three
-appearances are cut. The layout is drawn. Run it again after an interruption: it goes on, and the
-figures count this run alone. The page Fields shows it, and `htd ingest` reads its slide.tiff.
+TRAIN is a folder of pictures beside their masks, such as EBHI-Seg's, from which the crops are cut;
+`--appearances 3` lets three of them fade into each other. The layout is drawn. Run it again after
+an interruption: it goes on, and the figures count this run alone. The page Fields shows it, and
+`htd ingest` reads its slide.tiff.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from shared.models import read_model
 from shared.storage import DirectoryStore
 
 PLACES = ((0.15, 0.2), (0.5, 0.8), (0.85, 0.3))
-"""Places of the appearances, as shares of width and height."""
+"""Places of up to three appearances, as shares of width and height."""
 
 
-def submit(store: DirectoryStore, ledger: Ledger, folder: Path, size: int, seed: int) -> str:
+def submit(
+    store: DirectoryStore, ledger: Ledger, folder: Path, size: int, appearances: int, seed: int
+) -> str:
     """Store the layout and the crops, if they are not there, and submit the field."""
     pipeline, classes, rule = shipped_student(store)
     ref = ModelRef(STUDENT, "1")
@@ -46,7 +49,7 @@ def submit(store: DirectoryStore, ledger: Ledger, folder: Path, size: int, seed:
     rng = np.random.default_rng(seed)
     tiles = read_tiles(folder)
     crops: list[PlacedCrop] = []
-    for at in PLACES:
+    for at in PLACES[:appearances]:
         cut = crops_of(tiles[rng.integers(len(tiles))], rule, rng)
         while len(cut) < len(classes):
             cut = crops_of(tiles[rng.integers(len(tiles))], rule, rng)
@@ -68,13 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--size", type=int, default=20_000, help="pixels")
+    parser.add_argument("--appearances", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
     prepare(given.threads)
     store = DirectoryStore(given.store)
     ledger = Ledger(store)
-    job = submit(store, ledger, given.folder, given.size, given.seed)
+    job = submit(store, ledger, given.folder, given.size, given.appearances, given.seed)
     wall, processor = time.monotonic(), time.process_time()
     status = run_job(ledger, FieldStage(), job)
     if status.state != "done":

@@ -16,6 +16,7 @@ from heterotissue.recipes import load_recipe
 from services.train.warm_start import read_weights, start_denoiser, start_vae, student_of
 from shared.arrays import UInt8
 from shared.contracts.base import Classes
+from shared.contracts.recipe import Recipe
 from shared.datasets.samples import draw_crops
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
@@ -75,12 +76,16 @@ def cut_crops(
     return crops, moved
 
 
+def student_recipe(store: Store) -> Recipe:
+    """Return the recipe of the shipped student: few steps, without guidance."""
+    plain = load_recipe(RECIPE)
+    denoiser = plain.denoiser.model_copy(update={"student": student_of(store, STUDENT)})
+    return plain.model_copy(update={"denoiser": denoiser})
+
+
 def shipped_student(store: Store) -> tuple[HeteroTissuePipeline, Classes, CropRule]:
     """Make the pipeline of the shipped student, its classes, and the rule of its crops."""
-    weights, student = read_weights(store, STUDENT), student_of(store, STUDENT)
-    plain = load_recipe(RECIPE)
-    denoiser_recipe = plain.denoiser.model_copy(update={"student": student})
-    recipe = plain.model_copy(update={"denoiser": denoiser_recipe})
+    weights, recipe = read_weights(store, STUDENT), student_recipe(store)
     classes = Classes.of(*weights.classes[1:], exhaustive=True)
     vae = make_vae(recipe.vae)
     denoiser = make_denoiser(recipe.denoiser, recipe.size, classes, vae)

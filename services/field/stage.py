@@ -240,4 +240,4 @@ def _tiles_key(field: str, top: int) -> str:
 
 def strip_height(width: int) -> int:
     """Return the height of strips: a multiple of the side of tiles and of decoded pieces."""
-    return max(PIECE, min(4 * PIECE, STRIP_PIXELS // width // PIECE * PIECE))
+    return PIECE * min(4, max(1, round(STRIP_PIXELS / width / PIECE)))
