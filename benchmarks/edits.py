@@ -1,8 +1,8 @@
 """Measure edits: does the border of painting show, and what does re-staining change.
 
-    python -m benchmarks.edits VAL TRAIN --out benchmarks/results/edits.json
+    python -m benchmarks.edits TILES TRAIN --out benchmarks/results/edits.json
 
-VAL and TRAIN are folders of pictures beside their masks, such as EBHI-Seg's. The model is the
+TILES and TRAIN are folders of pictures beside their masks, such as EBHI-Seg's. The model is the
 shipped student. A segmenter learns from TRAIN, and tells whether re-stained pictures still show
 their labels.
 """
@@ -23,16 +23,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.fields import ENCODER, MPP, PRECISION, SIZE, Tile, crops_of, read_tiles
+from benchmarks.segmenters import STEPS, TilePairs, scored, trained
 from heterotissue.first_picture import shipped_student
-from services.evaluate.segmentation import (
-    confusion,
-    iou_scores,
-    make_segmenter,
-    train_segmenter,
-)
 from shared.arrays import Float64, UInt8
 from shared.computing import prepare
 from shared.contracts.base import Classes
+from shared.contracts.image import RESTAINING, STRENGTH
 from shared.diffusion.appearances import Appearance
 from shared.diffusion.crops import Crop, CropRule
 from shared.diffusion.editing import paint, redraw
@@ -41,26 +37,9 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.storage import DirectoryStore
 
 BORDER = 8
+DRAWS = 12
 NEAR = 16
 """Distance from the painted border up to which gradients are compared with those across it."""
-
-
-class TilePairs:
-    """Tiles as the segmenter's training wants them."""
-
-    def __init__(self, tiles: Sequence[Tile]) -> None:
-        self.tiles = tiles
-
-    def __len__(self) -> int:
-        return len(self.tiles)
-
-    def pair(self, number: int) -> tuple[UInt8, UInt8]:
-        """Return the image and the labels of a tile."""
-        return self.tiles[number].image, self.tiles[number].labels
-
-    def origins(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the slide of a tile."""
-        return (self.tiles[number].slide,), ()
 
 
 def sampler_of(
@@ -132,68 +111,66 @@ def stain_error(image: UInt8, labels: UInt8, crops: Sequence[Crop]) -> float:
     return float(np.mean(apart))
 
 
+def typical_crops(tile: Tile, rule: CropRule, rng: np.random.Generator) -> list[Crop]:
+    """Cut a crop of each class: of `DRAWS`, the nearest to the class in optical density."""
+    drawn = [crops_of(tile, rule, rng) for _ in range(DRAWS)]
+    labels = sorted({crop.label for crops in drawn for crop in crops})
+    return [
+        min(
+            (crop for crops in drawn for crop in crops if crop.label == label),
+            key=lambda crop: stain_error(tile.image, tile.labels, [crop]),
+        )
+        for label in labels
+    ]
+
+
 def measure_staining(
     pipeline: HeteroTissuePipeline,
     rule: CropRule,
     tiles: Sequence[Tile],
     train: Sequence[Tile],
     classes: Classes,
-    steps: int,
-    strength: float,
     out: Path | None,
 ) -> dict[str, Any]:
     """Re-stain tiles to crops of another slide; score stain and labels before and after."""
     rng = np.random.default_rng(1)
-    segmenter = make_segmenter(ENCODER, classes, 0)
-    train_segmenter(
-        segmenter, TilePairs(train), first=classes.first, size=SIZE, steps=steps, batch=8, seed=0,
-        device="cpu", progress=lambda _: None,
-    )  # fmt: skip
+    segmenter = trained(TilePairs(train), classes, SIZE, 0)
     before, after, drawn = [], [], []
     for number, tile in enumerate(tiles):
         others = [other for other in tiles if other.slide != tile.slide]
-        crops = crops_of(others[rng.integers(len(others))], rule, rng)
-        image = redraw(sampler_of(pipeline, tile, crops, number), tile.image, strength, 1.0)
+        crops = typical_crops(others[rng.integers(len(others))], rule, rng)
+        work = sampler_of(pipeline, tile, crops, number)
+        image = redraw(work, tile.image, STRENGTH, RESTAINING)
         before.append(stain_error(tile.image, tile.labels, crops))
         after.append(stain_error(image, tile.labels, crops))
         drawn.append(tile._replace(image=image))
         if out is not None:
             both = np.concatenate([tile.image, image], 1)
             Image.fromarray(both).save(out / f"restained-{number:03d}.png")
-    iou = [
-        iou_scores(
-            confusion(
-                segmenter, TilePairs(own), range(len(own)), classes=classes, size=SIZE, batch=8,
-                device="cpu", progress=lambda _: None,
-            ),
-            classes.first,
-        ).mean_iou
-        for own in (tiles, drawn)
-    ]  # fmt: skip
+    iou = [scored(segmenter, TilePairs(own), classes, SIZE).mean_iou for own in (tiles, drawn)]
     return {
-        "restain_strength": strength,
+        "strength": STRENGTH,
+        "staining": RESTAINING,
         "stain_error_ratio": float(np.mean(before) / np.mean(after)),
         "stain_error": {"before": float(np.mean(before)), "after": float(np.mean(after))},
         "iou": {"before": iou[0], "after": iou[1]},
         "iou_kept": float(iou[1] or 0) / float(iou[0] or 1),
-        "segmenter": {"encoder": ENCODER, "steps": steps, "tiles": len(train)},
+        "segmenter": {"encoder": ENCODER, "steps": STEPS, "tiles": len(train)},
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("val", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("train", type=Path)
-    parser.add_argument("--tiles", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=200, help="of the segmenter's training")
-    parser.add_argument("--strength", type=float, default=0.5, help="of re-staining")
+    parser.add_argument("--tiles", type=int, default=120)
     parser.add_argument("--pictures", type=Path, help="folder for the pictures")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     prepare(int(os.environ.get("OMP_NUM_THREADS", "2")))
     pipeline, classes, rule = shipped_student(DirectoryStore(tempfile.mkdtemp()))
-    known = [tile for tile in read_tiles(given.val) if 0.2 < tile.labels.mean() < 0.8]
+    known = [tile for tile in read_tiles(given.folder) if 0.2 < tile.labels.mean() < 0.8]
     rng = np.random.default_rng(0)
     tiles = [known[n] for n in rng.permutation(len(known))[: given.tiles].tolist()]
     figures: dict[str, Any] = {
@@ -205,8 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures |= measure_painting(pipeline, rule, tiles, given.pictures)
     print(json.dumps(figures, indent=1), flush=True)
     figures |= measure_staining(
-        pipeline, rule, tiles, read_tiles(given.train), classes, given.steps, given.strength,
-        given.pictures,
+        pipeline, rule, tiles, read_tiles(given.train), classes, given.pictures,
     )  # fmt: skip
     text = json.dumps(figures, indent=1)
     print(text)

@@ -104,6 +104,30 @@ def compare(
     }
 
 
+def measure(store: Store, name: str, split: Split, count: int) -> dict[str, object]:
+    """Compare maps that a model samples with those of a split; `count`: at most so many."""
+    model = read_model(store, find_version(store, name))
+    layouts, kinds = load_layouts(store, model), len(model.classes)
+    train = real_maps(store, model, "train", 10 * count)
+    held_out = real_maps(store, model, split, count)
+    n = len(held_out)
+    asked = [np.bincount(one.ravel(), minlength=kinds) / one.size for one in train[:n]]
+    sampled = [
+        sample_layouts(layouts, [shares.tolist()], [image_seed(0, number)], model.size)[0]
+        for number, shares in enumerate(asked)
+    ]
+    rest = train[n:]
+    made = [np.bincount(one.ravel(), minlength=kinds) / one.size for one in sampled]
+    return {
+        "n": n,
+        "held out": compare(held_out, held_out, rest, kinds)["means"],
+        "sampled": compare(sampled, held_out, rest, kinds),
+        "training": compare(train[:n], held_out, rest, kinds),
+        "nearest training map of held out": round(nearest_agreement(held_out, rest), 4),
+        "error of shares": round(float(np.abs(np.array(made) - asked).mean()), 4),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store")
@@ -111,28 +135,8 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--count", type=int, default=500)
     given = parser.parse_args()
-    store = open_store(given.store)
-    model = read_model(store, find_version(store, given.model))
-    layouts, count = load_layouts(store, model), len(model.classes)
-    train = real_maps(store, model, "train", 10 * given.count)
-    held_out = real_maps(store, model, given.split, given.count)
-    n = len(held_out)
-    asked = [np.bincount(one.ravel(), minlength=count) / one.size for one in train[:n]]
-    sampled = [
-        sample_layouts(layouts, [shares.tolist()], [image_seed(0, number)], model.size)[0]
-        for number, shares in enumerate(asked)
-    ]
-    rest = train[n:]
-    made = [np.bincount(one.ravel(), minlength=count) / one.size for one in sampled]
-    result = {
-        "n": n,
-        "held out": compare(held_out, held_out, rest, count)["means"],
-        "sampled": compare(sampled, held_out, rest, count),
-        "training": compare(train[:n], held_out, rest, count),
-        "nearest training map of held out": round(nearest_agreement(held_out, rest), 4),
-        "error of shares": round(float(np.abs(np.array(made) - asked).mean()), 4),
-    }
-    print(json.dumps(result, indent=1))
+    found = measure(open_store(given.store), given.model, given.split, given.count)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from heterotissue.cli.outcome import run_and_end
 from heterotissue.progress import say, working
 from heterotissue.running import Target
 from shared.contracts.field import FieldRequest, PlacedCrop
-from shared.contracts.image import GivenCrop
+from shared.contracts.image import RESTAINING, STRENGTH, GivenCrop
 from shared.contracts.models import ModelRecord
 from shared.errors import InputError
 from shared.models import find_version, read_model
@@ -216,10 +216,10 @@ def restain(
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("restained.png"),
     strength: Annotated[
         float, typer.Option(min=0, max=1, help="0: little changes; 1: nothing of it is left.")
-    ] = 0.5,
+    ] = STRENGTH,
     staining: Annotated[
         float, typer.Option(min=0, max=1, help="Strength of matching the staining of the crops.")
-    ] = 1.0,
+    ] = RESTAINING,
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:
@@ -242,7 +242,7 @@ def vary(
     crop: OwnCropOption = None,
     strength: Annotated[
         float, typer.Option(min=0, max=1, help="0: little changes; 1: nothing of it is left.")
-    ] = 0.75,
+    ] = STRENGTH,
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:

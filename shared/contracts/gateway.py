@@ -12,7 +12,7 @@ from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, FileName, Name
 from shared.contracts.cluster import TissueType
-from shared.contracts.image import MAX_BORDER
+from shared.contracts.image import MAX_BORDER, RESTAINING, STRENGTH
 from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
 from shared.contracts.models import ModelRecord
@@ -153,11 +153,11 @@ class EditBody(SamplingChoice):
     border: int = Field(
         8, ge=0, le=MAX_BORDER, description="paint: pixels over which new tissue fades into the old"
     )
-    strength: float | None = Field(
-        None,
+    strength: float = Field(
+        STRENGTH,
         ge=0,
         le=1,
-        description="restain (0.5) and vary (0.75): 0: little changes; 1: nothing of it is left",
+        description="restain and vary: 0: little changes; 1: nothing of it is left",
     )
     crops: tuple[CropBody, ...] = Field(
         (),
@@ -166,7 +166,11 @@ class EditBody(SamplingChoice):
     )
     steps: int | None = Field(None, ge=1, le=200, description="default: the model's")
     staining: float | None = Field(
-        None, ge=0, le=1, description="restain (1): strength of matching the staining of the crops"
+        None,
+        ge=0,
+        le=1,
+        description=f"restain ({RESTAINING}) and vary (0): strength of matching the staining of "
+        "the crops",
     )
     seed: int = Field(0, ge=0, lt=2**63)
 

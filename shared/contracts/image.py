@@ -39,6 +39,14 @@ MAX_EDIT_SIDE = 2048
 
 MAX_BORDER = 64
 
+STRENGTH = 0.75
+"""Time from which an image is drawn again. Less keeps more of the image than of its labels, because
+the autoencoder loses detail and few steps bring none back (`benchmarks/edits.py`)."""
+
+RESTAINING = 0.3
+"""Strength of matching the staining of crops in re-staining: more brings the densities of classes
+nearer to those of the crops, and tells the classes apart less (`benchmarks/edits.py`)."""
+
 
 class Edit(Contract):
     """A change of a given image: new tissue in an area, or the whole drawn again."""
@@ -51,7 +59,10 @@ class Edit(Contract):
         8, ge=0, le=MAX_BORDER, description="pixels over which new tissue fades into the old"
     )
     strength: float = Field(
-        0.5, ge=0, le=1, description="of drawing again; 0: little changes; 1: nothing of it is left"
+        STRENGTH,
+        ge=0,
+        le=1,
+        description="of drawing again; 0: little changes; 1: nothing of it is left",
     )
 
 

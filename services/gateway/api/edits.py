@@ -20,7 +20,13 @@ from services.gateway.api.problems import blaming, documented
 from services.gateway.api.turns import decoded
 from shared.arrays import UInt8
 from shared.contracts.gateway import EditBody
-from shared.contracts.image import MAX_EDIT_SIDE, Edit, ImageRequest, input_key
+from shared.contracts.image import (
+    MAX_EDIT_SIDE,
+    RESTAINING,
+    Edit,
+    ImageRequest,
+    input_key,
+)
 from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import SamplingChoice
 from shared.datasets.edits import check_edit
@@ -29,8 +35,6 @@ from shared.imaging.codec import encode_png
 from shared.imaging.sandboxed_picture import GREY
 from shared.models import read_model
 from shared.storage import Store
-
-STRENGTHS = {"restain": 0.5, "vary": 0.75}
 
 router = APIRouter(prefix="/v1/edits", tags=["images"], route_class=JsonRoute)
 
@@ -77,9 +81,10 @@ def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes], i
         image=input_key(pngs[0]),
         area=None if area is None else input_key(pngs[2]),
         border=body.border,
-        strength=body.strength if body.strength is not None else STRENGTHS.get(body.action, 0.0),
+        strength=body.strength,
     )
-    staining = body.staining if body.staining is not None else float(body.action == "restain")
+    usual = RESTAINING if body.action == "restain" else 0.0
+    staining = usual if body.staining is None else body.staining
     options = body.model_dump(include={"model", "version", "seed", *SamplingChoice.model_fields})
     request = ImageRequest(
         image="none",
