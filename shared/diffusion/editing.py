@@ -20,7 +20,7 @@ from shared.contracts.sampling import Sampling
 from shared.diffusion.appearances import Appearance
 from shared.diffusion.autoencoder import encode_latents, to_raw, to_unit
 from shared.diffusion.crops import Crop
-from shared.diffusion.field_decoder import NORMS, FieldDecoder
+from shared.diffusion.field_decoder import FieldDecoder, fixed_tensors
 from shared.diffusion.fields import FieldMap, FieldSampler, Strip
 from shared.diffusion.fixed_norms import norm_statistics
 from shared.diffusion.model_store import LoadedModel
@@ -166,8 +166,7 @@ def _decoder(sampler: FieldSampler, latents: Tensor) -> FieldDecoder:
     vae = sampler.pipeline.vae
     with torch.inference_mode(), sampler.computing():
         statistics = norm_statistics(vae, to_raw(vae, latents[None].to(sampler.device)))
-    fixed = {f"{NORMS}{name}": value for name, value in statistics.items()}
-    return FieldDecoder(sampler, fixed | {"scales": torch.zeros(1, 0, 3)})
+    return FieldDecoder(sampler, fixed_tensors([statistics], torch.zeros(1, 0, 3)))
 
 
 def _blended(image: UInt8, new: UInt8, area: NDArray[np.bool_], border: int) -> UInt8:

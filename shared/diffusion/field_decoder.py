@@ -27,41 +27,48 @@ PIECE = 512
 PROBES, PLACES = 8, 64
 """Number of windows that `probe` makes, and of the places that it chooses them from."""
 
-NORMS = "norms."
+
+def fixed_tensors(statistics: Sequence[Mapping[str, Tensor]], scales: Tensor) -> dict[str, Tensor]:
+    """Name what a decoder keeps fixed over a field.
+
+    Args:
+        statistics: for each appearance, those of `norm_statistics`.
+        scales: logarithms of the factors of the staining (appearances, n, 3), see `probe`.
+    """
+    norms = {
+        f"norms.{number}.{name}": value.cpu()
+        for number, own in enumerate(statistics)
+        for name, value in own.items()
+    }
+    return norms | {"scales": scales}
 
 
 def probe(sampler: FieldSampler) -> dict[str, Tensor]:
     """Measure on some windows what the decoder keeps fixed over the whole field.
 
     Returns:
-        `scales`: what `density_scales` returns for each appearance and each class with a crop, in
-        the order of their labels (appearances, n, 3); `norms.<name>`: the statistics of
-        `norm_statistics`, of all appearances.
+        The `fixed_tensors`: the statistics of the norms for each appearance, and what
+        `density_scales` returns for each appearance and each class with a crop, in the order of
+        their labels.
     """
     places = _places(sampler)
     labels = np.stack([sampler.window_labels(y, x) for y, x in places])
-    vae, device = sampler.pipeline.vae, sampler.device
-    with torch.inference_mode(), sampler.computing():
-        raw = [
-            to_raw(vae, sampler.windows(places, appearance).to(device))
-            for appearance in sampler.appearances
-        ]
-        statistics = norm_statistics(vae, torch.cat(raw))
-        fixed = with_fixed_norms(vae, statistics)
-        images = [
-            torch.cat(
-                [
-                    to_pixels(fixed.decode(row.to(vae.dtype), return_dict=False)[0])
-                    for row in torch.split(own, 1)
-                ]
-            ).cpu()
-            for own in raw
-        ]
-    found = {f"{NORMS}{name}": value.cpu() for name, value in statistics.items()}
     kinds, wanted = _wanted(sampler)
-    actual = torch.stack([class_densities(own, labels, kinds) for own in images])
+    vae, device = sampler.pipeline.vae, sampler.device
+    statistics, actual = [], []
+    with torch.inference_mode(), sampler.computing():
+        for appearance in sampler.appearances:
+            raw = to_raw(vae, sampler.windows(places, appearance).to(device))
+            statistics.append(norm_statistics(vae, raw))
+            fixed = with_fixed_norms(vae, statistics[-1])
+            images = [
+                to_pixels(fixed.decode(row.to(vae.dtype), return_dict=False)[0]).cpu()
+                for row in torch.split(raw, 1)
+            ]
+            actual.append(class_densities(torch.cat(images), labels, kinds))
     shown = torch.from_numpy(np.isin(kinds.numpy(), labels)).unsqueeze(1)
-    return found | {"scales": density_scales(actual, wanted, sampler.sampling.staining) * shown}
+    scales = density_scales(torch.stack(actual), wanted, sampler.sampling.staining) * shown
+    return fixed_tensors(statistics, scales)
 
 
 class FieldDecoder:
@@ -69,7 +76,7 @@ class FieldDecoder:
 
     Args:
         sampler: the sampler of the field.
-        fixed: the result of `probe`.
+        fixed: the result of `probe`, or other `fixed_tensors`.
 
     Attributes:
         reach: rows above and below that a row depends on, latent pixels.
@@ -77,15 +84,13 @@ class FieldDecoder:
 
     def __init__(self, sampler: FieldSampler, fixed: Mapping[str, Tensor]) -> None:
         self.sampler = sampler
-        statistics = {
-            name.removeprefix(NORMS): value.to(sampler.device)
-            for name, value in fixed.items()
-            if name.startswith(NORMS)
-        }
-        self.scales = fixed["scales"]
+        self.scales = fixed["scales"].to(sampler.device)
         with torch.inference_mode(), sampler.computing():
-            self._decoder = PieceDecoder(with_fixed_norms(sampler.pipeline.vae, statistics))
-        self.reach = self._decoder.reach
+            self._decoders = [
+                PieceDecoder(with_fixed_norms(sampler.pipeline.vae, _statistics(fixed, number)))
+                for number in range(len(sampler.appearances))
+            ]
+        self.reach = self._decoders[0].reach
 
     def halo(self, top: int, bottom: int) -> tuple[int, int]:
         """Return the rows of latents that `decode` reads for some rows."""
@@ -132,20 +137,53 @@ class FieldDecoder:
         halo = (top - above, below - bottom, left - before, after - right)
         with torch.inference_mode(), sampler.computing():
             raw = to_raw(sampler.pipeline.vae, latents.to(sampler.device))
-            pixels = to_pixels(self._decoder.decode(raw, halo))
-        if labels is not None:
-            # classes fade into each other, so the staining depends on labels a little around
-            edge = [min(1, side) * factor for side in halo]
-            own = labels[None, :, left * factor - edge[2] : right * factor + edge[3]]
-            kinds, _ = _wanted(sampler)
-            padded = functional.pad(pixels, (0, 0, edge[2], edge[3], edge[0], edge[1]))
-            ys = torch.arange(top * factor - edge[0], bottom * factor + edge[1]) + 0.5
-            xs = torch.arange(left * factor - edge[2], right * factor + edge[3]) + 0.5
-            shares = sampler.shares(ys / factor, xs / factor) if len(self.scales) > 1 else None
-            scaled = scale_densities(padded, own, kinds, self.scales.to(pixels.device), shares)
-            pixels = scaled[:, edge[0] :, edge[2] :][:, : pixels.shape[1], : pixels.shape[2]]
-        decoded: UInt8 = pixels[0].cpu().numpy()
+            edge = [min(1, side) * factor for side in halo]  # a class fades into its neighbours
+            own = None
+            if labels is not None:
+                own = labels[None, :, left * factor - edge[2] : right * factor + edge[3]]
+            parts = [
+                (share, self._look(number, raw, halo, own, edge))
+                for number, share in self._shares(top, bottom, left, right)
+            ]
+        pixels = parts[0][1]
+        if len(parts) > 1:
+            mixed = torch.stack([share[..., None] * part for share, part in parts]).sum(0)
+            pixels = mixed.round().to(torch.uint8)
+        decoded: UInt8 = pixels.cpu().numpy()
         return decoded
+
+    def _shares(self, top: int, bottom: int, left: int, right: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the number of each appearance that a piece shows, and its share of each pixel."""
+        sampler, factor = self.sampler, self.sampler.factor
+        ys, xs = (
+            (torch.arange(first * factor, last * factor) + 0.5) / factor
+            for first, last in ((top, bottom), (left, right))
+        )
+        for number, share in enumerate(sampler.shares(ys, xs)):
+            if share.any():
+                yield number, share.to(sampler.device)
+
+    def _look(
+        self,
+        number: int,
+        raw: Tensor,
+        halo: Sequence[int],
+        labels: UInt8 | None,
+        edge: Sequence[int],
+    ) -> Tensor:
+        """Decode a piece in an appearance, uint8 (rows, columns, 3).
+
+        `labels` (1, rows, columns) are those of the piece, and of `edge` pixels above, below, left
+        and right of it; None: no class has a crop.
+        """
+        pixels = to_pixels(self._decoders[number].decode(raw, halo))
+        if labels is not None:
+            height, width = pixels.shape[1:3]
+            kinds, _ = _wanted(self.sampler)
+            padded = functional.pad(pixels, (0, 0, edge[2], edge[3], edge[0], edge[1]))
+            scaled = scale_densities(padded, labels, kinds, self.scales[number])
+            pixels = scaled[:, edge[0] :, edge[2] :][:, :height, :width]
+        return pixels[0]
 
 
 def make_field(sampler: FieldSampler) -> UInt8:
@@ -154,6 +192,12 @@ def make_field(sampler: FieldSampler) -> UInt8:
     for step in range(sampler.sampling.steps):
         strip = sampler.advance(step, strip, 0, sampler.height)
     return FieldDecoder(sampler, probe(sampler)).decode(strip, 0, sampler.height)
+
+
+def _statistics(fixed: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """Return the statistics of an appearance from `fixed_tensors`."""
+    start = f"norms.{number}."
+    return {name.removeprefix(start): own for name, own in fixed.items() if name.startswith(start)}
 
 
 def _wanted(sampler: FieldSampler) -> tuple[Tensor, Tensor]:

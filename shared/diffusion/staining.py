@@ -66,31 +66,20 @@ def density_scales(actual: Tensor, wanted: Tensor, strength: float) -> Tensor:
     return strength * ratio.log().clamp(-math.log(MAX_RATIO), math.log(MAX_RATIO))
 
 
-def scale_densities(
-    images: Tensor, labels: UInt8, kinds: Tensor, scales: Tensor, shares: Tensor | None
-) -> Tensor:
+def scale_densities(images: Tensor, labels: UInt8, kinds: Tensor, scales: Tensor) -> Tensor:
     """Scale the optical density of each class by a given factor.
 
     Args:
         images: uint8 (B, H, W, 3).
         labels: label maps, uint8 (B, H, W).
         kinds: the classes, (N,).
-        scales: logarithm of the factor of each appearance, class and colour, (A, N, 3).
-        shares: share of each appearance in each pixel, (A, H, W); None: there is one.
+        scales: logarithm of the factor of each class and colour, (N, 3).
 
     Returns:
         uint8 (B, H, W, 3). A pixel depends on labels up to `FADE` / 2 pixels away.
     """
     areas = _areas(labels, kinds.expand(len(labels), -1), images.device)
-    if shares is None:
-        return _scaled(images, areas, scales.expand(len(labels), -1, -1))
-    soft = _soft(areas)
-    parts = (
-        share[..., None] * torch.einsum("bnhw,nc->bhwc", soft, own)
-        for own, share in zip(scales, shares.to(images.device), strict=True)
-        if share.any()
-    )
-    return _darkened(images, sum(parts, torch.zeros((), device=images.device)))
+    return _scaled(images, areas, scales.expand(len(labels), -1, -1))
 
 
 def _areas(labels: UInt8, kinds: Tensor, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from services.field import stage
 from services.field.crops import choose_crops
+from shared.arrays import UInt8
 from shared.contracts.deploy import Deployment, deployment_key
 from shared.contracts.field import FieldRecord, FieldRequest, PlacedCrop, field_key
 from shared.contracts.models import ModelRef
@@ -19,6 +20,7 @@ from shared.contracts.sampling import Sampling
 from shared.datasets.field_inputs import put_crop
 from shared.diffusion.appearances import Appearance, nearness
 from shared.diffusion.crops import Crop
+from shared.diffusion.field_decoder import FieldDecoder, probe
 from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
@@ -85,6 +87,29 @@ def test_a_velocity_is_that_of_the_appearance_nearby(store: DirectoryStore) -> N
     difference = (one - other)[..., near].abs().max()
     assert difference > 0
     assert (both[..., near] - halfway).abs().max() < difference / 2
+
+
+def test_a_place_is_decoded_by_the_statistics_of_its_own_appearance(store: DirectoryStore) -> None:
+    model = load_model(store, ModelRef("toy"), "cpu")
+    labels = FieldMap.of(np.tile(label_map()[:64], (1, 6)))
+    light, dark = appearance(220, LEFT), appearance(20, RIGHT)
+
+    def sampler(*looks: Appearance) -> FieldSampler:
+        return FieldSampler(model.pipeline, model.record.size, Sampling(steps=2), labels, looks, 3)
+
+    latents = sampler(light).noise(0, sampler(light).height)
+
+    def decoded(*looks: Appearance) -> UInt8:
+        own = sampler(*looks)
+        return FieldDecoder(own, probe(own)).decode(latents, 0, own.height)
+
+    both, one, other = decoded(light, dark), decoded(light), decoded(dark)
+    quarter, middle = both.shape[1] // 4, both.shape[1] // 2
+    np.testing.assert_array_equal(both[:, :quarter], one[:, :quarter])
+    np.testing.assert_array_equal(both[:, -quarter:], other[:, -quarter:])
+    halfway = (one[:, middle].astype(int) + other[:, middle]) / 2
+    assert np.abs(one[:, middle].astype(int) - other[:, middle]).max() > 8
+    assert np.abs(both[:, middle] - halfway).max() <= 2
 
 
 def test_a_field_with_appearances_has_the_same_bytes_in_any_strips(store: DirectoryStore) -> None:
