@@ -36,7 +36,7 @@ from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.imaging.sheet import colorize, sheet
 from shared.storage import DirectoryStore
 
-FIELD = (640, 896)
+FIELD = (448, 896)
 """Height and width of a field, pixels."""
 PLACES = ((0.05, 0.2), (0.5, 0.8), (0.95, 0.2))
 ROWS = 4
@@ -61,7 +61,7 @@ class Gallery:
         one = Appearance.of(looks[0].crops.values())
         made = [self._field(labels, chosen) for chosen in ([one], looks)]
         rows = [[self._coloured(labels)], [made[0]], [made[1]]]
-        return sheet(rows, ["label map", "one appearance", "three appearances"])
+        return sheet(rows, ["label map", "one", "three"])
 
     def edits(self) -> UInt8:
         """Some pictures with tissue painted in, re-stained to other crops, and drawn again."""
@@ -128,7 +128,7 @@ def main() -> None:
     prepare(int(os.environ.get("OMP_NUM_THREADS", "2")))
     gallery = Gallery(read_tiles(given.tiles), given.seed)
     for name, picture in (("fields", gallery.fields()), ("edits", gallery.edits())):
-        Image.fromarray(picture).save(given.folder / f"{name}.webp", quality=85)
+        Image.fromarray(picture).save(given.folder / f"{name}.webp", quality=80)
 
 
 if __name__ == "__main__":
