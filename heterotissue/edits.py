@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ class Editor:
         image: the picture; it is turned upright, transparent pixels are laid on white, and 16 bits
             become 8.
         labels: mask of the model's classes, of the picture's size.
-        crops: <class> → square picture of its tissue; classes without one get a crop of the
-            picture itself.
+        crops: classes, each with a square picture of its tissue; classes without one get a crop
+            of the picture itself.
 
     Raises:
         InputError: a file cannot be read or does not fit the others or the model.
@@ -53,7 +54,7 @@ class Editor:
         config: Settings,
         image: Path,
         labels: Path,
-        crops: dict[str, Path],
+        crops: Sequence[tuple[str, Path]],
     ) -> None:
         prepare(config.threads)
         self.model: LoadedModel = load_model(store, ref, choose_device(config.device))
@@ -62,7 +63,7 @@ class Editor:
         mask = open_mask(labels)
         self._check_size(mask)
         self.labels = self._as_seen(mask, model_labels(mask, self.model.record))
-        self._given = [self._read_crop(name, path) for name, path in crops.items()]
+        self._given = [self._read_crop(name, path) for name, path in crops]
 
     def paint(self, area: Path, border: int, seed: int) -> bytes:
         """Paint the label map into an area, a mask that is not 0 there; return a PNG."""

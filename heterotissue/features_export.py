@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -22,6 +20,7 @@ from shared.errors import InputError
 from shared.features import PatchFeatures, read_features, trident_attributes, write_features
 from shared.imaging.stored_slides import read_record
 from shared.storage import Store
+from shared.whole_files import whole
 
 Layout = Literal["trident", "clam"]
 
@@ -111,9 +110,9 @@ def _write_trident(
     encoder: str,
 ) -> None:
     dim = patches.features.shape[1]
-    with _whole(features / f"{slide.slide}.h5") as path:
+    with whole(features / f"{slide.slide}.h5") as path:
         write_features(path, patches.coords, [patches.features], dim, slide, grid, encoder)
-    with _whole(root / "patches" / f"{slide.slide}_patches.h5") as path, h5py.File(path, "w") as h5:
+    with whole(root / "patches" / f"{slide.slide}_patches.h5") as path, h5py.File(path, "w") as h5:
         places = h5.create_dataset("coords", data=patches.coords)
         places.attrs.update(trident_attributes(slide, grid))
 
@@ -132,21 +131,10 @@ def _write_clam(root: Path, patches: PatchFeatures, slide: SlideRecord, grid: Pa
         "name": slide.slide,
         "save_path": "",
     }
-    with _whole(root / "h5_files" / f"{slide.slide}.h5") as path, h5py.File(path, "w") as h5:
+    with whole(root / "h5_files" / f"{slide.slide}.h5") as path, h5py.File(path, "w") as h5:
         h5.create_dataset("features", data=patches.features)
         h5.create_dataset("coords", data=coords).attrs.update(attributes)
-    with _whole(root / "patches" / f"{slide.slide}.h5") as path, h5py.File(path, "w") as h5:
+    with whole(root / "patches" / f"{slide.slide}.h5") as path, h5py.File(path, "w") as h5:
         h5.create_dataset("coords", data=coords).attrs.update(attributes)
-    with _whole(root / "pt_files" / f"{slide.slide}.pt") as path:
+    with whole(root / "pt_files" / f"{slide.slide}.pt") as path:
         torch.save(torch.from_numpy(patches.features), path)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; give the file its name once it is whole."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from shared.imaging.marks import Mark, mark_png
 from shared.imaging.region_sets import load_region_set
 from shared.seeds import image_seed
 from shared.storage import Store
+from shared.whole_files import write_whole
 
 TRIES = 32
 """Number of places of a lesion, and of windows for it, that are tried."""
@@ -93,7 +94,8 @@ class LesionPainter:
         seed: of all draws.
 
     Raises:
-        InputError: the model does not know the class, no region shows it, or none lacks it.
+        InputError: the model does not know the class, no region shows enough of it, or none lacks
+            it.
     """
 
     def __init__(
@@ -105,14 +107,18 @@ class LesionPainter:
         self.model, self.rule, self.seed = model, rule, seed
         self.label = tissue.index
         self.bank = RegionBank(store, load_region_set(store, regions), ("train",), record)
-        shows = self.bank.shares[:, self.label] > 0
-        lacks = ~shows
+        shares, least = self.bank.shares[:, self.label], record.recipe.denoiser.crop_min**2
+        shows = shares >= least  # the area of the smallest crop
+        lacks = shares == 0
         if rule.without == "slide":
-            lacks = ~np.isin(self.bank.slides, np.unique(self.bank.slides[shows]))
+            lacks = ~np.isin(self.bank.slides, np.unique(self.bank.slides[~lacks]))
         self._donors, self._hosts = np.flatnonzero(shows), np.flatnonzero(lacks)
         where = f"training region of {regions!r}"
         if not len(self._donors):
-            raise InputError(f"no {where} shows {rule.tissue!r}: there is nothing to paint it like")
+            raise InputError(
+                f"no {where} shows as much of {rule.tissue!r} as a crop holds: there is nothing to "
+                "paint it like"
+            )
         if not len(self._hosts):
             remedy = "name another set"
             remedy += ", or take --without region" if rule.without == "slide" else ""
@@ -150,8 +156,8 @@ class LesionPainter:
             ("before", encode_png(image), before), ("painted", painted, after),
         ):  # fmt: skip
             (out / kind).mkdir(parents=True, exist_ok=True)
-            (out / kind / f"{key}.png").write_bytes(png)
-            (out / kind / f"{key}.mask.png").write_bytes(encode_png(labels))
+            write_whole(out / kind / f"{key}.png", png)
+            write_whole(out / kind / f"{key}.mask.png", encode_png(labels))
         share = round(float(area.mean()), 4)
         return Lesion(key, self.rule.tissue, share, region.slide, region.key, x, y, donor, seed)
 
@@ -191,8 +197,9 @@ class LesionPainter:
 
 def paint_lesions(painter: LesionPainter, n: int, out: Path) -> None:
     """Write `n` lesions into a folder, and lesions.csv, which says where each is from."""
-    rows = [painter.write(number, out) for number in range(n)]
-    with (out / "lesions.csv").open("w", newline="", encoding="utf-8") as file:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lesions.csv").open("w", newline="", encoding="utf-8", buffering=1) as file:
         table = csv.writer(file)
         table.writerow(Lesion._fields)
-        table.writerows(rows)
+        for number in range(n):
+            table.writerow(painter.write(number, out))

@@ -28,6 +28,7 @@ from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.sheet import colorize, sheet
 from shared.seeds import image_seed
 from shared.storage import Store
+from shared.whole_files import write_whole
 
 BATCH = 8
 
@@ -74,9 +75,10 @@ def read_sides(
     )
     first, second = (np.unique(each).tolist() for each in maps)
     crops = [crop for _, crop in choose_crops(store, request, model, sorted({*first, *second}))]
-    replaced = {
-        crop.label: read_crop(store, crop, model, np.random.default_rng(seed)) for crop in others
-    }
+    read = [read_crop(store, crop, model, np.random.default_rng(seed)) for crop in others]
+    replaced = {crop.label: crop for crop in read}
+    if len(replaced) < len(read):
+        raise InputError("a class has several other crops: give one")
     if absent := [model.classes.names[label] for label in replaced if label not in second]:
         raise InputError(f"the second map does not hold {', '.join(absent)}: give no crop of it")
     return (
@@ -121,12 +123,6 @@ def name_difference(first: Side, second: Side, model: ModelRecord) -> dict[str, 
     return {"crops": crops, "map": changed}
 
 
-def files_of(n: int, out: Path) -> list[Path]:
-    """Return the pictures and maps of `n` pairs in the folder `out`."""
-    pairs = [f"{number:04d}{end}" for number in range(n) for end in ("", "-first", "-second")]
-    return [out / f"{name}.png" for name in (*pairs, "first.mask", "second.mask")]
-
-
 def make_pairs(
     model: LoadedModel,
     sides: tuple[Side, Side],
@@ -159,6 +155,8 @@ def make_pairs(
     mark = Mark(str(record.ref))
     out.mkdir(parents=True, exist_ok=True)
     seeds = [image_seed(seed, number) for number in range(n)]
+    facts = {"model": str(record.ref), "difference": difference, "seeds": seeds}
+    write_whole(out / "pairs.json", (json.dumps(facts, indent=1) + "\n").encode())
     for start in range(0, n, BATCH):
         own = seeds[start : start + BATCH]
         made = [
@@ -177,9 +175,7 @@ def make_pairs(
             for name, image in zip(("first", "second"), images, strict=True):
                 _write(out / f"{number:04d}-{name}.png", image, mark)
     for name, side in zip(("first", "second"), sides, strict=True):
-        (out / f"{name}.mask.png").write_bytes(encode_png(side.labels))
-    facts = {"model": str(record.ref), "difference": difference, "seeds": seeds}
-    (out / "pairs.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_whole(out / f"{name}.mask.png", encode_png(side.labels))
 
 
 def _placed(side: Side, seed: int) -> list[Crop]:
@@ -192,4 +188,4 @@ def _placed(side: Side, seed: int) -> list[Crop]:
 
 
 def _write(path: Path, image: UInt8, mark: Mark) -> None:
-    path.write_bytes(mark_png(encode_png(image), mark))
+    write_whole(path, mark_png(encode_png(image), mark))

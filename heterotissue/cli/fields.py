@@ -38,6 +38,7 @@ from shared.errors import InputError
 from shared.models import find_version, read_model
 from shared.seeds import image_seed
 from shared.storage import Store
+from shared.whole_files import write_whole
 
 if TYPE_CHECKING:
     from heterotissue.edits import Editor
@@ -276,12 +277,11 @@ def pairs(
     store: StoreOption = None,
 ) -> None:
     """Make pairs of images from the same noise that differ in a map or in crops alone."""
-    from heterotissue.pairs import files_of, make_pairs, read_sides
+    from heterotissue.pairs import make_pairs, read_sides
     from shared.device import choose_device
     from shared.diffusion.model_store import load_model
 
-    inputs = [labels, *([other_labels] if other_labels else [])]
-    check_out(files_of(n, out), [*inputs, *_paths(crop), *_paths(other_crop)])
+    check_new(out)
     target = Target.of(store, "")
     record = read_model(target.store, find_version(target.store, model))
     given = put_crops(target.store, crop or [], record)
@@ -331,6 +331,7 @@ def lesions(
     rule = LesionRule(tissue, smallest, largest, without, border)
     name = regions or loaded.record.regions
     painter = LesionPainter(target.store, loaded, name, rule, seed)
+    check_new(out)
     with working("painting"):
         paint_lesions(painter, n, out)
     say(f"lesions: {out} ({n} images, each before and after)")
@@ -342,15 +343,23 @@ def _editor(
     from heterotissue.edits import Editor
 
     target = Target.of(store, "")
-    crops = {tissue: Path(path) for tissue, path in map(_pair, crop or [])}
+    crops = [(tissue, Path(path)) for tissue, path in map(_pair, crop or [])]
     ref = find_version(target.store, model)
     return Editor(target.store, ref, target.config, image, labels, crops)
 
 
+def check_new(folder: Path) -> None:
+    """Raise `InputError` if a folder holds anything, so that no table is beside others' images."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--out {folder} is not empty: choose another folder, or empty it")
+
+
 def check_out(files: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise `InputError` if a file to write is no PNG, or would replace an input."""
+    """Raise `InputError` if a file to write is no PNG, cannot be one, or would replace an input."""
     taken = {_identity(path) for path in inputs} - {None}
     for file in files:
+        if file.is_dir():
+            raise InputError(f"--out {file} is a folder: give the name of a file")
         if file.suffix.lower() != ".png":
             raise InputError(f"--out {file} must end in .png, because a PNG is written")
         if _identity(file) in taken:
@@ -372,7 +381,7 @@ def _paths(items: list[str] | None) -> list[Path]:
 
 def _write(path: Path, png: bytes, *, quiet: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png)
+    write_whole(path, png)
     if not quiet:
         say(f"picture: {path}")
 

@@ -202,7 +202,7 @@ def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[in
             f"it knows {classes.names[classes.first :]}"
         )
     total = sum(proportions.values())
-    if min(proportions.values(), default=0.0) < 0 or total > 1 + 1e-6:
+    if not (min(proportions.values(), default=0.0) >= 0 and total <= 1 + 1e-6):  # so NaN, too
         raise InputError(
             f"proportions are shares of the labelled pixels: none below 0, at most 1 in sum, "
             f"not {dict(proportions)} (sum {total:g})"

@@ -34,7 +34,7 @@ def check_edit(
     Raises:
         InputError: sizes differ or are beyond what is edited; the area is empty; the map has other
             classes; a crop is of a class that the map lacks, or there are two of a class; or the
-            image does not show a class that needs a crop.
+            image shows less of a class that needs a crop than the smallest crop holds.
     """
     height, width = image.shape[:2]
     size = f"the image is {width}×{height} px"
@@ -61,11 +61,13 @@ def check_edit(
             raise InputError(f"a crop is of {names[label]!r}, which the label map does not hold")
         if given.count(label) > 1:
             raise InputError(f"class {names[label]!r} has several crops: give one")
-    seen = np.unique(labels if area is None else labels[~area])
+    beside = np.bincount((labels if area is None else labels[~area]).ravel(), minlength=len(names))
+    least = (model.recipe.denoiser.crop_min * model.size) ** 2 if area is not None else 0
     for label in missing_crops(model, labels, given):
-        if label not in seen:
+        if beside[label] <= least:
             raise InputError(
-                f"the image shows no {names[label]!r} outside of the area: give a crop of it"
+                f"the image shows {'too little' if beside[label] else 'no'} {names[label]!r} "
+                "outside of the area: give a crop of it"
             )
 
 

@@ -96,7 +96,7 @@ def redraw(sampler: FieldSampler, image: UInt8, strength: float, staining: float
         sampler: of a field of the image's size, with the image's label map.
         image: uint8 RGB (h, w, 3).
         strength: the time t from which the image is denoised again: near 0 only colours change,
-            at 1 nothing of the image is left. It is rounded up to a step of the sampling.
+            at 1 nothing of the image is left. It is rounded to a step of the sampling.
         staining: strength of matching each class to the staining of its crop.
 
     Raises:

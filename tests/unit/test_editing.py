@@ -205,10 +205,12 @@ def test_commands_edit_restain_and_vary(
     assert htd("restain", "a.png", *model, "--crop", "tumor=crop.png", "--out", "c.png") == 0
     assert htd("vary", "a.png", *model, "--n", "1", "--out", "many") == 0
     assert len(list((tmp_path / "many").glob("a-*.png"))) == 1
+    Path("folder.png").mkdir()
     for words in (
         ("edit", "a.png", *model, "--area", "area.png", "--out", "a.png"),
         ("edit", "a.png", *model, "--area", "area.png", "--out", "area.png"),
         ("restain", "a.png", *model, "--crop", "tumor=crop.png", "--out", "x.jpg"),
+        ("edit", "a.png", *model, "--area", "area.png", "--out", "folder.png"),
         ("pairs", "map.png", "--model", "toy", "--other-labels", "many/first.mask.png"),
     ):
         if words[0] == "pairs":
@@ -217,14 +219,23 @@ def test_commands_edit_restain_and_vary(
         assert htd(*words) == 2
         assert "--out" in capsys.readouterr().err
     np.testing.assert_array_equal(np.asarray(Image.open("a.png")), image)
+    twice = ("--crop", "tumor=crop.png", "--crop", "tumor=a.png")
+    assert htd("edit", "a.png", *model, "--area", "area.png", *twice, "--out", "d.png") == 2
+    assert "class 'tumor' has several crops" in capsys.readouterr().err
+    assert not Path("d.png").exists()
     assert htd("restain", "a.png", *model) == 2
     assert htd("restain", "a.png", *model, "--crop", "fat=crop.png") == 2
     assert "toy/1 has no tissue 'fat'; it knows stroma, tumor" in capsys.readouterr().err
     field = ("--model", "toy", "--labels", "area.png", "--store", store.url)
     assert htd("field", *field) == 2
     assert "[255]; the labels of toy/1 are 0 to 2" in capsys.readouterr().err
-    pairs = ("--model", "toy", "--store", store.url, "--n", "1", "--out", "pairs")
-    assert htd("pairs", "map.png", *pairs, "--other-crop", "tumor=crop.png") == 0
+    pairs = ("--model", "toy", "--store", store.url, "--n", "1", "--out")
+    other = ("--other-crop", "tumor=crop.png")
+    assert htd("pairs", "map.png", *pairs, "pairs", *other, "--other-crop", "Tumor=a.png") == 2
+    assert "several other crops" in capsys.readouterr().err
+    assert htd("pairs", "map.png", *pairs, "pairs", *other) == 0
+    assert htd("pairs", "map.png", *pairs, "pairs", *other) == 2
+    assert "pairs is not empty" in capsys.readouterr().err
     first, second = (
         np.asarray(Image.open(f"pairs/0000-{name}.png")) for name in ("first", "second")
     )
@@ -233,14 +244,14 @@ def test_commands_edit_restain_and_vary(
         "crops": ["tumor"], "map": {},
     }  # fmt: skip
     Image.fromarray(np.minimum(labels + 1, 2)).save("other.png")
-    assert htd("pairs", "map.png", *pairs, "--other-labels", "other.png") == 0
-    again = np.asarray(Image.open("pairs/0000-first.png"))
+    assert htd("pairs", "map.png", *pairs, "maps", "--other-labels", "other.png") == 0
+    again = np.asarray(Image.open("maps/0000-first.png"))
     np.testing.assert_array_equal(again, first)
     changed = float((labels == 1).mean())
-    assert json.loads(Path("pairs/pairs.json").read_text())["difference"] == {
+    assert json.loads(Path("maps/pairs.json").read_text())["difference"] == {
         "crops": [], "map": {"stroma → tumor": pytest.approx(changed, abs=1e-3)},
     }  # fmt: skip
-    assert htd("pairs", "map.png", *pairs) == 2
+    assert htd("pairs", "map.png", *pairs, "same") == 2
     assert "both sides of the pairs are the same" in capsys.readouterr().err
 
 
