@@ -325,13 +325,13 @@ def lesions(
 
     if smallest > largest:
         raise InputError(f"--smallest {smallest} is larger than --largest {largest}")
+    check_new(out)
     target = Target.of(store, "")
     ref = find_version(target.store, model)
     loaded = load_model(target.store, ref, choose_device(target.config.device))
     rule = LesionRule(tissue, smallest, largest, without, border)
     name = regions or loaded.record.regions
     painter = LesionPainter(target.store, loaded, name, rule, seed)
-    check_new(out)
     with working("painting"):
         paint_lesions(painter, n, out)
     say(f"lesions: {out} ({n} images, each before and after)")
