@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/lesions"))
     given = parser.parse_args()
     tiles, painted = given.out / "tiles", given.out / "painted"
-    shutil.rmtree(tiles, ignore_errors=True)
+    for folder in (tiles, painted):
+        shutil.rmtree(folder, ignore_errors=True)
     figures: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat()}
     figures |= choose_tiles(given.folder, tiles)
     for command in (
