@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -250,6 +251,11 @@ def vary(
     """Draw variations of a picture with the same labels."""
     files = [out / f"{image.stem}-{number:04d}.png" for number in range(n)]
     check_out(files, [image, labels, *_paths(crop)])
+    if older := set(out.glob(f"{glob.escape(image.stem)}-[0-9][0-9][0-9][0-9].png")) - {*files}:
+        raise InputError(
+            f"{out} holds {len(older)} more variations of {image.stem}, such as {min(older).name}: "
+            "remove them, or give another --out"
+        )
     editor = _editor(store, model, image, labels, crop)
     with working("drawing"):
         for number, file in enumerate(files):

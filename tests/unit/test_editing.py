@@ -206,7 +206,10 @@ def test_commands_edit_restain_and_vary(
     assert htd("vary", "a.png", *model, "--n", "1", "--out", "many") == 0
     assert len(list((tmp_path / "many").glob("a-*.png"))) == 1
     Path("folder.png").mkdir()
+    Path("other").mkdir()
+    Path("other/a-0001.png").touch()
     for words in (
+        ("vary", "a.png", *model, "--n", "1", "--out", "other"),
         ("edit", "a.png", *model, "--area", "area.png", "--out", "a.png"),
         ("edit", "a.png", *model, "--area", "area.png", "--out", "area.png"),
         ("restain", "a.png", *model, "--crop", "tumor=crop.png", "--out", "x.jpg"),
