@@ -32,13 +32,13 @@ from shared.contracts.recipe import DenoiserRecipe
 from shared.diffusion.autoencoder import Autoencoder
 from shared.diffusion.crops import Crop, filled
 from shared.diffusion.denoiser import KEPT, TIME_SCALE, Denoiser, Encode, Tensors, distinct_rows
+from shared.diffusion.region_attention import RegionAttention, bias_name
 
 MAP_WIDTH = 8
 """Width of the embedding of a pixel's class."""
 
 MASKED = -1e4
 """Attention bias of masked tokens: their softmax weight is 0, also in half precision."""
-
 
 STEM = f"{KEPT}stem"
 KEPT_BYTES = 1 << 30
@@ -66,52 +66,6 @@ class Stem(nn.Conv2d):
         sample, features = torch.split(joined, [self.sample, self.out_channels], 1)
         own: Tensor = functional.conv2d(sample, self.weight[:, : self.sample], padding=1)
         return own + features.to(own.dtype)
-
-
-class RegionAttention:
-    """Attention for diffusers' transformer blocks, with one bias per level of the UNet.
-
-    Args:
-        name: name of the layer, by which its keys and values are kept.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.key, self.value = (f"{KEPT}{kind}_{name}" for kind in ("key", "value"))
-
-    def project(self, attn: Any, source: Tensor) -> Tensors:
-        """Return the layer's keys and values of tokens, (B, tokens, C)."""
-        return {self.key: attn.to_k(source), self.value: attn.to_v(source)}
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        regions: Tensors | None = None,
-    ) -> Tensor:
-        """Attend from each place to the image, or to the tokens of crops with the level's bias."""
-        batch, count, _ = hidden_states.shape
-        source, bias, known = hidden_states, None, Tensors()
-        if encoder_hidden_states is not None and regions is not None:
-            source, known = encoder_hidden_states, regions
-            bias = regions[bias_name(count)].to(hidden_states.dtype)
-        if self.key not in known:
-            known = self.project(attn, source)
-        query, key, value = (
-            x.view(batch, x.shape[1], attn.heads, -1).transpose(1, 2)
-            for x in (attn.to_q(hidden_states), known[self.key], known[self.value])
-        )
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
-        out: Tensor = attn.to_out[0](mixed.to(query.dtype))
-        return out
-
-
-def bias_name(places: int) -> str:
-    """Return the name of the attention bias of the UNet's level with `places` places."""
-    return f"bias_{places}"
 
 
 class RegionalDenoiser(Denoiser):
