@@ -11,17 +11,16 @@ images, and are scored on the other fields. Regions are chosen by the rule of 20
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import shutil
-import subprocess
-from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.quality import HTD
+from benchmarks.quality import mean_iou, run_htd
 from benchmarks.segmenters import spread
 from shared.contracts.evaluate import Report, TrainingSet, report_key
 
@@ -36,7 +35,8 @@ def split_fields(folder: Path, out: Path, seed: int) -> dict[str, int]:
     for place, number in enumerate(np.random.default_rng(seed).permutation(len(masks))):
         target = out / ("train" if place < count else "test")
         target.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob(masks[number].name.replace(".mask.png", ".*")):
+        name = masks[number].name.removesuffix(".mask.png")
+        for file in folder.glob(f"{glob.escape(name)}.*"):
             shutil.copyfile(file, target / file.name)
     return {"train": count, "test": len(masks) - count}
 
@@ -53,7 +53,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/few-fields"))
     given = parser.parse_args()
     figures: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat()}
-    scores: dict[TrainingSet, list[float]] = defaultdict(list)
+    kinds = (TrainingSet.REAL, TrainingSet.SYNTHETIC, TrainingSet.REAL_AND_SYNTHETIC)
+    scores: dict[TrainingSet, list[float]] = {kind: [] for kind in kinds}
     for seed in range(given.splits):
         part = given.out / f"split-{seed}"
         figures["fields"] = split_fields(given.folder, part / "fields", seed)
@@ -66,12 +67,11 @@ def main() -> None:
             f"synthesize --dataset fields --model fields --images {given.images}",
             "evaluate --dataset fields --report fields",
         ):
-            words = [*command.split(), "--store", str(part / "store")]
-            subprocess.run([HTD, *words], check=True)
+            run_htd(command, part / "store")
         file = part / "store" / report_key("fields", "report.json")
         report = Report.model_validate_json(file.read_text())
-        for kind, found in report.segmentation.items():
-            scores[kind].append((found and found.mean_iou) or 0.0)
+        for kind in kinds:
+            scores[kind].append(mean_iou(report, kind))
         print(json.dumps(scores), flush=True)
     pairs = zip(scores[TrainingSet.REAL_AND_SYNTHETIC], scores[TrainingSet.REAL], strict=True)
     figures |= {"scores": scores, "gain": spread([both - real for both, real in pairs])}

@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.fields import SIZE, Tile
-from benchmarks.quality import HTD
+from benchmarks.quality import run_htd
 from benchmarks.segmenters import TilePairs, scored, spread, trained
 from services.evaluate.data import Pairs, RealPairs
 from shared.computing import prepare
@@ -96,8 +95,7 @@ def main() -> None:
         f"lesions --model lesions --tissue {LESION} --n {given.painted} --smallest 0.1 "
         f"--largest 0.6 --out {painted}",
     ):
-        words = [*command.split(), "--store", str(given.out / "store")]
-        subprocess.run([HTD, *words], check=True)
+        run_htd(command, given.out / "store")
     prepare(int(os.environ.get("OMP_NUM_THREADS", "2")))
     store = open_store(str(given.out / "store"))
     record = load_region_set(store, "lesions")

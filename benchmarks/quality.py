@@ -29,6 +29,11 @@ from shared.contracts.evaluate import Report, TrainingSet, report_key
 HTD = Path(sys.executable).parent / "htd"
 
 
+def run_htd(command: str, store: Path) -> None:
+    """Run an `htd` command, words between spaces, on a store. Raises if it fails."""
+    subprocess.run([HTD, *command.split(), "--store", str(store)], check=True)
+
+
 def figures(report: Report) -> dict[str, float | None]:
     """Summarize the report of a study; where encoders differ, the least favourable one counts.
 
@@ -42,7 +47,7 @@ def figures(report: Report) -> dict[str, float | None]:
     measured = (looks.retrieval, *(part.retrieval for part in report.fidelity))
     top1 = [retrieval["both"].top1 for retrieval in measured]
     real, synthetic, augmented = (
-        _mean_iou(report, source)
+        mean_iou(report, source)
         for source in (TrainingSet.REAL, TrainingSet.SYNTHETIC, TrainingSet.REAL_AND_SYNTHETIC)
     )
     distances = [looks.per_patient, *(part.per_patient for part in report.fidelity)]
@@ -72,7 +77,12 @@ def figures(report: Report) -> dict[str, float | None]:
     }
 
 
-def _mean_iou(report: Report, source: TrainingSet) -> float:
+def mean_iou(report: Report, source: TrainingSet) -> float:
+    """Return the mean IoU of the segmenters of a training set.
+
+    Raises:
+        ValueError: it was not measured.
+    """
     scores = report.segmentation[source]
     return _known(scores.mean_iou if scores else None)
 

@@ -15,13 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.layouts import measure
-from benchmarks.quality import HTD
+from benchmarks.quality import run_htd
 from benchmarks.segmenters import scored, spread, trained
 from services.evaluate.data import gather
 from shared.computing import prepare
@@ -52,8 +51,7 @@ def main() -> None:
         f"--set recipe.layouts.steps={given.layout_steps}",
         *(f"{made} {name} {more}" for name, more in DATASETS.items()),
     ):
-        words = [*command.split(), "--store", str(given.out / "store")]
-        subprocess.run([HTD, *words], check=True)
+        run_htd(command, given.out / "store")
     prepare(int(os.environ.get("OMP_NUM_THREADS", "2")))
     store = open_store(str(given.out / "store"))
     figures: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat()}

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.contracts.explaining import describe
 from shared.errors import HeteroTissueError, InputError
+from shared.whole_files import whole
 
 M = TypeVar("M", bound=BaseModel)
 Item = TypeVar("Item", covariant=True)
@@ -161,9 +162,8 @@ class Transport:
 
     def download(self, url: str, path: Path) -> None:
         """Download a file to `path`, which appears only when the download is complete."""
-        part = path.with_name(path.name + ".part")
         try:
-            with self._server(url).stream("GET", url) as answer:
+            with whole(path) as part, self._server(url).stream("GET", url) as answer:
                 if not answer.is_success:
                     answer.read()
                 _checked(answer)
@@ -172,7 +172,6 @@ class Transport:
                         file.write(data)
         except httpx2.TransportError as error:
             raise ServerError(f"{url} broke off: {error}") from error
-        part.replace(path)
 
     def _server(self, url: str) -> httpx2.Client:
         """Return the connection for a URL: a path of the gateway, or a link to the store."""

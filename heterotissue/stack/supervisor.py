@@ -37,6 +37,7 @@ from shared.errors import HeteroTissueError, InputError
 from shared.queue.worker import make_app
 from shared.settings import Settings
 from shared.storage import open_store
+from shared.whole_files import write_whole
 
 STATE = "stack.json"
 """File in the folder of a stack: name of each process → its number."""
@@ -291,10 +292,8 @@ class Stack:
 
     def _write_state(self) -> None:
         state = {process.name: process.child.pid for process in self.processes}
-        path = self.folder / STATE
-        new = path.with_name(f"{STATE}.new")
-        new.write_text(json.dumps(state, indent=1))
-        new.replace(path)  # `htd stack status` never reads half of it
+        # `htd stack status` never reads half of it
+        write_whole(self.folder / STATE, json.dumps(state, indent=1).encode())
 
     def check(self) -> None:
         """Raise `HeteroTissueError` if a process has ended."""

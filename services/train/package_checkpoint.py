@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import safetensors.torch
@@ -27,6 +26,7 @@ from services.train.warm_start import (
 )
 from shared.contracts.train import PACKAGED
 from shared.storage import Store, open_store
+from shared.whole_files import write_whole
 
 
 def package_checkpoint(store: Store, reference: str, path: Path, base: str | None = None) -> None:
@@ -58,9 +58,7 @@ def package_checkpoint(store: Store, reference: str, path: Path, base: str | Non
         else difference(tensors, packaged_tensors(base)[1])
     )
     small = {name: value.contiguous() for name, value in small.items()}
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(safetensors.torch.save(small, {"heterotissue": json.dumps(meta)}))
-    Path(file.name).replace(path)
+    write_whole(path, safetensors.torch.save(small, {"heterotissue": json.dumps(meta)}))
     path.chmod(0o644)
 
 
