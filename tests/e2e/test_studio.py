@@ -251,7 +251,7 @@ def test_crops_are_cut_from_a_slide_and_from_the_atlas(
 
     studio.keyboard.press("1")
     studio.get_by_role("button", name="Slide", exact=True).click()
-    studio.get_by_label("Slide", exact=True).select_option("s1")
+    studio.get_by_role("combobox", name="Slide", exact=True).select_option("s1")
     expect(studio.locator("#view[data-open]")).to_be_attached()
     studio.locator("#view .openseadragon-canvas").first.focus()
     studio.keyboard.press("Enter")
@@ -294,7 +294,7 @@ def test_crops_are_cut_from_a_slide_and_from_the_atlas(
 def test_a_slide_that_is_too_coarse_for_the_model_says_so(studio: Page, atlas: str) -> None:
     """The model has 0.5 µm per pixel, the slide 1 µm."""
     studio.get_by_role("button", name="Slide", exact=True).click()
-    studio.get_by_label("Slide", exact=True).select_option("s0")
+    studio.get_by_role("combobox", name="Slide", exact=True).select_option("s0")
     expect(studio.locator("#view[data-open]")).to_be_attached()
     studio.locator("#view").click()
     expect(studio.locator("#picking-note")).to_contain_text("too coarse for the 0.5 µm/px")
