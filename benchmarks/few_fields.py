@@ -16,6 +16,7 @@ import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,9 @@ def main() -> None:
     for seed in range(given.splits):
         part = given.out / f"split-{seed}"
         figures["fields"] = split_fields(given.folder, part / "fields", seed)
+        fields = quote(str(part / "fields"))
         for command in (
-            f"ingest {part / 'fields'} --cohort fields --classes {given.classes} --mpp {given.mpp} "
+            f"ingest {fields} --cohort fields --classes {quote(given.classes)} --mpp {given.mpp} "
             f"--region-size {SIZE} --region-mpp {given.mpp}",
             "train --regions fields --model fields --recipe cpu-small --warm-start colon "
             "--set recipe.vae.decoder_steps=0 --set recipe.denoiser.views=8 "

@@ -18,6 +18,7 @@ import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -87,13 +88,13 @@ def main() -> None:
     figures: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat()}
     figures |= choose_tiles(given.folder, tiles)
     for command in (
-        f"tiles {tiles} --cohort lesions --classes {OTHERS},{LESION} --mpp 0.5 --region-mpp 0.875 "
-        f"--region-size {SIZE} --slide {PATIENT}",
+        f"tiles {quote(str(tiles))} --cohort lesions --classes {OTHERS},{LESION} --mpp 0.5 "
+        f"--region-mpp 0.875 --region-size {SIZE} --slide {quote(PATIENT)}",
         "train --regions lesions --model lesions --recipe cpu-small --warm-start colon "
         "--set recipe.vae.decoder_steps=0 --set recipe.denoiser.views=8 "
         f"--set recipe.denoiser.steps={given.steps}",
         f"lesions --model lesions --tissue {LESION} --n {given.painted} --smallest 0.1 "
-        f"--largest 0.6 --out {painted}",
+        f"--largest 0.6 --out {quote(str(painted))}",
     ):
         run_htd(command, given.out / "store")
     prepare(int(os.environ.get("OMP_NUM_THREADS", "2")))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,8 +31,8 @@ HTD = Path(sys.executable).parent / "htd"
 
 
 def run_htd(command: str, store: Path) -> None:
-    """Run an `htd` command, words between spaces, on a store. Raises if it fails."""
-    subprocess.run([HTD, *command.split(), "--store", str(store)], check=True)
+    """Run an `htd` command, quoted as for a shell, on a store. Raises if it fails."""
+    subprocess.run([HTD, *shlex.split(command), "--store", str(store)], check=True)
 
 
 def figures(report: Report) -> dict[str, float | None]:

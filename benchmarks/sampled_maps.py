@@ -17,6 +17,7 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from benchmarks.layouts import measure
@@ -45,8 +46,9 @@ def main() -> None:
     given = parser.parse_args()
     made = f"synthesize --model maps --images {given.images} --dataset"
     for command in (
-        f"tiles {given.folder} --cohort maps --classes {given.classes} --mpp {given.mpp} "
-        f"--region-mpp {given.region_mpp} --region-size 128 --slide {given.slide}",
+        f"tiles {quote(str(given.folder))} --cohort maps --classes {quote(given.classes)} "
+        f"--mpp {given.mpp} --region-mpp {given.region_mpp} --region-size 128 "
+        f"--slide {quote(given.slide)}",
         "train --regions maps --model maps --recipe cpu-small --warm-start colon-student --as-is "
         f"--set recipe.layouts.steps={given.layout_steps}",
         *(f"{made} {name} {more}" for name, more in DATASETS.items()),

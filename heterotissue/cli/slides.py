@@ -223,15 +223,17 @@ def tiles(
     """Ingest tiles that were cut elsewhere, with their masks, as training regions.
 
     Masks are found by name: <tile>.mask.png, <tile>_mask.png. The pixels of a mask are class
-    indices. In a folder that has the name of a class, pixels that are not black are that class.
-    All other pixels are class 0, other tissue.
+    indices. In a folder that has the name of a class (or one that --rename gives), pixels that are
+    not black are that class. All other pixels are class 0, other tissue.
     """
     target = Target.of(store, broker, dry_run)
     mask_classes = parse_classes(classes, exhaustive=True)
+    names = parse_renames(rename, mask_classes)
     with working("reading tiles"):
         table = tile_table(
             target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
-            mpp=mpp, patient=patient, allow_leakage=allow_leakage, replace=replace,
+            mpp=mpp, label_names=names, patient=patient, allow_leakage=allow_leakage,
+            replace=replace,
             region=(region_size, region_mpp or mpp) if region_size is not None else None,
         )  # fmt: skip
     tell(table.notes, table.refused)
@@ -242,7 +244,7 @@ def tiles(
         cohort=cohort,
         tiles=table.key,
         classes=mask_classes,
-        label_names=parse_renames(rename, mask_classes),
+        label_names={name: new for name, new in names.items() if name not in table.renamed},
         regions=RegionRule(
             size=region_size, mpp=region_mpp or mpp, low=0, high=1, min_classes=1, min_tissue=0,
             count_background=True, overlap=0, max_per_slide=10_000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class TileTable:
 
     Attributes:
         key: for `IngestRequest.tiles`.
+        renamed: keys of `label_names` that are names of folders.
         tiles: number of tiles in the table.
         smallest: width or height of the smallest tile, pixels.
         refused: tiles that were left out, and why.
@@ -69,6 +71,7 @@ class TileTable:
     key: str
     tiles: int
     smallest: int
+    renamed: frozenset[str] = frozenset()
     refused: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -96,6 +99,7 @@ def tile_table(
     classes: Classes,
     slide_pattern: str | None,
     mpp: float,
+    label_names: Mapping[str, str] | None = None,
     patient: str | None = None,
     allow_leakage: bool = False,
     replace: bool = False,
@@ -119,6 +123,8 @@ def tile_table(
             is the name of the tile's slide. None: the tiles of a patient are one slide, or, if
             patients are not given either, every tile is a slide of its own.
         mpp: µm per pixel of the tiles.
+        label_names: name of a folder → class of its tiles, beside the names of the classes; other
+            keys are left to the masks.
         patient: regular expression or table that tells a tile's patient.
         allow_leakage: whether the slides of a patient may be in two splits.
         replace: whether tiles that the cohort has may be missing now.
@@ -143,11 +149,13 @@ def tile_table(
     patients = Patients(patient, paths) if patient else None
     found.notes += patients.unread() if patients else []
     slides = pattern(slide_pattern, "--slide") if slide_pattern else None
+    meant = [(name, name) for name in classes.names] + list((label_names or {}).items())
+    folders = {(spelling(name), classes.names.index(of)) for name, of in meant}
     tiles: dict[str, Tile] = {}
     for path in paths:
         below = path.relative_to(folder)
         try:
-            tile = _read(path, below, search, beside, patients, slides, classes, found)
+            tile = _read(path, below, search, beside, patients, slides, classes, folders, found)
             check_side(tile, mpp, region)
         except InputError as error:
             found.refuse(below, str(error))
@@ -180,7 +188,9 @@ def tile_table(
             check_growth(store, cohort, set(tiles), mpp)
         store.put(key, table)
     smallest = min(tile.side for tile in tiles.values())
-    return TileTable(key, len(tiles), smallest, found.refused, _short(found.notes))
+    there = {spelling(part) for tile in tiles.values() for part in tile.below.parent.parts}
+    used = frozenset(name for name in label_names or () if spelling(name) in there)
+    return TileTable(key, len(tiles), smallest, used, found.refused, _short(found.notes))
 
 
 def _said(tile: Tile) -> tuple[str, int | None, str | None, Split | None]:
@@ -243,6 +253,7 @@ def _read(
     patients: Patients | None,
     slides: re.Pattern[str] | None,
     classes: Classes,
+    folders: Set[tuple[str, int]],
     found: Found,
 ) -> Tile:
     """Describe one tile. Raises `InputError` or `OSError` if it cannot be used."""
@@ -269,7 +280,6 @@ def _read(
         )
     if reason := unusable(masks[0]):
         raise InputError(f"has a mask, {masks[0].name}, that {reason}")
-    folders = below.parent.parts
     owner = patients.of(path, below) if patients else None
     if patients and owner is None:
         raise InputError(f"--patient {quoted(patients.rule)} tells no patient of it")
@@ -280,8 +290,8 @@ def _read(
             "must be the slide's name"
         )
     owner = origin_of(path.name, owner, None).patient
-    indices = {spelling(name): index for index, name in enumerate(classes.names)}
-    labels = {indices[spelling(part)] for part in folders if spelling(part) in indices}
+    parts = {spelling(part) for part in below.parent.parts}
+    labels = {label for name, label in folders if name in parts}
     if len(labels) > 1:
         names = ", ".join(classes.names[label] for label in sorted(labels))
         raise InputError(f"lies in the folders of several classes: {names}")

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 import tifffile
 from PIL import Image
+from typer.testing import CliRunner
 
+from heterotissue.cli.app import app
 from heterotissue.sources import tile_table
 from services.ingest import tile_tables
 from services.ingest.stage import IngestStage
@@ -85,6 +87,32 @@ def test_tiles_become_regions_by_the_classes_of_their_folders(
     assert all(region.image.shape == (32, 32, 3) for region in regions)
     assert sorted(int(region.labels.max()) for region in regions) == [1, 1, 1, 2, 2, 2]
     assert all((region.labels[:, :15] == 0).all() for region in regions)
+
+
+def test_folders_are_renamed_to_classes(tmp_path: Path) -> None:
+    folder, store = tmp_path / "tiles", DirectoryStore(tmp_path / "store")
+    write_tiles(folder)
+    for split in ("train", "test"):
+        (folder / split / "tumor").rename(folder / split / "Adenocarcinoma")
+    with pytest.raises(InputError, match="folders of some tiles have the name of a class"):
+        ingest_tiles(store, folder, CLASSES)
+    names = {"adenocarcinoma": "tumor", "7": "stroma"}
+    command = f"tiles {folder} --cohort t --classes stroma,tumor --mpp 0.5 --region-size 32"
+    renames = [f"--rename={old}={new}" for old, new in names.items()]
+    run = ["--slide", r"p(\d+)", "--region-mpp", "1", "--store", str(tmp_path / "store")]
+    found = CliRunner().invoke(app, [*command.split(), *renames, *run])
+    assert found.exit_code == 0, found.output
+    assert "renamed, but in no annotation" in found.output
+    assert "adenocarcinoma" not in found.output
+    regions = list(RegionIndex(store, load_region_set(store, "t"), "train", "test"))
+    assert sorted(int(region.labels.max()) for region in regions) == [1, 1, 1, 2, 2, 2]
+    unclear = names | {"Adenocarcinoma": "stroma"}
+    table = tile_table(
+        store, "other", folder, masks=None, classes=CLASSES, slide_pattern=None, mpp=0.5,
+        label_names=unclear,
+    )  # fmt: skip
+    assert len(table.refused) == table.tiles == 3
+    assert "in the folders of several classes: stroma, tumor" in table.refused[0].reason
 
 
 def test_tiles_with_one_class_need_no_folders(tmp_path: Path) -> None:
