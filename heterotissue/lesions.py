@@ -107,8 +107,9 @@ class LesionPainter:
         self.model, self.rule, self.seed = model, rule, seed
         self.label = tissue.index
         self.bank = RegionBank(store, load_region_set(store, regions), ("train",), record)
-        shares, least = self.bank.shares[:, self.label], record.recipe.denoiser.crop_min**2
-        shows = shares >= least  # the area of the smallest crop
+        crops = CropRule.of(record.recipe.denoiser, record.classes)
+        shares = self.bank.shares[:, self.label]
+        shows = shares * record.size**2 >= crops.least_area(record.size)
         lacks = shares == 0
         if rule.without == "slide":
             lacks = ~np.isin(self.bank.slides, np.unique(self.bank.slides[~lacks]))

@@ -62,9 +62,10 @@ def check_edit(
         if given.count(label) > 1:
             raise InputError(f"class {names[label]!r} has several crops: give one")
     beside = np.bincount((labels if area is None else labels[~area]).ravel(), minlength=len(names))
-    least = (model.recipe.denoiser.crop_min * model.size) ** 2 if area is not None else 0
+    rule = CropRule.of(model.recipe.denoiser, model.classes)
+    least = 1 if area is None else rule.least_area(model.size)
     for label in missing_crops(model, labels, given):
-        if beside[label] <= least:
+        if beside[label] < least:
             raise InputError(
                 f"the image shows {'too little' if beside[label] else 'no'} {names[label]!r} "
                 "outside of the area: give a crop of it"

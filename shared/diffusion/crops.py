@@ -54,6 +54,10 @@ class CropRule:
         """Return the rule that a recipe states; `classes` decide whether label 0 has crops."""
         return cls(recipe.crop_min, recipe.crop_max, recipe.crop_complexity, classes.first)
 
+    def least_area(self, size: int) -> float:
+        """Return the area of the smallest crop in pixels, for images of side `size`."""
+        return (self.low * size) ** 2
+
 
 def complexity(image: UInt8, mask: NDArray[np.bool_]) -> float:
     """Return the entropy of the grey values under `mask`, in 64 bins.
