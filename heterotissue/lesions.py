@@ -109,7 +109,7 @@ class LesionPainter:
         self.bank = RegionBank(store, load_region_set(store, regions), ("train",), record)
         crops = CropRule.of(record.recipe.denoiser, record.classes)
         shares = self.bank.shares[:, self.label]
-        shows = shares * record.size**2 >= crops.least_area(record.size)
+        shows = shares >= crops.least_area
         lacks = shares == 0
         if rule.without == "slide":
             lacks = ~np.isin(self.bank.slides, np.unique(self.bank.slides[~lacks]))

@@ -61,9 +61,9 @@ class TileTable:
 
     Attributes:
         key: for `IngestRequest.tiles`.
-        renamed: keys of `label_names` that are names of folders.
         tiles: number of tiles in the table.
         smallest: width or height of the smallest tile, pixels.
+        renamed: keys of `label_names` that are names of folders.
         refused: tiles that were left out, and why.
         notes: remarks for the user.
     """
@@ -71,7 +71,7 @@ class TileTable:
     key: str
     tiles: int
     smallest: int
-    renamed: frozenset[str] = frozenset()
+    renamed: frozenset[str]
     refused: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -149,7 +149,8 @@ def tile_table(
     patients = Patients(patient, paths) if patient else None
     found.notes += patients.unread() if patients else []
     slides = pattern(slide_pattern, "--slide") if slide_pattern else None
-    meant = [(name, name) for name in classes.names] + list((label_names or {}).items())
+    label_names = label_names or {}
+    meant = [*zip(classes.names, classes.names, strict=True), *label_names.items()]
     folders = {(spelling(name), classes.names.index(of)) for name, of in meant}
     tiles: dict[str, Tile] = {}
     for path in paths:
@@ -189,7 +190,7 @@ def tile_table(
         store.put(key, table)
     smallest = min(tile.side for tile in tiles.values())
     there = {spelling(part) for tile in tiles.values() for part in tile.below.parent.parts}
-    used = frozenset(name for name in label_names or () if spelling(name) in there)
+    used = frozenset(name for name in label_names if spelling(name) in there)
     return TileTable(key, len(tiles), smallest, used, found.refused, _short(found.notes))
 
 

@@ -63,9 +63,9 @@ def check_edit(
             raise InputError(f"class {names[label]!r} has several crops: give one")
     beside = np.bincount((labels if area is None else labels[~area]).ravel(), minlength=len(names))
     rule = CropRule.of(model.recipe.denoiser, model.classes)
-    least = 1 if area is None else rule.least_area(model.size)
+    least = 0 if area is None else rule.least_area * model.size**2
     for label in missing_crops(model, labels, given):
-        if beside[label] < least:
+        if beside[label] <= least:
             raise InputError(
                 f"the image shows {'too little' if beside[label] else 'no'} {names[label]!r} "
                 "outside of the area: give a crop of it"

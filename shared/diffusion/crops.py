@@ -54,9 +54,10 @@ class CropRule:
         """Return the rule that a recipe states; `classes` decide whether label 0 has crops."""
         return cls(recipe.crop_min, recipe.crop_max, recipe.crop_complexity, classes.first)
 
-    def least_area(self, size: int) -> float:
-        """Return the area of the smallest crop in pixels, for images of side `size`."""
-        return (self.low * size) ** 2
+    @property
+    def least_area(self) -> float:
+        """The area of the smallest crop, as a share of the image's area."""
+        return self.low**2
 
 
 def complexity(image: UInt8, mask: NDArray[np.bool_]) -> float:
