@@ -43,4 +43,5 @@ def sample_map(
     grid = field.sample(image_seed(request.seed, -1), watch, begun, keep)
     store.delete(key)
     with store.writing(request.map_key) as path:
-        write_label_map(path, field.strips(grid), width, height, model.mpp)
+        strips = field.strips(grid)
+        write_label_map(path, strips, width, height, model.mpp, model.classes.names)

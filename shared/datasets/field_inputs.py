@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +64,7 @@ def count_labels(labels: LabelMap, model: ModelRecord) -> Int64:
     Raises:
         InputError: the map is at another resolution, or has other classes.
     """
+    _check_names("the label map", labels.names or model.classes.names, model)
     if abs(labels.mpp / model.mpp - 1) > MPP_TOLERANCE:
         raise InputError(
             f"the label map is at {labels.mpp:.4g} µm/px, but {model.ref} makes images at "
@@ -147,10 +148,14 @@ def find_tissue(tissue: str, model: ModelRecord) -> LabelClass:
 
 def check_classes(found: StoredLabelMap, model: ModelRecord) -> None:
     """Raise `InputError` if the label map of a slide has other classes than a model."""
-    if found.classes.names != model.classes.names:
+    _check_names(f"the label map {found.key}", found.classes.names, model)
+
+
+def _check_names(what: str, names: Sequence[str], model: ModelRecord) -> None:
+    if list(names) != model.classes.names:
         raise InputError(
-            f"the label map {found.key} has other classes ({', '.join(found.classes.names)}) than "
-            f"{model.ref} ({', '.join(model.classes.names)}): give a map of these, as a file"
+            f"{what} has other classes ({', '.join(names)}) than {model.ref} "
+            f"({', '.join(model.classes.names)}): give a map of these, as a file"
         )
 
 
@@ -175,7 +180,7 @@ def put_label_map(
 
     with tempfile.TemporaryDirectory(prefix="htd-map-") as folder:
         path = Path(folder) / "labels.tif"
-        write_label_map(path, strips(), mask.width, mask.height, model.mpp)
+        write_label_map(path, strips(), mask.width, mask.height, model.mpp, model.classes.names)
         key = f"{FIELD_INPUTS}{sha256_file(path)}.tif"
         store.put_file(key, path)
     return key

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from operator import index
 from pathlib import Path
@@ -24,7 +25,12 @@ LABEL_TILE = 512
 
 
 def write_label_map(
-    path: Path, strips: Iterator[UInt8], width: int, height: int, mpp: float
+    path: Path,
+    strips: Iterator[UInt8],
+    width: int,
+    height: int,
+    mpp: float,
+    names: Sequence[str] = (),
 ) -> None:
     """Write a label map from strips of `LABEL_TILE` rows, so that memory stays bounded.
 
@@ -33,6 +39,7 @@ def write_label_map(
         strips: uint8 (LABEL_TILE, width) from top to bottom; the last may have fewer rows.
         width, height: size of the label map, pixels.
         mpp: µm per pixel, along x and y: pixels of label maps are square.
+        names: name of each label, from 0 on, for a map that no cohort's record describes.
     """
 
     def tiles() -> Iterator[UInt8]:
@@ -53,6 +60,7 @@ def write_label_map(
         resolution=(1e4 / mpp, 1e4 / mpp),
         resolutionunit="CENTIMETER",
         metadata=None,
+        description=json.dumps({"labels": list(names)}) if names else None,
         bigtiff=width * height > 2**31,
     )
 
@@ -77,6 +85,7 @@ class LabelMap:
     Attributes:
         width, height: size of the label map, pixels.
         mpp: µm per pixel.
+        names: name of each label, from 0 on; empty if the file does not state them.
 
     Raises:
         InputError: the file is no label map, or is damaged.
@@ -104,6 +113,7 @@ class LabelMap:
                     and per_cm == 3
                 )
                 self.mpp = 1e4 * across[1] / across[0]
+                self.names = _names(page.description)
             self._across = -(-self.width // LABEL_TILE)
             tiles = self._across * -(-self.height // LABEL_TILE)
             if not (
@@ -183,6 +193,13 @@ class LabelMap:
         ys = np.floor(top + (np.arange(size[1]) + 0.5) * step).astype(int)
         part = self.window(int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1))
         return part[np.ix_(ys - ys[0], xs - xs[0])]
+
+
+def _names(description: str) -> tuple[str, ...]:
+    """Read the names of labels from the description that `write_label_map` writes."""
+    if not description.startswith('{"labels": '):
+        return ()
+    return tuple(map(str, json.loads(description)["labels"]))
 
 
 def _moved(span: slice, origin: int) -> slice:

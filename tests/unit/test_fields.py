@@ -17,6 +17,7 @@ from heterotissue.cli.field_maps import choose_map
 from heterotissue.names import entries, remove
 from services.field.stage import FieldStage
 from services.ingest.stage import IngestStage
+from shared.contracts.base import Classes
 from shared.contracts.field import WORK, FieldRecord, FieldRequest, field_key
 from shared.contracts.ingest import IngestRequest, PatchGrid, SlideSource, label_map_key
 from shared.contracts.jobs import JobStatus
@@ -225,6 +226,18 @@ def test_a_field_that_cannot_be_made_is_refused_before_any_work(
     assert status.state == "failed"
     assert said in next(iter(status.failed.values()))
     assert not list(store.list("fields/f/"))
+
+
+def test_a_map_that_was_put_for_other_classes_is_refused(
+    made: DirectoryStore, tmp_path: Path
+) -> None:
+    model = read_model(made, ModelRef("toy"))
+    other = model.model_copy(update={"classes": Classes.of("tumor", "stroma")})
+    np.save(tmp_path / "map.npy", label_map())
+    key = put_label_map(made, open_mask(tmp_path / "map.npy"), other)
+    status = make(made, field="others", labels=key)
+    assert "other classes (background, tumor, stroma) than toy/1" in status.failed["plan"]
+    assert not list(made.list("fields/others/"))
 
 
 def test_a_field_larger_than_the_disk_is_refused(
