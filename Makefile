@@ -92,7 +92,7 @@ digests:         ## pin the images of an overlay to what their registry has now:
 demo: install    ## slides to a synthetic annotated dataset; SLIDES=folder MPP=0.5 CLASSES=a,b for yours
 	$(BIN)/htd demo --out out/demo $(if $(SLIDES),--slides '$(SLIDES)') $(if $(MPP),--mpp $(MPP)) $(if $(CLASSES),--classes '$(CLASSES)')
 
-starter: install ## make the starter checkpoint anew (about an hour on 2 cores)
+starter: install ## make the starter checkpoint again (about half an hour on 2 cores)
 	$(BIN)/python -m services.train.make_starter --store out/starter
 
 autoencoder: install  ## make the embedded autoencoder anew (one or two hours on 2 cores): as bench-quality

@@ -150,10 +150,9 @@ def run_demo(slides: DemoSlides, recipe: Recipe, run: Callable[[Request], None])
 
 
 def shortened(recipe: Recipe, share: float) -> Recipe:
-    """Return a recipe with a share of its training steps."""
-    vae = recipe.vae.model_copy(update={"steps": round(recipe.vae.steps * share)})
+    """Return a recipe with a share of its denoiser's training steps."""
     denoiser = recipe.denoiser.model_copy(update={"steps": round(recipe.denoiser.steps * share)})
-    return recipe.model_copy(update={"vae": vae, "denoiser": denoiser})
+    return recipe.model_copy(update={"denoiser": denoiser})
 
 
 def collect(store: Store, slides: DemoSlides, out: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from shared.contracts.models import EBHI_SEG, ORIGINS, ModelRecord, ModelRef, WeightsOrigin
+from shared.contracts.models import EBHI_SEG, ModelRecord, ModelRef, WeightsOrigin
+from shared.contracts.recipe import EMBEDDED_VAE
+from shared.contracts.train import PACKAGED
 from shared.errors import InputError, quoted
 from shared.storage import ObjectNotFoundError, Store
 
@@ -55,11 +57,11 @@ def weights_origin(store: Store, model: ModelRecord) -> WeightsOrigin | None:
     """
     seen: set[str] = set()
     while True:
-        if model.recipe.vae.pretrained == "embedded":
-            return EBHI_SEG
         start = model.warm_start
-        if start is None or start in ORIGINS or start in seen:
-            return ORIGINS.get(start or "")
+        if model.recipe.vae.pretrained == EMBEDDED_VAE or start in PACKAGED:
+            return EBHI_SEG
+        if start is None or start in seen:
+            return None
         seen.add(start)
         try:
             model = read_model(store, ModelRef.parse(start))

@@ -1,6 +1,6 @@
 """Make the starter checkpoint: phantom slides → regions → training → `starter.safetensors`.
 
-`make starter` runs this module, for about an hour on two CPU cores. If it is killed, run it
+`make starter` runs this module, for about half an hour on two CPU cores. If it is killed, run it
 again: it resumes.
 """
 

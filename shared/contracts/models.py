@@ -57,8 +57,7 @@ EBHI_SEG = WeightsOrigin(
     url="https://creativecommons.org/licenses/by/4.0/",
     credit="EBHI-Seg (Shi et al. 2023)",
 )
-ORIGINS = {"colon": EBHI_SEG, "colon-student": EBHI_SEG}
-"""Checkpoint of the package → origin of its weights; `starter` was trained on phantoms."""
+"""Origin of the package's autoencoder, and so of all its checkpoints."""
 
 
 class ModelRecord(Contract):

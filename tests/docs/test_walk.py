@@ -127,8 +127,8 @@ def test_a_folder_of_tiles_becomes_a_report_with_the_recipe_of_the_help(
     for line in (
         "htd tiles lab/ --cohort lab --classes a,b --mpp 1.0 --region-mpp 1.0",
         "htd train --regions lab --model lab --recipe tiny --warm-start starter"
-        " --set recipe.vae.steps=1 --set recipe.denoiser.steps=2 --set recipe.vae.batch_size=2"
-        " --set recipe.denoiser.batch_size=2 --set recipe.denoiser.warmup=0",
+        " --set recipe.denoiser.steps=2 --set recipe.denoiser.batch_size=2"
+        " --set recipe.denoiser.warmup=0",
         "htd synthesize --model lab --dataset lab --images 4 --steps 1",
         "htd evaluate --dataset lab --report lab --set segmenter_steps=2 --set segmenter_batch=2",
     ):

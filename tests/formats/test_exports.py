@@ -244,7 +244,7 @@ def test_an_origin_is_found_through_all_models(made: DirectoryStore) -> None:
     child = _model(made, model, "child", "models/toy/1")
     grandchild = _model(made, model, "grandchild", "models/child/1")
     assert weights_origin(made, own) is None
-    assert weights_origin(made, _model(made, model, "phantoms", "starter")) is None
+    assert weights_origin(made, _model(made, model, "phantoms", "starter")) == EBHI_SEG
     assert weights_origin(made, child) == EBHI_SEG
     assert weights_origin(made, grandchild) == EBHI_SEG
     assert weights_origin(made, _model(made, model, "lost", "models/gone/1")) is None

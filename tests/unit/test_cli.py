@@ -126,7 +126,8 @@ def test_recipes_are_valid() -> None:
     assert sizes == {"tiny": 128, "starter": 128, "cpu-small": 128, "base": 224, "paper": 512}
     paper = load_recipe("paper").denoiser
     assert (round(paper.crop_min * 512), round(paper.crop_max * 512)) == (50, 200)
-    assert load_recipe("tiny").vae.channels == load_recipe("starter").vae.channels
+    tiny, starter = load_recipe("tiny").denoiser, load_recipe("starter").denoiser
+    assert tiny.channels == starter.channels
 
 
 def test_fields_are_changed_by_dotted_names() -> None:

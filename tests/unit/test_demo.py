@@ -29,7 +29,7 @@ def test_the_shipped_student_paints_maps(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_recipe_is_shortened_and_nothing_else() -> None:
     plain = load_recipe("tiny")
     half = demo.shortened(plain, 0.5)
-    assert (half.vae.steps, half.denoiser.steps) == (30, 150)
+    assert half.denoiser.steps == 150
     assert half.untrained() == plain.untrained()
 
 
