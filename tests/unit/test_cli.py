@@ -126,8 +126,9 @@ def test_recipes_are_valid() -> None:
     assert sizes == {"tiny": 128, "starter": 128, "cpu-small": 128, "base": 224, "paper": 512}
     paper = load_recipe("paper").denoiser
     assert (round(paper.crop_min * 512), round(paper.crop_max * 512)) == (50, 200)
-    tiny, starter = load_recipe("tiny").denoiser, load_recipe("starter").denoiser
-    assert tiny.channels == starter.channels
+    tiny, starter = load_recipe("tiny"), load_recipe("starter")
+    assert tiny.vae == starter.vae
+    assert tiny.denoiser.channels == starter.denoiser.channels
 
 
 def test_fields_are_changed_by_dotted_names() -> None:
