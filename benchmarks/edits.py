@@ -31,13 +31,12 @@ from shared.contracts.base import Classes
 from shared.contracts.image import RESTAINING, STRENGTH
 from shared.diffusion.appearances import Appearance
 from shared.diffusion.crops import Crop, CropRule
-from shared.diffusion.editing import paint, redraw
+from shared.diffusion.editing import paint, restain
 from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.storage import DirectoryStore
 
 BORDER = 8
-DRAWS = 12
 NEAR = 16
 """Distance from the painted border up to which gradients are compared with those across it."""
 
@@ -111,19 +110,6 @@ def stain_error(image: UInt8, labels: UInt8, crops: Sequence[Crop]) -> float:
     return float(np.mean(apart))
 
 
-def typical_crops(tile: Tile, rule: CropRule, rng: np.random.Generator) -> list[Crop]:
-    """Cut a crop of each class: of `DRAWS`, the nearest to the class in optical density."""
-    drawn = [crops_of(tile, rule, rng) for _ in range(DRAWS)]
-    labels = sorted({crop.label for crops in drawn for crop in crops})
-    return [
-        min(
-            (crop for crops in drawn for crop in crops if crop.label == label),
-            key=lambda crop: stain_error(tile.image, tile.labels, [crop]),
-        )
-        for label in labels
-    ]
-
-
 def measure_staining(
     pipeline: HeteroTissuePipeline,
     rule: CropRule,
@@ -138,9 +124,9 @@ def measure_staining(
     before, after, drawn = [], [], []
     for number, tile in enumerate(tiles):
         others = [other for other in tiles if other.slide != tile.slide]
-        crops = typical_crops(others[rng.integers(len(others))], rule, rng)
+        crops = crops_of(others[rng.integers(len(others))], rule, rng)
         work = sampler_of(pipeline, tile, crops, number)
-        image = redraw(work, tile.image, STRENGTH, RESTAINING)
+        image = restain(work, tile.image, STRENGTH, RESTAINING)
         before.append(stain_error(tile.image, tile.labels, crops))
         after.append(stain_error(image, tile.labels, crops))
         drawn.append(tile._replace(image=image))

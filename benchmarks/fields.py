@@ -32,7 +32,7 @@ from services.field.stage import strip_height
 from shared.arrays import Float64, UInt8
 from shared.computing import prepare
 from shared.diffusion.appearances import Appearance
-from shared.diffusion.crops import Crop, CropRule, move_crop, take_crop
+from shared.diffusion.crops import Crop, CropRule, move_crop, take_typical_crop
 from shared.diffusion.field_decoder import PIECE, FieldDecoder, make_field, probe
 from shared.diffusion.fields import FieldMap, FieldSampler, join
 from shared.diffusion.pipeline import HeteroTissuePipeline
@@ -120,7 +120,7 @@ def draw_layout(height: int, width: int, rng: np.random.Generator) -> UInt8:
 
 def crops_of(tile: Tile, rule: CropRule, rng: np.random.Generator) -> list[Crop]:
     """Cut a crop of each class out of a tile."""
-    cut = (take_crop(tile.image, tile.labels, label, rule, rng, SIZE) for label in (0, 1))
+    cut = (take_typical_crop(tile.image, tile.labels, label, rule, rng, SIZE) for label in (0, 1))
     return [crop for crop in cut if crop is not None]
 
 

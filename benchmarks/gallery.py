@@ -29,7 +29,7 @@ from shared.contracts.image import RESTAINING, STRENGTH
 from shared.datasets.samples import draw_crops
 from shared.diffusion.appearances import Appearance
 from shared.diffusion.crops import Crop, CropRule
-from shared.diffusion.editing import paint, redraw
+from shared.diffusion.editing import paint, redraw, restain
 from shared.diffusion.field_decoder import make_field
 from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.pipeline import HeteroTissuePipeline
@@ -82,7 +82,7 @@ class Gallery:
                     marked,
                     paint(work, tile.image, area > 0, BORDER),
                     draw_crops([_moved(crop) for crop in others], SIZE),
-                    redraw(stained, tile.image, STRENGTH, RESTAINING),
+                    restain(stained, tile.image, STRENGTH, RESTAINING),
                     *(redraw(work, tile.image, STRENGTH, 0.0) for work in varied),
                 ]
             )  # fmt: skip

@@ -16,7 +16,7 @@ from shared.datasets.edits import check_edit, edit_crops
 from shared.datasets.field_inputs import find_tissue, model_labels
 from shared.device import choose_device
 from shared.diffusion.crops import Crop
-from shared.diffusion.editing import edit_sampler, paint, redraw
+from shared.diffusion.editing import edit_sampler, paint, redraw, restain
 from shared.diffusion.fields import FieldSampler
 from shared.diffusion.model_store import LoadedModel, load_model
 from shared.errors import InputError
@@ -80,9 +80,13 @@ class Editor:
         self._check_size(mask)
         return self._as_seen(mask, lookup(mask, Classes.of("area"), {}, foreground=1)) > 0
 
-    def redraw(self, strength: float, staining: float, seed: int) -> bytes:
+    def redraw(self, strength: float, seed: int) -> bytes:
         """Draw the picture again from time `strength` on; return a PNG."""
-        return self._png(redraw(self._sampler(seed), self.image, strength, staining))
+        return self._png(redraw(self._sampler(seed), self.image, strength, 0.0))
+
+    def restain(self, strength: float, staining: float, seed: int) -> bytes:
+        """Change the staining of the picture to that of the crops; return a PNG."""
+        return self._png(restain(self._sampler(seed), self.image, strength, staining))
 
     def _check_size(self, mask: Mask) -> None:
         """Raise `InputError` before a mask is read whole that cannot fit the picture."""

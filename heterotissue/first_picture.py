@@ -20,7 +20,7 @@ from shared.contracts.recipe import Recipe
 from shared.datasets.samples import draw_crops
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.conditionings import make_denoiser
-from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, take_crop
+from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, take_typical_crop
 from shared.diffusion.gpu import prepare_denoiser, prepare_vae
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.imaging.augment import density_table, restain
@@ -65,7 +65,7 @@ def cut_crops(
         The crops where they were cut, and the crops of each map.
     """
     cut = [
-        take_crop(image, labels, label, rule, rng, len(image))
+        take_typical_crop(image, labels, label, rule, rng, len(image))
         for label in cropped_labels(labels, rule)
     ]
     crops = [crop for crop in cut if crop is not None]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shared.datasets.edits import edit_crops
 from shared.datasets.field_inputs import find_tissue
 from shared.datasets.region_bank import RegionBank
-from shared.diffusion.crops import Crop, CropRule, place, take_crop
+from shared.diffusion.crops import Crop, CropRule, place, take_typical_crop
 from shared.diffusion.editing import edit_sampler, paint
 from shared.diffusion.model_store import LoadedModel
 from shared.errors import InputError
@@ -190,7 +190,9 @@ class LesionPainter:
         corner = place(donor.labels, self.label, size, rng)
         left, top = corner or (0, 0)
         window = np.s_[top : top + size, left : left + size]
-        crop = take_crop(donor.image[window], donor.labels[window], self.label, rule, rng, size)
+        crop = take_typical_crop(
+            donor.image[window], donor.labels[window], self.label, rule, rng, size
+        )
         if crop is None:
             raise InputError(f"region {donor.key} lacks the {self.rule.tissue!r} of its table")
         return donor.key, crop

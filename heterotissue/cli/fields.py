@@ -225,13 +225,13 @@ def restain(
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:
-    """Draw a picture in the staining of other crops; its labels stay."""
+    """Stain a picture as other crops are; its cells and its labels stay."""
     if not crop:
         raise InputError("give the wanted appearance: --crop <class>=<picture>")
     check_out([out], [image, labels, *_paths(crop)])
     editor = _editor(store, model, image, labels, crop)
     with working("re-staining"):
-        _write(out, editor.redraw(strength, staining, seed))
+        _write(out, editor.restain(strength, staining, seed))
 
 
 @app.command(epilog=example("htd vary a.png --model lung --labels a.mask.png --n 20"))
@@ -259,7 +259,7 @@ def vary(
     editor = _editor(store, model, image, labels, crop)
     with working("drawing"):
         for number, file in enumerate(files):
-            _write(file, editor.redraw(strength, 0.0, image_seed(seed, number)), quiet=True)
+            _write(file, editor.redraw(strength, image_seed(seed, number)), quiet=True)
     say(f"variations: {out} ({n} pictures)")
 
 

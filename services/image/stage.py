@@ -13,7 +13,7 @@ from shared.contracts.models import ModelRecord
 from shared.datasets.edits import check_edit, edit_crops
 from shared.datasets.given_crops import read_crop
 from shared.diffusion.crops import Crop, move_crop
-from shared.diffusion.editing import edit_sampler, paint, redraw
+from shared.diffusion.editing import edit_sampler, paint, redraw, restain
 from shared.diffusion.model_store import load_model
 from shared.errors import InputError
 from shared.imaging.codec import decode_png, encode_png
@@ -84,7 +84,8 @@ def _edit(
     sampler = edit_sampler(loaded, labels, crops, request.seed, sampling)
     sampler.watch = context.progress  # raises once the job is cancelled
     if area is None:
-        return redraw(sampler, image, edit.strength, sampling.staining)
+        draw = restain if edit.restain else redraw
+        return draw(sampler, image, edit.strength, sampling.staining)
     return paint(sampler, image, area, edit.border)
 
 

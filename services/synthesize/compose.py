@@ -13,7 +13,14 @@ from shared.contracts.synthesize import CropOrigin, DatasetRequest, Provenance
 from shared.datasets.map_choice import donors
 from shared.datasets.pseudonyms import Pseudonyms
 from shared.datasets.region_bank import RegionBank
-from shared.diffusion.crops import Crop, CropRule, cropped_labels, move_crop, place, take_crop
+from shared.diffusion.crops import (
+    Crop,
+    CropRule,
+    cropped_labels,
+    move_crop,
+    place,
+    take_typical_crop,
+)
 from shared.diffusion.layouts import sample_layouts
 from shared.imaging.augment import symmetry
 from shared.seeds import image_seed
@@ -157,7 +164,9 @@ class Composer:
             return None
         left, top = corner
         window = np.s_[top : top + size, left : left + size]
-        cut = take_crop(donor.image[window], donor.labels[window], label, self.rule, rng, size)
+        cut = take_typical_crop(
+            donor.image[window], donor.labels[window], label, self.rule, rng, size
+        )
         moved = None if cut is None else move_crop(cut, labels, rng)
         if cut is None or moved is None:
             return None

@@ -138,8 +138,8 @@ class EditBody(SamplingChoice):
     """A request to edit an image."""
 
     action: Literal["paint", "restain", "vary"] = Field(
-        description="paint: new tissue in an area; restain: the whole in the appearance of the "
-        "crops; vary: the whole again, in its own appearance"
+        description="paint: new tissue in an area; restain: the whole in the staining of the "
+        "crops, its cells stay; vary: the whole again, in its own appearance"
     )
     model: Name
     version: Name = "1"
@@ -157,7 +157,7 @@ class EditBody(SamplingChoice):
         STRENGTH,
         ge=0,
         le=1,
-        description="restain and vary: 0: little changes; 1: nothing of it is left",
+        description="restain and vary: time from which it is denoised again; 0: little changes",
     )
     crops: tuple[CropBody, ...] = Field(
         (),
@@ -179,7 +179,7 @@ class EditBody(SamplingChoice):
         if (self.action == "paint") != (self.area is not None):
             raise ValueError("paint needs an area, and restain and vary take none")
         if self.action == "restain" and not self.crops:
-            raise ValueError("restain needs crops: they give the wanted appearance")
+            raise ValueError("restain needs crops: they give the wanted staining")
         return self
 
 

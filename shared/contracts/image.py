@@ -43,7 +43,7 @@ STRENGTH = 0.75
 """Time from which an image is drawn again. Less keeps more of the image than of its labels, because
 the autoencoder loses detail and few steps bring none back (`benchmarks/edits.py`)."""
 
-RESTAINING = 0.3
+RESTAINING = 0.4
 """Strength of matching the staining of crops in re-staining: more brings the densities of classes
 nearer to those of the crops, and tells the classes apart less (`benchmarks/edits.py`)."""
 
@@ -58,11 +58,14 @@ class Edit(Contract):
     border: int = Field(
         8, ge=0, le=MAX_BORDER, description="pixels over which new tissue fades into the old"
     )
+    restain: bool = Field(
+        False, description="keep the cells of the image, and change its staining alone"
+    )
     strength: float = Field(
         STRENGTH,
         ge=0,
         le=1,
-        description="of drawing again; 0: little changes; 1: nothing of it is left",
+        description="time from which it is denoised again; 0: little changes",
     )
 
 

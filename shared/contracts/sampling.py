@@ -29,5 +29,5 @@ class Sampling(GuidanceScale):
         False, description="take Euler steps only, for which few-step students are trained"
     )
     staining: float = Field(
-        0.5, ge=0, le=1, description="strength of matching the staining of regions to their crops"
+        0.7, ge=0, le=1, description="strength of matching the staining of regions to their crops"
     )

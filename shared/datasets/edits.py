@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shared.arrays import UInt8
 from shared.contracts.image import MAX_EDIT_SIDE
 from shared.contracts.models import ModelRecord
-from shared.diffusion.crops import Crop, CropRule, cropped_labels, take_crop
+from shared.diffusion.crops import Crop, CropRule, cropped_labels, take_typical_crop
 from shared.errors import InputError
 from shared.seeds import image_seed
 
@@ -96,5 +96,5 @@ def edit_crops(
     )
     known = labels if area is None else np.where(area, 255, labels).astype(np.uint8)
     missing = missing_crops(model, labels, [crop.label for crop in given])
-    own = [take_crop(image, known, label, rule, rng, model.size) for label in missing]
+    own = [take_typical_crop(image, known, label, rule, rng, model.size) for label in missing]
     return [*given, *(crop for crop in own if crop is not None)]

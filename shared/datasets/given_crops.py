@@ -7,7 +7,7 @@ import numpy as np
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
 from shared.datasets.samples import relabel
-from shared.diffusion.crops import Crop, CropRule, take_crop
+from shared.diffusion.crops import Crop, CropRule, take_typical_crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
 from shared.imaging.region_sets import load_region_set, read_region
@@ -37,7 +37,7 @@ def _cut_crop(store: Store, given: GivenCrop, model: ModelRecord, rng: np.random
     region = read_region(store, record, key)
     table = relabel(record.classes, model.classes, f"region set {name!r}")
     rule = CropRule.of(model.recipe.denoiser, model.classes)
-    crop = take_crop(region.image, table[region.labels], given.label, rule, rng, model.size)
+    crop = take_typical_crop(region.image, table[region.labels], given.label, rule, rng, model.size)
     if crop is None:
         raise InputError(f"a crop is of class {given.label}, which {given.region} does not hold")
     return crop

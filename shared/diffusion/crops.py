@@ -13,9 +13,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.arrays import UInt8
+from shared.arrays import Float64, Int64, UInt8
 from shared.contracts.base import Classes
 from shared.contracts.recipe import DenoiserRecipe
+
+OPTICAL_DENSITY: Float64 = -np.log((np.arange(256) + 1) / 256)
+"""Optical density of each value of a channel."""
+
+SIDES, PLACES = 8, 8
+"""Number of sides, and of places for each of them, among which `take_typical_crop` chooses."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +94,13 @@ def place(labels: UInt8, label: int, side: int, rng: np.random.Generator) -> tup
     """Draw a place for a square of `side` pixels where it covers much of a class.
 
     Returns:
-        (x, y) of its upper left corner, drawn from the places where the square covers at least
-        98 % of the largest possible area of the class; None if the class is absent.
+        (x, y) of its upper left corner, see `_places`; None if the class is absent.
     """
-    mask = (labels == label).astype(np.uint8)
-    if not mask.any():
+    if label not in labels:
         return None
-    sums = cv2.integral(mask)
-    cover = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    rows, columns = np.nonzero(cover >= 0.98 * cover.max())
-    chosen = rng.integers(len(rows))
-    return int(columns[chosen]), int(rows[chosen])
+    places = _places(labels, label, side)
+    x, y = places[rng.integers(len(places))].tolist()
+    return x, y
 
 
 def take_crop(
@@ -118,11 +120,51 @@ def take_crop(
         rng: draws the side and the place.
         size: side, in pixels, of the image to be made with this crop.
     """
-    score = complexity(image, labels == label)
-    side = crop_side(size, score, rule, rng)
+    side = crop_side(size, complexity(image, labels == label), rule, rng)
     spot = place(labels, label, side, rng)
-    if spot is None:
+    return None if spot is None else _cut(image, label, spot, side)
+
+
+def take_typical_crop(
+    image: UInt8,
+    labels: UInt8,
+    label: int,
+    rule: CropRule,
+    rng: np.random.Generator,
+    size: int,
+) -> Crop | None:
+    """Cut a crop that is stained as its class is; see `take_crop` for the arguments.
+
+    Of several crops, it is the one whose mean optical density is nearest to that of the class in
+    the image. A crop from anywhere may show the nuclei of a gland alone, and the staining of a new
+    image is matched to that of its crops.
+    """
+    own = labels == label
+    if not own.any():
         return None
+    score, wanted = complexity(image, own), _density(image, own.astype(np.uint8))
+    crops = []
+    for _ in range(SIDES):
+        side = crop_side(size, score, rule, rng)
+        places = _places(labels, label, side)
+        drawn = places[rng.integers(len(places), size=PLACES)]
+        crops += [_cut(image, label, (x, y), side) for x, y in drawn.tolist()]
+    return min(crops, key=lambda crop: np.linalg.norm(_density(crop.pixels) - wanted))
+
+
+def _places(labels: UInt8, label: int, side: int) -> Int64:
+    """Return (x, y) of the squares that cover at least 98 % of the most of a class, (n, 2)."""
+    sums = cv2.integral((labels == label).astype(np.uint8))
+    cover = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    return np.argwhere(cover >= 0.98 * cover.max())[:, ::-1]
+
+
+def _density(image: UInt8, mask: UInt8 | None = None) -> Float64:
+    """Return the mean optical density of an image, or of its pixels under a mask, (3,)."""
+    return np.array(cv2.mean(cv2.LUT(image, OPTICAL_DENSITY), mask)[:3])
+
+
+def _cut(image: UInt8, label: int, spot: tuple[int, int], side: int) -> Crop:
     x, y = spot
     return Crop(label, x, y, image[y : y + side, x : x + side])
 

@@ -25,7 +25,7 @@ from shared.diffusion.fields import FieldMap, FieldSampler, Strip
 from shared.diffusion.fixed_norms import norm_statistics
 from shared.diffusion.model_store import LoadedModel
 from shared.diffusion.schedule import times
-from shared.diffusion.staining import match_staining
+from shared.diffusion.staining import match_staining, transfer_staining
 from shared.errors import InputError
 
 
@@ -103,19 +103,43 @@ def redraw(sampler: FieldSampler, image: UInt8, strength: float, staining: float
         InputError: the image differs in size from the label map.
     """
     _check(sampler, image)
+    return _matched(sampler, _drawn_again(sampler, _encode(sampler, image), strength), staining)
+
+
+def restain(sampler: FieldSampler, image: UInt8, strength: float, staining: float) -> UInt8:
+    """Stain an image as the sampler's crops are; its cells stay.
+
+    The image is drawn again, and the change of its optical density is laid on the image itself.
+    See `redraw` for the arguments.
+
+    Raises:
+        InputError: the image differs in size from the label map.
+    """
+    _check(sampler, image)
+    latents = _encode(sampler, image)
+    old = _decoder(sampler, latents).decode(Strip(0, latents), 0, sampler.height)
+    new = _drawn_again(sampler, latents, strength)
+    return _matched(sampler, transfer_staining(image, old, new), staining)
+
+
+def _drawn_again(sampler: FieldSampler, latents: Tensor, strength: float) -> UInt8:
     steps = sampler.sampling.steps
     first = steps - max(1, round(strength * steps))
     time = 1 - first / steps
     noise = sampler.noise(0, sampler.height).sample
-    strip = Strip(0, (1 - time) * _encode(sampler, image) + time * noise)
+    strip = Strip(0, (1 - time) * latents + time * noise)
     for step in _watched(sampler, first):
         strip = sampler.advance(step, strip, 0, sampler.height)
-    new = _decoder(sampler, strip.sample).decode(strip, 0, sampler.height)
+    return _decoder(sampler, strip.sample).decode(strip, 0, sampler.height)
+
+
+def _matched(sampler: FieldSampler, image: UInt8, staining: float) -> UInt8:
     labels = sampler.labels.read(0, sampler.labels.height)
     crops = [list(sampler.appearances[0].crops.values())]
-    matched = match_staining(torch.from_numpy(new[None]), labels[None], crops, staining)
-    drawn: UInt8 = matched[0].numpy()
-    return drawn
+    matched: UInt8 = match_staining(torch.from_numpy(image[None]), labels[None], crops, staining)[
+        0
+    ].numpy()
+    return matched
 
 
 def _watched(sampler: FieldSampler, first: int) -> Iterator[int]:

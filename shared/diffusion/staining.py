@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ FADE = 5
 
 MAX_RATIO = 2.0
 """Largest factor by which the density of a class is scaled, up or down."""
+
+SMOOTH = 4.0
+"""Standard deviation of the smoothing in `transfer_staining`, pixels: about a nucleus."""
 
 GLASS_DENSITY = 1e-3
 """Lower bound of densities, so that ratios stay finite on clean glass."""
@@ -46,6 +50,24 @@ def match_staining(
     areas = _areas(labels, kinds, images.device)
     scales = density_scales(_means(images, areas), wanted.to(images.device), strength)
     return _scaled(images, areas, scales)
+
+
+def transfer_staining(image: UInt8, old: UInt8, new: UInt8) -> UInt8:
+    """Scale the optical density of an image, place by place, as it changes from `old` to `new`.
+
+    Both are smoothed first, so their staining counts and not the places of their nuclei.
+
+    Args:
+        image, old, new: uint8 RGB (h, w, 3).
+    """
+    scales = density_scales(_smooth_density(old), _smooth_density(new), 1.0)
+    scaled: UInt8 = _darkened(torch.from_numpy(image), scales).numpy()
+    return scaled
+
+
+def _smooth_density(image: UInt8) -> Tensor:
+    density = -np.log((image.astype(np.float32) + 1) / 256)
+    return torch.from_numpy(cv2.GaussianBlur(density, (0, 0), SMOOTH))
 
 
 def class_densities(images: Tensor, labels: UInt8, kinds: Tensor) -> Tensor:
@@ -103,7 +125,7 @@ def _soft(areas: Tensor) -> Tensor:
 
 
 def _darkened(images: Tensor, scales: Tensor) -> Tensor:
-    """Scale the density of each pixel and colour; `scales` are logarithms, (B, H, W, 3)."""
+    """Scale the density of each pixel and colour; `scales` are logarithms, (…, H, W, 3)."""
     levels = (images.float() + 1) / 256
     return (256 * levels ** scales.exp() - 1).round().clamp(0, 255).to(torch.uint8)
 

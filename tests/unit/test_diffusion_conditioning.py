@@ -12,7 +12,16 @@ from shared.diffusion import regional
 from shared.diffusion.autoencoder import encode_latents
 from shared.diffusion.concat import adapt_first_layer, condition_tensor, condition_width
 from shared.diffusion.conditionings import CONDITIONINGS
-from shared.diffusion.crops import Crop, CropRule, complexity, crop_side, move_crop, place
+from shared.diffusion.crops import (
+    Crop,
+    CropRule,
+    complexity,
+    crop_side,
+    move_crop,
+    place,
+    take_crop,
+    take_typical_crop,
+)
 from shared.diffusion.flow import draw_noise, draw_times, flow_loss, guided, sample_flow
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.regional import RegionalDenoiser
@@ -195,6 +204,31 @@ def test_warm_start_carries_classes_by_name(conditioning: str) -> None:
         before = source(x, t, encoded(source, labels, [[noise_crop(1, 0), noise_crop(2, 1)]]))
         after = target(x, t, encoded(target, renamed, [[noise_crop(3, 0), noise_crop(1, 1)]]))
     assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_a_typical_crop_is_stained_as_its_class_is() -> None:
+    rng, rule, size = np.random.default_rng(0), CropRule(), 64
+    labels = np.zeros((size, size), np.uint8)
+    labels[8:56, 8:56] = 1
+    image = np.full((size, size, 3), 240, np.uint8)
+    image[8:32, 8:56] = 60  # one half of the class is dark, and one is light
+    image[32:56, 8:56] = 180
+
+    def density(pixels: np.ndarray) -> float:  # type: ignore[type-arg]
+        return float(-np.log((pixels.astype(float) + 1) / 256).mean())
+
+    wanted = density(image[labels == 1])
+    apart = {}
+    for take in (take_crop, take_typical_crop):
+        cut = [take(image, labels, 1, rule, rng, size) for _ in range(30)]
+        crops = [crop for crop in cut if crop is not None]
+        assert len(crops) == 30
+        assert all(
+            (labels[c.y :, c.x :][: len(c.pixels), : len(c.pixels)] == 1).all() for c in crops
+        )
+        apart[take] = np.mean([abs(density(crop.pixels) - wanted) for crop in crops])
+    assert apart[take_typical_crop] < 0.3 * apart[take_crop]
+    assert take_typical_crop(image, labels, 2, rule, rng, size) is None
 
 
 def test_crop_side_grows_with_complexity_within_the_papers_range() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, uniform_filter
 
 from heterotissue import cli
 from heterotissue.cli.fields import check_out
@@ -23,7 +23,8 @@ from shared.contracts.models import ModelRef
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
 from shared.datasets.field_inputs import put_label_map
 from shared.diffusion.appearances import Appearance
-from shared.diffusion.editing import paint, redraw
+from shared.diffusion.crops import Crop
+from shared.diffusion.editing import paint, redraw, restain
 from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.model_store import LoadedModel, load_model
 from shared.errors import InputError
@@ -93,6 +94,24 @@ def test_the_less_strength_the_nearer_to_the_picture(store: DirectoryStore) -> N
     assert differs[0] > differs[1], "at strength 1 only the statistics of the picture are left"
 
 
+def test_a_restained_picture_keeps_its_cells(store: DirectoryStore) -> None:
+    image, labels = picture()
+    crop = Crop(1, 0, 0, np.full((12, 12, 3), (90, 40, 120), np.uint8))
+    work = sampler(store, labels)
+    work = FieldSampler(work.pipeline, 32, work.sampling, work.labels, [Appearance.of([crop])], 0)
+    drawn, stained = redraw(work, image, 0.5, 0.0), restain(work, image, 0.5, 1.0)
+    kept = [np.corrcoef(_detail(made), _detail(image))[0, 1] for made in (drawn, stained)]
+    assert kept[1] > 0.9 > 0.5 > kept[0]
+    apart = [
+        np.abs(made[labels == 1].mean(0) - crop.pixels[0, 0]).mean() for made in (image, stained)
+    ]
+    assert apart[1] < 0.7 * apart[0]
+
+
+def _detail(image: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    return (image - uniform_filter(image.astype(np.float64), (9, 9, 1))).ravel()
+
+
 def test_what_does_not_fit_the_picture_is_refused(store: DirectoryStore) -> None:
     image, labels = picture()
     with pytest.raises(InputError, match="the area is empty, or lies outside"):
@@ -101,6 +120,8 @@ def test_what_does_not_fit_the_picture_is_refused(store: DirectoryStore) -> None
         paint(sampler(store, labels), image, np.ones((2, 3), bool), BORDER)
     with pytest.raises(InputError, match="the label map is 40×44 px, but the image is 44×44 px"):
         redraw(sampler(store, labels[:, :40]), image, 1.0, 0.0)
+    with pytest.raises(InputError, match="the label map is 40×44 px, but the image is 44×44 px"):
+        restain(sampler(store, labels[:, :40]), image, 1.0, 0.0)
 
 
 def editor(

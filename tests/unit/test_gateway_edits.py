@@ -90,11 +90,13 @@ def test_the_crops_and_the_strength_decide_how_an_image_is_drawn_again(gateway: 
         for level in (40, 220)
     )
     assert dark.mean() < light.mean()
+    assert np.corrcoef(dark.ravel(), IMAGE.ravel())[0, 1] > 0.5, "the cells stay"
     weak, strong = (
         decode_png(made(gateway, area=None, action="vary", strength=strength))
         for strength in (0.0, 1.0)
     )
     assert weak.shape == IMAGE.shape
+    assert np.corrcoef(weak.ravel(), IMAGE.ravel())[0, 1] < 0.2, "it is drawn again"
     assert (weak == strong).all(), "there is one step"
     assert (decode_png(made(gateway, area=None, action="vary", seed=1)) != weak).any()
 

@@ -81,9 +81,10 @@ def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes], i
         image=input_key(pngs[0]),
         area=None if area is None else input_key(pngs[2]),
         border=body.border,
+        restain=body.action == "restain",
         strength=body.strength,
     )
-    usual = RESTAINING if body.action == "restain" else 0.0
+    usual = RESTAINING if edit.restain else 0.0
     staining = usual if body.staining is None else body.staining
     options = body.model_dump(include={"model", "version", "seed", *SamplingChoice.model_fields})
     request = ImageRequest(
