@@ -43,7 +43,7 @@ STRENGTH = 0.75
 """Time from which an image is drawn again. Less keeps more of the image than of its labels, because
 the autoencoder loses detail and few steps bring none back (`benchmarks/edits.py`)."""
 
-RESTAINING = 0.4
+RESTAINING = 0.3
 """Strength of matching the staining of crops in re-staining: more brings the densities of classes
 nearer to those of the crops, and tells the classes apart less (`benchmarks/edits.py`)."""
 
@@ -67,6 +67,12 @@ class Edit(Contract):
         le=1,
         description="time from which it is denoised again; 0: little changes",
     )
+
+    @model_validator(mode="after")
+    def _restains_the_whole(self) -> Edit:
+        if self.restain and self.area is not None:
+            raise ValueError("restain takes no area: it stains the whole image")
+        return self
 
 
 class ImageRequest(SamplingChoice, Request):

@@ -19,6 +19,7 @@ from heterotissue import cli
 from heterotissue.cli.fields import check_out
 from heterotissue.edits import Editor
 from heterotissue.lesions import LesionPainter, LesionRule, paint_lesions
+from shared.contracts.image import Edit
 from shared.contracts.models import ModelRef
 from shared.contracts.regions import RegionRule, RegionSet, RegionSetSlide, region_set_key
 from shared.datasets.field_inputs import put_label_map
@@ -122,6 +123,8 @@ def test_what_does_not_fit_the_picture_is_refused(store: DirectoryStore) -> None
         redraw(sampler(store, labels[:, :40]), image, 1.0, 0.0)
     with pytest.raises(InputError, match="the label map is 40×44 px, but the image is 44×44 px"):
         restain(sampler(store, labels[:, :40]), image, 1.0, 0.0)
+    with pytest.raises(ValueError, match="restain takes no area"):
+        Edit(image="a.png", area="b.png", restain=True)
 
 
 def editor(
