@@ -40,7 +40,7 @@ def test_the_page_says_what_scripts_need_of_a_model(gateway: Gateway) -> None:
     assert model["classes"] == record["classes"]["items"]
     assert (model["size"], model["first"], model["regions"]) == (32, 1, "toy")
     assert model["sampling"] == {
-        "steps": 10, "guidance_map": 1.75, "guidance_crops": 1.75, "staining": 0.5,
+        "steps": 10, "guidance_map": 1.75, "guidance_crops": 1.75, "staining": 0.7,
     }  # fmt: skip
     assert model["crop"] == {"least": 8, "most": 12}
     assert not model["student"]
