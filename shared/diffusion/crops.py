@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from shared.arrays import Float64, Int64, UInt8
@@ -96,9 +97,10 @@ def place(labels: UInt8, label: int, side: int, rng: np.random.Generator) -> tup
     Returns:
         (x, y) of its upper left corner, see `_places`; None if the class is absent.
     """
-    if label not in labels:
+    own = labels == label
+    if not own.any():
         return None
-    places = _places(labels, label, side)
+    places = _places(cv2.integral(own.astype(np.uint8)), side)
     x, y = places[rng.integers(len(places))].tolist()
     return x, y
 
@@ -142,19 +144,24 @@ def take_typical_crop(
     own = labels == label
     if not own.any():
         return None
-    score, wanted = complexity(image, own), _density(image, own.astype(np.uint8))
+    mask = own.astype(np.uint8)
+    score, wanted, sums = complexity(image, own), _density(image, mask), cv2.integral(mask)
     crops = []
     for _ in range(SIDES):
         side = crop_side(size, score, rule, rng)
-        places = _places(labels, label, side)
+        places = _places(sums, side)
         drawn = places[rng.integers(len(places), size=PLACES)]
         crops += [_cut(image, label, (x, y), side) for x, y in drawn.tolist()]
     return min(crops, key=lambda crop: np.linalg.norm(_density(crop.pixels) - wanted))
 
 
-def _places(labels: UInt8, label: int, side: int) -> Int64:
-    """Return (x, y) of the squares that cover at least 98 % of the most of a class, (n, 2)."""
-    sums = cv2.integral((labels == label).astype(np.uint8))
+def _places(sums: MatLike, side: int) -> Int64:
+    """Return (x, y) of the squares that cover at least 98 % of the most of a class, (n, 2).
+
+    Args:
+        sums: integral of the class's mask.
+        side: side of the squares.
+    """
     cover = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     return np.argwhere(cover >= 0.98 * cover.max())[:, ::-1]
 

@@ -62,7 +62,11 @@ def put_job(store: DirectoryStore, job: str = "ingest-1") -> None:
     )
     store_plan(store, job, plan)
     for name in ("plan", "a", "c"):
-        result = {} if name == "plan" else {"patches": 7, "types": "f" * 64, "region_sha256": None}
+        result = (
+            {}
+            if name == "plan"
+            else {"patches": 7, "sha256": "e" * 64, "types": "f" * 64, "region_sha256": None}
+        )
         store.put_json(
             f"jobs/{job}/done/{name}.json", Marker(outputs={}, result=result, seconds=1.5)
         )
