@@ -34,6 +34,7 @@ from shared.diffusion.crops import Crop, CropRule
 from shared.diffusion.editing import paint, restain
 from shared.diffusion.fields import FieldMap, FieldSampler
 from shared.diffusion.pipeline import HeteroTissuePipeline
+from shared.imaging.density import mean_density
 from shared.storage import DirectoryStore
 
 BORDER = 8
@@ -98,13 +99,8 @@ def measure_painting(
 
 def stain_error(image: UInt8, labels: UInt8, crops: Sequence[Crop]) -> float:
     """Return the mean distance of the classes' optical densities from those of their crops."""
-
-    def density(pixels: UInt8) -> Float64:
-        found: Float64 = -np.log((pixels.reshape(-1, 3).astype(np.float64) + 1) / 256).mean(0)
-        return found
-
     apart = [
-        np.linalg.norm(density(image[labels == crop.label]) - density(crop.pixels))
+        np.linalg.norm(mean_density(image, labels == crop.label) - mean_density(crop.pixels))
         for crop in crops
     ]
     return float(np.mean(apart))

@@ -38,6 +38,7 @@ from shared.diffusion.fields import FieldMap, FieldSampler, join
 from shared.diffusion.pipeline import HeteroTissuePipeline
 from shared.diffusion.windows import BATCH
 from shared.encoders.loading import load_encoder
+from shared.imaging.density import mean_density
 from shared.storage import DirectoryStore
 
 SIZE, MPP, PRECISION = 128, 0.875, "bf16"
@@ -172,8 +173,7 @@ def density(image: UInt8, labels: UInt8) -> Float64 | None:
     area = labels == 1
     if area.mean() < 0.05:
         return None
-    found: Float64 = -np.log((image[area].astype(np.float64) + 1) / 256).mean(0)
-    return found
+    return mean_density(image, area)
 
 
 def drift(densities: Sequence[Float64 | None]) -> float | None:

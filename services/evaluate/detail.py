@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from services.evaluate.stain import optical_density
 from shared.arrays import UInt8
+from shared.imaging.density import optical_density
 
 FINE = 0.25
 """Cycles per pixel from which on a frequency is fine; a pixel grid shows at most 0.5 per axis."""

@@ -9,14 +9,7 @@ from numpy.typing import NDArray
 
 from services.evaluate.frechet import gaussian_distance
 from shared.arrays import Float64, UInt8
-
-DENSITY: Float64 = -np.log10((np.arange(256) + 1) / 256)
-"""Optical density of each intensity 0 to 255: 2.41 for black, 0 for white."""
-
-
-def optical_density(pixels: UInt8) -> Float64:
-    """Optical density -log10((I + 1) / 256) of pixels (n, 3), by channel (Beer-Lambert law)."""
-    return DENSITY[pixels]
+from shared.imaging.density import optical_density
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def staining_loss(decoded: Tensor, real: Tensor) -> Tensor:
     """Return the L1 distance of the mean optical density of blocks of `BLOCK` × `BLOCK` pixels."""
 
     def density(images: Tensor) -> Tensor:
-        # the optical density of `services.evaluate.stain`, for images in [-1, 1]
+        # the optical density of `shared.imaging.density`, for images in [-1, 1]
         light = (images.clamp(-1, 1) * 127.5 + 128.5) / 256
         return functional.avg_pool2d(-light.log10(), BLOCK)
 

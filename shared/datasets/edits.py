@@ -90,10 +90,8 @@ def edit_crops(
 
     Args: those of `check_edit`, which must have passed.
     """
-    rule, rng = (
-        CropRule.of(model.recipe.denoiser, model.classes),
-        np.random.default_rng(image_seed(seed, 0)),
-    )
+    rule = CropRule.of(model.recipe.denoiser, model.classes)
+    rng = np.random.default_rng(image_seed(seed, 0))
     known = labels if area is None else np.where(area, 255, labels).astype(np.uint8)
     missing = missing_crops(model, labels, [crop.label for crop in given])
     own = [take_typical_crop(image, known, label, rule, rng, model.size) for label in missing]

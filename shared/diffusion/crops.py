@@ -14,12 +14,10 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from shared.arrays import Float64, Int64, UInt8
+from shared.arrays import Int64, UInt8
 from shared.contracts.base import Classes
 from shared.contracts.recipe import DenoiserRecipe
-
-OPTICAL_DENSITY: Float64 = -np.log((np.arange(256) + 1) / 256)
-"""Optical density of each value of a channel."""
+from shared.imaging.density import mean_density
 
 SIDES, PLACES = 8, 8
 """Number of sides, and of places for each of them, among which `take_typical_crop` chooses."""
@@ -144,15 +142,15 @@ def take_typical_crop(
     own = labels == label
     if not own.any():
         return None
-    mask = own.astype(np.uint8)
-    score, wanted, sums = complexity(image, own), _density(image, mask), cv2.integral(mask)
+    score, wanted = complexity(image, own), mean_density(image, own)
+    sums = cv2.integral(own.astype(np.uint8))
     crops = []
     for _ in range(SIDES):
         side = crop_side(size, score, rule, rng)
         places = _places(sums, side)
         drawn = places[rng.integers(len(places), size=PLACES)]
         crops += [_cut(image, label, (x, y), side) for x, y in drawn.tolist()]
-    return min(crops, key=lambda crop: np.linalg.norm(_density(crop.pixels) - wanted))
+    return min(crops, key=lambda crop: np.linalg.norm(mean_density(crop.pixels) - wanted))
 
 
 def _places(sums: MatLike, side: int) -> Int64:
@@ -164,11 +162,6 @@ def _places(sums: MatLike, side: int) -> Int64:
     """
     cover = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     return np.argwhere(cover >= 0.98 * cover.max())[:, ::-1]
-
-
-def _density(image: UInt8, mask: UInt8 | None = None) -> Float64:
-    """Return the mean optical density of an image, or of its pixels under a mask, (3,)."""
-    return np.array(cv2.mean(cv2.LUT(image, OPTICAL_DENSITY), mask)[:3])
 
 
 def _cut(image: UInt8, label: int, spot: tuple[int, int], side: int) -> Crop:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from shared.arrays import Float64, UInt8
 from shared.diffusion.crops import Crop
+from shared.imaging.density import optical_density
 
 FADE = 5
 """Width in pixels of the transition at the border between classes."""
@@ -23,7 +24,7 @@ MAX_RATIO = 2.0
 SMOOTH = 4.0
 """Standard deviation of the smoothing in `transfer_staining`, pixels: about a nucleus."""
 
-GLASS_DENSITY = 1e-3
+GLASS_DENSITY = 5e-4
 """Lower bound of densities, so that ratios stay finite on clean glass."""
 
 
@@ -66,7 +67,7 @@ def transfer_staining(image: UInt8, old: UInt8, new: UInt8) -> UInt8:
 
 
 def _smooth_density(image: UInt8) -> Tensor:
-    density = -np.log((image.astype(np.float32) + 1) / 256)
+    density = optical_density(image).astype(np.float32)
     return torch.from_numpy(cv2.GaussianBlur(density, (0, 0), SMOOTH))
 
 
@@ -112,7 +113,7 @@ def _areas(labels: UInt8, kinds: Tensor, device: torch.device) -> Tensor:
 
 def _means(images: Tensor, areas: Tensor) -> Tensor:
     """Return the mean optical density of each area, (B, N, 3)."""
-    total = torch.einsum("bnhw,bhwc->bnc", areas, -((images.float() + 1) / 256).log())
+    total = torch.einsum("bnhw,bhwc->bnc", areas, -((images.float() + 1) / 256).log10())
     return total / areas.sum((2, 3)).clamp_min(1).unsqueeze(2)
 
 
@@ -138,7 +139,7 @@ def crop_densities(crops: Sequence[Sequence[Crop]]) -> tuple[Tensor, Tensor]:
         for crop in own:
             pixels.setdefault(crop.label, []).append(crop.pixels.reshape(-1, 3))
         means.append(
-            {k: -np.log((np.concatenate(v) + 1.0) / 256).mean(0) for k, v in pixels.items()}
+            {label: optical_density(np.concatenate(own)).mean(0) for label, own in pixels.items()}
         )
     most = max(map(len, means), default=0)
     kinds = torch.full((len(crops), most), -1)

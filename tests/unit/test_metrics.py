@@ -20,7 +20,8 @@ from services.evaluate.frechet import (
 )
 from services.evaluate.leakage import authenticity
 from services.evaluate.retrieval import retrieval_top1
-from services.evaluate.stain import StainStatistics, optical_density, stain_error, stain_statistics
+from services.evaluate.stain import StainStatistics, stain_error, stain_statistics
+from shared.imaging.density import optical_density
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:  # type: ignore[type-arg]
