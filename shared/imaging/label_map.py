@@ -15,8 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 import tifffile
+from pydantic import BaseModel, Field, ValidationError
 
 from shared.arrays import UInt8
+from shared.contracts.base import ClassName
 from shared.errors import InputError
 from shared.imaging.tiff_facts import TIFF_ERRORS
 
@@ -113,7 +115,7 @@ class LabelMap:
                     and per_cm == 3
                 )
                 self.mpp = 1e4 * across[1] / across[0]
-                self.names = _names(page.description)
+                self.names = stated_names(page.description)
             self._across = -(-self.width // LABEL_TILE)
             tiles = self._across * -(-self.height // LABEL_TILE)
             if not (
@@ -195,11 +197,27 @@ class LabelMap:
         return part[np.ix_(ys - ys[0], xs - xs[0])]
 
 
-def _names(description: str) -> tuple[str, ...]:
-    """Read the names of labels from the description that `write_label_map` writes."""
-    if not description.startswith('{"labels": '):
+class _Description(BaseModel):
+    labels: tuple[ClassName, ...] = Field(max_length=256)
+
+
+def stated_names(description: str) -> tuple[str, ...]:
+    """Read the names of labels, from 0 on, out of a TIFF's description, as `write_label_map` does.
+
+    Returns:
+        The names; none if it does not state them.
+
+    Raises:
+        ValueError: it states them, but they are no list of names of classes.
+    """
+    if not description.lstrip().startswith("{") or '"labels"' not in description:
         return ()
-    return tuple(map(str, json.loads(description)["labels"]))
+    try:
+        return _Description.model_validate_json(description).labels
+    except ValidationError as error:
+        raise ValueError(
+            "its description has 'labels' that are no list of names of classes"
+        ) from error
 
 
 def _moved(span: slice, origin: int) -> slice:

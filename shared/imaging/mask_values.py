@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.arrays import UInt8
-from shared.contracts.base import Classes, spelling
+from shared.contracts.base import Classes, class_zero, spelling
 from shared.errors import InputError, all_quoted
 from shared.imaging.masks import MAX_VALUE, Mask, Values
 
 _COLOR = re.compile(r"#([0-9a-f]{6})|(\d{1,3}) *, *(\d{1,3}) *, *(\d{1,3})", re.IGNORECASE)
 
+
+ZEROS = {class_zero(exhaustive=False), class_zero(exhaustive=True)}
+"""Names of class 0. Which of them is meant is said by the classes, and not by each mask."""
 
 BLACK, WHITE = (0, 0, 0), 240
 """A colour, and the least red, green and blue of another: what backgrounds are drawn in."""
@@ -69,10 +72,10 @@ def lookup(
 ) -> Lookup:
     """Read a mask once, and find the class of each of its values.
 
-    The class of a value is named by `label_names`, else by the format (`known`). A value without
-    a name is itself the class index; with one class, 255 is it too. 0 is background, unless
-    `label_names` names it. Colours must be named, unless red, green and blue are equal or only
-    red is used: then they are values.
+    The class of a value is named by `label_names`, else by the format (`known`) or the mask itself.
+    A value without a name is itself the class index; with one class, 255 is it too. 0 is class 0,
+    unless it is named otherwise. Colours must be named, unless red, green and blue are equal, or
+    only red is used: then they are values.
 
     Args:
         mask: the mask.
@@ -131,7 +134,9 @@ def lookup(
         shown = {_packed(mask.palette[v]) if mask.palette else v for v in names}
         there = {key for color, key in keys.items() if color in shown}
     else:
-        made = _by_number(mask, values, numbers, classes, label_names, known or {})
+        made = _by_number(
+            mask, values, numbers, classes, label_names, known or dict(enumerate(mask.names))
+        )
         there = set(label_names) & set(map(str, numbers.tolist()))
     return replace(made, renamed=frozenset(there))
 
@@ -190,9 +195,10 @@ def _by_number(
     plain = {spelling(item.name): item.index for item in classes.items}
     table = np.zeros(int(values[-1]) + 1, np.uint8)
     binary = len(classes) == 2 and not known and set(numbers.tolist()) <= {0, 255}
+    zero = spelling(known.get(0, "")) in {"", *ZEROS, spelling(classes.names[0])}
     wrong: list[str] = []
     for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-        if number == 0 and "0" not in label_names:
+        if number == 0 and zero and "0" not in label_names:
             continue
         name = label_names.get(str(number), known.get(number))
         if name is not None and spelling(name) in plain:

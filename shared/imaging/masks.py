@@ -17,6 +17,7 @@ from rasterio.windows import Window
 
 from shared.arrays import UInt8
 from shared.errors import InputError, quoted
+from shared.imaging.label_map import stated_names
 from shared.imaging.pictures import ALONE, open_picture
 from shared.imaging.tiff_facts import pages_of
 
@@ -69,6 +70,7 @@ class Mask:
         orientation: EXIF orientation that the file states; 1 is upright.
         palette: colours of a palette image, RGB; empty if it has none.
         bands: number of channels.
+        names: name of each value, from 0 on, as `write_label_map` states them; else empty.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class Mask:
     palette: tuple[tuple[int, int, int], ...]
     bands: int
     _read: Callable[[int, int], NDArray[Any]]
+    names: tuple[str, ...] = ()
 
     def stored(self, top: int, bottom: int) -> NDArray[Any]:
         """Read rows from `top` to before `bottom` with the values that the file stores."""
@@ -117,9 +120,7 @@ class Mask:
         if self.bands in {2, 4}:
             alpha = channels.pop()
             if ((alpha > 0) & (alpha < 255)).any():
-                raise InputError(
-                    f"mask {name} has half-transparent pixels: save it without antialiasing"
-                )
+                raise _half_transparent(self.path)
             channels = [np.where(alpha > 0, channel, 0) for channel in channels]
         if len(channels) == 1:
             return channels[0]
@@ -186,6 +187,7 @@ def _open_npy(path: Path) -> Mask:
 
 def _open_image(path: Path, driver: str) -> Mask:
     bilevel, ambiguous, orientation, alike = False, None, 1, 1
+    names: tuple[str, ...] = ()
     if driver == "GTiff":
         with tifffile.TiffFile(path, _multifile=False) as tiff:
             page = cast(tifffile.TiffPage, tiff.pages[0])
@@ -204,6 +206,7 @@ def _open_image(path: Path, driver: str) -> Mask:
                 # have turned them, so that what they stored as 0 is white, and is meant as 1.
                 if not page.software.startswith("tifffile"):
                     ambiguous = page.software or "an unnamed programme"
+            names = stated_names(page.description)
             size = (page.imagewidth, page.imagelength)
             alike = sum(
                 (other.imagewidth, other.imagelength) == size and not other.is_mask
@@ -242,6 +245,7 @@ def _open_image(path: Path, driver: str) -> Mask:
         raise InputError(f"mask {path.name} has {bands} channels: save it with one")
     palette = tuple((c[0], c[1], c[2]) for _, c in sorted(colors.items()))
     clear = [value for value, color in colors.items() if len(color) > 3 and not color[3]]
+    half = [value for value, color in colors.items() if len(color) > 3 and 0 < color[3] < 255]
     if driver != "GTiff" and bands == 1 and data.nodata is not None:  # of grey PNGs
         clear.append(int(data.nodata))
 
@@ -250,11 +254,13 @@ def _open_image(path: Path, driver: str) -> Mask:
             part = data.read(window=Window(0, top, width, bottom - top))
         except (RasterioError, OSError, MemoryError) as error:
             raise _damaged(path, error) from error
+        if half and np.isin(part, half).any():
+            raise _half_transparent(path)
         if clear:
             part = np.where(np.isin(part, clear), part.dtype.type(0), part)
         return np.asarray(part[0] if bands == 1 else np.moveaxis(part, 0, -1))
 
-    mask = Mask(path, width, height, orientation, palette, bands, read)
+    mask = Mask(path, width, height, orientation, palette, bands, read, names)
     if ambiguous:
         raise _either_way(mask, ambiguous)
     return mask
@@ -269,6 +275,10 @@ def _either_way(mask: Mask, software: str) -> InputError:
         f"labelled by its stored values, {1 - share:.0%} by what viewers show white. Save it with "
         "8 bits per pixel, as 0 and 1 or 0 and 255"
     )
+
+
+def _half_transparent(path: Path) -> InputError:
+    return InputError(f"mask {path.name} has half-transparent pixels: save it without antialiasing")
 
 
 def _lossy(path: Path, how: str) -> InputError:

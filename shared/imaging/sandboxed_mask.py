@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from shared.contracts.base import Contract
+from shared.contracts.base import ClassName, Contract
 from shared.errors import InputError
 from shared.imaging import masks
 from shared.imaging.masks import Mask
@@ -26,6 +26,7 @@ class MaskFacts(Contract):
     orientation: int
     palette: tuple[tuple[int, int, int], ...] = Field(max_length=1 << 16)
     bands: int = Field(ge=1, le=4)
+    names: tuple[ClassName, ...] = Field(max_length=256)
     dtype: str = Field(pattern=r"^[<>|=]?[biuf][1248]$")
 
     @model_validator(mode="after")
@@ -53,6 +54,7 @@ class MaskReader:
             "orientation": self._mask.orientation,
             "palette": self._mask.palette,
             "bands": self._mask.bands,
+            "names": self._mask.names,
             "dtype": self._mask.stored(0, 1).dtype.str,
         }
 
@@ -92,5 +94,6 @@ def open_mask(path: Path, among: SandboxedFiles | None = None) -> Mask:
         return out
 
     return Mask(
-        path, facts.width, facts.height, facts.orientation, facts.palette, facts.bands, read
-    )
+        path, facts.width, facts.height, facts.orientation, facts.palette, facts.bands, read,
+        facts.names,
+    )  # fmt: skip

@@ -37,3 +37,15 @@ def test_a_transparent_value_is_background(palette: bool, suffix: str, tmp_path:
     image.save(tmp_path / f"a{suffix}", transparency=2)
     labels, _ = draw(tmp_path / f"a{suffix}", CLASSES, slide=SLIDE, label_format="mask")
     assert np.array_equal(labels, np.where(truth() == 2, 0, truth()))
+
+
+def test_a_value_that_is_half_transparent_is_refused(tmp_path: Path) -> None:
+    image = Image.fromarray(truth()).convert("P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / "a.png", transparency=bytes([255, 100, 255]))
+    with pytest.raises(InputError, match="half-transparent"):
+        draw(tmp_path / "a.png", CLASSES, slide=SLIDE, label_format="mask")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 9, 9, 9])
+    image.save(tmp_path / "a.png", transparency=bytes([255, 255, 255, 100]))
+    labels, _ = draw(tmp_path / "a.png", CLASSES, slide=SLIDE, label_format="mask")
+    assert np.array_equal(labels, truth()), "no pixel has the value that is half transparent"
