@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -13,12 +12,13 @@ from shared.arrays import UInt8
 from shared.contracts.base import Contract
 from shared.errors import InputError
 from shared.imaging.marks import Mark, parse_mark
+from shared.imaging.masks import ORIENTATION
 from shared.imaging.pictures import open_picture, read_picture
 from shared.sandbox import ANSWER_BYTES, Document, SandboxedFiles, read_document
 from shared.storage import sha256
 
-READER = "shared.imaging.sandboxed_picture:PictureReader"
 MODULE = "shared.imaging.sandboxed_picture"
+READER = f"{MODULE}:IndexReader"
 
 UNREADABLE = (OSError, SyntaxError, ValueError)
 
@@ -26,75 +26,57 @@ GREY = {"L", "P", "1"}
 """Pillow's modes of pictures with one number for a pixel."""
 
 
-class Picture(NamedTuple):
-    """A picture.
-
-    Attributes:
-        mode: Pillow's name of how it is stored.
-        pixels: uint8 (height, width) for the modes in `GREY`, else RGB (height, width, 3).
-    """
-
-    mode: str
-    pixels: UInt8
-
-
 class _Facts(Contract):
     width: Annotated[int, Field(ge=1, le=1 << 16)]
     height: Annotated[int, Field(ge=1, le=1 << 16)]
-    mode: str = Field(max_length=16)
 
 
-class PictureReader:
-    """Reads a picture inside the sandbox.
-
-    Args:
-        path: the file.
-        limit: largest width and height, pixels.
-        formats: Pillow's names of the formats that it may have.
-        color: whether it is read as RGB, whatever it holds.
+class IndexReader:
+    """Reads a PNG with one number for a pixel inside the sandbox: a label map, or an area.
 
     Attributes:
-        facts: width, height and mode.
+        facts: width and height.
     """
 
-    def __init__(self, path: Path, limit: int, formats: Sequence[str], color: bool) -> None:
+    def __init__(self, path: Path) -> None:
         try:
-            with open_picture(path, formats=tuple(formats)) as image:
-                if max(image.size) > limit:
+            with open_picture(path, formats=("PNG",)) as image:
+                self.facts = {"width": image.width, "height": image.height}
+                if image.mode not in GREY:
                     raise InputError(
-                        f"a picture has {image.width}×{image.height} px; at most {limit}×{limit} "
-                        "px are allowed"
+                        f"it has mode {image.mode}: send one number for each pixel (grey or "
+                        "palette)"
                     )
-                mode = "RGB" if color else image.mode
-                self.facts = {"width": image.width, "height": image.height, "mode": mode}
-                shown = image if mode in GREY else image.convert("RGB")
-                self._pixels = np.asarray(shown, np.uint8)
+                if (turn := int(image.getexif().get(ORIENTATION, 1))) != 1:
+                    raise InputError(
+                        f"it states the EXIF orientation {turn}: send it upright, without this tag"
+                    )
+                self._pixels = np.asarray(image, np.uint8)
+                if np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
+                    raise InputError("it has transparent pixels: send a number for each of them")
         except UNREADABLE as error:
-            kinds = " or ".join(formats)
-            raise InputError(f"a picture is not a readable {kinds}: send a {kinds}") from error
+            raise InputError("it is not a readable PNG: send a PNG") from error
 
     def read(self) -> UInt8:
-        """Return the pixels."""
+        """Return the numbers."""
         return np.ascontiguousarray(self._pixels)
 
 
-def read_small(
-    path: Path, among: SandboxedFiles, limit: int, formats: Sequence[str], *, color: bool = False
-) -> Picture:
-    """Read a picture in the sandbox, of at most `limit` pixels along each side.
+def read_indices(path: Path, among: SandboxedFiles) -> UInt8:
+    """Read a PNG with one number for a pixel in the sandbox: uint8 (height, width).
 
     Raises:
-        InputError: it is larger, damaged, or in no such format.
+        InputError: it is damaged or no PNG, has colours or transparent pixels, or is turned.
     """
-    file = among.open(READER, path, limit, list(formats), color)
+    file = among.open(READER, path)
     try:
         facts = _Facts.model_validate(file.facts)
     except ValidationError as error:
-        raise InputError("a picture states what none does") from error
-    shape = (facts.height, facts.width) + (() if facts.mode in GREY else (3,))
-    if max(shape) > limit or np.prod(shape) > ANSWER_BYTES:
-        raise InputError("a picture is larger than it may be")
-    return Picture(facts.mode, file.read([], shape, np.uint8))
+        raise InputError("it states what no picture does") from error
+    shape = (facts.height, facts.width)
+    if np.prod(shape) > ANSWER_BYTES:
+        raise InputError("it is larger than a picture may be")
+    return file.read([], shape, np.uint8)
 
 
 class Seen(NamedTuple):

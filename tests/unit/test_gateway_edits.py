@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from shared.contracts.image import ImageRequest
 from shared.errors import CancelledError
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import parse_mark
+from shared.imaging.masks import ORIENTATION
 from shared.jobs import Context, Shard
 from shared.queue.sweeping import sweep
 from shared.storage import DirectoryStore
@@ -139,6 +141,37 @@ def test_what_cannot_be_edited_is_refused_at_once(
     assert words in answer.json()["detail"]
     assert answer.json()["errors"][0]["pointer"] == pointer
     assert set(gateway.resources.root.list()) == before
+
+
+def picture(image: Image.Image, **options: Any) -> str:
+    """Save a picture as PNG in base64."""
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_pictures_are_read_as_tiles_are(gateway: Gateway) -> None:
+    opaque = np.full((HEIGHT, WIDTH, 1), 255, np.uint8)
+    opaque[:10] = 0
+    hidden = picture(Image.fromarray(np.concatenate([IMAGE, opaque], 2)))
+    painted = decode_png(made(gateway, image=hidden, seed=3))
+    assert (painted[:4] == 255).all(), "transparent pixels are white"
+    np.testing.assert_array_equal(painted[30:], IMAGE[30:])
+
+    turned = Image.Exif()
+    turned[ORIENTATION] = 3
+    dim = base64.b64encode(cv2.imencode(".png", IMAGE.astype(np.uint16))[1].tobytes()).decode()
+    clear = Image.fromarray(LABELS)
+    for change, pointer, words in (
+        ({"image": picture(Image.fromarray(IMAGE), exif=turned)}, "#/image", "orientation 3"),
+        ({"image": dim}, "#/image", "highest value is 199 of 65535"),
+        ({"labels": picture(clear, exif=turned)}, "#/labels", "orientation 3"),
+        ({"labels": picture(clear, transparency=1)}, "#/labels", "transparent pixels"),
+    ):
+        answer = gateway.client.post("/v1/edits", json=body(**change), headers=NOW)
+        assert answer.status_code == 422, answer.text
+        assert words in answer.json()["detail"]
+        assert answer.json()["errors"][0]["pointer"] == pointer
 
 
 def test_an_edit_costs_its_pixels_and_bytes_and_can_be_cancelled(

@@ -18,7 +18,6 @@ from services.gateway.api.image_jobs import (
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.problems import blaming, documented
 from services.gateway.api.turns import decoded
-from shared.arrays import UInt8
 from shared.contracts.gateway import EditBody
 from shared.contracts.image import (
     MAX_EDIT_SIDE,
@@ -32,7 +31,6 @@ from shared.contracts.synthesize import SamplingChoice
 from shared.datasets.edits import check_edit
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.imaging.sandboxed_picture import GREY
 from shared.models import read_model
 from shared.storage import Store
 
@@ -62,20 +60,25 @@ def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes], i
     crops, inputs, area = [], [], None
     with Pictures(MAX_EDIT_SIDE) as pictures:
         with blaming("#/image"):
-            image = pictures.read(body.image, color=True).pixels
+            image = pictures.read_image(body.image)
+            if image.turn != 1:
+                raise InputError(
+                    f"it states the EXIF orientation {image.turn}, so how the label map lies is "
+                    "unknown: send it upright, without this tag"
+                )
         with blaming("#/labels"):
-            labels = _read_indices(body.labels, pictures)
+            labels = pictures.read_indices(body.labels)
         if body.area is not None:
             with blaming("#/area"):
-                area = _read_indices(body.area, pictures) > 0
+                area = pictures.read_indices(body.area) > 0
         for number, item in enumerate(body.crops):
             with blaming(f"#/crops/{number}"):
                 crop, png, _ = given_crop(store, item, model, pictures)
                 crops.append(crop)
                 inputs += [png] if png is not None else []
     with blaming("#"):
-        check_edit(model, image, labels, area, [crop.label for crop in crops])
-    pngs = [encode_png(image), encode_png(labels)]
+        check_edit(model, image.pixels, labels, area, [crop.label for crop in crops])
+    pngs = [encode_png(image.pixels), encode_png(labels)]
     pngs += [] if area is None else [encode_png(area.astype("uint8"))]
     edit = Edit(
         image=input_key(pngs[0]),
@@ -97,11 +100,3 @@ def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes], i
     with blaming("#/steps"):
         request.sampling(model)
     return request, pngs + inputs, -(-labels.size // model.size**2)
-
-
-def _read_indices(data: bytes, pictures: Pictures) -> UInt8:
-    """Decode a PNG with one number for a pixel. Raises `InputError` if it has colours."""
-    mode, indices = pictures.read(data)
-    if mode not in GREY:
-        raise InputError(f"it has mode {mode}: send one number for each pixel (grey or palette)")
-    return indices

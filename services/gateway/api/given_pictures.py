@@ -7,10 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from shared.arrays import UInt8
-from shared.datasets.field_inputs import MIN_CROP_SIDE
+from shared.contracts.models import ModelRecord
+from shared.datasets.field_inputs import check_crop
 from shared.errors import InputError
-from shared.imaging.sandboxed_picture import MODULE, Picture, read_small
+from shared.imaging.sandboxed_picture import MODULE, read_indices
+from shared.imaging.tile_images import READER, TileImage, read_image
 from shared.sandbox import SandboxedFiles
+
+MODULES = [MODULE, READER.partition(":")[0]]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -39,18 +43,27 @@ class Pictures:
         folder = tempfile.TemporaryDirectory(prefix="htd-pictures-")
         self._place = Path(self._stack.enter_context(folder)) / "picture"
         self._place.touch()
-        self._files = self._stack.enter_context(SandboxedFiles([self._place], [MODULE]))
+        self._files = self._stack.enter_context(SandboxedFiles([self._place], MODULES))
 
-    def read(self, data: bytes, *, color: bool = False) -> Picture:
-        """Decode a PNG; `color`: to RGB, whatever it holds. Raises `InputError`."""
+    def read_image(self, data: bytes) -> TileImage:
+        """Decode a PNG to RGB, as the image of a tile is read. Raises `InputError`."""
+        self._hold(data)
+        return read_image(self._place, self._files)
+
+    def read_indices(self, data: bytes) -> UInt8:
+        """Decode a PNG with one number for a pixel: uint8 (height, width). Raises `InputError`."""
+        self._hold(data)
+        return read_indices(self._place, self._files)
+
+    def _hold(self, data: bytes) -> None:
+        """Put a PNG where the process may read it. Raises `InputError` if it is unfit."""
         width, height = png_sides(data)
         if max(width, height) > self._limit:
             raise InputError(
                 f"a picture has {width}×{height} px; at most {self._limit}×{self._limit} px are "
                 "allowed"
             )
-        self._place.write_bytes(data)  # the same file, which the process may read
-        return read_small(self._place, self._files, self._limit, ["PNG"], color=color)
+        self._place.write_bytes(data)
 
     def __enter__(self) -> Pictures:
         return self
@@ -59,12 +72,8 @@ class Pictures:
         self._stack.close()
 
 
-def read_crop(data: bytes, limit: int, pictures: Pictures) -> UInt8:
+def read_crop(data: bytes, model: ModelRecord, pictures: Pictures) -> UInt8:
     """Decode a PNG of a crop to uint8 RGB (side, side, 3). Raises `InputError` if it is unfit."""
-    crop = pictures.read(data, color=True).pixels
-    height, width = crop.shape[:2]
-    if width != height or not MIN_CROP_SIDE <= width <= limit:
-        raise InputError(
-            f"a crop has {width}×{height} px: send a square of {MIN_CROP_SIDE} to {limit} px"
-        )
+    crop = pictures.read_image(data).pixels
+    check_crop("a crop", crop, model)
     return crop

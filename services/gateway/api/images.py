@@ -28,7 +28,6 @@ from shared.contracts.models import ModelRecord, ModelRef
 from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.imaging.sandboxed_picture import GREY
 from shared.models import read_model
 from shared.serving.deployments import check_plan
 from shared.storage import Store
@@ -86,12 +85,12 @@ def _resolve(store: Store, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
 
 def _read_label_map(data: bytes, model: ModelRecord, pictures: Pictures) -> UInt8:
     """Decode a PNG of a label map to uint8 (size, size). Raises `InputError` if it is unfit."""
-    mode, labels = pictures.read(data)
-    height, width = labels.shape[:2]
-    if (width, height) != (model.size, model.size) or mode not in GREY:
+    labels = pictures.read_indices(data)
+    height, width = labels.shape
+    if (width, height) != (model.size, model.size):
         raise InputError(
-            f"the label map has mode {mode} and {width}×{height} px: send class indices (grey or "
-            f"palette) of {model.size}×{model.size} px, the size of {model.model}"
+            f"the label map has {width}×{height} px: send one of {model.size}×{model.size} px, "
+            f"the size of {model.model}"
         )
     if labels.max() >= len(model.classes):
         raise InputError(
