@@ -122,7 +122,8 @@ def measure_staining(
         others = [other for other in tiles if other.slide != tile.slide]
         crops = crops_of(others[rng.integers(len(others))], rule, rng)
         work = sampler_of(pipeline, tile, crops, number)
-        image = restain(work, tile.image, STRENGTH, RESTAINING)
+        stained = [crop.label for crop in crops]
+        image = restain(work, tile.image, STRENGTH, RESTAINING, stained)
         before.append(stain_error(tile.image, tile.labels, crops))
         after.append(stain_error(image, tile.labels, crops))
         drawn.append(tile._replace(image=image))

@@ -82,7 +82,9 @@ class Gallery:
                     marked,
                     paint(work, tile.image, area > 0, BORDER),
                     draw_crops([_moved(crop) for crop in others], SIZE),
-                    restain(stained, tile.image, STRENGTH, RESTAINING),
+                    restain(
+                        stained, tile.image, STRENGTH, RESTAINING, [crop.label for crop in others]
+                    ),
                     *(redraw(work, tile.image, STRENGTH, 0.0) for work in varied),
                 ]
             )  # fmt: skip

@@ -13,7 +13,7 @@ from shared.computing import prepare
 from shared.contracts.base import Classes
 from shared.contracts.models import ModelRef
 from shared.datasets.edits import check_edit, edit_crops
-from shared.datasets.field_inputs import find_tissue, model_labels
+from shared.datasets.field_inputs import check_crop, find_tissue, model_labels
 from shared.device import choose_device
 from shared.diffusion.crops import Crop
 from shared.diffusion.editing import edit_sampler, paint, redraw, restain
@@ -85,8 +85,9 @@ class Editor:
         return self._png(redraw(self._sampler(seed), self.image, strength, 0.0))
 
     def restain(self, strength: float, staining: float, seed: int) -> bytes:
-        """Change the staining of the picture to that of the crops; return a PNG."""
-        return self._png(restain(self._sampler(seed), self.image, strength, staining))
+        """Stain the classes of the given crops as these are; return a PNG."""
+        classes = [crop.label for crop in self._given]
+        return self._png(restain(self._sampler(seed), self.image, strength, staining, classes))
 
     def _check_size(self, mask: Mask) -> None:
         """Raise `InputError` before a mask is read whole that cannot fit the picture."""
@@ -111,11 +112,7 @@ class Editor:
         record = self.model.record
         label = find_tissue(tissue, record).index
         pixels = read_image(path).pixels
-        if pixels.shape[0] != pixels.shape[1] or len(pixels) > record.size:
-            raise InputError(
-                f"{path.name} has {pixels.shape[1]}×{pixels.shape[0]} px: a crop is a square of at "
-                f"most {record.size} px"
-            )
+        check_crop(path.name, pixels, record)
         return Crop(label, 0, 0, pixels)
 
     def _png(self, image: UInt8) -> bytes:

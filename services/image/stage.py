@@ -83,10 +83,12 @@ def _edit(
     loaded, sampling = load_model(store, model.ref, context.device), request.sampling(model)
     sampler = edit_sampler(loaded, labels, crops, request.seed, sampling)
     sampler.watch = context.progress  # raises once the job is cancelled
-    if area is None:
-        draw = restain if edit.restain else redraw
-        return draw(sampler, image, edit.strength, sampling.staining)
-    return paint(sampler, image, area, edit.border)
+    if area is not None:
+        return paint(sampler, image, area, edit.border)
+    if edit.restain:
+        classes = [crop.label for crop in given]
+        return restain(sampler, image, edit.strength, sampling.staining, classes)
+    return redraw(sampler, image, edit.strength, sampling.staining)
 
 
 def _place_crop(

@@ -103,14 +103,20 @@ def redraw(sampler: FieldSampler, image: UInt8, strength: float, staining: float
         InputError: the image differs in size from the label map.
     """
     _check(sampler, image)
-    return _matched(sampler, _drawn_again(sampler, _encode(sampler, image), strength), staining)
+    drawn = _drawn_again(sampler, _encode(sampler, image), strength)
+    return _matched(sampler, drawn, staining, list(sampler.appearances[0].crops))
 
 
-def restain(sampler: FieldSampler, image: UInt8, strength: float, staining: float) -> UInt8:
-    """Stain an image as the sampler's crops are; its cells stay.
+def restain(
+    sampler: FieldSampler, image: UInt8, strength: float, staining: float, classes: Sequence[int]
+) -> UInt8:
+    """Stain classes of an image as the sampler's crops of them are; their cells stay.
 
     The image is drawn again, and the change of its optical density is laid on the image itself.
-    See `redraw` for the arguments.
+
+    Args:
+        sampler, image, strength, staining: see `redraw`.
+        classes: the classes that are stained. Others stay as they are, but for a border of 2 px.
 
     Raises:
         InputError: the image differs in size from the label map.
@@ -119,7 +125,9 @@ def restain(sampler: FieldSampler, image: UInt8, strength: float, staining: floa
     latents = _encode(sampler, image)
     old = _decoder(sampler, latents).decode(Strip(0, latents), 0, sampler.height)
     new = _drawn_again(sampler, latents, strength)
-    return _matched(sampler, transfer_staining(image, old, new), staining)
+    labels = sampler.labels.read(0, sampler.labels.height)
+    transferred = transfer_staining(image, old, new, labels, classes)
+    return _matched(sampler, transferred, staining, classes)
 
 
 def _drawn_again(sampler: FieldSampler, latents: Tensor, strength: float) -> UInt8:
@@ -133,12 +141,11 @@ def _drawn_again(sampler: FieldSampler, latents: Tensor, strength: float) -> UIn
     return _decoder(sampler, strip.sample).decode(strip, 0, sampler.height)
 
 
-def _matched(sampler: FieldSampler, image: UInt8, staining: float) -> UInt8:
+def _matched(sampler: FieldSampler, image: UInt8, staining: float, classes: Sequence[int]) -> UInt8:
     labels = sampler.labels.read(0, sampler.labels.height)
-    crops = [list(sampler.appearances[0].crops.values())]
-    matched: UInt8 = match_staining(torch.from_numpy(image[None]), labels[None], crops, staining)[
-        0
-    ].numpy()
+    crops = [crop for label, crop in sampler.appearances[0].crops.items() if label in classes]
+    whole = torch.from_numpy(image[None])
+    matched: UInt8 = match_staining(whole, labels[None], [crops], staining)[0].numpy()
     return matched
 
 

@@ -53,15 +53,21 @@ def match_staining(
     return _scaled(images, areas, scales)
 
 
-def transfer_staining(image: UInt8, old: UInt8, new: UInt8) -> UInt8:
+def transfer_staining(
+    image: UInt8, old: UInt8, new: UInt8, labels: UInt8, kinds: Sequence[int]
+) -> UInt8:
     """Scale the optical density of an image, place by place, as it changes from `old` to `new`.
 
     Both are smoothed first, so their staining counts and not the places of their nuclei.
 
     Args:
         image, old, new: uint8 RGB (h, w, 3).
+        labels: label map of the image, uint8 (h, w).
+        kinds: the classes that change. Others stay, up to `FADE` / 2 pixels from these.
     """
+    areas = _areas(labels[None], torch.tensor([kinds]), torch.device("cpu"))
     scales = density_scales(_smooth_density(old), _smooth_density(new), 1.0)
+    scales *= _soft(areas).sum(1)[0].unsqueeze(2)
     scaled: UInt8 = _darkened(torch.from_numpy(image), scales).numpy()
     return scaled
 
