@@ -13,6 +13,7 @@ import numpy as np
 from heterotissue.cli.options import parse_proportions, parse_renames
 from heterotissue.progress import say
 from shared.contracts.annotations import formats_of
+from shared.contracts.field import FieldRequest
 from shared.contracts.models import ModelRecord
 from shared.errors import InputError, quoted
 from shared.models import check_layouts
@@ -94,7 +95,7 @@ def put_labels(
         )
     if size is not None and not outlined:
         raise InputError(f"--size is for outlines, such as GeoJSON: {path.name} has a size itself")
-    if not path.exists() and not path.is_absolute() and store.exists(labels):
+    if not path.exists() and not path.is_absolute() and _in_store(store, labels):
         if names or outlined:
             raise InputError(
                 f"{labels} is a key in the store: there it must be a label map of the model's "
@@ -103,7 +104,33 @@ def put_labels(
         return _stored(store, model, labels)
     if size is not None:
         return {"labels": _draw(store, model, path, parse_size("--size", size), names)}
+    if not path.exists():
+        raise InputError(f"--labels {labels}: there is no such file, and no such key in the store")
     return {"labels": put_label_map(store, open_mask(path), model, names)}
+
+
+def check_crops_of(store: Store, model: ModelRecord, request: FieldRequest) -> None:
+    """Check the crops of a field against its label map, if this is not sampled yet.
+
+    Raises:
+        InputError: the map does not fit the model, or there are too few or too many crops for it.
+    """
+    from shared.datasets.field_crops import check_sources
+    from shared.datasets.field_inputs import count_labels
+    from shared.imaging.stored_slides import open_label_map
+
+    if request.sampled is None:
+        with open_label_map(store, request.map_key, request.map_digest) as labels:
+            present = np.flatnonzero(count_labels(labels, model)).tolist()
+        check_sources(store, model, present, request.crops, request.appearances)
+
+
+def _in_store(store: Store, key: str) -> bool:
+    """Say whether a text is the key of an object; a path that can be none is not."""
+    try:
+        return store.exists(key)
+    except InputError:
+        return False
 
 
 def _stored(store: Store, model: ModelRecord, key: str) -> dict[str, str]:
@@ -150,7 +177,11 @@ def _draw(
             drawn = draw_labels(file, path, geometry, everywhere, source, request)
         except InputError as error:
             width, height = size
-            raise InputError(f"field of {width}×{height} px from outlines: {error}") from error
+            raise InputError(
+                f"field of {width}×{height} px from outlines, which are in its own pixels: {error}"
+            ) from error
+        if not drawn["painted"]:  # of a slide that may mean that all of it is other tissue
+            raise InputError(f"{path.name} has no outline of a class of {model.ref}: draw some")
         for reason, count in drawn["skipped"].items():
             say(f"note: {path.name}: left out {count} {reason}")
         if drawn["mpp"]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import ValidationError
 
-from heterotissue.cli.field_maps import choose_map
+from heterotissue.cli.field_maps import check_crops_of, choose_map
 from heterotissue.cli.options import (
     BrokerOption,
     DryRunOption,
@@ -139,7 +139,9 @@ def field(
             "compression": compression,
         }
     )
-    run_and_end(target, changed(request, change), fresh=fresh, replace=replace)
+    request = changed(request, change)
+    check_crops_of(target.store, record, request)
+    run_and_end(target, request, fresh=fresh, replace=replace)
 
 
 def put_crops(store: Store, items: list[str], model: ModelRecord) -> tuple[GivenCrop, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from shared.contracts.field import PlacedCrop
 from shared.contracts.models import ModelRecord
 from shared.datasets.region_bank import RegionBank
-from shared.errors import InputError
+from shared.errors import InputError, all_quoted
 from shared.imaging.region_sets import load_region_set
 from shared.storage import Store
 
@@ -17,6 +17,31 @@ from shared.storage import Store
 def needed(present: Sequence[int], model: ModelRecord) -> list[int]:
     """Return the classes of a label map that need a crop: those of tissue."""
     return [label for label in present if label >= model.classes.first]
+
+
+def check_sources(
+    store: Store,
+    model: ModelRecord,
+    present: Sequence[int],
+    crops: Sequence[PlacedCrop],
+    count: int,
+) -> None:
+    """Check where the crops of a field come from, before any work.
+
+    Args:
+        store: holds the model's regions.
+        model: the model.
+        present: the classes of the label map.
+        crops: the given crops; none: slides of the model's regions give them.
+        count: number of these slides.
+
+    Raises:
+        InputError: see `check_crops` and `slides_for_crops`.
+    """
+    if crops:
+        check_crops(crops, present, model)
+    else:
+        slides_for_crops(store, model, needed(present, model), count)
 
 
 def check_crops(crops: Sequence[PlacedCrop], present: Sequence[int], model: ModelRecord) -> None:
@@ -78,7 +103,10 @@ def _check_place(
                 f"class {names[label]!r} has several crops: give one, or give each another place"
             )
     if missing := [names[label] for label in wanted if label not in labels]:
-        raise InputError(f"the label map holds {', '.join(missing)}: give a crop of each")
+        raise InputError(
+            f"no crop is given of {all_quoted(missing)}, which the label map holds: give a crop of "
+            "each class of the map, or none at all"
+        )
 
 
 def _named(label: int, names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import wanted_shares
 from shared.datasets.region_bank import RegionBank
-from shared.errors import InputError
+from shared.errors import InputError, all_quoted, quoted
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.mask_values import Lookup, MaskValuesError, lookup
@@ -143,7 +143,7 @@ def find_tissue(tissue: str, model: ModelRecord) -> LabelClass:
         if spelling(item.name) == spelling(tissue):
             return item
     names = ", ".join(item.name for item in known)
-    raise InputError(f"{model.ref} has no tissue {tissue!r}; it knows {names}")
+    raise InputError(f"{model.ref} has no tissue {quoted(tissue)}; it knows {names}")
 
 
 def check_classes(found: StoredLabelMap, model: ModelRecord) -> None:
@@ -154,8 +154,8 @@ def check_classes(found: StoredLabelMap, model: ModelRecord) -> None:
 def _check_names(what: str, names: Sequence[str], model: ModelRecord) -> None:
     if list(names) != model.classes.names:
         raise InputError(
-            f"{what} has other classes ({', '.join(names)}) than {model.ref} "
-            f"({', '.join(model.classes.names)}): give a map of these, as a file"
+            f"{what} has other classes ({all_quoted(names)}) than {model.ref} "
+            f"({all_quoted(model.classes.names)}): give a map of these, as a file"
         )
 
 
@@ -186,6 +186,15 @@ def put_label_map(
     return key
 
 
+def check_crop(what: str, pixels: UInt8, model: ModelRecord) -> None:
+    """Raise `InputError` if a crop, uint8 RGB (h, w, 3), is no square of a fitting side."""
+    height, width = pixels.shape[:2]
+    if height != width or not MIN_CROP_SIDE <= width <= model.size:
+        raise InputError(
+            f"{what} has {width}×{height} px: give a square of {MIN_CROP_SIDE} to {model.size} px"
+        )
+
+
 def put_crop(store: Store, tissue: str, pixels: UInt8, model: ModelRecord) -> GivenCrop:
     """Store a crop of a class, uint8 RGB (side, side, 3).
 
@@ -193,12 +202,7 @@ def put_crop(store: Store, tissue: str, pixels: UInt8, model: ModelRecord) -> Gi
         InputError: the model has no such class, or the crop is no square of a fitting side.
     """
     label = find_tissue(tissue, model).index
-    height, width = pixels.shape[:2]
-    if height != width or not MIN_CROP_SIDE <= width <= model.size:
-        raise InputError(
-            f"the crop of {tissue!r} has {width}×{height} px: give a square of {MIN_CROP_SIDE} to "
-            f"{model.size} px"
-        )
+    check_crop(f"the crop of {quoted(tissue)}", pixels, model)
     png = encode_png(np.ascontiguousarray(pixels))
     key = f"{FIELD_INPUTS}{sha256(png)}.png"
     store.put(key, png)

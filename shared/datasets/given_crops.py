@@ -6,7 +6,7 @@ import numpy as np
 
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
-from shared.datasets.samples import relabel
+from shared.datasets.samples import check_fit
 from shared.diffusion.crops import Crop, CropRule, take_typical_crop
 from shared.errors import InputError
 from shared.imaging.codec import decode_png
@@ -19,7 +19,7 @@ def read_crop(store: Store, given: GivenCrop, model: ModelRecord, rng: np.random
 
     Raises:
         InputError: the crop is not a square of at most the image's size, or the region does not
-            hold its class.
+            hold its class, or is smaller or at another resolution than the model's images.
     """
     if given.pixels is None:
         return _cut_crop(store, given, model, rng)
@@ -35,7 +35,7 @@ def _cut_crop(store: Store, given: GivenCrop, model: ModelRecord, rng: np.random
     name, key = str(given.regions), str(given.region)
     record = load_region_set(store, name)
     region = read_region(store, record, key)
-    table = relabel(record.classes, model.classes, f"region set {name!r}")
+    table = check_fit(record, model)
     rule = CropRule.of(model.recipe.denoiser, model.classes)
     crop = take_typical_crop(region.image, table[region.labels], given.label, rule, rng, model.size)
     if crop is None:

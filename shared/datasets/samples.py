@@ -213,15 +213,14 @@ def relabel(own: Classes, wanted: Classes, whose: str) -> UInt8:
     return table
 
 
-def check_region_set(record: RegionSet, splits: Sequence[Split], model: ModelRecord) -> UInt8:
-    """Check that some splits of a region set can give maps or crops for a model.
+def check_fit(record: RegionSet, model: ModelRecord) -> UInt8:
+    """Check that the regions of a set can give maps or crops for a model.
 
     Returns:
         A table uint8 (256,) that maps the set's labels to the model's.
 
     Raises:
-        InputError: the set does not fit the model (classes, size, resolution), or has no
-            region in the splits.
+        InputError: the set does not fit the model (classes, size, resolution).
     """
     table = relabel(record.classes, model.classes, f"region set {record.name!r}")
     if record.rule.size < model.size:
@@ -234,6 +233,16 @@ def check_region_set(record: RegionSet, splits: Sequence[Split], model: ModelRec
             f"regions of {record.name!r} are at {record.rule.mpp} µm per pixel, the model at "
             f"{model.mpp}: ingest the slides at the model's resolution"
         )
+    return table
+
+
+def check_region_set(record: RegionSet, splits: Sequence[Split], model: ModelRecord) -> UInt8:
+    """Do the same as `check_fit` for some splits, of which a region must be.
+
+    Raises:
+        InputError: the set does not fit the model, or has no region in the splits.
+    """
+    table = check_fit(record, model)
     if not record.of_split(*splits):
         raise InputError(f"region set {record.name!r} has no region in {' or '.join(splits)}")
     return table

@@ -21,8 +21,8 @@ def check_room(store: Store, needed: int, what: str, remedy: str = "") -> None:
     free = store.free()
     if free is not None and needed > free:
         raise InputError(
-            f"{what} need about {_size(needed)}, but {store.url} has {_size(free)} free: make "
-            f"room, use another store{', ' if remedy else ''}{remedy}"
+            f"{what} would take about {_size(needed)}, but {store.url} has {_size(free)} free: "
+            f"make room, use another store{', ' if remedy else ''}{remedy}"
         )
 
 

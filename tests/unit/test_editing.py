@@ -100,13 +100,15 @@ def test_a_restained_picture_keeps_its_cells(store: DirectoryStore) -> None:
     crop = Crop(1, 0, 0, np.full((12, 12, 3), (90, 40, 120), np.uint8))
     work = sampler(store, labels)
     work = FieldSampler(work.pipeline, 32, work.sampling, work.labels, [Appearance.of([crop])], 0)
-    drawn, stained = redraw(work, image, 0.5, 0.0), restain(work, image, 0.5, 1.0)
+    drawn, stained = redraw(work, image, 0.5, 0.0), restain(work, image, 0.5, 1.0, [1])
     kept = [np.corrcoef(_detail(made), _detail(image))[0, 1] for made in (drawn, stained)]
     assert kept[1] > 0.9 > 0.5 > kept[0]
     apart = [
         np.abs(made[labels == 1].mean(0) - crop.pixels[0, 0]).mean() for made in (image, stained)
     ]
     assert apart[1] < 0.7 * apart[0]
+    inside = distance_transform_edt(labels != 1) > 3
+    np.testing.assert_array_equal(stained[inside], image[inside], "a class without a crop stays")
 
 
 def _detail(image: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
@@ -122,7 +124,7 @@ def test_what_does_not_fit_the_picture_is_refused(store: DirectoryStore) -> None
     with pytest.raises(InputError, match="the label map is 40×44 px, but the image is 44×44 px"):
         redraw(sampler(store, labels[:, :40]), image, 1.0, 0.0)
     with pytest.raises(InputError, match="the label map is 40×44 px, but the image is 44×44 px"):
-        restain(sampler(store, labels[:, :40]), image, 1.0, 0.0)
+        restain(sampler(store, labels[:, :40]), image, 1.0, 0.0, [1])
     with pytest.raises(ValueError, match="restain takes no area"):
         Edit(image="a.png", area="b.png", restain=True)
 
@@ -256,6 +258,11 @@ def test_commands_edit_restain_and_vary(
     field = ("--model", "toy", "--labels", "area.png", "--store", store.url)
     assert htd("field", *field) == 2
     assert "[255]; the labels of toy/1 are 0 to 2" in capsys.readouterr().err
+    before = set(store.list())
+    field = ("--model", "toy", "--labels", "map.png", "--store", store.url)
+    assert htd("field", *field, "--crop", "tumor=crop.png") == 2
+    assert "no crop is given of 'stroma', which the label map holds" in capsys.readouterr().err
+    assert {key for key in set(store.list()) - before if "/inputs/" not in key} == set()
     pairs = ("--model", "toy", "--store", store.url, "--n", "1", "--out")
     other = ("--other-crop", "tumor=crop.png")
     assert htd("pairs", "map.png", *pairs, "pairs", *other, "--other-crop", "Tumor=a.png") == 2

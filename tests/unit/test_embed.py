@@ -318,7 +318,7 @@ def test_features_need_room(
 ) -> None:
     monkeypatch.setattr(DirectoryStore, "free", lambda self: 1000)
     context = Context(store, threads=1, device="cpu", report=lambda *_: None)
-    with pytest.raises(InputError, match=r"features of [\d,]+ patches, 384 wide need about"):
+    with pytest.raises(InputError, match=r"features of [\d,]+ patches, 384 wide would take about"):
         EmbedStage().plan(EmbedRequest(cohort="textures", encoder=encoder), context)
 
 

@@ -29,6 +29,7 @@ from shared.datasets.field_inputs import put_crop, put_label_map
 from shared.diffusion.autoencoder import make_vae
 from shared.diffusion.fixed_norms import PieceDecoder, norm_statistics, with_fixed_norms
 from shared.errors import InputError
+from shared.imaging import sandboxed_mask
 from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.marks import Mark, mark_xmp, parse_mark
 from shared.imaging.masks import open_mask
@@ -199,7 +200,7 @@ def test_pieces_are_decoded_as_the_whole_is(architecture: Literal["kl", "dc"]) -
         (np.ones((64, 64), np.uint8), 1.0, {}, "at 1 µm/px, but toy/1 makes images at 0.5"),
         (np.full((64, 64), 9, np.uint8), 0.5, {}, "holds 9; the labels of toy/1 are 0 to 2"),
         (np.ones((64, 64), np.uint8), 0.5, {"crops": [2]}, "class 'tumor', which the label map"),
-        (label_map(), 0.5, {"crops": [1]}, "holds tumor: give a crop of each"),
+        (label_map(), 0.5, {"crops": [1]}, "no crop is given of 'tumor'"),
         (label_map(), 0.5, {"crops": [1, 1, 2]}, "'stroma' has several crops"),
     ],
 )
@@ -236,7 +237,7 @@ def test_a_map_that_was_put_for_other_classes_is_refused(
     np.save(tmp_path / "map.npy", label_map())
     key = put_label_map(made, open_mask(tmp_path / "map.npy"), other)
     status = make(made, field="others", labels=key)
-    assert "other classes (background, tumor, stroma) than toy/1" in status.failed["plan"]
+    assert "other classes ('background', 'tumor', 'stroma') than" in status.failed["plan"]
     assert not list(made.list("fields/others/"))
 
 
@@ -245,7 +246,7 @@ def test_a_field_larger_than_the_disk_is_refused(
 ) -> None:
     monkeypatch.setattr(DirectoryStore, "free", lambda self: 1000)
     status = make(made, field="large")
-    assert "a field of 46×590 px need" in next(iter(status.failed.values()))
+    assert "a field of 46×590 px would take about" in next(iter(status.failed.values()))
 
 
 def test_inputs_are_checked_by_name(made: DirectoryStore, tmp_path: Path) -> None:
@@ -257,6 +258,61 @@ def test_inputs_are_checked_by_name(made: DirectoryStore, tmp_path: Path) -> Non
         put_crop(made, "fat", np.zeros((16, 16, 3), np.uint8), model)
     with pytest.raises(InputError, match="the crop of 'tumor' has 40×16 px"):
         put_crop(made, "tumor", np.zeros((16, 40, 3), np.uint8), model)
+
+
+def test_a_map_that_names_its_labels_is_read_by_their_names(
+    made: DirectoryStore, tmp_path: Path
+) -> None:
+    model, file = read_model(made, ModelRef("toy")), tmp_path / "map.tif"
+    labels = label_map()
+
+    def put(*names: str) -> np.ndarray:  # type: ignore[type-arg]
+        strips = (labels[top : top + LABEL_TILE] for top in range(0, len(labels), LABEL_TILE))
+        write_label_map(file, strips, *labels.shape[::-1], model.mpp, names)
+        with LabelMap(made.local(put_label_map(made, open_mask(file), model))) as stored:
+            assert stored.names == ("background", "stroma", "tumor")
+            return stored.whole()
+
+    same = put("other", "Stroma", "tumor")
+    np.testing.assert_array_equal(same, labels)
+    swapped = put("background", "tumor", "stroma")
+    np.testing.assert_array_equal(swapped, np.array([0, 2, 1])[labels])
+    turned = put("tumor", "background", "stroma")
+    np.testing.assert_array_equal(turned, np.array([2, 0, 1])[labels])
+    with pytest.raises(InputError, match=r"labels outside the classes .*\[2 \(fat\)\]"):
+        put("background", "stroma", "fat")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        '{"labels": "abc"}',
+        '{"labels": {"0": "background"}}',
+        '{"labels": [NaN]}',
+        '{"labels": ["\\u001b[31m"]}',
+        '{"labels": ["' + "x" * 1000 + '"]}',
+        '{"labels": ' + "[" * 100_000,
+    ],
+)
+def test_a_map_whose_names_are_forged_is_refused(
+    made: DirectoryStore, tmp_path: Path, description: str
+) -> None:
+    file, model = tmp_path / "map.tif", read_model(made, ModelRef("toy"))
+    tifffile.imwrite(file, label_map(), description=description, metadata=None)
+    with pytest.raises(InputError, match=r"map\.tif .*no list of names") as caught:
+        put_label_map(made, open_mask(file), model)
+    assert len(str(caught.value)) < 300
+
+
+def test_names_are_found_however_their_json_is_written(
+    made: DirectoryStore, tmp_path: Path
+) -> None:
+    file, model = tmp_path / "map.tif", read_model(made, ModelRef("toy"))
+    written = '{"by":"us","labels":["background","tumor","stroma"]}'
+    tifffile.imwrite(file, label_map(), description=written, metadata=None)
+    mask = sandboxed_mask.open_mask(file)
+    with LabelMap(made.local(put_label_map(made, mask, model))) as stored:
+        np.testing.assert_array_equal(stored.whole(), np.array([0, 2, 1])[label_map()])
 
 
 def choose(store: DirectoryStore, **options: Any) -> dict[str, Any]:
@@ -303,8 +359,15 @@ def test_outlines_are_drawn_as_those_of_slides(made: DirectoryStore, tmp_path: P
     renamed = drawn(made, tmp_path / "map.npy", rename=["7=background"])
     np.testing.assert_array_equal(renamed, wanted)
     path.write_text(json.dumps([feature("tumor", 100, 200)]))
-    with pytest.raises(InputError, match=r"48×40 px from outlines: 0% of the labelled area"):
+    with pytest.raises(InputError, match=r"48×40 px from outlines.* 0% of the labelled area"):
         choose(made, labels=str(path), size="48x40")
+    exhaustive = read_model(made, ModelRef("toy")).model_copy(
+        update={"classes": Classes.of("stroma", "tumor", exhaustive=True)}
+    )
+    for features in ([], [{"type": "Feature", "geometry": None, "properties": None}]):
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        with pytest.raises(InputError, match=r"a\.geojson has no outline of a class"):
+            choose_map(made, exhaustive, str(path), "48x40", None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +376,7 @@ def test_outlines_are_drawn_as_those_of_slides(made: DirectoryStore, tmp_path: P
         ({}, "either --labels or --sample-map"),
         ({"labels": "a.png", "sample_map": "64x64"}, "either --labels or --sample-map"),
         ({"labels": "a.geojson"}, "a.geojson holds outlines.*give --size <width>x<height>"),
+        ({"labels": "../none.tif"}, r"--labels \.\./none\.tif: there is no such file"),
         ({"labels": "a.xml"}, "a.xml holds outlines"),
         ({"labels": "a.png", "size": "64x64"}, "--size is for outlines"),
         ({"labels": LABELS, "size": "64x64"}, "--size is for outlines"),

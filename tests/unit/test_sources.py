@@ -312,7 +312,7 @@ def test_a_store_that_takes_nothing_is_one_clear_error(tmp_path: Path) -> None:
 def test_copies_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slide(tmp_path / "in/a.svs", "12345678")
     monkeypatch.setattr(DirectoryStore, "free", lambda self: 7)
-    with pytest.raises(InputError, match=r"copies of 1 slides need about 0.0 MB.*--in-place"):
+    with pytest.raises(InputError, match=r"copies of 1 slides would take about 0.0 MB.*--in-place"):
         sources(tmp_path, tmp_path / "in")
     assert not (tmp_path / "store/sources").exists()
     sources(tmp_path, tmp_path / "in", in_place=True)

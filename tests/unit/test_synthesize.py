@@ -292,10 +292,11 @@ def test_a_dataset_larger_than_the_disk_is_refused(
 ) -> None:
     monkeypatch.setattr(DirectoryStore, "free", lambda self: 20_000)
     reason = synthesize(made, dataset="x", images=60).failed["plan"]
-    assert reason.startswith("60 images of 32 px need about 0.1 MB, but")
+    assert reason.startswith("60 images of 32 px would take about 0.1 MB, but")
     assert synthesize(made, dataset="x", images=3).state == "done"
     assert (
-        "need about" in synthesize(made, dataset="x", images=12, exports=["folder"]).failed["plan"]
+        "would take about"
+        in synthesize(made, dataset="x", images=12, exports=["folder"]).failed["plan"]
     )
 
 

@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from services.gateway.api.access import Caller, MayGenerate, MayRead, public
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
 from services.gateway.api.given_pictures import Pictures, png_sides, read_crop
+from services.gateway.api.image_jobs import region_crop
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
 from services.gateway.api.problems import ProblemError, blaming, documented
@@ -28,9 +29,8 @@ from shared.contracts.gateway import CropBody
 from shared.contracts.image import GivenCrop
 from shared.contracts.jobs import JobStatus
 from shared.contracts.models import ModelRecord, ModelRef
-from shared.contracts.regions import RegionSet, region_set_key
 from shared.contracts.synthesize import SamplingChoice
-from shared.datasets.field_crops import check_crops, needed, slides_for_crops
+from shared.datasets.field_crops import check_sources
 from shared.datasets.field_inputs import (
     check_classes,
     count_labels,
@@ -121,10 +121,7 @@ def _put_inputs(
         with blaming(given), open_label_map(caller.store, labels, digest) as opened:
             present = np.flatnonzero(count_labels(opened, model)).tolist()
         with blaming("#/crops" if crops else "#/appearances"):
-            check_crops(crops, present, model)
-            if not crops:
-                wanted = needed(present, model)
-                slides_for_crops(caller.store, model, wanted, body.appearances)
+            check_sources(caller.store, model, present, crops, body.appearances)
     options = body.model_dump(
         include={
             "field", "model", "version", "sampled", "appearances", "seed", "compression",
@@ -233,11 +230,6 @@ def _put_labels(caller: Caller, data: bytes, model: ModelRecord) -> str:
 
 def _crop(caller: Caller, item: CropBody, model: ModelRecord, pictures: Pictures) -> GivenCrop:
     if item.png is not None:
-        pixels = read_crop(item.png, model.size, pictures)
+        pixels = read_crop(item.png, model, pictures)
         return put_crop(caller.store, item.tissue, pixels, model)
-    known = model.classes.names[model.classes.first :]
-    if item.tissue not in known:
-        raise InputError(f"{model.ref} has no tissue {item.tissue!r}; it knows {known}")
-    caller.store.get_model(region_set_key(str(item.regions)), RegionSet)
-    label = model.classes.index(item.tissue)
-    return GivenCrop(label=label, regions=item.regions, region=item.region)
+    return region_crop(caller.store, item, model)

@@ -21,7 +21,8 @@ from shared.contracts.image import GivenCrop, ImageRequest, input_key
 from shared.contracts.jobs import JobResult
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet, region_set_key
-from shared.errors import InputError
+from shared.datasets.field_inputs import find_tissue
+from shared.datasets.samples import check_fit
 from shared.imaging.codec import encode_png
 from shared.storage import DamagedObjectError, Store, sha256
 
@@ -122,19 +123,25 @@ def given_crop(
     """Return a crop, its PNG if the body has one, and its largest possible side in pixels.
 
     Raises:
-        InputError: the model has no such class, or the picture is unfit.
+        InputError: the model has no such class, or the picture or the region set is unfit.
         ObjectNotFoundError: there is no such region set.
     """
-    if item.tissue not in model.classes.names[model.classes.first :]:
-        raise InputError(
-            f"{model.ref} has no tissue {item.tissue!r}; "
-            f"it knows {model.classes.names[model.classes.first :]}"
-        )
-    label = model.classes.index(item.tissue)
+    label = find_tissue(item.tissue, model).index
     if item.png is None:
-        store.get_model(region_set_key(str(item.regions)), RegionSet)
-        given = GivenCrop(label=label, regions=item.regions, region=item.region)
-        return given, None, int(model.size * model.recipe.denoiser.crop_max)
-    crop = read_crop(item.png, model.size, pictures)
+        side = int(model.size * model.recipe.denoiser.crop_max)
+        return region_crop(store, item, model), None, side
+    crop = read_crop(item.png, model, pictures)
     pixels = encode_png(crop)
     return GivenCrop(label=label, pixels=input_key(pixels)), pixels, len(crop)
+
+
+def region_crop(store: Store, item: CropBody, model: ModelRecord) -> GivenCrop:
+    """Return a crop of a region.
+
+    Raises:
+        InputError: the model has no such class, or the region set does not fit it.
+        ObjectNotFoundError: there is no such region set.
+    """
+    label = find_tissue(item.tissue, model).index
+    check_fit(store.get_model(region_set_key(str(item.regions)), RegionSet), model)
+    return GivenCrop(label=label, regions=item.regions, region=item.region)
