@@ -13,6 +13,7 @@ from heterotissue.progress import console, print_table, say, show_progress
 from shared.contracts.base import Split
 from shared.contracts.ingest import CohortRecord, IngestRequest, cohort_key
 from shared.contracts.regions import RegionSet, RegionSetSlide, class_count, region_set_key
+from shared.errors import printable
 from shared.storage import ObjectNotFoundError, Store
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -42,7 +43,7 @@ def preview_cohort(store: Store, request: IngestRequest) -> int:
                 f"{shown_mpp(each.mpp)} ({each.mpp_from})" if each.mpp else "",
                 "" if each.tissue is None else f"{each.tissue:.0%}",
                 each.stain,
-                escape(each.labels) or "[yellow]not found[/]",
+                escape(printable(each.labels)) or "[yellow]not found[/]",
                 escape(", ".join(classes)),
             )
         print_table(table, console)

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from shared.errors import printable
 from shared.jobs import Reporter
 
 console = Console(stderr=True)
@@ -45,8 +46,8 @@ def show_progress(name: str) -> AbstractContextManager[Reporter]:
 
 
 def say(text: str) -> None:
-    """Print a line as it is, without colours, markup or line breaks."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print a line as it is, without colours, markup or line breaks, but harmless to a terminal."""
+    console.print(printable(text, keep="\n\t"), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

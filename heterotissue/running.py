@@ -16,7 +16,7 @@ from heterotissue.stages import load_stage
 from shared.computing import prepare
 from shared.contracts.base import Request
 from shared.contracts.jobs import ENDED, WITHOUT_RESULT
-from shared.errors import InputError, JobError
+from shared.errors import InputError, JobError, printable
 from shared.jobs import JobStatus, Ledger, Reporter, run_job
 from shared.settings import Settings, settings
 from shared.storage import OverlayStore, Store, open_store
@@ -116,7 +116,7 @@ def run_request(
     """Run a request to its end, show its progress, and return the final status of its job."""
     ledger = Ledger(target.store)
     for note in notes(target.store, request):
-        console.print("[yellow]note:[/]", escape(note), highlight=False, soft_wrap=True)
+        console.print("[yellow]note:[/]", escape(printable(note)), highlight=False, soft_wrap=True)
     job = ledger.submit(request, fresh=fresh, replace=replace)
     if ledger.is_open(job):
         _run(target, ledger, request.stage, job)

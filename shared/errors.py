@@ -4,16 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST = 300
+"""Greatest number of characters of a given text that a message repeats."""
+
+MOST = 20
+"""Greatest number of texts that a message lists."""
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Write a text so that a terminal shows it and obeys none of it.
+
+    Args:
+        text: the text, such as the name of a file.
+        keep: characters that cannot be seen, but are meant; the others are escaped.
+    """
+    signs = (sign if sign.isprintable() or sign in keep else repr(sign)[1:-1] for sign in str(text))
+    return "".join(signs)
+
+
+def shortened(text: object) -> str:
+    """Write what somebody gave as `printable` does, and only the beginning of a long text."""
+    given = str(text)
+    return printable(given[:LONGEST]) + ("…" if len(given) > LONGEST else "")
+
 
 def quoted(text: object) -> str:
-    """Write a text in quotes, as it was typed; characters that cannot be seen are escaped."""
-    seen = (sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(text))
-    return f"'{''.join(seen)}'"
+    """Write what somebody gave in quotes, as `shortened` does."""
+    return f"'{shortened(text)}'"
 
 
 def all_quoted(texts: Iterable[object]) -> str:
-    """List texts as `quoted` writes them."""
-    return ", ".join(map(quoted, texts))
+    """List texts as `quoted` writes them; of many, the first `MOST` and how many more there are."""
+    given = list(texts)
+    rest = len(given) - MOST
+    return ", ".join(map(quoted, given[:MOST])) + (f" and {rest} more" if rest > 0 else "")
 
 
 class HeteroTissueError(Exception):

@@ -31,7 +31,7 @@ from heterotissue.cli import (
 )
 from heterotissue.cli.options import Group
 from heterotissue.progress import console
-from shared.errors import HeteroTissueError, InputError
+from shared.errors import HeteroTissueError, InputError, printable
 from shared.logging import configure_logging
 
 app = typer.Typer(
@@ -122,5 +122,6 @@ def _os_error(error: OSError) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    console.print("[red]error:[/]", escape(message), highlight=False, soft_wrap=True)
+    text = escape(printable(message, keep="\n\t"))
+    console.print("[red]error:[/]", text, highlight=False, soft_wrap=True)
     sys.exit(code)

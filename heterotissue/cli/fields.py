@@ -35,7 +35,7 @@ from heterotissue.running import Target
 from shared.contracts.field import FieldRequest, PlacedCrop
 from shared.contracts.image import RESTAINING, STRENGTH, GivenCrop
 from shared.contracts.models import ModelRecord
-from shared.errors import InputError
+from shared.errors import InputError, shortened
 from shared.models import find_version, read_model
 from shared.seeds import image_seed
 from shared.storage import Store
@@ -167,7 +167,8 @@ def put_placed_crops(store: Store, items: list[str], model: ModelRecord) -> tupl
             placed.append(PlacedCrop.model_validate(crop.model_dump() | {"at": at}))
         except ValidationError as error:
             raise InputError(
-                f"--crop {item}: the place must be two shares from 0 to 1, such as @0.1,0.5"
+                f"--crop {shortened(item)}: the place must be two shares from 0 to 1, such as "
+                "@0.1,0.5"
             ) from error
     return tuple(placed)
 

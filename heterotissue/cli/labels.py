@@ -11,7 +11,7 @@ from heterotissue.cli.options import CohortOption, StoreOption, check_name, exam
 from heterotissue.progress import say
 from heterotissue.running import Target
 from shared.contracts.annotations import FORMATS
-from shared.errors import InputError
+from shared.errors import InputError, shortened
 
 app = typer.Typer()
 
@@ -39,7 +39,7 @@ def labels(
 
     row = next((row for row in WRITTEN.values() if row.name == kind), None)
     if row is None:
-        raise InputError(f"--format {kind}: choose {', '.join(WRITTEN)}")
+        raise InputError(f"--format {shortened(kind)}: choose {', '.join(WRITTEN)}")
     path = out or Path(slide + ("_mask" if row.name == "mask" else "") + row.suffixes[0])
     target = Target.of(store, None)
     write_labels(target.store, slide, cohort, row.name, path, "bounds" if bounds else "slide")

@@ -21,7 +21,7 @@ from shared.contracts.explaining import (
 )
 from shared.contracts.ingest import GIVEN_MPP
 from shared.contracts.synthesize import ExportFormat, FolderFormat
-from shared.errors import InputError, quoted
+from shared.errors import InputError, all_quoted, quoted, shortened
 from shared.settings import Settings
 from shared.yaml_files import parse_yaml
 
@@ -156,8 +156,8 @@ def export_formats(names: list[str]) -> tuple[ExportFormat, ...]:
     known = get_args(ExportFormat)
     if unknown := [name for name in names if name not in known]:
         raise InputError(
-            f"--export {', '.join(unknown)}: formats are {', '.join(known)}; 'htd export' writes "
-            "others"
+            f"--export {shortened(', '.join(unknown))}: formats are {', '.join(known)}; "
+            "'htd export' writes others"
         )
     return TypeAdapter(tuple[ExportFormat, ...]).validate_python(tuple(names))
 
@@ -166,7 +166,9 @@ def folder_formats(names: list[str]) -> tuple[FolderFormat, ...]:
     """Check the names of formats of `htd export`. Raises `InputError` if one is unknown."""
     known = get_args(FolderFormat)
     if unknown := [name for name in names if name not in known]:
-        raise InputError(f"--format {', '.join(unknown)}: formats are {', '.join(known)}")
+        raise InputError(
+            f"--format {shortened(', '.join(unknown))}: formats are {', '.join(known)}"
+        )
     return TypeAdapter(tuple[FolderFormat, ...]).validate_python(tuple(names))
 
 
@@ -176,7 +178,9 @@ def parse_proportions(items: list[str]) -> dict[str, float]:
     for item in items:
         name, _, share = item.rpartition("=")
         if name in shares:
-            raise InputError(f"--proportion {item}: the share of {quoted(name)} is given twice")
+            raise InputError(
+                f"--proportion {shortened(item)}: the share of {quoted(name)} is given twice"
+            )
         try:
             shares[name] = float(share)
         except ValueError as error:
@@ -217,7 +221,8 @@ def parse_classes(text: str, *, exhaustive: bool = False) -> Classes:
     try:
         return Classes.of(*names, exhaustive=exhaustive)
     except ValidationError as error:
-        raise InputError(f"--classes {text}: {explain(error, name=lambda _: '')}") from error
+        fault = explain(error, name=lambda _: "")
+        raise InputError(f"--classes {shortened(text)}: {fault}") from error
 
 
 def parse_renames(items: list[str] | None, classes: Classes | None) -> dict[str, str]:
@@ -233,10 +238,12 @@ def parse_renames(items: list[str] | None, classes: Classes | None) -> dict[str,
             raise InputError(f"--rename {quoted(item)} must be <name>=<class>, such as _0=tumor")
         known = {spelling(name): name for name in classes.names} if classes else {}
         if spelling(new) not in known:
-            there = f"the classes are {', '.join(known.values())}" if known else "give --classes"
-            raise InputError(f"--rename {item}: there is no class {quoted(new)}; {there}")
+            there = f"the classes are {all_quoted(known.values())}" if known else "give --classes"
+            raise InputError(
+                f"--rename {shortened(item)}: there is no class {quoted(new)}; {there}"
+            )
         if old in names:
-            raise InputError(f"--rename {item}: {quoted(old)} is renamed twice")
+            raise InputError(f"--rename {shortened(item)}: {quoted(old)} is renamed twice")
         names[old] = known[spelling(new)]
     return names
 
@@ -256,17 +263,18 @@ def changed(request: R, changes: list[str] | None) -> R:
     set_by: dict[str, str] = {}
     for item in changes or []:
         path, sign, value = item.partition("=")
+        given = f"--set {shortened(item)}"
         if not sign:
-            raise InputError(f"--set {item} must be <field>=<value>, such as regions.low=0.1")
+            raise InputError(f"{given} must be <field>=<value>, such as regions.low=0.1")
         if lost := next((other for other in set_by if f"{other}.".startswith(f"{path}.")), None):
-            raise InputError(f"--set {item} would undo --set {set_by[lost]}: give one of them")
-        set_by[path] = item
+            raise InputError(f"{given} would undo {set_by[lost]}: give one of them")
+        set_by[path] = given
         try:
-            _put(plain, type(request), path.split("."), parse_yaml(value, f"--set {item}"))
+            _put(plain, type(request), path.split("."), parse_yaml(value, given))
         except KeyError as error:
             known = did_you_mean(str(error.args[0]), error.args[1])
             raise InputError(
-                f"--set {item}: {request.stage} has no field {quoted(path)}{known}"
+                f"{given}: {request.stage} has no field {quoted(path)}{known}"
             ) from error
     try:
         return type(request).model_validate(plain)
@@ -309,7 +317,8 @@ def _set_by(changes: list[str]) -> Callable[[Place], str]:
         for item in reversed(changes):
             changed_path = item.partition("=")[0]
             if f"{path}.".startswith(f"{changed_path}.") or changed_path.startswith(f"{path}."):
-                return f"--set {item}" + ("" if path == changed_path else f": {path}")
+                given = f"--set {shortened(item)}"
+                return given if path == changed_path else f"{given}: {path}"
         return path
 
     return name

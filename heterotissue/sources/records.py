@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shared.contracts.annotations import LabelFormat
 from shared.contracts.base import Split
+from shared.errors import printable
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class Found:
 
 
 def shown(path: Path | str) -> str:
-    """Return a path as text that can be printed, also if its name is not valid UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """Return a path as text that can be printed: signs that cannot be seen are escaped, and what is
+    not valid UTF-8 is replaced."""
+    return printable(os.fsencode(path).decode("utf-8", "replace"))
 
 
 def composed(name: str) -> str:

@@ -62,7 +62,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("ingest file --classes Tumor,tumor", "--classes Tumor,tumor: class names must differ"),
         (
             "ingest file --classes tumor --rename _0=tumour",
-            "--rename _0=tumour: there is no class 'tumour'; the classes are background, tumor",
+            "--rename _0=tumour: there is no class 'tumour'; the classes are 'background', 'tumor'",
         ),
         ("ingest file --rename _0=tumor", "no class 'tumor'; give --classes"),
         ("ingest file --classes tumor --rename a\\d", "--rename 'a\\d' must be <name>=<class>"),
@@ -98,6 +98,50 @@ def test_wrong_input_names_the_option(
     shown = " ".join(capsys.readouterr().err.split())
     assert message in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ingest", "file", "--classes", "a\x1b[31m,A\x1b[31m"),
+        ("ingest", "file", "--classes", "a", "--rename", "\x1b[31m=\x1b[31m"),
+        ("ingest", "\x1b[31m"),
+        ("synthesize", "--model", "m", "--export", "\x1b[31m"),
+        ("synthesize", "--model", "m", "--proportion", "\x1b[31m=1", "--proportion", "\x1b[31m=1"),
+        ("embed", "--set", "\x1b[31m=1"),
+        ("labels", "a", "out.\x1b[31m", "--format", "\x1b[31m"),
+    ],
+)
+def test_a_terminal_obeys_nothing_that_a_message_repeats(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert htd(monkeypatch, *words) == 2
+    shown = capsys.readouterr().err
+    assert "\\x1b[31m" in shown
+    assert "\x1b" not in shown
+
+
+def test_names_of_files_are_printed_harmlessly(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "folder").mkdir()
+    (here / "folder/a\x1b[31m.png").write_bytes(b"")
+    assert htd(monkeypatch, "ingest", "folder") == 2
+    shown = capsys.readouterr().err
+    assert "a\\x1b[31m.png" in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("option", [("--rename", "a=none"), ("--rename", "x" * 50_000)])
+def test_messages_have_a_bound(
+    option: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = ",".join(f"c{n}" for n in range(255))
+    assert htd(monkeypatch, "ingest", "file", "--classes", classes, *option) == 2
+    assert htd(monkeypatch, "ingest", "file", "--classes", f"{classes},C1") == 2
+    shown = capsys.readouterr().err
+    assert "and 236 more" in shown or "x…'" in shown
+    assert max(map(len, shown.splitlines())) < 1000
 
 
 @pytest.mark.parametrize(
