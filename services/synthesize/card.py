@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import Any
 
-from shared.contracts.synthesize import DatasetRecord, Provenance
+from shared.contracts.synthesize import DatasetRecord, Provenance, wanted_shares
 from shared.datasets.cards import card_head
 
 CROISSANT = "http://mlcommons.org/croissant/"
@@ -123,9 +123,10 @@ def dataset_card(record: DatasetRecord, weights: Sequence[str]) -> str:
         dataset_info={"features": sample_features(weights)},
         configs=[{"config_name": "default", "data_files": files}],
     )
-    request, requested = record.request, record.request.proportions
+    request = record.request
+    requested = wanted_shares(request.proportions, record.classes)
     rows = [
-        f"| {item.index} | {item.name} | {_share(requested.get(item.name))} | "
+        f"| {item.index} | {item.name} | {_share(requested.get(item.index))} | "
         f"{_share(record.proportions.get(item.name))} |"
         for item in record.classes.items
     ]

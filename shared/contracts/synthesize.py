@@ -23,11 +23,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from shared.contracts.base import Classes, Contract, Name, Request, Seed, Split
+from shared.contracts.base import Classes, Contract, Name, Request, Seed, Split, spelling
+from shared.contracts.explaining import near_names
 from shared.contracts.models import ModelRecord, ModelRef, WeightsOrigin
 from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import Sampling
-from shared.errors import InputError
+from shared.errors import InputError, all_quoted, quoted
 
 Condition = Literal["both", "map", "crops", "none"]
 ExportFormat = Literal["folder", "coco", "geojson"]
@@ -192,22 +193,36 @@ def own_regions(model: bytes) -> list[str]:
 def wanted_shares(proportions: Mapping[str, float], classes: Classes) -> dict[int, float]:
     """Check requested proportions and return label → share of the labelled pixels.
 
+    Names of classes are compared as `spelling` writes them.
+
     Raises:
-        InputError: a class is unknown, a share is negative, or the shares sum to more than 1.
+        InputError: a class is unknown or named twice, a share is negative, or the shares sum to
+            more than 1.
     """
-    unknown = [name for name in proportions if name not in classes.names[classes.first :]]
-    if unknown:
+    known = {spelling(item.name): item for item in classes.items[classes.first :]}
+    if unknown := [name for name in proportions if spelling(name) not in known]:
+        names = [item.name for item in known.values()]
+        near = near_names(unknown[0], names, 1)
+        hint = f"did you mean {quoted(near[0])}?" if near else f"it knows {all_quoted(names)}"
         raise InputError(
-            f"proportions name {unknown}, which the model does not know; "
-            f"it knows {classes.names[classes.first :]}"
+            f"the proportions name {all_quoted(unknown)}, which the model does not know: {hint}"
         )
-    total = sum(proportions.values())
-    if not (min(proportions.values(), default=0.0) >= 0 and total <= 1 + 1e-6):  # so NaN, too
+    shares: dict[int, float] = {}
+    for name, share in proportions.items():
+        item = known[spelling(name)]
+        if item.index in shares:
+            raise InputError(
+                f"the proportions name {quoted(item.name)} twice, in two spellings: give its share "
+                "once"
+            )
+        shares[item.index] = float(share)
+    total = sum(shares.values())
+    if not (min(shares.values(), default=0.0) >= 0 and total <= 1 + 1e-6):  # so NaN, too
         raise InputError(
             f"proportions are shares of the labelled pixels: none below 0, at most 1 in sum, "
-            f"not {dict(proportions)} (sum {total:g})"
+            f"not {', '.join(f'{share:g}' for share in shares.values())} (sum {total:g})"
         )
-    return {classes.index(name): float(share) for name, share in proportions.items()}
+    return shares
 
 
 class DatasetRecord(Contract):

@@ -251,7 +251,10 @@ def test_a_field_takes_a_map_that_its_job_samples(gateway: Gateway) -> None:
     given["model"] = "sampler"
     for sampled, words in (
         (size | {"height": 8}, "64×8 px: send at least 32×32 px"),
-        (size | {"proportions": {"bone": 0.5}}, "proportions name ['bone']"),
+        (
+            size | {"proportions": {"bone": 0.5}},
+            "proportions name 'bone', which the model does not know",
+        ),
         (size | {"proportions": {"tumor": 0.5, "stroma": 0.2}}, "leave 0.3 of the labelled"),
     ):
         answer = gateway.client.post("/v1/fields", json=given | {"sampled": sampled})

@@ -312,7 +312,19 @@ def test_donors_hold_enough_where_any_does() -> None:
     assert donors(shares, slides, 2, "a", "any").tolist() == [0]
     assert donors(shares, slides, 2, "a", "other").tolist() == [2]
     assert donors(shares, slides, 2, "b", "same").tolist() == [2]
+
+
+def test_proportions_name_classes_in_any_spelling() -> None:
     assert wanted_shares({"tumor": 0.25}, CLASSES) == {2: 0.25}
+    assert wanted_shares({" Tumor": 0.25}, CLASSES) == {2: 0.25}
+    with pytest.raises(InputError, match=r"name 'tumour', .* did you mean 'tumor'\?"):
+        wanted_shares({"tumour": 0.25}, CLASSES)
+    with pytest.raises(InputError, match=r"name 'bone', .* it knows 'stroma', 'tumor'"):
+        wanted_shares({"bone": 0.25}, CLASSES)
+    with pytest.raises(InputError, match="name 'tumor' twice"):
+        wanted_shares({"tumor": 0.25, "Tumor": 0.25}, CLASSES)
+    with pytest.raises(InputError, match=r"not 0\.5, nan"):
+        wanted_shares({"tumor": 0.5, "stroma": float("nan")}, CLASSES)
 
 
 def _sample(labels: np.ndarray) -> Sample:  # type: ignore[type-arg]
