@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from shared.arrays import UInt8
 from shared.contracts.base import Classes, class_zero, spelling
-from shared.errors import InputError, all_quoted
+from shared.errors import InputError, all_quoted, quoted
 from shared.imaging.masks import MAX_VALUE, Mask, Values
 
 _COLOR = re.compile(r"#([0-9a-f]{6})|(\d{1,3}) *, *(\d{1,3}) *, *(\d{1,3})", re.IGNORECASE)
-
+_LIKE_COLOR = re.compile(r"#[0-9a-f]{3,}|[\d.%]+( *, *[\d.%]+){2,3}|rgba?\(.*\)", re.IGNORECASE)
 
 ZEROS = {class_zero(exhaustive=False), class_zero(exhaustive=True)}
 """Names of class 0. Which of them is meant is said by the classes, and not by each mask."""
@@ -24,13 +24,24 @@ BLACK, WHITE = (0, 0, 0), 240
 
 
 def stated_colors(label_names: dict[str, str]) -> dict[int, str]:
-    """Return the colours (0xRRGGBB) among the keys of `label_names`, with their keys."""
+    """Return the colours (0xRRGGBB) among the keys of `label_names`, with their keys.
+
+    Raises:
+        InputError: a key looks like a colour, but is none that is read, such as '#f00'.
+    """
     colors = {}
     for key in label_names:
-        if match := _COLOR.fullmatch(key.strip()):
-            parts = [int(part) for part in match.groups()[1:] if part]
+        text = key.strip()
+        match = _COLOR.fullmatch(text)
+        parts = [int(part) for part in match.groups()[1:] if part] if match else []
+        if match and max(parts, default=0) <= 255:
             color = int(match[1], 16) if match[1] else parts[0] << 16 | parts[1] << 8 | parts[2]
             colors[color] = key
+        elif _LIKE_COLOR.fullmatch(text):
+            raise InputError(
+                f"{quoted(key)} of --rename (label_names) is no colour that is read: write it as "
+                "'#ff8000' or '255,128,0'"
+            )
     return colors
 
 
@@ -130,7 +141,8 @@ def lookup(
         remedy = "name each value or colour with --rename (label_names), or save class indices"
         _check_palette(mask, values.tolist(), remedy)
     if names:
-        made = _by_color(mask, values, names, classes)
+        numbered = [key for key in label_names if key.isdecimal()]
+        made = _by_color(mask, values, names, classes, numbered)
         shown = {_packed(mask.palette[v]) if mask.palette else v for v in names}
         there = {key for color, key in keys.items() if color in shown}
     else:
@@ -164,8 +176,13 @@ def _packed(color: tuple[int, int, int]) -> int:
 
 
 def _by_color(
-    mask: Mask, values: NDArray[np.intp], names: dict[int, str | None], classes: Classes
+    mask: Mask,
+    values: NDArray[np.intp],
+    names: dict[int, str | None],
+    classes: Classes,
+    numbered: list[str],
 ) -> Lookup:
+    """Find the class of each value by the name of its colour; `numbered` are names of values."""
     plain = {spelling(item.name): item.index for item in classes.items}
     table = np.zeros(int(values[-1]) + 1, np.uint8)
     wrong = []
@@ -176,10 +193,11 @@ def _by_color(
         elif color:  # black is background
             wrong.append(f"#{color:06x}")
     if wrong:
+        mixed = f"Values ({all_quoted(numbered)}) are not read beside colours. " if numbered else ""
         raise MaskValuesError(
             f"mask {mask.path.name} has colours that belong to no class: {_listed(wrong)}",
-            f". Name each with --rename (label_names), such as '{wrong[0]}={classes.names[1]}', or "
-            "save class indices",
+            f". {mixed}Name each with --rename (label_names), such as "
+            f"'{wrong[0]}={classes.names[1]}', or save class indices",
         )
     return Lookup(table)
 
