@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from heterotissue.sources.files import Finder
+from heterotissue.sources.files import SLIDES, Finder
 from heterotissue.sources.keeping import Sources, slide_sources
 from heterotissue.sources.listed import find_by_table
 from heterotissue.sources.projects import PROJECT
@@ -66,5 +66,8 @@ def find_slides(
         reasons = [f"{item.path} {item.reason}" for item in found.refused] + found.notes
         if reasons:
             raise InputError(f"no slide was found: {some(reasons, 20)}")
-        raise InputError(f"no slide in {some(map(str, paths))}, nor in the folders below")
+        raise InputError(
+            f"no slide in {some(map(str, paths))}, nor in the folders below: looked for "
+            f"{', '.join(sorted(SLIDES))}. Give the slides, or their folder"
+        )
     return found

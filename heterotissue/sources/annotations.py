@@ -10,18 +10,17 @@ from pathlib import Path
 from heterotissue.sources.records import Found, SlideEntry, composed, shown, some
 from shared.errors import InputError
 
+JPEGS = (".jpg", ".jpeg", ".jfif", ".jpe")
+
 MASK_SUFFIXES = (
-    ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".png", ".npy", ".bmp", ".jpg", ".jpeg", ".webp",
-    ".gif",
+    ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".png", ".npy", ".bmp", *JPEGS, ".webp", ".gif",
 )  # fmt: skip
 
 JSON = (".json", ".json.gz")
 """Suffixes that any tool's files may have, which are often no annotations."""
 
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
+PICTURES = {".png", *JPEGS, ".bmp", ".webp", ".gif"}
 """Suffixes of pictures that no scanner writes."""
-
-JPEGS = (".jpg", ".jpeg")
 
 LABELED_BY_PNG = (*JPEGS, ".tif", ".tiff")
 """Suffixes of tiles whose labels QuPath exports as PNGs of their very name."""
@@ -212,12 +211,13 @@ def _without_shared(found: Found, slides: list[SlideEntry]) -> list[SlideEntry]:
     del count[None]
     for entry in slides:
         if entry.labels and count[entry.labels] > 1:
-            others = some(shown(e.below) for e in slides if e.labels == entry.labels and e != entry)
+            sharing = [other for other in slides if other.labels == entry.labels]
             found.refuse(
                 entry.path,
-                f"its annotation {shown(entry.labels.name)} may be that of {others} too: name it "
-                f"{shown(entry.path.name)}.geojson and so on, put annotations into the same "
-                "subfolders as slides, or give a table",
+                f"its annotation {shown(entry.labels.name)} may be that of any of "
+                f"{some(shown(other.below) for other in sharing)}: give each its own, such as "
+                f"{shown(sharing[0].path.name)}.geojson, put annotations into the same subfolders "
+                "as slides, or give a table",
             )
     return [entry for entry in slides if count[entry.labels] <= 1]
 

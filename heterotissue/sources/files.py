@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from heterotissue.sources.annotations import (
     ENDINGS,
     GT_ENDINGS,
+    JPEGS,
     LABEL_ENDINGS,
     MASK_ENDINGS,
     MASK_SUFFIXES,
@@ -27,15 +27,15 @@ from heterotissue.sources.dicom import (
     read_instance,
 )
 from heterotissue.sources.records import Found, SlideEntry, explain, shown, some
-from heterotissue.sources.unread import why_unread
+from heterotissue.sources.unread import why_not_taken, why_unread, why_unreadable
 from shared.errors import InputError
 from shared.imaging.companions import HAMAMATSU, MIRAX, companions, named_parts
 from shared.imaging.zarr_slide import is_zarr, zarr_files
 
 SLIDES = {
     ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide",
-    ".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".czi", ".qptiff", ".btf", ".bmp", ".webp",
-    ".isyntax", ".zarr",
+    ".dcm", ".dicom", ".png", *JPEGS, ".czi", ".qptiff", ".btf", ".bmp", ".webp", ".isyntax",
+    ".zarr",
 }  # fmt: skip
 
 UNFINISHED = {
@@ -157,15 +157,17 @@ class Finder:
                 )
         elif suffix in {*PICTURES, ".tif", ".tiff"} and _beside(path, OVERVIEWS):
             self._skip(path, "small pictures of slides")
-        elif suffix in SLIDES:
+        elif suffix in SLIDES or ((not suffix or suffix[1:].isdigit()) and _marked(path)):
             return True
-        elif reason := why_unread(path):
-            if _slide_beside(path, path.stem):
-                self._skip(path, "files in formats that are not read, beside slides of their name")
+        elif reason := why_unread(path) or (None if given else why_not_taken(path)):
+            if _slide_beside(path, path.stem) or path.parent.name.lower() in PICTURE_FOLDERS:
+                self._skip(
+                    path,
+                    "files in formats that are not read, beside slides of their name or in folders "
+                    "of masks and overviews",
+                )
             else:
                 self.found.refuse(path, reason)
-        elif not suffix or suffix[1:].isdigit():
-            return _marked(path) or given
         elif given and name.lower().endswith(ENDINGS):
             self._skip(path, "annotations, which are found by the names of their slides")
         elif given and suffix in NO_SLIDE:
@@ -189,15 +191,12 @@ class Finder:
             else:
                 entry = SlideEntry(path, below, parts=tuple(companions(path)))
                 self.found.slides.append(entry)
-        except FileNotFoundError:
-            dangling = path.is_symlink()
-            self.found.refuse(path, "is a link to a missing file" if dangling else "is not there")
         except InputError as error:
             self.found.refuse(path, str(error))
-        # resolve(strict=True) raises RuntimeError for a loop of links, up to Python 3.12.
-        except (OSError, RuntimeError) as error:
-            reason = explain(error) if isinstance(error, OSError) else "is a loop of links"
-            self.found.refuse(path, f"cannot be read: {reason}")
+        except OSError as error:
+            self.found.refuse(path, why_unreadable(path, error))
+        except RuntimeError:  # of resolve(strict=True), up to Python 3.12
+            self.found.refuse(path, "cannot be read: is a loop of links")
 
     def _replaces_link(self, path: Path, real: Path) -> bool:
         """Say whether a file is to be taken after all, instead of a link to it.
@@ -392,9 +391,3 @@ def _there(path: Path) -> bool:
         return path.exists()
     except OSError:  # a name that is too long
         return False
-
-
-def with_facts(entry: SlideEntry, **facts: object) -> SlideEntry:
-    """Return an entry with those of the given facts that are not None."""
-    known = {name: value for name, value in facts.items() if value is not None}
-    return replace(entry, **known)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 from heterotissue.sources.annotations import add_labels
 from heterotissue.sources.names import Named, RenamedError, distinct_names
 from heterotissue.sources.patients import add_patients
-from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, shown, some
+from heterotissue.sources.records import Found, Refusal, SlideEntry, explain, is_utf8, shown, some
 from heterotissue.sources.split_folders import add_splits
 from heterotissue.sources.unread import why_refused
 from shared.contracts.ingest import CohortRecord, SlideSource, cohort_key
@@ -361,17 +361,13 @@ def _copy(store: Store, key: str, path: Path, patches: Sequence[Patch]) -> None:
 
 def _is_plain(name: str) -> bool:
     """Say whether a file's name can be the end of a key."""
-    return _is_utf8(name) and len(name.encode()) <= LONGEST_FILE and "\\" not in name
-
-
-def _is_utf8(text: str) -> bool:
-    return text == text.encode("utf-8", "replace").decode()
+    return is_utf8(name) and len(name.encode()) <= LONGEST_FILE and "\\" not in name
 
 
 def _has_usable_name(found: Found, entry: SlideEntry, in_place: bool) -> bool:
     """Say whether the files of a slide can be referred to; refuse the slide if not."""
     paths = [entry.path, *entry.parts, *([entry.labels] if entry.labels else [])]
-    if in_place and not all(_is_utf8(str(path.resolve())) for path in paths):
+    if in_place and not all(is_utf8(str(path.resolve())) for path in paths):
         found.refuse(entry.path, "has a name that is not valid UTF-8: rename it, or copy it in")
         return False
     if (

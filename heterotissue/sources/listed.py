@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from heterotissue.sources.files import SLIDES, Finder, with_facts
+from heterotissue.sources.files import SLIDES, Finder
 from heterotissue.sources.places import Places
 from heterotissue.sources.projects import PROJECT, read_project
-from heterotissue.sources.records import Found, SlideEntry, composed, shown, some
+from heterotissue.sources.records import Found, SlideEntry, composed, shown, some, with_facts
 from heterotissue.sources.table_values import (
     SPLITS,
     as_on_disk,

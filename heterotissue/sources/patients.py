@@ -77,12 +77,12 @@ def pattern(text: str, option: str) -> re.Pattern[str]:
 
 
 def matched(expression: re.Pattern[str], text: str) -> str | None:
-    """Return the first group of a match, or the whole match without groups; None if there is no
-    match, or an empty one."""
+    """Return the first group of a match, or the whole match without groups, as `shown` writes it;
+    None if there is no match, or an empty one."""
     match = expression.search(text)
     if match is None:
         return None
-    return (match[1] if expression.groups else match[0]) or None
+    return shown((match[1] if expression.groups else match[0]) or "") or None
 
 
 def add_patients(found: Found, rule: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shared.contracts.annotations import LabelFormat
@@ -66,13 +66,20 @@ class Found:
 
     def refuse(self, path: Path | str, reason: str) -> None:
         """Leave out a file."""
-        self.refused.append(Refusal(shown(path), reason))
+        self.refused.append(Refusal(shown(path), shown(reason)))
 
 
 def shown(path: Path | str) -> str:
-    """Return a path as text that can be printed: signs that cannot be seen are escaped, and what is
-    not valid UTF-8 is replaced."""
-    return printable(os.fsencode(path).decode("utf-8", "replace"))
+    """Return a path, or text that names one, as it can be printed and stored.
+
+    Signs that cannot be seen, and what is not valid UTF-8, are escaped.
+    """
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def is_utf8(text: str) -> bool:
+    """Say whether a path is valid UTF-8, as all texts of tables and records are."""
+    return text == text.encode("utf-8", "replace").decode()
 
 
 def composed(name: str) -> str:
@@ -93,3 +100,9 @@ def some(names: Iterable[str], most: int = 5) -> str:
 def explain(error: OSError) -> str:
     """Say in a few words why a file cannot be read."""
     return error.strerror or str(error)
+
+
+def with_facts(entry: SlideEntry, **facts: object) -> SlideEntry:
+    """Return an entry with those of the given facts that are not None."""
+    known = {name: value for name, value in facts.items() if value is not None}
+    return replace(entry, **known)  # type: ignore[arg-type]

@@ -103,7 +103,7 @@ def test_an_annotation_is_of_one_slide_only(tmp_path: Path) -> None:
     assert sorted(Path(item.path).parts[-2:] for item in made.refused) == [
         ("a", "001.svs"), ("b", "001.svs"),
     ]  # fmt: skip
-    assert "001.xml may be that of b/001.svs too" in made.refused[0].reason
+    assert "001.xml may be that of any of a/001.svs, b/001.svs: " in made.refused[0].reason
     slide(tmp_path / "in/c/002.svs.geojson")  # names one of the two
     beside = sources(tmp_path, tmp_path / "in", use_labels=True)
     assert not beside.refused
