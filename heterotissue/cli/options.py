@@ -101,7 +101,11 @@ RegionSizeOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of random choices.")]
 RenameOption = Annotated[
     list[str] | None,
-    typer.Option("--rename", help="<name in the annotations>=<class>, e.g. _0=tumor (repeatable)."),
+    typer.Option(
+        "--rename",
+        help="<name, value or colour>=<class>: of annotations, masks or folders of tiles, e.g. "
+        "_0=tumor, 2=tumor, #ff8000=tumor (repeatable).",
+    ),
 ]
 StepsOption = Annotated[
     int | None, typer.Option("--steps", min=1, help="Denoising steps; default: the model's.")

@@ -71,9 +71,9 @@ PatientOption = Annotated[
     str | None,
     typer.Option(
         "--patient",
-        help="Regular expression whose first group in a file's name is the patient, or a CSV table "
-        "with columns slide and patient. A patient is in one split. Default: TCGA's and other "
-        "known names.",
+        help="Regular expression whose first group in a file's name, or whole match, is the "
+        "patient, or a CSV table with columns slide and patient. A patient is in one split. "
+        "Default: TCGA's and other known names.",
     ),
 ]
 LeakageOption = Annotated[
@@ -195,7 +195,10 @@ def tiles(
     patient: PatientOption = None,
     slide: Annotated[
         str | None,
-        typer.Option(help="Regular expression; its first group in a tile's name is the slide."),
+        typer.Option(
+            help="Regular expression; its first group in a tile's name, or the whole match, is the "
+            "slide."
+        ),
     ] = None,
     rename: RenameOption = None,
     allow_leakage: LeakageOption = False,
@@ -204,7 +207,8 @@ def tiles(
         typer.Option(
             min=32,
             max=4096,
-            help="Side of a region in pixels; default: the largest that fits every tile, to 256.",
+            help="Side of a region in pixels; default: the largest multiple of 32 that fits every "
+            "tile, up to 256.",
         ),
     ] = None,
     region_mpp: Annotated[
@@ -233,21 +237,22 @@ def tiles(
         table = tile_table(
             target.store, cohort, folder, masks=masks, classes=mask_classes, slide_pattern=slide,
             mpp=mpp, label_names=names, patient=patient, allow_leakage=allow_leakage,
-            replace=replace,
-            region=(region_size, region_mpp or mpp) if region_size is not None else None,
+            replace=replace, region_size=region_size, region_mpp=region_mpp,
         )  # fmt: skip
     tell(table.notes, table.refused)
     if region_size is None:
-        region_size = table.region_size(mpp, region_mpp or mpp)
-        say(f"regions of {region_size} px, the largest that fit every tile")
+        say(
+            f"regions of {table.region_size} px: the largest multiple of 32 that fits every tile, "
+            "up to 256"
+        )
     request = IngestRequest(
         cohort=cohort,
         tiles=table.key,
         classes=mask_classes,
         label_names={name: new for name, new in names.items() if name not in table.renamed},
         regions=RegionRule(
-            size=region_size, mpp=region_mpp or mpp, low=0, high=1, min_classes=1, min_tissue=0,
-            count_background=True, overlap=0, max_per_slide=10_000,
+            size=table.region_size, mpp=region_mpp or mpp, low=0, high=1, min_classes=1,
+            min_tissue=0, count_background=True, overlap=0, max_per_slide=10_000,
         ),
         allow_leakage=allow_leakage,
     )  # fmt: skip

@@ -21,15 +21,17 @@ class MaskFolders:
     Args:
         root: the folder that was searched; folders count that lie in it.
         paths: images that were found in it.
+        unread: files that may be tiles, but are in formats that are not read. Images of their
+            names are masks, too.
 
     Attributes:
         masks: those of them that are masks.
     """
 
-    def __init__(self, root: Path, paths: Iterable[Path]) -> None:
+    def __init__(self, root: Path, paths: Iterable[Path], unread: Iterable[Path] = ()) -> None:
         inside = [path for path in paths if path.parent != root]
         named = {path for path in inside if path.parent.name.lower() in MASK_FOLDERS}
-        tiles = {_key(path) for path in inside if path not in named}
+        tiles = {_key(path) for path in (*inside, *unread) if path not in named}
         self.masks = {path for path in named if _key(path) in tiles}
         self._of: dict[tuple[Path, str], list[Path]] = defaultdict(list)
         for path in sorted(self.masks):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,27 @@ from typing import Any
 import pyarrow as pa
 
 from heterotissue.sources.annotations import LABELED_BY_PNG, MASKS, Labels
-from heterotissue.sources.files import UNFINISHED, is_mask, mask_of_slide, unusable, walk
+from heterotissue.sources.files import unusable
 from heterotissue.sources.keeping import storing
 from heterotissue.sources.mask_folders import MaskFolders
 from heterotissue.sources.names import Named, distinct_names
 from heterotissue.sources.patients import Patients, matched, pattern
-from heterotissue.sources.records import Found, Refusal, explain, shown, some
+from heterotissue.sources.records import Found, Refusal, is_utf8, shown, some
 from heterotissue.sources.split_folders import check_split_folders, split_of
 from heterotissue.sources.tile_checks import (
     Tile,
     check_fine,
     check_folders,
     check_growth,
+    check_renames,
     check_side,
     check_splits,
+    class_folders,
     warn_of_equal_names,
     without_shared,
 )
-from heterotissue.sources.unread import why_unread
+from heterotissue.sources.tile_files import TILES, list_tiles, refuse_others
+from heterotissue.sources.unread import why_unreadable
 from shared.contracts.base import Classes, Split, spelling
 from shared.contracts.tiles import TILE_COLUMNS, tiles_key
 from shared.errors import InputError, quoted
@@ -45,14 +48,12 @@ from shared.storage import (
 )
 from shared.storage.formats import table_bytes
 
-TILES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
-
 SMALL = 4_000_000
 """Bytes up to which a file is read faster than its remembered hash is looked up."""
 
 LARGEST_REGION = 256
 REGION_STEP = 32
-"""Default sides of regions are multiples of this, which every network takes."""
+"""Default sides of regions are multiples of this, which every network takes; none is smaller."""
 
 
 @dataclass
@@ -62,7 +63,8 @@ class TileTable:
     Attributes:
         key: for `IngestRequest.tiles`.
         tiles: number of tiles in the table.
-        smallest: width or height of the smallest tile, pixels.
+        region_size: side of the regions, pixels: that which was asked for, or the largest multiple
+            of `REGION_STEP` that fits every tile, at most `LARGEST_REGION`.
         renamed: keys of `label_names` that are names of folders.
         refused: tiles that were left out, and why.
         notes: remarks for the user.
@@ -70,24 +72,10 @@ class TileTable:
 
     key: str
     tiles: int
-    smallest: int
+    region_size: int
     renamed: frozenset[str]
     refused: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    def region_size(self, mpp: float, region_mpp: float) -> int:
-        """Return the largest side of a region that fits every tile, at most 256 pixels.
-
-        Args:
-            mpp: µm per pixel of the tiles.
-            region_mpp: µm per pixel of the regions.
-
-        Raises:
-            InputError: the tiles are too coarse.
-        """
-        check_fine(mpp, region_mpp)
-        side = math.floor(self.smallest * mpp / region_mpp + 1e-6)
-        return max(REGION_STEP, min(LARGEST_REGION, side // REGION_STEP * REGION_STEP))
 
 
 def tile_table(
@@ -103,7 +91,8 @@ def tile_table(
     patient: str | None = None,
     allow_leakage: bool = False,
     replace: bool = False,
-    region: tuple[int, float] | None = None,
+    region_size: int | None = None,
+    region_mpp: float | None = None,
 ) -> TileTable:
     """Put a table of a folder's tiles and masks into the store; the files stay in place.
 
@@ -123,45 +112,51 @@ def tile_table(
             is the name of the tile's slide. None: the tiles of a patient are one slide, or, if
             patients are not given either, every tile is a slide of its own.
         mpp: µm per pixel of the tiles.
-        label_names: name of a folder → class of its tiles, beside the names of the classes; other
-            keys are left to the masks.
+        label_names: name of a folder → class of its tiles, before the names of the classes; numbers
+            and colours, and names of no folder, are left to the masks.
         patient: regular expression or table that tells a tile's patient.
         allow_leakage: whether the slides of a patient may be in two splits.
-        replace: whether tiles that the cohort has may be missing now.
-        region: side (pixels) and µm per pixel of the regions that every tile must hold; smaller
-            tiles are refused. None: any tile is taken.
+        replace: whether tiles that the cohort has may be missing now, or of other slides, patients
+            or splits.
+        region_size: side of the regions in pixels; smaller tiles are refused. None: the largest
+            that fits every tile, see `TileTable.region_size`.
+        region_mpp: µm per pixel of the regions; None: that of the tiles.
 
     Raises:
         InputError: `folder` is missing or has no tile with a mask, a pattern fits no tile, the
             tiles of a slide or of a patient are in two splits, only some folders have the name of
-            a class, or the cohort has other tiles.
+            a class, a key of `label_names` is not clear, or the cohort has other tiles.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
-    if region:
-        check_fine(mpp, region[1])
+    region_mpp = region_mpp or mpp
+    check_fine(mpp, region_mpp)
     found = Found()
-    paths = _tiles(folder, masks, found)
+    files = list_tiles(folder, masks, found)
     apart = masks is not None and not folder.resolve().is_relative_to(masks.resolve())
-    beside = MaskFolders(folder, [] if apart else paths)
-    paths = [path for path in paths if path not in beside.masks]
+    beside = MaskFolders(folder, *([], []) if apart else (files.tiles, files.others))
+    paths = [path for path in files.tiles if path not in beside.masks]
     search = Labels(masks, (path.relative_to(folder) for path in paths))
+    refuse_others(found, folder, files, search, beside)
     patients = Patients(patient, paths) if patient else None
     found.notes += patients.unread() if patients else []
     slides = pattern(slide_pattern, "--slide") if slide_pattern else None
     label_names = label_names or {}
-    meant = [*zip(classes.names, classes.names, strict=True), *label_names.items()]
-    folders = {(spelling(name), classes.names.index(of)) for name, of in meant}
+    there = {spelling(part) for path in paths for part in path.relative_to(folder).parent.parts}
+    check_renames(label_names, there, found)
+    folders = class_folders(classes, label_names)
     tiles: dict[str, Tile] = {}
     for path in paths:
         below = path.relative_to(folder)
         try:
             tile = _read(path, below, search, beside, patients, slides, classes, folders, found)
-            check_side(tile, mpp, region)
+            check_side(tile, mpp, region_size or REGION_STEP, region_mpp, REGION_STEP)
         except InputError as error:
             found.refuse(below, str(error))
         except OSError as error:
-            found.refuse(below, f"cannot be read: {explain(error)}")
+            place = Path(os.fsdecode(error.filename or path))
+            whose = "" if place == path else f"its mask {shown(place.name)} "
+            found.refuse(below, whose + why_unreadable(place, error))
         else:
             known = tiles.setdefault(tile.image_sha256, tile)
             if known is not tile and _said(known) != _said(tile):
@@ -176,8 +171,12 @@ def tile_table(
                 )
     tiles = without_shared(found, tiles)
     if not tiles:
-        reasons = [f"{item.path}: {item.reason}" for item in found.refused]
-        raise InputError(f"no tile{' is left' if paths else ''} in {folder}: {some(reasons, 3)}")
+        reasons = [f"{item.path}: {item.reason}" for item in found.refused] + found.notes
+        looked = f"looked for {', '.join(sorted(TILES))} there and in the folders below. Give the"
+        raise InputError(
+            f"no tile {'is left ' if paths else ''}in {folder}: "
+            + (some(reasons, 3) or f"{looked} folder of the tiles")
+        )
     check_folders(list(tiles.values()), classes)
     check_split_folders({tile.below: tile.split for tile in tiles.values()}, found, "tiles")
     rows = _rows(list(tiles.values()), found, mpp)
@@ -186,12 +185,13 @@ def tile_table(
     key = tiles_key(cohort, sha256(table))
     with storing(store):
         if not replace:
-            check_growth(store, cohort, set(tiles), mpp)
+            found.notes = [*check_growth(store, cohort, rows), *found.notes]
         store.put(key, table)
-    smallest = min(tile.side for tile in tiles.values())
-    there = {spelling(part) for tile in tiles.values() for part in tile.below.parent.parts}
+    if region_size is None:
+        side = min(round(tile.side * mpp / region_mpp) for tile in tiles.values())
+        region_size = min(LARGEST_REGION, side // REGION_STEP * REGION_STEP)
     used = frozenset(name for name in label_names if spelling(name) in there)
-    return TileTable(key, len(tiles), smallest, used, found.refused, _short(found.notes))
+    return TileTable(key, len(tiles), region_size, used, found.refused, _short(found.notes))
 
 
 def _said(tile: Tile) -> tuple[str, int | None, str | None, Split | None]:
@@ -204,48 +204,6 @@ def _short(notes: list[str]) -> list[str]:
     return notes if rest <= 0 else [*notes[:10], f"… and {rest} more notes"]
 
 
-def _tiles(folder: Path, masks: Path | None, found: Found) -> list[Path]:
-    """List the images in a folder and below that are no masks.
-
-    Where masks have a folder of their own, no name marks a mask in that of the tiles. Where they
-    are said to lie in that of the tiles, or in one above, a PNG that has the name of a JPEG or TIFF
-    is its mask.
-    """
-    inside = masks.resolve() if masks else None
-    if inside and folder.resolve().is_relative_to(inside):
-        inside = None
-    tiles, alone = [], []
-    for _, files in walk(folder, found, inside):
-        for path in files:
-            if path.name.startswith(".") or path.suffix.lower() in UNFINISHED:
-                continue
-            if masks and not inside and _is_labels(path):
-                continue
-            if not inside and is_mask(path):
-                alone += [] if mask_of_slide(path) else [shown(path.relative_to(folder))]
-                continue
-            if inside and path.resolve().is_relative_to(inside):
-                continue
-            if path.suffix.lower() in TILES:
-                tiles.append(path)
-            elif (reason := why_unread(path)) and not any(
-                path.with_suffix(suffix).exists() for suffix in TILES
-            ):
-                found.refuse(path.relative_to(folder), reason)
-    if alone:
-        found.notes.append(
-            f"skipped {len(alone)} images without a tile, which are masks by their names: "
-            f"{some(alone)} (give the folder of masks by --masks if they are tiles)"
-        )
-    return tiles
-
-
-def _is_labels(path: Path) -> bool:
-    """Say whether a file is a PNG beside a tile of its name, as QuPath exports labels."""
-    endings = [ending for suffix in LABELED_BY_PNG for ending in (suffix, suffix.upper())]
-    return path.suffix.lower() == ".png" and any(path.with_suffix(e).exists() for e in endings)
-
-
 def _read(
     path: Path,
     below: Path,
@@ -254,7 +212,7 @@ def _read(
     patients: Patients | None,
     slides: re.Pattern[str] | None,
     classes: Classes,
-    folders: Set[tuple[str, int]],
+    folders: Mapping[str, int],
     found: Found,
 ) -> Tile:
     """Describe one tile. Raises `InputError` or `OSError` if it cannot be used."""
@@ -264,9 +222,9 @@ def _read(
     if not masks or search.folder is None:
         masks = [*search.of(path, below, MASKS, LABELED_BY_PNG), *masks]
     if not masks:
-        place = search.folder or path.parent
+        place, stem = shown(search.folder or path.parent), shown(path.stem)
         raise InputError(
-            f"has no mask: looked in {place} for {path.stem}.mask.png, {path.stem}_mask.png and "
+            f"has no mask: looked in {place} for {stem}.mask.png, {stem}_mask.png and "
             "similar names" + ("" if search.folder else f" ({_hint(path)})") + search.apart(below)
         )
     if len(masks) > 1 and masks[0].name == masks[1].name:
@@ -280,7 +238,12 @@ def _read(
             f"{shown(masks[0].name)}"
         )
     if reason := unusable(masks[0]):
-        raise InputError(f"has a mask, {masks[0].name}, that {reason}")
+        raise InputError(f"has a mask, {shown(masks[0].name)}, that {reason}")
+    for file in (path, masks[0]):
+        if not is_utf8(str(file.resolve())):
+            raise InputError(
+                f"has a path that is not valid UTF-8, {shown(file.resolve())}: rename it"
+            )
     owner = patients.of(path, below) if patients else None
     if patients and owner is None:
         raise InputError(f"--patient {quoted(patients.rule)} tells no patient of it")
@@ -292,9 +255,9 @@ def _read(
         )
     owner = origin_of(path.name, owner, None).patient
     parts = {spelling(part) for part in below.parent.parts}
-    labels = {label for name, label in folders if name in parts}
+    labels = {folders[name] for name in parts & folders.keys()}
     if len(labels) > 1:
-        names = ", ".join(classes.names[label] for label in sorted(labels))
+        names = some(classes.names[label] for label in sorted(labels))
         raise InputError(f"lies in the folders of several classes: {names}")
     return Tile(
         path,

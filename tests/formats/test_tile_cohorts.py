@@ -130,7 +130,11 @@ def test_tiles_that_are_grouped_otherwise_keep_their_splits_or_are_named(
     alone = htd(*words)
     assert "some slides of one patient may be in more than one split" in alone.text
     before = {part.slide: part.split for part in load_region_set(alone.store, "c").slides}
-    joined = htd(*words, "--slide", r"^([a-d])_")
+    refused = htd(*words, "--slide", r"^([a-d])_")
+    assert refused.code == 2
+    assert "8 tiles of cohort 'c' have another slide now" in refused.text
+    assert "a_0_512.png: 'a' instead of 'a_0_512'" in refused.text
+    joined = htd(*words, "--slide", r"^([a-d])_", "--replace")
     after = {part.slide: part.split for part in load_region_set(joined.store, "c").slides}
     for slide, split in after.items():
         parted = {before[f"{slide}_{x}_512"] for x in (0, 512)}
@@ -175,6 +179,7 @@ def test_an_edited_mask_makes_new_regions(htd: Any, tmp_path: Path) -> None:
     htd("tiles", tmp_path / "in", *TILES)
     Image.fromarray(np.full((96, 96), 2, np.uint8)).save(tmp_path / "in/a_mask.png")
     done = htd("tiles", tmp_path / "in", *TILES)
+    assert "1 tiles of cohort 'c' have another mask now: a.png" in done.text
     (region,) = RegionIndex(done.store, load_region_set(done.store, "c"), "train")
     assert (region.labels == 2).all()
 

@@ -5,6 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+from PIL import Image
+
+from shared.contracts.base import Classes
+from shared.errors import InputError
+from shared.imaging.mask_values import lookup, stated_colors
+from shared.imaging.masks import open_mask
 from tests.formats.cohort_files import write_mask, write_slide
 
 COMMON = ("--classes", "tumor,stroma", "--mpp", "0.5")
@@ -28,8 +35,55 @@ def test_tiles_that_would_share_a_mask_are_left_out(htd: Any, tmp_path: Path) ->
     for name in ("1", "2"):
         write_mask(tmp_path / f"masks/{name}.png", 96)
     done = htd("tiles", tmp_path / "tiles", "--masks", tmp_path / "masks", *COMMON, "--cohort", "c")
-    assert "its mask 1.png may be that of" in done.text
+    assert (
+        "left out: 2 files (A/1.png, B/1.png): its mask 1.png may be that of any of A/1.png, "
+        "B/1.png: put masks into the same subfolders as tiles"
+    ) in done.text
     assert "labelled 1" in done.text
+
+
+def test_the_remedy_for_a_shared_mask_works(htd: Any, tmp_path: Path) -> None:
+    for number, suffix in enumerate((".jpg", ".png")):
+        write_slide(tmp_path / f"tiles/same{suffix}", number, 96)
+    mask = write_mask(tmp_path / "tiles/same_mask.png", 96)
+    words = ("tiles", tmp_path / "tiles", *COMMON, "--cohort", "c")
+    done = htd(*words)
+    assert done.code == 2
+    assert "same_mask.png may be that of any of same.jpg, same.png: give each its" in done.text
+    assert "such as same.jpg_mask.png" in done.text
+    mask.rename(tmp_path / "tiles/same.jpg_mask.png")
+    write_mask(tmp_path / "tiles/same.png_mask.png", 96)
+    done = htd(*words)
+    assert done.code == 0, done.text
+    assert "labelled 2" in done.text
+
+
+def test_values_and_colours_of_masks_are_not_mixed(tmp_path: Path) -> None:
+    image = Image.new("P", (8, 8))
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.putdata([0, 1, 2, 0] * 16)
+    image.save(tmp_path / "a.png")
+    classes = Classes.of("a", "b")
+    with pytest.raises(
+        InputError, match=r"\[#00ff00\]\. Values \('2'\) are not read beside colours"
+    ):
+        lookup(open_mask(tmp_path / "a.png"), classes, {"#ff0000": "b", "2": "a"})
+
+
+@pytest.mark.parametrize("key", ["#f00", "#ff00000", "0,256,0", "rgb(0,255,0)", "10%,20%,30%"])
+def test_what_looks_like_a_colour_but_is_none_is_named(key: str, htd: Any, tmp_path: Path) -> None:
+    write_slide(tmp_path / "in/a.png", 1, 96)
+    write_mask(tmp_path / "in/a_mask.png", 96)
+    words = ("tiles", tmp_path / "in", *COMMON, "--cohort", "c", "--rename")
+    refused = htd(*words, f"{key}=tumor")
+    assert refused.code == 2
+    assert f"'{key}' of --rename (label_names) is no colour that is read: write it" in refused.text
+    noted = htd(*words, "lime=tumor")
+    assert noted.code == 0
+    assert "--rename 'lime' is no folder here, no value of masks (a number) and no" in noted.text
+    assert stated_colors({"#FF8000": "a", "1, 2,3": "b", "#1": "c"}) == {
+        0xFF8000: "#FF8000", 0x010203: "1, 2,3",
+    }  # fmt: skip
 
 
 def test_several_masks_of_a_tile_are_named(htd: Any, tmp_path: Path) -> None:

@@ -106,13 +106,22 @@ def test_folders_are_renamed_to_classes(tmp_path: Path) -> None:
     assert "adenocarcinoma" not in found.output
     regions = list(RegionIndex(store, load_region_set(store, "t"), "train", "test"))
     assert sorted(int(region.labels.max()) for region in regions) == [1, 1, 1, 2, 2, 2]
-    unclear = names | {"Adenocarcinoma": "stroma"}
-    table = tile_table(
-        store, "other", folder, masks=None, classes=CLASSES, slide_pattern=None, mpp=0.5,
-        label_names=unclear,
-    )  # fmt: skip
-    assert len(table.refused) == table.tiles == 3
-    assert "in the folders of several classes: stroma, tumor" in table.refused[0].reason
+    with pytest.raises(InputError, match=r"'Adenocarcinoma', in this or another .* two classes"):
+        ingest_tiles(store, folder, CLASSES, label_names=names | {"Adenocarcinoma": "stroma"})
+
+
+def test_the_names_of_folders_may_be_swapped(tmp_path: Path) -> None:
+    folder, store = tmp_path / "tiles", DirectoryStore(tmp_path / "store")
+    write_tiles(folder)
+    labels = []
+    for names in ({}, {"stroma": "tumor", "tumor": "stroma"}):
+        key = tile_table(
+            store, "t", folder, masks=None, classes=CLASSES, slide_pattern=None, mpp=0.5,
+            label_names=names,
+        ).key  # fmt: skip
+        rows = [row for tiles in read_tiles(store, key).values() for row in tiles]
+        labels.append({Path(row["image"]).parent.name: row["label"] for row in rows})
+    assert labels == [{"stroma": 1, "tumor": 2}, {"stroma": 2, "tumor": 1}]
 
 
 def test_tiles_with_one_class_need_no_folders(tmp_path: Path) -> None:
@@ -175,7 +184,7 @@ def test_tiles_that_cannot_be_used_are_refused_before_the_job(tmp_path: Path) ->
         (folder / "train/tumor" / name).write_bytes(source.read_bytes())
     made = tile_table(
         DirectoryStore(tmp_path / "store"), "t", folder, masks=None, classes=CLASSES,
-        slide_pattern=r"p\d+-\d+", mpp=0.5, region=(48, 0.75),
+        slide_pattern=r"p\d+-\d+", mpp=0.5, region_size=48, region_mpp=0.75,
     )  # fmt: skip
     reasons = {item.path: item.reason for item in made.refused}
     assert set(reasons) == {"test/stroma/p3-1.png", "train/tumor/p3-2.png"}
