@@ -16,6 +16,7 @@ from heterotissue.cli import (
     GO_ON,
     INTERRUPTED,
     datasets,
+    edits,
     encoders,
     evaluation,
     fields,
@@ -41,7 +42,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 for subject in (
-    slides, labels, encoders, models, datasets, fields, evaluation, names, pipelines, machine, work,
+    slides, labels, encoders, models, datasets, fields, edits, evaluation, names, pipelines,
+    machine, work,
 ):  # fmt: skip
     app.add_typer(subject.app)
 app.add_typer(jobs.app, name="jobs", no_args_is_help=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, uniform_filter
 
 from heterotissue import cli
-from heterotissue.cli.fields import check_out
+from heterotissue.cli.edits import check_out
 from heterotissue.edits import Editor
 from heterotissue.lesions import LesionPainter, LesionRule, paint_lesions
 from shared.contracts.image import Edit
