@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from shared.arrays import Float64
+from shared.arrays import Float64, UInt8
 from shared.contracts.base import Split
 from shared.contracts.models import ModelRecord
 from shared.contracts.regions import RegionSet
@@ -82,14 +82,21 @@ class RegionBank:
         Raises:
             InputError: the shard lacks the region that the table names.
         """
+        region = self.pixels[self._position(number)]
+        return Region(region.key, region.slide, region.image, self._table[region.labels])
+
+    def read_labels(self, number: int) -> UInt8:
+        """Read the label map of a region alone, uint8 (size, size); raises as `read` does."""
+        return self._table[self.pixels.labels(self._position(number))]
+
+    def _position(self, number: int) -> int:
         key = self.keys[number]
         if key not in self._positions:
             raise InputError(
                 f"region set {self.name!r}: the shard of {self.slides[number]} lacks {key}, which "
                 "its table names: make the region set again"
             )
-        region = self.pixels[self._positions[key]]
-        return Region(key, region.slide, region.image, self._table[region.labels])
+        return self._positions[key]
 
 
 def open_banks(
